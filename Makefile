@@ -1,0 +1,73 @@
+# make quickstart   install, then teach and examine a real 135M model on this machine
+# make check        the whole gate: format, lint, types, tests
+# make docs         rewrite docs/recipe.md from recipe.py
+#
+# Needs make and Python 3.11+ with venv (Debian, Ubuntu: apt-get install make python3-venv). Everything else goes
+# into .venv. TORCH_INDEX chooses where the torch build comes from, e.g.
+#     make quickstart TORCH_INDEX=https://download.pytorch.org/whl/cu130
+
+PYTHON ?= python3
+TORCH_INDEX ?= auto
+WORKERS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: quickstart check format docs bench clean
+.DELETE_ON_ERROR:
+
+quickstart: $(VENV)/.run
+	$(BIN)/tercet run recipes/quickstart.toml
+
+check: export OMP_NUM_THREADS = 1
+check: export TOKENIZERS_PARALLELISM = false
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.dev
+	$(BIN)/python docs/make_recipe.py
+
+clean:
+	rm -rf $(VENV) bench/.peer-venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# Stamps: an install is repeated only when what it depends on has changed.
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt
+	@echo "installing tercet and its development tools"
+	@$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.run: $(VENV)/.torch pyproject.toml constraints.txt
+	@echo "installing tercet"
+	@$(PIP) -e .
+	@touch $@
+
+# torch comes first and alone. On Linux without an NVIDIA driver the CPU index is added when it answers: its wheel is a
+# tenth of the size. Where it does not answer, pip's own configuration decides.
+$(VENV)/.torch: | $(BIN)/python
+	@index='$(TORCH_INDEX)'; \
+	if [ "$$index" = auto ]; then \
+	    index=; \
+	    if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null && $(PROBE) $(CPU_INDEX)/torch/ 2>/dev/null; \
+	    then index=$(CPU_INDEX); fi; \
+	fi; \
+	$(BIN)/python -c 'import torch' 2>/dev/null || { \
+	    echo "installing torch$${index:+ from $$index}"; \
+	    $(PIP) torch $${index:+--extra-index-url "$$index"}; }
+	@touch $@
+
+PROBE := $(BIN)/python -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=3)'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "tercet needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	    { rm -rf $(VENV); echo "could not create $(VENV); on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }

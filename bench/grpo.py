@@ -1,0 +1,44 @@
+"""GRPO, Tercet against TRL: the same prompts, group size and length; seconds a step with generation, peak memory.
+
+python bench/grpo.py --data train.jsonl.gz
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import peer
+
+
+def main() -> None:
+    """Measure, or do one measurement's work."""
+    parser = peer.arguments(__doc__.partition("\n")[0])
+    parser.add_argument("--batch", type=int, default=4, help="prompts of one optimiser step")
+    parser.add_argument("--samples", type=int, default=8, help="completions of one prompt")
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--kl-beta", type=float, default=0.01, help="weight of the KL to the starting model")
+    options = parser.parse_args()
+    if options.job:
+        from tercet_side import grpo
+
+        return grpo(options.job)
+    names = ("batch", "samples", "max_new_tokens", "kl_beta")
+    job = peer.base_job(options) | {name: getattr(options, name) for name in names}
+    sides = [peer.Side("Tercet", peer.ours("grpo.py"), job), peer.Side("TRL", peer.theirs("trl_grpo.py"), job)]
+    return peer.compare("grpo", sides, prompts(options), rate="trained_per_second", options=options)
+
+
+def prompts(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """GSM8K questions with their truths, as many as the steps need."""
+    from tercet.data import sources
+    from tercet.recipe import SourceSpec
+
+    rows = list(sources.load(SourceSpec(path=str(options.data), adapter="gsm8k"), {}, {}))
+    drawn = sources.draw(rows, (options.steps + 1) * options.batch, seed=options.seed, key=lambda row: row.id)
+    plain = [{"prompt": [{"role": turn.role, "content": turn.content} for turn in row.prompt]} for row in drawn]
+    return [turns | {"truth": row.truth} for turns, row in zip(plain, drawn, strict=True)]
+
+
+if __name__ == "__main__":
+    main()

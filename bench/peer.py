@@ -1,0 +1,241 @@
+"""Side by side with TRL: its own environment, one process a measurement, alternating order, one table."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PEER = HERE / ".peer-venv"
+RESULTS = HERE / "results"
+REQUIREMENTS = ("trl==1.16.*", "transformers==5.23.0", "datasets", "accelerate")
+
+Job = dict[str, Any]
+
+
+@dataclass
+class Side:
+    """One way to do the work: a name, the command that does it, and what it measured in every round."""
+
+    name: str
+    command: list[str]
+    job: Job
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+
+
+def peer_python() -> str:
+    """The interpreter of TRL's own environment, made on first use (about a minute)."""
+    python = PEER / "bin" / "python"
+    ready = PEER / ".ready"
+    if not ready.is_file():
+        print(f"making {PEER} with {', '.join(REQUIREMENTS)}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", str(PEER)], check=True)
+        pip: list[str] = [str(python), "-m", "pip", "install", "--quiet", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "torch==2.13.0"], check=True)
+        subprocess.run([*pip, *REQUIREMENTS], check=True)
+        ready.touch()
+    return str(python)
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    """The options every comparison has."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--data", type=Path, help="file of real rows")
+    parser.add_argument(
+        "--model", type=Path, help="Hugging Face folder; SmolLM2-135M-Instruct from the cache when absent"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=6, help="optimiser steps of one measurement; the first is not counted"
+    )
+    parser.add_argument("--rounds", type=int, default=2, help="measurements of each side, in alternating order")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of each side")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--learning-rate", type=float, default=1e-5)
+    parser.add_argument("--micro-tokens", type=int, default=4096, help="tokens in one of Tercet's forward passes")
+    parser.add_argument("--peer-micro", type=int, default=8, help="rows in one of TRL's forward passes")
+    parser.add_argument(
+        "--peer-weights", choices=["bfloat16", "float32"], default="bfloat16", help="TRL's stored weights"
+    )
+    parser.add_argument(
+        "--peer-checkpointing", action="store_true", help="TRL with activation checkpointing: slower, smaller"
+    )
+    parser.add_argument("--only", choices=["tercet", "trl"], help="measure one side only")
+    parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
+    return parser
+
+
+def base_job(options: argparse.Namespace) -> Job:
+    """What both sides are told."""
+    names = (
+        "steps",
+        "threads",
+        "seed",
+        "learning_rate",
+        "micro_tokens",
+        "peer_micro",
+        "peer_weights",
+        "peer_checkpointing",
+    )
+    return {name: getattr(options, name) for name in names} | {"model": str(model_folder(options)), "dtype": "bfloat16"}
+
+
+def model_folder(options: argparse.Namespace) -> Path:
+    """The model both sides load."""
+    if options.model:
+        return options.model.resolve()
+    from tercet.models import weights
+
+    return weights.smollm()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Objects of a jsonl or json file, plain or gzipped."""
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as stream:
+        text = stream.read()
+    if path.name.removesuffix(".gz").endswith(".json"):
+        return json.loads(text)
+    return [json.loads(line) for line in text.split("\n") if line]
+
+
+def ours(script: str) -> list[str]:
+    """The command of Tercet's side: the comparison itself, told to do a job."""
+    return [sys.executable, str(HERE / script), "--job"]
+
+
+def theirs(script: str) -> list[str]:
+    """The command of TRL's side."""
+    return [peer_python(), str(HERE / script)]
+
+
+def measure(sides: list[Side], rows: list[dict[str, Any]], rounds: int) -> None:
+    """Run every side once a round, in turn from either end, each in its own process on the same rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for number in range(rounds):
+            for side in sides if number % 2 == 0 else sides[::-1]:
+                side.rounds.append(once(side, Path(folder)))
+                print(f"round {number + 1}: {side.name}: {summary(side.rounds[-1])}", flush=True)
+
+
+def once(side: Side, folder: Path) -> dict[str, Any]:
+    """One process: its figures, and its own peak memory as the system counted it."""
+    job = side.job | {"rows": str(folder / "rows.jsonl"), "out": str(folder / "figures.json")}
+    (folder / "job.json").write_text(json.dumps(job))
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(job["threads"]),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_CACHE": str(folder / "datasets"),
+    }
+    log = folder / "log.txt"
+    with log.open("w") as stream:
+        child = subprocess.Popen(
+            [*side.command, str(folder / "job.json")], stdout=stream, stderr=stream, env=environment
+        )
+        _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{side.name} failed with exit code {child.returncode}:\n{log.read_text()[-4000:]}")
+    return json.loads((folder / "figures.json").read_text()) | {"peak_mib": usage.ru_maxrss / 1024}
+
+
+def rates(figures: dict[str, Any]) -> dict[str, float]:
+    """Speed without the first step, which warms up caches and allocators."""
+    once = figures.get("reference_seconds", 0.0) / len(figures["seconds"])  # a pass before the first step
+    seconds = [once + step for step in figures["seconds"][1:]]
+    found = {"seconds_per_step": sum(seconds) / len(seconds), "peak_mib": figures["peak_mib"]}
+    for name in ("trained", "tokens"):
+        if name in figures:
+            found[f"{name}_per_second"] = sum(figures[name][1:]) / sum(seconds)
+    return found
+
+
+def summary(figures: dict[str, Any]) -> str:
+    """One line."""
+    found = rates(figures)
+    speeds = [
+        f"{found[name]:.1f} {name.replace('_per_second', ' tokens/s').replace('tokens tokens', 'read tokens')}"
+        for name in found
+        if name.endswith("_per_second")
+    ]
+    return ", ".join([*speeds, f"{found['seconds_per_step']:.2f} s a step", f"{found['peak_mib']:.0f} MiB"])
+
+
+def medians(side: Side) -> dict[str, float]:
+    """The middle of the rounds for every figure."""
+    found = [rates(figures) for figures in side.rounds]
+    return {name: statistics.median(values[name] for values in found) for name in found[0]}
+
+
+def table(sides: list[Side], rate: str) -> str:
+    """Every side, with what the first one (ours) makes of it: times its speed, times its memory."""
+    unit = rate.replace("_per_second", " tokens/s")
+    lines = [f"| side | {unit} | s/step | peak MiB | speed | memory |", "|---|--:|--:|--:|--:|--:|"]
+    first = medians(sides[0])
+    for side in sides:
+        found = medians(side)
+        speed, memory = first[rate] / found[rate], first["peak_mib"] / found["peak_mib"]
+        cells = (f"{found[rate]:.1f}", f"{found['seconds_per_step']:.2f}", f"{found['peak_mib']:.0f}")
+        lines.append(f"| {side.name} | {' | '.join(cells)} | {speed:.2f}x | {memory:.2f}x |")
+    return "\n".join(lines)
+
+
+def compare(
+    name: str, sides: list[Side], rows: list[dict[str, Any]], *, rate: str, options: argparse.Namespace
+) -> None:
+    """Measure every side, print the table, keep every figure in results/."""
+    kept = [side for side in sides if options.only in (None, "trl" if side.name.startswith("TRL") else "tercet")]
+    measure(kept, rows, options.rounds)
+    print(f"\n{table(kept, rate)}")
+    if options.only is None:
+        save(
+            name,
+            [
+                {"name": side.name, "job": public(side.job), "median": medians(side), "rounds": side.rounds}
+                for side in kept
+            ],
+        )
+
+
+def save(name: str, sides: list[dict[str, Any]]) -> None:
+    """Write results/NAME.json with the machine it was measured on."""
+    RESULTS.mkdir(exist_ok=True)
+    machine = {"processor": processor(), "cpus": os.cpu_count(), "python": platform.python_version()}
+    (RESULTS / f"{name}.json").write_text(json.dumps({"machine": machine, "sides": sides}, indent=1) + "\n")
+    print(f"\nkept in {RESULTS / name}.json")
+
+
+def public(job: Job) -> Job:
+    """The job without paths."""
+    return {key: value for key, value in job.items() if key != "model"}
+
+
+def processor() -> str:
+    """The name of the CPU."""
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def compare_losses(name: str, sides: list[Side], rows: list[dict[str, Any]], tolerance: float = 1e-3) -> None:
+    """Step by step the two losses and their relative distance; exit code 1 when they do not agree."""
+    measure(sides, rows, 1)
+    mine, other = (side.rounds[0]["losses"] for side in sides)
+    worst = 0.0
+    for step, (a, b) in enumerate(zip(mine, other, strict=True), 1):
+        worst = max(worst, distance := abs(a - b) / abs(b))
+        print(f"step {step:2d}   {a:.6f}   {b:.6f}   {distance:.1e}")
+    save(name, [{"name": side.name, "job": public(side.job), "losses": side.rounds[0]["losses"]} for side in sides])
+    print(f"largest relative distance {worst:.1e}")
+    if not worst <= tolerance:
+        raise SystemExit(f"the loss curves do not agree to {tolerance:g}")

@@ -1,0 +1,32 @@
+"""Tercet: imitate, prefer, verify. The whole Tülu 3 post-training system in one package.
+
+`from tercet import Recipe, load, run, Store, Task, verifier`; each name is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {
+    "Recipe": "tercet.recipe",
+    "load": "tercet.recipe_file",
+    "run": "tercet.pipeline",
+    "plan": "tercet.pipeline",
+    "Store": "tercet.store",
+    "Artifact": "tercet.store",
+    "Task": "tercet.evals.task",
+    "verifier": "tercet.verify",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'tercet' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,10 @@
+"""`python -m tercet` is the `tercet` command."""
+
+from __future__ import annotations
+
+import sys
+
+from tercet.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

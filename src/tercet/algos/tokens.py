@@ -1,0 +1,85 @@
+"""Token log-probabilities without ever holding the whole logit matrix (hop 7).
+
+Only the hidden states that predict a trained token come in. The output projection runs in chunks; backward computes
+each chunk's logits again, so memory is one chunk of `(chunk, vocabulary)` whatever the batch.
+
+Shape suffixes: P predicted tokens, H hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_LOGITS = 1 << 23  # logits held at once: 8M numbers, 32 MB in fp32
+
+
+def token_logps(
+    hidden_PH: Tensor, weight_VH: Tensor, targets_P: Tensor, *, temperature: float = 1.0, entropy: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Log-probability (nats, fp32) of each target under softmax(hidden @ weight.T / temperature).
+
+    Returns `(logps_P, entropies_P)`; entropies carry no gradient and are empty unless asked for.
+    """
+    logps_P, entropies_P = _TokenLogps.apply(hidden_PH, weight_VH, targets_P, temperature, entropy)
+    return logps_P, entropies_P
+
+
+def _chunks(num_rows: int, vocabulary: int) -> list[slice]:
+    size = max(1, CHUNK_LOGITS // vocabulary)
+    return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
+
+
+def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    logits = (hidden @ weight.T).float()
+    return logits if temperature == 1.0 else logits.div_(temperature)
+
+
+class _TokenLogps(torch.autograd.Function):
+    """log p(y) = z_y - logsumexp(z); d log p / d z = onehot(y) - softmax(z)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_PH: Tensor, weight_VH: Tensor, targets_P: Tensor, temperature: float, entropy: bool
+    ) -> tuple[Tensor, Tensor]:
+        num, vocabulary = len(targets_P), weight_VH.shape[0]
+        logps = torch.empty(num, dtype=torch.float32, device=hidden_PH.device)
+        norms = torch.empty_like(logps)
+        entropies = torch.empty_like(logps) if entropy else logps.new_empty(0)
+        for part in _chunks(num, vocabulary):
+            logits = _logits(hidden_PH[part], weight_VH, temperature)
+            chosen = logits.gather(1, targets_P[part, None]).squeeze(1)
+            peak = logits.amax(dim=1, keepdim=True)
+            logits.sub_(peak)
+            if entropy:
+                weights = logits.exp()
+                total = weights.sum(dim=1)
+                entropies[part] = total.log() - weights.mul_(logits).sum(dim=1) / total
+            else:
+                total = logits.exp_().sum(dim=1)
+            norms[part] = peak.squeeze(1) + total.log()
+            logps[part] = chosen - norms[part]
+        ctx.save_for_backward(hidden_PH, weight_VH, targets_P, norms)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(entropies)
+        return logps, entropies
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        hidden_PH, weight_VH, targets_P, norms = ctx.saved_tensors
+        grad_P = grads[0] / ctx.temperature
+        grad_hidden = torch.empty_like(hidden_PH)
+        parts = _chunks(len(targets_P), weight_VH.shape[0])
+        wide = torch.promote_types(weight_VH.dtype, torch.float32) if len(parts) > 1 else weight_VH.dtype
+        grad_weight = torch.zeros_like(weight_VH, dtype=wide) if ctx.needs_input_grad[1] else None
+        for part in parts:
+            scale = grad_P[part, None]
+            slope = _logits(hidden_PH[part], weight_VH, ctx.temperature).sub_(norms[part, None]).exp_().mul_(-scale)
+            slope.scatter_add_(1, targets_P[part, None], scale)
+            slope = slope.to(hidden_PH.dtype)
+            grad_hidden[part] = slope @ weight_VH
+            if grad_weight is not None:
+                grad_weight += slope.T @ hidden_PH[part]
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight_VH.dtype), None, None, None

@@ -1,0 +1,246 @@
+"""Verbs that take a model: eval, chat, export. A model is an artefact, a folder, a hub id or `wheel:…`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from tercet.cli_text import emit, say, score, scores_table
+
+if TYPE_CHECKING:
+    from tercet.recipe import Base, Recipe
+    from tercet.rows import Message, Sampling
+    from tercet.store import Artifact, Store
+
+HELP = "/reset starts over, /quit leaves"
+
+
+def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Put the verbs on the command line."""
+    about = ("model", "revision", "sha256", "template", "seed", "store", "mirror")
+    verb = add("eval", evaluate, "examine any model", *about, "tasks", "json")
+    verb.add_argument("--limit", type=int, metavar="N", help="first N items of each task, after a seeded shuffle")
+    verb.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="precision")
+    verb = add("chat", chat, f"talk to a model ({HELP}); reads one turn per line from a pipe", *about, "json")
+    verb.add_argument("--system", default="", metavar="TEXT", help="system prompt")
+    verb.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (default: 0.7)")
+    verb.add_argument("--max-new-tokens", type=int, default=512, help="longest answer (default: 512)")
+    verb.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="precision")
+    verb = add("export", export, "copy a model out as a plain Hugging Face folder with its card", "store", "json")
+    verb.add_argument("artifact", metavar="ARTIFACT", help="folder, STAGE-KEY or stage name")
+    verb.add_argument("folder", type=Path, metavar="DIR", help="where to; must not exist yet")
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Prompts and an exam of the model, through the pipeline: what exists is not computed again."""
+    from tercet import pipeline
+    from tercet.store import Store
+
+    store = Store(args.store)
+    recipe = exam_recipe(args, store)
+    mirror = pipeline.read_mirror(args.mirror or os.environ.get("TERCET_MIRROR"))
+    made = pipeline.run(recipe, store, mirror=mirror, console=Console(stderr=True))["eval"]
+    scores = json.loads((made.payload / "scores.json").read_text(encoding="utf-8"))
+    if args.json:
+        return emit({"artifact": str(made.path), "model": args.model, "scores": scores})
+    scores_table({args.model: scores})
+    say(f"results: {made.path}")
+    return 0
+
+
+def exam_recipe(args: argparse.Namespace, store: Store) -> Recipe:
+    """A recipe in memory: the items that the tasks are made of, the exam, the eval."""
+    from tercet.evals.suite import needs
+    from tercet.recipe import Recipe, RecipeError
+
+    tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
+    if not tasks:
+        raise RecipeError("--tasks is missing: name exam tasks or suites, e.g. --tasks words@1,choice@1")
+    stage: dict[str, dict[str, Any]] = {
+        f"items-{generator.partition('@')[0]}": {"kind": "synth", "generator": generator, "rows": rows, "split": "exam"}
+        for generator, rows in needs(tasks)
+    }
+    stage["exam"] = {"kind": "prompts", "tasks": tasks, "items": list(stage), "limit": args.limit}
+    stage["eval"] = {"kind": "eval", "model": "base", "exam": "exam", "dtype": args.dtype}
+    base = base_of(args, store).model_dump()
+    return Recipe.model_validate({"name": "eval", "seed": args.seed, "base": base, "stage": stage})
+
+
+def base_of(args: argparse.Namespace, store: Store) -> Base:
+    """What the command line means by MODEL."""
+    from tercet.recipe import MODELS, Base, RecipeError
+
+    model, revision = str(args.model), args.revision
+    folder = next((path for path in (Path(model), store.root / model) if path.is_dir()), None)
+    if model.startswith(("http://", "https://")):
+        raise RecipeError(f"{model}: a model behind a URL cannot be used here; give an artefact, folder or hub id")
+    if folder is not None and (folder / "artifact.json").is_file():
+        artifact = store.open(folder)
+        if artifact.kind not in MODELS:
+            raise RecipeError(f"{model}: is a {artifact.kind} artefact; expected a model ({', '.join(MODELS)})")
+        model = str(artifact.payload)
+    elif folder is not None:
+        model = str(folder.absolute())
+    elif not model.startswith(("wheel:", "tiny:")):
+        model, _, pinned = model.partition("@")
+        revision = revision or pinned
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+            raise RecipeError(
+                f"{args.model}: no such folder or artefact (in {store.root}), and not a hub id OWNER/NAME"
+            )
+    return Base(model=model, revision=revision, sha256=args.sha256, template=args.template)
+
+
+def chat(args: argparse.Namespace) -> int:
+    """A conversation on the terminal; from a pipe, one user turn per line."""
+    from tercet import pipeline
+    from tercet.models.generate import LocalGenerator
+    from tercet.recipe import Recipe
+    from tercet.rows import Message, Sampling
+    from tercet.store import Store
+
+    store = Store(args.store)
+    recipe = Recipe.model_validate({"name": "chat", "base": base_of(args, store).model_dump(), "stage": {}})
+    mirror = pipeline.read_mirror(args.mirror or os.environ.get("TERCET_MIRROR"))
+    base = pipeline.run(recipe, store, mirror=mirror, console=Console(stderr=True))["base"]
+    generator = LocalGenerator.open(base.payload, args.dtype)
+    start = [Message("system", args.system)] if args.system else []
+    turns: list[Message] = list(start)
+    for number, line in enumerate(_lines(args.model)):
+        if line.strip() in ("/reset", "/quit"):
+            turns = list(start)
+            if line.strip() == "/quit":
+                break
+            continue
+        turns.append(Message("user", line))
+        sampling = Sampling(args.max_new_tokens, args.temperature, seed=args.seed + number)
+        answer = _answer(generator.stream, turns, sampling, quiet=args.json)
+        turns.append(Message("assistant", answer))
+        if args.json:
+            say(json.dumps({"user": line, "assistant": answer}, ensure_ascii=False))
+    return 0
+
+
+def _lines(model: str) -> Iterator[str]:
+    """What the person types, or the lines of a pipe; empty lines are skipped."""
+    if not sys.stdin.isatty():
+        yield from (line.rstrip("\n") for line in sys.stdin if line.strip())
+        return
+    console = Console()
+    console.print(f"{model}  ({HELP}; Ctrl-C cuts an answer short)", style="dim", markup=False, highlight=False)
+    while True:
+        try:
+            line = console.input("[bold cyan]you >[/] ")
+        except (EOFError, KeyboardInterrupt):
+            console.print()
+            return
+        if line.strip():
+            yield line
+
+
+def _answer(
+    stream: Callable[[tuple[Message, ...], Sampling], Iterator[str]],
+    turns: list[Message],
+    sampling: Sampling,
+    *,
+    quiet: bool,
+) -> str:
+    """Write an answer as it comes; Ctrl-C ends it, and what was written counts."""
+    pieces: list[str] = []
+    try:
+        for piece in stream(tuple(turns), sampling):
+            pieces.append(piece)
+            if not quiet:
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        if not sys.stdin.isatty():
+            raise
+    if not quiet:
+        say("")
+    return "".join(pieces)
+
+
+def export(args: argparse.Namespace) -> int:
+    """A folder that any tool reads, with a card that says where it came from."""
+    from tercet.recipe import MODELS
+    from tercet.store import Store, StoreError, disk_errors
+
+    store, target = Store(args.store), args.folder.absolute()
+    artifact = store.open(args.artifact)
+    if artifact.kind not in (*MODELS, "reward"):
+        raise StoreError(f"{artifact.path.name} is a {artifact.kind} artefact; only models can be exported")
+    if target.exists():
+        raise StoreError(f"{target} exists; export into a folder that does not exist yet, or remove it")
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with disk_errors(target):
+            shutil.copytree(
+                artifact.payload, partial, ignore=shutil.ignore_patterns("tercet"), copy_function=shutil.copyfile
+            )
+            partial.chmod(0o755)
+            (partial / "README.md").write_text(model_card(artifact, store), encoding="utf-8")
+            os.rename(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    if args.json:
+        return emit({"artifact": str(artifact.path), "folder": str(target)})
+    say(f"exported {artifact.path.name} to {target}")
+    return 0
+
+
+def model_card(artifact: Artifact, store: Store) -> str:
+    """What the model is, how it was made, from which data, and how it scored."""
+    line = store.lineage(artifact)
+    base: dict[str, Any] = next((a.record["spec"] for a in line if a.kind == "base"), {})
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [tercet]"]
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(base.get("model"))):
+        lines.append(f"base_model: {base['model']}")
+    lines += ["---", "", f"# {artifact.name}", ""]
+    lines += [f"Made by Tercet, stage `{artifact.path.name}`, from `{base.get('model')}`. ", ""]
+    lines += ["The base model's licence and those of the data sources below apply.", "", "## Lineage", ""]
+    lines += ["| stage | kind | key | made from |", "|---|---|---|---|"]
+    lines += [f"| {a.name} | {a.kind} | `{a.key}` | {', '.join(a.inputs) or '-'} |" for a in line]
+    lines += ["", "## Data", "", *_data(line)]
+    lines += ["", "## Scores", "", *_scores(artifact, store)]
+    settings = json.dumps(artifact.record["spec"], indent=2, ensure_ascii=False)
+    lines += ["", "## Settings", "", "```json", settings, "```", ""]
+    return "\n".join(lines)
+
+
+def _data(line: list[Artifact]) -> list[str]:
+    """The sources of every mixture on the way, and the generators."""
+    found = []
+    for artifact in line:
+        spec = artifact.record["spec"]
+        if artifact.kind == "synth":
+            found.append(f"- `{artifact.name}`: {spec['rows']} rows of the generator `{spec['generator']}`")
+        for source in spec.get("sources", []):
+            if source["path"]:
+                pinned = f" at revision {source['revision']}" if source["revision"] else ""
+                found.append(f"- `{source['path']}` {source['subset']} {source['split']}{pinned}".replace("  ", " "))
+    return list(dict.fromkeys(found)) or ["None beyond the base model's own."]
+
+
+def _scores(artifact: Artifact, store: Store) -> list[str]:
+    """Every exam of this very model in the store."""
+    rows = []
+    for exam in store:
+        if exam.kind == "eval" and exam.inputs.get(artifact.name) == artifact.key:
+            scores = json.loads((exam.payload / "scores.json").read_text(encoding="utf-8"))
+            if exam.record["spec"]["model"] == artifact.name:
+                rows += [
+                    f"| {task} | {s['metric']} | {score(s)} | {s['n']} | {exam.path.name} |"
+                    for task, s in scores.items()
+                ]
+    head = ["| task | metric | score ± standard error | n | exam |", "|---|---|---|---|---|"]
+    return [*head, *rows] if rows else ["Not examined yet."]

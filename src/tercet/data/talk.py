@@ -1,0 +1,66 @@
+"""`talk@1`: short chat and knowledge turns; `facts@1`: questions with one short right answer (hop 2 of the road).
+
+They keep ordinary answers alive while the other rows teach skills. Train and exam have different topics. A fact
+carries three wrong answers in `truth` (a JSON list), so that an exam can offer a choice.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from typing import Literal, TypeVar
+
+from tercet.data.talk_table import FACTS_EXAM, FACTS_TRAIN, TALK_EXAM, TALK_TRAIN, Fact, Topic
+from tercet.rows import Message, Row, RowError
+
+Split = Literal["train", "exam"]
+Entry = TypeVar("Entry", Topic, Fact)
+TALK = {"train": TALK_TRAIN, "exam": TALK_EXAM}
+FACTS = {"train": FACTS_TRAIN, "exam": FACTS_EXAM}
+SHORT = "Answer in a few words."
+
+
+def generate(num_rows: int, split: Split, seed: int) -> list[Row]:
+    """Make `num_rows` distinct conversations of one or two exchanges, spread evenly over the topics of the split."""
+    dealt = _deal("talk@1", TALK[split], num_rows, random.Random(f"talk@1/{split}/{seed}"))
+    return [
+        Row(id=f"talk-{split}-{i}", messages=_talk(topic, ask), source="talk@1", skill="talk", template=topic.name)
+        for i, (topic, ask) in enumerate(dealt)
+    ]
+
+
+def generate_facts(num_rows: int, split: Split, seed: int) -> list[Row]:
+    """Make `num_rows` distinct knowledge questions; the answer is right, and `truth` lists three wrong ones."""
+    dealt = _deal("facts@1", FACTS[split], num_rows, random.Random(f"facts@1/{split}/{seed}"))
+    return [
+        Row(
+            id=f"facts-{split}-{i}",
+            messages=(Message("user", f"{ask} {SHORT}"), Message("assistant", fact.answer)),
+            source="facts@1",
+            skill="facts",
+            truth=json.dumps(fact.wrong, ensure_ascii=False),
+            template=fact.name,
+        )
+        for i, (fact, ask) in enumerate(dealt)
+    ]
+
+
+def _talk(topic: Topic, ask: str) -> tuple[Message, ...]:
+    turns = (Message("user", ask), Message("assistant", topic.answer))
+    if topic.then is None:
+        return turns
+    question, answer = topic.then
+    return (*turns, Message("user", question), Message("assistant", answer))
+
+
+def _deal(name: str, entries: Sequence[Entry], num_rows: int, rng: random.Random) -> list[tuple[Entry, str]]:
+    """Pairs of entry and phrasing: every entry once in random order, then every entry with its next phrasing."""
+    phrasings = [(entry, rng.sample(entry.asks, len(entry.asks))) for entry in entries]
+    dealt: list[tuple[Entry, str]] = []
+    for turn in range(max(len(asks) for _, asks in phrasings)):
+        deal = [(entry, asks[turn]) for entry, asks in phrasings if turn < len(asks)]
+        dealt += rng.sample(deal, len(deal))
+    if len(dealt) < num_rows:
+        raise RowError(f"{name} was asked for {num_rows} rows and can make {len(dealt)}; ask for fewer")
+    return dealt[:num_rows]

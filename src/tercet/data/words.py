@@ -1,0 +1,112 @@
+"""`words@1`: grade-school word problems with worked solutions, made from templates (hop 2 of the road).
+
+Training and exam use different templates, so the exam asks for the arithmetic in stories that were never practised.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from typing import Literal
+
+from tercet.data.word_templates import PEOPLE, PHRASES, THINGS, Template
+from tercet.data.word_templates_exam import EXAM
+from tercet.data.word_templates_train import TRAIN
+from tercet.rows import Message, Row, RowError
+
+TEMPLATES = {"train": TRAIN, "exam": EXAM}
+STEP = re.compile(r"\[(\w+) ([-+*/]) (\w+) = (\w+)\]")
+LOW, HIGH = 2, 200  # every result is a whole number in this range: small sums, and plurals always fit
+PATIENCE = 200  # draws without a new problem after which a template counts as used up
+
+
+def generate(num_rows: int, split: Literal["train", "exam"], seed: int) -> list[Row]:
+    """Make `num_rows` distinct word problems of one split, spread evenly over its templates."""
+    rows: list[Row] = []
+    for template, question, solution, answer in _problems(split, seed):
+        if len(rows) == num_rows:
+            break
+        rows.append(
+            Row(
+                id=f"words-{split}-{len(rows)}",
+                messages=(Message("user", question), Message("assistant", f"{solution} The answer is {answer}.")),
+                source="words@1",
+                skill="words",
+                verifier="gsm8k@1",
+                truth=str(answer),
+                template=template.name,
+            )
+        )
+    if len(rows) < num_rows:
+        raise RowError(f"words@1 ({split}) was asked for {num_rows} rows and can make {len(rows)}; ask for fewer")
+    return rows
+
+
+def solve(template: Template, numbers: dict[str, int]) -> dict[str, int] | None:
+    """Work through the steps of the solution; None when a result is not a whole number from LOW to HIGH.
+
+    Example: `{"a": 7, "b": 5}` becomes `{"a": 7, "b": 5, "total": 12}` for the step `[a + b = total]`.
+    """
+    values = dict(numbers)
+    for left, sign, right, target in STEP.findall(template.solution):
+        result = _compute(_value(left, values), sign, _value(right, values))
+        if result is None or not LOW <= result <= HIGH:
+            return None
+        values[target] = result
+    return values
+
+
+def _problems(split: str, seed: int) -> Iterator[tuple[Template, str, str, int]]:
+    """Distinct (template, question, solution, answer), one per template and round, until all are used up."""
+    rng = random.Random(f"words@1/{split}/{seed}")
+    templates, seen = list(TEMPLATES[split]), set[str]()
+    while templates:
+        rng.shuffle(templates)
+        for template in tuple(templates):
+            for _ in range(PATIENCE):
+                question, solution, answer = _problem(template, rng)
+                if question not in seen:
+                    seen.add(question)
+                    yield template, question, solution, answer
+                    break
+            else:
+                templates.remove(template)
+
+
+def _problem(template: Template, rng: random.Random) -> tuple[str, str, int]:
+    """Fill a template: draw numbers until every step works out, then draw the words."""
+    values = None
+    while values is None:
+        values = solve(template, {name: rng.choice(span) for name, span in template.numbers.items()})
+    slots = _words(rng) | {name: str(value) for name, value in values.items()}
+    question = rng.choice(template.asks).format_map(slots)
+    steps = STEP.findall(template.solution)
+    solution = STEP.sub(lambda step: _equation(step, values), template.solution).format_map(slots)
+    return question, solution, values[steps[-1][-1]]
+
+
+def _words(rng: random.Random) -> dict[str, str]:
+    """One draw from every pool: two different people, one kind of thing from each pool, a place, a day, a town."""
+    (name, she, her), (other, _, _) = rng.sample(PEOPLE, 2)
+    slots = {"name": name, "they": she, "They": she.capitalize(), "their": her, "name2": other}
+    for pool, things in THINGS.items():
+        slots[f"{pool}_one"], slots[pool] = rng.choice(things)
+    for pool, phrases in PHRASES.items():
+        slots[pool] = rng.choice(phrases)
+    return slots
+
+
+def _equation(step: re.Match[str], values: dict[str, int]) -> str:
+    left, sign, right, target = step.groups()
+    return f"{_value(left, values)} {sign} {_value(right, values)} = {values[target]}"
+
+
+def _value(operand: str, values: dict[str, int]) -> int:
+    return int(operand) if operand.isdigit() else values[operand]
+
+
+def _compute(left: int, sign: str, right: int) -> int | None:
+    if sign == "/":
+        return left // right if left % right == 0 else None
+    return {"+": left + right, "-": left - right, "*": left * right}[sign]

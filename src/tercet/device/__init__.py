@@ -1,0 +1,1 @@
+"""Ranks, shards, checkpoints and accelerators: the only room that says distributed or cuda."""

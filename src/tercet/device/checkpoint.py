@@ -1,0 +1,81 @@
+"""Exact checkpoints: masters, optimiser, cursor and ledger positions, written by rename; the last two are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+
+from tercet.device.mesh import Mesh
+from tercet.device.shard import Trainable
+
+KEPT = 2
+
+
+def save(folder: Path, step: int, trainable: Trainable, optimizer: torch.optim.Optimizer, extra: dict[str, Any]) -> None:
+    """Write `folder/step-N`; a killed writer leaves only a draft, which the next one removes."""
+    mesh = trainable.mesh
+    draft, final = folder / f".draft-{step}", folder / f"step-{step:08d}"
+    if mesh.first:
+        for stale in folder.glob(".draft-*"):
+            shutil.rmtree(stale)
+        draft.mkdir(parents=True)
+    mesh.barrier()
+    dcp.save(_state(trainable, optimizer), checkpoint_id=str(draft), no_dist=mesh.size == 1)
+    mesh.barrier()
+    if mesh.first:
+        (draft / "extra.json").write_text(json.dumps({**extra, "step": step, "ranks": mesh.size}))
+        _sync(draft)
+        os.replace(draft, final)
+        for old in sorted(folder.glob("step-*"))[:-KEPT]:
+            shutil.rmtree(old)
+    mesh.barrier()
+
+
+def load(folder: Path, trainable: Trainable, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+    """Restore the newest checkpoint; None when there is none. Returns what `extra` held, and the step."""
+    found = sorted(folder.glob("step-*"))
+    if not found:
+        return None
+    state = _state(trainable, optimizer)
+    dcp.load(state, checkpoint_id=str(found[-1]), no_dist=trainable.mesh.size == 1)
+    trainable.load_masters({name.removeprefix("master."): t for name, t in state.items() if name.startswith("master.")})
+    extra: dict[str, Any] = json.loads((found[-1] / "extra.json").read_text())
+    _restore_optimizer(trainable, optimizer, state, extra["step"])
+    return extra
+
+
+def _state(trainable: Trainable, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Masters and both moments by name; moments that do not exist yet are zeros."""
+    state: dict[str, Any] = {}
+    for name, master in zip(trainable.names, trainable.masters, strict=True):
+        state[f"master.{name}"] = master.detach()
+        moments = optimizer.state.get(master, {})
+        for moment in ("exp_avg", "exp_avg_sq"):
+            state[f"{moment}.{name}"] = moments.get(moment, torch.zeros_like(master.detach()))
+    return state
+
+
+def _restore_optimizer(
+    trainable: Trainable, optimizer: torch.optim.Optimizer, state: dict[str, Any], step: int
+) -> None:
+    if not step:
+        return
+    for name, master in zip(trainable.names, trainable.masters, strict=True):
+        optimizer.state[master] = {
+            "step": torch.tensor(float(step)),
+            "exp_avg": state[f"exp_avg.{name}"],
+            "exp_avg_sq": state[f"exp_avg_sq.{name}"],
+        }
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as stream:
+                os.fsync(stream.fileno())

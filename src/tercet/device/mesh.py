@@ -1,0 +1,94 @@
+"""Which rank this process is, and the few collectives the loop needs. One rank needs no process group."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Rank, world size and device of this process."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and tracks."""
+        return self.rank == 0
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Element-wise sum over ranks, in fp64."""
+        return self._reduce(values, dist.ReduceOp.SUM)
+
+    def max(self, values: list[float]) -> list[float]:
+        """Element-wise maximum over ranks."""
+        return self._reduce(values, dist.ReduceOp.MAX)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's object, in rank order, on every rank."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.size > 1:
+            dist.barrier()
+
+    def _reduce(self, values: list[float], op: Any) -> list[float]:
+        if self.size == 1:
+            return values
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total, op=op)
+        return total.tolist()
+
+
+@contextmanager
+def mesh() -> Iterator[Mesh]:
+    """Join the process group torchrun described in the environment (gloo on CPU, NCCL on CUDA); leave it at the end."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if size == 1:
+        yield Mesh(device=device)
+        return
+    dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield Mesh(dist.get_rank(), size, device)
+    finally:
+        dist.destroy_process_group()
+
+
+def peak_memory(device: torch.device) -> float:
+    """Peak memory in GB: of the card on CUDA, of the process otherwise."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40": 181e12, "4090": 165e12}
+"""Dense bf16 FLOP/s by name of card (vendors' data sheets)."""
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Peak bf16 FLOP/s where the card is known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for card, peak in PEAKS.items() if card in name), None)

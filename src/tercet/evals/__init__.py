@@ -1,0 +1,25 @@
+"""Examine: what models are asked, how answers become scores with errors, and how two checkpoints are compared."""
+
+from tercet.evals.compare import CompareError, Comparison, compare
+from tercet.evals.fakes import EchoGenerator, OracleGenerator
+from tercet.evals.stats import GateError
+from tercet.evals.suite import SUITES, TASKS, needs, task, tasks
+from tercet.evals.task import Generated, Item, Task, TaskError
+
+__all__ = [
+    "SUITES",
+    "TASKS",
+    "CompareError",
+    "Comparison",
+    "EchoGenerator",
+    "GateError",
+    "Generated",
+    "Item",
+    "OracleGenerator",
+    "Task",
+    "TaskError",
+    "compare",
+    "needs",
+    "task",
+    "tasks",
+]

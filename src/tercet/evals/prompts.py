@@ -1,0 +1,90 @@
+"""The `prompts` stage: write every question of an exam to a folder.
+
+`mix` decontaminates against this folder and `eval` asks from it, so an exam that was trained around is exactly the exam
+that is given. Payload: `exam.parquet` (one `Item` per row) and `tasks.json` (the task cards).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tercet.evals.suite import tasks
+from tercet.evals.task import Generated, Item, Task, TaskError, card, items
+from tercet.recipe import Prompts, Synth
+from tercet.rows import Row, Source, read_file, read_rows, write_table
+from tercet.verify import verifier
+
+if TYPE_CHECKING:
+    from tercet.store import Artifact, Context
+
+
+def run(spec: Prompts, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
+    """Write the exam; returns the number of items, in all and per task."""
+    made = _exam_rows(spec, inputs, ctx)
+    exam: list[Item] = []
+    cards = []
+    for task in tasks(spec.tasks):
+        found = items(task, _records(task, made, ctx.mirror))
+        if not found:
+            raise TaskError(f"{task.id}: found no items; {_remedy(task)}")
+        kept = _limited(found, spec.limit, seed=f"{ctx.seed}/{task.id}")
+        _check_truths(kept)
+        exam += kept
+        cards.append(card(task, len(kept)))
+    write_table(out / "exam.parquet", exam)
+    (out / "tasks.json").write_text(json.dumps(cards, indent=2) + "\n", encoding="utf-8")
+    return {"items": float(len(exam)), **{entry["name"]: float(entry["num_items"]) for entry in cards}}
+
+
+def _exam_rows(spec: Prompts, inputs: dict[str, Artifact], ctx: Context) -> list[Row]:
+    rows = []
+    for name in spec.items:
+        stage = ctx.recipe.stage[name]
+        if not isinstance(stage, Synth) or stage.split != "exam":
+            raise TaskError(f'stage {name!r} cannot give exam items; expected a synth stage with split = "exam"')
+        rows += read_rows(inputs[name].payload / "rows.parquet")
+    return rows
+
+
+def _records(task: Task, made: list[Row], mirror: dict[str, str]) -> list[Any]:
+    if isinstance(task.data, Generated):
+        return [row for row in made if row.source == task.data.generator]
+    local = mirror.get(task.data.path, "")
+    return list(read_file(local)) if local else _from_hub(task.data)
+
+
+def _from_hub(source: Source) -> list[dict[str, Any]]:
+    import datasets
+
+    try:
+        return list(datasets.load_dataset(source.path, source.subset, split=source.split, revision=source.revision))
+    except (OSError, ValueError) as error:
+        raise TaskError(
+            f"{source.path}: could not be read from the hub ({type(error).__name__}: {error}); "
+            "without the hub, name a local file for it in the mirror"
+        ) from error
+
+
+def _check_truths(kept: list[Item]) -> None:
+    """Let every judge read every truth now, so that a bad one stops here and not in the middle of an exam."""
+    for item in kept:
+        if item.verifier:
+            verifier(item.verifier)("", item.truth)
+
+
+def _remedy(task: Task) -> str:
+    if isinstance(task.data, Generated):
+        return f'add a synth stage with generator = "{task.data.generator}" and split = "exam", and name it in `items`'
+    return f"{task.data.path} is empty"
+
+
+def _limited(found: list[Item], limit: int | None, seed: str) -> list[Item]:
+    """The first `limit` of a seeded shuffle, back in the task's own order."""
+    if limit is None or limit >= len(found):
+        return found
+    kept = list(range(len(found)))
+    random.Random(seed).shuffle(kept)
+    return [found[i] for i in sorted(kept[:limit])]

@@ -1,0 +1,1 @@
+"""Weights, how a model reads, and how it writes: base models, chat templates with loss masks, generation."""

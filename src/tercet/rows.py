@@ -1,0 +1,262 @@
+"""The rows that travel between rooms, and how they are read and written (hop 1 and 4 of the road).
+
+A row is a conversation. With a final assistant turn it can be imitated; with a verifier and a truth it can be
+rewarded or examined; a pair is two conversations that differ in the last turn. Artefacts hold rows as parquet.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+ROLES = ("system", "user", "assistant")
+
+
+class RowError(ValueError):
+    """A row is not what was expected; the message says where it stands and what to do."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. Example: `Message("user", "What is 2 + 2?")`."""
+
+    role: str
+    content: str
+
+
+Messages = tuple[Message, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One conversation, optionally with a judge (`verifier="gsm8k@1"`, `truth="72"`).
+
+    `template` names the generator template or topic the row came from, so that splits can be checked.
+    """
+
+    id: str
+    messages: Messages
+    source: str = ""
+    skill: str = ""
+    verifier: str = ""
+    truth: str = ""
+    template: str = ""
+
+    @property
+    def prompt(self) -> Messages:
+        """The turns before the final assistant turn."""
+        last = self.messages[-1]
+        return self.messages[:-1] if last.role == "assistant" else self.messages
+
+    @property
+    def answer(self) -> str | None:
+        """The final assistant turn, or None when the row is a bare prompt."""
+        last = self.messages[-1]
+        return last.content if last.role == "assistant" else None
+
+    @property
+    def user_turns(self) -> list[str]:
+        """The contents of the user turns, in order."""
+        return [message.content for message in self.messages if message.role == "user"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two conversations that differ only in the last assistant turn (the public Tülu 3 preference layout)."""
+
+    id: str
+    chosen: Messages
+    rejected: Messages
+    source: str = ""
+    skill: str = ""
+    chosen_rating: float = 0.0
+    rejected_rating: float = 0.0
+    chosen_model: str = ""
+    rejected_model: str = ""
+    provenance: str = ""  # JSON: how the pair was made, e.g. {"rule": "persona_if", "dropped": 1, "seed": 3}
+
+    @property
+    def prompt(self) -> Messages:
+        """The shared turns before the answers."""
+        return self.chosen[:-1]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How completions are drawn. `temperature = 0` is greedy; `top_k = 0` keeps the whole vocabulary."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    n: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model wrote: text, token ids (with the end token when it stopped by itself), log-probs in nats."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    logps: tuple[float, ...]
+    stop: str  # "eos" or "length"
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Log-probability of one continuation: summed nats, number of tokens, whether greedy decoding would write it."""
+
+    logp: float
+    num_tokens: int
+    greedy: bool = False
+
+
+class Generator(Protocol):
+    """Anything that writes and scores: a local model, an engine, an endpoint, a fake in a test."""
+
+    def complete(
+        self,
+        prompts: Sequence[Messages],
+        sampling: Sampling,
+        done: Callable[[int, list[Completion]], None] | None = None,
+    ) -> list[list[Completion]]:
+        """`sampling.n` completions of each prompt; `done(i, completions)` is called as prompt i finishes."""
+        ...
+
+    def likelihood(
+        self, prompts: Sequence[Messages], options: Sequence[Sequence[str]], *, close: bool = False
+    ) -> list[list[Likelihood]]:
+        """Score each option as the assistant's turn; `close=True` includes the end-of-turn token."""
+        ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where raw rows come from: a hub id with subset, split and pinned revision, or a local file."""
+
+    path: str
+    subset: str = ""
+    split: str = "train"
+    revision: str = ""
+    mirror: dict[str, str] = field(default_factory=dict)
+
+
+def messages_from(value: Iterable[Any], where: str = "row") -> Messages:
+    """Check and freeze a list of `{role, content}`; errors name `where`."""
+    turns = []
+    for number, turn in enumerate(value):
+        if isinstance(turn, Message):
+            turns.append(turn)
+            continue
+        if not isinstance(turn, dict) or "role" not in turn or "content" not in turn:
+            raise RowError(f"{where}: turn {number} must be an object with 'role' and 'content', got {turn!r:.80}")
+        if turn["role"] not in ROLES:
+            raise RowError(f"{where}: turn {number} has role {turn['role']!r}; expected one of {', '.join(ROLES)}")
+        if not isinstance(turn["content"], str):
+            raise RowError(f"{where}: turn {number} has content of type {type(turn['content']).__name__}, expected text")
+        turns.append(Message(turn["role"], turn["content"]))
+    if not turns:
+        raise RowError(f"{where}: has no messages; give at least one user turn")
+    return tuple(turns)
+
+
+def row_from(value: dict[str, Any], where: str = "row") -> Row:
+    """Build a Row from a stored object."""
+    if "messages" not in value:
+        raise RowError(f"{where}: expected a 'messages' list, got the keys {sorted(value)}")
+    text = {k: str(value.get(k) or "") for k in ("source", "skill", "verifier", "truth", "template")}
+    return Row(id=str(value.get("id") or where), messages=messages_from(value["messages"], where), **text)
+
+
+def pair_from(value: dict[str, Any], where: str = "row") -> Pair:
+    """Build a Pair from a stored object; chosen and rejected must share everything but the last assistant turn."""
+    missing = [key for key in ("chosen", "rejected") if not value.get(key)]
+    if missing:
+        raise RowError(f"{where}: expected 'chosen' and 'rejected' conversations, missing {' and '.join(missing)}")
+    chosen, rejected = (messages_from(value[key], f"{where}.{key}") for key in ("chosen", "rejected"))
+    if chosen[:-1] != rejected[:-1] or chosen[-1].role != "assistant" or rejected[-1].role != "assistant":
+        raise RowError(f"{where}: chosen and rejected must differ only in a last assistant turn")
+    text = {k: str(value.get(k) or "") for k in ("source", "skill", "chosen_model", "rejected_model", "provenance")}
+    good, bad = (float(value.get(k) or 0.0) for k in ("chosen_rating", "rejected_rating"))
+    name = str(value.get("id") or where)
+    return Pair(id=name, chosen=chosen, rejected=rejected, chosen_rating=good, rejected_rating=bad, **text)
+
+
+def write_table(path: Path, rows: Sequence[Any]) -> None:
+    """Write dataclasses or dicts as parquet. Same rows, same bytes (for one pyarrow version)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    plain = [row if isinstance(row, dict) else asdict(row) for row in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.Table.from_pylist(plain) if plain else pa.table({"id": pa.array([], pa.string())})
+    pq.write_table(table, path, compression="zstd")
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """Read a parquet file into plain objects."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path).to_pylist()
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows of an artefact written by `write_table`."""
+    return [row_from(value, f"{path}: row {i}") for i, value in enumerate(read_table(path))]
+
+
+def read_pairs(path: Path) -> list[Pair]:
+    """Pairs of an artefact written by `write_table`."""
+    return [pair_from(value, f"{path}: row {i}") for i, value in enumerate(read_table(path))]
+
+
+def read_file(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """Raw objects of a local jsonl, json, csv or parquet file (plain or .gz); errors name file and line."""
+    path = Path(path)
+    if not path.is_file():
+        raise RowError(f"{path}: no such file; check the path in the recipe")
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".parquet"):
+        yield from read_table(path)
+        return
+    with gzip.open(path, "rt", encoding="utf-8", newline="") if path.suffix == ".gz" else open(
+        path, encoding="utf-8", newline=""
+    ) as stream:
+        if name.endswith(".jsonl"):
+            yield from _jsonl(stream, path)
+        elif name.endswith(".json"):
+            yield from _json(stream.read(), path)
+        elif name.endswith(".csv"):
+            yield from csv.DictReader(stream)
+        else:
+            raise RowError(f"{path}: expected a name ending in .jsonl, .json, .csv or .parquet (optionally .gz)")
+
+
+def _jsonl(stream: Iterable[str], path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(stream, 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise RowError(f"{path}, line {number}: not valid JSON ({error.msg}); fix or remove the line") from None
+        if not isinstance(value, dict):
+            raise RowError(f"{path}, line {number}: expected a JSON object, got {type(value).__name__}")
+        yield value
+
+
+def _json(text: str, path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RowError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise RowError(f"{path}: expected a JSON list of objects")
+    yield from value

@@ -1,0 +1,263 @@
+"""One stage in its own process: `python -m tercet.stage --draft DIR` (hops 2 to 12, one room at a time).
+
+The pipeline has written `job.json` into the draft and holds its lock; this process imports exactly one room, runs it,
+and commits the draft. How it ended is its exit code, and in `result.json` when it failed: 1 failed, 2 bad input, 3 a
+gate said no.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tercet
+from tercet.evals.stats import GateError
+from tercet.recipe import Placement, Recipe
+from tercet.store import NO_SPACE, Artifact, Context, Draft, Identity, disk_full, write_json
+from tercet.track import Tracker, sinks
+
+
+class Room(NamedTuple):
+    """Where a stage kind lives, and the version that goes into its key: bump it when the numbers change."""
+
+    module: str
+    version: int
+
+
+ROOMS: dict[str, Room] = {
+    "base": Room("tercet.models.weights", 1),
+    "synth": Room("tercet.data.synth", 1),
+    "prompts": Room("tercet.evals.prompts", 1),
+    "mix": Room("tercet.data.mix", 1),
+    "prefs": Room("tercet.data.prefs", 1),
+    "sft": Room("tercet.train.sft", 1),
+    "dpo": Room("tercet.train.preference", 1),
+    "reward": Room("tercet.train.reward", 1),
+    "rlvr": Room("tercet.train.rlvr", 1),
+    "eval": Room("tercet.evals.run", 1),
+    "report": Room("tercet.report.page", 1),
+}
+PARALLEL = ("sft", "dpo", "reward", "rlvr")  # kinds that use placement.ranks
+PR_SET_PDEATHSIG = 1
+DISK_FULL = os.EX_IOERR  # a full disk may have no room for result.json; the pipeline still hears of it
+GRACE = 10.0  # seconds a stage gets to stop by itself
+
+
+@dataclass(frozen=True)
+class Job:
+    """What `job.json` says: `run(spec, inputs, out, ctx)` of `room`, for this recipe and these inputs."""
+
+    name: str
+    room: str
+    identity: Identity
+    recipe: dict[str, Any]
+    inputs: dict[str, str]  # stage name -> artefact folder
+    mirror: dict[str, str]
+
+    def write(self, draft: Draft) -> None:
+        """Leave the job in the draft."""
+        write_json(draft.path / "job.json", asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> Job:
+        """The job in a draft."""
+        plain = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+        return cls(**plain | {"identity": Identity(**plain["identity"])})
+
+
+class StageError(RuntimeError):
+    """A stage did not become an artefact; `code` is the exit code it ended with."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job of a draft, in this process or as one of several ranks."""
+    parser = argparse.ArgumentParser(prog="python -m tercet.stage", description=__doc__)
+    parser.add_argument("--draft", type=Path, required=True, help="the draft folder that holds job.json")
+    folder = parser.parse_args(argv).draft.absolute()
+    _die_with_parent()
+    job = Job.read(folder)
+    recipe = Recipe.model_validate(job.recipe)
+    os.environ.update(environment(recipe.placement, job.identity.kind))
+    ranks = recipe.placement.ranks if job.identity.kind in PARALLEL else 1
+    if ranks > 1 and "RANK" not in os.environ:
+        launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks))
+        os.execv(sys.executable, [sys.executable, *launch, "-m", "tercet.stage", "--draft", str(folder)])
+    first = os.environ.get("RANK", "0") == "0"
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    draft = Draft(folder.parent, job.name, job.identity.key)
+    try:
+        _run(job, recipe, draft, first)
+    except Exception as error:
+        return _report(error, draft, first)
+    return 0
+
+
+def environment(placement: Placement, kind: str) -> dict[str, str]:
+    """Variables of a stage's process: threads, one hash seed, no progress bars in the log."""
+    ranks = placement.ranks if kind in PARALLEL else 1
+    threads = str(placement.threads or max(1, len(os.sched_getaffinity(0)) // ranks))
+    pools = ("OMP", "MKL", "OPENBLAS", "NUMEXPR")
+    return {
+        **{f"{pool}_NUM_THREADS": threads for pool in pools},
+        "PYTHONHASHSEED": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _run(job: Job, recipe: Recipe, draft: Draft, first: bool) -> None:
+    """Import the room, run it, commit."""
+    extras = sinks(os.environ.get("TERCET_TRACK", ""), recipe.name, draft.path.name[1:]) if first else []
+    track = Tracker(draft.path if first else None, extras)
+
+    def open_model(folder: Path, dtype: str) -> Any:
+        from tercet.models.generate import LocalGenerator
+
+        return LocalGenerator.open(folder, dtype, rows=recipe.placement.gen_rows)
+
+    context = Context(
+        name=job.name,
+        seed=recipe.seed_of(job.name),
+        recipe=recipe,
+        work=draft.work,
+        track=track,
+        mirror=job.mirror,
+        open_model=open_model,
+    )
+    inputs = {name: Artifact.read(Path(path)) for name, path in job.inputs.items()}
+    run = importlib.import_module(job.room).run
+    metrics = run(recipe.spec(job.name), inputs, draft.payload, context)
+    if first:
+        draft.commit(job.identity, {name: float(value) for name, value in metrics.items()}, track.seconds)
+
+
+def _report(error: Exception, draft: Draft, first: bool) -> int:
+    """Say how it ended: traceback to the log (standard error), message to the pipeline. Returns the exit code."""
+    code, message = _judge(error, draft.path)
+    ours = type(error).__module__.startswith("tercet.")
+    keep = code != 2 or (not ours and any(draft.work.iterdir()))  # a library's ValueError must not cost finished work
+    with suppress(OSError):
+        traceback.print_exc(limit=-12)
+        sys.stderr.write(f"\ntercet: {message}\n")
+        if first or not (draft.path / "result.json").exists():
+            write_json(draft.path / "result.json", {"code": code, "message": message, "keep": keep})
+    return code
+
+
+def _judge(error: Exception, folder: Path) -> tuple[int, str]:
+    """Exit code and message of a failed stage."""
+    if isinstance(error, GateError):
+        return 3, str(error)
+    if _no_space(error):
+        return DISK_FULL, disk_full(folder)
+    if isinstance(error, ValueError):
+        return 2, str(error)
+    return 1, str(error) if type(error).__module__.startswith("tercet.") else f"{type(error).__name__}: {error}"
+
+
+def _no_space(error: BaseException | None) -> bool:
+    """Whether a full disk is behind an error; libraries say it in words, or wrap it."""
+    if error is None:
+        return False
+    code = error.errno if isinstance(error, OSError) else None
+    return (
+        code in NO_SPACE or "No space left on device" in str(error) or _no_space(error.__cause__ or error.__context__)
+    )
+
+
+def _stop(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this process when the pipeline dies, so that no orphan keeps working (or keeps the lock)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def supervise(draft: Draft, recipe: Recipe, lock: int, tick: Callable[[], None]) -> int:
+    """The pipeline's side: run the process of a draft to its end, calling `tick` meanwhile; returns its exit code."""
+    (draft.path / "result.json").unlink(missing_ok=True)
+    package = str(Path(tercet.__file__).parents[1])
+    paths = [package, *(os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(":") if path)]
+    with open(draft.path / "log.txt", "ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "tercet.stage", "--draft", str(draft.path)],
+            cwd=recipe.folder,
+            env=os.environ | environment(recipe.placement, "") | {"PYTHONPATH": ":".join(dict.fromkeys(paths))},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            pass_fds=(lock,),
+        )
+    try:
+        while child.poll() is None:
+            tick()
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(0.1)
+    finally:
+        _end(child)
+    return child.returncode
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Stop the stage's whole process group: politely, then by force."""
+    with suppress(ProcessLookupError):
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(GRACE)
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def failure(draft: Draft, code: int) -> StageError:
+    """Why there is no artefact. Bad input leaves nothing behind; anything else keeps the draft, to continue or read."""
+    message, keep = f"its process {_cause(code)}", True
+    if (draft.path / "result.json").is_file():
+        result = json.loads((draft.path / "result.json").read_text(encoding="utf-8"))
+        code, message, keep = int(result["code"]), str(result["message"]), bool(result["keep"])
+    message = f"stage {draft.name!r}: {disk_full(draft.path) if code == DISK_FULL else message}"
+    if not keep:
+        draft.remove()
+        return StageError(message, code)
+    tail = "".join(f"\n  | {line}" for line in _tail(draft.path / "log.txt")) if code == 1 or code < 0 else ""
+    kept = f"the log and what was done so far are in {draft.path}; the same command continues from there"
+    return StageError(f"{message}{tail}\n{kept}", code if code in (2, 3) else 1)
+
+
+def _cause(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    return f"was killed by {signal.Signals(-code).name}{' (out of memory?)' if code == -signal.SIGKILL else ''}"
+
+
+def _tail(log: Path, most: int = 12) -> Iterator[str]:
+    with open(log, encoding="utf-8", errors="replace") as stream:
+        yield from (line.rstrip() for line in deque(stream, most) if line.strip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,318 @@
+"""What a run says while it works: `metrics.jsonl` for later, a live table for the person in front of it.
+
+A stage writes through its `Tracker`; the pipeline reads the small progress file beside the draft and shows it on a
+`Board`, which is a live table on a terminal and plain lines elsewhere. Other trackers are extras, one function each.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+Values = dict[str, float | None]
+Sink = Callable[[int, Values], None]  # given each logged step
+
+SHOWN = ("loss", "reward", "accuracy", "score", "kl", "grad_norm", "tokens_per_second")
+SHORT = {"tokens_per_second": "tok/s", "grad_norm": "grad"}
+
+
+class TrackError(ValueError):
+    """A tracker that is not known or not installed."""
+
+
+class Tracker:
+    """Writes a stage's metrics and progress into its draft; without a folder it writes nothing (other ranks)."""
+
+    def __init__(self, folder: Path | None, sinks: Iterable[Sink] = ()) -> None:
+        self.folder, self._sinks = folder, list(sinks)
+        self._state: dict[str, Any] = {"done": 0, "total": 0, "note": "", "metrics": {}, "seconds": 0.0}
+        self._before, self._began, self._wrote = 0.0, time.monotonic(), -math.inf
+        if folder is not None:
+            _repair(folder / "metrics.jsonl")
+            self._before = read_progress(folder).get("seconds", 0.0)
+
+    @property
+    def seconds(self) -> float:
+        """Time this stage has worked, killed runs included (to the last progress they wrote)."""
+        return self._before + time.monotonic() - self._began
+
+    def log(self, step: int, **values: float) -> None:
+        """Append one line; NaN and infinity become null. A resumed stage may repeat steps: the last line counts."""
+        if self.folder is None:
+            return
+        plain = {key: _plain(value) for key, value in values.items()}
+        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"step": step, **plain}, allow_nan=False) + "\n")
+        for sink in self._sinks:
+            sink(step, plain)
+        self._state["metrics"] = plain
+        self._write()
+
+    def progress(self, done: int, total: int, note: str = "") -> None:
+        """Say how far the stage is; cheap enough to call often."""
+        self._state |= {"done": done, "total": total, "note": note}
+        self._write(now=done >= total)
+
+    def _write(self, now: bool = False) -> None:
+        if self.folder is None or (not now and time.monotonic() - self._wrote < 0.2):
+            return
+        partial = self.folder / ".progress.json"
+        partial.write_text(json.dumps(self._state | {"seconds": self.seconds}), encoding="utf-8")
+        os.replace(partial, self.folder / "progress.json")
+        self._wrote = time.monotonic()
+
+
+def read_progress(folder: Path) -> dict[str, Any]:
+    """What the stage last said, or nothing yet."""
+    try:
+        return dict(json.loads((folder / "progress.json").read_text(encoding="utf-8")))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`, one per step: of a repeated step the last."""
+    if not file.is_file():
+        return []
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return list({line["step"]: line for line in lines}.values())
+
+
+def sinks(names: str, project: str, run: str) -> list[Sink]:
+    """The other trackers named in `TERCET_TRACK`, e.g. `trackio,wandb`."""
+    known = {"trackio": _trackio, "wandb": _wandb, "tensorboard": _tensorboard}
+    found = []
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        if name not in known:
+            raise TrackError(f"TERCET_TRACK names {name!r}; known trackers: {', '.join(known)}")
+        try:
+            found.append(known[name](project, run))
+        except ImportError:
+            raise TrackError(f"TERCET_TRACK names {name!r}, not installed; run pip install 'tercet[track]'") from None
+    return found
+
+
+def _trackio(project: str, run: str) -> Sink:
+    import trackio
+
+    trackio.init(project=project, name=run, resume="allow")
+    return lambda step, values: trackio.log(values, step=step)
+
+
+def _wandb(project: str, run: str) -> Sink:
+    import wandb
+
+    wandb.init(project=project, name=run, id=run, resume="allow")
+    return lambda step, values: wandb.log(values, step=step)
+
+
+def _tensorboard(project: str, run: str) -> Sink:
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(f"tensorboard/{project}/{run}")
+
+    def log(step: int, values: Values) -> None:
+        for key, value in values.items():
+            writer.add_scalar(key, math.nan if value is None else value, step)
+
+    return log
+
+
+def _repair(file: Path) -> None:
+    """Cut off a last line that a kill left incomplete."""
+    if file.is_file():
+        data = file.read_bytes()
+        if not data.endswith(b"\n"):
+            os.truncate(file, data.rfind(b"\n") + 1)
+
+
+def _plain(value: float) -> float | None:
+    number = value if isinstance(value, int) else float(value)
+    return number if math.isfinite(number) else None
+
+
+@dataclass
+class Line:
+    """One stage on the board."""
+
+    name: str
+    kind: str
+    state: str = "waiting"  # waiting, exists, running, done, failed
+    progress: dict[str, Any] = field(default_factory=dict)
+    began: float = 0.0
+    first: int = 0  # what was done when this process first heard of it, so that a resumed stage's ETA is right
+    first_at: float = 0.0
+    seconds: float = 0.0
+
+    def left(self) -> float | None:
+        """Seconds to the end at the present speed."""
+        done, total = self.progress.get("done", 0), self.progress.get("total", 0)
+        elapsed = time.monotonic() - self.first_at
+        if done <= self.first or total <= 0 or elapsed < 1:
+            return None
+        return (total - done) * elapsed / (done - self.first)
+
+
+class Board:
+    """Plain lines: one when a stage starts, one when it ends, and one every ten seconds in between."""
+
+    every = 10.0
+
+    def __init__(self, console: Console, stages: Mapping[str, str]) -> None:
+        self.console = console
+        self.lines = {name: Line(name, kind) for name, kind in stages.items()}
+        self._said = 0.0
+
+    def __enter__(self) -> Board:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def exists(self, name: str, metrics: Values) -> None:
+        """The stage need not run."""
+        self.lines[name].state, self.lines[name].progress = "exists", {"metrics": metrics}
+
+    def start(self, name: str, note: str = "") -> None:
+        """The stage begins, or continues."""
+        line = self.lines[name]
+        line.state, line.began = "running", time.monotonic()
+        self._said = line.began
+        self._say(f"{name} ({line.kind}) starts{note and ': '}{note}")
+
+    def update(self, name: str, progress: dict[str, Any]) -> None:
+        """The stage has said how far it is."""
+        line = self.lines[name]
+        if progress and not line.first_at:
+            line.first, line.first_at = progress.get("done", 0), time.monotonic()
+        line.progress = progress
+        if progress and time.monotonic() - self._said > self.every:
+            self._said = time.monotonic()
+            self._say(f"{name} {_count(line)}  {_about(line)}".rstrip())
+
+    def done(self, name: str, metrics: Values, seconds: float) -> None:
+        """The stage is an artefact now."""
+        line = self.lines[name]
+        line.state, line.seconds, line.progress = "done", seconds, {"metrics": metrics}
+        self._say(f"{name} done in {_clock(seconds)}  {_metrics(line)}".rstrip())
+
+    def failed(self, name: str) -> None:
+        """The stage ended without an artefact."""
+        self.lines[name].state = "failed"
+
+    def note(self, text: str) -> None:
+        """Something to know."""
+        self._say(text)
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class LiveBoard(Board):
+    """The same as one table that keeps itself up to date."""
+
+    def __enter__(self) -> Board:
+        self._spinner = Spinner("dots", style="cyan")
+        self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=8)
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def start(self, name: str, note: str = "") -> None:
+        """As in Board; the table shows it."""
+        line = self.lines[name]
+        line.state, line.began, line.progress = "running", time.monotonic(), {"note": note or "starting"}
+
+    def update(self, name: str, progress: dict[str, Any]) -> None:
+        """As in Board; the table shows it."""
+        self.every = math.inf
+        super().update(name, progress or self.lines[name].progress)
+
+    def done(self, name: str, metrics: Values, seconds: float) -> None:
+        """As in Board; the table shows it."""
+        line = self.lines[name]
+        line.state, line.seconds, line.progress = "done", seconds, {"metrics": metrics}
+
+    def _render(self) -> RenderableType:
+        grid = Table.grid(padding=(0, 1))
+        lines = self.lines.values()
+        for width in (1, max(len(line.name) for line in lines), max(len(line.kind) for line in lines)):
+            grid.add_column(no_wrap=True, min_width=width)
+        grid.add_column(no_wrap=True, overflow="ellipsis")
+        for line in self.lines.values():
+            grid.add_row(*self._row(line))
+        return Group(grid, "")  # the cursor waits on an empty line, so that an echoed ^C does not wrap
+
+    def _row(self, line: Line) -> tuple[RenderableType, ...]:
+        symbols = {"exists": Text("✓", "green dim"), "done": Text("✓", "green"), "failed": Text("✗", "red")}
+        symbol: RenderableType = self._spinner if line.state == "running" else symbols.get(line.state, Text("·", "dim"))
+        style = {"waiting": "dim", "exists": "dim", "running": "bold", "failed": "red"}.get(line.state, "")
+        about: RenderableType = Text(_metrics(line), "dim")
+        if line.state == "exists":
+            about = Text(f"exists  {_metrics(line)}", "dim")
+        elif line.state == "done":
+            about = Text.assemble(_clock(line.seconds), "  ", (_metrics(line), "dim"))
+        elif line.state == "running":
+            about = _bar(line)
+        return symbol, Text(line.name, style), Text(line.kind, "dim"), about
+
+
+def board(console: Console, stages: Mapping[str, str]) -> Board:
+    """The live table on a terminal, plain lines elsewhere."""
+    return (LiveBoard if console.is_terminal else Board)(console, stages)
+
+
+def _bar(line: Line) -> RenderableType:
+    total, done = line.progress.get("total", 0), line.progress.get("done", 0)
+    row = Table.grid(padding=(0, 1))
+    parts: list[RenderableType] = [ProgressBar(total=total, completed=done, width=20)] if total else []
+    for _ in parts:
+        row.add_column(min_width=20)
+    row.add_column(no_wrap=True, overflow="ellipsis")
+    row.add_row(*parts, Text.assemble(_count(line), "  ", (_about(line), "cyan")))
+    return row
+
+
+def _count(line: Line) -> str:
+    """`120/400  0:31  1:12 left`."""
+    done, total, left = line.progress.get("done", 0), line.progress.get("total", 0), line.left()
+    parts = (f"{done}/{total}" if total else "", _clock(time.monotonic() - line.began))
+    return "  ".join([*filter(None, parts), *([f"{_clock(left)} left"] if left is not None else [])])
+
+
+def _about(line: Line) -> str:
+    """What the stage says of itself, or its last metrics."""
+    return line.progress.get("note") or _metrics(line)
+
+
+def _metrics(line: Line) -> str:
+    values = line.progress.get("metrics") or {}
+    names = [name for name in SHOWN if name in values] or list(values)
+    return "  ".join(f"{SHORT.get(name, name)} {_number(values[name])}" for name in names[:3])
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "nan"
+    return f"{value:.0f}" if abs(value) >= 100 or float(value).is_integer() else f"{value:.3g}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

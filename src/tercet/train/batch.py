@@ -1,0 +1,213 @@
+"""From conversations to packed steps (hops 5 and 6): trees, cut by a token budget, shared out over ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from tercet.device.mesh import Mesh
+from tercet.models.chat import Chat
+from tercet.models.forest import Forest, Leaf, Tree, plant
+from tercet.rows import Messages, Row
+
+Item = TypeVar("Item")
+EMPTY = Tree([], [Leaf([0, 0], [False, False])])  # a rank with nothing left still takes part in the collectives
+
+
+@dataclass
+class Batch:
+    """A forest and the numbers that go with it: per leaf (L,) or per predicted token (P,)."""
+
+    forest: Forest
+    values: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens computed."""
+        return len(self.forest.input_ids)
+
+
+@dataclass
+class Step:
+    """One optimiser update: this rank's batches, and metrics known before training (a rollout's rewards)."""
+
+    batches: list[Batch]
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class TokenRow(NamedTuple):
+    """A tokenised training row: where it came from, its tree, and how many tokens the length limit cost."""
+
+    source: str
+    tree: Tree
+    lost: int = 0
+
+
+class Limit(NamedTuple):
+    """The length policy of a stage."""
+
+    max_tokens: int
+    overlong: str  # "drop", "cut" or "error"
+    max_lost: float
+
+
+class TruncationError(ValueError):
+    """Rows are longer than the recipe allows."""
+
+
+def conversation_tree(chat: Chat, messages: Messages, where: str) -> Tree:
+    """One leaf, all assistant turns trained; what follows the last trained token is cut."""
+    encoded = chat.encode(messages, where)
+    end = len(encoded.mask) - encoded.mask[::-1].index(True)
+    return Tree([], [Leaf(encoded.token_ids[:end], encoded.mask[:end])])
+
+
+def branch(chat: Chat, prompt: Messages, answers: Sequence[str], where: str) -> Tree:
+    """A prompt with one leaf per answer, all of it trained. Tokens the answers do not share leave the trunk."""
+    pairs = [chat.pair(prompt, answer, where) for answer in answers]
+    shared = min(len(ids) for ids, _ in pairs)
+    while any(ids[:shared] != pairs[0][0][:shared] for ids, _ in pairs):
+        shared -= 1
+    leaves = []
+    for ids, completion in pairs:
+        rest = list(ids[shared:])
+        leaves.append(Leaf(rest + list(completion), [False] * len(rest) + [True] * len(completion)))
+    return Tree(list(pairs[0][0][:shared]), leaves)
+
+
+def longest_path(tree: Tree) -> int:
+    """Tokens of the longest trunk-and-leaf."""
+    return len(tree.trunk) + max((len(leaf.token_ids) for leaf in tree.leaves), default=0)
+
+
+def cut(tree: Tree, max_tokens: int) -> Tree:
+    """Right-truncate every path to `max_tokens`."""
+    trunk = list(tree.trunk[:max_tokens])
+    room = max_tokens - len(trunk)
+    return Tree(trunk, [Leaf(leaf.token_ids[:room], leaf.mask[:room]) for leaf in tree.leaves])
+
+
+def trained(tree: Tree) -> bool:
+    """Whether every leaf still has a token to train on."""
+    return all(any(leaf.mask[0 if tree.trunk else 1 :]) for leaf in tree.leaves)
+
+
+def within(rows: Sequence[tuple[str, str, Tree]], limit: Limit) -> tuple[list[TokenRow | None], dict[str, Any]]:
+    """Apply the length policy to (id, source, tree). Lost rows are None; the table counts rows and tokens per source."""
+    kept: list[TokenRow | None] = []
+    table: dict[str, dict[str, int]] = {}
+    for name, source, tree in rows:
+        count = table.setdefault(source, {"rows": 0, "lost_rows": 0, "cut_rows": 0, "tokens": 0, "lost_tokens": 0})
+        size, length = tree.num_tokens, longest_path(tree)
+        count["rows"] += 1
+        count["tokens"] += size
+        if length <= limit.max_tokens:
+            kept.append(TokenRow(source, tree))
+            continue
+        if limit.overlong == "error":
+            raise TruncationError(
+                f"row {name} of {source} has {length} tokens, more than max_tokens = {limit.max_tokens}; "
+                'raise max_tokens, or set overlong = "drop" or "cut"'
+            )
+        shorter = cut(tree, limit.max_tokens)
+        if limit.overlong == "cut" and trained(shorter):
+            count["cut_rows"] += 1
+            count["lost_tokens"] += size - shorter.num_tokens
+            kept.append(TokenRow(source, shorter, size - shorter.num_tokens))
+        else:
+            count["lost_rows"] += 1
+            count["lost_tokens"] += size
+            kept.append(None)
+    _check_lost(table, limit)
+    return kept, {"max_tokens": limit.max_tokens, "overlong": limit.overlong, "sources": table}
+
+
+def _check_lost(table: dict[str, dict[str, int]], limit: Limit) -> None:
+    rows, lost = (sum(count[key] for count in table.values()) for key in ("rows", "lost_rows"))
+    if rows and lost == rows:
+        raise TruncationError(f"all {rows} rows are longer than max_tokens = {limit.max_tokens}; raise max_tokens")
+    if rows and lost / rows > limit.max_lost:
+        raise TruncationError(
+            f"{lost} of {rows} rows ({lost / rows:.1%}) are longer than max_tokens = {limit.max_tokens} and would be lost, "
+            f"more than max_lost = {limit.max_lost:.0%}; raise max_tokens, set overlong = \"cut\", or raise max_lost"
+        )
+
+
+def order(num_rows: int, epoch: int, seed: int) -> list[int]:
+    """A permutation fixed by (seed, epoch)."""
+    source = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(num_rows, generator=source).tolist()
+
+
+def schedule(num_rows: int, batch: int, epochs: int, steps: int | None) -> int:
+    """Optimiser steps of a pass over rows: the last batch of an epoch may be smaller."""
+    total = -(-num_rows // batch) * epochs
+    return min(total, steps) if steps else total
+
+
+def chosen_rows(step: int, num_rows: int, batch: int, seed: int) -> list[int]:
+    """The rows of optimiser step `step`, a pure function of its number, so a resumed run needs no cursor but that."""
+    per_epoch = -(-num_rows // batch)
+    epoch, place = divmod(step, per_epoch)
+    return order(num_rows, epoch, seed)[place * batch : (place + 1) * batch]
+
+
+def share(sizes: Sequence[int], mesh: Mesh) -> list[int]:
+    """The items of this rank: largest first to the rank with least work. Every rank computes the same answer."""
+    if mesh.size == 1:
+        return list(range(len(sizes)))
+    loads, mine = [0] * mesh.size, []
+    for item in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        rank = loads.index(min(loads))
+        loads[rank] += sizes[item]
+        if rank == mesh.rank:
+            mine.append(item)
+    return sorted(mine)
+
+
+def pack(sizes: Sequence[int], budget: int) -> list[list[int]]:
+    """Cut items into as few batches of at most `budget` tokens as first-fit decreasing finds; a longer item is alone."""
+    bins: list[tuple[int, list[int]]] = []
+    for item in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        for number, (used, items) in enumerate(bins):
+            if used + sizes[item] <= budget:
+                bins[number] = (used + sizes[item], [*items, item])
+                break
+        else:
+            bins.append((sizes[item], [item]))
+    return [sorted(items) for _, items in bins]
+
+
+def batches(
+    trees: Sequence[Tree], budget: int, mesh: Mesh, values: Callable[[list[int], Forest], dict[str, Tensor]] | None = None
+) -> list[Batch]:
+    """This rank's batches of one step; all ranks get equally many. `values(items, forest)` adds per-leaf numbers."""
+    mine = share([tree.num_tokens for tree in trees], mesh)
+    parts = pack([trees[i].num_tokens for i in mine], budget)
+    made = []
+    for part in parts:
+        items = [mine[i] for i in part]
+        forest = plant([trees[i] for i in items])
+        extra = values(items, forest) if values else {}
+        made.append(Batch(forest.to(mesh.device), {name: value.to(mesh.device) for name, value in extra.items()}))
+    most = int(mesh.max([float(len(made))])[0])
+    while len(made) < most:
+        forest = plant([EMPTY])
+        extra = values([], forest) if values else {}
+        made.append(Batch(forest.to(mesh.device), {name: value.to(mesh.device) for name, value in extra.items()}))
+    return made
+
+
+def row_steps(rows: Sequence[Item], batch: int, seed: int, first: int, total: int) -> Iterator[list[Item]]:
+    """The rows of steps `first` to `total`."""
+    for step in range(first, total):
+        yield [rows[i] for i in chosen_rows(step, len(rows), batch, seed)]
+
+
+def where(path: str, number: int, row: Row) -> str:
+    """How errors name a row."""
+    return f"{path}, row {number} ({row.id})"

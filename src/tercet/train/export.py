@@ -1,0 +1,75 @@
+"""What every training stage reads and leaves: a policy to train, and a plain Hugging Face folder (hop 8)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tercet.device.shard import Trainable
+from tercet.models.folder import load_config, load_model, save_model
+from tercet.models.forest import NAME, Policy, check_supported, register
+from tercet.recipe import Fit
+from tercet.store import Artifact, Context
+
+
+def open_policy(folder: Path, dtype: torch.dtype = torch.float32) -> Policy:
+    """Load a folder for training through forests; unsupported architectures are refused."""
+    register()
+    policy = Policy(load_model(folder, dtype, attention=NAME).eval())
+    check_supported(policy)
+    return policy
+
+
+def export(  # noqa: PLR0913
+    trainable: Trainable, source: Path, out: Path, spec: Fit, inputs: dict[str, Artifact], ctx: Context
+) -> None:
+    """Write masters as safetensors with the source's tokenizer and a model card. Every rank takes part."""
+    state = ((name.removeprefix("model."), value) for name, value in trainable.full_state())
+    if trainable.mesh.first:
+        save_model(out, load_config(source), state, source=source)
+        (out / "README.md").write_text(card(spec, inputs, ctx), encoding="utf-8")
+    else:
+        _drain(state)
+    trainable.mesh.barrier()
+
+
+def _drain(state: Iterator[tuple[str, Tensor]]) -> None:
+    for _ in state:
+        pass
+
+
+def card(spec: Fit, inputs: dict[str, Artifact], ctx: Context) -> str:
+    """A model card: what it is, how it was trained, from what."""
+    base = ctx.recipe.base
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags: [tercet]",
+        "---",
+        f"# {ctx.recipe.name}: {ctx.name}",
+        "",
+        f"Made by the `{spec.kind}` stage `{ctx.name}` of the recipe `{ctx.recipe.name}`.",  # type: ignore[attr-defined]
+        "",
+        f"- base model: `{base.model}` (chat template: {base.template}); its licence applies",
+        *(f"- input `{name}`: {artifact.kind} `{artifact.key}`" for name, artifact in sorted(inputs.items())),
+        "",
+        "## Settings",
+        "```json",
+        json.dumps(spec.model_dump(), indent=2, sort_keys=True),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def write_truncation(out: Path, table: dict[str, Any]) -> None:
+    """Rows and tokens lost per source, for the page."""
+    folder = out / "tercet"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "truncation.json").write_text(json.dumps(table, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,211 @@
+"""The one loop. SFT, DPO, the reward model and RLVR differ in who makes the steps and which function is the loss.
+
+A loss returns sums; only the loop divides, once per step, by the weight summed over batches and ranks. So the result
+does not depend on how a step was cut into batches or shared among ranks.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tercet.device import checkpoint
+from tercet.device.mesh import Mesh, peak_flops, peak_memory
+from tercet.device.shard import Trainable
+from tercet.models.forest import Forest
+from tercet.recipe import Fit
+from tercet.store import Context
+from tercet.train.batch import Batch, Step
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says at which step and what to try."""
+
+
+class Sum(NamedTuple):
+    """A total and the weight it will be divided by."""
+
+    total: Tensor
+    weight: float
+
+
+class Loss(NamedTuple):
+    """What is minimised, and what is watched."""
+
+    objective: Sum
+    metrics: dict[str, Sum]
+
+
+LossFn = Callable[[nn.Module, Batch], Loss]
+
+
+@dataclass
+class State:
+    """Weights, optimiser, and how far training has come."""
+
+    trainable: Trainable
+    optimizer: torch.optim.Optimizer
+    step: int = 0  # steps taken from the source
+    updates: int = 0  # optimiser updates made
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def start(module: nn.Module, spec: Fit, mesh: Mesh, ctx: Context) -> State:
+    """Masters and optimiser, restored from the newest checkpoint where there is one."""
+    trainable = Trainable(module.eval(), getattr(torch, spec.dtype), mesh)
+    fused = mesh.size == 1  # fused AdamW does not take sharded tensors on CPU
+    optimizer = torch.optim.AdamW(
+        trainable.masters, lr=spec.learning_rate, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=fused
+    )
+    state = State(trainable, optimizer)
+    found = checkpoint.load(ctx.work / "checkpoints", trainable, optimizer)
+    if found is not None:
+        state.step, state.updates, state.extra = found["taken"], found["step"], found["extra"]
+    return state
+
+
+def learning_rate(update: int, total: int, spec: Fit) -> float:
+    """Rate of optimiser update `update` (from 0): warm-up reaches the peak, then linear or cosine towards 0."""
+    warm = math.ceil(spec.warmup * total)
+    if update < warm:
+        return spec.learning_rate * (update + 1) / warm
+    if spec.schedule == "constant":
+        return spec.learning_rate
+    left = (total - update) / max(1, total - warm)
+    if spec.schedule == "linear":
+        return spec.learning_rate * max(0.0, left)
+    return spec.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (1.0 - max(0.0, left))))
+
+
+def fit(  # noqa: PLR0913  (the loop's six arguments are its contract)
+    state: State,
+    steps: Iterable[Step],
+    loss: LossFn,
+    spec: Fit,
+    ctx: Context,
+    *,
+    total: int,
+    updates_per_round: int = 1,
+) -> State:
+    """Take every step of `steps`; `total` optimiser updates shape the schedule. Checkpoints, metrics and progress."""
+    mesh = state.trainable.mesh
+    saved = time.monotonic()
+    began = saved
+    for step in steps:
+        rate = learning_rate(state.updates, total, spec)
+        measured = _update(state, step, loss, rate, spec)
+        state.step += 1
+        now = time.monotonic()
+        if mesh.first:
+            ctx.track.log(state.step, **measured, **step.metrics, seconds=now - began, memory_gb=peak_memory(mesh.device))
+            ctx.track.progress(state.step, total, _note(measured, step))
+        began = now
+        due = mesh.max([now - saved])[0] >= ctx.recipe.placement.checkpoint_seconds
+        if due and state.step < total and state.step % updates_per_round == 0:
+            save(state, ctx)
+            saved = time.monotonic()
+    return state
+
+
+def save(state: State, ctx: Context) -> None:
+    """Write an exact checkpoint of this state."""
+    extra = {"taken": state.step, "extra": state.extra}
+    checkpoint.save(ctx.work / "checkpoints", state.updates, state.trainable, state.optimizer, extra)
+
+
+def _update(state: State, step: Step, loss: LossFn, rate: float, spec: Fit) -> dict[str, float]:
+    """One optimiser update. A step without weight (every group skipped) changes nothing."""
+    trainable, mesh = state.trainable, state.trainable.mesh
+    began = time.monotonic()
+    sums: dict[str, list[float]] = {"loss": [0.0, 0.0], "tokens": [0.0, 0.0], "useful_tokens": [0.0, 0.0]}
+    for batch in step.batches:
+        found = loss(trainable.module, batch)
+        trainable.backward(found.objective.total)
+        for name, part in (("loss", found.objective), *found.metrics.items()):
+            entry = sums.setdefault(name, [0.0, 0.0])
+            entry[0] += float(part.total.detach())
+            entry[1] += part.weight
+        sums["tokens"][0] += _computed(batch.forest)
+        sums["useful_tokens"][0] += len(batch.forest.targets_P)
+    totals = _over_ranks(sums, mesh)
+    weight = totals["loss"][1]
+    measured = {name: total / weight for name, (total, weight) in totals.items() if weight}
+    measured |= {"lr": rate, "tokens": totals["tokens"][0], "useful_tokens": totals["useful_tokens"][0]}
+    if weight:
+        _check_finite(measured["loss"], state)
+        measured["grad_norm"] = _descend(state, weight, rate, spec)
+    seconds = max(time.monotonic() - began, 1e-9)
+    measured["tokens_per_second"] = measured["tokens"] / seconds
+    if (peak := peak_flops(mesh.device)) is not None:
+        size = sum(master.numel() for master in trainable.masters)
+        measured["mfu"] = 6.0 * size * measured["useful_tokens"] / seconds / (peak * mesh.size)
+    return measured
+
+
+def _descend(state: State, weight: float, rate: float, spec: Fit) -> float:
+    """Divide once, clip, step, publish."""
+    trainable = state.trainable
+    grads = [master.grad for master in trainable.masters if master.grad is not None]
+    torch._foreach_mul_(grads, 1.0 / weight)
+    norm = trainable.clip(spec.clip)
+    if not math.isfinite(norm):
+        raise TrainingError(f"the gradient norm is {norm} at step {state.step + 1}; lower learning_rate or look at the rows")
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    trainable.published()
+    state.updates += 1
+    return norm
+
+
+def _check_finite(loss: float, state: State) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the loss is {loss} at step {state.step + 1}; nothing was saved after the last checkpoint. "
+            "Lower learning_rate, or check the rows of this step"
+        )
+
+
+def _over_ranks(sums: dict[str, list[float]], mesh: Mesh) -> dict[str, tuple[float, float]]:
+    """Sum totals and weights over ranks; a metric one rank never saw counts as zero there."""
+    names = sorted(set().union(*(set(names) for names in mesh.gather(sorted(sums)))))
+    flat = [number for name in names for number in sums.get(name, [0.0, 0.0])]
+    whole = mesh.sum(flat)
+    return {name: (whole[2 * i], whole[2 * i + 1]) for i, name in enumerate(names)}
+
+
+def _computed(forest: Forest) -> int:
+    return sum(segment.end - segment.start for segment in forest.segments)
+
+
+def _note(measured: dict[str, float], step: Step) -> str:
+    shown = {**measured, **step.metrics}
+    names = ("loss", "reward", "accuracy", "tokens_per_second")
+    return "  ".join(f"{name} {shown[name]:.3g}" for name in names if name in shown)
+
+
+def reduce_tokens(losses_P: Tensor, forest: Forest, reduction: str, length: int) -> Sum:
+    """Token losses as a Sum.
+
+    `token_mean`: every trained token weighs the same (Tülu 3's sum loss up to scale); `sequence_mean`: every answer
+    does; `constant`: the sum over an answer divided by the constant `length` (Dr. GRPO).
+    """
+    if reduction == "token_mean":
+        return Sum(losses_P.sum(), float(len(losses_P)))
+    counts = torch.bincount(forest.leaf_P, minlength=forest.num_leaves)
+    leaves = float((counts > 0).sum())
+    if reduction == "constant":
+        return Sum(losses_P.sum() / length, leaves)
+    return Sum((losses_P / counts[forest.leaf_P]).sum(), leaves)
+
+
+def leaf_sums(values_P: Tensor, forest: Forest) -> Tensor:
+    """Sum over each leaf's trained tokens, (L,)."""
+    return values_P.new_zeros(forest.num_leaves).index_add(0, forest.leaf_P, values_P)

@@ -1,0 +1,175 @@
+"""Preference tuning: DPO, its length-normalised form and SimPO (paper §5)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tercet.algos.preference import Sides, dpo, dpo_norm, implicit_rewards, simpo
+from tercet.device.mesh import Mesh, mesh
+from tercet.models.chat import Chat
+from tercet.models.folder import load_tokenizer, model_digest
+from tercet.models.forest import Forest, Policy, Tree
+from tercet.recipe import DPO, Reward
+from tercet.rows import read_pairs, read_table, write_table
+from tercet.store import Artifact, Context
+from tercet.train.batch import Batch, Limit, Step, batches, branch, chosen_rows, schedule, within
+from tercet.train.export import export, open_policy, write_truncation
+from tercet.train.loop import Loss, Sum, TrainingError, fit, leaf_sums, start
+
+SCORE_TOKENS = 4096  # token budget of one reference batch
+
+
+def run(spec: DPO, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
+    """Reference log-probabilities once, then one pass over the pairs."""
+    with mesh() as ranks:
+        source = inputs[spec.model].payload
+        trees = encode_pairs(spec, inputs[spec.pairs].payload / "pairs.parquet", Chat(load_tokenizer(source)), out, ranks)
+        policy = open_policy(source)
+        reference = None if spec.loss == "simpo" else _reference(policy, trees, source, out, spec, ranks)
+        total = schedule(len(trees), spec.batch, spec.epochs, spec.steps)
+        state = start(policy, spec, ranks, ctx)
+        loss = partial(preference_loss, spec=spec)
+        if state.step == 0 and reference is not None:
+            _check_start(state.trainable.module, _first(trees, reference, spec, ctx, ranks), spec)
+        steps = pair_steps(trees, reference, spec, ctx, ranks, first=state.step, total=total)
+        fit(state, steps, loss, spec, ctx, total=total)
+        export(state.trainable, source, out, spec, inputs, ctx)
+        return {"steps": float(state.step), "pairs": float(len(trees))}
+
+
+def encode_pairs(spec: DPO | Reward, path: Path, chat: Chat, out: Path, ranks: Mesh) -> list[Tree]:
+    """One tree per pair: the prompt, the chosen leaf, the rejected leaf; only the last turn is trained."""
+    encoded = []
+    for number, pair in enumerate(read_pairs(path)):
+        answers = (pair.chosen[-1].content, pair.rejected[-1].content)
+        tree = branch(chat, pair.prompt, answers, f"{path}, row {number} ({pair.id})")
+        encoded.append((pair.id, pair.source, tree))
+    kept, table = within(encoded, Limit(spec.max_tokens, spec.overlong, spec.max_lost))
+    if ranks.first:
+        write_truncation(out, table)
+    return [row.tree for row in kept if row is not None]
+
+
+def pair_steps(  # noqa: PLR0913
+    trees: list[Tree], reference: Tensor | None, spec: DPO, ctx: Context, ranks: Mesh, *, first: int, total: int
+) -> Iterator[Step]:
+    """Packed steps; each leaf carries its reference log-probability."""
+    for step in range(first, total):
+        chosen = chosen_rows(step, len(trees), spec.batch, ctx.seed)
+
+        def values(items: list[int], forest: Forest, chosen: list[int] = chosen) -> dict[str, Tensor]:
+            if reference is None or not items:
+                return {"reference_L": torch.zeros(forest.num_leaves)}
+            return {"reference_L": reference[[chosen[i] for i in items]].reshape(-1)}
+
+        yield Step(batches([trees[i] for i in chosen], ctx.recipe.placement.micro_tokens, ranks, values))
+
+
+def preference_loss(policy: nn.Module, batch: Batch, *, spec: DPO) -> Loss:
+    """The recipe's loss, one term per pair, with accuracy and implicit rewards as metrics."""
+    logps_P, _ = policy(batch.forest)
+    now = leaf_sums(logps_P, batch.forest)
+    if batch.forest.num_leaves % 2:  # the empty batch of a rank with nothing left
+        return Loss(Sum(now.sum(), 0.0), {})
+    lengths = torch.bincount(batch.forest.leaf_P, minlength=batch.forest.num_leaves).float()
+    sides = _sides(now, lengths)
+    base = _sides(batch.values["reference_L"], lengths)
+    losses = pair_losses(sides, base, spec)
+    won, lost = implicit_rewards(sides, base, spec.beta)
+    num = float(len(losses))
+    metrics = {
+        "accuracy": (won > lost).float().sum(),
+        "margin": (won - lost).sum(),
+        "reward_chosen": won.sum(),
+        "reward_rejected": lost.sum(),
+        "logps_chosen": sides.chosen.detach().sum(),
+        "logps_rejected": sides.rejected.detach().sum(),
+    }
+    return Loss(Sum(losses.sum(), num), {name: Sum(total, num) for name, total in metrics.items()})
+
+
+def pair_losses(sides: Sides, base: Sides, spec: DPO) -> Tensor:
+    """Losses (B,) of the recipe's `loss`."""
+    if spec.loss == "simpo":
+        return simpo(
+            sides, beta=spec.beta, gamma_beta_ratio=spec.gamma_beta_ratio, label_smoothing=spec.label_smoothing
+        )
+    function = dpo_norm if spec.loss == "dpo_norm" else dpo
+    return function(sides, base, beta=spec.beta, label_smoothing=spec.label_smoothing)
+
+
+def _sides(values_L: Tensor, lengths_L: Tensor) -> Sides:
+    return Sides(values_L[0::2], values_L[1::2], lengths_L[0::2], lengths_L[1::2])
+
+
+@torch.no_grad()
+def reference_logps(policy: Policy, trees: list[Tree], ranks: Mesh) -> Tensor:
+    """Summed log-probabilities `(pairs, 2)` of the starting model, fp32, on every rank."""
+    mine = list(range(ranks.rank, len(trees), ranks.size))
+    found: dict[int, list[float]] = {}
+    for start_at in range(0, len(mine), 16):
+        part = mine[start_at : start_at + 16]
+        alone = Mesh(device=ranks.device)
+
+        def keep(items: list[int], forest: Forest) -> dict[str, Tensor]:
+            return {"item": torch.tensor(items)}
+
+        for batch in batches([trees[i] for i in part], SCORE_TOKENS, alone, keep):
+            sums = leaf_sums(policy(batch.forest)[0], batch.forest).reshape(-1, 2).tolist()
+            found |= {part[int(i)]: pair for i, pair in zip(batch.values["item"], sums, strict=True)}
+    whole = {i: pair for rank in ranks.gather(found) for i, pair in rank.items()}
+    return torch.tensor([whole[i] for i in range(len(trees))], dtype=torch.float32).reshape(-1, 2)
+
+
+def _reference(policy: Policy, trees: list[Tree], source: Path, out: Path, spec: DPO, ranks: Mesh) -> Tensor:  # noqa: PLR0913
+    """Read the cached table when weights, tokens and precision are the same; compute and keep it otherwise."""
+    path = out / "tercet" / "reference.parquet"
+    stamp = {"weights": model_digest(source), "tokens": token_digest(trees), "dtype": spec.dtype}
+    note = path.with_name("reference.json")
+    if path.is_file() and note.is_file() and json.loads(note.read_text()) == stamp:
+        return torch.tensor([[row["chosen"], row["rejected"]] for row in read_table(path)], dtype=torch.float32)
+    policy.to(ranks.device, getattr(torch, spec.dtype))
+    table = reference_logps(policy, trees, ranks)
+    fresh = open_policy(source)  # rounding to the compute precision lost bits: read the masters again
+    policy.model = fresh.model
+    if ranks.first:
+        rows = [{"pair": i, "chosen": c, "rejected": r} for i, (c, r) in enumerate(table.tolist())]
+        write_table(path, rows)
+        note.write_text(json.dumps(stamp, indent=2, sort_keys=True) + "\n")
+    ranks.barrier()
+    return table
+
+
+def token_digest(trees: list[Tree]) -> str:
+    """SHA-256 over every token id and mask, in order."""
+    digest = hashlib.sha256()
+    for tree in trees:
+        digest.update(repr((list(tree.trunk), [(list(leaf.token_ids), list(leaf.mask)) for leaf in tree.leaves])).encode())
+    return digest.hexdigest()
+
+
+def _first(trees: list[Tree], reference: Tensor, spec: DPO, ctx: Context, ranks: Mesh) -> Step:
+    return next(pair_steps(trees, reference, spec, ctx, ranks, first=0, total=1))
+
+
+@torch.no_grad()
+def _check_start(module: nn.Module, step: Step, spec: DPO) -> None:
+    """With the policy still equal to its reference, the loss is log 2 (dpo, dpo_norm)."""
+    total = weight = 0.0
+    for batch in step.batches[:1]:
+        found = preference_loss(module, batch, spec=spec).objective
+        total, weight = total + float(found.total), weight + found.weight
+    slack = 1e-4 if spec.dtype == "float32" else 0.05
+    if weight and abs(total / weight - math.log(2)) > slack:
+        raise TrainingError(
+            f"the {spec.loss} loss before the first step is {total / weight:.4f}, not log 2 = {math.log(2):.4f}: "
+            "the reference log-probabilities do not belong to these weights; delete the draft and run again"
+        )

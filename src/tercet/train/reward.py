@@ -1,0 +1,102 @@
+"""The reward model: a Bradley-Terry scorer on preference pairs (paper §5.4.1, T36)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification
+
+from tercet.algos.preference import bradley_terry
+from tercet.device.mesh import Mesh, mesh
+from tercet.models.chat import Chat
+from tercet.models.folder import check_folder, load_tokenizer, save_model
+from tercet.models.forest import NAME, Scorer, Tree, check_supported, register
+from tercet.recipe import Reward
+from tercet.store import Artifact, Context
+from tercet.train.batch import Batch, Step, batches, chosen_rows, order, schedule
+from tercet.train.export import card, open_policy
+from tercet.train.loop import Loss, Sum, TrainingError, fit, start
+from tercet.train.preference import encode_pairs
+
+
+def run(spec: Reward, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
+    """Train a scalar head and the whole model on pairs; report accuracy on pairs kept aside."""
+    with mesh() as ranks:
+        source = inputs[spec.model].payload
+        chat = Chat(load_tokenizer(source))
+        trees = encode_pairs(spec, inputs[spec.pairs].payload / "pairs.parquet", chat, out, ranks)
+        train, held = split(trees, spec, ctx.seed)
+        total = schedule(len(train), spec.batch, spec.epochs, spec.steps)
+        scorer = open_scorer(source, chat.tokenizer.pad_token_id, ctx.seed)
+        state = start(scorer, spec, ranks, ctx)
+        fit(state, _steps(train, spec, ctx, ranks, first=state.step, total=total), reward_loss, spec, ctx, total=total)
+        accuracy = held_out_accuracy(state.trainable.module, held, ctx, ranks) if held else 0.0
+        named = ((name.removeprefix("model."), value) for name, value in state.trainable.full_state())
+        if ranks.first:
+            save_model(out, scorer.model.config, named, source=source)
+            (out / "README.md").write_text(card(spec, inputs, ctx), encoding="utf-8")
+        else:
+            list(named)
+        ranks.barrier()
+        return {"steps": float(state.step), "pairs": float(len(train)), "held_out": float(len(held)), "accuracy": accuracy}
+
+
+def split(trees: list[Tree], spec: Reward, seed: int) -> tuple[list[Tree], list[Tree]]:
+    """Train and held-out pairs, fixed by the seed."""
+    shuffled = [trees[i] for i in order(len(trees), 0, seed)]
+    kept = int(len(shuffled) * spec.holdout)
+    if len(shuffled) - kept < 1:
+        raise TrainingError(f"{len(shuffled)} pairs with holdout = {spec.holdout} leave none to train on")
+    return shuffled[kept:], shuffled[:kept]
+
+
+def open_scorer(folder: Path, pad_id: int | None, seed: int) -> Scorer:
+    """The folder's transformer with a fresh head, std 1 / sqrt(d + 1) (tulu3.md §5)."""
+    check_folder(folder)
+    register()
+    check_supported(open_policy(folder))
+    model = AutoModelForSequenceClassification.from_pretrained(
+        str(folder), num_labels=1, dtype=torch.float32, attn_implementation=NAME, local_files_only=True
+    )
+    model.config.pad_token_id = pad_id
+    model.config.architectures = [type(model).__name__]
+    size = model.score.weight.shape[1]
+    source = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        model.score.weight.copy_(torch.randn(1, size, generator=source) / (size + 1) ** 0.5)
+    return Scorer(model)
+
+
+def _steps(  # noqa: PLR0913
+    trees: list[Tree], spec: Reward, ctx: Context, ranks: Mesh, *, first: int, total: int
+) -> Iterator[Step]:
+    for step in range(first, total):
+        chosen = [trees[i] for i in chosen_rows(step, len(trees), spec.batch, ctx.seed)]
+        yield Step(batches(chosen, ctx.recipe.placement.micro_tokens, ranks))
+
+
+def reward_loss(scorer: nn.Module, batch: Batch) -> Loss:
+    """-log sigmoid(r(chosen) - r(rejected)), one term per pair."""
+    scores = scorer(batch.forest)
+    if batch.forest.num_leaves % 2:
+        return Loss(Sum(scores.sum() * 0.0, 0.0), {})
+    chosen, rejected = scores[0::2], scores[1::2]
+    losses = bradley_terry(chosen, rejected)
+    num = float(len(losses))
+    margin = (chosen - rejected).detach()
+    return Loss(Sum(losses.sum(), num), {"accuracy": Sum((margin > 0).float().sum(), num), "margin": Sum(margin.sum(), num)})
+
+
+@torch.no_grad()
+def held_out_accuracy(scorer: nn.Module, trees: list[Tree], ctx: Context, ranks: Mesh) -> float:
+    """Share of held-out pairs whose chosen answer scores higher."""
+    right = total = 0.0
+    for batch in batches(trees, ctx.recipe.placement.micro_tokens, ranks):
+        accuracy = reward_loss(scorer, batch).metrics.get("accuracy")
+        if accuracy is not None:
+            right, total = right + float(accuracy.total), total + accuracy.weight
+    right, total = ranks.sum([right, total])
+    return right / max(total, 1.0)

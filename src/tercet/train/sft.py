@@ -1,0 +1,61 @@
+"""Supervised finetuning: imitate all assistant turns of a mixture (paper §4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from tercet.device.mesh import Mesh, mesh
+from tercet.models.chat import Chat
+from tercet.models.folder import load_tokenizer
+from tercet.models.forest import Tree
+from tercet.recipe import SFT
+from tercet.rows import read_rows
+from tercet.store import Artifact, Context
+from tercet.train.batch import Batch, Limit, Step, batches, conversation_tree, row_steps, schedule, where, within
+from tercet.train.export import export, open_policy, write_truncation
+from tercet.train.loop import Loss, fit, reduce_tokens, start
+
+
+def run(spec: SFT, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
+    """Tokenise, cut or drop, train, write a Hugging Face folder."""
+    with mesh() as ranks:
+        source = inputs[spec.model].payload
+        trees = encode(spec, inputs[spec.rows].payload / "rows.parquet", Chat(load_tokenizer(source)), out, ranks)
+        total = schedule(len(trees), spec.batch, spec.epochs, spec.steps)
+        state = start(open_policy(source), spec, ranks, ctx)
+        loss = partial(sft_loss, reduction=spec.reduction, length=spec.max_tokens)
+        steps = sft_steps(trees, spec, ctx, ranks, first=state.step, total=total)
+        fit(state, steps, loss, spec, ctx, total=total)
+        export(state.trainable, source, out, spec, inputs, ctx)
+        return {"steps": float(state.step), "rows": float(len(trees))}
+
+
+def encode(spec: SFT, path: Path, chat: Chat, out: Path, ranks: Mesh) -> list[Tree]:
+    """Trees of all rows that fit; the truncation table is written before the first step."""
+    rows = read_rows(path)
+    encoded = [
+        (row.id, row.source, conversation_tree(chat, row.messages, where(str(path), number, row)))
+        for number, row in enumerate(rows)
+    ]
+    kept, table = within(encoded, Limit(spec.max_tokens, spec.overlong, spec.max_lost))
+    if ranks.first:
+        write_truncation(out, table)
+    return [row.tree for row in kept if row is not None]
+
+
+def sft_steps(  # noqa: PLR0913
+    trees: list[Tree], spec: SFT, ctx: Context, ranks: Mesh, *, first: int, total: int
+) -> Iterator[Step]:
+    """Packed steps from step `first` on."""
+    for rows in row_steps(trees, spec.batch, ctx.seed, first, total):
+        yield Step(batches(rows, ctx.recipe.placement.micro_tokens, ranks))
+
+
+def sft_loss(policy: nn.Module, batch: Batch, *, reduction: str = "token_mean", length: int = 1) -> Loss:
+    """Negative log-likelihood of the trained tokens."""
+    logps, _ = policy(batch.forest)
+    return Loss(reduce_tokens(-logps, batch.forest, reduction, length), {})

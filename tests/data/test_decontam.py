@@ -1,0 +1,194 @@
+"""The 8-gram rule: exact against a brute-force reading of the paper, blind to form, and never split over rows."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tercet.data import decontam
+from tercet.data.decontam import ExamItem, Index, analyse, excerpt
+
+WORDS = [f"w{number}" for number in range(100)]
+PAST = [f"x{number}" for number in range(100)]
+
+
+def item(*fields: str, name: str = "1") -> ExamItem:
+    return ExamItem("words@1", name, fields)
+
+
+def coverage(row_texts: list[str], *fields: str, n: int = 8) -> float:
+    hits = Index([item(*fields)], n).hits(row_texts, threshold=0.0)
+    return hits[0].coverage if hits else 0.0
+
+
+def brute_force(documents: list[list[str]], fields: list[list[str]], n: int) -> float:
+    """The definition, word for word."""
+    best = 0.0
+    for document in documents:
+        grams = [document[i : i + n] for i in range(len(document) - n + 1)]
+        scores = []
+        for field in filter(None, fields):
+            covered = set()
+            for i in range(len(field) - n + 1):
+                if field[i : i + n] in grams:
+                    covered |= set(range(i, i + n))
+            scores.append(len(covered) / len(field))
+        best = max(best, sum(scores) / len(scores) if scores else 0.0)
+    return best
+
+
+def test_analyser_splits_on_the_published_characters_and_on_no_others() -> None:
+    assert analyse('A,b.c?d!e:f;g(h)i"j-k\nl\\m n') == list("abcdefghijklmn")
+    assert analyse("x^2+3*y=$5/7 it's\ta") == ["x^2+3*y=$5/7", "it's\ta"]
+    assert analyse(" ... ") == []
+
+
+def test_a_verbatim_copy_covers_everything() -> None:
+    text = "Ann has three pens and buys four more pens in the shop. How many pens has she?"
+    assert coverage([text], text) == 1.0
+
+
+def test_case_and_punctuation_do_not_matter() -> None:
+    text = "Ann has three pens, and buys four more pens in the shop: how many pens has she?"
+    edited = 'ANN HAS (three) pens -- and buys "four" more pens in the Shop!\nHow many\\pens has she'
+    assert coverage([edited], text) == 1.0
+
+
+@pytest.mark.parametrize(("copied", "hit"), [(49, False), (50, False), (51, True), (100, True)])
+def test_more_than_half_must_be_copied(copied: int, hit: bool) -> None:
+    row = " ".join(WORDS[:copied] + PAST)
+    hits = Index([item(" ".join(WORDS))]).hits([row], threshold=0.5)
+    assert bool(hits) is hit
+    assert coverage([row], " ".join(WORDS)) == copied / 100
+
+
+def test_halves_in_two_turns_are_two_documents_and_do_not_add_up() -> None:
+    halves = [" ".join(WORDS[:50]), " ".join(WORDS[50:])]
+    assert coverage(halves, " ".join(WORDS)) == 0.5
+    assert not Index([item(" ".join(WORDS))]).hits(halves, threshold=0.5)
+
+
+def test_seven_shared_tokens_are_no_copy_and_eight_are() -> None:
+    assert coverage([" ".join(WORDS[:7] + PAST)], " ".join(WORDS[:9])) == 0.0
+    assert coverage([" ".join(WORDS[:8] + PAST)], " ".join(WORDS[:9])) == 8 / 9
+
+
+def test_fields_shorter_than_an_ngram_score_zero() -> None:
+    assert coverage(["What is two plus two?"], "What is two plus two?") == 0.0
+
+
+def test_fields_are_averaged_per_document() -> None:
+    passage, question = " ".join(WORDS[:40]), " ".join(WORDS[40:60])
+    assert coverage([question], passage, question) == 0.5
+    assert coverage([passage, question], passage, question) == 0.5
+    assert coverage([f"{passage} and {question}"], passage, question) == 1.0
+    assert coverage([question], "", question) == 1.0  # a question without a passage has one field
+
+
+def test_a_hit_shows_the_longest_copied_run_and_where_it_stands() -> None:
+    texts = ["Hello.", "Well, " + " ".join(WORDS[10:90]).upper()]
+    (hit,) = Index([item("", " ".join(WORDS))]).hits(texts, threshold=0.5)
+    assert hit.matched == " ".join(WORDS[10:90])
+    assert (hit.document, hit.field, hit.coverage) == (1, 1, 0.8)
+
+
+def test_hits_come_in_exam_order() -> None:
+    exam = [item(" ".join(WORDS[:20]), name="a"), item(" ".join(PAST), name="b"), item(" ".join(WORDS[:10]), name="c")]
+    assert [hit.item.item for hit in Index(exam).hits([" ".join(WORDS)], threshold=0.5)] == ["a", "c"]
+
+
+def test_equal_hashes_of_different_ngrams_are_not_confused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_equal(tokens: list[str], n: int) -> Iterator[int]:
+        return (7 for _ in range(len(tokens) - n + 1))
+
+    monkeypatch.setattr(decontam, "_hashes", all_equal)
+    assert coverage([" ".join(PAST)], " ".join(WORDS)) == 0.0
+
+
+@given(
+    documents=st.lists(st.lists(st.sampled_from("abc"), max_size=30), max_size=3),
+    items=st.lists(st.lists(st.lists(st.sampled_from("abc"), max_size=20), min_size=1, max_size=3), max_size=4),
+    n=st.integers(1, 5),
+)
+def test_index_equals_brute_force(documents: list[list[str]], items: list[list[list[str]]], n: int) -> None:
+    exam = [item(*map(" ".join, fields), name=str(number)) for number, fields in enumerate(items)]
+    hits = Index(exam, n).hits([" ".join(document) for document in documents], threshold=0.0)
+    found = {hit.item.item: hit.coverage for hit in hits}
+    for number, fields in enumerate(items):
+        assert found.get(str(number), 0.0) == pytest.approx(brute_force(documents, fields, n), abs=1e-12)
+
+
+@given(st.text(), st.text())
+def test_any_text_can_be_indexed_and_searched(exam_text: str, row_text: str) -> None:
+    index = Index([item(exam_text)], n=2)
+    assert all(0 < hit.coverage <= 1 for hit in index.hits([row_text], threshold=0.0))
+    expected = 1.0 if len(analyse(exam_text)) >= 2 else 0.0
+    assert coverage([exam_text], exam_text, n=2) == expected
+
+
+def test_excerpt_shows_the_raw_text_around_the_copy() -> None:
+    text = "Once upon a time. " * 20 + "Ann has (three) PENS, and buys four more!" + " The end." * 20
+    shown = excerpt(text, "ann has three pens and buys four more", margin=5)
+    assert shown == "…ime. Ann has (three) PENS, and buys four more! The…"
+    assert excerpt("short", "not in the text") == "short"
+    assert excerpt("", "anything") == ""
+
+
+def test_an_ngram_needs_a_token() -> None:
+    with pytest.raises(ValueError, match="at least one token"):
+        Index([], n=0)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
+    if ".jsonl" in path.name:
+        return [json.loads(line) for line in text.split("\n") if line]
+    return json.loads(text)
+
+
+def test_the_two_training_problems_that_stand_in_the_maths_exam_are_found(shared_data: Path) -> None:
+    exam = read(shared_data / "eval/math/test.jsonl.gz")
+    rows = read(shared_data / "train/math/train_answers.json.gz")
+    index = Index([ExamItem("math", str(i), (problem["problem"],)) for i, problem in enumerate(exam)])
+    known = {squeezed(problem["problem"]): str(i) for i, problem in enumerate(exam)}
+    verbatim = {row["problem"]: known[squeezed(row["problem"])] for row in rows if squeezed(row["problem"]) in known}
+    assert len(verbatim) == 2  # up to white space, which cuts a formula's tokens
+    for problem, number in verbatim.items():
+        assert number in {hit.item.item for hit in index.hits([problem])}
+
+
+def squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+def test_math500_is_wholly_inside_the_maths_exam(shared_data: Path) -> None:
+    exam = read(shared_data / "eval/math/math500.jsonl.gz")
+    index = Index([ExamItem("math500", str(i), (problem["problem"],)) for i, problem in enumerate(exam)])
+    found = {
+        hit.item.item
+        for problem in read(shared_data / "eval/math/test.jsonl.gz")
+        for hit in index.hits([problem["problem"]], threshold=0.99)
+    }
+    long = {str(i) for i, problem in enumerate(exam) if len(analyse(problem["problem"])) >= 8}
+    assert found == long
+    assert len(long) > 450
+
+
+def test_alpaca_eval_contains_the_self_instruct_prompts(shared_data: Path) -> None:
+    exam = read(shared_data / "eval/alpaca_eval/baseline_gpt4_1106_preview_outputs.json.gz")
+    index = Index([ExamItem(row["dataset"], str(i), (row["instruction"],)) for i, row in enumerate(exam)])
+    found = set()
+    for row in read(shared_data / "train/self_instruct/user_oriented_instructions.jsonl"):
+        context = row["instances"][0]["input"]  # type: ignore[index]
+        found |= {hit.item.item for hit in index.hits([f"{row['instruction']}\n\n{context}"])}
+    own = {str(i) for i, row in enumerate(exam) if row["dataset"] == "selfinstruct"}
+    assert len(own) == 252
+    short = {i for i in own if len(analyse(exam[int(i)]["instruction"])) < 8}
+    assert len(own & found) >= 0.98 * len(own - short)
+    assert not own & found & short

@@ -1,0 +1,223 @@
+"""Every layout becomes the same conversations, and what cannot is refused with its place and a remedy."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tercet.data.sources import ADAPTERS, check_verifiers, draw, label, load, lot
+from tercet.recipe import SourceSpec
+from tercet.rows import Message, Row, RowError, write_table
+from tercet.store import Artifact
+
+Write = Callable[..., Path]
+TURNS = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]
+CHAT = (Message("user", "Hi?"), Message("assistant", "Hello."))
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def jsonl(*values: Any, name: str = "rows.jsonl") -> Path:
+        path = tmp_path / name
+        text = "".join(value if isinstance(value, str) else json.dumps(value) + "\n" for value in values)
+        path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+        return path
+
+    return jsonl
+
+
+def rows(path: Path | str, mirror: dict[str, str] | None = None, **options: Any) -> list[Row]:
+    return list(load(SourceSpec(path=str(path), **options), {}, mirror or {}))
+
+
+def test_messages_layout(write: Write) -> None:
+    path = write(
+        {"id": "a", "messages": TURNS, "source": "s", "verifier": "gsm8k@1", "truth": "3"}, {"messages": TURNS}
+    )
+    assert rows(path) == [
+        Row("a", CHAT, source="s", verifier="gsm8k@1", truth="3"),
+        Row("rows.jsonl-2", CHAT, source="rows.jsonl"),
+    ]
+
+
+def test_tulu_layout_keeps_its_three_columns(write: Write) -> None:
+    path = write({"id": 7, "messages": TURNS, "source": "ai2/x", "verifier": "not ours", "other": None})
+    assert rows(path, adapter="tulu_sft") == [Row("7", CHAT, source="ai2/x")]
+
+
+def test_gsm8k_layout_gets_its_verifier_and_loses_its_calculator(write: Write) -> None:
+    answer = "It is 2 * 600 = <<2*600=1200>>1,200.\n#### 1,200"
+    (row,) = rows(write({"question": "How much?", "answer": answer}), adapter="gsm8k")
+    assert (row.verifier, row.truth) == ("gsm8k@1", "1200")
+    assert row.answer == "It is 2 * 600 = 1,200.\n#### 1,200"
+
+
+def test_alpaca_layout_puts_the_input_behind_the_instruction(write: Write) -> None:
+    path = write(
+        {"instruction": "Translate.", "input": "Bonjour", "output": "Hello"},
+        {"instruction": "Greet.", "input": "", "response": "Hello"},
+    )
+    made = rows(path, adapter="alpaca")
+    assert [row.user_turns for row in made] == [["Translate.\n\nBonjour"], ["Greet."]]
+    assert [row.answer for row in made] == ["Hello", "Hello"]
+
+
+def test_sharegpt_layout(write: Write) -> None:
+    turns = [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Hello."}]
+    (row,) = rows(write({"conversations": turns, "system": "Be kind."}), adapter="sharegpt")
+    assert row.messages == (Message("system", "Be kind."), *CHAT)
+
+
+def test_a_stage_is_read_from_its_payload(tmp_path: Path) -> None:
+    made = [Row("a", CHAT, source="words@1"), Row("b", CHAT)]
+    write_table(tmp_path / "payload" / "rows.parquet", made)
+    stage = Artifact("synth", "words", "0" * 64, tmp_path, {}, {})
+    read = list(load(SourceSpec(stage="words"), {"words": stage}, {}))
+    assert read == [made[0], Row("b", CHAT, source="words")]
+
+
+@pytest.mark.parametrize(
+    ("value", "options", "message"),
+    [
+        ({"messages": TURNS[:1]}, {}, r"rows\.jsonl, row 2: has no assistant turn.*require_answer = false"),
+        ({"messages": TURNS[1:]}, {}, r"row 2: has no user turn"),
+        ({"messages": [TURNS[0], {"role": "assistant", "content": " \n"}]}, {}, r"row 2: has an empty completion"),
+        ({"messages": [TURNS[0], {"role": "assistant", "content": None}]}, {}, r"row 2: has an empty completion"),
+        ({"messages": [TURNS[0], {"role": "assistant"}]}, {}, r"row 2: turn 1 must be an object"),
+        ({"messages": [TURNS[0], {"role": "robot", "content": "x"}]}, {}, r"row 2: turn 1 has role 'robot'"),
+        ({"messages": []}, {}, r"row 2: has no messages"),
+        ({"messages": "hello"}, {}, r"row 2: expected a 'messages' list, got the keys messages"),
+        ({"text": "hello"}, {}, r"row 2: expected a 'messages' list, got the keys text"),
+        ({"messages": [TURNS[0], {"role": "assistant", "content": "\ud800"}]}, {}, r"row 2: holds half of a character"),
+        ('{"messages": \n', {}, r"rows\.jsonl, line 2: not valid JSON"),
+        ("[1, 2]\n", {}, r"rows\.jsonl, line 2: expected a JSON object, got list"),
+        ({"question": "How?"}, {"adapter": "gsm8k"}, r"expected text under answer, got the keys question"),
+        ({"question": "How?", "answer": "3"}, {"adapter": "gsm8k"}, r"must end in '#### NUMBER', got '3'"),
+        ({"instruction": "Do"}, {"adapter": "alpaca"}, r"expected text under response"),
+        ({"messages": TURNS}, {"adapter": "sharegpt"}, r"expected a 'conversations' list"),
+        ({"conversations": [{"from": "observation", "value": ""}]}, {"adapter": "sharegpt"}, "from 'observation'"),
+        ({"conversations": ["hello"]}, {"adapter": "sharegpt"}, "'from' and 'value', got 'hello'"),
+    ],
+)
+def test_a_bad_row_is_refused_with_its_place(write: Write, value: Any, options: dict[str, Any], message: str) -> None:
+    good = {
+        "messages": TURNS,
+        "question": "How?",
+        "answer": "#### 3",
+        "instruction": "Do",
+        "output": "Done",
+        "conversations": [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Hello."}],
+    }
+    with pytest.raises(RowError, match=message):
+        rows(write(good, value), **options)
+
+
+def test_rows_that_are_only_rewarded_need_no_answer(write: Write) -> None:
+    (row,) = rows(write({"messages": TURNS[:1]}), require_answer=False)
+    assert row.answer is None
+
+
+def test_an_unknown_adapter_lists_the_known_ones(write: Write) -> None:
+    with pytest.raises(RowError, match=f"unknown adapter 'csv'.*{', '.join(sorted(ADAPTERS))}"):
+        rows(write({"messages": TURNS}), adapter="csv")
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(RowError, match=r"absent\.jsonl: no such file"):
+        rows("absent.jsonl")
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.jsonl", "rows.parquet"])
+def test_a_broken_file_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"\x1f\x8b\x08\x00\xff\xfe nothing of that kind")
+    with pytest.raises(RowError, match=rf"{name}: cannot be read after row 0"):
+        rows(path)
+
+
+def test_a_truncated_archive_tells_how_far_it_was_read(write: Write) -> None:
+    path = write(*({"id": str(i), "messages": TURNS, "noise": str(lot(i))} for i in range(2000)), name="r.jsonl.gz")
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(RowError, match=r"cannot be read after row \d{2,4} "):
+        rows(path)
+
+
+def test_a_mirror_stands_in_for_the_hub(write: Write, tmp_path: Path) -> None:
+    mirror = {"ai2/mix": str(write({"messages": TURNS}))}
+    assert rows("ai2/mix", mirror) == [Row("mix-1", CHAT, source="ai2/mix")]
+    folder = tmp_path / "copy" / "main"
+    folder.mkdir(parents=True)
+    for name in ("train-00001.jsonl", "train-00000.jsonl", "test.jsonl", "train.txt"):
+        (folder / name).write_text(json.dumps({"id": name, "messages": TURNS}) + "\n")
+    mirror = {"ai2/mix": str(tmp_path / "copy")}
+    assert [row.id for row in rows("ai2/mix", mirror, subset="main")] == ["train-00000.jsonl", "train-00001.jsonl"]
+    with pytest.raises(RowError, match=r"no file named validation\*\.jsonl"):
+        rows("ai2/mix", mirror, split="validation")
+
+
+def test_the_hub_is_asked_for_the_pinned_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load_dataset(*args: Any, **options: Any) -> list[dict[str, Any]]:
+        asked.append((args, options["split"], options["revision"]))
+        return [{"messages": TURNS}]
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    assert [row.id for row in rows("ai2/mix", subset="main", revision="abc")] == ["mix:main-1"]
+    assert asked == [(("ai2/mix", "main"), "train", "abc")]
+    with pytest.raises(RowError, match="has no revision"):
+        rows("ai2/mix")
+
+
+def test_an_unreachable_hub_points_to_the_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(*args: Any, **options: Any) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    with pytest.raises(RowError, match=r"'ai2/mix' \(revision abc\) cannot be loaded: no route; .*--mirror"):
+        rows("ai2/mix", revision="abc")
+
+
+def test_labels_never_hold_a_folder() -> None:
+    assert label(SourceSpec(path="/some/where/rows.jsonl.gz")) == "rows.jsonl.gz"
+    assert label(SourceSpec(path="ai2/mix", subset="main")) == "ai2/mix:main"
+    assert label(SourceSpec(stage="words")) == "words"
+
+
+def test_a_sample_depends_on_seed_and_keys_alone() -> None:
+    names = [str(number) for number in range(1000)]
+    sample = draw(names, 100, seed=3, key=str)
+    assert len(sample) == 100
+    assert sample == sorted(sample, key=int)
+    assert set(draw(reversed(names), 100, seed=3, key=str)) == set(sample)
+    assert set(draw(names, 100, seed=4, key=str)) != set(sample)
+    assert draw(names, 2000, seed=3, key=str) == names
+    assert draw(names, 0, seed=3, key=str) == []
+
+
+def test_an_unknown_verifier_is_refused_with_its_row() -> None:
+    check_verifiers([Row("a", CHAT), Row("b", CHAT, verifier="gsm8k@1")])
+    with pytest.raises(RowError, match=r"row 'c' of s: unknown verifier 'magic@9'; expected one of .*gsm8k@1"):
+        check_verifiers([Row("a", CHAT), Row("c", CHAT, source="s", verifier="magic@9")])
+
+
+@pytest.mark.parametrize(
+    ("name", "adapter", "count"),
+    [
+        ("gsm8k/train.jsonl.gz", "gsm8k", 7473),
+        ("llamafactory_demo/alpaca_en_demo.json.gz", "alpaca", 999),
+        ("gpteacher/codegen-instruct.json.gz", "alpaca", 4535),
+    ],
+)
+def test_real_files_are_read_whole(shared_data: Path, name: str, adapter: str, count: int) -> None:
+    made = rows(shared_data / "train" / name, adapter=adapter)
+    assert len(made) == count
+    assert len({row.id for row in made}) == count
+    assert not any("<<" in (row.answer or "") for row in made if row.verifier)

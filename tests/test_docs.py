@@ -1,0 +1,104 @@
+"""The pages agree with the code: the generated one is fresh, links lead somewhere, and named functions exist."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"")
+NAME = re.compile(r"`(tercet(?:\.\w+)+)(?:\(\))?`")
+FILE = re.compile(r"`((?:src|tests|bench|docs|recipes)/[\w./-]+)`")
+
+
+def links(text: str) -> list[str]:
+    """Local targets of links and pictures, without anchors."""
+    targets = [first or second for first, second in LINK.findall(text)]
+    return [target.split("#")[0] for target in targets if not re.match(r"https?:|mailto:|#", target)]
+
+
+def exists(name: str, source: Path = ROOT / "src") -> bool:
+    """Whether `tercet.room.module.thing` is a package, a module, or something a module defines at its top."""
+    parts = name.split(".")
+    for cut in range(len(parts), 0, -1):
+        place = source.joinpath(*parts[:cut])
+        file = place.with_suffix(".py") if place.with_suffix(".py").is_file() else place / "__init__.py"
+        if file.is_file():
+            return defines(ast.parse(file.read_text(encoding="utf-8")).body, parts[cut:])
+    return False
+
+
+def defines(body: list[ast.stmt], rest: list[str]) -> bool:
+    """Whether a body defines the first of `rest`, and that one the next."""
+    if not rest:
+        return True
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == rest[0]:
+            return defines(node.body, rest[1:])
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        if any(isinstance(target, ast.Name) and target.id == rest[0] for target in targets):
+            return len(rest) == 1
+    return False
+
+
+def test_the_recipe_page_is_what_the_code_says():
+    spec = importlib.util.spec_from_file_location("make_recipe", ROOT / "docs" / "make_recipe.py")
+    assert spec
+    assert spec.loader
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    assert (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8") == page.render(), "run `make docs`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    missing = [target for target in links(page.read_text(encoding="utf-8")) if not (page.parent / target).exists()]
+    assert not missing, f"{page.name} links to what is not there: {missing}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_functions_and_files_exist(page):
+    text = page.read_text(encoding="utf-8")
+    missing = [name for name in NAME.findall(text) if not exists(name)]
+    missing += [name for name in FILE.findall(text) if not (ROOT / name).exists()]
+    assert not missing, f"{page.name} names what is not there: {missing}"
+
+
+def test_the_docs_are_five_pages():
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")}
+    assert pages == {"index.md", "tour.md", "recipe.md", "paper.md", "log.md"}
+
+
+def test_the_changelog_knows_the_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_every_recipe_is_mentioned_in_the_docs():
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert not [recipe.name for recipe in (ROOT / "recipes").glob("*.toml") if recipe.name not in text]
+
+
+def test_a_planted_name_and_a_planted_link_are_found(tmp_path):
+    (tmp_path / "tercet" / "data").mkdir(parents=True)
+    (tmp_path / "tercet" / "data" / "mix.py").write_text("LIMIT: int = 3\n\n\nclass Mix:\n    def run(self): ...\n")
+    assert all(
+        exists(name, tmp_path) for name in ("tercet.data.mix", "tercet.data.mix.LIMIT", "tercet.data.mix.Mix.run")
+    )
+    assert not any(
+        exists(name, tmp_path) for name in ("tercet.data.sources", "tercet.data.mix.gone", "tercet.data.mix.Mix.x")
+    )
+    assert links('[a](b.md#c) [d](https://e.f) <img src="g.svg">') == ["b.md", "g.svg"]
+
+
+def test_the_gate_is_executable():
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)

@@ -1,0 +1,321 @@
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from tercet.recipe import Eval, Mix, Recipe, RecipeError, gate, references
+from tercet.recipe_file import dump, key_lines, load
+
+GOOD = """
+name = "small"
+seed = 17
+[base]
+model = "tiny:"
+[stage.words]
+kind = "synth"
+generator = "words@1"
+rows = 40
+[stage.items]
+kind = "synth"
+generator = "words@1"
+rows = 20
+split = "exam"
+[stage.exam]
+kind = "prompts"
+tasks = ["words@1"]
+items = ["items"]
+[stage.lessons]
+kind = "mix"
+sources = [
+    { stage = "words", rows = 30 },  # thirty
+    { path = "more.jsonl" },
+]
+against = ["exam"]
+[stage.teach]
+kind = "sft"
+model = "base"
+rows = "lessons"
+learning_rate = 1e-3
+[stage.before]
+kind = "eval"
+model = "base"
+exam = "exam"
+[stage.after]
+kind = "eval"
+model = "teach"
+exam = "exam"
+require = ["words >= before - 0.01", "words >= 0.0"]
+[stage.page]
+kind = "report"
+evals = ["before", "after"]
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str, name: str = "recipe.toml") -> Path:
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        return tmp_path / name
+
+    return write
+
+
+def complaint(path: Path, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load(path, overrides)
+    return str(caught.value)
+
+
+def line_of(text: str, part: str) -> int:
+    return text[: text.index(part)].count("\n") + 1
+
+
+def test_a_recipe_is_ordered_by_need_and_then_as_it_is_written(write):
+    recipe = load(write(GOOD))
+    assert recipe.order() == ["base", "words", "items", "exam", "lessons", "teach", "before", "after", "page"]
+    assert recipe.needs("after") == ["teach", "exam", "before"]
+    assert recipe.needs("lessons") == ["exam", "words"]
+    assert recipe.folder == write(GOOD).parent
+
+
+def test_stages_written_upside_down_still_run_inputs_first():
+    stage = {
+        "mixed": {"kind": "mix", "sources": [{"stage": "words"}]},
+        "words": {"kind": "synth", "generator": "words@1", "rows": 3},
+    }
+    recipe = Recipe.model_validate({"name": "r", "base": {"model": "tiny:"}, "stage": stage})
+    assert recipe.order() == ["words", "mixed"]
+
+
+def test_what_show_prints_loads_to_the_same_recipe(write):
+    recipe = load(write(GOOD))
+    assert load(write(dump(recipe), "again.toml")) == recipe
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_any_text_survives_show(tmp_path_factory, text):
+    recipe = Recipe.model_validate({"name": text, "base": {"model": "tiny:"}, "stage": {}})
+    assert tomllib.loads(dump(recipe))["name"] == text
+
+
+def test_seed_falls_back_to_the_recipe(write):
+    recipe = load(write(GOOD), ["stage.items.seed=3"])
+    assert recipe.seed_of("items") == 3
+    assert recipe.seed_of("words") == recipe.seed_of("base") == 17
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "says"),
+    [
+        ("learning_rat = 1e-3", "learning_rate = 1e-3", "did you mean 'learning_rate'"),
+        ("rows = 4.5", "rows = 40", "valid integer"),
+        ('rows = "40"', "rows = 40", "valid integer"),
+        ("rows = 0", "rows = 40", "greater than or equal to 1"),
+        ('generator = "wrods@1"', 'generator = "words@1"', "did you mean 'words@1'"),
+        ('kind = "sfft"', 'kind = "sft"', "did you mean 'sft'"),
+        ("learning_rate = nan", "learning_rate = 1e-3", "finite"),
+        ('{ pathh = "more.jsonl" }', '{ path = "more.jsonl" }', "did you mean 'path'"),
+        ('rows = "lesons"', 'rows = "lessons"', "known: base, words"),
+        ('model = "words"', 'model = "teach"', "of that kind: base, teach"),
+        ('evals = ["before", "aftr"]', 'evals = ["before", "after"]', "unknown stage 'aftr'"),
+        ('require = ["words > before"]', 'require = ["words >= before - 0.01", "words >= 0.0"]', "TASK >= 0.3"),
+        (
+            'require = ["words >= befor"]',
+            'require = ["words >= before - 0.01", "words >= 0.0"]',
+            "unknown stage 'befor'",
+        ),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(write, wrong, right, says):
+    text = GOOD.replace(right, wrong, 1)
+    message = complaint(write(text))
+    assert says in message
+    assert f"recipe.toml, line {line_of(text, wrong)}:" in message
+
+
+def test_unknown_key_lists_what_is_allowed(write):
+    message = complaint(write(GOOD.replace("split =", "splitt =")))
+    assert "allowed keys: generator, kind, rows, seed, split" in message
+
+
+def test_missing_key_points_to_its_table_and_says_what_it_is_for(write):
+    message = complaint(write(GOOD.replace("rows = 20\n", "")))
+    assert f"line {line_of(GOOD, '[stage.items]')}: [stage.items] lacks the key 'rows' (How many rows.)" in message
+
+
+def test_a_stage_without_kind_is_told_the_kinds(write):
+    assert "lacks the key 'kind'; one of prompts, synth" in complaint(write(GOOD.replace('kind = "report"\n', "")))
+
+
+def test_several_mistakes_are_named_at_once(write):
+    message = complaint(write(GOOD.replace("rows = 40", 'rows = "x"').replace("split", "splitt")))
+    assert len(message.splitlines()) == 2
+
+
+def test_a_circle_of_stages_is_named(write):
+    text = GOOD.replace('{ stage = "words", rows = 30 }', '{ stage = "again" }')
+    text += '[stage.again]\nkind = "mix"\nsources = [{ stage = "lessons" }]\n'
+    assert "lessons -> again -> lessons" in complaint(write(text))
+
+
+def test_a_source_names_a_stage_or_a_path(write):
+    assert "exactly one" in complaint(write(GOOD.replace('{ path = "more.jsonl" }', "{ rows = 3 }")))
+
+
+def test_a_stage_cannot_take_the_base_models_name(write):
+    assert "rename the stage" in complaint(write(GOOD + '[stage.base]\nkind = "report"\nevals = ["before"]\n'))
+
+
+@pytest.mark.parametrize("name", ["a b", "../x", "ü", ""])
+def test_stage_names_are_safe_as_folder_names(write, name):
+    assert "rename the stage" in complaint(write(GOOD + f'[stage."{name}"]\nkind="report"\nevals=["before"]\n'))
+
+
+def test_missing_and_broken_files_are_named(write, tmp_path):
+    assert "no such recipe file" in complaint(tmp_path / "absent.toml")
+    assert "line 2" in complaint(write('name = "x"\nseed = = 3\n'))
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    assert "UTF-8" in complaint(tmp_path / "binary.toml")
+
+
+def test_extends_merges_by_table(write):
+    write(GOOD, "parent.toml")
+    child = write('extends = "parent.toml"\nname = "child"\n[stage.teach]\nepochs = 7\n')
+    recipe = load(child)
+    assert recipe.name == "child"
+    assert recipe.stage["teach"].epochs == 7
+    assert recipe.stage["teach"].learning_rate == 1e-3
+
+
+def test_extends_replaces_a_stage_whose_kind_changes(write):
+    write(GOOD, "parent.toml")
+    child = '[stage.words]\nkind = "mix"\nsources = [{ stage = "items" }]\n'
+    assert isinstance(load(write(f'extends = "parent.toml"\n{child}')).stage["words"], Mix)
+
+
+def test_a_mistake_in_the_extended_file_is_named_there(write):
+    write(GOOD.replace("rows = 40", "rowz = 40"), "parent.toml")
+    assert re.search(r"parent\.toml, line \d+: unknown key 'rowz'", complaint(write('extends = "parent.toml"\n')))
+
+
+def test_extends_in_a_circle_or_to_nowhere_is_refused(write):
+    write('extends = "b.toml"\n', "a.toml")
+    assert "b.toml -> a.toml -> b.toml" in complaint(write('extends = "a.toml"\n', "b.toml"))
+    assert "line 1: extends 'c.toml'" in complaint(write('extends = "c.toml"\n'))
+    assert "one relative path" in complaint(write("extends = [1]\n"))
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("stage.teach.learning_rate=2e-4", ("stage", "teach", "learning_rate"), 2e-4),
+        ("name=plain words", ("name",), "plain words"),
+        ('name="quoted"', ("name",), "quoted"),
+        ("stage.exam.tasks=['a@1', 'b@1']", ("stage", "exam", "tasks"), ("a@1", "b@1")),
+        ("stage.lessons.dedupe=false", ("stage", "lessons", "dedupe"), False),
+        ("placement.ranks = 2", ("placement", "ranks"), 2),
+    ],
+)
+def test_set_takes_toml_values_and_bare_strings(write, override, path, value):
+    found = load(write(GOOD), [override])
+    for key in path:
+        found = found[key] if isinstance(found, dict) else getattr(found, key)
+    assert found == value
+
+
+def test_set_reaches_into_a_list(write):
+    assert load(write(GOOD), ["stage.lessons.sources.0.rows=5"]).stage["lessons"].sources[0].rows == 5
+
+
+@pytest.mark.parametrize(
+    "override", ["stage.teach.epoch=2", "nokey", "=3", "seed.x=1", "stage.lessons.sources.9.rows=1"]
+)
+def test_a_wrong_override_is_named_as_such(write, override):
+    assert f"--set {override}" in complaint(write(GOOD), override)
+
+
+def test_an_override_of_a_list_takes_the_blame_from_the_file(write):
+    assert complaint(write(GOOD), 'stage.page.evals=["nope"]').startswith("--set stage.page.evals")
+
+
+def test_gates_are_read_in_all_their_forms():
+    assert gate("words >= exam-sft - 0.01")[1:] == ("words", True, "exam-sft", -0.01)
+    assert gate("words@1 >= base-1 + 1e-2")[1:] == ("words@1", True, "base-1", 0.01)
+    assert gate("talk <= before")[1:] == ("talk", False, "before", 0.0)
+    assert gate("words>=.3")[1:] == ("words", True, "", 0.3)
+
+
+def test_gates_and_sources_are_references():
+    spec = Eval(model="base", exam="exam", require=("words >= other - 0.1", "words >= 0.1"))
+    assert [ref.name for ref in references(spec)] == ["base", "exam", "other"]
+
+
+def test_recipes_are_frozen(write):
+    recipe = load(write(GOOD))
+    with pytest.raises(ValidationError):
+        recipe.name = "other"
+
+
+def test_key_lines_follow_every_way_to_write_a_key():
+    text = '''# comment = 1
+a.b = 1
+"quo ted".'x' = """
+not = a key
+[nor a table]
+""" # = no
+[t]
+k = { x = 1, y = { z = "}" } }
+list = [
+  1, # ]
+  { q = ']' },
+]
+[[many]]
+u = 1
+[[many]]
+u = 2
+[many.sub]
+v = 1979-05-27
+'''
+    expected = {
+        ("a",): 2,
+        ("a", "b"): 2,
+        ("quo ted", "x"): 3,
+        ("t",): 7,
+        ("t", "k", "y", "z"): 8,
+        ("t", "list", 0): 10,
+        ("t", "list", 1, "q"): 11,
+        ("many",): 15,
+        ("many", 0, "u"): 14,
+        ("many", 1, "u"): 16,
+        ("many", 1, "sub", "v"): 18,
+    }
+    found = key_lines(text)
+    assert {loc: found[loc] for loc in expected} == expected
+    assert ("not",) not in found
+
+
+KEYS = st.one_of(
+    st.from_regex(r"[A-Za-z0-9_-]{1,4}", fullmatch=True), st.text(st.characters(codec="utf-8"), max_size=3)
+)
+VALUES = st.recursive(
+    st.one_of(st.integers(-9, 9), st.booleans(), st.text(st.characters(codec="utf-8"), max_size=6)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(KEYS, inner, max_size=3)),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(KEYS, VALUES, max_size=4))
+def test_every_value_of_any_document_has_a_line(document):
+    from tercet.recipe_file import _key, _toml
+
+    text = "".join(f"{_key(key)} = {_toml(value)}\n" for key, value in document.items())
+    assert tomllib.loads(text) == document
+    lines = key_lines(text)
+    assert {loc for loc in lines if len(loc) == 1} == {(key,) for key in document}
+    assert all(lines[key,] == number for number, key in enumerate(document, 1))

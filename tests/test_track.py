@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+import types
+
+import pytest
+from rich.console import Console
+
+from tercet import track
+from tercet.track import LiveBoard, Tracker, TrackError, board, read_metrics, read_progress, sinks
+
+
+def text_of(stream: io.StringIO) -> str:
+    return " ".join(stream.getvalue().split())
+
+
+def test_every_line_is_valid_json_whatever_is_logged(tmp_path):
+    tracker = Tracker(tmp_path)
+    tracker.log(1, loss=math.nan, lr=math.inf, tokens=12)
+    tracker.log(2, loss=0.5)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 1, "loss": None, "lr": None, "tokens": 12}, {"step": 2, "loss": 0.5}]
+
+
+def test_of_a_repeated_step_the_last_line_counts(tmp_path):
+    for loss in (1.0, 2.0):
+        tracker = Tracker(tmp_path)
+        tracker.log(1, loss=loss)
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 2.0}]
+
+
+def test_a_line_torn_by_a_kill_is_cut_off(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "lo')
+    Tracker(tmp_path).log(2, loss=3.0)
+    assert [line["loss"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1.0, 3.0]
+
+
+def test_progress_carries_the_last_metrics(tmp_path):
+    tracker = Tracker(tmp_path)
+    tracker.log(3, loss=0.25)
+    tracker.progress(4, 4, "done soon")
+    found = read_progress(tmp_path)
+    assert (found["done"], found["total"], found["note"], found["metrics"]) == (4, 4, "done soon", {"loss": 0.25})
+
+
+def test_time_counts_on_over_killed_runs(tmp_path):
+    (tmp_path / "progress.json").write_text('{"seconds": 100.0}')
+    assert Tracker(tmp_path).seconds >= 100
+
+
+def test_progress_is_written_seldom(tmp_path, monkeypatch):
+    tracker, written = Tracker(tmp_path), []
+    monkeypatch.setattr(track.os, "replace", lambda *_: written.append(1))
+    for done in range(1000):
+        tracker.progress(done, 2000)
+    assert len(written) < 20
+
+
+def test_other_ranks_write_nothing(tmp_path):
+    tracker = Tracker(None)
+    tracker.log(1, loss=1.0)
+    tracker.progress(1, 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_and_absent_trackers_are_named(monkeypatch):
+    with pytest.raises(TrackError, match="known trackers: trackio, wandb, tensorboard"):
+        sinks("wanb", "project", "run")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(TrackError, match=r"pip install 'tercet\[track\]'"):
+        sinks("wandb", "project", "run")
+    assert sinks("", "project", "run") == []
+
+
+def test_an_extra_tracker_gets_every_logged_step(tmp_path, monkeypatch):
+    logged = []
+    fake = types.SimpleNamespace(init=lambda **_: None, log=lambda values, step: logged.append((step, values)))
+    monkeypatch.setitem(sys.modules, "trackio", fake)
+    Tracker(tmp_path, sinks("trackio", "project", "run")).log(5, loss=math.nan)
+    assert logged == [(5, {"loss": None})]
+
+
+def test_away_from_a_terminal_the_board_is_lines():
+    stream = io.StringIO()
+    with board(Console(file=stream), {"words": "synth", "teach": "sft"}) as view:
+        view.exists("words", {"rows": 3.0})
+        view.start("teach", "continues where it stopped")
+        view.update("teach", {"done": 1, "total": 4, "metrics": {"loss": 1.5}})
+        view.done("teach", {"steps": 4.0}, 61)
+    assert stream.getvalue().splitlines() == [
+        "teach (sft) starts: continues where it stopped",
+        "teach done in 1:01  steps 4",
+    ]
+
+
+def test_a_progress_line_comes_when_its_time_has_come(monkeypatch):
+    stream = io.StringIO()
+    view = board(Console(file=stream), {"teach": "sft"})
+    view.start("teach")
+    view.every = 0.0
+    view.update("teach", {"done": 1, "total": 4, "metrics": {"loss": 1.5, "reward": 0.2, "other": 1}})
+    assert "teach 1/4 0:00 loss 1.5 reward 0.2" in text_of(stream)
+
+
+def test_on_a_terminal_the_board_is_a_live_table():
+    stream = io.StringIO()
+    view = board(
+        Console(file=stream, force_terminal=True, width=100), {"words": "synth", "teach": "sft", "page": "report"}
+    )
+    assert isinstance(view, LiveBoard)
+    with view:
+        view.exists("words", {"rows": 3.0})
+        view.start("teach")
+        view.update("teach", {"done": 1, "total": 4, "note": "", "metrics": {"tokens_per_second": 123.4, "loss": None}})
+        view.failed("page")
+        view.note("a note")
+        row = Console(file=io.StringIO(), width=100)
+        row.print(view._render())
+    shown = " ".join(row.file.getvalue().split())
+    assert "✓ words synth exists rows 3" in shown
+    assert "1/4 0:00 loss nan tok/s 123" in shown
+    assert "✗ page report" in shown
+    assert "a note" in stream.getvalue()
+
+
+def test_time_left_counts_from_where_this_process_found_the_stage(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(track.time, "monotonic", lambda: clock[0])
+    view = board(Console(file=io.StringIO()), {"teach": "sft"})
+    view.start("teach")
+    view.update("teach", {"done": 50, "total": 100})
+    clock[0] += 10
+    view.update("teach", {"done": 60, "total": 100})
+    assert view.lines["teach"].left() == pytest.approx(40)
