@@ -43,7 +43,7 @@ def speed(options: argparse.Namespace, job: peer.Job, rows: list[dict[str, Any]]
 
 def parity(job: peer.Job, rows: list[dict[str, Any]]) -> None:
     """Two curves of DPO losses."""
-    job |= {"dtype": "float32", "steps": 20, "batch": 4, "variant": "concatenated"}
+    job |= {"dtype": "float32", "steps": 20, "batch": 2, "variant": "concatenated"}
     sides = [peer.Side("Tercet", peer.ours("dpo.py"), job), peer.Side("TRL", peer.theirs("trl_dpo.py"), job)]
     peer.compare_losses("dpo-parity", sides, rows)
 
@@ -57,17 +57,26 @@ def tokens(options: argparse.Namespace, model: str) -> list[dict[str, Any]]:
     chat = Chat(load_tokenizer(Path(model)))
     found = []
     for raw in peer.read(options.data):
-        prompt = [Message(SPEAKERS[turn["from"]], turn["value"]) for turn in raw["conversations"]]
-        prompt_ids, chosen_ids = chat.pair(prompt, raw["chosen"]["value"])
-        _, rejected_ids = chat.pair(prompt, raw["rejected"]["value"])
+        turns, chosen, rejected = conversation(raw)
+        prompt = [Message(role, content) for role, content in turns]
+        prompt_ids, chosen_ids = chat.pair(prompt, chosen)
+        _, rejected_ids = chat.pair(prompt, rejected)
         if len(prompt_ids) + max(len(chosen_ids), len(rejected_ids)) <= options.max_tokens:
             found.append({"prompt_ids": prompt_ids, "chosen_ids": chosen_ids, "rejected_ids": rejected_ids})
-    needed = max(options.steps * options.batch, 80 if options.parity else 0)
+    needed = max(options.steps * options.batch, 40 if options.parity else 0)
     if len(found) < needed:
         raise SystemExit(
             f"{options.data} has {len(found)} pairs within {options.max_tokens} tokens; {needed} are needed"
         )
     return found[:needed]
+
+
+def conversation(raw: dict[str, Any]) -> tuple[list[tuple[str, str]], str, str]:
+    """Turns, chosen and rejected of two public layouts: `conversations` of speakers, or a plain `prompt`."""
+    if "conversations" in raw:
+        turns = [(SPEAKERS[turn["from"]], turn["value"]) for turn in raw["conversations"]]
+        return turns, raw["chosen"]["value"], raw["rejected"]["value"]
+    return [("user", raw["prompt"])], raw["chosen"], raw["rejected"]
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def speed(options: argparse.Namespace, job: peer.Job, rows: list[dict[str, Any]]
 
 def parity(job: peer.Job, rows: list[dict[str, Any]]) -> None:
     """Two curves of token-mean losses."""
-    job |= {"dtype": "float32", "steps": 20, "batch": 8, "variant": "padded"}
+    job |= {"dtype": "float32", "steps": 20, "batch": 4, "variant": "padded"}
     sides = [
         peer.Side("Tercet", peer.ours("sft.py"), job),
         peer.Side("TRL", peer.theirs("trl_sft.py"), job),
@@ -60,7 +60,7 @@ def tokens(options: argparse.Namespace, model: str) -> list[dict[str, Any]]:
 
     chat = Chat(load_tokenizer(Path(model)))
     rows = list(sources.load(SourceSpec(path=str(options.data), adapter="gsm8k"), {}, {}))
-    needed = max(options.steps * options.batch, 160 if options.parity else 0)
+    needed = max(options.steps * options.batch, 80 if options.parity else 0)
     drawn = sources.draw(rows, needed, seed=options.seed, key=lambda row: row.id)
     leaves = [conversation_tree(chat, row.messages, row.id).leaves[0] for row in drawn]
     return [{"token_ids": list(leaf.token_ids), "mask": list(leaf.mask)} for leaf in leaves]

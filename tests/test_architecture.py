@@ -25,7 +25,7 @@ LAYERS = {
     4: r"pipeline|stage",
     3: r"data|train|evals|report",
     2: r"models|device",
-    1: r"algos|verify|rows",
+    1: r"algos|verify|rows|stats",
     0: r"recipe\w*|store|track",
 }
 ROOMS = {"data", "train", "evals", "report", "models", "device", "algos", "verify"}
@@ -58,9 +58,6 @@ MAX_FUNCTION, MAX_FILE, MAX_PACKAGE = 60, 400, 12_000
 # Flat tables may be long; the reason says why the file reads well all the same.
 TABLES: dict[str, str] = {
     "tercet.recipe": "one line for every knob",
-    "tercet.data.word_templates_train": "word problems, one template after the other",
-    "tercet.data.talk_table": "hand-written topics and facts",
-    "tercet.data.topics": "hand-written topics",
     "tercet.data.topics": "subjects and the words that belong to them",
     "tercet.data.talk_table": "questions and answers of the chat rows",
     "tercet.data.word_templates_train": "one template after another",

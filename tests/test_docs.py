@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"")
 NAME = re.compile(r"`(tercet(?:\.\w+)+)(?:\(\))?`")
+OUTSIDE = re.compile(r"/wor[k]/(?:main|env|shared|[.])[\w./-]*|\b(?:tulu3|design|style|evaluation)[.]md\b[^\s]*")
+TEXT = {".py", ".md", ".toml", ".svg", ".j2", ".css", ".js", ".txt"}
 FILE = re.compile(r"`((?:src|tests|bench|docs|recipes)/[\w./-]+)`")
 
 
@@ -86,6 +88,15 @@ def test_the_changelog_knows_the_version():
 def test_every_recipe_is_mentioned_in_the_docs():
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert not [recipe.name for recipe in (ROOT / "recipes").glob("*.toml") if recipe.name not in text]
+
+
+def test_no_file_speaks_of_places_outside_the_project():
+    files = [file for folder in ("src", "tests", "docs", "bench", "recipes") for file in (ROOT / folder).rglob("*.*")]
+    texts = [file for file in [*files, *ROOT.glob("*.*")] if file.suffix in TEXT and ".peer-venv" not in file.parts]
+    found = [
+        f"{file.relative_to(ROOT)}: {place}" for file in texts for place in OUTSIDE.findall(file.read_text("utf-8"))
+    ]
+    assert not found, "\n".join(["a reader cannot follow these:", *found])
 
 
 def test_a_planted_name_and_a_planted_link_are_found(tmp_path):

@@ -83,6 +83,8 @@ def base_of(args: argparse.Namespace, store: Store) -> Base:
     folder = next((path for path in (Path(model), store.root / model) if path.is_dir()), None)
     if model.startswith(("http://", "https://")):
         raise RecipeError(f"{model}: a model behind a URL cannot be used here; give an artefact, folder or hub id")
+    if folder is None and any(artifact.name == model for artifact in store):
+        folder = store.open(model).path
     if folder is not None and (folder / "artifact.json").is_file():
         artifact = store.open(folder)
         if artifact.kind not in MODELS:

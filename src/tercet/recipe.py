@@ -99,7 +99,9 @@ class Synth(StageSpec):
     """Make rows with a seeded generator of `tercet.data`."""
 
     kind: Literal["synth"] = "synth"
-    generator: Literal["words@1", "constraints@1", "talk@1", "facts@1", "planted@1"] = Field(description="Which generator writes the rows.")
+    generator: Literal["words@1", "constraints@1", "talk@1", "facts@1", "planted@1"] = Field(
+        description="Which generator writes the rows."
+    )
     rows: int = Field(ge=1, description="How many rows.")
     split: Literal["train", "exam"] = Field(
         "train", description="Templates and topics are disjoint between the splits."

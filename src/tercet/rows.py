@@ -160,7 +160,9 @@ def messages_from(value: Iterable[Any], where: str = "row") -> Messages:
         if turn["role"] not in ROLES:
             raise RowError(f"{where}: turn {number} has role {turn['role']!r}; expected one of {', '.join(ROLES)}")
         if not isinstance(turn["content"], str):
-            raise RowError(f"{where}: turn {number} has content of type {type(turn['content']).__name__}, expected text")
+            raise RowError(
+                f"{where}: turn {number} has content of type {type(turn['content']).__name__}, expected text"
+            )
         turns.append(Message(turn["role"], turn["content"]))
     if not turns:
         raise RowError(f"{where}: has no messages; give at least one user turn")
@@ -226,9 +228,11 @@ def read_file(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     if name.endswith(".parquet"):
         yield from read_table(path)
         return
-    with gzip.open(path, "rt", encoding="utf-8", newline="") if path.suffix == ".gz" else open(
-        path, encoding="utf-8", newline=""
-    ) as stream:
+    with (
+        gzip.open(path, "rt", encoding="utf-8", newline="")
+        if path.suffix == ".gz"
+        else open(path, encoding="utf-8", newline="") as stream
+    ):
         if name.endswith(".jsonl"):
             yield from _jsonl(stream, path)
         elif name.endswith(".json"):

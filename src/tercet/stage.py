@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tercet
-from tercet.evals.stats import GateError
 from tercet.recipe import Placement, Recipe
+from tercet.stats import GateError
 from tercet.store import NO_SPACE, Artifact, Context, Draft, Identity, disk_full, write_json
 from tercet.track import Tracker, sinks
 
@@ -117,6 +117,7 @@ def environment(placement: Placement, kind: str) -> dict[str, str]:
     pools = ("OMP", "MKL", "OPENBLAS", "NUMEXPR")
     return {
         **{f"{pool}_NUM_THREADS": threads for pool in pools},
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait by spinning crawl as soon as another program wants a core
         "PYTHONHASHSEED": "0",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -191,9 +192,12 @@ def _stop(number: int, _frame: object) -> None:
 
 
 def _die_with_parent() -> None:
-    """Ask Linux to end this process when the pipeline dies, so that no orphan keeps working (or keeps the lock)."""
+    """Ask Linux to end this process when the pipeline dies, so that no orphan keeps working (or keeps the lock).
+
+    A rank is ended by force: torchrun gives it a session of its own, and one that waits for its peers hears nothing.
+    """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL if "RANK" in os.environ else signal.SIGTERM)
 
 
 def supervise(draft: Draft, recipe: Recipe, lock: int, tick: Callable[[], None]) -> int:

@@ -234,7 +234,7 @@ class Draft:
                 "seconds": round(seconds, 3),
                 "versions": _versions(),
             }
-            for file in self.payload.rglob("*"):
+            for file in (*self.payload.rglob("*"), self.payload, *self.path.glob("*.*")):
                 _sync(file)
             write_json(self.path / "artifact.json", record)
             return self.seal()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tercet.evals import stats
+from tercet import stats
 from tercet.evals.compare import ALL_ACCURACY, CompareError, compare
 
 A = {"words@1": [0, 0, 0, 1, 0, 0, 0, 0, 1, 0], "constraints@1": [0, 1, 0, 1]}

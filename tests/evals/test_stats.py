@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tercet.evals import stats
+from tercet import stats
 
 floats = st.floats(-100, 100, allow_nan=False)
 pairs = st.lists(st.tuples(floats, floats), min_size=2, max_size=30)

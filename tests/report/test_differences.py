@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 
 import pytest
 from fake_run import CHANCE, FakeRun
-from hypothesis import given
 from hypothesis import strategies as st
 
 from tercet.report import compare, facts, samples
@@ -28,47 +26,6 @@ def changed(before: list[float], after: list[float], metric: str = "accuracy") -
     found = compare.difference("t@1", checkpoint("a", before, metric), checkpoint("b", after, metric))
     assert found is not None
     return found
-
-
-@given(scores)
-def test_a_difference_turns_its_sign_when_the_sides_change(pairs: list[tuple[float, float]]) -> None:
-    before, after = [a for a, _ in pairs], [b for _, b in pairs]
-    there, back = compare.paired(before, after), compare.paired(after, before)
-    assert there.value == pytest.approx(-back.value, abs=1e-12)
-    assert there.stderr == pytest.approx(back.stderr, abs=1e-12)
-
-
-def test_the_standard_error_is_that_of_a_mean() -> None:
-    found = compare.paired([0, 0, 0, 0], [1, 2, 3, 4])
-    assert found.value == 2.5
-    assert found.stderr == pytest.approx(math.sqrt(5 / 3 / 4))
-
-
-def test_equal_weights_and_one_item_clusters_change_nothing() -> None:
-    before, after = [0.1, 0.7, 0.3], [0.5, 0.2, 0.9]
-    plain = compare.paired(before, after)
-    weighed = compare.paired([7 * x for x in before], [7 * x for x in after], [7.0] * 3)
-    assert weighed == pytest.approx(plain)
-    assert compare.paired(before, after, None, ["x", "y", "z"]) == plain
-
-
-def test_items_that_move_together_widen_the_interval() -> None:
-    before, after = [0.0] * 8, [1.0, 1, 1, 1, 0, 0, 0, 0]
-    assert compare.paired(before, after, None, list("aaaabbbb")).stderr > compare.paired(before, after).stderr
-
-
-@pytest.mark.parametrize(
-    ("df", "value"), [(5, 2.570582), (10, 2.228139), (30, 2.042272), (119, 1.980100), (10_000, 1.960201)]
-)
-def test_t_quantiles_agree_with_the_tables(df: int, value: float) -> None:
-    assert compare.t95(df) == pytest.approx(value, abs=5e-4)
-
-
-@pytest.mark.parametrize(
-    ("gained", "lost", "p"), [(0, 0, 1.0), (5, 0, 0.0625), (6, 0, 0.03125), (8, 2, 0.109375), (3, 3, 1.0)]
-)
-def test_mcnemar_is_a_fair_coin(gained: int, lost: int, p: float) -> None:
-    assert compare.mcnemar(gained, lost) == pytest.approx(p)
 
 
 def test_both_the_interval_and_mcnemar_must_agree() -> None:

@@ -19,7 +19,7 @@ CHUNK_LOGITS = 1 << 23  # logits held at once: 8M numbers, 32 MB in fp32
 def token_logps(
     hidden_PH: Tensor, weight_VH: Tensor, targets_P: Tensor, *, temperature: float = 1.0, entropy: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability (nats, fp32) of each target under softmax(hidden @ weight.T / temperature).
+    """Log-probability (nats, at least fp32) of each target under softmax(hidden @ weight.T / temperature).
 
     Returns `(logps_P, entropies_P)`; entropies carry no gradient and are empty unless asked for.
     """
@@ -33,7 +33,8 @@ def _chunks(num_rows: int, vocabulary: int) -> list[slice]:
 
 
 def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    logits = (hidden @ weight.T).float()
+    logits = hidden @ weight.T
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return logits if temperature == 1.0 else logits.div_(temperature)
 
 
@@ -45,7 +46,8 @@ class _TokenLogps(torch.autograd.Function):
         ctx: Any, hidden_PH: Tensor, weight_VH: Tensor, targets_P: Tensor, temperature: float, entropy: bool
     ) -> tuple[Tensor, Tensor]:
         num, vocabulary = len(targets_P), weight_VH.shape[0]
-        logps = torch.empty(num, dtype=torch.float32, device=hidden_PH.device)
+        wide = torch.promote_types(hidden_PH.dtype, torch.float32)
+        logps = torch.empty(num, dtype=wide, device=hidden_PH.device)
         norms = torch.empty_like(logps)
         entropies = torch.empty_like(logps) if entropy else logps.new_empty(0)
         for part in _chunks(num, vocabulary):

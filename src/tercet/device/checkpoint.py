@@ -5,20 +5,27 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
 
-from tercet.device.mesh import Mesh
 from tercet.device.shard import Trainable
 
 KEPT = 2
 
 
-def save(folder: Path, step: int, trainable: Trainable, optimizer: torch.optim.Optimizer, extra: dict[str, Any]) -> None:
-    """Write `folder/step-N`; a killed writer leaves only a draft, which the next one removes."""
+def save(
+    folder: Path, step: int, trainable: Trainable, optimizer: torch.optim.Optimizer, extra: dict[str, Any]
+) -> None:
+    """Write `folder/step-N`; a killed writer leaves only a draft, which the next one removes.
+
+    `extra` holds at least `updates`, how often the optimiser has stepped: fewer times than N where steps were empty.
+    """
     mesh = trainable.mesh
     draft, final = folder / f".draft-{step}", folder / f"step-{step:08d}"
     if mesh.first:
@@ -26,7 +33,8 @@ def save(folder: Path, step: int, trainable: Trainable, optimizer: torch.optim.O
             shutil.rmtree(stale)
         draft.mkdir(parents=True)
     mesh.barrier()
-    dcp.save(_state(trainable, optimizer), checkpoint_id=str(draft), no_dist=mesh.size == 1)
+    with _alone_is_fine():
+        dcp.save(_state(trainable, optimizer), checkpoint_id=str(draft), no_dist=mesh.size == 1)
     mesh.barrier()
     if mesh.first:
         (draft / "extra.json").write_text(json.dumps({**extra, "step": step, "ranks": mesh.size}))
@@ -43,10 +51,11 @@ def load(folder: Path, trainable: Trainable, optimizer: torch.optim.Optimizer) -
     if not found:
         return None
     state = _state(trainable, optimizer)
-    dcp.load(state, checkpoint_id=str(found[-1]), no_dist=trainable.mesh.size == 1)
+    with _alone_is_fine():
+        dcp.load(state, checkpoint_id=str(found[-1]), no_dist=trainable.mesh.size == 1)
     trainable.load_masters({name.removeprefix("master."): t for name, t in state.items() if name.startswith("master.")})
     extra: dict[str, Any] = json.loads((found[-1] / "extra.json").read_text())
-    _restore_optimizer(trainable, optimizer, state, extra["step"])
+    _restore_optimizer(trainable, optimizer, state, extra["updates"])
     return extra
 
 
@@ -62,16 +71,24 @@ def _state(trainable: Trainable, optimizer: torch.optim.Optimizer) -> dict[str, 
 
 
 def _restore_optimizer(
-    trainable: Trainable, optimizer: torch.optim.Optimizer, state: dict[str, Any], step: int
+    trainable: Trainable, optimizer: torch.optim.Optimizer, state: dict[str, Any], updates: int
 ) -> None:
-    if not step:
+    if not updates:
         return
     for name, master in zip(trainable.names, trainable.masters, strict=True):
         optimizer.state[master] = {
-            "step": torch.tensor(float(step)),
+            "step": torch.tensor(float(updates)),
             "exp_avg": state[f"exp_avg.{name}"],
             "exp_avg_sq": state[f"exp_avg_sq.{name}"],
         }
+
+
+@contextmanager
+def _alone_is_fine() -> Iterator[None]:
+    """Torch warns whenever a single process saves or loads; that is what one rank means."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
+        yield
 
 
 def _sync(folder: Path) -> None:

@@ -2,9 +2,9 @@
 
 from tercet.evals.compare import CompareError, Comparison, compare
 from tercet.evals.fakes import EchoGenerator, OracleGenerator
-from tercet.evals.stats import GateError
 from tercet.evals.suite import SUITES, TASKS, needs, task, tasks
 from tercet.evals.task import Generated, Item, Task, TaskError
+from tercet.stats import GateError
 
 __all__ = [
     "SUITES",

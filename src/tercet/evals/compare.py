@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tercet.evals.results import Result, column, estimate, read_results
-from tercet.evals.stats import Estimate, holm, mcnemar, mean, minimum_detectable, pooled, ratio
+from tercet.stats import Estimate, holm, mcnemar, mean, minimum_detectable, pooled, ratio
 
 ALL_ACCURACY = "all accuracy tasks"
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from tercet.evals.compare import compare, load
 from tercet.evals.results import estimate
-from tercet.evals.stats import GateError
 from tercet.evals.task import TaskError
 from tercet.recipe import Gate, gate
+from tercet.stats import GateError
 
 
 def named(wanted: Gate, tasks: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tercet.evals.stats import Estimate, mean, ratio
+from tercet.stats import Estimate, mean, ratio
 
 Result = dict[str, Any]  # {"task": "words@1", "item": "17", "output": "... 72", "answer": "72", "score": 1.0, ...}
 OUTCOMES = ("graded", "unparsed", "truncated", "timeout", "error")

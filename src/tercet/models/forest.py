@@ -16,10 +16,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
-
-from tercet.algos.tokens import token_logps
 
 NAME = "forest"
 
@@ -68,13 +66,18 @@ class Forest:
     leaf_P: Tensor
     num_leaves: int
     last_L: Tensor  # index into T of each leaf's last token
+    num_tokens: int  # without the filling at the end
     masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    padded_masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     block_mask: Any = None
 
     def to(self, device: torch.device) -> Forest:
         """The same forest on another device."""
-        moved = {k: getattr(self, k).to(device) for k in ("input_ids", "position_ids", "predict_P", "targets_P", "leaf_P", "last_L")}
-        return Forest(segments=self.segments, num_leaves=self.num_leaves, **moved)
+        moved = {
+            k: getattr(self, k).to(device)
+            for k in ("input_ids", "position_ids", "predict_P", "targets_P", "leaf_P", "last_L")
+        }
+        return Forest(segments=self.segments, num_leaves=self.num_leaves, num_tokens=self.num_tokens, **moved)
 
     def attend(self, _layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Attention of `(1, N, T, D)` queries over this layout; returns `(1, T, N, D)`."""
@@ -83,8 +86,11 @@ class Forest:
         return _attend_segments(self, query, key, value, scaling)
 
 
-def plant(trees: Sequence[Tree]) -> Forest:
-    """Lay trees out flat. Leaves without a trunk cannot have their first token predicted, so it is never trained."""
+def plant(trees: Sequence[Tree], multiple: int = 1) -> Forest:
+    """Lay trees out flat. Leaves without a trunk cannot have their first token predicted, so it is never trained.
+
+    With `multiple` the row is filled up with a segment of its own: few distinct lengths, few kernels to build.
+    """
     ids: list[int] = []
     positions: list[int] = []
     segments: list[Segment] = []
@@ -109,6 +115,11 @@ def plant(trees: Sequence[Tree]) -> Forest:
                     targets.append(leaf.token_ids[offset])
                     owners.append(len(last))
             last.append(len(ids) - 1)
+    num_tokens = len(ids)
+    if missing := -num_tokens % multiple:
+        ids.extend([0] * missing)
+        positions.extend(range(missing))
+        segments.append(Segment(num_tokens, len(ids), num_tokens, num_tokens))
     long = torch.long
     return Forest(
         input_ids=torch.tensor(ids, dtype=long),
@@ -119,6 +130,7 @@ def plant(trees: Sequence[Tree]) -> Forest:
         leaf_P=torch.tensor(owners, dtype=long),
         num_leaves=len(last),
         last_L=torch.tensor(last, dtype=long),
+        num_tokens=num_tokens,
     )
 
 
@@ -191,17 +203,24 @@ class _Segments(torch.autograd.Function):
         grad_key, grad_value = torch.zeros_like(key, dtype=wide), torch.zeros_like(value, dtype=wide)
         delta = (grad.to(wide) * output).sum(-1, keepdim=True)  # (N, T, 1)
         for segment in ctx.forest.segments:
-            own = slice(segment.start, segment.end)
-            keys, values = _reach(key, segment), _reach(value, segment)
-            mask = _leaf_mask(ctx.forest, segment, query)
-            part = query[:, own], grad[:, own], delta[:, own]
-            dq, dk, dv = _segment_backward(*part, keys, values, mask, ctx.scaling)
-            grad_query[:, own] = dq
-            trunk = segment.trunk_end - segment.trunk_start
+            own, trunk = slice(segment.start, segment.end), slice(segment.trunk_start, segment.trunk_end)
+            length, shared = segment.end - segment.start, segment.trunk_end - segment.trunk_start
+            rows, reach = _round(length), _round(shared + length)
+            mask = _padded_mask(ctx.forest, shared, length, query.device)
+            dq, dk, dv = _segment_backward(
+                _pad(query[:, own], rows),
+                _pad(grad[:, own], rows),
+                _pad(delta[:, own], rows),
+                _pad(_reach(key, segment), reach),
+                _pad(_reach(value, segment), reach),
+                mask,
+                ctx.scaling,
+            )
+            grad_query[:, own] = dq[:, :length]
             for total, piece in ((grad_key, dk), (grad_value, dv)):
-                total[:, own] += piece[:, trunk:]
-                if trunk:
-                    total[:, segment.trunk_start : segment.trunk_end] += piece[:, :trunk]
+                total[:, own] += piece[:, shared : shared + length]
+                if shared:
+                    total[:, trunk] += piece[:, :shared]
         return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None
 
 
@@ -229,6 +248,27 @@ def _reach(tensor: Tensor, segment: Segment) -> Tensor:
     if segment.trunk_end == segment.trunk_start:
         return own
     return torch.cat((tensor[:, segment.trunk_start : segment.trunk_end], own), dim=1)
+
+
+def _round(length: int) -> int:
+    """Up to a multiple of 32: few distinct shapes, so that few matrix kernels are built."""
+    return -(-length // 32) * 32
+
+
+def _pad(tensor: Tensor, rows: int) -> Tensor:
+    missing = rows - tensor.shape[1]
+    return nn.functional.pad(tensor, (0, 0, 0, missing)) if missing else tensor
+
+
+def _padded_mask(forest: Forest, trunk: int, leaf: int, device: torch.device) -> Tensor:
+    """Who sees whom in `_segment_backward`; padding rows see the first key, and carry no gradient."""
+    mask = forest.padded_masks.get((trunk, leaf))
+    if mask is None:
+        mask = torch.zeros(_round(leaf), _round(trunk + leaf), dtype=torch.bool, device=device)
+        mask[:, 0] = True
+        mask[:leaf, : trunk + leaf] = torch.ones(leaf, trunk + leaf, dtype=torch.bool, device=device).tril(trunk)
+        forest.padded_masks[trunk, leaf] = mask
+    return mask
 
 
 def _leaf_mask(forest: Forest, segment: Segment, like: Tensor) -> Tensor:
@@ -293,81 +333,3 @@ def segment_ids(forest: Forest, device: torch.device) -> tuple[Tensor, Tensor]:
         own += [number] * size
         trunk += [starts[segment.trunk_start] if has_trunk else number] * size
     return torch.tensor(own, device=device), torch.tensor(trunk, device=device)
-
-
-class Policy(nn.Module):
-    """A causal LM read through forests: log-probabilities of trained tokens, or hidden states of last tokens."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.model = model
-        self.backbone_name = model.base_model_prefix
-
-    @property
-    def backbone(self) -> nn.Module:
-        """The transformer without its output projection."""
-        return getattr(self.model, self.backbone_name)
-
-    def hidden(self, layout: Attends, input_ids: Tensor, position_ids: Tensor) -> Tensor:
-        """Hidden states `(T, H)` of a flat row of tokens."""
-        output = self.backbone(
-            input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False, forest=layout
-        )
-        return output.last_hidden_state[0]
-
-    def head(self) -> Tensor:
-        """The output projection's weight `(V, H)`."""
-        return self.model.get_output_embeddings().weight
-
-    def forward(self, forest: Forest, *, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor]:
-        """`(logps_P, entropies_P)` of the trained tokens."""
-        hidden = self.hidden(forest, forest.input_ids, forest.position_ids)
-        chosen = hidden.index_select(0, forest.predict_P)
-        return token_logps(chosen, self.head(), forest.targets_P, temperature=temperature, entropy=entropy)
-
-
-class Scorer(nn.Module):
-    """A sequence classifier with one output, read at the last token of each leaf (reward model)."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, forest: Forest) -> Tensor:
-        """Scores `(L,)` in fp32, one per leaf."""
-        backbone = getattr(self.model, self.model.base_model_prefix)
-        output = backbone(
-            input_ids=forest.input_ids[None], position_ids=forest.position_ids[None], use_cache=False, forest=forest
-        )
-        last = output.last_hidden_state[0].index_select(0, forest.last_L)
-        return self.model.score(last).squeeze(-1).float()
-
-
-@torch.no_grad()
-def check_supported(policy: Policy) -> None:
-    """Refuse architectures whose attention or output projection does something the forest does not do."""
-    device = policy.head().device
-    forest = plant([Tree([], [Leaf([1, 2, 3], [False, True, True])])]).to(device)
-    seen: list[int] = []
-
-    class Probe:
-        def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-            seen.append(layer)
-            return forest.attend(layer, query, key, value, scaling)
-
-    hidden = policy.hidden(Probe(), forest.input_ids, forest.position_ids)
-    layers = policy.model.config.get_text_config().num_hidden_layers
-    if sorted(seen) != list(range(layers)):
-        raise ForestError(
-            f"{type(policy.model).__name__}: {len(seen)} of {layers} attention layers used the attention interface; "
-            "the forest layout needs all of them (use an architecture such as Llama, Qwen, OLMo or Mistral)"
-        )
-    output = policy.model(
-        input_ids=forest.input_ids[None], position_ids=forest.position_ids[None], use_cache=False, forest=forest
-    )
-    expected = hidden @ policy.head().T
-    if not torch.allclose(output.logits[0].float(), expected.float(), rtol=1e-2, atol=1e-2):
-        raise ForestError(
-            f"{type(policy.model).__name__} changes logits after the output projection (scaling or soft-capping), "
-            "which the chunked projection does not do; use another architecture"
-        )

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from tercet.models.chat import Chat
-from tercet.models.forest import NAME, Forest, Leaf, Policy, Tree, check_supported, plant, register
+from tercet.models.forest import NAME, Forest, Leaf, Tree, plant, register
+from tercet.models.policy import Policy, check_supported
 from tercet.models.weights import load_model, load_tokenizer
 from tercet.rows import Completion, Likelihood, Messages, Sampling
 
@@ -44,7 +45,8 @@ class LocalGenerator:
     def open(cls, folder: Path, dtype: str, *, rows: int = 64, device: str = "cpu") -> LocalGenerator:
         """Load a Hugging Face folder."""
         register()
-        policy = Policy(load_model(folder, getattr(torch, dtype), attention=NAME).to(device).eval())
+        model = load_model(folder, getattr(torch, dtype), attention=NAME).eval()
+        policy = Policy(model).to(torch.device(device))
         check_supported(policy)
         return cls(policy, Chat(load_tokenizer(folder)), rows=rows)
 
@@ -52,7 +54,11 @@ class LocalGenerator:
         self, prompts: Sequence[Messages], sampling: Sampling, done: Done | None = None
     ) -> list[list[Completion]]:
         """`sampling.n` completions of each conversation; see `tercet.rows.Generator`."""
-        return self.write([self.chat.prompt_ids(messages) for messages in prompts], sampling, done)
+        return self.write(self.encode(prompts), sampling, done)
+
+    def encode(self, prompts: Sequence[Messages]) -> list[list[int]]:
+        """Token ids of conversations that wait for an answer, as the model will see them."""
+        return [self.chat.prompt_ids(messages) for messages in prompts]
 
     def write(
         self,
@@ -109,7 +115,10 @@ class LocalGenerator:
             logps.index_add_(0, owner, chosen.double().cpu())
             greedy[owner[(logits.argmax(1) != forest.targets_P[part]).cpu()]] = False
         found = iter(zip(logps.tolist(), greedy.tolist(), strict=True))
-        return [[Likelihood(logp, len(leaf.token_ids), top) for leaf, (logp, top) in zip(tree.leaves, found)] for tree in trees]
+        return [
+            [Likelihood(logp, len(leaf.token_ids), top) for leaf, (logp, top) in zip(tree.leaves, found, strict=False)]
+            for tree in trees
+        ]
 
     @property
     def device(self) -> torch.device:
@@ -119,7 +128,7 @@ class LocalGenerator:
     def _completion(self, row: _Row) -> Completion:
         ids = row.token_ids
         closed = bool(ids) and ids[-1] in self.stops
-        text = self.chat.tokenizer.decode(ids[:-1] if closed else ids, skip_special_tokens=True)
+        text = str(self.chat.tokenizer.decode(ids[:-1] if closed else ids, skip_special_tokens=True))
         return Completion(text, tuple(ids), tuple(row.logps), "eos" if closed else "length")
 
     @torch.no_grad()
@@ -147,8 +156,8 @@ class LocalGenerator:
         limit = self.config.max_position_embeddings
         if longest + sampling.max_new_tokens > limit:
             raise GenerateError(
-                f"a prompt of {longest} tokens plus max_new_tokens = {sampling.max_new_tokens} exceeds the model's context "
-                f"of {limit}; lower max_new_tokens or shorten the prompt"
+                f"a prompt of {longest} tokens plus max_new_tokens = {sampling.max_new_tokens} exceeds the model's "
+                f"context of {limit}; lower max_new_tokens or shorten the prompt"
             )
         if any(not len(ids) for ids in prompts):
             raise GenerateError("a prompt renders to no tokens; give it at least one user turn")
@@ -191,9 +200,7 @@ class _Decoding:
         rows = [_Row(i, s, _uniforms(self.sampling, names[i], s)) for i, samples in taken for s in samples]
         forest = plant([Tree(prompts[i], []) for i, _ in taken]).to(self.cache.keys.device)
         counts = [len(samples) for _, samples in taken]
-        hidden = self.policy.hidden(
-            _Prefill(forest, self.cache, first, counts), forest.input_ids, forest.position_ids
-        )
+        hidden = self.policy.hidden(_Prefill(forest, self.cache, first, counts), forest.input_ids, forest.position_ids)
         ends = [segment.end - 1 for segment in forest.segments]
         spread = [end for end, count in zip(ends, counts, strict=True) for _ in range(count)]
         lengths = [len(prompts[i]) for i, samples in taken for _ in samples]

@@ -8,16 +8,12 @@ that of the linearised ratio.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 from tercet.report.facts import Checkpoint, Object, Score
-
-Z95 = 1.959964
-POWER80 = 0.841621  # normal quantile of 80 % power
+from tercet.stats import mcnemar, minimum_detectable, ratio
 
 
 @dataclass(frozen=True)
@@ -43,54 +39,6 @@ class Difference:
     detectable: float
 
 
-class Paired(NamedTuple):
-    """A mean difference, its standard error, and the number of independent units behind it."""
-
-    value: float
-    stderr: float
-    units: int
-
-    @property
-    def half(self) -> float:
-        """Half the width of the 95 % interval."""
-        return t95(self.units - 1) * self.stderr
-
-
-def paired(
-    before: Sequence[float],
-    after: Sequence[float],
-    weights: Sequence[float] | None = None,
-    clusters: Sequence[str] | None = None,
-) -> Paired:
-    """Sum of `after - before` over the sum of weights (1 each by default); residuals are summed per cluster first."""
-    weights = weights or [1.0] * len(before)
-    whole = math.fsum(weights)
-    value = (math.fsum(after) - math.fsum(before)) / whole
-    residuals: dict[str | int, float] = {}
-    for i, (a, b, weight) in enumerate(zip(before, after, weights, strict=True)):
-        unit = clusters[i] if clusters else i
-        residuals[unit] = residuals.get(unit, 0.0) + b - a - value * weight
-    units = len(residuals)
-    square = math.fsum(residual**2 for residual in residuals.values())
-    return Paired(value, math.sqrt(square * units / max(units - 1, 1)) / whole, units)
-
-
-def t95(df: int) -> float:
-    """The 97.5 % quantile of Student's t by its expansion in 1/df (three decimals from df = 5 up)."""
-    z, n = Z95, max(df, 1)
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    fourth = (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160
-    return z + first / n + second / n**2 + third / n**3 + fourth / n**4
-
-
-def mcnemar(gained: int, lost: int) -> float:
-    """Exact two-sided p of `gained` against `lost` flips being a fair coin."""
-    n, k = gained + lost, min(gained, lost)
-    return min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n)
-
-
 def difference(task: str, before: Checkpoint, after: Checkpoint) -> Difference | None:
     """The paired difference of one task, or None when the checkpoints share fewer than two items of it."""
     shared = [key for key in before.results if key[0] == task and key in after.results]
@@ -100,16 +48,16 @@ def difference(task: str, before: Checkpoint, after: Checkpoint) -> Difference |
     score = after.scores[task]
     column = "bits" if score.lower_is_better else "score"
     old, new = ([float(result[column]) for result in side] for side in (olds, news))
-    weights = [float(result["num_bytes"]) for result in olds] if score.lower_is_better else None
-    plain = paired(old, new, weights)
+    weights = [float(result["num_bytes"]) for result in olds] if score.lower_is_better else [1.0] * len(olds)
+    changes = [b - a for a, b in zip(old, new, strict=True)]
+    plain = ratio(changes, weights)
     templates = [str(result["template"]) for result in olds]
-    clustered = paired(old, new, weights, templates) if 1 < len(set(templates)) < len(templates) else None
+    clustered = ratio(changes, weights, templates) if 1 < len(set(templates)) < len(templates) else None
     binary = not score.lower_is_better and {*old, *new} <= {0.0, 1.0}
     gained = sum(b > a for a, b in zip(old, new, strict=True)) if binary else 0
     lost = sum(b < a for a, b in zip(old, new, strict=True)) if binary else 0
-    p = mcnemar(gained, lost) if binary else None
-    low, high = plain.value - plain.half, plain.value + plain.half
-    clear = (low > 0 or high < 0) and (p is None or p < 0.05)
+    p = mcnemar(old, new) if binary else None
+    clear = (plain.low > 0 or plain.high < 0) and (p is None or p < 0.05)
     verdict = ("better" if (plain.value > 0) != score.lower_is_better else "worse") if clear else "unclear"
     return Difference(
         task=task,
@@ -117,14 +65,14 @@ def difference(task: str, before: Checkpoint, after: Checkpoint) -> Difference |
         after=after.label,
         n=len(shared),
         value=plain.value,
-        low=low,
-        high=high,
+        low=plain.low,
+        high=plain.high,
         p=p,
         gained=gained,
         lost=lost,
         verdict=verdict,
-        by_template=clustered.half if clustered else None,
-        detectable=(Z95 + POWER80) * plain.stderr,
+        by_template=(clustered.high - clustered.low) / 2 if clustered else None,
+        detectable=minimum_detectable(plain.stderr),
     )
 
 

@@ -15,6 +15,7 @@ from tercet.models.forest import Forest, Leaf, Tree, plant
 from tercet.rows import Messages, Row
 
 Item = TypeVar("Item")
+FILL = 64  # batches are filled up to a multiple of this many tokens
 EMPTY = Tree([], [Leaf([0, 0], [False, False])])  # a rank with nothing left still takes part in the collectives
 
 
@@ -28,7 +29,7 @@ class Batch:
     @property
     def num_tokens(self) -> int:
         """Tokens computed."""
-        return len(self.forest.input_ids)
+        return self.forest.num_tokens
 
 
 @dataclass
@@ -97,7 +98,7 @@ def trained(tree: Tree) -> bool:
 
 
 def within(rows: Sequence[tuple[str, str, Tree]], limit: Limit) -> tuple[list[TokenRow | None], dict[str, Any]]:
-    """Apply the length policy to (id, source, tree). Lost rows are None; the table counts rows and tokens per source."""
+    """Apply the length policy to (id, source, tree). Lost rows are None; the table counts losses per source."""
     kept: list[TokenRow | None] = []
     table: dict[str, dict[str, int]] = {}
     for name, source, tree in rows:
@@ -132,8 +133,8 @@ def _check_lost(table: dict[str, dict[str, int]], limit: Limit) -> None:
         raise TruncationError(f"all {rows} rows are longer than max_tokens = {limit.max_tokens}; raise max_tokens")
     if rows and lost / rows > limit.max_lost:
         raise TruncationError(
-            f"{lost} of {rows} rows ({lost / rows:.1%}) are longer than max_tokens = {limit.max_tokens} and would be lost, "
-            f"more than max_lost = {limit.max_lost:.0%}; raise max_tokens, set overlong = \"cut\", or raise max_lost"
+            f"{lost} of {rows} rows ({lost / rows:.1%}) are longer than max_tokens = {limit.max_tokens} and would be "
+            f'lost, more than max_lost = {limit.max_lost:.0%}; raise one of the two, or set overlong = "cut"'
         )
 
 
@@ -170,7 +171,7 @@ def share(sizes: Sequence[int], mesh: Mesh) -> list[int]:
 
 
 def pack(sizes: Sequence[int], budget: int) -> list[list[int]]:
-    """Cut items into as few batches of at most `budget` tokens as first-fit decreasing finds; a longer item is alone."""
+    """Cut items into few batches of at most `budget` tokens (first-fit decreasing); a longer item is alone."""
     bins: list[tuple[int, list[int]]] = []
     for item in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
         for number, (used, items) in enumerate(bins):
@@ -183,7 +184,10 @@ def pack(sizes: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def batches(
-    trees: Sequence[Tree], budget: int, mesh: Mesh, values: Callable[[list[int], Forest], dict[str, Tensor]] | None = None
+    trees: Sequence[Tree],
+    budget: int,
+    mesh: Mesh,
+    values: Callable[[list[int], Forest], dict[str, Tensor]] | None = None,
 ) -> list[Batch]:
     """This rank's batches of one step; all ranks get equally many. `values(items, forest)` adds per-leaf numbers."""
     mine = share([tree.num_tokens for tree in trees], mesh)
@@ -191,7 +195,7 @@ def batches(
     made = []
     for part in parts:
         items = [mine[i] for i in part]
-        forest = plant([trees[i] for i in items])
+        forest = plant([trees[i] for i in items], FILL)
         extra = values(items, forest) if values else {}
         made.append(Batch(forest.to(mesh.device), {name: value.to(mesh.device) for name, value in extra.items()}))
     most = int(mesh.max([float(len(made))])[0])

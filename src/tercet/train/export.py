@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tercet.device.shard import Trainable
 from tercet.models.folder import load_config, load_model, save_model
-from tercet.models.forest import NAME, Policy, check_supported, register
+from tercet.models.forest import NAME, register
+from tercet.models.policy import Policy, check_supported
 from tercet.recipe import Fit
 from tercet.store import Artifact, Context
 
@@ -25,9 +26,7 @@ def open_policy(folder: Path, dtype: torch.dtype = torch.float32) -> Policy:
     return policy
 
 
-def export(  # noqa: PLR0913
-    trainable: Trainable, source: Path, out: Path, spec: Fit, inputs: dict[str, Artifact], ctx: Context
-) -> None:
+def export(trainable: Trainable, source: Path, out: Path, spec: Fit, inputs: dict[str, Artifact], ctx: Context) -> None:
     """Write masters as safetensors with the source's tokenizer and a model card. Every rank takes part."""
     state = ((name.removeprefix("model."), value) for name, value in trainable.full_state())
     if trainable.mesh.first:

@@ -61,12 +61,17 @@ def start(module: nn.Module, spec: Fit, mesh: Mesh, ctx: Context) -> State:
     trainable = Trainable(module.eval(), getattr(torch, spec.dtype), mesh)
     fused = mesh.size == 1  # fused AdamW does not take sharded tensors on CPU
     optimizer = torch.optim.AdamW(
-        trainable.masters, lr=spec.learning_rate, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=fused
+        trainable.masters,
+        lr=spec.learning_rate,
+        betas=spec.betas,
+        eps=spec.eps,
+        weight_decay=spec.weight_decay,
+        fused=fused,
     )
     state = State(trainable, optimizer)
     found = checkpoint.load(ctx.work / "checkpoints", trainable, optimizer)
     if found is not None:
-        state.step, state.updates, state.extra = found["taken"], found["step"], found["extra"]
+        state.step, state.updates, state.extra = found["step"], found["updates"], found["extra"]
     return state
 
 
@@ -103,7 +108,9 @@ def fit(  # noqa: PLR0913  (the loop's six arguments are its contract)
         state.step += 1
         now = time.monotonic()
         if mesh.first:
-            ctx.track.log(state.step, **measured, **step.metrics, seconds=now - began, memory_gb=peak_memory(mesh.device))
+            ctx.track.log(
+                state.step, **measured, **step.metrics, seconds=now - began, memory_gb=peak_memory(mesh.device)
+            )
             ctx.track.progress(state.step, total, _note(measured, step))
         began = now
         due = mesh.max([now - saved])[0] >= ctx.recipe.placement.checkpoint_seconds
@@ -115,8 +122,8 @@ def fit(  # noqa: PLR0913  (the loop's six arguments are its contract)
 
 def save(state: State, ctx: Context) -> None:
     """Write an exact checkpoint of this state."""
-    extra = {"taken": state.step, "extra": state.extra}
-    checkpoint.save(ctx.work / "checkpoints", state.updates, state.trainable, state.optimizer, extra)
+    extra = {"updates": state.updates, "extra": state.extra}
+    checkpoint.save(ctx.work / "checkpoints", state.step, state.trainable, state.optimizer, extra)
 
 
 def _update(state: State, step: Step, loss: LossFn, rate: float, spec: Fit) -> dict[str, float]:
@@ -131,7 +138,7 @@ def _update(state: State, step: Step, loss: LossFn, rate: float, spec: Fit) -> d
             entry = sums.setdefault(name, [0.0, 0.0])
             entry[0] += float(part.total.detach())
             entry[1] += part.weight
-        sums["tokens"][0] += _computed(batch.forest)
+        sums["tokens"][0] += batch.num_tokens
         sums["useful_tokens"][0] += len(batch.forest.targets_P)
     totals = _over_ranks(sums, mesh)
     weight = totals["loss"][1]
@@ -155,7 +162,9 @@ def _descend(state: State, weight: float, rate: float, spec: Fit) -> float:
     torch._foreach_mul_(grads, 1.0 / weight)
     norm = trainable.clip(spec.clip)
     if not math.isfinite(norm):
-        raise TrainingError(f"the gradient norm is {norm} at step {state.step + 1}; lower learning_rate or look at the rows")
+        raise TrainingError(
+            f"the gradient norm is {norm} at step {state.step + 1}; lower learning_rate or look at the rows"
+        )
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     state.optimizer.step()
@@ -179,10 +188,6 @@ def _over_ranks(sums: dict[str, list[float]], mesh: Mesh) -> dict[str, tuple[flo
     flat = [number for name in names for number in sums.get(name, [0.0, 0.0])]
     whole = mesh.sum(flat)
     return {name: (whole[2 * i], whole[2 * i + 1]) for i, name in enumerate(names)}
-
-
-def _computed(forest: Forest) -> int:
-    return sum(segment.end - segment.start for segment in forest.segments)
 
 
 def _note(measured: dict[str, float], step: Step) -> str:

@@ -16,7 +16,8 @@ from tercet.algos.preference import Sides, dpo, dpo_norm, implicit_rewards, simp
 from tercet.device.mesh import Mesh, mesh
 from tercet.models.chat import Chat
 from tercet.models.folder import load_tokenizer, model_digest
-from tercet.models.forest import Forest, Policy, Tree
+from tercet.models.forest import Forest, Tree
+from tercet.models.policy import Policy
 from tercet.recipe import DPO, Reward
 from tercet.rows import read_pairs, read_table, write_table
 from tercet.store import Artifact, Context
@@ -31,7 +32,9 @@ def run(spec: DPO, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict
     """Reference log-probabilities once, then one pass over the pairs."""
     with mesh() as ranks:
         source = inputs[spec.model].payload
-        trees = encode_pairs(spec, inputs[spec.pairs].payload / "pairs.parquet", Chat(load_tokenizer(source)), out, ranks)
+        trees = encode_pairs(
+            spec, inputs[spec.pairs].payload / "pairs.parquet", Chat(load_tokenizer(source)), out, ranks
+        )
         policy = open_policy(source)
         reference = None if spec.loss == "simpo" else _reference(policy, trees, source, out, spec, ranks)
         total = schedule(len(trees), spec.batch, spec.epochs, spec.steps)
@@ -129,7 +132,7 @@ def reference_logps(policy: Policy, trees: list[Tree], ranks: Mesh) -> Tensor:
     return torch.tensor([whole[i] for i in range(len(trees))], dtype=torch.float32).reshape(-1, 2)
 
 
-def _reference(policy: Policy, trees: list[Tree], source: Path, out: Path, spec: DPO, ranks: Mesh) -> Tensor:  # noqa: PLR0913
+def _reference(policy: Policy, trees: list[Tree], source: Path, out: Path, spec: DPO, ranks: Mesh) -> Tensor:
     """Read the cached table when weights, tokens and precision are the same; compute and keep it otherwise."""
     path = out / "tercet" / "reference.parquet"
     stamp = {"weights": model_digest(source), "tokens": token_digest(trees), "dtype": spec.dtype}
@@ -152,7 +155,9 @@ def token_digest(trees: list[Tree]) -> str:
     """SHA-256 over every token id and mask, in order."""
     digest = hashlib.sha256()
     for tree in trees:
-        digest.update(repr((list(tree.trunk), [(list(leaf.token_ids), list(leaf.mask)) for leaf in tree.leaves])).encode())
+        digest.update(
+            repr((list(tree.trunk), [(list(leaf.token_ids), list(leaf.mask)) for leaf in tree.leaves])).encode()
+        )
     return digest.hexdigest()
 
 

@@ -13,7 +13,8 @@ from tercet.algos.preference import bradley_terry
 from tercet.device.mesh import Mesh, mesh
 from tercet.models.chat import Chat
 from tercet.models.folder import check_folder, load_tokenizer, save_model
-from tercet.models.forest import NAME, Scorer, Tree, check_supported, register
+from tercet.models.forest import NAME, Tree, register
+from tercet.models.policy import Scorer, check_supported
 from tercet.recipe import Reward
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch, Step, batches, chosen_rows, order, schedule
@@ -41,7 +42,12 @@ def run(spec: Reward, inputs: dict[str, Artifact], out: Path, ctx: Context) -> d
         else:
             list(named)
         ranks.barrier()
-        return {"steps": float(state.step), "pairs": float(len(train)), "held_out": float(len(held)), "accuracy": accuracy}
+        return {
+            "steps": float(state.step),
+            "pairs": float(len(train)),
+            "held_out": float(len(held)),
+            "accuracy": accuracy,
+        }
 
 
 def split(trees: list[Tree], spec: Reward, seed: int) -> tuple[list[Tree], list[Tree]]:
@@ -70,9 +76,7 @@ def open_scorer(folder: Path, pad_id: int | None, seed: int) -> Scorer:
     return Scorer(model)
 
 
-def _steps(  # noqa: PLR0913
-    trees: list[Tree], spec: Reward, ctx: Context, ranks: Mesh, *, first: int, total: int
-) -> Iterator[Step]:
+def _steps(trees: list[Tree], spec: Reward, ctx: Context, ranks: Mesh, *, first: int, total: int) -> Iterator[Step]:
     for step in range(first, total):
         chosen = [trees[i] for i in chosen_rows(step, len(trees), spec.batch, ctx.seed)]
         yield Step(batches(chosen, ctx.recipe.placement.micro_tokens, ranks))
@@ -87,7 +91,9 @@ def reward_loss(scorer: nn.Module, batch: Batch) -> Loss:
     losses = bradley_terry(chosen, rejected)
     num = float(len(losses))
     margin = (chosen - rejected).detach()
-    return Loss(Sum(losses.sum(), num), {"accuracy": Sum((margin > 0).float().sum(), num), "margin": Sum(margin.sum(), num)})
+    return Loss(
+        Sum(losses.sum(), num), {"accuracy": Sum((margin > 0).float().sum(), num), "margin": Sum(margin.sum(), num)}
+    )
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from tercet.algos.policy import Clip, grpo
 from tercet.device.mesh import Mesh, mesh
 from tercet.models.chat import Chat
 from tercet.models.folder import load_tokenizer
-from tercet.models.forest import Leaf, Policy, Tree
+from tercet.models.forest import Leaf, Tree
 from tercet.recipe import RLVR
 from tercet.rows import Row, RowError, read_rows, write_table
 from tercet.store import Artifact, Context
@@ -51,7 +51,9 @@ def prompts(spec: RLVR, path: Path, chat: Chat, out: Path, ranks: Mesh) -> list[
         raise RowError(f"{path}: no row names a verifier; RLVR needs rows with 'verifier' and 'truth'")
     for row in rows:
         verifier(row.verifier)
-    trees = [(row.id, row.source, Tree([], [Leaf(ids := chat.prompt_ids(row.prompt), [True] * len(ids))])) for row in rows]
+    trees = [
+        (row.id, row.source, Tree([], [Leaf(ids := chat.prompt_ids(row.prompt), [True] * len(ids))])) for row in rows
+    ]
     kept, table = within(trees, Limit(spec.max_tokens, "drop", spec.max_lost))
     if ranks.first:
         write_truncation(out, table)

@@ -20,8 +20,9 @@ from tercet.algos.advantage import group_advantages, zero_variance
 from tercet.device.mesh import Mesh
 from tercet.device.shard import Trainable
 from tercet.models.chat import Chat
-from tercet.models.forest import Forest, Leaf, Policy, Tree
+from tercet.models.forest import Forest, Leaf, Tree
 from tercet.models.generate import LocalGenerator
+from tercet.models.policy import Policy
 from tercet.recipe import RLVR
 from tercet.rows import Completion, Row, Sampling
 from tercet.store import Context
@@ -108,7 +109,14 @@ def _round(line: str, rounds: int) -> bool:
 
 
 def rounds(  # noqa: PLR0913
-    rows: Sequence[Row], writer: Writer, reference: Policy | None, ledger: Ledger, spec: RLVR, ctx: Context, *, first: int
+    rows: Sequence[Row],
+    writer: Writer,
+    reference: Policy | None,
+    ledger: Ledger,
+    spec: RLVR,
+    ctx: Context,
+    *,
+    first: int,
 ) -> Iterator[Step]:
     """`spec.minibatches` steps per round, from round `first` on."""
     chat, mesh = writer.generator.chat, writer.trainable.mesh
@@ -127,7 +135,7 @@ def rounds(  # noqa: PLR0913
             metrics = {}
 
 
-def sample(  # noqa: PLR0913
+def sample(
     rows: Sequence[Row], generator: LocalGenerator, chat: Chat, spec: RLVR, seed: int, mesh: Mesh
 ) -> list[Group]:
     """G completions of each prompt, graded. Ranks share the prompts; every rank returns all groups."""
@@ -137,7 +145,8 @@ def sample(  # noqa: PLR0913
     written = generator.write([prompts[i] for i in mine], sampling, streams=mine)
     whole = {i: group for rank in mesh.gather(dict(zip(mine, written, strict=True))) for i, group in rank.items()}
     return [
-        Group(row, prompts[i], [_graded(row, completion, spec) for completion in whole[i]]) for i, row in enumerate(rows)
+        Group(row, prompts[i], [_graded(row, completion, spec) for completion in whole[i]])
+        for i, row in enumerate(rows)
     ]
 
 

@@ -47,9 +47,7 @@ def encode(spec: SFT, path: Path, chat: Chat, out: Path, ranks: Mesh) -> list[Tr
     return [row.tree for row in kept if row is not None]
 
 
-def sft_steps(  # noqa: PLR0913
-    trees: list[Tree], spec: SFT, ctx: Context, ranks: Mesh, *, first: int, total: int
-) -> Iterator[Step]:
+def sft_steps(trees: list[Tree], spec: SFT, ctx: Context, ranks: Mesh, *, first: int, total: int) -> Iterator[Step]:
     """Packed steps from step `first` on."""
     for rows in row_steps(trees, spec.batch, ctx.seed, first, total):
         yield Step(batches(rows, ctx.recipe.placement.micro_tokens, ranks))

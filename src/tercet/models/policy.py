@@ -1,0 +1,89 @@
+"""A causal LM or a scorer read through forests: a flat row of tokens in, one number per trained token out (hop 7)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tercet.algos.tokens import token_logps
+from tercet.models.forest import Attends, Forest, ForestError, Leaf, Tree, plant
+
+
+class Policy(nn.Module):
+    """A causal LM read through forests: log-probabilities of trained tokens, or hidden states of last tokens."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        self.backbone_name = model.base_model_prefix
+
+    @property
+    def backbone(self) -> PreTrainedModel:
+        """The transformer without its output projection."""
+        return getattr(self.model, self.backbone_name)
+
+    def hidden(self, layout: Attends, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """Hidden states `(T, H)` of a flat row of tokens."""
+        output = self.backbone(
+            input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False, forest=layout
+        )
+        return output.last_hidden_state[0]
+
+    def head(self) -> Tensor:
+        """The output projection's weight `(V, H)`."""
+        return self.model.get_output_embeddings().weight
+
+    def forward(self, forest: Forest, *, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor]:
+        """`(logps_P, entropies_P)` of the trained tokens."""
+        hidden = self.hidden(forest, forest.input_ids, forest.position_ids)
+        chosen = hidden.index_select(0, forest.predict_P)
+        return token_logps(chosen, self.head(), forest.targets_P, temperature=temperature, entropy=entropy)
+
+
+class Scorer(nn.Module):
+    """A sequence classifier with one output, read at the last token of each leaf (reward model)."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, forest: Forest) -> Tensor:
+        """Scores `(L,)` in fp32, one per leaf."""
+        backbone = getattr(self.model, self.model.base_model_prefix)
+        output = backbone(
+            input_ids=forest.input_ids[None], position_ids=forest.position_ids[None], use_cache=False, forest=forest
+        )
+        last = output.last_hidden_state[0].index_select(0, forest.last_L)
+        score: nn.Module = self.model.score  # type: ignore[assignment]
+        return score(last).squeeze(-1).float()
+
+
+@torch.no_grad()
+def check_supported(policy: Policy) -> None:
+    """Refuse architectures whose attention or output projection does something the forest does not do."""
+    device = policy.head().device
+    forest = plant([Tree([], [Leaf([1, 2, 3], [False, True, True])])]).to(device)
+    seen: list[int] = []
+
+    class Probe:
+        def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+            seen.append(layer)
+            return forest.attend(layer, query, key, value, scaling)
+
+    hidden = policy.hidden(Probe(), forest.input_ids, forest.position_ids)
+    layers = policy.model.config.get_text_config().num_hidden_layers
+    if sorted(seen) != list(range(layers)):
+        raise ForestError(
+            f"{type(policy.model).__name__}: {len(seen)} of {layers} attention layers used the attention interface; "
+            "the forest layout needs all of them (use an architecture such as Llama, Qwen, OLMo or Mistral)"
+        )
+    output = policy.model(
+        input_ids=forest.input_ids[None], position_ids=forest.position_ids[None], use_cache=False, forest=forest
+    )
+    expected = hidden @ policy.head().T
+    if not torch.allclose(output.logits[0].float(), expected.float(), rtol=1e-2, atol=1e-2):
+        raise ForestError(
+            f"{type(policy.model).__name__} changes logits after the output projection (scaling or soft-capping), "
+            "which the chunked projection does not do; use another architecture"
+        )

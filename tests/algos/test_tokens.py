@@ -1,0 +1,105 @@
+"""The chunked projection against log_softmax and gather, in value, gradient and entropy."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tercet.algos import tokens
+from tercet.algos.tokens import token_logps
+
+P, H, V = 23, 8, 31
+
+
+@pytest.fixture(params=[1, 3 * V, 7 * V + 5, 1 << 23], ids=["one row", "three rows", "seven rows", "whole"])
+def chunk(request, monkeypatch):
+    """Several sizes of a chunk, the last one larger than the whole."""
+    monkeypatch.setattr(tokens, "CHUNK_LOGITS", request.param)
+
+
+def numbers(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    source = torch.Generator().manual_seed(0)
+    hidden = torch.randn(P, H, generator=source, dtype=torch.float64).mul(3.0)
+    weight = torch.randn(V, H, generator=source, dtype=torch.float64)
+    targets = torch.randint(V, (P,), generator=source)
+    slopes = torch.randn(P, generator=source, dtype=torch.float64)
+    return hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_(), targets, slopes.to(dtype)
+
+
+def plainly(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
+    return (hidden @ weight.T / temperature).log_softmax(1).gather(1, targets[:, None]).squeeze(1)
+
+
+@pytest.mark.usefixtures("chunk")
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-12), (torch.float32, 2e-5)], ids=["fp64", "fp32"])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_it_equals_log_softmax_and_gather_with_their_gradients(dtype, close, temperature):
+    hidden, weight, targets, slopes = numbers(dtype)
+    logps, entropies = token_logps(hidden, weight, targets, temperature=temperature)
+    assert (logps.dtype, len(entropies)) == (dtype, 0)
+    (logps * slopes).sum().backward()
+    got = logps.detach(), hidden.grad, weight.grad
+
+    hidden, weight, targets, slopes = numbers(torch.float64)
+    wanted = plainly(hidden, weight, targets, temperature)
+    (wanted * slopes.double()).sum().backward()
+    for mine, theirs in zip(got, (wanted.detach(), hidden.grad, weight.grad), strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=close, atol=close)
+
+
+@pytest.mark.usefixtures("chunk")
+@pytest.mark.parametrize("temperature", [1.0, 1.7])
+def test_the_entropy_is_that_of_the_tempered_distribution_and_carries_no_gradient(temperature):
+    hidden, weight, targets, _ = numbers(torch.float64)
+    logps, entropies = token_logps(hidden, weight, targets, temperature=temperature, entropy=True)
+    probs = (hidden @ weight.T / temperature).softmax(1)
+    torch.testing.assert_close(entropies, -(probs * probs.log()).sum(1).detach(), rtol=1e-12, atol=1e-12)
+    assert not entropies.requires_grad
+    torch.testing.assert_close(logps, plainly(hidden, weight, targets, temperature), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.usefixtures("chunk")
+def test_numerical_differences_agree_with_its_gradient():
+    source = torch.Generator().manual_seed(1)
+    hidden = torch.randn(5, 3, generator=source, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(7, 3, generator=source, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([0, 6, 3, 3, 1])
+    assert torch.autograd.gradcheck(lambda h, w: token_logps(h, w, targets, temperature=0.8)[0], (hidden, weight))
+
+
+def test_chunks_of_bf16_add_up_in_fp32(monkeypatch):
+    hidden, weight, targets, slopes = numbers(torch.bfloat16)
+    found = []
+    for size in (1, 1 << 23):
+        monkeypatch.setattr(tokens, "CHUNK_LOGITS", size)
+        hidden.grad = weight.grad = None
+        logps, _ = token_logps(hidden, weight, targets)
+        assert logps.dtype == torch.float32
+        (logps * slopes).sum().backward()
+        found.append((logps.detach(), hidden.grad.float(), weight.grad.float()))
+    for one, many in zip(*found, strict=True):
+        assert float((one - many).norm() / many.norm()) < 1e-2
+
+
+def test_large_logits_neither_overflow_nor_lose_the_choice():
+    hidden = torch.tensor([[1e4, 0.0], [-1e4, 0.0]])
+    logps, entropies = token_logps(hidden, torch.eye(2), torch.tensor([0, 0]), entropy=True)
+    torch.testing.assert_close(logps, torch.tensor([0.0, -1e4]))
+    torch.testing.assert_close(entropies, torch.zeros(2))
+
+
+def test_nothing_to_predict_gives_nothing_and_no_gradient():
+    hidden = torch.empty(0, H, requires_grad=True)
+    weight = torch.ones(V, H, requires_grad=True)
+    logps, _ = token_logps(hidden, weight, torch.empty(0, dtype=torch.long))
+    logps.sum().backward()
+    assert logps.shape == (0,)
+    assert not weight.grad.any()
+
+
+def test_no_chunk_of_logits_is_kept_for_backward():
+    hidden, weight, targets, _ = numbers(torch.float32)
+    kept: list[torch.Size] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved.shape) or saved, lambda saved: saved):
+        token_logps(hidden, weight, targets)
+    assert (P, V) not in kept

@@ -1,0 +1,255 @@
+"""A store whose inputs are already made, so that a training stage can be run at once: short rows, few pairs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tercet import pipeline
+from tercet.recipe import Recipe
+from tercet.rows import Message, Pair, Row, write_table
+from tercet.stage import ROOMS
+from tercet.store import Artifact, Context, Store
+from tercet.track import Tracker
+
+RECIPE = """
+name = "lessons"
+seed = 5
+
+[base]
+model = "tiny:seed=3"
+
+[stage.lessons]
+kind = "synth"
+generator = "words@1"
+rows = 24
+
+[stage.taste]
+kind = "prefs"
+model = "base"
+prompts = "lessons"
+
+[stage.sft]
+kind = "sft"
+model = "base"
+rows = "lessons"
+learning_rate = 1e-3
+batch = 8
+epochs = 8
+max_tokens = 512
+
+[stage.dpo]
+kind = "dpo"
+model = "base"
+pairs = "taste"
+learning_rate = 1e-3
+batch = 4
+epochs = 6
+max_tokens = 512
+
+[stage.reward]
+kind = "reward"
+model = "base"
+pairs = "taste"
+learning_rate = 1e-3
+batch = 4
+epochs = 2
+max_tokens = 512
+holdout = 0.25
+
+[stage.rlvr]
+kind = "rlvr"
+model = "base"
+prompts = "lessons"
+learning_rate = 1e-3
+steps = 12
+batch = 6
+samples = 8
+max_new_tokens = 40
+max_tokens = 512
+
+[placement]
+threads = 1
+micro_tokens = 256
+checkpoint_seconds = 0
+"""
+
+LOWERCASE = json.dumps({"func_name": "validate_lowercase"})
+NO_COMMAS = json.dumps({"func_name": "validate_no_commas"})
+WORDS = "amber basil cedar delta ember flint grove heron inlet juniper kelp lotus".split()
+
+
+def lesson(number: int) -> Row:
+    """A short conversation, every third with two answers, whose constraint a random model follows by luck."""
+    word = WORDS[number % len(WORDS)]
+    turns = [Message("user", f"{word} {'and more ' * (number % 4)}{number}"), Message("assistant", f"{word} {number}.")]
+    if number % 3 == 0:
+        turns = [*turns, Message("user", "again"), Message("assistant", word * (1 + number % 5))]
+    truth = LOWERCASE if number % 2 else NO_COMMAS
+    return Row(f"r{number}", tuple(turns), f"source{number % 2}", "play", "tulu_if@1", truth, word)
+
+
+def pair(number: int) -> Pair:
+    """A preference for lower case."""
+    word = WORDS[number % len(WORDS)]
+    prompt = (Message("user", f"say {word} {number}"),)
+    chosen, rejected = f"{word} {'yes ' * (number % 3)}", f"{word.upper()} no{'!' * (number % 4)}"
+    ends = ((*prompt, Message("assistant", text)) for text in (chosen, rejected))
+    return Pair(f"p{number}", *ends, source="source0")
+
+
+@dataclass
+class Kitchen:
+    """A store with the inputs of every training stage of `RECIPE`."""
+
+    store: Store
+    recipe_file: Path
+
+    def recipe(self, **changes: Any) -> Recipe:
+        """The recipe; `sft={"batch": 4}` changes a stage, `placement={...}` the placement."""
+        document = tomllib.loads(RECIPE)
+        for name, values in changes.items():
+            table = document["placement"] if name == "placement" else document["stage"][name]
+            table.update(values)
+        return Recipe.model_validate(document)
+
+    def cook(self, name: str, out: Path, **changes: Any) -> dict[str, float]:
+        """Run one stage in this process, its payload to `out` and everything else beside it; returns its metrics."""
+        recipe = self.recipe(**changes)
+        draft = out.with_name(out.name + ".draft")
+        for folder in (out, draft / "work"):
+            folder.mkdir(parents=True, exist_ok=True)
+        inputs = {need: self.store.open(need) for need in recipe.needs(name)}
+        context = Context(
+            name=name,
+            seed=recipe.seed_of(name),
+            recipe=recipe,
+            work=draft / "work",
+            track=Tracker(draft),
+            mirror={},
+            open_model=lambda folder, dtype: None,
+        )
+        room = __import__(ROOMS[recipe.kind(name)].module, fromlist=["run"])
+        return room.run(recipe.spec(name), inputs, out, context)
+
+
+@pytest.fixture(scope="session")
+def pantry(tmp_path_factory: pytest.TempPathFactory) -> Kitchen:
+    """The store that every `kitchen` copies. Read-only."""
+    from tercet.models import tiny, weights
+
+    folder = tmp_path_factory.mktemp("pantry")
+    (folder / "recipe.toml").write_text(RECIPE, encoding="utf-8")
+    found = Kitchen(Store(folder / "runs"), folder / "recipe.toml")
+    nodes = pipeline.graph(found.recipe(), found.store)
+
+    def base(out: Path) -> None:
+        tiny.build(out, 3)
+        weights.finish(out)
+
+    makers: dict[str, Callable[[Path], None]] = {
+        "base": base,
+        "lessons": lambda out: write_table(out / "rows.parquet", [lesson(i) for i in range(24)]),
+        "taste": lambda out: write_table(out / "pairs.parquet", [pair(i) for i in range(16)]),
+    }
+    for name, make in makers.items():
+        draft = found.store.draft(name, nodes[name].key)
+        draft.open()
+        make(draft.payload)
+        draft.commit(nodes[name].identity, {}, 0.0)
+    return found
+
+
+@pytest.fixture
+def kitchen(pantry: Kitchen, tmp_path: Path):
+    """A store of one's own with the inputs made."""
+    shutil.copytree(pantry.store.root, tmp_path / "runs")
+    shutil.copyfile(pantry.recipe_file, tmp_path / "recipe.toml")
+    yield Kitchen(Store(tmp_path / "runs"), tmp_path / "recipe.toml")
+    subprocess.run(["chmod", "-R", "u+w", str(tmp_path)], check=True)
+
+
+@dataclass
+class Launch:
+    """`python -m tercet run --only STAGE` in its own process."""
+
+    process: subprocess.Popen[bytes]
+    draft: Path
+
+    def progress(self) -> int:
+        """The last step in metrics.jsonl."""
+        path = self.draft / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        return json.loads(lines[-1])["step"] if lines and lines[-1].endswith("}") else 0
+
+    def kill(self) -> None:
+        """SIGKILL the stage's processes, then the pipeline: nobody gets to say goodbye."""
+        for pid in descendants(self.process.pid):
+            _kill(pid)
+        _kill(self.process.pid)
+        self.process.wait()
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def descendants(pid: int) -> list[int]:
+    """Every process below one, nearest first."""
+    below: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            below.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry.name))
+    found = list(below.get(pid, []))
+    for child in found:
+        found.extend(below.get(child, []))
+    return found
+
+
+@pytest.fixture
+def launch(tmp_path: Path):
+    """Start a stage through the command line; what is still running at the end is killed."""
+    started: list[Launch] = []
+
+    def launch(kitchen: Kitchen, stage: str, *sets: str) -> Launch:
+        from tercet.recipe_file import load
+
+        recipe = load(kitchen.recipe_file, sets)
+        key = pipeline.graph(recipe, kitchen.store)[stage].key
+        options = [part for text in sets for part in ("--set", text)]
+        log = open(tmp_path / f"{stage}.log", "ab")  # noqa: SIM115  the process keeps it
+        command = [sys.executable, "-m", "tercet", "run", str(kitchen.recipe_file), "--only", stage]
+        process = subprocess.Popen(
+            [*command, "--store", str(kitchen.store.root), *options], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+        )
+        log.close()
+        started.append(Launch(process, kitchen.store.draft(stage, key).path))
+        return started[-1]
+
+    yield launch
+    for one in started:
+        if one.process.poll() is None:
+            one.kill()
+
+
+def made(kitchen: Kitchen, stage: str) -> Artifact:
+    """The one artefact of a stage."""
+    return kitchen.store.open(stage)
