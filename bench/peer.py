@@ -7,10 +7,12 @@ import gzip
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +66,10 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--micro-tokens", type=int, default=4096, help="tokens in one of Tercet's forward passes")
     parser.add_argument("--peer-micro", type=int, default=8, help="rows in one of TRL's forward passes")
     parser.add_argument(
-        "--peer-weights", choices=["bfloat16", "float32"], default="bfloat16", help="TRL's stored weights"
+        "--peer-weights",
+        choices=["bfloat16", "float32"],
+        default="float32",
+        help="TRL's stored weights; float32 is its default and ours",
     )
     parser.add_argument(
         "--peer-checkpointing", action="store_true", help="TRL with activation checkpointing: slower, smaller"
@@ -119,6 +124,7 @@ def theirs(script: str) -> list[str]:
 
 def measure(sides: list[Side], rows: list[dict[str, Any]], rounds: int) -> None:
     """Run every side once a round, in turn from either end, each in its own process on the same rows."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         for number in range(rounds):
@@ -138,21 +144,27 @@ def once(side: Side, folder: Path) -> dict[str, Any]:
         "HF_DATASETS_CACHE": str(folder / "datasets"),
     }
     log = folder / "log.txt"
+    began = time.perf_counter()
     with log.open("w") as stream:
         child = subprocess.Popen(
             [*side.command, str(folder / "job.json")], stdout=stream, stderr=stream, env=environment
         )
-        _, status, usage = os.wait4(child.pid, 0)
+        try:
+            _, status, usage = os.wait4(child.pid, 0)
+        except BaseException:
+            child.kill()  # whoever stops the comparison stops the measurement too
+            raise
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise SystemExit(f"{side.name} failed with exit code {child.returncode}:\n{log.read_text()[-4000:]}")
-    return json.loads((folder / "figures.json").read_text()) | {"peak_mib": usage.ru_maxrss / 1024}
+    whole = {"wall_seconds": time.perf_counter() - began, "cpu_seconds": usage.ru_utime + usage.ru_stime}
+    return json.loads((folder / "figures.json").read_text()) | whole | {"peak_mib": usage.ru_maxrss / 1024}
 
 
 def rates(figures: dict[str, Any]) -> dict[str, float]:
     """Speed without the first step, which warms up caches and allocators."""
-    once = figures.get("reference_seconds", 0.0) / len(figures["seconds"])  # a pass before the first step
-    seconds = [once + step for step in figures["seconds"][1:]]
+    ahead = figures.get("reference_seconds", 0.0) / len(figures["seconds"])  # a pass before the first step
+    seconds = [ahead + step for step in figures["seconds"][1:]]
     found = {"seconds_per_step": sum(seconds) / len(seconds), "peak_mib": figures["peak_mib"]}
     for name in ("trained", "tokens"):
         if name in figures:
@@ -168,7 +180,9 @@ def summary(figures: dict[str, Any]) -> str:
         for name in found
         if name.endswith("_per_second")
     ]
-    return ", ".join([*speeds, f"{found['seconds_per_step']:.2f} s a step", f"{found['peak_mib']:.0f} MiB"])
+    cores = figures["cpu_seconds"] / figures["wall_seconds"]  # far below the threads: the machine had other work
+    rest = (f"{found['seconds_per_step']:.2f} s a step", f"{found['peak_mib']:.0f} MiB", f"{cores:.1f} cores")
+    return ", ".join([*speeds, *rest])
 
 
 def medians(side: Side) -> dict[str, float]:

@@ -49,7 +49,7 @@ ONLY_IN = {
     "trl": r"(?!)",
 }
 TORCH_FREE = re.compile(
-    r"tercet(\.(cli\w*|pipeline|stage|recipe\w*|store|rows|track|verify|data|evals|report)(\..*)?)?"
+    r"tercet(\.(cli\w*|pipeline|stage|recipe\w*|store|rows|stats|track|verify|data|evals|report)(\..*)?)?"
 )
 # Kernels that are taken when somebody has installed them; nothing asks for them.
 WHEN_PRESENT = {"flash_attn", "liger_kernel"}

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from tercet.recipe import BASE, RLVR, SFT, Base, Eval, Fit, Mix, Prefs, Prompts, Recipe, RecipeError, Synth
 from tercet.recipe_file import load
+from tercet.rows import mirrored
 from tercet.stage import ROOMS, Job, failure, supervise
 from tercet.store import Artifact, Identity, Store, source_digest
 from tercet.track import Board, board, read_progress
@@ -130,19 +131,22 @@ def _identity_spec(recipe: Recipe, name: str, mirror: dict[str, str], cache: Pat
     if name != BASE:
         plain["seed"] = recipe.seed_of(name)
 
-    def pinned(path: str, where: str) -> str:
-        local = Path(mirror[path]) if path in mirror else recipe.folder / Path(path).expanduser()
+    def pinned(path: str, where: str, split: str = "") -> str:
+        found = mirrored(mirror, path, split)
+        local = Path(found) if found else recipe.folder / Path(path).expanduser()
         if not local.exists():
-            return _remote(path, where) if path not in mirror else _lost(path, local)
-        return f"{path if path in mirror else local.name} sha256:{source_digest(local.resolve(), cache)}"
+            return _lost(path, local) if found else _remote(path, where)
+        return f"{path if found else local.name} sha256:{source_digest(local.resolve(), cache)}"
 
     if isinstance(spec, Base) and not spec.model.startswith(("wheel:", "tiny:")):
         plain["model"] = pinned(spec.model, "[base] model")
     elif isinstance(spec, Mix):
         for source in filter(lambda source: source["path"], plain["sources"]):
-            source["path"] = pinned(source["path"], f"[stage.{name}] source")
+            source["path"] = pinned(source["path"], f"[stage.{name}] source", source["split"])
     elif isinstance(spec, Prompts):
-        plain["files"] = {path: pinned(path, name) for path in _exam_files(spec) if path in mirror}
+        plain["files"] = {
+            path: pinned(path, name, split) for path, split in _exam_files(spec) if mirrored(mirror, path, split)
+        }
     elif recipe.kind(name) == "report":
         plain["recipe"] = recipe.model_dump(mode="json", exclude={"placement"})
     return plain
@@ -162,12 +166,12 @@ def _lost(path: str, local: Path) -> str:
     raise RecipeError(f"the mirror file maps {path!r} to {local}, which does not exist; fix or remove that line")
 
 
-def _exam_files(spec: Prompts) -> list[str]:
-    """Hub ids that the tasks of an exam read."""
+def _exam_files(spec: Prompts) -> list[tuple[str, str]]:
+    """Hub ids and splits that the tasks of an exam read."""
     from tercet.evals.suite import tasks
     from tercet.rows import Source
 
-    return sorted({task.data.path for task in tasks(spec.tasks) if isinstance(task.data, Source)})
+    return sorted({(task.data.path, task.data.split) for task in tasks(spec.tasks) if isinstance(task.data, Source)})
 
 
 def _why(node: Node, store: Store) -> str:

@@ -140,7 +140,7 @@ class Mix(StageSpec):
     )
     dedupe: bool = Field(True, description="Remove rows whose prompt was seen before (normalised text).")
     keywords: bool = Field(
-        True, description="Drop rows whose assistant names another maker's model (tulu3.md §2.1 list)."
+        True, description="Drop rows whose assistant names another maker's model (the list of Tülu 3's SFT filters)."
     )
 
 

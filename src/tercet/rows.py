@@ -10,7 +10,7 @@ import csv
 import gzip
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -146,6 +146,11 @@ class Source:
     split: str = "train"
     revision: str = ""
     mirror: dict[str, str] = field(default_factory=dict)
+
+
+def mirrored(mirror: Mapping[str, str], path: str, split: str = "") -> str:
+    """The local file that stands for a hub id: the entry `ID:SPLIT` where there is one, else `ID`, else nothing."""
+    return mirror.get(f"{path}:{split}") or mirror.get(path, "")
 
 
 def messages_from(value: Iterable[Any], where: str = "row") -> Messages:

@@ -162,7 +162,7 @@ def _report(error: Exception, draft: Draft, first: bool) -> int:
         traceback.print_exc(limit=-12)
         sys.stderr.write(f"\ntercet: {message}\n")
         if first or not (draft.path / "result.json").exists():
-            write_json(draft.path / "result.json", {"code": code, "message": message, "keep": keep})
+            write_json(draft.path / "result.json", {"code": code, "message": message, "keep": keep, "clear": ours})
     return code
 
 
@@ -239,15 +239,16 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 def failure(draft: Draft, code: int) -> StageError:
     """Why there is no artefact. Bad input leaves nothing behind; anything else keeps the draft, to continue or read."""
-    message, keep = f"its process {_cause(code)}", True
+    message, keep, clear = f"its process {_cause(code)}", True, False
     if (draft.path / "result.json").is_file():
         result = json.loads((draft.path / "result.json").read_text(encoding="utf-8"))
-        code, message, keep = int(result["code"]), str(result["message"]), bool(result["keep"])
+        code, message, keep, clear = int(result["code"]), str(result["message"]), bool(result["keep"]), result["clear"]
     message = f"stage {draft.name!r}: {disk_full(draft.path) if code == DISK_FULL else message}"
     if not keep:
         draft.remove()
         return StageError(message, code)
-    tail = "".join(f"\n  | {line}" for line in _tail(draft.path / "log.txt")) if code == 1 or code < 0 else ""
+    unclear = code < 0 or (code == 1 and not clear)  # an error of our own says itself where and what to do
+    tail = "".join(f"\n  | {line}" for line in _tail(draft.path / "log.txt")) if unclear else ""
     kept = f"the log and what was done so far are in {draft.path}; the same command continues from there"
     return StageError(f"{message}{tail}\n{kept}", code if code in (2, 3) else 1)
 

@@ -20,7 +20,7 @@ from tercet import pipeline
 from tercet.recipe import Recipe
 from tercet.rows import Message, Pair, Row, write_table
 from tercet.stage import ROOMS
-from tercet.store import Artifact, Context, Store
+from tercet.store import Context, Store
 from tercet.track import Tracker
 
 RECIPE = """
@@ -87,7 +87,7 @@ checkpoint_seconds = 0
 
 LOWERCASE = json.dumps({"func_name": "validate_lowercase"})
 NO_COMMAS = json.dumps({"func_name": "validate_no_commas"})
-WORDS = "amber basil cedar delta ember flint grove heron inlet juniper kelp lotus".split()
+WORDS = ["amber", "basil", "cedar", "delta", "ember", "flint", "grove", "heron", "inlet", "juniper", "kelp", "lotus"]
 
 
 def lesson(number: int) -> Row:
@@ -115,6 +115,11 @@ class Kitchen:
 
     store: Store
     recipe_file: Path
+
+    def copy(self, folder: Path) -> Kitchen:
+        """The same with a store of its own, as it is now."""
+        shutil.copytree(self.store.root, folder)
+        return Kitchen(Store(folder), self.recipe_file)
 
     def recipe(self, **changes: Any) -> Recipe:
         """The recipe; `sft={"batch": 4}` changes a stage, `placement={...}` the placement."""
@@ -174,9 +179,7 @@ def pantry(tmp_path_factory: pytest.TempPathFactory) -> Kitchen:
 @pytest.fixture
 def kitchen(pantry: Kitchen, tmp_path: Path):
     """A store of one's own with the inputs made."""
-    shutil.copytree(pantry.store.root, tmp_path / "runs")
-    shutil.copyfile(pantry.recipe_file, tmp_path / "recipe.toml")
-    yield Kitchen(Store(tmp_path / "runs"), tmp_path / "recipe.toml")
+    yield pantry.copy(tmp_path / "runs")
     subprocess.run(["chmod", "-R", "u+w", str(tmp_path)], check=True)
 
 
@@ -186,6 +189,7 @@ class Launch:
 
     process: subprocess.Popen[bytes]
     draft: Path
+    said: Path  # what the pipeline wrote to the terminal
 
     def progress(self) -> int:
         """The last step in metrics.jsonl."""
@@ -193,9 +197,13 @@ class Launch:
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         return json.loads(lines[-1])["step"] if lines and lines[-1].endswith("}") else 0
 
+    def below(self) -> list[int]:
+        """Every process below the pipeline, nearest first."""
+        return _descendants(self.process.pid)
+
     def kill(self) -> None:
         """SIGKILL the stage's processes, then the pipeline: nobody gets to say goodbye."""
-        for pid in descendants(self.process.pid):
+        for pid in self.below():
             _kill(pid)
         _kill(self.process.pid)
         self.process.wait()
@@ -208,8 +216,7 @@ def _kill(pid: int) -> None:
         return
 
 
-def descendants(pid: int) -> list[int]:
-    """Every process below one, nearest first."""
+def _descendants(pid: int) -> list[int]:
     below: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -235,21 +242,15 @@ def launch(tmp_path: Path):
         recipe = load(kitchen.recipe_file, sets)
         key = pipeline.graph(recipe, kitchen.store)[stage].key
         options = [part for text in sets for part in ("--set", text)]
-        log = open(tmp_path / f"{stage}.log", "ab")  # noqa: SIM115  the process keeps it
+        said = tmp_path / f"{stage}.txt"
         command = [sys.executable, "-m", "tercet", "run", str(kitchen.recipe_file), "--only", stage]
-        process = subprocess.Popen(
-            [*command, "--store", str(kitchen.store.root), *options], stdout=log, stderr=log, stdin=subprocess.DEVNULL
-        )
-        log.close()
-        started.append(Launch(process, kitchen.store.draft(stage, key).path))
+        command += ["--store", str(kitchen.store.root), *options]
+        with open(said, "ab") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        started.append(Launch(process, kitchen.store.draft(stage, key).path, said))
         return started[-1]
 
     yield launch
     for one in started:
         if one.process.poll() is None:
             one.kill()
-
-
-def made(kitchen: Kitchen, stage: str) -> Artifact:
-    """The one artefact of a stage."""
-    return kitchen.store.open(stage)

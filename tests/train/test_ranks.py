@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from tercet.rows import read_table
+from tercet.store import payload_digest
 from tercet.track import read_metrics
 
 TWO = ("placement.ranks=2", "placement.threads=1")
@@ -18,8 +22,7 @@ TWO = ("placement.ranks=2", "placement.threads=1")
 def finish(launch, kitchen, stage: str, *sets: str):
     running = launch(kitchen, stage, *sets)
     code = running.process.wait(timeout=240)
-    log = running.draft / "log.txt"
-    assert code == 0, log.read_text() if log.is_file() else (kitchen.recipe_file.parent / f"{stage}.log").read_text()
+    assert code == 0, running.said.read_text(encoding="utf-8")
     return kitchen.store.open(stage)
 
 
@@ -43,8 +46,37 @@ def compare(kitchen, launch, tmp_path, stage: str, changes: dict[str, object]):
     return tmp_path / "one", two.payload
 
 
-def test_two_ranks_give_one_ranks_losses_and_weights_in_sft(kitchen, launch, tmp_path):
-    compare(kitchen, launch, tmp_path, "sft", {"dtype": "float32", "epochs": 3})
+def test_two_ranks_give_one_ranks_losses_and_weights_in_sft_and_continue_after_a_kill(kitchen, launch, tmp_path):
+    settings = {"dtype": "float32", "epochs": 3}
+    other = kitchen.copy(tmp_path / "other")
+    _, whole = compare(kitchen, launch, tmp_path, "sft", settings)
+    sets = [*TWO, *(f"stage.sft.{key}={json.dumps(value)}" for key, value in settings.items())]
+    running = launch(other, "sft", *sets)
+    wait_for(lambda: running.progress() >= 4)
+    below = running.below()
+    assert len(below) >= 3, "torchrun and two ranks"
+    os.kill(running.process.pid, signal.SIGKILL)
+    os.killpg(below[0], signal.SIGKILL)  # the stage's process group; torchrun gives each rank one of its own
+    wait_for(lambda: not any(alive(pid) for pid in below))
+    assert list((running.draft / "work" / "checkpoints").glob("step-*"))
+    killed = finish(launch, other, "sft", *sets)
+    steps = [json.loads(line)["step"] for line in (killed.path / "metrics.jsonl").read_text().splitlines()]
+    assert steps.count(1) == 1, "it began again instead of continuing"
+    assert killed.record["digest"] == payload_digest(whole)
+
+
+def wait_for(happened) -> None:
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_two_ranks_give_one_ranks_losses_and_weights_in_dpo(kitchen, launch, tmp_path):
@@ -60,24 +92,3 @@ def test_two_ranks_write_the_same_rollouts_and_learn_the_same_from_them(kitchen,
     first = [[row for row in rows if row["step"] == 0] for rows in (alone, shared)]
     assert first[0] == first[1]
     assert len(first[0]) == 48
-
-
-def test_two_ranks_continue_after_a_kill_and_end_in_the_same_bytes(kitchen, launch, pantry, tmp_path):
-    running = launch(kitchen, "sft", *TWO, "stage.sft.epochs=4")
-    deadline = time.monotonic() + 120
-    while running.progress() < 4:
-        assert running.process.poll() is None, (running.draft / "log.txt").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    running.kill()
-    assert list((running.draft / "work" / "checkpoints").glob("step-*"))
-    killed = finish(launch, kitchen, "sft", *TWO, "stage.sft.epochs=4")
-    steps = [json.loads(line)["step"] for line in (killed.path / "metrics.jsonl").read_text().splitlines()]
-    assert steps[0] == 1
-    assert steps.count(1) == 1, "the second run began again"
-    kitchen.store.root = tmp_path / "again"
-    import shutil
-
-    shutil.copytree(pantry.store.root, kitchen.store.root)
-    whole = finish(launch, kitchen, "sft", *TWO, "stage.sft.epochs=4")
-    assert killed.record["digest"] == whole.record["digest"]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tercet.recipe import SourceSpec
-from tercet.rows import Message, Row, RowError, messages_from, read_file, row_from
+from tercet.rows import Message, Row, RowError, messages_from, mirrored, read_file, row_from
 
 if TYPE_CHECKING:
     from tercet.store import Artifact
@@ -93,8 +93,8 @@ def _raw(
     """Raw objects with the place where each stands."""
     if source.stage:
         yield from _numbered(inputs[source.stage].payload / "rows.parquet")
-    elif source.path in mirror:
-        yield from _local(Path(mirror[source.path]), source)
+    elif local := mirrored(mirror, source.path, source.split):
+        yield from _local(Path(local), source)
     elif _is_local(source.path):
         yield from _local(Path(source.path), source)
     else:

@@ -46,10 +46,17 @@ class Trainable:
                 for work, master in zip(self.module.parameters(), self.masters, strict=True):
                     work.copy_(master)
 
-    def clip(self, limit: float) -> float:
-        """Clip the masters' gradients to a global norm; returns the norm before clipping."""
-        norm = nn.utils.clip_grad_norm_(self.masters, limit)
+    def grad_norm(self) -> float:
+        """Norm of all gradients over all ranks."""
+        norm = nn.utils.get_total_norm(self._grads())
         return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+    def scale_grads(self, factor: float) -> None:
+        """Multiply all gradients."""
+        torch._foreach_mul_(self._grads(), factor)
+
+    def _grads(self) -> list[Tensor]:
+        return [master.grad for master in self.masters if master.grad is not None]
 
     def full_state(self) -> Iterator[tuple[str, Tensor]]:
         """Names and whole fp32 masters, one at a time; every rank must iterate."""

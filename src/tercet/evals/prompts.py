@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tercet.evals.suite import tasks
 from tercet.evals.task import Generated, Item, Task, TaskError, card, items
 from tercet.recipe import Prompts, Synth
-from tercet.rows import Row, Source, read_file, read_rows, write_table
+from tercet.rows import Row, Source, mirrored, read_file, read_rows, write_table
 from tercet.verify import verifier
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _exam_rows(spec: Prompts, inputs: dict[str, Artifact], ctx: Context) -> list
 def _records(task: Task, made: list[Row], mirror: dict[str, str]) -> list[Any]:
     if isinstance(task.data, Generated):
         return [row for row in made if row.source == task.data.generator]
-    local = mirror.get(task.data.path, "")
+    local = mirrored(mirror, task.data.path, task.data.split)
     return list(read_file(local)) if local else _from_hub(task.data)
 
 

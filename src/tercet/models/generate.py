@@ -86,7 +86,8 @@ class LocalGenerator:
         for written in self._decode([self.chat.prompt_ids(messages)], sampling):
             row = (written.finished or written.rows)[0]
             text = self._completion(row).text
-            if not text.endswith("\ufffd") and len(text) > len(shown):
+            whole = bool(written.finished) or not text.endswith("\ufffd")  # else a character is still half written
+            if whole and len(text) > len(shown):
                 yield text[len(shown) :]
                 shown = text
 
@@ -250,7 +251,7 @@ def _uniforms(sampling: Sampling, prompt: int, sample: int) -> list[float]:
 def choose(logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """Tokens `(B,)` and their log-probs under the tempered distribution before top-k and top-p cut it."""
     if not sampling.temperature:
-        tokens = logits_BV.argmax(dim=1)
+        tokens = logits_BV.max(dim=1).indices  # three times as fast as argmax on CPU
         return tokens, logits_BV.gather(1, tokens[:, None]).squeeze(1) - logits_BV.logsumexp(dim=1)
     if sampling.temperature != 1.0:
         logits_BV = logits_BV / sampling.temperature
@@ -277,7 +278,7 @@ def _inverse_cdf(probs: Tensor, uniforms: Tensor, width: int = 256) -> Tensor:
     """The token at which the cumulative probability passes the uniform number; blocks first, then inside one block."""
     rows, vocabulary = probs.shape
     padded = torch.nn.functional.pad(probs, (0, -vocabulary % width)).view(rows, -1, width)
-    blocks = padded.sum(dim=2, dtype=torch.float64).cumsum(dim=1)
+    blocks = padded.sum(dim=2).to(torch.float64).cumsum(dim=1)
     target = (uniforms.to(torch.float64) * blocks[:, -1])[:, None]
     block = torch.searchsorted(blocks, target, right=True).clamp_(max=blocks.shape[1] - 1)
     before = torch.where(block > 0, blocks.gather(1, (block - 1).clamp(min=0)), 0.0)

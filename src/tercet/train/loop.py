@@ -156,11 +156,10 @@ def _update(state: State, step: Step, loss: LossFn, rate: float, spec: Fit) -> d
 
 
 def _descend(state: State, weight: float, rate: float, spec: Fit) -> float:
-    """Divide once, clip, step, publish."""
+    """Divide once, clip, step, publish. Division and clip are one pass over the gradients."""
     trainable = state.trainable
-    grads = [master.grad for master in trainable.masters if master.grad is not None]
-    torch._foreach_mul_(grads, 1.0 / weight)
-    norm = trainable.clip(spec.clip)
+    norm = trainable.grad_norm() / weight
+    trainable.scale_grads(min(1.0, spec.clip / (norm + 1e-6)) / weight)
     if not math.isfinite(norm):
         raise TrainingError(
             f"the gradient norm is {norm} at step {state.step + 1}; lower learning_rate or look at the rows"

@@ -60,7 +60,7 @@ def split(trees: list[Tree], spec: Reward, seed: int) -> tuple[list[Tree], list[
 
 
 def open_scorer(folder: Path, pad_id: int | None, seed: int) -> Scorer:
-    """The folder's transformer with a fresh head, std 1 / sqrt(d + 1) (tulu3.md §5)."""
+    """The folder's transformer with a fresh head, std 1 / sqrt(d + 1)."""
     check_folder(folder)
     register()
     check_supported(open_policy(folder))

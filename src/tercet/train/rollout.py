@@ -151,7 +151,7 @@ def sample(
 
 
 def _graded(row: Row, completion: Completion, spec: RLVR) -> Sample:
-    """alpha x score; an answer that never ended gets `no_eos_reward` instead, it is not added (tulu3.md §6.1)."""
+    """alpha x score; an answer that never ended gets `no_eos_reward` instead, it is not added (paper §6)."""
     grade = verifier(row.verifier)(completion.text, row.truth)
     reward = spec.reward_scale * grade.score if completion.stop == "eos" else spec.no_eos_reward
     return Sample(completion, grade, reward)

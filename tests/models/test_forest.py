@@ -1,0 +1,316 @@
+"""The laws of the forest: it is the plain forward pass of every path, however trees are laid out."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from transformers import BloomConfig, GraniteConfig, MistralConfig
+from transformers.models.llama import modeling_llama
+
+from tercet.models.chat import Chat
+from tercet.models.folder import load_model, load_tokenizer, save_config
+from tercet.models.forest import Forest, ForestError, Leaf, Tree, attend_flex, plant, segment_ids
+from tercet.models.policy import Policy, Scorer, check_supported
+from tercet.rows import Message
+from tercet.train.export import open_policy
+
+
+@pytest.fixture
+def policy(sharp_folder):
+    return open_policy(sharp_folder)
+
+
+@pytest.fixture
+def exact(sharp_folder, monkeypatch):
+    """The policy in float64 throughout: transformers' norm goes through float32, which hides small differences."""
+
+    def forward(norm, hidden):
+        return norm.weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
+
+    monkeypatch.setattr(modeling_llama.LlamaRMSNorm, "forward", forward)
+    return open_policy(sharp_folder, torch.float64)
+
+
+def some_trees(seed: int = 0) -> list[Tree]:
+    """A branching tree, conversations of several turns without a trunk, a long trunk, a leaf of one token."""
+    source = random.Random(seed)
+
+    def ids(count: int) -> list[int]:
+        return [source.randrange(256) for _ in range(count)]
+
+    def turns(*lengths: int) -> Leaf:
+        mask = [bool(turn % 2) for turn, length in enumerate(lengths) for _ in range(length)]
+        return Leaf(ids(len(mask)), mask)
+
+    return [
+        Tree(ids(11), [Leaf(ids(n), [True] * n) for n in (7, 40, 3, 1)]),
+        Tree([], [turns(9, 12, 5, 8)]),
+        Tree(ids(70), [turns(2, 6), turns(4, 33)]),
+        Tree(ids(1), [Leaf(ids(5), [True] * 5)]),
+        Tree([], [turns(1, 3, 2, 2, 1, 1)]),
+    ]
+
+
+def plain_logps(model: torch.nn.Module, tree: Tree) -> torch.Tensor:
+    """Log-probabilities of a tree's trained tokens by a forward pass of each path alone, without padding."""
+    found = []
+    for leaf in tree.leaves:
+        path = torch.tensor([[*tree.trunk, *leaf.token_ids]])
+        logps = model(input_ids=path).logits[0, :-1].log_softmax(-1).gather(1, path[0, 1:, None]).squeeze(1)
+        trained = [False] * len(tree.trunk) + list(leaf.mask)
+        found.append(logps[torch.tensor(trained[1:], dtype=torch.bool)])
+    return torch.cat(found)
+
+
+def gradients(module: torch.nn.Module, logps: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Gradients of a sum in which no two tokens weigh the same."""
+    module.zero_grad()
+    (logps * torch.linspace(0.5, 2.0, len(logps), dtype=logps.dtype)).sum().backward()
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+def furthest(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    """The largest relative difference of a parameter's gradient."""
+    assert mine.keys() == theirs.keys()
+    return max(float((mine[name] - theirs[name]).norm() / theirs[name].norm()) for name in mine)
+
+
+def check_against_plain(policy: Policy, plain: torch.nn.Module, trees: list[Tree], close: float) -> None:
+    logps, _ = policy(plant(trees))
+    wanted = torch.cat([plain_logps(plain, tree) for tree in trees])
+    torch.testing.assert_close(logps, wanted, rtol=close, atol=close)
+    assert furthest(gradients(policy.model, logps), gradients(plain, wanted)) < close
+
+
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+def test_a_forest_is_the_plain_forward_of_every_path_with_its_gradients(policy, sharp_folder, kernel):
+    check_against_plain(policy, load_model(sharp_folder, torch.float32, attention=kernel), some_trees(), 1e-4)
+
+
+def test_in_float64_nothing_but_rounding_is_left(exact, sharp_folder):
+    check_against_plain(exact, load_model(sharp_folder, torch.float64, attention="sdpa"), some_trees(), 1e-9)
+
+
+def test_a_wrong_mask_would_show(exact, sharp_folder):
+    """The tests above can see one key too many."""
+    tree = some_trees()[0]
+    forest, other = plant([tree]), plant([tree])
+    other.segments = [
+        s._replace(trunk_end=s.trunk_end - 1) if s.trunk_end > s.trunk_start else s for s in other.segments
+    ]
+    assert (exact(forest)[0] - exact(other)[0]).abs().max() > 1e-3
+
+
+def test_another_document_never_moves_a_documents_logits(policy):
+    trees = some_trees()
+    changed = [
+        Tree(
+            [(i + 1) % 256 for i in tree.trunk],
+            [Leaf([(i + 7) % 256 for i in n.token_ids], n.mask) for n in tree.leaves],
+        )
+        for tree in trees
+    ]
+    for kept in range(len(trees)):
+        mixed = [tree if i == kept else changed[i] for i, tree in enumerate(trees)]
+        one, two = plant(trees), plant(mixed)
+        own = [owner for owner, tree in enumerate(trees) for _ in tree.leaves]
+        mine = torch.tensor([own[leaf] == kept for leaf in one.leaf_P.tolist()])
+        with torch.no_grad():
+            before, after = policy(one)[0], policy(two)[0]
+        assert torch.equal(before[mine], after[mine])
+        assert not torch.equal(before[~mine], after[~mine])
+
+
+def test_a_leaf_never_sees_its_sister(policy):
+    tree = some_trees()[0]
+    first, *others = tree.leaves
+    changed = Tree(tree.trunk, [first, *(Leaf([(i + 7) % 256 for i in n.token_ids], n.mask) for n in others)])
+    size = sum(first.mask)
+    with torch.no_grad():
+        before, after = policy(plant([tree]))[0], policy(plant([changed]))[0]
+    assert torch.equal(before[:size], after[:size])
+    assert not torch.equal(before[size:], after[size:])
+
+
+@pytest.mark.parametrize("cuts", [[[0, 1, 2, 3, 4]], [[0], [1], [2], [3], [4]], [[4, 2], [3, 0, 1]]], ids=str)
+def test_cutting_the_batch_differently_does_not_change_the_gradient(exact, cuts):
+    def gradient(parts: list[list[int]]) -> dict[str, torch.Tensor]:
+        exact.zero_grad()
+        trees = some_trees()
+        for part in parts:
+            (-exact(plant([trees[i] for i in part], 64))[0]).sum().backward()
+        return {name: p.grad.clone() for name, p in exact.named_parameters()}
+
+    assert furthest(gradient(cuts), gradient([[0, 1], [2, 3, 4]])) < 1e-9
+
+
+def test_a_branched_tree_is_its_paths_planted_alone(exact):
+    tree = some_trees()[0]
+    alone = [Tree(tree.trunk, [leaf]) for leaf in tree.leaves]
+    torch.testing.assert_close(exact(plant([tree]))[0], exact(plant(alone))[0], rtol=1e-10, atol=1e-10)
+    assert plant([tree]).num_tokens < plant(alone).num_tokens
+
+
+@pytest.mark.parametrize("multiple", [2, 64, 500])
+def test_filling_changes_nothing(exact, multiple):
+    trees = some_trees()
+    plain, filled = plant(trees), plant(trees, multiple)
+    assert len(filled.input_ids) % multiple == 0
+    assert filled.num_tokens == plain.num_tokens == len(plain.input_ids)
+    for name in ("predict_P", "targets_P", "leaf_P", "last_L"):
+        assert torch.equal(getattr(filled, name), getattr(plain, name))
+    mine, theirs = exact(filled)[0], exact(plain)[0]
+    torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+    assert furthest(gradients(exact, mine), gradients(exact, theirs)) < 1e-10
+
+
+def test_positions_continue_from_the_trunk():
+    forest = plant(
+        [Tree([1, 2, 3], [Leaf([4, 5], [True, True]), Leaf([6], [True])]), Tree([], [Leaf([7, 8], [True] * 2)])]
+    )
+    assert forest.input_ids.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert forest.position_ids.tolist() == [0, 1, 2, 3, 4, 3, 0, 1]
+    assert forest.predict_P.tolist() == [2, 3, 2, 6]
+    assert forest.targets_P.tolist() == [4, 5, 6, 8], "the first token of a leaf without a trunk has no predictor"
+    assert forest.leaf_P.tolist() == [0, 0, 1, 2]
+    assert forest.last_L.tolist() == [4, 5, 7]
+    own, trunk = segment_ids(forest, torch.device("cpu"))
+    assert own.tolist() == [0, 0, 0, 1, 1, 2, 3, 3]
+    assert trunk.tolist() == [0, 0, 0, 0, 0, 0, 3, 3]
+
+
+def queries_keys_values(heads: tuple[int, int], size: int, device: str = "cpu") -> list[torch.Tensor]:
+    source = torch.Generator().manual_seed(0)
+    return [torch.randn(1, n, size, 16, generator=source).to(device) for n in (*heads, heads[1])]
+
+
+HEADS = pytest.mark.parametrize("heads", [(4, 4), (4, 2)], ids=["own keys", "shared keys"])
+
+
+@HEADS
+@pytest.mark.parametrize("multiple", [1, 64])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_is_the_attention_by_segments(heads, multiple):
+    forest = plant(some_trees(), multiple)
+    inputs = queries_keys_values(heads, len(forest.input_ids))
+    flex = attend_flex(forest, *inputs, 0.25).transpose(1, 2)
+    torch.testing.assert_close(flex, forest.attend(0, *inputs, 0.25), rtol=1e-4, atol=1e-5)
+
+
+@HEADS
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="no CUDA device")
+def test_on_a_gpu_flex_attention_and_its_gradients_are_those_by_segments(heads):
+    forest = plant(some_trees(), 64)
+    found = []
+    for device in ("cpu", "cuda"):
+        inputs = [tensor.requires_grad_() for tensor in queries_keys_values(heads, len(forest.input_ids), device)]
+        output = forest.to(torch.device(device)).attend(0, *inputs, 0.25)
+        slope = torch.linspace(-1, 1, output.numel()).reshape(output.shape).to(device)
+        found.append(
+            [tensor.detach().cpu() for tensor in (output, *torch.autograd.grad((output * slope).sum(), inputs))]
+        )
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-3, atol=2e-3)
+
+
+def test_the_attention_by_segments_has_the_gradients_it_claims():
+    source = torch.Generator().manual_seed(0)
+    forest = plant(
+        [Tree([1, 2, 3], [Leaf([4, 5], [True] * 2), Leaf([6], [True])]), Tree([], [Leaf([7, 8], [True] * 2)])]
+    )
+    inputs = [torch.randn(1, n, 8, 3, generator=source, dtype=torch.float64, requires_grad=True) for n in (2, 1, 1)]
+    assert torch.autograd.gradcheck(lambda *qkv: forest.attend(0, *qkv, 0.5), inputs)
+
+
+def test_a_scorer_reads_the_last_token_of_each_leaf(sharp_folder):
+    from tercet.train.reward import open_scorer
+
+    scorer = open_scorer(sharp_folder, 256, seed=0)
+    assert isinstance(scorer, Scorer)
+    trees = some_trees()
+    plain = load_model(sharp_folder, torch.float32, attention="sdpa").model
+    wanted = [
+        scorer.model.score(plain(input_ids=torch.tensor([[*tree.trunk, *leaf.token_ids]])).last_hidden_state[0, -1])
+        for tree in trees
+        for leaf in tree.leaves
+    ]
+    torch.testing.assert_close(scorer(plant(trees, 64)), torch.cat(wanted), rtol=1e-4, atol=1e-4)
+
+
+def test_a_layer_that_bypasses_the_attention_interface_is_refused(policy):
+    attention = policy.model.model.layers[1].self_attn
+    attention.forward = lambda hidden_states, **_options: (hidden_states, None)
+    with pytest.raises(ForestError, match="1 of 2 attention layers used the attention interface"):
+        check_supported(policy)
+
+
+SMALL = {"vocab_size": 259, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+MORE = {"num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 64}
+
+
+def stranger(folder, tiny_folder, config, name: str):
+    """A folder with random weights of another architecture."""
+    import shutil
+
+    import transformers
+
+    config.architectures = [name]
+    model = getattr(transformers, name)(config)
+    shutil.copytree(tiny_folder, folder)
+    model.save_pretrained(folder)
+    save_config(folder, config)
+    return folder
+
+
+def test_an_architecture_with_attention_of_its_own_is_refused(tiny_folder, tmp_path):
+    config = BloomConfig(vocab_size=259, hidden_size=32, n_layer=2, n_head=2)
+    with pytest.raises(ForestError, match="attention"):
+        open_policy(stranger(tmp_path / "bloom", tiny_folder, config, "BloomForCausalLM"))
+
+
+def test_an_architecture_that_scales_its_logits_is_refused(tiny_folder, tmp_path):
+    config = GraniteConfig(**SMALL, **MORE, logits_scaling=7.0)
+    with pytest.raises(ForestError, match="changes logits after the output projection"):
+        open_policy(stranger(tmp_path / "granite", tiny_folder, config, "GraniteForCausalLM"))
+
+
+def test_a_sliding_window_is_refused(tiny_folder, tmp_path):
+    config = MistralConfig(**SMALL, **MORE, sliding_window=16)
+    with pytest.raises(ForestError, match="sliding_window"):
+        open_policy(stranger(tmp_path / "mistral", tiny_folder, config, "MistralForCausalLM"))
+
+
+def test_a_model_loaded_for_forests_cannot_be_called_without_one(policy):
+    with pytest.raises(ForestError, match="Policy"):
+        policy.model(input_ids=torch.tensor([[1, 2, 3]]))
+
+
+def test_a_forest_moves_whole():
+    forest = plant(some_trees())
+    moved = forest.to(torch.device("meta"))
+    tensors = [value for value in vars(moved).values() if isinstance(value, torch.Tensor)]
+    assert isinstance(moved, Forest)
+    assert len(tensors) == 6
+    assert all(tensor.is_meta for tensor in tensors)
+
+
+def test_a_forest_is_the_plain_forward_of_a_real_model(smollm):
+    chat = Chat(load_tokenizer(smollm))
+    prompt = [Message("user", "What is 7 times 6?")]
+    pairs = [chat.pair(prompt, answer) for answer in ("42.", "It is forty-two, I think.")]
+    assert pairs[0][0] == pairs[1][0]
+    two_turns = chat.encode(
+        [*prompt, Message("assistant", "42."), Message("user", "Sure?"), Message("assistant", "Yes.")]
+    )
+    trees = [
+        Tree(pairs[0][0], [Leaf(ids, [True] * len(ids)) for _, ids in pairs]),
+        Tree([], [Leaf(two_turns.token_ids, two_turns.mask)]),
+    ]
+    with torch.no_grad():
+        logps, _ = open_policy(smollm)(plant(trees, 64))
+        plain = load_model(smollm, torch.float32, attention="sdpa")
+        wanted = torch.cat([plain_logps(plain, tree) for tree in trees])
+    torch.testing.assert_close(logps, wanted, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,249 @@
+"""The table of bad input, through the command line: one clear error with place and remedy, nothing left over."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tercet import cli
+from tercet.store import Store
+
+HEAD = """
+name = "bad"
+seed = 1
+
+[base]
+model = "tiny:seed=2"
+
+[stage.lessons]
+kind = "mix"
+sources = [{ path = "rows.jsonl" }]
+dedupe = false
+"""
+
+SFT = """
+[stage.sft]
+kind = "sft"
+model = "base"
+rows = "lessons"
+batch = 4
+epochs = 2
+max_tokens = 128
+learning_rate = 1e-3
+
+[placement]
+threads = 1
+checkpoint_seconds = 0
+"""
+
+
+def row(number: int, **changes) -> dict[str, object]:
+    turns = [{"role": "user", "content": f"question {number}?"}, {"role": "assistant", "content": f"answer {number}."}]
+    return {"id": f"r{number}", "messages": turns} | changes
+
+
+def write_rows(folder: Path, rows: list[object]) -> None:
+    lines = [line if isinstance(line, str) else json.dumps(line) for line in rows]
+    (folder / "rows.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with eight good rows and a recipe that mixes them."""
+    monkeypatch.delenv("TERCET_MIRROR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path, [row(number) for number in range(8)])
+    (tmp_path / "recipe.toml").write_text(HEAD, encoding="utf-8")
+    yield tmp_path
+    subprocess.run(["chmod", "-R", "u+w", str(tmp_path)], check=True)
+
+
+@pytest.fixture
+def fails(place, capsys):
+    """Run the recipe and expect it to fail: with this code, with one message that has all these words."""
+
+    def fails(code: int, *words: str, only: str = "lessons", sets: tuple[str, ...] = ()) -> str:
+        options = [part for text in sets for part in ("--set", text)]
+        assert cli.main(["run", "recipe.toml", "--only", only, *options]) == code
+        said = capsys.readouterr().err
+        assert said.count("tercet: ") == 1, said
+        for word in words:
+            assert word in said, said
+        assert "Traceback" not in said
+        assert "\n  | " not in said, "an error we foresaw needs no piece of the log"
+        return said
+
+    return fails
+
+
+def left(place: Path) -> list[str]:
+    """What stands in the store, locks and caches aside."""
+    return sorted(path.name for path in (place / "runs").glob("*") if path.name not in (".locks", ".cache"))
+
+
+def test_an_unknown_recipe_key_is_named_with_its_line(fails, place):
+    (place / "recipe.toml").write_text(HEAD.replace("dedupe", "dedup"), encoding="utf-8")
+    fails(2, "recipe.toml, line 11", "'dedup'", "'dedupe'")
+    assert left(place) == []
+
+
+def test_a_missing_file_is_named_with_the_source_that_wants_it(fails, place):
+    (place / "rows.jsonl").unlink()
+    fails(2, "rows.jsonl", "does not exist", "[stage.lessons]", "paths start at the recipe's folder")
+    assert left(place) == []
+
+
+def test_a_missing_recipe_is_named(place, capsys):
+    assert cli.main(["run", "nowhere.toml"]) == 2
+    assert "nowhere.toml: no such recipe file; check the path" in capsys.readouterr().err
+    assert left(place) == []
+
+
+BAD_ROWS = {
+    "a malformed line": ('{"id": "r2", "messages": [', "line 3", "not valid JSON", "fix or remove the line"),
+    "a line that is no object": ("[1, 2]", "line 3", "expected a JSON object", "got list"),
+    "a row without messages": ({"id": "r2", "text": "x"}, "row 3", "expected a 'messages' list", "another adapter"),
+    "a row without assistant turn": (
+        row(2, messages=[{"role": "user", "content": "Hello?"}]),
+        "row 3",
+        "no assistant turn at its end",
+        "add the answer, remove the row",
+    ),
+    "an empty completion": (
+        row(2, messages=[{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": " "}]),
+        "row 3",
+        "empty completion",
+        "fill or remove the row",
+    ),
+    "an unknown role": (row(2, messages=[{"role": "tool", "content": "x"}]), "row 3", "role 'tool'", "expected one of"),
+    "an unknown judge": (row(2, verifier="gsm9k@1", truth="4"), "'r2'", "gsm9k@1", "gsm8k@1"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_ROWS)
+def test_a_bad_row_is_named_with_its_place_and_remedy(fails, place, what):
+    bad, *words = BAD_ROWS[what]
+    write_rows(place, [row(0), row(1), bad, row(3)])
+    fails(2, "stage 'lessons'", *words)
+    assert left(place) == []
+
+
+def test_after_the_row_is_mended_the_same_command_works(fails, place):
+    write_rows(place, [row(0), '{"id"'])
+    fails(2, "line 2")
+    write_rows(place, [row(0), row(1)])
+    assert cli.main(["run", "recipe.toml", "--only", "lessons"]) == 0
+    assert len(left(place)) == 1
+
+
+@pytest.mark.parametrize(
+    ("verifier", "line", "words"),
+    [
+        ("gsm9k@1", '{"completion": "4", "truth": "4"}', ("gsm9k@1", "gsm8k@1")),
+        ("gsm8k@1", '{"completion": "4"', ("answers.jsonl, line 1", "not valid JSON", "fix or remove")),
+        ("gsm8k@1", '{"completion": "4"}', ("answers.jsonl, line 1", "'truth'")),
+        ("tulu_if@1", '{"completion": "4", "truth": "{}"}', ("answers.jsonl, line 1", "func_name")),
+    ],
+)
+def test_grading_names_an_unknown_judge_and_the_line_it_cannot_use(place, capsys, verifier, line, words):
+    (place / "answers.jsonl").write_text(line + "\n", encoding="utf-8")
+    assert cli.main(["grade", verifier, "answers.jsonl"]) == 2
+    said = capsys.readouterr().err
+    assert all(word in said for word in words), said
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A store with the base model and the lessons made, to be linked into a test's own."""
+    folder = tmp_path_factory.mktemp("model")
+    write_rows(folder, [row(number) for number in range(8)])
+    (folder / "recipe.toml").write_text(HEAD + SFT, encoding="utf-8")
+    store = str(folder / "runs")
+    assert cli.main(["run", str(folder / "recipe.toml"), "--only", "base,lessons", "--store", store]) == 0
+    yield folder
+    subprocess.run(["chmod", "-R", "u+w", str(folder)], check=True)
+
+
+@pytest.fixture
+def school(place, model):
+    """A place with a training stage whose inputs exist."""
+    (place / "recipe.toml").write_text(HEAD + SFT, encoding="utf-8")
+    subprocess.run(["cp", "-r", str(model / "runs"), str(place / "runs")], check=True)
+    return place
+
+
+def names(place: Path) -> set[str]:
+    return {artifact.name for artifact in Store(place / "runs")}
+
+
+@pytest.mark.slow
+def test_an_over_long_row_is_named_when_the_recipe_says_error(fails, school):
+    before = left(school)
+    sets = ("stage.sft.overlong=error", "stage.sft.max_tokens=30")
+    fails(
+        2,
+        "stage 'sft'",
+        "of rows.jsonl has 40 tokens",
+        "more than max_tokens = 30",
+        'overlong = "drop" or "cut"',
+        only="sft",
+        sets=sets,
+    )
+    assert left(school) == before
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_a_number_stops_at_its_step_and_commits_nothing(fails, school):
+    sets = ("stage.sft.learning_rate=1e30", "stage.sft.warmup=0.0")
+    said = fails(1, "stage 'sft'", "at step 2", "ower learning_rate", only="sft", sets=sets)
+    assert names(school) == {"base", "lessons"}
+    (draft,) = [name for name in left(school) if name.startswith(".draft")]
+    assert draft in said.replace("\n", ""), "what is kept to be looked at is named"
+
+
+FULL = '''
+"""A disk that is full from the third checkpoint on, for the process of a stage."""
+import errno, os, sys
+
+if os.environ.get("DISK") == "full" and "tercet.stage" in sys.orig_argv:
+    sync, calls = os.fsync, []
+
+    def fsync(handle):
+        calls.append(handle)
+        if len(calls) > 8:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    os.fsync = fsync
+'''
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_said_and_the_same_command_continues_when_there_is_room(fails, school, monkeypatch):
+    (school / "site").mkdir()
+    (school / "site" / "sitecustomize.py").write_text(FULL, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", f"{school / 'site'}:{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("DISK", "full")
+    fails(1, "stage 'sft'", "is full; nothing was committed. Free some space and run the same command", only="sft")
+    assert names(school) == {"base", "lessons"}
+    monkeypatch.setenv("DISK", "roomy")
+    assert cli.main(["run", "recipe.toml", "--only", "sft"]) == 0
+    assert names(school) == {"base", "lessons", "sft"}
+    assert not [name for name in left(school) if name.startswith(".draft")]
+
+
+@pytest.mark.slow
+def test_a_model_folder_without_tokenizer_is_named(fails, place, tiny_folder):
+    (place / "recipe.toml").write_text(HEAD + SFT, encoding="utf-8")
+    (place / "mute").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (place / "mute" / name).write_bytes((tiny_folder / name).read_bytes())
+    sets = (f"base.model={place / 'mute'}",)
+    fails(
+        2, "stage 'base'", "expected a tokenizer (tokenizer.json)", "copy the tokenizer files", only="base", sets=sets
+    )
+    assert left(place) == []
