@@ -117,7 +117,7 @@ def environment(placement: Placement, kind: str) -> dict[str, str]:
     pools = ("OMP", "MKL", "OPENBLAS", "NUMEXPR")
     return {
         **{f"{pool}_NUM_THREADS": threads for pool in pools},
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait by spinning crawl as soon as another program wants a core
+        "GOMP_SPINCOUNT": "10000",  # long spins let threads crawl as soon as another program wants a core
         "PYTHONHASHSEED": "0",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
