@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tercet.algos.advantage import group_advantages, zero_variance
-from tercet.device.mesh import Mesh
+from tercet.device.mesh import Mesh, release_memory
 from tercet.device.shard import Trainable
 from tercet.models.chat import Chat
 from tercet.models.forest import Forest, Leaf, Tree
@@ -125,6 +125,7 @@ def rounds(  # noqa: PLR0913
         picked = [rows[i] for i in chosen_rows(number, len(rows), spec.batch, ctx.seed)]
         writer.refresh()
         groups = sample(picked, writer.generator, chat, spec, ctx.seed * 100_003 + number, mesh)
+        release_memory(mesh.device)
         useful = set_advantages(groups, spec)
         ledger.append([record for group in groups for record in _records(number, group)])
         metrics = watch(groups, useful)
