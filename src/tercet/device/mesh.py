@@ -84,10 +84,12 @@ def peak_memory(device: torch.device) -> float:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give freed memory back: what generation leaves in pieces would otherwise add to the peak of training."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # glibc only
+    """Give freed pieces of the heap back to the system, or every batch of another shape would add to the peak.
+
+    CUDA's allocator needs no such help.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
+    if device.type == "cpu" and trim is not None:
         trim(0)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tercet.device import checkpoint
-from tercet.device.mesh import Mesh, peak_flops, peak_memory
+from tercet.device.mesh import Mesh, peak_flops, peak_memory, release_memory
 from tercet.device.shard import Trainable
 from tercet.models.forest import Forest
 from tercet.recipe import Fit
@@ -131,7 +131,9 @@ def _update(state: State, step: Step, loss: LossFn, rate: float, spec: Fit) -> d
     trainable, mesh = state.trainable, state.trainable.mesh
     began = time.monotonic()
     sums: dict[str, list[float]] = {"loss": [0.0, 0.0], "tokens": [0.0, 0.0], "useful_tokens": [0.0, 0.0]}
-    for batch in step.batches:
+    for number, batch in enumerate(step.batches):
+        if number:
+            release_memory(mesh.device)
         found = loss(trainable.module, batch)
         trainable.backward(found.objective.total)
         for name, part in (("loss", found.objective), *found.metrics.items()):
