@@ -14,8 +14,8 @@ import pytest
 from tercet.data.synth import GENERATORS
 from tercet.evals import needs, run
 from tercet.evals.fakes import EchoGenerator, OracleGenerator
-from tercet.stats import GateError
 from tercet.rows import Completion, Generator, Likelihood, Messages, Sampling, read_table, write_table
+from tercet.stats import GateError
 from tercet.verify import Grade
 
 
