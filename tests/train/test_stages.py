@@ -147,7 +147,7 @@ def test_a_reference_that_does_not_belong_to_the_weights_stops_the_run(cook, tmp
     shutil.copytree(one / "tercet", tmp_path / "two" / "tercet")
     table = [row | {"chosen": row["chosen"] - 3.0} for row in read_table(one / "tercet" / "reference.parquet")]
     write_table(tmp_path / "two" / "tercet" / "reference.parquet", table)
-    with pytest.raises(TrainingError, match=r"not log 2 = 0.6931: .*delete the draft and run again"):
+    with pytest.raises(TrainingError, match=r"not log 2 = 0.693147: .*delete the draft and run again"):
         cook("dpo", "two", steps=1, dtype="float32")
 
 
