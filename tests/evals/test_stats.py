@@ -38,7 +38,8 @@ def test_t_p_values_have_their_closed_forms(t: float, which: int) -> None:
         2: 1 - t / math.sqrt(2 + t * t),
         3: 1 - 2 / math.pi * (math.atan(t / math.sqrt(3)) + t * math.sqrt(3) / (3 + t * t)),
     }
-    assert stats.t_p_value(t, which) == pytest.approx(closed[which], abs=1e-7)  # near t = 0 the p-value loses half its digits
+    # near t = 0 the p-value loses half its digits
+    assert stats.t_p_value(t, which) == pytest.approx(closed[which], abs=1e-7)
 
 
 def test_one_item_has_no_error_bar() -> None:
