@@ -94,25 +94,31 @@ def compared(args: argparse.Namespace, folder: Path) -> Job:
     made = make(args.data / "train", exam, Path(job["rows"]), args.rows, args.seed)
     side = [sys.executable, __file__, "--side"]
     whole = run(side, job)
+    few = run(side, {**job, "rows": str(first_rows(Path(job["rows"]), folder / "tenth.jsonl", args.rows // 10))})
     found: Job = {
         "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "python": sys.version},
         "mixture": {"rows": args.rows, "seed": args.seed, **made},
         "exams": {"tasks": len({task for task, _, _ in exam}), "items": len(exam)},
         "ours": {"workers": args.workers, **whole},
+        "a_tenth_of_the_rows": {**few, "peak of all over peak of a tenth": whole["peak_bytes"] / few["peak_bytes"]},
         "brute_force": checked(exam, Path(job["rows"]), args.check_rows),
     }
     if args.peer_rows:
-        part = {**job, "rows": str(folder / "part.jsonl")}
-        with open(job["rows"], encoding="utf-8") as stream:
-            lines = list(itertools.islice(stream, args.peer_rows))
-        Path(part["rows"]).write_text("".join(lines), encoding="utf-8")
+        part = {**job, "rows": str(first_rows(Path(job["rows"]), folder / "part.jsonl", args.peer_rows))}
         sides = {f"ours, {workers} workers": run(side, {**part, "workers": workers}) for workers in {1, args.workers}}
         theirs = run([peer_python(), str(HERE / "decontam_side.py")], part)
         tokens = next(iter(sides.values()))["tokens"]
         theirs["tokens_per_second"] = tokens / theirs["seconds"]
         ratios = {name: one["tokens_per_second"] / theirs["tokens_per_second"] for name, one in sides.items()}
-        found["peer"] = {"rows": len(lines), "tokens": tokens, "ours": sides, PEER: theirs, "times as fast": ratios}
+        found["peer"] = {"rows": min(args.peer_rows, args.rows), "tokens": tokens, "ours": sides, PEER: theirs, "times as fast": ratios}
     return found
+
+
+def first_rows(path: Path, part: Path, count: int) -> Path:
+    """The first rows of a file as a file of their own."""
+    with open(path, encoding="utf-8") as stream, open(part, "w", encoding="utf-8") as target:
+        target.writelines(itertools.islice(stream, count))
+    return part
 
 
 def ours(job: Job) -> Job:
