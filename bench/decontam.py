@@ -110,7 +110,13 @@ def compared(args: argparse.Namespace, folder: Path) -> Job:
         tokens = next(iter(sides.values()))["tokens"]
         theirs["tokens_per_second"] = tokens / theirs["seconds"]
         ratios = {name: one["tokens_per_second"] / theirs["tokens_per_second"] for name, one in sides.items()}
-        found["peer"] = {"rows": min(args.peer_rows, args.rows), "tokens": tokens, "ours": sides, PEER: theirs, "times as fast": ratios}
+        found["peer"] = {
+            "rows": min(args.peer_rows, args.rows),
+            "tokens": tokens,
+            "ours": sides,
+            PEER: theirs,
+            "times as fast": ratios,
+        }
     return found
 
 

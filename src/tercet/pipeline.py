@@ -17,7 +17,24 @@ from typing import Any
 
 from rich.console import Console
 
-from tercet.recipe import BASE, RLVR, SFT, Base, Eval, Fit, Mix, Prefs, Prompts, Recipe, RecipeError, Synth
+from tercet.recipe import (
+    BASE,
+    RLVR,
+    SFT,
+    Base,
+    Eval,
+    Fit,
+    Judged,
+    Mixture,
+    Personas,
+    Prefs,
+    Prompts,
+    Recipe,
+    RecipeError,
+    SourceSpec,
+    Synth,
+    sources,
+)
 from tercet.recipe_file import load
 from tercet.rows import mirrored
 from tercet.stage import ROOMS, Job, failure, supervise
@@ -156,14 +173,22 @@ def _identity_spec(recipe: Recipe, name: str, mirror: dict[str, str], cache: Pat
 
     if isinstance(spec, Base) and not spec.model.startswith(("wheel:", "tiny:", "http://", "https://")):
         plain["model"] = pinned(spec.model, "[base] model")
-    elif isinstance(spec, Mix):
-        for source in filter(lambda source: source["path"], plain["sources"]):
-            source["path"] = pinned(source["path"], f"[stage.{name}] source", source["split"])
+    elif isinstance(spec, Mixture | Personas):
+        for part in _named_files(plain):
+            part["path"] = pinned(part["path"], f"[stage.{name}] source", part["split"])
     elif isinstance(spec, Prompts):
         plain["files"] = {key: _local(key, file, cache) for key, file in _exam_files(spec, mirror).items()}
     elif recipe.kind(name) == "report":
         plain["recipe"] = recipe.model_dump(mode="json", exclude={"placement"})
     return plain
+
+
+def _named_files(plain: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The sources of a mixture (or the seeds) and their worked examples that are files or hub ids."""
+    for source in plain.get("sources") or [plain["seeds"]]:
+        for part in (source, source["examples"] or {}):
+            if part.get("path") and not part["path"].startswith(("tercet:", "github:", "hf:")):
+                yield part
 
 
 def _remote(path: str, where: str) -> str:
@@ -234,14 +259,8 @@ def _forecast(recipe: Recipe, name: str, lines: dict[str, PlanLine]) -> dict[str
             import pyarrow.parquet as pq
 
             return {"rows": pq.read_metadata(line.path / "payload" / file).num_rows}
-    if isinstance(spec, Synth):
-        ahead["rows"] = spec.rows
-    elif isinstance(spec, Mix):
-        parts = [known.get(source.stage, 0) or source.rows or 0 for source in spec.sources]
-        ahead["rows"] = sum(min(n, source.rows or n) for n, source in zip(parts, spec.sources, strict=True))
-    elif isinstance(spec, Prefs):
-        prompts = min(known[spec.prompts], spec.rows or known[spec.prompts])
-        ahead |= {"rows": prompts * spec.max_pairs, "completions": prompts * (spec.samples + spec.dropped_samples)}
+    if isinstance(spec, Synth | Mixture | Personas | Judged | Prefs):
+        ahead |= _rows_ahead(spec, known)
     elif isinstance(spec, RLVR):
         ahead |= {"steps": spec.steps * spec.minibatches, "completions": spec.steps * spec.batch * spec.samples}
     elif isinstance(spec, Fit):
@@ -253,6 +272,30 @@ def _forecast(recipe: Recipe, name: str, lines: dict[str, PlanLine]) -> dict[str
     if isinstance(spec, Fit) and weights is not None and weights.is_file():
         ahead["state_bytes"] = 4 * weights.stat().st_size  # masters, gradients and two moments, all fp32
     return {key: value for key, value in ahead.items() if value}
+
+
+def _rows_ahead(spec: Synth | Mixture | Personas | Judged | Prefs, known: dict[str, int]) -> dict[str, int]:
+    """Rows (or pairs) that a stage of data may make, and the completions it asks for."""
+    if isinstance(spec, Synth):
+        return {"rows": spec.rows}
+    if isinstance(spec, Mixture):
+        return {"rows": sum(_expected(source, known) for _, source in sources(spec))}
+    if isinstance(spec, Personas):
+        rows = spec.rows or _expected(spec.seeds, known)
+        return {"rows": rows, "completions": rows * (1 + spec.answers)}
+    prompts = min(known[spec.prompts], spec.rows or known[spec.prompts])
+    if isinstance(spec, Prefs):
+        return {"rows": prompts * spec.max_pairs, "completions": prompts * (spec.samples + spec.dropped_samples)}
+    answers = 2 if spec.own else min(spec.drawn, len(spec.pool))
+    return {"rows": prompts, "completions": prompts * (answers + 4)}
+
+
+def _expected(source: SourceSpec, known: dict[str, int]) -> int:
+    """Rows that a source may give, as far as it is known; 0 where it is not."""
+    there = known.get(source.stage, 0) or source.expect or 0
+    if source.rows is not None:
+        return min(there or source.rows, source.rows)
+    return int(there * (source.fraction or 1))
 
 
 def _needed(nodes: dict[str, Node], recipe: Recipe, only: Sequence[str]) -> dict[str, Node]:

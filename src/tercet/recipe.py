@@ -15,18 +15,22 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 BASE = "base"
 MODELS = (BASE, "model", "sft", "dpo", "rlvr")
-ROWS = ("synth", "mix")
+ROWS = ("synth", "mix", "personas")
+PAIRS = ("prefs", "judged", "pairs")
 # What a field that names a stage may point to.
 ACCEPTS: dict[str, tuple[str, ...]] = {
     "model": MODELS,
     "rows": ROWS,
     "prompts": ROWS,
     "stage": ROWS,
-    "pairs": ("prefs",),
+    "without": (*ROWS, *PAIRS),
+    "pairs": PAIRS,
     "items": ("synth",),
     "against": ("prompts",),
     "exam": ("prompts",),
     "judge": MODELS,
+    "pool": MODELS,
+    "own": MODELS,
     "embedder": ("model",),
     "evals": ("eval",),
     "require": ("eval",),
@@ -76,6 +80,7 @@ class Placement(Spec):
     gen_tokens: int = Field(
         131072, ge=256, description="Most tokens (prompts and answers) the generator's cache holds at once."
     )
+    workers: int = Field(0, ge=0, description="Processes that search for copies of the exam; 0 means all cores.")
     requests: int = Field(16, ge=1, description="Requests to a server in flight at once.")
     requests_per_minute: float | None = Field(None, gt=0, description="Most requests a minute to a server.")
     tokens_per_minute: float | None = Field(None, gt=0, description="Most tokens a minute to a server.")
@@ -126,16 +131,33 @@ class Model(StageSpec, Base):
     encoder: bool = Field(False, description="An encoder such as RoBERTa, read for embeddings: no chat template.")
 
 
+class Examples(Spec):
+    """Worked examples that stand before every prompt of a source: a public file or a local one."""
+
+    path: str = Field(description="Hub id, `github:OWNER/NAME/FILE`, or local jsonl, json, csv or parquet file.")
+    subset: str = Field("", description="Hub subset.")
+    split: str = Field("train", description="Hub split.")
+    revision: str = Field("", description="Pinned revision.")
+
+
 class SourceSpec(Spec):
     """One source of a mixture: a stage of this recipe, or rows by hub id or local file."""
 
-    stage: str = Field("", description="A synth or mix stage of this recipe.")
-    path: str = Field("", description="Hub id or local jsonl, json, csv or parquet file (plain or .gz).")
+    stage: str = Field("", description="A stage of this recipe that makes rows (or pairs, for a pairs stage).")
+    path: str = Field("", description="Hub id or local jsonl, json, csv, tsv or parquet file (plain or .gz).")
     adapter: str = Field("rows", description="How raw rows become conversations; see `tercet.data.sources`.")
     subset: str = Field("", description="Hub subset.")
     split: str = Field("train", description="Hub split.")
     revision: str = Field("", description="Pinned hub revision.")
-    rows: int | None = Field(None, ge=0, description="Take this many rows (seeded sample); all when absent.")
+    rows: int | None = Field(
+        None, ge=0, description="Take this many of the rows that no rule removes (seeded sample); all when absent."
+    )
+    fraction: float | None = Field(
+        None, gt=0, description="Below 1: take this share of the rows; above 1: repeat rows, e.g. 2.5 times."
+    )
+    expect: int | None = Field(None, ge=0, description="Rows this source is known to give; a difference is reported.")
+    without: str = Field("", description="A stage whose prompts are left out here, e.g. those SFT has seen.")
+    examples: Examples | None = Field(None, description="Worked examples before every prompt (RLVR); else zero-shot.")
     require_answer: bool = Field(True, description="Refuse rows without a final assistant turn.")
     filters: tuple[str, ...] | None = Field(
         None,
@@ -147,20 +169,28 @@ class SourceSpec(Spec):
     def _one_origin(self) -> SourceSpec:
         if bool(self.stage) == bool(self.path):
             raise ValueError("a source names either a stage or a path; give exactly one of the two")
+        if self.rows is not None and self.fraction is not None:
+            raise ValueError("a source takes a number of rows or a fraction of them; give one of the two")
         return self
 
 
-class Mix(StageSpec):
-    """Filter, dedupe, decontaminate and mix sources into one table of conversations."""
+class Mixture(StageSpec):
+    """What mixtures of rows and of pairs share."""
 
     REFS = ("against",)
-    kind: Literal["mix"] = "mix"
     sources: tuple[SourceSpec, ...] = Field(min_length=1, description="What goes in.")
     against: tuple[str, ...] = Field((), description="Prompts stages whose items must not be in the mixture.")
     ngram: int = Field(8, ge=1, description="N-gram size of decontamination (paper §3.2).")
     threshold: float = Field(
         0.5, gt=0, le=1, description="A row goes when it covers more than this share of one exam item (paper §3.2)."
     )
+    share: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="A data set that copies more than this share of an unseen exam goes as a whole (paper §3.2).",
+    )
+    exact: bool = Field(False, description="Look for whole exam fields as phrases instead of n-gram coverage.")
     dedupe: bool = Field(True, description="Remove rows whose prompt was seen before (normalised text).")
     keywords: bool = Field(
         True, description="Drop rows whose assistant names another maker's model (the list of Tülu 3's SFT filters)."
@@ -178,6 +208,75 @@ class Mix(StageSpec):
     commercial: bool = Field(
         False, description="The mixture is meant for commercial use: licences that stand against it are listed."
     )
+    expect: int | None = Field(
+        None, ge=1, description="Rows that the sources together are known to give, before copies of exams go."
+    )
+    within: float = Field(
+        0.0, ge=0, le=1, description="How far, as a share, the rows may differ from `expect` before the stage stops."
+    )
+
+
+class Mix(Mixture):
+    """Filter, dedupe, decontaminate and mix sources into one table of conversations."""
+
+    kind: Literal["mix"] = "mix"
+
+
+class Pairs(Mixture):
+    """Filter, dedupe, decontaminate and mix preference pairs into one table."""
+
+    kind: Literal["pairs"] = "pairs"
+
+
+class Asked(StageSpec):
+    """What the stages share that ask models for texts and pay for them."""
+
+    max_new_tokens: int = Field(1024, ge=1, description="Longest text, in tokens.")
+    budget: float | None = Field(
+        None, ge=0, description="Most that requests may cost, in the currency of `placement.price`; no cap when absent."
+    )
+    dtype: Dtype = Field("bfloat16", description="Precision of local models.")
+
+
+class Personas(Asked):
+    """New prompts and answers from a model that is given a persona, checked before they are kept (paper §3.1.2)."""
+
+    REFS = ("model",)
+    kind: Literal["personas"] = "personas"
+    model: str = Field(description="The model that writes questions and answers; usually a stage of kind `model`.")
+    write: Literal[
+        "persona_if",
+        "persona_math",
+        "persona_gsm",
+        "persona_algebra",
+        "persona_python",
+        "if_augmented",
+        "wildchat_if",
+        "noncompliance",
+    ] = Field(description="What is written; `if_augmented` and `wildchat_if` start from instructions, not personas.")
+    seeds: SourceSpec = Field(description="Personas (or instructions): the first user turn of each row.")
+    rows: int | None = Field(None, ge=1, description="Use this many seeds (seeded sample); all when absent.")
+    answers: int = Field(4, ge=0, description="Answers per question, of which a majority must agree; 0: prompts only.")
+    agree: float = Field(0.5, ge=0, le=1, description="Share of the answers that must agree (more than this).")
+    temperature: float = Field(0.8, ge=0, description="Sampling temperature of answers.")
+    author_temperature: float = Field(1.0, ge=0, description="Sampling temperature of questions.")
+
+
+class Judged(Asked):
+    """Preference pairs from answers of several models that a judge rates in four aspects (paper §5.2)."""
+
+    REFS = ("prompts", "pool", "own", "judge")
+    kind: Literal["judged"] = "judged"
+    prompts: str = Field(description="A stage whose rows give the prompts; answers they have are ignored.")
+    pool: tuple[str, ...] = Field(min_length=1, description="The models that answer: local ones and servers.")
+    own: str = Field("", description="The policy: each prompt gets its answer and one of the pool (on-policy pairs).")
+    judge: str = Field(description="The model that rates.")
+    rows: int | None = Field(None, ge=1, description="Use this many prompts (seeded sample); all when absent.")
+    drawn: int = Field(4, ge=2, description="Answers rated per prompt, drawn from the pool (paper: 4).")
+    temperature: float = Field(1.0, ge=0, description="Sampling temperature of answers (paper: 1.0).")
+    ties: Literal["drop", "keep"] = Field("drop", description="What becomes of prompts whose answers are all as good.")
+    paper: bool = Field(False, description="Read and pair the ratings with the quirks of the published run.")
+    judge_tokens: int = Field(1024, ge=1, description="Longest verdict, in tokens.")
 
 
 class Prefs(StageSpec):
@@ -186,7 +285,7 @@ class Prefs(StageSpec):
     REFS = ("model", "prompts")
     kind: Literal["prefs"] = "prefs"
     model: str = Field(description="The policy that writes both sides; usually the SFT stage.")
-    prompts: str = Field(description="A mix or synth stage whose rows carry verifiers.")
+    prompts: str = Field(description="A stage of rows that carry verifiers: mix, synth or personas.")
     rows: int | None = Field(None, ge=1, description="Use this many prompts (seeded sample); all when absent.")
     samples: int = Field(4, ge=1, description="Completions drawn per prompt.")
     dropped_samples: int = Field(
@@ -229,7 +328,7 @@ class SFT(Fit):
 
     REFS = ("model", "rows")
     kind: Literal["sft"] = "sft"
-    rows: str = Field(description="A mix or synth stage.")
+    rows: str = Field(description="A stage of rows: mix, synth or personas.")
     learning_rate: float = Field(5e-6, gt=0, description="Peak learning rate (paper T11: 5e-6 for 8B).")
     epochs: int = Field(2, ge=1, description="Passes over the rows (paper T11: 2).")
     max_tokens: int = Field(4096, ge=8, description="Longest row in tokens (paper T11: 4,096).")
@@ -244,7 +343,7 @@ class DPO(Fit):
 
     REFS = ("model", "pairs")
     kind: Literal["dpo"] = "dpo"
-    pairs: str = Field(description="A prefs stage.")
+    pairs: str = Field(description="A stage of pairs: prefs, judged or pairs.")
     loss: Literal["dpo", "dpo_norm", "simpo"] = Field("dpo_norm", description="Loss (paper: length-normalised DPO).")
     beta: float = Field(
         5.0, gt=0, description="Inverse temperature (paper T20: 5 for dpo_norm; use about 0.1 for dpo)."
@@ -260,7 +359,7 @@ class Reward(Fit):
 
     REFS = ("model", "pairs")
     kind: Literal["reward"] = "reward"
-    pairs: str = Field(description="A prefs stage.")
+    pairs: str = Field(description="A stage of pairs: prefs, judged or pairs.")
     learning_rate: float = Field(3e-6, gt=0, description="Peak learning rate (paper T36: 3e-6).")
     warmup: float = Field(0.0, ge=0, lt=1, description="Share of steps that warm up (paper T36: none).")
     batch: int = Field(256, ge=1, description="Pairs per optimiser step (paper T36: 256).")
@@ -273,7 +372,7 @@ class RLVR(Fit):
 
     REFS = ("model", "prompts")
     kind: Literal["rlvr"] = "rlvr"
-    prompts: str = Field(description="A mix or synth stage whose rows carry verifiers.")
+    prompts: str = Field(description="A stage of rows that carry verifiers: mix, synth or personas.")
     steps: int = Field(ge=1, description="Rollout rounds; each makes `minibatches` optimiser steps.")
     batch: int = Field(48, ge=1, description="Prompts per round (Tülu 3.1: 48).")
     samples: int = Field(16, ge=2, description="Completions per prompt (Tülu 3.1: 16).")
@@ -335,7 +434,8 @@ class Report(StageSpec):
 
 
 AnyStage = Annotated[
-    Model | Prompts | Synth | Mix | Prefs | SFT | DPO | Reward | RLVR | Eval | Report, Field(discriminator="kind")
+    Model | Prompts | Synth | Personas | Mix | Pairs | Prefs | Judged | SFT | DPO | Reward | RLVR | Eval | Report,
+    Field(discriminator="kind"),
 ]
 
 
@@ -424,7 +524,7 @@ def gate(text: str) -> Gate:
 
 
 def references(spec: StageSpec) -> Iterator[Reference]:
-    """Every place where a stage names another stage: `REFS`, the sources of a mix, the gates of an eval."""
+    """Every place where a stage names another stage: `REFS`, sources, the gates of an eval."""
     for name in spec.REFS:
         value = getattr(spec, name)
         if not value:
@@ -433,14 +533,23 @@ def references(spec: StageSpec) -> Iterator[Reference]:
             yield Reference(value, (name,), ACCEPTS[name])
         else:
             yield from (Reference(item, (name, i), ACCEPTS[name]) for i, item in enumerate(value))
-    if isinstance(spec, Mix):
-        for i, source in enumerate(spec.sources):
-            if source.stage:
-                yield Reference(source.stage, ("sources", i, "stage"), ACCEPTS["stage"])
+    for loc, source in sources(spec):
+        if source.stage:
+            yield Reference(source.stage, (*loc, "stage"), ACCEPTS["pairs" if isinstance(spec, Pairs) else "stage"])
+        if source.without:
+            yield Reference(source.without, (*loc, "without"), ACCEPTS["without"])
     if isinstance(spec, Eval):
         for i, text in enumerate(spec.require):
             if stage := gate(text).stage:
                 yield Reference(stage, ("require", i), ACCEPTS["require"])
+
+
+def sources(spec: Base | StageSpec) -> Iterator[tuple[Loc, SourceSpec]]:
+    """Every source of a stage, with its place."""
+    if isinstance(spec, Mixture):
+        yield from ((("sources", i), source) for i, source in enumerate(spec.sources))
+    elif isinstance(spec, Personas):
+        yield ("seeds",), spec.seeds
 
 
 def _check_references(recipe: Recipe) -> None:
