@@ -20,7 +20,7 @@ search engine for the first hundred hits of each n-gram.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -34,6 +34,10 @@ from tercet.rows import RowError, read_table
 __all__ = ["SEPARATORS", "ExamItem", "Hit", "Index", "analyse", "exam_items", "excerpt"]
 
 _WORD = re.compile(f"[^{re.escape(SEPARATORS)}]+")
+
+
+def _always(row: int, item: int, coverage: float) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,13 @@ class Index:
         """The items that one row copies above `threshold`, in exam order; `row_texts` are the row's user turns."""
         return self.search([row_texts], threshold)[0][0]
 
-    def search(self, rows: Sequence[Sequence[str]], threshold: float = 0.5) -> tuple[list[list[Hit]], int]:
-        """The items that each of some rows copies, and how many tokens were read; much faster than row by row."""
+    def search(
+        self, rows: Sequence[Sequence[str]], threshold: float = 0.5, shown: Callable[[int, int, float], bool] = _always
+    ) -> tuple[list[list[Hit]], int]:
+        """The items that each of some rows copies, and how many tokens were read; much faster than row by row.
+
+        Which words were copied is told where `shown(row, item, coverage)`; elsewhere a hit's `matched` is empty.
+        """
         documents = [text for texts in rows for text in texts]
         owner = [(number, place) for number, texts in enumerate(rows) for place in range(len(texts))]
         best: list[dict[int, Hit]] = [{} for _ in rows]
@@ -114,7 +123,11 @@ class Index:
             num_tokens = sieved.num_tokens
             suspects = self._suspects(sieved, threshold)
             read = encode((documents[number] for number in suspects), self._words)
-        for number, hit in self._phrases(read) if self.exact else self._copies(read, threshold):
+
+        def worth(document: int, item: int, coverage: float) -> bool:
+            return shown(owner[suspects[document]][0], item, coverage)
+
+        for number, hit in self._phrases(read) if self.exact else self._copies(read, threshold, worth):
             row, place = owner[suspects[number]]
             known = best[row].get(hit.number)
             if known is None or hit.coverage > known.coverage:
@@ -146,7 +159,9 @@ class Index:
         covered = np.add.reduceat(gains, firsts) if len(firsts) else gains
         return _Shares(places, np.append(firsts, len(places)), documents[firsts], fields[firsts], covered)
 
-    def _copies(self, read: Encoded, threshold: float) -> Iterable[tuple[int, Hit]]:
+    def _copies(
+        self, read: Encoded, threshold: float, shown: Callable[[int, int, float], bool]
+    ) -> Iterable[tuple[int, Hit]]:
         """Documents and what they copy, by n-gram coverage."""
         shares = self._shares(read)
         if not len(shares.covered):
@@ -158,9 +173,9 @@ class Index:
             number = int(items[firsts[i]])
             coverage = self._coverage(number, shares, parts)
             if coverage > threshold:
-                field, matched = self._longest_run(shares, parts)
-                hit = Hit(self.items[number], coverage, matched, field=field, number=number)
-                yield int(shares.documents[firsts[i]]), hit
+                document = int(shares.documents[firsts[i]])
+                field, matched = self._longest_run(shares, parts) if shown(document, number, coverage) else (0, "")
+                yield document, Hit(self.items[number], coverage, matched, field=field, number=number)
 
     def _suspects(self, read: Encoded, threshold: float) -> Sequence[int]:
         """The documents that may copy something."""

@@ -95,12 +95,16 @@ class _Searcher:
             source = next((value[key] for key in ("source", "dataset") if value.get(key)), batch.path.name)
             sources.append(str(source))
             names.append(str(value.get("id") or f"{batch.path.name}-{batch.first + place}"))
-        hits, tokens = self.index.search(texts, self.threshold)
+
+        def better(row: int, item: int, coverage: float) -> bool:
+            return coverage > self._best.get((sources[row], item), 0.0)
+
+        hits, tokens = self.index.search(texts, self.threshold, better)
         copies = []
         for place, found in enumerate(hits):
             for hit in found:
                 key = sources[place], hit.number
-                if hit.coverage <= self._best.get(key, 0.0):
+                if not better(place, hit.number, hit.coverage):
                     continue
                 self._best[key] = hit.coverage
                 texts_of = (texts[place][hit.document], hit.item.fields[hit.field])
