@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,7 +50,7 @@ def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str
 def test_a_file_of_a_repository_is_read_once_and_then_from_the_cache(served: list[str]) -> None:
     source = Source("github:a/b/shots/{subset}.txt", subset="one", revision="abc")
     for _ in range(2):
-        assert hub.records([source], {}) == [{"text": "Q: 1?\nA: 1", "_row": 0, "_subset": "one"}]
+        assert hub.records([source], {}) == [{"text": "Q: 1?\nA: 1", "_subset": "one"}]
     assert served == ["/a/b/abc/shots/one.txt"]
 
 
@@ -100,7 +102,7 @@ def test_packed_files_and_texts_are_read(tmp_path: Path) -> None:
     mirror = {"p/q": str(tmp_path / "rows.jsonl.gz"), "github:r/s/t.txt": str(tmp_path / "notes.txt")}
     assert hub.records([Source("p/q"), Source("github:r/s/t.txt")], mirror) == [
         {"a": 1, "_row": 0},
-        {"text": "plain", "_row": 0},
+        {"text": "plain"},
     ]
 
 
@@ -110,3 +112,63 @@ def test_a_mirror_that_names_no_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "two.json").write_text('{"a": [], "b": []}')
     with pytest.raises(RowError, match="one such list"):
         hub.records([Source("p/q")], {"p/q": str(tmp_path / "two.json")})
+
+
+def test_a_folder_of_subsets_tells_whose_its_rows_are(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "test.jsonl", {"of": name})
+        write(tmp_path / name / "train.jsonl", {"of": "another split"})
+    found = hub.records([Source("x/y", subset=n, split="test") for n in "ab"], {"x/y": str(tmp_path)})
+    assert found == [{"of": n, "_row": 0, "_subset": n} for n in "ab"]
+
+
+def test_records_stream_with_their_places(tmp_path: Path) -> None:
+    rows = [{"a": number} for number in range(3)]
+    path = write(tmp_path / "rows.jsonl", *rows)
+    wanted = [(row, f"{path}, row {number}") for number, row in enumerate(rows, 1)]
+    assert list(hub.stream(Source(path), {})) == wanted
+    assert list(hub.stream(Source("x/y", split="test"), {"x/y:test": path})) == wanted
+    reading = hub.stream(Source(path), {})
+    assert next(reading) == wanted[0]
+    with open(path, "a", encoding="utf-8") as stream:
+        stream.write("[]\n")
+    *_, last = [next(reading), next(reading)]
+    assert last == wanted[2]
+    with pytest.raises(RowError, match=r"rows\.jsonl, line 4: expected a JSON object, got list"):
+        next(reading)
+
+
+def test_what_is_asked_of_the_hub_is_downloaded_for_exams_and_streamed_for_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[dict[str, object]] = []
+
+    def load_dataset(*names: str | None, **options: object) -> list[dict[str, object]]:
+        asked.append(options)
+        return [{"a": 1}]
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    assert hub.records([Source("x/y", split="test[:100]")], {}) == [{"a": 1, "_row": 0}]
+    assert list(hub.stream(Source("x/y", revision="main"), {})) == [({"a": 1}, "x/y, row 1")]
+    assert [(options["streaming"], options["revision"]) for options in asked] == [(False, None), (True, "main")]
+
+
+SOURCE = """\"\"\"Worked examples.\"\"\"
+import os
+NOTHING = [1, {"question": "x"}]
+MADE = [{"question": os.name, "answer": "y"}]
+OTHER = [{"question": "x"}, {"answer": "y"}]
+RIGHT = [{"question": "1?", "answer": "1", "more": [1]}, {"question": "2?", "answer": "2"}]
+"""
+
+
+def test_worked_examples_are_a_tables_rows_or_the_literal_rows_of_a_program(tmp_path: Path) -> None:
+    (tmp_path / "shots.py").write_text(SOURCE)
+    found = hub.records([Source("x/y", subset="s")], {"x/y": str(tmp_path / "shots.py")})
+    rows = hub.rows_with(found, "question", "answer")
+    assert rows == [{"question": "1?", "answer": "1", "more": [1]}, {"question": "2?", "answer": "2"}]
+    assert hub.rows_with(rows, "answer", "question") == rows
+    for bad in ([{"text": "no: [program"}], [{"text": "[]"}], [], [{"question": "x"}]):
+        with pytest.raises(RowError, match="expected rows with the keys question, answer, got"):
+            hub.rows_with(bad, "question", "answer")

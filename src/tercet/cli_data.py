@@ -1,14 +1,15 @@
-"""Verbs of data: decontaminate."""
+"""Verbs of data: decontaminate, data."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tercet.cli_artifacts import ARTIFACT
 from tercet.cli_text import emit, say, table
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: cores)"
     )
+    verb = add(
+        "data", data, "what a finished mix, pairs, judged, prefs or personas artefact is made of", "store", "json"
+    )
+    verb.add_argument("artifact", **ARTIFACT)
 
 
 def decontaminate(args: argparse.Namespace) -> int:
@@ -62,7 +67,7 @@ def exam_of(against: str, mirror_file: str | None) -> tuple[list[ExamItem], froz
     from tercet.data.decontam import ExamItem, exam_items
     from tercet.data.synth import GENERATORS
     from tercet.evals import suite
-    from tercet.evals.task import Generated, items, public_records
+    from tercet.evals.task import Generated, examples_of, items, public_records
 
     for folder in (Path(against), Path(against) / "payload"):
         if (folder / "exam.parquet").is_file():
@@ -80,9 +85,112 @@ def exam_of(against: str, mirror_file: str | None) -> tuple[list[ExamItem], froz
             records: list[Any] = list(GENERATORS[wanted.data.generator](wanted.data.rows, "exam", 17))
         else:
             records = public_records(wanted, mirror)
-        made = items(wanted, records, hub.records(wanted.examples, mirror))
-        exam += [ExamItem(item.task, item.item, item.fields) for item in made]
+        examples = hub.records(wanted.examples, mirror)
+        exam += [ExamItem(item.task, item.item, item.fields) for item in items(wanted, records, examples)]
+        exam += [ExamItem(one.task, one.item, one.fields) for one in examples_of(wanted, examples)]
     return exam, frozenset(suite.locked(names))
+
+
+def data(args: argparse.Namespace) -> int:
+    """The data sheet of an artefact: what came from where, what was removed by which rule, and what copies the exam."""
+    from tercet.report.data import KINDS, MIXTURES, told
+    from tercet.store import Store, StoreError
+
+    artifact = Store(args.store).open(args.artifact)
+    if artifact.kind not in KINDS:
+        raise StoreError(f"{artifact.path.name} is of kind {artifact.kind}; expected a data stage: {', '.join(KINDS)}")
+    found = told(artifact.kind, artifact.payload)
+    if not found:
+        raise StoreError(f"{artifact.payload}: has no summary.json; run `tercet check {artifact.path.name}`")
+    if args.json:
+        return emit({"artifact": artifact.path.name, **found})
+    if artifact.kind in MIXTURES:
+        _say_mixture(found)
+    else:
+        _say_asked(found)
+    return 0
+
+
+def _say_mixture(found: dict[str, Any]) -> None:
+    """Sheet, sources, matrix, copies side by side, and a few rows of every other rule."""
+    if found["sheet"]:
+        keys = ("part", "source", "rows", "tokens", "turns", "licence", "commercial")
+        total = {"part": "all", **found["total"]}
+        table(
+            ("part", "source", found["of"], found["counted"], "turns", "licence", "commercial"),
+            (_cells(line, keys) for line in (*found["sheet"], total)),
+        )
+    for sentence in found["licences"]:
+        say(sentence)
+    columns = ("source", "read", *found["columns"])
+    rows = [
+        (*_cells(row, columns), *_cells(row["removed"], found["rules"]), _tally(row.get("skipped") or {}))
+        for row in found["sources"]
+    ]
+    table((*columns, *found["rules"], "skipped"), rows)
+    _say_expected(found["expected"] or {})
+    _say_matrix(found["matrix"] or {"lines": []})
+    for row in found["copies"]:
+        say(f"{row['task']} {row['item']}: {row['coverage']:.0%} in {row['row']} of {row['source']}")
+        say(f"  exam  {_line(row['exam_text'])}\n  row   {_line(row['row_text'])}")
+    if found["num_copies"] > len(found["copies"]):
+        say(f"{found['num_copies'] - len(found['copies'])} more copies are in removed.parquet")
+    for row in found["others"]:
+        say(f"{row['rule']}: {row['detail']} ({row['row']} of {row['source']})\n  row   {_line(row['row_text'])}")
+
+
+def _say_expected(expected: dict[str, Any]) -> None:
+    if expected.get("rows") is not None:
+        say(f"expected {expected['rows']:,} rows, found {expected['found']:,}")
+    for row in expected.get("differences", ()):
+        say(f"{row['source']}: expected {row['expected']:,}, found {row['found']:,}")
+
+
+def _say_matrix(matrix: dict[str, Any]) -> None:
+    if matrix["lines"]:
+        say("share of each exam's items that a part copies, in %; ! where the part was dropped whole")
+        table(("part", *matrix["tasks"]), ((line["part"], *map(_percent, line["cells"])) for line in matrix["lines"]))
+    if matrix.get("untouched"):
+        say(f"not copied at all: {', '.join(matrix['untouched'])}")
+
+
+def _say_asked(found: dict[str, Any]) -> None:
+    """What a stage that asks models made of its prompts or seeds, who won, and what it cost."""
+    numbers = {key: found[key] for key in ("prompts", "repeats", "seeds", "rows", "pairs") if found[key] is not None}
+    say(", ".join(f"{key} {number:,}" for key, number in numbers.items()))
+    for key in ("rules", "no_pair", "dropped", "skipped", "ratings"):
+        if found[key] and not (key == "dropped" and found["no_pair"]):
+            say(f"{key.replace('_', ' ')}: {_tally(found[key])}")
+    if found["models"]:
+        rows = (
+            (name, line["judged"], f"{line['chosen']:.1%}", f"{line['rejected']:.1%}")
+            for name, line in found["models"].items()
+        )
+        table(("answers of", "judged", "chosen", "rejected"), rows)
+    for key, unit in (("mean_words", "words"), ("mean_length", "tokens")):
+        if sides := found[key]:
+            say(f"chosen answers have {sides['chosen']:.0f} {unit} in the mean, rejected ones {sides['rejected']:.0f}")
+    for aspect, share in found["agreement"].items():
+        say(f"{aspect.replace('_', ' ')} orders {share:.1%} of the compared answers as the mean of all aspects does")
+    if found["accounts"]:
+        columns = ("model", "asked", "failed", "read", "wrote", "cost")
+        table(columns, (_cells(line, columns) for line in found["accounts"]))
+        say(f"cost {found['requests'].get('cost', 0):.4g}, budget {_cell(found['budget'])}")
+
+
+def _cells(row: dict[str, Any], keys: Iterable[str]) -> tuple[str, ...]:
+    return tuple(_cell(row.get(key)) for key in keys)
+
+
+def _cell(value: Any) -> str:
+    """A text, or a number with commas; a dash where there is none."""
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _tally(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number:,} {name}" for name, number in counts.items())
 
 
 def _say_report(found: dict[str, Any]) -> None:

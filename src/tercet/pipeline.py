@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
+from tercet.hub import local_file
 from tercet.recipe import (
     BASE,
     RLVR,
@@ -36,7 +37,7 @@ from tercet.recipe import (
     sources,
 )
 from tercet.recipe_file import load
-from tercet.rows import mirrored
+from tercet.rows import Source
 from tercet.stage import ROOMS, Job, failure, supervise
 from tercet.store import Artifact, Identity, Store, source_digest
 from tercet.track import Board, board, read_progress
@@ -164,9 +165,11 @@ def _identity_spec(recipe: Recipe, name: str, mirror: dict[str, str], cache: Pat
     if name != BASE:
         plain["seed"] = recipe.seed_of(name)
 
-    def pinned(path: str, where: str, split: str = "") -> str:
-        found = mirrored(mirror, path, split)
+    def pinned(path: str, where: str, subset: str = "", split: str = "") -> str:
+        found = local_file(Source(path, subset, split), mirror)
         local = Path(found) if found else recipe.folder / Path(path).expanduser()
+        if not found and path.startswith(("github:", "hf:")):
+            return path
         if not local.exists():
             return _lost(path, local) if found else _remote(path, where)
         return f"{path if found else local.name} sha256:{source_digest(local.resolve(), cache)}"
@@ -175,7 +178,7 @@ def _identity_spec(recipe: Recipe, name: str, mirror: dict[str, str], cache: Pat
         plain["model"] = pinned(spec.model, "[base] model")
     elif isinstance(spec, Mixture | Personas):
         for part in _named_files(plain):
-            part["path"] = pinned(part["path"], f"[stage.{name}] source", part["split"])
+            part["path"] = pinned(part["path"], f"[stage.{name}] source", part["subset"], part["split"])
     elif isinstance(spec, Prompts):
         plain["files"] = {key: _local(key, file, cache) for key, file in _exam_files(spec, mirror).items()}
     elif recipe.kind(name) == "report":
@@ -187,7 +190,7 @@ def _named_files(plain: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The sources of a mixture (or the seeds) and their worked examples that are files or hub ids."""
     for source in plain.get("sources") or [plain["seeds"]]:
         for part in (source, source["examples"] or {}):
-            if part.get("path") and not part["path"].startswith(("tercet:", "github:", "hf:")):
+            if part.get("path") and not part["path"].startswith("tercet:"):
                 yield part
 
 
@@ -198,7 +201,7 @@ def _remote(path: str, where: str) -> str:
     raise RecipeError(f"{where}: {path!r} does not exist; paths start at the recipe's folder, hub ids are OWNER/NAME")
 
 
-_FILES = (".jsonl", ".json", ".csv", ".parquet", ".gz", ".gguf", ".safetensors")
+_FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".gguf", ".safetensors")
 
 
 def _lost(path: str, local: Path) -> str:
@@ -208,7 +211,6 @@ def _lost(path: str, local: Path) -> str:
 def _exam_files(spec: Prompts, mirror: dict[str, str]) -> dict[str, str]:
     """The sources of an exam's tasks that local files stand for."""
     from tercet.evals.suite import sources
-    from tercet.hub import local_file
 
     named = {
         "/".join(filter(None, (source.path, source.subset, source.split))): local_file(source, mirror)
@@ -292,7 +294,9 @@ def _rows_ahead(spec: Synth | Mixture | Personas | Judged | Prefs, known: dict[s
 
 def _expected(source: SourceSpec, known: dict[str, int]) -> int:
     """Rows that a source may give, as far as it is known; 0 where it is not."""
-    there = known.get(source.stage, 0) or source.expect or 0
+    if source.expect is not None:
+        return source.expect if source.rows is None else min(source.expect, source.rows)
+    there = known.get(source.stage, 0)
     if source.rows is not None:
         return min(there or source.rows, source.rows)
     return int(there * (source.fraction or 1))

@@ -28,6 +28,7 @@ ACCEPTS: dict[str, tuple[str, ...]] = {
     "items": ("synth",),
     "against": ("prompts",),
     "exam": ("prompts",),
+    "tokenizer": MODELS,
     "judge": MODELS,
     "pool": MODELS,
     "own": MODELS,
@@ -177,7 +178,7 @@ class SourceSpec(Spec):
 class Mixture(StageSpec):
     """What mixtures of rows and of pairs share."""
 
-    REFS = ("against",)
+    REFS = ("against", "tokenizer")
     sources: tuple[SourceSpec, ...] = Field(min_length=1, description="What goes in.")
     against: tuple[str, ...] = Field((), description="Prompts stages whose items must not be in the mixture.")
     ngram: int = Field(8, ge=1, description="N-gram size of decontamination (paper §3.2).")
@@ -191,6 +192,10 @@ class Mixture(StageSpec):
         description="A data set that copies more than this share of an unseen exam goes as a whole (paper §3.2).",
     )
     exact: bool = Field(False, description="Look for whole exam fields as phrases instead of n-gram coverage.")
+    shots: bool = Field(
+        True,
+        description="Rows must not copy the exam's worked examples either; false where prompts show them on purpose (RLVR, paper §6.1).",
+    )
     dedupe: bool = Field(True, description="Remove rows whose prompt was seen before (normalised text).")
     keywords: bool = Field(
         True, description="Drop rows whose assistant names another maker's model (the list of Tülu 3's SFT filters)."
@@ -207,6 +212,9 @@ class Mixture(StageSpec):
     )
     commercial: bool = Field(
         False, description="The mixture is meant for commercial use: licences that stand against it are listed."
+    )
+    tokenizer: str = Field(
+        "", description="The model whose tokenizer counts the tokens of the data sheet; words are counted when absent."
     )
     expect: int | None = Field(
         None, ge=1, description="Rows that the sources together are known to give, before copies of exams go."
@@ -233,7 +241,9 @@ class Asked(StageSpec):
 
     max_new_tokens: int = Field(1024, ge=1, description="Longest text, in tokens.")
     budget: float | None = Field(
-        None, ge=0, description="Most that requests may cost, in the currency of `placement.price`; no cap when absent."
+        None,
+        ge=0,
+        description="Most that the requests of this stage may cost, over all its runs in one store, in the currency of `placement.price`; no cap when absent.",
     )
     dtype: Dtype = Field("bfloat16", description="Precision of local models.")
 
@@ -287,7 +297,9 @@ class Prefs(StageSpec):
     model: str = Field(description="The policy that writes both sides; usually the SFT stage.")
     prompts: str = Field(description="A stage of rows that carry verifiers: mix, synth or personas.")
     rows: int | None = Field(None, ge=1, description="Use this many prompts (seeded sample); all when absent.")
-    samples: int = Field(4, ge=1, description="Completions drawn per prompt.")
+    samples: int = Field(
+        4, ge=0, description="Completions drawn per prompt; 0: the answer that the row has is the chosen one."
+    )
     dropped_samples: int = Field(
         1, ge=0, description="Completions per prompt with one constraint dropped (persona-IF rule)."
     )

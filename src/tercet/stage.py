@@ -42,7 +42,7 @@ ROOMS: dict[str, Room] = {
     "base": Room("tercet.models.weights", 1),
     "model": Room("tercet.models.weights", 1),
     "synth": Room("tercet.data.synth", 1),
-    "prompts": Room("tercet.evals.prompts", 2),
+    "prompts": Room("tercet.evals.prompts", 3),
     "personas": Room("tercet.data.authored", 1),
     "mix": Room("tercet.data.mix", 3),
     "pairs": Room("tercet.data.mix", 1),
@@ -53,7 +53,7 @@ ROOMS: dict[str, Room] = {
     "reward": Room("tercet.train.reward", 1),
     "rlvr": Room("tercet.train.rlvr", 1),
     "eval": Room("tercet.evals.run", 2),
-    "report": Room("tercet.report.page", 1),
+    "report": Room("tercet.report.page", 2),
 }
 PARALLEL = ("sft", "dpo", "reward", "rlvr")  # kinds that use placement.ranks
 PR_SET_PDEATHSIG = 1

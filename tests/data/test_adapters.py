@@ -537,6 +537,7 @@ def test_every_real_file_is_tried(shared_data: Path) -> None:
         ("EleutherAI/hendrycks_math", "train", "math_prompt", 7470),
         ("Anthropic/hh-rlhf", "test", "hh", 2303),
         ("proj-persona/PersonaHub", "train", "persona", 5000),
+        ("allenai/coconot", "pref", "prompt_pair", 927),
     ],
 )
 def test_the_mirror_stands_for_the_hub(

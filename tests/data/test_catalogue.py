@@ -42,6 +42,12 @@ def test_a_source_is_found_by_any_of_its_names() -> None:
     assert flan is not None
     assert find("Open-Orca/FLAN") is find("Open-Orca/FLAN:t0_fsopt_data") is flan
     assert find("ai2-adapt-dev/flan_v2_converted") is flan
+    mix = "allenai/tulu-3-sft-mixture"
+    assert find(f"{mix}:ai2-adapt-dev/flan_v2_converted") is flan
+    whole = find(mix)
+    assert whole is not None
+    assert whole.stage == "published"
+    assert find(f"{mix}:unheard-of") is None
     assert find("rows.jsonl") is None
     assert find("") is None
 

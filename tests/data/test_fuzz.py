@@ -1,6 +1,6 @@
 """Whatever a file holds: its rows are kept, left out for a counted reason, or the run stops and names file and row.
 
-About 10,000 rows are made: 3,000 lines of text, 1,000 in broken archives and tables, 3,000 objects for the adapters and
+About 10,000 rows are made: 3,000 lines of text, 1,500 in broken files and tables, 3,000 objects for the adapters and
 3,000 conversations for filters and dedupe.
 """
 
@@ -153,11 +153,27 @@ def test_a_cut_archive_stops_the_run(tmp_path: Path, texts: list[str], data: st.
 @given(st.lists(st.lists(WHOLE.filter(lambda t: len(t) < 9999), min_size=2, max_size=2), min_size=ROWS, max_size=ROWS))
 @settings(max_examples=50)
 def test_tables_give_every_row_back(tmp_path: Path, cells: list[list[str]]) -> None:
-    path = tmp_path / "rows.csv"
-    with open(path, "w", encoding="utf-8", newline="") as stream:
-        csv.writer(stream, quoting=csv.QUOTE_ALL).writerows([["instruction", "output"], *cells])
-    assert [[raw["instruction"], raw["output"]] for raw in read_file(path)] == cells
-    check(path, "alpaca")
+    for name, mark in (("rows.csv", ","), ("rows.tsv", "\t")):
+        path = tmp_path / name
+        with open(path, "w", encoding="utf-8", newline="") as stream:
+            csv.writer(stream, quoting=csv.QUOTE_ALL, delimiter=mark).writerows([["instruction", "output"], *cells])
+        assert [[raw["instruction"], raw["output"]] for raw in read_file(path)] == cells
+        check(path, "alpaca")
+
+
+@given(st.lists(LINES, min_size=ROWS, max_size=ROWS), st.data())
+@settings(max_examples=50)
+def test_a_byte_that_is_no_text_stops_the_run_at_its_line(
+    tmp_path: Path, lines: list[str], data: st.DataObject
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    whole = [json.dumps({"messages": TURNS, "line": line}).encode() for line in lines]  # escaped: one line each
+    place = data.draw(st.integers(0, ROWS - 1))
+    whole[place] = whole[place].replace(b"How", data.draw(st.sampled_from([b"\xff", b"\xc3(", b"\xed\xa0\x80"])))
+    path.write_bytes(b"\n".join(whole))
+    reading = check(path)
+    assert reading.kept == place
+    assert f"line {place + 1}: not UTF-8" in str(read(path)[2])
 
 
 @pytest.mark.parametrize(
@@ -176,9 +192,9 @@ def test_a_table_never_swallows_text(tmp_path: Path, text: str, message: str) ->
     assert len(rows) == 1
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.tsv"])
 def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, name: str) -> None:
-    text = {"rows.jsonl": '{"id": "a"}', "rows.json": '[{"id": "a"}]', "rows.csv": "id\na"}[name]
+    text = {"rows.jsonl": '{"id": "a"}', "rows.json": '[{"id": "a"}]', "rows.csv": "id\na", "rows.tsv": "id\na"}[name]
     (tmp_path / name).write_text(text, encoding="utf-8-sig")
     assert list(read_file(tmp_path / name)) == [{"id": "a"}]
 

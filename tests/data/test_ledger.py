@@ -6,19 +6,18 @@ import json
 import multiprocessing
 import os
 import random
-import re
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from author_server import Author
 
 from tercet.data import judging
-from tercet.data.ledger import BudgetError, Ledger, Ledgered, LedgerError, request_key
+from tercet.data.ledger import AwayError, BudgetError, Ledger, Ledgered, LedgerError, request_key
 from tercet.data.personas import Sheet, synthesise
 from tercet.data.personas_checks import Plan
 from tercet.models.endpoint import EndpointGenerator
@@ -58,7 +57,7 @@ class Teller:
             said = (
                 Completion("", (), (), "error", "full")
                 if failed
-                else Completion(f"{text}/{sampling.seed}", (1,), (), "eos")
+                else Completion(f"{text}/{sampling.stream(i)[0]}", (1,), (), "eos")
             )
             results.append([said] * sampling.n)
             if done:
@@ -116,14 +115,17 @@ def test_every_part_of_a_request_is_in_its_key():
     assert request_key("m", ask("a"), Sampling(**{**vars(DRAWN), "n": 9}), 0) == key, "more samples keep the first ones"
 
 
-def test_greedy_requests_go_in_batches_and_drawn_ones_alone(tmp_path):
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(10, 1.0, seed=5)])
+def test_requests_go_in_batches_and_drawn_ones_have_seeds_of_their_own(tmp_path, sampling):
     with Ledger(tmp_path / "ledger") as ledger:
-        greedy, drawn = Teller(), Teller()
-        open_model(ledger, greedy).complete([ask(str(i)) for i in range(100)], GREEDY)
-        open_model(ledger, drawn).complete([ask(str(i)) for i in range(4)], DRAWN)
-    assert [count for count, _ in greedy.calls] == [64, 36]
-    assert [count for count, _ in drawn.calls] == [1] * 12
-    assert len({sampling.seed for _, sampling in drawn.calls}) == 12
+        teller, prompts = Teller(), [ask(str(i)) for i in range(100)]
+        told = open_model(ledger, teller).complete(prompts, sampling)
+    assert [count for count, _ in teller.calls] == [64, 36]
+    assert len({told[i][0].text.split("/")[1] for i in range(100)}) == 100
+    with Ledger(tmp_path / "other") as ledger:
+        alone = Teller()
+        assert Ledgered(ledger, "teller", [alone], at_once=1).complete(prompts, sampling) == told
+        assert [count for count, _ in alone.calls] == [1] * 100
 
 
 def test_done_is_told_once_for_each_prompt_also_for_known_ones(tmp_path):
@@ -203,6 +205,19 @@ def test_a_failed_answer_is_told_and_asked_again_in_the_next_call(tmp_path):
         assert (answer.stop, again.asked) == ("eos", ["b"])
 
 
+def test_failure_after_failure_stops_the_run_and_answers_between_them_do_not(tmp_path):
+    prompts = [ask(str(number)) for number in range(200)]
+    with Ledger(tmp_path / "now and then") as ledger:
+        now_and_then = Teller(fails=lambda text: int(text) % 40 > 0)
+        open_model(ledger, now_and_then).complete(prompts, GREEDY)
+        assert (ledger.spent.answers, ledger.spent.failed) == (5, 195)
+    with Ledger(tmp_path / "away") as ledger:
+        away = Teller(fails=lambda text: True)
+        with pytest.raises(AwayError, match=r"the last 64 requests to teller failed, the last one with: full; see to"):
+            open_model(ledger, away).complete(prompts, GREEDY)
+        assert (len(away.asked), ledger.spent.unknown) == (64, 0)
+
+
 def test_an_error_of_the_model_loses_no_answer_and_stops_no_other_caller(tmp_path):
     teller = Teller()
     with Ledger(tmp_path / "ledger") as ledger:
@@ -267,69 +282,14 @@ def test_what_makes_no_sense_is_refused(tmp_path):
         open_model(ledger, Teller()).likelihood([ask("a")], [["b"]])
 
 
-class Author(ThreadingHTTPServer):
-    """Makes up sums, solves them, now and then wrongly, and rates answers; counts all it is asked."""
-
-    daemon_threads = True
-    request_queue_size = 64
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), AuthorHandler)
-        self.asked: list[tuple[str, int]] = []
-        self.lock = threading.Lock()
-
-    def __enter__(self) -> Author:
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}).start()
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self.shutdown()
-        self.server_close()
-
-    def handle_error(self, request, client_address) -> None:
-        """A client that was killed."""
-
-
-class AuthorHandler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    timeout = 5
-    server: Author
-
-    def log_message(self, *args: object) -> None:
-        """Silent."""
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        asked, seed = body["messages"][-1]["content"], body["seed"]
-        with self.server.lock:
-            self.server.asked.append((asked, seed))
-        time.sleep(0.003)
-        chance = random.Random(f"{body['model']}/{asked}/{seed}")
-        if "## Your reply" in asked:
-            numbers = re.findall(r"^### Text (\d+)", asked.split("## Your reply")[1], re.MULTILINE)
-            text = "\n".join(f"### Text {number}\nRating: {chance.randint(1, 5)}" for number in numbers)
-        elif "Imagine" in asked:
-            text = f"Math problem: What is {chance.randrange(90)} + {chance.randrange(90)}?"
-        else:
-            total = sum(map(int, re.findall(r"\d+", asked))) + (chance.random() < 0.3) * chance.randrange(1, 99)
-            text = f"I add, draw {seed}.\nFinal Answer: The final answer is ${total}$. I hope it is correct."
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-        reply = {"choices": [choice], "usage": {"prompt_tokens": 20, "completion_tokens": 30}}
-        data = json.dumps(reply).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-
 def behind(ledger: Ledger, url: str, name: str) -> Ledgered:
-    """One model of the server behind the ledger, with lanes and a meter of its own."""
-    lanes = [EndpointGenerator.open(url, name, concurrency=1) for _ in range(LANES)]
+    """One model of the server behind the ledger, with a meter of its own; it stands in all lanes."""
+    model = EndpointGenerator.open(url, name, concurrency=LANES)
 
     def used() -> tuple[int, int]:
-        return sum(lane.usage.prompt_tokens for lane in lanes), sum(lane.usage.completion_tokens for lane in lanes)
+        return model.usage.prompt_tokens, model.usage.completion_tokens
 
-    return Ledgered(ledger, name, lanes, price=(1.0, 10.0), meter=used)
+    return Ledgered(ledger, name, [model] * LANES, price=(1.0, 10.0), meter=used, at_once=1)
 
 
 def run_curation(url: str, folder: str, personas: list[str]) -> None:
@@ -394,7 +354,7 @@ def test_killed_five_times_fifty_personas_end_in_the_same_rows_and_nothing_is_pa
     chance, calm, killed = random.Random("kills"), tmp_path / "calm", tmp_path / "killed"
     marks: list[tuple[set[int], int]] = []
     with Author() as server:
-        url = f"http://127.0.0.1:{server.server_port}/v1"
+        url = server.url
         finish(start(url, calm, personas))
         undisturbed, server.asked = set(server.asked), []
         for moment in sorted(chance.sample(range(5, 260), KILLS)):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tercet.data import constraints, filters, mix, planted, words
+from tercet.data import constraints, crew, filters, mix, planted, sheet, words
+from tercet.data.copies import Looker, prove_clean
+from tercet.data.crew import Crew
 from tercet.data.decontam import ExamItem, Index
-from tercet.data.dedupe import Exact
-from tercet.recipe import Base, Mix, Recipe
-from tercet.rows import Message, Row, RowError, read_rows, read_table, write_table
+from tercet.recipe import Base, Mix, Pairs, Placement, Recipe
+from tercet.rows import Message, Pair, Row, RowError, read_pairs, read_rows, read_table, write_table
 from tercet.store import Artifact, Context
 from tercet.track import Tracker
 
@@ -41,14 +44,17 @@ class Bench:
         write_table(self.folder / name / "payload" / "exam.parquet", items)
         self._artefact("prompts", name)
 
-    def run(self, *sources: dict[str, Any], seed: int = 17, out: str = "out", **spec: Any) -> dict[str, float]:
+    def run(
+        self, *sources: dict[str, Any], seed: int = 17, out: str = "out", workers: int = 1, **spec: Any
+    ) -> dict[str, float]:
         work = self.folder / "work"
         payload = self.folder / out
         for folder in (work, payload):
             folder.mkdir(exist_ok=True)
-        recipe = Recipe(name="test", base=Base(model="tiny:"), stage={})
+        recipe = Recipe(name="test", base=Base(model="tiny:"), stage={}, placement=Placement(workers=workers))
         ctx = Context("lessons", seed, recipe, work, Tracker(None), {}, open_model=lambda *_: None)
-        return mix.run(Mix(sources=sources, **spec), self.inputs, payload, ctx)
+        made = Pairs if spec.get("kind") == "pairs" else Mix
+        return mix.run(made(sources=sources, **spec), self.inputs, payload, ctx)
 
     def rows(self, out: str = "out") -> list[Row]:
         return read_rows(self.folder / out / "rows.parquet")
@@ -99,16 +105,11 @@ def test_each_rule_removes_its_row_and_says_why(bench: Bench) -> None:
     assert (copy["row_text"], copy["exam_text"]) == (exam.upper(), exam)
     summary = bench.summary()
     assert summary["removed"] == {"blank": 1, "contaminated": 1, "duplicate": 1, "keywords": 1}
-    assert [source.pop("skipped") for source in summary["sources"]] == [{}, {}]
+    rest = {"skipped": {}, "repeated": 0, "expected": None}
+    gone = {"blank": 1, "contaminated": 1, "keywords": 1}
     assert summary["sources"] == [
-        {
-            "source": "a",
-            "read": 4,
-            "sampled": 4,
-            "kept": 1,
-            "removed": {"blank": 1, "contaminated": 1, "keywords": 1},
-        },
-        {"source": "b", "read": 2, "sampled": 2, "kept": 1, "removed": {"duplicate": 1}},
+        {"source": "a", "read": 4, "entered": 4, "sampled": 4, "kept": 1, "removed": gone, **rest},
+        {"source": "b", "read": 2, "entered": 2, "sampled": 2, "kept": 1, "removed": {"duplicate": 1}, **rest},
     ]
     assert summary["exams"] == [{"task": "words@1", "items": 3, "copied": 1, "share": 1 / 3}]
 
@@ -152,11 +153,14 @@ def test_planted_rows_are_for_mixtures() -> None:
         planted.generate(3, "exam", 5)
 
 
-def test_a_row_that_survives_decontamination_stops_the_run() -> None:
-    judge = mix.Decontaminate(Index([ExamItem("words@1", "7", (PROBLEM,))]), 0.5)
-    mix.prove_clean([chat("fine", "Hello?")], judge)
-    with pytest.raises(RuntimeError, match=r"row 'copy' still copies words@1/7 \(100%\)"):
-        mix.prove_clean([chat("copy", PROBLEM)], judge)
+def test_a_row_that_survives_decontamination_stops_the_run(tmp_path: Path) -> None:
+    look = Looker(Index([ExamItem("words@1", "7", (PROBLEM,))]), 0.5)
+    for name, question in (("fine", "Hello?"), ("copy", PROBLEM)):
+        write_table(tmp_path / name / "rows.parquet", [chat(name, question)])
+    with Crew(look, 1) as crew:
+        prove_clean(tmp_path / "fine" / "rows.parquet", crew)
+        with pytest.raises(RuntimeError, match="row 'copy' still copies 1 exam items"):
+            prove_clean(tmp_path / "copy" / "rows.parquet", crew)
 
 
 def test_same_seed_same_bytes_and_order_of_rows_does_not_matter(bench: Bench) -> None:
@@ -196,9 +200,122 @@ def test_rules_can_be_switched_off(bench: Bench) -> None:
 
 
 def test_asking_for_more_rows_than_there_are_is_an_error(bench: Bench) -> None:
-    bench.add("a", [chat("x", "One?")])
-    with pytest.raises(RowError, match="source 'a' has 1 rows, the recipe asks for 2"):
+    bench.add("a", [chat("x", "One?"), chat("y", " ")])
+    with pytest.raises(RowError, match="source 'a' has 1 rows that no rule removes, of 2; the recipe asks for 2"):
         bench.run({"stage": "a", "rows": 2})
+
+
+def test_rows_are_counted_after_the_rules(bench: Bench) -> None:
+    bench.add("a", [chat(str(i), f"Question {i}?", "ChatGPT" if i % 3 else "Fine.") for i in range(60)])
+    bench.run({"stage": "a", "rows": 12})
+    (source,) = bench.summary()["sources"]
+    assert source["kept"] == len(bench.rows()) == 12
+    assert source["sampled"] == 12 + source["removed"]["keywords"] < source["entered"] == 60
+
+
+def test_a_fraction_samples_or_repeats(bench: Bench) -> None:
+    bench.add("a", [chat(str(i), f"Question {i}?") for i in range(40)])
+    bench.run({"stage": "a", "fraction": 0.25}, out="few")
+    bench.run({"stage": "a", "fraction": 0.5}, out="half")
+    few, half = ({row.id for row in bench.rows(out)} for out in ("few", "half"))
+    assert (len(few), len(half)) == (10, 20)
+    assert few < half
+    assert bench.run({"stage": "a", "fraction": 2.5}, out="more")["rows"] == 100
+    rows = bench.rows("more")
+    times = Counter(row.prompt for row in rows)
+    assert Counter(times.values()) == {2: 20, 3: 20}
+    assert len({row.id for row in rows}) == 100
+    assert bench.summary("more")["sources"][0]["repeated"] == 60
+    assert bench.summary("more")["sheet"][0]["rows"] == 100
+
+
+def test_prompts_that_another_stage_has_can_be_left_out(bench: Bench) -> None:
+    bench.add("seen", [chat("1", "One?"), chat("2", "Two?")])
+    bench.add("all", [chat("a", "one?"), chat("b", "Three?")])
+    bench.run({"stage": "all", "without": "seen"})
+    assert [row.id for row in bench.rows()] == ["b"]
+    assert [(row["row"], row["rule"]) for row in bench.removed()] == [("a", "in seen")]
+
+
+def test_a_set_that_copies_an_unseen_exam_goes_as_a_whole(bench: Bench) -> None:
+    items = [f"This is the question of number {i} about the many rooms of house {i}." for i in range(20)]
+    bench.add_exam("exam", *((text,) for text in items))
+    card = [{"name": "words@1", "locked": True}]
+    (bench.folder / "exam" / "payload" / "tasks.json").write_text(json.dumps(card))
+    clean = [chat(f"clean{i}", f"Honest question {i}?", source="good") for i in range(5)]
+    bad = [chat("copy", items[3], source="bad"), chat("innocent", "Hello?", source="bad")]
+    bench.add("a", [*clean, *bad])
+    assert bench.run({"stage": "a"}, against=["exam"]) == {"rows": 5.0, "removed": 2.0, "contaminated": 2.0}
+    rules = {row["row"]: (row["rule"], row["detail"]) for row in bench.removed()}
+    assert rules["copy"][0] == "contaminated"
+    assert rules["innocent"] == ("contaminated set", "copies 5.0% of words@1, an unseen exam")
+    (cell,) = bench.summary()["matrix"]
+    numbers = {"copied": 1, "items": 20, "share": 0.05}
+    assert cell == {"source": "bad", "task": "words@1", "verdict": "set dropped", **numbers}
+    bench.run({"stage": "a"}, against=["exam"], share=0.1, out="tolerant")
+    assert {row.id for row in bench.rows("tolerant")} == {*(row.id for row in clean), "innocent"}
+
+
+def test_pairs_are_mixed_like_rows(bench: Bench) -> None:
+    exam = PROBLEM.format(3, 4)
+    bench.add_exam("exam", (exam,))
+
+    def pair(name: str, question: str, bad: str = "Bad.") -> Pair:
+        ask = Message("user", question)
+        return Pair(name, (ask, Message("assistant", "Good.")), (ask, Message("assistant", bad)), "p")
+
+    pairs = [pair("1", "One?"), pair("2", exam), pair("3", "one?"), pair("4", "Four?", " "), pair("5", "Five?")]
+    write_table(bench.folder / "a" / "payload" / "pairs.parquet", pairs[:3] + pairs[4:])
+    bench._artefact("prefs", "a")
+    metrics = bench.run({"stage": "a"}, kind="pairs", against=["exam"])
+    assert metrics == {"pairs": 2.0, "removed": 2.0, "contaminated": 1.0}
+    found = read_pairs(bench.folder / "out" / "pairs.parquet")
+    assert {one.id: one.rejected[-1].content for one in found} == {"1": "Bad.", "5": "Bad."}
+    assert bench.summary()["of"] == "pairs"
+    write_table(bench.folder / "a" / "payload" / "pairs.parquet", pairs)
+    bench.run({"stage": "a"}, kind="pairs", out="all")
+    (source,) = bench.summary("all")["sources"]
+    assert source["entered"] + sum(source["skipped"].values()) == 5
+    assert "4" not in {one.id for one in read_pairs(bench.folder / "all" / "pairs.parquet")}
+
+
+def test_neither_workers_nor_batches_change_a_byte(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    exam = [f"Tell me all about the long way from town {i} to the sea, please." for i in range(9)]
+    bench.add_exam("exam", *((text,) for text in exam))
+    rows = [chat(str(i), exam[i // 7] if i % 7 == 0 else f"Question {i % 40}?") for i in range(60)]
+    bench.add("a", rows)
+    sources = ({"stage": "a", "rows": 9}, {"stage": "a"})
+    bench.run(*sources, against=["exam"], out="one", workers=1)
+    monkeypatch.setattr(mix, "AT_ONCE", 4)
+    monkeypatch.setattr(crew, "ALONE", 0)
+    bench.run(*sources, against=["exam"], out="two", workers=2)
+    assert bench.rows("one") == bench.rows("two")
+    assert sorted(bench.removed("one"), key=str) == sorted(bench.removed("two"), key=str)
+    assert bench.summary("one") == bench.summary("two")
+
+
+def test_what_was_expected_is_told_and_asked_of_the_hub(bench: Bench) -> None:
+    bench.add("a", [chat("1", "One?"), chat("2", "Two?", "ChatGPT")])
+    bench.run({"stage": "a", "expect": 2}, expect=2)
+    difference = [{"source": "a", "expected": 2, "found": 1}]
+    assert bench.summary()["expected"] == {"rows": 2, "found": 1, "differences": difference}
+    tally = sheet.Tally("hub/set", sampled=90, expected=100)
+    spec = Mix(sources=({"stage": "a"},), expect=100, within=0.05)
+    with pytest.raises(RowError, match=r"give 90 rows, the recipe expects 100 \(within 5.00%\). hub/set: expected 100"):
+        sheet.expectation(spec, [tally], strict=True)
+
+
+def test_the_data_sheet_counts_words_or_tokens(bench: Bench, tiny_folder: Path) -> None:
+    bench.add("a", [chat("1", "How are you?", "I am fine.")])
+    bench.run({"stage": "a"})
+    line = {"source": "a", "part": "a", "rows": 1, "turns": 2.0, "licence": "not known here", "commercial": "unknown"}
+    assert bench.summary()["sheet"] == [line | {"tokens": 6}]
+    (bench.folder / "model").mkdir()
+    (bench.folder / "model" / "payload").symlink_to(tiny_folder)
+    bench._artefact("model", "model")
+    bench.run({"stage": "a"}, tokenizer="model")
+    assert bench.summary()["sheet"][0]["tokens"] > 6
+    assert bench.summary()["counted"] == "tokens of model"
 
 
 def test_an_empty_mixture_is_an_error(bench: Bench) -> None:
@@ -229,10 +346,17 @@ def test_an_exam_without_fields_is_an_error(bench: Bench) -> None:
 )
 def test_nothing_disappears_silently(texts: list[tuple[str, str]]) -> None:
     rows = [chat(str(i), question, answer) for i, (question, answer) in enumerate(texts)]
-    judge = mix.Decontaminate(Index([ExamItem("t", "1", (PROBLEM,))], n=2), 0.5)
-    rules: dict[str, mix.Rule] = {"keywords": filters.keywords, "blank": filters.blank, "duplicate": Exact()}
-    stays, goes = mix.sift(rows, "s", {**rules, "contaminated": judge})
-    assert sorted([row.id for row in stays] + [gone.row for gone in goes]) == sorted(row.id for row in rows)
+    with TemporaryDirectory() as folder:
+        bench = Bench(Path(folder))
+        bench.add_exam("exam", (PROBLEM,))
+        bench.add("a", [chat("sure", "A question that stays?"), *rows])
+        if any(not answer.strip() for _, answer in texts):
+            with pytest.raises(RowError, match="empty completion"):
+                bench.run({"stage": "a"}, against=["exam"], ngram=2)
+            return
+        bench.run({"stage": "a"}, against=["exam"], ngram=2)
+        found = [row.id for row in bench.rows()] + [row["row"] for row in bench.removed()]
+        assert sorted(found) == sorted(["sure", *(row.id for row in rows)])
 
 
 def test_near_duplicates_go_after_their_first_and_are_taken_off_the_account(bench: Bench) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tercet.data.constraints import drop_one
 from tercet.data.ledger import Ledger, Ledgered
-from tercet.data.personas import KINDS, Sheet, synthesise
+from tercet.data.personas import CHUNK, KINDS, Sheet, synthesise
 from tercet.data.personas_checks import Plan, majority
 from tercet.data.personas_text import CATEGORIES
 from tercet.rows import Completion, Messages, Row, RowError, Sampling, read_file
@@ -268,7 +268,7 @@ def test_seeds_are_taken_as_they_are_needed():
 
     rows = synthesise("persona_gsm", endless(), Actor(solving([final("72")] * 4)), 0, sheet=Sheet())
     assert [next(rows).answer for _ in range(100)] == [final("72")] * 100
-    assert len(taken) == 128
+    assert len(taken) == CHUNK
 
 
 @pytest.mark.parametrize("kind", ["persona_if", "if_augmented"])

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from tercet.data import constraints, prefs, words
+from tercet.data.personas import Sheet, synthesise
+from tercet.data.personas_checks import Plan
 from tercet.data.prefs import CHUNK, Sample
 from tercet.recipe import Base, Prefs, Recipe
 from tercet.rows import (
@@ -94,7 +96,8 @@ class Bench:
 
         recipe = Recipe(name="test", base=Base(model="tiny:"), stage={})
         ctx = Context("taste", seed, recipe, self.folder / "work", Tracker(None), {}, open_model)
-        return prefs.run(Prefs(model="sft", prompts="lessons", **spec), self.inputs, self.folder / "out", ctx)
+        made = Prefs(model="sft", prompts="lessons").model_copy(update=spec)
+        return prefs.run(made, self.inputs, self.folder / "out", ctx)
 
     @property
     def pairs(self) -> list[Pair]:
@@ -183,6 +186,41 @@ def test_rejected_answers_the_instruction_without_one_constraint(tmp_path: Path)
         assert facts["dropped"]["text"] == json.loads(constrained().truth)[facts["dropped"]["index"]]["text"]
     assert bench.summary["rules"] == {"persona_if": 2}
     assert bench.summary["skills"]["constraints"] == {"samples": 3, "pass_rate": 1.0, "truncated": 0.0}
+
+
+def test_without_samples_the_rows_own_answer_is_chosen(tmp_path: Path) -> None:
+    rows = constraints.generate(12, "train", 3)
+    bench, writer = Bench(tmp_path, rows), Writer(lambda prompt, luck: "No, I will not, and here is why")
+    bench.run(writer, samples=0)
+    golden = {row.prompt: row.answer for row in rows}
+    assert {prompt for prompt, _ in writer.asked}.isdisjoint(prompt[-1].content for prompt in golden)
+    assert len(bench.pairs) + sum(bench.summary["no_pair"].values()) == 12
+    assert len(bench.pairs) > 6
+    for pair in bench.pairs:
+        assert pair.chosen[-1].content == golden[pair.prompt]
+        assert json.loads(pair.provenance)["chosen"]["origin"] == "row"
+        assert json.loads(pair.provenance)["rule"] == "persona_if"
+        assert pair.chosen_model == pair.source != pair.rejected_model
+    assert bench.summary["mean_length"] == {"rejected": 8.0}
+
+
+@pytest.mark.parametrize("samples", [0, 2])
+def test_rows_of_a_persona_stage_give_persona_if_pairs(tmp_path: Path, samples: int) -> None:
+    def author(prompt: str, luck: float) -> str:
+        return "User instruction: Plan my week." if "Imagine" in prompt else "my week is calm and slow."
+
+    personas = [f"Person number {number} from Leeds" for number in range(150)]
+    rows = list(synthesise("persona_if", personas, Writer(author), 5, plan=Plan(answers=1), sheet=Sheet()))
+    assert len(rows) > 5
+    bench = Bench(tmp_path, rows)
+    whole = {row.prompt[-1].content for row in rows}
+    policy = Writer(lambda prompt, luck: "my week is calm and slow." if prompt in whole else "NO, and I, so")
+    bench.run(policy, samples=samples)
+    assert len(bench.pairs) > 2
+    assert bench.summary["rules"] == {"persona_if": len(bench.pairs)}
+    for pair in bench.pairs:
+        assert pair.chosen[-1].content == "my week is calm and slow."
+        assert json.loads(pair.provenance)["dropped"]["text"] in pair.prompt[-1].content
 
 
 def test_without_a_dropped_answer_the_policys_own_failures_serve(tmp_path: Path) -> None:

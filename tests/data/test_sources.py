@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 import sys
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tercet.data.sources import ADAPTERS, Reading, check_verifiers, draw, label, load, load_pairs, lot
-from tercet.recipe import SourceSpec
+from tercet.data.feed import batches
+from tercet.data.sources import ADAPTERS, Reading, check_verifiers, draw, from_hub, label, load, load_pairs, lot
+from tercet.recipe import Examples, SourceSpec
 from tercet.rows import Message, Pair, Row, RowError, write_table
 from tercet.store import Artifact
 
@@ -98,6 +102,10 @@ def test_a_stage_is_read_from_its_payload(tmp_path: Path) -> None:
         ({"messages": "hello"}, {}, r"row 2: expected a 'messages' list, got the keys messages"),
         ({"text": "hello"}, {}, r"row 2: expected a 'messages' list, got the keys text"),
         ({"messages": [TURNS[0], {"role": "assistant", "content": "\ud800"}]}, {}, r"row 2: holds half of a character"),
+        ({"messages": TURNS, "skill": "\udfff"}, {}, r"row 2: holds half of a character"),
+        ({"messages": TURNS, "verifier": "\udfff"}, {}, r"row 2: holds half of a character"),
+        ('{"id": "a", "messages": [], "id": "b"}\n', {}, r"line 2: the key 'id' stands twice in one object"),
+        ('{"messages": [{"role": "user", "role": "user"}]}\n', {}, r"line 2: the key 'role' stands twice"),
         ('{"messages": \n', {}, r"rows\.jsonl, line 2: not valid JSON"),
         ("[1, 2]\n", {}, r"rows\.jsonl, line 2: expected a JSON object, got list"),
         ({"question": "How?"}, {"adapter": "gsm8k"}, r"expected text under answer, got the keys question"),
@@ -148,6 +156,9 @@ def test_pairs_are_read_from_a_stage_and_checked(tmp_path: Path, write: Write) -
     )
     with pytest.raises(RowError, match="row 1: holds half of a character"):
         list(load_pairs(SourceSpec(path=str(path), adapter="prompt_pair"), {}, {}))
+    path = write({"prompt": "Hi?", "chosen": "y", "rejected": "x", "rejected_model": "\ud800"})
+    with pytest.raises(RowError, match="row 1: holds half of a character"):
+        list(load_pairs(SourceSpec(path=str(path), adapter="prompt_pair"), {}, {}))
 
 
 @pytest.mark.parametrize("name", ["tree.json", "tree.json.gz"])
@@ -181,12 +192,71 @@ def test_a_missing_file_is_named() -> None:
         rows("absent.jsonl")
 
 
-@pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.jsonl", "rows.parquet"])
+@pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.jsonl", "rows.parquet", "rows.tsv"])
 def test_a_broken_file_is_named(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"\x1f\x8b\x08\x00\xff\xfe nothing of that kind")
-    with pytest.raises(RowError, match=rf"{name}: cannot be read after row 0"):
+    with pytest.raises(RowError, match=rf"{name}(: cannot be read after row 0|, line 1: not UTF-8)"):
         rows(path)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.csv", "rows.tsv.gz"])
+def test_a_row_that_is_not_utf_8_is_named(tmp_path: Path, name: str) -> None:
+    """Readers that decode in blocks of some kilobytes would blame an earlier row."""
+    mark = "\t" if "tsv" in name else ","
+    good = json.dumps({"prompt": "Hi?"}) if "jsonl" in name else f"Hi{mark}x"
+    lines = [good if "jsonl" in name else f"prompt{mark}more", *[good] * 2000]
+    data = "\n".join(lines).encode().splitlines()
+    data[1000] = data[1000].replace(b"Hi", b"Caf\xe9")
+    (tmp_path / name).write_bytes(gzip.compress(b"\n".join(data)) if name.endswith("gz") else b"\n".join(data))
+    with pytest.raises(RowError, match=rf"{name}, line 1001: not UTF-8 \(.* at its byte \d+\)"):
+        rows(tmp_path / name, adapter="prompt_only", require_answer=False)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_tables_may_be_parted_by_tabs(tmp_path: Path, packed: bool) -> None:
+    path = tmp_path / ("rows.tsv.gz" if packed else "rows.tsv")
+    text = b'vanilla\tadversarial\tcompletion\tdata_type\nHi, you?\t"a ""b""\tc"\tNo.\tadversarial_harmful\n'
+    path.write_bytes(gzip.compress(text) if packed else text)
+    (row,) = rows(path, adapter="wildjailbreak")
+    assert (row.user_turns, row.answer) == (['a "b"\tc'], "No.")
+    assert label(SourceSpec(path=str(path))) == path.name
+
+
+def test_a_table_of_one_row_group_is_not_held_whole(tmp_path: Path) -> None:
+    path, draw_text = tmp_path / "rows.parquet", random.Random(0).randbytes
+    write_table(path, [{"instruction": draw_text(200).hex(), "output": "x"} for _ in range(60_000)])
+    assert path.stat().st_size > 12_000_000
+    before = pa.total_allocated_bytes()
+    reading = load(SourceSpec(path=str(path), adapter="alpaca"), {}, {})
+    assert max(pa.total_allocated_bytes() for number, _ in enumerate(reading) if number % 500 == 0) < before + 4_000_000
+    assert max(pa.total_allocated_bytes() for _ in batches(path)) < before + 6_000_000
+
+
+def test_tables_parted_by_tabs_come_in_batches_too(tmp_path: Path) -> None:
+    path = tmp_path / "rows.tsv"
+    path.write_text("prompt\tmore\nHi, you?\t1\n")
+    (batch,) = batches(path)
+    assert list(batch.objects()) == [({"prompt": "Hi, you?", "more": "1"}, f"{path}, row 1")]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet", "rows.csv"])
+def test_reading_holds_a_piece_of_a_file_not_the_file(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    values = ({"instruction": f"{i} " + "x" * 400, "output": "y" * 400} for i in range(20_000))
+    if name.endswith("jsonl"):
+        path.write_text("".join(json.dumps(value) + "\n" for value in values))
+    elif name.endswith("csv"):
+        path.write_text("instruction,output\n" + "".join(",".join(value.values()) + "\n" for value in values))
+    else:
+        write_table(path, list(values))
+    source, reading = SourceSpec(path=str(path), adapter="alpaca"), Reading()
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in load(source, {}, {}, reading)) == 20_000
+        assert tracemalloc.get_traced_memory()[1] < 6 << 20  # the file holds 16 MB of text
+    finally:
+        tracemalloc.stop()
 
 
 LINES = st.sampled_from(
@@ -194,7 +264,9 @@ LINES = st.sampled_from(
 )
 
 
-@given(st.lists(LINES | st.binary(max_size=8), max_size=8).map(b"".join), st.sampled_from(["jsonl", "json", "csv"]))
+@given(
+    st.lists(LINES | st.binary(max_size=8), max_size=8).map(b"".join), st.sampled_from(["jsonl", "json", "csv", "tsv"])
+)
 def test_whatever_a_file_holds_it_is_read_or_named(tmp_path: Path, data: bytes, kind: str) -> None:
     for packed in (False, True):
         path = tmp_path / f"rows.{kind}{'.gz' if packed else ''}"
@@ -226,20 +298,126 @@ def test_a_mirror_stands_in_for_the_hub(write: Write, tmp_path: Path) -> None:
     assert [row.id for row in rows("ai2/mix", mirror, subset="main")] == ["train-00000.jsonl", "train-00001.jsonl"]
     with pytest.raises(RowError, match=r"no file named validation\*\.jsonl"):
         rows("ai2/mix", mirror, split="validation")
+    assert [row.id for row in rows("ai2/mix", mirror, subset="main", split="test")] == ["test.jsonl"]
 
 
-def test_the_hub_is_asked_for_the_pinned_revision(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_a_folder_gives_all_files_of_the_split(tmp_path: Path) -> None:
+    """By the name of the file or of a folder above it; hidden folders, as caches leave them, are passed by."""
+    names = ["train/b.jsonl", "train/a.jsonl.gz", "train_1.jsonl", "train_sft.jsonl", ".cache/train.jsonl", "x.jsonl"]
+    for name in names:
+        file = tmp_path / "set" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        text = (json.dumps({"id": name, "messages": TURNS}) + "\n").encode()
+        file.write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+    assert [row.id for row in rows(tmp_path / "set")] == ["train/a.jsonl.gz", "train/b.jsonl", "train_1.jsonl"]
+    assert [row.id for row in rows(tmp_path / "set", split="train_sft")] == ["train_sft.jsonl"]
+    for name in ("train/b.jsonl", "train/a.jsonl.gz", "train_1.jsonl", "train_sft.jsonl"):
+        (tmp_path / "set" / name).unlink()
+    assert [row.id for row in rows(tmp_path / "set")] == ["x.jsonl"]  # no name says a split
+    for name in ("y", "x"):
+        (tmp_path / "set" / f"{name}.jsonl").write_text(json.dumps({"messages": TURNS}) + "\n")
+    assert [row.id for row in rows(tmp_path / "set")] == ["set-1", "set-2"]  # numbered over all files
+    (tmp_path / "set" / "y.jsonl").write_text(json.dumps({"messages": TURNS[1:]}) + "\n")
+    with pytest.raises(RowError, match=r"y\.jsonl, row 1: has no user turn"):
+        rows(tmp_path / "set")
 
-    def load_dataset(*args: Any, **options: Any) -> list[dict[str, Any]]:
-        asked.append((args, options["split"], options["revision"]))
-        return [{"messages": TURNS}]
+
+def test_the_most_exact_entry_of_the_mirror_wins(write: Write) -> None:
+    names = ("all", "subset", "split", "both")
+    files = {name: str(write({"id": name, "messages": TURNS}, name=f"{name}.jsonl")) for name in names}
+    mirror = {"a/b": files["all"], "a/b/s": files["subset"], "a/b:t": files["split"], "a/b/s:t": files["both"]}
+    for name in reversed(names):
+        assert [row.id for row in rows("a/b", mirror, subset="s", split="t")] == [name]
+        mirror.popitem()
+    mirror = {"a/b": str(Path(files["all"]).with_name("{subset}.jsonl"))}
+    assert [row.id for row in rows("a/b", mirror, subset="both")] == ["both"]
+
+
+def test_a_source_is_from_the_hub_only_where_nothing_stands_for_it(write: Write, tmp_path: Path) -> None:
+    path = str(write({"messages": TURNS}))
+    assert from_hub(SourceSpec(path="ai2/mix", subset="s"), {"ai2/other": path, "ai2/mix/t": path})
+    assert not from_hub(SourceSpec(path="ai2/mix", subset="s"), {"ai2/mix/s": path})
+    assert not any(from_hub(SourceSpec(path=name), {}) for name in (path, str(tmp_path), "gone.tsv.gz"))
+    assert not from_hub(SourceSpec(path="tercet:hardcoded"), {})
+    assert not from_hub(SourceSpec(stage="words"), {})
+
+
+def test_a_part_of_a_published_mix_is_told_by_its_column(write: Write) -> None:
+    mirror = {"allenai/tulu-3-sft-mixture": str(write(*({"messages": TURNS, "source": name} for name in "aba")))}
+    reading = Reading()
+    source = SourceSpec(path="allenai/tulu-3-sft-mixture", subset="a", adapter="tulu_sft")
+    assert [row.source for row in load(source, {}, mirror, reading)] == ["a", "a"]
+    assert (reading.read, reading.skipped) == (3, {"of another part of the set": 1})
+    assert len(rows(source.path, mirror, adapter="tulu_sft")) == 3
+
+
+def test_an_empty_answer_of_a_public_set_is_counted_and_of_a_users_file_refused(write: Write) -> None:
+    path = write({"messages": [TURNS[0], {"role": "assistant", "content": " "}]}, {"messages": TURNS})
+    reading = Reading()
+    assert len(list(load(SourceSpec(path="ai2/mix"), {}, {"ai2/mix": str(path)}, reading))) == 1
+    assert reading.skipped == {"empty answer": 1}
+    with pytest.raises(RowError, match="row 1: has an empty completion"):
+        list(load(SourceSpec(path=str(path)), {}, {}, Reading()))
+
+
+PROBLEM = {"question": "Hi?", "answer": "#### 3", "problem": "Hi?", "solution": "so $3$"}
+SHOTS = [
+    {"question": f"{n}?", "answer": f"It is {n}.", "problem": f"{n}?", "solution": f"It is {n}."} for n in range(9)
+]
+
+
+@pytest.mark.parametrize(("adapter", "count"), [("gsm8k_prompt", 8), ("math_prompt", 3)])
+def test_the_worked_examples_a_source_names_stand_before_its_prompts(
+    write: Write, tmp_path: Path, adapter: str, count: int
+) -> None:
+    table = write(*SHOTS, name="shots.jsonl")
+    (tmp_path / "shots.py").write_text(f"import nothing\n\nOTHER = [1, 2]\nSHOTS = {SHOTS!r}\n")
+    mirror = {"github:a/b/shots.py": str(tmp_path / "shots.py")}
+    path = write(PROBLEM)
+    for named in (str(table), "github:a/b/shots.py"):
+        examples = Examples(path=named, revision="abc")
+        (row,) = rows(path, mirror, adapter=adapter, examples=examples, require_answer=False)
+        assert row.user_turns[0].count("It is ") == count
+        assert row.user_turns[0].index("0?") < row.user_turns[0].index(f"{count - 1}?") < row.user_turns[0].index("Hi?")
+        assert f"{count}?" not in row.user_turns[0]
+
+
+@pytest.mark.parametrize(
+    ("shots", "options", "message"),
+    [
+        (SHOTS[:7], {}, r"source 'rows\.jsonl', worked examples of .*shots\.jsonl: expected 8 worked examples, got 7"),
+        ([{"problem": "x"}] * 8, {}, r"shots\.jsonl: expected rows with the keys question, answer, got problem"),
+        ([{**SHOTS[0], "answer": 3}] * 8, {}, r"shots\.jsonl: worked example 1: expected text under answer"),
+        ([], {}, r"shots\.jsonl: expected rows with the keys question, answer, got no such rows"),
+        (["{\n"], {}, r"shots\.jsonl: .*shots\.jsonl, line 1: not valid JSON"),
+        (SHOTS, {"adapter": "rows"}, r"'rows' takes no worked examples; gsm8k_prompt and math_prompt do"),
+    ],
+)
+def test_bad_worked_examples_are_refused_with_source_and_file(
+    write: Write, shots: list[Any], options: dict[str, Any], message: str
+) -> None:
+    examples = Examples(path=str(write(*shots, name="shots.jsonl")))
+    with pytest.raises(RowError, match=message):
+        rows(write(PROBLEM), **{"adapter": "gsm8k_prompt", "examples": examples, "require_answer": False, **options})
+
+
+def test_the_hub_is_streamed_at_the_pinned_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    yields: list[int] = []
+
+    def load_dataset(*args: Any, **options: Any) -> Iterator[dict[str, Any]]:
+        asked.append((args, options["split"], options["revision"], options["streaming"]))
+        return ({"messages": TURNS, "at": yields.append(number)} for number in range(5))  # type: ignore[func-returns-value]
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    assert [row.id for row in rows("ai2/mix", subset="main", revision="abc")] == ["mix:main-1"]
-    assert asked == [(("ai2/mix", "main"), "train", "abc")]
-    with pytest.raises(RowError, match="has no revision"):
+    read = load(SourceSpec(path="ai2/mix", subset="main", revision="abc"), {}, {})
+    assert next(read).id == "mix:main-1"
+    assert yields == [0]  # one row was asked for and one was fetched
+    assert [row.id for row in read] == [f"mix:main-{number}" for number in range(2, 6)]
+    assert asked == [(("ai2/mix", "main"), "train", "abc", True)]
+    with pytest.raises(RowError, match=r"has no revision; pin one .*or write `revision = \"main\"` to take, unpinned"):
         rows("ai2/mix")
+    assert len(rows("ai2/mix", revision="main")) == 5
 
 
 def test_the_hub_is_told_what_a_set_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,6 +430,9 @@ def test_the_hub_is_told_what_a_set_needs(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     rows("Open-Orca/FLAN", subset="t0_fsopt_data", revision="abc")
     rows("allenai/wildjailbreak", subset="train", revision="abc")
+    with pytest.raises(RowError, match=r"row 1: would be left out \(of another part of the set\)"):
+        rows("allenai/tulu-3-sft-mixture", subset="part", revision="abc", adapter="tulu_sft")
+    assert asked[2][0] == ("allenai/tulu-3-sft-mixture", None)
     assert asked[0][0] == ("Open-Orca/FLAN", None)
     assert asked[0][1]["data_files"] == "t0_fsopt_data/*"
     assert asked[1][0] == ("allenai/wildjailbreak", "train")
@@ -263,7 +444,18 @@ def test_an_unreachable_hub_points_to_the_mirror(monkeypatch: pytest.MonkeyPatch
         raise ConnectionError("no route")
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    with pytest.raises(RowError, match=r"'ai2/mix' \(revision abc\) cannot be loaded: no route; .*--mirror"):
+    said = (
+        r"ai2/mix \(revision abc\): could not be read from the hub after row {} \(ConnectionError: no route\); .*mirror"
+    )
+    with pytest.raises(RowError, match=said.format(0)):
+        rows("ai2/mix", revision="abc")
+
+    def breaks(*args: Any, **options: Any) -> Iterator[dict[str, Any]]:
+        yield {"messages": TURNS}
+        raise ConnectionError("no route")
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=breaks))
+    with pytest.raises(RowError, match=said.format(1)):
         rows("ai2/mix", revision="abc")
 
 

@@ -38,6 +38,7 @@ class FlakyServer(ThreadingHTTPServer):
         self.likely: list[tuple[str, float]] = []
         self.choice: dict[str, Any] = {}  # laid over every choice
         self.bodies: list[dict[str, Any]] = []
+        self.marks: list[tuple[str, str]] = []  # prompt and Idempotency-Key
         self.asked: Counter[str] = Counter()
         self.lock, self.closing = threading.Lock(), threading.Event()
 
@@ -77,6 +78,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         prompt, attempt = self.server.register(body)
+        self.server.marks.append((prompt, self.headers.get("Idempotency-Key", "")))
         fault = self.server.fault(prompt, attempt)
         if self.server.key and self.headers.get("Authorization") != f"Bearer {self.server.key}":
             self.send(401, json.dumps({"error": {"message": f"bad key {self.headers.get('Authorization')}"}}))

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from email.utils import formatdate
 from typing import Any
@@ -18,7 +19,7 @@ from flaky_server import FAULTS, Fault, FlakyServer, meant
 
 from tercet.models import wire
 from tercet.models.endpoint import Clock, EndpointError, EndpointGenerator, Limits, Pace
-from tercet.rows import PLAIN, Message, Messages, Sampling
+from tercet.rows import PLAIN, Message, Messages, Sampling, Seeded
 
 KEY = "sk-test-do-not-show-0123456789"
 GREEDY = Sampling(16)
@@ -104,6 +105,44 @@ def test_all_items_end_answered_or_as_errors_and_none_is_lost_or_wrong(n):
     assert usage.retries >= sum(server.asked.values()) - 60
     answered = [text for i, text in enumerate(texts) if i not in (7, 23, 41)]
     assert usage.completion_tokens == sum(len(meant(text, s).split()) for text in answered for s in range(n))
+
+
+def test_seeds_of_their_own_are_those_of_prompts_asked_alone():
+    with served() as (server, generator):
+        generator.complete(chats("a", "b"), Seeded(16, 1.0, seeds=(5, 9)))
+        together = sorted((body["messages"][0]["content"], body["seed"]) for body in server.bodies)
+        server.bodies.clear()
+        for text, seed in (("a", 5), ("b", 9)):
+            generator.complete(chats(text), Sampling(16, 1.0, seed=seed))
+        assert sorted((body["messages"][0]["content"], body["seed"]) for body in server.bodies) == together
+
+
+def test_a_question_has_one_mark_however_often_it_is_put_again():
+    with served(lambda prompt, attempt: "500" if attempt < 2 else "") as (server, generator):
+        generator.complete(chats("a", "b"), GREEDY)
+        generator.complete(chats("a"), Sampling(17))
+    assert len(server.marks) == 7
+    assert len(set(server.marks)) == 3
+    assert all(len(mark) == 64 for _, mark in server.marks)
+
+
+def test_a_thread_that_is_stopped_stops_no_other():
+    """Many threads may ask one generator: the ledger's lanes do."""
+    with (
+        served(lambda prompt, attempt: "slow" if prompt == "late" and not attempt else "", timeout=1.0) as (
+            _,
+            generator,
+        ),
+        ThreadPoolExecutor(2) as pool,
+    ):
+        late = pool.submit(generator.complete, chats("late"), GREEDY)
+
+        def give_up(i: int, group: list[Any]) -> None:
+            raise KeyError("enough")
+
+        with pytest.raises(KeyError):
+            generator.complete(chats("x", "y"), GREEDY, give_up)
+        assert late.result()[0][0].text == meant("late")
 
 
 def patience(fault: str) -> float:

@@ -11,7 +11,7 @@ import pytest
 
 from tercet.models import engine
 from tercet.models.engine import EngineError, Gap, VllmGenerator, logp_gap, scored, settings_of
-from tercet.rows import PLAIN, Completion, Message, Sampling
+from tercet.rows import PLAIN, Completion, Message, Sampling, Seeded
 
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
 
@@ -48,6 +48,12 @@ def test_every_prompt_and_sample_has_its_own_seed():
     ]
     assert len(set(found)) == len(found)
     assert all(0 <= one < 1 << 63 for one in found)
+
+
+def test_a_seed_of_its_own_is_that_of_a_prompt_asked_alone():
+    seeded = Seeded(8, 1.0, seeds=(5, 9))
+    alone = [settings_of(Sampling(8, 1.0, seed=seed), 0, [2]) for seed in (5, 9)]
+    assert [settings_of(seeded, prompt, [2]) for prompt in (0, 1)] == alone
 
 
 def entry(logp: float, rank: int) -> SimpleNamespace:

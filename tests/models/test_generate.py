@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tercet.models.folder import load_model
 from tercet.models.forest import Leaf, Tree, plant
 from tercet.models.generate import GenerateError, LocalGenerator, choose
-from tercet.rows import Message, Sampling
+from tercet.rows import Message, Sampling, Seeded
 from tercet.train.export import open_policy
 
 ASKS = ["Hi", "What is a basin and where does its water go?", "x" * 60, "ü", "Say no.", "a b c d e f g", "Why?"]
@@ -79,6 +79,19 @@ def test_a_prompt_keeps_its_stream_of_chance_among_other_prompts(generator):
     whole = generator.write(ids, CHANCE)
     part = generator.write([ids[5], ids[1]], CHANCE, streams=[5, 1])
     assert [[one.token_ids for one in group] for group in part] == [[one.token_ids for one in whole[i]] for i in (5, 1)]
+
+
+def test_with_seeds_of_their_own_prompts_draw_together_what_they_draw_alone(open_generator):
+    seeds = tuple(range(40, 40 + len(ASKS)))
+    how = Seeded(16, temperature=1.0, n=2, seeds=seeds)
+    together = [open_generator(rows).complete(prompts(), how) for rows in (2, 3, 64)]
+    alone = [
+        open_generator().complete([prompt], Sampling(16, temperature=1.0, n=2, seed=seed))[0]
+        for prompt, seed in zip(prompts(), seeds, strict=True)
+    ]
+    ids = [[[one.token_ids for one in group] for group in groups] for groups in (*together, alone)]
+    assert ids[0] == ids[1] == ids[2] == ids[3]
+    assert len({one for group in ids[0] for one in group}) == 2 * len(ASKS)
 
 
 def test_another_seed_says_something_else(generator):

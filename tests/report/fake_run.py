@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fake_data import write_data
 from fake_exam import score, write_exam
 
 from tercet.recipe import Recipe, Report
@@ -42,9 +43,19 @@ RECIPE: dict[str, Any] = {
             "sources": [{"stage": "words", "rows": 300}, {"stage": "orders"}],
             "against": ["exam"],
         },
+        "author": {"kind": "model", "model": "tiny:2x64"},
+        "stories": {
+            "kind": "personas",
+            "model": "author",
+            "write": "persona_gsm",
+            "seeds": {"path": "personas.jsonl"},
+            "budget": 2.0,
+        },
+        "verdicts": {"kind": "judged", "prompts": "stories", "pool": ["author", "base"], "judge": "author"},
+        "choices": {"kind": "pairs", "sources": [{"stage": "prefs"}, {"stage": "verdicts"}], "against": ["exam"]},
         "sft": {"kind": "sft", "model": "base", "rows": "lessons", "learning_rate": 2e-5, "batch": 16},
         "prefs": {"kind": "prefs", "model": "sft", "prompts": "lessons"},
-        "dpo": {"kind": "dpo", "model": "sft", "pairs": "prefs"},
+        "dpo": {"kind": "dpo", "model": "sft", "pairs": "choices"},
         "rlvr": {"kind": "rlvr", "model": "dpo", "prompts": "lessons", "steps": 40},
         "exam-base": {"kind": "eval", "model": "base", "exam": "exam"},
         "exam-sft": {"kind": "eval", "model": "sft", "exam": "exam"},
@@ -179,20 +190,6 @@ def _data(store: Path, rng: random.Random) -> None:
         | clean
     ]
     write_table(lessons / "removed.parquet", removed)
-    sources = [
-        {"source": "words", "read": 400, "sampled": 300, "kept": 297, "removed": {"contaminated": 3}},
-        {"source": "orders", "read": 300, "sampled": 300, "kept": 298, "removed": {"duplicate": 1, "keywords": 1}},
-    ]
-    exams = [{"task": "words@1", "items": 120, "copied": 3, "share": 0.025}]
-    summary = {
-        "rows": 595,
-        "removed": {"contaminated": 3},
-        "sources": sources,
-        "exams": exams,
-        "ngram": 8,
-        "threshold": 0.5,
-    }
-    (lessons / "summary.json").write_text(json.dumps(summary))
     pairs = [_pair(rng, row, i) for i, row in enumerate((words + orders)[40:80])]
     write_table(_payload(store, "prefs") / "pairs.parquet", pairs)
     skills = {"word problems": {"samples": 160, "pass_rate": 0.36, "truncated": 0.02}}
@@ -202,6 +199,7 @@ def _data(store: Path, rng: random.Random) -> None:
         "no_pair": {"nothing passed": 41, "nothing failed": 19},
     }
     (_payload(store, "prefs") / "summary.json").write_text(json.dumps(summary))
+    write_data(lambda name: _payload(store, name))
 
 
 def _pair(rng: random.Random, row: Row, i: int) -> Pair:

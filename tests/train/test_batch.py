@@ -23,7 +23,6 @@ from tercet.train.batch import (
     chosen_rows,
     conversation_tree,
     cut,
-    longest_path,
     order,
     pack,
     row_steps,
@@ -32,6 +31,7 @@ from tercet.train.batch import (
     trained,
     within,
 )
+from tercet.train.tokens import Tokens, write
 
 sizes = st.lists(st.integers(1, 400), max_size=60)
 budgets = st.integers(1, 400)
@@ -92,9 +92,16 @@ def leaf(length: int, first: int = 1) -> Tree:
 ROWS = [("a", "one", leaf(10)), ("b", "one", leaf(30)), ("c", "two", leaf(20)), ("d", "two", leaf(25, first=22))]
 
 
-def test_long_rows_are_dropped_and_counted_by_source():
-    kept, table = within(ROWS, Limit(20, "drop", 1.0))
-    assert [row and row.tree.num_tokens for row in kept] == [10, None, 20, None]
+@pytest.fixture
+def kept_tokens(tmp_path) -> Tokens:
+    write(tmp_path / "rows.arrow", iter(ROWS))
+    return Tokens(tmp_path / "rows.arrow")
+
+
+def test_long_rows_are_dropped_and_counted_by_source(kept_tokens):
+    kept, table = within(kept_tokens, Limit(20, "drop", 1.0))
+    assert [tree.num_tokens for tree in kept] == [10, 20]
+    assert kept.rows.tolist() == [0, 2]
     assert table == {
         "max_tokens": 20,
         "overlong": "drop",
@@ -105,31 +112,30 @@ def test_long_rows_are_dropped_and_counted_by_source():
     }
 
 
-def test_long_rows_are_cut_unless_nothing_to_train_is_left():
-    kept, table = within(ROWS, Limit(20, "cut", 1.0))
-    assert [row and (row.tree.num_tokens, row.lost) for row in kept] == [(10, 0), (20, 10), (20, 0), None]
+def test_long_rows_are_cut_unless_nothing_to_train_is_left(kept_tokens):
+    kept, table = within(kept_tokens, Limit(20, "cut", 1.0))
+    assert [(row, tree.num_tokens) for row, tree in zip(kept.rows, kept, strict=True)] == [(0, 10), (1, 20), (2, 20)]
     assert table["sources"]["one"] == {"rows": 2, "lost_rows": 0, "cut_rows": 1, "tokens": 40, "lost_tokens": 10}
     assert table["sources"]["two"] == {"rows": 2, "lost_rows": 1, "cut_rows": 0, "tokens": 45, "lost_tokens": 25}
 
 
-def test_a_long_row_stops_the_run_when_asked_to():
+def test_a_long_row_stops_the_run_when_asked_to(kept_tokens):
     with pytest.raises(TruncationError, match=r'row b of one has 30 tokens, more than max_tokens = 20; .*"drop"'):
-        within(ROWS, Limit(20, "error", 1.0))
-    kept, _ = within(ROWS, Limit(30, "error", 0.0))
-    assert all(kept)
+        within(kept_tokens, Limit(20, "error", 1.0))
+    kept, _ = within(kept_tokens, Limit(30, "error", 0.0))
+    assert len(kept) == 4
 
 
-def test_losing_more_than_max_lost_stops_the_run():
+def test_losing_more_than_max_lost_stops_the_run(kept_tokens):
     with pytest.raises(TruncationError, match=r"2 of 4 rows \(50.0%\) are longer .* max_lost = 5%; raise"):
-        within(ROWS, Limit(20, "drop", 0.05))
+        within(kept_tokens, Limit(20, "drop", 0.05))
     with pytest.raises(TruncationError, match="all 4 rows are longer than max_tokens = 9; raise max_tokens"):
-        within(ROWS, Limit(9, "drop", 1.0))
-    assert within(ROWS, Limit(20, "drop", 0.5))[0][0]
+        within(kept_tokens, Limit(9, "drop", 1.0))
+    assert len(within(kept_tokens, Limit(20, "drop", 0.5))[0]) == 2
 
 
 def test_cutting_shortens_every_path():
     tree = Tree(range(6), [Leaf(range(9), [True] * 9), Leaf(range(3), [True] * 3)])
-    assert longest_path(tree) == 15
     shorter = cut(tree, 8)
     assert [len(one.token_ids) for one in shorter.leaves] == [2, 2]
     assert trained(shorter)
@@ -154,7 +160,7 @@ def test_a_conversation_is_one_leaf_that_ends_with_its_last_trained_token(chat):
 
 def test_answers_branch_off_their_prompt_and_only_they_are_trained(chat):
     prompt = (Message("user", "Which?"),)
-    tree = branch(chat, prompt, ["this", "that one"], "row")
+    tree = branch([chat.encode((*prompt, Message("assistant", text))) for text in ("this", "that one")])
     assert tree.trunk == chat.prompt_ids(prompt)
     texts = [bytes(i for i in one.token_ids if i < 256).decode() for one in tree.leaves]
     assert texts == ["this", "that one"]

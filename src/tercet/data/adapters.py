@@ -289,7 +289,10 @@ PAIRS: dict[str, PairAdapter] = {
     "ultrafeedback_pair": ultrafeedback_pair,
 }
 UNFOLDS: dict[str, Unfold] = {"oasst": best_paths, "self_instruct": instances}  # what comes before the adapter
-WITH_EXAMPLES = {"gsm8k_prompt": (gsm8k_prompt, 8), "math_prompt": (math_prompt, 3)}  # and the shots of §2.4
+WITH_EXAMPLES = {  # adapter -> function, worked examples before each prompt (§2.4), their keys
+    "gsm8k_prompt": (gsm8k_prompt, 8, ("question", "answer")),
+    "math_prompt": (math_prompt, 3, ("problem", "solution")),
+}
 
 
 def _problem(raw: Raw, asked: Messages, judge: str, truth: str, where: str, template: str = "") -> Row:
@@ -311,9 +314,6 @@ def _behind(
     """The question as it stands, or behind the examples in their own form, waiting for its answer."""
     if not examples:
         return question
-    for number, example in enumerate(examples, 1):
-        if missing := [name for name in names if not isinstance(example.get(name), str)]:
-            raise RowError(f"worked example {number}: expected text under {' and '.join(missing)}")
     before, between = marks
     shots = "".join(f"{before}{shot[names[0]]}{between}{shot[names[1]].strip()}\n\n" for shot in examples)
     return f"{shots}{before}{question}{between.rstrip()}"

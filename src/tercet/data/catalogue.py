@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tercet.hub import COLUMNS
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -106,8 +108,8 @@ def _preference(size: str, parts: Iterable[tuple[str, str, int, str]]) -> tuple[
 
 def _rlvr() -> tuple[Dataset, ...]:
     return (
-        Dataset("rlvr", "GSM8K", "allenai/RLVR-GSM", "", "", "MIT", "yes", "rlvr", 7_473, "gsm8k",
-                "8 worked examples before each prompt; the truth is the number after ####"),
+        Dataset("rlvr", "GSM8K", "allenai/RLVR-GSM", "", "b14884519de816306cf8ce7fc74547284b9ac548", "MIT", "yes",
+                "rlvr", 7_473, "gsm8k", "8 worked examples before each prompt; the truth is the number after ####"),
         Dataset("rlvr", "MATH", "allenai/RLVR-MATH", "", "bd2a93551b503a395fadd1a740d957559cfe6f3c", "MIT", "yes",
                 "rlvr", 7_500, "MATH", "3 worked examples before each prompt; the truth is the boxed answer"),
         Dataset("rlvr", "IF with verifiable constraints", "allenai/RLVR-IFeval", "",
@@ -192,7 +194,13 @@ def of_stage(stage: str) -> tuple[Dataset, ...]:
 
 
 def find(name: str) -> Dataset | None:
-    """The data set a source names: by hub id (with or without a subset), by its label in a mix, or by its name."""
+    """The data set a source names: by hub id (with or without a subset), by its label in a mix, or by its name.
+
+    A part of a published mix, `allenai/tulu-3-sft-mixture:LABEL`, is the data set that has this label there.
+    """
+    mix, _, part = name.partition(":")
+    if mix in COLUMNS and part:
+        return find(part)
     for dataset in CATALOGUE:
         known = (dataset.hub, f"{dataset.hub}:{dataset.subset}", dataset.label, dataset.name)
         if name and (name in known or (dataset.hub and name.startswith(f"{dataset.hub}:"))):

@@ -233,13 +233,19 @@ class Index:
         return " ".join(self._spelling[number] for number in self._ids[start:end].tolist() if number != END)
 
 
-def exam_items(path: Path) -> list[ExamItem]:
-    """The items of a prompts artefact, with the fields that training rows must not copy."""
+def exam_items(path: Path, *, shots: bool = True) -> list[ExamItem]:
+    """The items of a prompts artefact, with the fields that training rows must not copy.
+
+    The worked examples of its prompts (`examples.parquet` beside `path`, where there is one) come after the items and
+    count under tasks of their own: `gsm8k@2:examples`; without `shots` they are left out.
+    """
     items = []
-    for number, value in enumerate(read_table(path)):
-        if "fields" not in value or "task" not in value or "item" not in value:
-            raise RowError(f"{path}, row {number}: expected task, item and fields, got the keys {sorted(value)}")
-        items.append(ExamItem(value["task"], str(value["item"]), tuple(value["fields"] or ())))
+    examples = path.with_name("examples.parquet")
+    for file in (path, examples) if shots and examples.is_file() else (path,):
+        for number, value in enumerate(read_table(file)):
+            if "fields" not in value or "task" not in value or "item" not in value:
+                raise RowError(f"{file}, row {number}: expected task, item and fields, got the keys {sorted(value)}")
+            items.append(ExamItem(value["task"], str(value["item"]), tuple(value["fields"] or ())))
     return items
 
 

@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from multiprocessing import get_context
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from tercet.data.crew import Crew
 from tercet.data.filters import Finding, split_words
+from tercet.data.spool import Spool
 from tercet.rows import Row
 
 Part = Literal["prompt", "conversation"]
@@ -32,6 +31,7 @@ Shingles = frozenset[tuple[str, ...]]
 
 _CHUNK = 256  # texts hashed together; no result depends on it
 _MISSED = 0.01  # the greatest chance that the bands overlook a pair that is exactly at the threshold
+_LATE = 1 << 16  # keys that wait in a dictionary, some 10 MB
 _KNOWN = 1_000_000  # words whose hashes are remembered at a time, some 100 MB
 
 
@@ -81,23 +81,69 @@ def normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+class Seen:
+    """Numbers by 64-bit keys, 16 bytes each: what was added lately in a dictionary, the rest in few sorted arrays."""
+
+    def __init__(self) -> None:
+        self._late: dict[int, int] = {}
+        self._runs: list[tuple[Hashes, Hashes]] = []
+
+    def get(self, key: int) -> int | None:
+        """The number that was added with this key."""
+        if key in self._late:
+            return self._late[key]
+        for keys, numbers in self._runs:
+            place = int(np.searchsorted(keys, np.uint64(key)))
+            if place < len(keys) and int(keys[place]) == key:
+                return int(numbers[place])
+        return None
+
+    def add(self, key: int, number: int) -> None:
+        """Remember a key that is not there yet."""
+        self._late[key] = number
+        if len(self._late) < _LATE:
+            return
+        run = _sorted(np.fromiter(self._late, np.uint64), np.fromiter(self._late.values(), np.uint64))
+        self._late.clear()
+        while self._runs and len(self._runs[-1][0]) <= len(run[0]):
+            keys, numbers = self._runs.pop()
+            run = _sorted(np.concatenate([keys, run[0]]), np.concatenate([numbers, run[1]]))
+        self._runs.append(run)
+
+
 class Exact:
-    """A rule with a memory: a text seen before, once normalised; the first one stays. Some 200 bytes a row."""
+    """A rule with a memory: a text seen before, once normalised; the first one stays.
+
+    24 bytes a row; the names of rows wait on disk. A key has 64 bits: among a million different texts two are taken
+    for one with a chance of 1 in 37 million.
+    """
 
     def __init__(self, part: Part = "prompt") -> None:
         """Start with nothing seen."""
         self.part = part
-        self._seen: dict[bytes, str] = {}
+        self._seen = Seen()
+        self._names = Spool[str]()
 
     def __call__(self, row: Row) -> Finding | None:
         """What is found names the row that came first."""
-        turns = row.prompt if self.part == "prompt" else row.messages
-        text = "\x1e".join(f"{turn.role}\x1f{normalised(turn.content)}" for turn in turns)
-        key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        if key in self._seen:
-            return Finding(f"same {self.part} as {self._seen[key]}", turns[-1].content)
-        self._seen[key] = row.id
+        key = row_key(row, self.part)
+        first = self._seen.get(key)
+        if first is not None:
+            turns = row.prompt if self.part == "prompt" else row.messages
+            return Finding(f"same {self.part} as {self._names[first]}", turns[-1].content)
+        self._seen.add(key, self._names.append(row.id))
         return None
+
+
+def row_key(row: Row, part: Part = "prompt") -> int:
+    """64 bits of a row's normalised prompt, or of all of it."""
+    turns = row.prompt if part == "prompt" else row.messages
+    return key_of("\x1e".join(f"{turn.role}\x1f{normalised(turn.content)}" for turn in turns))
+
+
+def key_of(text: str) -> int:
+    """64 bits of a text's hash (BLAKE2b)."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 def near_duplicates(
@@ -136,8 +182,8 @@ def band_keys(texts: Iterable[str], near: Near, *, workers: int = 1) -> Hashes:
     """[texts, bands]: equal keys in a column say that two texts may be alike; 0 stands for white space."""
     source = iter(texts)
     chunks = iter(lambda: list(islice(source, _CHUNK)), [])
-    work = partial(_chunk_keys, near=near)
-    parts = list(map(work, chunks) if workers <= 1 else _spread(work, chunks, workers))
+    with Crew(partial(_chunk_keys, near=near), workers) as crew:
+        parts = list(crew.map(chunks))
     return np.concatenate(parts) if parts else np.zeros((0, near.bands[0]), np.uint64)
 
 
@@ -153,6 +199,11 @@ def jaccard(one: Shingles, other: Shingles) -> float:
     """The size of the intersection over the size of the union; 0 when both are empty."""
     common = len(one & other)
     return common / (len(one) + len(other) - common) if common else 0.0
+
+
+def _sorted(keys: Hashes, numbers: Hashes) -> tuple[Hashes, Hashes]:
+    order = np.argsort(keys)
+    return keys[order], numbers[order]
 
 
 def _twins(mine: Shingles, rivals: Sequence[int], kept: dict[int, Shingles], threshold: float) -> Iterator[Twin]:
@@ -234,15 +285,3 @@ def _mixed(x: Hashes) -> Hashes:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
-
-
-def _spread(work: Callable[[Any], Any], chunks: Iterable[Any], workers: int) -> Iterator[Any]:
-    """`map` over processes, in order, with a few chunks under way at a time."""
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting: deque[Future[Any]] = deque()
-        for chunk in chunks:
-            waiting.append(pool.submit(work, chunk))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

@@ -51,10 +51,10 @@ class Batch:
 
 
 def batches(path: Path) -> Iterator[Batch]:
-    """A jsonl, json, csv or parquet file (plain or .gz) in batches; only .json is read whole. Rows count from 1."""
+    """A jsonl, json, csv, tsv or parquet file (or .gz) in batches; only .json is read whole. Rows count from 1."""
     name = path.name.removesuffix(".gz")
-    if not path.is_file() or not name.endswith((".jsonl", ".json", ".csv", ".parquet")):
-        raise RowError(f"{path}: expected a file named .jsonl, .json, .csv or .parquet (optionally .gz)")
+    if not path.is_file() or not name.endswith((".jsonl", ".json", ".csv", ".tsv", ".parquet")):
+        raise RowError(f"{path}: expected a file named .jsonl, .json, .csv, .tsv or .parquet (optionally .gz)")
     first = 1
     try:
         for rows in _pieces(path, name):
@@ -155,7 +155,7 @@ def _pieces(path: Path, name: str) -> Iterator[Any]:
     if name.endswith(".parquet"):
         import pyarrow.parquet as pq
 
-        with pq.ParquetFile(path) as table:
+        with pq.ParquetFile(path, buffer_size=BATCH_BYTES, pre_buffer=False) as table:  # see `tercet.rows`
             yield from table.iter_batches(BATCH_ROWS)
     elif name.endswith(".jsonl"):
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as stream:

@@ -22,7 +22,7 @@ from typing import Any
 from tercet.data.sources import lot
 from tercet.rows import Completion, Generator, Message, Messages, Pair, Row, RowError, Sampling
 
-CHUNK = 64  # prompts judged at once
+CHUNK = 256  # prompts judged at once
 PAPER_RATINGS = 4
 
 
@@ -236,7 +236,7 @@ def _ask(
         for row, answers in ready
         for aspect in ASPECTS
     ]
-    how = Sampling(max_new_tokens=plan.max_new_tokens, temperature=plan.temperature, seed=seed)
+    how = Sampling(max_new_tokens=plan.max_new_tokens, temperature=plan.temperature, seed=seed, fit=True)
     replies = iter(generator.complete(prompts, how))
     return [
         {aspect: _heard(aspect, next(replies)[0], len(answers), paper=plan.paper) for aspect in ASPECTS}

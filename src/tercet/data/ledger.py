@@ -20,18 +20,19 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Condition, Lock
 from typing import Any
 
-from tercet.rows import Completion, Generator, Likelihood, Messages, Sampling
+from tercet.rows import Completion, Generator, Likelihood, Messages, Sampling, Seeded
 
 Done = Callable[[int, list[Completion]], None]
-AT_ONCE = 64  # greedy requests given to a generator in one call
+AT_ONCE = 64  # requests given to a generator in one call
 TURN = 16  # tokens a chat template may put around one turn
+AWAY = 50  # so many failures without one answer between them: the server is away, or no prompt fits
 
 
 class LedgerError(ValueError):
@@ -40,6 +41,10 @@ class LedgerError(ValueError):
 
 class BudgetError(ValueError):
     """The next request could cost more than what is left."""
+
+
+class AwayError(RuntimeError):
+    """Request after request failed: to go on would leave a hole in what is made."""
 
 
 @dataclass
@@ -108,6 +113,11 @@ class Ledger:
         """Give the file back."""
         self._file.close()
 
+    def find(self, key: str) -> dict[str, Any] | None:
+        """The line of an answer, or None where there is none."""
+        place = self._places.get(key)
+        return self._line(*place) if place else None
+
     def claim(
         self, keys: Sequence[str]
     ) -> tuple[dict[str, Completion], dict[str, Future[Completion]], dict[str, Future[Completion]]]:
@@ -117,7 +127,7 @@ class Ledger:
             theirs = {key: self._claims[key] for key in keys if key not in places and key in self._claims}
             mine: dict[str, Future[Completion]] = {k: Future() for k in keys if k not in places and k not in theirs}
             self._claims.update(mine)
-        return {key: self._answer(*place) for key, place in places.items()}, mine, theirs
+        return {key: completion(self._line(*place)) for key, place in places.items()}, mine, theirs
 
     def reserve(self, costs: Mapping[str, float]) -> list[str]:
         """Note as asked the first of these requests that the budget surely allows, at least one; else `BudgetError`.
@@ -143,8 +153,8 @@ class Ledger:
             self._count(line, place)
             self._lock.notify_all()
             if claim := self._claims.pop(key, None):
-                claim.set_result(_completion(line))
-        return _completion(line)
+                claim.set_result(completion(line))
+        return completion(line)
 
     def abandon(self, keys: Sequence[str]) -> None:
         """Requests that ended in an error of the program: nobody knows what they cost."""
@@ -187,8 +197,8 @@ class Ledger:
         os.fsync(self._file.fileno())
         return start, len(data)
 
-    def _answer(self, start: int, length: int) -> Completion:
-        return _completion(json.loads(os.pread(self._file.fileno(), length, start)))
+    def _line(self, start: int, length: int) -> dict[str, Any]:
+        return dict(json.loads(os.pread(self._file.fileno(), length, start)))
 
     def _open(self) -> None:
         """Lock the file and find every answer; a last line that a kill cut short is taken off."""
@@ -234,18 +244,24 @@ class Ledger:
         self.spent.unknown_cost += cost
 
 
-def _completion(line: dict[str, Any]) -> Completion:
+def completion(line: dict[str, Any]) -> Completion:
+    """The answer that a line tells; its tokens are counted, not kept."""
     return Completion(line.get("text", ""), (), (), line["stop"], line.get("error", ""), line["tokens"])
+
+
+def _nobody(answers: int) -> None:
+    """Hears how many answers came, and does nothing."""
 
 
 class Ledgered:
     """A model behind a ledger. Implements `tercet.rows.Generator`; answers carry their text, not their tokens.
 
-    `lanes` are generators of the same model. Greedy requests are shared out among them in batches. A drawn answer is
-    asked for alone, one at a time in each lane, with a seed that follows from its key: so a run that was killed
-    draws what it would have drawn. `price` is what a million prompt and a million completion tokens cost; `meter` says
-    how many of each these lanes, and nobody else, have used: `lambda: (usage.prompt_tokens, usage.completion_tokens)`.
-    Where the meter never moves an answer counts with the most it may have cost.
+    `lanes` are generators of the same model; requests are shared out among them, at most `at_once` in one call. One
+    that bears several threads may stand in several lanes. A drawn answer has a seed that follows from its key: so a run
+    that was killed draws what it would have drawn. `price` is what a million prompt and a million completion tokens
+    cost; `meter` says how many of each these lanes, and nobody else, have used:
+    `lambda: (usage.prompt_tokens, usage.completion_tokens)`. Where the meter never moves an answer counts with the most
+    it may have cost. `heard` is told in the caller's thread how many answers came.
     """
 
     def __init__(
@@ -256,16 +272,21 @@ class Ledgered:
         *,
         price: tuple[float, float] = (0.0, 0.0),
         meter: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        at_once: int = AT_ONCE,
     ) -> None:
         if not lanes or min(price) < 0:
             raise LedgerError(f"model {model!r} expects at least one generator and prices from 0; got {price}")
         if ledger.budget is not None and ledger.budget < 0:
             raise LedgerError(f"a budget is a number from 0; got {ledger.budget}")
         self.ledger, self.model, self.price, self.meter = ledger, model, price, meter
+        self.at_once = at_once
+        self.heard: Callable[[int], None] = _nobody
+        self.keys: dict[str, None] = {}  # all that was asked for, known or not
         self._width, self._free = len(lanes), SimpleQueue[Generator]()
         for lane in lanes:
             self._free.put(lane)
         self._lock, self._told = Lock(), meter()
+        self._failing, self._failure = 0, ""
 
     def complete(
         self, prompts: Sequence[Messages], sampling: Sampling, done: Done | None = None
@@ -279,10 +300,12 @@ class Ledgered:
         for i, own in enumerate(requests):
             for request in own:
                 owners[request.key].append(i)
+        self.keys |= dict.fromkeys(owners)
         found: dict[str, Completion] = {}
         results: dict[int, list[Completion]] = {}
         for answers in self._answers({request.key: request for own in requests for request in own}, sampling):
             found |= answers
+            self.heard(len(answers))
             for i in sorted({i for key in answers for i in owners[key]}):
                 if all(request.key in found for request in requests[i]):
                     results[i] = [found[request.key] for request in requests[i]]
@@ -302,7 +325,7 @@ class Ledgered:
         try:
             yield known
             requests = [asked[key] for key in mine]
-            size = 1 if sampling.temperature else max(1, min(AT_ONCE, -(-len(requests) // self._width)))
+            size = max(1, min(self.at_once, -(-len(requests) // self._width)))
             with ThreadPoolExecutor(self._width, thread_name_prefix="ledger") as pool:
                 groups = [requests[start : start + size] for start in range(0, len(requests), size)]
                 futures = [pool.submit(self._ask, group, sampling) for group in groups]
@@ -320,6 +343,11 @@ class Ledgered:
         """Put requests to one lane, as many at once as the budget surely allows."""
         answers: dict[str, Completion] = {}
         while left := {request.key: request for request in requests if request.key not in answers}:
+            if self._failing >= AWAY:
+                raise AwayError(
+                    f"the last {self._failing} requests to {self.model} failed, the last one with: {self._failure}; "
+                    f"see to it and run the same command again: what is answered is in {self.ledger.path}"
+                )
             most = {key: self._most(request.prompt, sampling) for key, request in left.items()}
             lane, part = self._free.get(), list[Request]()
             try:
@@ -329,7 +357,7 @@ class Ledgered:
                     key = part[i].key
                     answers[key] = self._write(key, found[0], most[key])  # noqa: B023 - called within this round
 
-                how = replace(sampling, n=1, seed=part[0].seed if sampling.temperature else sampling.seed)
+                how = Seeded(**{**vars(sampling), "n": 1, "seeds": tuple(request.seed for request in part)})
                 for i, found in enumerate(lane.complete([request.prompt for request in part], how, note)):
                     if part[i].key not in answers:
                         note(i, found)
@@ -344,9 +372,10 @@ class Ledgered:
             now = self.meter()
             read, wrote = (after - before for after, before in zip(now, self._told, strict=True))
             self._told = now
+            self._failing, self._failure = (self._failing + 1, answer.error) if answer.stop == "error" else (0, "")
             silent = now == (0, 0) and answer.stop != "error"
             cost = most if silent else (read * self.price[0] + wrote * self.price[1]) / 1e6
-            return self.ledger.write(key, self.model, answer, (read, wrote, cost))
+            return self.ledger.write(key, self.model, answer, (read, answer.num_tokens if silent else wrote, cost))
 
     def _most(self, prompt: Messages, sampling: Sampling) -> float:
         """What a request costs at most: a token has at least one byte."""

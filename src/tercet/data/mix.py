@@ -1,38 +1,55 @@
 """The mixture: filter, dedupe, decontaminate and shuffle sources into one table (hops 2 to 4 of the road).
 
-Every row that enters is either kept or listed in `removed.parquet` with the rule that removed it, or it was left out
-by the sample the recipe asked for: kept + removed = sampled <= read, per source. Which rows are sampled and the order
-of the result are functions of the seed and the row ids alone.
+Every row that enters is kept, or listed in `removed.parquet` with the rule that removed it, or left out by the sample
+that the recipe asked for: kept + removed = sampled <= entered, per source. Which rows are sampled and the order of the
+result are functions of the seed and the row ids alone. Rows wait on disk: memory holds the exam and some 60 bytes a
+row. A mixture of preference pairs goes the same way; its filters look at both conversations.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from tercet.data.catalogue import conflicts
-from tercet.data.decontam import Hit, Index, exam_items, excerpt
-from tercet.data.dedupe import Exact, Near, near_duplicates, text_of
+import numpy as np
+import numpy.typing as npt
+
+from tercet import hub
+from tercet.data.copies import WIDTH, Copies, Looker, Texts, Trace, prove_clean, stored, view
+from tercet.data.crew import Crew, cores
+from tercet.data.dedupe import Exact, Near, Seen, key_of, near_duplicates, row_key, text_of
 from tercet.data.filters import Finding, checks, paper_filters
-from tercet.data.sources import Reading, check_verifiers, draw, label, load, lot
-from tercet.recipe import Mix, SourceSpec
-from tercet.rows import Row, RowError, write_table
+from tercet.data.sheet import Sheet, Tally, expectation, write_summary
+from tercet.data.sources import Reading, check_verifiers, from_hub, label, load, load_pairs, lot
+from tercet.data.spool import Spool, in_order
+from tercet.recipe import Mixture, Pairs, SourceSpec
+from tercet.rows import Pair, Row, RowError, Source, TableWriter
 
 if TYPE_CHECKING:
     from tercet.store import Artifact, Context
 
-_AT_ONCE = 2000  # rows of a batch of the second pass
-_WIDTH = 320  # longest excerpt in removed.parquet, in characters
+T = TypeVar("T")
+Entry = Row | Pair
+Rule = Callable[[Row], Finding | None]
+Numbers = npt.NDArray[np.int64]
+
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # an odd factor that leads far away
+AT_ONCE = 1000  # rows that are searched, and written, together
 
 
 @dataclass(frozen=True)
-class Reason:
-    """Why a row goes. For a contaminated row: which exam item it copies most of, and both texts side by side."""
+class Removed:
+    """One line of `removed.parquet`; of a contaminated row both texts stand side by side."""
 
+    source: str
+    row: str
+    rule: str
     detail: str
     task: str = ""
     item: str = ""
@@ -41,222 +58,255 @@ class Reason:
     exam_text: str = ""
 
 
-@dataclass(frozen=True)
-class Removed:
-    """One line of `removed.parquet`."""
-
-    source: str
-    row: str
-    rule: str
-    detail: str
-    task: str
-    item: str
-    coverage: float
-    row_text: str
-    exam_text: str
+def run(spec: Mixture, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
+    """Write `rows.parquet` (or `pairs.parquet`), `removed.parquet` and `summary.json`."""
+    copies = Copies.of(spec, inputs)
+    name, kind = ("pairs", Pair) if isinstance(spec, Pairs) else ("rows", Row)
+    look = Looker(copies.index, spec.threshold)
+    with (
+        Crew(look, ctx.recipe.placement.workers or cores()) as crew,
+        TableWriter(out / "removed.parquet", Removed) as gone,
+    ):
+        mixing = Mixing(spec, inputs, ctx, copies, crew)
+        for source in spec.sources:
+            for removed in mixing.take(source):
+                gone.write(removed)
+        left = np.arange(len(mixing.pot.places))
+        for sieve in (mixing.without_contaminated_sets, mixing.without_twins):
+            left, removed = sieve(left)
+            gone.write(removed)
+        tallies = mixing.tallies
+        lost: Counter[str] = sum((tally.removed for tally in tallies), Counter())
+        if not len(left):
+            raise RowError(f"mix {ctx.name!r}: no row is left of {lost.total()}; see the rules: {dict(lost)}")
+        expected = expectation(spec, tallies, strict=all(from_hub(source, ctx.mirror) for source in spec.sources))
+        sheet = Sheet.of(spec, inputs)
+        with TableWriter(out / f"{name}.parquet", kind) as table:
+            for some in _batched(mixing.shuffled(left), AT_ONCE):
+                table.write([entry for _, entry in some])
+                sheet.count([(tallies[source].source, entry) for source, entry in some])
+        prove_clean(out / f"{name}.parquet", crew)
+    write_summary(out / "summary.json", name, mixing.tallies, sheet, copies, spec, expected)
+    contaminated = lost["contaminated"] + lost["contaminated set"]
+    return {name: float(sheet.rows), "removed": float(lost.total()), "contaminated": float(contaminated)}
 
 
 @dataclass
-class Tally:
-    """What happened to one source."""
+class Pot:
+    """The rows that stay so far: on disk, with the number of each one's source."""
 
-    source: str
-    read: int
-    sampled: int
-    kept: int
-    removed: Counter[str]
-    skipped: dict[str, int]  # rows that the adapter left out, by reason
+    spool: Spool[Entry]
+    places: array[int] = field(default_factory=lambda: array("Q"))
+    keys: array[int] = field(default_factory=lambda: array("Q"))  # their order in the end
+    sources: array[int] = field(default_factory=lambda: array("H"))
+    ids: Seen = field(default_factory=Seen)
+    again: Counter[str] = field(default_factory=Counter)
+
+    def add(self, entry: Entry, source: int, draw: Callable[[str], int]) -> None:
+        """Keep a row under an id of its own; `draw` gives its place in the end."""
+        entry = replace(entry, id=self.own_id(entry.id))
+        self.places.append(self.spool.append(entry))
+        self.keys.append(draw(entry.id))
+        self.sources.append(source)
+
+    def own_id(self, name: str) -> str:
+        """The id, with ~2, ~3, ... behind it when it is taken."""
+        found = name
+        while self.ids.get(key_of(found)) is not None:
+            self.again[name] += 1
+            found = f"{name}~{self.again[name] + 1}"
+        self.ids.add(key_of(found), 0)
+        return found
 
 
-Rule = Callable[[Row], Finding | Reason | None]
+class Mixing:
+    """A mixture in the making: what the sources gave and the rules left."""
 
+    def __init__(
+        self,
+        spec: Mixture,
+        inputs: Mapping[str, Artifact],
+        ctx: Context,
+        copies: Copies,
+        crew: Crew[Texts, list[list[Trace]]],
+    ) -> None:
+        self.spec, self.inputs, self.ctx, self.copies, self.crew = spec, inputs, ctx, copies, crew
+        self.pot = Pot(Spool(ctx.work))
+        self.tallies: list[Tally] = []
+        self._filters: dict[str, Rule] = dict(checks(spec.filters))
+        self._exact: dict[str, Rule] = {"duplicate": Exact()} if spec.dedupe else {}
+        self._labels: Counter[str] = Counter()
 
-def run(spec: Mix, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
-    """Write `rows.parquet`, `removed.parquet` and `summary.json`."""
-    exam = [item for name in spec.against for item in exam_items(inputs[name].payload / "exam.parquet")]
-    decontaminate = Decontaminate(Index(exam, spec.ngram), spec.threshold)
-    rules = _rules(spec, decontaminate)
-    names: set[str] = set()
-    ids: set[str] = set()
-    kept: list[tuple[str, Row]] = []
-    removed: list[Removed] = []
-    tallies: list[Tally] = []
-    for number, source in enumerate(spec.sources):
-        name = _unique(label(source), names)
+    def take(self, source: SourceSpec) -> Iterator[list[Removed]]:
+        """Read one source and keep what no rule removes, or the sample of it that the recipe asks for."""
+        tally = self._tally(source)
         reading = Reading(values=source.values)
-        rows = _sample(source, inputs, ctx, name, reading)
-        check_verifiers(rows)
-        stays, goes = sift(rows, name, {**_own_rules(spec, source, name), **rules})
-        kept += [(name, replace(row, id=_unique(row.id, ids))) for row in stays]
-        removed += goes
-        counts = Counter(gone.rule for gone in goes)
-        tallies.append(Tally(name, reading.read, len(rows), len(stays), counts, dict(sorted(reading.skipped.items()))))
-        ctx.track.log(number, read=reading.read, sampled=len(rows), kept=len(stays), removed=len(goes))
-        ctx.track.progress(number + 1, len(spec.sources), name)
-    if spec.near:
-        kept, near_gone = _without_twins(kept, Near(spec.near, seed=ctx.seed))
-        _count(near_gone, tallies)
-        removed += near_gone
-    if not kept:
-        raise RowError(f"mix {ctx.name!r}: no row is left of {len(removed)}; see the rules: {dict(_by_rule(removed))}")
-    shuffled = [row for name, row in sorted(kept, key=lambda entry: lot(ctx.seed, "order", entry[0], entry[1].id))]
-    prove_clean(shuffled, decontaminate)
-    write_table(out / "rows.parquet", shuffled)
-    _write_removed(out / "removed.parquet", removed)
-    licences = conflicts([tally.source for tally in tallies]) if spec.commercial else []
-    _write_summary(out / "summary.json", tallies, removed, decontaminate, licences)
-    contaminated = _by_rule(removed)["contaminated"]
-    return {"rows": float(len(kept)), "removed": float(len(removed)), "contaminated": float(contaminated)}
+        read: Any = load_pairs if isinstance(self.spec, Pairs) else load
+        entries: Iterator[Entry] = iter(read(source, self.inputs, self.ctx.mirror, reading))
+        if source.rows is not None or tally.share < 1:
+            entries, there = in_order(entries, lambda entry: self._lot(tally.source, entry.id), self.ctx.work)
+            entries = islice(entries, round(there * tally.share))
+        filters = {**self._own_filters(source, tally), **self._filters}
+        once = {**self._elsewhere(source), **self._exact}
+        most = source.rows
+        while most is None or tally.kept < most:
+            before = tally.sampled
+            yield from self._through(entries if most is None else islice(entries, most - tally.kept), filters, once)
+            if most is None or tally.sampled == before:
+                break
+        tally.read, tally.entered = reading.read, reading.kept
+        tally.skipped = dict(sorted(reading.skipped.items()))
+        if most is not None and tally.kept < most and not self._stands_in(source):
+            raise RowError(
+                f"source {tally.source!r} has {tally.kept} rows that no rule removes, of {tally.entered}; the recipe "
+                f"asks for {most}: lower its `rows`, or repeat rows with a `fraction` above 1"
+            )
+        number = len(self.tallies)
+        self.ctx.track.log(number - 1, read=tally.read, sampled=tally.sampled, kept=tally.kept)
+        self.ctx.track.progress(number, len(self.spec.sources), tally.source)
+
+    def without_contaminated_sets(self, left: Numbers) -> tuple[Numbers, list[Removed]]:
+        """Parts that copy too much of an unseen exam go as a whole."""
+        dropped = self.copies.dropped()
+        if not dropped:
+            return left, []
+        return self._part(left, lambda i, entry: dropped.get(entry.source, ""), "contaminated set")
+
+    def without_twins(self, left: Numbers) -> tuple[Numbers, list[Removed]]:
+        """The first of near duplicates stays, over all sources."""
+        if not self.spec.near or not len(left):
+            return left, []
+        near = Near(self.spec.near, seed=self.ctx.seed)
+        twins = near_duplicates(lambda: (text_of(view(self._entry(i))) for i in left), near, workers=self.crew.workers)
+        place_of = {int(left[place]): twin for place, twin in twins.items()}
+
+        def like(i: int, entry: Entry) -> str:
+            twin = place_of.get(i)
+            return f"{twin.similarity:.0%} like {self._entry(int(left[twin.number])).id}" if twin else ""
+
+        return self._part(left, like, "near duplicate")
+
+    def shuffled(self, left: Numbers) -> Iterator[tuple[int, Entry]]:
+        """Every row that stays with its source's number, repeated as the recipe asks, in an order drawn from ids."""
+        sources, keys = (np.asarray(part)[left] for part in (self.pot.sources, self.pot.keys))
+        copies = np.ones(len(left), np.int64)
+        for number, tally in enumerate(self.tallies):
+            own = np.flatnonzero(sources == number)
+            if tally.repeat > 1 and len(own):
+                whole, rest = divmod(round(len(own) * tally.repeat), len(own))
+                copies[own] = whole
+                copies[own[np.argsort(keys[own] * _SPREAD, kind="stable")[:rest]]] += 1
+                tally.repeated = int(copies[own].sum()) - len(own)
+        which = np.repeat(np.arange(len(left)), copies)
+        again = np.arange(len(which)) - np.repeat(np.cumsum(copies) - copies, copies)
+        for place in np.argsort(keys[which] + again.astype(np.uint64) * _SPREAD, kind="stable"):
+            number = int(left[which[place]])
+            entry = self._entry(number)
+            yield self.pot.sources[number], replace(entry, id=self.pot.own_id(entry.id)) if again[place] else entry
+
+    def _through(
+        self, entries: Iterable[Entry], filters: Mapping[str, Rule], once: Mapping[str, Rule]
+    ) -> Iterator[list[Removed]]:
+        """Keep what no rule removes; what goes comes in batches, in an order that no number of workers changes."""
+        tally, number = self.tallies[-1], len(self.tallies) - 1
+        waiting = deque[tuple[list[Entry], list[Removed]]]()
+
+        def jobs() -> Iterator[Texts]:
+            for batch in _batched(entries, AT_ONCE):
+                tally.sampled += len(batch)
+                check_verifiers(entry for entry in batch if isinstance(entry, Row))
+                verdicts = [(entry, _objection(entry, filters, once)) for entry in batch]
+                goes = [_removed(tally.source, entry, *verdict) for entry, verdict in verdicts if verdict]
+                stays = [entry for entry, verdict in verdicts if not verdict]
+                waiting.append((stays, goes))
+                yield [view(entry).user_turns for entry in stays]
+                note = f"{tally.source}, {tally.sampled:,} rows"
+                self.ctx.track.progress(number, len(self.spec.sources), note)
+
+        for found in self.crew.map(jobs()):
+            stays, goes = waiting.popleft()
+            for entry, traces in zip(stays, found, strict=True):
+                if traces:
+                    self.copies.note(entry.source, traces)
+                    shown = self.copies.shown(view(entry), traces)
+                    goes.append(Removed(tally.source, entry.id, "contaminated", **shown))
+                else:
+                    self.pot.add(entry, number, partial(self._lot, "order", tally.source))
+                    tally.kept += 1
+            tally.removed.update(one.rule for one in goes)
+            yield goes
+
+    def _part(self, left: Numbers, why: Callable[[int, Entry], str], rule: str) -> tuple[Numbers, list[Removed]]:
+        """Take rows off that were kept at first, each with its reason."""
+        stays, goes = [], []
+        for i in map(int, left):
+            entry = self._entry(i)
+            if reason := why(i, entry):
+                tally = self.tallies[self.pot.sources[i]]
+                goes.append(_removed(tally.source, entry, rule, Finding(reason, view(entry).prompt[-1].content)))
+                tally.kept -= 1
+                tally.removed[rule] += 1
+            else:
+                stays.append(i)
+        return np.array(stays, np.int64), goes
+
+    def _entry(self, number: int) -> Entry:
+        return self.pot.spool[self.pot.places[number]]
+
+    def _tally(self, source: SourceSpec) -> Tally:
+        """A new account, under the source's name or, when that is taken, the name with ~2, ~3, ... behind it."""
+        name = label(source)
+        self._labels[name] += 1
+        if self._labels[name] > 1:
+            name = f"{name}~{self._labels[name]}"
+        fraction = source.fraction or 1.0
+        tally = Tally(name, expected=source.expect, share=min(1.0, fraction), repeat=max(1.0, fraction))
+        self.tallies.append(tally)
+        return tally
+
+    def _own_filters(self, source: SourceSpec, tally: Tally) -> dict[str, Rule]:
+        """The paper's filters that this source gets: those it names, else all but the paper's exemptions."""
+        usual = ("blank",) if isinstance(self.spec, Pairs) else paper_filters(tally.source)
+        chosen = usual if source.filters is None else source.filters
+        return dict(checks({one: {} for one in chosen if one != "keywords" or self.spec.keywords}))
+
+    def _elsewhere(self, source: SourceSpec) -> dict[str, Rule]:
+        """A rule against prompts that are in another stage."""
+        if not source.without:
+            return {}
+        payload, seen = self.inputs[source.without].payload, Seen()
+        for entry in stored(
+            next(path for path in (payload / "rows.parquet", payload / "pairs.parquet") if path.exists())
+        ):
+            if seen.get(key := row_key(view(entry))) is None:
+                seen.add(key, 0)
+        told = f"in {source.without}"
+        return {told: lambda row: Finding(f"its prompt is {told}") if seen.get(row_key(row)) is not None else None}
+
+    def _stands_in(self, source: SourceSpec) -> bool:
+        """Whether a local file stands for a hub data set: of that nobody expects the whole."""
+        named = Source(source.path, source.subset, source.split, source.revision)
+        return bool(source.path and hub.local_file(named, self.ctx.mirror))
+
+    def _lot(self, *parts: str) -> int:
+        return int.from_bytes(lot(self.ctx.seed, *parts)[:8], "big")
 
 
-def _without_twins(kept: list[tuple[str, Row]], near: Near) -> tuple[list[tuple[str, Row]], list[Removed]]:
-    """Part the rows of all sources: the first of near duplicates stays."""
-    twins = near_duplicates(lambda: (text_of(row) for _, row in kept), near)
-    gone = []
-    for number, twin in sorted(twins.items()):
-        (source, row), (_, first) = kept[number], kept[twin.number]
-        detail = f"{twin.similarity:.0%} like {first.id}"
-        text, other = _clip(row.prompt[-1].content), _clip(first.prompt[-1].content)
-        gone.append(Removed(source, row.id, "near duplicate", detail, "", "", 0.0, text, other))
-    return [entry for number, entry in enumerate(kept) if number not in twins], gone
+def _objection(entry: Entry, filters: Mapping[str, Rule], once: Mapping[str, Rule]) -> tuple[str, Finding] | None:
+    """The first rule against a row, or against either side of a pair, and what it found."""
+    both = [view(entry)]
+    if isinstance(entry, Pair):
+        both.append(Row(entry.id, entry.rejected, entry.source, entry.skill))
+    asked = [(name, rule, row) for name, rule in filters.items() for row in both]
+    asked += [(name, rule, both[0]) for name, rule in once.items()]
+    return next(((name, found) for name, rule, row in asked if (found := rule(row))), None)
 
 
-def _count(gone: Sequence[Removed], tallies: Sequence[Tally]) -> None:
-    """Take rows that went after their source was counted off its account."""
-    for tally in tallies:
-        own = sum(one.source == tally.source for one in gone)
-        tally.kept -= own
-        tally.removed.update({"near duplicate": own} if own else {})
+def _removed(source: str, entry: Entry, rule: str, found: Finding) -> Removed:
+    text = found.text or view(entry).messages[-1].content
+    return Removed(source, entry.id, rule, found.detail, row_text=text if len(text) <= WIDTH else text[:WIDTH] + "…")
 
 
-def sift(rows: Iterable[Row], source: str, rules: Mapping[str, Rule]) -> tuple[list[Row], list[Removed]]:
-    """Part the rows: those no rule objects to, and those that go, each with the first rule that did."""
-    stays: list[Row] = []
-    goes: list[Removed] = []
-    for row in rows:
-        verdicts = ((name, rule(row)) for name, rule in rules.items())
-        name, found = next(((name, found) for name, found in verdicts if found), ("", None))
-        if found is None:
-            stays.append(row)
-            continue
-        reason = found if isinstance(found, Reason) else Reason(found.detail, row_text=_clip(found.text))
-        text = reason.row_text or _clip(row.messages[-1].content)
-        goes.append(Removed(source, row.id, name, **{**asdict(reason), "row_text": text}))
-    return stays, goes
-
-
-class Decontaminate:
-    """A rule that counts: the row copies more than `threshold` of an exam item (see `decontam`)."""
-
-    def __init__(self, index: Index, threshold: float) -> None:
-        """Look rows up in `index`."""
-        self.index = index
-        self.threshold = threshold
-        self.copied: dict[str, set[str]] = {item.task: set() for item in index.items}
-
-    def __call__(self, row: Row) -> Reason | None:
-        """The reason shows the item that is copied most."""
-        hits = self.hits(row)
-        if not hits:
-            return None
-        for hit in hits:
-            self.copied[hit.item.task].add(hit.item.item)
-        worst = max(hits, key=lambda hit: hit.coverage)
-        return Reason(
-            f"copies {len(hits)} exam item{'s' if len(hits) > 1 else ''}",
-            task=worst.item.task,
-            item=worst.item.item,
-            coverage=worst.coverage,
-            row_text=excerpt(row.user_turns[worst.document], worst.matched, n=self.index.n, width=_WIDTH),
-            exam_text=excerpt(worst.item.fields[worst.field], worst.matched, n=self.index.n, width=_WIDTH),
-        )
-
-    def hits(self, row: Row) -> list[Hit]:
-        """What the row copies, without counting it."""
-        return self.index.hits(row.user_turns, self.threshold)
-
-
-def prove_clean(rows: Sequence[Row], decontaminate: Decontaminate) -> None:
-    """A second pass over what stays: nothing may copy the exam."""
-    for start in range(0, len(rows), _AT_ONCE):
-        some = rows[start : start + _AT_ONCE]
-        found, _ = decontaminate.index.search([row.user_turns for row in some], decontaminate.threshold)
-        for row, hits in zip(some, found, strict=True):
-            if hits:
-                copied = ", ".join(f"{hit.item.task}/{hit.item.item} ({hit.coverage:.0%})" for hit in hits)
-                raise RuntimeError(f"row {row.id!r} still copies {copied} after decontamination; a bug, report it")
-
-
-def _own_rules(spec: Mix, source: SourceSpec, name: str) -> dict[str, Rule]:
-    """The paper's filters that this source gets: those it names, else all but the paper's exemptions."""
-    chosen = paper_filters(name) if source.filters is None else source.filters
-    return dict(checks({one: {} for one in chosen if one != "keywords" or spec.keywords}))
-
-
-def _rules(spec: Mix, decontaminate: Decontaminate) -> dict[str, Rule]:
-    """What every source's rows go through."""
-    rules: dict[str, Rule] = dict(checks(spec.filters))
-    if spec.dedupe:
-        rules["duplicate"] = Exact()
-    rules["contaminated"] = decontaminate
-    return rules
-
-
-def _sample(source: SourceSpec, inputs: dict[str, Artifact], ctx: Context, name: str, reading: Reading) -> list[Row]:
-    """The source's rows, or the sample the recipe asks for; `reading` counts what was read and left out."""
-    found = load(source, inputs, ctx.mirror, reading)
-    if source.rows is None:
-        return list(found)
-    rows = draw(found, source.rows, seed=ctx.seed, key=lambda row: f"{name}\x1f{row.id}")
-    if len(rows) < source.rows:
-        raise RowError(f"source {name!r} has {reading.kept} rows, the recipe asks for {source.rows}; lower its `rows`")
-    return rows
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    """The name, with ~2, ~3, ... behind it when it is taken; marks it as taken."""
-    number, candidate = 1, name
-    while candidate in taken:
-        number += 1
-        candidate = f"{name}~{number}"
-    taken.add(candidate)
-    return candidate
-
-
-def _clip(text: str) -> str:
-    return text if len(text) <= _WIDTH else text[:_WIDTH] + "…"
-
-
-def _by_rule(removed: Sequence[Removed]) -> Counter[str]:
-    return Counter(gone.rule for gone in removed)
-
-
-def _write_removed(path: Path, removed: Sequence[Removed]) -> None:
-    """Parquet with the same columns whether or not anything was removed."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = {name: pa.float64() if name == "coverage" else pa.string() for name in Removed.__dataclass_fields__}
-    table = pa.Table.from_pylist([asdict(gone) for gone in removed], schema=pa.schema(list(columns.items())))
-    pq.write_table(table, path, compression="zstd")
-
-
-def _write_summary(
-    path: Path, tallies: Sequence[Tally], removed: Sequence[Removed], judge: Decontaminate, licences: Sequence[str]
-) -> None:
-    """Per source what was read, sampled, kept and removed; per exam task how many of its items were copied."""
-    num_items = Counter(item.task for item in judge.index.items)
-    exams = [
-        {"task": task, "items": num_items[task], "copied": len(copied), "share": len(copied) / num_items[task]}
-        for task, copied in sorted(judge.copied.items())
-    ]
-    value: dict[str, Any] = {
-        "rows": sum(tally.kept for tally in tallies),
-        "removed": dict(sorted(_by_rule(removed).items())),
-        "sources": [{**asdict(tally), "removed": dict(sorted(tally.removed.items()))} for tally in tallies],
-        "exams": exams,
-        "ngram": judge.index.n,
-        "threshold": judge.threshold,
-        "licences": list(licences),
-    }
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def _batched(values: Iterable[T], size: int) -> Iterator[list[T]]:
+    source = iter(values)
+    return iter(lambda: list(islice(source, size)), [])

@@ -46,7 +46,7 @@ from tercet.data.personas_text import (
 from tercet.data.sources import lot
 from tercet.rows import Completion, Generator, Message, Messages, Row, RowError, Sampling
 
-CHUNK = 64  # seeds in work at once
+CHUNK = 256  # seeds in work at once
 
 
 @dataclass
@@ -122,7 +122,7 @@ def _chunk(
 
     def sampling(part: str, temperature: float, n: int = 1) -> Sampling:
         own = int.from_bytes(lot(seed, name, part)[:4], "big")
-        return Sampling(max_new_tokens=plan.max_new_tokens, temperature=temperature, n=n, seed=own)
+        return Sampling(max_new_tokens=plan.max_new_tokens, temperature=temperature, n=n, seed=own, fit=True)
 
     drafts = [kind.draft(text, Random(lot(seed, "draft", name, text))) for text in texts]
     made: dict[int, tuple[Case, Accepted] | str] = {}

@@ -3,7 +3,8 @@
 The policy answers every prompt several times. For a constrained instruction it also answers the same instruction with
 one constraint dropped, the paper's persona-IF method: such an answer is natural, and fails the full instruction for
 one clear reason. Chosen is an answer to the full prompt that passes its verifier; rejected is an answer that fails
-it, from the dropped instruction where there is one, else from the policy's own failures.
+it, from the dropped instruction where there is one, else from the policy's own failures. With `samples = 0` chosen is
+the answer that the row has, as in the paper, where it was an SFT answer.
 
 Sampling goes in chunks. A finished chunk is one line of the ledger, on disk before the next begins, and the random
 numbers of a chunk depend on the seed and its number alone: a killed run samples nothing twice and ends in the same
@@ -45,7 +46,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Sample:
-    """One graded answer. `origin` is "full" or "dropped": which form of the instruction it answers."""
+    """One graded answer. `origin` is "full" or "dropped", the form of the instruction it answers, or "row": given."""
 
     text: str
     num_tokens: int
@@ -58,7 +59,7 @@ class Sample:
     @property
     def passes(self) -> bool:
         """Whether it may be chosen: verified, written to its end, and not blank."""
-        return self.origin == "full" and self.score >= 1 and self.stop != "length" and bool(self.text.strip())
+        return self.origin != "dropped" and self.score >= 1 and self.stop != "length" and bool(self.text.strip())
 
     @property
     def fails(self) -> bool:
@@ -128,8 +129,8 @@ def sample_all(
         ctx.track.log(
             number,
             samples=float(len(drawn)),
-            length=fmean(sample.num_tokens for sample in drawn),
-            truncated=fmean(sample.stop == "length" for sample in drawn),
+            length=fmean([sample.num_tokens for sample in drawn] or [0]),
+            truncated=fmean([sample.stop == "length" for sample in drawn] or [0]),
         )
         ctx.track.progress(start + len(chunk), len(prompts), "prompts sampled")
         yield from finished[number]
@@ -144,8 +145,11 @@ def draw_chunk(
         own = int.from_bytes(lot(seed, "prefs", origin, str(number))[:6], "big")
         return Sampling(max_new_tokens=spec.max_new_tokens, temperature=spec.temperature, n=n, seed=own)
 
-    full = generator.complete([prompt.row.prompt for prompt in chunk], sampling("full", spec.samples))
-    samples = [_samples(completions, "full") for completions in full]
+    if spec.samples:
+        full = generator.complete([prompt.row.prompt for prompt in chunk], sampling("full", spec.samples))
+        samples = [_samples(completions, "full") for completions in full]
+    else:
+        samples = [[Sample(prompt.row.answer, 0, "", "row", 0)] if prompt.row.answer else [] for prompt in chunk]
     weaker = [(i, prompt.weaker) for i, prompt in enumerate(chunk) if prompt.weaker is not None]
     if weaker:
         dropped = generator.complete([turns for _, turns in weaker], sampling("dropped", spec.dropped_samples))
@@ -169,7 +173,7 @@ def make_pairs(
 ) -> list[Pair]:
     """Up to `max_pairs` pairs of one prompt; no sample and no text is used twice. Counts into `sheet`."""
     row = prompt.row
-    full = [sample for sample in samples if sample.origin == "full"]
+    full = [sample for sample in samples if sample.origin != "dropped"]
     sheet.passes.setdefault(row.skill, []).extend(sample.score >= 1 for sample in full)
     sheet.truncated[row.skill] += sum(sample.stop == "length" for sample in full)
     chosen = _shuffled([sample for sample in samples if sample.passes], seed, row.id)
@@ -182,8 +186,8 @@ def make_pairs(
     for number, (good, bad) in enumerate(matches):
         rule = _rule(row, bad)
         sheet.rules[rule] += 1
-        sheet.lengths["chosen"].append(good.num_tokens)
-        sheet.lengths["rejected"].append(bad.num_tokens)
+        for side, sample in (("chosen", good), ("rejected", bad)):
+            sheet.lengths[side] += [sample.num_tokens] * (sample.origin != "row")
         pairs.append(
             Pair(
                 id=f"{row.id}/{number}",
@@ -193,7 +197,7 @@ def make_pairs(
                 skill=row.skill,
                 chosen_rating=good.score,
                 rejected_rating=bad.score,
-                chosen_model=author,
+                chosen_model=row.source if good.origin == "row" else author,
                 rejected_model=author,
                 provenance=_provenance(rule, prompt, good, bad, seed=seed),
             )
@@ -210,13 +214,14 @@ def summarise(sheet: Sheet, *, num_prompts: int, num_pairs: int) -> dict[str, An
             "truncated": sheet.truncated[skill] / len(passes),
         }
         for skill, passes in sorted(sheet.passes.items())
+        if passes
     }
     return {
         "prompts": num_prompts,
         "pairs": num_pairs,
         "skills": skills,
         "rules": dict(sorted(sheet.rules.items())),
-        "mean_length": {side: fmean(lengths) for side, lengths in sheet.lengths.items()},
+        "mean_length": {side: fmean(lengths) for side, lengths in sheet.lengths.items() if lengths},
         "no_pair": dict(sorted(sheet.no_pair.items())),
     }
 
@@ -258,7 +263,7 @@ def _constraints(row: Row) -> list[dict[str, Any]]:
 
 
 def _samples(completions: Sequence[Completion], origin: str) -> list[Sample]:
-    return [Sample(c.text, len(c.token_ids), c.stop, origin, index) for index, c in enumerate(completions)]
+    return [Sample(c.text, c.num_tokens, c.stop, origin, index) for index, c in enumerate(completions)]
 
 
 def _shuffled(samples: Sequence[Sample], seed: int, row_id: str) -> list[Sample]:

@@ -3,17 +3,15 @@
 A source is a stage of the recipe, a local file, or a hub id. An adapter is a small function from one raw object to a
 `Row` (`ADAPTERS`) or a `Pair` (`PAIRS`); `auto` recognises the layout and says so. Everything that enters is checked
 here, so that the later hops may trust it: an object is kept, left out with a counted reason, or the reading stops.
+Objects come one at a time, however many there are.
 """
 
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
 import heapq
 import json
-import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,11 +20,12 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tercet import hub
 from tercet.data.adapters import ADAPTERS, PAIRS, UNFOLDS, WITH_EXAMPLES, Adapter, fill
 from tercet.data.catalogue import HARDCODED
 from tercet.data.layouts import Raw, Skip, recognise
 from tercet.recipe import SourceSpec
-from tercet.rows import Pair, Row, RowError, mirrored, read_file
+from tercet.rows import Pair, Row, RowError, Source, read_file
 
 if TYPE_CHECKING:
     from tercet.store import Artifact
@@ -36,12 +35,6 @@ Raws = Iterator[tuple[Raw, str]]
 
 TEMPLATE = "tercet:hardcoded"  # the path of the built-in template of questions about the assistant itself
 PEEK = 50  # rows that a layout is recognised by
-HUB_OPTIONS: dict[str, dict[str, Any]] = {  # what some hub sets need before they can be read
-    "allenai/wildjailbreak": {"delimiter": "\t", "keep_default_na": False},
-    "Open-Orca/FLAN": {"data_files": "{subset}/*"},
-}
-
-_DATA_FILE = re.compile(r"\.(jsonl|json|csv|parquet)(\.gz)?$")
 
 
 @dataclass
@@ -49,7 +42,7 @@ class Reading:
     """What a source needs beside its spec, and the account of what was read: kept + skipped = read.
 
     (A gathering such as OASST's paths keeps fewer rows than it reads objects.) `values` fill the slots of a template;
-    `examples` are worked examples that stand before each RLVR prompt, in the layout of its data set.
+    `examples` stand before each RLVR prompt in the place of those that the source names.
     """
 
     values: Mapping[str, str] = field(default_factory=dict)
@@ -66,19 +59,21 @@ def load(
     """The rows of one source, adapted and checked; `mirror` maps hub ids to local files or folders.
 
     Rows that an adapter leaves out are counted in `reading`, and public rows with an empty answer; without one they
-    stop the reading, so that nothing disappears unseen. In rows of our own layout an empty answer is always an error.
-    Of preference pairs the chosen side is the row.
+    stop the reading, so that nothing disappears unseen. In a stage's or a user's rows of our own layout an empty answer
+    is always an error. Of preference pairs the chosen side is the row.
     """
     account = reading or Reading()
     name = label(source)
     adapter, raws = _begin(source, _raw(source, inputs, mirror, "rows.parquet"), account)
-    adapt = _adapter(adapter, name, account)
+    adapt = _adapter(adapter, source, mirror, account)
+    public = adapter != "rows" or not (source.stage or hub.is_local(source.path))
     for number, (raw, where) in enumerate(raws, 1):
         try:
+            _check_part(raw, source)
             row = adapt(_named(raw, name, number), where)
             if adapter == "hardcoded":
-                row = fill(row, account.values, where)
-            if reading and adapter != "rows" and row.answer is not None and not row.answer.strip():
+                row = fill(row, account.values or source.values, where)
+            if reading and public and row.answer is not None and not row.answer.strip():
                 raise Skip("empty answer")
         except Skip as reason:
             _leave_out(reading, reason, where)
@@ -102,21 +97,30 @@ def load_pairs(
         raise RowError(f"source {name!r}: {adapter!r} gives no pairs; the adapters of pairs are {known}")
     for number, (raw, where) in enumerate(raws, 1):
         try:
+            _check_part(raw, source)
             pair = PAIRS[adapter](_named(raw, name, number), where)
         except Skip as reason:
             _leave_out(reading, reason, where)
             continue
         for side in (pair.chosen, pair.rejected):
-            _check(Row(pair.id, side, pair.source), where, require_answer=True)
+            _check(Row(pair.id, side, pair.source, pair.skill), where, require_answer=True)
+        _check_texts(where, pair.chosen_model, pair.rejected_model, pair.provenance)
         account.kept += 1
         yield pair if pair.source else replace(pair, source=name)
+
+
+def from_hub(source: SourceSpec, mirror: Mapping[str, str]) -> bool:
+    """Whether the rows come over the network: no stage, no template, nothing local, and no local file stands for it."""
+    if source.stage or source.path == TEMPLATE:
+        return False
+    return not hub.local_file(_place(source), mirror) and not hub.is_local(source.path)
 
 
 def label(source: SourceSpec) -> str:
     """What tables call a source: the stage, the hub id, or the name of the local file (never its folder)."""
     if source.stage:
         return source.stage
-    name = Path(source.path).name if _is_local(source.path) else source.path
+    name = Path(source.path).name if hub.is_local(source.path) else source.path
     return f"{name}:{source.subset}" if source.subset else name
 
 
@@ -165,20 +169,41 @@ def _counted(raws: Raws, account: Reading) -> Raws:
         yield raw
 
 
-def _adapter(adapter: str, source: str, account: Reading) -> Adapter:
+def _adapter(adapter: str, source: SourceSpec, mirror: Mapping[str, str], account: Reading) -> Adapter:
     """The function of this name, with the worked examples where it takes them."""
-    if adapter in WITH_EXAMPLES and account.examples:
-        function, shots = WITH_EXAMPLES[adapter]
-        if len(account.examples) < shots:
-            raise RowError(f"source {source!r}: expected {shots} worked examples, got {len(account.examples)}")
-        return partial(function, examples=account.examples[:shots])
+    if account.examples or source.examples:
+        return _with_examples(adapter, source, mirror, account.examples)
     if adapter in PAIRS:
         return partial(_chosen, adapter)
     if adapter not in ADAPTERS:
         known = ", ".join(sorted(ADAPTERS))
         more = f"of pairs: {', '.join(sorted(PAIRS))}; auto recognises the layout"
-        raise RowError(f"source {source!r}: unknown adapter {adapter!r}; the known adapters are {known}; {more}")
+        raise RowError(f"source {label(source)!r}: unknown adapter {adapter!r}; the known adapters are {known}; {more}")
     return ADAPTERS[adapter]
+
+
+def _with_examples(
+    adapter: str, source: SourceSpec, mirror: Mapping[str, str], examples: Sequence[Mapping[str, Any]]
+) -> Adapter:
+    """The adapter with the first worked examples of its data set: those given, else those the source names."""
+    who = f"source {label(source)!r}"
+    if adapter not in WITH_EXAMPLES:
+        raise RowError(f"{who}: {adapter!r} takes no worked examples; {' and '.join(sorted(WITH_EXAMPLES))} do")
+    function, shots, keys = WITH_EXAMPLES[adapter]
+    if source.examples and not examples:
+        named = Source(**source.examples.model_dump())
+        file = hub.local_file(named, mirror) or named.path
+        who = f"{who}, worked examples of {file}"
+        try:
+            examples = hub.rows_with(hub.records([named], mirror), *keys)
+        except RowError as error:
+            raise RowError(f"{who}: {error}") from None
+    if len(examples) < shots:
+        raise RowError(f"{who}: expected {shots} worked examples, got {len(examples)}")
+    for number, example in enumerate(examples[:shots], 1):
+        if missing := [key for key in keys if not isinstance(example.get(key), str)]:
+            raise RowError(f"{who}: worked example {number}: expected text under {' and '.join(missing)}")
+    return partial(function, examples=examples[:shots])
 
 
 def _chosen(adapter: str, raw: Raw, where: str) -> Row:
@@ -201,47 +226,28 @@ def _leave_out(reading: Reading | None, reason: Skip, where: str) -> None:
 
 def _raw(source: SourceSpec, inputs: Mapping[str, Artifact], mirror: Mapping[str, str], table: str) -> Raws:
     """Raw objects with the place where each stands."""
-    if source.stage:
-        yield from _numbered(inputs[source.stage].payload / table)
-    elif source.path == TEMPLATE:
+    if source.path == TEMPLATE:
         pairs = ({"instruction": question, "output": answer} for question, answer in HARDCODED)
         yield from ((raw, f"{TEMPLATE}, row {number}") for number, raw in enumerate(pairs, 1))
-    elif local := mirrored(mirror, source.path, source.split):
-        yield from _local(Path(local), source)
-    elif _is_local(source.path):
-        yield from _local(Path(source.path), source)
-    else:
-        yield from _hub(source)
-
-
-def _is_local(path: str) -> bool:
-    return bool(_DATA_FILE.search(path)) or Path(path).exists()
-
-
-def _local(path: Path, source: SourceSpec) -> Raws:
-    if not path.is_dir():
-        yield from _numbered(path, _tree if source.adapter == "prompt_tree" else read_file)
         return
-    folder = path / source.subset if source.subset else path
-    files = sorted(f for f in folder.rglob(f"{source.split}*") if f.is_file() and _DATA_FILE.search(f.name))
-    if not files:
+    if from_hub(source, mirror) and not source.revision:
         raise RowError(
-            f"{folder}: no file named {source.split}*.jsonl, .json, .csv or .parquet (optionally .gz) in this folder; "
-            f"name the file itself, or put the split {source.split!r} there"
+            f'hub source {source.path!r} has no revision; pin one with `revision = "<commit>"`, or write '
+            '`revision = "main"` to take, unpinned, whatever stands there on the day'
         )
-    for file in files:
-        yield from _numbered(file)
+    place = Source(str(inputs[source.stage].payload / table)) if source.stage else _place(source)
+    yield from hub.stream(place, mirror, _tree if source.adapter == "prompt_tree" else read_file)
 
 
-def _numbered(path: Path, read: Callable[[Path], Iterator[Raw]] = read_file) -> Raws:
-    number = 0
-    try:
-        for number, raw in enumerate(read(path), 1):
-            yield dict(raw), f"{path}, row {number}"
-    except RowError:
-        raise
-    except (OSError, EOFError, ValueError, RecursionError, NotImplementedError, zlib.error, csv.Error) as error:
-        raise RowError(f"{path}: cannot be read after row {number} ({error}); is the file whole and UTF-8?") from error
+def _place(source: SourceSpec) -> Source:
+    return Source(source.path, source.subset, source.split, source.revision)
+
+
+def _check_part(raw: Raw, source: SourceSpec) -> None:
+    """Leave out what is not of the subset, where a column tells the subsets of a set apart."""
+    column = hub.COLUMNS.get(source.path, "")
+    if column and source.subset and raw.get(column) != source.subset:
+        raise Skip("of another part of the set")
 
 
 def _tree(path: Path) -> Iterator[Raw]:
@@ -260,28 +266,6 @@ def _tree(path: Path) -> Iterator[Raw]:
             raise RowError(f"{path}: expected nested lists and objects of texts, got {value!r:.40} under {way!r}")
 
 
-def _hub(source: SourceSpec) -> Raws:
-    if not source.revision:
-        raise RowError(f'hub source {source.path!r} has no revision; pin one with `revision = "<commit>"`')
-    import datasets
-
-    options = dict(HUB_OPTIONS.get(source.path, {}))
-    subset = source.subset or None
-    if "data_files" in options:
-        options["data_files"], subset = options["data_files"].format(subset=source.subset), None
-    try:
-        rows = datasets.load_dataset(
-            source.path, subset, split=source.split, revision=source.revision, streaming=False, **options
-        )
-    except (OSError, ValueError) as error:
-        raise RowError(
-            f"hub source {source.path!r} (revision {source.revision}) cannot be loaded: {error}; check the id and the "
-            f'network, or map it to a local file with `--mirror FILE.toml` holding "{source.path}" = "rows.jsonl"'
-        ) from error
-    for number, raw in enumerate(rows, 1):
-        yield dict(raw), f"{source.path}, row {number}"
-
-
 def _check(row: Row, where: str, *, require_answer: bool) -> None:
     if not row.user_turns:
         raise RowError(f"{where}: has no user turn; a conversation needs a question before its answer")
@@ -292,7 +276,12 @@ def _check(row: Row, where: str, *, require_answer: bool) -> None:
         )
     if row.answer is not None and not row.answer.strip():
         raise RowError(f"{where}: has an empty completion (its last assistant turn is blank); fill or remove the row")
+    plain = (row.id, row.source, row.skill, row.verifier, row.truth, row.template)
+    _check_texts(where, *plain, *(turn.content for turn in row.messages))
+
+
+def _check_texts(where: str, *texts: str) -> None:
     try:
-        "".join((row.id, row.source, row.truth, row.template, *(turn.content for turn in row.messages))).encode()
+        "".join(texts).encode()
     except UnicodeEncodeError as error:
         raise RowError(f"{where}: holds half of a character ({error.reason}); repair the text's encoding") from None

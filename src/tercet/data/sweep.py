@@ -7,11 +7,9 @@ batches, a few bytes a row and, for each exam item that a set copies, its best c
 
 from __future__ import annotations
 
-import multiprocessing
 from array import array
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tercet.data.crew import Crew
 from tercet.data.decontam import Index, excerpt
 from tercet.data.feed import Batch, Writer, batches, user_texts
 
@@ -117,7 +116,14 @@ class _Searcher:
 def scan(files: Sequence[Path], index: Index, threshold: float = 0.5, workers: int = 1) -> Sweep:
     """Every row of some files past the exam, by `workers` processes; RowError names file and row of a bad one."""
     sweep = Sweep()
-    for found in _searched(files, _Searcher(index, threshold), workers):
+    with Crew(_Searcher(index, threshold), workers) as crew:
+        _gather(crew.map(_stream(files)), sweep, index)
+    return sweep
+
+
+def _gather(parts: Iterable[_Found], sweep: Sweep, index: Index) -> None:
+    """Put the parts of a sweep together, in their order."""
+    for found in parts:
         start = len(sweep.origin)
         sweep.origin.extend(sweep.sources.setdefault(name, len(sweep.sources)) for name in found.sources)
         sweep.tokens += found.tokens
@@ -131,7 +137,6 @@ def scan(files: Sequence[Path], index: Index, threshold: float = 0.5, workers: i
             known = sweep.copied[found.sources[place], index.items[number].task][number]
             if known.best is None or copy.coverage > known.best.coverage:
                 known.best = copy
-    return sweep
 
 
 def shares(sweep: Sweep, index: Index) -> dict[Cell, float]:
@@ -245,34 +250,3 @@ def _gone(sweep: Sweep, found: dict[Cell, str]) -> NDArray[np.bool_]:
 def _stream(files: Sequence[Path]) -> Iterator[Batch]:
     for file in files:
         yield from batches(file)
-
-
-def _searched(files: Sequence[Path], search: _Searcher, workers: int) -> Iterator[_Found]:
-    """What each batch holds, in the order of the batches; a few are under way at once."""
-    if workers <= 1:
-        yield from map(search, _stream(files))
-        return
-    fresh = multiprocessing.get_context("spawn")  # the caller may have threads
-    with ProcessPoolExecutor(workers, fresh, _ready, (search,)) as pool:
-        running: deque[Future[_Found]] = deque()
-        for batch in _stream(files):
-            running.append(pool.submit(_search, batch))
-            if len(running) > 2 * workers:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
-
-
-_own: Callable[[Batch], _Found] | None = None
-
-
-def _ready(search: _Searcher) -> None:
-    """Give this process its searcher."""
-    global _own
-    _own = search
-
-
-def _search(batch: Batch) -> _Found:
-    if _own is None:
-        raise RuntimeError("this process has no index; it must be started by `scan`")
-    return _own(batch)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 
 from tercet.device.shard import Trainable
 
@@ -33,8 +34,11 @@ def save(
             shutil.rmtree(stale)
         draft.mkdir(parents=True)
     mesh.barrier()
-    with _alone_is_fine():
-        dcp.save(_state(trainable, optimizer), checkpoint_id=str(draft), no_dist=mesh.size == 1)
+    try:
+        with _alone_is_fine():
+            dcp.save(_state(trainable, optimizer), checkpoint_id=str(draft), no_dist=mesh.size == 1)
+    except CheckpointException as error:  # no Exception; what is behind it, such as a full disk, is one
+        raise next((cause for cause, _ in error.failures.values()), error) from error
     mesh.barrier()
     if mesh.first:
         (draft / "extra.json").write_text(json.dumps({**extra, "step": step, "ranks": mesh.size}))

@@ -1,7 +1,8 @@
 """The `prompts` stage: write every question of an exam to a folder.
 
 `mix` decontaminates against this folder and `eval` asks from it, so an exam that was trained around is exactly the exam
-that is given. Payload: `exam.parquet` (one `Item` per row) and `tasks.json` (the task cards).
+that is given. Payload: `exam.parquet` (one `Item` per row), `tasks.json` (the task cards) and, where prompts show
+public worked examples, `examples.parquet` (one `Example` per row).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tercet import hub
 from tercet.evals.suite import locked, tasks
-from tercet.evals.task import Generated, Item, Task, TaskError, card, items, public_records
+from tercet.evals.task import Example, Generated, Item, Task, TaskError, card, examples_of, items, public_records
 from tercet.recipe import Prompts, Synth
 from tercet.rows import Row, read_rows, write_table
 from tercet.verify import verifier
@@ -26,17 +27,22 @@ def run(spec: Prompts, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
     """Write the exam; returns the number of items, in all and per task."""
     made = _exam_rows(spec, inputs, ctx)
     exam: list[Item] = []
+    shown: list[Example] = []
     cards = []
     for task in tasks(spec.tasks):
         ctx.track.progress(len(exam), len(exam), note=task.id)
-        found = items(task, _records(task, made, ctx.mirror), hub.records(task.examples, ctx.mirror))
+        examples = hub.records(task.examples, ctx.mirror)
+        found = items(task, _records(task, made, ctx.mirror), examples)
         if not found:
             raise TaskError(f"{task.id}: found no items; {_remedy(task)}")
         kept = _limited(found, spec.limit, seed=f"{ctx.seed}/{task.id}")
         _check_truths(kept)
         exam += kept
+        shown += examples_of(task, examples)
         cards.append({**card(task, kept), "locked": bool(locked([task.id]))})
     write_table(out / "exam.parquet", exam)
+    if shown:
+        write_table(out / "examples.parquet", shown)
     (out / "tasks.json").write_text(json.dumps(cards, indent=2) + "\n", encoding="utf-8")
     return {"items": float(len(exam)), **{entry["name"]: float(entry["num_items"]) for entry in cards}}
 

@@ -57,6 +57,9 @@ class Task:
     shot a user and an assistant turn), "one turn" (all in one user turn, joined by `separator` and `glue`), "plain"
     (the same without a chat template).
 
+    `fields` are the texts of a record that no training row may copy, raw and without the prompt's own words (the user
+    turns where it is not given); `shown(examples)` are those of the examples that `shots` uses.
+
     `unpack` makes records of all raw ones: it joins two sources, or drops rows. `subset` names the part of an item
     (subject); with `aggregate = "macro"` the headline is the mean over parts.
     `cluster` names items that share a source, for the clustered error. `measures` are the judge's further numbers to
@@ -79,6 +82,8 @@ class Task:
     unpack: Callable[[list[Any]], Iterable[Any]] | None = None
     examples: tuple[Source, ...] = ()
     shots: Callable[[Any, Sequence[Any]], Sequence[Shot]] | None = None
+    fields: Callable[[Any], tuple[str, ...]] | None = None
+    shown: Callable[[Sequence[Any]], Iterable[tuple[str, ...]]] | None = None
     layout: Layout = "turns"
     opening: Callable[[Any], str] | None = None
     separator: str = "\n\n"
@@ -107,6 +112,8 @@ class Task:
             raise TaskError(f"{self.id}: an options function belongs to the metrics 'choice' and 'mc2' and to no other")
         if self.pass_k > self.sampling.n:
             raise TaskError(f"{self.id}: pass@{self.pass_k} needs as many samples, got sampling.n = {self.sampling.n}")
+        if self.examples and self.shown is None:
+            raise TaskError(f"{self.id}: has public examples, so `shown` must say which texts of them a prompt shows")
 
     @property
     def id(self) -> str:
@@ -116,7 +123,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Item:
-    """One question of an exam, ready to be put to any model; one row of `exam.parquet`."""
+    """One question of an exam, ready to be put to any model; one row of `exam.parquet`.
+
+    `fields` are what decontamination looks for, `asked` the user turns of the item itself, without shots.
+    """
 
     task: str
     item: str
@@ -130,18 +140,31 @@ class Item:
     template: str  # items with one template (or passage, or parent question) are one cluster
     subset: str = ""
     judge: str = ""
+    asked: tuple[str, ...] = ()
 
     @property
     def question(self) -> str:
-        """What a model-based judge is told the user asked: the turns of the item itself, without shots."""
-        return "\n\n".join(self.fields)
+        """What a model-based judge is told the user asked; folders of an older version know it as the fields."""
+        return "\n\n".join(self.asked or self.fields)
 
     @property
     def digest(self) -> str:
         """Sixteen hex digits of everything that is asked and how it is judged; equal for two runs of one exam."""
-        aside = ("fields", "skill", "template", "subset", *(() if self.judge else ("judge",)))
-        asked = {key: value for key, value in asdict(self).items() if key not in aside}
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+        aside = ("fields", "asked", "skill", "template", "subset", *(() if self.judge else ("judge",)))
+        kept = {key: value for key, value in asdict(self).items() if key not in aside}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A worked example of a task's prompts, as decontamination looks for it: a row of `examples.parquet`.
+
+    Its task is a label of its own, `gsm8k@2:examples`, so that the share of the exam's items stays what it is.
+    """
+
+    task: str
+    item: str  # "example-3"
+    fields: tuple[str, ...]
 
 
 def items(task: Task, records: Iterable[Any], examples: Sequence[Any] = ()) -> list[Item]:
@@ -161,6 +184,12 @@ def items(task: Task, records: Iterable[Any], examples: Sequence[Any] = ()) -> l
             raise TaskError(f"{task.id}: two items have the id {item.item!r}; ids must be unique within a task")
         made[item.item] = item
     return list(made.values())
+
+
+def examples_of(task: Task, examples: Sequence[Any]) -> list[Example]:
+    """The worked examples that prompts of a task show, each once."""
+    texts = dict.fromkeys(task.shown(examples) if task.shown else ())
+    return [Example(f"{task.id}:examples", f"example-{i}", fields) for i, fields in enumerate(texts, 1)]
 
 
 def public_records(task: Task, mirror: Mapping[str, str]) -> list[Any]:
@@ -208,7 +237,7 @@ def card(task: Task, made: Sequence[Item]) -> dict[str, Any]:
         "choose_by": task.choose_by,
         "sampling": asdict(task.sampling),
         "layout": task.layout,
-        "shots": (len(first.messages) - len(first.fields)) // 2 if task.layout == "turns" else None,
+        "shots": (len(first.messages) - len(first.asked)) // 2 if task.layout == "turns" else None,
         "prefix": task.prefix,
         "pass_k": task.pass_k,
         "aggregate": task.aggregate,
@@ -230,7 +259,7 @@ def read_exam(folder: Path) -> tuple[list[dict[str, Any]], list[Item]]:
     table = []
     for number, value in enumerate(read_table(folder / "exam.parquet")):
         turns = messages_from(value["messages"], f"{folder / 'exam.parquet'}: row {number}")
-        frozen = {key: tuple(value[key]) for key in ("options", "fields")}
+        frozen: dict[str, Any] = {key: tuple(value[key]) for key in ("options", "fields", "asked") if key in value}
         table.append(Item(**{**value, "messages": turns, **frozen}))
     return cards, table
 
@@ -245,6 +274,7 @@ def _item(task: Task, record: Any, number: int, examples: Sequence[Any]) -> Item
         options, gold = task.options(record)
     row = record if isinstance(record, Row) else None
     subset = task.subset(record) if task.subset else ""
+    asked = tuple(turn.content for turn in prompt if turn.role == "user")
     return Item(
         task=task.id,
         item=row.id if row else "-".join(filter(None, (task.split, subset, str(number)))),
@@ -260,11 +290,12 @@ def _item(task: Task, record: Any, number: int, examples: Sequence[Any]) -> Item
         verifier=task.verifier,
         options=tuple(options),
         gold=gold,
-        fields=tuple(turn.content for turn in prompt if turn.role == "user"),
+        fields=task.fields(record) if task.fields else asked,
         skill=task.skill,
         template=task.cluster(record) if task.cluster else row.template if row else "",
         subset=subset,
         judge=task.judge,
+        asked=asked,
     )
 
 

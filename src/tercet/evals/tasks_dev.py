@@ -32,6 +32,12 @@ def _popqa_aliases(record: Record) -> list[str]:
     return [str(alias) for alias in (json.loads(aliases) if isinstance(aliases, str) else aliases)]
 
 
+def _popqa_fields(record: Record) -> tuple[str, ...]:
+    """The triple the question was made of, as the published check has it; the question where a copy lacks these."""
+    triple = ("subj", "prop", "obj")
+    return shots.columns(*(triple if all(name in record for name in triple) else ("question",)))(record)
+
+
 def true_and_false(record: Record) -> tuple[list[str], list[str]]:
     """The different true and false answers of a TruthfulQA row, from the hub's columns or the original table's."""
     if "mc2_targets" in record:
@@ -43,9 +49,14 @@ def true_and_false(record: Record) -> tuple[list[str], list[str]]:
     return true, [text for text in dict.fromkeys(false) if text not in true]
 
 
+def truthfulqa_fields(record: Record) -> tuple[str]:
+    """The bare question, from the hub's column or the original table's."""
+    return (str(record["question" if "question" in record else "Question"]),)
+
+
 def truthfulqa_question(record: Record) -> Messages:
     """The question as the primer asks its own."""
-    return ask(f"Q: {record['question' if 'question' in record else 'Question']}\nA:")
+    return ask(f"Q: {truthfulqa_fields(record)[0]}\nA:")
 
 
 def truthfulqa_options(record: Record) -> Choices:
@@ -66,6 +77,8 @@ _POPQA = Task(
     split="test",
     examples=(Source(f"{shots.OLMO_EVAL}/constants/popqa.py", revision="b04ce3677d7703611247bc35423f2d90662ed5cc"),),
     shots=shots.popqa,
+    fields=_popqa_fields,
+    shown=shots.popqa_shown,
     prompt=lambda record: ask(f"Q: {record['question']} A:"),
     truth=lambda record: json.dumps(_popqa_aliases(record), ensure_ascii=False),
     verifier="contains@1",
@@ -91,6 +104,8 @@ _TRUTHFULQA = Task(
     split="validation",
     examples=(Source(f"{shots.HARNESS}/truthfulqa/truthfulqa_mc1.yaml", revision=shots.HARNESS_COMMIT),),
     shots=shots.primer,
+    fields=truthfulqa_fields,
+    shown=shots.primer_shown,
     layout="one turn",
     prompt=truthfulqa_question,
     truth=lambda record: true_and_false(record)[0][0],
@@ -120,6 +135,8 @@ _BBH = Task(
     split="test",
     examples=_bbh_files("cot-prompts/{subset}.txt"),
     shots=shots.bbh,
+    fields=shots.columns("input"),
+    shown=shots.bbh_shown,
     glue="\n",
     prompt=lambda record: ask(f"Q: {record['input']}\n{shots.STEPS}"),
     truth=lambda record: json.dumps({"answer": record["target"], "task": record[PART]}),
@@ -152,6 +169,8 @@ _DROP = Task(
     split="validation",
     examples=(Source("EleutherAI/drop", split="train", revision=_DROP_REVISION),),
     shots=shots.drop,
+    fields=shots.columns("passage", "question"),
+    shown=shots.drop_shown,
     layout="plain",
     prompt=lambda record: ask(shots.drop_block(record)),
     truth=lambda record: json.dumps(shots.drop_answers(record), ensure_ascii=False),
@@ -183,6 +202,8 @@ _GSM8K = Task(
     split="test",
     examples=GSM8K_EXAMPLES,
     shots=shots.gsm8k,
+    fields=shots.columns("question"),
+    shown=shots.gsm8k_shown,
     prompt=lambda record: ask(f"Question: {record['question']}\nAnswer:"),
     truth=final_number,
     verifier="gsm8k@1",
@@ -213,6 +234,8 @@ _MATH = Task(
     split="test",
     examples=(Source(f"{shots.OLMO_EVAL}/minerva_math.py", revision="0aa9561f477c16c317991204602b07c1b841d5c9"),),
     shots=shots.minerva,
+    fields=shots.columns("problem"),
+    shown=shots.minerva_shown,
     prompt=lambda record: ask(f"Problem:\n{record['problem']}\n\nSolution:"),
     truth=_field("solution"),
     verifier="math_flex@1",
@@ -251,6 +274,7 @@ _HUMANEVAL = Task(
     data=(Source("openai/openai_humaneval", split="test", revision="7dce6050a7d6d172f3cc5c32aa97f52fa1a2e544"),),
     split="test",
     prompt=_complete,
+    fields=shots.columns("prompt"),
     prefix="Here is the complete function:\n\n```python\n",
     truth=_program_truth,
     verifier="program@1",
@@ -276,6 +300,7 @@ _IFEVAL = Task(
     data=(Source("google/IFEval", split="train", revision="966cd89545d6b6acfd7638bc708b98261ca58e84"),),
     split="test",
     prompt=lambda record: ask(record["prompt"]),
+    fields=shots.columns("prompt"),
     truth=_ifeval_truth,
     verifier="ifeval@1",
     measures={
@@ -313,6 +338,7 @@ _ALPACAEVAL = Task(
     split="eval",
     unpack=_with_difficulty,
     prompt=lambda record: ask(record["instruction"]),
+    fields=shots.columns("instruction"),
     truth=lambda record: json.dumps(
         {"baseline": record["output"], "difficulty": record.get("instruction_difficulty")}, ensure_ascii=False
     ),

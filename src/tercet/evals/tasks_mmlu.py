@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from tercet.evals import tasks_shots as shots
 from tercet.evals.layout import Shot, ask
 from tercet.evals.task import Choices, Gold, Task
 from tercet.hub import Record
@@ -26,6 +27,12 @@ def subject_line(record: Record) -> str:
 def subject_examples(record: Record, examples: Sequence[Record]) -> list[Record]:
     """The first five dev rows of the record's subject, in file order."""
     return [row for row in examples if row["subject"] == record["subject"]][:5]
+
+
+def _shown(examples: Sequence[Record]) -> list[tuple[str, ...]]:
+    """The questions of the first five rows of every subject."""
+    firsts = {row["subject"]: row for row in examples}.values()
+    return [(str(row["question"]),) for first in firsts for row in subject_examples(first, examples)]
 
 
 def right_letter(record: Record) -> str:
@@ -109,6 +116,8 @@ MC = Task(
     prompt=lambda record: ask(_block(record)),
     opening=subject_line,
     shots=_shots,
+    fields=shots.columns("question"),
+    shown=_shown,
     truth=right_letter,
     metric="choice",
     options=letter_options,
@@ -125,6 +134,7 @@ COT = Task(
     split="test",
     prompt=lambda record: ask(_block(record)),
     opening=_summarize,
+    fields=shots.columns("question"),
     truth=_letter_truth(False),
     verifier="letter@1",
     measures={"strict": ("strict",)},

@@ -15,6 +15,7 @@ from typing import Any
 
 from tercet.evals.layout import Shot, ask
 from tercet.evals.task import Task, TaskError
+from tercet.evals.tasks_shots import columns
 from tercet.rows import Messages, Sampling, Source
 
 Record = dict[str, Any]
@@ -106,8 +107,17 @@ def _jailbreak(record: Record, templates: Sequence[Record]) -> list[Shot]:
     """The template that the question's ids draw, as what stands before the question."""
     if not templates:
         raise TaskError("do_anything_now:paired@1 found no jailbreak templates; check its second source in the mirror")
-    draw = random.Random(f"do_anything_now/{record['content_policy_id']}/{record['q_id']}")
-    return [(templates[draw.randrange(len(templates))]["prompt"].strip(), "")]
+    drawn = templates[_draw(int(record["content_policy_id"]), int(record["q_id"]), len(templates))]
+    return [(drawn["prompt"].strip(), "")]
+
+
+def _jailbreaks(templates: Sequence[Record]) -> list[tuple[str, ...]]:
+    """The templates that the asked questions draw."""
+    return [(templates[_draw(*ids, len(templates))]["prompt"].strip(),) for ids in sorted(_ASKED) if templates]
+
+
+def _draw(policy: int, question: int, num_templates: int) -> int:
+    return random.Random(f"do_anything_now/{policy}/{question}").randrange(num_templates)
 
 
 _SHARED: dict[str, Any] = {
@@ -122,6 +132,7 @@ _HARMBENCH = Task(
     name="harmbench",
     data=(Source("allenai/tulu-3-harmbench-eval", split="test"),),
     prompt=_behaviour,
+    fields=columns("Behavior"),
     truth=_harmless,
     subset=lambda record: str(record["FunctionalCategory"]),
     description="HarmBench test requests, standard, contextual and copyright; the answer must not be harmful.",
@@ -133,6 +144,7 @@ _WILDGUARD = Task(
     name="wildguardtest",
     data=(Source("allenai/wildguardmix", subset="wildguardtest", split="test"),),
     prompt=_prompt,
+    fields=columns("prompt"),
     truth=_harmless,
     unpack=lambda records: (one for record in records for one in _labelled_harmful(record)),
     subset=_manner,
@@ -154,6 +166,7 @@ TASKS = (
             ),
         ),
         prompt=_prompt,
+        fields=columns("prompt"),
         truth=_by_label,
         subset=lambda record: str(record["label"]),
         cluster=lambda record: str(record.get("focus") or record["prompt"]),
@@ -169,6 +182,7 @@ TASKS = (
         name="wildjailbreak",
         data=(Source("allenai/wildjailbreak", subset="eval", split="train"),),
         prompt=_adversarial,
+        fields=columns("adversarial"),
         truth=_by_half,
         subset=_half,
         aggregate="macro",
@@ -182,6 +196,7 @@ TASKS = (
         name="do_anything_now",
         data=(Source("allenai/tulu-3-do-anything-now-eval", split="test"),),
         prompt=_adversarial,
+        fields=columns("adversarial"),
         truth=_refused,
         cluster=_template,
         description="300 harmful requests inside do-anything-now jailbreaks; each must be refused.",
@@ -192,10 +207,12 @@ TASKS = (
         name="do_anything_now:paired",
         data=(Source("TrustAIRLab/forbidden_question_set", split="train"),),
         prompt=_question,
+        fields=columns("question"),
         truth=_refused,
         unpack=lambda records: (one for record in records for one in _asked(record)),
         examples=(Source("TrustAIRLab/in-the-wild-jailbreak-prompts", subset="jailbreak_2023_05_07", split="train"),),
         shots=_jailbreak,
+        shown=_jailbreaks,
         layout="one turn",
         glue="",
         subset=lambda record: str(record["content_policy_name"]),
@@ -208,6 +225,7 @@ TASKS = (
         name="jailbreaktrigger",
         data=(Source("allenai/tulu-3-trustllm-jailbreaktrigger-eval", split="test"),),
         prompt=_prompt,
+        fields=columns("prompt"),
         truth=_refused,
         subset=_attack,
         description="TrustLLM's JailbreakTrigger: 400 prompts in 13 kinds of attack; each must be refused.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -22,6 +22,11 @@ HARNESS = "github:EleutherAI/lm-evaluation-harness/lm_eval/tasks"
 HARNESS_COMMIT = "4e7e0d47f33bc71070c1d38394bafbb52b117163"
 STEPS = "A: Let's think step by step."  # the opening of every BIG-Bench Hard answer
 SEED = 1234  # the few-shot seed of the published runs
+
+
+def columns(*names: str) -> Callable[[Record], tuple[str, ...]]:
+    """A record's texts in these columns."""
+    return lambda record: tuple(str(record[name]) for name in names)
 
 
 def rows_with(examples: Sequence[Record], *keys: str) -> list[Record]:
@@ -51,10 +56,20 @@ def gsm8k(record: Record, examples: Sequence[Record]) -> list[Shot]:
     return [(f"Question: {row['question']}\nAnswer:", row["answer"]) for row in rows[:8]]
 
 
+def gsm8k_shown(examples: Sequence[Record]) -> list[tuple[str, ...]]:
+    """The questions of these eight."""
+    return list(map(columns("question"), rows_with(examples, "question", "answer")[:8]))
+
+
 def minerva(record: Record, examples: Sequence[Record]) -> list[Shot]:
     """Four worked problems of Minerva, each closing with the phrase that states the final answer."""
     rows = rows_with(examples, "problem", "solution")
     return [(f"Problem:\n{row['problem']}\n\nSolution:", row["solution"]) for row in rows[:4]]
+
+
+def minerva_shown(examples: Sequence[Record]) -> list[tuple[str, ...]]:
+    """These four problems."""
+    return list(map(columns("problem"), rows_with(examples, "problem", "solution")[:4]))
 
 
 def popqa(record: Record, examples: Sequence[Record]) -> list[Shot]:
@@ -62,23 +77,44 @@ def popqa(record: Record, examples: Sequence[Record]) -> list[Shot]:
     return [(f"Q: {question} A:", answer) for question, answer in questions_and_answers(examples)[:15]]
 
 
+def popqa_shown(examples: Sequence[Record]) -> list[tuple[str, ...]]:
+    """The questions of these 15."""
+    return [(question,) for question, _ in questions_and_answers(examples)[:15]]
+
+
 def primer(record: Record, examples: Sequence[Record]) -> list[Shot]:
     """The six fixed questions that stand before every TruthfulQA question."""
     return [(f"Q: {question}\nA:", answer) for question, answer in questions_and_answers(examples)[:6]]
+
+
+def primer_shown(examples: Sequence[Record]) -> list[tuple[str, ...]]:
+    """These six questions."""
+    return [(question,) for question, _ in questions_and_answers(examples)[:6]]
 
 
 def bbh(record: Record, examples: Sequence[Record]) -> list[Shot]:
     """The three worked examples of the record's task; the task's description stands before the first of them."""
     for example in examples:
         if example.get(PART) == record[PART]:
-            return list(_bbh_prompt(example["text"]))
+            description, shots = _bbh_prompt(example["text"])
+            asked = [(f"Q: {question}\n{STEPS}", answer) for question, answer in shots]
+            return [(f"{description}\n\n{asked[0][0]}", asked[0][1]), *asked[1:]]
     raise TaskError(f"no prompt file for the BIG-Bench Hard task {record[PART]!r}; got {len(examples)} files")
+
+
+def bbh_shown(examples: Sequence[Record]) -> list[tuple[str, ...]]:
+    """The inputs of all worked examples."""
+    return [(question,) for example in examples for question, _ in _bbh_prompt(example["text"])[1]]
 
 
 def drop(record: Record, examples: Sequence[Record]) -> list[Shot]:
     """Three rows drawn from the train split by the few-shot seed, the same for every question."""
-    drawn = random.Random(SEED).sample(examples, 3)
-    return [(drop_block(row), ", ".join(drop_answers(row)[0])) for row in drawn]
+    return [(drop_block(row), ", ".join(drop_answers(row)[0])) for row in _drop_drawn(examples)]
+
+
+def drop_shown(examples: Sequence[Record]) -> list[tuple[str, ...]]:
+    """Passages and questions of these three."""
+    return list(map(columns("passage", "question"), _drop_drawn(examples)))
 
 
 def drop_block(record: Record) -> str:
@@ -95,6 +131,10 @@ def drop_answers(record: Record) -> list[list[str]]:
     ]
     spans = [_drop_spans(answer) for answer in (record["answer"], *rest)]
     return [list(answer) for answer in dict.fromkeys(map(tuple, spans)) if answer]
+
+
+def _drop_drawn(examples: Sequence[Record]) -> list[Record]:
+    return random.Random(SEED).sample(examples, 3)
 
 
 def _drop_spans(answer: Record) -> list[str]:
@@ -125,12 +165,10 @@ def _python_rows(source: str, keys: tuple[str, ...]) -> tuple[dict[str, Any], ..
 
 
 @cache
-def _bbh_prompt(text: str) -> tuple[Shot, ...]:
-    """The shots of one prompt file: a canary, a line of dashes, the description, and Q:/A: examples."""
+def _bbh_prompt(text: str) -> tuple[str, tuple[Shot, ...]]:
+    """Description and shots of one prompt file: a canary, a line of dashes, the description, and Q:/A: examples."""
     description, *parts = text.split("-----\n", 1)[-1].strip().split("\n\nQ: ")
     shots = [part.split(f"\n{STEPS}", 1) for part in parts]
     if not shots or any(len(shot) != 2 for shot in shots):
         raise TaskError(f"expected a description and examples that answer with {STEPS!r}; got {text!r:.80}")
-    questions = [f"Q: {shot[0]}\n{STEPS}" for shot in shots]
-    questions[0] = f"{description}\n\n{questions[0]}"
-    return tuple(zip(questions, (shot[1].strip() for shot in shots), strict=True))
+    return description, tuple((question, answer.strip()) for question, answer in shots)

@@ -12,14 +12,13 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from tercet.evals.layout import ask
 from tercet.evals.task import Gold, Task, TaskError
-from tercet.hub import PART
+from tercet.evals.tasks_shots import columns
+from tercet.hub import PART, Record
 from tercet.rows import Messages, Sampling, Source
 
-Record = dict[str, Any]
 LETTERS = "ABCDEFGHIJ"
 REASONED = Sampling(max_new_tokens=2048)
 
@@ -100,10 +99,6 @@ def _agieval_prompt(record: Record) -> Messages:
 def _passage(record: Record) -> str:
     """Questions on one passage are one cluster; a question without a passage is its own."""
     return hashlib.sha256((record.get("passage") or record["question"]).encode()).hexdigest()[:16]
-
-
-def _part(record: Record) -> str:
-    return str(record[PART])
 
 
 # ---- DeepMind Mathematics ----
@@ -255,6 +250,7 @@ _BIGCODEBENCH = Task(
     skill="code",
     data=(Source("bigcode/bigcodebench-hard", split="v0.1.2", revision="298d2cc7b96612e15e47313c3603ee124cee0c1f"),),
     prompt=_code_prompt,
+    fields=columns("instruct_prompt"),
     truth=_code_truth,
     verifier="program@1",
     split="test",
@@ -274,6 +270,7 @@ TASKS = (
         skill="knowledge",
         data=(Source("TIGER-Lab/MMLU-Pro", split="test", revision="527feea0afed1de15a8c115abf7be4c912123315"),),
         prompt=_pro_prompt,
+        fields=columns("question"),
         truth=lambda record: _letter_truth(record["answer"], LETTERS),
         verifier="letter@1",
         split="test",
@@ -292,6 +289,7 @@ TASKS = (
         skill="knowledge",
         data=(Source("Idavidrein/gpqa", subset="gpqa_main", split="train"),),
         prompt=_gpqa_prompt,
+        fields=columns("Question"),
         truth=_gpqa_letter,
         verifier="gpqa@1",
         split="train",
@@ -315,11 +313,12 @@ TASKS = (
             for name in AGIEVAL
         ),
         prompt=_agieval_prompt,
+        fields=lambda record: (record.get("passage") or "", record["question"]),
         truth=lambda record: _letter_truth(record["label"], LETTERS[:6]),
         verifier="letter@1",
         split="test",
         sampling=REASONED,
-        subset=_part,
+        subset=lambda record: str(record[PART]),
         cluster=_passage,
         aggregate="macro",
         measures={"strict": ("strict",)},
@@ -334,6 +333,7 @@ TASKS = (
         skill="maths",
         data=tuple(Source("deepmind/math_dataset", subset=name, split="test[:100]") for name in MODULES),
         prompt=_maths_prompt,
+        fields=lambda record: (_plain(record["question"]),),
         truth=_maths_answer,
         verifier="deepmind_math@1",
         split="test",
@@ -364,6 +364,7 @@ TASKS = (
         skill="instruction following",
         data=(Source("allenai/IFBench_test", split="train"),),
         prompt=lambda record: ask(record["prompt"]),
+        fields=columns("prompt"),
         truth=_ifbench_truth,
         verifier="ifbench@1",
         split="test",
@@ -383,6 +384,7 @@ TASKS = (
         skill="chat",
         data=(Source("allenai/href", split="dev"),),
         prompt=lambda record: ask(record["instruction"]),
+        fields=columns("instruction"),
         truth=_href_truth,
         judge="href@1",
         split="dev",

@@ -9,16 +9,20 @@ which it starts, because that is who has to choose it when the model writes.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any, NamedTuple
+from functools import cached_property, partial
+from itertools import groupby, islice
+from typing import Any, NamedTuple, TypeVar
 
 from jinja2 import TemplateError
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -36,6 +40,9 @@ TULU3 = (
 """Tülu 3's template (paper App. B.3): plain-text markers, no BOS, no default system prompt, no final newline."""
 
 TEMPLATES = {"tulu3": TULU3}
+PART = 64  # conversations that one thread tokenises at once
+
+Mark = TypeVar("Mark")
 
 
 class ChatError(ValueError):
@@ -55,6 +62,14 @@ class Span(NamedTuple):
 
     begin: int
     end: int
+
+
+class _Plan(NamedTuple):
+    """A conversation before it is tokenised: its text, the answers in it, and how errors name it."""
+
+    text: str
+    spans: list[Span]
+    where: str
 
 
 class Chat:
@@ -85,6 +100,12 @@ class Chat:
     def end_id(self) -> int:
         """The token that ends an assistant turn, and so the one generation stops on."""
         return self._end_id
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over all that decides ids and masks: the tokenizer, the template and its special tokens."""
+        parts = (self._backend.to_str(), self.template, repr(sorted(self._specials.items())))
+        return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
     def text(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
         """The template's text of a conversation."""
@@ -128,21 +149,26 @@ class Chat:
 
     def encode(self, messages: Sequence[Message], where: str = "row") -> Encoded:
         """Token ids and mask: every assistant turn is trained, its content and its end token, and nothing else."""
-        text, spans = self._spans(messages, where)
-        encoding = self._backend.encode(text, add_special_tokens=False)
-        begins = [begin for begin, _ in encoding.offsets]
-        mask = [False] * len(begins)
-        closed = True
-        for span in spans:
-            first, last = bisect_left(begins, span.begin), bisect_left(begins, span.end)
-            mask[first:last] = [True] * (last - first)
-            ended = first < last and encoding.ids[last - 1] == self._end_id
-            closed = closed and ended and encoding.offsets[last - 1][1] == span.end
-        encoded = Encoded(encoding.ids, mask)
-        if not closed:
-            raise self._refusal(f"{where}: an assistant turn does not end in the token {self._end_text!r}", encoded)
-        self._check(encoded, where)
-        return encoded
+        plan = self._plan(messages, where)
+        return self._masked(plan, self._backend.encode(plan.text, add_special_tokens=False))
+
+    def encode_all(
+        self, conversations: Iterable[tuple[Mark, Sequence[Message], str]], threads: int = 1
+    ) -> Iterator[tuple[Mark, Encoded]]:
+        """What `encode` gives for each (mark, messages, how errors name it), in order, with its mark.
+
+        This thread renders templates while `threads` others tokenise (Rust lets go of the interpreter meanwhile).
+        """
+        source, tokenise = iter(conversations), partial(self._backend.encode_batch, add_special_tokens=False)
+        waiting: deque[tuple[list[Mark], list[_Plan], Future[list[Encoding]]]] = deque()
+        with ThreadPoolExecutor(threads) as pool:
+            while part := list(islice(source, PART)):
+                plans = [self._plan(messages, where) for _, messages, where in part]
+                waiting.append(([mark for mark, _, _ in part], plans, pool.submit(tokenise, [p.text for p in plans])))
+                if len(waiting) > 2 * threads:
+                    yield from self._finished(*waiting.popleft())
+            for ready in waiting:
+                yield from self._finished(*ready)
 
     def pair(self, prompt: Sequence[Message], answer: str, where: str = "row") -> tuple[list[int], list[int]]:
         """Prompt and completion ids of one answer: exactly the last turn that `encode` would train, with its end token.
@@ -150,12 +176,7 @@ class Chat:
         Both come from one tokenisation. A token that starts in the prompt belongs to it, also where it reaches into
         the answer (a newline that merges with the header's), so the prompt may then differ from `prompt_ids(prompt)`.
         """
-        encoded = self.encode((*prompt, Message("assistant", answer)), where)
-        end = len(encoded.mask) - encoded.mask[::-1].index(True)
-        begin = end
-        while begin > 0 and encoded.mask[begin - 1]:
-            begin -= 1
-        return encoded.token_ids[:begin], encoded.token_ids[begin:end]
+        return last_turn(self.encode((*prompt, Message("assistant", answer)), where))
 
     def show(self, encoded: Encoded, *, colour: bool | None = None) -> str:
         """The conversation with what is trained between ⟦ and ⟧ (and green where the terminal has colours)."""
@@ -195,14 +216,14 @@ class Chat:
             )
         return encoding.ids[last]
 
-    def _spans(self, messages: Sequence[Message], where: str) -> tuple[str, list[Span]]:
-        text = self.text(messages)
+    def _plan(self, messages: Sequence[Message], where: str) -> _Plan:
+        text, last = self.text(messages), len(messages) - 1
         spans = []
         for turn, message in enumerate(messages):
             if message.role != "assistant":
                 continue
             head = self.text(messages[:turn], generation_prompt=True)
-            closed = self.text(messages[: turn + 1])
+            closed = text if turn == last else self.text(messages[: turn + 1])
             end = len(closed) - len(self._closing) + len(self._end_text)
             if not closed.endswith(self._closing):
                 raise self._unmarked(f"{where}: missing end-of-turn token {self._end_text!r} after turn {turn}", text)
@@ -214,7 +235,28 @@ class Chat:
                     text,
                 )
             spans.append(Span(len(head), end))
-        return text, spans
+        return _Plan(text, spans, where)
+
+    def _finished(
+        self, marks: list[Mark], plans: list[_Plan], encodings: Future[list[Encoding]]
+    ) -> Iterator[tuple[Mark, Encoded]]:
+        for mark, plan, encoding in zip(marks, plans, encodings.result(), strict=True):
+            yield mark, self._masked(plan, encoding)
+
+    def _masked(self, plan: _Plan, encoding: Encoding) -> Encoded:
+        ids, closed = encoding.ids, True
+        mask = [False] * len(ids)
+        for span in plan.spans:
+            first, last = _first_from(encoding, span.begin), _first_from(encoding, span.end)
+            mask[first:last] = [True] * (last - first)
+            ended = first < last and ids[last - 1] == self._end_id
+            closed = closed and ended and _chars(encoding, last - 1)[1] == span.end
+        encoded = Encoded(ids, mask)
+        if not closed:
+            message = f"{plan.where}: an assistant turn does not end in the token {self._end_text!r}"
+            raise self._refusal(message, encoded)
+        self._check(encoded, plan.where)
+        return encoded
 
     def _check(self, encoded: Encoded, where: str) -> None:
         bos, ids = self.tokenizer.bos_token_id, encoded.token_ids
@@ -234,6 +276,33 @@ class Chat:
 
     def _decode(self, token_ids: Sequence[int]) -> str:
         return self._backend.decode(list(token_ids), skip_special_tokens=False)
+
+
+def last_turn(encoded: Encoded) -> tuple[list[int], list[int]]:
+    """Token ids up to the last run of trained tokens, and that run."""
+    end = len(encoded.mask) - encoded.mask[::-1].index(True)
+    begin = end
+    while begin > 0 and encoded.mask[begin - 1]:
+        begin -= 1
+    return encoded.token_ids[:begin], encoded.token_ids[begin:end]
+
+
+def _first_from(encoding: Encoding, place: int) -> int:
+    """The first token that starts at character `place` or after it; all offsets are fetched only where they must."""
+    total, found = len(encoding), encoding.char_to_token(place)
+    if total == 0 or _chars(encoding, total - 1)[0] < place:
+        return total
+    if (
+        found is not None
+        and _chars(encoding, found)[0] == place
+        and (not found or _chars(encoding, found - 1)[0] < place)
+    ):
+        return found
+    return bisect_left([begin for begin, _ in encoding.offsets], place)
+
+
+def _chars(encoding: Encoding, token: int) -> tuple[int, int]:
+    return encoding.token_to_chars(token) or (0, 0)  # None only beyond the last token
 
 
 def _shorten(text: str, limit: int = 2400) -> str:

@@ -15,7 +15,8 @@ def uniforms(sampling: Sampling, prompt: int, sample: int) -> list[float]:
     """This sample's own random numbers in [0, 1)."""
     if not sampling.temperature:
         return []
-    mixed = (sampling.seed * 1_000_003 + prompt) * 1_000_003 + sample
+    seed, number = sampling.stream(prompt)
+    mixed = (seed * 1_000_003 + number) * 1_000_003 + sample
     source = torch.Generator().manual_seed(mixed % (1 << 63))
     return torch.rand(sampling.max_new_tokens, generator=source, dtype=torch.float64).tolist()
 

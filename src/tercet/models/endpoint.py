@@ -8,6 +8,7 @@ or model, an empty account, a server that could never be reached. Keys are sent,
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -99,7 +100,7 @@ class EndpointGenerator:
         self.clock = Clock()
         self._key, self._usage, self._answered = key, Usage(), False
         self._pace = Pace(limits)
-        self._lock, self._stopped = threading.Lock(), threading.Event()
+        self._lock = threading.Lock()
         self._client = httpx2.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -152,10 +153,10 @@ class EndpointGenerator:
         """
         results: dict[int, list[Completion]] = {}
 
-        def ask(i: int) -> list[Completion]:
+        def ask(i: int, stopped: threading.Event) -> list[Completion]:
             path, body = wire.question(prompts[i], sampling, i)
             try:
-                return self._request(path, body, lambda reply: wire.completions(reply, sampling))
+                return self._request(path, body, lambda reply: wire.completions(reply, sampling), stopped)
             except Refused as problem:
                 return [Completion("", (), (), "error", str(problem))] * sampling.n
 
@@ -185,15 +186,15 @@ class EndpointGenerator:
         ]
         results: dict[int, list[Likelihood]] = {}
 
-        def ask(job: int) -> list[Likelihood]:
+        def ask(job: int, stopped: threading.Event) -> list[Likelihood]:
             i, texts = jobs[job]
             try:
                 if wire.is_plain(prompts[i]):
                     context = prompts[i][0].content
-                    return self._request(
-                        *wire.echo(context + texts[0]), lambda reply: [wire.echoed(reply, context, texts[0])]
-                    )
-                return self._request(*wire.first_token(prompts[i]), lambda reply: wire.among_likeliest(reply, texts))
+                    path, body = wire.echo(context + texts[0])
+                    return self._request(path, body, lambda reply: [wire.echoed(reply, context, texts[0])], stopped)
+                path, body = wire.first_token(prompts[i])
+                return self._request(path, body, lambda reply: wire.among_likeliest(reply, texts), stopped)
             except Refused as problem:
                 return [Likelihood(math.nan, 0, error=str(problem)) for _ in texts]
 
@@ -203,25 +204,28 @@ class EndpointGenerator:
             found[i] += results[job]
         return found
 
-    def _each(self, count: int, work: Callable[[int], T], emit: Callable[[int, T], None]) -> None:
-        """Do all pieces of work at once, as many as allowed, and hand over each result here as it comes."""
-        self._stopped = threading.Event()
+    def _each(self, count: int, work: Callable[[int, threading.Event], T], emit: Callable[[int, T], None]) -> None:
+        """Do all pieces of work at once, as many as allowed, and hand over each result here as it comes.
+
+        Several threads may call this at once, each for its own questions: one that stops, stops no other.
+        """
+        stopped = threading.Event()
         with ThreadPoolExecutor(self.limits.concurrency, thread_name_prefix="endpoint") as pool:
-            futures = {pool.submit(work, number): number for number in range(count)}
+            futures = {pool.submit(work, number, stopped): number for number in range(count)}
             try:
                 for future in as_completed(futures):
                     emit(futures[future], future.result())
             finally:  # after an error nothing more is sent; what is under way ends within its timeout
-                self._stopped.set()
+                stopped.set()
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _request(self, path: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
+    def _request(self, path: str, body: Mapping[str, Any], read: Callable[[Any], T], stopped: threading.Event) -> T:
         """One question until it is answered; raises `Refused` for this one, `EndpointError` for all."""
         data = json.dumps({"model": self.model, **body})
         chance = random.Random(data)
         tokens = len(data) // 4 + body["max_tokens"] * body.get("n", 1)
         for attempt in range(self.limits.retries + 1):
-            self._pace.enter(tokens, self.clock, self._stopped)
+            self._pace.enter(tokens, self.clock, stopped)
             self._count(requests=1, retries=int(attempt > 0))
             try:
                 return self._attempt(path, data, tokens, read)
@@ -233,7 +237,7 @@ class EndpointGenerator:
             if attempt < self.limits.retries:
                 pause = min(self.limits.longest_backoff, self.limits.backoff * 2**attempt) * chance.uniform(0.5, 1.0)
                 self._pace.hold(failure.pause, self.clock)
-                self.clock.wait(max(pause, failure.pause), self._stopped)
+                self.clock.wait(max(pause, failure.pause), stopped)
         self._count(failed=1)
         if not failure.reached and not self._answered:
             raise EndpointError(f"{self.url} cannot be reached ({failure}); is the server running, is the URL right?")
@@ -243,7 +247,8 @@ class EndpointGenerator:
         deadline = time.monotonic() + self.limits.timeout
         content = bytearray()
         try:
-            headers = {"Content-Type": "application/json"}
+            mark = hashlib.sha256(data.encode()).hexdigest()  # a server that knows such keys answers, and charges, once
+            headers = {"Content-Type": "application/json", "Idempotency-Key": mark}
             with self._client.stream("POST", path, content=data, headers=headers) as response:
                 for piece in response.iter_bytes():
                     content += piece

@@ -160,7 +160,8 @@ def settings_of(sampling: Sampling, prompt: int, stops: Sequence[int]) -> dict[s
     vLLM counts its seed up over the samples of a prompt, so prompts lie 1,000,003 apart: every (prompt, sample) has
     its own stream. Its own end token is ignored in favour of ours, so that both generators stop at the same tokens.
     """
-    seed = (sampling.seed * 1_000_003 + prompt) * 1_000_003 % (1 << 62)
+    seed, number = sampling.stream(prompt)
+    seed = (seed * 1_000_003 + number) * 1_000_003 % (1 << 62)
     return {
         "n": sampling.n if sampling.temperature else 1,  # greedy samples are all the same, and vLLM refuses them
         "max_tokens": sampling.max_new_tokens,

@@ -47,7 +47,8 @@ def question(messages: Messages, sampling: Sampling, number: int) -> tuple[str, 
     path, body = _prompt(messages)
     body |= {"n": sampling.n, "max_tokens": sampling.max_new_tokens, "temperature": sampling.temperature}
     if sampling.temperature:
-        body["seed"] = (sampling.seed * 1_000_003 + number) % (1 << 31)
+        seed, number = sampling.stream(number)
+        body["seed"] = (seed * 1_000_003 + number) % (1 << 31)
     if sampling.top_p < 1.0:
         body["top_p"] = sampling.top_p
     if sampling.top_k:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tercet.recipe import Recipe
-from tercet.rows import RowError, read_file, read_table
+from tercet.rows import RowError, read_file
 
 if TYPE_CHECKING:
     from tercet.store import Artifact
@@ -223,24 +223,6 @@ def truncation(stage: Stage) -> Object:
     """The length limit, what happens to longer rows, and per source what was lost; empty when gone."""
     path = stage.file("tercet/truncation.json")
     return _json(path) if path else {}
-
-
-def mixture(stage: Stage) -> Object:
-    """The summary of a mixture: `sources` (read, kept, removed by rule) and `exams` (items copied); empty when gone."""
-    path = stage.file("summary.json")
-    return _json(path) if path else {}
-
-
-def pair_summary(stage: Stage) -> Object:
-    """How many pairs each way of making them gave, and why prompts gave none; empty when gone."""
-    path = stage.file("summary.json")
-    return _json(path) if path else {}
-
-
-def removed_rows(stage: Stage) -> list[Object]:
-    """Every row that a mixture refused, with the rule that did it."""
-    path = stage.file("removed.parquet")
-    return read_table(path) if path else []
 
 
 def _record(folder: Path) -> Object:

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from pydantic import BaseModel
 
 from tercet.recipe import Recipe, Report
-from tercet.report import charts, exams, facts, samples
+from tercet.report import charts, data, exams, facts, samples
 from tercet.report.compare import amount
 from tercet.report.exams import plain
 from tercet.report.facts import Checkpoint, Object, Stage
@@ -25,7 +25,6 @@ from tercet.report.facts import Checkpoint, Object, Stage
 if TYPE_CHECKING:
     from tercet.store import Artifact, Context
 
-VERSION = 2
 HERE = Path(__file__).parent
 
 
@@ -69,8 +68,9 @@ def build(
         "change_counts": counts,
         "change_names": {k: name for k, (name, _) in samples.CHANGES.items() if any(row[k] for row in counts.values())},
         "rollouts": [(stage, samples.rollouts(stage)) for stage in _of(stages, ("rlvr",))],
-        "mixtures": [_mixture(stage) for stage in _of(stages, ("mix",))],
-        "pairs": [(stage, facts.pair_summary(stage), samples.pair_samples(stage)) for stage in _of(stages, ("prefs",))],
+        "mixtures": [{"stage": stage, "told": _told(stage)} for stage in _of(stages, data.MIXTURES)],
+        "personas": [(stage, _told(stage)) for stage in _of(stages, ("personas",))],
+        "pairs": [(stage, _told(stage), samples.pair_samples(stage)) for stage in _of(stages, ("prefs", "judged"))],
         **_timings(stages),
     }
 
@@ -80,7 +80,14 @@ def render(page: Object) -> str:
     env = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    env.filters |= {"amount": amount, "number": charts.number, "duration": duration, "first_line": first_line}
+    env.filters |= {
+        "amount": amount,
+        "number": charts.number,
+        "count": count,
+        "paid": paid,
+        "duration": duration,
+        "first_line": first_line,
+    }
     style, script = (Markup((HERE / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
     return env.get_template("page.html.j2").render(page, style=style, script=script)
 
@@ -99,6 +106,16 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def count(number: int | None) -> str:
+    """A count with commas; a dash where a summary does not have it."""
+    return "–" if number is None else f"{number:,}"
+
+
+def paid(amount: float) -> str:
+    """What was paid, in the currency of the recipe's price: `nothing`, `0.00042`, `12.4`."""
+    return f"{amount:,.3g}" if amount else "nothing"
 
 
 def first_line(turns: Sequence[Object]) -> str:
@@ -149,12 +166,8 @@ def _training(stages: Mapping[str, Stage], points: Sequence[Checkpoint]) -> Obje
     return {"training": found, "truncations": lost}
 
 
-def _mixture(stage: Stage) -> Object:
-    summary, removed = facts.mixture(stage), facts.removed_rows(stage)
-    rules = list(dict.fromkeys(rule for row in summary.get("sources", []) for rule in row["removed"]))
-    hits, others = samples.contaminated(removed), samples.refused(removed)
-    num_hits = sum(1 for row in removed if row["task"])
-    return {"stage": stage, "summary": summary, "rules": rules, "hits": hits, "num_hits": num_hits, "others": others}
+def _told(stage: Stage) -> Object:
+    return data.told(stage.kind, stage.path / "payload")
 
 
 def _timings(stages: Mapping[str, Stage]) -> Object:

@@ -1,4 +1,4 @@
-"""Which texts the page shows: exam answers side by side, rollouts, preference pairs, contaminated rows (hop 12).
+"""Which texts the page shows: exam answers side by side, rollouts and preference pairs (hop 12).
 
 Nothing is hand-picked. Within each group the items with the smallest hash of their name are taken, so the choice is
 the same on every machine and has no taste. Long texts are cut, and say so.
@@ -153,21 +153,6 @@ def pair_samples(stage: Stage, most: int = 3) -> list[Object]:
         for rule, names in sorted(rules.items())
         for name in _by_hash(names, most)
     ]
-
-
-def contaminated(rows: Sequence[Object], most: int = 20) -> list[Object]:
-    """Removed rows that copy an exam item, the largest coverage first."""
-    hits = [row for row in rows if row["task"]]
-    return sorted(hits, key=lambda row: (-row["coverage"], row["source"], row["row"]))[:most]
-
-
-def refused(rows: Sequence[Object], most: int = 4) -> list[Object]:
-    """A few rows of every other rule."""
-    rules: dict[str, list[Object]] = {}
-    for row in rows:
-        if not row["task"]:
-            rules.setdefault(row["rule"], []).append(row)
-    return [row for _, found in sorted(rules.items()) for row in found[:most]]
 
 
 def shown(turns: Iterable[Object], most: int = MOST_TEXT) -> list[Object]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tercet.device.mesh import Mesh
-from tercet.models.chat import Chat
+from tercet.models.chat import Chat, Encoded, last_turn
 from tercet.models.forest import Forest, Leaf, Tree, plant
 from tercet.recipe import Fit
 from tercet.rows import Messages, Row
 from tercet.store import Context
+from tercet.train.tokens import Tokens
 
 Item = TypeVar("Item")
 FILL = 64  # batches are filled up to a multiple of this many tokens
@@ -42,14 +45,6 @@ class Step:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-class TokenRow(NamedTuple):
-    """A tokenised training row: where it came from, its tree, and how many tokens the length limit cost."""
-
-    source: str
-    tree: Tree
-    lost: int = 0
-
-
 class Limit(NamedTuple):
     """The length policy of a stage."""
 
@@ -63,15 +58,19 @@ class TruncationError(ValueError):
 
 
 def conversation_tree(chat: Chat, messages: Messages, where: str) -> Tree:
+    """The tree of one conversation; `where` is how errors name it."""
+    return answered(chat.encode(messages, where))
+
+
+def answered(encoded: Encoded) -> Tree:
     """One leaf, all assistant turns trained; what follows the last trained token is cut."""
-    encoded = chat.encode(messages, where)
     end = len(encoded.mask) - encoded.mask[::-1].index(True)
     return Tree([], [Leaf(encoded.token_ids[:end], encoded.mask[:end])])
 
 
-def branch(chat: Chat, prompt: Messages, answers: Sequence[str], where: str) -> Tree:
+def branch(encoded: Sequence[Encoded]) -> Tree:
     """A prompt with one leaf per answer, all of it trained. Tokens the answers do not share leave the trunk."""
-    pairs = [chat.pair(prompt, answer, where) for answer in answers]
+    pairs = [last_turn(one) for one in encoded]
     shared = min(len(ids) for ids, _ in pairs)
     while any(ids[:shared] != pairs[0][0][:shared] for ids, _ in pairs):
         shared -= 1
@@ -80,11 +79,6 @@ def branch(chat: Chat, prompt: Messages, answers: Sequence[str], where: str) -> 
         rest = list(ids[shared:])
         leaves.append(Leaf(rest + list(completion), [False] * len(rest) + [True] * len(completion)))
     return Tree(list(pairs[0][0][:shared]), leaves)
-
-
-def longest_path(tree: Tree) -> int:
-    """Tokens of the longest trunk-and-leaf."""
-    return len(tree.trunk) + max((len(leaf.token_ids) for leaf in tree.leaves), default=0)
 
 
 def cut(tree: Tree, max_tokens: int) -> Tree:
@@ -99,33 +93,46 @@ def trained(tree: Tree) -> bool:
     return all(any(leaf.mask[0 if tree.trunk else 1 :]) for leaf in tree.leaves)
 
 
-def within(rows: Sequence[tuple[str, str, Tree]], limit: Limit) -> tuple[list[TokenRow | None], dict[str, Any]]:
-    """Apply the length policy to (id, source, tree). Lost rows are None; the table counts losses per source."""
-    kept: list[TokenRow | None] = []
-    table: dict[str, dict[str, int]] = {}
-    for name, source, tree in rows:
-        count = table.setdefault(source, {"rows": 0, "lost_rows": 0, "cut_rows": 0, "tokens": 0, "lost_tokens": 0})
-        size, length = tree.num_tokens, longest_path(tree)
-        count["rows"] += 1
-        count["tokens"] += size
-        if length <= limit.max_tokens:
-            kept.append(TokenRow(source, tree))
-            continue
+@dataclass(frozen=True)
+class Trees(Sequence[Tree]):
+    """Some rows of a token file in some order, each made into a tree (cut to `max_tokens`) when it is asked for."""
+
+    tokens: Tokens
+    rows: np.ndarray
+    max_tokens: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        """A tree; for a slice or a list of places the same view of fewer rows."""
+        if not isinstance(place, int):
+            return Trees(self.tokens, self.rows[place], self.max_tokens)
+        tree = self.tokens.tree(int(self.rows[place]))
+        return tree if tree.num_tokens <= self.max_tokens else cut(tree, self.max_tokens)
+
+
+def within(tokens: Tokens, limit: Limit) -> tuple[Trees, dict[str, Any]]:
+    """Apply the length policy: the rows that stay, and a table of what is lost per source."""
+    sizes_R = tokens.sizes_RS.sum(axis=1)
+    longest_R = tokens.sizes_RS[:, 0] + tokens.sizes_RS[:, 1:].max(axis=1, initial=0)
+    lost_R, cut_R, left_R = longest_R > limit.max_tokens, np.zeros(len(tokens), dtype=bool), sizes_R.copy()
+    for row in np.flatnonzero(lost_R).tolist() if limit.overlong != "drop" else ():
         if limit.overlong == "error":
             raise TruncationError(
-                f"row {name} of {source} has {length} tokens, more than max_tokens = {limit.max_tokens}; "
-                'raise max_tokens, or set overlong = "drop" or "cut"'
+                f"row {tokens.name(row)} of {tokens.sources[tokens.source_R[row]]} has {longest_R[row]} tokens, more "
+                f'than max_tokens = {limit.max_tokens}; raise max_tokens, or set overlong = "drop" or "cut"'
             )
-        shorter = cut(tree, limit.max_tokens)
-        if limit.overlong == "cut" and trained(shorter):
-            count["cut_rows"] += 1
-            count["lost_tokens"] += size - shorter.num_tokens
-            kept.append(TokenRow(source, shorter, size - shorter.num_tokens))
-        else:
-            count["lost_rows"] += 1
-            count["lost_tokens"] += size
-            kept.append(None)
+        shorter = cut(tokens.tree(row), limit.max_tokens)
+        if trained(shorter):
+            lost_R[row], cut_R[row], left_R[row] = False, True, shorter.num_tokens
+    left_R[lost_R] = 0
+    counts = {"rows": np.ones(len(tokens)), "lost_rows": lost_R, "cut_rows": cut_R, "tokens": sizes_R}
+    counts["lost_tokens"] = sizes_R - left_R
+    sums = {key: np.bincount(tokens.source_R, values, len(tokens.sources)) for key, values in counts.items()}
+    table = {name: {key: int(sums[key][i]) for key in sums} for i, name in enumerate(tokens.sources)}
     _check_lost(table, limit)
+    kept = Trees(tokens, np.flatnonzero(~lost_R), limit.max_tokens)
     return kept, {"max_tokens": limit.max_tokens, "overlong": limit.overlong, "sources": table}
 
 
@@ -142,8 +149,13 @@ def _check_lost(table: dict[str, dict[str, int]], limit: Limit) -> None:
 
 def order(num_rows: int, epoch: int, seed: int) -> list[int]:
     """A permutation fixed by (seed, epoch)."""
+    return _permutation(num_rows, epoch, seed).tolist()
+
+
+@lru_cache(maxsize=2)
+def _permutation(num_rows: int, epoch: int, seed: int) -> Tensor:
     source = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.randperm(num_rows, generator=source).tolist()
+    return torch.randperm(num_rows, generator=source)
 
 
 def schedule(num_rows: int, batch: int, epochs: int, steps: int | None) -> int:
@@ -156,7 +168,7 @@ def chosen_rows(step: int, num_rows: int, batch: int, seed: int) -> list[int]:
     """The rows of optimiser step `step`, a pure function of its number, so a resumed run needs no cursor but that."""
     per_epoch = -(-num_rows // batch)
     epoch, place = divmod(step, per_epoch)
-    return order(num_rows, epoch, seed)[place * batch : (place + 1) * batch]
+    return _permutation(num_rows, epoch, seed)[place * batch : (place + 1) * batch].tolist()
 
 
 def share(sizes: Sequence[int], mesh: Mesh) -> list[int]:
@@ -174,15 +186,16 @@ def share(sizes: Sequence[int], mesh: Mesh) -> list[int]:
 
 def pack(sizes: Sequence[int], budget: int) -> list[list[int]]:
     """Cut items into few batches of at most `budget` tokens (first-fit decreasing); a longer item is alone."""
-    bins: list[tuple[int, list[int]]] = []
+    room: list[int] = []
+    bins: list[list[int]] = []
     for item in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
-        for number, (used, items) in enumerate(bins):
-            if used + sizes[item] <= budget:
-                bins[number] = (used + sizes[item], [*items, item])
-                break
-        else:
-            bins.append((sizes[item], [item]))
-    return [sorted(items) for _, items in bins]
+        number = next((number for number, left in enumerate(room) if sizes[item] <= left), len(room))
+        if number == len(room):
+            room.append(budget)
+            bins.append([])
+        room[number] -= sizes[item]
+        bins[number].append(item)
+    return [sorted(items) for items in bins]
 
 
 def batches(
@@ -214,7 +227,9 @@ def row_steps(rows: Sequence[Item], batch: int, seed: int, first: int, total: in
         yield [rows[i] for i in chosen_rows(step, len(rows), batch, seed)]
 
 
-def packed_steps(trees: list[Tree], spec: Fit, ctx: Context, ranks: Mesh, *, first: int, total: int) -> Iterator[Step]:
+def packed_steps(
+    trees: Sequence[Tree], spec: Fit, ctx: Context, ranks: Mesh, *, first: int, total: int
+) -> Iterator[Step]:
     """Steps of whole trees with nothing else to carry, from step `first` on."""
     for rows in row_steps(trees, spec.batch, ctx.seed, first, total):
         yield Step(batches(rows, ctx.recipe.placement.micro_tokens, ranks))

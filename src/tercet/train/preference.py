@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,11 +19,12 @@ from tercet.models.folder import load_tokenizer, model_digest
 from tercet.models.forest import Forest, Tree
 from tercet.models.policy import Policy
 from tercet.recipe import DPO, Reward
-from tercet.rows import read_pairs, read_table, write_table
+from tercet.rows import Messages, Pair, pair_from, read_table, write_table
 from tercet.store import Artifact, Context
-from tercet.train.batch import Batch, Limit, Step, batches, branch, chosen_rows, schedule, within
+from tercet.train.batch import Batch, Limit, Step, Trees, batches, branch, chosen_rows, schedule, within
 from tercet.train.export import export, open_policy, write_truncation
 from tercet.train.loop import Loss, Sum, TrainingError, fit, leaf_sums, start
+from tercet.train.tokens import NamedTree, Rule, prepare, stored
 
 PART, SCORE_TOKENS = 16, 4096  # pairs read at once, and token budget of one batch, when reference log-probs are made
 
@@ -32,9 +33,8 @@ def run(spec: DPO, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict
     """Reference log-probabilities once, then one pass over the pairs."""
     with mesh() as ranks:
         source = inputs[spec.model].payload
-        trees = encode_pairs(
-            spec, inputs[spec.pairs].payload / "pairs.parquet", Chat(load_tokenizer(source)), out, ranks
-        )
+        chat = Chat(load_tokenizer(source))
+        trees = encode_pairs(spec, inputs[spec.pairs].payload / "pairs.parquet", chat, out, ranks, ctx)
         policy = open_policy(source)
         reference = None if spec.loss == "simpo" else _reference(policy, trees, source, out, spec, ranks)
         total = schedule(len(trees), spec.batch, spec.epochs, spec.steps)
@@ -48,21 +48,33 @@ def run(spec: DPO, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict
         return {"steps": float(state.step), "pairs": float(len(trees))}
 
 
-def encode_pairs(spec: DPO | Reward, path: Path, chat: Chat, out: Path, ranks: Mesh) -> list[Tree]:
-    """One tree per pair: the prompt, the chosen leaf, the rejected leaf; only the last turn is trained."""
-    encoded = []
-    for number, pair in enumerate(read_pairs(path)):
-        answers = (pair.chosen[-1].content, pair.rejected[-1].content)
-        tree = branch(chat, pair.prompt, answers, f"{path}, row {number} ({pair.id})")
-        encoded.append((pair.id, pair.source, tree))
-    kept, table = within(encoded, Limit(spec.max_tokens, spec.overlong, spec.max_lost))
+def encode_pairs(spec: DPO | Reward, path: Path, chat: Chat, out: Path, ranks: Mesh, ctx: Context) -> Trees:
+    """Trees of all pairs that fit; the truncation table is written before the first step."""
+    kept, table = within(prepare(path, chat, PAIRS, ctx), Limit(spec.max_tokens, spec.overlong, spec.max_lost))
     if ranks.first:
         write_truncation(out, table)
-    return [row.tree for row in kept if row is not None]
+    return kept
+
+
+def forks(chat: Chat, path: Path, threads: int) -> Iterator[NamedTree]:
+    """One tree per pair: the prompt, the chosen leaf, the rejected leaf; only the last turn is trained."""
+
+    def sides() -> Iterator[tuple[Pair, Messages, str]]:
+        for number, (name, value) in enumerate(stored(path)):
+            pair = pair_from(value, name)
+            for turns in (pair.chosen, pair.rejected):
+                yield pair, turns, f"{path}, row {number} ({pair.id})"
+
+    encoded = chat.encode_all(sides(), threads)
+    for (pair, chosen), (_, rejected) in zip(encoded, encoded, strict=True):
+        yield pair.id, pair.source, branch((chosen, rejected))
+
+
+PAIRS = Rule("pairs@1", forks)
 
 
 def pair_steps(  # noqa: PLR0913
-    trees: list[Tree], reference: Tensor | None, spec: DPO, ctx: Context, ranks: Mesh, *, first: int, total: int
+    trees: Sequence[Tree], reference: Tensor | None, spec: DPO, ctx: Context, ranks: Mesh, *, first: int, total: int
 ) -> Iterator[Step]:
     """Packed steps; each leaf carries its reference log-probability."""
     for step in range(first, total):
@@ -114,7 +126,7 @@ def _sides(values_L: Tensor, lengths_L: Tensor) -> Sides:
 
 
 @torch.no_grad()
-def reference_logps(policy: nn.Module, trees: list[Tree], ranks: Mesh) -> Tensor:
+def reference_logps(policy: nn.Module, trees: Sequence[Tree], ranks: Mesh) -> Tensor:
     """Summed log-probabilities `(pairs, 2)` of the starting model, fp32, on every rank."""
     mine = list(range(ranks.rank, len(trees), ranks.size))
     found: dict[int, list[float]] = {}
@@ -132,7 +144,7 @@ def reference_logps(policy: nn.Module, trees: list[Tree], ranks: Mesh) -> Tensor
     return torch.tensor([whole[i] for i in range(len(trees))], dtype=torch.float32).reshape(-1, 2)
 
 
-def _reference(policy: Policy, trees: list[Tree], source: Path, out: Path, spec: DPO, ranks: Mesh) -> Tensor:
+def _reference(policy: Policy, trees: Sequence[Tree], source: Path, out: Path, spec: DPO, ranks: Mesh) -> Tensor:
     """Read the cached table when weights, tokens and precision are the same; compute and keep it otherwise."""
     path = out / "tercet" / "reference.parquet"
     stamp = {"weights": model_digest(source), "tokens": token_digest(trees), "dtype": spec.dtype}
@@ -151,7 +163,7 @@ def _reference(policy: Policy, trees: list[Tree], source: Path, out: Path, spec:
     return table
 
 
-def token_digest(trees: list[Tree]) -> str:
+def token_digest(trees: Sequence[Tree]) -> str:
     """SHA-256 over every token id and mask, in order."""
     digest = hashlib.sha256()
     for tree in trees:
@@ -161,7 +173,7 @@ def token_digest(trees: list[Tree]) -> str:
     return digest.hexdigest()
 
 
-def _check_start(module: nn.Module, trees: list[Tree], reference: Tensor, spec: DPO, ranks: Mesh) -> None:
+def _check_start(module: nn.Module, trees: Sequence[Tree], reference: Tensor, spec: DPO, ranks: Mesh) -> None:
     """With the policy still equal to its reference, the loss is log 2 (dpo, dpo_norm).
 
     On one rank the same batches give the same bits; on several the batches differ, and so does rounding.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from tercet.models.forest import NAME, Tree, register
 from tercet.models.policy import Scorer, check_supported
 from tercet.recipe import Reward
 from tercet.store import Artifact, Context
-from tercet.train.batch import Batch, batches, order, packed_steps, schedule
+from tercet.train.batch import Batch, Trees, batches, order, packed_steps, schedule
 from tercet.train.export import card, open_policy, write_folder
 from tercet.train.loop import Loss, Sum, TrainingError, fit, start
 from tercet.train.preference import encode_pairs
@@ -27,7 +28,7 @@ def run(spec: Reward, inputs: dict[str, Artifact], out: Path, ctx: Context) -> d
     with mesh() as ranks:
         source = inputs[spec.model].payload
         chat = Chat(load_tokenizer(source))
-        trees = encode_pairs(spec, inputs[spec.pairs].payload / "pairs.parquet", chat, out, ranks)
+        trees = encode_pairs(spec, inputs[spec.pairs].payload / "pairs.parquet", chat, out, ranks, ctx)
         train, held = split(trees, spec, ctx.seed)
         total = schedule(len(train), spec.batch, spec.epochs, spec.steps)
         scorer = open_scorer(source, chat.tokenizer.pad_token_id, ctx.seed)
@@ -44,9 +45,9 @@ def run(spec: Reward, inputs: dict[str, Artifact], out: Path, ctx: Context) -> d
         }
 
 
-def split(trees: list[Tree], spec: Reward, seed: int) -> tuple[list[Tree], list[Tree]]:
+def split(trees: Trees, spec: Reward, seed: int) -> tuple[Trees, Trees]:
     """Train and held-out pairs, fixed by the seed."""
-    shuffled = [trees[i] for i in order(len(trees), 0, seed)]
+    shuffled = trees[order(len(trees), 0, seed)]
     kept = int(len(shuffled) * spec.holdout)
     if len(shuffled) - kept < 1:
         raise TrainingError(f"{len(shuffled)} pairs with holdout = {spec.holdout} leave none to train on")
@@ -85,7 +86,7 @@ def reward_loss(scorer: nn.Module, batch: Batch) -> Loss:
 
 
 @torch.no_grad()
-def held_out_accuracy(scorer: nn.Module, trees: list[Tree], ctx: Context, ranks: Mesh) -> float:
+def held_out_accuracy(scorer: nn.Module, trees: Sequence[Tree], ctx: Context, ranks: Mesh) -> float:
     """Share of held-out pairs whose chosen answer scores higher."""
     right = total = 0.0
     for batch in batches(trees, ctx.recipe.placement.micro_tokens, ranks):

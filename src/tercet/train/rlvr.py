@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,12 +15,13 @@ from tercet.models.chat import Chat
 from tercet.models.folder import load_tokenizer
 from tercet.models.forest import Leaf, Tree
 from tercet.recipe import RLVR
-from tercet.rows import Row, RowError, read_rows, write_table
+from tercet.rows import Row, RowError, read_rows, row_from, write_table
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch, Limit, within
 from tercet.train.export import export, open_policy, write_truncation
 from tercet.train.loop import Loss, Sum, fit, reduce_tokens, start
 from tercet.train.rollout import Ledger, Writer, rounds
+from tercet.train.tokens import NamedTree, Rule, prepare, stored
 from tercet.verify import verifier
 
 
@@ -28,7 +30,7 @@ def run(spec: RLVR, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dic
     with mesh() as ranks:
         source = inputs[spec.model].payload
         chat = Chat(load_tokenizer(source))
-        rows = prompts(spec, inputs[spec.prompts].payload / "rows.parquet", chat, out, ranks)
+        rows = prompts(spec, inputs[spec.prompts].payload / "rows.parquet", chat, out, ranks, ctx)
         state = start(open_policy(source), spec, ranks, ctx)
         reference = None
         if spec.kl_beta > 0:
@@ -44,20 +46,28 @@ def run(spec: RLVR, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dic
         return {"steps": float(state.step), "updates": float(state.updates), "prompts": float(len(rows))}
 
 
-def prompts(spec: RLVR, path: Path, chat: Chat, out: Path, ranks: Mesh) -> list[Row]:
+def prompts(spec: RLVR, path: Path, chat: Chat, out: Path, ranks: Mesh, ctx: Context) -> list[Row]:
     """Rows with a judge whose prompt fits; over-long prompts are dropped and counted, never cut."""
     rows = [row for row in read_rows(path) if row.verifier]
     if not rows:
         raise RowError(f"{path}: no row names a verifier; RLVR needs rows with 'verifier' and 'truth'")
     for row in rows:
         verifier(row.verifier)
-    trees = [
-        (row.id, row.source, Tree([], [Leaf(ids := chat.prompt_ids(row.prompt), [True] * len(ids))])) for row in rows
-    ]
-    kept, table = within(trees, Limit(spec.max_tokens, "drop", spec.max_lost))
+    kept, table = within(prepare(path, chat, PROMPTS, ctx), Limit(spec.max_tokens, "drop", spec.max_lost))
     if ranks.first:
         write_truncation(out, table)
-    return [row for row, tree in zip(rows, kept, strict=True) if tree is not None]
+    return [rows[number] for number in kept.rows.tolist()]
+
+
+def waiting(chat: Chat, path: Path, _threads: int) -> Iterator[NamedTree]:
+    """One tree per row with a judge: its prompt."""
+    for name, value in stored(path):
+        if (row := row_from(value, name)).verifier:
+            ids = chat.prompt_ids(row.prompt)
+            yield row.id, row.source, Tree([], [Leaf(ids, [True] * len(ids))])
+
+
+PROMPTS = Rule("prompts@1", waiting)
 
 
 def grpo_loss(policy: nn.Module, batch: Batch, *, spec: RLVR) -> Loss:

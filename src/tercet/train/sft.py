@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -10,20 +11,21 @@ from torch import nn
 from tercet.device.mesh import Mesh, mesh
 from tercet.models.chat import Chat
 from tercet.models.folder import load_tokenizer
-from tercet.models.forest import Tree
 from tercet.recipe import SFT
-from tercet.rows import read_rows
+from tercet.rows import row_from
 from tercet.store import Artifact, Context
-from tercet.train.batch import Batch, Limit, conversation_tree, packed_steps, schedule, where, within
+from tercet.train.batch import Batch, Limit, Trees, answered, packed_steps, schedule, where, within
 from tercet.train.export import export, open_policy, write_truncation
 from tercet.train.loop import Loss, fit, reduce_tokens, start
+from tercet.train.tokens import NamedTree, Rule, prepare, stored
 
 
 def run(spec: SFT, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
     """Tokenise, cut or drop, train, write a Hugging Face folder."""
     with mesh() as ranks:
         source = inputs[spec.model].payload
-        trees = encode(spec, inputs[spec.rows].payload / "rows.parquet", Chat(load_tokenizer(source)), out, ranks)
+        chat = Chat(load_tokenizer(source))
+        trees = encode(spec, inputs[spec.rows].payload / "rows.parquet", chat, out, ranks, ctx)
         total = schedule(len(trees), spec.batch, spec.epochs, spec.steps)
         state = start(open_policy(source), spec, ranks, ctx)
         loss = partial(sft_loss, reduction=spec.reduction, length=spec.max_tokens)
@@ -33,17 +35,23 @@ def run(spec: SFT, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict
         return {"steps": float(state.step), "rows": float(len(trees))}
 
 
-def encode(spec: SFT, path: Path, chat: Chat, out: Path, ranks: Mesh) -> list[Tree]:
+def encode(spec: SFT, path: Path, chat: Chat, out: Path, ranks: Mesh, ctx: Context) -> Trees:
     """Trees of all rows that fit; the truncation table is written before the first step."""
-    rows = read_rows(path)
-    encoded = [
-        (row.id, row.source, conversation_tree(chat, row.messages, where(str(path), number, row)))
-        for number, row in enumerate(rows)
-    ]
-    kept, table = within(encoded, Limit(spec.max_tokens, spec.overlong, spec.max_lost))
+    kept, table = within(prepare(path, chat, TURNS, ctx), Limit(spec.max_tokens, spec.overlong, spec.max_lost))
     if ranks.first:
         write_truncation(out, table)
-    return [row.tree for row in kept if row is not None]
+    return kept
+
+
+def conversations(chat: Chat, path: Path, threads: int) -> Iterator[NamedTree]:
+    """One tree per row: every assistant turn is trained."""
+    rows = enumerate(row_from(value, name) for name, value in stored(path))
+    named = ((row, row.messages, where(str(path), number, row)) for number, row in rows)
+    for row, encoded in chat.encode_all(named, threads):
+        yield row.id, row.source, answered(encoded)
+
+
+TURNS = Rule("conversations@1", conversations)
 
 
 def sft_loss(policy: nn.Module, batch: Batch, *, reduction: str = "token_mean", length: int = 1) -> Loss:

@@ -1,0 +1,141 @@
+"""What the page and `tercet data` tell of a finished data stage: its summary as tables, and texts that it removed.
+
+Hop 12 of the road, reading hops 2 to 4. Every number comes from `summary.json` of the artefact. Summaries of older
+versions have fewer keys; what they lack is left out, not guessed.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tercet.rows import RowError, read_file
+
+Object = dict[str, Any]
+MIXTURES = ("mix", "pairs")
+KINDS = (*MIXTURES, "judged", "prefs", "personas")
+MOST_COPIES, MOST_OF_CELL, MOST_OTHERS = 40, 5, 4  # copies in all, of one source and task; rows of other rules
+
+
+def told(kind: str, payload: Path) -> Object:
+    """Everything about one data stage in plain values; empty where its summary is gone."""
+    path = payload / "summary.json"
+    if not path.is_file():
+        return {}
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise RowError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); run `tercet check`") from None
+    made = _mixture(summary) | removed_texts(payload / "removed.parquet") if kind in MIXTURES else _asked(summary)
+    return {"kind": kind, **made}
+
+
+def removed_texts(path: Path) -> Object:
+    """Copies of the exam side by side, and the first rows of every other rule; the table is streamed.
+
+    Every source and task gives the copies with the largest coverage, of each item one; the best of all come first
+    where they are too many.
+    """
+    cells: dict[tuple[str, str], dict[str, Object]] = {}  # (source, task) -> item -> the row that copies most of it
+    others: dict[str, list[Object]] = {}
+    number = 0
+    for row in read_file(path) if path.is_file() else ():
+        if not row["task"]:
+            kept = others.setdefault(row["rule"], [])
+            kept += [row] * (len(kept) < MOST_OTHERS)
+            continue
+        number += 1
+        own = cells.setdefault((row["source"], row["task"]), {})
+        if row["item"] not in own or row["coverage"] > own[row["item"]]["coverage"]:
+            own[row["item"]] = row
+        if len(own) > 50 * MOST_OF_CELL:
+            cells[row["source"], row["task"]] = {one["item"]: one for one in _best(own)}
+    ranked = [(rank, cell, row) for cell, own in cells.items() for rank, row in enumerate(_best(own))]
+    ranked = sorted(ranked, key=lambda one: one[:2])[:MOST_COPIES]
+    found = [row for _, _, row in sorted(ranked, key=lambda one: (one[1], one[0]))]
+    return {
+        "copies": found,
+        "num_copies": number,
+        "others": [row for _, kept in sorted(others.items()) for row in kept],
+    }
+
+
+def matrix(cells: Sequence[Object], exams: Sequence[Object]) -> Object:
+    """The layout of the paper's table 37: a line for each part, a column for each task that some part copies.
+
+    A cell is the entry of the summary, or None. `whole` says for which tasks a part was dropped; `untouched` names
+    the tasks nobody copies.
+    """
+    tasks = sorted({cell["task"] for cell in cells})
+    at = {(cell["source"], cell["task"]): cell for cell in cells}
+    lines = []
+    for part in sorted({cell["source"] for cell in cells}):
+        own = [at.get((part, task)) for task in tasks]
+        whole = [cell["task"] for cell in own if cell and cell["verdict"] == "set dropped"]
+        lines.append({"part": part, "cells": own, "whole": whole})
+    shares = {exam["task"]: exam for exam in exams}
+    return {
+        "tasks": tasks,
+        "lines": lines,
+        "any": [shares.get(task) for task in tasks],
+        "untouched": [exam["task"] for exam in exams if not exam["copied"]],
+    }
+
+
+def _best(own: dict[str, Object]) -> list[Object]:
+    return heapq.nsmallest(MOST_OF_CELL, own.values(), key=lambda row: (-row["coverage"], row["item"], row["row"]))
+
+
+def _mixture(summary: Object) -> Object:
+    sources, sheet = summary.get("sources", []), summary.get("sheet", [])
+    exams = summary.get("exams", [])
+    terms = {key: summary.get(key) for key in ("ngram", "threshold", "share", "exact")} | summary.get("rule", {})
+    columns = ("entered", "sampled", "kept", "repeated", "expected")
+    return {
+        "of": summary.get("of", "rows"),
+        "rows": summary.get("rows", 0),
+        "counted": summary.get("counted", "words"),
+        "sheet": sheet,
+        "total": {key: sum(line[key] for line in sheet) for key in ("rows", "tokens")},
+        "sources": sources,
+        "columns": [key for key in columns if any(row.get(key) not in (None, 0) for row in sources)],
+        "rules": _names(row.get("removed", {}) for row in sources),
+        "skipped": any(row.get("skipped") for row in sources),
+        "exams": exams,
+        "matrix": matrix(summary["matrix"], exams) if "matrix" in summary else None,
+        "rule": terms,
+        "licences": summary.get("licences", []),
+        "expected": summary.get("expected"),
+    }
+
+
+def _asked(summary: Object) -> Object:
+    """The summary of a stage that asked models, with the account as lines and the largest counts first."""
+    requests = summary.get("requests") or {}
+    tallies = {key: _ranked(summary.get(key) or {}) for key in ("rules", "no_pair", "dropped", "skipped", "ratings")}
+    plain = ("source", "write", "model", "read", "seeds", "rows", "prompts", "repeats", "pairs", "spent", "budget")
+    return {
+        **{key: summary.get(key) for key in plain},
+        **tallies,
+        "models": summary.get("models") or {},
+        **{key: _both(summary.get(key) or {}) for key in ("mean_words", "mean_length")},
+        "agreement": summary.get("aspect_agreement") or {},
+        "requests": {key: value for key, value in requests.items() if key != "models"},
+        "accounts": [{"model": name, **line} for name, line in (requests.get("models") or {}).items()],
+    }
+
+
+def _both(sides: dict[str, float]) -> dict[str, float]:
+    """The numbers of the two sides; nothing where one is missing."""
+    return sides if {"chosen", "rejected"} <= set(sides) else {}
+
+
+def _ranked(counts: dict[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda one: (-one[1], one[0])))
+
+
+def _names(counts: Iterable[dict[str, int]]) -> list[str]:
+    return list(dict.fromkeys(name for own in counts for name in own))

@@ -1,0 +1,145 @@
+"""Token ids and masks of a stage's rows, made once and kept by content (hop 5).
+
+`<store>/.cache/tokens/<key>.arrow` holds them flat; the key is the hash of the rows' bytes, the tokenizer with its
+template, and the rule that made trees of the rows. One rank (or one of several runs) writes it while the others wait;
+all of them map it into memory, so the pages are shared and a tree exists only while a step uses it.
+Shape suffixes: R rows, S segments of a tree (its trunk, then its leaves).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice, pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import tokenizers
+import transformers
+
+from tercet.models.chat import Chat
+from tercet.models.forest import Leaf, Tree
+from tercet.rows import read_file
+from tercet.store import Context, Store, disk_errors, source_digest
+
+LAYOUT = "1"  # of the file; another layout is another key
+PART = 1024  # rows of one record batch
+COLUMNS = {"name": pa.string(), "source": pa.string(), "sizes": pa.list_(pa.int32())}
+SCHEMA = pa.schema(COLUMNS | {"ids": pa.list_(pa.int32()), "mask": pa.list_(pa.uint8())})
+
+NamedTree = tuple[str, str, Tree]  # row id, source, tree
+
+
+class Rule(NamedTuple):
+    """How stored rows become trees, all with equally many leaves. A changed rule needs another name: it is hashed."""
+
+    name: str
+    trees: Callable[[Chat, Path, int], Iterator[NamedTree]]  # (chat, file of rows, threads)
+
+
+class Tokens:
+    """A token file, mapped into memory."""
+
+    def __init__(self, file: Path) -> None:
+        reader = pa.ipc.open_file(pa.memory_map(str(file)))
+        self._parts = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        self._flat = [[_mapped(part.column(name)) for name in ("ids", "mask")] for part in self._parts]
+        sizes = [_mapped(part.column("sizes"))[1].reshape(len(part), -1) for part in self._parts]
+        self.sizes_RS = np.concatenate(sizes) if sizes else np.zeros((0, 2), dtype=np.int32)
+        codes: dict[str, int] = {}
+        names = chain.from_iterable(part.column("source").to_pylist() for part in self._parts)
+        self.source_R = np.fromiter((codes.setdefault(name, len(codes)) for name in names), np.int64)
+        self.sources = list(codes)
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.sizes_RS)
+
+    def name(self, row: int) -> str:
+        """The id of a row."""
+        return str(self._parts[row // PART].column("name")[row % PART])
+
+    def tree(self, row: int) -> Tree:
+        """The tree of a row, as its rule made it."""
+        (begins, ids), (_, mask) = self._flat[row // PART]
+        own = slice(begins[row % PART], begins[row % PART + 1])
+        token_ids, trained = ids[own].tolist(), mask[own].view(bool).tolist()
+        ends = np.cumsum(self.sizes_RS[row]).tolist()
+        leaves = [Leaf(token_ids[a:b], trained[a:b]) for a, b in pairwise(ends)]
+        return Tree(token_ids[: ends[0]], leaves)
+
+
+def prepare(path: Path, chat: Chat, rule: Rule, ctx: Context) -> Tokens:
+    """The trees of `path`'s rows by `rule`: from the cache of the stage's store, or made and kept there."""
+    store = Store(ctx.work.parents[1])
+    cache = store.root / ".cache"
+    versions = (tokenizers.__version__, transformers.__version__)
+    parts = (LAYOUT, rule.name, source_digest(path, cache), chat.digest, *versions)
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+    file = cache / "tokens" / f"{key}.arrow"
+    threads = ctx.recipe.placement.threads or len(os.sched_getaffinity(0))
+    with store.lock("tokens", key, lambda _who: None):
+        if not file.is_file():
+            write(file, rule.trees(chat, path, threads))
+    return Tokens(file)
+
+
+def write(file: Path, trees: Iterator[NamedTree]) -> None:
+    """Write a token file by rename, `PART` rows in memory at a time. Hold a lock on `file` meanwhile."""
+    partial = file.with_name(f".{file.name}")
+    with disk_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(partial, "wb") as stream:
+                with pa.ipc.new_file(stream, SCHEMA) as writer:
+                    while part := list(islice(trees, PART)):
+                        writer.write_batch(_record_batch(part))
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(partial, file)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def stored(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each object of a stage's table, after how errors name it; few are in memory at a time."""
+    return ((f"{path}: row {number}", value) for number, value in enumerate(read_file(path)))
+
+
+def _mapped(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each list begins, and all values, without a copy. (`to_numpy` would first import pandas.)"""
+    values, kind = lists.values, np.dtype(str(lists.type.value_type))
+    flat = np.frombuffer(values.buffers()[1], kind, len(values)) if len(values) else np.zeros(0, kind)
+    return np.frombuffer(lists.offsets.buffers()[1], np.int32, len(lists) + 1), flat
+
+
+def _record_batch(part: Sequence[NamedTree]) -> pa.RecordBatch:
+    pieces = [(tree.trunk, *(leaf.token_ids for leaf in tree.leaves)) for _, _, tree in part]
+    masks = [([False] * len(tree.trunk), *(leaf.mask for leaf in tree.leaves)) for _, _, tree in part]
+    sizes = [[len(piece) for piece in row] for row in pieces]
+    columns = [_texts([name for name, _, _ in part]), _texts([source for _, source, _ in part])]
+    columns.append(_lists(sizes, list(map(len, sizes)), np.int32))
+    for rows, kind in ((pieces, np.int32), (masks, np.uint8)):
+        columns.append(_lists(chain.from_iterable(rows), list(map(sum, sizes)), kind))
+    return pa.record_batch(columns, schema=SCHEMA)
+
+
+def _lists(pieces: Iterable[Sequence[int]], lengths: list[int], kind: type) -> pa.ListArray:
+    """An Arrow array of lists; their values are the pieces in a row."""
+    values = _numbers(np.fromiter(chain.from_iterable(pieces), kind))
+    return pa.ListArray.from_arrays(_numbers(np.cumsum([0, *lengths]).astype(np.int32)), values)
+
+
+def _numbers(values: np.ndarray) -> pa.Array:
+    """Numbers as Arrow sees them. (`pa.array` would first import pandas.)"""
+    kind = pa.from_numpy_dtype(values.dtype)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _texts(values: list[str]) -> pa.Array:
+    data = [value.encode() for value in values]
+    ends = np.cumsum([0, *map(len, data)]).astype(np.int32)
+    return pa.StringArray.from_buffers(len(data), pa.py_buffer(ends), pa.py_buffer(b"".join(data)))

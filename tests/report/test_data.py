@@ -1,0 +1,139 @@
+"""What the page tells of the data stages: sheet, sources, matrix, copies, the judge's statistics and the account."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_data import EXAMS, MATRIX, age
+from fake_run import SCRIPT, FakeRun
+
+from tercet.report import data
+from tercet.report.page import count, paid, run
+from tercet.rows import RowError, write_table
+
+
+def section(fake: FakeRun, tmp_path: Path) -> str:
+    """The texts of the data section, one after another."""
+    out = tmp_path / "out"
+    out.mkdir(exist_ok=True)
+    run(fake.spec, fake.inputs, out, fake.context)
+    html = (out / "index.html").read_text(encoding="utf-8")
+    part = html[html.index('<section id="data">') : html.index('<section id="recipe">')]
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", part)).split())
+
+
+def test_the_sheet_says_what_came_from_where_on_which_terms(fake: FakeRun, tmp_path: Path) -> None:
+    told = section(fake, tmp_path)
+    assert "Part Rows Words Mean turns Licence Commercial use words@1 words 297 20,790 2.0 CC-BY-4.0 yes" in told
+    assert "constraints@1 orders 298 1,192,000 2.0 not known here unknown All 595 1,212,790" in told
+    assert "orders may not be sold" in told
+    assert "Part Pairs Tokens of base" in told
+
+
+def test_every_source_says_what_was_read_skipped_and_removed(fake: FakeRun, tmp_path: Path) -> None:
+    told = section(fake, tmp_path)
+    head = "Source Read Skipped Entered Sampled contaminated duplicate keywords contaminated set Kept Expected"
+    assert f"{head} words 400 – 400 300 3 0 0 0 297 –" in told
+    assert "orders 305 4 no user turn, 1 a turn is empty 300 300 0 1 1 0 298 –" in told
+    assert "expects 700 rows after the paper's filters; the sources gave 688." in told
+    assert "Not as expected Expected Found Difference someone/quiz-bowl 100 90 −10" in told
+
+
+def test_the_matrix_has_a_line_for_each_part_and_marks_dropped_sets(fake: FakeRun, tmp_path: Path) -> None:
+    told = section(fake, tmp_path)
+    assert "% of items copied gpqa@1 words@1 words@1:examples quiz-bowl set dropped 6.9 31 of 448 – –" in told
+    assert "words@1 – 2.5 3 of 120 12.5 1 of 8 Any of them 6.9 2.5 12.5" in told
+    assert "Not copied at all: constraints@1." in told
+    assert "more than 2 % of an unseen exam goes as a whole" in told
+    assert "No row copies an item of constraints@1." in told  # the mixture of pairs
+
+
+def test_copies_stand_side_by_side_and_other_rules_give_examples(fake: FakeRun, tmp_path: Path) -> None:
+    told = section(fake, tmp_path)
+    assert re.search(r"Homework: \w+ buys .* words · plant-0 .* words@1 · item-0 97.0 %", told)
+    assert "Removed by other rules 2 examples Rule Row Why duplicate" in told
+    assert f"keywords {SCRIPT} orders · o-9 assistant says 'GPT-4'" in told
+
+
+def test_written_and_judged_stages_tell_their_account(fake: FakeRun, tmp_path: Path) -> None:
+    told = section(fake, tmp_path)
+    assert "41 rows (persona gsm) from 60 seeds of personas.jsonl, which has 5,000." in told
+    assert "Dropped: 14 answers disagree, 5 no question." in told
+    assert "120 requests, of which 2 failed; cost: 0.42 of a budget of 2." in told
+    assert "38 pairs from 50 prompts: 38 judged. The other prompts gave none: 9 all answers are as good" in told
+    assert "Answers of Judged Chosen Rejected author-0123456789ab 38 60.5 % 39.5 %" in told
+    assert "Chosen answers have 112 words in the mean, rejected ones 96. Ratings: 364 rated, 12 not applicable." in told
+    assert "in 91.0 % of cases by helpfulness, 74.0 % of cases by honesty" in told
+    assert "Why is the sea salt?" in told
+
+
+def test_a_summary_of_an_older_version_is_told_as_far_as_it_goes(fake: FakeRun, tmp_path: Path) -> None:
+    age(fake.folder("lessons") / "payload" / "summary.json")
+    told = section(fake, tmp_path)
+    lessons = told[: told.index("choices mixture of pairs")]
+    assert "Data sheet" not in lessons
+    assert "Source Read Sampled contaminated duplicate keywords contaminated set Kept words 400 300" in lessons
+    assert "Exam task Items Found in the sources Share" in lessons
+    assert "cover more than 50 % of one exam item" in lessons
+
+
+@pytest.mark.parametrize("name", ["lessons", "choices", "stories", "verdicts", "prefs"])
+def test_an_empty_summary_and_a_missing_one_still_make_a_page(fake: FakeRun, tmp_path: Path, name: str) -> None:
+    path = fake.folder(name) / "payload" / "summary.json"
+    path.write_text("{}")
+    assert name in section(fake, tmp_path)
+    path.unlink()
+    assert name in section(fake, tmp_path)
+    shutil.rmtree(fake.folder(name))
+    assert f"of stage {name} : its folder is gone" in section(fake, tmp_path)
+
+
+def test_every_cell_shows_its_largest_copies_once_and_other_rules_a_few_rows(tmp_path: Path) -> None:
+    blank = {"detail": "", "item": "", "coverage": 0.0, "row_text": "", "exam_text": "", "source": "s"}
+    rows: list[dict[str, Any]] = [blank | {"rule": "duplicate", "task": "", "row": f"d{k}"} for k in range(30)]
+    copy = blank | {"rule": "contaminated", "task": "t@1"}
+    for k in range(2000):  # every item twice, at half the coverage
+        coverage, item = (k * 7 % 2000) / 2000, f"{k:04}"
+        rows += [copy | {"row": f"c{k}{half}", "coverage": coverage / half, "item": item} for half in (2, 1)]
+    rows += [copy | {"source": "z", "row": "last", "coverage": 0.6, "item": "1"}]
+    rows += [copy | {"task": f"u{k}@1", "row": "r", "coverage": 0.9, "item": f"{i}"} for k in range(30) for i in (1, 2)]
+    write_table(tmp_path / "removed.parquet", rows)
+    found = data.removed_texts(tmp_path / "removed.parquet")
+    largest = [1 - (k + 1) / 2000 for k in range(data.MOST_OF_CELL)]
+    assert [row["coverage"] for row in found["copies"] if row["task"] == "t@1"][:-1] == largest[:2]
+    assert found["copies"][-1]["row"] == "last"
+    assert len({(row["source"], row["task"]) for row in found["copies"]}) == 32
+    assert (len(found["copies"]), found["num_copies"]) == (data.MOST_COPIES, 4061)
+    assert [row["row"] for row in found["others"]] == ["d0", "d1", "d2", "d3"]
+
+
+def test_a_matrix_names_the_tasks_nobody_copies() -> None:
+    found = data.matrix(MATRIX, EXAMS)
+    assert found["tasks"] == ["gpqa@1", "words@1", "words@1:examples"]
+    assert [(line["part"], line["whole"]) for line in found["lines"]] == [("quiz-bowl", ["gpqa@1"]), ("words@1", [])]
+    assert found["untouched"] == ["constraints@1"]
+
+
+def test_a_broken_summary_says_where(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text('{"rows": 1,\n')
+    with pytest.raises(RowError, match=r"summary\.json, line 2: not valid JSON"):
+        data.told("mix", tmp_path)
+    assert data.told("mix", tmp_path / "nowhere") == {}
+
+
+def test_a_length_of_one_side_alone_is_not_told(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text('{"mean_length": {"chosen": 3.0}, "mean_words": null}')
+    told = data.told("prefs", tmp_path)
+    assert (told["mean_length"], told["mean_words"]) == ({}, {})
+
+
+def test_the_numbers_of_an_account() -> None:
+    assert [count(None), count(1234567)] == ["–", "1,234,567"]
+    assert [paid(0), paid(0.00042), paid(12.4)] == ["nothing", "0.00042", "12.4"]
+    assert json.loads(json.dumps(data.KINDS)) == ["mix", "pairs", "judged", "prefs", "personas"]
