@@ -118,15 +118,19 @@ class Desk:
             before = len(self._waiting)
             if before >= self.rows or self._closed:
                 return
-            self._changed.wait_for(lambda full=self.rows: len(self._waiting) >= full or self._closed, QUIET)
+            self._changed.wait_for(self._full, QUIET)
             if len(self._waiting) == before:
                 return
+
+    def _full(self) -> bool:
+        return len(self._waiting) >= self.rows or self._closed
 
     def _draw(self) -> list[tuple[Job, Future[Answer]]]:
         """Jobs that are written like the first one, in their order, as many as there are rows for."""
         how = self._waiting[0][0].sampling
         most = max(1, self.rows // how.n)
-        batch, left = [], deque[tuple[Job, Future[Answer]]]()
+        batch: list[tuple[Job, Future[Answer]]] = []
+        left = deque[tuple[Job, Future[Answer]]]()
         for job, answer in self._waiting:
             if len(batch) >= most or job.sampling != how:
                 left.append((job, answer))
