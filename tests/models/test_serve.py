@@ -335,7 +335,8 @@ def test_a_key_that_comes_again_gets_the_same_reply_and_nothing_is_written(count
     lines = log_of(tmp_path / "log")
     assert [line["again"] for line in lines if line["status"] == 200].count(False) == 2
     assert len({line["id"] for line in lines if line["status"] == 200}) == 2
-    assert lines[0].items() >= {"key": "k", "model": "tiny", "completion_tokens": 8, "gone": False}.items()
+    written = replies[0][1]["usage"]["completion_tokens"]
+    assert lines[0].items() >= {"key": "k", "model": "tiny", "completion_tokens": written, "gone": False}.items()
     assert lines[0]["request"] == lines[-1]["request"]
 
 

@@ -51,13 +51,18 @@ def call(function: str, args: tuple[Any, ...], seconds: float) -> Any:
     """
     pool = _POOLS.get(os.getpid()) or _POOLS.setdefault(os.getpid(), _Pool())  # a forked child gets its own
     with pool.seats:
-        worker = pool.take()
-        try:
-            status, value = worker.ask(function, args, seconds)
-        except BaseException:
-            worker.stop()
-            raise
+        answer = None
+        while answer is None:
+            worker = pool.take()
+            try:
+                answer = worker.ask(function, args, seconds)
+            except BaseException:
+                worker.stop()
+                raise
+            if answer is None:
+                worker.stop()
         pool.give(worker)
+    status, value = answer
     if status == "unavailable":
         raise WorkerStartError(f"{function} cannot be used in a worker process: {value}")
     if status == "raised":
@@ -117,13 +122,17 @@ class _Worker:
         )
         theirs.close()
 
-    def ask(self, function: str, args: tuple[Any, ...], seconds: float) -> tuple[str, Any]:
-        """("done", result), or ("raised" or "unavailable", message)."""
+    def ask(self, function: str, args: tuple[Any, ...], seconds: float) -> tuple[str, Any] | None:
+        """("done", result), or ("raised" or "unavailable", message); None when it had died since its last call."""
+        rested = self.started
         try:
             self.connection.send((function, args, seconds))
             status, value = self._answer(START_SECONDS, f"importing {function}")
+            rested = False
             return self._answer(seconds, function) if status == "ready" else (status, value)
         except (EOFError, ConnectionError) as error:
+            if rested:  # the function did not begin
+                return None
             raise self._lost(function, error) from None
 
     def _answer(self, seconds: float, what: str) -> tuple[str, Any]:
