@@ -128,6 +128,8 @@ def _say_mixture(found: dict[str, Any]) -> None:
         for row in found["sources"]
     ]
     table((*columns, *found["rules"], "skipped"), rows)
+    for line in (line for row in found["sources"] for line in row.get("said") or ()):
+        say(line)
     _say_expected(found["expected"] or {})
     _say_matrix(found["matrix"] or {"lines": []})
     for row in found["copies"]:

@@ -245,6 +245,7 @@ class Asked(StageSpec):
         ge=0,
         description="Most that the requests of this stage may cost, over all its runs in one store, in the currency of `placement.price`; no cap when absent.",
     )
+    engine: Literal["local", "vllm"] = Field("local", description="What runs local models: ours, or vLLM (an extra).")
     dtype: Dtype = Field("bfloat16", description="Precision of local models.")
 
 

@@ -105,7 +105,7 @@ def test_each_rule_removes_its_row_and_says_why(bench: Bench) -> None:
     assert (copy["row_text"], copy["exam_text"]) == (exam.upper(), exam)
     summary = bench.summary()
     assert summary["removed"] == {"blank": 1, "contaminated": 1, "duplicate": 1, "keywords": 1}
-    rest = {"skipped": {}, "repeated": 0, "expected": None}
+    rest = {"said": [], "skipped": {}, "repeated": 0, "expected": None}
     gone = {"blank": 1, "contaminated": 1, "keywords": 1}
     assert summary["sources"] == [
         {"source": "a", "read": 4, "entered": 4, "sampled": 4, "kept": 1, "removed": gone, **rest},
@@ -227,6 +227,13 @@ def test_a_fraction_samples_or_repeats(bench: Bench) -> None:
     assert len({row.id for row in rows}) == 100
     assert bench.summary("more")["sources"][0]["repeated"] == 60
     assert bench.summary("more")["sheet"][0]["rows"] == 100
+
+
+def test_a_layout_that_was_recognised_is_said(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"instruction": "Say hi.", "output": "Hi."}) + "\n")
+    bench.run({"path": str(tmp_path / "rows.jsonl"), "adapter": "auto"})
+    (source,) = bench.summary()["sources"]
+    assert source["said"][0].startswith("rows.jsonl is read as 'alpaca': every row has instruction and output")
 
 
 def test_prompts_that_another_stage_has_can_be_left_out(bench: Bench) -> None:

@@ -154,7 +154,7 @@ class Mixing:
             yield from self._through(entries if most is None else islice(entries, most - tally.kept), filters, once)
             if most is None or tally.sampled == before:
                 break
-        tally.read, tally.entered = reading.read, reading.kept
+        tally.read, tally.entered, tally.said = reading.read, reading.kept, reading.said
         tally.skipped = dict(sorted(reading.skipped.items()))
         if most is not None and tally.kept < most and not self._stands_in(source):
             raise RowError(

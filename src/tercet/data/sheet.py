@@ -27,6 +27,7 @@ class Tally:
 
     source: str
     read: int = 0
+    said: list[str] = field(default_factory=list)  # layouts that were recognised, and by what
     skipped: dict[str, int] = field(default_factory=dict)  # rows that the adapter left out, by reason
     entered: int = 0
     sampled: int = 0
@@ -45,7 +46,7 @@ class Tally:
 
     def plain(self) -> dict[str, Any]:
         """One entry of `sources` in `summary.json`."""
-        names = ("source", "read", "skipped", "entered", "sampled", "kept", "repeated", "expected")
+        names = ("source", "said", "read", "skipped", "entered", "sampled", "kept", "repeated", "expected")
         return {name: getattr(self, name) for name in names} | {"removed": dict(sorted(self.removed.items()))}
 
 
