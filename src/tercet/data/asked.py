@@ -125,12 +125,8 @@ def behind(
             lanes = [late] * placement.requests
             found = Ledgered(ledger, model.key, lanes, price=price, meter=meter, at_once=1)
         else:
-            found = Ledgered(
-                ledger,
-                f"{model.key}/{spec.dtype}{'/vllm' * (spec.engine == 'vllm')}",
-                [late],
-                at_once=placement.gen_rows,
-            )
+            how = spec.dtype if spec.engine == "local" else f"{spec.dtype}/{spec.engine}"
+            found = Ledgered(ledger, f"{model.key}/{how}", [late], at_once=placement.gen_rows)
         found.heard = heard
         yield found
     finally:
