@@ -16,10 +16,13 @@ ALONE = 4  # jobs done here before processes are worth starting
 
 
 class Crew(Generic[J, R]):
-    """`workers` processes with one picklable function; use as a context manager. One worker: all is done here."""
+    """`workers` processes with one picklable function; use as a context manager. One worker: all is done here.
 
-    def __init__(self, work: Callable[[J], R], workers: int) -> None:
-        self.work, self.workers = work, workers
+    The first `alone` jobs are done here too, for few jobs are not worth the start of processes.
+    """
+
+    def __init__(self, work: Callable[[J], R], workers: int, alone: int | None = None) -> None:
+        self.work, self.workers, self.alone = work, workers, ALONE if alone is None else alone
         self._done = 0
         self._pool: ProcessPoolExecutor | None = None
 
@@ -35,7 +38,7 @@ class Crew(Generic[J, R]):
         running: deque[Future[Any]] = deque()
         for job in jobs:
             self._done += 1
-            if self.workers <= 1 or self._done <= ALONE:
+            if self.workers <= 1 or self._done <= self.alone:
                 yield self.work(job)
                 continue
             running.append(self._started().submit(_do, job))

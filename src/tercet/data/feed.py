@@ -9,6 +9,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,14 +20,17 @@ from tercet.rows import RowError, read_file
 BATCH_BYTES = 2 << 20
 BATCH_ROWS = 2000
 
-_ANSWERERS = ("assistant", "gpt", "chatgpt", "system", "tool", "function", "function_call", "observation")
+_ANSWERERS = frozenset(("assistant", "gpt", "chatgpt", "system", "tool", "function", "function_call", "observation"))
 _SPEECH = re.compile(r"(?:^|\n)\s*(?:### )?(Human|Assistant):[ \t]*")
 _PROMPTS = ("prompt", "instruction", "Instruction", "question", "problem")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some rows of one file: lines of JSON, a pyarrow batch, or objects. `first` is the number of its first row."""
+    """Some rows of one file: lines of JSON (or where they stand), a pyarrow batch, or objects.
+
+    `first` is the number of its first row.
+    """
 
     path: Path
     first: int
@@ -48,6 +52,26 @@ class Batch:
             if not isinstance(value, dict):
                 raise RowError(f"{where}: expected a JSON object, got {type(value).__name__}")
             yield value, where
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Some lines of a plain file that are read where they are needed: only their place travels between processes."""
+
+    path: Path
+    start: int
+    size: int
+    count: int
+
+    def __len__(self) -> int:
+        """How many are not blank."""
+        return self.count
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The lines that are not blank."""
+        with open(self.path, "rb") as stream:
+            stream.seek(self.start)
+            yield from _full(stream.read(self.size))
 
 
 def batches(path: Path) -> Iterator[Batch]:
@@ -157,8 +181,10 @@ def _pieces(path: Path, name: str) -> Iterator[Any]:
 
         with pq.ParquetFile(path, buffer_size=BATCH_BYTES, pre_buffer=False) as table:  # see `tercet.rows`
             yield from table.iter_batches(BATCH_ROWS)
+    elif path.name.endswith(".jsonl"):
+        yield from _places(path)
     elif name.endswith(".jsonl"):
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as stream:
+        with gzip.open(path, "rb") as stream:
             while lines := stream.readlines(BATCH_BYTES):
                 yield [line for line in lines if line.strip()]
     else:
@@ -167,8 +193,29 @@ def _pieces(path: Path, name: str) -> Iterator[Any]:
             yield piece
 
 
+def _places(path: Path) -> Iterator[Lines]:
+    """The lines of a file in pieces of about BATCH_BYTES."""
+    start = 0
+    with open(path, "rb") as stream:
+        while data := stream.read(BATCH_BYTES):
+            data += stream.readline()
+            count = data.count(b"\n{") + data.startswith(b"{")
+            if count != data.count(b"\n") + (not data.endswith(b"\n")):  # something stands between the objects
+                count = sum(1 for _ in _full(data))
+            yield Lines(path, start, len(data), count)
+            start += len(data)
+
+
+def _full(data: bytes) -> Iterator[bytes]:
+    return (line for line in data.split(b"\n") if line.strip())
+
+
 def _user_turns(turns: Iterable[Any], where: str) -> list[str]:
     """Contents of the turns that nobody but a user says; `{role, content}` or `{from, value}`."""
+    with suppress(TypeError, KeyError):  # the common layout, quickly
+        found = [turn["content"] for turn in turns if turn["role"] not in _ANSWERERS]
+        if all(type(text) is str for text in found):
+            return found
     found = []
     for turn in turns:
         if not isinstance(turn, dict) or not {"role", "from"} & turn.keys():

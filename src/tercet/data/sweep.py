@@ -21,6 +21,8 @@ from tercet.data.crew import Crew
 from tercet.data.decontam import Index, excerpt
 from tercet.data.feed import Batch, Writer, batches, user_texts
 
+LARGE = 32 << 20  # bytes of rows for which processes are started at once
+
 Cell = tuple[str, str]  # a set of training rows and an exam task: ("sharegpt", "alpacaeval@1")
 
 
@@ -116,7 +118,8 @@ class _Searcher:
 def scan(files: Sequence[Path], index: Index, threshold: float = 0.5, workers: int = 1) -> Sweep:
     """Every row of some files past the exam, by `workers` processes; RowError names file and row of a bad one."""
     sweep = Sweep()
-    with Crew(_Searcher(index, threshold), workers) as crew:
+    large = sum(file.stat().st_size for file in files if file.exists()) > LARGE
+    with Crew(_Searcher(index, threshold), workers, 0 if large else None) as crew:
         _gather(crew.map(_stream(files)), sweep, index)
     return sweep
 
