@@ -284,6 +284,24 @@ def read_rows(path: Path) -> list[Row]:
     return [row_from(value, f"{path}: row {i}") for i, value in enumerate(read_table(path))]
 
 
+def stream_rows(path: Path) -> Iterator[Row]:
+    """Rows of an artefact, few in memory at a time; whole columns are read, which is several times as fast."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    names = [field.name for field in fields(Row) if field.name != "messages"]
+    with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as table:
+        if missing := {"messages", *names} - set(table.schema_arrow.names):
+            raise RowError(f"{path}: expected a table of rows, the columns {', '.join(sorted(missing))} are missing")
+        for piece in table.iter_batches(1000):
+            turns = piece.column("messages").flatten()
+            made = list(map(Message, *(turns.field(name).to_pylist() for name in ("role", "content"))))
+            ends = np.cumsum(piece.column("messages").value_lengths()).tolist()
+            columns = [piece.column(name).to_pylist() for name in names]
+            for start, end, name, *rest in zip((0, *ends[:-1]), ends, *columns, strict=True):
+                yield Row(name, tuple(made[start:end]), *rest)
+
+
 def read_pairs(path: Path) -> list[Pair]:
     """Pairs of an artefact written by `write_table`."""
     return [pair_from(value, f"{path}: row {i}") for i, value in enumerate(read_table(path))]

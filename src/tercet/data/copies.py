@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tercet.data.crew import Crew
 from tercet.data.decontam import ExamItem, Index, exam_items, excerpt
 from tercet.recipe import Mixture
-from tercet.rows import Pair, Row, pair_from, read_file, row_from
+from tercet.rows import Pair, Row, pair_from, read_file, stream_rows
 
 if TYPE_CHECKING:
     from tercet.store import Artifact
@@ -138,8 +138,9 @@ def prove_clean(path: Path, crew: Crew[Texts, list[list[Trace]]]) -> None:
 
 def stored(path: Path) -> Iterator[Row | Pair]:
     """The rows (or the pairs, by the name) of an artefact's table, one after another."""
-    make = pair_from if path.name == "pairs.parquet" else row_from
-    return (make(value, f"{path}: row {number}") for number, value in enumerate(read_file(path)))
+    if path.name != "pairs.parquet":
+        return stream_rows(path)
+    return (pair_from(value, f"{path}: row {number}") for number, value in enumerate(read_file(path)))
 
 
 def view(entry: Row | Pair) -> Row:

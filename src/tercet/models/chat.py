@@ -88,6 +88,7 @@ class Chat:
         self.tokenizer = tokenizer
         self.template = text
         self._specials = dict(tokenizer.special_tokens_map)
+        self._bos = tokenizer.bos_token_id  # looked up by the tokenizer each time it is asked
         self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._backend.post_processor = None  # some trim offsets; a chat template writes its own special tokens
         self._backend.no_truncation()
@@ -149,7 +150,7 @@ class Chat:
 
     def encode(self, messages: Sequence[Message], where: str = "row") -> Encoded:
         """Token ids and mask: every assistant turn is trained, its content and its end token, and nothing else."""
-        plan = self._plan(messages, where)
+        (plan,) = self._plans([(messages, where)])
         return self._masked(plan, self._backend.encode(plan.text, add_special_tokens=False))
 
     def encode_all(
@@ -163,7 +164,7 @@ class Chat:
         waiting: deque[tuple[list[Mark], list[_Plan], Future[list[Encoding]]]] = deque()
         with ThreadPoolExecutor(threads) as pool:
             while part := list(islice(source, PART)):
-                plans = [self._plan(messages, where) for _, messages, where in part]
+                plans = self._plans([(messages, where) for _, messages, where in part])
                 waiting.append(([mark for mark, _, _ in part], plans, pool.submit(tokenise, [p.text for p in plans])))
                 if len(waiting) > 2 * threads:
                     yield from self._finished(*waiting.popleft())
@@ -216,26 +217,44 @@ class Chat:
             )
         return encoding.ids[last]
 
-    def _plan(self, messages: Sequence[Message], where: str) -> _Plan:
-        text, last = self.text(messages), len(messages) - 1
-        spans = []
-        for turn, message in enumerate(messages):
-            if message.role != "assistant":
-                continue
-            head = self.text(messages[:turn], generation_prompt=True)
-            closed = text if turn == last else self.text(messages[: turn + 1])
-            end = len(closed) - len(self._closing) + len(self._end_text)
-            if not closed.endswith(self._closing):
-                raise self._unmarked(f"{where}: missing end-of-turn token {self._end_text!r} after turn {turn}", text)
-            if not text.startswith(head) or not text.startswith(closed[:end]) or not head.endswith(self._opening):
-                raise self._unmarked(
-                    f"{where}: the chat template writes the turns up to turn {turn} differently once later turns "
-                    "follow, so what is trained has no fixed place; use another template or other turns "
-                    "(a conversation starts with system or user)",
-                    text,
-                )
-            spans.append(Span(len(head), end))
-        return _Plan(text, spans, where)
+    def _plans(self, conversations: Sequence[tuple[Sequence[Message], str]]) -> list[_Plan]:
+        """What each conversation looks like; the template is asked for all of them together."""
+        turns = [[t for t, turn in enumerate(messages) if turn.role == "assistant"] for messages, _ in conversations]
+        cuts = [(messages, t) for (messages, _), own in zip(conversations, turns, strict=True) for t in own]
+        texts = self._texts([messages for messages, _ in conversations])
+        heads = iter(self._texts([messages[:t] for messages, t in cuts], generation_prompt=True))
+        closed = iter(self._texts([messages[: t + 1] for messages, t in cuts if t + 1 < len(messages)]))
+        plans = []
+        for (messages, where), own, text in zip(conversations, turns, texts, strict=True):
+            ends = [(t, next(heads), next(closed) if t + 1 < len(messages) else text) for t in own]
+            plans.append(_Plan(text, [self._span(turn, head, end, text, where) for turn, head, end in ends], where))
+        return plans
+
+    def _texts(self, conversations: Sequence[Sequence[Message]], *, generation_prompt: bool = False) -> list[str]:
+        """`text` of each; where the template refuses, the first that it refuses is named."""
+        plain = [[{"role": turn.role, "content": turn.content} for turn in messages] for messages in conversations]
+        render: Any = render_jinja_template
+        try:
+            found, _ = render(
+                plain, chat_template=self.template, add_generation_prompt=generation_prompt, **self._specials
+            )
+        except TemplateError:
+            found = [self.text(messages, generation_prompt=generation_prompt) for messages in conversations]
+        return list(found)
+
+    def _span(self, turn: int, head: str, closed: str, text: str, where: str) -> Span:
+        """Where an answer stands in its conversation's text: after `head`, to the end of `closed`."""
+        end = len(closed) - len(self._closing) + len(self._end_text)
+        if not closed.endswith(self._closing):
+            raise self._unmarked(f"{where}: missing end-of-turn token {self._end_text!r} after turn {turn}", text)
+        if not text.startswith(head) or not text.startswith(closed[:end]) or not head.endswith(self._opening):
+            raise self._unmarked(
+                f"{where}: the chat template writes the turns up to turn {turn} differently once later turns "
+                "follow, so what is trained has no fixed place; use another template or other turns "
+                "(a conversation starts with system or user)",
+                text,
+            )
+        return Span(len(head), end)
 
     def _finished(
         self, marks: list[Mark], plans: list[_Plan], encodings: Future[list[Encoding]]
@@ -259,7 +278,7 @@ class Chat:
         return encoded
 
     def _check(self, encoded: Encoded, where: str) -> None:
-        bos, ids = self.tokenizer.bos_token_id, encoded.token_ids
+        bos, ids = self._bos, encoded.token_ids
         if not any(encoded.mask):
             raise self._refusal(f"{where}: nothing to train: no assistant turn; add one or drop the row", encoded)
         if all(encoded.mask):

@@ -12,12 +12,12 @@ from tercet.device.mesh import Mesh, mesh
 from tercet.models.chat import Chat
 from tercet.models.folder import load_tokenizer
 from tercet.recipe import SFT
-from tercet.rows import row_from
+from tercet.rows import stream_rows
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch, Limit, Trees, answered, packed_steps, schedule, where, within
 from tercet.train.export import export, open_policy, write_truncation
 from tercet.train.loop import Loss, fit, reduce_tokens, start
-from tercet.train.tokens import NamedTree, Rule, prepare, stored
+from tercet.train.tokens import NamedTree, Rule, prepare
 
 
 def run(spec: SFT, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
@@ -45,8 +45,7 @@ def encode(spec: SFT, path: Path, chat: Chat, out: Path, ranks: Mesh, ctx: Conte
 
 def conversations(chat: Chat, path: Path, threads: int) -> Iterator[NamedTree]:
     """One tree per row: every assistant turn is trained."""
-    rows = enumerate(row_from(value, name) for name, value in stored(path))
-    named = ((row, row.messages, where(str(path), number, row)) for number, row in rows)
+    named = ((row, row.messages, where(str(path), number, row)) for number, row in enumerate(stream_rows(path)))
     for row, encoded in chat.encode_all(named, threads):
         yield row.id, row.source, answered(encoded)
 
