@@ -118,7 +118,7 @@ def _say_mixture(found: dict[str, Any]) -> None:
         total = {"part": "all", **found["total"]}
         table(
             ("part", "source", found["of"], found["counted"], "turns", "licence", "commercial"),
-            (_cells(line, keys) for line in (*found["sheet"], total)),
+            (_cells(_short(line), keys) for line in (*found["sheet"], total)),
         )
     for sentence in found["licences"]:
         say(sentence)
@@ -139,6 +139,11 @@ def _say_mixture(found: dict[str, Any]) -> None:
         say(f"{found['num_copies'] - len(found['copies'])} more copies are in removed.parquet")
     for row in found["others"]:
         say(f"{row['rule']}: {row['detail']} ({row['row']} of {row['source']})\n  row   {_line(row['row_text'])}")
+
+
+def _short(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of the sheet; a source that is one part of the same name is named once."""
+    return {**line, "source": ""} if line.get("source") == line["part"] else line
 
 
 def _say_expected(expected: dict[str, Any]) -> None:
