@@ -14,7 +14,7 @@ import os
 import sys
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 from jinja2 import TemplateError
 from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerFast
-from transformers.utils.chat_template_utils import render_jinja_template
+from transformers.utils import chat_template_utils
 
 from tercet.rows import PLAIN, Message
 
@@ -88,6 +88,7 @@ class Chat:
         self.tokenizer = tokenizer
         self.template = text
         self._specials = dict(tokenizer.special_tokens_map)
+        self._write = _writer(text, self._specials)
         self._bos = tokenizer.bos_token_id  # looked up by the tokenizer each time it is asked
         self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._backend.post_processor = None  # some trim offsets; a chat template writes its own special tokens
@@ -111,15 +112,11 @@ class Chat:
     def text(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
         """The template's text of a conversation."""
         plain = [{"role": message.role, "content": message.content} for message in messages]
-        render: Any = render_jinja_template  # its annotation forgets the second value
         try:
-            rendered, _ = render(
-                [plain], chat_template=self.template, add_generation_prompt=generation_prompt, **self._specials
-            )
+            return self._write(plain, generation_prompt)
         except TemplateError as error:  # the template's own refusal, or a special token it needs and does not have
             roles = ", ".join(message.role for message in messages)
             raise ChatError(f"the chat template refuses a conversation with the turns {roles}: {error}") from error
-        return rendered[0]
 
     def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> list[int]:
         """Token ids of a conversation, equal to `tokenizer.apply_chat_template(messages)`."""
@@ -150,7 +147,7 @@ class Chat:
 
     def encode(self, messages: Sequence[Message], where: str = "row") -> Encoded:
         """Token ids and mask: every assistant turn is trained, its content and its end token, and nothing else."""
-        (plan,) = self._plans([(messages, where)])
+        plan = self._plan(messages, where)
         return self._masked(plan, self._backend.encode(plan.text, add_special_tokens=False))
 
     def encode_all(
@@ -164,7 +161,7 @@ class Chat:
         waiting: deque[tuple[list[Mark], list[_Plan], Future[list[Encoding]]]] = deque()
         with ThreadPoolExecutor(threads) as pool:
             while part := list(islice(source, PART)):
-                plans = self._plans([(messages, where) for _, messages, where in part])
+                plans = [self._plan(messages, where) for _, messages, where in part]
                 waiting.append(([mark for mark, _, _ in part], plans, pool.submit(tokenise, [p.text for p in plans])))
                 if len(waiting) > 2 * threads:
                     yield from self._finished(*waiting.popleft())
@@ -217,30 +214,15 @@ class Chat:
             )
         return encoding.ids[last]
 
-    def _plans(self, conversations: Sequence[tuple[Sequence[Message], str]]) -> list[_Plan]:
-        """What each conversation looks like; the template is asked for all of them together."""
-        turns = [[t for t, turn in enumerate(messages) if turn.role == "assistant"] for messages, _ in conversations]
-        cuts = [(messages, t) for (messages, _), own in zip(conversations, turns, strict=True) for t in own]
-        texts = self._texts([messages for messages, _ in conversations])
-        heads = iter(self._texts([messages[:t] for messages, t in cuts], generation_prompt=True))
-        closed = iter(self._texts([messages[: t + 1] for messages, t in cuts if t + 1 < len(messages)]))
-        plans = []
-        for (messages, where), own, text in zip(conversations, turns, texts, strict=True):
-            ends = [(t, next(heads), next(closed) if t + 1 < len(messages) else text) for t in own]
-            plans.append(_Plan(text, [self._span(turn, head, end, text, where) for turn, head, end in ends], where))
-        return plans
-
-    def _texts(self, conversations: Sequence[Sequence[Message]], *, generation_prompt: bool = False) -> list[str]:
-        """`text` of each; where the template refuses, the first that it refuses is named."""
-        plain = [[{"role": turn.role, "content": turn.content} for turn in messages] for messages in conversations]
-        render: Any = render_jinja_template
-        try:
-            found, _ = render(
-                plain, chat_template=self.template, add_generation_prompt=generation_prompt, **self._specials
-            )
-        except TemplateError:
-            found = [self.text(messages, generation_prompt=generation_prompt) for messages in conversations]
-        return list(found)
+    def _plan(self, messages: Sequence[Message], where: str) -> _Plan:
+        text, last = self.text(messages), len(messages) - 1
+        spans = []
+        for turn, message in enumerate(messages):
+            if message.role == "assistant":
+                head = self.text(messages[:turn], generation_prompt=True)
+                closed = text if turn == last else self.text(messages[: turn + 1])
+                spans.append(self._span(turn, head, closed, text, where))
+        return _Plan(text, spans, where)
 
     def _span(self, turn: int, head: str, closed: str, text: str, where: str) -> Span:
         """Where an answer stands in its conversation's text: after `head`, to the end of `closed`."""
@@ -295,6 +277,23 @@ class Chat:
 
     def _decode(self, token_ids: Sequence[int]) -> str:
         return self._backend.decode(list(token_ids), skip_special_tokens=False)
+
+
+def _writer(template: str, specials: dict[str, Any]) -> Callable[[list[dict[str, str]], bool], str]:
+    """The template as a function of plain messages and whether an answer is awaited.
+
+    `render_jinja_template` copies messages and settings for every text; the compiled template it uses needs no copies
+    of plain texts, and is asked itself where this version of transformers has it.
+    """
+    compiled = getattr(chat_template_utils, "_compile_jinja_template", None)
+    if compiled is None:
+        render: Any = chat_template_utils.render_jinja_template  # its annotation forgets the second value
+        return lambda messages, waiting: str(
+            render([messages], chat_template=template, add_generation_prompt=waiting, **specials)[0][0]
+        )
+    write = compiled(template).render
+    rest = {"tools": None, "documents": None, **specials}
+    return lambda messages, waiting: str(write(messages=messages, add_generation_prompt=waiting, **rest))
 
 
 def last_turn(encoded: Encoded) -> tuple[list[int], list[int]]:

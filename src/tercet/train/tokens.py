@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice, pairwise
 from pathlib import Path
@@ -121,16 +122,24 @@ def _record_batch(part: Sequence[NamedTree]) -> pa.RecordBatch:
     masks = [([False] * len(tree.trunk), *(leaf.mask for leaf in tree.leaves)) for _, _, tree in part]
     sizes = [[len(piece) for piece in row] for row in pieces]
     columns = [_texts([name for name, _, _ in part]), _texts([source for _, source, _ in part])]
-    columns.append(_lists(sizes, list(map(len, sizes)), np.int32))
-    for rows, kind in ((pieces, np.int32), (masks, np.uint8)):
-        columns.append(_lists(chain.from_iterable(rows), list(map(sum, sizes)), kind))
+    columns.append(_lists(_joined("i", sizes), list(map(len, sizes))))
+    lengths = list(map(sum, sizes))
+    columns.append(_lists(_joined("i", chain.from_iterable(pieces)), lengths))
+    columns.append(_lists(np.frombuffer(b"".join(map(bytes, chain.from_iterable(masks))), np.uint8), lengths))
     return pa.record_batch(columns, schema=SCHEMA)
 
 
-def _lists(pieces: Iterable[Sequence[int]], lengths: list[int], kind: type) -> pa.ListArray:
-    """An Arrow array of lists; their values are the pieces in a row."""
-    values = _numbers(np.fromiter(chain.from_iterable(pieces), kind))
-    return pa.ListArray.from_arrays(_numbers(np.cumsum([0, *lengths]).astype(np.int32)), values)
+def _lists(values: np.ndarray, lengths: list[int]) -> pa.ListArray:
+    """An Arrow array of lists; `values` are theirs, one after another."""
+    return pa.ListArray.from_arrays(_numbers(np.cumsum([0, *lengths]).astype(np.int32)), _numbers(values))
+
+
+def _joined(kind: str, pieces: Iterable[Sequence[int]]) -> np.ndarray:
+    """All numbers in a row; by way of the standard library's arrays, which read lists twice as fast as numpy does."""
+    found = array(kind)
+    for piece in pieces:
+        found.fromlist(list(piece))
+    return np.frombuffer(found, np.int32) if found else np.zeros(0, np.int32)
 
 
 def _numbers(values: np.ndarray) -> pa.Array:
