@@ -40,7 +40,7 @@ TULU3 = (
 """Tülu 3's template (paper App. B.3): plain-text markers, no BOS, no default system prompt, no final newline."""
 
 TEMPLATES = {"tulu3": TULU3}
-PART = 64  # conversations that one thread tokenises at once
+PART = 256  # conversations that one thread tokenises at once
 
 Mark = TypeVar("Mark")
 
