@@ -19,6 +19,7 @@ import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def rows_with(found: Sequence[Record], *keys: str) -> list[Record]:
     The Python source is parsed and never run. RowError where no rows have the keys.
     """
     text = found[0]["text"] if len(found) == 1 and found[0].keys() <= {"text", PART} else None
-    rows = list(found) if text is None else _literal_rows(text, keys)
+    rows = list(found) if text is None else list(_literal_rows(text, keys))
     missing = [key for key in keys for row in rows if key not in row]
     if not rows or missing:
         shown = ", ".join(rows[0]) if rows else "no such rows"
@@ -219,11 +220,12 @@ def _download(source: Source) -> Path:
     return found
 
 
-def _literal_rows(text: str, keys: Sequence[str]) -> list[Record]:
+@cache
+def _literal_rows(text: str, keys: tuple[str, ...]) -> tuple[Record, ...]:
     try:
         tree = ast.parse(text)
     except SyntaxError:  # no Python
-        return []
+        return ()
     for node in ast.walk(tree):
         if isinstance(node, ast.List) and node.elts and all(isinstance(part, ast.Dict) for part in node.elts):
             try:
@@ -231,5 +233,5 @@ def _literal_rows(text: str, keys: Sequence[str]) -> list[Record]:
             except ValueError:  # not made of literals alone
                 continue
             if all(key in row for row in rows for key in keys):
-                return list(rows)
-    return []
+                return tuple(rows)
+    return ()

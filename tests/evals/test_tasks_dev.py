@@ -308,7 +308,7 @@ def test_programs_are_continued_inside_a_code_fence(name: str) -> None:
 def test_examples_are_read_from_a_python_source_without_running_it() -> None:
     source = "raise SystemExit\nOTHER = [{'x': f()}]\nSHOTS = [{'question': 'a', 'answer': 'b' 'c'}]\n"
     assert tasks_shots.gsm8k({}, [{"text": source}]) == [("Question: a\nAnswer:", "bc")]
-    with pytest.raises(TaskError, match="rows with the keys problem, solution"):
+    with pytest.raises(RowError, match="rows with the keys problem, solution"):
         tasks_shots.minerva({}, [{"text": source}])
 
 

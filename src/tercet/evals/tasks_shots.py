@@ -6,16 +6,14 @@ records, a harness's YAML with Q/A lines, or one of the BIG-Bench Hard prompt fi
 
 from __future__ import annotations
 
-import ast
 import random
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
 
 from tercet.evals.layout import Shot
 from tercet.evals.task import TaskError
-from tercet.hub import PART, Record
+from tercet.hub import PART, Record, rows_with
 
 OLMO_EVAL = "github:allenai/olmo-eval/src/olmo_eval/evals/tasks"
 HARNESS = "github:EleutherAI/lm-evaluation-harness/lm_eval/tasks"
@@ -27,17 +25,6 @@ SEED = 1234  # the few-shot seed of the published runs
 def columns(*names: str) -> Callable[[Record], tuple[str, ...]]:
     """A record's texts in these columns."""
     return lambda record: tuple(str(record[name]) for name in names)
-
-
-def rows_with(examples: Sequence[Record], *keys: str) -> list[Record]:
-    """The examples as rows that have these keys: a table's rows, or the first such list in a Python source file."""
-    rows = list(_python_rows(examples[0]["text"], keys)) if _is_text(examples) else list(examples)
-    missing = [key for key in keys for row in rows if key not in row]
-    if not rows or missing:
-        raise TaskError(
-            f"the few-shot examples were expected to be rows with the keys {', '.join(keys)}; got {rows!r:.80}"
-        )
-    return rows
 
 
 def questions_and_answers(examples: Sequence[Record]) -> list[Shot]:
@@ -148,20 +135,6 @@ def _drop_spans(answer: Record) -> list[str]:
 
 def _is_text(examples: Sequence[Record]) -> bool:
     return len(examples) == 1 and set(examples[0]) <= {"text", PART}
-
-
-@cache
-def _python_rows(source: str, keys: tuple[str, ...]) -> tuple[dict[str, Any], ...]:
-    """The first list of literal records with these keys in a Python source; the source is parsed, never run."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.List) and node.elts and all(isinstance(part, ast.Dict) for part in node.elts):
-            try:
-                rows = ast.literal_eval(node)
-            except ValueError:  # not made of literals alone
-                continue
-            if all(key in row for row in rows for key in keys):
-                return tuple(rows)
-    return ()
 
 
 @cache
