@@ -12,6 +12,7 @@ from tercet import hub
 from tercet.evals import tasks_dev, tasks_lm, tasks_quick, tasks_shots
 from tercet.evals.task import Generated, Item, Task, TaskError, card, items
 from tercet.pipeline import read_mirror
+from tercet.rows import RowError
 from tercet.verify import verifier
 
 TASKS = {task.id: task for task in (*tasks_dev.TASKS, *tasks_lm.TASKS)}
