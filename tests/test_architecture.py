@@ -25,7 +25,7 @@ LAYERS = {
     4: r"pipeline|stage",
     3: r"data|train|evals|report",
     2: r"models|device",
-    1: r"algos|verify|rows|hub|stats",
+    1: r"algos|verify|rows\w*|hub|stats",
     0: r"recipe\w*|store|track",
 }
 ROOMS = {"data", "train", "evals", "report", "models", "device", "algos", "verify"}
@@ -49,7 +49,7 @@ ONLY_IN = {
     "trl": r"(?!)",
 }
 TORCH_FREE = re.compile(
-    r"tercet(\.(cli\w*|pipeline|stage|recipe\w*|store|rows|hub|stats|track|verify|data|evals|report)(\..*)?)?"
+    r"tercet(\.(cli\w*|pipeline|stage|recipe\w*|store|rows\w*|hub|stats|track|verify|data|evals|report)(\..*)?)?"
 )
 # Kernels that are taken when somebody has installed them; nothing asks for them.
 WHEN_PRESENT = {"flash_attn", "liger_kernel", "lm_eval"}

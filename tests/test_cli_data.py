@@ -12,7 +12,8 @@ import pytest
 from tercet import cli_data
 from tercet.cli import OPTIONS
 from tercet.evals import suite
-from tercet.rows import read_file, write_table
+from tercet.rows import write_table
+from tercet.rows_file import read_file
 from tercet.store import StoreError
 
 QUESTION = "Ann has three pens and buys four more pens in the shop. How many pens has she in the end?"

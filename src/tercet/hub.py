@@ -23,7 +23,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tercet.rows import RowError, Source, read_file
+from tercet.rows import RowError, Source
+from tercet.rows_file import read_file
 
 Record = dict[str, Any]
 Place = str  # where a record stands, for messages: "rows.jsonl, row 7"

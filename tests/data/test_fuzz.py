@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from tercet.data import filters, sources
 from tercet.data.dedupe import Exact, near_duplicates, text_of
 from tercet.recipe import SourceSpec
-from tercet.rows import Message, Row, RowError, read_file
+from tercet.rows import Message, Row, RowError
+from tercet.rows_file import read_file
 
 ROWS = 10  # in a generated file
 READING_FAILS = (

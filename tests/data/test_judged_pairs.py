@@ -146,7 +146,7 @@ class Bench:
         self.opened: list[str] = []
 
     def run(self, seed: int = 7, **spec: Any) -> dict[str, float]:
-        def open_model(path: Path, dtype: str) -> Model:
+        def open_model(path: Path, dtype: str, engine: str) -> Model:
             self.opened.append(path.parent.name)
             return self.models[path.parent.name]
 

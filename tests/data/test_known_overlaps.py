@@ -15,7 +15,7 @@ from tercet.data.decontam import ExamItem, Index
 from tercet.data.sweep import scan
 from tercet.evals import suite
 from tercet.evals.task import examples_of, items, public_records
-from tercet.rows import read_file
+from tercet.rows_file import read_file
 
 N = 8
 

@@ -21,7 +21,8 @@ from tercet.data.ledger import AwayError, BudgetError, Ledger, Ledgered, LedgerE
 from tercet.data.personas import Sheet, synthesise
 from tercet.data.personas_checks import Plan
 from tercet.models.endpoint import EndpointGenerator
-from tercet.rows import Completion, Message, Messages, Row, Sampling, read_file, write_table
+from tercet.rows import Completion, Message, Messages, Row, Sampling, write_table
+from tercet.rows_file import read_file
 
 KILLS, LANES = 5, 4
 DRAWN = Sampling(max_new_tokens=10, temperature=1.0, n=3, seed=5)

@@ -13,7 +13,8 @@ from tercet.data.ledger import Ledger, Ledgered
 from tercet.data.personas import CHUNK, KINDS, Sheet, synthesise
 from tercet.data.personas_checks import Plan, majority
 from tercet.data.personas_text import CATEGORIES
-from tercet.rows import Completion, Messages, Row, RowError, Sampling, read_file
+from tercet.rows import Completion, Messages, Row, RowError, Sampling
+from tercet.rows_file import read_file
 from tercet.verify import verifier
 
 PERSONAS = ["A baker who counts everything", "A retired sailor", "A chess teacher from Riga", "A night nurse"]

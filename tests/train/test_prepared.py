@@ -91,7 +91,7 @@ def test_a_real_tokenizer_is_masked_as_by_hand(smol_chat, exchanges, system):
 
 
 def test_real_rows_are_masked_as_by_hand(smol_chat, shared_data):
-    from tercet.rows import read_file
+    from tercet.rows_file import read_file
 
     lines = read_file(shared_data / "train" / "gsm8k" / "train.jsonl.gz")
     rows = [turns([(line["question"], line["answer"])]) for _, line in zip(range(200), lines, strict=False)]

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tercet.data.crew import Crew
 from tercet.data.decontam import ExamItem, Index, exam_items, excerpt
 from tercet.recipe import Mixture
-from tercet.rows import Pair, Row, pair_from, read_file, stream_rows
+from tercet.rows import Pair, Row, pair_from, stream_rows
+from tercet.rows_file import read_file
 
 if TYPE_CHECKING:
     from tercet.store import Artifact

@@ -15,7 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from tercet.rows import RowError, read_file
+from tercet.rows import RowError
+from tercet.rows_file import read_file
 
 BATCH_BYTES = 2 << 20
 BATCH_ROWS = 2000

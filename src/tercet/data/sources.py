@@ -25,7 +25,8 @@ from tercet.data.adapters import ADAPTERS, PAIRS, UNFOLDS, WITH_EXAMPLES, Adapte
 from tercet.data.catalogue import HARDCODED
 from tercet.data.layouts import Raw, Skip, recognise
 from tercet.recipe import SourceSpec
-from tercet.rows import Pair, Row, RowError, Source, read_file
+from tercet.rows import Pair, Row, RowError, Source
+from tercet.rows_file import read_file
 
 if TYPE_CHECKING:
     from tercet.store import Artifact

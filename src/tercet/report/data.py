@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tercet.rows import RowError, read_file
+from tercet.rows import RowError
+from tercet.rows_file import read_file
 
 Object = dict[str, Any]
 MIXTURES = ("mix", "pairs")

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tercet.recipe import Recipe
-from tercet.rows import RowError, read_file
+from tercet.rows import RowError
+from tercet.rows_file import read_file
 
 if TYPE_CHECKING:
     from tercet.store import Artifact

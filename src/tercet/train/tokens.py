@@ -24,7 +24,7 @@ import transformers
 
 from tercet.models.chat import Chat
 from tercet.models.forest import Leaf, Tree
-from tercet.rows import read_file
+from tercet.rows_file import read_file
 from tercet.store import Context, Store, disk_errors, source_digest
 
 LAYOUT = "1"  # of the file; another layout is another key
