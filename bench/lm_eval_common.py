@@ -17,7 +17,8 @@ from peer import HERE, Job, Side, model_folder
 from tercet import hub
 from tercet.evals import suite
 from tercet.evals.task import Generated, Item, Task, items
-from tercet.rows import Source, read_file
+from tercet.rows import Source
+from tercet.rows_file import read_file
 
 PEER = HERE / ".lm-eval-venv"
 REQUIREMENTS = ("lm_eval[ifeval]==0.4.13", "transformers==5.23.0", "accelerate>=1.10", "nltk==3.9.2")
