@@ -352,19 +352,48 @@ class SFT(Fit):
 
 
 class DPO(Fit):
-    """Preference tuning (paper §5)."""
+    """Preference tuning (paper §5). simpo and orpo need no reference model; ipo averages log-ratios per token."""
 
     REFS = ("model", "pairs")
     kind: Literal["dpo"] = "dpo"
     pairs: str = Field(description="A stage of pairs: prefs, judged or pairs.")
-    loss: Literal["dpo", "dpo_norm", "simpo"] = Field("dpo_norm", description="Loss (paper: length-normalised DPO).")
+    loss: Literal["dpo", "dpo_norm", "simpo", "ipo", "wpo", "orpo"] = Field(
+        "dpo_norm", description="Loss (paper: length-normalised DPO)."
+    )
     beta: float = Field(
-        5.0, gt=0, description="Inverse temperature (paper T20: 5 for dpo_norm; use about 0.1 for dpo)."
+        5.0, gt=0, description="Inverse temperature (paper T20: 5 for dpo_norm; use about 0.1 for dpo, ipo, wpo)."
     )
     gamma_beta_ratio: float = Field(0.3, description="SimPO's margin over beta.")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="Share of flipped preferences assumed.")
+    sft_weight: float = Field(0.0, ge=0, description="Adds this times the chosen answer's mean token loss (RPO: 1).")
+    wpo_weight: Literal["mean", "published"] = Field(
+        "mean",
+        description="WPO's weight: from mean log-probs, without gradient; or from sums, with it, as the published code.",
+    )
+    odds_weight: float = Field(0.1, gt=0, description="ORPO's lambda, the weight of its log odds ratio.")
     learning_rate: float = Field(5e-7, gt=0, description="Peak learning rate (paper T20: 5e-7 for 8B).")
     warmup: float = Field(0.1, ge=0, lt=1, description="Share of steps that warm up (paper T20: 10%).")
+
+    @model_validator(mode="after")
+    def _of_one_loss(self) -> DPO:
+        orpo = self.loss == "orpo"
+        smoothed = self.label_smoothing > 0 and self.loss in ("ipo", "orpo")
+        refused = (
+            (smoothed, "label_smoothing is not defined for it; dpo, dpo_norm, simpo and wpo have it"),
+            (
+                self.sft_weight > 0 and orpo,
+                "sft_weight would count the chosen answers twice; orpo has that term already",
+            ),
+            (self._changed("beta") and orpo, "beta is not part of it; the weight of the odds ratio is odds_weight"),
+            (self._changed("odds_weight") and not orpo, "odds_weight belongs to orpo"),
+            (self._changed("wpo_weight") and self.loss != "wpo", "wpo_weight belongs to wpo"),
+        )
+        if found := [why for bad, why in refused if bad]:
+            raise ValueError(f'loss = "{self.loss}" does not go with this: {"; ".join(found)}')
+        return self
+
+    def _changed(self, key: str) -> bool:
+        return bool(getattr(self, key) != type(self).model_fields[key].default)
 
 
 class Reward(Fit):

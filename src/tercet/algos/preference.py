@@ -1,8 +1,8 @@
 """Preference losses: pure functions on summed log-probabilities.
 
 Notation as in the paper (§5): for a pair with chosen c and rejected r, `logps` are log pi(y | x) summed over the
-trained tokens of an answer, `lengths` its number of trained tokens. All arguments have shape (B,) and fp32.
-Each function returns one loss per pair, (B,).
+trained tokens of an answer, `lengths` its number of trained tokens; a mean log-probability is their quotient. All
+arguments have shape (B,) and fp32. Each function returns one loss per pair, (B,). Without reference: simpo, orpo, nll.
 """
 
 from __future__ import annotations
@@ -42,6 +42,48 @@ def simpo(policy: Sides, *, beta: float, gamma_beta_ratio: float, label_smoothin
     return _bradley_terry(beta * (margin - gamma_beta_ratio), label_smoothing)
 
 
+def ipo(policy: Sides, reference: Sides, *, beta: float) -> Tensor:
+    """(h - 1 / (2 beta))^2 with h the difference of the two log-ratios (Azar et al. 2023, eq. 17; beta is its tau).
+
+    Log-ratios are averages per token: mean (log pi - log ref)(c) - mean (log pi - log ref)(r). The paper writes sums;
+    TRL averages, and reports that the paper's authors did so too. The target 1 / (2 beta) is thus in nats per token.
+    """
+    chosen = (policy.chosen - reference.chosen) / policy.chosen_lengths
+    rejected = (policy.rejected - reference.rejected) / policy.rejected_lengths
+    return (chosen - rejected - 1.0 / (2.0 * beta)).square()
+
+
+def wpo(
+    policy: Sides, reference: Sides, *, beta: float, label_smoothing: float = 0.0, published: bool = False
+) -> Tensor:
+    """w * dpo with w = min(1, exp(mean log pi(c) + mean log pi(r))), without gradient (Zhou et al. 2024).
+
+    The alignment of w by sum_v pi(v)^2 (the paper's eq. 2) is left out, as in Tülu 3's code. `published` is what that
+    code computes: sums instead of means, so that w all but vanishes for long answers, and a gradient through w too.
+    """
+    if published:
+        log_weight = policy.chosen + policy.rejected
+    else:
+        log_weight = (policy.chosen / policy.chosen_lengths + policy.rejected / policy.rejected_lengths).detach()
+    return log_weight.exp().clamp(max=1.0) * dpo(policy, reference, beta=beta, label_smoothing=label_smoothing)
+
+
+def orpo(policy: Sides, *, odds_weight: float) -> Tensor:
+    """nll - lambda log sigmoid(log odds(c) - log odds(r)) (Hong et al. 2024, eq. 4, 6, 7); lambda is `odds_weight`.
+
+    odds = p / (1 - p) with log p the mean log-probability per token; nll is of the chosen answer's trained tokens
+    (TRL's also counts the prompt, and averages over all tokens of a batch).
+    """
+    chosen = _log_odds(policy.chosen / policy.chosen_lengths)
+    rejected = _log_odds(policy.rejected / policy.rejected_lengths)
+    return nll(policy) - odds_weight * logsigmoid(chosen - rejected)
+
+
+def nll(policy: Sides) -> Tensor:
+    """-mean log pi(c), the term that anchors another loss to the chosen answers (Pang et al. 2024, eq. 1: RPO)."""
+    return -policy.chosen / policy.chosen_lengths
+
+
 def bradley_terry(chosen: Tensor, rejected: Tensor) -> Tensor:
     """-log sigmoid(r(c) - r(r)), the reward model's loss (paper §5.4.1); scores and result (B,)."""
     return -logsigmoid(chosen - rejected)
@@ -56,3 +98,9 @@ def implicit_rewards(policy: Sides, reference: Sides, beta: float) -> tuple[Tens
 def _bradley_terry(logit: Tensor, label_smoothing: float) -> Tensor:
     loss = -(1.0 - label_smoothing) * logsigmoid(logit)
     return loss - label_smoothing * logsigmoid(-logit) if label_smoothing else loss
+
+
+def _log_odds(logps: Tensor) -> Tensor:
+    """log p - log(1 - p); p = 1, which rounding makes of a sure answer, counts as just below."""
+    below = logps.clamp(max=-torch.finfo(logps.dtype).eps)
+    return below - torch.log(-torch.expm1(below))

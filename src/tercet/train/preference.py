@@ -1,4 +1,4 @@
-"""Preference tuning: DPO, its length-normalised form and SimPO (paper §5)."""
+"""Preference tuning: DPO, its length-normalised form, SimPO (paper §5), IPO, WPO and ORPO."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tercet.algos.preference import Sides, dpo, dpo_norm, implicit_rewards, simpo
+from tercet.algos.preference import Sides, dpo, dpo_norm, implicit_rewards, ipo, nll, orpo, simpo, wpo
 from tercet.device.mesh import Mesh, mesh
 from tercet.models.chat import Chat
 from tercet.models.folder import load_tokenizer, model_digest
@@ -27,6 +27,7 @@ from tercet.train.loop import Loss, Sum, TrainingError, fit, leaf_sums, start
 from tercet.train.tokens import NamedTree, Rule, prepare, stored
 
 PART, SCORE_TOKENS = 16, 4096  # pairs read at once, and token budget of one batch, when reference log-probs are made
+REFERENCE_FREE = ("simpo", "orpo")
 
 
 def run(spec: DPO, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
@@ -36,7 +37,7 @@ def run(spec: DPO, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict
         chat = Chat(load_tokenizer(source))
         trees = encode_pairs(spec, inputs[spec.pairs].payload / "pairs.parquet", chat, out, ranks, ctx)
         policy = open_policy(source)
-        reference = None if spec.loss == "simpo" else _reference(policy, trees, source, out, spec, ranks)
+        reference = None if spec.loss in REFERENCE_FREE else _reference(policy, trees, source, out, spec, ranks)
         total = schedule(len(trees), spec.batch, spec.epochs, spec.steps)
         state = start(policy, spec, ranks, ctx)
         loss = partial(preference_loss, spec=spec)
@@ -98,7 +99,7 @@ def preference_loss(policy: nn.Module, batch: Batch, *, spec: DPO) -> Loss:
     sides = _sides(now, lengths)
     base = _sides(batch.values["reference_L"], lengths)
     losses = pair_losses(sides, base, spec)
-    won, lost = implicit_rewards(sides, base, spec.beta)
+    won, lost = _rewards(sides, base, spec)
     num = float(len(losses))
     metrics = {
         "accuracy": (won > lost).float().sum(),
@@ -112,13 +113,35 @@ def preference_loss(policy: nn.Module, batch: Batch, *, spec: DPO) -> Loss:
 
 
 def pair_losses(sides: Sides, base: Sides, spec: DPO) -> Tensor:
-    """Losses (B,) of the recipe's `loss`."""
-    if spec.loss == "simpo":
-        return simpo(
-            sides, beta=spec.beta, gamma_beta_ratio=spec.gamma_beta_ratio, label_smoothing=spec.label_smoothing
-        )
-    function = dpo_norm if spec.loss == "dpo_norm" else dpo
-    return function(sides, base, beta=spec.beta, label_smoothing=spec.label_smoothing)
+    """Losses (B,) of the recipe's `loss`, with its anchor to the chosen answers."""
+    losses = _preference(sides, base, spec)
+    return losses + spec.sft_weight * nll(sides) if spec.sft_weight else losses
+
+
+def _preference(sides: Sides, base: Sides, spec: DPO) -> Tensor:
+    beta, smoothing = spec.beta, spec.label_smoothing
+    match spec.loss:
+        case "simpo":
+            return simpo(sides, beta=beta, gamma_beta_ratio=spec.gamma_beta_ratio, label_smoothing=smoothing)
+        case "orpo":
+            return orpo(sides, odds_weight=spec.odds_weight)
+        case "ipo":
+            return ipo(sides, base, beta=beta)
+        case "wpo":
+            published = spec.wpo_weight == "published"
+            return wpo(sides, base, beta=beta, label_smoothing=smoothing, published=published)
+        case "dpo_norm":
+            return dpo_norm(sides, base, beta=beta, label_smoothing=smoothing)
+        case "dpo":
+            return dpo(sides, base, beta=beta, label_smoothing=smoothing)
+
+
+def _rewards(sides: Sides, base: Sides, spec: DPO) -> tuple[Tensor, Tensor]:
+    """What the metrics call rewards: beta times the log-ratios; for orpo, lambda times the mean log-probabilities."""
+    if spec.loss != "orpo":
+        return implicit_rewards(sides, base, spec.beta)
+    chosen, rejected = sides.chosen / sides.chosen_lengths, sides.rejected / sides.rejected_lengths
+    return spec.odds_weight * chosen.detach(), spec.odds_weight * rejected.detach()
 
 
 def _sides(values_L: Tensor, lengths_L: Tensor) -> Sides:
@@ -174,7 +197,7 @@ def token_digest(trees: Sequence[Tree]) -> str:
 
 
 def _check_start(module: nn.Module, trees: Sequence[Tree], reference: Tensor, spec: DPO, ranks: Mesh) -> None:
-    """With the policy still equal to its reference, the loss is log 2 (dpo, dpo_norm).
+    """With the policy still equal to its reference, the loss is log 2: dpo (also for wpo) or dpo_norm (also for ipo).
 
     On one rank the same batches give the same bits; on several the batches differ, and so does rounding.
     """
@@ -182,10 +205,11 @@ def _check_start(module: nn.Module, trees: Sequence[Tree], reference: Tensor, sp
     now = reference_logps(module, part, Mesh(device=ranks.device)).reshape(-1)
     lengths = torch.tensor([float(sum(leaf.mask)) for tree in part for leaf in tree.leaves])
     base = _sides(reference[:PART].reshape(-1), lengths)
-    found = float(pair_losses(_sides(now, lengths), base, spec).mean())
+    loss = dpo_norm if spec.loss in ("dpo_norm", "ipo") else dpo
+    found = float(loss(_sides(now, lengths), base, beta=spec.beta, label_smoothing=spec.label_smoothing).mean())
     slack = 1e-5 if ranks.size == 1 else 0.05
     if abs(found - math.log(2)) > slack:
         raise TrainingError(
-            f"the {spec.loss} loss before the first step is {found:.6f}, not log 2 = {math.log(2):.6f}: "
+            f"the {loss.__name__} loss before the first step is {found:.6f}, not log 2 = {math.log(2):.6f}: "
             "the reference log-probabilities do not belong to these weights; delete the draft and run again"
         )

@@ -1,0 +1,104 @@
+"""The dpo stage with every loss of the preference family on the tiny model, and the combinations it refuses."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from tercet.algos.preference import Sides, dpo_norm, nll
+from tercet.recipe import DPO
+from tercet.rows import read_table
+from tercet.track import read_metrics
+from tercet.train.preference import pair_losses
+
+FREE = {"simpo", "orpo"}
+SETTINGS = {
+    "dpo": {"loss": "dpo", "beta": 0.1},
+    "dpo_norm": {"loss": "dpo_norm"},
+    "simpo": {"loss": "simpo", "beta": 2.0},
+    "ipo": {"loss": "ipo", "beta": 0.5},
+    "wpo": {"loss": "wpo", "beta": 0.1, "label_smoothing": 0.1},
+    "wpo, published": {"loss": "wpo", "beta": 0.1, "wpo_weight": "published"},
+    "orpo": {"loss": "orpo", "odds_weight": 0.5},
+    "anchored": {"loss": "dpo_norm", "sft_weight": 1.0},
+}
+
+
+@pytest.fixture
+def cook(kitchen, tmp_path):
+    """Run the dpo stage in fp32 into `tmp_path/NAME`; returns its payload and its curve."""
+
+    def cook(name: str = "out", **settings):
+        out = tmp_path / name
+        kitchen.cook("dpo", out, dpo={"dtype": "float32", **settings}, placement={"checkpoint_seconds": 1e9})
+        return out, read_metrics(out.with_name(out.name + ".draft") / "metrics.jsonl")
+
+    return cook
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_stage_takes_a_step_with_every_loss_and_a_reference_only_where_the_loss_has_one(cook, name):
+    settings = SETTINGS[name]
+    out, curve = cook(steps=1, **settings)
+    assert len(curve) == 1
+    assert math.isfinite(curve[0]["loss"])
+    if name != "wpo, published":  # the weight of a whole answer's probability is as good as nothing
+        assert curve[0]["grad_norm"] > 0
+    assert (out / "tercet" / "reference.parquet").exists() is (settings["loss"] not in FREE)
+
+
+def test_ipo_starts_at_its_squared_target(cook):
+    _, curve = cook(steps=1, loss="ipo", beta=0.5)
+    assert curve[0]["loss"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_orpo_starts_at_the_loss_of_guessing_and_learns_which_answer_is_the_chosen_one(cook):
+    _, curve = cook(loss="orpo", odds_weight=1.0, warmup=0.0)
+    assert curve[0]["loss"] == pytest.approx(math.log(259) + math.log(2), rel=0.02)
+    assert curve[-1]["loss"] < 0.9 * curve[0]["loss"]
+    assert curve[-1]["accuracy"] > 0.9
+
+
+def test_an_anchor_adds_its_weight_times_the_mean_token_loss_of_the_chosen_answers(cook, kitchen):
+    _, plain = cook("plain", steps=1, batch=16)
+    out, anchored = cook("anchored", steps=1, batch=16, sft_weight=0.5)
+    table = read_table(out / "tercet" / "reference.parquet")
+    assert len(table) == 16
+    added = anchored[0]["loss"] - plain[0]["loss"]
+    assert added == pytest.approx(0.5 * math.log(259), rel=0.02)
+
+
+def test_pair_losses_of_the_defaults_are_dpo_norms():
+    source = torch.Generator().manual_seed(0)
+    policy, base = (Sides(*(-9 * torch.rand(2, 5, generator=source)), *torch.full((2, 5), 3.0)) for _ in range(2))
+    spec = DPO(model="base", pairs="taste")
+    plain = pair_losses(policy, base, spec)
+    assert torch.equal(plain, dpo_norm(policy, base, beta=5.0))
+    anchored = pair_losses(policy, base, spec.model_copy(update={"sft_weight": 2.0}))
+    torch.testing.assert_close(anchored, plain + 2.0 * nll(policy))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"loss": "ipo", "label_smoothing": 0.1}, "label_smoothing is not defined"),
+        ({"loss": "orpo", "label_smoothing": 0.1}, "label_smoothing is not defined"),
+        ({"loss": "orpo", "sft_weight": 1.0}, "orpo has that term already"),
+        ({"loss": "orpo", "beta": 0.1}, "the weight of the odds ratio is odds_weight"),
+        ({"loss": "dpo", "odds_weight": 0.2}, "odds_weight belongs to orpo"),
+        ({"loss": "dpo", "wpo_weight": "published"}, "wpo_weight belongs to wpo"),
+        ({"loss": "kto"}, "'dpo', 'dpo_norm', 'simpo', 'ipo', 'wpo' or 'orpo'"),
+    ],
+)
+def test_settings_that_a_loss_does_not_have_are_refused(settings, said):
+    with pytest.raises(ValidationError, match=said):
+        DPO(model="base", pairs="taste", **settings)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_resolved_spec_is_read_again_as_it_was(name):
+    spec = DPO(model="base", pairs="taste", **SETTINGS[name])
+    assert DPO(**spec.model_dump(mode="json")) == spec
