@@ -64,17 +64,14 @@ def decontaminate(args: argparse.Namespace) -> int:
 def exam_of(against: str, mirror_file: str | None) -> tuple[list[ExamItem], frozenset[str]]:
     """The items to keep out, from a folder with `exam.parquet` or from tasks and suites; and which tasks are unseen."""
     from tercet import hub, pipeline
-    from tercet.data.decontam import ExamItem, exam_items
+    from tercet.data.decontam import ExamItem, read_exam
     from tercet.data.synth import GENERATORS
     from tercet.evals import suite
     from tercet.evals.task import Generated, examples_of, items, public_records
 
     for folder in (Path(against), Path(against) / "payload"):
         if (folder / "exam.parquet").is_file():
-            exam = exam_items(folder / "exam.parquet")
-            cards = folder / "tasks.json"
-            known = json.loads(cards.read_text(encoding="utf-8")) if cards.is_file() else []
-            return exam, frozenset(card["name"] for card in known if card.get("locked"))
+            return read_exam(folder)
     names = [name.strip() for name in against.split(",") if name.strip()]
     if not names or (len(names) == 1 and Path(against).is_dir()):
         raise ValueError(f"--against {against!r}: expected suites, tasks, or a folder that holds exam.parquet")

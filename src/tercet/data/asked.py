@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from tercet.data.ledger import Done, Ledger, Ledgered, LedgerError
+from tercet.data.spool import batched
 from tercet.recipe import Asked
 from tercet.rows import Completion, Likelihood, Messages, Sampling, TableWriter
 
@@ -162,9 +162,7 @@ def _fact(ledger: Ledger, model: str, key: str) -> Fact:
 
 def pieces(rows: Iterable[T]) -> Iterator[list[T]]:
     """The same rows in lists of up to PIECE, as a table is written."""
-    waiting = iter(rows)
-    while piece := list(islice(waiting, PIECE)):
-        yield piece
+    return batched(rows, PIECE)
 
 
 def write_summary(out: Path, summary: dict[str, Any]) -> None:

@@ -6,16 +6,15 @@ than `share` of the items of an unseen exam goes as a whole (paper §3.2).
 
 from __future__ import annotations
 
-import json
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tercet.data.crew import Crew
-from tercet.data.decontam import ExamItem, Index, exam_items, excerpt
+from tercet.data.decontam import ExamItem, Index, excerpt, read_exam
+from tercet.data.spool import batched
 from tercet.recipe import Mixture
 from tercet.rows import Pair, Row, pair_from, stream_rows
 from tercet.rows_file import read_file
@@ -68,11 +67,9 @@ class Copies:
         items: list[ExamItem] = []
         unseen: set[str] = set()
         for name in spec.against:
-            payload = inputs[name].payload
-            items += exam_items(payload / "exam.parquet", shots=spec.shots)
-            cards = payload / "tasks.json"
-            known = json.loads(cards.read_text(encoding="utf-8")) if cards.is_file() else []
-            unseen |= {card["name"] for card in known if card.get("locked")}
+            found, locked = read_exam(inputs[name].payload, shots=spec.shots)
+            items += found
+            unseen |= locked
         return cls(Index(items, spec.ngram, exact=spec.exact), spec.share, frozenset(unseen))
 
     def note(self, part: str, traces: Sequence[Trace]) -> None:
@@ -126,8 +123,7 @@ def prove_clean(path: Path, crew: Crew[Texts, list[list[Trace]]]) -> None:
     waiting = deque[list[Row | Pair]]()
 
     def jobs() -> Iterator[Texts]:
-        rows = stored(path)
-        while some := list(islice(rows, _AT_ONCE)):
+        for some in batched(stored(path), _AT_ONCE):
             waiting.append(some)
             yield [view(row).user_turns for row in some]
 

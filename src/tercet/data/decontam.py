@@ -19,6 +19,7 @@ search engine for the first hundred hits of each n-gram.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -231,6 +232,14 @@ class Index:
 
     def _text(self, start: int, end: int) -> str:
         return " ".join(self._spelling[number] for number in self._ids[start:end].tolist() if number != END)
+
+
+def read_exam(payload: Path, *, shots: bool = True) -> tuple[list[ExamItem], frozenset[str]]:
+    """The items of a prompts artefact (see `exam_items`), and which of its tasks are of the unseen suite."""
+    cards = payload / "tasks.json"
+    known = json.loads(cards.read_text(encoding="utf-8")) if cards.is_file() else []
+    unseen = frozenset(card["name"] for card in known if card.get("locked"))
+    return exam_items(payload / "exam.parquet", shots=shots), unseen
 
 
 def exam_items(path: Path, *, shots: bool = True) -> list[ExamItem]:

@@ -14,7 +14,6 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -22,7 +21,7 @@ import numpy.typing as npt
 
 from tercet.data.crew import Crew
 from tercet.data.filters import Finding, split_words
-from tercet.data.spool import Spool
+from tercet.data.spool import Spool, batched
 from tercet.rows import Row
 
 Part = Literal["prompt", "conversation"]
@@ -180,10 +179,8 @@ def near_duplicates(
 
 def band_keys(texts: Iterable[str], near: Near, *, workers: int = 1) -> Hashes:
     """[texts, bands]: equal keys in a column say that two texts may be alike; 0 stands for white space."""
-    source = iter(texts)
-    chunks = iter(lambda: list(islice(source, _CHUNK)), [])
     with Crew(partial(_chunk_keys, near=near), workers) as crew:
-        parts = list(crew.map(chunks))
+        parts = list(crew.map(batched(texts, _CHUNK)))
     return np.concatenate(parts) if parts else np.zeros((0, near.bands[0]), np.uint64)
 
 

@@ -27,7 +27,7 @@ from tercet.data.dedupe import Exact, Near, Seen, key_of, near_duplicates, row_k
 from tercet.data.filters import Finding, checks, paper_filters
 from tercet.data.sheet import Sheet, Tally, expectation, write_summary
 from tercet.data.sources import Reading, check_verifiers, from_hub, label, load, load_pairs, lot
-from tercet.data.spool import Spool, in_order
+from tercet.data.spool import Spool, batched, in_order
 from tercet.recipe import Mixture, Pairs, SourceSpec
 from tercet.rows import Pair, Row, RowError, Source, TableWriter
 
@@ -82,7 +82,7 @@ def run(spec: Mixture, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
         expected = expectation(spec, tallies, strict=all(from_hub(source, ctx.mirror) for source in spec.sources))
         sheet = Sheet.of(spec, inputs)
         with TableWriter(out / f"{name}.parquet", kind) as table:
-            for some in _batched(mixing.shuffled(left), AT_ONCE):
+            for some in batched(mixing.shuffled(left), AT_ONCE):
                 table.write([entry for _, entry in some])
                 sheet.count([(tallies[source].source, entry) for source, entry in some])
         prove_clean(out / f"{name}.parquet", crew)
@@ -212,7 +212,7 @@ class Mixing:
         waiting = deque[tuple[list[Entry], list[Removed]]]()
 
         def jobs() -> Iterator[Texts]:
-            for batch in _batched(entries, AT_ONCE):
+            for batch in batched(entries, AT_ONCE):
                 tally.sampled += len(batch)
                 check_verifiers(entry for entry in batch if isinstance(entry, Row))
                 verdicts = [(entry, _objection(entry, filters, once)) for entry in batch]
@@ -305,8 +305,3 @@ def _objection(entry: Entry, filters: Mapping[str, Rule], once: Mapping[str, Rul
 def _removed(source: str, entry: Entry, rule: str, found: Finding) -> Removed:
     text = found.text or view(entry).messages[-1].content
     return Removed(source, entry.id, rule, found.detail, row_text=text if len(text) <= WIDTH else text[:WIDTH] + "…")
-
-
-def _batched(values: Iterable[T], size: int) -> Iterator[list[T]]:
-    source = iter(values)
-    return iter(lambda: list(islice(source, size)), [])

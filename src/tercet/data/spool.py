@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -48,3 +49,9 @@ def in_order(values: Iterable[T], key: Callable[[T], int], folder: Path | None =
     table = np.fromiter(pairs, np.dtype([("place", np.uint64), ("key", np.uint64)]))
     places = table["place"][np.argsort(table["key"], kind="stable")]
     return (spool[int(place)] for place in places), len(places)
+
+
+def batched(values: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The values in lists of `size`, the last one shorter."""
+    source = iter(values)
+    return iter(lambda: list(islice(source, size)), [])
