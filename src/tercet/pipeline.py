@@ -20,7 +20,7 @@ from rich.console import Console
 from tercet.hub import local_file
 from tercet.recipe import (
     BASE,
-    RLVR,
+    Rollouts,
     SFT,
     Base,
     Eval,
@@ -263,8 +263,11 @@ def _forecast(recipe: Recipe, name: str, lines: dict[str, PlanLine]) -> dict[str
             return {"rows": pq.read_metadata(line.path / "payload" / file).num_rows}
     if isinstance(spec, Synth | Mixture | Personas | Judged | Prefs):
         ahead |= _rows_ahead(spec, known)
-    elif isinstance(spec, RLVR):
-        ahead |= {"steps": spec.steps * spec.minibatches, "completions": spec.steps * spec.batch * spec.samples}
+    elif isinstance(spec, Rollouts):
+        ahead |= {
+            "steps": spec.steps * spec.minibatches * spec.passes,
+            "completions": spec.steps * spec.batch * spec.samples,
+        }
     elif isinstance(spec, Fit):
         rows = known[spec.rows if isinstance(spec, SFT) else spec.pairs]
         ahead["steps"] = spec.steps or math.ceil(rows * spec.epochs / spec.batch)

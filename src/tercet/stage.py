@@ -51,11 +51,12 @@ ROOMS: dict[str, Room] = {
     "sft": Room("tercet.train.sft", 1),
     "dpo": Room("tercet.train.preference", 1),
     "reward": Room("tercet.train.reward", 1),
-    "rlvr": Room("tercet.train.rlvr", 1),
+    "rlvr": Room("tercet.train.rlvr", 2),
+    "ppo": Room("tercet.train.ppo", 1),
     "eval": Room("tercet.evals.run", 2),
     "report": Room("tercet.report.page", 2),
 }
-PARALLEL = ("sft", "dpo", "reward", "rlvr")  # kinds that use placement.ranks
+PARALLEL = ("sft", "dpo", "reward", "rlvr", "ppo")  # kinds that use placement.ranks
 PR_SET_PDEATHSIG = 1
 DISK_FULL = os.EX_IOERR  # a full disk may have no room for result.json; the pipeline still hears of it
 GRACE = 10.0  # seconds a stage gets to stop by itself

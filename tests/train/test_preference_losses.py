@@ -90,7 +90,7 @@ def test_pair_losses_of_the_defaults_are_dpo_norms():
         ({"loss": "orpo", "beta": 0.1}, "the weight of the odds ratio is odds_weight"),
         ({"loss": "dpo", "odds_weight": 0.2}, "odds_weight belongs to orpo"),
         ({"loss": "dpo", "wpo_weight": "published"}, "wpo_weight belongs to wpo"),
-        ({"loss": "kto"}, "'dpo', 'dpo_norm', 'simpo', 'ipo', 'wpo' or 'orpo'"),
+        ({"loss": "kta"}, "'dpo', 'dpo_norm', 'simpo', 'ipo', 'wpo', 'orpo' or 'kto'"),
     ],
 )
 def test_settings_that_a_loss_does_not_have_are_refused(settings, said):

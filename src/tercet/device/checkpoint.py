@@ -21,11 +21,17 @@ KEPT = 2
 
 
 def save(
-    folder: Path, step: int, trainable: Trainable, optimizer: torch.optim.Optimizer, extra: dict[str, Any]
+    folder: Path,
+    step: int,
+    trainable: Trainable,
+    optimizer: torch.optim.Optimizer,
+    extra: dict[str, Any],
+    kept: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Write `folder/step-N`; a killed writer leaves only a draft, which the next one removes.
 
     `extra` holds at least `updates`, how often the optimiser has stepped: fewer times than N where steps were empty.
+    `kept` are further tensors, e.g. of a moving reference; `load` writes into the same ones.
     """
     mesh = trainable.mesh
     draft, final = folder / f".draft-{step}", folder / f"step-{step:08d}"
@@ -36,7 +42,7 @@ def save(
     mesh.barrier()
     try:
         with _alone_is_fine():
-            dcp.save(_state(trainable, optimizer), checkpoint_id=str(draft), no_dist=mesh.size == 1)
+            dcp.save(_state(trainable, optimizer, kept), checkpoint_id=str(draft), no_dist=mesh.size == 1)
     except CheckpointException as error:  # no Exception; what is behind it, such as a full disk, is one
         raise next((cause for cause, _ in error.failures.values()), error) from error
     mesh.barrier()
@@ -49,12 +55,17 @@ def save(
     mesh.barrier()
 
 
-def load(folder: Path, trainable: Trainable, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+def load(
+    folder: Path,
+    trainable: Trainable,
+    optimizer: torch.optim.Optimizer,
+    kept: dict[str, torch.Tensor] | None = None,
+) -> dict[str, Any] | None:
     """Restore the newest checkpoint; None when there is none. Returns what `extra` held, and the step."""
     found = sorted(folder.glob("step-*"))
     if not found:
         return None
-    state = _state(trainable, optimizer)
+    state = _state(trainable, optimizer, kept)
     with _alone_is_fine():
         dcp.load(state, checkpoint_id=str(found[-1]), no_dist=trainable.mesh.size == 1)
     trainable.load_masters({name.removeprefix("master."): t for name, t in state.items() if name.startswith("master.")})
@@ -63,9 +74,11 @@ def load(folder: Path, trainable: Trainable, optimizer: torch.optim.Optimizer) -
     return extra
 
 
-def _state(trainable: Trainable, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def _state(
+    trainable: Trainable, optimizer: torch.optim.Optimizer, kept: dict[str, torch.Tensor] | None
+) -> dict[str, Any]:
     """Masters and both moments by name; moments that do not exist yet are zeros."""
-    state: dict[str, Any] = {}
+    state: dict[str, Any] = {f"kept.{name}": value for name, value in (kept or {}).items()}
     for name, master in zip(trainable.names, trainable.masters, strict=True):
         state[f"master.{name}"] = master.detach()
         moments = optimizer.state.get(master, {})

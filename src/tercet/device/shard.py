@@ -46,17 +46,22 @@ class Trainable:
                 for work, master in zip(self.module.parameters(), self.masters, strict=True):
                     work.copy_(master)
 
-    def grad_norm(self) -> float:
-        """Norm of all gradients over all ranks."""
-        norm = nn.utils.get_total_norm(self._grads())
+    def grad_norm(self, part: str = "") -> float:
+        """Norm of all gradients over all ranks, of the parameters whose names begin with `part`."""
+        norm = nn.utils.get_total_norm(self._grads(part))
         return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
-    def scale_grads(self, factor: float) -> None:
-        """Multiply all gradients."""
-        torch._foreach_mul_(self._grads(), factor)
+    def scale_grads(self, factor: float, part: str = "") -> None:
+        """Multiply the gradients of a part."""
+        if grads := self._grads(part):
+            torch._foreach_mul_(grads, factor)
 
-    def _grads(self) -> list[Tensor]:
-        return [master.grad for master in self.masters if master.grad is not None]
+    def part(self, name: str = "") -> list[nn.Parameter]:
+        """The masters of a submodule; of all when `name` is empty."""
+        return [master for own, master in zip(self.names, self.masters, strict=True) if own.startswith(name)]
+
+    def _grads(self, part: str) -> list[Tensor]:
+        return [master.grad for master in self.part(part) if master.grad is not None]
 
     def full_state(self) -> Iterator[tuple[str, Tensor]]:
         """Names and whole fp32 masters, one at a time; every rank must iterate."""

@@ -36,11 +36,18 @@ class Sum(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What is minimised, and what is watched."""
+    """What is minimised, and what is watched.
+
+    Where two modules are trained side by side, `part` names the one this loss is of (`"policy."`): each part has its
+    own weight, its own gradient clip, and its loss a metric of its own.
+    """
 
     objective: Sum
     metrics: dict[str, Sum]
+    part: str = ""
 
+
+LOSS = "loss:"  # before the name of the part
 
 LossFn = Callable[[nn.Module, Batch], Loss]
 
@@ -54,22 +61,37 @@ class State:
     step: int = 0  # steps taken from the source
     updates: int = 0  # optimiser updates made
     extra: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)  # tensors that change beside the weights
 
 
-def start(module: nn.Module, spec: Fit, mesh: Mesh, ctx: Context) -> State:
-    """Masters and optimiser, restored from the newest checkpoint where there is one."""
+def start(
+    module: nn.Module,
+    spec: Fit,
+    mesh: Mesh,
+    ctx: Context,
+    *,
+    rates: dict[str, float] | None = None,
+    kept: dict[str, Tensor] | None = None,
+) -> State:
+    """Masters and optimiser, restored from the newest checkpoint where there is one.
+
+    `rates` are the peak learning rates of parts of the module, `{"critic.": 1e-6}`; `kept` are further tensors that
+    checkpoints hold.
+    """
     trainable = Trainable(module.eval(), getattr(torch, spec.dtype), mesh)
     fused = mesh.size == 1  # fused AdamW does not take sharded tensors on CPU
+    parts = rates or {"": spec.learning_rate}
+    groups = [{"params": trainable.part(part), "peak": rate / spec.learning_rate} for part, rate in parts.items()]
     optimizer = torch.optim.AdamW(
-        trainable.masters,
+        groups,
         lr=spec.learning_rate,
         betas=spec.betas,
         eps=spec.eps,
         weight_decay=spec.weight_decay,
         fused=fused,
     )
-    state = State(trainable, optimizer)
-    found = checkpoint.load(ctx.work / "checkpoints", trainable, optimizer)
+    state = State(trainable, optimizer, kept=kept or {})
+    found = checkpoint.load(ctx.work / "checkpoints", trainable, optimizer, state.kept)
     if found is not None:
         state.step, state.updates, state.extra = found["step"], found["updates"], found["extra"]
     return state
@@ -123,32 +145,31 @@ def fit(  # noqa: PLR0913  (the loop's six arguments are its contract)
 def save(state: State, ctx: Context) -> None:
     """Write an exact checkpoint of this state."""
     extra = {"updates": state.updates, "extra": state.extra}
-    checkpoint.save(ctx.work / "checkpoints", state.step, state.trainable, state.optimizer, extra)
+    checkpoint.save(ctx.work / "checkpoints", state.step, state.trainable, state.optimizer, extra, state.kept)
 
 
 def _update(state: State, step: Step, loss: LossFn, rate: float, spec: Fit) -> dict[str, float]:
     """One optimiser update. A step without weight (every group skipped) changes nothing."""
     trainable, mesh = state.trainable, state.trainable.mesh
     began = time.monotonic()
-    sums: dict[str, list[float]] = {"loss": [0.0, 0.0], "tokens": [0.0, 0.0], "useful_tokens": [0.0, 0.0]}
+    sums: dict[str, list[float]] = {"tokens": [0.0, 0.0], "useful_tokens": [0.0, 0.0]}
     for number, batch in enumerate(step.batches):
         if number:
             release_memory(mesh.device)
         found = loss(trainable.module, batch)
         trainable.backward(found.objective.total)
-        for name, part in (("loss", found.objective), *found.metrics.items()):
+        for name, part in ((LOSS + found.part, found.objective), *found.metrics.items()):
             entry = sums.setdefault(name, [0.0, 0.0])
             entry[0] += float(part.total.detach())
             entry[1] += part.weight
         sums["tokens"][0] += batch.num_tokens
         sums["useful_tokens"][0] += len(batch.forest.targets_P)
     totals = _over_ranks(sums, mesh)
-    weight = totals["loss"][1]
     measured = {name: total / weight for name, (total, weight) in totals.items() if weight}
-    measured |= {"lr": rate, "tokens": totals["tokens"][0], "useful_tokens": totals["useful_tokens"][0]}
-    if weight:
-        _check_finite(measured["loss"], state)
-        measured["grad_norm"] = _descend(state, weight, rate, spec)
+    measured |= {"tokens": totals["tokens"][0], "useful_tokens": totals["useful_tokens"][0], "lr": rate}
+    weights = {name.removeprefix(LOSS): totals[name][1] for name in totals if name.startswith(LOSS)}
+    norms = _descend(state, {part: weight for part, weight in weights.items() if weight}, measured, rate, spec)
+    measured = {_metric(name): value for name, value in (measured | norms).items()}
     seconds = max(time.monotonic() - began, 1e-9)
     measured["tokens_per_second"] = measured["tokens"] / seconds
     if (peak := peak_flops(mesh.device)) is not None:
@@ -157,22 +178,35 @@ def _update(state: State, step: Step, loss: LossFn, rate: float, spec: Fit) -> d
     return measured
 
 
-def _descend(state: State, weight: float, rate: float, spec: Fit) -> float:
-    """Divide once, clip, step, publish. Division and clip are one pass over the gradients."""
-    trainable = state.trainable
-    norm = trainable.grad_norm() / weight
-    trainable.scale_grads(min(1.0, spec.clip / (norm + 1e-6)) / weight)
-    if not math.isfinite(norm):
-        raise TrainingError(
-            f"the gradient norm is {norm} at step {state.step + 1}; lower learning_rate or look at the rows"
-        )
+def _metric(name: str) -> str:
+    """`loss:` is shown as `loss`, `loss:policy.` too, `loss:critic.` as `critic_loss`; gradient norms alike."""
+    kind, colon, part = name.partition(":")
+    part = part.rstrip(".")
+    return name if not colon else kind if part in ("", "policy") else f"{part}_{kind}"
+
+
+def _descend(
+    state: State, weights: dict[str, float], measured: dict[str, float], rate: float, spec: Fit
+) -> dict[str, float]:
+    """Divide once, clip, step, publish; each part by itself. Division and clip are one pass over the gradients."""
+    if not weights:
+        return {}
+    trainable, norms = state.trainable, {}
+    for part, weight in weights.items():
+        _check_finite(measured[LOSS + part], state)
+        norm = norms[f"grad_norm:{part}"] = trainable.grad_norm(part) / weight
+        trainable.scale_grads(min(1.0, spec.clip / (norm + 1e-6)) / weight, part)
+        if not math.isfinite(norm):
+            raise TrainingError(
+                f"the gradient norm is {norm} at step {state.step + 1}; lower learning_rate or look at the rows"
+            )
     for group in state.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("peak", 1.0)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     trainable.published()
     state.updates += 1
-    return norm
+    return norms
 
 
 def _check_finite(loss: float, state: State) -> None:
