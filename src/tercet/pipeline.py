@@ -20,7 +20,6 @@ from rich.console import Console
 from tercet.hub import local_file
 from tercet.recipe import (
     BASE,
-    Rollouts,
     SFT,
     Base,
     Eval,
@@ -32,6 +31,7 @@ from tercet.recipe import (
     Prompts,
     Recipe,
     RecipeError,
+    Rollouts,
     SourceSpec,
     Synth,
     sources,
