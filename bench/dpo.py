@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import peer
+from ratios import tell
 
+SPEED = 2.2  # times the peer's, at least
 SPEAKERS = {"human": "user", "gpt": "assistant", "system": "system"}
 
 
@@ -39,6 +41,7 @@ def speed(options: argparse.Namespace, job: peer.Job, rows: list[dict[str, Any]]
         peer.Side("TRL, reference cached", peer.theirs("trl_dpo.py"), job | {"variant": "cached"}),
     ]
     peer.compare("dpo", sides, rows, rate="trained_per_second", options=options)
+    tell("dpo", sides, rate="trained_per_second", speed=SPEED)
 
 
 def parity(job: peer.Job, rows: list[dict[str, Any]]) -> None:

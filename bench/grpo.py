@@ -1,4 +1,6 @@
-"""GRPO, Tercet against TRL: the same prompts, group size and length; seconds a step with generation, peak memory.
+"""GRPO, Tercet against TRL: the same prompts, group size and lengths; speed, peak memory, time of each phase of a step.
+
+Both sides write exactly `--max-new-tokens` for every completion, with their own local generators.
 
 python bench/grpo.py --data train.jsonl.gz
 """
@@ -9,6 +11,10 @@ import argparse
 from typing import Any
 
 import peer
+from ratios import keep, phases, tell
+
+SPEED = 2.5  # times the peer's, at least
+MAX_PROMPT = 1024  # tokens
 
 
 def main() -> None:
@@ -24,9 +30,21 @@ def main() -> None:
 
         return grpo(options.job)
     names = ("batch", "samples", "max_new_tokens", "kl_beta")
-    job = peer.base_job(options) | {name: getattr(options, name) for name in names}
+    job = peer.base_job(options) | {name: getattr(options, name) for name in names} | {"max_tokens": MAX_PROMPT}
     sides = [peer.Side("Tercet", peer.ours("grpo.py"), job), peer.Side("TRL", peer.theirs("trl_grpo.py"), job)]
-    return peer.compare("grpo", sides, prompts(options), rate="trained_per_second", options=options)
+    peer.compare("grpo", sides, prompts(options), rate="trained_per_second", options=options)
+    check_lengths(sides, job)
+    tell("grpo", sides, rate="trained_per_second", speed=SPEED)
+    found = phases(sides)
+    return keep("grpo", {"phases": found}) if options.only is None else None
+
+
+def check_lengths(sides: list[peer.Side], job: peer.Job) -> None:
+    """Every step of every side must have trained on the same number of tokens."""
+    expected = job["batch"] * job["samples"] * job["max_new_tokens"]
+    for side in sides:
+        if wrong := [n for figures in side.rounds for n in figures["trained"] if round(n) != expected]:
+            raise SystemExit(f"{side.name} trained on {wrong[0]:g} tokens in a step; {expected} were to be written")
 
 
 def prompts(options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from tercet.device.mesh import mesh
-from tercet.models.chat import Chat
+from tercet import verify
+from tercet.device.mesh import Mesh, mesh
 from tercet.models.folder import load_tokenizer
 from tercet.models.forest import Forest, Leaf, Tree
-from tercet.recipe import DPO, RLVR, SFT, Base, Placement, Recipe
-from tercet.rows import Row, messages_from
-from tercet.store import Context
+from tercet.models.generate import LocalGenerator
+from tercet.recipe import DPO, RLVR, SFT, Base, Fit, Placement, Recipe, Reward
+from tercet.rows import Row, messages_from, write_table
+from tercet.store import Artifact, Context
 from tercet.track import Tracker
-from tercet.train import rollout
-from tercet.train.batch import Step, batches
+from tercet.train import rlvr
+from tercet.train.batch import Step, batches, chosen_rows
 from tercet.train.export import open_policy
 from tercet.train.loop import fit, start
 from tercet.train.preference import preference_loss, reference_logps
-from tercet.train.rlvr import grpo_loss
+from tercet.train.reward import open_scorer, reward_loss
 from tercet.train.sft import sft_loss
 
 Job = dict[str, Any]
+Values = Callable[[list[int], Forest], dict[str, torch.Tensor]]
 
 
 class Notes:
@@ -48,6 +55,22 @@ class Notes:
         return [step[name] for step in self.steps]
 
 
+class OptimizerClock:
+    """Seconds that each call of any optimiser's `step` took."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._began = 0.0
+        register_optimizer_step_pre_hook(self._begin)
+        register_optimizer_step_post_hook(self._end)
+
+    def _begin(self, *_: object) -> None:
+        self._began = _now()
+
+    def _end(self, *_: object) -> None:
+        self.seconds.append(_now() - self._began)
+
+
 def sft(file: Path) -> None:
     """Supervised finetuning."""
     job, rows, notes, ctx = prepare(file)
@@ -55,9 +78,8 @@ def sft(file: Path) -> None:
     spec = SFT(model="base", rows="rows", max_tokens=job["max_tokens"], **common(job))
     with mesh() as ranks:
         state = start(open_policy(Path(job["model"])), spec, ranks, ctx)
-        parts = (trees[k * spec.batch : (k + 1) * spec.batch] for k in range(job["steps"]))
-        steps = (Step(batches(part, ctx.recipe.placement.micro_tokens, ranks)) for part in parts)
-        fit(state, steps, partial(sft_loss, reduction="token_mean"), spec, ctx, total=job["steps"])
+        loss = partial(sft_loss, reduction="token_mean")
+        fit(state, in_order(trees, spec, ctx, ranks), loss, spec, ctx, total=job["steps"])
     write(job, notes)
 
 
@@ -68,69 +90,108 @@ def dpo(file: Path) -> None:
     spec = DPO(model="base", pairs="pairs", loss="dpo", beta=job["beta"], max_tokens=job["max_tokens"], **common(job))
     with mesh() as ranks:
         began = time.perf_counter()
-        frozen = open_policy(Path(job["model"]), getattr(torch, spec.dtype))
+        frozen = open_policy(Path(job["model"]), getattr(torch, spec.dtype)).to(ranks.device)
         reference = reference_logps(frozen, trees, ranks)
         seconds = time.perf_counter() - began
         del frozen
         state = start(open_policy(Path(job["model"])), spec, ranks, ctx)
 
-        def steps() -> Iterator[Step]:
-            for first in range(0, job["steps"] * spec.batch, spec.batch):
+        def values(items: list[int], forest: Forest) -> dict[str, torch.Tensor]:
+            return {"reference_L": reference[items].reshape(-1)}
 
-                def values(items: list[int], forest: Forest, first: int = first) -> dict[str, torch.Tensor]:
-                    return {"reference_L": reference[[first + i for i in items]].reshape(-1)}
-
-                part = trees[first : first + spec.batch]
-                yield Step(batches(part, ctx.recipe.placement.micro_tokens, ranks, values))
-
-        fit(state, steps(), partial(preference_loss, spec=spec), spec, ctx, total=job["steps"])
+        steps = in_order(trees, spec, ctx, ranks, values)
+        fit(state, steps, partial(preference_loss, spec=spec), spec, ctx, total=job["steps"])
     write(job, notes, reference_seconds=seconds)
 
 
-def grpo(file: Path) -> None:
-    """Rollouts and updates."""
-    job, raw, notes, ctx = prepare(file)
-    rows = [Row(str(i), messages_from(r["prompt"]), verifier="gsm8k@1", truth=r["truth"]) for i, r in enumerate(raw)]
-    names = ("samples", "max_new_tokens", "kl_beta")
-    spec = RLVR(model="base", prompts="rows", **{name: job[name] for name in names}, **common(job))
-    source, dtype = Path(job["model"]), getattr(torch, spec.dtype)
-    rollout.set_advantages = partial(alternating, learn=rollout.set_advantages)
+def reward(file: Path) -> None:
+    """The reward model."""
+    job, rows, notes, ctx = prepare(file)
+    trees = [pair(row) for row in rows]
+    spec = Reward(model="base", pairs="pairs", max_tokens=job["max_tokens"], **common(job))
+    source = Path(job["model"])
     with mesh() as ranks:
-        state = start(open_policy(source), spec, ranks, ctx)
-        reference = open_policy(source, dtype).requires_grad_(False) if spec.kl_beta > 0 else None
-        placement = ctx.recipe.placement
-        writer = rollout.Writer(state.trainable, source, Chat(load_tokenizer(source)), placement.gen_rows)
-        ledger = rollout.Ledger(ctx.work / "rollouts.jsonl", 0, ranks)
-        steps = rollout.rounds(rows, writer, reference, ledger, spec, ctx, first=0)
-        fit(state, steps, partial(grpo_loss, spec=spec), spec, ctx, total=job["steps"])
+        state = start(open_scorer(source, load_tokenizer(source).pad_token_id, ctx.seed), spec, ranks, ctx)
+        fit(state, in_order(trees, spec, ctx, ranks), reward_loss, spec, ctx, total=job["steps"])
     write(job, notes)
 
 
-def alternating(groups: list[rollout.Group], spec: RLVR, learn: Any) -> list[rollout.Group]:
-    """Rewards 0, 1, 0, 1 on both sides: a group of equal rewards would be skipped here and computed there."""
-    for group in groups:
-        for number, one in enumerate(group.samples):
-            one.reward = float(number % 2)
-    return learn(groups, spec)
+def grpo(file: Path) -> None:
+    """The whole RLVR stage, rows to weights; every completion is as long as the budget, half of them are rewarded."""
+    job, raw, notes, ctx = prepare(file)
+    names = ("samples", "max_tokens", "max_new_tokens", "kl_beta")
+    settings = common(job) | {name: job[name] for name in names}
+    spec = RLVR(model="base", prompts="rows", no_eos_reward="keep", **settings)
+    alternate()
+    endless()
+    size = job["steps"] * spec.batch
+    places = [i for k in range(job["steps"]) for i in chosen_rows(k, size, spec.batch, ctx.seed)]
+    rows: list[Row | None] = [None] * size
+    for place, row in zip(places, raw, strict=False):  # so that the stage, which shuffles, keeps the job's order
+        rows[place] = Row(str(place), messages_from(row["prompt"]), verifier="alternating@1", truth=row["truth"])
+    inputs = {name: artifact(ctx.work / name) for name in ("base", "rows")}
+    inputs["base"].payload.symlink_to(job["model"])
+    write_table(inputs["rows"].payload / "rows.parquet", rows)
+    clock = OptimizerClock()
+    out = ctx.work / "out"
+    out.mkdir()
+    rlvr.run(spec, inputs, out, ctx)
+    write(job, notes, phases=phases(notes, clock))
+
+
+def alternate() -> None:
+    """A judge that says 0, 1, 0, 1: a group of equal rewards would be skipped here and computed there."""
+    module: Any = ModuleType("tercet.verify.alternating")
+    verdicts = itertools.cycle((0.0, 1.0))
+    module.judge = lambda completion, truth: verify.Grade(next(verdicts), completion)
+    sys.modules[module.__name__] = module
+    verify.JUDGES["alternating@1"] = "alternating:judge"
+
+
+def endless() -> None:
+    """Let no token end a completion of the local generator, as the peer is told to."""
+    build = LocalGenerator.__init__
+
+    def without_stops(self: LocalGenerator, *args: Any, **options: Any) -> None:
+        build(self, *args, **options)
+        self.stops = set()
+
+    LocalGenerator.__init__ = without_stops  # type: ignore[method-assign]
+
+
+def artifact(path: Path) -> Artifact:
+    """An input of a stage that no store holds."""
+    path.mkdir()
+    return Artifact("bench", path.name, "", path, {}, {})
+
+
+def phases(notes: Notes, clock: OptimizerClock) -> dict[str, list[float]]:
+    """Seconds of each step by phase, from what the stage logs; the optimiser's are part of the update's."""
+    names = ("generate", "grade", "score")
+    found = {name: [step.get(f"seconds_{name}", 0.0) for step in notes.steps] for name in names}
+    updates = [step["tokens"] / step["tokens_per_second"] for step in notes.steps]
+    rest = [max(0.0, whole - own) for whole, own in zip(updates, clock.seconds, strict=True)]
+    return found | {"forward_backward": rest, "optimizer": clock.seconds}
 
 
 def prepare(file: Path) -> tuple[Job, list[dict[str, Any]], Notes, Context]:
-    """The job, its rows, and a context without a store."""
+    """The job, its rows, and a context whose store is a fresh folder beside the job."""
     job: Job = json.loads(file.read_text())
     torch.set_num_threads(job["threads"])
     rows = [json.loads(line) for line in Path(job["rows"]).read_text().split("\n") if line]
-    placement = Placement(checkpoint_seconds=1e9, micro_tokens=job["micro_tokens"])
+    placement = Placement(checkpoint_seconds=1e9, micro_tokens=job["micro_tokens"], **job.get("placement", {}))
     recipe = Recipe(name="bench", base=Base(model=job["model"]), stage={}, placement=placement)
     notes = Notes()
-    work = file.parent / "work"
-    work.mkdir(exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=file.parent)) / "stage" / "work"
+    work.mkdir(parents=True)
     return job, rows, notes, Context("bench", job["seed"], recipe, work, cast(Tracker, notes), {}, cast(Any, None))
 
 
 def common(job: Job) -> dict[str, Any]:
     """Settings of any training stage; the peer has the same."""
     names = ("learning_rate", "batch", "steps", "dtype")
-    return {name: job[name] for name in names} | {"schedule": "constant", "warmup": 0.0, "clip": 1.0}
+    fixed = {"schedule": "constant", "warmup": 0.0, "clip": 1.0, "eps": 1e-8}
+    return {name: job[name] for name in names} | fixed | job.get("fit", {})
 
 
 def pair(row: dict[str, Any]) -> Tree:
@@ -139,9 +200,28 @@ def pair(row: dict[str, Any]) -> Tree:
     return Tree(row["prompt_ids"], leaves)
 
 
-def write(job: Job, notes: Notes, **more: float) -> None:
+def in_order(trees: list[Tree], spec: Fit, ctx: Context, ranks: Mesh, values: Values | None = None) -> Iterator[Step]:
+    """Steps of the job's trees in the job's order; `values` is asked by place among all trees."""
+    for first in range(0, (spec.steps or 0) * spec.batch, spec.batch):
+
+        def of_part(items: list[int], forest: Forest, first: int = first) -> dict[str, torch.Tensor]:
+            return values([first + i for i in items], forest) if values else {}
+
+        part = trees[first : first + spec.batch]
+        yield Step(batches(part, ctx.recipe.placement.micro_tokens, ranks, of_part))
+
+
+def write(job: Job, notes: Notes, **more: Any) -> None:
     """Hand the figures back to the comparison."""
     figures = {"seconds": notes.column("seconds"), "losses": notes.column("loss"), **more}
     figures["trained"] = notes.column("useful_tokens")
     figures["tokens"] = notes.column("tokens")
+    figures["memory_gb"] = max(notes.column("memory_gb"))  # of the card where there is one
     Path(job["out"]).write_text(json.dumps(figures))
+
+
+def _now() -> float:
+    """The time when all that was asked of the card is done."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return time.perf_counter()

@@ -35,7 +35,7 @@ def settings(job: dict[str, Any]) -> dict[str, Any]:
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
         "seed": job["seed"],
-        "use_cpu": True,
+        "use_cpu": not torch.cuda.is_available(),
         "bf16": half and job["peer_weights"] == "float32",  # autocast over fp32 weights; bf16 weights need none
         "model_init_kwargs": {"dtype": job["peer_weights"] if half else "float32"},
         "gradient_checkpointing": job["peer_checkpointing"],
@@ -45,6 +45,23 @@ def settings(job: dict[str, Any]) -> dict[str, Any]:
         "disable_tqdm": True,
         "logging_steps": job["steps"],
     }
+
+
+def adapters(job: dict[str, Any]) -> dict[str, Any]:
+    """What a trainer is told when the job wants low-rank adapters instead of all weights."""
+    if "lora" not in job.get("fit", {}):
+        return {}
+    from peft import LoraConfig
+
+    lora = job["fit"]["lora"]
+    return {"peft_config": LoraConfig(r=lora["rank"], lora_alpha=lora["alpha"], target_modules="all-linear")}
+
+
+def now() -> float:
+    """The time when all that was asked of the card is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 class Clock(TrainerCallback):
@@ -58,15 +75,15 @@ class Clock(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Start."""
-        self._last = time.perf_counter()
+        self._last = now()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Note the time since the last step."""
-        now = time.perf_counter()
-        self.seconds.append(now - self._last)
-        self._last = now
+        ended = now()
+        self.seconds.append(ended - self._last)
+        self._last = ended
 
 
 class Counts:
@@ -90,4 +107,6 @@ class Counts:
 
 def write(job: dict[str, Any], clock: Clock, figures: dict[str, Any]) -> None:
     """Hand the figures back to the comparison."""
+    if torch.cuda.is_available():
+        figures = figures | {"memory_gb": torch.cuda.max_memory_allocated() / 1e9}
     Path(job["out"]).write_text(json.dumps({"seconds": clock.seconds, **figures}))

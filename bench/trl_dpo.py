@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 
-from trl_common import Clock, Counts, read_job, read_rows, settings, write
+from trl_common import Clock, Counts, adapters, read_job, read_rows, settings, write
 
 
 class Counting(DPOTrainer):
@@ -55,6 +55,7 @@ def main() -> None:
         train_dataset=Dataset.from_list(read_rows(job)),
         processing_class=AutoTokenizer.from_pretrained(job["model"]),
         callbacks=[clock := Clock()],
+        **adapters(job),
     )
     trainer.counts = Counts(job["batch"] // micro)
     trainer.train()

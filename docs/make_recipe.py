@@ -60,7 +60,9 @@ micro_tokens = 4096
 ```
 
 `extends = "other.toml"` starts from another recipe, and what is written here wins. `--set stage.sft.batch=64` does
-the same from the command line. `tercet show RECIPE` prints the result; `tercet schema` prints the JSON Schema.
+the same from the command line. `scale = 2` at the top, or `--set scale=2`, multiplies every `rows` and `steps` of the
+stages and their sources; exams keep their size. `tercet show RECIPE` prints the result; `tercet schema` prints the JSON
+Schema.
 """
 
 

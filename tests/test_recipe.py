@@ -321,3 +321,60 @@ def test_every_value_of_any_document_has_a_line(document):
     lines = key_lines(text)
     assert {loc for loc in lines if len(loc) == 1} == {(key,) for key in document}
     assert all(lines[key,] == number for number, key in enumerate(document, 1))
+
+
+RL = """
+name = "rl"
+[base]
+model = "tiny:"
+[stage.rows]
+kind = "synth"
+generator = "words@1"
+rows = 4
+[stage.rlvr]
+kind = "rlvr"
+model = "base"
+prompts = "rows"
+steps = 2
+batch = 8
+preset = "gspo"
+clip_low = 0.1
+betas = [0.9, 0.95]
+watch = { stop = ["kl", "gap"], kl = 2.0 }
+extra = [{ verifier = "format@1", weight = 0.5 }]
+"""
+
+
+def test_a_preset_fills_in_what_the_recipe_does_not_say_and_show_says_it_all(write):
+    spec = load(write(RL)).stage["rlvr"]
+    assert (spec.loss, spec.clip_low, spec.clip_high, spec.minibatches) == ("gspo", 0.1, 4e-4, 4)
+    assert (spec.betas, spec.watch.stop, spec.extra[0].weight) == ((0.9, 0.95), ("kl", "gap"), 0.5)
+    assert load(write(RL), ["stage.rlvr.preset=dapo", "stage.rlvr.minibatches=2"]).stage["rlvr"].clip_high == 0.28
+    shown = load(write(dump(load(write(RL))), "shown.toml"))
+    assert shown == load(write(RL))
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("stage.rlvr.minibatches=3", "batch = 8 prompts cannot be cut into minibatches = 3 equal parts"),
+        ("stage.rlvr.samples=1", "greater than or equal to 2"),
+        ("stage.rlvr.in_flight=true", 'in_flight needs engine = "vllm" and lag of at least 1'),
+        ("stage.rlvr.overlong_tokens=4096", "overlong_tokens = 4096 must be below max_new_tokens = 2048"),
+        ("stage.rlvr.preset=grop", "dr_grpo"),
+    ],
+)
+def test_settings_of_rollouts_that_do_not_fit_are_refused(write, override, says):
+    assert says in complaint(write(RL), override)
+
+
+def test_scale_multiplies_rows_and_steps_and_leaves_exams(write):
+    recipe = load(write(GOOD.replace("learning_rate", "steps = 5\nlearning_rate")), ["scale=0.5"])
+    assert recipe.stage["words"].rows == 20
+    assert recipe.stage["items"].rows == 20  # the exam's
+    assert recipe.stage["lessons"].sources[0].rows == 15
+    assert (recipe.stage["teach"].rows, recipe.stage["teach"].steps) == ("lessons", 2)
+    assert load(write(dump(recipe), "again.toml")) == recipe
+    assert load(write(GOOD), ["scale=0.001"]).stage["words"].rows == 1
+    for bad in ("0", "-1", "much", "true"):
+        assert "scale must be a number above 0" in complaint(write(GOOD), f"scale={bad}")

@@ -1,9 +1,10 @@
-"""Verbs that look at what exists: lineage, check, report."""
+"""Verbs that look at what exists: lineage, check, report, rollouts."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 import webbrowser
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +29,12 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     verb.add_argument("run", type=Path, metavar="RUN", help="a folder of artefacts, a report artefact, or a recipe")
     verb.add_argument("--store", metavar="DIR", default="runs", help="folder of the artefacts of a recipe")
+    verb.add_argument("--open", action="store_true", help="open the page in the browser")
+    verb = add("rollouts", rollouts, "write a page that browses what RL stages tried", "store", "json")
+    drafted = "an RL stage: folder, STAGE-KEY, stage name, or the draft folder of one that has not ended"
+    verb.add_argument("artifacts", nargs="+", metavar="ARTIFACT", help=drafted)
+    verb.add_argument("--out", type=Path, metavar="FILE", default=Path("rollouts.html"), help="the page to write")
+    verb.add_argument("--groups", type=int, metavar="N", default=600, help="most groups on the page (default 600)")
     verb.add_argument("--open", action="store_true", help="open the page in the browser")
 
 
@@ -112,3 +119,29 @@ def _existing(folder: Path) -> list[Path]:
     if not pages:
         raise StoreError(f"{folder}: holds no report artefact; run a recipe with a report stage")
     return sorted(pages, key=lambda page: page.stat().st_mtime, reverse=True)
+
+
+def rollouts(args: argparse.Namespace) -> int:
+    """A page of prompts with all their completions, and what it has of each stage."""
+    from tercet.report import drafts, rollouts
+    from tercet.store import Store
+
+    store = Store(args.store)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        stages = [
+            drafts.unfinished(Path(name), Path(scratch, str(number)))
+            if drafts.is_draft(Path(name))
+            else store.open(name)
+            for number, name in enumerate(args.artifacts)
+        ]
+        told = rollouts.write(stages, args.out, most=args.groups)
+    if args.json:
+        return emit({"page": str(args.out), "stages": told})
+    for one in told:
+        counts = f"{one['rounds']} rounds, {one['groups']:,} groups, {one['completions']:,} completions"
+        say(f"{one['stage']}-{one['key']}: {counts}, mean reward {one['reward']:.3g}; {one['shown']:,} groups shown")
+    say(str(args.out))
+    if args.open:
+        webbrowser.open(args.out.absolute().as_uri())
+    return 0

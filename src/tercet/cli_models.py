@@ -1,4 +1,4 @@
-"""Verbs that take a model: chat, serve, export. A model is an artefact, a folder, a hub id or `wheel:…`."""
+"""Verbs that take a model: chat, serve, engine, export. A model is an artefact, a folder, a hub id or `wheel:…`."""
 
 from __future__ import annotations
 
@@ -41,6 +41,12 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("--rows", type=int, default=16, metavar="N", help="most answers written at once (default: 16)")
     verb.add_argument("--name", action="append", default=[], help="name of the model for clients; may be repeated")
     verb.add_argument("--log", type=Path, metavar="FILE", help="append a JSON line for every request")
+    text = "serve a model to a training run: vLLM, whose weights the run replaces as it learns, until Ctrl-C"
+    verb = add("engine", engine, text, *about[:4], "store", "mirror")
+    verb.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    verb.add_argument("--port", type=int, default=8001, help="port; 0 takes a free one (default: 8001)")
+    verb.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"), help="precision")
+    verb.add_argument("--option", action="append", default=[], metavar="A=V", help="for vllm.LLM: max_model_len=4096")
     verb = add("export", export, "copy a model out as a plain Hugging Face folder with its card", "store", "json")
     verb.add_argument("artifact", metavar="ARTIFACT", help="folder, STAGE-KEY or stage name")
     verb.add_argument("folder", type=Path, metavar="DIR", help="where to; must not exist yet")
@@ -85,17 +91,22 @@ def _weights(args: argparse.Namespace, store: Store) -> Base:
 
 
 def _opened(args: argparse.Namespace, rows: int = 64) -> LocalGenerator:
-    """The model of the command line, made an artefact first where it is none."""
-    from tercet import pipeline
+    """The model of the command line."""
     from tercet.models.generate import LocalGenerator
+
+    return LocalGenerator.open(_folder(args), args.dtype, rows=rows)
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    """The folder of the command line's model, made an artefact first where it is none."""
+    from tercet import pipeline
     from tercet.recipe import Recipe
     from tercet.store import Store
 
     store = Store(args.store)
     recipe = Recipe.model_validate({"name": "model", "base": _weights(args, store).model_dump(), "stage": {}})
     mirror = pipeline.read_mirror(args.mirror or os.environ.get("TERCET_MIRROR"))
-    base = pipeline.run(recipe, store, mirror=mirror, console=Console(stderr=True))["base"]
-    return LocalGenerator.open(base.payload, args.dtype, rows=rows)
+    return pipeline.run(recipe, store, mirror=mirror, console=Console(stderr=True))["base"].payload
 
 
 def chat(args: argparse.Namespace) -> int:
@@ -145,6 +156,34 @@ def serve(args: argparse.Namespace) -> int:
         sys.stdout.flush()
         server.run(generator, server.Settings(names, args.rows, key, args.log), listener)
     return 0
+
+
+def engine(args: argparse.Namespace) -> int:
+    """What `engine_url` of a placement points to; clients need the key in TERCET_API_KEY where that is set."""
+    from tercet.models.engine import VllmGenerator
+    from tercet.models.engine_server import EngineServer
+
+    options = dict(_setting(text) for text in args.option)
+    key = os.environ.get("TERCET_API_KEY", "").strip()
+    with EngineServer(args.host, args.port, key) as server:  # the port is ours before the model loads
+        generator = VllmGenerator.open(_folder(args), args.dtype, **options)
+        say(f"an engine of {args.model} at {server.url}{' (with a key)' if key else ''}; Ctrl-C ends it")
+        sys.stdout.flush()
+        server.start(generator)
+    return 0
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """`max_model_len=4096` as a name and a value; what is no JSON is text."""
+    from tercet.recipe import RecipeError
+
+    name, found, value = text.partition("=")
+    if not found or not name.isidentifier():
+        raise RecipeError(f"--option {text}: expected NAME=VALUE, e.g. max_model_len=4096")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def served_name(model: str) -> str:

@@ -386,7 +386,7 @@ class DPO(Fit):
         "dpo_norm", description="Loss (paper: length-normalised DPO)."
     )
     beta: float = Field(
-        5.0, gt=0, description="Inverse temperature (paper T20: 5 for dpo_norm; use about 0.1 for dpo, ipo, wpo)."
+        5.0, gt=0, description="Inverse temperature (paper T20: 5 for dpo_norm; use about 0.1 for dpo, ipo, wpo, kto)."
     )
     gamma_beta_ratio: float = Field(0.3, description="SimPO's margin over beta.")
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="Share of flipped preferences assumed.")
@@ -415,7 +415,8 @@ class DPO(Fit):
     @model_validator(mode="after")
     def _of_one_loss(self) -> DPO:
         orpo = self.loss == "orpo"
-        smoothed = self.label_smoothing > 0 and self.loss in ("ipo", "orpo")
+        smoothed = self.label_smoothing > 0 and self.loss in ("ipo", "orpo", "kto")
+        weighted = self._changed("desirable_weight") or self._changed("undesirable_weight")
         refused = (
             (smoothed, "label_smoothing is not defined for it; dpo, dpo_norm, simpo and wpo have it"),
             (
@@ -425,6 +426,9 @@ class DPO(Fit):
             (self._changed("beta") and orpo, "beta is not part of it; the weight of the odds ratio is odds_weight"),
             (self._changed("odds_weight") and not orpo, "odds_weight belongs to orpo"),
             (self._changed("wpo_weight") and self.loss != "wpo", "wpo_weight belongs to wpo"),
+            (weighted and self.loss != "kto", "desirable_weight and undesirable_weight belong to kto"),
+            (self.turns == "all" and self.loss == "kto", 'it judges one answer to a prompt; leave turns = "last"'),
+            (self.polyak > 0 and self.loss in ("simpo", "orpo"), "it has no reference that polyak could move"),
         )
         if found := [why for bad, why in refused if bad]:
             raise ValueError(f'loss = "{self.loss}" does not go with this: {"; ".join(found)}')
@@ -457,7 +461,10 @@ class Extra(Spec):
     """A further judge of every completion: a format, a length, a rubric."""
 
     verifier: str = Field(description="Name of the judge, e.g. `format@1`.")
-    truth: str = Field("", description="What the judge compares with; the row's own truth when absent.")
+    truth: str = Field(
+        "",
+        description="What the judge compares with; the row's own truth when absent (nothing for `format@1`, `length@1`, `up_to_length@1`, `refusal@1`).",
+    )
     weight: float = Field(1.0, description="Its score times this is added to the row's score.")
     gate: bool = Field(False, description="Multiply instead: without it there is no reward for the rest.")
 
@@ -484,6 +491,13 @@ class Watch(Spec):
     stop: tuple[
         Literal["reward", "kl", "gap", "truncated", "length", "entropy", "zero_variance", "repetition", "hollow"], ...
     ] = Field((), description="Alarms that stop the run with an error.")
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples: a validator that looks first turns strict JSON into strict Python."""
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 class Rollouts(Fit):
@@ -514,6 +528,7 @@ class Rollouts(Fit):
         description="Completions without an end token: train on them, or leave them out of the loss (DAPO §3.4).",
     )
     extra: tuple[Extra, ...] = Field((), description="Further judges of every completion.")
+    sandbox: Literal["auto", "none"] = Field("auto", description="How programs run; none means unprotected.")
     kl_beta: float = Field(0.01, ge=0, description="Weight of the KL to the reference.")
     clip_low: float = Field(0.2, ge=0, description="Lower clip of the ratio (paper T21: 0.2).")
     clip_high: float = Field(0.2, ge=0, description="Upper clip of the ratio (paper T21: 0.2).")
@@ -534,8 +549,10 @@ class Rollouts(Fit):
     @classmethod
     def _preset(cls, given: Any) -> Any:
         """What a preset says stands below what the recipe says."""
-        name = given.get("preset", cls.model_fields["preset"].default) if isinstance(given, dict) else ""
-        return {**cls.PRESETS.get(name, {}), **given} if isinstance(name, str) and name else given
+        if not isinstance(given, dict):
+            return given
+        name = given.get("preset", cls.model_fields["preset"].default)
+        return _frozen({**cls.PRESETS.get(name if isinstance(name, str) else "", {}), **given})
 
     @model_validator(mode="after")
     def _fits(self) -> Rollouts:
@@ -610,6 +627,12 @@ class RLVR(Rollouts):
         "constant", description="Learning-rate schedule (Tülu 3.1: constant)."
     )
     warmup: float = Field(0.0, ge=0, lt=1, description="Share of steps that warm up (Tülu 3.1: none).")
+
+    @model_validator(mode="after")
+    def _kl_of_all(self) -> RLVR:
+        if self.kl_in == "reward" and self.truncated == "mask":
+            raise ValueError('kl_in = "reward" needs the log-probs of every completion; set truncated = "train"')
+        return self
 
 
 class PPO(Rollouts):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from tercet.recipe import AnyStage, Base, Loc, Placement, Recipe, RecipeError, SourceSpec
 
+SCALED = ("rows", "steps")  # what a recipe's `scale` multiplies
 Places = dict[Loc, str]  # where each key was written: "recipes/tiny.toml, line 12" or "--set stage.sft.batch=8"
 
 STAGES: dict[str, type[BaseModel]] = {
@@ -32,6 +34,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     places[()] = str(path)
     for override in overrides:
         places = _override(document, places, override)
+    _scale(document, places)
     recipe = _validate(document, places)
     recipe._folder = path.parent
     return recipe
@@ -121,6 +124,24 @@ def _override(document: dict[str, Any], places: Places, override: str) -> Places
             raise RecipeError(f"--set {override}: {'.'.join(map(str, keys[:depth]))} has no key {key!r}")
         table = table[key]
     return _without(places, [tuple(keys)]) | {tuple(keys): f"--set {override}"}
+
+
+def _scale(document: dict[str, Any], places: Places) -> None:
+    """Take `scale` out of the document: every `rows` and `steps` of stages and sources times that, at least 1.
+
+    Exams keep their size, so that scores compare: `limit`, and rows of the split "exam".
+    """
+    scale = document.pop("scale", 1)
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
+        raise RecipeError(f"{_place(places, ('scale',))}: scale must be a number above 0, got {scale!r}")
+    stages = document.get("stage", {})
+    for stage in stages.values() if isinstance(stages, dict) else ():
+        if isinstance(stage, dict) and stage.get("split") != "exam":
+            sources = stage.get("sources")
+            for table in (stage, stage.get("seeds"), *(sources if isinstance(sources, list) else ())):
+                for key in SCALED if isinstance(table, dict) else ():
+                    if type(value := table.get(key)) is int and value > 0:  # `rows` may also name a stage
+                        table[key] = max(1, round(value * scale))
 
 
 def _validate(document: dict[str, Any], places: Places) -> Recipe:

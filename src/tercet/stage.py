@@ -49,12 +49,12 @@ ROOMS: dict[str, Room] = {
     "prefs": Room("tercet.data.prefs", 1),
     "judged": Room("tercet.data.judged", 1),
     "sft": Room("tercet.train.sft", 1),
-    "dpo": Room("tercet.train.preference", 1),
-    "reward": Room("tercet.train.reward", 1),
+    "dpo": Room("tercet.train.preference", 2),
+    "reward": Room("tercet.train.reward", 2),
     "rlvr": Room("tercet.train.rlvr", 2),
     "ppo": Room("tercet.train.ppo", 1),
     "eval": Room("tercet.evals.run", 2),
-    "report": Room("tercet.report.page", 2),
+    "report": Room("tercet.report.page", 3),
 }
 PARALLEL = ("sft", "dpo", "reward", "rlvr", "ppo")  # kinds that use placement.ranks
 PR_SET_PDEATHSIG = 1

@@ -1,4 +1,4 @@
-"""IPO, WPO, ORPO and the anchor: each against its formula in plain floats, its gradients, and laws without numbers."""
+"""IPO, WPO, ORPO, KTO and the anchor: each against its formula in plain floats, gradients, and laws without numbers."""
 
 from __future__ import annotations
 
@@ -7,8 +7,22 @@ from functools import partial
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tercet.algos.preference import Sides, dpo, dpo_norm, ipo, nll, orpo, simpo, wpo
+from tercet.algos.preference import (
+    Sides,
+    bradley_terry,
+    dpo,
+    dpo_norm,
+    ipo,
+    kto,
+    mismatch_kl,
+    nll,
+    orpo,
+    simpo,
+    wpo,
+)
 
 B = 7
 
@@ -42,6 +56,7 @@ def vector(values: list[float]) -> torch.Tensor:
 
 POLICY, REFERENCE = sides(1), sides(2)
 TABLE = numbers(POLICY, REFERENCE)
+KL = torch.tensor(0.4, dtype=torch.float64)
 LOSSES = {
     "dpo": lambda policy: dpo(policy, REFERENCE, beta=0.3),
     "dpo_norm": lambda policy: dpo_norm(policy, REFERENCE, beta=5.0, label_smoothing=0.1),
@@ -50,6 +65,7 @@ LOSSES = {
     "wpo, published": lambda policy: wpo(policy, REFERENCE, beta=0.3, published=True),
     "orpo": partial(orpo, odds_weight=0.7),
     "nll": nll,
+    "kto": lambda policy: kto(policy, REFERENCE, KL, beta=0.2, desirable_weight=1.3, undesirable_weight=0.7),
 }
 
 
@@ -143,6 +159,63 @@ def test_orpo_stays_finite_in_fp32_for_sure_and_for_hopeless_answers(chosen, rej
     loss = orpo(policy, odds_weight=0.1)
     loss.backward()
     assert all(torch.isfinite(value).all() for value in (loss, policy.chosen.grad, policy.rejected.grad))
+
+
+def sigmoid(x: float) -> float:
+    return 1.0 / (1.0 + math.exp(-x))
+
+
+def test_kto_is_the_mean_of_a_desirable_and_an_undesirable_example():
+    wanted, examples = [], []
+    for c, cr, r, rr, _, _ in TABLE:
+        good = 1.3 * (1 - sigmoid(0.2 * ((c - cr) - 0.4)))
+        bad = 0.7 * (1 - sigmoid(0.2 * (0.4 - (r - rr))))
+        wanted.append((good + bad) / 2)
+        examples += [good, bad]
+    found = LOSSES["kto"](POLICY)
+    torch.testing.assert_close(found, vector(wanted))
+    assert float(found.detach().mean()) == pytest.approx(sum(examples) / (2 * B)), (
+        "the mean over examples, as TRL has it"
+    )
+
+
+def test_kto_of_a_policy_that_is_its_reference_is_a_quarter_of_the_weights():
+    found = kto(POLICY, POLICY, torch.tensor(0.0), beta=0.3, desirable_weight=1.5, undesirable_weight=0.5)
+    torch.testing.assert_close(found, torch.full((B,), 0.5, dtype=torch.float64))
+
+
+def test_no_gradient_goes_through_ktos_kl():
+    kl = KL.clone().requires_grad_()
+    found = kto(POLICY, REFERENCE, kl, beta=0.2)
+    assert torch.autograd.grad(found.sum(), kl, allow_unused=True) == (None,)
+    scores = vector([0.3, 2.0]).requires_grad_()
+    assert not mismatch_kl(scores, vector([0.0, 0.0])).requires_grad
+
+
+numbers_of = partial(st.lists, st.floats(-500, 0), min_size=1, max_size=9)
+
+
+@given(st.data(), numbers_of())
+def test_the_kl_of_mismatched_answers_is_their_mean_log_ratio_but_never_below_zero(data, ours):
+    theirs = data.draw(st.lists(st.floats(-500, 0), min_size=len(ours), max_size=len(ours)))
+    wanted = max(0.0, math.fsum(a - b for a, b in zip(ours, theirs, strict=True)) / len(ours))
+    assert float(mismatch_kl(vector(ours), vector(theirs))) == pytest.approx(wanted, abs=1e-9)
+
+
+@given(*[st.floats(-500, 0)] * 4, st.floats(0, 50), st.floats(0.01, 2), st.floats(0.1, 3), st.floats(0.1, 3))
+def test_kto_is_bounded_and_falls_as_the_chosen_answer_rises(c, r, cr, rr, kl, beta, good, bad):
+    def loss(chosen: float) -> float:
+        sides, base, z = pair(chosen, r), pair(cr, rr), torch.tensor(kl, dtype=torch.float64)
+        return float(kto(sides, base, z, beta=beta, desirable_weight=good, undesirable_weight=bad))
+
+    assert 0.0 <= loss(c) <= (good + bad) / 2 + 1e-12
+    assert loss(c + 1.0) <= loss(c)
+
+
+@given(st.floats(-30, 30), st.floats(-30, 30), st.floats(-5, 5))
+def test_a_margin_is_what_the_chosen_answer_must_win_by(chosen, rejected, margin):
+    found = bradley_terry(vector([chosen]), vector([rejected]), vector([margin]))
+    assert float(found) == pytest.approx(softplus(-(chosen - rejected - margin)), rel=1e-12, abs=1e-15)
 
 
 @pytest.mark.parametrize("name", LOSSES)

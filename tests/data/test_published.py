@@ -18,7 +18,7 @@ from tercet.data.catalogue import TOTALS, Dataset, find, of_stage
 from tercet.data.sources import Reading, from_hub, label, load
 from tercet.evals import suite
 from tercet.hub import local_file
-from tercet.recipe import DPO, RLVR, SFT, Examples, Mixture, Prompts, Recipe, SourceSpec
+from tercet.recipe import Examples, Mixture, Prompts, Recipe, SourceSpec
 from tercet.recipe_file import load as load_recipe
 from tercet.rows import read_pairs, read_rows, read_table
 from tercet.store import Artifact, Store
@@ -65,16 +65,11 @@ def test_the_numbers_are_those_of_the_paper(recipe: Recipe) -> None:
     flan = {s.subset: s.expect for s in mixture(recipe, "lessons").sources if s.path == "Open-Orca/FLAN"}
     assert len(flan) == 7
     assert sum(map(int, filter(None, flan.values()))) == 89_982
-    seventy = load_recipe(ROOT / "recipes" / "tulu3-70b-data.toml")
-    assert mixture(seventy, "taste").expect == TOTALS["preference 70b"] == 334_302
-    sft, dpo, rlvr = (recipe.stage[name] for name in ("sft", "dpo", "rlvr"))
-    assert isinstance(sft, SFT)
-    assert isinstance(dpo, DPO)
-    assert isinstance(rlvr, RLVR)
-    assert (sft.learning_rate, sft.batch, sft.epochs, sft.max_tokens, sft.warmup) == (5e-6, 128, 2, 4096, 0.03)
-    assert (dpo.loss, dpo.beta, dpo.learning_rate, dpo.batch, dpo.max_tokens) == ("dpo_norm", 5.0, 5e-7, 128, 2048)
-    assert rlvr.steps * rlvr.batch * rlvr.samples == 1_474_560
-    assert (rlvr.learning_rate, rlvr.kl_beta, rlvr.minibatches, rlvr.reward_scale) == (5e-7, 0.01, 2, 10.0)
+    seventy, largest = (load_recipe(ROOT / "recipes" / f"tulu3-{size}.toml") for size in ("70b", "405b"))
+    assert mixture(seventy, "taste-70b").expect == TOTALS["preference 70b"] == 334_302
+    assert mixture(largest, "taste-405b").expect == known(mixture(largest, "taste-405b").sources[0]).rows == 360_924
+    assert [mixture(found, "taste").expect for found in (seventy, largest)] == [271_409] * 2  # the reward model's
+    assert mixture(largest, "prompts").expect == 7_500  # MATH alone
 
 
 @pytest.mark.parametrize(("stage", "part"), STAGES.items())
@@ -95,8 +90,8 @@ def test_sources_are_read_as_the_catalogue_says(recipe: Recipe, stage: str, part
 
 
 def test_everything_has_a_stand_in(recipe: Recipe, standins: dict[str, str]) -> None:
-    seventy = load_recipe(ROOT / "recipes" / "tulu3-70b-data.toml")
-    for spec in (*recipe.stage.values(), *seventy.stage.values()):
+    larger = [load_recipe(ROOT / "recipes" / f"tulu3-{size}.toml") for size in ("70b", "405b")]
+    for spec in (spec for found in (recipe, *larger) for spec in found.stage.values()):
         if isinstance(spec, Mixture):
             assert all(from_hub(source, {}) for source in spec.sources)
             assert not [label(source) for source in spec.sources if from_hub(source, standins)]
@@ -107,7 +102,7 @@ def test_everything_has_a_stand_in(recipe: Recipe, standins: dict[str, str]) -> 
             assert not missing
 
 
-@pytest.mark.parametrize("name", ["tulu3-8b", "tulu3-70b-data"])
+@pytest.mark.parametrize("name", ["tulu3-8b", "tulu3-70b", "tulu3-405b", "tulu3.1-8b"])
 def test_a_plan_needs_neither_hub_nor_mirror(name: str, standins: dict[str, str], tmp_path: Path) -> None:
     found = load_recipe(ROOT / "recipes" / f"{name}.toml")
     for local in ({}, standins):

@@ -1,12 +1,37 @@
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fake_rollouts import write_taught
 from fake_run import FakeRun, write_run
 
 
+@pytest.fixture(scope="session")
+def first_fake(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
+    return write_run(tmp_path_factory.mktemp("fake") / "runs")
+
+
+@pytest.fixture(scope="session")
+def first_taught(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
+    return write_taught(tmp_path_factory.mktemp("taught") / "runs")
+
+
 @pytest.fixture
-def fake(tmp_path: Path) -> FakeRun:
+def fake(first_fake: FakeRun, tmp_path: Path) -> FakeRun:
     """A finished quickstart without its page."""
-    return write_run(tmp_path / "runs")
+    return _copy(first_fake, tmp_path / "runs")
+
+
+@pytest.fixture
+def taught(first_taught: FakeRun, tmp_path: Path) -> FakeRun:
+    """The same with a reward model and PPO, watched, with two alarms."""
+    return _copy(first_taught, tmp_path / "runs")
+
+
+def _copy(made: FakeRun, store: Path) -> FakeRun:
+    shutil.copytree(made.store, store)
+    recipe = made.recipe.model_copy(deep=True)
+    return FakeRun(recipe, store, replace(made.context, recipe=recipe, work=store / "work"))

@@ -14,7 +14,8 @@ from fake_data import EXAMS, MATRIX, age
 from fake_run import SCRIPT, FakeRun
 
 from tercet.report import data
-from tercet.report.page import count, paid, run
+from tercet.report.page import run
+from tercet.report.render import count, paid
 from tercet.rows import RowError, write_table
 
 

@@ -64,7 +64,7 @@ model = "base"
 pairs = "taste"
 learning_rate = 1e-3
 batch = 4
-epochs = 2
+epochs = 5
 max_tokens = 512
 holdout = 0.25
 
@@ -73,10 +73,36 @@ kind = "rlvr"
 model = "base"
 prompts = "lessons"
 learning_rate = 1e-3
-steps = 12
+steps = 16
 batch = 6
 samples = 8
 max_new_tokens = 40
+max_tokens = 512
+
+[stage.lagged]
+kind = "rlvr"
+model = "base"
+prompts = "lessons"
+learning_rate = 1e-3
+steps = 16
+batch = 6
+samples = 4
+max_new_tokens = 24
+max_tokens = 512
+lag = 2
+
+[stage.ppo]
+kind = "ppo"
+model = "base"
+value = "base"
+prompts = "lessons"
+learning_rate = 1e-3
+steps = 6
+batch = 6
+samples = 2
+minibatches = 2
+passes = 2
+max_new_tokens = 24
 max_tokens = 512
 
 [placement]

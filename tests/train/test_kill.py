@@ -12,8 +12,8 @@ import pytest
 
 from tercet.store import payload_digest
 
-KILLS = 5
-TOTAL = {"sft": 24, "dpo": 24, "rlvr": 12}
+KILLS = 10
+TOTAL = {"sft": 24, "dpo": 24, "reward": 15, "rlvr": 16, "ppo": 24, "lagged": 16}
 
 
 def wait(running, happened: Callable[[], bool]) -> bool:

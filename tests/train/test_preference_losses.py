@@ -9,10 +9,12 @@ import torch
 from pydantic import ValidationError
 
 from tercet.algos.preference import Sides, dpo_norm, nll
+from tercet.models.chat import Chat
+from tercet.models.folder import load_tokenizer
 from tercet.recipe import DPO
-from tercet.rows import read_table
+from tercet.rows import Message, Pair, read_table, write_table
 from tercet.track import read_metrics
-from tercet.train.preference import pair_losses
+from tercet.train.preference import ALL_TURNS, PAIRS, pair_losses
 
 FREE = {"simpo", "orpo"}
 SETTINGS = {
@@ -24,6 +26,9 @@ SETTINGS = {
     "wpo, published": {"loss": "wpo", "beta": 0.1, "wpo_weight": "published"},
     "orpo": {"loss": "orpo", "odds_weight": 0.5},
     "anchored": {"loss": "dpo_norm", "sft_weight": 1.0},
+    "kto": {"loss": "kto", "beta": 0.1, "sft_weight": 0.1},
+    "all turns": {"loss": "dpo_norm", "turns": "all"},
+    "polyak": {"loss": "dpo", "beta": 0.1, "polyak": 0.5, "polyak_every": 1},
 }
 
 
@@ -47,7 +52,8 @@ def test_the_stage_takes_a_step_with_every_loss_and_a_reference_only_where_the_l
     assert math.isfinite(curve[0]["loss"])
     if name != "wpo, published":  # the weight of a whole answer's probability is as good as nothing
         assert curve[0]["grad_norm"] > 0
-    assert (out / "tercet" / "reference.parquet").exists() is (settings["loss"] not in FREE)
+    table = settings["loss"] not in FREE and "polyak" not in settings
+    assert (out / "tercet" / "reference.parquet").exists() is table
 
 
 def test_ipo_starts_at_its_squared_target(cook):
@@ -91,11 +97,41 @@ def test_pair_losses_of_the_defaults_are_dpo_norms():
         ({"loss": "dpo", "odds_weight": 0.2}, "odds_weight belongs to orpo"),
         ({"loss": "dpo", "wpo_weight": "published"}, "wpo_weight belongs to wpo"),
         ({"loss": "kta"}, "'dpo', 'dpo_norm', 'simpo', 'ipo', 'wpo', 'orpo' or 'kto'"),
+        (
+            {"loss": "kto", "label_smoothing": 0.1},
+            "label_smoothing is not defined for it; dpo, dpo_norm, simpo and wpo",
+        ),
+        ({"loss": "kto", "turns": "all"}, 'judges one answer to a prompt; leave turns = "last"'),
+        ({"loss": "dpo", "desirable_weight": 2.0}, "belong to kto"),
+        ({"loss": "ipo", "undesirable_weight": 2.0}, "belong to kto"),
+        ({"loss": "simpo", "polyak": 0.1}, "no reference that polyak could move"),
+        ({"loss": "orpo", "polyak": 0.1}, "no reference that polyak could move"),
     ],
 )
 def test_settings_that_a_loss_does_not_have_are_refused(settings, said):
     with pytest.raises(ValidationError, match=said):
         DPO(model="base", pairs="taste", **settings)
+
+
+def turns(*contents: str) -> tuple[Message, ...]:
+    return tuple(Message("assistant" if i % 2 else "user", text) for i, text in enumerate(contents))
+
+
+def test_all_turns_train_the_earlier_answers_alike_on_both_sides(tiny_folder, tmp_path):
+    chat = Chat(load_tokenizer(tiny_folder))
+    talk = Pair("a", turns("hi", "hello", "so?", "yes"), turns("hi", "hello", "so?", "no way"), "talks")
+    short = Pair("b", turns("hi", "yes"), turns("hi", "no"), "short")
+    write_table(tmp_path / "pairs.parquet", [talk, short])
+    (_, _, tree), (_, _, alone) = ALL_TURNS.trees(chat, tmp_path / "pairs.parquet", 1)
+    (_, _, last), (_, _, same) = PAIRS.trees(chat, tmp_path / "pairs.parquet", 1)
+    for leaf, of_last, side in zip(tree.leaves, last.leaves, (talk.chosen, talk.rejected), strict=True):
+        whole = chat.encode(side)
+        ids, mask = [*tree.trunk, *leaf.token_ids], [*[False] * len(tree.trunk), *leaf.mask]
+        assert (ids, mask) == (whole.token_ids[: len(ids)], whole.mask[: len(ids)])
+        assert not any(whole.mask[len(ids) :])
+        assert sum(leaf.mask) == sum(of_last.mask) + len("hello") + 1
+    assert [alone.trunk, *alone.leaves] == [same.trunk, *same.leaves], "one answer: nothing else to train"
+    assert PAIRS.name != ALL_TURNS.name, "their token files have other keys"
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -20,7 +20,7 @@ from tercet.rows import Message, Pair, Row, read_pairs, read_rows, write_table
 from tercet.store import source_digest
 from tercet.train.batch import Limit, TruncationError, cut, trained, within
 from tercet.train.preference import PAIRS
-from tercet.train.rlvr import PROMPTS
+from tercet.train.rollout import PROMPTS
 from tercet.train.sft import TURNS
 from tercet.train.tokens import PART, Rule, Tokens, prepare, write
 
@@ -153,9 +153,9 @@ def test_pairs_and_prompts_come_back_as_they_were_made(chat, rows_file, tmp_path
             assert leaf.token_ids == chat.pair(asked, side[-1].content)[1]
             assert leaf.mask == [True] * len(leaf.token_ids)
     prompts = prepare(rows_file, chat, PROMPTS, context(tmp_path))
-    judged = [row for row in read_rows(rows_file) if row.verifier]
-    assert [prompts.tree(i).leaves[0].token_ids for i in range(9)] == [chat.prompt_ids(r.prompt) for r in judged[:9]]
-    assert len(prompts) == len(judged)
+    rows = list(read_rows(rows_file))
+    assert [prompts.tree(i).leaves[0].token_ids for i in range(9)] == [chat.prompt_ids(r.prompt) for r in rows[:9]]
+    assert len(prompts) == len(rows)
 
 
 def test_a_file_is_made_once_for_the_same_content_and_again_for_any_other(chat, tiny_folder, rows_file, tmp_path):

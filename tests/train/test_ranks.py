@@ -92,3 +92,15 @@ def test_two_ranks_write_the_same_rollouts_and_learn_the_same_from_them(kitchen,
     first = [[row for row in rows if row["step"] == 0] for rows in (alone, shared)]
     assert first[0] == first[1]
     assert len(first[0]) == 48
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings"), [("ppo", {"steps": 2}), ("lagged", {"steps": 4, "samples": 8, "max_new_tokens": 40})]
+)
+def test_two_ranks_learn_the_same_with_a_critic_and_from_rounds_written_ahead(
+    kitchen, launch, tmp_path, stage, settings
+):
+    one, two = compare(kitchen, launch, tmp_path, stage, {"dtype": "float32", "eps": 1e-4, **settings})
+    alone, shared = (read_table(folder / "tercet" / "rollouts.parquet") for folder in (one, two))
+    kept = ("step", "prompt_id", "version")
+    assert [[row[key] for key in kept] for row in alone] == [[row[key] for key in kept] for row in shared]

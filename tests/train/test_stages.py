@@ -263,7 +263,7 @@ def test_every_reduction_and_advantage_trains(cook, reduction):
 
 def test_prompts_without_a_judge_are_refused(cook, kitchen):
     replace_rows(kitchen, lambda row: row | {"verifier": ""})
-    with pytest.raises(RowError, match=r"rows.parquet: no row names a verifier; RLVR needs"):
+    with pytest.raises(RowError, match=r"rows.parquet: row 'r0' names no verifier; every row of an RL stage needs"):
         cook("rlvr", steps=1)
 
 

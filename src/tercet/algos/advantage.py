@@ -93,14 +93,24 @@ def gae(
     return advantages_LT, torch.where(mask_LT, advantages_LT + values_LT, 0.0)
 
 
-def whiten(values: Tensor, mask: Tensor, *, shift_mean: bool = True, eps: float = 1e-8) -> Tensor:
+def whiten(
+    values: Tensor,
+    mask: Tensor,
+    *,
+    shift_mean: bool = True,
+    eps: float = 1e-8,
+    moments: tuple[float, float] | None = None,
+) -> Tensor:
     """(x - mean) / sqrt(var + eps) over the mask, any shape; with `shift_mean` off the mean is put back.
 
-    The variance is the sample one (n - 1). Source: Ziegler et al. 2019, code; Tülu 3's PPO whitens advantages only.
+    The variance is the sample one (n - 1). `moments` are mean and variance where they are those of more than these
+    values (other ranks'). Source: Ziegler et al. 2019, code; Tülu 3's PPO whitens advantages only.
     """
     chosen = values[mask]
-    centered = chosen - chosen.mean()
-    scaled = centered * torch.rsqrt(centered.square().sum() / max(1, len(chosen) - 1) + eps)
+    mean = chosen.mean() if moments is None else torch.tensor(moments[0]).to(chosen)
+    centered = chosen - mean
+    own = centered.square().sum() / max(1, len(chosen) - 1)
+    scaled = centered * torch.rsqrt((own if moments is None else torch.tensor(moments[1]).to(chosen)) + eps)
     found = torch.zeros_like(values)
-    found[mask] = scaled if shift_mean else scaled + chosen.mean()
+    found[mask] = scaled if shift_mean else scaled + mean
     return found

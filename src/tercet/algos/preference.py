@@ -2,7 +2,7 @@
 
 Notation as in the paper (§5): for a pair with chosen c and rejected r, `logps` are log pi(y | x) summed over the
 trained tokens of an answer, `lengths` its number of trained tokens; a mean log-probability is their quotient. All
-arguments have shape (B,) and fp32. Each function returns one loss per pair, (B,). Without reference: simpo, orpo, nll.
+arguments have shape (B,) and fp32. Each loss is one number per pair, (B,). Without reference: simpo, orpo, nll.
 """
 
 from __future__ import annotations
@@ -79,14 +79,40 @@ def orpo(policy: Sides, *, odds_weight: float) -> Tensor:
     return nll(policy) - odds_weight * logsigmoid(chosen - rejected)
 
 
+def kto(
+    policy: Sides,
+    reference: Sides,
+    kl: Tensor,
+    *,
+    beta: float,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+) -> Tensor:
+    """[w_d (1 - sigmoid(beta (h(c) - kl))) + w_u (1 - sigmoid(beta (kl - h(r))))] / 2 (Ethayarajh et al., eq. 7, 8).
+
+    h = log pi - log ref of an answer. A pair is two examples, its chosen answer a desirable one and its rejected answer
+    an undesirable one; half their sum is their mean, so the mean over B pairs is TRL's mean over the 2B examples. `kl`,
+    one number, is `mismatch_kl`; no gradient goes through it.
+    """
+    baseline = kl.detach()
+    chosen = torch.sigmoid(beta * (baseline - (policy.chosen - reference.chosen)))  # 1 - sigmoid(x) = sigmoid(-x)
+    rejected = torch.sigmoid(beta * ((policy.rejected - reference.rejected) - baseline))
+    return 0.5 * (desirable_weight * chosen + undesirable_weight * rejected)
+
+
+def mismatch_kl(policy: Tensor, reference: Tensor) -> Tensor:
+    """KTO's z0: max(0, mean (log pi - log ref)) of answers to other prompts, without gradient; (B,) both, () result."""
+    return (policy - reference).mean().clamp(min=0.0).detach()
+
+
 def nll(policy: Sides) -> Tensor:
     """-mean log pi(c), the term that anchors another loss to the chosen answers (Pang et al. 2024, eq. 1: RPO)."""
     return -policy.chosen / policy.chosen_lengths
 
 
-def bradley_terry(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """-log sigmoid(r(c) - r(r)), the reward model's loss (paper §5.4.1); scores and result (B,)."""
-    return -logsigmoid(chosen - rejected)
+def bradley_terry(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0) -> Tensor:
+    """-log sigmoid(r(c) - r(r) - margin), the reward model's loss (paper §5.4.1; margin: Llama 2, eq. 2); all (B,)."""
+    return -logsigmoid(chosen - rejected - margin)
 
 
 def implicit_rewards(policy: Sides, reference: Sides, beta: float) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,10 @@ Shape suffixes: P predicted tokens, H hidden size, V vocabulary.
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,10 +25,31 @@ def token_logps(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability (nats, at least fp32) of each target under softmax(hidden @ weight.T / temperature).
 
-    Returns `(logps_P, entropies_P)`; entropies carry no gradient and are empty unless asked for.
+    Returns `(logps_P, entropies_P)`; entropies carry no gradient and are empty unless asked for. On CUDA the kernels of
+    Liger do the plain case where they are installed: they too keep one chunk, in fewer passes over it.
     """
+    plain = hidden_PH.is_cuda and temperature == 1.0 and not entropy and len(targets_P) > 0
+    if plain and (fused := liger()) is not None:
+        losses_P = fused(hidden_PH, weight_VH, targets_P, reduction="none", accum_dtype=torch.float32)
+        return -losses_P, losses_P.new_empty(0)
     logps_P, entropies_P = _TokenLogps.apply(hidden_PH, weight_VH, targets_P, temperature, entropy)
     return logps_P, entropies_P
+
+
+LIGER = (0, 8, 3)  # before, the gradient of the weight ignored what each token's loss is multiplied with
+
+
+@cache
+def liger() -> Callable[..., Tensor] | None:
+    """Liger's projection and cross entropy in one, where a version is installed that can weigh tokens."""
+    if importlib.util.find_spec("liger_kernel") is None:
+        return None
+    found = importlib.metadata.version("liger-kernel").split(".")[:3]
+    if tuple(int("".join(filter(str.isdigit, part)) or 0) for part in found) < LIGER:
+        return None
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+    return liger_fused_linear_cross_entropy
 
 
 def _chunks(num_rows: int, vocabulary: int) -> list[slice]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tercet.data.layouts import (
@@ -198,6 +199,12 @@ def prompt_pair(raw: Raw, where: str) -> Pair:
     return _paired(raw["id"], (Message("user", prompt),), good, bad, **models)
 
 
+def rewardbench(raw: Raw, where: str) -> Pair:
+    """`prompt, chosen, rejected, subset` as texts, optionally both models: RewardBench; the skill is the subset."""
+    (subset,) = texts(raw, where, "subset")
+    return replace(prompt_pair(raw, where), skill=subset)
+
+
 def sharegpt_pair(raw: Raw, where: str) -> Pair:
     """`conversations` that end with a question, and `chosen` and `rejected` turns of `{from, value}`."""
     turns = sharegpt(raw, where).messages
@@ -285,6 +292,7 @@ PAIRS: dict[str, PairAdapter] = {
     "hh": hh,
     "preference": preference,
     "prompt_pair": prompt_pair,
+    "rewardbench": rewardbench,
     "sharegpt_pair": sharegpt_pair,
     "ultrafeedback_pair": ultrafeedback_pair,
 }

@@ -15,6 +15,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
+from tercet.device.optim import prepare, state_of
 from tercet.device.shard import Trainable
 
 KEPT = 2
@@ -34,6 +35,7 @@ def save(
     `kept` are further tensors, e.g. of a moving reference; `load` writes into the same ones.
     """
     mesh = trainable.mesh
+    moments, counts = state_of(optimizer, trainable)
     draft, final = folder / f".draft-{step}", folder / f"step-{step:08d}"
     if mesh.first:
         for stale in folder.glob(".draft-*"):
@@ -42,12 +44,12 @@ def save(
     mesh.barrier()
     try:
         with _alone_is_fine():
-            dcp.save(_state(trainable, optimizer, kept), checkpoint_id=str(draft), no_dist=mesh.size == 1)
+            dcp.save(_state(trainable, moments, kept), checkpoint_id=str(draft), no_dist=mesh.size == 1)
     except CheckpointException as error:  # no Exception; what is behind it, such as a full disk, is one
         raise next((cause for cause, _ in error.failures.values()), error) from error
     mesh.barrier()
     if mesh.first:
-        (draft / "extra.json").write_text(json.dumps({**extra, "step": step, "ranks": mesh.size}))
+        (draft / "extra.json").write_text(json.dumps({**extra, "step": step, "ranks": mesh.size, "counts": counts}))
         _sync(draft)
         os.replace(draft, final)
         for old in sorted(folder.glob("step-*"))[:-KEPT]:
@@ -65,39 +67,22 @@ def load(
     found = sorted(folder.glob("step-*"))
     if not found:
         return None
-    state = _state(trainable, optimizer, kept)
-    with _alone_is_fine():
-        dcp.load(state, checkpoint_id=str(found[-1]), no_dist=trainable.mesh.size == 1)
-    trainable.load_masters({name.removeprefix("master."): t for name, t in state.items() if name.startswith("master.")})
     extra: dict[str, Any] = json.loads((found[-1] / "extra.json").read_text())
-    _restore_optimizer(trainable, optimizer, state, extra["updates"])
+    prepare(optimizer, trainable, extra["counts"])
+    state = _state(trainable, state_of(optimizer, trainable)[0], kept)
+    with _alone_is_fine():
+        dcp.load(state, checkpoint_id=str(found[-1]), no_dist=trainable.mesh.size == 1)  # writes into these tensors
+    trainable.published()
     return extra
 
 
 def _state(
-    trainable: Trainable, optimizer: torch.optim.Optimizer, kept: dict[str, torch.Tensor] | None
+    trainable: Trainable, moments: dict[str, torch.Tensor], kept: dict[str, torch.Tensor] | None
 ) -> dict[str, Any]:
-    """Masters and both moments by name; moments that do not exist yet are zeros."""
+    """Masters, the optimiser's tensors and further ones by name."""
     state: dict[str, Any] = {f"kept.{name}": value for name, value in (kept or {}).items()}
-    for name, master in zip(trainable.names, trainable.masters, strict=True):
-        state[f"master.{name}"] = master.detach()
-        moments = optimizer.state.get(master, {})
-        for moment in ("exp_avg", "exp_avg_sq"):
-            state[f"{moment}.{name}"] = moments.get(moment, torch.zeros_like(master.detach()))
-    return state
-
-
-def _restore_optimizer(
-    trainable: Trainable, optimizer: torch.optim.Optimizer, state: dict[str, Any], updates: int
-) -> None:
-    if not updates:
-        return
-    for name, master in zip(trainable.names, trainable.masters, strict=True):
-        optimizer.state[master] = {
-            "step": torch.tensor(float(updates)),
-            "exp_avg": state[f"exp_avg.{name}"],
-            "exp_avg_sq": state[f"exp_avg_sq.{name}"],
-        }
+    masters = zip(trainable.names, trainable.masters, strict=True)
+    return state | {f"master.{name}": master.detach() for name, master in masters} | moments
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ class Mesh:
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    group: Any = None  # the process group that talks; the default one when None
 
     @property
     def first(self) -> bool:
@@ -39,25 +40,32 @@ class Mesh:
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value)
+        dist.all_gather_object(found, value, group=self.group)
         return found
 
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(group=self.group)
+
+    def twin(self) -> Mesh:
+        """The same ranks with a channel of their own, for a second thread. Every rank calls this at the same point."""
+        return replace(self, group=dist.new_group(backend="gloo")) if self.size > 1 else self
 
     def _reduce(self, values: list[float], op: Any) -> list[float]:
         if self.size == 1:
             return values
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(total, op=op)
+        dist.all_reduce(total, op=op, group=self.group)
         return total.tolist()
 
 
 @contextmanager
 def mesh() -> Iterator[Mesh]:
-    """Join the process group torchrun described in the environment (gloo on CPU, NCCL on CUDA); leave it at the end."""
+    """Join the process group torchrun described in the environment; leave it at the end.
+
+    Tensors on CUDA travel by NCCL, those in the host's memory by gloo.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
     cuda = torch.cuda.is_available()
@@ -67,7 +75,7 @@ def mesh() -> Iterator[Mesh]:
     if size == 1:
         yield Mesh(device=device)
         return
-    dist.init_process_group("nccl" if cuda else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     try:
         yield Mesh(dist.get_rank(), size, device)
     finally:
@@ -81,6 +89,12 @@ def peak_memory(device: torch.device) -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def wait(device: torch.device) -> None:
+    """Until everything that was asked of a card is done, copies to the host among it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def release_memory(device: torch.device) -> None:

@@ -1,50 +1,73 @@
 """fp32 master weights behind a compute copy, on one rank or sharded over many with FSDP2.
 
 On one rank the forward pass runs on a copy in the compute precision; its gradients are added to fp32 gradients of the
-masters as soon as they appear. On several ranks `fully_shard` keeps the same contract: fp32 shards, compute-precision
-parameters during forward and backward, fp32 reduction.
+masters as soon as they appear. The masters may live in the host's memory, and with them the optimiser's state. On
+several ranks `fully_shard` keeps the same contract: fp32 shards, compute-precision parameters during forward and
+backward, fp32 reduction. Frozen parameters have no masters and stay in the compute precision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
-from tercet.device.mesh import Mesh
+from tercet.device.mesh import Mesh, wait
+
+Named = Iterator[tuple[str, Tensor]]
+Merge = Callable[[Callable[[str], Tensor], str], Named]
+"""From a function that gives a parameter's whole value by name, and a part, to names and tensors of a plain model."""
 
 
 class Trainable:
     """A module being trained: `module` computes, `masters` are what the optimiser changes."""
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype, mesh: Mesh) -> None:
-        """`module` comes in fp32."""
-        self.mesh, self.dtype, self.module = mesh, dtype, module.to(mesh.device)
-        self.names = [name for name, _ in module.named_parameters()]
-        self.copied = mesh.size == 1 and dtype != torch.float32
+    def __init__(
+        self,
+        module: nn.Module,
+        dtype: torch.dtype,
+        mesh: Mesh,
+        *,
+        host: torch.device | None = None,
+        merge: Merge | None = None,
+    ) -> None:
+        """`module` comes in fp32; masters live on `host` if given; `merge` makes a plain model of one with adapters."""
+        self.mesh, self.dtype, self.module, self.host, self.merge = mesh, dtype, module, host, merge
+        self.pieces: list[tuple[nn.Parameter, Tensor]] = []  # gradients on their way to the host
+        self.names = [name for name, p in module.named_parameters() if p.requires_grad]
+        self.copied = mesh.size == 1 and (dtype != torch.float32 or host is not None)
+        for frozen in (p for p in module.parameters() if not p.requires_grad):
+            frozen.data = frozen.data.to(dtype)
         if mesh.size > 1:
-            _shard(self.module, dtype)
-            self.masters: list[nn.Parameter] = list(self.module.parameters())
+            _shard(module if host else module.to(mesh.device), dtype, offload=host is not None)
+            self.masters = self._trained()
         elif self.copied:
-            self.masters = [nn.Parameter(p.detach().clone()) for p in self.module.parameters()]
-            self.module.to(dtype)
-            for work, master in zip(self.module.parameters(), self.masters, strict=True):
-                work.register_post_accumulate_grad_hook(_hand_over(master))
+            self.masters = [nn.Parameter(self._master(p)) for p in self._trained()]
+            module.to(mesh.device, dtype)
+            for work, master in zip(self._trained(), self.masters, strict=True):
+                work.register_post_accumulate_grad_hook(self._hand_over(master))
         else:
-            self.masters = list(self.module.parameters())
+            module.to(mesh.device)
+            self.masters = self._trained()
+        self.known = dict(module.named_parameters()) | dict(zip(self.names, self.masters, strict=True))
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of `loss`; FSDP averages over ranks, so the sum the loop wants is put back."""
         (loss * self.mesh.size if self.mesh.size > 1 else loss).backward()
+        if self.pieces:
+            wait(self.mesh.device)
+            for master, piece in self.pieces:
+                _add(master, piece)
+            self.pieces.clear()
 
     def published(self) -> None:
         """Make the compute copy equal the masters again."""
         if self.copied:
             with torch.no_grad():
-                for work, master in zip(self.module.parameters(), self.masters, strict=True):
-                    work.copy_(master)
+                for work, master in zip(self._trained(), self.masters, strict=True):
+                    work.copy_(master, non_blocking=True)
 
     def grad_norm(self, part: str = "") -> float:
         """Norm of all gradients over all ranks, of the parameters whose names begin with `part`."""
@@ -60,39 +83,63 @@ class Trainable:
         """The masters of a submodule; of all when `name` is empty."""
         return [master for own, master in zip(self.names, self.masters, strict=True) if own.startswith(name)]
 
+    @property
+    def flops(self) -> float:
+        """FLOPs of one token, forward and backward: two products per weight to compute, one less where it is frozen."""
+        trained = sum(master.numel() for master in self.masters)
+        whole = sum(parameter.numel() for parameter in self.module.parameters())
+        return 6.0 * trained + 4.0 * (whole - trained)
+
+    def full_state(self, part: str = "") -> Named:
+        """Names (within `part`) and whole fp32 weights of a plain model, adapters merged; every rank must iterate."""
+        names = (name for name in self.known if name.startswith(part))
+        named = ((name, self.whole(name)) for name in names) if self.merge is None else self.merge(self.whole, part)
+        return ((name.removeprefix(part), value) for name, value in named)
+
+    def whole(self, name: str) -> Tensor:
+        """A master, or a frozen parameter in the compute precision, gathered from all ranks."""
+        value = self.known[name].detach()
+        return value.full_tensor() if hasattr(value, "full_tensor") else value
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.module.parameters() if p.requires_grad]
+
     def _grads(self, part: str) -> list[Tensor]:
         return [master.grad for master in self.part(part) if master.grad is not None]
 
-    def full_state(self) -> Iterator[tuple[str, Tensor]]:
-        """Names and whole fp32 masters, one at a time; every rank must iterate."""
-        for name, master in zip(self.names, self.masters, strict=True):
-            value = master.detach()
-            yield name, value.full_tensor() if hasattr(value, "full_tensor") else value
+    def _master(self, parameter: Tensor) -> Tensor:
+        if self.host is None:
+            return parameter.detach().to(self.mesh.device, copy=True)
+        return self._pinned(parameter, torch.float32).copy_(parameter.detach())
 
-    def load_masters(self, state: dict[str, Tensor]) -> None:
-        """Set masters from tensors of the same (sharded or whole) form."""
-        with torch.no_grad():
-            for name, master in zip(self.names, self.masters, strict=True):
-                master.copy_(state[name])
-        self.published()
+    def _pinned(self, like: Tensor, dtype: torch.dtype) -> Tensor:
+        """Room on the host, where the card can write to and read from it by itself."""
+        return torch.empty(like.shape, dtype=dtype, device=self.host, pin_memory=self.mesh.device.type == "cuda")
 
+    def _hand_over(self, master: nn.Parameter) -> Callable[[Tensor], None]:
+        def hook(work: Tensor) -> None:
+            if work.grad is None:
+                return
+            if self.host is None:
+                _add(master, work.grad)
+            else:
+                self.pieces.append((master, self._pinned(work, work.dtype).copy_(work.grad, non_blocking=True)))
+            work.grad = None
 
-def _hand_over(master: nn.Parameter):  # type: ignore[no-untyped-def]  # torch's hook type is not public
-    def hook(work: Tensor) -> None:
-        if work.grad is None:
-            return
-        if master.grad is None:
-            master.grad = work.grad.float()
-        else:
-            master.grad.add_(work.grad)
-        work.grad = None
-
-    return hook
+        return hook
 
 
-def _shard(module: nn.Module, dtype: torch.dtype) -> None:
+def _add(master: nn.Parameter, grad: Tensor) -> None:
+    if master.grad is None:
+        master.grad = grad.float()
+    else:
+        master.grad.add_(grad)
+
+
+def _shard(module: nn.Module, dtype: torch.dtype, *, offload: bool) -> None:
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+    place = CPUOffloadPolicy() if offload else OffloadPolicy()
     for layers in (m for m in module.modules() if isinstance(m, nn.ModuleList)):
         for layer in layers:
-            fully_shard(layer, mp_policy=policy)
-    fully_shard(module, mp_policy=policy)
+            fully_shard(layer, mp_policy=policy, offload_policy=place)
+    fully_shard(module, mp_policy=policy, offload_policy=place)

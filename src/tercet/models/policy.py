@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -10,7 +12,23 @@ from tercet.algos.tokens import token_logps
 from tercet.models.forest import Attends, Forest, ForestError, Leaf, Tree, plant
 
 
-class Policy(nn.Module):
+class Reader(nn.Module):
+    """What reads forests. Changing its precision changes weights only: rotary frequencies stay as they were made.
+
+    In bf16 they would be off by up to 0.4%, at position 1,000 that is radians.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Reader:
+        exact = [
+            (owner, name, buffer) for owner in self.modules() for name, buffer in owner.named_buffers(recurse=False)
+        ]
+        super()._apply(fn, recurse)
+        for owner, name, buffer in exact:
+            setattr(owner, name, buffer.to(getattr(owner, name).device))
+        return self
+
+
+class Policy(Reader):
     """A causal LM read through forests: log-probabilities of trained tokens, or hidden states of last tokens."""
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -41,7 +59,7 @@ class Policy(nn.Module):
         return token_logps(chosen, self.head(), forest.targets_P, temperature=temperature, entropy=entropy)
 
 
-class Scorer(nn.Module):
+class Scorer(Reader):
     """A sequence classifier with one output, read at the last token of each leaf (reward model)."""
 
     def __init__(self, model: PreTrainedModel) -> None:

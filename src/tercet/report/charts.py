@@ -42,6 +42,13 @@ class Box(NamedTuple):
     tone: str = ""
 
 
+class Bound(NamedTuple):
+    """A value that a curve should not cross, e.g. `Bound(0.2, "alarm above 0.2")`."""
+
+    value: float
+    text: str
+
+
 def dots(items: Sequence[Dot], *, text: Callable[[float], str], zero: bool, label: str) -> Markup:
     """Estimates side by side with 95 % whiskers; `zero` keeps 0 on the axis."""
     height, left, right, top, bottom = 210, 42, 6, 12, 30
@@ -64,12 +71,15 @@ def dots(items: Sequence[Dot], *, text: Callable[[float], str], zero: bool, labe
     return _svg("".join(body), width, height, label)
 
 
-def curve(points: Sequence[tuple[float, float]], *, label: str, tone: int = 0) -> Markup:
-    """One metric over steps: the raw line, and a running mean in front of it when the line is long."""
+def curve(points: Sequence[tuple[float, float]], *, label: str, tone: int = 0, bound: Bound | None = None) -> Markup:
+    """One metric over steps: the raw line, and a running mean in front of it when the line is long.
+
+    `bound` is drawn as a line where it lies near the curve; where it lies far off, words at that edge tell it.
+    """
     height, left, right, top, bottom = 150, 46, 10, 10, 24
     points = thin(points, MAX_POINTS)
     xs, ys = [p[0] for p in points], [p[1] for p in points]
-    low, high = _padded(min(ys), max(ys))
+    low, high = _padded(*_reaching(min(ys), max(ys), bound))
     x = _scale(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, left, WIDTH - right)
     y = _scale(low, high, height - bottom, top)
     body = [_grid(ticks(low, high, 5), y, number, left, WIDTH - right)]
@@ -89,7 +99,10 @@ def curve(points: Sequence[tuple[float, float]], *, label: str, tone: int = 0) -
         tip = f"step {number(step)}: {number(value)}"
         body.append(f'<rect class="hit" x="{x(step) - wide / 2:.1f}" y="{top}" width="{wide:.1f}" ')
         body.append(f'height="{height - bottom - top}"><title>{tip}</title></rect>')
-    return _svg("".join(body) + "</g>", WIDTH, height, label)
+    body.append("</g>")
+    if bound:
+        body.append(_bound(bound, min(max(y(bound.value), top), height - bottom), low <= bound.value <= high, left))
+    return _svg("".join(body), WIDTH, height, label)
 
 
 def forest(value: float, low: float, high: float, *, reach: float, tone: str) -> Markup:
@@ -259,6 +272,21 @@ def _grid(marks: Sequence[float], y: Callable[[float], float], text: Callable[[f
         for m in marks
     ]
     return "".join(lines)
+
+
+def _reaching(low: float, high: float, bound: Bound | None) -> tuple[float, float]:
+    """The range of a curve, with the bound in it where that leaves the curve most of the height."""
+    near = bound is not None and low - 1.2 * (high - low) <= bound.value <= high + 1.2 * (high - low)
+    return (min(low, bound.value), max(high, bound.value)) if bound and near else (low, high)
+
+
+def _bound(bound: Bound, y: float, inside: bool, left: int) -> str:
+    """The line of a bound with its words; only the words, with an arrow, where it lies outside."""
+    line = f'<line class="bound" x1="{left}" y1="{y:.1f}" x2="{WIDTH - 10}" y2="{y:.1f}"/>' if inside else ""
+    words = bound.text if inside else f"{'↑' if y < 50 else '↓'} {bound.text}"
+    return (
+        f'{line}<text class="tick bound" x="{WIDTH - 10}" y="{y - 4 if y > 24 else y + 11:.1f}">{escape(words)}</text>'
+    )
 
 
 def _whisker(x: float, low: float, high: float) -> str:

@@ -23,27 +23,38 @@ if TYPE_CHECKING:
 Object = dict[str, Any]
 Key = tuple[str, str]  # (task, item): ("words@1", "17")
 NUMBERS = ("score", "outcome", "subset", "aggregate", "template", "digest", "bits", "num_bytes")
-KINDS = {"base": "Base", "sft": "SFT", "dpo": "DPO", "rlvr": "RLVR", "reward": "Reward"}
-TRAINING = ("sft", "dpo", "reward", "rlvr")
+KINDS = {"base": "Base", "sft": "SFT", "dpo": "DPO", "rlvr": "RLVR", "ppo": "PPO", "reward": "Reward"}
+RL = ("rlvr", "ppo")
+TRAINING = ("sft", "dpo", "reward", *RL)
 CURVES = {
     "loss": "Loss",
+    "critic_loss": "Loss of the value model",
     "reward": "Reward",
     "solved": "Share solved",
+    "rewarded": "Share rewarded",
+    "score": "Score",
     "accuracy": "Preference accuracy",
     "margin": "Preference margin",
-    "kl": "KL to the starting model",
+    "kl": "KL to the reference",
     "length": "Completion length (tokens)",
-    "grad_norm": "Gradient norm",
-    "lr": "Learning rate",
-    "entropy": "Entropy (nats per token)",
     "truncated": "Share of cut completions",
     "zero_variance": "Share of groups without a signal",
-    "clip_share": "Share of clipped tokens",
+    "entropy": "Entropy (nats per token)",
     "logp_gap": "Log-prob gap, writer to trainer",
+    "repetition": "Share that repeats itself",
+    "hollow": "Rewarded without an answer",
+    "unparsed": "Share without a readable answer",
+    "judge_errors": "Share that could not be judged",
+    "explained_variance": "Returns that the value model foresaw",
+    "grad_norm": "Gradient norm",
+    "lr": "Learning rate",
+    "clip_share": "Share of clipped tokens",
     "tokens_per_second": "Tokens per second",
     "memory_gb": "Peak memory (GB)",
 }
 MAIN_CURVES = ("loss", "reward", "accuracy", "margin", "kl", "length", "grad_norm", "lr")
+WATCHED = ("rewarded", "truncated", "zero_variance", "entropy", "logp_gap", "repetition", "hollow", "critic_loss")
+MAIN_RL = (*(name for name in MAIN_CURVES if name not in ("grad_norm", "lr")), *WATCHED)
 
 
 @dataclass(frozen=True)
@@ -206,17 +217,19 @@ def curves(stage: Stage) -> list[Curve]:
     names = {name for line in steps.values() for name in line} - {"step", "seconds", "time"}
     known = [name for title in CURVES for name in (title, *sorted(n for n in names if n.startswith(f"{title}_")))]
     order = [name for name in dict.fromkeys(known) if name in names] + sorted(names - set(known))
+    first = MAIN_RL if stage.kind in RL else MAIN_CURVES
     out = []
     for name in order:
         points = [(step, float(line[name])) for step, line in sorted(steps.items()) if _finite(line.get(name))]
         if points:
-            out.append(Curve(stage.name, name, _title(name), points, name in MAIN_CURVES or name.startswith("reward_")))
+            out.append(Curve(stage.name, name, _title(name), points, name in first or name.startswith("reward_")))
     return out
 
 
 def _title(name: str) -> str:
-    if name.startswith("reward_"):
-        return f"Reward: {name.removeprefix('reward_')}"
+    for kind in ("reward", "score"):
+        if name.startswith(f"{kind}_"):
+            return f"{CURVES[kind]}: {name.removeprefix(f'{kind}_')}"
     return CURVES.get(name, name.replace("_", " ").capitalize())
 
 
@@ -224,6 +237,31 @@ def truncation(stage: Stage) -> Object:
     """The length limit, what happens to longer rows, and per source what was lost; empty when gone."""
     path = stage.file("tercet/truncation.json")
     return _json(path) if path else {}
+
+
+def alarms(stage: Stage) -> list[Object] | None:
+    """What the watchers of an RL stage raised, in order; None where it was not watched, or its folder is gone."""
+    path = stage.file("tercet/alarms.json")
+    return _json(path, list) if path else None
+
+
+def accuracies(stage: Stage) -> dict[str, list[Object]]:
+    """How often a reward model preferred the chosen answer: per set of pairs all of it, its sections, its subsets.
+
+    Example: `{"held out": [{"name": "all", "score": 0.81, "stderr": 0.02, "n": 400}, ...]}`. Empty when not measured.
+    """
+    path = stage.file("tercet/accuracy.json")
+    found = _json(path) if path else {}
+    sets = {"pairs held out": found.get("held_out"), **found.get("tests", {})}
+    return {name: _told(entry) for name, entry in sets.items() if entry}
+
+
+def _told(entry: Object) -> list[Object]:
+    parts = [("all", "", entry)]
+    for kind, key in (("section", "rewardbench"), ("subset", "subsets")):
+        parts += [(name, kind, one) for name, one in entry.get(key, {}).items()]
+    keys = {"score": "accuracy", "stderr": "stderr", "n": "n"}
+    return [{"name": name, "kind": kind} | {new: one[old] for new, old in keys.items()} for name, kind, one in parts]
 
 
 def _record(folder: Path) -> Object:
@@ -273,13 +311,14 @@ def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _json(path: Path) -> Object:
+def _json(path: Path, kind: type = dict) -> Any:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise RowError(
             f"{path}, line {error.lineno}: not valid JSON ({error.msg}); run `tercet check` on the folder"
         ) from None
-    if not isinstance(value, dict):
-        raise RowError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    if not isinstance(value, kind):
+        expected = "object" if kind is dict else "list"
+        raise RowError(f"{path}: expected a JSON {expected}, got {type(value).__name__}")
     return value

@@ -1,7 +1,8 @@
 """The report stage: one self-contained HTML page that tells a run with error bars and lineage (hop 12 of the road).
 
-Reads the given exams and everything upstream of them through `facts`, lays it out with `page.html.j2`. The page asks
-the network for nothing. It shows wall times, so its bytes differ between two runs of one recipe; all else is fixed.
+Reads the given exams and everything upstream of them through `facts`, lays it out with `page.html.j2`. Rollouts get a
+page of their own beside it, `rollouts.html`. The pages ask the network for nothing. `index.html` shows wall times, so
+its bytes differ between two runs of one recipe; all else is fixed.
 """
 
 from __future__ import annotations
@@ -12,20 +13,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import BaseModel
 
 from tercet.recipe import Recipe, Report
-from tercet.report import charts, data, exams, facts, samples
-from tercet.report.compare import amount
+from tercet.report import alarms, charts, data, exams, facts, rollouts, samples
 from tercet.report.exams import plain
 from tercet.report.facts import Checkpoint, Object, Stage
+from tercet.report.render import duration, render
 
 if TYPE_CHECKING:
     from tercet.store import Artifact, Context
-
-HERE = Path(__file__).parent
 
 
 def run(spec: Report, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
@@ -33,7 +31,11 @@ def run(spec: Report, inputs: dict[str, Artifact], out: Path, ctx: Context) -> d
     stages = facts.walk(spec.evals, inputs, ctx.recipe)
     points = facts.checkpoints(spec.evals, stages, ctx.recipe)
     page = build(spec, ctx.recipe, stages, points, facts.openings(inputs))
-    (out / "index.html").write_text(render(page), encoding="utf-8")
+    tried = [stage for stage in _of(stages, facts.RL) if stage.file(rollouts.FILE)]
+    if tried:
+        rollouts.write(tried, out / "rollouts.html", title=page["title"], back="index.html")
+    html = render("page.html.j2", page, "page", browser="rollouts.html" if tried else "")
+    (out / "index.html").write_text(html, encoding="utf-8")
     verdicts = [row["change"].verdict for pair in page["compared"] for row in pair["rows"]]
     return {
         "checkpoints": float(len(points)),
@@ -41,6 +43,7 @@ def run(spec: Report, inputs: dict[str, Artifact], out: Path, ctx: Context) -> d
         "better": float(verdicts.count("better")),
         "worse": float(verdicts.count("worse")),
         "missing": float(len(page["missing"])),
+        "alarms": float(sum(len(told["rang"]) for told in page["alarms"].values())),
     }
 
 
@@ -64,32 +67,17 @@ def build(
         "recipe": [_spec("base", recipe.base)] + [_spec(name, stage) for name, stage in recipe.stage.items()],
         "placement": _spec("placement", recipe.placement),
         **_training(stages, points),
+        "alarms": {stage.name: told for stage in _of(stages, facts.RL) if (told := alarms.told(stage))},
+        "accuracies": {stage.name: facts.accuracies(stage) for stage in _of(stages, ("reward",))},
         "items": samples.exam_samples(points),
         "change_counts": counts,
         "change_names": {k: name for k, (name, _) in samples.CHANGES.items() if any(row[k] for row in counts.values())},
-        "rollouts": [(stage, samples.rollouts(stage)) for stage in _of(stages, ("rlvr",))],
+        "rollouts": [(stage, samples.rollouts(stage)) for stage in _of(stages, facts.RL)],
         "mixtures": [{"stage": stage, "told": _told(stage)} for stage in _of(stages, data.MIXTURES)],
         "personas": [(stage, _told(stage)) for stage in _of(stages, ("personas",))],
         "pairs": [(stage, _told(stage), samples.pair_samples(stage)) for stage in _of(stages, ("prefs", "judged"))],
         **_timings(stages),
     }
-
-
-def render(page: Object) -> str:
-    """The page as HTML; every text is escaped, only our own drawings, style and script are marked as safe."""
-    env = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    env.filters |= {
-        "amount": amount,
-        "number": charts.number,
-        "count": count,
-        "paid": paid,
-        "duration": duration,
-        "first_line": first_line,
-    }
-    style, script = (Markup((HERE / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
-    return env.get_template("page.html.j2").render(page, style=style, script=script)
 
 
 def model_name(base: str) -> str:
@@ -98,29 +86,6 @@ def model_name(base: str) -> str:
         return "A tiny model"
     name = base.rstrip("/").rsplit("/", 1)[-1]
     return name.removesuffix(".gguf").rsplit(".Q", 1)[0]
-
-
-def duration(seconds: float) -> str:
-    """A wall time: `8.2 s`, `3 min 5 s`, `2 h 4 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def count(number: int | None) -> str:
-    """A count with commas; a dash where a summary does not have it."""
-    return "–" if number is None else f"{number:,}"
-
-
-def paid(amount: float) -> str:
-    """What was paid, in the currency of the recipe's price: `nothing`, `0.00042`, `12.4`."""
-    return f"{amount:,.3g}" if amount else "nothing"
-
-
-def first_line(turns: Sequence[Object]) -> str:
-    """The start of the last user turn, to recognise a prompt by."""
-    return samples.clip(next((turn["content"] for turn in reversed(turns) if turn["role"] == "user"), ""))
 
 
 def _lineage(stages: Mapping[str, Stage], points: Sequence[Checkpoint]) -> Markup:
@@ -160,7 +125,8 @@ def _training(stages: Mapping[str, Stage], points: Sequence[Checkpoint]) -> Obje
         drawn: dict[bool, list[Object]] = {True: [], False: []}
         for curve in facts.curves(stage):
             label, tone = f"{curve.title} of stage {stage.name}", tones.get(stage.name, charts.SERIES - 1)
-            drawn[curve.main].append({"curve": curve, "svg": charts.curve(curve.points, label=label, tone=tone)})
+            svg = charts.curve(curve.points, label=label, tone=tone, bound=alarms.bound(stage, curve))
+            drawn[curve.main].append({"curve": curve, "svg": svg})
         found.append({"stage": stage, "main": drawn[True], "more": drawn[False]})
         lost.append((stage, facts.truncation(stage)))
     return {"training": found, "truncations": lost}

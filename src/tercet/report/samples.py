@@ -186,7 +186,7 @@ def _group(rows: Sequence[Object], most: int) -> Object:
         "prompt": shown([{"role": "user", "content": rows[0]["prompt"]}]),
         "verifier": rows[0]["verifier"],
         "signal": _differ(rows),
-        "rows": [{**row, "text": cut(row["text"])} for row in rows[:most]],
+        "rows": [{**row, "text": cut(row["text"]), "advantage": row.get("advantage")} for row in rows[:most]],
         "more": max(0, len(rows) - most),
     }
 

@@ -30,6 +30,7 @@ class Batch:
 
     forest: Forest
     values: dict[str, Tensor] = field(default_factory=dict)
+    part: str = ""  # of the trained module, where a stage trains two side by side
 
     @property
     def num_tokens(self) -> int:
@@ -39,10 +40,14 @@ class Batch:
 
 @dataclass
 class Step:
-    """One optimiser update: this rank's batches, and metrics known before training (a rollout's rewards)."""
+    """One optimiser update: this rank's batches, and metrics known before training (a rollout's rewards).
+
+    `done` is called with the update's metrics once the weights have moved, before a checkpoint is written.
+    """
 
     batches: list[Batch]
     metrics: dict[str, float] = field(default_factory=dict)
+    done: Callable[[dict[str, float]], None] | None = None
 
 
 class Limit(NamedTuple):

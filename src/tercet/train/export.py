@@ -32,9 +32,11 @@ def export(trainable: Trainable, source: Path, out: Path, spec: Fit, inputs: dic
     write_folder(trainable, load_config(source), source, out, card(spec, inputs, ctx))
 
 
-def write_folder(trainable: Trainable, config: PretrainedConfig, source: Path, out: Path, text: str) -> None:
-    """Write any trained model with its card's `text`. Ranks that do not write hold one tensor at a time."""
-    state = ((name.removeprefix("model."), value) for name, value in trainable.full_state())
+def write_folder(
+    trainable: Trainable, config: PretrainedConfig, source: Path, out: Path, text: str, *, part: str = ""
+) -> None:
+    """Write any trained model, or a part, with its card's `text`. Ranks that do not write hold one tensor at a time."""
+    state = ((name.removeprefix("model."), value) for name, value in trainable.full_state(part))
     if trainable.mesh.first:
         save_model(out, config, state, source=source)
         (out / "README.md").write_text(text, encoding="utf-8")
@@ -48,13 +50,13 @@ def _drain(state: Iterator[tuple[str, Tensor]]) -> None:
         pass
 
 
-def card(spec: Fit, inputs: dict[str, Artifact], ctx: Context) -> str:
-    """A model card: what it is, how it was trained, from what."""
+def card(spec: Fit, inputs: dict[str, Artifact], ctx: Context, task: str = "text-generation") -> str:
+    """A model card: what it is, how it was trained, from what; `task` is the hub's name for what it does."""
     base = ctx.recipe.base
     lines = [
         "---",
         "library_name: transformers",
-        "pipeline_tag: text-generation",
+        f"pipeline_tag: {task}",
         "tags: [tercet]",
         "---",
         f"# {ctx.recipe.name}: {ctx.name}",

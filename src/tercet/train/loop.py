@@ -17,8 +17,11 @@ from torch import Tensor, nn
 
 from tercet.device import checkpoint
 from tercet.device.mesh import Mesh, peak_flops, peak_memory, release_memory
+from tercet.device.optim import optimizer as make_optimizer
 from tercet.device.shard import Trainable
 from tercet.models.forest import Forest
+from tercet.models.lora import adapt
+from tercet.models.thrift import compile_layers, recompute
 from tercet.recipe import Fit
 from tercet.store import Context
 from tercet.train.batch import Batch, Step
@@ -73,23 +76,21 @@ def start(
     rates: dict[str, float] | None = None,
     kept: dict[str, Tensor] | None = None,
 ) -> State:
-    """Masters and optimiser, restored from the newest checkpoint where there is one.
+    """Masters (or adapters) and optimiser, restored from the newest checkpoint where there is one.
 
     `rates` are the peak learning rates of parts of the module, `{"critic.": 1e-6}`; `kept` are further tensors that
     checkpoints hold.
     """
-    trainable = Trainable(module.eval(), getattr(torch, spec.dtype), mesh)
-    fused = mesh.size == 1  # fused AdamW does not take sharded tensors on CPU
-    parts = rates or {"": spec.learning_rate}
-    groups = [{"params": trainable.part(part), "peak": rate / spec.learning_rate} for part, rate in parts.items()]
-    optimizer = torch.optim.AdamW(
-        groups,
-        lr=spec.learning_rate,
-        betas=spec.betas,
-        eps=spec.eps,
-        weight_decay=spec.weight_decay,
-        fused=fused,
-    )
+    placement = ctx.recipe.placement
+    dtype = getattr(torch, spec.dtype)
+    merge = adapt(module, spec.lora, dtype, ctx.seed) if spec.lora else None
+    if placement.compile:
+        compile_layers(module, mesh.device)
+    if placement.recompute:
+        recompute(module)
+    host = torch.device("cpu") if placement.offload and mesh.device.type != "cpu" else None
+    trainable = Trainable(module.eval(), dtype, mesh, host=host, merge=merge)
+    optimizer = make_optimizer(spec, trainable, rates or {"": spec.learning_rate})
     state = State(trainable, optimizer, kept=kept or {})
     found = checkpoint.load(ctx.work / "checkpoints", trainable, optimizer, state.kept)
     if found is not None:
@@ -119,8 +120,12 @@ def fit(  # noqa: PLR0913  (the loop's six arguments are its contract)
     *,
     total: int,
     updates_per_round: int = 1,
+    settle: Callable[[int], None] | None = None,
 ) -> State:
-    """Take every step of `steps`; `total` optimiser updates shape the schedule. Checkpoints, metrics and progress."""
+    """Take every step of `steps`; `total` optimiser updates shape the schedule. Checkpoints, metrics and progress.
+
+    Checkpoints come at the end of a round; `settle` is told how many rounds there were before one is written.
+    """
     mesh = state.trainable.mesh
     saved = time.monotonic()
     began = saved
@@ -134,9 +139,13 @@ def fit(  # noqa: PLR0913  (the loop's six arguments are its contract)
                 state.step, **measured, **step.metrics, seconds=now - began, memory_gb=peak_memory(mesh.device)
             )
             ctx.track.progress(state.step, total, _note(measured, step))
+        if step.done is not None:
+            step.done(measured)
         began = now
         due = mesh.max([now - saved])[0] >= ctx.recipe.placement.checkpoint_seconds
         if due and state.step < total and state.step % updates_per_round == 0:
+            if settle is not None:
+                settle(state.step // updates_per_round)
             save(state, ctx)
             saved = time.monotonic()
     return state
@@ -173,8 +182,7 @@ def _update(state: State, step: Step, loss: LossFn, rate: float, spec: Fit) -> d
     seconds = max(time.monotonic() - began, 1e-9)
     measured["tokens_per_second"] = measured["tokens"] / seconds
     if (peak := peak_flops(mesh.device)) is not None:
-        size = sum(master.numel() for master in trainable.masters)
-        measured["mfu"] = 6.0 * size * measured["useful_tokens"] / seconds / (peak * mesh.size)
+        measured["mfu"] = trainable.flops * measured["useful_tokens"] / seconds / (peak * mesh.size)
     return measured
 
 
@@ -231,19 +239,21 @@ def _note(measured: dict[str, float], step: Step) -> str:
     return "  ".join(f"{name} {shown[name]:.3g}" for name in names if name in shown)
 
 
-def reduce_tokens(losses_P: Tensor, forest: Forest, reduction: str, length: int) -> Sum:
+def reduce_tokens(losses_P: Tensor, forest: Forest, reduction: str, length: int, leaf_P: Tensor | None = None) -> Sum:
     """Token losses as a Sum.
 
     `token_mean`: every trained token weighs the same (Tülu 3's sum loss up to scale); `sequence_mean`: every answer
-    does; `constant`: the sum over an answer divided by the constant `length` (Dr. GRPO).
+    does; `constant`: the sum over an answer divided by the constant `length` (Dr. GRPO). `leaf_P` says whose losses
+    they are; the forest's own predicted tokens when absent.
     """
     if reduction == "token_mean":
         return Sum(losses_P.sum(), float(len(losses_P)))
-    counts = torch.bincount(forest.leaf_P, minlength=forest.num_leaves)
+    leaf_P = forest.leaf_P if leaf_P is None else leaf_P
+    counts = torch.bincount(leaf_P, minlength=forest.num_leaves)
     leaves = float((counts > 0).sum())
     if reduction == "constant":
         return Sum(losses_P.sum() / length, leaves)
-    return Sum((losses_P / counts[forest.leaf_P]).sum(), leaves)
+    return Sum((losses_P / counts[leaf_P]).sum(), leaves)
 
 
 def leaf_sums(values_P: Tensor, forest: Forest) -> Tensor:

@@ -1,57 +1,76 @@
-"""Preference tuning: DPO, its length-normalised form, SimPO (paper §5), IPO, WPO and ORPO."""
+"""Preference tuning: DPO, its length-normalised form, SimPO (paper §5), IPO, WPO, ORPO and KTO."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from tercet.algos.preference import Sides, dpo, dpo_norm, implicit_rewards, ipo, nll, orpo, simpo, wpo
+from tercet.algos.preference import Sides, dpo, dpo_norm, implicit_rewards, ipo, kto, nll, orpo, simpo, wpo
 from tercet.device.mesh import Mesh, mesh
-from tercet.models.chat import Chat
-from tercet.models.folder import load_tokenizer, model_digest
-from tercet.models.forest import Forest, Tree
+from tercet.models.chat import Chat, Encoded
+from tercet.models.folder import load_config, load_tokenizer, model_digest
+from tercet.models.forest import Forest, Leaf, Tree
 from tercet.models.policy import Policy
 from tercet.recipe import DPO, Reward
-from tercet.rows import Messages, Pair, pair_from, read_table, write_table
+from tercet.rows import Messages, Pair, RowError, pair_from
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch, Limit, Step, Trees, batches, branch, chosen_rows, schedule, within
+from tercet.train.checks import check_authors, check_context, check_schedule
 from tercet.train.export import export, open_policy, write_truncation
-from tercet.train.loop import Loss, Sum, TrainingError, fit, leaf_sums, start
+from tercet.train.kto import check_pairs, mismatch, mismatched
+from tercet.train.loop import Loss, State, Sum, TrainingError, fit, leaf_sums, start
+from tercet.train.reference import (
+    PART,
+    Reference,
+    Table,
+    answer_logps,
+    load_table,
+    make_table,
+    reference_logps,
+    save_table,
+    token_digest,
+)
 from tercet.train.tokens import NamedTree, Rule, prepare, stored
 
-PART, SCORE_TOKENS = 16, 4096  # pairs read at once, and token budget of one batch, when reference log-probs are made
 REFERENCE_FREE = ("simpo", "orpo")
+Base = Table | Reference | None  # what the policy is compared with: known in advance, live, nothing
 
 
 def run(spec: DPO, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
-    """Reference log-probabilities once, then one pass over the pairs."""
+    """What the reference says of the pairs, once or as it moves; then passes over the pairs."""
     with mesh() as ranks:
         source = inputs[spec.model].payload
+        check_context(load_config(source), spec)
+        check_authors(inputs[spec.model], inputs[spec.pairs])
         chat = Chat(load_tokenizer(source))
         trees = encode_pairs(spec, inputs[spec.pairs].payload / "pairs.parquet", chat, out, ranks, ctx)
-        policy = open_policy(source)
-        reference = None if spec.loss in REFERENCE_FREE else _reference(policy, trees, source, out, spec, ranks)
         total = schedule(len(trees), spec.batch, spec.epochs, spec.steps)
-        state = start(policy, spec, ranks, ctx)
-        loss = partial(preference_loss, spec=spec)
-        if state.step == 0 and reference is not None:
-            _check_start(state.trainable.module, trees, reference, spec, ranks)
-        steps = pair_steps(trees, reference, spec, ctx, ranks, first=state.step, total=total)
-        fit(state, steps, loss, spec, ctx, total=total)
+        check_schedule(spec, total)
+        if spec.loss == "kto":
+            check_pairs(len(trees), spec.batch, total)
+        policy = open_policy(source)
+        base = _base(policy, trees, Origin(source, out, total), spec, ctx, ranks)
+        state = start(policy, spec, ranks, ctx, kept=base.kept if isinstance(base, Reference) else None)
+        if state.step == 0 and isinstance(base, Table):
+            _check_start(state.trainable.module, trees, base.pairs, spec, ranks)
+        steps = pair_steps(trees, base, state, spec, ctx, total=total)
+        fit(state, steps, partial(preference_loss, spec=spec), spec, ctx, total=total)
         export(state.trainable, source, out, spec, inputs, ctx)
         return {"steps": float(state.step), "pairs": float(len(trees))}
 
 
 def encode_pairs(spec: DPO | Reward, path: Path, chat: Chat, out: Path, ranks: Mesh, ctx: Context) -> Trees:
     """Trees of all pairs that fit; the truncation table is written before the first step."""
-    kept, table = within(prepare(path, chat, PAIRS, ctx), Limit(spec.max_tokens, spec.overlong, spec.max_lost))
+    rule = ALL_TURNS if isinstance(spec, DPO) and spec.turns == "all" else PAIRS
+    kept, table = within(prepare(path, chat, rule, ctx), Limit(spec.max_tokens, spec.overlong, spec.max_lost))
+    if not len(kept):
+        raise RowError(f"{path}: expected preference pairs, found none; look at the stage that makes them")
     if ranks.first:
         write_truncation(out, table)
     return kept
@@ -59,7 +78,25 @@ def encode_pairs(spec: DPO | Reward, path: Path, chat: Chat, out: Path, ranks: M
 
 def forks(chat: Chat, path: Path, threads: int) -> Iterator[NamedTree]:
     """One tree per pair: the prompt, the chosen leaf, the rejected leaf; only the last turn is trained."""
+    for pair, sides in _encoded(chat, path, threads):
+        yield pair.id, pair.source, branch(sides)
 
+
+def talks(chat: Chat, path: Path, threads: int) -> Iterator[NamedTree]:
+    """One tree per pair whose trunk ends before the first answer: both leaves are trained on all assistant turns.
+
+    The turns before the last are the same on both sides. They cancel in a difference of sums (dpo), but they count in
+    both lengths, and so pull the means of normalised losses (dpo_norm, simpo, ipo) together.
+    """
+    for pair, sides in _encoded(chat, path, threads):
+        yield pair.id, pair.source, _spread(sides)
+
+
+PAIRS = Rule("pairs@1", forks)
+ALL_TURNS = Rule("pairs of all turns@1", talks)
+
+
+def _encoded(chat: Chat, path: Path, threads: int) -> Iterator[tuple[Pair, tuple[Encoded, Encoded]]]:
     def sides() -> Iterator[tuple[Pair, Messages, str]]:
         for number, (name, value) in enumerate(stored(path)):
             pair = pair_from(value, name)
@@ -68,25 +105,76 @@ def forks(chat: Chat, path: Path, threads: int) -> Iterator[NamedTree]:
 
     encoded = chat.encode_all(sides(), threads)
     for (pair, chosen), (_, rejected) in zip(encoded, encoded, strict=True):
-        yield pair.id, pair.source, branch((chosen, rejected))
+        yield pair, (chosen, rejected)
 
 
-PAIRS = Rule("pairs@1", forks)
+def _spread(sides: tuple[Encoded, Encoded]) -> Tree:
+    first, other = (one.token_ids for one in sides)
+    shared = min(one.mask.index(True) for one in sides)
+    while first[:shared] != other[:shared]:
+        shared -= 1
+    ends = [len(one.mask) - one.mask[::-1].index(True) for one in sides]
+    leaves = [Leaf(one.token_ids[shared:end], one.mask[shared:end]) for one, end in zip(sides, ends, strict=True)]
+    return Tree(first[:shared], leaves)
 
 
-def pair_steps(  # noqa: PLR0913
-    trees: Sequence[Tree], reference: Tensor | None, spec: DPO, ctx: Context, ranks: Mesh, *, first: int, total: int
+class Origin(NamedTuple):
+    """Where a reference comes from and is kept, and for how many steps it is needed."""
+
+    source: Path
+    out: Path
+    total: int
+
+
+def _base(policy: Policy, trees: Trees, origin: Origin, spec: DPO, ctx: Context, ranks: Mesh) -> Base:
+    """Nothing, a live model that moves, or a table: the one kept beside the draft, or a new one."""
+    dtype = getattr(torch, spec.dtype)
+    if spec.loss in REFERENCE_FREE:
+        return None
+    if spec.polyak > 0:
+        moving = open_policy(origin.source).to(ranks.device)
+        return Reference(moving, spec.polyak, spec.polyak_every, dtype)
+    stamp = {"weights": model_digest(origin.source), "tokens": token_digest(trees), "dtype": spec.dtype}
+    steps = range(origin.total) if spec.loss == "kto" else range(0)
+    if steps:
+        stamp["order"] = f"{origin.total} steps of {spec.batch}, seed {ctx.seed}"
+    if (found := load_table(origin.out / "tercet", stamp)) is not None:
+        return found
+    policy.to(ranks.device, dtype)
+    orders = (chosen_rows(step, len(trees), spec.batch, ctx.seed) for step in steps)
+    table = make_table(policy, trees, (mismatched(trees, order, spec.max_tokens) for order in orders), ranks)
+    policy.model = open_policy(origin.source).model  # rounding to the compute precision lost bits: read them again
+    if ranks.first:
+        save_table(origin.out / "tercet", table, stamp)
+    ranks.barrier()
+    return table
+
+
+def pair_steps(
+    trees: Sequence[Tree], base: Base, state: State, spec: DPO, ctx: Context, *, total: int
 ) -> Iterator[Step]:
-    """Packed steps; each leaf carries its reference log-probability."""
-    for step in range(first, total):
+    """Packed steps; each leaf carries its reference log-probability, each batch of kto the step's KL."""
+    ranks, budget = state.trainable.mesh, ctx.recipe.placement.micro_tokens
+    for step in range(state.step, total):
+        if isinstance(base, Reference):
+            base.follow(step, state.trainable)
         chosen = chosen_rows(step, len(trees), spec.batch, ctx.seed)
 
         def values(items: list[int], forest: Forest, chosen: list[int] = chosen) -> dict[str, Tensor]:
-            if reference is None or not items:
+            if not isinstance(base, Table) or not items:
                 return {"reference_L": torch.zeros(forest.num_leaves)}
-            return {"reference_L": reference[[chosen[i] for i in items]].reshape(-1)}
+            return {"reference_L": base.pairs[[chosen[i] for i in items]].reshape(-1)}
 
-        yield Step(batches([trees[i] for i in chosen], ctx.recipe.placement.micro_tokens, ranks, values))
+        made, metrics = batches([trees[i] for i in chosen], budget, ranks, values), {}
+        if isinstance(base, Reference):
+            for batch in made:
+                batch.values["reference_L"] = answer_logps(base.logps, batch.forest)
+        if spec.loss == "kto" and base is not None:
+            kl = mismatch(mismatched(trees, chosen, spec.max_tokens), base, state.trainable, step, budget)
+            metrics["kl"] = float(kl)
+            for batch in made:
+                batch.values["kl"] = kl.to(ranks.device)
+        yield Step(made, metrics)
 
 
 def preference_loss(policy: nn.Module, batch: Batch, *, spec: DPO) -> Loss:
@@ -98,7 +186,7 @@ def preference_loss(policy: nn.Module, batch: Batch, *, spec: DPO) -> Loss:
     lengths = torch.bincount(batch.forest.leaf_P, minlength=batch.forest.num_leaves).float()
     sides = _sides(now, lengths)
     base = _sides(batch.values["reference_L"], lengths)
-    losses = pair_losses(sides, base, spec)
+    losses = pair_losses(sides, base, spec, batch.values.get("kl"))
     won, lost = _rewards(sides, base, spec)
     num = float(len(losses))
     metrics = {
@@ -112,13 +200,13 @@ def preference_loss(policy: nn.Module, batch: Batch, *, spec: DPO) -> Loss:
     return Loss(Sum(losses.sum(), num), {name: Sum(total, num) for name, total in metrics.items()})
 
 
-def pair_losses(sides: Sides, base: Sides, spec: DPO) -> Tensor:
-    """Losses (B,) of the recipe's `loss`, with its anchor to the chosen answers."""
-    losses = _preference(sides, base, spec)
+def pair_losses(sides: Sides, base: Sides, spec: DPO, kl: Tensor | None = None) -> Tensor:
+    """Losses (B,) of the recipe's `loss`, with its anchor to the chosen answers; `kl` () is kto's."""
+    losses = _preference(sides, base, spec, kl)
     return losses + spec.sft_weight * nll(sides) if spec.sft_weight else losses
 
 
-def _preference(sides: Sides, base: Sides, spec: DPO) -> Tensor:
+def _preference(sides: Sides, base: Sides, spec: DPO, kl: Tensor | None) -> Tensor:
     beta, smoothing = spec.beta, spec.label_smoothing
     match spec.loss:
         case "simpo":
@@ -134,6 +222,11 @@ def _preference(sides: Sides, base: Sides, spec: DPO) -> Tensor:
             return dpo_norm(sides, base, beta=beta, label_smoothing=smoothing)
         case "dpo":
             return dpo(sides, base, beta=beta, label_smoothing=smoothing)
+        case "kto" if kl is not None:
+            weights = {"desirable_weight": spec.desirable_weight, "undesirable_weight": spec.undesirable_weight}
+            return kto(sides, base, kl, beta=beta, **weights)
+        case _:
+            raise TrainingError("kto needs the KL of its step")
 
 
 def _rewards(sides: Sides, base: Sides, spec: DPO) -> tuple[Tensor, Tensor]:
@@ -146,54 +239,6 @@ def _rewards(sides: Sides, base: Sides, spec: DPO) -> tuple[Tensor, Tensor]:
 
 def _sides(values_L: Tensor, lengths_L: Tensor) -> Sides:
     return Sides(values_L[0::2], values_L[1::2], lengths_L[0::2], lengths_L[1::2])
-
-
-@torch.no_grad()
-def reference_logps(policy: nn.Module, trees: Sequence[Tree], ranks: Mesh) -> Tensor:
-    """Summed log-probabilities `(pairs, 2)` of the starting model, fp32, on every rank."""
-    mine = list(range(ranks.rank, len(trees), ranks.size))
-    found: dict[int, list[float]] = {}
-    for start_at in range(0, len(mine), PART):
-        part = mine[start_at : start_at + PART]
-        alone = Mesh(device=ranks.device)
-
-        def keep(items: list[int], forest: Forest) -> dict[str, Tensor]:
-            return {"item": torch.tensor(items)}
-
-        for batch in batches([trees[i] for i in part], SCORE_TOKENS, alone, keep):
-            sums = leaf_sums(policy(batch.forest)[0], batch.forest).reshape(-1, 2).tolist()
-            found |= {part[int(i)]: pair for i, pair in zip(batch.values["item"], sums, strict=True)}
-    whole = {i: pair for rank in ranks.gather(found) for i, pair in rank.items()}
-    return torch.tensor([whole[i] for i in range(len(trees))], dtype=torch.float32).reshape(-1, 2)
-
-
-def _reference(policy: Policy, trees: Sequence[Tree], source: Path, out: Path, spec: DPO, ranks: Mesh) -> Tensor:
-    """Read the cached table when weights, tokens and precision are the same; compute and keep it otherwise."""
-    path = out / "tercet" / "reference.parquet"
-    stamp = {"weights": model_digest(source), "tokens": token_digest(trees), "dtype": spec.dtype}
-    note = path.with_name("reference.json")
-    if path.is_file() and note.is_file() and json.loads(note.read_text()) == stamp:
-        return torch.tensor([[row["chosen"], row["rejected"]] for row in read_table(path)], dtype=torch.float32)
-    policy.to(ranks.device, getattr(torch, spec.dtype))
-    table = reference_logps(policy, trees, ranks)
-    fresh = open_policy(source)  # rounding to the compute precision lost bits: read the masters again
-    policy.model = fresh.model
-    if ranks.first:
-        rows = [{"pair": i, "chosen": c, "rejected": r} for i, (c, r) in enumerate(table.tolist())]
-        write_table(path, rows)
-        note.write_text(json.dumps(stamp, indent=2, sort_keys=True) + "\n")
-    ranks.barrier()
-    return table
-
-
-def token_digest(trees: Sequence[Tree]) -> str:
-    """SHA-256 over every token id and mask, in order."""
-    digest = hashlib.sha256()
-    for tree in trees:
-        digest.update(
-            repr((list(tree.trunk), [(list(leaf.token_ids), list(leaf.mask)) for leaf in tree.leaves])).encode()
-        )
-    return digest.hexdigest()
 
 
 def _check_start(module: nn.Module, trees: Sequence[Tree], reference: Tensor, spec: DPO, ranks: Mesh) -> None:

@@ -1,87 +1,139 @@
-"""Reinforcement learning with verifiable rewards by GRPO (paper §6; Tülu 3.1)."""
+"""Reinforcement learning with verifiable rewards by GRPO and its kin (paper §6; Tülu 3.1)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from tercet.algos.policy import Clip, grpo
+from tercet.algos.advantage import group_advantages
+from tercet.algos.policy import Clip, Clipped, cispo, gspo, k1, k2, k3, ppo, truncated_weights
 from tercet.device.mesh import Mesh, mesh
 from tercet.models.chat import Chat
 from tercet.models.folder import load_tokenizer
-from tercet.models.forest import Leaf, Tree
+from tercet.models.forest import Forest
 from tercet.recipe import RLVR
-from tercet.rows import Row, RowError, read_rows, row_from, write_table
 from tercet.store import Artifact, Context
-from tercet.train.batch import Batch, Limit, within
-from tercet.train.export import export, open_policy, write_truncation
-from tercet.train.loop import Loss, Sum, fit, reduce_tokens, start
-from tercet.train.rollout import Ledger, Writer, rounds
-from tercet.train.tokens import NamedTree, Rule, prepare, stored
-from tercet.verify import verifier
+from tercet.train.batch import Batch, batches
+from tercet.train.checks import check_inputs
+from tercet.train.export import export, open_policy
+from tercet.train.loop import Loss, Sum, leaf_sums, reduce_tokens, start
+from tercet.train.reference import Reference
+from tercet.train.rollout import Group, Round, read_prompts, teaches
+from tercet.train.rounds import Lesson, School
+
+KL = {"k1": k1, "k2": k2, "k3": k3}
 
 
 def run(spec: RLVR, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
     """Sample, grade, learn, `spec.steps` times; leave weights and every rollout."""
     with mesh() as ranks:
+        check_inputs(spec, inputs)
         source = inputs[spec.model].payload
         chat = Chat(load_tokenizer(source))
-        rows = prompts(spec, inputs[spec.prompts].payload / "rows.parquet", chat, out, ranks, ctx)
-        state = start(open_policy(source), spec, ranks, ctx)
+        rows = read_prompts(spec, inputs[spec.prompts].payload / "rows.parquet", chat, out, ranks, ctx)
         reference = None
         if spec.kl_beta > 0:
-            reference = open_policy(source, getattr(torch, spec.dtype)).to(ranks.device).requires_grad_(False)
-        ledger = Ledger(ctx.work / "rollouts.jsonl", state.step // spec.minibatches, ranks)
-        writer = Writer(state.trainable, source, chat, ctx.recipe.placement.gen_rows)
-        steps = rounds(rows, writer, reference, ledger, spec, ctx, first=state.step // spec.minibatches)
-        total = spec.steps * spec.minibatches
-        fit(state, steps, partial(grpo_loss, spec=spec), spec, ctx, total=total, updates_per_round=spec.minibatches)
+            dtype = getattr(torch, spec.dtype)
+            policy = open_policy(source, torch.float32 if spec.polyak else dtype).to(ranks.device)
+            reference = Reference(policy, spec.polyak, spec.polyak_every, dtype)
+        state = start(open_policy(source), spec, ranks, ctx, kept=reference.kept if reference else None)
+        school = School(rows, state, state.trainable.module, chat, spec, inputs, ctx)  # type: ignore[arg-type]
+        school.reference = reference
+        teacher = Teacher(state.trainable.module, reference, spec, ranks, ctx)
+        school.run(teacher.lesson, partial(grpo_loss, spec=spec))
         export(state.trainable, source, out, spec, inputs, ctx)
-        if ranks.first:
-            write_table(out / "tercet" / "rollouts.parquet", ledger.read())
+        school.finish(out, partial(set_advantages, kind=spec.advantage))
         return {"steps": float(state.step), "updates": float(state.updates), "prompts": float(len(rows))}
 
 
-def prompts(spec: RLVR, path: Path, chat: Chat, out: Path, ranks: Mesh, ctx: Context) -> list[Row]:
-    """Rows with a judge whose prompt fits; over-long prompts are dropped and counted, never cut."""
-    rows = [row for row in read_rows(path) if row.verifier]
-    if not rows:
-        raise RowError(f"{path}: no row names a verifier; RLVR needs rows with 'verifier' and 'truth'")
-    for row in rows:
-        verifier(row.verifier)
-    kept, table = within(prepare(path, chat, PROMPTS, ctx), Limit(spec.max_tokens, "drop", spec.max_lost))
-    if ranks.first:
-        write_truncation(out, table)
-    return [rows[number] for number in kept.rows.tolist()]
+class Teacher:
+    """Turns a round into batches with advantages, and where needed with old and reference log-probs."""
+
+    def __init__(self, policy: nn.Module, reference: Reference | None, spec: RLVR, ranks: Mesh, ctx: Context) -> None:
+        self.policy, self.reference, self.spec, self.ranks = policy, reference, spec, ranks
+        self.budget = ctx.recipe.placement.micro_tokens
+
+    def lesson(self, made: Round) -> Lesson:
+        """The groups that teach, `batch` at most, in `minibatches` parts; everything is computed before an update."""
+        set_advantages(made.groups, self.spec.advantage)
+        useful = [group for group in made.groups if teaches(group)][: self.spec.batch]
+        learned = [ended(group) for group in useful] if self.spec.truncated == "mask" else useful
+        learned = [group for group in learned if group.samples]
+        parts = self.spec.minibatches
+        return Lesson([self._batches(learned[part::parts]) for part in range(parts)], useful, {})
+
+    def _batches(self, groups: list[Group]) -> list[Batch]:
+        def values(items: list[int], forest: Forest) -> dict[str, Tensor]:
+            samples = [s for i in items for s in groups[i].samples]
+            sampled_P = torch.tensor([logp for s in samples for logp in s.completion.logps], dtype=torch.float32)
+            advantages_L = torch.tensor([s.advantage for s in samples] or [0.0], dtype=torch.float32)
+            rewards_L = torch.tensor([s.reward for s in samples] or [0.0], dtype=torch.float32)
+            return {"advantages_P": advantages_L[forest.leaf_P], "sampled_P": sampled_P, "rewards_L": rewards_L}
+
+        made = batches([group.tree() for group in groups], self.budget, self.ranks, values)
+        with torch.no_grad():
+            for batch in made:
+                self._score(batch)
+        return made
+
+    def _score(self, batch: Batch) -> None:
+        """Add reference and old log-probs; with the KL in the reward, its advantages."""
+        spec, values = self.spec, batch.values
+        if self.reference is not None:
+            values["reference_P"] = self.reference.logps(batch.forest, spec.temperature)
+        if spec.minibatches * spec.passes > 1:
+            values["old_P"] = self.policy(batch.forest, temperature=spec.temperature)[0]
+        if spec.kl_in == "reward" and self.reference is not None and len(values["sampled_P"]):
+            kl_P = KL[spec.kl_estimator](values["sampled_P"], values["reference_P"])
+            rewards_L = values["rewards_L"] - spec.kl_beta * leaf_sums(kl_P, batch.forest)
+            advantages_NG = group_advantages(rewards_L.reshape(-1, spec.samples), spec.advantage)
+            values["advantages_P"] = advantages_NG.reshape(-1)[batch.forest.leaf_P]
 
 
-def waiting(chat: Chat, path: Path, _threads: int) -> Iterator[NamedTree]:
-    """One tree per row with a judge: its prompt."""
-    for name, value in stored(path):
-        if (row := row_from(value, name)).verifier:
-            ids = chat.prompt_ids(row.prompt)
-            yield row.id, row.source, Tree([], [Leaf(ids, [True] * len(ids))])
+def set_advantages(groups: list[Group], kind: str) -> None:
+    """Write every sample's advantage within its group."""
+    rewards_NG = torch.tensor([[s.reward for s in group.samples] for group in groups], dtype=torch.float64)
+    for group, row in zip(groups, group_advantages(rewards_NG, kind).tolist(), strict=True):
+        for one, advantage in zip(group.samples, row, strict=True):
+            one.advantage = advantage
 
 
-PROMPTS = Rule("prompts@1", waiting)
+def ended(group: Group) -> Group:
+    """The group without the completions that never ended (over-long filtering, DAPO §3.4); advantages stay."""
+    return Group(group.row, group.prompt_ids, [s for s in group.samples if s.completion.stop == "eos"], group.place)
 
 
 def grpo_loss(policy: nn.Module, batch: Batch, *, spec: RLVR) -> Loss:
-    """Clipped surrogate plus beta x k3 per token, reduced as the recipe says.
+    """The recipe's surrogate plus beta x KL per token, reduced as the recipe says.
 
-    With one mini-batch per round the old log-probs are this very pass's, so the ratio is 1 and only its gradient acts.
+    With one update per round the old log-probs are this very pass's, so the ratio is 1 and only its gradient acts.
     """
     logps_P, _ = policy(batch.forest, temperature=spec.temperature)
-    old_P = batch.values.get("old_P", logps_P.detach())
-    reference_P = batch.values.get("reference_P", logps_P.detach())
-    parts = grpo(logps_P, old_P, reference_P, batch.values["advantages_P"], Clip(spec.clip_low, spec.clip_high))
-    losses_P = parts.policy + spec.kl_beta * parts.kl
+    values = batch.values
+    old_P = values.get("old_P", logps_P.detach())
+    surrogate = _surrogate(logps_P, old_P, values["advantages_P"], batch.forest, spec)
+    losses_P = surrogate.losses
+    if spec.importance_cap:
+        losses_P = losses_P * truncated_weights(old_P, values["sampled_P"], spec.importance_cap)
+    reference_P = values.get("reference_P", logps_P.detach())
+    if spec.kl_in == "loss" and spec.kl_beta:
+        losses_P = losses_P + spec.kl_beta * KL[spec.kl_estimator](logps_P, reference_P)
     objective = reduce_tokens(losses_P, batch.forest, spec.reduction, spec.max_new_tokens)
     count = float(len(losses_P))
-    gap = (logps_P.detach() - batch.values["sampled_P"]).abs()
-    watched = {"kl": parts.kl.detach(), "clip_share": parts.clipped.float(), "logp_gap": gap}
+    gap = (old_P - values["sampled_P"]).abs()
+    watched = {"kl": k3(logps_P, reference_P).detach(), "clip_share": surrogate.clipped.float(), "logp_gap": gap}
     return Loss(objective, {name: Sum(values.sum(), count) for name, values in watched.items()})
+
+
+def _surrogate(logps_P: Tensor, old_P: Tensor, advantages_P: Tensor, forest: Forest, spec: RLVR) -> Clipped:
+    clip = Clip(spec.clip_low, spec.clip_high)
+    match spec.loss:
+        case "grpo":
+            return ppo(logps_P, old_P, advantages_P, clip)
+        case "cispo":
+            return cispo(logps_P, old_P, advantages_P, clip)
+        case "gspo":
+            return gspo(logps_P, old_P, advantages_P, forest.leaf_P, clip)

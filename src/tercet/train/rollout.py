@@ -1,53 +1,50 @@
-"""A rollout is a dataset the model writes: sample, grade, compute advantages, emit steps (paper §6, Tülu 3.1).
-
-Shape suffixes: N prompts of a round, G samples of each, L leaves and P predicted tokens of a batch.
-"""
+"""A rollout is a dataset the model writes: sample and grade, round after round (paper §6, Tülu 3.1)."""
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from tercet.algos.advantage import group_advantages, zero_variance
 from tercet.device.mesh import Mesh, release_memory
-from tercet.device.shard import Trainable
 from tercet.models.chat import Chat
-from tercet.models.forest import Forest, Leaf, Tree
-from tercet.models.generate import LocalGenerator
-from tercet.models.policy import Policy
-from tercet.recipe import RLVR
-from tercet.rows import Completion, Row, Sampling
+from tercet.models.forest import Leaf, Tree
+from tercet.recipe import Rollouts
+from tercet.rows import Completion, Row, RowError, Sampling, read_rows, row_from
 from tercet.store import Context
-from tercet.train.batch import Batch, Step, batches, chosen_rows
-from tercet.train.export import open_policy
-from tercet.verify import Grade, verifier
+from tercet.train.batch import Limit, chosen_rows, order, within
+from tercet.train.export import write_truncation
+from tercet.train.ledger import Ledger
+from tercet.train.loop import TrainingError
+from tercet.train.rewards import Assessor
+from tercet.train.tokens import NamedTree, Rule, prepare, stored
+from tercet.train.writer import Writer
+from tercet.verify import Grade
 
 
 @dataclass
 class Sample:
-    """One completion with its verdict. `reward` is what training sees: scaled score, or the no-end-token reward."""
+    """One completion with its verdict. `score` counts all judges; `reward` is what training sees."""
 
     completion: Completion
     grade: Grade
+    score: float
     reward: float
+    parts: dict[str, float] = field(default_factory=dict)
+    errors: tuple[str, ...] = ()  # judges that could not judge
     advantage: float = 0.0
 
 
 @dataclass
 class Group:
-    """The samples of one prompt."""
+    """The samples of one prompt; `place` is the row's number among the stage's prompts."""
 
     row: Row
     prompt_ids: Sequence[int]
     samples: list[Sample]
+    place: int = 0
 
     def tree(self) -> Tree:
         """The prompt with one leaf per sample, as sampled: text is never tokenised again."""
@@ -55,181 +52,171 @@ class Group:
         return Tree(self.prompt_ids, leaves)
 
 
-class Writer:
-    """The generator of a rank. One rank writes with the trainer's own weights; several keep a whole copy each."""
+@dataclass
+class Round:
+    """What one round brought; `version` rounds had been learned when it was written, `cursor` prompts were drawn."""
 
-    def __init__(self, trainable: Trainable, source: Path, chat: Chat, rows: int) -> None:
-        self.trainable = trainable
-        self.copy: Policy | None = None
-        if trainable.mesh.size > 1:
-            self.copy = open_policy(source, trainable.dtype).to(trainable.mesh.device)
-        policy = trainable.module if self.copy is None else self.copy
-        self.generator = LocalGenerator(policy, chat, rows=rows)  # type: ignore[arg-type]
-
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Take over the trainer's weights."""
-        if self.copy is None:
-            return
-        targets = dict(self.copy.named_parameters())
-        for name, value in self.trainable.full_state():
-            targets[name].copy_(value)
+    number: int
+    version: int
+    cursor: int
+    groups: list[Group]
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
-class Ledger:
-    """Every sample of the run, appended per round; a resumed run drops what came after its checkpoint."""
-
-    def __init__(self, path: Path, rounds: int, mesh: Mesh) -> None:
-        self.path, self.mesh = path, mesh
-        if mesh.first and path.is_file():
-            kept = [line for line in path.read_text("utf-8").split("\n") if _round(line, rounds)]
-            draft = path.with_suffix(".draft")
-            draft.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-            os.replace(draft, path)
-
-    def append(self, records: list[dict[str, Any]]) -> None:
-        """Add a round's samples (first rank only)."""
-        if not self.mesh.first:
-            return
-        with open(self.path, "a", encoding="utf-8") as stream:
-            stream.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-            stream.flush()
-            os.fsync(stream.fileno())
-
-    def read(self) -> list[dict[str, Any]]:
-        """All records."""
-        return [json.loads(line) for line in self.path.read_text("utf-8").split("\n") if line]
+def read_prompts(spec: Rollouts, path: Path, chat: Chat, out: Path, ranks: Mesh, ctx: Context) -> list[Row]:
+    """The rows whose prompt fits, each with a judge; over-long prompts are dropped and counted, never cut."""
+    rows = list(read_rows(path))
+    if (bare := next((row for row in rows if not row.verifier), None)) is not None:
+        raise RowError(
+            f"{path}: row {bare.id!r} names no verifier; every row of an RL stage needs 'verifier' and 'truth', so mix "
+            "prompts with a judge only"
+        )
+    kept, table = within(prepare(path, chat, PROMPTS, ctx), Limit(spec.max_tokens, "drop", spec.max_lost))
+    if ranks.first:
+        write_truncation(out, table)
+    return [rows[number] for number in kept.rows.tolist()]
 
 
-def _round(line: str, rounds: int) -> bool:
-    try:
-        return bool(line) and json.loads(line)["step"] < rounds
-    except json.JSONDecodeError:
-        return False  # the line a kill cut short
+def waiting(chat: Chat, path: Path, _threads: int) -> Iterator[NamedTree]:
+    """One tree per row: its prompt."""
+    for name, value in stored(path):
+        row = row_from(value, name)
+        ids = chat.prompt_ids(row.prompt)
+        yield row.id, row.source, Tree([], [Leaf(ids, [True] * len(ids))])
 
 
-def rounds(  # noqa: PLR0913
-    rows: Sequence[Row],
-    writer: Writer,
-    reference: Policy | None,
-    ledger: Ledger,
-    spec: RLVR,
-    ctx: Context,
-    *,
-    first: int,
-) -> Iterator[Step]:
-    """`spec.minibatches` steps per round, from round `first` on."""
-    chat, mesh = writer.generator.chat, writer.trainable.mesh
-    for number in range(first, spec.steps):
+PROMPTS = Rule("prompts@2", waiting)
+
+
+class Maker:
+    """Makes rounds one after another; those that the ledger holds are read, not written again."""
+
+    def __init__(  # noqa: PLR0913
+        self,
+        rows: Sequence[Row],
+        writer: Writer,
+        assessor: Assessor,
+        ledger: Ledger,
+        spec: Rollouts,
+        seed: int,
+        mesh: Mesh,
+    ) -> None:
+        """`mesh` is the channel of the thread that makes rounds."""
+        self.rows, self.writer, self.assessor, self.ledger = rows, writer, assessor, ledger
+        self.spec, self.seed, self.mesh = spec, seed, mesh
+        self.active = getattr(spec, "active_rounds", 1)
+        self.cursor = ledger.cursor
+
+    def __call__(self, number: int, version: int) -> Round:
+        """Round `number`, by the weights of `version`."""
+        if (found := self.ledger.recorded.pop(number, None)) is not None:
+            made = replay(found, self.rows, self.writer.chat)
+            self.writer.drop(version)
+        else:
+            version = self.writer.use(version)
+            self.mesh.barrier()  # a server has the weights before any rank writes
+            made = self._written(number, version)
+            self.ledger.append(number, [*map(_record, made.groups), _closing(made)])
+        self.cursor = made.cursor
+        return made
+
+    def _written(self, number: int, version: int) -> Round:
+        made = Round(number, version, self.cursor, [], {"generate": 0.0, "grade": 0.0})
+        for wave in range(self.active):
+            useful = sum(teaches(group) for group in made.groups)
+            if wave and useful >= self.spec.batch:
+                break
+            wanted = self.spec.batch - useful if wave else self.spec.batch
+            places = self._places(number, made.cursor, wanted)
+            made.cursor += len(places)
+            made.groups += self._sampled(places, self.seed * 100_003 + number + wave * 50_021, made.seconds)
+        release_memory(self.mesh.device)
+        return made
+
+    def _places(self, number: int, cursor: int, wanted: int) -> list[int]:
+        """Rows by number: a pass takes every prompt once, in an order fixed by seed and pass."""
+        if self.active == 1:
+            return chosen_rows(number, len(self.rows), self.spec.batch, self.seed)
+        drawn = (divmod(place, len(self.rows)) for place in range(cursor, cursor + wanted))
+        return [order(len(self.rows), epoch, self.seed)[place] for epoch, place in drawn]
+
+    def _sampled(self, places: Sequence[int], seed: int, seconds: dict[str, float]) -> list[Group]:
+        """G completions of each prompt, graded. Ranks share the prompts; every rank returns all groups."""
         began = time.monotonic()
-        picked = [rows[i] for i in chosen_rows(number, len(rows), spec.batch, ctx.seed)]
-        writer.refresh()
-        groups = sample(picked, writer.generator, chat, spec, ctx.seed * 100_003 + number, mesh)
-        release_memory(mesh.device)
-        useful = set_advantages(groups, spec)
-        ledger.append([record for group in groups for record in _records(number, group)])
-        metrics = watch(groups, useful)
-        metrics["seconds_rollout"] = time.monotonic() - began
-        parts = [useful[part :: spec.minibatches] for part in range(spec.minibatches)]
-        for made in [_batches(part, writer, reference, spec, ctx) for part in parts]:  # all before the first update
-            yield Step(made, metrics)
-            metrics = {}
-
-
-def sample(
-    rows: Sequence[Row], generator: LocalGenerator, chat: Chat, spec: RLVR, seed: int, mesh: Mesh
-) -> list[Group]:
-    """G completions of each prompt, graded. Ranks share the prompts; every rank returns all groups."""
-    prompts = [chat.prompt_ids(row.prompt) for row in rows]
-    sampling = Sampling(spec.max_new_tokens, spec.temperature, n=spec.samples, seed=seed)
-    mine = list(range(mesh.rank, len(rows), mesh.size))
-    written = generator.write([prompts[i] for i in mine], sampling, streams=mine)
-    whole = {i: group for rank in mesh.gather(dict(zip(mine, written, strict=True))) for i, group in rank.items()}
-    return [
-        Group(row, prompts[i], [_graded(row, completion, spec) for completion in whole[i]])
-        for i, row in enumerate(rows)
-    ]
-
-
-def _graded(row: Row, completion: Completion, spec: RLVR) -> Sample:
-    """alpha x score; an answer that never ended gets `no_eos_reward` instead, it is not added (paper §6)."""
-    grade = verifier(row.verifier)(completion.text, row.truth)
-    reward = spec.reward_scale * grade.score if completion.stop == "eos" else spec.no_eos_reward
-    return Sample(completion, grade, reward)
-
-
-def set_advantages(groups: list[Group], spec: RLVR) -> list[Group]:
-    """Write advantages into the samples; returns the groups whose rewards differ."""
-    rewards_NG = torch.tensor([[s.reward for s in group.samples] for group in groups], dtype=torch.float64)
-    advantages = group_advantages(rewards_NG, spec.advantage)
-    for group, row in zip(groups, advantages.tolist(), strict=True):
-        for one, advantage in zip(group.samples, row, strict=True):
-            one.advantage = advantage
-    flat = zero_variance(rewards_NG).tolist()
-    return [group for group, same in zip(groups, flat, strict=True) if not same]
-
-
-def watch(groups: list[Group], useful: list[Group]) -> dict[str, float]:
-    """Mean reward (all and per verifier), length, truncation, zero-variance share, entropy estimate."""
-    samples = [s for group in groups for s in group.samples]
-    lengths = [len(s.completion.token_ids) for s in samples]
-    logps = [logp for s in samples for logp in s.completion.logps]
-    found = {
-        "reward": _mean([s.reward for s in samples]),
-        "solved": _mean([s.grade.score for s in samples]),
-        "length": _mean(lengths),
-        "truncated": _mean([s.completion.stop != "eos" for s in samples]),
-        "zero_variance": 1.0 - len(useful) / max(1, len(groups)),
-        "skipped_groups": float(len(groups) - len(useful)),
-        "entropy": -_mean(logps),
-        "unparsed": _mean([s.grade.outcome == "unparsed" for s in samples]),
-    }
-    for name in sorted({group.row.verifier for group in groups}):
-        found[f"reward_{name}"] = _mean([s.reward for g in groups if g.row.verifier == name for s in g.samples])
-    return found
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
-
-
-def _records(number: int, group: Group) -> list[dict[str, Any]]:
-    prompt = group.row.prompt[-1].content
-    return [
-        {
-            "step": number,
-            "prompt_id": group.row.id,
-            "sample": i,
-            "verifier": group.row.verifier,
-            "prompt": prompt,
-            "text": s.completion.text,
-            "answer": s.grade.answer,
-            "score": s.grade.score,
-            "outcome": s.grade.outcome,
-            "reward": s.reward,
-            "advantage": s.advantage,
-            "stop": s.completion.stop,
-            "length": len(s.completion.token_ids),
+        rows = [self.rows[place] for place in places]
+        prompts = [self.writer.chat.prompt_ids(row.prompt) for row in rows]
+        spec = self.spec
+        sampling = Sampling(spec.max_new_tokens, spec.temperature, n=spec.samples, seed=seed)
+        mine = list(range(self.mesh.rank, len(rows), self.mesh.size))
+        written = self.writer.write([prompts[i] for i in mine], sampling, mine)
+        graded = time.monotonic()
+        samples = self._graded([rows[i] for i in mine], written)
+        whole = {
+            i: group for rank in self.mesh.gather(dict(zip(mine, samples, strict=True))) for i, group in rank.items()
         }
-        for i, s in enumerate(group.samples)
-    ]
+        seconds["generate"] += graded - began
+        seconds["grade"] += time.monotonic() - graded
+        return [Group(row, prompts[i], whole[i], places[i]) for i, row in enumerate(rows)]
+
+    def _graded(self, rows: Sequence[Row], written: Sequence[Sequence[Completion]]) -> list[list[Sample]]:
+        for row, group in zip(rows, written, strict=True):
+            if failed := next((one for one in group if one.stop == "error"), None):
+                raise TrainingError(f"prompt {row.id}: the generator gave no completion: {failed.error}")
+        marks = self.assessor(rows, written)
+        return [
+            [Sample(c, m.grade, m.score, m.reward, m.parts, m.errors) for c, m in zip(group, judged, strict=True)]
+            for group, judged in zip(written, marks, strict=True)
+        ]
 
 
-def _batches(groups: list[Group], writer: Writer, reference: Policy | None, spec: RLVR, ctx: Context) -> list[Batch]:
-    """Forests with advantages, generator log-probs, and where needed old and reference log-probs."""
-    mesh = writer.trainable.mesh
+def teaches(group: Group) -> bool:
+    """Whether the rewards of a group differ: what all samples earn alike has no advantage."""
+    return any(sample.reward != group.samples[0].reward for sample in group.samples)
 
-    def values(items: list[int], forest: Forest) -> dict[str, Tensor]:
-        samples = [s for i in items for s in groups[i].samples]
-        advantages_L = torch.tensor([s.advantage for s in samples] or [0.0], dtype=torch.float32)
-        sampled_P = torch.tensor([logp for s in samples for logp in s.completion.logps], dtype=torch.float32)
-        return {"advantages_P": advantages_L[forest.leaf_P], "sampled_P": sampled_P}
 
-    made = batches([group.tree() for group in groups], ctx.recipe.placement.micro_tokens, mesh, values)
-    with torch.no_grad():
-        for batch in made:
-            if reference is not None:
-                batch.values["reference_P"] = reference(batch.forest, temperature=spec.temperature)[0]
-            if spec.minibatches > 1:
-                batch.values["old_P"] = writer.trainable.module(batch.forest, temperature=spec.temperature)[0]
+def replay(records: Sequence[dict[str, Any]], rows: Sequence[Row], chat: Chat) -> Round:
+    """A round as its ledger lines hold it."""
+    *groups, closing = records
+    made = Round(closing["round"], closing["version"], closing["cursor"], [], {"generate": 0.0, "grade": 0.0})
+    for record in groups:
+        row = rows[record["place"]]
+        if row.id != record["prompt_id"]:
+            raise TrainingError(
+                f"the ledger's round {made.number} has prompt {record['prompt_id']!r} where the rows have {row.id!r}: "
+                "it belongs to other prompts; delete the draft and run again"
+            )
+        samples = [_sample(one) for one in record["samples"]]
+        made.groups.append(Group(row, chat.prompt_ids(row.prompt), samples, record["place"]))
     return made
+
+
+def _record(group: Group) -> dict[str, Any]:
+    """The ledger's line of a group."""
+    return {
+        "place": group.place,
+        "prompt_id": group.row.id,
+        "samples": [
+            {
+                "ids": list(s.completion.token_ids),
+                "logps": list(s.completion.logps),
+                "text": s.completion.text,
+                "stop": s.completion.stop,
+                "grade": [s.grade.score, s.grade.answer, s.grade.outcome, s.grade.detail],
+                "score": s.score,
+                "reward": s.reward,
+                "parts": s.parts,
+                "errors": s.errors,
+            }
+            for s in group.samples
+        ],
+    }
+
+
+def _sample(record: dict[str, Any]) -> Sample:
+    completion = Completion(record["text"], tuple(record["ids"]), tuple(record["logps"]), record["stop"])
+    errors = tuple(record["errors"])
+    return Sample(completion, Grade(*record["grade"]), record["score"], record["reward"], record["parts"], errors)
+
+
+def _closing(made: Round) -> dict[str, Any]:
+    return {"done": True, "version": made.version, "cursor": made.cursor}

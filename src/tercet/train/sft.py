@@ -15,6 +15,7 @@ from tercet.recipe import SFT
 from tercet.rows import stream_rows
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch, Limit, Trees, answered, packed_steps, schedule, where, within
+from tercet.train.checks import check_inputs, check_schedule
 from tercet.train.export import export, open_policy, write_truncation
 from tercet.train.loop import Loss, fit, reduce_tokens, start
 from tercet.train.tokens import NamedTree, Rule, prepare
@@ -23,10 +24,12 @@ from tercet.train.tokens import NamedTree, Rule, prepare
 def run(spec: SFT, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
     """Tokenise, cut or drop, train, write a Hugging Face folder."""
     with mesh() as ranks:
+        check_inputs(spec, inputs)
         source = inputs[spec.model].payload
         chat = Chat(load_tokenizer(source))
         trees = encode(spec, inputs[spec.rows].payload / "rows.parquet", chat, out, ranks, ctx)
         total = schedule(len(trees), spec.batch, spec.epochs, spec.steps)
+        check_schedule(spec, total)
         state = start(open_policy(source), spec, ranks, ctx)
         loss = partial(sft_loss, reduction=spec.reduction, length=spec.max_tokens)
         steps = packed_steps(trees, spec, ctx, ranks, first=state.step, total=total)

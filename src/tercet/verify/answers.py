@@ -7,6 +7,7 @@ where a looser one would have hit elsewhere: that is how the published numbers w
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -177,6 +178,11 @@ def read_truth(judge: str, truth: str, example: str) -> Any:
         return json.loads(truth)
     except ValueError as error:
         raise VerifierError(f"{judge} expects a truth in JSON, e.g. {example}; got {truth!r:.80} ({error})") from None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value read from JSON is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _letter_grade(strict: Sequence[str], softer: str, label: str) -> Grade:

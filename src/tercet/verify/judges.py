@@ -132,16 +132,17 @@ def _pair_prompt(*, with_reference: bool, ties: bool) -> Callable[[str, str, str
     def prompt(question: str, answer: str, truth: str, swap: bool) -> Messages:
         pair = _pair_truth(truth, with_reference=with_reference)
         one, two = (answer, pair["baseline"]) if swap else (pair["baseline"], answer)
-        parts = [_block("instruction", question)]
-        parts += [_block("reference answer", pair["reference"])] if with_reference else []
-        parts += [_block(f"answer {FIRST}", one), _block(f"answer {SECOND}", two), ask]
+        parts = [block("instruction", question)]
+        parts += [block("reference answer", pair["reference"])] if with_reference else []
+        parts += [block(f"answer {FIRST}", one), block(f"answer {SECOND}", two), ask]
         system = COMPARE + (COMPARE_TO_REFERENCE if with_reference else "")
         return (Message("system", system), Message("user", "\n\n".join(parts)))
 
     return prompt
 
 
-def _block(title: str, text: str) -> str:
+def block(title: str, text: str) -> str:
+    """A text between marks that say what it is."""
     return f"### Begin of {title}\n{text}\n### End of {title}"
 
 

@@ -1,4 +1,4 @@
-"""Judges of mathematical answers: `math_flex@1` (MATH) and `deepmind_math@1` (DeepMind Mathematics).
+"""Judges of mathematical answers: MATH as exam (`math_flex@1`) and as reward (`math@1`), and `deepmind_math@1`.
 
 Two answers are equal if their spellings agree or if their difference simplifies to zero. The second half runs in a
 worker process under a time limit; plain numbers are compared at once.
@@ -7,6 +7,7 @@ worker process under a time limit; plain numbers are compared at once.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
@@ -49,23 +50,44 @@ def math_flex(completion: str, truth: str) -> Grade:
     found = candidates(completion)
     raw, normalised = _gold(truth)
     pairs = [(mine, gold) for mine in found for gold in (raw if mine.place == "boxed" else raw + normalised)]
+    grade, equal = _compared(found, pairs)
+    library = _ask("library_equal", _as_latex(truth), completion)
+    minerva_right = float(any(mine.place == "phrase" for mine, _ in equal))
+    numbers = {"minerva": minerva_right, **grade.numbers, "math_verify": float(library == "equal")}
+    detail = f"math-verify: {library}" if library in ("timeout", "error") else ""
+    return replace(grade, detail=detail, numbers=numbers)
+
+
+def math_label(completion: str, truth: str) -> Grade:
+    """`math@1`: the reward of MATH in training: some candidate answer equals the label as it stands (Tülu 3, "flex").
+
+    The same candidates and the same two tests as `math_flex@1`. An exam reads more out of an answer: `math_flex@1`
+    also compares with the label normalised like the answer, and asks the math-verify library. The truth is an answer,
+    or a solution with a box. Raises VerifierError as `math_flex@1` does.
+    """
+    check_packages()
+    raw, _ = _gold(truth)
+    if not completion.strip():
+        return Grade(0.0, outcome="unparsed", detail="the completion is empty")
+    found = candidates(completion)
+    return _compared(found, [(mine, gold) for mine in found for gold in raw])[0]
+
+
+Pairs = list[tuple[Candidate, str]]
+
+
+def _compared(found: list[Candidate], pairs: Pairs) -> tuple[Grade, Pairs]:
+    """The verdict on pairs of candidate and label, and the pairs that are equal."""
     spelled = [pair for pair in pairs if hendrycks(pair[0].text) == hendrycks(pair[1]) != ""]
     verdicts = _simplify(pairs, stop=bool(spelled))
     simplified = [pair for pair, verdict in verdicts.items() if verdict == "equal"]
     equal = sorted({*spelled, *simplified}, key=pairs.index)
-    library = _ask("library_equal", _as_latex(truth), completion)
     outcome = "unparsed" if found[0].place == "whole" else "graded"
     if not equal:
         outcome = next((verdict for verdict in verdicts.values() if verdict in ("timeout", "error")), outcome)
-    numbers = {
-        "minerva": float(any(mine.place == "phrase" for mine, _ in equal)),
-        "hendrycks": float(bool(spelled)),
-        "sympy": float(bool(simplified)),
-        "math_verify": float(library == "equal"),
-    }
-    detail = f"math-verify: {library}" if library in ("timeout", "error") else ""
+    numbers = {"hendrycks": float(bool(spelled)), "sympy": float(bool(simplified))}
     answer = equal[0][0] if equal else found[0]
-    return Grade(float(bool(equal)), answer.text[:LONGEST], outcome, detail, numbers)
+    return Grade(float(bool(equal)), answer.text[:LONGEST], outcome, numbers=numbers), equal
 
 
 def deepmind_math(completion: str, truth: str, *, escaped: bool = True) -> Grade:
@@ -116,7 +138,7 @@ def _gold(truth: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return raw, tuple({minerva(text) for text in raw if "=" not in text} - {*raw, ""})
 
 
-def _simplify(pairs: list[tuple[Candidate, str]], stop: bool) -> dict[tuple[Candidate, str], str]:
+def _simplify(pairs: Pairs, stop: bool) -> dict[tuple[Candidate, str], str]:
     """The verdict on each pair up to the first equal one; `stop`: also up to the first that took too long."""
     verdicts = {}
     for pair in pairs:

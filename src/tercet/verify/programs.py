@@ -17,6 +17,7 @@ from tercet.verify.sandbox import run_program
 
 FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*$", re.MULTILINE)
 CODE = re.compile(r"^\s*(def |class |import |from \w+ import |return\b|@\w|\w+ = )", re.MULTILINE)
+PYTHON = ("", "python", "python3", "py")
 MEMORY_MB = {"check": 1024, "unittest": 4096}  # BigCodeBench programs load pandas, scipy and the like
 
 # Between the answer and its tests: a fresh unittest, so that an answer that has bent the old one has bent nothing.
@@ -101,14 +102,26 @@ def extract(completion: str, entry_point: str = "") -> str:
     if not fences:
         return completion
     head = completion[: fences[0].start()]
-    if len(fences) % 2 and not fences[0][1] and (_parses(head) or _parses(f"def f():\n{head}")) and head.strip():
+    if len(fences) % 2 and not fences[0][1] and (parses(head) or parses(f"def f():\n{head}")) and head.strip():
         return head  # the prompt had opened the block
+    blocks = _fenced(completion, fences)
+    code = [text for language, text in blocks if language in PYTHON] or [blocks[0][1]]
+    return next((text for text in reversed(code) if entry_point and _defines(text, entry_point)), code[0])
+
+
+def code_blocks(completion: str) -> list[str]:
+    """The fenced blocks of an answer that are Python or name no language, in order; the last may lack its end."""
+    fences = list(FENCE.finditer(completion))
+    return [text for language, text in _fenced(completion, fences) if language in PYTHON]
+
+
+def _fenced(completion: str, fences: list[re.Match[str]]) -> list[tuple[str, str]]:
+    """Language and text of each block; every second fence closes one."""
     blocks = []
     for place in range(0, len(fences), 2):
         end = fences[place + 1].start() if place + 1 < len(fences) else len(completion)
         blocks.append((fences[place][1].lower(), completion[fences[place].end() + 1 : end]))
-    code = [text for language, text in blocks if language in ("", "python", "python3", "py")] or [blocks[0][1]]
-    return next((text for text in reversed(code) if entry_point and _defines(text, entry_point)), code[0])
+    return blocks
 
 
 def sanitize(code: str, entry_point: str) -> str:
@@ -175,7 +188,7 @@ def _arranged(code: str, how: Truth) -> tuple[str, bool]:
         return f"{_helpers(before, how.entry_point)}\n{code}\n", True
     indented = "\n".join(f"    {line}" if line.strip() else line for line in code.splitlines())
     forms = [f"{before}{form}\n" for form in (code, f"    {code.lstrip()}", indented)]
-    parsed = next((form for form in forms if _parses(form)), "")
+    parsed = next((form for form in forms if parses(form)), "")
     return parsed or forms[0], bool(parsed)
 
 
@@ -190,10 +203,11 @@ def _helpers(before: str, entry_point: str) -> str:
 
 def _stub(before: str) -> str:
     """Code that may end in an open function, closed with `pass`."""
-    return before if _parses(before) else f"{before}\n    pass\n"
+    return before if parses(before) else f"{before}\n    pass\n"
 
 
-def _parses(code: str) -> bool:
+def parses(code: str) -> bool:
+    """Whether a text is Python."""
     try:
         compile(code, "<answer>", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -202,7 +216,7 @@ def _parses(code: str) -> bool:
 
 
 def _defines(code: str, name: str) -> bool:
-    if not _parses(code):
+    if not parses(code):
         return re.search(rf"^(async )?(def|class) +{re.escape(name)}\b", code, re.MULTILINE) is not None
     return any(name in _names(node) for node in ast.parse(code).body)
 
@@ -228,6 +242,6 @@ def _longest(code: str) -> ast.Module | None:
     first = next((place for place, line in enumerate(lines) if CODE.match(line)), 0)
     for start, end in [(0, len(lines)), *((first, end) for end in range(len(lines), first, -1))]:
         text = "\n".join(lines[start:end])
-        if _parses(text):
+        if parses(text):
             return ast.parse(text)
     return None

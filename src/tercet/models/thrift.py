@@ -1,0 +1,65 @@
+"""Less memory or more speed for the same numbers: layers that compute their activations again, or are compiled."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from tercet.models.forest import NAME, forest_attention
+
+
+def recompute(module: nn.Module) -> None:
+    """Keep only the inputs of every decoder layer; backward computes the layer again (Chen et al. 2016)."""
+    for layer in _layers(module):
+        layer.forward = _when_learning(layer.forward, _again(layer.forward))
+
+
+def compile_layers(module: nn.Module, device: torch.device, backend: str = "inductor") -> None:
+    """Compile every decoder layer for rows of any length; attention over a forest stays as it is.
+
+    Without a compiler for the device the layers stay as they are, with a warning.
+    """
+    if backend == "inductor" and (missing := _missing_compiler(device)):
+        warnings.warn(f"placement.compile needs {missing}; the layers are not compiled", stacklevel=2)
+        return
+    AttentionInterface.register(NAME, torch.compiler.disable(forest_attention))  # loops over segments, in kernels
+    for layer in _layers(module):
+        fast = torch.compile(layer.forward, dynamic=True, backend=backend)
+        layer.forward = _when_learning(layer.forward, fast)
+
+
+def _layers(module: nn.Module) -> Iterator[nn.Module]:
+    return (layer for layer in module.modules() if isinstance(layer, GradientCheckpointingLayer))
+
+
+def _again(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, **options: Any) -> Any:
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **options)
+
+    return run
+
+
+def _when_learning(plain: Callable[..., Any], other: Callable[..., Any]) -> Callable[..., Any]:
+    """Without gradients, as when the model writes, nothing is kept and shapes change with every token: run it plain."""
+
+    def run(*args: Any, **options: Any) -> Any:
+        return other(*args, **options) if torch.is_grad_enabled() else plain(*args, **options)
+
+    return run
+
+
+def _missing_compiler(device: torch.device) -> str:
+    if device.type != "cpu":
+        return "" if importlib.util.find_spec("triton") else "Triton"
+    compilers = (os.environ.get("CXX", "g++"), "g++", "clang++")
+    return "" if any(map(shutil.which, compilers)) else "a C++ compiler (g++)"

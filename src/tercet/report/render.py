@@ -1,0 +1,62 @@
+"""HTML from templates: one place for escaping, the style, the scripts, and how numbers are written (hop 12)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from tercet.report import charts, samples
+from tercet.report.compare import amount
+from tercet.report.facts import Object
+
+HERE = Path(__file__).parent
+
+
+def render(template: str, page: Object, *assets: str, **more: Any) -> str:
+    """The page as HTML, with `page.css`, `rollouts.js` and so on of the `assets` page, rollouts, ... inside.
+
+    Every text is escaped, only our own drawings, style and script are marked as safe.
+    """
+    env = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    env.filters |= {
+        "amount": amount,
+        "number": charts.number,
+        "count": count,
+        "paid": paid,
+        "duration": duration,
+        "first_line": first_line,
+    }
+    style, script = (
+        Markup("\n".join((HERE / f"{name}.{kind}").read_text(encoding="utf-8") for name in assets))
+        for kind in ("css", "js")
+    )
+    return env.get_template(template).render(page, style=style, script=script, **more)
+
+
+def duration(seconds: float) -> str:
+    """A wall time: `8.2 s`, `3 min 5 s`, `2 h 4 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def count(number: int | None) -> str:
+    """A count with commas; a dash where a summary does not have it."""
+    return "–" if number is None else f"{number:,}"
+
+
+def paid(amount: float) -> str:
+    """What was paid, in the currency of the recipe's price: `nothing`, `0.00042`, `12.4`."""
+    return f"{amount:,.3g}" if amount else "nothing"
+
+
+def first_line(turns: Sequence[Object]) -> str:
+    """The start of the last user turn, to recognise a prompt by."""
+    return samples.clip(next((turn["content"] for turn in reversed(turns) if turn["role"] == "user"), ""))

@@ -1,0 +1,64 @@
+"""The value model of PPO: a reward model read at every position (paper §6.2)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from tercet.models.forest import NAME, Forest, ForestError, register
+from tercet.models.policy import Policy
+from tercet.train.reward import open_scorer
+
+
+class Critic(nn.Module):
+    """A transformer with a scalar head: the value of a state is read where its last token stands."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, forest: Forest) -> tuple[Tensor, Tensor]:
+        """Values before each predicted token (P,), and after the last token of each leaf (L,); fp32."""
+        backbone = getattr(self.model, self.model.base_model_prefix)
+        output = backbone(
+            input_ids=forest.input_ids[None], position_ids=forest.position_ids[None], use_cache=False, forest=forest
+        )
+        hidden = output.last_hidden_state[0]
+        score: nn.Module = self.model.score  # type: ignore[assignment]
+        return (
+            score(hidden.index_select(0, forest.predict_P)).squeeze(-1).float(),
+            score(hidden.index_select(0, forest.last_L)).squeeze(-1).float(),
+        )
+
+
+class Duo(nn.Module):
+    """A policy and its critic: two models without a shared trunk, trained side by side."""
+
+    def __init__(self, policy: Policy, critic: Critic) -> None:
+        super().__init__()
+        self.policy, self.critic = policy, critic
+
+    def forward(self, forest: Forest, *, part: str, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """What the policy or the critic says of a forest: see there."""
+        return self.critic(forest) if part == CRITIC else self.policy(forest, temperature=temperature)
+
+
+POLICY, CRITIC = "policy.", "critic."
+
+
+def open_critic(folder: Path, pad_id: int | None, seed: int) -> Critic:
+    """The value model of a reward model's folder with its head, or of a model's folder with a fresh head."""
+    names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
+    if not any(name.endswith("ForSequenceClassification") for name in names):
+        return Critic(open_scorer(folder, pad_id, seed).model)
+    register()
+    model = AutoModelForSequenceClassification.from_pretrained(
+        str(folder), dtype=torch.float32, attn_implementation=NAME, local_files_only=True
+    )
+    if model.score.out_features != 1:
+        raise ForestError(f"{folder}: the head has {model.score.out_features} outputs; a value model has one")
+    return Critic(model)

@@ -1,0 +1,59 @@
+"""What KTO needs beside the pairs: the KL of answers to other prompts, over the whole optimiser step.
+
+Kahneman-Tversky optimisation (Ethayarajh et al. 2024, §4.2) holds an answer's log-ratio against z0, an estimate of
+KL(policy || reference) from mismatched answers: each prompt of a step with the chosen answer of the next pair in the
+step's order. Policy and reference read them before the step's first loss, over all its batches and ranks; so how a step
+is cut changes nothing. (TRL takes the KL of each rank's micro-batch, and where batches are accumulated it differs.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from torch import Tensor
+
+from tercet.algos.preference import mismatch_kl
+from tercet.device.shard import Trainable
+from tercet.models.forest import Leaf, Tree
+from tercet.train.batch import cut
+from tercet.train.checks import CheckError
+from tercet.train.reference import Reference, Table, answer_logps, per_leaf
+
+
+def check_pairs(num_pairs: int, batch: int, total: int) -> None:
+    """Refuse steps of a single pair: there is no other prompt whose answer could be mismatched."""
+    last = num_pairs % batch or batch
+    reached = total >= -(-num_pairs // batch)  # the first epoch's last step, the only one that may be smaller
+    if batch == 1 or (last == 1 and reached):
+        raise CheckError(
+            f'loss = "kto" compares answers across the pairs of a step and needs two of them in each, but {num_pairs} '
+            f"pairs in steps of batch = {batch} leave one alone; choose another batch"
+        )
+
+
+def mismatched(trees: Sequence[Tree], chosen: Sequence[int], max_tokens: int) -> list[Tree]:
+    """The prompt of each of these pairs with the chosen answer of the next; the last gets the first's.
+
+    Cut to `max_tokens`. Pairs that share a prompt may meet: then the answer is no stranger, as in TRL.
+    """
+    prompts, answers = [], []
+    for tree in (trees[row] for row in chosen):
+        leaf = tree.leaves[0]
+        begin = list(leaf.mask).index(True)
+        prompts.append([*tree.trunk, *leaf.token_ids[:begin]])
+        answers.append(leaf.token_ids[begin:])
+    others = [*answers[1:], *answers[:1]]
+    made = (Tree(ids, [Leaf(answer, [True] * len(answer))]) for ids, answer in zip(prompts, others, strict=True))
+    return [cut(tree, max_tokens) for tree in made]
+
+
+def mismatch(
+    strangers: Sequence[Tree], base: Table | Reference, trainable: Trainable, step: int, budget: int
+) -> Tensor:
+    """The KL () of a step, the same on every rank: a pass of the policy (and of a live reference) without gradient."""
+    module, ranks = trainable.module, trainable.mesh
+    now = per_leaf(partial(answer_logps, lambda forest: module(forest)[0]), strangers, budget, ranks)
+    if isinstance(base, Table):
+        return mismatch_kl(now, base.mismatched[step])
+    return mismatch_kl(now, per_leaf(partial(answer_logps, base.logps), strangers, budget, ranks))

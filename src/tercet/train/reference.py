@@ -1,0 +1,154 @@
+"""What a policy is compared with: a table made before the first step, or a live model, frozen or following the policy.
+
+A table costs one pass over the pairs and no memory while training; a live model is for answers nobody knows in advance
+(rollouts) and for a reference that moves (Polyak averaging: every so many steps a share of the way to the policy).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tercet.device.mesh import Mesh
+from tercet.device.shard import Trainable
+from tercet.models.forest import Forest, Tree
+from tercet.models.policy import Policy
+from tercet.rows import read_table, write_table
+from tercet.train.batch import batches
+from tercet.train.loop import leaf_sums
+
+PART, SCORE_TOKENS = 16, 4096  # trees that a rank reads at once, and token budget of one batch, when a table is made
+
+
+class Reference:
+    """A live reference. Every rank holds a whole copy.
+
+    With `share` > 0 it moves by that share to the policy every `every` steps: ref = share x policy + (1 - share) x ref,
+    in fp32, so give it a policy in fp32 (on its device), and in `dtype` the precision to compute in. `kept` is what a
+    checkpoint must hold: give it to `start(..., kept=)` before the first `logps`.
+    """
+
+    def __init__(self, policy: Policy, share: float, every: int, dtype: torch.dtype | None = None) -> None:
+        self.share, self.every = share, every
+        masters = {name: value.detach().float() for name, value in policy.named_parameters()} if share else {}
+        self.policy = policy.requires_grad_(False).eval()
+        if dtype is not None:
+            self.policy.to(dtype)  # in place: parameters change their storage, masters keep theirs
+        own = dict(self.policy.named_parameters())
+        self.copied = any(value.data_ptr() != own[name].data_ptr() for name, value in masters.items())
+        self.kept: dict[str, Tensor] = masters
+        self._shown = False
+
+    @torch.no_grad()
+    def logps(self, forest: Forest, temperature: float = 1.0) -> Tensor:
+        """Log-probabilities (P,) of the trained tokens."""
+        if not self._shown:
+            self._show()
+        return self.policy(forest, temperature=temperature)[0]
+
+    @torch.no_grad()
+    def follow(self, step: int, trainable: Trainable) -> None:
+        """Move where that is due after optimiser step (or round) `step`; every rank must call it."""
+        if not self.share or not step or step % self.every:
+            return
+        for name, value in trainable.full_state():
+            own = self.kept[name]
+            own.lerp_(value.to(own), self.share)
+        self._shown = False
+
+    def _show(self) -> None:
+        """Make the compute copy equal the masters."""
+        if self.copied:
+            for name, value in self.policy.named_parameters():
+                value.copy_(self.kept[name])
+        self._shown = True
+
+
+class Table(NamedTuple):
+    """Summed log-probabilities of the starting model, fp32.
+
+    `pairs` (pairs, 2): of the chosen and the rejected answers; `mismatched`: per step, of the answers to other prompts
+    that kto looks at, (pairs of the step, 1).
+    """
+
+    pairs: Tensor
+    mismatched: list[Tensor]
+
+
+def make_table(policy: nn.Module, trees: Sequence[Tree], steps: Iterable[Sequence[Tree]], ranks: Mesh) -> Table:
+    """One pass over the pairs, and over the mismatched answers of each step."""
+    return Table(reference_logps(policy, trees, ranks), [reference_logps(policy, step, ranks) for step in steps])
+
+
+def load_table(folder: Path, stamp: dict[str, Any]) -> Table | None:
+    """The table in `folder`, unless it was made under another stamp: other weights, tokens, precision or order."""
+    note = folder / "reference.json"
+    if not note.is_file() or json.loads(note.read_text("utf-8")) != stamp:
+        return None
+    pairs = [[row["chosen"], row["rejected"]] for row in read_table(folder / "reference.parquet")]
+    steps: list[list[list[float]]] = []
+    for row in read_table(folder / "mismatched.parquet") if "order" in stamp else ():
+        while len(steps) <= row["step"]:
+            steps.append([])
+        steps[row["step"]].append([row["logp"]])
+    return Table(torch.tensor(pairs, dtype=torch.float32), [torch.tensor(step) for step in steps])
+
+
+def save_table(folder: Path, table: Table, stamp: dict[str, Any]) -> None:
+    """Keep a table for a run that continues; the stamp comes last."""
+    rows = [{"pair": i, "chosen": c, "rejected": r} for i, (c, r) in enumerate(table.pairs.tolist())]
+    write_table(folder / "reference.parquet", rows)
+    if "order" in stamp:
+        found = [{"step": i, "logp": x} for i, step in enumerate(table.mismatched) for x in step.flatten().tolist()]
+        write_table(folder / "mismatched.parquet", found)
+    text = json.dumps(stamp, indent=2, sort_keys=True) + "\n"
+    (folder / "reference.json").write_text(text, encoding="utf-8")
+
+
+def reference_logps(policy: nn.Module, trees: Sequence[Tree], ranks: Mesh) -> Tensor:
+    """Summed log-probabilities `(trees, leaves)`, fp32, on every rank."""
+    return per_leaf(partial(answer_logps, lambda forest: policy(forest)[0]), trees, SCORE_TOKENS, ranks)
+
+
+def answer_logps(logps: Callable[[Forest], Tensor], forest: Forest) -> Tensor:
+    """Summed log-probabilities (L,) of the leaves, from a function that gives those of the tokens."""
+    return leaf_sums(logps(forest), forest)
+
+
+@torch.no_grad()
+def per_leaf(value: Callable[[Forest], Tensor], trees: Sequence[Tree], budget: int, ranks: Mesh) -> Tensor:
+    """What `value` says of each leaf, `(trees, leaves)` in fp32 on every rank; trees have equally many leaves.
+
+    Ranks share the trees and call `value` equally often, so it may be a sharded model.
+    """
+    found: dict[int, list[float]] = {}
+    part = PART * ranks.size
+
+    def keep(items: list[int], _forest: Forest) -> dict[str, Tensor]:
+        return {"item": torch.tensor(items, dtype=torch.long)}
+
+    for begin in range(0, len(trees), part):
+        for batch in batches(list(trees[begin : begin + part]), budget, ranks, keep):
+            items, values = batch.values["item"].tolist(), value(batch.forest)
+            if items:  # the empty batch of a rank with nothing left has none
+                rows = values.float().reshape(len(items), -1).tolist()
+                found |= {begin + item: row for item, row in zip(items, rows, strict=True)}
+    whole = {item: row for rank in ranks.gather(found) for item, row in rank.items()}
+    return torch.tensor([whole[item] for item in range(len(trees))], dtype=torch.float32)
+
+
+def token_digest(trees: Sequence[Tree]) -> str:
+    """SHA-256 over every token id and mask, in order."""
+    digest = hashlib.sha256()
+    for tree in trees:
+        digest.update(
+            repr((list(tree.trunk), [(list(leaf.token_ids), list(leaf.mask)) for leaf in tree.leaves])).encode()
+        )
+    return digest.hexdigest()

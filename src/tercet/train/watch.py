@@ -1,0 +1,247 @@
+"""What is watched while a model learns from its own rollouts, and when that raises an alarm (paper §6, App. B.4).
+
+`measure` turns the groups of a round into numbers; `Watcher` compares them with the recipe's thresholds, round after
+round. Judges are paid for what they can check, and a policy that optimises a judge too hard stops answering: it grows
+longer, repeats itself, or writes only what the judge looks for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tercet.recipe import Watch
+from tercet.train.loop import TrainingError
+
+if TYPE_CHECKING:
+    from tercet.train.rollout import Group, Sample
+
+GRAM = 8  # tokens of a passage that may come again
+FEW_WORDS = 4  # a text with fewer words of its own answers nothing
+PLACES = re.compile(r"<<.*?>>|\[[^\[\]]*\]")  # titles and placeholders that a constraint asks for
+# Scripts without spaces (Thai to Tibetan, Khmer, kana, Han) give a word per character, others one per run of letters.
+WORD = re.compile(r"[\u0e00-\u0fff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|[^\W\d_]{2,}")
+NAMES = ("func_name", "instruction_id_list", "text", "prompt")  # keys of a truth that tell the task, not words it wants
+
+
+def measure(groups: Sequence[Group], useful: Sequence[Group]) -> dict[str, float]:
+    """The figures of a round; `useful` are the groups that teach. Shares are of all completions.
+
+    `rewarded`: score above 0; `solved`: mean verdict of the rows' own judges; `entropy`: mean of -log p of the sampled
+    tokens, in nats; `judge_errors`: a judge could not judge; `repetition`: see `repeats`; `hollow`: share of the
+    rewarded completions without an answer, see `empty`; `reward_<judge>`: mean reward of a judge's rows;
+    `score_<judge>`: mean score of a further judge.
+    """
+    samples = [s for group in groups for s in group.samples]
+    paid = [(group, s) for group in groups for s in group.samples if s.score > 0]
+    found = {
+        "reward": _mean([s.reward for s in samples]),
+        "solved": _mean([s.grade.score for s in samples]),
+        "rewarded": len(paid) / max(1, len(samples)),
+        "length": _mean([len(s.completion.token_ids) for s in samples]),
+        "truncated": _mean([s.completion.stop != "eos" for s in samples]),
+        "zero_variance": 1.0 - len(useful) / max(1, len(groups)),
+        "skipped_groups": float(len(groups) - len(useful)),
+        "entropy": -_mean([logp for s in samples for logp in s.completion.logps]),
+        "unparsed": _mean([s.grade.outcome == "unparsed" for s in samples]),
+        "judge_errors": _mean([bool(s.errors) for s in samples]),
+        "repetition": _mean([repeats(s.completion.token_ids) for s in samples]),
+        "hollow": _mean([empty(s, group.row.truth) for group, s in paid]),
+    }
+    for name in sorted({group.row.verifier for group in groups}):
+        found[f"reward_{name}"] = _mean([s.reward for g in groups if g.row.verifier == name for s in g.samples])
+    further: dict[str, list[float]] = {}
+    for name, score in ((n, v) for g in groups for s in g.samples for n, v in s.parts.items() if n != g.row.verifier):
+        further.setdefault(name, []).append(score)
+    return found | {f"score_{name}": _mean(further[name]) for name in sorted(further)}
+
+
+def repeats(token_ids: Sequence[int]) -> bool:
+    """Whether a completion says the same again and again: most of its 8-token passages came before.
+
+    A text written twice does not count (half its passages are new), three times does. Texts shorter than a passage
+    never do.
+    """
+    passages = max(0, len(token_ids) - GRAM + 1)
+    return 2 * len(set(zip(*(token_ids[i:] for i in range(GRAM)), strict=False))) < passages
+
+
+def empty(sample: Sample, truth: str) -> bool:
+    """Whether a completion carries no answer: its judge found none, or it has hardly a word of its own.
+
+    Judges that extract an answer say so in `grade.answer`. For the others (constraints, rubrics) the different words
+    are counted that the truth does not ask for: fewer than four are none. An option of the truth is an answer.
+    """
+    if sample.grade.outcome == "unparsed":
+        return True
+    if sample.grade.answer:
+        return False
+    text, asked = sample.completion.text.casefold(), list(_asked(truth))
+    if any(key == "options" and word in text for key, word in asked):
+        return False
+    words = set(WORD.findall(PLACES.sub(" ", text)))
+    return len(words - {word for _, passage in asked for word in WORD.findall(passage)}) < FEW_WORDS
+
+
+def _asked(truth: str) -> Iterator[tuple[str, str]]:
+    """The texts that a truth of JSON looks for, each with its key: keywords, end phrases, options."""
+    try:
+        yield from _texts("", json.loads(truth))
+    except json.JSONDecodeError:
+        return  # a truth of plain text asks for no words
+
+
+def _texts(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str) and key not in NAMES:
+        yield key, value.casefold()
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(key, item)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _texts(name, item)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else 0.0
+
+
+class Alarm(NamedTuple):
+    """One thing to watch: the metric, what it is in words, how a figure is beyond its threshold, what to try."""
+
+    metric: str
+    what: str
+    beyond: str
+    advice: str
+
+
+ALARMS: dict[str, Alarm] = {
+    "reward": Alarm(
+        "rewarded",
+        "the share of rewarded completions",
+        "at or below",
+        "look at the rollouts: either the prompts are too hard for this model (train it more, choose easier prompts, "
+        "sample more) or the verifier cannot read how it answers (unparsed, template, max_new_tokens)",
+    ),
+    "kl": Alarm(
+        "kl",
+        "the mean KL to the reference (nats per token)",
+        "above",
+        "raise kl_beta or lower learning_rate; without a KL term raise watch.kl",
+    ),
+    "gap": Alarm(
+        "logp_gap",
+        "the mean difference of trainer's and generator's log-probs (nats per token)",
+        "above",
+        "generate in the trainer's precision, lower lag, or cap the weights with importance_cap = 2",
+    ),
+    "truncated": Alarm(
+        "truncated",
+        "the share of completions without an end token",
+        "above",
+        "raise max_new_tokens, or give overlong_tokens and a no_eos_reward",
+    ),
+    "length": Alarm(
+        "length",
+        "the mean length as a multiple of that of the first rounds",
+        "above",
+        "give overlong_tokens, a length reward, or reduction = 'constant'; where long answers are right, raise it",
+    ),
+    "entropy": Alarm(
+        "entropy",
+        "the mean entropy (nats per token)",
+        "below",
+        "raise clip_high or kl_beta, lower learning_rate, or stop earlier: the model writes nearly always the same",
+    ),
+    "zero_variance": Alarm(
+        "zero_variance",
+        "the share of groups whose rewards are all alike",
+        "above",
+        "choose prompts of fitting difficulty, sample more, or set active_rounds",
+    ),
+    "repetition": Alarm(
+        "repetition",
+        "the share of completions that repeat themselves",
+        "above",
+        "raise kl_beta, lower learning_rate, and look at what the rewarded ones repeat",
+    ),
+    "hollow": Alarm(
+        "hollow",
+        "the share of rewarded completions that carry no answer",
+        "above",
+        "raise kl_beta (the paper saw answers collapse into their constraints at 0.01), mix in other verifiers, or add "
+        "a rubric or length judge as a gate",
+    ),
+}
+
+
+class Watcher:
+    """Compares each round with the recipe's thresholds; remembers in `memory`, which a checkpoint holds as JSON.
+
+    An alarm rings when a figure was beyond its threshold for `watch.rounds` rounds in a row, and again only after a
+    round within it. A round without the figure (no update was made) neither counts nor ends the row.
+    """
+
+    def __init__(self, watch: Watch, memory: dict[str, Any]) -> None:
+        self.watch, self.memory = watch, memory
+        memory.setdefault("alarms", [])  # all that rang, in order
+        memory.setdefault("rows", {})  # alarm -> the latest figures in a row beyond the threshold
+        memory.setdefault("ringing", [])
+        memory.setdefault("lengths", [])  # of the first rounds
+
+    @property
+    def alarms(self) -> list[dict[str, Any]]:
+        """What rang so far: alarm, round, value, threshold, message, and the last round beyond the threshold."""
+        found: list[dict[str, Any]] = self.memory["alarms"]
+        return found
+
+    def __call__(self, number: int, metrics: dict[str, float]) -> list[str]:
+        """Take in a round; the messages of new alarms. Raises TrainingError for one that the recipe stops at."""
+        new = [name for name in ALARMS if self._rings(name, number, self._figure(name, metrics))]
+        messages = [self._ring(name, number) for name in new]
+        stopping = [f"alarm {m}" for name, m in zip(new, messages, strict=True) if name in self.watch.stop]
+        if stopping:
+            raise TrainingError(f"{'; '.join(stopping)}. The recipe's watch.stop ends the run here")
+        return messages
+
+    def _figure(self, name: str, metrics: dict[str, float]) -> float | None:
+        value = metrics.get(ALARMS[name].metric)
+        if name != "length" or value is None:
+            return value
+        first: list[float] = self.memory["lengths"]
+        if len(first) < self.watch.rounds:
+            first.append(value)
+        return value / max(_mean(first), 1.0)
+
+    def _rings(self, name: str, number: int, value: float | None) -> bool:
+        """Whether the alarm is to ring now; keeps the row of figures and the end of what rings already."""
+        if value is None:
+            return False
+        limit, ringing = getattr(self.watch, name), self.memory["ringing"]
+        within = {"above": value <= limit, "below": value >= limit, "at or below": value > limit}[ALARMS[name].beyond]
+        if within:
+            self.memory["rows"].pop(name, None)
+            self.memory["ringing"] = [other for other in ringing if other != name]
+            return False
+        row = self.memory["rows"].setdefault(name, [])
+        row[:] = [*row, value][-self.watch.rounds :]
+        if name in ringing:
+            next(alarm for alarm in reversed(self.alarms) if alarm["alarm"] == name)["last"] = number
+            return False
+        return len(row) == self.watch.rounds
+
+    def _ring(self, name: str, number: int) -> str:
+        self.memory["ringing"].append(name)
+        row, limit, alarm = self.memory["rows"][name], getattr(self.watch, name), ALARMS[name]
+        shown = ", ".join(f"{value:.3g}" for value in row)
+        for_long = "" if len(row) == 1 else f" for {len(row)} rounds in a row"
+        message = (
+            f"`{name}` in round {number}: {alarm.what} was {alarm.beyond} {limit:g}{for_long} ({shown}). "
+            f"Try: {alarm.advice}"
+        )
+        figures = {"alarm": name, "round": number, "last": number, "value": row[-1], "threshold": limit}
+        self.alarms.append(figures | {"message": message})
+        return message

@@ -1,0 +1,146 @@
+"""The generator of a rank, and how it comes by the weights of a given version."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tercet.device.shard import Trainable
+from tercet.models.chat import Chat
+from tercet.models.generate import LocalGenerator
+from tercet.models.policy import Policy
+from tercet.recipe import Placement, Rollouts
+from tercet.rows import Completion, Sampling
+from tercet.train.export import open_policy
+from tercet.train.loop import TrainingError
+
+PREFIX = "model."  # of a Policy's parameters, before the names that Hugging Face folders use
+
+
+class Writer:
+    """Writes with the trainer's own weights, with a copy of them, or through vLLM.
+
+    One rank that waits for its rollouts shares the trainer's weights. A copy is needed where weights are sharded or
+    training goes on meanwhile; vLLM always has its own. `offer` is called by the thread that trains, on every rank;
+    `use` and `write` by the one that makes rounds.
+    """
+
+    def __init__(
+        self, trainable: Trainable, policy: Policy, chat: Chat, source: Path, spec: Rollouts, placement: Placement
+    ) -> None:
+        """`policy` is what `trainable` holds, or a part of it; `source` is the folder that it came from."""
+        self.trainable, self.chat, self.spec = trainable, chat, spec
+        children = trainable.module.named_children()
+        self.part = next((f"{name}." for name, module in children if module is policy), "")
+        self.held: dict[int, list[tuple[str, Tensor]]] = {}
+        self.lock = threading.Lock()
+        self.version = -1
+        self.copy: Policy | None = None
+        self.engine: Any = None
+        self.url = placement.engine_url
+        if spec.engine == "vllm":
+            self.engine = self.generator = _engine(source, spec, self.url)
+            return
+        if trainable.mesh.size > 1 or spec.lag:
+            self.copy = open_policy(source, trainable.dtype).to(trainable.mesh.device).requires_grad_(False)
+        own = policy if self.copy is None else self.copy
+        self.generator = LocalGenerator(own, chat, rows=placement.gen_rows, tokens=placement.gen_tokens)
+
+    @property
+    def shares(self) -> bool:
+        """Whether the trainer's own weights write."""
+        return self.copy is None and self.engine is None
+
+    @torch.no_grad()
+    def offer(self, version: int) -> None:
+        """Hold the weights after `version` rounds ready. In turn with training, `use` reads them directly."""
+        if self.shares or not self.spec.lag:
+            return
+        whole = [(name, value.to(self.trainable.dtype, copy=True)) for name, value in self._weights()]
+        if self.spec.in_flight:
+            self._take(whole)
+            self.version = version
+        else:
+            with self.lock:
+                self.held[version] = whole
+
+    @torch.no_grad()
+    def use(self, version: int) -> int:
+        """Take over the weights of `version`; returns the version that writes from now on."""
+        if self.shares:
+            return version
+        if self.spec.in_flight:
+            return self.version
+        if not self.spec.lag:
+            self._take([(name, value.to(self.trainable.dtype)) for name, value in self._weights()])
+            return version
+        with self.lock:
+            weights = self.held.get(version)
+            self.held = {number: held for number, held in self.held.items() if number > version}
+        if weights is not None:
+            self._take(weights)
+            self.version = version
+        return self.version
+
+    def drop(self, version: int) -> None:
+        """Nothing needs `version` any more: its round was in the ledger."""
+        with self.lock:
+            self.held.pop(version, None)
+
+    def write(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, streams: Sequence[int]
+    ) -> list[list[Completion]]:
+        """`sampling.n` completions of each prompt, from token ids."""
+        if not prompts:
+            return []
+        with engine_errors():
+            return self.generator.write(prompts, sampling, streams=streams)
+
+    def _weights(self) -> Any:
+        return self.trainable.full_state(self.part)
+
+    def _take(self, weights: list[tuple[str, Tensor]]) -> None:
+        if self.copy is not None:
+            targets = dict(self.copy.named_parameters())
+            for name, value in weights:
+                targets[name].copy_(value)
+            return
+        if self.url and not self.trainable.mesh.first:
+            return  # one rank speaks for all to a server
+        named = [(name.removeprefix(PREFIX), value) for name, value in weights]
+        with engine_errors():
+            found = self.engine.update(named, in_flight=self.spec.in_flight)
+            wanted = self.engine.checksum(named)
+        if found != wanted:
+            raise TrainingError(
+                f"the engine's weights differ from the trainer's after an update (checksum {found[:12]}, expected "
+                f"{wanted[:12]}); restart the engine, and the run continues from its last checkpoint"
+            )
+
+
+def _engine(source: Path, spec: Rollouts, url: str) -> Any:
+    with engine_errors():
+        if url:
+            from tercet.models.engine_http import RemoteEngine
+
+            return RemoteEngine.open(url)
+        from tercet.models.engine import VllmGenerator
+
+        return VllmGenerator.open(source, spec.dtype)
+
+
+@contextmanager
+def engine_errors() -> Iterator[None]:
+    """An engine that is missing or gone ends the run, but what was learned stays: the input was not at fault."""
+    from tercet.models.engine_weights import EngineError
+
+    try:
+        yield
+    except EngineError as error:
+        raise TrainingError(f"{error}; what was learned up to the last checkpoint is kept") from error

@@ -1,0 +1,277 @@
+"""Every bad configuration has its error: before step 1, with the numbers or names that are wrong and what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+from transformers import AutoConfig
+
+from tercet.models.chat import TULU3
+from tercet.recipe import PPO, RLVR, SFT, Recipe, RecipeError
+from tercet.recipe_file import load
+from tercet.rows import read_rows, write_table
+from tercet.stage import ROOMS
+from tercet.store import Context, Identity
+from tercet.track import Tracker
+from tercet.train.checks import CheckError, check_authors, check_context, check_critic, check_schedule
+from tercet.train.loop import TrainingError
+
+IMPOSSIBLE = json.dumps({"func_name": "verify_keywords", "keyword_list": ["a word that no two-layer model will write"]})
+CRITIC = {"kind": "ppo", "model": "base", "value": "critic", "prompts": "lessons", "steps": 1, "batch": 4}
+CRITIC |= {"max_new_tokens": 8, "max_tokens": 128}
+
+
+@pytest.fixture
+def cook(kitchen, tmp_path):
+    """Run a stage of the kitchen's recipe in this process, with stages changed or added."""
+
+    def cook(name: str, **stages: dict[str, Any]) -> Path:
+        plain = kitchen.recipe().model_dump(mode="json")
+        for stage, values in stages.items():
+            plain["stage"][stage] = plain["stage"].get(stage, {}) | values
+        recipe = Recipe.model_validate(plain)
+        draft, out = tmp_path / "draft", tmp_path / "out"
+        for folder in (out, draft / "work"):
+            folder.mkdir(parents=True)
+        context = Context(
+            name=name,
+            seed=recipe.seed_of(name),
+            recipe=recipe,
+            work=draft / "work",
+            track=Tracker(draft),
+            mirror={},
+            open_model=lambda folder, dtype, engine="local": None,
+        )
+        inputs = {need: kitchen.store.open(need) for need in recipe.needs(name)}
+        __import__(ROOMS[recipe.kind(name)].module, fromlist=["run"]).run(recipe.spec(name), inputs, out, context)
+        return out
+
+    return cook
+
+
+@pytest.fixture
+def model(kitchen, tmp_path):
+    """Commit another model to the kitchen's store: the base with another template, configuration or token."""
+
+    def model(name: str, *, template: str = "", token: str = "", **config: Any) -> Path:
+        draft = kitchen.store.draft(name, "0" * 12)
+        draft.open()
+        folder = draft.payload
+        shutil.copytree(kitchen.store.open("base").payload, folder, dirs_exist_ok=True)
+        subprocess.run(["chmod", "-R", "u+w", str(folder)], check=True)
+        _change(folder / "config.json", config)
+        if template:
+            (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+            _change(folder / "tokenizer_config.json", {"chat_template": template})
+        if token:
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            tokenizer.add_tokens([token])
+            tokenizer.save(str(folder / "tokenizer.json"))
+        draft.commit(Identity("model", 1, {}, {}), {}, 0.0)
+        return kitchen.store.open(name).payload
+
+    return model
+
+
+def _change(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | values), encoding="utf-8")
+
+
+@pytest.fixture
+def change_rows(kitchen):
+    """Rewrite the kitchen's prompts: `change_rows({"r3": {"verifier": ""}})`, or all of them under the key ""."""
+
+    def change_rows(changes: dict[str, dict[str, str]]) -> None:
+        path = kitchen.store.open("lessons").payload / "rows.parquet"
+        rows = [replace(row, **(changes.get("", {}) | changes.get(row.id, {}))) for row in read_rows(path)]
+        subprocess.run(["chmod", "-R", "u+w", str(path.parent)], check=True)
+        write_table(path, rows)
+
+    return change_rows
+
+
+# --- What the recipe sees by itself ----------------------------------------------------------------------------------
+HEAD = """
+name = "bad"
+[base]
+model = "tiny:"
+[stage.lessons]
+kind = "synth"
+generator = "words@1"
+rows = 8
+[stage.learn]
+kind = "rlvr"
+model = "base"
+prompts = "lessons"
+steps = 2
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("batch = 6\nminibatches = 4", ("batch = 6", "minibatches = 4", "equal parts")),
+        ("samples = 1", ("learn.samples = 1", "greater than or equal to 2")),
+        ("max_new_tokens = 64\noverlong_tokens = 64", ("overlong_tokens = 64", "below max_new_tokens = 64")),
+        ("warmup = 1.0", ("warmup = 1.0", "less than 1")),
+    ],
+)
+def test_the_recipe_refuses_what_needs_no_model_to_see(tmp_path, line, words):
+    (tmp_path / "recipe.toml").write_text(HEAD + line, encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path / "recipe.toml")
+    message = str(caught.value)
+    assert all(word in message for word in ("recipe.toml, line", *words)), message
+
+
+# --- Context ---------------------------------------------------------------------------------------------------------
+def test_prompt_and_response_together_may_not_exceed_the_context(tiny_folder):
+    config = AutoConfig.from_pretrained(tiny_folder)
+    common = {"model": "base", "prompts": "lessons", "steps": 1, "max_tokens": 1024}
+    check_context(config, RLVR(**common, max_new_tokens=1024))
+    for spec in (RLVR(**common, max_new_tokens=1025), PPO(**common, max_new_tokens=1025, value="base")):
+        with pytest.raises(CheckError, match=r"max_tokens = 1024 .* max_new_tokens = 1025 .* 2049 .* 2048") as caught:
+            check_context(config, spec)
+        assert "lower them by 1" in str(caught.value)
+
+
+def test_rows_may_not_be_longer_than_the_context(tiny_folder):
+    config = AutoConfig.from_pretrained(tiny_folder)
+    check_context(config, SFT(model="base", rows="lessons", max_tokens=2048))
+    with pytest.raises(CheckError, match="max_tokens = 4096 tokens, beyond the context of the model 'base', 2048"):
+        check_context(config, SFT(model="base", rows="lessons"))
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo", "reward", "rlvr"])
+def test_every_room_looks_at_the_context_first(cook, stage):
+    with pytest.raises(ValueError, match="beyond the context"):
+        cook(stage, **{stage: {"max_tokens": 2047, "max_new_tokens": 2} if stage == "rlvr" else {"max_tokens": 2049}})
+
+
+# --- Learning rate ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("warmup", "total", "bad"),
+    [(0.03, 1, False), (0.0, 1, False), (0.5, 3, False), (0.5, 4, False), (0.9, 5, True), (0.96, 20, True)],
+)
+def test_a_warm_up_as_long_as_the_run_is_refused(warmup, total, bad):
+    spec = SFT(model="base", rows="lessons", learning_rate=1e-3, warmup=warmup)
+    if not bad:
+        check_schedule(spec, total)
+        return
+    with pytest.raises(CheckError, match=rf"warmup = {warmup} of {total} updates is {total} updates.*0\.001"):
+        check_schedule(spec, total)
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo", "reward", "rlvr"])
+def test_every_room_refuses_a_rate_that_never_warms_up(cook, stage):
+    with pytest.raises(ValueError, match=r"warmup = 0\.9 of 3 updates"):
+        cook(stage, **{stage: {"warmup": 0.9, "steps": 3}})
+
+
+# --- Models that do not belong together ------------------------------------------------------------------------------
+def test_a_critic_of_another_size_is_welcome(kitchen, model):
+    check_critic(kitchen.store.open("base").payload, model("critic", hidden_size=32, num_hidden_layers=1))
+
+
+BAD_CRITICS = {
+    "architecture": ({"model_type": "qwen2"}, ("another architecture", "'llama'", "'qwen2'")),
+    "vocabulary": ({"token": "<new>"}, ("another vocabulary", "260 tokens instead of 259", "'<new>' (id 259)")),
+    "embedding": ({"vocab_size": 200}, ("embedding of 200 rows", "up to id 258")),
+    "template": ({"template": TULU3}, ("another chat template", "<|assistant|>", "<|im_start|>")),
+}
+
+
+@pytest.mark.parametrize(("change", "words"), BAD_CRITICS.values(), ids=BAD_CRITICS)
+def test_a_value_model_that_reads_otherwise_is_refused(kitchen, model, change, words):
+    with pytest.raises(CheckError) as caught:
+        check_critic(kitchen.store.open("base").payload, model("critic", **change))
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["architecture", "vocabulary", "template"])
+def test_ppo_refuses_it_before_the_first_rollout(cook, model, name):
+    change, words = BAD_CRITICS[name]
+    model("critic", **change)
+    with pytest.raises(ValueError, match=words[0]):
+        cook("ppo", critic={"kind": "model", "model": "tiny:"}, ppo=CRITIC)
+
+
+def test_pairs_written_with_another_template_are_refused(kitchen, model):
+    pairs = kitchen.store.open("taste")
+    check_authors(kitchen.store.open("base"), pairs)
+    model("other", template=TULU3)
+    with pytest.raises(CheckError, match="'base', which wrote the pairs of the stage 'taste' uses another chat"):
+        check_authors(kitchen.store.open("other"), pairs)
+
+
+def test_pairs_are_followed_through_a_mixture(kitchen, model):
+    model("other", template=TULU3)
+    taste = kitchen.store.open("taste")
+    draft = kitchen.store.draft("mixed", "1" * 12)
+    draft.open()
+    draft.commit(Identity("pairs", 1, {}, {"taste": taste.key}), {}, 0.0)
+    with pytest.raises(CheckError, match="the stage 'taste'"):
+        check_authors(kitchen.store.open("other"), kitchen.store.open("mixed"))
+
+
+def test_dpo_refuses_pairs_of_another_template(cook, model):
+    model("other", template=TULU3)
+    with pytest.raises(ValueError, match="another chat template"):
+        cook("dpo", other={"kind": "model", "model": "tiny:"}, dpo={"model": "other"})
+
+
+# --- Judges ----------------------------------------------------------------------------------------------------------
+BAD_ROWS = {
+    "no judge": ({"r3": {"verifier": ""}}, ("r3", "verifier")),
+    "no judge at all": ({"": {"verifier": "", "truth": ""}}, ("verifier",)),
+    "an unknown judge": ({"r5": {"verifier": "gsm9k@1"}}, ("gsm9k@1", "gsm8k@1")),
+    "an unreadable truth": ({"r7": {"truth": "no JSON"}}, ("r7",)),
+}
+
+
+@pytest.mark.parametrize(("changes", "words"), BAD_ROWS.values(), ids=BAD_ROWS)
+def test_a_row_that_cannot_be_judged_stops_before_the_first_rollout(cook, change_rows, changes, words):
+    change_rows(changes)
+    with pytest.raises(ValueError, match=r".") as caught:
+        cook("rlvr", rlvr={"steps": 1})
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+# --- Alarms ----------------------------------------------------------------------------------------------------------
+SHORT = {"steps": 4, "batch": 2, "samples": 4, "max_new_tokens": 8}
+
+
+def alarms(out: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((out / "tercet" / "alarms.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_a_reward_that_stays_zero_raises_an_alarm(cook, change_rows):
+    change_rows({"": {"verifier": "tulu_if@1", "truth": IMPOSSIBLE}})
+    (alarm,) = [one for one in alarms(cook("rlvr", rlvr=SHORT | {"watch": {"rounds": 2}})) if one["alarm"] == "reward"]
+    assert alarm["value"] == 0.0
+
+
+def test_a_reward_that_stays_zero_stops_the_run_where_the_recipe_says_so(cook, change_rows):
+    change_rows({"": {"verifier": "tulu_if@1", "truth": IMPOSSIBLE}})
+    with pytest.raises(TrainingError, match="reward"):
+        cook("rlvr", rlvr=SHORT | {"watch": {"rounds": 2, "stop": ["reward"]}})
+
+
+EXPLODING = SHORT | {"samples": 8, "learning_rate": 0.3, "watch": {"rounds": 1, "kl": 0.05}}
+
+
+def test_an_exploding_kl_raises_an_alarm(cook):
+    assert "kl" in {one["alarm"] for one in alarms(cook("rlvr", rlvr=EXPLODING))}
+
+
+def test_an_exploding_kl_stops_the_run_where_the_recipe_says_so(cook):
+    with pytest.raises(TrainingError, match=r"(?i)\bkl\b"):
+        cook("rlvr", rlvr=EXPLODING | {"watch": {"rounds": 1, "kl": 0.05, "stop": ["kl"]}})

@@ -1,0 +1,231 @@
+"""Adapters: what is trained, what is frozen, and that what is exported is the plain model that was trained."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from functools import partial
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tercet.device.mesh import Mesh
+from tercet.device.shard import Trainable
+from tercet.models.chat import Chat
+from tercet.models.folder import load_model, load_tokenizer
+from tercet.models.forest import Leaf, Tree, plant
+from tercet.models.generate import LocalGenerator
+from tercet.models.lora import LoraError, adapt
+from tercet.recipe import SFT, Lora
+from tercet.rows import Sampling, read_table
+from tercet.store import Context, payload_digest
+from tercet.track import Tracker, read_metrics
+from tercet.train.batch import Step, batches
+from tercet.train.export import export, open_policy
+from tercet.train.loop import State, fit, save, start
+from tercet.train.reward import open_scorer
+from tercet.train.sft import sft_loss
+
+LORA = {"rank": 4, "alpha": 8.0}
+
+
+def spec(**changes) -> SFT:
+    values = {"model": "base", "rows": "lessons", "learning_rate": 1e-2, "dtype": "float32", "lora": LORA}
+    return SFT.model_validate(values | changes)
+
+
+@pytest.fixture
+def context(kitchen, tmp_path):
+    def context(name: str = "draft", **placement) -> Context:
+        (tmp_path / name / "work").mkdir(parents=True, exist_ok=True)
+        recipe = kitchen.recipe(placement={"checkpoint_seconds": 1e9} | placement)
+        work, track = tmp_path / name / "work", Tracker(tmp_path / name)
+        return Context("sft", 1, recipe, work, track, {}, lambda folder, dtype: None)
+
+    return context
+
+
+def trees() -> list[Tree]:
+    source = torch.Generator().manual_seed(0)
+    rows = [torch.randint(256, (length,), generator=source).tolist() for length in (9, 30, 17, 24, 40)]
+    return [Tree([], [Leaf(ids, [True] * len(ids))]) for ids in rows]
+
+
+def steps(count: int) -> list[Step]:
+    return [Step(batches(trees(), 64, Mesh()))] * count
+
+
+def trained(folder, ctx: Context, settings: SFT, count: int = 4) -> State:
+    return fit(start(open_policy(folder), settings, Mesh(), ctx), steps(count), sft_loss, settings, ctx, total=count)
+
+
+def logps(policy) -> torch.Tensor:
+    with torch.no_grad():
+        return policy(plant(trees()))[0]
+
+
+def test_only_the_adapters_are_trained_and_the_rest_is_frozen_in_the_compute_precision(tiny_folder, context):
+    state = trained(tiny_folder, context(), spec(dtype="bfloat16"))
+    module, names = state.trainable.module, state.trainable.names
+    assert len(names) == 2 * 7 * 2, "A and B of seven linear layers in two blocks"
+    assert all(".lora_" in name for name in names)
+    assert all(master.dtype == torch.float32 for master in state.trainable.masters)
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.bfloat16}
+    start_weights = load_file(tiny_folder / "model.safetensors")
+    for name, parameter in module.named_parameters():
+        if ".lora_" not in name:
+            plain = name.removeprefix("model.").replace(".base_layer.", ".")
+            assert torch.equal(parameter, start_weights[plain].bfloat16()), name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_exported_is_a_plain_model_that_reads_as_the_adapted_one(tiny_folder, context, tmp_path, dtype):
+    ctx, settings = context(), spec(dtype=dtype)
+    state = trained(tiny_folder, ctx, settings)
+    export(state.trainable, tiny_folder, tmp_path / "out", settings, {}, ctx)
+    base, merged = (load_file(folder / "model.safetensors") for folder in (tiny_folder, tmp_path / "out"))
+    assert base.keys() == merged.keys()
+    masters = dict(zip(state.trainable.names, state.trainable.masters, strict=True))
+    layer = "model.layers.1.mlp.down_proj"
+    a, b = (masters[f"model.{layer}.lora_{side}.default.weight"].detach() for side in "AB")
+    assert torch.equal(merged[f"{layer}.weight"], base[f"{layer}.weight"] + 2.0 * (b @ a))
+    assert torch.equal(merged["model.embed_tokens.weight"], base["model.embed_tokens.weight"])
+    found, before = logps(open_policy(tmp_path / "out")), logps(open_policy(tiny_folder))
+    adapted = logps(state.trainable.module)
+    assert (found - before).abs().max() > 0.1
+    torch.testing.assert_close(adapted, found, rtol=0, atol=1e-5 if dtype == "float32" else 0.1)
+    assert load_model(tmp_path / "out", torch.float32).config.architectures == ["LlamaForCausalLM"]
+
+
+def test_adapters_follow_from_the_seed_and_change_nothing_at_first(tiny_folder):
+    def made(seed: int, disturbed: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(disturbed)
+        policy = open_policy(tiny_folder)
+        torch.manual_seed(7)
+        adapt(policy, Lora.model_validate(LORA), torch.float32, seed)
+        assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(7)))
+        assert torch.equal(logps(policy), logps(open_policy(tiny_folder)))
+        return {name: p.detach() for name, p in policy.named_parameters() if "lora_A" in name}
+
+    one, same, other = made(1, 2), made(1, 3), made(2, 2)
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not any(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_targets_are_the_layers_that_get_adapters(tiny_folder, context):
+    state = trained(tiny_folder, context(), spec(lora={**LORA, "targets": ["q_proj", "v_proj"]}), 1)
+    kinds = {name.split(".lora_")[0].rpartition(".")[2] for name in state.trainable.names}
+    assert kinds == {"q_proj", "v_proj"}
+
+
+def test_a_layer_that_is_not_there_is_named_with_those_that_are(tiny_folder, context):
+    wrong = spec(lora={**LORA, "targets": ["c_attn"]})
+    with pytest.raises(LoraError, match="no linear layer c_attn below its head; it has down_proj, gate_proj, k_proj"):
+        start(open_policy(tiny_folder), wrong, Mesh(), context())
+
+
+def test_without_peft_it_says_what_to_install(tiny_folder, context, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(LoraError, match=r"pip install 'tercet\[lora\]'"):
+        start(open_policy(tiny_folder), spec(), Mesh(), context())
+
+
+def test_the_adapted_model_writes_what_the_merged_one_writes(tiny_folder, context, tmp_path):
+    ctx, settings = context(), spec()
+    state = trained(tiny_folder, ctx, settings, 8)
+    export(state.trainable, tiny_folder, tmp_path / "out", settings, {}, ctx)
+    prompts, sampling = [[257, 5, 9], [257, 70, 71, 72, 73]], Sampling(n=2, temperature=1.0, max_new_tokens=24, seed=3)
+    chat = Chat(load_tokenizer(tiny_folder))
+    adapted = LocalGenerator(state.trainable.module, chat).write(prompts, sampling)
+    merged = LocalGenerator(open_policy(tmp_path / "out"), chat).write(prompts, sampling)
+    assert [[c.token_ids for c in group] for group in adapted] == [[c.token_ids for c in group] for group in merged]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_policy_and_a_critic_side_by_side_have_adapters_each_and_the_critics_head_is_trained(tiny_folder, dtype):
+    both = torch.nn.Module()
+    both.policy, both.critic = open_policy(tiny_folder), open_scorer(tiny_folder, 256, 3)
+    head = both.critic.model.score.weight.detach().clone()
+    trainable = Trainable(both, dtype, Mesh(), merge=adapt(both, Lora(rank=2), dtype, 1))
+    assert len(trainable.part("policy.")) == 28
+    assert len(trainable.part("critic.")) == 29
+    base = load_file(tiny_folder / "model.safetensors")
+    for part, extra in (("policy.", {}), ("critic.", {"score.weight": head})):
+        found = {name.removeprefix("model."): value for name, value in trainable.full_state(part)}
+        assert found.keys() == base.keys() | extra.keys()
+        assert all(torch.equal(value, (base | extra)[name]) for name, value in found.items())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_restored_state_goes_on_as_if_nothing_had_happened(tiny_folder, context, dtype):
+    settings, loss = spec(dtype=dtype), partial(sft_loss)
+    whole = trained(tiny_folder, context("whole"), settings, 5)
+    ctx = context("parts")
+    first = start(open_policy(tiny_folder), settings, Mesh(), ctx)
+    save(fit(first, steps(2), loss, settings, ctx, total=5), ctx)
+    second = start(open_policy(tiny_folder), settings, Mesh(), ctx)
+    assert second.step == 2
+    fit(second, steps(3), loss, settings, ctx, total=5)
+    for mine, theirs in zip(second.trainable.masters, whole.trainable.masters, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+ENOUGH = {"lora": LORA, "learning_rate": 1e-2, "epochs": 3}
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo", "reward"])
+def test_a_stage_learns_with_adapters_and_leaves_a_plain_folder_the_same_twice(kitchen, tmp_path, stage):
+    for name in ("one", "two"):
+        kitchen.cook(stage, tmp_path / name, **{stage: ENOUGH})
+    curve = read_metrics(tmp_path / "one.draft" / "metrics.jsonl")
+    assert curve[-1]["loss"] < 0.95 * curve[0]["loss"]
+    assert payload_digest(tmp_path / "one") == payload_digest(tmp_path / "two")
+    found = load_file(tmp_path / "one" / "model.safetensors")
+    base = load_file(kitchen.store.open("base").payload / "model.safetensors")
+    assert found.keys() - base.keys() == ({"score.weight"} if stage == "reward" else set())
+
+
+def test_rlvr_writes_and_learns_with_adapters(kitchen, tmp_path):
+    kitchen.cook("rlvr", tmp_path / "out", rlvr={"lora": LORA, "learning_rate": 1e-2, "steps": 3, "kl_beta": 0.1})
+    rows = read_table(tmp_path / "out" / "tercet" / "rollouts.parquet")
+    assert len({row["text"] for row in rows}) > 1
+    curve = read_metrics(tmp_path / "out.draft" / "metrics.jsonl")
+    assert curve[0]["kl"] == pytest.approx(0.0, abs=1e-6), "adapters begin at the reference"
+    assert curve[-1]["kl"] > 1e-4
+    base, found = (
+        load_file(folder / "model.safetensors") for folder in (kitchen.store.open("base").payload, tmp_path / "out")
+    )
+    assert base.keys() == found.keys()
+
+
+@pytest.mark.slow
+def test_killed_and_run_again_it_ends_in_the_bytes_of_a_run_nobody_disturbed(kitchen, launch, tmp_path):
+    sets = ("stage.sft.lora={rank=4,alpha=8.0}", "stage.sft.learning_rate=1e-2")
+    running = launch(kitchen, "sft", *sets)
+    deadline = time.monotonic() + 120
+    while running.progress() < 6:
+        assert time.monotonic() < deadline
+        assert running.process.poll() is None, "ended too early"
+        time.sleep(0.002)
+    running.kill()
+    assert list((running.draft / "work" / "checkpoints").glob("step-*"))
+    assert launch(kitchen, "sft", *sets).process.wait(timeout=120) == 0
+    kitchen.cook("sft", tmp_path / "whole", sft={"lora": LORA, "learning_rate": 1e-2})
+    assert kitchen.store.open("sft").record["digest"] == payload_digest(tmp_path / "whole")
+
+
+def test_two_ranks_train_the_adapters_that_one_rank_trains(kitchen, launch, tmp_path):
+    changes = {"lora": LORA, "dtype": "float32", "epochs": 2, "learning_rate": 1e-2, "eps": 1e-4}
+    sets = ["placement.ranks=2", "placement.threads=1", "stage.sft.lora={rank=4,alpha=8.0}"]
+    sets += [f"stage.sft.{key}={json.dumps(value)}" for key, value in changes.items() if key != "lora"]
+    running = launch(kitchen, "sft", *sets)
+    assert running.process.wait(timeout=240) == 0, running.said.read_text(encoding="utf-8")
+    kitchen.cook("sft", tmp_path / "one", sft=changes)
+    alone, shared = (
+        load_file(folder / "model.safetensors") for folder in (tmp_path / "one", kitchen.store.open("sft").payload)
+    )
+    assert alone.keys() == shared.keys()
+    for name, weight in alone.items():
+        torch.testing.assert_close(shared[name], weight, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,173 @@
+"""Verifiers of other packages: real little distributions on the path of a fresh interpreter."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+JUDGE = """
+from tercet.verify import Grade, VerifierError
+
+def mine(completion, truth):
+    if not truth:
+        raise VerifierError("mine@1 expects a word as truth")
+    return Grade(float(truth in completion), completion[:1].upper())
+
+def stumbles(completion, truth):
+    return Grade(float(completion.split()[0] == truth))
+
+def number(completion, truth):
+    return 1.0
+
+def nothing(completion, truth):
+    return Grade(float("nan"))
+
+def hangs(completion, truth):
+    while completion:
+        pass
+    return Grade(0.0)
+
+constant = 3
+"""
+
+
+def install(folder: Path, package: str, module: str, entries: dict[str, str], source: str = JUDGE) -> Path:
+    """A distribution as an installer leaves it: a module and a dist-info folder with its entry points."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{module}.py").write_text(source, encoding="utf-8")
+    info = folder / f"{package.replace('-', '_')}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n", encoding="utf-8")
+    lines = "\n".join(f"{name} = {value}" for name, value in entries.items())
+    (info / "entry_points.txt").write_text(f"[tercet.verifiers]\n{lines}\n", encoding="utf-8")
+    return folder
+
+
+def python(*args: str, path: list[Path]) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([*map(str, path), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    return subprocess.run([sys.executable, *args], env=env, capture_output=True, text=True, check=False)
+
+
+def say(expression: str, *path: Path) -> str:
+    """The value of an expression about `v`, tercet.verify, where these folders are installed; or its VerifierError."""
+    script = (
+        f"import tercet.verify as v\ntry:\n    print({expression})\nexcept v.VerifierError as error:\n    print(error)"
+    )
+    ran = python("-c", script, path=list(path))
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    names = ("mine", "stumbles", "number", "nothing", "hangs", "constant")
+    entries = {f"{name}@1": f"my_judges:{name}" for name in names}
+    return install(tmp_path_factory.mktemp("site") / "mine", "my-judges", "my_judges", entries)
+
+
+def test_the_command_line_grades_with_a_judge_of_another_package(mine: Path, tmp_path: Path) -> None:
+    answers = tmp_path / "answers.jsonl"
+    rows = [{"completion": "a pear", "truth": "pear"}, {"completion": "a fig", "truth": "pear"}]
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    ran = python("-m", "tercet", "grade", "mine@1", str(answers), "--json", path=[mine])
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    assert (found["verifier"], found["n"], found["score"]) == ("mine@1", 2, 0.5)
+    assert [grade["answer"] for grade in found["grades"]] == ["A", "A"]
+    unknown = python("-m", "tercet", "grade", "mine@2", str(answers), path=[mine])
+    assert unknown.returncode == 2
+    assert "mine@1" in unknown.stderr.replace("\n", " ")
+
+
+def test_judges_of_other_packages_are_listed_beside_ours(mine: Path) -> None:
+    listed = say("*v.verifiers()", mine).split()
+    assert {"mine@1", "gsm8k@1"} <= set(listed)
+    assert listed == sorted(listed)
+    assert say("v.is_custom('mine@1'), v.is_custom('gsm8k@1'), v.is_custom('rubric@1')", mine) == "True False False"
+
+
+def test_a_truth_is_checked_and_an_accident_on_an_empty_completion_is_no_verdict(mine: Path) -> None:
+    assert say("v.check_truth('mine@1', '')", mine) == "mine@1 expects a word as truth"
+    assert say("v.check_truth('mine@1', 'pear')", mine) == "None"
+    assert say("v.check_truth('stumbles@1', 'pear')", mine) == "None"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            "v.verifier('number@1')('', '')",
+            "number@1 (package my-judges) returned float; expected a tercet.verify.Grade",
+        ),
+        ("v.verifier('nothing@1')('', '')", "returned the score nan; expected a finite number"),
+        ("v.verifier('constant@1')", "'my_judges:constant' of the package 'my-judges' is no function"),
+    ],
+)
+def test_what_is_no_judge_is_refused_with_its_package(mine: Path, call: str, message: str) -> None:
+    assert message in say(call, mine)
+
+
+def test_a_name_of_ours_cannot_be_taken(tmp_path: Path) -> None:
+    folder = install(tmp_path / "thief", "thief", "thief", {"gsm8k@1": "thief:mine", "rubric@1": "thief:mine"})
+    expected = "the package 'thief' names a verifier 'gsm8k@1', which Tercet has; give it another name"
+    assert say("v.verifier('gsm8k@1')", folder) == expected
+    assert say("v.verifiers()", folder) == expected
+    assert "'rubric@1', which Tercet has" in say("v.verifier('rubric@1')", folder)
+    assert say("v.verifier('choice@1')('The answer is B', 'B').score", folder) == "1.0"
+
+
+def test_two_packages_cannot_share_a_name(mine: Path, tmp_path: Path) -> None:
+    other = install(tmp_path / "other", "other", "other", {"mine@1": "other:mine"})
+    assert say("v.verifier('mine@1')", mine, other) == (
+        "the packages 'my-judges' and 'other' both name a verifier 'mine@1'; remove or rename one"
+    )
+
+
+def test_a_name_needs_a_version(tmp_path: Path) -> None:
+    folder = install(tmp_path / "plain", "plain", "plain", {"mine": "plain:mine"})
+    assert "names a verifier 'mine'; expected NAME@VERSION" in say("v.verifier('mine')", folder)
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [("absent_module:mine", "ModuleNotFoundError"), ("broken:absent", "AttributeError"), ("bad:mine", "ZeroDivision")],
+)
+def test_an_import_that_fails_names_the_package(tmp_path: Path, value: str, why: str) -> None:
+    folder = install(tmp_path / "site", "broken", "broken", {"mine@1": value})
+    (folder / "bad.py").write_text("1 / 0\n", encoding="utf-8")
+    said = say("v.verifier('mine@1')", folder)
+    assert said.startswith(f"the verifier 'mine@1' of the package 'broken' cannot be imported from {value!r} ({why}")
+    assert said.endswith("repair or remove the package")
+    assert "mine@1" in say("v.verifiers()", folder)
+
+
+REWARDED = """
+from tercet.recipe import RLVR
+from tercet.rows import Completion, Message, Row
+from tercet.train import rewards
+
+rewards.CUSTOM_SECONDS = 0.5
+spec = RLVR(model="base", prompts="rows", steps=1, learning_rate=1e-6, reward_scale=1)
+names = ("mine", "stumbles", "hangs")
+rows = [Row(name, (Message("user", "?"),), verifier=f"{name}@1", truth="pear") for name in names]
+texts = ("pear", "a pear", "")
+written = [[Completion(text, (1,), (0.0,), "eos") for text in texts] for _ in rows]
+assessor = rewards.Assessor(spec, None)
+assessor.check(rows)
+for marks in assessor(rows, written):
+    print(*(f"{mark.reward:g} {mark.grade.outcome} {len(mark.errors)};" for mark in marks))
+"""
+
+
+def test_rollouts_survive_a_judge_that_stumbles_or_hangs(mine: Path) -> None:
+    ran = python("-c", REWARDED, path=[mine])
+    assert ran.stdout.splitlines() == [
+        "1 graded 0; 1 graded 0; 0 graded 0;",
+        "1 graded 0; 0 graded 0; 0 error 1;",
+        "0 timeout 0; 0 timeout 0; 0 graded 0;",
+    ], ran.stderr
