@@ -2,7 +2,7 @@
 
 python bench/parity.py                        a tiny random Llama
 python bench/parity.py --model FOLDER         a real model
-python bench/parity.py --only grpo --only orpo
+python bench/parity.py --only orpo --dtype float64    tells a difference of definition from one of rounding
 
 Each of TRL's trainers is built for real and its `compute_loss` called on its own collator's batch. Tercet's side goes
 through the stages' own trees, forests, batches (at least two a case, where TRL has one) and losses. Three distances:
@@ -42,12 +42,12 @@ def main() -> None:
     logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        world = prepare(folder, options.model, options.seed)
+        world = prepare(folder, options.model, options.seed, options.dtype)
         chosen = [
             case for case in cases(world) if not options.only or any(case.name.startswith(o) for o in options.only)
         ]
         job: World = {key: str(world[key]) for key in ("policy", "reference", "scorer")} | world["padding"]
-        job |= {"threads": options.threads, "gradients": str(folder / "gradients.safetensors")}
+        job |= {"threads": options.threads, "dtype": options.dtype, "gradients": str(folder / "gradients.safetensors")}
         job["cases"] = {c.name: {"trainer": c.trainer, "options": c.options, "rows": c.rows, **c.more} for c in chosen}
         (folder / "job.json").write_text(json.dumps(job))
         print("| loss | TRL | Tercet | loss | gradient | norm | worst |\n|---|--:|--:|--:|--:|--:|--:|")
@@ -69,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     made.add_argument("--model", default="tiny", help="tiny, or a Hugging Face folder")
     made.add_argument("--name", help="what results/parity.json calls the model; its folder's name when absent")
+    made.add_argument("--dtype", choices=["float32", "float64"], default="float32", help="float64: is it rounding?")
     made.add_argument("--threads", type=int, default=1)
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--only", action="append", help="cases whose name starts like this")
@@ -136,6 +137,7 @@ def keep(lines: list[dict[str, Any]], theirs: dict[str, str], options: argparse.
     path = peer.RESULTS / "parity.json"
     kept = json.loads(path.read_text()) if path.is_file() else {"models": {}}
     name = options.name or ("tiny" if options.model == "tiny" else Path(options.model).resolve().name)
+    name += ", float64" if options.dtype == "float64" else ""
     before = kept["models"].get(name, {"losses": []})["losses"]
     losses = {line["name"]: line for line in [*before, *lines]}
     own = {package: importlib.metadata.version(package) for package in ("tercet", "torch", "transformers")}

@@ -68,7 +68,7 @@ class Found(NamedTuple):
     metrics: dict[str, float]
 
 
-def prepare(folder: Path, model: str, seed: int) -> World:
+def prepare(folder: Path, model: str, seed: int, dtype: str) -> World:
     """Folders of the policy, a reference that has drifted from it and a scorer; pairs and rollouts as tokens."""
     policy_folder = Path(model).resolve()
     if model == "tiny":
@@ -97,7 +97,7 @@ def prepare(folder: Path, model: str, seed: int) -> World:
         prompt_ids, chosen_ids = chat.pair([Message("user", asked)], chosen)
         pairs.append({"prompt_ids": prompt_ids, "chosen_ids": chosen_ids})
         pairs[-1]["rejected_ids"] = chat.pair([Message("user", asked)], rejected)[1]
-    world["padding"] = padding_rows
+    world |= {"padding": padding_rows, "dtype": getattr(torch, dtype)}
     return world | {"pad_id": pad_id, "pairs": pairs, "rollouts": rollouts(pairs, world, source)}
 
 
@@ -218,9 +218,11 @@ def prefer(world: World, rows: Rows, spec: DPO) -> Found:
     """Preference tuning's own steps: the reference first, kto's KL over all pairs, batches, the loss."""
     trees = [fork(row) for row in rows]
     strangers = mismatched(trees, range(len(trees)), LIMIT)
-    table = make_table(open_policy(world["reference"]), trees, [strangers], Mesh())
-    policy = open_policy(world["policy"])
-    kl = mismatch(strangers, table, Trainable(policy, torch.float32, Mesh()), 0, LIMIT)
+    table = make_table(open_policy(world["reference"], world["dtype"]), trees, [strangers], Mesh())
+    policy = open_policy(world["policy"], world["dtype"])
+    kl = torch.zeros(())
+    if spec.loss == "kto":
+        kl = mismatch(strangers, table, Trainable(open_policy(world["policy"]), torch.float32, Mesh()), 0, LIMIT)
 
     def values(items: list[int], _forest: Forest) -> dict[str, Tensor]:
         return {"reference_L": table.pairs[items].reshape(-1), "kl": kl}
@@ -317,7 +319,7 @@ def reinforce(world: World, spec: RLVR) -> Found:
         spread = [row["advantage"] for row, places in zip(rows, kept, strict=True) for _ in places]
         return found | {"advantages_P": torch.tensor(spread)}
 
-    found = learned(open_policy(world["policy"]), halves(trees, values), partial(grpo_loss, spec=spec))
+    found = learned(open_policy(world["policy"], world["dtype"]), halves(trees, values), partial(grpo_loss, spec=spec))
     if not found.metrics["clip_share"]:
         raise SystemExit(f"{spec.loss}: the clip decided nowhere; this rollout tests nothing")
     return found

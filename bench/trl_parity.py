@@ -207,8 +207,10 @@ def settings(job: Job, rows: Rows) -> Job:
 
 
 def causal(job: Job, which: str) -> PreTrainedModel:
-    """A causal LM in fp32."""
-    return padded(AutoModelForCausalLM.from_pretrained(job[which], dtype=torch.float32), job["policy_padding"])
+    """A causal LM in the job's precision."""
+    return padded(
+        AutoModelForCausalLM.from_pretrained(job[which], dtype=getattr(torch, job["dtype"])), job["policy_padding"]
+    )
 
 
 def padded(model: PreTrainedModel, row: int | None) -> PreTrainedModel:

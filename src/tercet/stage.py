@@ -48,7 +48,7 @@ ROOMS: dict[str, Room] = {
     "pairs": Room("tercet.data.mix", 1),
     "prefs": Room("tercet.data.prefs", 1),
     "judged": Room("tercet.data.judged", 1),
-    "sft": Room("tercet.train.sft", 1),
+    "sft": Room("tercet.train.sft", 2),
     "dpo": Room("tercet.train.preference", 2),
     "reward": Room("tercet.train.reward", 2),
     "rlvr": Room("tercet.train.rlvr", 2),
