@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tercet.algos.advantage import final_scores, gae, group_advantages, table, token_rewards, whiten
+from tercet.algos.advantage import gae, group_advantages, table, token_rewards, whiten
 from tercet.algos.policy import Clip, cispo, grpo, gspo, k1, k2, k3, ppo, ppo_value, truncated_weights
 
 seeds = st.integers(0, 2**32 - 1)
@@ -169,12 +169,6 @@ def test_a_flat_batch_becomes_a_table_and_comes_back():
     assert values[mask].tolist() == [1, 2, 3]
     with pytest.raises(ValueError, match="an answer has 2 tokens, more than the window of 1"):
         table(torch.ones(3), torch.tensor([0, 2, 2]), 3, 1)
-
-
-def test_the_penalty_of_an_endless_answer_replaces_its_score():
-    scores, ended = torch.tensor([10.0, 10.0, 0.0]), torch.tensor([True, False, False])
-    assert final_scores(scores, ended, -10.0).tolist() == [10, -10, -10]
-    assert final_scores(scores, ended, None).tolist() == [10, 10, 0]
 
 
 @given(seeds, answers, st.booleans(), st.integers(0, 2))

@@ -196,4 +196,4 @@ def test_parts_whitened_with_the_moments_of_the_whole_are_the_whole_whitened(see
     everything = torch.ones(len(values), dtype=torch.bool)
     moments = (float(values.mean()), float(values.var()))
     parts = [whiten(part, torch.ones(len(part), dtype=torch.bool), moments=moments) for part in values.split(sizes)]
-    torch.testing.assert_close(torch.cat(parts), whiten(values, everything), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.cat(parts), whiten(values, everything), rtol=1e-6, atol=1e-6)

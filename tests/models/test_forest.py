@@ -11,7 +11,7 @@ from transformers.models.llama import modeling_llama
 
 from tercet.models.chat import Chat
 from tercet.models.folder import load_model, load_tokenizer, save_config
-from tercet.models.forest import Forest, ForestError, Leaf, Tree, attend_flex, plant, segment_ids
+from tercet.models.forest import NAME, Forest, ForestError, Leaf, Tree, attend_flex, plant, register, segment_ids
 from tercet.models.policy import Policy, Scorer, check_supported
 from tercet.rows import Message
 from tercet.train.export import open_policy
@@ -314,3 +314,14 @@ def test_a_forest_is_the_plain_forward_of_a_real_model(smollm):
         plain = load_model(smollm, torch.float32, attention="sdpa")
         wanted = torch.cat([plain_logps(plain, tree) for tree in trees])
     torch.testing.assert_close(logps, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_padding_tokens_embedding_learns_like_any_other(sharp_folder):
+    """Where the end token pads, transformers would keep its row still."""
+    register()
+    model = load_model(sharp_folder, torch.float32, attention=NAME)
+    embedding = model.get_input_embeddings()
+    embedding.padding_idx = 7
+    policy = Policy(model)
+    policy(plant([Tree([], [Leaf([5, 7, 9, 11], [False, True, True, True])])]))[0].sum().backward()
+    assert all(embedding.weight.grad[token].abs().max() > 0 for token in (5, 7, 9))

@@ -43,11 +43,6 @@ def table(values_P: Tensor, leaf_P: Tensor, num_leaves: int, window: int) -> tup
     return values_LT, mask_LT
 
 
-def final_scores(scores_L: Tensor, ended_L: Tensor, no_eos: float | None) -> Tensor:
-    """Scores where the answer ended by itself; `no_eos` replaces the others, it is not added (Tülu 3: -10 in PPO)."""
-    return scores_L if no_eos is None else torch.where(ended_L, scores_L, no_eos)
-
-
 def token_rewards(
     kl_LT: Tensor, scores_L: Tensor, mask_LT: Tensor, beta: float, *, after: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -107,10 +102,10 @@ def whiten(
     values (other ranks'). Source: Ziegler et al. 2019, code; Tülu 3's PPO whitens advantages only.
     """
     chosen = values[mask]
-    mean = chosen.mean() if moments is None else torch.tensor(moments[0]).to(chosen)
+    mean = chosen.mean() if moments is None else chosen.new_tensor(moments[0])
     centered = chosen - mean
     own = centered.square().sum() / max(1, len(chosen) - 1)
-    scaled = centered * torch.rsqrt((own if moments is None else torch.tensor(moments[1]).to(chosen)) + eps)
+    scaled = centered * torch.rsqrt((own if moments is None else chosen.new_tensor(moments[1])) + eps)
     found = torch.zeros_like(values)
     found[mask] = scaled if shift_mean else scaled + mean
     return found

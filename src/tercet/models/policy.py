@@ -15,8 +15,15 @@ from tercet.models.forest import Attends, Forest, ForestError, Leaf, Tree, plant
 class Reader(nn.Module):
     """What reads forests. Changing its precision changes weights only: rotary frequencies stay as they were made.
 
-    In bf16 they would be off by up to 0.4%, at position 1,000 that is radians.
+    In bf16 they would be off by up to 0.4%, at position 1,000 that is radians. Every row of the embedding learns:
+    transformers keeps that of the padding token still, which in many models is the end token; forests have no padding.
     """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        embedding: nn.Embedding = model.get_input_embeddings()  # type: ignore[assignment]
+        embedding.padding_idx = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Reader:
         exact = [
@@ -32,8 +39,7 @@ class Policy(Reader):
     """A causal LM read through forests: log-probabilities of trained tokens, or hidden states of last tokens."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.backbone_name = model.base_model_prefix
 
     @property
@@ -61,10 +67,6 @@ class Policy(Reader):
 
 class Scorer(Reader):
     """A sequence classifier with one output, read at the last token of each leaf (reward model)."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, forest: Forest) -> Tensor:
         """Scores `(L,)` in fp32, one per leaf."""

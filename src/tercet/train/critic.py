@@ -7,19 +7,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification
 
 from tercet.models.forest import NAME, Forest, ForestError, register
-from tercet.models.policy import Policy
+from tercet.models.policy import Policy, Reader
 from tercet.train.reward import open_scorer
 
 
-class Critic(nn.Module):
+class Critic(Reader):
     """A transformer with a scalar head: the value of a state is read where its last token stands."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, forest: Forest) -> tuple[Tensor, Tensor]:
         """Values before each predicted token (P,), and after the last token of each leaf (L,); fp32."""
