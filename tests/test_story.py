@@ -82,7 +82,7 @@ def test_the_three_planted_rows_went(story):
 
 def test_every_training_stage_left_a_model_its_table_and_its_curve(story):
     store, _ = story
-    for name in ("sft", "dpo", "reward", "rlvr"):
+    for name in ("sft", "dpo", "reward", "rlvr", "ppo"):
         artifact = store.open(name)
         for file in ("model.safetensors", "config.json", "tokenizer.json", "README.md", "tercet/truncation.json"):
             assert (artifact.payload / file).is_file(), f"{name} has no {file}"
@@ -111,7 +111,7 @@ def test_plan_says_that_everything_exists(story):
     missing = {line["name"]: line["why"] for line in stale if not line["exists"]}
     assert missing["dpo"] == "beta 5.0 -> 2.0"
     assert missing["rlvr"] == "input dpo changed"
-    assert set(missing) == {"dpo", "rlvr", "examine-dpo", "examine-rlvr", "report"}
+    assert set(missing) == {"dpo", "rlvr", "ppo", "examine-dpo", "examine-rlvr", "examine-ppo", "report"}
 
 
 def test_lineage_goes_back_to_the_base_model(story):
@@ -166,11 +166,11 @@ def test_the_page_needs_no_network_and_names_every_exam(story):
 
 @pytest.mark.slow
 def test_the_same_recipe_from_scratch_gives_the_same_bytes(story, tmp_path):
-    """Everything but the page, which tells of times, and two exams more of the kind compared here."""
+    """Everything but the page, which tells of times, PPO, and three exams more of the kind compared here."""
     store, _ = story
     again, _ = runs(tmp_path / "runs", "--only", "reward,examine-sft,examine-rlvr")
     mine = {artifact.path.name: artifact.record["digest"] for artifact in store}
     theirs = {artifact.path.name: artifact.record["digest"] for artifact in again}
-    assert len(theirs) == len(mine) - 3
+    assert len(theirs) == len(mine) - 5
     assert theirs.items() <= mine.items()
     subprocess.run(["chmod", "-R", "u+w", str(again.root)], check=True)

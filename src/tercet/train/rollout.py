@@ -111,7 +111,7 @@ class Maker:
         """Round `number`, by the weights of `version`."""
         if (found := self.ledger.recorded.pop(number, None)) is not None:
             made = replay(found, self.rows, self.writer.chat)
-            self.writer.drop(version)
+            self.writer.drop(made.version)
         else:
             version = self.writer.use(version)
             self.mesh.barrier()  # a server has the weights before any rank writes

@@ -80,18 +80,18 @@ class Writer:
         if not self.spec.lag:
             self._take([(name, value.to(self.trainable.dtype)) for name, value in self._weights()])
             return version
-        with self.lock:
-            weights = self.held.get(version)
-            self.held = {number: held for number, held in self.held.items() if number > version}
-        if weights is not None:
+        self.drop(version)
+        if self.version != version:
+            with self.lock:
+                weights = self.held[version]
             self._take(weights)
             self.version = version
-        return self.version
+        return version
 
     def drop(self, version: int) -> None:
-        """Nothing needs `version` any more: its round was in the ledger."""
+        """Nothing older than `version` will be needed."""
         with self.lock:
-            self.held.pop(version, None)
+            self.held = {number: held for number, held in self.held.items() if number >= version}
 
     def write(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, streams: Sequence[int]
