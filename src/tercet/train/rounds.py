@@ -90,6 +90,8 @@ class School:
             metrics |= {f"seconds_{name}": value for name, value in made.seconds.items()}
             metrics |= {"seconds_rollout": taken - began, "seconds_score": time.monotonic() - taken}
             metrics["lag"] = float(number - made.version)
+            if self.writer.engine is not None:
+                metrics["engine_updates"] = float(self.writer.verified)
             yield from self._updates(number, lesson, metrics)
 
     def _updates(self, number: int, lesson: Lesson, metrics: dict[str, float]) -> Iterator[Step]:

@@ -41,6 +41,7 @@ class Writer:
         self.held: dict[int, list[tuple[str, Tensor]]] = {}
         self.lock = threading.Lock()
         self.version = -1
+        self.verified = 0  # updates of an engine whose checksum was the trainer's
         self.copy: Policy | None = None
         self.engine: Any = None
         self.url = placement.engine_url
@@ -122,6 +123,7 @@ class Writer:
                 f"the engine's weights differ from the trainer's after an update (checksum {found[:12]}, expected "
                 f"{wanted[:12]}); restart the engine, and the run continues from its last checkpoint"
             )
+        self.verified += 1
 
 
 def _engine(source: Path, spec: Rollouts, url: str) -> Any:
