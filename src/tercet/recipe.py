@@ -477,7 +477,7 @@ class Watch(Spec):
         0.0, ge=0, description="Alarm `reward`: the share of rewarded completions is at or below this."
     )
     kl: float = Field(1.0, gt=0, description="Alarm `kl`: mean KL to the reference (k3), nats per token.")
-    gap: float = Field(0.05, gt=0, description="Alarm `gap`: mean |trainer - generator| log-prob, nats per token.")
+    gap: float = Field(0.1, gt=0, description="Alarm `gap`: mean |trainer - generator| log-prob, nats per token.")
     truncated: float = Field(0.5, gt=0, description="Alarm `truncated`: share of completions without an end token.")
     length: float = Field(3.0, gt=1, description="Alarm `length`: mean length over that of the first rounds.")
     entropy: float = Field(0.02, ge=0, description="Alarm `entropy`: mean entropy estimate below this, nats per token.")

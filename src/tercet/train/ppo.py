@@ -64,6 +64,8 @@ class Tutor:
         flat = [batch for part in policy for batch in part]
         metrics = self._whiten(flat) | self._explained(flat)
         critic = [[Batch(b.forest, b.values, CRITIC) for b in part] for part in policy]
+        for batch in policy[0]:
+            batch.values["fresh"] = batch.values["kept_L"]
         return Lesson([own + values for own, values in zip(policy, critic, strict=True)], made.groups, metrics)
 
     def _scored(self, groups: list[Group]) -> list[Batch]:
@@ -155,12 +157,11 @@ def _policy_loss(duo: nn.Module, batch: Batch, spec: PPO) -> Loss:
     leaf_P = batch.forest.leaf_P[learned_P]
     objective = reduce_tokens(losses_P[learned_P], batch.forest, spec.reduction, spec.max_new_tokens, leaf_P)
     count = float(len(losses_P))
-    before_P = values["old_P"] if spec.old_logps == "trainer" else logps_P.detach()
-    watched = {
-        "kl": k3(logps_P, values["reference_P"]).detach(),
-        "clip_share": surrogate.clipped.float(),
-        "logp_gap": (before_P - values["sampled_P"]).abs(),
-    }
+    watched = {"kl": k3(logps_P, values["reference_P"]).detach(), "clip_share": surrogate.clipped.float()}
+    if spec.old_logps == "trainer":
+        watched["logp_gap"] = (values["old_P"] - values["sampled_P"]).abs()
+    elif values.pop("fresh", None) is not None:  # the weights that sampled have not moved yet
+        watched["logp_gap"] = (logps_P.detach() - values["sampled_P"]).abs()
     return Loss(objective, {name: Sum(one.sum(), count) for name, one in watched.items()}, POLICY)
 
 

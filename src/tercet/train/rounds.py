@@ -96,18 +96,20 @@ class School:
 
     def _updates(self, number: int, lesson: Lesson, metrics: dict[str, float]) -> Iterator[Step]:
         parts = [part for _ in range(self.spec.passes) for part in lesson.parts]
+        seen = dict(metrics)  # and, of every figure of the updates, the latest
         for i, part in enumerate(parts):
-            last = i == len(parts) - 1
-            done = partial(self._learned, number, metrics) if last else None
-            yield Step(part, {} if i else metrics, done)
+            yield Step(part, {} if i else metrics, partial(self._learned, number, seen, i == len(parts) - 1))
 
-    def _learned(self, number: int, metrics: dict[str, float], update: dict[str, float]) -> None:
+    def _learned(self, number: int, seen: dict[str, float], last: bool, update: dict[str, float]) -> None:
         """After a round's last update: move the reference, offer the weights, look at the figures."""
+        seen.update(update)
+        if not last:
+            return
         if self.reference is not None:
             self.reference.follow(number + 1, self.state.trainable)
         self.writer.offer(number + 1)
         self.ahead.learn(number + 1)
-        for alarm in self.watcher(number, {**metrics, **update}):
+        for alarm in self.watcher(number, seen):
             if self.mesh.first:
                 sys.stderr.write(f"alarm after round {number}: {alarm}\n")  # into the stage's log
 
