@@ -70,7 +70,7 @@ def test_an_alarm_without_a_number_is_told(taught: FakeRun) -> None:
     [
         ("rewarded", "alarm at or below 0"),
         ("entropy", "alarm below 0.02"),
-        ("logp_gap", "alarm above 0.05"),
+        ("logp_gap", "alarm above 0.1"),
         ("hollow", "alarm above 0.2"),
         ("length", "alarm above 150"),  # three times the mean of the first five rounds
     ],
