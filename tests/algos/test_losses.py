@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -10,10 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tercet.algos.advantage import group_advantages, zero_variance
-from tercet.algos.policy import Clip, grpo, k3
+from tercet.algos.policy import Clip, k3, ppo
 from tercet.algos.preference import Sides, bradley_terry, dpo, dpo_norm, implicit_rewards, simpo
 
 B = 9
+
+
+class Surrogate(NamedTuple):
+    """What GRPO's loss is put together from: the clipped surrogate, the k3 estimate, and whether the clip decided."""
+
+    policy: torch.Tensor
+    kl: torch.Tensor
+    clipped: torch.Tensor
+
+
+def grpo(logps, old, reference, advantages, clip):
+    losses, clipped = ppo(logps, old, advantages, clip)
+    return Surrogate(losses, k3(logps, reference), clipped)
 
 
 def sides(seed: int) -> Sides:

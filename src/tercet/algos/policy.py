@@ -1,6 +1,7 @@
 """Policy-gradient losses on tokens. Shape suffixes: P predicted (trained) tokens of a batch, L leaves (answers).
 
 Each loss is per token, (P,), and reduced elsewhere: variants of GRPO differ in ratio, clip, advantage and reduction.
+GRPO itself is `ppo` with group advantages plus beta times `k3` (Shao et al. 2024, eq. 3-4, and Tülu 3.1).
 `dapo` is `ppo` with Clip(0.2, 0.28) and token_mean (Yu et al. 2025, eq. 8), `dr_grpo` is `ppo` with centered advantages
 and the constant reduction (Liu et al. 2025). Old and reference log-probabilities come without gradient.
 """
@@ -20,28 +21,11 @@ class Clip(NamedTuple):
     high: float = 0.2
 
 
-class Surrogate(NamedTuple):
-    """Per-token parts of the loss, each (P,): policy term, KL estimate, and whether the clip decided."""
-
-    policy: Tensor
-    kl: Tensor
-    clipped: Tensor
-
-
 class Clipped(NamedTuple):
     """A loss per token and whether the clip decided, each (P,)."""
 
     losses: Tensor
     clipped: Tensor
-
-
-def grpo(logps_P: Tensor, old_P: Tensor, reference_P: Tensor, advantages_P: Tensor, clip: Clip) -> Surrogate:
-    """max(-A rho, -A clip(rho, 1 - low, 1 + high)) with rho = pi / pi_old, and the k3 estimate of KL to the reference.
-
-    `old_P` and `reference_P` are log-probabilities without gradient. Source: Shao et al. 2024, eq. 3-4 and tulu 3.1.
-    """
-    losses_P, clipped_P = ppo(logps_P, old_P, advantages_P, clip)
-    return Surrogate(losses_P, k3(logps_P, reference_P), clipped_P)
 
 
 def ppo(logps_P: Tensor, old_P: Tensor, advantages_P: Tensor, clip: Clip) -> Clipped:

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from tercet.algos.advantage import zero_variance
 from tercet.device.mesh import Mesh, release_memory
 from tercet.models.chat import Chat
 from tercet.models.forest import Leaf, Tree
@@ -171,7 +174,8 @@ class Maker:
 
 def teaches(group: Group) -> bool:
     """Whether the rewards of a group differ: what all samples earn alike has no advantage."""
-    return any(sample.reward != group.samples[0].reward for sample in group.samples)
+    rewards_NG = torch.tensor([[sample.reward for sample in group.samples]], dtype=torch.float64)
+    return not bool(zero_variance(rewards_NG))
 
 
 def replay(records: Sequence[dict[str, Any]], rows: Sequence[Row], chat: Chat) -> Round:
