@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tercet.verify import sandbox
+from tercet.verify import sandbox, sandbox_run
 from tercet.verify.sandbox import SandboxError, isolation, run_program, run_programs
 
 PRELUDE = """
@@ -259,7 +259,7 @@ def test_without_isolation_only_the_caller_may_decide_to_run(monkeypatch: pytest
 
 
 def test_a_broken_sandbox_is_an_error_not_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "BOOT", "raise SystemExit('no child today')")
+    monkeypatch.setattr(sandbox_run, "BOOT", "raise SystemExit('no child today')")
     ran = run_program("pass", sandbox="none")
     assert ran.outcome == "error"
     assert "no child today" in ran.detail

@@ -33,6 +33,8 @@ TREES = ("landlock", "none")  # levels without a namespace of processes: the kee
 def main() -> None:
     """Carry out the order that comes on standard input."""
     order: Order = marshal.loads(sys.stdin.buffer.read())
+    order |= {name: list(map(os.fsdecode, order[name])) for name in ("view", "packages", "shields")}
+    order["folder"] = os.fsdecode(order["folder"])
     try:
         with open("/proc/self/oom_score_adj", "w") as score:
             score.write("1000")  # when the machine runs out of memory, this goes first
@@ -81,15 +83,19 @@ def _build_view(order: Order) -> None:
     os.mkdir(f"{ROOT}/.old", 0o700)
     kernel.pivot(ROOT, f"{ROOT}/.old")
     os.chdir("/")
-    for path in order["view"]:
+    for folder, megabytes in order["private"]:
+        options = f"mode=1777,size={megabytes}m,nr_inodes=4096"
+        kernel.mount("private", _folder(folder), "tmpfs", kernel.NOSUID | kernel.NODEV, options)
+    for shield in order["shields"]:
+        kernel.mount("shield", _folder(shield), "tmpfs", kernel.NOSUID | kernel.NODEV, "mode=0755,size=1m")
+    for path in order["view"]:  # behind the private folders, which may hold some of it
         _show(path)
+    os.mkdir(order["folder"])
+    os.chmod(order["folder"], 0o777)  # the program's user is not yet
     kernel.mount("proc", _folder("/proc"), "proc", kernel.NOSUID | kernel.NODEV)
     for device in ("null", "zero", "full", "random", "urandom"):
         _show(f"/dev/{device}", protect=False)
     os.symlink("/proc/self/fd", "/dev/fd")
-    for folder, megabytes in ((order["folder"], order["disk_mb"]), ("/dev/shm", 16)):
-        options = f"mode=1777,size={megabytes}m,nr_inodes=4096"
-        kernel.mount("private", _folder(folder), "tmpfs", kernel.NOSUID | kernel.NODEV, options)
     uid = order["uid"] or 1000
     for name, text in (
         ("passwd", f"user:x:{uid}:{uid}::{order['folder']}:/bin/sh\n"),
@@ -100,7 +106,8 @@ def _build_view(order: Order) -> None:
             file.write(text)
     kernel.detach("/.old")
     os.rmdir("/.old")
-    kernel.protect("/", everything_below=False)
+    for place in (*order["shields"], "/"):
+        kernel.protect(place, everything_below=False)
 
 
 def _show(path: str, *, protect: bool = True) -> None:

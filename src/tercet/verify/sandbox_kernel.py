@@ -91,7 +91,7 @@ def unshare(flags: int) -> None:
 
 def mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
     """`mount`, with paths as text."""
-    names = source.encode(), target.encode(), kind.encode() if kind else None
+    names = os.fsencode(source), os.fsencode(target), kind.encode() if kind else None
     _checked(LIBC.mount(*names, ctypes.c_ulong(flags), options.encode() or None), f"mount {target}")
 
 
@@ -99,17 +99,17 @@ def protect(target: str, *, everything_below: bool = True) -> None:
     """Make a mount read-only, without set-user-id files and devices (kernel 5.12)."""
     attributes = struct.pack("<4Q", READ_ONLY | NOSUID | NODEV, 0, 0, 0)
     flags = 0x8000 if everything_below else 0
-    call(MOUNT_SETATTR, -100, target.encode(), ctypes.c_uint(flags), attributes, ctypes.c_size_t(len(attributes)))
+    call(MOUNT_SETATTR, -100, os.fsencode(target), ctypes.c_uint(flags), attributes, ctypes.c_size_t(len(attributes)))
 
 
 def pivot(root: str, old: str) -> None:
     """Make `root` the root; the old one appears under `old`, a folder inside it."""
-    call(PIVOT_ROOT[os.uname().machine], root.encode(), old.encode())
+    call(PIVOT_ROOT[os.uname().machine], os.fsencode(root), os.fsencode(old))
 
 
 def detach(target: str) -> None:
     """Take a mount away, now from view and later for good."""
-    _checked(LIBC.umount2(target.encode(), DETACH), f"umount {target}")
+    _checked(LIBC.umount2(os.fsencode(target), DETACH), f"umount {target}")
 
 
 def drop_capabilities() -> None:
