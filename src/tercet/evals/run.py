@@ -35,7 +35,7 @@ from tercet.evals.task import Item, TaskError, read_exam
 from tercet.recipe import Eval, gate
 from tercet.rows import PLAIN, Completion, Generator, Likelihood, Message, Messages, Sampling
 from tercet.verify import verifier
-from tercet.verify.sandbox import isolation
+from tercet.verify.sandbox import ready
 
 if TYPE_CHECKING:
     from tercet.store import Artifact, Context
@@ -111,7 +111,7 @@ def _overridden(card: Card, spec: Eval) -> Card:
     n = card["sampling"]["n"] * spec.repeats
     settings: dict[str, Any] = {"dtype": spec.dtype, "engine": spec.engine, "repeats": spec.repeats}
     if card["verifier"] == PROGRAM:
-        settings |= {"sandbox": spec.sandbox, "isolation": isolation(spec.sandbox)}
+        settings |= {"sandbox": spec.sandbox, "isolation": ready(spec.sandbox)}
     return {**card, "sampling": {**card["sampling"], **changed, "n": n}, **settings}
 
 

@@ -18,7 +18,7 @@ from tercet.recipe import Rollouts
 from tercet.rows import Completion, Generator, Message, Row, Sampling, Seeded
 from tercet.verify import Grade, VerifierError, check_truth, is_custom, verifier
 from tercet.verify.rubrics import MODEL_VERIFIERS, model_verifier, spoken
-from tercet.verify.sandbox import isolation
+from tercet.verify.sandbox import ready
 from tercet.verify.training import Part, added, by_name, counted, parts_of
 from tercet.verify.workers import WorkerError, WorkerTimeoutError, call
 
@@ -114,7 +114,7 @@ class Assessor:
                     "usually an endpoint"
                 )
             if part.verifier in PROGRAMS:
-                isolation(self.spec.sandbox)
+                ready(self.spec.sandbox)
 
     def _judge(self, wanted: Iterable[Judgement]) -> dict[Judgement, Grade]:
         models, slow, found = [], [], {}

@@ -11,8 +11,8 @@ from typing import Any
 
 from tercet.verify.answers import is_number, read_truth
 from tercet.verify.grade import Grade, VerifierError
-from tercet.verify.programs import CODE, code_blocks, parses
-from tercet.verify.sandbox import Ran, run_program
+from tercet.verify.programs import CODE, code_blocks, imported, parses
+from tercet.verify.sandbox import Ran, lacking, run_program
 
 SECONDS = 1.0  # for each test, as published
 EXAMPLE = '["assert f(1) == 2"], {"tests": [...]} or {"stdin": [{"input": "1", "output": "2"}]}'
@@ -55,8 +55,9 @@ def code(completion: str, truth: str, *, sandbox: str = "auto") -> Grade:
     Truth: a JSON list of assert statements, or `{"tests": [...]}` with them, or `{"stdin": [{"input": "2\\n", "output":
     "4\\n"}]}`; beside these `seconds` for each test (1) and `threshold`, a share below which the score is 0 (0). Output
     is compared line by line without trailing blanks, and without empty lines at the end.
-    Outcomes: "unparsed" (no code), "timeout" (a test ran out of time), "error" (the sandbox broke). `numbers`: "passed"
-    and "tests". An object that equals everything passes an assert: such tests trust the answer's `==`.
+    Outcomes: "unparsed" (no code), "timeout" (a test ran out of time), "error" (the sandbox broke, or cannot import
+    what the tests import). `numbers`: "passed" and "tests". An object that equals everything passes an assert: such
+    tests trust the answer's `==`.
     """
     tests = _tests(truth)
     blocks = [block for block in code_blocks(completion) if block.strip()]
@@ -77,6 +78,8 @@ def _run(text: str, tests: Tests, sandbox: str) -> list[Ran]:
     """What became of the tests. All asserts in one program first: if they pass there, nothing more need be run."""
     if tests.pairs:
         return [_answered(text, pair, tests.seconds, sandbox) for pair in tests.pairs]
+    if missing := lacking(imported("\n".join(tests.asserts)), sandbox):
+        return [Ran("error", missing)]
     limits: dict[str, Any] = {"seconds": tests.seconds, "sandbox": sandbox}
     together = run_program([text, *tests.asserts], **limits)
     if together.outcome == "passed":

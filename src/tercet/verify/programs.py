@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tercet.verify.grade import Grade, VerifierError
-from tercet.verify.sandbox import run_program
+from tercet.verify.sandbox import lacking, run_program
 
 FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*$", re.MULTILINE)
 CODE = re.compile(r"^\s*(def |class |import |from \w+ import |return\b|@\w|\w+ = )", re.MULTILINE)
@@ -71,8 +71,9 @@ def program(completion: str, truth: str, *, sandbox: str = "auto") -> Grade:
     `prompt` stands in when it is empty, and `check(entry_point)` is called at the end. Kind "unittest" (BigCodeBench)
     reduces the answer to what the entry point needs and runs the class TestCases: no failures, no errors, and no test
     skipped that its author did not mark.
-    Outcomes: "graded", "timeout", "unparsed" (no code at all), "error" (the sandbox broke; nothing is known about the
-    answer). The answer in the Grade is the code that was run. A SandboxError means that no program can be run here.
+    Outcomes: "graded", "timeout", "unparsed" (no code at all), "error" (the sandbox broke, or cannot import what the
+    row's own code imports; nothing is known about the answer). The answer in the Grade is the code that was run. A
+    SandboxError means that no program can be run here.
     """
     how = _truth(truth)
     code = extract(completion, how.entry_point)
@@ -87,7 +88,10 @@ def program(completion: str, truth: str, *, sandbox: str = "auto") -> Grade:
         ]
     else:
         parts = [_arranged(code, how)[0], how.tests, f"check({how.entry_point})"]
-    ran = run_program(parts, seconds=how.seconds, memory_mb=MEMORY_MB[how.kind], sandbox=sandbox)
+    memory_mb = MEMORY_MB[how.kind]
+    if missing := lacking([*imported(_stub(how.before or how.prompt)), *imported(how.tests)], sandbox, memory_mb):
+        return Grade(0.0, parts[0], "error", missing)
+    ran = run_program(parts, seconds=how.seconds, memory_mb=memory_mb, sandbox=sandbox)
     outcome = ran.outcome if ran.outcome in ("timeout", "error") else "graded"
     return Grade(float(ran.outcome == "passed"), parts[0], outcome, ran.detail)
 
@@ -144,6 +148,20 @@ def sanitize(code: str, entry_point: str) -> str:
             waiting += [part.id for part in ast.walk(node) if isinstance(part, ast.Name) and part.id in known]
     kept = [node for node in tree.body if _imports(node) or wanted & set(_names(node))]
     return "\n".join(map(ast.unparse, kept))
+
+
+def imported(code: str) -> list[str]:
+    """The modules that code imports at its top, by their first names; what is only tried (`try: import`) is left out.
+
+    Asked of prompts and tests, never of an answer: nobody may choose to be an error instead of wrong.
+    """
+    try:
+        body = ast.parse(code).body
+    except (SyntaxError, ValueError):
+        return []
+    plain = [alias.name for node in body if isinstance(node, ast.Import) for alias in node.names]
+    parts = [node.module for node in body if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    return [name.partition(".")[0] for name in (*plain, *parts)]
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
