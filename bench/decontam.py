@@ -17,7 +17,6 @@ import io
 import itertools
 import json
 import os
-import platform
 import random
 import re
 import shutil
@@ -30,6 +29,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tercet import machine
 from tercet.data.decontam import ExamItem, Index, analyse
 from tercet.data.feed import batches, user_texts
 from tercet.data.sweep import scan
@@ -96,7 +96,7 @@ def compared(args: argparse.Namespace, folder: Path) -> Job:
     whole = run(side, job)
     few = run(side, {**job, "rows": str(first_rows(Path(job["rows"]), folder / "tenth.jsonl", args.rows // 10))})
     found: Job = {
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "python": sys.version},
+        "machine": {"cpu": machine.processor(), "cores": machine.cores(), "python": sys.version},
         "mixture": {"rows": args.rows, "seed": args.seed, **made},
         "exams": {"tasks": len({task for task, _, _ in exam}), "items": len(exam)},
         "ours": {"workers": args.workers, **whole},

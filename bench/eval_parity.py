@@ -20,7 +20,8 @@ from typing import Any
 
 import lm_eval_common as common
 from lm_eval_common import Exam, Record
-from peer import RESULTS, once, processor
+from peer import RESULTS, once
+from tercet import machine
 from tercet.evals.results import graded
 from tercet.evals.task import Item, card
 from tercet.rows import Completion, Sampling
@@ -368,7 +369,7 @@ def keep(found: dict[str, Agreement], options: argparse.Namespace) -> None:
         for name, agreement in found.items()
     }
     how = {"max_new_tokens": options.max_new_tokens, "invented": options.invented, "limit": options.limit or LIMITS}
-    whole = {"peer": common.REQUIREMENTS[0], "processor": processor(), "options": how, "exams": told}
+    whole = {"peer": common.REQUIREMENTS[0], "processor": machine.processor(), "options": how, "exams": told}
     (RESULTS / "eval_parity.json").write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"\nkept in {RESULTS / 'eval_parity.json'}")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import peer
 from peer import HERE, Job, Side, model_folder
-from tercet import hub
+from tercet import hub, machine
 from tercet.evals import suite
 from tercet.evals.task import Generated, Item, Task, items
 from tercet.rows import Source
@@ -56,7 +56,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
         "--model", type=Path, help="Hugging Face folder; SmolLM2-135M-Instruct from the cache when absent"
     )
     parser.add_argument("--max-new-tokens", type=int, default=256, help="budget of an answer, on both sides")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of each side")
+    parser.add_argument("--threads", type=int, default=machine.cores(), help="CPU threads of each side")
     parser.add_argument("--peer-python", type=Path, help="interpreter that has lm_eval; made on first use when absent")
     return parser
 

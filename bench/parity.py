@@ -30,6 +30,7 @@ from transformers.utils import logging
 
 import peer
 from parity_cases import Case, World, cases, prepare
+from tercet import machine
 
 BOUND = 1e-5
 
@@ -141,7 +142,7 @@ def keep(lines: list[dict[str, Any]], theirs: dict[str, str], options: argparse.
     before = kept["models"].get(name, {"losses": []})["losses"]
     losses = {line["name"]: line for line in [*before, *lines]}
     own = {package: importlib.metadata.version(package) for package in ("tercet", "torch", "transformers")}
-    about = {"seed": options.seed, "bound": BOUND, "processor": peer.processor(), "tercet": own, "trl": theirs}
+    about = {"seed": options.seed, "bound": BOUND, "processor": machine.processor(), "tercet": own, "trl": theirs}
     kept["models"][name] = about | {"losses": list(losses.values())}
     path.write_text(json.dumps(kept, indent=1) + "\n")
 

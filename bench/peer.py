@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent / "src"))  # for the peer's interpreter, where Tercet is not installed
+from tercet import machine  # noqa: E402
+
 PEER = HERE / ".peer-venv"
 RESULTS = HERE / "results"
 REQUIREMENTS = ("trl==1.16.*", "transformers==5.23.0", "datasets", "accelerate")
@@ -62,7 +65,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
         "--steps", type=int, default=6, help="optimiser steps of one measurement; the first is not counted"
     )
     parser.add_argument("--rounds", type=int, default=2, help="measurements of each side, in alternating order")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of each side")
+    parser.add_argument("--threads", type=int, default=machine.cores(), help="CPU threads of each side")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--learning-rate", type=float, default=1e-5)
     parser.add_argument("--micro-tokens", type=int, default=4096, help="tokens in one of Tercet's forward passes")
@@ -160,7 +163,8 @@ def once(side: Side, folder: Path) -> dict[str, Any]:
     if child.returncode:
         raise SystemExit(f"{side.name} failed with exit code {child.returncode}:\n{log.read_text()[-4000:]}")
     whole = {"wall_seconds": time.perf_counter() - began, "cpu_seconds": usage.ru_utime + usage.ru_stime}
-    return json.loads((folder / "figures.json").read_text()) | whole | {"peak_mib": usage.ru_maxrss / 1024}
+    whole["peak_mib"] = machine.peak_rss_bytes(usage) / 2**20
+    return json.loads((folder / "figures.json").read_text()) | whole
 
 
 def rates(figures: dict[str, Any]) -> dict[str, float]:
@@ -226,21 +230,14 @@ def compare(
 def save(name: str, sides: list[dict[str, Any]]) -> None:
     """Write results/NAME.json with the machine it was measured on."""
     RESULTS.mkdir(exist_ok=True)
-    machine = {"processor": processor(), "cpus": os.cpu_count(), "python": platform.python_version()}
-    (RESULTS / f"{name}.json").write_text(json.dumps({"machine": machine, "sides": sides}, indent=1) + "\n")
+    about = {"processor": machine.processor(), "cpus": machine.cores(), "python": platform.python_version()}
+    (RESULTS / f"{name}.json").write_text(json.dumps({"machine": about, "sides": sides}, indent=1) + "\n")
     print(f"\nkept in {RESULTS / name}.json")
 
 
 def public(job: Job) -> Job:
     """The job without paths."""
     return {key: value for key, value in job.items() if key != "model"}
-
-
-def processor() -> str:
-    """The name of the CPU."""
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else ""
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def compare_losses(name: str, sides: list[Side], rows: list[dict[str, Any]], tolerance: float = 1e-3) -> None:

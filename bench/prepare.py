@@ -29,6 +29,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import peer
+from tercet import machine
 
 FILES = {
     "gsm8k/train.jsonl.gz": "gsm8k",
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--max-tokens", type=int, default=4096, help="of a row, and of a packed batch")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each side, in alternating order")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="tokenising threads of Tercet")
+    parser.add_argument("--threads", type=int, default=machine.cores(), help="tokenising threads of Tercet")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--job", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -159,7 +160,7 @@ class Clock:
 
     def read(self) -> dict[str, float]:
         """The figures until now; `workers_mib` is the peak of the largest ended worker."""
-        children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        children = machine.peak_rss_bytes(resource.getrusage(resource.RUSAGE_CHILDREN)) / 2**20
         return {
             "seconds": time.perf_counter() - self.began,
             "cpu": sum(os.times()[:4]) - self.used,
@@ -171,7 +172,7 @@ class Clock:
 
 def peak() -> float:
     """This process's peak of memory so far, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return machine.peak_rss_bytes() / 2**20
 
 
 def mark(token_ids: Sequence[int], mask: Sequence[bool]) -> list[str]:

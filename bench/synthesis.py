@@ -35,7 +35,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from peer import HERE, RESULTS, processor
+from peer import HERE, RESULTS
+from tercet import machine
 from tercet.models.generate import LocalGenerator
 from tercet.rows import Completion, Sampling, read_table
 
@@ -167,7 +168,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--port", type=int, default=8377, help="the server's; part of every key, so the seeds follow it"
     )
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="the server's")
+    parser.add_argument("--threads", type=int, default=machine.cores(), help="the server's")
     parser.add_argument("--work", type=Path, help="keep stores and logs here")
     parser.add_argument("--out", type=Path, default=RESULTS / "synthesis.json")
     parser.add_argument("--log", type=Path, help=argparse.SUPPRESS)
@@ -271,10 +272,8 @@ def start(recipe: Path, store: Path, text: Path) -> subprocess.Popen[bytes]:
 
 def kill(child: subprocess.Popen[bytes]) -> None:
     """SIGKILL to the process and to all below it at once: nobody gets to tidy up."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    told = subprocess.run(("ps", "-A", "-o", "pid=", "-o", "ppid="), capture_output=True, text=True, check=True).stdout
+    parents = {int(pid): int(parent) for pid, parent in map(str.split, told.splitlines())}
     doomed = [child.pid]
     for pid in doomed:
         doomed += [other for other, parent in parents.items() if parent == pid]
@@ -330,7 +329,7 @@ def result(options: argparse.Namespace, whole: Outcome, killed: Outcome) -> dict
     checks["killed: no fewer kills than wanted"] = len(killed.kills) == options.kills
     return {
         "command": " ".join(["python", *sys.argv]),
-        "machine": {"processor": processor(), "cpus": os.cpu_count()},
+        "machine": {"processor": machine.processor(), "cpus": machine.cores()},
         "model": options.model or "SmolLM2-135M-Instruct",
         "dtype": options.dtype,
         "personas": options.count,

@@ -26,7 +26,7 @@ LAYERS = {
     3: r"data|train|evals|report",
     2: r"models|device",
     1: r"algos|verify|rows\w*|hub|stats",
-    0: r"recipe\w*|store|track",
+    0: r"machine|recipe\w*|store|track",
 }
 ROOMS = {"data", "train", "evals", "report", "models", "device", "algos", "verify"}
 SIDEWAYS = {("models", "device"), ("verify", "rows")}  # the steps a room may take on its own floor
@@ -51,7 +51,7 @@ ONLY_IN = {
     "trl": r"(?!)",
 }
 TORCH_FREE = re.compile(
-    r"tercet(\.(cli\w*|pipeline|stage|recipe\w*|store|rows\w*|hub|stats|track|verify|data|evals|report)(\..*)?)?"
+    r"tercet(\.(cli\w*|pipeline|stage|machine|recipe\w*|store|rows\w*|hub|stats|track|verify|data|evals|report)(\..*)?)?"
 )
 # Kernels that are taken when somebody has installed them; nothing asks for them.
 WHEN_PRESENT = {"flash_attn", "liger_kernel", "lm_eval"}

@@ -5,8 +5,12 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import Any
+
+if sys.platform == "win32":  # before any module asks for what Windows has not
+    sys.exit("Tercet runs on Linux and macOS; on Windows use it inside WSL (https://learn.microsoft.com/windows/wsl).")
 
 _PUBLIC = {
     "Recipe": "tercet.recipe",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tercet import machine
 from tercet.cli_artifacts import ARTIFACT
 from tercet.cli_text import emit, say, table
 
@@ -32,9 +33,7 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     verb.add_argument("--spare", action="store_true", help="keep copying rows of sets that are not contaminated")
     verb.add_argument("--exact", action="store_true", help="whole fields as phrases, instead of n-gram coverage")
-    verb.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: cores)"
-    )
+    verb.add_argument("--workers", type=int, default=machine.cores(), metavar="N", help="processes (default: cores)")
     verb = add(
         "data", data, "what a finished mix, pairs, judged, prefs or personas artefact is made of", "store", "json"
     )

@@ -8,10 +8,10 @@ gate said no.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import importlib
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tercet
+from tercet import machine
 from tercet.recipe import Placement, Recipe
 from tercet.stats import GateError
 from tercet.store import NO_SPACE, Artifact, Context, Draft, Identity, disk_full, write_json
@@ -57,7 +58,6 @@ ROOMS: dict[str, Room] = {
     "report": Room("tercet.report.page", 3),
 }
 PARALLEL = ("sft", "dpo", "reward", "rlvr", "ppo")  # kinds that use placement.ranks
-PR_SET_PDEATHSIG = 1
 DISK_FULL = os.EX_IOERR  # a full disk may have no room for result.json; the pipeline still hears of it
 GRACE = 10.0  # seconds a stage gets to stop by itself
 
@@ -103,8 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.update(environment(recipe.placement, job.identity.kind))
     ranks = recipe.placement.ranks if job.identity.kind in PARALLEL else 1
     if ranks > 1 and "RANK" not in os.environ:
-        launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks))
-        os.execv(sys.executable, [sys.executable, *launch, "-m", "tercet.stage", "--draft", str(folder)])
+        return _launch(ranks, folder)
     first = os.environ.get("RANK", "0") == "0"
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
@@ -116,10 +115,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _launch(ranks: int, folder: Path) -> int:
+    """Let torchrun run this very module in every rank, from this process, which goes on watching its parent."""
+    sys.argv[1:] = ["--standalone", "--nproc-per-node", str(ranks), "-m", "tercet.stage", "--draft", str(folder)]
+    runpy.run_module("torch.distributed.run", run_name="__main__", alter_sys=True)
+    return 0
+
+
 def environment(placement: Placement, kind: str) -> dict[str, str]:
     """Variables of a stage's process: threads, one hash seed, no progress bars in the log."""
     ranks = placement.ranks if kind in PARALLEL else 1
-    threads = str(placement.threads or max(1, len(os.sched_getaffinity(0)) // ranks))
+    threads = str(placement.threads or max(1, machine.cores() // ranks))
     pools = ("OMP", "MKL", "OPENBLAS", "NUMEXPR")
     return {
         **{f"{pool}_NUM_THREADS": threads for pool in pools},
@@ -216,12 +222,11 @@ def _stop(number: int, _frame: object) -> None:
 
 
 def _die_with_parent() -> None:
-    """Ask Linux to end this process when the pipeline dies, so that no orphan keeps working (or keeps the lock).
+    """End this process when the pipeline dies, so that no orphan keeps working (or keeps the lock).
 
     A rank is ended by force: torchrun gives it a session of its own, and one that waits for its peers hears nothing.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL if "RANK" in os.environ else signal.SIGTERM)
+    machine.die_with_parent(signal.SIGKILL if "RANK" in os.environ else signal.SIGTERM)
 
 
 def supervise(draft: Draft, recipe: Recipe, lock: int, tick: Callable[[], None]) -> int:
@@ -252,7 +257,7 @@ def supervise(draft: Draft, recipe: Recipe, lock: int, tick: Callable[[], None])
 
 def _end(child: subprocess.Popen[bytes]) -> None:
     """Stop the stage's whole process group: politely, then by force."""
-    with suppress(ProcessLookupError):
+    with suppress(ProcessLookupError, PermissionError):  # nobody is left; macOS says the second of a group of the dead
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):

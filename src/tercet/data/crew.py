@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -52,11 +51,6 @@ class Crew(Generic[J, R]):
             fresh = multiprocessing.get_context("spawn")  # the caller may have threads
             self._pool = ProcessPoolExecutor(self.workers, fresh, _ready, (self.work,))
         return self._pool
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 _own: Callable[[Any], Any] | None = None

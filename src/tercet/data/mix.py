@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tercet import hub
+from tercet import hub, machine
 from tercet.data.copies import WIDTH, Copies, Looker, Texts, Trace, prove_clean, stored, view
-from tercet.data.crew import Crew, cores
+from tercet.data.crew import Crew
 from tercet.data.dedupe import Exact, Near, Seen, key_of, near_duplicates, row_key, text_of
 from tercet.data.filters import Finding, checks, paper_filters
 from tercet.data.sheet import Sheet, Tally, expectation, write_summary
@@ -64,7 +64,7 @@ def run(spec: Mixture, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
     name, kind = ("pairs", Pair) if isinstance(spec, Pairs) else ("rows", Row)
     look = Looker(copies.index, spec.threshold)
     with (
-        Crew(look, ctx.recipe.placement.workers or cores()) as crew,
+        Crew(look, ctx.recipe.placement.workers or machine.cores()) as crew,
         TableWriter(out / "removed.parquet", Removed) as gone,
     ):
         mixing = Mixing(spec, inputs, ctx, copies, crew)

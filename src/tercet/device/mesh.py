@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from tercet import machine
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,7 @@ def peak_memory(device: torch.device) -> float:
     """Peak memory in GB: of the card on CUDA, of the process otherwise."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return machine.peak_rss_bytes() / 1e9
 
 
 def wait(device: torch.device) -> None:
@@ -102,9 +101,8 @@ def release_memory(device: torch.device) -> None:
 
     CUDA's allocator needs no such help.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
-    if device.type == "cpu" and trim is not None:
-        trim(0)
+    if device.type == "cpu":
+        machine.trim_heap()
 
 
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40": 181e12, "4090": 165e12}

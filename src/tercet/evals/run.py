@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from tercet import machine
 from tercet.evals import gates, judged
 from tercet.evals.results import (
     PROGRAM,
@@ -203,7 +203,7 @@ def _generate(model: Generator, group: Group, emit: Emit) -> None:
     prompts = [item.messages for item in group.items]
     ids = _prompt_ids(model, prompts)
     waiting = dict(enumerate(group.items))
-    workers = max(1, len(os.sched_getaffinity(0))) if group.card["verifier"] in SLOW_JUDGES else 1
+    workers = machine.cores() if group.card["verifier"] in SLOW_JUDGES else 1
     with ThreadPoolExecutor(workers) as pool:
         grading: deque[Future[Result]] = deque()
 

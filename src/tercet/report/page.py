@@ -7,7 +7,6 @@ its bytes differ between two runs of one recipe; all else is fixed.
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 from pydantic import BaseModel
 
+from tercet import machine
 from tercet.recipe import Recipe, Report
 from tercet.report import alarms, charts, data, exams, facts, rollouts, samples
 from tercet.report.exams import plain
@@ -143,26 +143,19 @@ def _timings(stages: Mapping[str, Stage]) -> Object:
         "timings": rows,
         "total_seconds": sum(stage.seconds for stage in stages.values()),
         "versions": _agreed(stage.record.get("versions", {}) for stage in stages.values()),
-        "machine": machine(),
+        "machine": this_machine(),
     }
 
 
-def machine() -> dict[str, str]:
+def this_machine() -> dict[str, str]:
     """The machine that writes the page, without its name."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    memory = machine.memory_bytes()
     return {
-        "processor": f"{_processor()}, {os.cpu_count()} cores",
-        "memory": f"{memory:.0f} GiB",
+        "processor": f"{machine.processor()}, {machine.cores()} cores",
+        "memory": f"{memory / 2**30:.0f} GiB" if memory else "unknown",
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or "unknown")
 
 
 def _agreed(records: Iterable[Object]) -> dict[str, str]:

@@ -8,12 +8,12 @@ judges here, slow ones and those of other packages in processes of their own, mo
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
+from tercet import machine
 from tercet.recipe import Rollouts
 from tercet.rows import Completion, Generator, Message, Row, Sampling, Seeded
 from tercet.verify import Grade, VerifierError, check_truth, is_custom, verifier
@@ -126,7 +126,7 @@ class Assessor:
             else:
                 found[one] = _graded(one, self.spec.sandbox)
         if slow:
-            with ThreadPoolExecutor(max(1, len(os.sched_getaffinity(0)))) as pool:
+            with ThreadPoolExecutor(machine.cores()) as pool:
                 found |= zip(slow, pool.map(partial(_graded, sandbox=self.spec.sandbox), slow), strict=True)
         return found | self._ask(models)
 

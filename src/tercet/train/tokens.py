@@ -22,6 +22,7 @@ import pyarrow as pa
 import tokenizers
 import transformers
 
+from tercet import machine
 from tercet.models.chat import Chat
 from tercet.models.forest import Leaf, Tree
 from tercet.rows_file import read_file
@@ -82,7 +83,7 @@ def prepare(path: Path, chat: Chat, rule: Rule, ctx: Context) -> Tokens:
     parts = (LAYOUT, rule.name, source_digest(path, cache), chat.digest, *versions)
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
     file = cache / "tokens" / f"{key}.arrow"
-    threads = ctx.recipe.placement.threads or len(os.sched_getaffinity(0))
+    threads = ctx.recipe.placement.threads or machine.cores()
     with store.lock("tokens", key, lambda _who: None):
         if not file.is_file():
             write(file, rule.trees(chat, path, threads))

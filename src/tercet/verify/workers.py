@@ -21,8 +21,11 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
+
+from tercet import machine
 
 START_SECONDS = 120.0  # to start an interpreter and import the function's module, on a busy machine
 GRACE_SECONDS = 2.0  # after the caller's limit, when the caller is gone, the kernel ends the worker
@@ -74,7 +77,7 @@ class _Pool:
     """Idle workers; the one that rested least is taken first, so one thread uses one worker."""
 
     def __init__(self) -> None:
-        self.seats = threading.BoundedSemaphore(os.cpu_count() or 1)
+        self.seats = threading.BoundedSemaphore(machine.cores())
         self.idle: list[_Worker] = []
         self.owner = os.getpid()
         atexit.register(self.close)
@@ -163,7 +166,8 @@ class _Worker:
 def serve(fileno: int) -> None:
     """The worker's life: answer requests on the connection until the other side closes it."""
     _, most = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES if most < 0 else min(MEMORY_BYTES, most), most))
+    with suppress(ValueError, OSError):  # macOS takes no limit of the address space
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES if most < 0 else min(MEMORY_BYTES, most), most))
     logging.disable()  # what a library has to say about one answer is nothing to keep
     connection = Connection(fileno)
     requests: queue.SimpleQueue[tuple[str, tuple[Any, ...], float]] = queue.SimpleQueue()

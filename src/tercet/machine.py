@@ -1,0 +1,156 @@
+"""Facts of the machine and its system, and the calls that only some systems have, each with what stands in for it.
+
+Linux and macOS run everything here; what one of them lacks has its fallback beside it, so that nothing else in the
+package asks which system it is on (but for the sandbox, whose walls are Linux's own).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+PR_SET_PDEATHSIG = 1
+WATCH_SECONDS = 0.5  # between two looks at whether the parent lives, where the kernel does not tell
+
+# Arm's kernels name a core by numbers: (implementer, part) of the cores that servers are rented with.
+ARM_CORES = {
+    ("0x41", "0xd08"): "Arm Cortex-A72",
+    ("0x41", "0xd0b"): "Arm Cortex-A76",
+    ("0x41", "0xd0c"): "Arm Neoverse N1",
+    ("0x41", "0xd40"): "Arm Neoverse V1",
+    ("0x41", "0xd49"): "Arm Neoverse N2",
+    ("0x41", "0xd4f"): "Arm Neoverse V2",
+    ("0x41", "0xd84"): "Arm Neoverse V3",
+    ("0x41", "0xd8e"): "Arm Neoverse N3",
+}
+
+
+def cores() -> int:
+    """How many cores this process may use: those it is bound to, fewer where its container has a smaller quota."""
+    bound = getattr(os, "sched_getaffinity", None)  # Linux alone
+    own = len(bound(0)) if bound is not None else os.cpu_count() or 1
+    return max(1, min(own, _quota() or own))
+
+
+def _quota() -> int | None:
+    """The whole cores that control groups (version 2) leave this process and its neighbours, rounded up."""
+    try:
+        lines = (PROC / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), None)
+    if own is None:
+        return None
+    group, shares = CGROUPS / own, []
+    for place in (group, *group.parents):
+        if place.is_relative_to(CGROUPS) and (found := _share(place / "cpu.max")):
+            shares.append(found)
+    return min(shares, default=None)
+
+
+def _share(file: Path) -> int | None:
+    """What `cpu.max` says, `150000 100000` for one and a half cores, as whole cores: 2; None for "max"."""
+    try:
+        quota, period = file.read_text().split()
+    except (OSError, ValueError):
+        return None
+    return -(-int(quota) // int(period)) if quota != "max" else None
+
+
+@cache
+def processor() -> str:
+    """The name of the CPU."""
+    if sys.platform == "darwin":
+        found = _said("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string")
+    else:
+        found = _named_by_linux()
+    return found or platform.processor() or platform.machine() or "unknown"
+
+
+def _named_by_linux() -> str:
+    try:
+        lines = (PROC / "cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    facts: dict[str, str] = {}
+    for line in lines:
+        key, _, value = line.partition(":")
+        facts.setdefault(key.strip(), value.strip())
+    if name := facts.get("model name") or facts.get("Model"):
+        return name
+    core = facts.get("CPU implementer", ""), facts.get("CPU part", "")
+    return ARM_CORES.get(core, f"Arm core {'/'.join(core)}" if all(core) else "")
+
+
+def _said(*command: str) -> str:
+    """What a command of the system prints; nothing where it is missing or fails."""
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return found.stdout.strip() if found.returncode == 0 else ""
+
+
+def memory_bytes() -> int | None:
+    """The machine's memory, where the system tells."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None
+
+
+class Usage(Protocol):
+    """What `resource.getrusage` and `os.wait4` say of a process."""
+
+    @property
+    def ru_maxrss(self) -> int:
+        """Peak of memory, in the system's own unit."""
+
+
+def peak_rss_bytes(usage: Usage | None = None) -> int:
+    """Peak of resident memory: of this process, or of what `usage` was measured on."""
+    found = usage if usage is not None else resource.getrusage(resource.RUSAGE_SELF)
+    return found.ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # Linux and the BSDs count KiB
+
+
+def trim_heap() -> None:
+    """Give freed pieces of the heap back to the system; only glibc has to be asked."""
+    if (trim := _libc_function("malloc_trim")) is not None:
+        trim(0)
+
+
+@cache
+def _libc_function(name: str) -> ctypes._NamedFuncPointer | None:
+    try:
+        return getattr(ctypes.CDLL(None), name, None)
+    except (OSError, TypeError):  # a system without one library of all symbols
+        return None
+
+
+def die_with_parent(number: int = signal.SIGTERM) -> None:
+    """Let this process get signal `number` when the one that started it ends, even by SIGKILL.
+
+    Linux does so by itself. Elsewhere a thread looks at the parent: it lives as long as this program, not past `exec`.
+    """
+    if sys.platform == "linux" and (prctl := _libc_function("prctl")) is not None:
+        prctl(PR_SET_PDEATHSIG, number)
+        return
+    watch = threading.Thread(target=_watch, args=(os.getppid(), number), name="parent", daemon=True)
+    watch.start()
+
+
+def _watch(parent: int, number: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(WATCH_SECONDS)
+    os.kill(os.getpid(), number)
