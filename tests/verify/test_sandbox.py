@@ -12,10 +12,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tercet.verify import sandbox, sandbox_run
+from tercet.verify import sandbox, sandbox_run, sandbox_view
 from tercet.verify.sandbox import SandboxError, isolation, run_program, run_programs
 
 PRELUDE = """
@@ -256,6 +257,60 @@ def test_without_isolation_only_the_caller_may_decide_to_run(monkeypatch: pytest
     assert run_program("while True: pass", seconds=0.3, sandbox="none").outcome == "timeout"
     with pytest.raises(SandboxError, match="expects 'auto'"):
         isolation("jail")
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that is no Linux, as far as the sandbox asks."""
+    sandbox_view.view(), sandbox_view.shields()  # Python's own configuration is read once, and depends on the system
+    monkeypatch.setattr(sys, "platform", "darwin")
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_elsewhere_than_on_linux_no_isolation_is_claimed() -> None:
+    for level in ("auto", *sandbox.LEVELS):
+        with pytest.raises(SandboxError, match=r'no isolation.* on darwin: .*on Linux alone.*sandbox = "none"'):
+            run_program("pass", sandbox=level)
+    assert isolation("none") == "none"
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_elsewhere_the_limits_hold_without_walls() -> None:
+    def run(source: str, **limits: Any) -> sandbox.Ran:
+        return run_program(source, sandbox="none", **limits)
+
+    assert run("import os\nopen('a', 'w').write(os.getcwd())", files={"b": "x"}).outcome == "passed"
+    assert run("raise ValueError('no')").detail == "ValueError (line 1): no"
+    assert run("import os; os._exit(0)").detail == "left with code 0 before its last line"
+    assert run("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)").detail == "ended by signal 11"
+    assert run("while True: pass", seconds=0.5).outcome == "timeout"
+    hoard = "import subprocess, sys, time\nhoard = 'x = bytearray(b\"x\") * (90 << 20); import time; time.sleep(20)'\n"
+    hoard += "for _ in range(3): subprocess.Popen([sys.executable, '-c', hoard])\ntime.sleep(20)"
+    assert run(hoard, seconds=15.0, memory_mb=200).detail == "more than 200 MB of memory"
+    grow = "for n in range(9): open(str(n), 'wb').write(bytes(20 << 20))\nimport time; time.sleep(20)"
+    assert run(grow, seconds=15.0).detail == "more than 64 MB of disk"
+    assert survivors(set()) == []
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_elsewhere_what_a_program_leaves_running_in_its_group_ends_with_it() -> None:
+    ran = run_program("import os, time\nif not os.fork(): time.sleep(60)", sandbox="none")
+    assert ran.outcome == "passed", ran
+    assert survivors(set()) == []
+
+
+def test_elsewhere_a_killed_caller_leaves_no_program_running(open_folder: Path) -> None:
+    text = "import sys; from tercet.verify.sandbox import run_program; from tercet.verify import sandbox_view; "
+    text += "sandbox_view.view(); sys.platform = 'darwin'; "
+    text += "run_program('import time; time.sleep(60)', seconds=60, sandbox='none')"
+    with subprocess.Popen([sys.executable, "-c", text], env=os.environ | {"TMPDIR": str(open_folder)}) as caller:
+        deadline = time.monotonic() + 30
+        while not any("sandbox_child" in command(pid) for pid in children(caller.pid)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
+        assert children(caller.pid)
+        caller.send_signal(signal.SIGKILL)
+    assert survivors(set()) == []
 
 
 def test_a_broken_sandbox_is_an_error_not_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,9 @@ is never taken for a wrong program.
 Landlock is the weakest: names and sizes of files outside can be asked for, modes and times cannot be changed anywhere,
 no sockets can be made, a program cannot signal its own children, and a caller who is killed leaves the program's
 folder `tercet-*` among the temporary files.
+
+Elsewhere than on Linux there are no walls: "auto" and the three levels are refused. `sandbox="none"` works, with fewer
+limits: what leaves the program's process group is neither counted nor ended.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tercet import machine
 from tercet.verify.sandbox_run import Ran, carry_out
 
 LEVELS = ("bubblewrap", "namespaces", "landlock")
@@ -71,7 +75,7 @@ def run_program(
 
 def run_programs(programs: Sequence[str | Sequence[str]], *, workers: int = 0, **limits: Any) -> list[Ran]:
     """`run_program` on many, `workers` at a time (0: one for each core); the results keep the programs' order."""
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(workers or machine.cores()) as pool:
         return list(pool.map(lambda program: run_program(program, **limits), programs))
 
 
@@ -84,6 +88,11 @@ def isolation(sandbox: str = "auto") -> str:
         return sandbox
     if sandbox not in ("auto", *LEVELS):
         raise SandboxError(f"sandbox expects 'auto', 'none' or one of {', '.join(LEVELS)}; got {sandbox!r}")
+    if sys.platform != "linux":
+        raise SandboxError(
+            f"no isolation for untrusted programs on {sys.platform}: {', '.join(LEVELS)} are there on Linux alone. Run "
+            'this on Linux (a container will do), or without walls at your own risk: sandbox = "none"'
+        )
     # Only our own namespaces give each of root's programs a user of its own.
     order = sorted(LEVELS, key=lambda level: level != "namespaces") if os.geteuid() == 0 else LEVELS
     wanted = order if sandbox == "auto" else [sandbox]

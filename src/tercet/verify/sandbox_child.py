@@ -4,7 +4,8 @@ Three processes share this module. The launcher is started by sandbox.py with a 
 first process of the new namespaces, or the launcher itself where there are none) watches time and memory, and when it
 ends everything below it has ended. The worker runs the untrusted program in its own interpreter, which saves a second
 start. sandbox.py talks to them over standard input (the order, marshalled) and three pipes: `report` is the keeper's,
-`nonce` and `verdict` are the worker's. Each import is paid for by every program, so there are few.
+`nonce` and `verdict` are the worker's. Each import is paid for by every program, so there are few. Elsewhere than on
+Linux there is only the level "none", and the keeper knows no more than the worker's process group.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     Order = dict[str, Any]
 
-BEAT = 0.05  # seconds between two looks at the memory
+BEAT, SLOW_BEAT = 0.05, 0.25  # seconds between two looks at the memory; the second where a command has to tell
 ROOT = "/tmp"  # where the new root is built; every Linux has it
 TREES = ("landlock", "none")  # levels without a namespace of processes: the keeper itself finds and ends them
 
@@ -36,8 +37,9 @@ def main() -> None:
     order |= {name: list(map(os.fsdecode, order[name])) for name in ("view", "packages", "shields")}
     order["folder"] = os.fsdecode(order["folder"])
     try:
-        with open("/proc/self/oom_score_adj", "w") as score:
-            score.write("1000")  # when the machine runs out of memory, this goes first
+        if order["linux"]:
+            with open("/proc/self/oom_score_adj", "w") as score:
+                score.write("1000")  # when the machine runs out of memory, this goes first
         if order["level"] == "namespaces":
             _launch(order)
         else:
@@ -145,15 +147,12 @@ def _keep(order: Order) -> NoReturn:
     """Start the worker, wait for its end or its limits, report, and end everything below."""
     if order["level"] in TREES:
         signal.signal(signal.SIGTERM, lambda *_: _end_all(order))
-        _die_with_parent(signal.SIGTERM, order["parent"])
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    kernel.prctl(kernel.SUBREAPER, 1)
-    if not os.path.exists(f"/proc/{os.getpid()}/task/{os.getpid()}/children"):
-        raise OSError("the kernel does not list the children of a process in /proc (CONFIG_PROC_CHILDREN)")
-    kernel.prctl(kernel.DUMPABLE, 0)  # nobody reads this process, not even one with the same user
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    if order["linux"]:
+        _own_all_below(order)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGALRM})
     started = time.monotonic()
-    worker = os.fork()
+    worker = order["worker"] = os.fork()
     if not worker:
         _work(order)
     for name in ("nonce", "verdict"):
@@ -163,8 +162,19 @@ def _keep(order: Order) -> NoReturn:
     _end_all(order)
 
 
+def _own_all_below(order: Order) -> None:
+    """Have every process below come back to this one when its own parent ends, and end with the caller."""
+    if order["level"] in TREES:
+        _die_with_parent(signal.SIGTERM, order["parent"])
+    kernel.prctl(kernel.SUBREAPER, 1)
+    if not os.path.exists(f"/proc/{os.getpid()}/task/{os.getpid()}/children"):
+        raise OSError("the kernel does not list the children of a process in /proc (CONFIG_PROC_CHILDREN)")
+    kernel.prctl(kernel.DUMPABLE, 0)  # nobody reads this process, not even one with the same user
+
+
 def _watch(order: Order, worker: int, deadline: float) -> tuple[str, int]:
     """How the worker ended: ("exit", code), ("signal", number), ("timeout", 0), ("memory", 0) or ("disk", 0)."""
+    beat, most = (BEAT if order["linux"] else SLOW_BEAT), order["memory_mb"] << 20
     while True:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == worker:
@@ -175,11 +185,29 @@ def _watch(order: Order, worker: int, deadline: float) -> tuple[str, int]:
         left = deadline - time.monotonic()
         if left <= 0:
             return "timeout", 0
-        if _memory(order["memory_mb"] << 20) > order["memory_mb"] << 20:
+        if (_memory(most) if order["linux"] else _group_memory(worker)) > most:
             return "memory", 0
         if order["level"] in TREES and _size(order["folder"]) > order["disk_mb"] << 20:
             return "disk", 0
-        signal.sigtimedwait({signal.SIGCHLD}, min(left, BEAT))
+        if not order["linux"] and os.getppid() != order["parent"]:  # elsewhere the kernel tells
+            _end_all(order)
+        _rest(min(left, beat))
+
+
+def _rest(seconds: float) -> None:
+    """Until a child ends or the time is over; both signals are blocked."""
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))  # 0 would mean: no alarm
+    signal.sigwait({signal.SIGCHLD, signal.SIGALRM})
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _group_memory(group: int) -> int:
+    """Bytes in use by a process group, where there is no /proc; pages that are shared count for each process."""
+    import subprocess
+
+    command = ("ps", "-A", "-o", "pgid=", "-o", "rss=")
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return sum(int(rss) << 10 for own, rss in map(str.split, told.splitlines()) if own == str(group))
 
 
 def _memory(limit: int) -> int:
@@ -228,6 +256,8 @@ def _size(folder: str) -> int:
 
 def _end_all(order: Order) -> NoReturn:
     """End with everything that descends from this process; where there is a namespace, the kernel does the rest."""
+    if not order["linux"]:
+        _end_group(order.get("worker", 0))
     while order["level"] in TREES:
         try:
             for pid in _descendants():
@@ -238,6 +268,16 @@ def _end_all(order: Order) -> NoReturn:
             continue
         except ChildProcessError:
             break
+    os._exit(0)
+
+
+def _end_group(worker: int) -> NoReturn:
+    """End with the worker's process group: all that can be found where there is no /proc."""
+    for end in (os.killpg, os.kill) if worker else ():  # it may not lead its group yet
+        try:
+            end(worker, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):  # macOS says the second of a group of the dead
+            continue
     os._exit(0)
 
 
@@ -279,8 +319,9 @@ def _work(order: Order) -> NoReturn:
 
 def _limit(order: Order) -> None:
     os.setsid()
-    kernel.prctl(kernel.DEATH_SIGNAL, signal.SIGKILL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+    if order["linux"]:
+        kernel.prctl(kernel.DEATH_SIGNAL, signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD, signal.SIGALRM})
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(order["folder"])
@@ -289,10 +330,16 @@ def _limit(order: Order) -> None:
         "NPROC": order["processes"], "NOFILE": 256, "STACK": 8 << 20, "MEMLOCK": 1 << 20, "MSGQUEUE": 0,
     }  # fmt: skip
     for name, value in limits.items():
-        kind = getattr(resource, f"RLIMIT_{name}")
+        kind = getattr(resource, f"RLIMIT_{name}", None)
+        if kind is None:  # message queues are Linux's own
+            continue
         hard = resource.getrlimit(kind)[1]
         limit = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (limit, limit))
+        try:
+            resource.setrlimit(kind, (limit, limit))
+        except (OSError, ValueError):  # macOS takes no limit of the address space
+            if order["linux"]:
+                raise
     if order["uid"] is not None:
         os.setgroups([])
         os.setresgid(order["uid"], order["uid"], order["uid"])
@@ -302,7 +349,8 @@ def _limit(order: Order) -> None:
 def _shut(order: Order) -> None:
     if order["level"] != "none":
         kernel.drop_capabilities()
-    kernel.prctl(kernel.DUMPABLE, 1)  # taken away by the change of user; /proc/self would be closed without it
+    if order["linux"]:
+        kernel.prctl(kernel.DUMPABLE, 1)  # taken away by the change of user; /proc/self would be closed without it
     if order["level"] == "landlock":
         devices = [f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")]
         kernel.landlock(order["view"], [order["folder"], *devices])

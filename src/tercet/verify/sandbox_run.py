@@ -14,6 +14,7 @@ import selectors
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -88,6 +89,7 @@ def _setting(level: str, folder: str, uid: int | None) -> dict[str, Any]:
     walls = {"landlock": ["others", "sockets", "modes", "truncate"], "none": None}.get(level, [])
     own_count = uid is not None or (level not in TREES and _kernel() >= (5, 14))  # else all of the user's count
     return {
+        "linux": sys.platform == "linux",
         "level": level, "folder": folder, "uid": uid, "parent": os.getpid(), "disk_mb": DISK_MB, "view": view(),
         "packages": packages(), "private": [*PRIVATE.items()], "shields": shields(),
         "processes": PROCESSES + (0 if own_count else _threads_of_user()),
@@ -237,7 +239,7 @@ def _spare_uid(level: str) -> int | None:
     needed = (
         1 << 21 | 1 << 7 | 1 << 6 if level == "namespaces" else 1 << 7 | 1 << 6 | 1
     )  # mounts; setuid, setgid; chown
-    if os.geteuid() or _status("CapEff", 16) & needed != needed or level in ("bubblewrap", "none"):
+    if os.geteuid() or level in ("bubblewrap", "none") or _status("CapEff", 16) & needed != needed:
         return None
     if not open_to_all(with_ways=level == "landlock"):
         return None
@@ -248,7 +250,13 @@ def _spare_uid(level: str) -> int | None:
 
 
 def _threads_of_user() -> int:
-    """How many threads the current user has: where its limit counts them all, the program's share comes on top."""
+    """How many threads the current user has: where its limit counts them all, the program's share comes on top.
+
+    Other systems than Linux count processes.
+    """
+    if sys.platform != "linux":
+        told = subprocess.run(("ps", "-U", str(os.getuid()), "-o", "pid="), capture_output=True, check=True)
+        return len(told.stdout.split())
     total = 0
     for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
         with contextlib.suppress(OSError):  # it has just ended
