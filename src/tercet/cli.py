@@ -138,6 +138,9 @@ def plan(args: argparse.Namespace) -> int:
         for line, text in zip(lines, ahead, strict=True)
     ]
     table(("stage", "kind", "key", "state", "why", "size"), rows)
+    for precision in dict.fromkeys(line.precision for line in lines if line.precision):
+        names = [line.name for line in lines if line.precision == precision]
+        say(f"{precision} ({', '.join(names)})")
     say(f"{sum(line.exists for line in lines)} of {len(lines)} stages exist in {Path(args.store).absolute()}")
     return 0
 

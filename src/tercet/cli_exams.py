@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from tercet.cli_models import base_of
-from tercet.cli_text import emit, say, score, scores_table, table
+from tercet.cli_text import PRECISION, emit, say, score, scores_table, table
 
 if TYPE_CHECKING:
     from tercet.recipe import Recipe
@@ -30,7 +30,7 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb = add("eval", evaluate, "examine any model, also one behind http://HOST/v1#NAME", *about)
     verb.add_argument("--limit", type=int, metavar="N", help="first N items of each task, after a seeded shuffle")
     verb.add_argument("--repeats", type=int, default=1, metavar="N", help="ask every item N times (default: 1)")
-    verb.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="precision")
+    verb.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"), help=PRECISION)
     verb.add_argument("--temperature", type=float, help="overrides every task's sampling temperature")
     verb.add_argument("--max-new-tokens", type=int, help="overrides every task's budget")
     verb.add_argument("--engine", default="local", choices=("local", "vllm"), help="what runs the model")

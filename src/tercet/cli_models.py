@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from tercet.cli_text import emit, say, score
+from tercet.cli_text import PRECISION, emit, say, score
+from tercet.precision import resolve
 
 if TYPE_CHECKING:
     from tercet.models.generate import LocalGenerator
@@ -33,11 +34,11 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("--system", default="", metavar="TEXT", help="system prompt")
     verb.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (default: 0.7)")
     verb.add_argument("--max-new-tokens", type=int, default=512, help="longest answer (default: 512)")
-    verb.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="precision")
+    verb.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"), help=PRECISION)
     verb = add("serve", serve, "serve a model to OpenAI-compatible clients until Ctrl-C", *about[:4], "store", "mirror")
     verb.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     verb.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one (default: 8000)")
-    verb.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32", "float64"), help="precision")
+    verb.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32", "float64"), help=PRECISION)
     verb.add_argument("--rows", type=int, default=16, metavar="N", help="most answers written at once (default: 16)")
     verb.add_argument("--name", action="append", default=[], help="name of the model for clients; may be repeated")
     verb.add_argument("--log", type=Path, metavar="FILE", help="append a JSON line for every request")
@@ -45,7 +46,7 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb = add("engine", engine, text, *about[:4], "store", "mirror")
     verb.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     verb.add_argument("--port", type=int, default=8001, help="port; 0 takes a free one (default: 8001)")
-    verb.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"), help="precision")
+    verb.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float16", "float32"), help=PRECISION)
     verb.add_argument("--option", action="append", default=[], metavar="A=V", help="for vllm.LLM: max_model_len=4096")
     verb = add("export", export, "copy a model out as a plain Hugging Face folder with its card", "store", "json")
     verb.add_argument("artifact", metavar="ARTIFACT", help="folder, STAGE-KEY or stage name")
@@ -94,7 +95,7 @@ def _opened(args: argparse.Namespace, rows: int = 64) -> LocalGenerator:
     """The model of the command line."""
     from tercet.models.generate import LocalGenerator
 
-    return LocalGenerator.open(_folder(args), args.dtype, rows=rows)
+    return LocalGenerator.open(_folder(args), resolve(args.dtype), rows=rows)
 
 
 def _folder(args: argparse.Namespace) -> Path:
@@ -166,7 +167,7 @@ def engine(args: argparse.Namespace) -> int:
     options = dict(_setting(text) for text in args.option)
     key = os.environ.get("TERCET_API_KEY", "").strip()
     with EngineServer(args.host, args.port, key) as server:  # the port is ours before the model loads
-        generator = VllmGenerator.open(_folder(args), args.dtype, **options)
+        generator = VllmGenerator.open(_folder(args), resolve(args.dtype), **options)
         say(f"an engine of {args.model} at {server.url}{' (with a key)' if key else ''}; Ctrl-C ends it")
         sys.stdout.flush()
         server.start(generator)

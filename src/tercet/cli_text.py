@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
+PRECISION = "precision; auto: bfloat16 where this machine multiplies it in hardware, else float32"
+
+
 def say(text: str) -> None:
     """One line (or several) on standard output."""
     sys.stdout.write(text + "\n")

@@ -18,10 +18,12 @@ from typing import Any
 from rich.console import Console
 
 from tercet.hub import local_file
+from tercet.precision import reason
 from tercet.recipe import (
     BASE,
     SFT,
     Base,
+    Computing,
     Eval,
     Fit,
     Judged,
@@ -71,12 +73,14 @@ class PlanLine:
     exists: bool
     why: str
     path: Path
+    precision: str = ""  # of a stage that runs a model, with the reason: "float32: this CPU multiplies bf16 in software"
     forecast: dict[str, int] = field(default_factory=dict)
 
 
 def graph(recipe: Recipe, store: Store, mirror: dict[str, str] | None = None) -> dict[str, Node]:
     """Every stage with its key, inputs first; refuses a recipe that opens the unseen suite before the end."""
     _check_lock(recipe)
+    recipe = recipe.resolved()
     nodes: dict[str, Node] = {}
     for name in recipe.order():
         kind = recipe.kind(name)
@@ -88,6 +92,7 @@ def graph(recipe: Recipe, store: Store, mirror: dict[str, str] | None = None) ->
 
 def plan(recipe: Recipe, store: Store, mirror: dict[str, str] | None = None) -> list[PlanLine]:
     """What exists, what is missing and why."""
+    recipe = recipe.resolved()
     lines: dict[str, PlanLine] = {}
     for node in graph(recipe, store, mirror).values():
         exists = store.find(node.name, node.key) is not None
@@ -98,6 +103,7 @@ def plan(recipe: Recipe, store: Store, mirror: dict[str, str] | None = None) -> 
             exists=exists,
             why="" if exists else _why(node, store),
             path=store.root / f"{node.name}-{node.key}",
+            precision=_precision(recipe, node.name),
         )
         lines[node.name].forecast.update(_forecast(recipe, node.name, lines))
     return list(lines.values())
@@ -112,7 +118,7 @@ def run(
     console: Console | None = None,
 ) -> dict[str, Artifact]:
     """Make what is missing of a recipe (or of the stages `only` and what they need); returns every artefact."""
-    recipe = recipe if isinstance(recipe, Recipe) else load(recipe)
+    recipe = (recipe if isinstance(recipe, Recipe) else load(recipe)).resolved()
     store, console, mirror = store or Store(), console or Console(), mirror or {}
     nodes = _needed(graph(recipe, store, mirror), recipe, only)
     made: dict[str, Artifact] = {}
@@ -141,6 +147,11 @@ def read_mirror(path: str | Path | None) -> dict[str, str]:
     if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
         raise RecipeError(f'{path}: expected a [mirror] table of lines such as "openai/gsm8k" = "gsm8k.jsonl"')
     return {name: str((path.parent / value).resolve()) for name, value in table.items()}
+
+
+def _precision(recipe: Recipe, name: str) -> str:
+    spec = recipe.spec(name)
+    return reason(spec.precision) if isinstance(spec, Computing) else ""
 
 
 def _check_lock(recipe: Recipe) -> None:

@@ -13,6 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
+from tercet.precision import resolve
+
 BASE = "base"
 MODELS = (BASE, "model", "sft", "dpo", "rlvr", "ppo")
 ROWS = ("synth", "mix", "personas")
@@ -41,7 +43,7 @@ ACCEPTS: dict[str, tuple[str, ...]] = {
 
 Loc = tuple[str | int, ...]  # where a value stands in the TOML: ("stage", "sft", "rows")
 Overlong = Literal["drop", "cut", "error"]
-Dtype = Literal["bfloat16", "float32"]
+Dtype = Literal["auto", "bfloat16", "float32"]
 
 
 class RecipeError(ValueError):
@@ -109,6 +111,20 @@ class StageSpec(Spec):
 
     REFS: ClassVar[tuple[str, ...]] = ()
     seed: int | None = Field(None, description="Seed of this stage; the recipe's seed when absent.")
+
+
+class Computing(StageSpec):
+    """What every stage has that runs a model."""
+
+    dtype: Dtype = Field(
+        "auto",
+        description="Precision of matrix products (trained weights are fp32 masters always); `auto`: the recipe's, else the machine's.",
+    )
+
+    @property
+    def precision(self) -> str:
+        """`dtype`, with this machine's choice in the place of `auto`."""
+        return resolve(self.dtype)
 
 
 class Prompts(StageSpec):
@@ -247,7 +263,7 @@ class Pairs(Mixture):
     kind: Literal["pairs"] = "pairs"
 
 
-class Asked(StageSpec):
+class Asked(Computing):
     """What the stages share that ask models for texts and pay for them."""
 
     max_new_tokens: int = Field(1024, ge=1, description="Longest text, in tokens.")
@@ -257,7 +273,6 @@ class Asked(StageSpec):
         description="Most that the requests of this stage may cost, over all its runs in one store, in the currency of `placement.price`; no cap when absent.",
     )
     engine: Literal["local", "vllm"] = Field("local", description="What runs local models: ours, or vLLM (an extra).")
-    dtype: Dtype = Field("bfloat16", description="Precision of local models.")
 
 
 class Personas(Asked):
@@ -301,7 +316,7 @@ class Judged(Asked):
     judge_tokens: int = Field(1024, ge=1, description="Longest verdict, in tokens.")
 
 
-class Prefs(StageSpec):
+class Prefs(Computing):
     """On-policy preference pairs graded by verifiers (paper §5.2–5.3)."""
 
     REFS = ("model", "prompts")
@@ -318,7 +333,6 @@ class Prefs(StageSpec):
     max_pairs: int = Field(1, ge=1, description="Pairs kept per prompt.")
     temperature: float = Field(1.0, gt=0, description="Sampling temperature (paper pipeline: 1.0).")
     max_new_tokens: int = Field(160, ge=1, description="Longest completion, in tokens.")
-    dtype: Dtype = Field("bfloat16", description="Precision of generation.")
 
 
 class Lora(Spec):
@@ -331,7 +345,7 @@ class Lora(Spec):
     )
 
 
-class Fit(StageSpec):
+class Fit(Computing):
     """What every training stage shares."""
 
     model: str = Field(description="Stage (or `base`) whose weights start the training.")
@@ -354,7 +368,6 @@ class Fit(StageSpec):
     betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW betas.")
     eps: float = Field(1e-8, gt=0, description="AdamW epsilon.")
     clip: float = Field(1.0, gt=0, description="Gradient norm clip.")
-    dtype: Dtype = Field("bfloat16", description="Compute precision; weights are fp32 masters always.")
     optimizer: Literal["adamw", "adamw8bit"] = Field(
         "adamw", description="AdamW, or bitsandbytes' AdamW with moments of 8 bits (CUDA, an extra)."
     )
@@ -680,7 +693,7 @@ class PPO(Rollouts):
     warmup: float = Field(0.0, ge=0, lt=1, description="Share of steps that warm up (paper T21: none for 8B).")
 
 
-class Eval(StageSpec):
+class Eval(Computing):
     """Examine a model on an exam (paper §7)."""
 
     REFS = ("model", "exam", "judge", "embedder")
@@ -692,7 +705,6 @@ class Eval(StageSpec):
     engine: Literal["local", "vllm"] = Field("local", description="What runs the model: ours, or vLLM (an extra).")
     repeats: int = Field(1, ge=1, description="Ask every item so often; the item's score is the mean.")
     sandbox: Literal["auto", "none"] = Field("auto", description="How programs run; none means unprotected.")
-    dtype: Dtype = Field("bfloat16", description="Precision of generation and scoring.")
     temperature: float | None = Field(None, ge=0, description="Overrides every task's sampling temperature.")
     max_new_tokens: int | None = Field(None, ge=1, description="Overrides every task's budget.")
     final: bool = Field(False, description="Marks the one stage that may open the unseen suite.")
@@ -723,6 +735,10 @@ class Recipe(Spec):
 
     name: str = Field(description="Name of the recipe.")
     seed: int = Field(0, description="Seed of every stage that has none of its own.")
+    dtype: Dtype = Field(
+        "auto",
+        description="Precision of stages that say `auto`: float32 on a CPU without bf16 matrix units, bfloat16 elsewhere.",
+    )
     base: Base
     stage: dict[str, AnyStage] = Field(description="The stages by name; they are ordered by what they need.")
     placement: Placement = Field(
@@ -748,6 +764,17 @@ class Recipe(Spec):
         own = None if name == BASE else self.stage[name].seed
         return self.seed if own is None else own
 
+    def resolved(self) -> Recipe:
+        """The same recipe with this machine's precision in the place of every `auto`."""
+        precise = {
+            name: spec.model_copy(update={"dtype": resolve(_first(spec.dtype, self.dtype))})
+            for name, spec in self.stage.items()
+            if isinstance(spec, Computing)
+        }
+        found = self.model_copy(update={"stage": self.stage | precise, "dtype": resolve(self.dtype)})
+        found._folder = self._folder
+        return found
+
     def needs(self, name: str) -> list[str]:
         """The stages whose artefacts this stage reads, without repeats, in the order they are named."""
         return [] if name == BASE else list(dict.fromkeys(ref.name for ref in references(self.stage[name])))
@@ -765,6 +792,10 @@ class Recipe(Spec):
             waiting.remove(name)
             ready.append(name)
         return ready
+
+
+def _first(own: str, general: str) -> str:
+    return general if own == "auto" else own
 
 
 class Reference(NamedTuple):

@@ -43,7 +43,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as TOML: every default written out; `load` gives the same recipe back."""
     plain = recipe.model_dump(mode="json", exclude_none=True)
-    lines = [f"{key} = {_toml(plain[key])}" for key in ("name", "seed")]
+    lines = [f"{key} = {_toml(plain[key])}" for key in ("name", "seed", "dtype")]
     tables = [("base", plain["base"])]
     tables += [(f"stage.{_key(name)}", {"kind": table["kind"]} | table) for name, table in plain["stage"].items()]
     for title, table in [*tables, ("placement", plain["placement"])]:

@@ -112,7 +112,7 @@ def behind(
     and a kill changes the next batch: what the ledger has stays as it is, and with `placement.gen_rows = 1` what is
     still to come is the same to the last bit, too.
     """
-    late = Late(lambda: ctx.open_model(model.payload, spec.dtype, spec.engine))
+    late = Late(lambda: ctx.open_model(model.payload, spec.precision, spec.engine))
     placement, server = ctx.recipe.placement, (model.payload / "endpoint.json").is_file()
     if server and spec.budget is not None and placement.price is None:
         raise LedgerError(
@@ -125,7 +125,7 @@ def behind(
             lanes = [late] * placement.requests
             found = Ledgered(ledger, model.key, lanes, price=price, meter=meter, at_once=1)
         else:
-            how = spec.dtype if spec.engine == "local" else f"{spec.dtype}/{spec.engine}"
+            how = spec.precision if spec.engine == "local" else f"{spec.precision}/{spec.engine}"
             found = Ledgered(ledger, f"{model.key}/{how}", [late], at_once=placement.gen_rows)
         found.heard = heard
         yield found

@@ -85,7 +85,7 @@ def run(spec: Prefs, inputs: dict[str, Artifact], out: Path, ctx: Context) -> di
     author = f"{policy.name}-{policy.key[:12]}"
     pairs: list[Pair] = []
     sheet = Sheet()
-    answers = sample_all(prompts, spec, ctx, lambda: ctx.open_model(policy.payload, spec.dtype))
+    answers = sample_all(prompts, spec, ctx, lambda: ctx.open_model(policy.payload, spec.precision))
     for prompt, samples in zip(prompts, answers, strict=True):
         made = make_pairs(prompt, grade(prompt.row, samples), spec=spec, seed=ctx.seed, author=author, sheet=sheet)
         pairs += made

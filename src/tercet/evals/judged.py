@@ -123,7 +123,7 @@ def _open(spec: Eval, inputs: dict[str, Artifact], ctx: Context) -> Judges:
         from tercet.models.embed import Embedder
 
         embedder = Embedder.open(inputs[spec.embedder].payload)
-    return Judges(ctx.open_model(inputs[spec.judge].payload, spec.dtype, spec.engine), embedder)
+    return Judges(ctx.open_model(inputs[spec.judge].payload, spec.precision, spec.engine), embedder)
 
 
 def _grade(judges: Judges, answers: list[Answer], seed: int) -> None:

@@ -80,7 +80,7 @@ def run(spec: Eval, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dic
         free = {card["name"] for card in cards if _batch_free(spec, card, inputs)}
         unfinished = _unfinished(_groups(cards, exam, ctx.seed), segment, free)
         if unfinished:
-            model = ctx.open_model(inputs[spec.model].payload, spec.dtype, spec.engine)
+            model = ctx.open_model(inputs[spec.model].payload, spec.precision, spec.engine)
             with accounted(model, ctx.work / USAGE):
                 _examine(model, unfinished, segment, len(exam), ctx)
             del model  # the judge needs the room
@@ -109,7 +109,7 @@ def check_errors(card: Card, results: list[Result]) -> None:
 def _overridden(card: Card, spec: Eval) -> Card:
     changed = {key: getattr(spec, key) for key in ("temperature", "max_new_tokens") if getattr(spec, key) is not None}
     n = card["sampling"]["n"] * spec.repeats
-    settings: dict[str, Any] = {"dtype": spec.dtype, "engine": spec.engine, "repeats": spec.repeats}
+    settings: dict[str, Any] = {"dtype": spec.precision, "engine": spec.engine, "repeats": spec.repeats}
     if card["verifier"] == PROGRAM:
         settings |= {"sandbox": spec.sandbox, "isolation": ready(spec.sandbox)}
     return {**card, "sampling": {**card["sampling"], **changed, "n": n}, **settings}
@@ -163,7 +163,7 @@ def _batch_free(spec: Eval, card: Card, inputs: dict[str, Artifact]) -> bool:
     if (inputs[spec.model].payload / "endpoint.json").is_file():
         return True
     greedy = card["metric"] == "accuracy" and not card["sampling"]["temperature"]
-    return greedy and spec.dtype == "float32" and spec.engine == "local"
+    return greedy and spec.precision == "float32" and spec.engine == "local"
 
 
 def _unfinished(groups: list[Group], segment: Segment, free: set[str]) -> list[Group]:

@@ -19,6 +19,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from tercet.models import forest_cpu
+from tercet.models.native import available
+
 NAME = "forest"
 
 
@@ -70,6 +73,7 @@ class Forest:
     masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     padded_masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     block_mask: Any = None
+    groups: list[forest_cpu.Group] | None = None
 
     def to(self, device: torch.device) -> Forest:
         """The same forest on another device."""
@@ -165,6 +169,11 @@ def register() -> None:
 
 
 def _attend_segments(forest: Forest, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    if available(query):
+        if forest.groups is None:
+            forest.groups = forest_cpu.groups(forest.segments, query.shape[1])
+        found = forest_cpu.Attention.apply(query[0], key[0], value[0], forest.groups, scaling)
+        return found.transpose(0, 1)[None]
     return _Segments.apply(query[0], key[0], value[0], forest, scaling).transpose(0, 1)[None]
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tercet.algos.tokens import token_logps
+from tercet.models.fused import fuse
 from tercet.models.forest import Attends, Forest, ForestError, Leaf, Tree, plant
 
 
@@ -24,6 +25,7 @@ class Reader(nn.Module):
         self.model = model
         embedding: nn.Embedding = model.get_input_embeddings()  # type: ignore[assignment]
         embedding.padding_idx = None
+        fuse(model)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Reader:
         exact = [

@@ -82,7 +82,7 @@ def start(
     checkpoints hold.
     """
     placement = ctx.recipe.placement
-    dtype = getattr(torch, spec.dtype)
+    dtype = getattr(torch, spec.precision)
     merge = adapt(module, spec.lora, dtype, ctx.seed) if spec.lora else None
     if placement.compile:
         compile_layers(module, mesh.device)

@@ -35,7 +35,7 @@ def run(spec: PPO, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict
         rows = read_prompts(spec, inputs[spec.prompts].payload / "rows.parquet", chat, out, ranks, ctx)
         policy = open_policy(source)
         critic = open_critic(inputs[spec.value].payload, chat.tokenizer.pad_token_id, ctx.seed)
-        reference = Reference(open_policy(source, getattr(torch, spec.dtype)).to(ranks.device), 0.0, 1)
+        reference = Reference(open_policy(source, getattr(torch, spec.precision)).to(ranks.device), 0.0, 1)
         rates = {POLICY: spec.learning_rate, CRITIC: spec.value_learning_rate or spec.learning_rate}
         state = start(Duo(policy, critic), spec, ranks, ctx, rates=rates)
         duo: Duo = state.trainable.module  # type: ignore[assignment]

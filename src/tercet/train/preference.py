@@ -128,13 +128,13 @@ class Origin(NamedTuple):
 
 def _base(policy: Policy, trees: Trees, origin: Origin, spec: DPO, ctx: Context, ranks: Mesh) -> Base:
     """Nothing, a live model that moves, or a table: the one kept beside the draft, or a new one."""
-    dtype = getattr(torch, spec.dtype)
+    dtype = getattr(torch, spec.precision)
     if spec.loss in REFERENCE_FREE:
         return None
     if spec.polyak > 0:
         moving = open_policy(origin.source).to(ranks.device)
         return Reference(moving, spec.polyak, spec.polyak_every, dtype)
-    stamp = {"weights": model_digest(origin.source), "tokens": token_digest(trees), "dtype": spec.dtype}
+    stamp = {"weights": model_digest(origin.source), "tokens": token_digest(trees), "dtype": spec.precision}
     steps = range(origin.total) if spec.loss == "kto" else range(0)
     if steps:
         stamp["order"] = f"{origin.total} steps of {spec.batch}, seed {ctx.seed}"

@@ -36,7 +36,7 @@ def run(spec: RLVR, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dic
         rows = read_prompts(spec, inputs[spec.prompts].payload / "rows.parquet", chat, out, ranks, ctx)
         reference = None
         if spec.kl_beta > 0:
-            dtype = getattr(torch, spec.dtype)
+            dtype = getattr(torch, spec.precision)
             policy = open_policy(source, torch.float32 if spec.polyak else dtype).to(ranks.device)
             reference = Reference(policy, spec.polyak, spec.polyak_every, dtype)
         state = start(open_policy(source), spec, ranks, ctx, kept=reference.kept if reference else None)

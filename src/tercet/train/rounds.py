@@ -58,7 +58,7 @@ class School:
         self.reference: Reference | None = None
         self.ledger = Ledger(ctx.work / "rollouts.jsonl", self.first, self.mesh)
         self.watcher = Watcher(spec.watch, state.extra.setdefault("watch", {}))
-        judge = ctx.open_model(inputs[spec.judge].payload, "bfloat16") if spec.judge else None
+        judge = ctx.open_model(inputs[spec.judge].payload, spec.precision) if spec.judge else None
         assessor = Assessor(spec, judge)
         assessor.check(rows)
         source = inputs[spec.model].payload

@@ -134,7 +134,7 @@ def _engine(source: Path, spec: Rollouts, url: str) -> Any:
             return RemoteEngine.open(url)
         from tercet.models.engine import VllmGenerator
 
-        return VllmGenerator.open(source, spec.dtype)
+        return VllmGenerator.open(source, spec.precision)
 
 
 @contextmanager

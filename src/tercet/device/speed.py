@@ -1,0 +1,147 @@
+"""The yardstick: how fast this machine multiplies matrices of a model's own shapes, and how fast its memory is.
+
+Speed in tokens a second says nothing on another machine. Efficiency does: the FLOPs of the work over seconds x the rate
+at which plain products of the same shapes run here. The rate is measured once per machine, precision and number of
+threads, and remembered beside the other caches; `tercet speed` measures it afresh.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tercet.device.mesh import wait
+from tercet.hub import cache_folder
+from tercet.machine import processor
+from tercet.store import write_json
+
+Shapes = Mapping[tuple[int, int], int]
+"""How often a model has a weight of this shape, `{(out, in): count}`. Example: `{(1536, 576): 60}`."""
+
+ROWS = 2048  # tokens of one product, as in a training step
+MOST = 1 << 25  # numbers in one output: products with the vocabulary take fewer rows
+SECONDS = 1.0  # of measuring, where a stage needs the rate and nobody has measured it
+LEAST = 5  # timings of one product; the lower quartile counts, for neighbours only add to it
+
+
+class Rate(NamedTuple):
+    """Matrix products of one precision: FLOP/s altogether, and of forward and both backward products."""
+
+    flops: float
+    forward: float
+    backward_input: float
+    backward_weight: float
+
+
+def linear_shapes(module: nn.Module) -> dict[tuple[int, int], int]:
+    """The shapes of all matrices that tokens are multiplied with; an embedding counts only as the output matrix."""
+    found: dict[tuple[int, int], int] = {}
+    for part in module.modules():
+        weight = getattr(part, "weight", None)
+        if isinstance(part, nn.Linear) and isinstance(weight, Tensor):
+            shape = (part.out_features, part.in_features)
+            found[shape] = found.get(shape, 0) + 1
+    return found
+
+
+def yardstick(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> float:
+    """FLOP/s of plain products of these shapes on this device: remembered, or measured in about a second.
+
+    Never a reason to fail: 0.0 where there is nothing to measure, and a cache that cannot be written is not.
+    """
+    if not shapes:
+        return 0.0
+    file = cache_folder() / "yardstick" / f"{_fingerprint(shapes, dtype, device)}.json"
+    with suppress(OSError, ValueError, KeyError):
+        return float(json.loads(file.read_text(encoding="utf-8"))["flops"])
+    return remember(measure(shapes, dtype, device, SECONDS), shapes, dtype, device).flops
+
+
+def remember(rate: Rate, shapes: Shapes, dtype: torch.dtype, device: torch.device) -> Rate:
+    """Keep a rate for later processes."""
+    file = cache_folder() / "yardstick" / f"{_fingerprint(shapes, dtype, device)}.json"
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, rate._asdict() | _about(dtype, device))
+    return rate
+
+
+@torch.no_grad()
+def measure(shapes: Shapes, dtype: torch.dtype, device: torch.device, seconds: float) -> Rate:
+    """Time `x W'`, `g W` and `g' x` of every shape for about `seconds` altogether.
+
+    The rate is all FLOPs over all time, each shape as often as the model has it.
+    """
+    work = [0.0] * 3
+    spent = [0.0] * 3
+    share = seconds / (3 * len(shapes))
+    for (outputs, inputs), count in sorted(shapes.items()):
+        rows = max(1, min(ROWS, MOST // outputs))
+        for kind, product in enumerate(_products(rows, outputs, inputs, dtype, device)):
+            # the head runs only where a token is trained, but is as large as all layers of a small model together
+            spent[kind] += count * _time(product, share, device) * ROWS / rows
+            work[kind] += count * 2.0 * ROWS * outputs * inputs
+    return Rate(sum(work) / sum(spent), *(flops / time for flops, time in zip(work, spent, strict=True)))
+
+
+@torch.no_grad()
+def bandwidth(device: torch.device, seconds: float = 1.0, megabytes: int = 512) -> float:
+    """Bytes a second that a copy of a large tensor reads and writes."""
+    source = torch.ones(megabytes << 18, dtype=torch.float32, device=device)
+    target = torch.empty_like(source)
+    return 2.0 * source.numel() * 4 / _time(lambda: target.copy_(source), seconds, device)
+
+
+def _products(
+    rows: int, outputs: int, inputs: int, dtype: torch.dtype, device: torch.device
+) -> Iterator[Callable[[], Tensor]]:
+    source = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=source).to(device, dtype)
+
+    x, weight, grad = drawn(rows, inputs), drawn(outputs, inputs), drawn(rows, outputs)
+    forward, back, update = (torch.empty_like(like) for like in (grad, x, weight))
+    yield lambda: torch.mm(x, weight.t(), out=forward)
+    yield lambda: torch.mm(grad, weight, out=back)
+    yield lambda: torch.mm(grad.t(), x, out=update)
+
+
+def _time(call: Callable[[], object], seconds: float, device: torch.device) -> float:
+    """Seconds of one call: the lower quartile of as many as fit, and of `LEAST` at least."""
+    call()  # builds the kernel
+    found: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(found) < LEAST or time.perf_counter() < end:
+        wait(device)
+        began = time.perf_counter()
+        call()
+        wait(device)
+        found.append(time.perf_counter() - began)
+    return statistics.quantiles(found, n=4)[0]
+
+
+def _fingerprint(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> str:
+    text = json.dumps([sorted(shapes.items()), _about(dtype, device)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _about(dtype: torch.dtype, device: torch.device) -> dict[str, str | int]:
+    """What a rate depends on besides the shapes."""
+    card = torch.get_device_module(device).get_device_name(device) if device.type != "cpu" else ""
+    return {
+        "processor": card or processor(),
+        "threads": torch.get_num_threads(),
+        "dtype": str(dtype).removeprefix("torch."),
+        "torch": torch.__version__,
+        "system": platform.platform(),
+    }

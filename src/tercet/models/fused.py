@@ -1,0 +1,187 @@
+"""RMSNorm, rotary positions and SwiGLU on the CPU, each in one pass over memory, forward and backward.
+
+A transformer layer of a small model spends as long in passes over memory as in products, more so where bf16 has
+hardware. `fuse` looks for these three parts in a model and replaces those that compute, on random input, what the
+kernel computes: by what they do, never by a model's name. Everything else of the model stays its own.
+
+Shape suffixes: T tokens, H width, N heads, D head size.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from tercet.models.native import available, call, native
+
+
+class _RmsNorm(torch.autograd.Function):
+    """`weight * x / sqrt(mean(x^2) + eps)`; keeps x and one number per row."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        x = x.contiguous()
+        out, scales_T = torch.empty_like(x), x.new_empty(x.numel() // x.shape[-1], dtype=torch.float32)
+        call("rms_forward", x.dtype, x, weight, out, scales_T, len(scales_T), x.shape[-1], eps)
+        ctx.save_for_backward(x, weight, scales_T)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, scales_T = ctx.saved_tensors
+        grad, width = grads[0].contiguous(), x.shape[-1]
+        grad_x, parts_PH = torch.empty_like(x), scales_T.new_empty(torch.get_num_threads(), width)
+        call("rms_backward", x.dtype, grad, x, weight, scales_T, grad_x, parts_PH, len(scales_T), width, len(parts_PH))
+        return grad_x, parts_PH.sum(0).to(weight.dtype), None
+
+
+class _SwiGlu(torch.autograd.Function):
+    """`silu(gate) * up`; keeps its two inputs only."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        gate, up = gate.contiguous(), up.contiguous()
+        out = torch.empty_like(gate)
+        call("swiglu_forward", gate.dtype, gate, up, out, gate.numel())
+        ctx.save_for_backward(gate, up)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
+        call("swiglu_backward", gate.dtype, grads[0].contiguous(), gate, up, grad_gate, grad_up, gate.numel())
+        return grad_gate, grad_up
+
+
+class _Rotate(torch.autograd.Function):
+    """`x cos + rotate_half(x) sin` of `(1, N, T, D)`; keeps the angles only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_TD, sin_TD)
+        return _rotated(x, cos_TD, sin_TD, back=0)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _rotated(grads[0], *ctx.saved_tensors, back=1), None, None
+
+
+def _rotated(x: Tensor, cos_TD: Tensor, sin_TD: Tensor, back: int) -> Tensor:
+    """Heads lie inside tokens, as the products before and after want them."""
+    if x.stride(3) != 1:
+        x = x.contiguous()
+    _, heads, tokens, size = x.shape
+    out = x.new_empty(1, tokens, heads, size)
+    call("rotate", x.dtype, x, cos_TD, sin_TD, out, tokens, heads, size, x.stride(2), x.stride(1), back)
+    return out.transpose(1, 2)
+
+
+def fuse(model: nn.Module) -> nn.Module:
+    """Give the parts of a model that the kernels can stand in for those kernels; on other devices they stay unused."""
+    if native().library is None:
+        return model
+    for module in model.modules():
+        if isinstance(module, nn.Linear) or "forward" in vars(module):
+            continue
+        if (eps := _rms_eps(module)) is not None:
+            module.forward = _norm(module, eps, module.forward)
+        elif _is_swiglu(module):
+            module.forward = _gated(module, module.forward)
+        _fuse_rotary(sys.modules[type(module).__module__])
+    return model
+
+
+def _norm(module: nn.Module, eps: float, plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        return _RmsNorm.apply(x, weight, eps) if available(x) and x.dtype == weight.dtype else plain(x)
+
+    return forward
+
+
+def _gated(module: Any, plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        if not available(x):
+            return plain(x)
+        return module.down_proj(_SwiGlu.apply(module.gate_proj(x), module.up_proj(x)))
+
+    return forward
+
+
+def _rms_eps(module: nn.Module) -> float | None:
+    """The epsilon of a module that is a plain RMSNorm: one weight vector, and the kernel's own values."""
+    named = dict(module.named_parameters())
+    eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    if list(named) != ["weight"] or named["weight"].dim() != 1 or not isinstance(eps, float):
+        return None
+    weight = named["weight"].detach()
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return None
+    x = _drawn(3, len(weight))
+    return eps if _agree(lambda: module(x), lambda: _RmsNorm.apply(x, weight, eps)) else None
+
+
+def _is_swiglu(module: Any) -> bool:
+    """Whether a module is `down_proj(silu(gate_proj(x)) * up_proj(x))` and nothing else."""
+    if {name for name, _ in module.named_children()} - {"act_fn"} != {"gate_proj", "up_proj", "down_proj"}:
+        return False
+    gate, act = module.gate_proj, getattr(module, "act_fn", None)
+    if not isinstance(gate, nn.Linear) or not callable(act) or gate.weight.device.type != "cpu":
+        return False
+    x, probe = _drawn(2, gate.in_features).to(gate.weight.dtype), _drawn(8)
+    same = _agree(lambda: act(probe), lambda: silu(probe))
+    return same and _agree(
+        lambda: module(x), lambda: module.down_proj(silu(module.gate_proj(x)) * module.up_proj(x))
+    )
+
+
+def _fuse_rotary(space: Any) -> None:
+    """Put the kernel before a modelling file's `apply_rotary_pos_emb` where that rotates halves as the kernel does."""
+    plain = getattr(space, "apply_rotary_pos_emb", None)
+    if plain is None or getattr(plain, "fused", None) is not None:
+        return
+
+    def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *more: Any, **named: Any) -> tuple[Tensor, Tensor]:
+        if more or named or not _fits(q, cos) or not _fits(k, cos):
+            return plain(q, k, cos, sin, *more, **named)
+        angles = cos[0].contiguous(), sin[0].contiguous()
+        return _Rotate.apply(q, *angles), _Rotate.apply(k, *angles)
+
+    q, k, angles = _drawn(1, 2, 3, 8), _drawn(1, 1, 3, 8), _drawn(1, 3, 4).repeat(1, 1, 2)
+    same = all(
+        _agree(lambda i=i: plain(q, k, angles.cos(), angles.sin())[i], lambda i=i: rotary(q, k, angles.cos(), angles.sin())[i])
+        for i in range(2)
+    )
+    rotary.fused = same  # type: ignore[attr-defined]
+    space.apply_rotary_pos_emb = rotary if same else plain
+
+
+def _fits(x: Tensor, cos: Tensor) -> bool:
+    """One flat row of tokens whose whole heads turn, angles in the precision of the heads."""
+    return (
+        available(x)
+        and x.dim() == 4
+        and x.shape[0] == 1
+        and cos.shape == (1, x.shape[2], x.shape[3])
+        and cos.dtype == x.dtype
+    )
+
+
+def _drawn(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def _agree(ours: Callable[[], Tensor], theirs: Callable[[], Tensor]) -> bool:
+    """Whether two functions give the same numbers; one that cannot take the input does not."""
+    try:
+        a, b = ours(), theirs()
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
+        return False
+    return isinstance(a, Tensor) and a.shape == b.shape and torch.allclose(a, b, rtol=1e-5, atol=1e-5)
