@@ -103,3 +103,37 @@ def test_no_chunk_of_logits_is_kept_for_backward():
     with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved.shape) or saved, lambda saved: saved):
         token_logps(hidden, weight, targets)
     assert (P, V) not in kept
+
+
+@pytest.mark.parametrize(("vocabulary", "rows"), [(128_256, 2_092), (262_144, 2048), (32_000, 8_388), (259, 1_036_430)])
+def test_on_a_card_a_chunk_has_at_least_2048_rows_and_a_gigabyte_of_logits(vocabulary, rows):
+    assert tokens.chunk_rows(vocabulary, torch.device("cuda")) == rows
+    assert rows >= 2048
+    assert rows * vocabulary <= max(1 << 28, 2048 * vocabulary)
+
+
+@pytest.mark.usefixtures("chunk")
+def test_the_gradient_of_the_weight_adds_up_chunk_by_chunk_in_place():
+    """What CUDA does, here in one precision: no product of the weight's size beside the sum."""
+    hidden, weight, targets, slopes = numbers(torch.float64)
+    (plainly(hidden, weight, targets, 1.0) * slopes).sum().backward()
+    slope = -(hidden @ weight.T).softmax(1).detach() * slopes[:, None]
+    slope.scatter_add_(1, targets[:, None], slopes[:, None])
+    total = torch.zeros_like(weight)
+    place = total.data_ptr()
+    for start in range(0, P, 3):
+        tokens.add_product(total, slope[start : start + 3].T, hidden.detach()[start : start + 3])
+    assert total.data_ptr() == place
+    torch.testing.assert_close(total, weight.grad, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="no CUDA device")
+def test_on_a_card_products_of_bf16_add_up_in_fp32():
+    source = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(8, 64, n, generator=source).bfloat16().cuda() for n in (96, 32))
+    total = torch.zeros(96, 32, device="cuda")
+    for one, other in zip(left, right, strict=True):
+        tokens.add_product(total, one.T, other)
+    wanted = torch.einsum("cpv,cph->vh", left.double(), right.double())
+    assert float((total.double() - wanted).norm() / wanted.norm()) < 1e-6

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 CHUNK_LOGITS = 1 << 23  # logits held at once: 8M numbers, 32 MB in fp32
+CUDA_LOGITS = 1 << 28  # on a card: 1 GB in fp32
+CUDA_ROWS = 2048  # on a card never fewer: every chunk reads and writes the weight's whole gradient
 
 
 def token_logps(
@@ -52,9 +54,26 @@ def liger() -> Callable[..., Tensor] | None:
     return liger_fused_linear_cross_entropy
 
 
-def _chunks(num_rows: int, vocabulary: int) -> list[slice]:
-    size = max(1, CHUNK_LOGITS // vocabulary)
+def chunk_rows(vocabulary: int, device: torch.device) -> int:
+    """How many rows of logits one chunk has."""
+    if device.type == "cuda":
+        return max(CUDA_ROWS, CUDA_LOGITS // vocabulary)
+    return max(1, CHUNK_LOGITS // vocabulary)
+
+
+def _chunks(num_rows: int, weight: Tensor) -> list[slice]:
+    size = chunk_rows(weight.shape[0], weight.device)
     return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
+
+
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """`total += left @ right` by one kernel that adds in the precision of `total`, which may be wider (on CUDA only)."""
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    elif torch.version.hip:  # its kernels give the product in the precision of the factors
+        total += left @ right
+    else:
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
 
 
 def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
@@ -70,12 +89,12 @@ class _TokenLogps(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_PH: Tensor, weight_VH: Tensor, targets_P: Tensor, temperature: float, entropy: bool
     ) -> tuple[Tensor, Tensor]:
-        num, vocabulary = len(targets_P), weight_VH.shape[0]
+        num = len(targets_P)
         wide = torch.promote_types(hidden_PH.dtype, torch.float32)
         logps = torch.empty(num, dtype=wide, device=hidden_PH.device)
         norms = torch.empty_like(logps)
         entropies = torch.empty_like(logps) if entropy else logps.new_empty(0)
-        for part in _chunks(num, vocabulary):
+        for part in _chunks(num, weight_VH):
             logits = _logits(hidden_PH[part], weight_VH, temperature)
             chosen = logits.gather(1, targets_P[part, None]).squeeze(1)
             peak = logits.amax(dim=1, keepdim=True)
@@ -98,7 +117,7 @@ class _TokenLogps(torch.autograd.Function):
         hidden_PH, weight_VH, targets_P, norms = ctx.saved_tensors
         grad_P = grads[0] / ctx.temperature
         grad_hidden = torch.empty_like(hidden_PH)
-        parts = _chunks(len(targets_P), weight_VH.shape[0])
+        parts = _chunks(len(targets_P), weight_VH)
         wide = torch.promote_types(weight_VH.dtype, torch.float32) if len(parts) > 1 else weight_VH.dtype
         grad_weight = torch.zeros_like(weight_VH, dtype=wide) if ctx.needs_input_grad[1] else None
         for part in parts:
@@ -107,6 +126,10 @@ class _TokenLogps(torch.autograd.Function):
             slope.scatter_add_(1, targets_P[part, None], scale)
             slope = slope.to(hidden_PH.dtype)
             grad_hidden[part] = slope @ weight_VH
-            if grad_weight is not None:
+            if grad_weight is None:
+                continue
+            if weight_VH.is_cuda:
+                add_product(grad_weight, slope.T, hidden_PH[part])
+            else:
                 grad_weight += slope.T @ hidden_PH[part]
         return grad_hidden, None if grad_weight is None else grad_weight.to(weight_VH.dtype), None, None, None
