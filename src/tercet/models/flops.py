@@ -1,0 +1,74 @@
+"""How many floating-point operations a model needs for a row of tokens: its matrix products, counted from shapes.
+
+A product of (m, k) and (k, n) counts 2 m k n. Norms, activations, rotary angles and softmax are left out, as everywhere
+where efficiency is told; so is what is computed twice to save memory, and the filling of a batch. Backward costs twice
+the forward pass: one product for the input's gradient, one for the weight's, which frozen weights do not need.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from tercet.models.forest import Forest
+
+
+class ModelSize(NamedTuple):
+    """What decides the cost of a model; all are counts of multiply-adds.
+
+    Example: Llama 3.1 8B has linear = 6,979,321,856, head = 525,336,576 and attention = 32 x 32 x 128 = 131,072.
+    """
+
+    linear: int  # per token: the weights of all linear layers below the head
+    attention: int  # per query and key that see each other, of one of attention's two products: layers x heads x size
+    head: int  # per predicted token: vocabulary x hidden size; 0 for a scorer, whose one output costs next to nothing
+    frozen_linear: int = 0  # those among `linear` that are not trained
+    frozen_head: int = 0
+
+
+def model_size(module: nn.Module) -> ModelSize:
+    """The size of the one transformers model in `module` (a Policy, a Scorer, a plain model), adapters included."""
+    model = next(part for part in module.modules() if isinstance(part, PreTrainedModel))
+    config = model.config.get_text_config()
+    embedding, output = model.get_input_embeddings().weight, model.get_output_embeddings()
+    head = None if output is None else output.weight
+    linear = frozen = 0
+    for parameter in getattr(model, model.base_model_prefix).parameters():
+        if parameter.dim() < 2 or parameter is embedding:
+            continue
+        used = parameter.numel()
+        if parameter.dim() == 3:  # experts side by side, of which a token visits a few
+            used = used // parameter.shape[0] * config.num_experts_per_tok
+        linear += used
+        frozen += 0 if parameter.requires_grad else used
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    attention = config.num_hidden_layers * config.num_attention_heads * size
+    width = 0 if head is None else head.numel()
+    return ModelSize(linear, attention, width, frozen, 0 if head is None or head.requires_grad else width)
+
+
+def forward_flops(size: ModelSize, tokens: float, attended: float, predicted: float) -> float:
+    """FLOPs of a forward pass over `tokens`, whose queries see `attended` keys in all, with `predicted` rows of logits.
+
+    One step of generation for B rows with a cache of C tokens each: `forward_flops(size, B, B * (C + 1), B)`.
+    """
+    return 2.0 * (size.linear * tokens + size.head * predicted) + 4.0 * size.attention * attended
+
+
+def attended_pairs(forest: Forest) -> int:
+    """Pairs of query and key that see each other: a segment's own past, itself included, and its whole trunk."""
+    pairs = 0
+    for segment in forest.segments:
+        if segment.start < forest.num_tokens:  # what fills the row up is nobody's
+            own = segment.end - segment.start
+            pairs += own * (own + 1) // 2 + own * (segment.trunk_end - segment.trunk_start)
+    return pairs
+
+
+def training_flops(size: ModelSize, forest: Forest) -> float:
+    """FLOPs of forward and backward over a forest: all its tokens, attention, and logits of the trained tokens."""
+    predicted = len(forest.targets_P)
+    whole = 3.0 * forward_flops(size, forest.num_tokens, attended_pairs(forest), predicted)
+    return whole - 2.0 * (size.frozen_linear * forest.num_tokens + size.frozen_head * predicted)

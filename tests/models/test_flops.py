@@ -1,0 +1,77 @@
+"""Operations are counted as one counts them by hand, and as torch counts them while they run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+
+from tercet.models.flops import ModelSize, attended_pairs, forward_flops, model_size, training_flops
+from tercet.models.forest import Leaf, Tree, plant
+from tercet.models.lora import adapt
+from tercet.recipe import Lora
+
+
+def config(**changes) -> LlamaConfig:
+    values = {"vocab_size": 11, "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 3}
+    values |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4, "pad_token_id": 0}
+    return LlamaConfig(**values | changes)
+
+
+def forest(multiple: int = 1):
+    """Six tokens: a trunk of three, leaves of two and one; three trained tokens."""
+    return plant([Tree([1, 2, 3], [Leaf([4, 5], [True, True]), Leaf([6], [True])])], multiple)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_size_is_what_one_counts_by_hand(tied):
+    """A layer: queries and output 8 x 8, keys and values 8 x 4, three of 8 x 16; the head 11 x 8."""
+    size = model_size(LlamaForCausalLM(config(tie_word_embeddings=tied)))
+    assert size == ModelSize(linear=3 * (2 * 64 + 2 * 32 + 3 * 128), attention=3 * 2 * 4, head=88)
+
+
+def test_a_scorer_has_no_head_to_speak_of():
+    assert model_size(LlamaForSequenceClassification(config(num_labels=1))) == ModelSize(1728, 24, 0)
+
+
+@pytest.mark.parametrize("multiple", [1, 64], ids=["plain", "filled up"])
+def test_pairs_are_the_own_past_and_the_whole_trunk(multiple):
+    """The trunk 3 x 4 / 2; the leaves 2 x 3 / 2 + 2 x 3 and 1 + 3."""
+    assert attended_pairs(forest(multiple)) == 6 + 9 + 4
+
+
+def test_a_forest_costs_what_one_computes_by_hand():
+    """Forward 2 x 1728 x 6 + 2 x 88 x 3 + 4 x 24 x 19 = 20,736 + 528 + 1,824; backward twice that."""
+    size = ModelSize(1728, 24, 88)
+    assert forward_flops(size, 6, 19, 3) == 23_088
+    assert training_flops(size, forest(64)) == 69_264
+
+
+def test_frozen_weights_save_the_product_of_their_gradient(tiny_folder):
+    size = ModelSize(1728, 24, 88, frozen_linear=1728, frozen_head=88)
+    assert training_flops(size, forest()) == 69_264 - 20_736 - 528
+
+
+def test_adapters_count_and_what_they_adapt_is_frozen(tiny_folder):
+    from tercet.train.export import open_policy
+
+    policy = open_policy(tiny_folder)
+    plain = model_size(policy)
+    adapt(policy, Lora(rank=4), torch.float32, 1)
+    size = model_size(policy)
+    added = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+    assert size == ModelSize(plain.linear + added, plain.attention, plain.head, plain.linear, plain.head)
+
+
+def test_torch_counts_the_same_while_a_model_runs():
+    """Without a mask every query sees every key; rotary angles are one more product, of 2 frequencies and n places."""
+    model, tokens = LlamaForCausalLM(config(attn_implementation="eager")), 7
+    with FlopCounterMode(display=False) as counter:
+        loss = model(input_ids=torch.arange(tokens)[None]).logits.sum()
+        forward = counter.get_total_flops()
+        loss.backward()
+    rotary, size = 2 * 2 * tokens, model_size(model)
+    wanted = forward_flops(size, tokens, tokens * tokens, tokens)
+    assert forward - rotary == wanted
+    assert counter.get_total_flops() - rotary == 3 * wanted
