@@ -11,7 +11,7 @@ from transformers.models.llama import modeling_llama
 
 from tercet.models.chat import Chat
 from tercet.models.folder import load_model, load_tokenizer, save_config
-from tercet.models.forest import NAME, Forest, ForestError, Leaf, Tree, attend_flex, plant, register, segment_ids
+from tercet.models.forest import NAME, Forest, ForestError, Leaf, Tree, plant, register
 from tercet.models.policy import Policy, Scorer, check_supported
 from tercet.rows import Message
 from tercet.train.export import open_policy
@@ -176,9 +176,9 @@ def test_positions_continue_from_the_trunk():
     assert forest.targets_P.tolist() == [4, 5, 6, 8], "the first token of a leaf without a trunk has no predictor"
     assert forest.leaf_P.tolist() == [0, 0, 1, 2]
     assert forest.last_L.tolist() == [4, 5, 7]
-    own, trunk = segment_ids(forest, torch.device("cpu"))
-    assert own.tolist() == [0, 0, 0, 1, 1, 2, 3, 3]
-    assert trunk.tolist() == [0, 0, 0, 0, 0, 0, 3, 3]
+    assert forest.segments == [(0, 3, 0, 0), (3, 5, 0, 3), (5, 6, 0, 3), (6, 8, 6, 6)]
+    assert forest.counts_L.tolist() == [2, 1, 1]
+    assert forest.num_trained == 3
 
 
 def queries_keys_values(heads: tuple[int, int], size: int, device: str = "cpu") -> list[torch.Tensor]:
@@ -187,16 +187,6 @@ def queries_keys_values(heads: tuple[int, int], size: int, device: str = "cpu") 
 
 
 HEADS = pytest.mark.parametrize("heads", [(4, 4), (4, 2)], ids=["own keys", "shared keys"])
-
-
-@HEADS
-@pytest.mark.parametrize("multiple", [1, 64])
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_flex_attention_is_the_attention_by_segments(heads, multiple):
-    forest = plant(some_trees(), multiple)
-    inputs = queries_keys_values(heads, len(forest.input_ids))
-    flex = attend_flex(forest, *inputs, 0.25).transpose(1, 2)
-    torch.testing.assert_close(flex, forest.attend(0, *inputs, 0.25), rtol=1e-4, atol=1e-5)
 
 
 @HEADS
@@ -293,7 +283,7 @@ def test_a_forest_moves_whole():
     moved = forest.to(torch.device("meta"))
     tensors = [value for value in vars(moved).values() if isinstance(value, torch.Tensor)]
     assert isinstance(moved, Forest)
-    assert len(tensors) == 6
+    assert len(tensors) == 7
     assert all(tensor.is_meta for tensor in tensors)
 
 

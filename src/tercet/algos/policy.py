@@ -33,12 +33,20 @@ def ppo(logps_P: Tensor, old_P: Tensor, advantages_P: Tensor, clip: Clip) -> Cli
     return _pessimistic(torch.exp(logps_P - old_P), advantages_P, clip)
 
 
-def gspo(logps_P: Tensor, old_P: Tensor, advantages_P: Tensor, leaf_P: Tensor, clip: Clip) -> Clipped:
+def gspo(
+    logps_P: Tensor,
+    old_P: Tensor,
+    advantages_P: Tensor,
+    leaf_P: Tensor,
+    clip: Clip,
+    counts_L: Tensor | None = None,
+) -> Clipped:
     """`ppo` with one ratio per answer, s = exp(mean over its tokens of log pi - log pi_old), given to each token.
 
-    `leaf_P` says whose token it is; the paper's reduction is sequence_mean. Source: Zheng et al. 2025, eq. 5 and 7.
+    `leaf_P` says whose token it is, `counts_L` how many each answer has (counted here when absent, for which a card is
+    waited for); the paper's reduction is sequence_mean. Source: Zheng et al. 2025, eq. 5 and 7.
     """
-    counts_L = torch.bincount(leaf_P)
+    counts_L = torch.bincount(leaf_P) if counts_L is None else counts_L
     sums_L = logps_P.new_zeros(len(counts_L)).index_add(0, leaf_P, logps_P - old_P)
     return _pessimistic(torch.exp(sums_L / counts_L.clamp(min=1))[leaf_P], advantages_P, clip)
 

@@ -67,7 +67,7 @@ def _chunks(num_rows: int, weight: Tensor) -> list[slice]:
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """`total += left @ right` by one kernel that adds in the precision of `total`, which may be wider (on CUDA only)."""
+    """`total += left @ right` by one kernel; on CUDA `total` may be wider than the factors, and keeps its precision."""
     if left.dtype == total.dtype:
         total.addmm_(left, right)
     elif torch.version.hip:  # its kernels give the product in the precision of the factors

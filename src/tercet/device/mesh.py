@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from tercet import machine
 
@@ -36,6 +37,12 @@ class Mesh:
         """Element-wise maximum over ranks."""
         return self._reduce(values, dist.ReduceOp.MAX)
 
+    def add(self, values: Tensor) -> Tensor:
+        """Element-wise sum of a tensor on this rank's device, in place; nobody waits for it."""
+        if self.size > 1:
+            dist.all_reduce(values, group=self.group)
+        return values
+
     def gather(self, value: Any) -> list[Any]:
         """Every rank's object, in rank order, on every rank."""
         if self.size == 1:
@@ -56,7 +63,7 @@ class Mesh:
     def _reduce(self, values: list[float], op: Any) -> list[float]:
         if self.size == 1:
             return values
-        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        total = torch.tensor(values, dtype=torch.float64)  # by gloo: a card need not stop for what the host knows
         dist.all_reduce(total, op=op, group=self.group)
         return total.tolist()
 

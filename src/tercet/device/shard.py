@@ -69,10 +69,10 @@ class Trainable:
                 for work, master in zip(self._trained(), self.masters, strict=True):
                     work.copy_(master, non_blocking=True)
 
-    def grad_norm(self, part: str = "") -> float:
-        """Norm of all gradients over all ranks, of the parameters whose names begin with `part`."""
+    def grad_norm(self, part: str = "") -> Tensor:
+        """Norm () of all gradients over all ranks, of the parameters whose names begin with `part`; on their device."""
         norm = nn.utils.get_total_norm(self._grads(part))
-        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
     def scale_grads(self, factor: float, part: str = "") -> None:
         """Multiply the gradients of a part."""

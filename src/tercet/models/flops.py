@@ -29,7 +29,7 @@ class ModelSize(NamedTuple):
 
 
 def model_size(module: nn.Module) -> ModelSize:
-    """The size of the one transformers model in `module` (a Policy, a Scorer, a plain model), adapters included."""
+    """The size of the one transformers model in `module` (a Policy, a Scorer, a causal LM), adapters included."""
     model = next(part for part in module.modules() if isinstance(part, PreTrainedModel))
     config = model.config.get_text_config()
     embedding, output = model.get_input_embeddings().weight, model.get_output_embeddings()

@@ -10,7 +10,7 @@ Shape suffixes: T tokens of the batch, P predicted tokens, N heads, D head size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -20,6 +20,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from tercet.models import forest_cpu
+from tercet.models.forest_cuda import Layout
 from tercet.models.native import available
 
 NAME = "forest"
@@ -57,6 +58,14 @@ class Segment(NamedTuple):
     trunk_end: int
 
 
+class Owners(NamedTuple):
+    """Which leaf each of P losses belongs to, how many losses each leaf has (L,), and how many leaves have any."""
+
+    leaf_P: Tensor
+    counts_L: Tensor
+    leaves: int
+
+
 @dataclass
 class Forest:
     """A flat batch of trees. `leaf_P` says which leaf (counted over the batch) each predicted token belongs to."""
@@ -70,23 +79,31 @@ class Forest:
     num_leaves: int
     last_L: Tensor  # index into T of each leaf's last token
     num_tokens: int  # without the filling at the end
+    counts_L: Tensor  # trained tokens of each leaf
+    num_trained: int  # leaves with a trained token
     masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     padded_masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-    block_mask: Any = None
-    groups: list[forest_cpu.Group] | None = None
+    groups: list[forest_cpu.Group] | None = None  # for the CPU
+    layout: Layout | None = None  # for a card
 
     def to(self, device: torch.device) -> Forest:
         """The same forest on another device."""
         moved = {
             k: getattr(self, k).to(device)
-            for k in ("input_ids", "position_ids", "predict_P", "targets_P", "leaf_P", "last_L")
+            for k in ("input_ids", "position_ids", "predict_P", "targets_P", "leaf_P", "last_L", "counts_L")
         }
-        return Forest(segments=self.segments, num_leaves=self.num_leaves, num_tokens=self.num_tokens, **moved)
+        return replace(self, masks={}, padded_masks={}, layout=None, **moved)
+
+    @property
+    def owners(self) -> Owners:
+        """Whose the trained tokens are."""
+        return Owners(self.leaf_P, self.counts_L, self.num_trained)
 
     def attend(self, _layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Attention of `(1, N, T, D)` queries over this layout; returns `(1, T, N, D)`."""
         if query.is_cuda:
-            return _attend_cuda(self, query, key, value, scaling)
+            self.layout = self.layout or Layout(self.segments, len(self.input_ids), query.device)
+            return self.layout.attend(query, key, value, scaling)
         return _attend_segments(self, query, key, value, scaling)
 
 
@@ -125,16 +142,19 @@ def plant(trees: Sequence[Tree], multiple: int = 1) -> Forest:
         positions.extend(range(missing))
         segments.append(Segment(num_tokens, len(ids), num_tokens, num_tokens))
     long = torch.long
+    leaf_P = torch.tensor(owners, dtype=long)
     return Forest(
         input_ids=torch.tensor(ids, dtype=long),
         position_ids=torch.tensor(positions, dtype=long),
         segments=segments,
         predict_P=torch.tensor(predict, dtype=long),
         targets_P=torch.tensor(targets, dtype=long),
-        leaf_P=torch.tensor(owners, dtype=long),
+        leaf_P=leaf_P,
         num_leaves=len(last),
         last_L=torch.tensor(last, dtype=long),
         num_tokens=num_tokens,
+        counts_L=torch.bincount(leaf_P, minlength=len(last)),
+        num_trained=len(set(owners)),
     )
 
 
@@ -288,58 +308,3 @@ def _leaf_mask(forest: Forest, segment: Segment, like: Tensor) -> Tensor:
         mask = torch.ones(leaf, trunk + leaf, dtype=torch.bool, device=like.device).tril(trunk)
         forest.masks[trunk, leaf] = mask
     return mask
-
-
-def _attend_cuda(forest: Forest, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    """Flash attention by segment when no tree branches and the package is there; FlexAttention otherwise."""
-    if all(s.trunk_start == s.trunk_end for s in forest.segments) and (flash := _flash()) is not None:
-        bounds = torch.tensor([0, *(s.end for s in forest.segments)], dtype=torch.int32, device=query.device)
-        longest = max(s.end - s.start for s in forest.segments)
-        flat = (x[0].transpose(0, 1) for x in (query, key, value))
-        return flash(*flat, bounds, bounds, longest, longest, softmax_scale=scaling, causal=True)[None]
-    return attend_flex(forest, query, key, value, scaling).transpose(1, 2)
-
-
-def _flash() -> Any:
-    import importlib.util
-
-    if importlib.util.find_spec("flash_attn") is None:
-        return None
-    from flash_attn import flash_attn_varlen_func
-
-    return flash_attn_varlen_func
-
-
-_compiled: list[Any] = []
-
-
-def attend_flex(forest: Forest, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-    """FlexAttention with the block mask `same segment or key in the query's trunk, and causal`."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    if forest.block_mask is None:
-        segment, trunk = segment_ids(forest, query.device)
-
-        def allowed(_b: Tensor, _h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-            return ((segment[q] == segment[k]) | (trunk[q] == segment[k])) & (k <= q)
-
-        size = query.shape[2]
-        forest.block_mask = create_block_mask(allowed, None, None, size, size, device=str(query.device))
-    if query.is_cuda and not _compiled:
-        _compiled.append(torch.compile(flex_attention, dynamic=True))
-    call = _compiled[0] if query.is_cuda else flex_attention
-    return call(
-        query, key, value, block_mask=forest.block_mask, scale=scaling, enable_gqa=key.shape[1] != query.shape[1]
-    )
-
-
-def segment_ids(forest: Forest, device: torch.device) -> tuple[Tensor, Tensor]:
-    """`(segment_T, trunk_T)`: each token's segment and the segment of its trunk (its own where it has none)."""
-    starts = {segment.start: number for number, segment in enumerate(forest.segments)}
-    own, trunk = [], []
-    for number, segment in enumerate(forest.segments):
-        size = segment.end - segment.start
-        has_trunk = segment.trunk_end > segment.trunk_start
-        own += [number] * size
-        trunk += [starts[segment.trunk_start] if has_trunk else number] * size
-    return torch.tensor(own, device=device), torch.tensor(trunk, device=device)

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from tercet.device.mesh import Mesh
 from tercet.models.chat import Chat, Encoded, last_turn
-from tercet.models.forest import Forest, Leaf, Tree, plant
+from tercet.models.forest import Forest, Leaf, Owners, Tree, plant
+from tercet.models.forest_cuda import BLOCK
 from tercet.recipe import Fit
 from tercet.rows import Messages, Row
 from tercet.store import Context
 from tercet.train.tokens import Tokens
 
 Item = TypeVar("Item")
-FILL = 64  # batches are filled up to a multiple of this many tokens
+FILL = 64  # batches are filled up to a multiple of this many tokens, on a card to whole blocks of attention
 EMPTY = Tree([], [Leaf([0, 0], [False, False])])  # a rank with nothing left still takes part in the collectives
 
 
@@ -31,6 +32,7 @@ class Batch:
     forest: Forest
     values: dict[str, Tensor] = field(default_factory=dict)
     part: str = ""  # of the trained module, where a stage trains two side by side
+    owners: Owners | None = None  # whose the losses are, where they are not of the forest's predicted tokens
 
     @property
     def num_tokens(self) -> int:
@@ -203,6 +205,11 @@ def pack(sizes: Sequence[int], budget: int) -> list[list[int]]:
     return [sorted(items) for items in bins]
 
 
+def filling(device: torch.device) -> int:
+    """The multiple of tokens that a batch is filled up to."""
+    return BLOCK if device.type == "cuda" else FILL
+
+
 def batches(
     trees: Sequence[Tree],
     budget: int,
@@ -215,12 +222,12 @@ def batches(
     made = []
     for part in parts:
         items = [mine[i] for i in part]
-        forest = plant([trees[i] for i in items], FILL)
+        forest = plant([trees[i] for i in items], filling(mesh.device))
         extra = values(items, forest) if values else {}
         made.append(Batch(forest.to(mesh.device), {name: value.to(mesh.device) for name, value in extra.items()}))
     most = int(mesh.max([float(len(made))])[0])
     while len(made) < most:
-        forest = plant([EMPTY])
+        forest = plant([EMPTY], BLOCK if mesh.device.type == "cuda" else 1)
         extra = values([], forest) if values else {}
         made.append(Batch(forest.to(mesh.device), {name: value.to(mesh.device) for name, value in extra.items()}))
     return made

@@ -19,23 +19,18 @@ from tercet.device import checkpoint
 from tercet.device.mesh import Mesh, peak_flops, peak_memory, release_memory
 from tercet.device.optim import optimizer as make_optimizer
 from tercet.device.shard import Trainable
-from tercet.models.forest import Forest
+from tercet.models.flops import ModelSize, model_size, training_flops
+from tercet.models.forest import Forest, Owners
 from tercet.models.lora import adapt
 from tercet.models.thrift import compile_layers, recompute
 from tercet.recipe import Fit
 from tercet.store import Context
 from tercet.train.batch import Batch, Step
+from tercet.train.sums import Sum, Sums
 
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says at which step and what to try."""
-
-
-class Sum(NamedTuple):
-    """A total and the weight it will be divided by."""
-
-    total: Tensor
-    weight: float
 
 
 class Loss(NamedTuple):
@@ -65,6 +60,7 @@ class State:
     updates: int = 0  # optimiser updates made
     extra: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)  # tensors that change beside the weights
+    sizes: dict[str, ModelSize] = field(default_factory=dict)  # of the parts, once their cost was asked for
 
 
 def start(
@@ -158,32 +154,41 @@ def save(state: State, ctx: Context) -> None:
 
 
 def _update(state: State, step: Step, loss: LossFn, rate: float, spec: Fit) -> dict[str, float]:
-    """One optimiser update. A step without weight (every group skipped) changes nothing."""
+    """One optimiser update. A step without weight (every group skipped) changes nothing.
+
+    What was measured is read from the device once, when all of it is on its way: a card never waits for the host.
+    """
     trainable, mesh = state.trainable, state.trainable.mesh
     began = time.monotonic()
-    sums: dict[str, list[float]] = {"tokens": [0.0, 0.0], "useful_tokens": [0.0, 0.0]}
+    sums = Sums(mesh, ("tokens", "useful_tokens", "flops"))
     for number, batch in enumerate(step.batches):
         if number:
             release_memory(mesh.device)
         found = loss(trainable.module, batch)
         trainable.backward(found.objective.total)
-        for name, part in ((LOSS + found.part, found.objective), *found.metrics.items()):
-            entry = sums.setdefault(name, [0.0, 0.0])
-            entry[0] += float(part.total.detach())
-            entry[1] += part.weight
-        sums["tokens"][0] += batch.num_tokens
-        sums["useful_tokens"][0] += len(batch.forest.targets_P)
-    totals = _over_ranks(sums, mesh)
+        sums.add({LOSS + found.part: found.objective, **found.metrics})
+        sums.count("tokens", batch.num_tokens)
+        sums.count("useful_tokens", len(batch.forest.targets_P))
+        sums.count("flops", training_flops(_size(state, found.part), batch.forest))
+    counts, totals, norms = sums.read(LOSS, trainable.grad_norm)
     measured = {name: total / weight for name, (total, weight) in totals.items() if weight}
-    measured |= {"tokens": totals["tokens"][0], "useful_tokens": totals["useful_tokens"][0], "lr": rate}
-    weights = {name.removeprefix(LOSS): totals[name][1] for name in totals if name.startswith(LOSS)}
-    norms = _descend(state, {part: weight for part, weight in weights.items() if weight}, measured, rate, spec)
-    measured = {_metric(name): value for name, value in (measured | norms).items()}
+    measured |= {"tokens": counts["tokens"], "useful_tokens": counts["useful_tokens"], "lr": rate}
+    weights = {part: weight for part in norms if (weight := totals[LOSS + part][1])}
+    measured |= _descend(state, weights, norms, measured, Pace(rate, spec.clip))
+    measured = {_metric(name): value for name, value in measured.items()}
     seconds = max(time.monotonic() - began, 1e-9)
     measured["tokens_per_second"] = measured["tokens"] / seconds
     if (peak := peak_flops(mesh.device)) is not None:
-        measured["mfu"] = trainable.flops * measured["useful_tokens"] / seconds / (peak * mesh.size)
+        most = peak * seconds * mesh.size
+        measured["mfu"] = counts["flops"] / most
+        measured["useful_mfu"] = trainable.flops * counts["useful_tokens"] / most
     return measured
+
+
+def _size(state: State, part: str) -> ModelSize:
+    if part not in state.sizes:
+        state.sizes[part] = model_size(state.trainable.module.get_submodule(part.rstrip(".")))
+    return state.sizes[part]
 
 
 def _metric(name: str) -> str:
@@ -193,44 +198,46 @@ def _metric(name: str) -> str:
     return name if not colon else kind if part in ("", "policy") else f"{part}_{kind}"
 
 
+class Pace(NamedTuple):
+    """How far one update may go: its learning rate and the largest norm of its gradient."""
+
+    rate: float
+    clip: float
+
+
 def _descend(
-    state: State, weights: dict[str, float], measured: dict[str, float], rate: float, spec: Fit
+    state: State, weights: dict[str, float], norms: dict[str, float], measured: dict[str, float], pace: Pace
 ) -> dict[str, float]:
-    """Divide once, clip, step, publish; each part by itself. Division and clip are one pass over the gradients."""
+    """Divide once, clip, step, publish; each part by itself. Division and clip are one pass over the gradients.
+
+    `norms` are of the summed gradients; what comes back are those of the divided ones, as metrics.
+    """
     if not weights:
         return {}
-    trainable, norms = state.trainable, {}
+    trainable, found = state.trainable, {}
     for part, weight in weights.items():
-        _check_finite(measured[LOSS + part], state)
-        norm = norms[f"grad_norm:{part}"] = trainable.grad_norm(part) / weight
-        trainable.scale_grads(min(1.0, spec.clip / (norm + 1e-6)) / weight, part)
-        if not math.isfinite(norm):
-            raise TrainingError(
-                f"the gradient norm is {norm} at step {state.step + 1}; lower learning_rate or look at the rows"
-            )
+        norm = found[f"grad_norm:{part}"] = norms[part] / weight
+        _check_finite(measured[LOSS + part], norm, state)
+        trainable.scale_grads(min(1.0, pace.clip / (norm + 1e-6)) / weight, part)
     for group in state.optimizer.param_groups:
-        group["lr"] = rate * group.get("peak", 1.0)
+        group["lr"] = pace.rate * group.get("peak", 1.0)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     trainable.published()
     state.updates += 1
-    return norms
+    return found
 
 
-def _check_finite(loss: float, state: State) -> None:
+def _check_finite(loss: float, norm: float, state: State) -> None:
     if not math.isfinite(loss):
         raise TrainingError(
             f"the loss is {loss} at step {state.step + 1}; nothing was saved after the last checkpoint. "
             "Lower learning_rate, or check the rows of this step"
         )
-
-
-def _over_ranks(sums: dict[str, list[float]], mesh: Mesh) -> dict[str, tuple[float, float]]:
-    """Sum totals and weights over ranks; a metric one rank never saw counts as zero there."""
-    names = sorted(set().union(*(set(names) for names in mesh.gather(sorted(sums)))))
-    flat = [number for name in names for number in sums.get(name, [0.0, 0.0])]
-    whole = mesh.sum(flat)
-    return {name: (whole[2 * i], whole[2 * i + 1]) for i, name in enumerate(names)}
+    if not math.isfinite(norm):
+        raise TrainingError(
+            f"the gradient norm is {norm} at step {state.step + 1}; lower learning_rate or look at the rows"
+        )
 
 
 def _note(measured: dict[str, float], step: Step) -> str:
@@ -239,21 +246,19 @@ def _note(measured: dict[str, float], step: Step) -> str:
     return "  ".join(f"{name} {shown[name]:.3g}" for name in names if name in shown)
 
 
-def reduce_tokens(losses_P: Tensor, forest: Forest, reduction: str, length: int, leaf_P: Tensor | None = None) -> Sum:
+def reduce_tokens(losses_P: Tensor, forest: Forest, reduction: str, length: int, owners: Owners | None = None) -> Sum:
     """Token losses as a Sum.
 
     `token_mean`: every trained token weighs the same (Tülu 3's sum loss up to scale); `sequence_mean`: every answer
-    does; `constant`: the sum over an answer divided by the constant `length` (Dr. GRPO). `leaf_P` says whose losses
+    does; `constant`: the sum over an answer divided by the constant `length` (Dr. GRPO). `owners` says whose losses
     they are; the forest's own predicted tokens when absent.
     """
     if reduction == "token_mean":
         return Sum(losses_P.sum(), float(len(losses_P)))
-    leaf_P = forest.leaf_P if leaf_P is None else leaf_P
-    counts = torch.bincount(leaf_P, minlength=forest.num_leaves)
-    leaves = float((counts > 0).sum())
+    leaf_P, counts_L, leaves = owners or forest.owners
     if reduction == "constant":
-        return Sum(losses_P.sum() / length, leaves)
-    return Sum((losses_P / counts[leaf_P]).sum(), leaves)
+        return Sum(losses_P.sum() / length, float(leaves))
+    return Sum((losses_P / counts_L[leaf_P]).sum(), float(leaves))
 
 
 def leaf_sums(values_P: Tensor, forest: Forest) -> Tensor:

@@ -13,17 +13,18 @@ from tercet.algos.policy import Clip, k1, k3, ppo, ppo_value, truncated_weights
 from tercet.device.mesh import Mesh, mesh
 from tercet.models.chat import Chat
 from tercet.models.folder import load_config, load_tokenizer
-from tercet.models.forest import Forest
+from tercet.models.forest import Forest, Owners
 from tercet.recipe import PPO
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch, batches
 from tercet.train.checks import check_inputs
 from tercet.train.critic import CRITIC, POLICY, Duo, open_critic
 from tercet.train.export import card, open_policy, write_folder
-from tercet.train.loop import Loss, Sum, reduce_tokens, start
+from tercet.train.loop import Loss, reduce_tokens, start
 from tercet.train.reference import Reference
 from tercet.train.rollout import Group, Round, read_prompts
 from tercet.train.rounds import Lesson, School
+from tercet.train.sums import Sum
 
 
 def run(spec: PPO, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
@@ -63,7 +64,7 @@ class Tutor:
         policy = [self._scored(part) for part in learned]
         flat = [batch for part in policy for batch in part]
         metrics = self._whiten(flat) | self._explained(flat)
-        critic = [[Batch(b.forest, b.values, CRITIC) for b in part] for part in policy]
+        critic = [[_for_critic(batch) for batch in part] for part in policy]
         for batch in policy[0]:
             batch.values["fresh"] = batch.values["kept_L"]
         return Lesson([own + values for own, values in zip(policy, critic, strict=True)], made.groups, metrics)
@@ -80,6 +81,7 @@ class Tutor:
         for batch in made:
             batch.part = POLICY
             batch.values |= self._estimates(batch)
+            batch.owners = _owners(batch.forest.leaf_P[batch.values["learned_at"]], batch.forest)
         return made
 
     def _estimates(self, batch: Batch) -> dict[str, Tensor]:
@@ -96,15 +98,19 @@ class Tutor:
         values_LT = spread(values_P, last_L, forest, mask_LT, valued_LT)
         advantages_LT, returns_LT = gae(rewards_LT, values_LT, valued_LT, spec.gamma, spec.lam)
         kept_LT = valued_LT & batch.values["kept_L"][:, None]
+        learned_P = batch.values["kept_L"][forest.leaf_P]
+        places = torch.arange(len(values_P) + len(last_L), device=values_P.device)
+        places_LT = spread(places[: len(values_P)], places[len(values_P) :], forest, mask_LT, valued_LT)
         return {
             "old_P": old_P,
             "reference_P": reference_P,
             "advantages_P": advantages_LT[mask_LT],
-            "learned_P": batch.values["kept_L"][forest.leaf_P],
+            "learned_P": learned_P,
+            "learned_at": learned_P.nonzero()[:, 0],
             "old_values_V": values_LT[kept_LT],
             "returns_V": returns_LT[kept_LT],
-            "valued_LT": kept_LT,
-            "mask_LT": mask_LT,
+            "valued_at": places_LT[kept_LT],
+            "valued_leaf_V": kept_LT.nonzero()[:, 0],
         }
 
     def _whiten(self, made: list[Batch]) -> dict[str, float]:
@@ -142,20 +148,29 @@ def spread(values_P: Tensor, last_L: Tensor, forest: Forest, mask_LT: Tensor, va
     return torch.where(valued_LT & ~mask_LT, last_L[:, None], values_LT)
 
 
+def _for_critic(batch: Batch) -> Batch:
+    return Batch(batch.forest, batch.values, CRITIC, _owners(batch.values["valued_leaf_V"], batch.forest))
+
+
+def _owners(leaf_P: Tensor, forest: Forest) -> Owners:
+    """Whose these losses are, counted once a round: a card is waited for."""
+    counts_L = torch.bincount(leaf_P, minlength=forest.num_leaves)
+    return Owners(leaf_P, counts_L, int((counts_L > 0).sum()))
+
+
 def ppo_loss(duo: nn.Module, batch: Batch, *, spec: PPO) -> Loss:
     """The clipped surrogate of the policy, or the clipped squared error of its critic times its coefficient."""
     return _critic_loss(duo, batch, spec) if batch.part == CRITIC else _policy_loss(duo, batch, spec)
 
 
 def _policy_loss(duo: nn.Module, batch: Batch, spec: PPO) -> Loss:
-    values, learned_P = batch.values, batch.values["learned_P"]
+    values, learned_at = batch.values, batch.values["learned_at"]
     logps_P, _ = duo(batch.forest, part=POLICY, temperature=spec.temperature)
     surrogate = ppo(logps_P, values["old_P"], values["advantages_P"], Clip(spec.clip_low, spec.clip_high))
     losses_P = surrogate.losses
     if spec.importance_cap:
         losses_P = losses_P * truncated_weights(values["old_P"], values["sampled_P"], spec.importance_cap)
-    leaf_P = batch.forest.leaf_P[learned_P]
-    objective = reduce_tokens(losses_P[learned_P], batch.forest, spec.reduction, spec.max_new_tokens, leaf_P)
+    objective = reduce_tokens(losses_P[learned_at], batch.forest, spec.reduction, spec.max_new_tokens, batch.owners)
     count = float(len(losses_P))
     watched = {"kl": k3(logps_P, values["reference_P"]).detach(), "clip_share": surrogate.clipped.float()}
     if spec.old_logps == "trainer":
@@ -167,11 +182,9 @@ def _policy_loss(duo: nn.Module, batch: Batch, spec: PPO) -> Loss:
 
 def _critic_loss(duo: nn.Module, batch: Batch, spec: PPO) -> Loss:
     values, forest = batch.values, batch.forest
-    valued_LT, mask_LT = values["valued_LT"], values["mask_LT"]
-    found_P, last_L = duo(forest, part=CRITIC)
-    now_V = spread(found_P, last_L, forest, mask_LT, valued_LT)[valued_LT]
+    now_V = torch.cat(duo(forest, part=CRITIC))[values["valued_at"]]
     losses_V, clipped_V = ppo_value(now_V, values["old_values_V"], values["returns_V"], spec.value_clip)
-    leaf_V = valued_LT.nonzero()[:, 0]
-    objective = reduce_tokens(spec.value_coefficient * losses_V, forest, spec.reduction, spec.max_new_tokens, leaf_V)
+    scaled_V = spec.value_coefficient * losses_V
+    objective = reduce_tokens(scaled_V, forest, spec.reduction, spec.max_new_tokens, batch.owners)
     watched = {"value_clip_share": Sum(clipped_V.float().sum(), float(len(losses_V)))}
     return Loss(objective, watched, CRITIC)

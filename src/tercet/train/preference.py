@@ -24,7 +24,7 @@ from tercet.train.batch import Batch, Limit, Step, Trees, batches, branch, chose
 from tercet.train.checks import check_authors, check_context, check_schedule
 from tercet.train.export import export, open_policy, write_truncation
 from tercet.train.kto import check_pairs, mismatch, mismatched
-from tercet.train.loop import Loss, State, Sum, TrainingError, fit, leaf_sums, start
+from tercet.train.loop import Loss, State, TrainingError, fit, leaf_sums, start
 from tercet.train.reference import (
     PART,
     Reference,
@@ -36,6 +36,7 @@ from tercet.train.reference import (
     save_table,
     token_digest,
 )
+from tercet.train.sums import Sum
 from tercet.train.tokens import NamedTree, Rule, prepare, stored
 
 REFERENCE_FREE = ("simpo", "orpo")
@@ -183,7 +184,7 @@ def preference_loss(policy: nn.Module, batch: Batch, *, spec: DPO) -> Loss:
     now = leaf_sums(logps_P, batch.forest)
     if batch.forest.num_leaves % 2:  # the empty batch of a rank with nothing left
         return Loss(Sum(now.sum(), 0.0), {})
-    lengths = torch.bincount(batch.forest.leaf_P, minlength=batch.forest.num_leaves).float()
+    lengths = batch.forest.counts_L.float()
     sides = _sides(now, lengths)
     base = _sides(batch.values["reference_L"], lengths)
     losses = pair_losses(sides, base, spec, batch.values.get("kl"))

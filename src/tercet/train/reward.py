@@ -29,9 +29,10 @@ from tercet.train.accuracy import accuracies, by_subset, subset_pairs
 from tercet.train.batch import Batch, Step, Trees, batches, chosen_rows, order, schedule
 from tercet.train.checks import check_context, check_schedule
 from tercet.train.export import card, open_policy, write_folder
-from tercet.train.loop import Loss, Sum, TrainingError, fit, start
+from tercet.train.loop import Loss, TrainingError, fit, start
 from tercet.train.preference import encode_pairs
 from tercet.train.reference import per_leaf
+from tercet.train.sums import Sum
 from tercet.train.tokens import stored
 
 READ = """

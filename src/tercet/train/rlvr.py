@@ -19,10 +19,11 @@ from tercet.store import Artifact, Context
 from tercet.train.batch import Batch, batches
 from tercet.train.checks import check_inputs
 from tercet.train.export import export, open_policy
-from tercet.train.loop import Loss, Sum, leaf_sums, reduce_tokens, start
+from tercet.train.loop import Loss, leaf_sums, reduce_tokens, start
 from tercet.train.reference import Reference
 from tercet.train.rollout import Group, Round, read_prompts, teaches
 from tercet.train.rounds import Lesson, School
+from tercet.train.sums import Sum
 
 KL = {"k1": k1, "k2": k2, "k3": k3}
 
@@ -136,4 +137,4 @@ def _surrogate(logps_P: Tensor, old_P: Tensor, advantages_P: Tensor, forest: For
         case "cispo":
             return cispo(logps_P, old_P, advantages_P, clip)
         case "gspo":
-            return gspo(logps_P, old_P, advantages_P, forest.leaf_P, clip)
+            return gspo(logps_P, old_P, advantages_P, forest.leaf_P, clip, forest.counts_L)
