@@ -208,6 +208,25 @@ def kitchen(pantry: Kitchen, tmp_path: Path):
     subprocess.run(["chmod", "-R", "u+w", str(tmp_path)], check=True)
 
 
+@pytest.fixture
+def context(kitchen: Kitchen, tmp_path: Path):
+    """Make what a stage is run with, `context(name, **placement)`; its draft is `tmp_path / name`."""
+
+    def context(name: str = "draft", **placement) -> Context:
+        (tmp_path / name / "work").mkdir(parents=True, exist_ok=True)
+        return Context(
+            name="sft",
+            seed=1,
+            recipe=kitchen.recipe(placement={"checkpoint_seconds": 1e9} | placement),
+            work=tmp_path / name / "work",
+            track=Tracker(tmp_path / name),
+            mirror={},
+            open_model=lambda folder, dtype: None,
+        )
+
+    return context
+
+
 @dataclass
 class Launch:
     """`python -m tercet run --only STAGE` in its own process."""

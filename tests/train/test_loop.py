@@ -13,8 +13,7 @@ from tercet.device.mesh import Mesh
 from tercet.models.folder import load_model
 from tercet.models.forest import Leaf, Tree, plant
 from tercet.recipe import SFT
-from tercet.store import Context
-from tercet.track import Tracker, read_metrics
+from tercet.track import read_metrics
 from tercet.train.batch import Step, batches
 from tercet.train.export import open_policy
 from tercet.train.loop import Loss, Sum, TrainingError, fit, leaf_sums, learning_rate, reduce_tokens, save, start
@@ -66,23 +65,6 @@ def test_reductions_are_what_one_computes_by_hand(reduction, total, weight):
 
 def test_leaf_sums_add_up_each_answer():
     assert leaf_sums(LOSSES, three_answers()).tolist() == [6.0, 0.0, 30.0, 5.0]
-
-
-@pytest.fixture
-def context(kitchen, tmp_path):
-    def context(name: str = "draft", **placement) -> Context:
-        (tmp_path / name / "work").mkdir(parents=True, exist_ok=True)
-        return Context(
-            name="sft",
-            seed=1,
-            recipe=kitchen.recipe(placement={"checkpoint_seconds": 1e9} | placement),
-            work=tmp_path / name / "work",
-            track=Tracker(tmp_path / name),
-            mirror={},
-            open_model=lambda folder, dtype: None,
-        )
-
-    return context
 
 
 def trees() -> list[Tree]:

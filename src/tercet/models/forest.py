@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
 
 from tercet.models import forest_cpu
 from tercet.models.forest_cuda import Layout
@@ -182,10 +181,13 @@ def forest_attention(
 
 
 def register() -> None:
-    """Make `attn_implementation="forest"` known to transformers, once; masks are the layout's own business."""
+    """Make `attn_implementation="forest"` known to transformers, once.
+
+    Masks are the layout's own business. With a function registered for them, even one that makes none, transformers
+    would look for packed sequences in the positions in every pass, and a card would be waited for.
+    """
     if NAME not in AttentionInterface():
         AttentionInterface.register(NAME, forest_attention)
-        AttentionMaskInterface.register(NAME, lambda *_args, **_kwargs: None)
 
 
 def _attend_segments(forest: Forest, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:

@@ -122,7 +122,8 @@ def _sent(tensor: Tensor, device: torch.device) -> Tensor:
 def _flex(*, compiled: bool) -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True) if compiled else flex_attention
+    call: Any = torch.compile(flex_attention, dynamic=True) if compiled else flex_attention
+    return call
 
 
 @cache

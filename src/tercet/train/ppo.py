@@ -64,7 +64,7 @@ class Tutor:
         policy = [self._scored(part) for part in learned]
         flat = [batch for part in policy for batch in part]
         metrics = self._whiten(flat) | self._explained(flat)
-        critic = [[_for_critic(batch) for batch in part] for part in policy]
+        critic = [[for_critic(batch) for batch in part] for part in policy]
         for batch in policy[0]:
             batch.values["fresh"] = batch.values["kept_L"]
         return Lesson([own + values for own, values in zip(policy, critic, strict=True)], made.groups, metrics)
@@ -78,11 +78,12 @@ class Tutor:
             return {"sampled_P": sampled_P, "rewards_L": rewards_L, "kept_L": torch.tensor(kept_L)}
 
         made = batches([group.tree() for group in groups], self.budget, self.ranks, values)
-        for batch in made:
-            batch.part = POLICY
-            batch.values |= self._estimates(batch)
-            batch.owners = _owners(batch.forest.leaf_P[batch.values["learned_at"]], batch.forest)
-        return made
+        return [self.for_policy(batch) for batch in made]
+
+    def for_policy(self, batch: Batch) -> Batch:
+        """The batch with all that the losses of both models look at."""
+        values = batch.values | self._estimates(batch)
+        return Batch(batch.forest, values, POLICY, _owners(batch.forest.leaf_P[values["learned_at"]], batch.forest))
 
     def _estimates(self, batch: Batch) -> dict[str, Tensor]:
         """Old log-probs and, by GAE, advantages (P,), old values and returns (V,) of a batch."""
@@ -148,7 +149,8 @@ def spread(values_P: Tensor, last_L: Tensor, forest: Forest, mask_LT: Tensor, va
     return torch.where(valued_LT & ~mask_LT, last_L[:, None], values_LT)
 
 
-def _for_critic(batch: Batch) -> Batch:
+def for_critic(batch: Batch) -> Batch:
+    """The policy's batch once more, as the critic learns from it."""
     return Batch(batch.forest, batch.values, CRITIC, _owners(batch.values["valued_leaf_V"], batch.forest))
 
 
