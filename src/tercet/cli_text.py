@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-
 PRECISION = "precision; auto: bfloat16 where this machine multiplies it in hardware, else float32"
 
 

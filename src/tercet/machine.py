@@ -21,6 +21,7 @@ from typing import Protocol
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 PR_SET_PDEATHSIG = 1
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
 WATCH_SECONDS = 0.5  # between two looks at whether the parent lives, where the kernel does not tell
 
 # Arm's kernels name a core by numbers: (implementer, part) of the cores that servers are rented with.
@@ -122,6 +123,18 @@ def peak_rss_bytes(usage: Usage | None = None) -> int:
     """Peak of resident memory: of this process, or of what `usage` was measured on."""
     found = usage if usage is not None else resource.getrusage(resource.RUSAGE_SELF)
     return found.ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # Linux and the BSDs count KiB
+
+
+def keep_heap() -> None:
+    """Let this process keep the memory that it frees, for its next allocation of any size (glibc only).
+
+    A training step frees and allocates gigabytes; handed back to the system they come as fresh pages, each a fault and
+    a pass of zeros: a fifth of a step in bf16. The peak does not grow.
+    """
+    if (mallopt := _libc_function("mallopt")) is not None:
+        mallopt(M_MMAP_THRESHOLD, 2**31 - 1)
+        mallopt(M_TRIM_THRESHOLD, -1)
+        mallopt(M_TOP_PAD, 64 << 20)
 
 
 def trim_heap() -> None:

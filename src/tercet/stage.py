@@ -98,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--draft", type=Path, required=True, help="the draft folder that holds job.json")
     folder = parser.parse_args(argv).draft.absolute()
     _die_with_parent()
+    machine.keep_heap()
     job = Job.read(folder)
     recipe = Recipe.model_validate(job.recipe)
     os.environ.update(environment(recipe.placement, job.identity.kind))

@@ -17,7 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_LOGITS = 1 << 23  # logits held at once: 8M numbers, 32 MB in fp32
+from tercet.kernels.native import available, call
+
+CHUNK_LOGITS = 1 << 24  # logits held at once on a CPU: 16M numbers, 64 MB in fp32
 CUDA_LOGITS = 1 << 28  # on a card: 1 GB in fp32
 CUDA_ROWS = 2048  # on a card never fewer: every chunk reads and writes the weight's whole gradient
 
@@ -70,7 +72,9 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """`total += left @ right` by one kernel; on CUDA `total` may be wider than the factors, and keeps its precision."""
     if left.dtype == total.dtype:
         total.addmm_(left, right)
-    elif torch.version.hip:  # its kernels give the product in the precision of the factors
+    elif available(left):
+        call("add_bf16", None, total, left @ right, total.numel())
+    elif total.device.type == "cpu" or torch.version.hip:
         total += left @ right
     else:
         torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
@@ -80,6 +84,22 @@ def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
     logits = hidden @ weight.T
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return logits if temperature == 1.0 else logits.div_(temperature)
+
+
+def _row_logps(logits_PV: Tensor, targets_P: Tensor, norms_P: Tensor, logps_P: Tensor, temperature: float) -> None:
+    """Write each row's log-sum-exp and its target's log-probability: two passes over a row while it is in the cache."""
+    call("row_logps", logits_PV.dtype, logits_PV, targets_P, norms_P, logps_P, *logits_PV.shape, 1.0 / temperature)
+
+
+def _slopes(hidden: Tensor, weight: Tensor, targets: Tensor, norms: Tensor, grad: Tensor, temperature: float) -> Tensor:
+    """`grad (onehot - softmax)` of a chunk, in the precision of the hidden states; logits are computed again."""
+    if available(hidden):
+        logits = hidden @ weight.T
+        call("row_slopes", logits.dtype, logits, targets, norms, grad, *logits.shape, 1.0 / temperature)
+        return logits
+    scale = grad[:, None]
+    slope = _logits(hidden, weight, temperature).sub_(norms[:, None]).exp_().mul_(-scale)
+    return slope.scatter_add_(1, targets[:, None], scale).to(hidden.dtype)
 
 
 class _TokenLogps(torch.autograd.Function):
@@ -95,6 +115,9 @@ class _TokenLogps(torch.autograd.Function):
         norms = torch.empty_like(logps)
         entropies = torch.empty_like(logps) if entropy else logps.new_empty(0)
         for part in _chunks(num, weight_VH):
+            if available(hidden_PH) and not entropy:
+                _row_logps(hidden_PH[part] @ weight_VH.T, targets_P[part], norms[part], logps[part], temperature)
+                continue
             logits = _logits(hidden_PH[part], weight_VH, temperature)
             chosen = logits.gather(1, targets_P[part, None]).squeeze(1)
             peak = logits.amax(dim=1, keepdim=True)
@@ -115,21 +138,15 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         hidden_PH, weight_VH, targets_P, norms = ctx.saved_tensors
-        grad_P = grads[0] / ctx.temperature
+        grad_P = (grads[0] / ctx.temperature).contiguous()
         grad_hidden = torch.empty_like(hidden_PH)
         parts = _chunks(len(targets_P), weight_VH)
         wide = torch.promote_types(weight_VH.dtype, torch.float32) if len(parts) > 1 else weight_VH.dtype
         grad_weight = torch.zeros_like(weight_VH, dtype=wide) if ctx.needs_input_grad[1] else None
         for part in parts:
-            scale = grad_P[part, None]
-            slope = _logits(hidden_PH[part], weight_VH, ctx.temperature).sub_(norms[part, None]).exp_().mul_(-scale)
-            slope.scatter_add_(1, targets_P[part, None], scale)
-            slope = slope.to(hidden_PH.dtype)
-            grad_hidden[part] = slope @ weight_VH
-            if grad_weight is None:
-                continue
-            if weight_VH.is_cuda:
+            found = norms[part], grad_P[part], ctx.temperature
+            slope = _slopes(hidden_PH[part], weight_VH, targets_P[part], *found)
+            torch.mm(slope, weight_VH, out=grad_hidden[part])
+            if grad_weight is not None:
                 add_product(grad_weight, slope.T, hidden_PH[part])
-            else:
-                grad_weight += slope.T @ hidden_PH[part]
         return grad_hidden, None if grad_weight is None else grad_weight.to(weight_VH.dtype), None, None, None

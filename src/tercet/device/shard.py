@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from tercet.device.mesh import Mesh, wait
+from tercet.kernels.native import available, call
 
 Named = Iterator[tuple[str, Tensor]]
 Merge = Callable[[Callable[[str], Tensor], str], Named]
@@ -132,6 +133,8 @@ class Trainable:
 def _add(master: nn.Parameter, grad: Tensor) -> None:
     if master.grad is None:
         master.grad = grad.float()
+    elif available(grad) and grad.dtype == torch.bfloat16 and grad.is_contiguous():
+        call("add_bf16", None, master.grad, grad, grad.numel())  # torch would make a copy in float first
     else:
         master.grad.add_(grad)
 

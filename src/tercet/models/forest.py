@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from tercet.kernels.native import available
 from tercet.models import forest_cpu
 from tercet.models.forest_cuda import Layout
-from tercet.models.native import available
 
 NAME = "forest"
 
@@ -194,7 +194,7 @@ def _attend_segments(forest: Forest, query: Tensor, key: Tensor, value: Tensor, 
     if available(query):
         if forest.groups is None:
             forest.groups = forest_cpu.groups(forest.segments, query.shape[1])
-        found = forest_cpu.Attention.apply(query[0], key[0], value[0], forest.groups, scaling)
+        found = forest_cpu.attend(query[0], key[0], value[0], forest.groups, scaling)
         return found.transpose(0, 1)[None]
     return _Segments.apply(query[0], key[0], value[0], forest, scaling).transpose(0, 1)[None]
 

@@ -10,23 +10,18 @@ Shape suffixes: S segments, N heads, K key heads, L rows of a segment, R keys it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from tercet.models.native import call
+from tercet.kernels.native import call
 
 SCORES = 1 << 24  # scores of one batch of products: 64 MB in float
 
 
-class Segment(Protocol):
-    """Tokens `[start, end)` that attend to `[trunk_start, trunk_end)` and causally to themselves."""
-
-    start: int
-    end: int
-    trunk_start: int
-    trunk_end: int
+Segment = tuple[int, int, int, int]
+"""Tokens `[start, end)` that attend to `[trunk_start, trunk_end)` and causally to themselves, in this order."""
 
 
 class Group(NamedTuple):
@@ -41,8 +36,8 @@ def groups(segments: Sequence[Segment], heads: int) -> list[Group]:
     """Segments by padded size, cut so that no batch of products has more than `SCORES` scores."""
     found: dict[tuple[int, int], list[Segment]] = {}
     for segment in segments:
-        own = segment.end - segment.start
-        size = _round(own), _round(own + segment.trunk_end - segment.trunk_start)
+        start, end, trunk_start, trunk_end = segment
+        size = _round(end - start), _round(end - start + trunk_end - trunk_start)
         found.setdefault(size, []).append(segment)
     parts = []
     for (rows, reach), same in found.items():
@@ -54,10 +49,10 @@ def groups(segments: Sequence[Segment], heads: int) -> list[Group]:
 def _group(segments: Sequence[Segment], rows: int, reach: int) -> Group:
     own = torch.full((len(segments), rows), -1, dtype=torch.int32)
     seen = torch.full((len(segments), reach), -1, dtype=torch.int32)
-    shared = torch.tensor([s.trunk_end - s.trunk_start for s in segments], dtype=torch.int32)
-    for i, segment in enumerate(segments):
-        tokens = torch.arange(segment.start, segment.end, dtype=torch.int32)
-        trunk = torch.arange(segment.trunk_start, segment.trunk_end, dtype=torch.int32)
+    shared = torch.tensor([trunk_end - trunk_start for _, _, trunk_start, trunk_end in segments], dtype=torch.int32)
+    for i, (start, end, trunk_start, trunk_end) in enumerate(segments):
+        tokens = torch.arange(start, end, dtype=torch.int32)
+        trunk = torch.arange(trunk_start, trunk_end, dtype=torch.int32)
         own[i, : len(tokens)] = tokens
         seen[i, : len(trunk) + len(tokens)] = torch.cat((trunk, tokens))
     return Group(own, seen, shared)
@@ -67,8 +62,13 @@ def _round(length: int) -> int:
     return -(-length // 32) * 32
 
 
-class Attention(torch.autograd.Function):
-    """`(N, T, D)` queries over `(K, T, D)` keys and values; output `(T, N, D)` in memory, seen as `(N, T, D)`."""
+def attend(query: Tensor, key: Tensor, value: Tensor, parts: list[Group], scaling: float) -> Tensor:
+    """Attention of `(N, T, D)` queries over `(K, T, D)` keys and values; `(N, T, D)`, tokens outermost in memory."""
+    return _Attention.apply(query, key, value, parts, scaling)
+
+
+class _Attention(torch.autograd.Function):
+    """The products, batch by batch."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, parts: list[Group], scaling: float) -> Tensor:

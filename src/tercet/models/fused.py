@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from tercet.models.native import available, call, native
+from tercet.kernels.native import available, call, native
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -69,7 +69,8 @@ class _Rotate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return _rotated(grads[0], *ctx.saved_tensors, back=1), None, None
+        cos_TD, sin_TD = ctx.saved_tensors
+        return _rotated(grads[0], cos_TD, sin_TD, back=1), None, None
 
 
 def _rotated(x: Tensor, cos_TD: Tensor, sin_TD: Tensor, back: int) -> Tensor:
@@ -136,9 +137,7 @@ def _is_swiglu(module: Any) -> bool:
         return False
     x, probe = _drawn(2, gate.in_features).to(gate.weight.dtype), _drawn(8)
     same = _agree(lambda: act(probe), lambda: silu(probe))
-    return same and _agree(
-        lambda: module(x), lambda: module.down_proj(silu(module.gate_proj(x)) * module.up_proj(x))
-    )
+    return same and _agree(lambda: module(x), lambda: module.down_proj(silu(module.gate_proj(x)) * module.up_proj(x)))
 
 
 def _fuse_rotary(space: Any) -> None:
@@ -154,10 +153,8 @@ def _fuse_rotary(space: Any) -> None:
         return _Rotate.apply(q, *angles), _Rotate.apply(k, *angles)
 
     q, k, angles = _drawn(1, 2, 3, 8), _drawn(1, 1, 3, 8), _drawn(1, 3, 4).repeat(1, 1, 2)
-    same = all(
-        _agree(lambda i=i: plain(q, k, angles.cos(), angles.sin())[i], lambda i=i: rotary(q, k, angles.cos(), angles.sin())[i])
-        for i in range(2)
-    )
+    given = q, k, angles.cos(), angles.sin()
+    same = _agree(lambda: torch.cat(plain(*given), 1), lambda: torch.cat(rotary(*given), 1))
     rotary.fused = same  # type: ignore[attr-defined]
     space.apply_rotary_pos_emb = rotary if same else plain
 

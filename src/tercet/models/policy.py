@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tercet.algos.tokens import token_logps
-from tercet.models.fused import fuse
 from tercet.models.forest import Attends, Forest, ForestError, Leaf, Tree, plant
+from tercet.models.fused import fuse
 
 
 class Reader(nn.Module):

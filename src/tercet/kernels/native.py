@@ -62,7 +62,7 @@ def available(tensor: Tensor) -> bool:
 
 
 def call(name: str, dtype: torch.dtype | None, *arguments: Tensor | int | float) -> None:
-    """Run one kernel: tensors as pointers, whole numbers as int64, others as float. Shapes are the caller's business."""
+    """Run one kernel: tensors as pointers, whole numbers as int64, others as float. The caller answers for shapes."""
     library = native().library
     assert library is not None
     function = getattr(library, f"{name}_{KINDS[dtype]}" if dtype is not None else name)
@@ -103,5 +103,3 @@ def _run(command: list[str]) -> str:
         command, capture_output=True, text=True, check=True, timeout=SECONDS, env={**os.environ, "LC_ALL": "C"}
     )
     return done.stdout
-
-
