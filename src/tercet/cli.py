@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tercet import cli_artifacts, cli_data, cli_exams, cli_models
+from tercet import cli_artifacts, cli_data, cli_exams, cli_models, cli_speed
 from tercet.cli_text import emit, say, scores_table, table
 from tercet.stage import StageError
 from tercet.store import NO_SPACE, Artifact, Store, disk_full
@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     cli_exams.add_verbs(add)
     cli_models.add_verbs(add)
     cli_artifacts.add_verbs(add)
+    cli_speed.add_verbs(add)
     return top
 
 

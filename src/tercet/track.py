@@ -25,8 +25,8 @@ from rich.text import Text
 Values = dict[str, float | None]
 Sink = Callable[[int, Values], None]  # given each logged step
 
-SHOWN = ("loss", "reward", "accuracy", "score", "kl", "grad_norm", "tokens_per_second")
-SHORT = {"tokens_per_second": "tok/s", "grad_norm": "grad"}
+SHOWN = ("loss", "reward", "accuracy", "score", "kl", "grad_norm", "tokens_per_second", "efficiency")
+SHORT = {"efficiency": "eff", "tokens_per_second": "tok/s", "grad_norm": "grad"}
 
 
 class TrackError(ValueError):

@@ -29,7 +29,7 @@ Shapes = Mapping[tuple[int, int], int]
 
 ROWS = 2048  # tokens of one product, as in a training step
 MOST = 1 << 25  # numbers in one output: products with the vocabulary take fewer rows
-SECONDS = 1.0  # of measuring, where a stage needs the rate and nobody has measured it
+SECONDS = 0.5  # of measuring, where a stage needs the rate and nobody has measured it
 LEAST = 5  # timings of one product; the lower quartile counts, for neighbours only add to it
 
 
@@ -71,7 +71,7 @@ def remember(rate: Rate, shapes: Shapes, dtype: torch.dtype, device: torch.devic
     file = cache_folder() / "yardstick" / f"{_fingerprint(shapes, dtype, device)}.json"
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, rate._asdict() | _about(dtype, device))
+        write_json(file, rate._asdict() | about(dtype, device))
     return rate
 
 
@@ -131,11 +131,11 @@ def _time(call: Callable[[], object], seconds: float, device: torch.device) -> f
 
 
 def _fingerprint(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> str:
-    text = json.dumps([sorted(shapes.items()), _about(dtype, device)], sort_keys=True)
+    text = json.dumps([sorted(shapes.items()), about(dtype, device)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _about(dtype: torch.dtype, device: torch.device) -> dict[str, str | int]:
+def about(dtype: torch.dtype, device: torch.device) -> dict[str, str | int]:
     """What a rate depends on besides the shapes."""
     card = torch.get_device_module(device).get_device_name(device) if device.type != "cpu" else ""
     return {

@@ -50,6 +50,7 @@ CURVES = {
     "lr": "Learning rate",
     "clip_share": "Share of clipped tokens",
     "tokens_per_second": "Tokens per second",
+    "efficiency": "Efficiency (of plain matrix products)",
     "memory_gb": "Peak memory (GB)",
 }
 MAIN_CURVES = ("loss", "reward", "accuracy", "margin", "kl", "length", "grad_norm", "lr")

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from tercet.device import checkpoint
-from tercet.device.mesh import Mesh, peak_flops, peak_memory, release_memory
+from tercet.device.mesh import Mesh, peak_flops, peak_memory
 from tercet.device.optim import optimizer as make_optimizer
 from tercet.device.shard import Trainable
+from tercet.device.speed import linear_shapes, yardstick
 from tercet.models.flops import ModelSize, model_size, training_flops
 from tercet.models.forest import Forest, Owners
 from tercet.models.lora import adapt
@@ -61,6 +62,7 @@ class State:
     extra: dict[str, Any] = field(default_factory=dict)
     kept: dict[str, Tensor] = field(default_factory=dict)  # tensors that change beside the weights
     sizes: dict[str, ModelSize] = field(default_factory=dict)  # of the parts, once their cost was asked for
+    rate: float = 0.0  # FLOP/s of plain products of the module's shapes on this rank's device; 0: not known
 
 
 def start(
@@ -87,7 +89,7 @@ def start(
     host = torch.device("cpu") if placement.offload and mesh.device.type != "cpu" else None
     trainable = Trainable(module.eval(), dtype, mesh, host=host, merge=merge)
     optimizer = make_optimizer(spec, trainable, rates or {"": spec.learning_rate})
-    state = State(trainable, optimizer, kept=kept or {})
+    state = State(trainable, optimizer, kept=kept or {}, rate=yardstick(linear_shapes(module), dtype, mesh.device))
     found = checkpoint.load(ctx.work / "checkpoints", trainable, optimizer, state.kept)
     if found is not None:
         state.step, state.updates, state.extra = found["step"], found["updates"], found["extra"]
@@ -161,9 +163,7 @@ def _update(state: State, step: Step, loss: LossFn, rate: float, spec: Fit) -> d
     trainable, mesh = state.trainable, state.trainable.mesh
     began = time.monotonic()
     sums = Sums(mesh, ("tokens", "useful_tokens", "flops"))
-    for number, batch in enumerate(step.batches):
-        if number:
-            release_memory(mesh.device)
+    for batch in step.batches:
         found = loss(trainable.module, batch)
         trainable.backward(found.objective.total)
         sums.add({LOSS + found.part: found.objective, **found.metrics})
@@ -178,6 +178,8 @@ def _update(state: State, step: Step, loss: LossFn, rate: float, spec: Fit) -> d
     measured = {_metric(name): value for name, value in measured.items()}
     seconds = max(time.monotonic() - began, 1e-9)
     measured["tokens_per_second"] = measured["tokens"] / seconds
+    if state.rate:
+        measured["efficiency"] = counts["flops"] / (seconds * state.rate * mesh.size)
     if (peak := peak_flops(mesh.device)) is not None:
         most = peak * seconds * mesh.size
         measured["mfu"] = counts["flops"] / most
@@ -242,7 +244,7 @@ def _check_finite(loss: float, norm: float, state: State) -> None:
 
 def _note(measured: dict[str, float], step: Step) -> str:
     shown = {**measured, **step.metrics}
-    names = ("loss", "reward", "accuracy", "tokens_per_second")
+    names = ("loss", "reward", "accuracy", "tokens_per_second", "efficiency")
     return "  ".join(f"{name} {shown[name]:.3g}" for name in names if name in shown)
 
 
