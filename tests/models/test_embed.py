@@ -7,41 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel
 
 from tercet.models import embed
 from tercet.models.embed import Embedder
 from tercet.models.folder import BaseError
-from tercet.models.tiny import byte_alphabet
-
-SPECIAL = ("<s>", "<pad>", "</s>")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A one-layer RoBERTa with random weights, 40 positions and one token per byte."""
-    folder = tmp_path_factory.mktemp("roberta")
-    vocab = {text: number for number, text in enumerate((*SPECIAL, *byte_alphabet()))}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in SPECIAL])
-    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    ).save_pretrained(folder)
-    torch.manual_seed(3)
-    config = RobertaConfig(
-        vocab_size=len(vocab),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=42,
-        initializer_range=0.5,
-    )
-    RobertaModel(config).save_pretrained(folder)
-    return folder
+def folder(roberta: Path) -> Path:
+    return roberta
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tercet import machine
+from tercet.device import place
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,11 @@ def mesh() -> Iterator[Mesh]:
     Tensors on CUDA travel by NCCL, those in the host's memory by gloo.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", local) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(device)
+    device = place.device()
     if size == 1:
         yield Mesh(device=device)
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield Mesh(dist.get_rank(), size, device)
     finally:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from tercet.device.mesh import Mesh, wait
@@ -42,7 +43,7 @@ class Trainable:
         for frozen in (p for p in module.parameters() if not p.requires_grad):
             frozen.data = frozen.data.to(dtype)
         if mesh.size > 1:
-            _shard(module if host else module.to(mesh.device), dtype, offload=host is not None)
+            _shard(module if host else module.to(mesh.device), dtype, mesh, offload=host is not None)
             self.masters = self._trained()
         elif self.copied:
             self.masters = [nn.Parameter(self._master(p)) for p in self._trained()]
@@ -139,10 +140,11 @@ def _add(master: nn.Parameter, grad: Tensor) -> None:
         master.grad.add_(grad)
 
 
-def _shard(module: nn.Module, dtype: torch.dtype, *, offload: bool) -> None:
+def _shard(module: nn.Module, dtype: torch.dtype, mesh: Mesh, *, offload: bool) -> None:
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     place = CPUOffloadPolicy() if offload else OffloadPolicy()
+    ranks = init_device_mesh(mesh.device.type, (mesh.size,))  # by itself it would take a card wherever there is one
     for layers in (m for m in module.modules() if isinstance(m, nn.ModuleList)):
         for layer in layers:
-            fully_shard(layer, mp_policy=policy, offload_policy=place)
-    fully_shard(module, mp_policy=policy, offload_policy=place)
+            fully_shard(layer, mesh=ranks, mp_policy=policy, offload_policy=place)
+    fully_shard(module, mesh=ranks, mp_policy=policy, offload_policy=place)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
+from tercet.device import place
 from tercet.models.folder import BaseError, quiet
 
 BATCH_TOKENS = 8192  # padding included
@@ -26,8 +27,8 @@ class Embedder:
     max_tokens: int
 
     @classmethod
-    def open(cls, folder_or_model: str | os.PathLike[str], device: str = "cpu") -> Embedder:
-        """The encoder in a Hugging Face folder, or the one with this hub id, in fp32 on `device`."""
+    def open(cls, folder_or_model: str | os.PathLike[str]) -> Embedder:
+        """The encoder in a Hugging Face folder, or the one with this hub id, in fp32 on this process's device."""
         name = os.fspath(folder_or_model)
         reader: Any = AutoModel
         try:
@@ -44,7 +45,7 @@ class Embedder:
             raise BaseError(f"{name}: its weights lack {len(lost)} tensors of {type(model).__name__}, e.g. {lost[0]}")
         if tokenizer.pad_token_id is None:
             raise BaseError(f"{name}: its tokenizer has no padding token; expected an encoder such as RoBERTa")
-        return cls(model.to(device).eval(), tokenizer, _room(model, tokenizer))
+        return cls(model.to(place.device()).eval(), tokenizer, _room(model, tokenizer))
 
     def similarity(self, a: Sequence[str], b: Sequence[str]) -> list[float]:
         """Cosine of the vectors of each pair, in [-1, 1]; texts beyond the encoder's length are cut at the end."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tercet.device import place
 from tercet.models.cache import Cache, Prefill, Prefix
 from tercet.models.chat import Chat
 from tercet.models.draw import choose, uniforms
@@ -46,13 +47,13 @@ class LocalGenerator:
         self.stops: set[int] = {chat.end_id} | ({eos} if eos is not None else set())
 
     @classmethod
-    def open(
-        cls, folder: Path, dtype: str, *, rows: int = 64, tokens: int = 131072, device: str = "cpu"
-    ) -> LocalGenerator:
-        """Load a Hugging Face folder. At most `rows` completions and `tokens` of cache are held at once."""
+    def open(cls, folder: Path, dtype: str, *, rows: int = 64, tokens: int = 131072) -> LocalGenerator:
+        """Load a Hugging Face folder onto this process's device. It holds at most `rows` completions at once, and
+        `tokens` of cache.
+        """
         register()
         model = load_model(folder, getattr(torch, dtype), attention=NAME).eval()
-        policy = Policy(model).to(torch.device(device))
+        policy = Policy(model).to(place.device())
         check_supported(policy)
         return cls(policy, Chat(load_tokenizer(folder)), rows=rows, tokens=tokens)
 
