@@ -15,6 +15,9 @@ BIN := $(VENV)/bin
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt
 
+# pip writes in a .pth file where this checkout lies, and Python before 3.13 reads it in the letters of the locale.
+export LC_ALL = C.UTF-8
+
 .PHONY: quickstart check format docs bench clean
 .DELETE_ON_ERROR:
 
