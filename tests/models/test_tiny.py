@@ -64,8 +64,9 @@ def tokenizer(tiny_folder):
     return weights.load_tokenizer(tiny_folder)
 
 
+# Among the texts that are tried are constants of our own source, so also the names of the special tokens.
 @settings(max_examples=50)
-@given(st.text())
+@given(st.text().filter(lambda text: not any(name in text for name in (tiny.PAD, tiny.START, tiny.END))))
 def test_every_text_is_its_bytes(tokenizer, text):
     ids = tokenizer.encode(text, add_special_tokens=False)
     assert bytes(ids) == text.encode()

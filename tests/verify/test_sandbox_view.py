@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -162,7 +163,7 @@ def test_where_numpy_is_missing_a_program_is_an_error_that_says_so(temporary: Pa
     for ran in at_every_level(python, "pass"):
         assert ran["outcome"] == "error"
         assert "cannot import numpy (ModuleNotFoundError" in ran["detail"]
-        assert f"{python} -m pip install" in ran["detail"]
+        assert f"{shlex.quote(python)} -m pip install" in ran["detail"]
 
 
 @pytest.fixture

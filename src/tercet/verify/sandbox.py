@@ -22,6 +22,7 @@ import importlib
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import socket
 import sys
@@ -187,15 +188,16 @@ def _told(name: str, cause: str, level: str, memory_mb: int) -> str:
     spec = None
     with suppress(ImportError, ValueError):
         spec = importlib.util.find_spec(name)
+    install = f"{shlex.quote(sys.executable)} -m pip install"
     if name in sys.stdlib_module_names:
         hint = "it belongs to Python: was this Python built without it, or does a library of it lie elsewhere?"
     elif spec:
         hint = (
             f"here it is found ({spec.origin}), but programs see only the system, this Python and its folders of "
-            f"packages, and have {memory_mb} MB. Install it into one of these: {sys.executable} -m pip install"
+            f"packages, and have {memory_mb} MB. Install it into one of these: {install}"
         )
     else:
-        hint = f"install what provides it: {sys.executable} -m pip install"
+        hint = f"install what provides it: {install}"
     return f"programs in the sandbox ({level}) cannot import {name} ({cause}); {hint}"
 
 
