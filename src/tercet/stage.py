@@ -137,7 +137,17 @@ def environment(placement: Placement, kind: str) -> dict[str, str]:
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",
+        **_allocator(kind),
     }
+
+
+def _allocator(kind: str) -> dict[str, str]:
+    """Let a trainer's memory on a card grow in place: batches of changing lengths would leave holes.
+
+    Whoever has told torch something else is left alone.
+    """
+    told = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"} & set(os.environ)
+    return {"PYTORCH_ALLOC_CONF": "expandable_segments:True"} if kind in PARALLEL and not told else {}
 
 
 def _run(job: Job, recipe: Recipe, draft: Draft, first: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -109,13 +110,57 @@ def release_memory(device: torch.device) -> None:
         machine.trim_heap()
 
 
-PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40": 181e12, "4090": 165e12}
-"""Dense bf16 FLOP/s by name of card (vendors' data sheets)."""
+PEAKS = {
+    "GB300": 2500e12,
+    "GB200": 2500e12,
+    "B300": 2250e12,
+    "B200": 2250e12,
+    "GH200": 989e12,
+    "H200 NVL": 835e12,
+    "H200": 989e12,
+    "H100 NVL": 835e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H800 PCIe": 756e12,
+    "H800": 989e12,
+    "H20": 148e12,
+    "A100": 312e12,
+    "A800": 312e12,
+    "A40": 149.7e12,
+    "A30": 165e12,
+    "A10": 125e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "RTX PRO 6000 Blackwell Max-Q": 438.9e12,
+    "RTX PRO 6000": 503.8e12,
+    "RTX 6000 Ada": 364.2e12,
+    "RTX 5090": 209.5e12,
+    "RTX 4090 D": 147.1e12,
+    "RTX 4090": 165.2e12,
+    "RTX 3090": 71e12,
+    "MI355X": 2516e12,
+    "MI350X": 2307e12,
+    "MI325X": 1307.4e12,
+    "MI300X": 1307.4e12,
+    "MI300A": 980.6e12,
+    "MI250X": 191.5e12,
+}
+"""Peak bf16 FLOP/s by name of card: matrix units, sums in fp32, no sparsity; of an MI250X one of its two dies.
+
+From the vendors' data sheets, which for NVIDIA's cards since Ampere tell twice as much, with 2:4 sparsity; those of the
+GeForce and RTX cards are in the appendices of NVIDIA's architecture papers (GA102, Ada, RTX Blackwell).
+"""
 
 
 def peak_flops(device: torch.device) -> float | None:
     """Peak bf16 FLOP/s where the card is known."""
-    if device.type != "cuda":
+    return peak_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+
+
+def peak_of(name: str) -> float | None:
+    """The peak of a card by the name torch gives it, `NVIDIA H100 80GB HBM3`; None for laptops' and parts of one."""
+    if re.search(r"\b(Laptop|MIG)\b", name):
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for card, peak in PEAKS.items() if card in name), None)
+    found = [card for card in PEAKS if re.search(rf"\b{card}\b", name)]  # H20 is no H200, L40 no L40S
+    return PEAKS[max(found, key=len)] if found else None

@@ -21,8 +21,9 @@ def optimizer(spec: Fit, trainable: Trainable, rates: dict[str, float]) -> torch
     options["weight_decay"] = spec.weight_decay
     if spec.optimizer == "adamw8bit":
         return _eight_bits(trainable)(groups, **options)
-    fused = trainable.mesh.size == 1  # fused AdamW does not take sharded tensors on CPU
-    return torch.optim.AdamW(groups, fused=fused, **options)
+    # one kernel for all masters, but on CPU it does not take sharded ones
+    fused = trainable.mesh.size == 1 or all(master.is_cuda for master in trainable.masters)
+    return torch.optim.AdamW(groups, fused=fused, foreach=not fused, **options)
 
 
 def _eight_bits(trainable: Trainable) -> Any:
@@ -51,12 +52,19 @@ def state_of(optimizer: torch.optim.Optimizer, trainable: Trainable) -> tuple[di
     """The optimiser's tensors, `exp_avg.NAME` for instance, and its counts."""
     tensors: dict[str, Tensor] = {}
     counts: Counts = {}
+    later: list[tuple[str, str, Tensor]] = []
     for name, master in zip(trainable.names, trainable.masters, strict=True):
         for key, value in optimizer.state.get(master, {}).items():
             if isinstance(value, Tensor) and value.dim():
                 tensors[f"{key}.{name}"] = value
+            elif isinstance(value, Tensor):
+                counts.setdefault(name, {})[key] = 0.0
+                later.append((name, key, value))
             elif value is not None:
                 counts.setdefault(name, {})[key] = float(value)
+    numbers = torch.stack([value.double() for *_, value in later]).tolist() if later else []  # a card is asked once
+    for (name, key, _), number in zip(later, numbers, strict=True):
+        counts[name][key] = number
     return tensors, counts
 
 
