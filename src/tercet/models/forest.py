@@ -9,7 +9,7 @@ Shape suffixes: T tokens of the batch, P predicted tokens, N heads, D head size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -87,8 +87,12 @@ class Forest:
 
     def to(self, device: torch.device) -> Forest:
         """The same forest on another device."""
-        moved = {
-            k: getattr(self, k).to(device)
+        return self.moved(lambda tensor: tensor.to(device))
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Forest:
+        """The same forest with its tensors where `move` brings them."""
+        moved: dict[str, Any] = {
+            k: move(getattr(self, k))
             for k in ("input_ids", "position_ids", "predict_P", "targets_P", "leaf_P", "last_L", "counts_L")
         }
         return replace(self, masks={}, padded_masks={}, layout=None, **moved)

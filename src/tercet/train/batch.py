@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,9 +15,7 @@ from tercet.device.mesh import Mesh
 from tercet.models.chat import Chat, Encoded, last_turn
 from tercet.models.forest import Forest, Leaf, Owners, Tree, plant
 from tercet.models.forest_cuda import BLOCK
-from tercet.recipe import Fit
 from tercet.rows import Messages, Row
-from tercet.store import Context
 from tercet.train.tokens import Tokens
 
 Item = TypeVar("Item")
@@ -38,6 +36,11 @@ class Batch:
     def num_tokens(self) -> int:
         """Tokens computed."""
         return self.forest.num_tokens
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch with its tensors where `move` brings them."""
+        values = {name: move(value) for name, value in self.values.items()}
+        return replace(self, forest=self.forest.moved(move), values=values)
 
 
 @dataclass
@@ -215,36 +218,29 @@ def batches(
     budget: int,
     mesh: Mesh,
     values: Callable[[list[int], Forest], dict[str, Tensor]] | None = None,
+    multiple: int | None = None,
 ) -> list[Batch]:
-    """This rank's batches of one step; all ranks get equally many. `values(items, forest)` adds per-leaf numbers."""
+    """This rank's batches of one step; all ranks get equally many. `values(items, forest)` adds per-leaf numbers.
+
+    They are filled up to `multiple`, by default that of the mesh's device.
+    """
+    multiple = multiple or filling(mesh.device)
     mine = share([tree.num_tokens for tree in trees], mesh)
-    parts = pack([trees[i].num_tokens for i in mine], budget)
-    made = []
-    for part in parts:
-        items = [mine[i] for i in part]
-        forest = plant([trees[i] for i in items], filling(mesh.device))
-        extra = values(items, forest) if values else {}
-        made.append(Batch(forest.to(mesh.device), {name: value.to(mesh.device) for name, value in extra.items()}))
-    most = int(mesh.max([float(len(made))])[0])
-    while len(made) < most:
-        forest = plant([EMPTY], BLOCK if mesh.device.type == "cuda" else 1)
-        extra = values([], forest) if values else {}
-        made.append(Batch(forest.to(mesh.device), {name: value.to(mesh.device) for name, value in extra.items()}))
-    return made
+    parts = [[mine[i] for i in part] for part in pack([trees[i].num_tokens for i in mine], budget)]
+    forests = [plant([trees[i] for i in items], multiple) for items in parts]
+    most = int(mesh.max([float(len(forests))])[0])
+    for _ in range(len(forests), most):
+        parts.append([])
+        forests.append(plant([EMPTY], multiple if multiple == BLOCK else 1))
+    extras = [values(items, forest) if values else {} for items, forest in zip(parts, forests, strict=True)]
+    made = (Batch(forest, extra) for forest, extra in zip(forests, extras, strict=True))
+    return [batch.moved(lambda tensor: tensor.to(mesh.device)) for batch in made]
 
 
 def row_steps(rows: Sequence[Item], batch: int, seed: int, first: int, total: int) -> Iterator[list[Item]]:
     """The rows of steps `first` to `total`."""
     for step in range(first, total):
         yield [rows[i] for i in chosen_rows(step, len(rows), batch, seed)]
-
-
-def packed_steps(
-    trees: Sequence[Tree], spec: Fit, ctx: Context, ranks: Mesh, *, first: int, total: int
-) -> Iterator[Step]:
-    """Steps of whole trees with nothing else to carry, from step `first` on."""
-    for rows in row_steps(trees, spec.batch, ctx.seed, first, total):
-        yield Step(batches(rows, ctx.recipe.placement.micro_tokens, ranks))
 
 
 def where(path: str, number: int, row: Row) -> str:

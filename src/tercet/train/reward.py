@@ -26,11 +26,12 @@ from tercet.recipe import Reward
 from tercet.rows import RowError, pair_from
 from tercet.store import Artifact, Context
 from tercet.train.accuracy import accuracies, by_subset, subset_pairs
-from tercet.train.batch import Batch, Step, Trees, batches, chosen_rows, order, schedule
+from tercet.train.batch import Batch, Step, Trees, batches, chosen_rows, filling, order, schedule
 from tercet.train.checks import check_context, check_schedule
 from tercet.train.export import card, open_policy, write_folder
 from tercet.train.loop import Loss, TrainingError, fit, start
 from tercet.train.preference import encode_pairs
+from tercet.train.prefetch import prefetched
 from tercet.train.reference import per_leaf
 from tercet.train.sums import Sum
 from tercet.train.tokens import stored
@@ -149,14 +150,18 @@ def score_steps(  # noqa: PLR0913
     trees: Trees, margins: Tensor | None, spec: Reward, ctx: Context, ranks: Mesh, *, first: int, total: int
 ) -> Iterator[Step]:
     """Packed steps; where margins are given (by row of the file), each pair carries its own."""
-    for step in range(first, total):
-        chosen = chosen_rows(step, len(trees), spec.batch, ctx.seed)
-        rows = trees.rows[chosen]
+    budget, multiple = ctx.recipe.placement.micro_tokens, filling(ranks.device)
 
-        def values(items: list[int], _forest: Forest, rows: np.ndarray = rows) -> dict[str, Tensor]:
-            return {} if margins is None else {"margin_B": margins[torch.from_numpy(rows[items])]}
+    def values(rows: np.ndarray, items: list[int], _forest: Forest) -> dict[str, Tensor]:
+        return {} if margins is None else {"margin_B": margins[torch.from_numpy(rows[items])]}
 
-        yield Step(batches([trees[i] for i in chosen], ctx.recipe.placement.micro_tokens, ranks, values))
+    def make(mesh: Mesh) -> Iterator[Step]:
+        for step in range(first, total):
+            chosen = chosen_rows(step, len(trees), spec.batch, ctx.seed)
+            carried = partial(values, trees.rows[chosen])
+            yield Step(batches([trees[i] for i in chosen], budget, mesh, carried, multiple))
+
+    return prefetched(make, ranks)
 
 
 def reward_loss(scorer: nn.Module, batch: Batch) -> Loss:
