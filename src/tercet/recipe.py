@@ -93,7 +93,10 @@ class Placement(Spec):
         None, description="Price of a million prompt tokens and of a million written ones, for the account."
     )
     checkpoint_seconds: float = Field(
-        60.0, ge=0, description="Least time between checkpoints of a training stage; 0 saves every step."
+        60.0,
+        ge=0,
+        description="Least time between checkpoints of a training stage, and never less than 20 times what the last one "
+        "took; 0 saves every step.",
     )
     recompute: bool = Field(
         False, description="Compute each layer's activations again in backward instead of keeping them."

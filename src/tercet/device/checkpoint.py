@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
+import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed.checkpoint as dcp
+from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
+from tercet.device.mesh import Mesh
 from tercet.device.optim import prepare, state_of
 from tercet.device.shard import Trainable
 
 KEPT = 2
+REST = 20.0  # between two saves, in times of what one takes: at most a twentieth of a run goes into them
 
 
 def save(
@@ -27,29 +32,145 @@ def save(
     trainable: Trainable,
     optimizer: torch.optim.Optimizer,
     extra: dict[str, Any],
-    kept: dict[str, torch.Tensor] | None = None,
+    kept: dict[str, Tensor] | None = None,
 ) -> None:
     """Write `folder/step-N`; a killed writer leaves only a draft, which the next one removes.
 
     `extra` holds at least `updates`, how often the optimiser has stepped: fewer times than N where steps were empty.
     `kept` are further tensors, e.g. of a moving reference; `load` writes into the same ones.
     """
-    mesh = trainable.mesh
+    _write(folder, snapshot(step, trainable, optimizer, extra, kept), trainable.mesh)
+
+
+class Snapshot(NamedTuple):
+    """All that a checkpoint holds: tensors by name, and the text of the rest as it was at that moment."""
+
+    step: int
+    tensors: dict[str, Any]
+    text: str
+
+    @property
+    def num_bytes(self) -> int:
+        """What this rank's share of the tensors takes."""
+        own = (value.to_local() if hasattr(value, "to_local") else value for value in self.tensors.values())
+        return sum(tensor.nbytes for tensor in own)
+
+
+def snapshot(
+    step: int,
+    trainable: Trainable,
+    optimizer: torch.optim.Optimizer,
+    extra: dict[str, Any],
+    kept: dict[str, Tensor] | None = None,
+) -> Snapshot:
+    """What `save` would write now; its tensors are the living ones."""
     moments, counts = state_of(optimizer, trainable)
-    draft, final = folder / f".draft-{step}", folder / f"step-{step:08d}"
+    text = json.dumps({**extra, "step": step, "ranks": trainable.mesh.size, "counts": counts})
+    return Snapshot(step, _state(trainable, moments, kept), text)
+
+
+class Saver:
+    """Writes the checkpoints of a run, from a card beside training: no further ones than it has time for.
+
+    There the state is copied to the host's memory first, so what a thread then writes is that of the moment. The next
+    save, and `finish`, wait for it and raise what went wrong.
+    """
+
+    def __init__(self, folder: Path, mesh: Mesh, *, beside: bool | None = None) -> None:
+        """`beside`: in a thread, with a channel of its own between the ranks; by default on cards."""
+        self.folder, self.mesh = folder, mesh
+        self.beside = mesh.device.type == "cuda" if beside is None else beside
+        self.channel = replace(mesh.twin(), device=torch.device("cpu")) if self.beside else mesh
+        self.stager: DefaultStager | None = None
+        self.thread: threading.Thread | None = None
+        self.failure: BaseException | None = None
+        self.took, self.ended = 0.0, time.monotonic()
+
+    def due(self, least: float) -> bool:
+        """Whether a save is wanted, on any rank: `least` seconds, and 20 times what the last took, have passed since.
+
+        With `least = 0` always.
+        """
+        busy = self.thread is not None and self.thread.is_alive()
+        rested = time.monotonic() - self.ended >= max(least, REST * self.took)
+        return self.mesh.max([float(least == 0 or (rested and not busy))])[0] > 0
+
+    def save(self, found: Snapshot) -> None:
+        """Write a snapshot, or begin to."""
+        self.finish()
+        began = time.monotonic()
+        if self.beside and self._has_room(found):
+            copied = found._replace(tensors=self._copied(found.tensors))
+            self.thread = threading.Thread(target=self._work, args=(copied, began), name="checkpoint", daemon=True)
+            self.thread.start()
+        else:
+            _write(self.folder, found, self.mesh)
+            self._rest(began)
+
+    def finish(self) -> None:
+        """Wait for the save in flight."""
+        if self.thread is not None:
+            self.thread.join()
+            self.thread = None
+        if self.failure is not None:
+            raise self.failure
+
+    def _work(self, found: Snapshot, began: float) -> None:
+        try:
+            _write(self.folder, found, self.channel)
+        except BaseException as error:
+            self.failure = error
+        self._rest(began)
+
+    def _rest(self, began: float) -> None:
+        self.ended = time.monotonic()
+        self.took = self.ended - began
+
+    def _copied(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """The same tensors in the host's memory, which is kept for the next time."""
+        if self.stager is None:
+            card = self.mesh.device.type == "cuda"
+            self.stager = DefaultStager(
+                StagingOptions(
+                    use_pinned_memory=card,
+                    use_shared_memory=False,
+                    use_async_staging=False,
+                    use_non_blocking_copy=card,
+                )
+            )
+        copied: Any = self.stager.stage(tensors)
+        return copied
+
+    def _has_room(self, found: Snapshot) -> bool:
+        """Whether every rank's copy fits into the host's memory, with as much again left as a tenth of them."""
+        if self.stager is not None:
+            return True
+        wanted = 1.1 * found.num_bytes * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return self.mesh.max([float(wanted > _available())])[0] == 0
+
+
+def _available() -> float:
+    """Bytes of the host's memory that are free, or could be at once."""
+    with open("/proc/meminfo", encoding="utf-8") as stream:
+        lines = dict(line.split(":") for line in stream)
+    return 1024.0 * int(lines["MemAvailable"].split()[0])
+
+
+def _write(folder: Path, found: Snapshot, mesh: Mesh) -> None:
+    draft, final = folder / f".draft-{found.step}", folder / f"step-{found.step:08d}"
     if mesh.first:
         for stale in folder.glob(".draft-*"):
             shutil.rmtree(stale)
         draft.mkdir(parents=True)
     mesh.barrier()
+    _alone_is_fine()
     try:
-        with _alone_is_fine():
-            dcp.save(_state(trainable, moments, kept), checkpoint_id=str(draft), no_dist=mesh.size == 1)
+        dcp.save(found.tensors, checkpoint_id=str(draft), process_group=mesh.group, no_dist=mesh.size == 1)
     except CheckpointException as error:  # no Exception; what is behind it, such as a full disk, is one
         raise next((cause for cause, _ in error.failures.values()), error) from error
     mesh.barrier()
     if mesh.first:
-        (draft / "extra.json").write_text(json.dumps({**extra, "step": step, "ranks": mesh.size, "counts": counts}))
+        (draft / "extra.json").write_text(found.text)
         _sync(draft)
         os.replace(draft, final)
         for old in sorted(folder.glob("step-*"))[:-KEPT]:
@@ -61,7 +182,7 @@ def load(
     folder: Path,
     trainable: Trainable,
     optimizer: torch.optim.Optimizer,
-    kept: dict[str, torch.Tensor] | None = None,
+    kept: dict[str, Tensor] | None = None,
 ) -> dict[str, Any] | None:
     """Restore the newest checkpoint; None when there is none. Returns what `extra` held, and the step."""
     found = sorted(folder.glob("step-*"))
@@ -70,27 +191,22 @@ def load(
     extra: dict[str, Any] = json.loads((found[-1] / "extra.json").read_text())
     prepare(optimizer, trainable, extra["counts"])
     state = _state(trainable, state_of(optimizer, trainable)[0], kept)
-    with _alone_is_fine():
-        dcp.load(state, checkpoint_id=str(found[-1]), no_dist=trainable.mesh.size == 1)  # writes into these tensors
+    _alone_is_fine()
+    dcp.load(state, checkpoint_id=str(found[-1]), no_dist=trainable.mesh.size == 1)  # writes into these tensors
     trainable.published()
     return extra
 
 
-def _state(
-    trainable: Trainable, moments: dict[str, torch.Tensor], kept: dict[str, torch.Tensor] | None
-) -> dict[str, Any]:
+def _state(trainable: Trainable, moments: dict[str, Tensor], kept: dict[str, Tensor] | None) -> dict[str, Any]:
     """Masters, the optimiser's tensors and further ones by name."""
     state: dict[str, Any] = {f"kept.{name}": value for name, value in (kept or {}).items()}
     masters = zip(trainable.names, trainable.masters, strict=True)
     return state | {f"master.{name}": master.detach() for name, master in masters} | moments
 
 
-@contextmanager
-def _alone_is_fine() -> Iterator[None]:
+def _alone_is_fine() -> None:
     """Torch warns whenever a single process saves or loads; that is what one rank means."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
-        yield
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
 
 def _sync(folder: Path) -> None:

@@ -125,8 +125,8 @@ def fit(  # noqa: PLR0913  (the loop's six arguments are its contract)
     Checkpoints come at the end of a round; `settle` is told how many rounds there were before one is written.
     """
     mesh = state.trainable.mesh
-    saved = time.monotonic()
-    began = saved
+    saver = checkpoint.Saver(ctx.work / "checkpoints", mesh)
+    began = time.monotonic()
     for step in steps:
         rate = learning_rate(state.updates, total, spec)
         measured = _update(state, step, loss, rate, spec)
@@ -140,19 +140,23 @@ def fit(  # noqa: PLR0913  (the loop's six arguments are its contract)
         if step.done is not None:
             step.done(measured)
         began = now
-        due = mesh.max([now - saved])[0] >= ctx.recipe.placement.checkpoint_seconds
+        due = saver.due(ctx.recipe.placement.checkpoint_seconds)
         if due and state.step < total and state.step % updates_per_round == 0:
             if settle is not None:
                 settle(state.step // updates_per_round)
-            save(state, ctx)
-            saved = time.monotonic()
+            saver.save(_snapshot(state))
+    saver.finish()
     return state
 
 
 def save(state: State, ctx: Context) -> None:
     """Write an exact checkpoint of this state."""
+    checkpoint.Saver(ctx.work / "checkpoints", state.trainable.mesh, beside=False).save(_snapshot(state))
+
+
+def _snapshot(state: State) -> checkpoint.Snapshot:
     extra = {"updates": state.updates, "extra": state.extra}
-    checkpoint.save(ctx.work / "checkpoints", state.step, state.trainable, state.optimizer, extra, state.kept)
+    return checkpoint.snapshot(state.step, state.trainable, state.optimizer, extra, state.kept)
 
 
 def _update(state: State, step: Step, loss: LossFn, rate: float, spec: Fit) -> dict[str, float]:

@@ -1,0 +1,143 @@
+"""Checkpoints written beside training hold the state of their moment, and come no more often than there is time for."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tercet.device import checkpoint
+from tercet.device.checkpoint import REST, Saver, snapshot
+from tercet.device.mesh import Mesh
+from tercet.device.shard import Trainable
+
+Pair = tuple[Trainable, torch.optim.Optimizer]
+
+
+def made() -> Pair:
+    torch.manual_seed(0)
+    trainable = Trainable(nn.Linear(16, 16), torch.bfloat16, Mesh())
+    return trainable, torch.optim.AdamW(trainable.masters, lr=0.1, fused=True)
+
+
+def step(pair: Pair, number: int) -> None:
+    trainable, optimizer = pair
+    rows = torch.randn(4, 16, generator=torch.Generator().manual_seed(number))
+    trainable.backward(trainable.module(rows.bfloat16()).square().sum().float())
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    trainable.published()
+
+
+def numbers(pair: Pair) -> list[torch.Tensor]:
+    trainable, optimizer = pair
+    moments, _ = checkpoint.state_of(optimizer, trainable)
+    return [value.detach().clone() for value in (*trainable.masters, *moments.values())]
+
+
+class Held(Saver):
+    """A saver on a slow disk: it begins to write when it is let go."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, Mesh(), beside=True)
+        self.go = threading.Event()
+
+    def _work(self, found, began) -> None:
+        self.go.wait(60)
+        super()._work(found, began)
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(tmp_path):
+    pair, saver, moving, extra = made(), Held(tmp_path), {"ref": torch.zeros(3)}, {"updates": 1, "watch": [1]}
+    for number in range(2):
+        step(pair, number)
+    wanted = numbers(pair)
+    saver.save(snapshot(2, *pair, extra, moving))
+    moving["ref"].add_(1)
+    extra["watch"].append(2)
+    for number in range(2, 5):
+        step(pair, number)
+    assert not list(tmp_path.glob("step-*")), "nothing counts before it is whole"
+    saver.go.set()
+    saver.finish()
+
+    other, kept = made(), {"ref": torch.ones(3)}
+    found = checkpoint.load(tmp_path, *other, kept)
+    assert found is not None
+    assert (found["step"], found["watch"]) == (2, [1])
+    assert not kept["ref"].any()
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(numbers(other), wanted, strict=True))
+    for number in range(2, 5):
+        step(other, number)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(numbers(other), numbers(pair), strict=True))
+
+
+def test_the_next_save_waits_for_the_one_in_flight(tmp_path):
+    pair, saver = made(), Saver(tmp_path, Mesh(), beside=True)
+    for number in range(1, 5):
+        step(pair, number)
+        saver.save(snapshot(number, *pair, {"updates": number}))
+    saver.finish()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
+    assert json.loads((tmp_path / "step-00000003" / "extra.json").read_text())["updates"] == 3
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_what_goes_wrong_is_raised(tmp_path, beside):
+    (tmp_path / "file").write_text("no folder")
+    saver = Saver(tmp_path / "file", Mesh(), beside=beside)
+
+    def save() -> None:
+        saver.save(snapshot(1, *made(), {"updates": 1}))
+        saver.finish()
+
+    with pytest.raises(NotADirectoryError):
+        save()
+
+
+def test_without_room_for_a_copy_it_is_written_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_available", lambda: 100.0)
+    pair, saver = made(), Saver(tmp_path, Mesh(), beside=True)
+    saver.save(snapshot(1, *pair, {"updates": 0}))
+    assert saver.thread is None
+    assert (tmp_path / "step-00000001" / "extra.json").is_file()
+
+
+def test_between_two_saves_there_are_twenty_times_what_one_took(tmp_path):
+    saver = Saver(tmp_path, Mesh())
+    assert not saver.due(60.0)
+    saver.ended = time.monotonic() - 61
+    assert saver.due(60.0)
+    saver.took = 61 / REST + 1
+    assert not saver.due(60.0)
+    saver.ended = time.monotonic() - REST * saver.took - 1
+    assert saver.due(60.0)
+
+
+def test_a_save_that_took_time_rests_from_its_end(tmp_path):
+    pair, saver = made(), Saver(tmp_path, Mesh())
+    before = time.monotonic()
+    saver.save(snapshot(1, *pair, {"updates": 0}))
+    assert 0 < saver.took <= time.monotonic() - before
+    assert before < saver.ended <= time.monotonic()
+
+
+def test_every_step_is_saved_where_that_was_asked_for(tmp_path):
+    saver = Saver(tmp_path, Mesh())
+    saver.took = 1e9
+    assert saver.due(0)
+
+
+def test_nothing_is_due_while_a_save_is_in_flight(tmp_path):
+    saver = Held(tmp_path)
+    saver.save(snapshot(1, *made(), {"updates": 0}))
+    saver.ended = time.monotonic() - 1e6
+    assert not saver.due(1.0)
+    assert saver.due(0)
+    saver.go.set()
+    saver.finish()
