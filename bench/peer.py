@@ -77,6 +77,12 @@ def arguments(description: str) -> argparse.ArgumentParser:
         help="TRL's stored weights; float32 is its default and ours",
     )
     parser.add_argument(
+        "--dtype",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
+        help="compute precision of both sides; auto: what this machine has matrix units for",
+    )
+    parser.add_argument(
         "--peer-checkpointing", action="store_true", help="TRL with activation checkpointing: slower, smaller"
     )
     parser.add_argument("--only", choices=["tercet", "trl"], help="measure one side only")
@@ -96,7 +102,25 @@ def base_job(options: argparse.Namespace) -> Job:
         "peer_weights",
         "peer_checkpointing",
     )
-    return {name: getattr(options, name) for name in names} | {"model": str(model_folder(options)), "dtype": "bfloat16"}
+    from tercet.precision import resolve
+
+    about = {"model": str(model_folder(options)), "dtype": resolve(options.dtype)}
+    return {name: getattr(options, name) for name in names} | about
+
+
+def yardstick(job: Job) -> dict[str, Any]:
+    """What this machine's plain products reach on the model's shapes, printed at the head of a bench."""
+    asked = ["--dtype", job["dtype"], "--seconds", "5", "--json"]
+    command = [sys.executable, "-m", "tercet", "speed", job["model"], *asked]
+    environment = os.environ | {"OMP_NUM_THREADS": str(job["threads"])}
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+    rate = found["products"][0]["flops"] / 1e9
+    print(
+        f"{found['processor']}, {found['threads']} threads, {job['dtype']} ({found['auto']}): plain products "
+        f"{rate:,.0f} GFLOP/s, memory {found['bandwidth'] / 1e9:.0f} GB/s",
+        flush=True,
+    )
+    return found
 
 
 def model_folder(options: argparse.Namespace) -> Path:
@@ -214,6 +238,7 @@ def compare(
     name: str, sides: list[Side], rows: list[dict[str, Any]], *, rate: str, options: argparse.Namespace
 ) -> None:
     """Measure every side, print the table, keep every figure in results/."""
+    measured = yardstick(sides[0].job)
     kept = [side for side in sides if options.only in (None, "trl" if side.name.startswith("TRL") else "tercet")]
     measure(kept, rows, options.rounds)
     print(f"\n{table(kept, rate)}")
@@ -224,13 +249,16 @@ def compare(
                 {"name": side.name, "job": public(side.job), "median": medians(side), "rounds": side.rounds}
                 for side in kept
             ],
+            measured,
         )
 
 
-def save(name: str, sides: list[dict[str, Any]]) -> None:
-    """Write results/NAME.json with the machine it was measured on."""
+def save(name: str, sides: list[dict[str, Any]], yardstick: dict[str, Any] | None = None) -> None:
+    """Write results/NAME.json with the machine it was measured on, and what its plain products reach."""
     RESULTS.mkdir(exist_ok=True)
-    about = {"processor": machine.processor(), "cpus": machine.cores(), "python": platform.python_version()}
+    about: dict[str, Any] = {"processor": machine.processor(), "cpus": machine.cores(), "python": platform.python_version()}
+    if yardstick is not None:
+        about["yardstick"] = yardstick
     (RESULTS / f"{name}.json").write_text(json.dumps({"machine": about, "sides": sides}, indent=1) + "\n")
     print(f"\nkept in {RESULTS / name}.json")
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from tercet import verify
+from tercet import machine, verify
 from tercet.device.mesh import Mesh, mesh
 from tercet.models.folder import load_tokenizer
 from tercet.models.forest import Forest, Leaf, Tree
@@ -178,6 +178,7 @@ def prepare(file: Path) -> tuple[Job, list[dict[str, Any]], Notes, Context]:
     """The job, its rows, and a context whose store is a fresh folder beside the job."""
     job: Job = json.loads(file.read_text())
     torch.set_num_threads(job["threads"])
+    machine.keep_heap()  # as a stage's process does
     rows = [json.loads(line) for line in Path(job["rows"]).read_text().split("\n") if line]
     placement = Placement(checkpoint_seconds=1e9, micro_tokens=job["micro_tokens"], **job.get("placement", {}))
     recipe = Recipe(name="bench", base=Base(model=job["model"]), stage={}, placement=placement)
@@ -216,6 +217,7 @@ def write(job: Job, notes: Notes, **more: Any) -> None:
     figures = {"seconds": notes.column("seconds"), "losses": notes.column("loss"), **more}
     figures["trained"] = notes.column("useful_tokens")
     figures["tokens"] = notes.column("tokens")
+    figures["efficiency"] = notes.column("efficiency")
     figures["memory_gb"] = max(notes.column("memory_gb"))  # of the card where there is one
     Path(job["out"]).write_text(json.dumps(figures))
 

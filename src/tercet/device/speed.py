@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -60,19 +61,30 @@ def yardstick(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> float
     """
     if not shapes:
         return 0.0
-    file = cache_folder() / "yardstick" / f"{_fingerprint(shapes, dtype, device)}.json"
-    with suppress(OSError, ValueError, KeyError):
-        return float(json.loads(file.read_text(encoding="utf-8"))["flops"])
-    return remember(measure(shapes, dtype, device, SECONDS), shapes, dtype, device).flops
+    known = _remembered(_file(shapes, dtype, device))
+    return known or remember(measure(shapes, dtype, device, SECONDS), shapes, dtype, device).flops
 
 
 def remember(rate: Rate, shapes: Shapes, dtype: torch.dtype, device: torch.device) -> Rate:
-    """Keep a rate for later processes."""
-    file = cache_folder() / "yardstick" / f"{_fingerprint(shapes, dtype, device)}.json"
-    with suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, rate._asdict() | about(dtype, device))
+    """Keep a rate for later processes, unless a better one is known: neighbours can only make a machine look slower."""
+    file = _file(shapes, dtype, device)
+    if rate.flops > _remembered(file):
+        with suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, rate._asdict() | about(dtype, device))
     return rate
+
+
+def _remembered(file: Path) -> float:
+    try:
+        return float(json.loads(file.read_text(encoding="utf-8"))["flops"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+
+
+def _file(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> Path:
+    text = json.dumps([sorted(shapes.items()), about(dtype, device)], sort_keys=True)
+    return cache_folder() / "yardstick" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
 
 
 @torch.no_grad()
@@ -128,11 +140,6 @@ def _time(call: Callable[[], object], seconds: float, device: torch.device) -> f
         wait(device)
         found.append(time.perf_counter() - began)
     return statistics.quantiles(found, n=4)[0]
-
-
-def _fingerprint(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> str:
-    text = json.dumps([sorted(shapes.items()), about(dtype, device)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def about(dtype: torch.dtype, device: torch.device) -> dict[str, str | int]:
