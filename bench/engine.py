@@ -85,6 +85,7 @@ def learn(job: dict[str, Any]) -> None:
     folder, dtype = Path(job["model"]), job["engine"]["dtype"]
     engine = VllmGenerator.open(folder, max_model_len=512, enforce_eager=True, **job["engine"])
     trainer, ours = LocalGenerator.open(folder, "float32"), LocalGenerator.open(folder, dtype)
+    trainer.policy.requires_grad_(True)
     optimizer = torch.optim.AdamW(trainer.policy.model.parameters(), lr=3e-5, weight_decay=0.0)
     ids = ours.encode([(Message("user", text),) for text in QUESTIONS])
     written = engine.write(ids, Sampling(48, 1.0, n=4, seed=0))

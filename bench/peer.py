@@ -256,7 +256,11 @@ def compare(
 def save(name: str, sides: list[dict[str, Any]], yardstick: dict[str, Any] | None = None) -> None:
     """Write results/NAME.json with the machine it was measured on, and what its plain products reach."""
     RESULTS.mkdir(exist_ok=True)
-    about: dict[str, Any] = {"processor": machine.processor(), "cpus": machine.cores(), "python": platform.python_version()}
+    about: dict[str, Any] = {
+        "processor": machine.processor(),
+        "cpus": machine.cores(),
+        "python": platform.python_version(),
+    }
     if yardstick is not None:
         about["yardstick"] = yardstick
     (RESULTS / f"{name}.json").write_text(json.dumps({"machine": about, "sides": sides}, indent=1) + "\n")

@@ -7,9 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tercet.models.draw import _nucleus, choose, draw
 from tercet.models.folder import load_model
 from tercet.models.forest import Leaf, Tree, plant
-from tercet.models.generate import GenerateError, LocalGenerator, choose
+from tercet.models.generate import GenerateError, LocalGenerator
 from tercet.rows import Message, Sampling, Seeded
 from tercet.train.export import open_policy
 
@@ -262,3 +263,21 @@ def test_the_highest_number_below_one_draws_the_last_token_there_is():
     numbers = torch.tensor([0.0, 0.49, 0.51, 1 - 2**-53], dtype=torch.float64)
     tokens, _ = choose(row.expand(4, -1), numbers, Sampling(1, temperature=1.0))
     assert tokens.tolist() == [3, 3, 400, 400]
+
+
+@pytest.mark.parametrize("likely", [1, 8, 300])
+def test_top_p_leaves_the_same_tokens_whether_all_are_sorted_or_few(likely):
+    probs = logits(300).softmax(1).repeat(3, 1)
+    assert torch.equal(_nucleus(probs, 0.7, likely), _nucleus(probs, 0.7))
+    assert float(_nucleus(probs, 0.7, likely)[0].sum()) >= 0.7
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_tokens_drawn_a_few_rows_at_a_time_are_those_drawn_at_once(monkeypatch, temperature):
+    rows = torch.cat([logits(300, seed) for seed in range(9)])
+    numbers = torch.rand(9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    how = Sampling(1, temperature, top_k=50, top_p=0.9)
+    whole = draw(rows, numbers if temperature else numbers[:0], how)
+    monkeypatch.setattr("tercet.models.draw.CACHED", 600)
+    parts = draw(rows, numbers if temperature else numbers[:0], how)
+    assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from tercet.rows import Sampling
 
+CACHED = 1 << 19  # numbers that a processor's cache holds beside others: 2 MB in fp32
+
 
 def uniforms(sampling: Sampling, prompt: int, sample: int) -> list[float]:
     """This sample's own random numbers in [0, 1)."""
@@ -21,17 +23,27 @@ def uniforms(sampling: Sampling, prompt: int, sample: int) -> list[float]:
     return torch.rand(sampling.max_new_tokens, generator=source, dtype=torch.float64).tolist()
 
 
+def draw(logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """`choose` from logits of any precision; on CPU few rows at a time, so that what is made stays in its cache."""
+    whole = logits_BV.device.type != "cpu"
+    size = len(logits_BV) if whole else max(1, CACHED // logits_BV.shape[1])
+    uniforms = uniforms_B.split(size) if len(uniforms_B) else [uniforms_B] * -(-len(logits_BV) // size)
+    pairs = zip(logits_BV.split(size), uniforms, strict=True)
+    tokens, logps = zip(*(choose(part.float(), numbers, sampling) for part, numbers in pairs), strict=True)
+    return torch.cat(tokens), torch.cat(logps)
+
+
 def choose(logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """Tokens `(B,)` and their log-probs under the tempered distribution before top-k and top-p cut it."""
     if not sampling.temperature:
         tokens = logits_BV.max(dim=1).indices  # three times as fast as argmax on CPU
-        return tokens, logits_BV.gather(1, tokens[:, None]).squeeze(1) - logits_BV.logsumexp(dim=1)
-    if sampling.temperature != 1.0:
-        logits_BV = logits_BV / sampling.temperature
-    logps = logits_BV.log_softmax(dim=1)
-    probs = _cut(logps.exp(), sampling)
-    tokens = _inverse_cdf(probs, uniforms_B)
-    return tokens, logps.gather(1, tokens[:, None]).squeeze(1)
+        probs = logits_BV.softmax(dim=1)
+    else:
+        if sampling.temperature != 1.0:
+            logits_BV = logits_BV / sampling.temperature
+        probs = logits_BV.softmax(dim=1)  # one pass; log_softmax and exp would be three
+        tokens = _inverse_cdf(_cut(probs, sampling), uniforms_B)
+    return tokens, probs.gather(1, tokens[:, None]).squeeze(1).log()
 
 
 def _cut(probs: Tensor, sampling: Sampling) -> Tensor:
@@ -40,17 +52,26 @@ def _cut(probs: Tensor, sampling: Sampling) -> Tensor:
         floor = probs.topk(min(sampling.top_k, probs.shape[1]), dim=1).values[:, -1:]
         probs = probs.masked_fill(probs < floor, 0.0)
     if sampling.top_p < 1.0:
-        ranked, order = probs.sort(dim=1, descending=True)
-        before = ranked.cumsum(dim=1) - ranked
-        ranked = ranked.masked_fill(before >= sampling.top_p * ranked.sum(dim=1, keepdim=True), 0.0)
-        probs = torch.zeros_like(probs).scatter_(1, order, ranked)
+        probs = _nucleus(probs, sampling.top_p)
     return probs
+
+
+def _nucleus(probs: Tensor, top_p: float, likely: int = 1024) -> Tensor:
+    """Only the likeliest tokens that together reach `top_p`. Where a few do, the others need no sorting."""
+    total = probs.sum(dim=1, keepdim=True)
+    ranked, order = probs.topk(min(likely, probs.shape[1]), dim=1)
+    if bool((ranked.sum(dim=1, keepdim=True) < top_p * total).any()):
+        ranked, order = probs.sort(dim=1, descending=True)
+    before = ranked.cumsum(dim=1) - ranked
+    return torch.zeros_like(probs).scatter_(1, order, ranked.masked_fill(before >= top_p * total, 0.0))
 
 
 def _inverse_cdf(probs: Tensor, uniforms: Tensor, width: int = 256) -> Tensor:
     """The token at which the cumulative probability passes the uniform number; blocks first, then inside one block."""
     rows, vocabulary = probs.shape
-    padded = torch.nn.functional.pad(probs, (0, -vocabulary % width)).view(rows, -1, width)
+    if missing := -vocabulary % width:
+        probs = torch.nn.functional.pad(probs, (0, missing))
+    padded = probs.view(rows, -1, width)
     blocks = padded.sum(dim=2).to(torch.float64).cumsum(dim=1)
     target = (uniforms.to(torch.float64) * blocks[:, -1])[:, None]
     block = torch.searchsorted(blocks, target, right=True).clamp_(max=blocks.shape[1] - 1)

@@ -19,8 +19,9 @@ from torch import Tensor
 from tercet.device import place
 from tercet.models.cache import Cache, Prefill, Prefix
 from tercet.models.chat import Chat
-from tercet.models.draw import choose, uniforms
+from tercet.models.draw import draw, uniforms
 from tercet.models.forest import NAME, Leaf, Tree, plant, register
+from tercet.models.packed import Packed
 from tercet.models.policy import Policy, check_supported
 from tercet.models.score import Question, score
 from tercet.models.weights import load_model, load_tokenizer
@@ -42,6 +43,7 @@ class LocalGenerator:
 
     def __init__(self, policy: Policy, chat: Chat, *, rows: int = 64, tokens: int = 131072) -> None:
         self.policy, self.chat, self.rows, self.tokens = policy, chat, rows, tokens
+        self.packed = Packed(policy.model)
         self.config = policy.model.config.get_text_config()
         eos = self.chat.tokenizer.eos_token_id
         self.stops: set[int] = {chat.end_id} | ({eos} if eos is not None else set())
@@ -53,7 +55,7 @@ class LocalGenerator:
         """
         register()
         model = load_model(folder, getattr(torch, dtype), attention=NAME).eval()
-        policy = Policy(model).to(place.device())
+        policy = Policy(model).to(place.device()).requires_grad_(False)
         check_supported(policy)
         return cls(policy, Chat(load_tokenizer(folder)), rows=rows, tokens=tokens)
 
@@ -138,7 +140,8 @@ class LocalGenerator:
                 f"a prompt and its option have {longest} tokens, more than the model's context of "
                 f"{self.config.max_position_embeddings}; shorten the prompt"
             )
-        return list(score(self.policy, questions, SCORE_TOKENS))
+        with self.packed.used():
+            return list(score(self.policy, questions, SCORE_TOKENS))
 
     def logps(self, prompt: Ids, completion: Ids) -> list[float]:
         """Log-probability of each token of a completion that something else wrote."""
@@ -177,6 +180,12 @@ class LocalGenerator:
     def _decode(self, prompts: Sequence[Ids], sampling: Sampling, streams: Sequence[int]) -> Iterator[_Decoding]:
         """Admit, step, retire until the queue is empty; yields after every step."""
         longest = self._check(prompts, sampling)
+        with self.packed.used():
+            yield from self._steps(prompts, sampling, streams, longest)
+
+    def _steps(
+        self, prompts: Sequence[Ids], sampling: Sampling, streams: Sequence[int], longest: int
+    ) -> Iterator[_Decoding]:
         shared = _shared(prompts)
         prefix = Prefix(self.policy, plant([Tree(prompts[0][:shared], [])]).to(self.device)) if shared else None
         length = min(longest + sampling.max_new_tokens, self.config.max_position_embeddings) - shared
@@ -190,6 +199,7 @@ class LocalGenerator:
             if queue and (not state.rows or free >= max(len(queue[-1][1]), cache.capacity // 8)):
                 state.admit(prompts, queue, streams)
             else:
+                self.packed.refresh()
                 state.step()
             state.retire()
             yield state
@@ -269,7 +279,7 @@ class _Decoding:
             for i, samples in taken
             for s in samples
         ]
-        forest = plant([Tree(prompts[i][offset:], []) for i, _ in taken]).to(self.cache.keys.device)
+        forest = plant([Tree(prompts[i][offset:], []) for i, _ in taken]).to(self.cache.lengths.device)
         counts = [len(samples) for _, samples in taken]
         layout = Prefill(forest, self.cache, first, counts)
         hidden = self.policy.hidden(layout, forest.input_ids, forest.position_ids + offset)
@@ -282,7 +292,7 @@ class _Decoding:
 
     def step(self) -> None:
         """One token for every row."""
-        size, device = len(self.rows), self.cache.keys.device
+        size, device = len(self.rows), self.cache.lengths.device
         last = torch.tensor([row.token_ids[-1] for row in self.rows], device=device)
         self.cache.begin(size)
         hidden = self.policy.hidden(self.cache, last, self.cache.lengths[:size] + self.cache.offset)
@@ -290,9 +300,9 @@ class _Decoding:
         self._draw(self.rows, hidden)
 
     def _draw(self, rows: list[_Row], hidden: Tensor) -> None:
-        logits = (hidden @ self.policy.head().T).float()
+        logits = self.policy.model.get_output_embeddings()(hidden)
         numbers = [row.uniforms[len(row.token_ids)] for row in rows] if self.sampling.temperature else []
-        tokens, logps = choose(logits, torch.tensor(numbers, device=logits.device), self.sampling)
+        tokens, logps = draw(logits, torch.tensor(numbers, device=logits.device), self.sampling)
         for row, token, logp in zip(rows, tokens.tolist(), logps.tolist(), strict=True):
             row.token_ids.append(token)
             row.logps.append(logp)
