@@ -198,6 +198,7 @@ ONLY_LINUX = {
 FOLDERS = ("/proc", "/sys", "/dev/shm")
 GUARDED = {
     "machine": "the one place",
+    "kernels/native": "loads a library of our own",
     "verify/sandbox": "refuses elsewhere, but for sandbox = none",
     "verify/sandbox_run": "the same",
     "verify/sandbox_view": "shows what is there",

@@ -19,12 +19,12 @@ GRAVITON_2 = "processor\t: 0\nFeatures\t: fp asimd evtstrm aes crc32 atomics\n"
 
 
 @pytest.fixture
-def machine(tmp_path, monkeypatch):
+def another(tmp_path, monkeypatch):
     """Give this machine another /proc/cpuinfo, no card, or one."""
 
     def build(cpuinfo: str, card: bool = False, system: str = "linux") -> None:
         (tmp_path / "cpuinfo").write_text(cpuinfo)
-        monkeypatch.setattr(precision, "CPUINFO", tmp_path / "cpuinfo")
+        monkeypatch.setattr(precision.machine, "PROC", tmp_path)
         monkeypatch.setattr(precision.sys, "platform", system)
         monkeypatch.setattr(precision, "has_gpu", lambda: card)
         precision.automatic.cache_clear()
@@ -45,18 +45,18 @@ def machine(tmp_path, monkeypatch):
     ],
     ids=["Ice Lake", "Sapphire Rapids", "Zen 4", "Graviton 3", "Graviton 2", "unknown"],
 )
-def test_a_cpu_computes_in_what_it_has_matrix_units_for(machine, cpuinfo, dtype, why):
-    machine(cpuinfo)
+def test_a_cpu_computes_in_what_it_has_matrix_units_for(another, cpuinfo, dtype, why):
+    another(cpuinfo)
     assert precision.automatic() == (dtype, why)
 
 
-def test_a_card_computes_in_bfloat16_whatever_the_cpu(machine):
-    machine(ICE_LAKE, card=True)
+def test_a_card_computes_in_bfloat16_whatever_the_cpu(another):
+    another(ICE_LAKE, card=True)
     assert precision.automatic() == ("bfloat16", "on the GPU")
 
 
-def test_macos_has_no_bf16_kernels_whatever_the_chip(machine):
-    machine(GRAVITON_3, system="darwin")
+def test_macos_has_no_bf16_kernels_whatever_the_chip(another):
+    another(GRAVITON_3, system="darwin")
     assert precision.resolve("auto") == "float32"
 
 
@@ -87,10 +87,10 @@ def recipe(**keys: object) -> Recipe:
     return Recipe.model_validate({"name": "two", "base": {"model": "tiny:0"}, "stage": stages, **keys})
 
 
-def test_a_key_holds_the_precision_of_the_machine(machine, tmp_path):
+def test_a_key_holds_the_precision_of_the_another(another, tmp_path):
     keys = {}
     for cpuinfo in (ICE_LAKE, ZEN_4):
-        machine(cpuinfo)
+        another(cpuinfo)
         nodes = pipeline.graph(recipe(), Store(tmp_path))
         assert nodes["sft"].identity.spec["dtype"] == precision.automatic().dtype
         keys[cpuinfo] = nodes["sft"].key, nodes["pinned"].key
@@ -98,21 +98,21 @@ def test_a_key_holds_the_precision_of_the_machine(machine, tmp_path):
     assert keys[ICE_LAKE][1] == keys[ZEN_4][1]
 
 
-def test_a_pin_of_the_recipe_stands_above_the_machine_and_below_a_stage(machine):
-    machine(ZEN_4)
+def test_a_pin_of_the_recipe_stands_above_the_machine_and_below_a_stage(another):
+    another(ZEN_4)
     found = recipe(dtype="float32").resolved()
     assert [found.stage[name].dtype for name in ("sft", "pinned")] == ["float32", "bfloat16"]
     assert found.resolved() == found
 
 
-def test_a_spec_made_by_hand_knows_its_precision(machine):
-    machine(ICE_LAKE)
+def test_a_spec_made_by_hand_knows_its_precision(another):
+    another(ICE_LAKE)
     assert SFT(model="base", rows="rows").precision == "float32"
     assert Eval(model="base", exam="exam", dtype="bfloat16").precision == "bfloat16"
 
 
-def test_the_plan_says_the_precision_and_why(machine, tmp_path, capsys):
-    machine(ICE_LAKE)
+def test_the_plan_says_the_precision_and_why(another, tmp_path, capsys):
+    another(ICE_LAKE)
     file = tmp_path / "two.toml"
     file.write_text(
         'name = "two"\n[base]\nmodel = "tiny:0"\n[stage.words]\nkind = "synth"\ngenerator = "words@1"\nrows = 4\n'

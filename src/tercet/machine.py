@@ -7,6 +7,7 @@ package asks which system it is on (but for the sandbox, whose walls are Linux's
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import platform
 import resource
@@ -79,13 +80,32 @@ def processor() -> str:
     return found or platform.processor() or platform.machine() or "unknown"
 
 
-def _named_by_linux() -> str:
+def cpu_flags() -> set[str]:
+    """What Linux says the CPU can do, `{"avx2", "amx_bf16"}`; nothing elsewhere."""
+    flags = next((line for line in _cpuinfo() if line.lower().startswith(("flags", "features"))), "")
+    return set(flags.partition(":")[2].split())
+
+
+def _cpuinfo() -> list[str]:
     try:
-        lines = (PROC / "cpuinfo").read_text(encoding="utf-8").splitlines()
+        return (PROC / "cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return ""
+        return []
+
+
+def available_memory() -> float:
+    """Bytes of memory that are free, or could be at once, as Linux says; infinity elsewhere."""
+    try:
+        lines = (PROC / "meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return math.inf
+    facts = dict(line.split(":", 1) for line in lines if ":" in line)
+    return 1024.0 * int(facts["MemAvailable"].split()[0]) if "MemAvailable" in facts else math.inf
+
+
+def _named_by_linux() -> str:
     facts: dict[str, str] = {}
-    for line in lines:
+    for line in _cpuinfo():
         key, _, value = line.partition(":")
         facts.setdefault(key.strip(), value.strip())
     if name := facts.get("model name") or facts.get("Model"):

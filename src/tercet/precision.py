@@ -7,14 +7,14 @@ Most CPUs have no bfloat16 matrix units; there it is multiplied in software, thr
 from __future__ import annotations
 
 import os
-import re
 import sys
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-CPUINFO = Path("/proc/cpuinfo")
+from tercet import machine
+
 UNITS = {
     "amx_bf16": "AMX",
     "avx512_bf16": "AVX512-BF16",
@@ -66,8 +66,7 @@ def bf16_unit() -> str:
     """The CPU's fastest unit for bfloat16 matrix products; empty where it has none or torch would not use it."""
     if sys.platform != "linux":  # on macOS torch has no bf16 kernels for the CPU, whatever the chip could do
         return ""
-    flags = set(re.findall(r"^(?:flags|Features)\s*:(.*)$", _read(CPUINFO), re.MULTILINE | re.IGNORECASE)[:1])
-    words = set(" ".join(flags).split())
+    words = machine.cpu_flags()
     return next((unit for flag, unit in UNITS.items() if flag in words), "")
 
 
@@ -82,10 +81,3 @@ def has_gpu() -> bool:
         if not hidden and (libraries / library).is_file() and any(Path(file).exists() for file in files):
             return True
     return False
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -177,6 +177,12 @@ class Generator(Protocol):
         ...
 
 
+def speed_of(generator: Generator) -> dict[str, float]:
+    """Tokens a second and efficiency since the last call, of a generator that keeps an account; else nothing."""
+    work = getattr(generator, "work", None)
+    return {} if work is None else dict(work.taken())
+
+
 @dataclass(frozen=True)
 class Source:
     """Where raw rows come from: a hub id with subset, split and pinned revision, or a local file."""

@@ -21,6 +21,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tercet.machine import processor
+from tercet.precision import reason
 from tercet.recipe import Recipe
 from tercet.track import Tracker
 
@@ -233,7 +235,10 @@ class Draft:
                 "digest": digest,
                 "seconds": round(seconds, 3),
                 "versions": _versions(),
+                "processor": processor(),
             }
+            if "dtype" in identity.spec:
+                record["precision"] = reason(str(identity.spec["dtype"]))
             for file in (*self.payload.rglob("*"), self.payload, *self.path.glob("*.*")):
                 _sync(file)
             write_json(self.path / "artifact.json", record)

@@ -25,7 +25,19 @@ from typing import TYPE_CHECKING, Any
 from tercet.data.constraints import drop_one
 from tercet.data.sources import check_verifiers, draw, lot
 from tercet.recipe import Prefs
-from tercet.rows import Completion, Generator, Message, Messages, Pair, Row, RowError, Sampling, read_rows, write_table
+from tercet.rows import (
+    Completion,
+    Generator,
+    Message,
+    Messages,
+    Pair,
+    Row,
+    RowError,
+    Sampling,
+    read_rows,
+    speed_of,
+    write_table,
+)
 from tercet.verify import verifier
 
 if TYPE_CHECKING:
@@ -131,6 +143,7 @@ def sample_all(
             samples=float(len(drawn)),
             length=fmean([sample.num_tokens for sample in drawn] or [0]),
             truncated=fmean([sample.stop == "length" for sample in drawn] or [0]),
+            **(speed_of(generator) if generator is not None else {}),
         )
         ctx.track.progress(start + len(chunk), len(prompts), "prompts sampled")
         yield from finished[number]

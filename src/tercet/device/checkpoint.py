@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from tercet.device.mesh import Mesh
 from tercet.device.optim import prepare, state_of
 from tercet.device.shard import Trainable
+from tercet.machine import available_memory
 
 KEPT = 2
 REST = 20.0  # between two saves, in times of what one takes: at most a twentieth of a run goes into them
@@ -146,14 +147,7 @@ class Saver:
         if self.stager is not None:
             return True
         wanted = 1.1 * found.num_bytes * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        return self.mesh.max([float(wanted > _available())])[0] == 0
-
-
-def _available() -> float:
-    """Bytes of the host's memory that are free, or could be at once."""
-    with open("/proc/meminfo", encoding="utf-8") as stream:
-        lines = dict(line.split(":") for line in stream)
-    return 1024.0 * int(lines["MemAvailable"].split()[0])
+        return self.mesh.max([float(wanted > available_memory())])[0] == 0
 
 
 def _write(folder: Path, found: Snapshot, mesh: Mesh) -> None:

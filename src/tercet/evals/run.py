@@ -33,7 +33,7 @@ from tercet.evals.results import (
 )
 from tercet.evals.task import Item, TaskError, read_exam
 from tercet.recipe import Eval, gate
-from tercet.rows import PLAIN, Completion, Generator, Likelihood, Message, Messages, Sampling
+from tercet.rows import PLAIN, Completion, Generator, Likelihood, Message, Messages, Sampling, speed_of
 from tercet.verify import verifier
 from tercet.verify.sandbox import ready
 
@@ -181,7 +181,7 @@ def _unfinished(groups: list[Group], segment: Segment, free: set[str]) -> list[G
 def _examine(model: Generator, groups: list[Group], segment: Segment, total: int, ctx: Context) -> None:
     """Ask every group, keep every answer as it comes, and stop after a task whose judge failed too often."""
     done = total - sum(len(group.items) for group in groups)
-    for group in groups:
+    for number, group in enumerate(groups, 1):
 
         def emit(result: Result, note: str = group.card["name"]) -> None:
             nonlocal done
@@ -193,6 +193,8 @@ def _examine(model: Generator, groups: list[Group], segment: Segment, total: int
         ask = _generate if group.card["metric"] == "accuracy" else _score
         ask(model, group, emit)
         segment.sync()
+        if measured := speed_of(model):
+            ctx.track.log(number, **measured)
         check_errors(group.card, _of_task(group.card, list(segment.results.values())))
 
 

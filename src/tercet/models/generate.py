@@ -20,11 +20,13 @@ from tercet.device import place
 from tercet.models.cache import Cache, Prefill, Prefix
 from tercet.models.chat import Chat
 from tercet.models.draw import draw, uniforms
+from tercet.models.flops import attended_pairs
 from tercet.models.forest import NAME, Leaf, Tree, plant, register
 from tercet.models.packed import Packed
 from tercet.models.policy import Policy, check_supported
 from tercet.models.score import Question, score
 from tercet.models.weights import load_model, load_tokenizer
+from tercet.models.work import Work
 from tercet.rows import Completion, Likelihood, Messages, Sampling
 
 Ids = Sequence[int]
@@ -43,7 +45,7 @@ class LocalGenerator:
 
     def __init__(self, policy: Policy, chat: Chat, *, rows: int = 64, tokens: int = 131072) -> None:
         self.policy, self.chat, self.rows, self.tokens = policy, chat, rows, tokens
-        self.packed = Packed(policy.model)
+        self.packed, self.work = Packed(policy.model), Work.of(policy)
         self.config = policy.model.config.get_text_config()
         eos = self.chat.tokenizer.eos_token_id
         self.stops: set[int] = {chat.end_id} | ({eos} if eos is not None else set())
@@ -108,7 +110,12 @@ class LocalGenerator:
     def _write(self, prompts: Sequence[Ids], streams: Sequence[int], sampling: Sampling, finish: Done) -> None:
         """Hand out every prompt's completions as its last sample ends."""
         parts: dict[int, dict[int, Completion]] = {}
-        for state in self._decode(prompts, sampling, streams):
+        states = self._decode(prompts, sampling, streams)
+        while True:
+            with self.work.timed():
+                state = next(states, None)
+            if state is None:
+                return
             for row in state.finished:
                 group = parts.setdefault(row.prompt, {})
                 group[row.sample] = self._completion(row, sampling.stop)
@@ -140,8 +147,8 @@ class LocalGenerator:
                 f"a prompt and its option have {longest} tokens, more than the model's context of "
                 f"{self.config.max_position_embeddings}; shorten the prompt"
             )
-        with self.packed.used():
-            return list(score(self.policy, questions, SCORE_TOKENS))
+        with self.packed.used(), self.work.timed():
+            return list(score(self.policy, questions, SCORE_TOKENS, self.work))
 
     def logps(self, prompt: Ids, completion: Ids) -> list[float]:
         """Log-probability of each token of a completion that something else wrote."""
@@ -188,6 +195,7 @@ class LocalGenerator:
     ) -> Iterator[_Decoding]:
         shared = _shared(prompts)
         prefix = Prefix(self.policy, plant([Tree(prompts[0][:shared], [])]).to(self.device)) if shared else None
+        self.work.add(shared, shared * (shared + 1) / 2, 0)
         length = min(longest + sampling.max_new_tokens, self.config.max_position_embeddings) - shared
         rows = max(1, min(self.rows, (self.tokens - shared) // length, len(prompts) * sampling.n))
         queue = _units(len(prompts), sampling.n, rows)
@@ -225,6 +233,7 @@ class _Row:
     sample: int
     uniforms: list[float]
     limit: int
+    start: int  # tokens of its prompt
     token_ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
 
@@ -255,7 +264,7 @@ class _Decoding:
 
     def __init__(self, writer: LocalGenerator, cache: Cache, sampling: Sampling) -> None:
         self.policy, self.stops, self.tokenizer = writer.policy, writer.stops, writer.chat.tokenizer
-        self.cache, self.sampling = cache, sampling
+        self.cache, self.sampling, self.work = cache, sampling, writer.work
         self.room = writer.config.max_position_embeddings
         self.window = max((len(words) for words in sampling.stop), default=0) + 4  # tokens that may hold a stop string
         self.rows: list[_Row] = []
@@ -275,6 +284,7 @@ class _Decoding:
                 s,
                 uniforms(self.sampling, names[i], s),
                 min(self.sampling.max_new_tokens, self.room - len(prompts[i])),
+                len(prompts[i]),
             )
             for i, samples in taken
             for s in samples
@@ -288,6 +298,7 @@ class _Decoding:
         lengths = [len(prompts[i]) - offset for i, samples in taken for _ in samples]
         self.cache.lengths[first : first + len(rows)] = torch.tensor(lengths, device=self.cache.lengths.device)
         self.rows.extend(rows)
+        self.work.add(forest.num_tokens, attended_pairs(forest) + forest.num_tokens * offset, len(rows))
         self._draw(rows, hidden[spread])
 
     def step(self) -> None:
@@ -297,6 +308,7 @@ class _Decoding:
         self.cache.begin(size)
         hidden = self.policy.hidden(self.cache, last, self.cache.lengths[:size] + self.cache.offset)
         self.cache.lengths[:size] += 1
+        self.work.add(size, sum(row.start + len(row.token_ids) for row in self.rows), size)
         self._draw(self.rows, hidden)
 
     def _draw(self, rows: list[_Row], hidden: Tensor) -> None:

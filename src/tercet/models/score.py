@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from tercet.models.policy import Policy
+from tercet.models.work import Work
 from tercet.rows import Likelihood
 
 Ids = Sequence[int]
@@ -37,10 +38,12 @@ class Question:
 
 
 @torch.no_grad()
-def score(policy: Policy, questions: Sequence[Question], budget: int) -> Iterator[list[Likelihood]]:
+def score(
+    policy: Policy, questions: Sequence[Question], budget: int, work: Work | None = None
+) -> Iterator[list[Likelihood]]:
     """The likelihoods of every question's options, in order; batches hold at most `budget` tokens where they can."""
     for batch in _batches(questions, budget):
-        yield from _score(policy, batch)
+        yield from _score(policy, batch, work)
 
 
 @dataclass
@@ -103,6 +106,12 @@ class _Nodes:
         self.nodes.append((own, above))
         return (*above, own)
 
+    @property
+    def attended(self) -> int:
+        """Pairs of query and key that see each other."""
+        sizes = [(own.stop - own.start, sum(part.stop - part.start for part in above)) for own, above in self.nodes]
+        return sum(own * (own + 1) // 2 + own * above for own, above in sizes)
+
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Attention `(1, T, N, D)` of every node to its ancestors and causally to itself."""
         output = torch.empty_like(query)
@@ -125,7 +134,7 @@ class _Nodes:
         return self.masks[key]
 
 
-def _score(policy: Policy, families: list[_Family]) -> list[list[Likelihood]]:
+def _score(policy: Policy, families: list[_Family], work: Work | None) -> list[list[Likelihood]]:
     layout = _Nodes()
     places: list[int] = []  # position whose hidden state predicts the token
     targets: list[int] = []
@@ -144,6 +153,8 @@ def _score(policy: Policy, families: list[_Family]) -> list[list[Likelihood]]:
                 targets += option
                 owners += [number] * len(option)
                 number += 1
+    if work is not None:
+        work.add(len(layout.ids), layout.attended, len(set(places)))
     logps, greedy = _look_up(policy, layout, places, targets, owners, number)
     found = iter(Likelihood(logp, len(option), top) for option, logp, top in zip(options, logps, greedy, strict=True))
     return [[next(found) for _ in question.options] for family in families for question in family.questions]

@@ -50,6 +50,8 @@ CURVES = {
     "lr": "Learning rate",
     "clip_share": "Share of clipped tokens",
     "tokens_per_second": "Tokens per second",
+    "generate_efficiency": "Efficiency of generation",
+    "generate_tokens_per_second": "Tokens per second of generation",
     "efficiency": "Efficiency (of plain matrix products)",
     "memory_gb": "Peak memory (GB)",
 }
@@ -225,6 +227,18 @@ def curves(stage: Stage) -> list[Curve]:
         if points:
             out.append(Curve(stage.name, name, _title(name), points, name in first or name.startswith("reward_")))
     return out
+
+
+def efficiencies(stage: Stage) -> dict[str, float]:
+    """Mean efficiency of what a stage did on its model, by kind: `{"": 0.71, "generate": 0.55}`; or nothing."""
+    path = stage.path / "metrics.jsonl"
+    lines = {line.get("step"): line for line in read_file(path)} if path.is_file() else {}
+    found = {}
+    for kind, name in (("", "efficiency"), ("generate", "generate_efficiency")):
+        values = [float(line[name]) for line in lines.values() if _finite(line.get(name))]
+        if values:
+            found[kind] = sum(values) / len(values)
+    return found
 
 
 def _title(name: str) -> str:

@@ -138,7 +138,16 @@ def _told(stage: Stage) -> Object:
 
 def _timings(stages: Mapping[str, Stage]) -> Object:
     longest = max((stage.seconds for stage in stages.values()), default=0.0) or 1.0
-    rows = [{"stage": s, "share": 100 * s.seconds / longest} for s in stages.values() if s.seconds]
+    rows = [
+        {
+            "stage": s,
+            "share": 100 * s.seconds / longest,
+            "precision": s.record.get("precision", ""),
+            "efficiency": facts.efficiencies(s),
+        }
+        for s in stages.values()
+        if s.seconds
+    ]
     return {
         "timings": rows,
         "total_seconds": sum(stage.seconds for stage in stages.values()),

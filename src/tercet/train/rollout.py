@@ -15,7 +15,7 @@ from tercet.device.mesh import Mesh, release_memory
 from tercet.models.chat import Chat
 from tercet.models.forest import Leaf, Tree
 from tercet.recipe import Rollouts
-from tercet.rows import Completion, Row, RowError, Sampling, read_rows, row_from
+from tercet.rows import Completion, Row, RowError, Sampling, read_rows, row_from, speed_of
 from tercet.store import Context
 from tercet.train.batch import Limit, chosen_rows, order, within
 from tercet.train.export import write_truncation
@@ -64,6 +64,7 @@ class Round:
     cursor: int
     groups: list[Group]
     seconds: dict[str, float] = field(default_factory=dict)
+    speed: dict[str, float] = field(default_factory=dict)  # of the generator: tokens a second, efficiency
 
 
 def read_prompts(spec: Rollouts, path: Path, chat: Chat, out: Path, ranks: Mesh, ctx: Context) -> list[Row]:
@@ -133,6 +134,7 @@ class Maker:
             places = self._places(number, made.cursor, wanted)
             made.cursor += len(places)
             made.groups += self._sampled(places, self.seed * 100_003 + number + wave * 50_021, made.seconds)
+        made.speed = speed_of(self.writer.generator)
         release_memory(self.mesh.device)
         return made
 

@@ -88,6 +88,7 @@ class School:
             lesson = learn(made)
             metrics = measure(made.groups, lesson.useful) | lesson.metrics
             metrics |= {f"seconds_{name}": value for name, value in made.seconds.items()}
+            metrics |= {f"generate_{name}": value for name, value in made.speed.items()}
             metrics |= {"seconds_rollout": taken - began, "seconds_score": time.monotonic() - taken}
             metrics["lag"] = float(number - made.version)
             if self.writer.engine is not None:
