@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from tercet.models.forest import NAME, Leaf, Tree, plant, register
 from tercet.models.policy import Policy
-from tercet.train.batch import FILL
+from tercet.train.batch import filling
 
 VOCABULARY = 1000
 FP32, TIMES = 1e-4, 2.0  # bounds of the two precisions
@@ -100,7 +100,7 @@ def llama(seed: int, attention: str, device: torch.device, dtype: torch.dtype) -
 
 def forest(model: PreTrainedModel, trees: Sequence[Tree]) -> Found:
     """All at once, filled up as the trainer does."""
-    logps, _ = Policy(model)(plant(trees, FILL).to(model.device))
+    logps, _ = Policy(model)(plant(trees, filling(model.device)).to(model.device))
     return gradient(model, logps)
 
 

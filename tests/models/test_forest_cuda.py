@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -79,6 +80,21 @@ def test_flex_attention_over_these_blocks_is_the_attention_by_segments(heads, se
     inputs = [torch.randn(1, n, len(forest.input_ids), 16, generator=source) for n in (*heads, heads[1])]
     flex = layout(forest).attend(*inputs, 0.25)
     torch.testing.assert_close(flex, forest.attend(0, *inputs, 0.25), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
+def test_compiled_for_rows_of_any_length_flex_attention_reads_these_blocks_too():
+    from torch.nn.attention.flex_attention import flex_attention
+
+    torch.compiler.reset()
+    call = torch.compile(flex_attention, dynamic=True)
+    for seed in range(3):
+        forest = some_forest(seed, BLOCK)
+        source = torch.Generator().manual_seed(seed)
+        inputs = [torch.randn(1, n, len(forest.input_ids), 16, generator=source) for n in (4, 2, 2)]
+        found = call(*inputs, block_mask=layout(forest).block_mask, scale=0.25, enable_gqa=True).transpose(1, 2)
+        torch.testing.assert_close(found, forest.attend(0, *inputs, 0.25), rtol=1e-4, atol=1e-5)
 
 
 def test_a_layout_is_worked_out_once_for_all_layers():

@@ -97,8 +97,8 @@ def visible_pairs(table_S4: Tensor, size: int) -> Tensor:
 def _allowed(table_S4: Tensor, size: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     """Whether a query sees a key, for the blocks seen in part; three numbers per query, none per key."""
     lengths_S = (table_S4[:, 1] - table_S4[:, 0]).long()
-    of_its_segment_T4 = table_S4.repeat_interleave(lengths_S, dim=0, output_size=size)
-    start_T, _, trunk_start_T, trunk_end_T = of_its_segment_T4.T.contiguous()
+    columns = (table_S4[:, i].repeat_interleave(lengths_S, output_size=size) for i in (0, 2, 3))
+    start_T, trunk_start_T, trunk_end_T = columns  # each a tensor of its own: kernels read aligned ones
 
     def allowed(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         own = (key >= start_T[query]) & (key <= query)
