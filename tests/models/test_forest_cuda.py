@@ -83,6 +83,7 @@ def test_flex_attention_over_these_blocks_is_the_attention_by_segments(heads, se
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # its compiler's own
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
 def test_compiled_for_rows_of_any_length_flex_attention_reads_these_blocks_too():
     from torch.nn.attention.flex_attention import flex_attention
