@@ -62,8 +62,9 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sharp_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with larger matrices, above all in its layers: it does not repeat its last token, and attention
-    looks somewhere in particular, so that a wrong mask shows.
+    """The tiny model with larger matrices, above all in its layers: it does not repeat its last token.
+
+    Its attention looks somewhere in particular, so that a wrong mask shows.
     """
     from safetensors.torch import load_file, save_file
 

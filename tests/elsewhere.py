@@ -27,12 +27,8 @@ class Away(Tensor):
 @contextmanager
 def elsewhere() -> Iterator[None]:
     """Inside, tensors may be on `DEVICE`, and modules may be moved to it."""
-    torch.__future__.set_overwrite_module_params_on_conversion(True)
-    try:
-        with _Elsewhere():
-            yield
-    finally:
-        torch.__future__.set_overwrite_module_params_on_conversion(False)
+    with _Elsewhere():
+        yield
 
 
 class _Elsewhere(TorchFunctionMode):
@@ -43,7 +39,7 @@ class _Elsewhere(TorchFunctionMode):
         with torch._C.DisableTorchFunctionSubclass():
             if getattr(func, "__self__", None) is Tensor.device and name == "__get__":
                 return DEVICE if isinstance(args[0], Away) else func(*args)
-            if name == "_parse_to":  # reads the arguments of Module.to
+            if name in ("_parse_to", "backward"):  # reads the arguments of Module.to; gradients are not looked at
                 return func(*args, **kwargs)
             given = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
             far = [one for one in given if isinstance(one, Away)]
@@ -52,6 +48,8 @@ class _Elsewhere(TorchFunctionMode):
             target = _target(name, args, kwargs)
             args, kwargs = tree_map(_here, (args, kwargs))
             found = func(*args, **kwargs)
+            if name == "__set__" and far:  # `parameter.data = ...`, as Module.to does
+                args[0].__class__, args[0]._is_param = Away, isinstance(args[0], torch.nn.Parameter)
             away = target == DEVICE if target is not None else bool(far)
             return tree_map(lambda one: _marked(one, away, [] if target else given), found)
 
@@ -74,8 +72,8 @@ def _check(name: str, args: tuple[Any, ...], far: list[Tensor], near: list[Tenso
 
 def _target(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device | None:
     """The device that a call names, if it names one."""
-    named = [one for one in (kwargs.get("device"), *args) if isinstance(one, torch.device)]
-    named += [torch.device(one) for one in args if isinstance(one, str) and name == "to"]
+    told = (kwargs.get("device"), *(args if name == "to" else ()))
+    named = [torch.device(one) for one in told if isinstance(one, torch.device | str)]
     if name == "cpu":
         return torch.device("cpu")
     if name == "to" and len(args) > 1 and isinstance(args[1], Tensor):

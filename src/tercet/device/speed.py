@@ -30,7 +30,7 @@ Shapes = Mapping[tuple[int, int], int]
 
 ROWS = 2048  # tokens of one product, as in a training step
 MOST = 1 << 25  # numbers in one output: products with the vocabulary take fewer rows
-SECONDS = 0.5  # of measuring, where a stage needs the rate and nobody has measured it
+SECONDS = 0.5  # of measuring at a process's start
 LEAST = 5  # timings of one product; the lower quartile counts, for neighbours only add to it
 
 
@@ -55,14 +55,15 @@ def linear_shapes(module: nn.Module) -> dict[tuple[int, int], int]:
 
 
 def yardstick(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> float:
-    """FLOP/s of plain products of these shapes on this device: remembered, or measured in about a second.
+    """FLOP/s of plain products of these shapes on this device: the best that any process here has measured.
 
-    Never a reason to fail: 0.0 where there is nothing to measure, and a cache that cannot be written is not.
+    Every process measures for half a second, so that one that began on a busy machine does not speak for all. Never a
+    reason to fail: 0.0 where there is nothing to measure, and a cache that cannot be written is not.
     """
     if not shapes:
         return 0.0
-    known = _remembered(_file(shapes, dtype, device))
-    return known or remember(measure(shapes, dtype, device, SECONDS), shapes, dtype, device).flops
+    now = remember(measure(shapes, dtype, device, SECONDS), shapes, dtype, device).flops
+    return max(now, _remembered(_file(shapes, dtype, device)))
 
 
 def remember(rate: Rate, shapes: Shapes, dtype: torch.dtype, device: torch.device) -> Rate:
