@@ -204,6 +204,8 @@ def rates(figures: dict[str, Any]) -> dict[str, float]:
 
 def summary(figures: dict[str, Any]) -> str:
     """One line."""
+    if "trained" not in figures and "efficiency" in figures:  # a measurement without a peer
+        return f"{figures['tokens_per_second']:.1f} tokens/s, {figures['efficiency']:.0%} of plain products"
     found = rates(figures)
     speeds = [
         f"{found[name]:.1f} {name.replace('_per_second', ' tokens/s').replace('tokens tokens', 'read tokens')}"

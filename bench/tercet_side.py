@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from types import ModuleType
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ from tercet.models.folder import load_tokenizer
 from tercet.models.forest import Forest, Leaf, Tree
 from tercet.models.generate import LocalGenerator
 from tercet.recipe import DPO, RLVR, SFT, Base, Fit, Placement, Recipe, Reward
-from tercet.rows import Row, messages_from, write_table
+from tercet.rows import Row, Sampling, messages_from, write_table
 from tercet.store import Artifact, Context
 from tercet.track import Tracker
 from tercet.train import rlvr
@@ -139,6 +140,24 @@ def grpo(file: Path) -> None:
     write(job, notes, phases=phases(notes, clock))
 
 
+def generate(file: Path) -> None:
+    """The generator alone: one token for every prompt (prefill), or as many as the job says for so many rows."""
+    job, raw, _, _ = prepare(file)
+    endless()
+    generator = LocalGenerator.open(Path(job["model"]), job["dtype"], rows=job.get("rows_at_once", 128))
+    decode = job["kind"] == "decode"
+    chosen = [messages_from(row["prompt"]) for row in raw[: job["rows_at_once"] if decode else 128]]
+    sampling = Sampling(job["max_new_tokens"] if decode else 1, 1.0)
+    generator.complete(chosen[:8], Sampling(2, 1.0))  # packs weights and builds kernels
+    generator.work.taken()
+    for _ in range(1 if decode else 4):
+        generator.complete(chosen, sampling)
+    flops, seconds = generator.work.flops, generator.work.seconds
+    Path(job["out"]).write_text(
+        json.dumps(generator.work.taken() | {"gflops": flops / seconds / 1e9, "seconds": [seconds]})
+    )
+
+
 def alternate() -> None:
     """A judge that says 0, 1, 0, 1: a group of equal rewards would be skipped here and computed there."""
     module: Any = ModuleType("tercet.verify.alternating")
@@ -217,7 +236,10 @@ def write(job: Job, notes: Notes, **more: Any) -> None:
     figures = {"seconds": notes.column("seconds"), "losses": notes.column("loss"), **more}
     figures["trained"] = notes.column("useful_tokens")
     figures["tokens"] = notes.column("tokens")
-    figures["efficiency"] = notes.column("efficiency")
+    counted = notes.steps[1:]
+    figures["tokens_per_second"] = fmean(step["tokens_per_second"] for step in counted)
+    figures["efficiency"] = fmean(step["efficiency"] for step in counted)
+    figures["gflops"] = fmean(step["gflops"] for step in counted)
     figures["memory_gb"] = max(notes.column("memory_gb"))  # of the card where there is one
     Path(job["out"]).write_text(json.dumps(figures))
 

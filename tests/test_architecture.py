@@ -22,7 +22,7 @@ SOURCE = ROOT / "src" / "tercet"
 # Imports only go down. A pattern is matched against the first name after `tercet.`.
 LAYERS = {
     5: r"cli\w*|__main__|__init__",
-    4: r"pipeline|stage",
+    4: r"pipeline|stage|forecast",
     3: r"data|train|evals|report",
     2: r"models|device",
     1: r"algos|kernels|verify|rows\w*|hub|stats",
@@ -55,7 +55,7 @@ ONLY_IN = {
     "trl": r"(?!)",
 }
 TORCH_FREE = re.compile(
-    r"tercet(\.(cli\w*|pipeline|stage|machine|recipe\w*|store|rows\w*|hub|stats|track|precision|verify|data|evals|report)(\..*)?)?"
+    r"tercet(\.(cli\w*|pipeline|forecast|stage|machine|recipe\w*|store|rows\w*|hub|stats|track|precision|verify|data|evals|report)(\..*)?)?"
 )
 # Kernels that are taken when somebody has installed them; nothing asks for them.
 WHEN_PRESENT = {"flash_attn", "liger_kernel", "lm_eval"}

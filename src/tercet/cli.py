@@ -130,7 +130,8 @@ def plan(args: argparse.Namespace) -> int:
     """A line per stage."""
     from tercet import pipeline
 
-    lines = pipeline.plan(*inputs(args))
+    recipe, store, mirror = inputs(args)
+    lines = pipeline.plan(recipe, store, mirror)
     if args.json:
         return emit([asdict(line) | {"path": str(line.path)} for line in lines])
     ahead = [", ".join(_amount(name, value) for name, value in line.forecast.items()) for line in lines]
@@ -142,6 +143,8 @@ def plan(args: argparse.Namespace) -> int:
     for precision in dict.fromkeys(line.precision for line in lines if line.precision):
         names = [line.name for line in lines if line.precision == precision]
         say(f"{precision} ({', '.join(names)})")
+    for text in pipeline.announced(recipe, store, lines):
+        say(text)
     say(f"{sum(line.exists for line in lines)} of {len(lines)} stages exist in {Path(args.store).absolute()}")
     return 0
 

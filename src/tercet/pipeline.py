@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
+from tercet.forecast import opening, slow_precision
 from tercet.hub import local_file
 from tercet.precision import reason
 from tercet.recipe import (
@@ -123,6 +124,8 @@ def run(
     recipe = (recipe if isinstance(recipe, Recipe) else load(recipe)).resolved()
     store, console, mirror = store or Store(), console or Console(), mirror or {}
     nodes = _needed(graph(recipe, store, mirror), recipe, only)
+    for text in announced(recipe, store, [line for line in plan(recipe, store, mirror) if line.name in nodes]):
+        console.print(text, highlight=False, soft_wrap=True)
     made: dict[str, Artifact] = {}
     with _terminated_as_interrupt(), board(console, {name: node.kind for name, node in nodes.items()}) as view:
         for node in nodes.values():
@@ -133,6 +136,15 @@ def run(
                 made[node.name] = found
                 view.exists(node.name, dict(found.metrics))
     return made
+
+
+def announced(recipe: Recipe, store: Store, lines: Sequence[PlanLine]) -> Iterator[str]:
+    """What the person in front of a run wants to know first: how much, how long about, and what makes it slow."""
+    recipe = recipe.resolved()
+    missing = {line.name: line.forecast for line in lines if not line.exists}
+    base = next((store.find(BASE, line.key) for line in lines if line.name == BASE), None)
+    parameters = base.metrics.get("parameters", 0.0) if base is not None else 0.0
+    yield from filter(None, (slow_precision(recipe, missing), opening(recipe, missing, parameters)))
 
 
 def read_mirror(path: str | Path | None) -> dict[str, str]:

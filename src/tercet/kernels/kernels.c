@@ -10,9 +10,11 @@
 
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define LOCAL 4096  /* numbers of a row that are kept beside it, on the stack */
+#define BLOCK 256   /* tokens whose probabilities are summed before one is chosen among them */
 #define SMALL 16384 /* numbers below which waking other threads costs more than they save */
 
 static inline float from_bits(uint32_t bits) {
@@ -71,12 +73,12 @@ void add_bf16(float *restrict target, const uint16_t *restrict source, int64_t n
 
 #define REAL float
 #define KIND f32
-#include __FILE__
+#include "kernels.c"
 #undef REAL
 #undef KIND
 #define REAL uint16_t
 #define KIND bf16
-#include __FILE__
+#include "kernels.c"
 
 #else
 
@@ -320,6 +322,102 @@ void NAMED(row_slopes)(REAL *restrict logits_PV, const int64_t *restrict targets
 #pragma omp simd
         for (int64_t i = 0; i < V; i++) row[i] = STORE(-up * exponential(LOAD(row[i]) * inverse - norm));
         row[targets_P[p]] = STORE(up - up * exponential(own * inverse - norm));
+    }
+}
+
+/* One new query per row and head over that row's own past: keys and values are (B, K, any room, D), lengths_B of them
+ * count. Heads that share keys read them once. out (B, N, D), lse (B, N) for whoever merges another part. */
+void NAMED(attend_past)(const REAL *restrict query, const REAL *restrict keys, const REAL *restrict values,
+                        const int64_t *restrict lengths_B, REAL *restrict out, float *restrict lse_BN, int64_t B,
+                        int64_t N, int64_t K, int64_t D, int64_t step_B, int64_t step_K, float scale) {
+    int64_t G = N / K;
+#pragma omp parallel for schedule(static) if (B * N * D > SMALL / 4)
+    for (int64_t pair = 0; pair < B * K; pair++) {
+        int64_t b = pair / K, k = pair % K, length = lengths_B[b], first = b * N + k * G;
+        const REAL *key = keys + b * step_B + k * step_K, *value = values + b * step_B + k * step_K;
+        float *room = malloc((size_t)(G * length + (2 * G + 1) * D) * sizeof(float));
+        float *weights = room, *asked = weights + G * length, *row = asked + G * D, *found = row + D;
+        for (int64_t i = 0; i < G * D; i++) {
+            asked[i] = LOAD(query[first * D + i]) * scale;
+            found[i] = 0.0f;
+        }
+        for (int64_t l = 0; l < length; l++) {
+            for (int64_t i = 0; i < D; i++) row[i] = LOAD(key[l * D + i]);
+            for (int64_t g = 0; g < G; g++) {
+                float score = 0.0f;
+#pragma omp simd reduction(+ : score)
+                for (int64_t i = 0; i < D; i++) score += asked[g * D + i] * row[i];
+                weights[g * length + l] = score;
+            }
+        }
+        for (int64_t g = 0; g < G; g++) {
+            float *own = weights + g * length, peak = -INFINITY, total = 0.0f;
+#pragma omp simd reduction(max : peak)
+            for (int64_t l = 0; l < length; l++) peak = own[l] > peak ? own[l] : peak;
+#pragma omp simd reduction(+ : total)
+            for (int64_t l = 0; l < length; l++) {
+                own[l] = exponential(own[l] - peak);
+                total += own[l];
+            }
+            float share = 1.0f / total;
+#pragma omp simd
+            for (int64_t l = 0; l < length; l++) own[l] *= share;
+            lse_BN[first + g] = peak + logf(total);
+        }
+        for (int64_t l = 0; l < length; l++) {
+            for (int64_t i = 0; i < D; i++) row[i] = LOAD(value[l * D + i]);
+            for (int64_t g = 0; g < G; g++) {
+                float weight = weights[g * length + l];
+#pragma omp simd
+                for (int64_t i = 0; i < D; i++) found[g * D + i] += weight * row[i];
+            }
+        }
+        for (int64_t i = 0; i < G * D; i++) out[first * D + i] = STORE(found[i]);
+        free(room);
+    }
+}
+
+/* A token of each row: the likeliest where the uniform number is negative, else the one at which the cumulative
+ * probability passes it (sums of blocks first, then inside one block). Its log-probability under softmax(z inverse). */
+void NAMED(draw_rows)(const REAL *restrict logits_BV, const double *restrict uniforms_B, int64_t *restrict tokens_B,
+                      float *restrict logps_B, int64_t B, int64_t V, float inverse) {
+    int64_t blocks = (V + BLOCK - 1) / BLOCK;
+#pragma omp parallel for schedule(static) if (B * V > SMALL)
+    for (int64_t b = 0; b < B; b++) {
+        const REAL *row = logits_BV + b * V;
+        double *sums = malloc((size_t)blocks * sizeof(double)), whole = 0.0;
+        float peak = -INFINITY;
+#pragma omp simd reduction(max : peak)
+        for (int64_t i = 0; i < V; i++) peak = LOAD(row[i]) > peak ? LOAD(row[i]) : peak;
+        float top = peak * inverse;
+        for (int64_t k = 0; k < blocks; k++) {
+            int64_t end = (k + 1) * BLOCK < V ? (k + 1) * BLOCK : V;
+            float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+            for (int64_t i = k * BLOCK; i < end; i++) sum += exponential(LOAD(row[i]) * inverse - top);
+            sums[k] = sum;
+            whole += sum;
+        }
+        int64_t token = 0;
+        if (uniforms_B[b] < 0.0) {
+            while (token < V - 1 && !(LOAD(row[token]) == peak)) token++;
+        } else {
+            double left = uniforms_B[b] * whole;
+            int64_t k = 0, last;
+            while (k < blocks - 1 && left >= sums[k]) left -= sums[k++];
+            int64_t end = (k + 1) * BLOCK < V ? (k + 1) * BLOCK : V;
+            last = k * BLOCK;
+            for (token = k * BLOCK; token < end; token++) {
+                float weight = exponential(LOAD(row[token]) * inverse - top);
+                if (weight > 0.0f) last = token;
+                if (left < weight) break;
+                left -= weight;
+            }
+            token = token < end ? token : last; /* rounding at the end of a block: the last token that is possible */
+        }
+        tokens_B[b] = token;
+        logps_B[b] = LOAD(row[token]) * inverse - top - (float)log(whole);
+        free(sums);
     }
 }
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from tercet.kernels.native import available, call
 from tercet.models.forest import Forest
 from tercet.models.policy import Policy
 
@@ -24,7 +25,7 @@ class Cache:
         self.capacity = keys.shape[1]
         self.lengths = torch.zeros(self.capacity, dtype=torch.long, device=keys.device)
         self.size, self.reach = 0, 0
-        self.mask = self.bias = self.places = torch.empty(0)
+        self.mask = self.bias = self.places = self.seen = torch.empty(0)
 
     @classmethod
     def empty(cls, policy: Policy, capacity: int, length: int, prefix: Prefix | None = None) -> Cache:
@@ -40,7 +41,7 @@ class Cache:
         """Prepare one decoding step of the first `size` rows: who sees what, and where new keys and values go."""
         _, _, heads, room, _ = self.keys.shape
         lengths = self.lengths[:size]
-        self.size, self.reach = size, int(lengths.max()) + 1
+        self.size, self.reach, self.seen = size, int(lengths.max()) + 1, lengths + 1
         seen = torch.arange(self.reach, device=lengths.device) <= lengths[:, None]
         self.mask = seen[:, None, None]
         self.bias = torch.zeros_like(self.mask, dtype=self.keys.dtype).masked_fill_(~self.mask, -torch.inf)
@@ -55,7 +56,11 @@ class Cache:
             past.view(-1, width).index_copy_(0, self.places, new[0].transpose(0, 1).reshape(-1, width))
         grouped = query[0].transpose(0, 1).reshape(size, keys.shape[1], -1, width)
         own = keys[:size, :, : self.reach], values[:size, :, : self.reach]
-        if self.prefix is not None:
+        if available(query):
+            output, lse = _attend_past(grouped.contiguous(), keys, values, self.seen, scaling)
+            if self.prefix is not None:
+                output = merge((output, lse), self.prefix.seen(layer, grouped, scaling))
+        elif self.prefix is not None:
             bias = self.bias.expand(-1, -1, grouped.shape[2], -1)
             output = merge(attend(grouped, *own, scaling, bias), self.prefix.seen(layer, grouped, scaling))
         elif keys.dtype == torch.float32 and keys.device.type == "cpu":
@@ -128,6 +133,15 @@ class Prefill:
             parts.append(attend(query[:, :, own], k, v, scaling, causal=True))
         outputs = torch.cat([output[0].transpose(0, 1) for output, _ in parts])
         return outputs, torch.cat([lse[0].transpose(0, 1) for _, lse in parts])
+
+
+def _attend_past(query: Tensor, keys: Tensor, values: Tensor, seen_B: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+    """`(B, K, G, D)` queries over each row's own past, with log-sum-exps `(B, K, G)`; no row reads another's reach."""
+    rows, heads, group, width = query.shape
+    out, lse = torch.empty_like(query), query.new_empty(rows, heads, group, dtype=torch.float32)
+    shape = (rows, heads * group, heads, width, keys.stride(0), keys.stride(1))
+    call("attend_past", query.dtype, query, keys, values, seen_B, out, lse, *shape, scaling)
+    return out, lse
 
 
 def _attend_plainly(query: Tensor, key: Tensor, value: Tensor, scaling: float, bias: Tensor) -> Tensor:

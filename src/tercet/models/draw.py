@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tercet.kernels.native import available, call
 from tercet.rows import Sampling
 
 CACHED = 1 << 19  # numbers that a processor's cache holds beside others: 2 MB in fp32
@@ -25,12 +26,24 @@ def uniforms(sampling: Sampling, prompt: int, sample: int) -> list[float]:
 
 def draw(logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """`choose` from logits of any precision; on CPU few rows at a time, so that what is made stays in its cache."""
+    if available(logits_BV) and not sampling.top_k and sampling.top_p >= 1.0:
+        return _drawn(logits_BV.contiguous(), uniforms_B, sampling.temperature)
     whole = logits_BV.device.type != "cpu"
     size = len(logits_BV) if whole else max(1, CACHED // logits_BV.shape[1])
     uniforms = uniforms_B.split(size) if len(uniforms_B) else [uniforms_B] * -(-len(logits_BV) // size)
     pairs = zip(logits_BV.split(size), uniforms, strict=True)
     tokens, logps = zip(*(choose(part.float(), numbers, sampling) for part, numbers in pairs), strict=True)
     return torch.cat(tokens), torch.cat(logps)
+
+
+def _drawn(logits_BV: Tensor, uniforms_B: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Two passes over a row of logits while it is in the cache; `choose` for what cuts nothing off."""
+    rows = len(logits_BV)
+    tokens, logps = torch.empty(rows, dtype=torch.long), torch.empty(rows)
+    numbers = uniforms_B.double() if temperature else torch.full((rows,), -1.0, dtype=torch.float64)
+    inverse = 1.0 / (temperature or 1.0)
+    call("draw_rows", logits_BV.dtype, logits_BV, numbers, tokens, logps, rows, logits_BV.shape[1], inverse)
+    return tokens, logps
 
 
 def choose(logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:

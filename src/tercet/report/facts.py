@@ -50,6 +50,7 @@ CURVES = {
     "lr": "Learning rate",
     "clip_share": "Share of clipped tokens",
     "tokens_per_second": "Tokens per second",
+    "gflops": "GFLOP per second",
     "generate_efficiency": "Efficiency of generation",
     "generate_tokens_per_second": "Tokens per second of generation",
     "efficiency": "Efficiency (of plain matrix products)",

@@ -182,6 +182,7 @@ def _update(state: State, step: Step, loss: LossFn, rate: float, spec: Fit) -> d
     measured = {_metric(name): value for name, value in measured.items()}
     seconds = max(time.monotonic() - began, 1e-9)
     measured["tokens_per_second"] = measured["tokens"] / seconds
+    measured["gflops"] = counts["flops"] / seconds / 1e9
     if state.rate:
         measured["efficiency"] = counts["flops"] / (seconds * state.rate * mesh.size)
     if (peak := peak_flops(mesh.device)) is not None:

@@ -1,0 +1,122 @@
+"""What a run will do and about how long it will take here, said before the first stage begins.
+
+An estimate to plan a coffee with: parameters x tokens over this machine's measured rate of matrix products. What is not
+known before the data are made (the length of rows and answers) is guessed low, from short chats.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tercet import machine
+from tercet.precision import automatic, software_bf16
+from tercet.recipe import BASE, DPO, Computing, Fit, Recipe, Reward, Rollouts
+
+ROW, PROMPT, ANSWER = 110, 60, 50  # tokens of a row, a prompt and an answer of short chats
+TRAINING, WRITING = 0.6, 0.25  # the share of the rate that training and generation reach on a CPU
+OPENING = 8.0  # seconds in which a stage starts and loads its model
+WORTH = 30.0  # seconds of work at a guessed rate from which measuring is worth its time
+GUESS = 1e11  # FLOP/s of a slow laptop
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)(M|B)(?![a-z])", re.IGNORECASE)
+
+
+def opening(recipe: Recipe, missing: Mapping[str, Mapping[str, int]], parameters: float) -> str:
+    """One paragraph: how much is missing, how long it takes about, and in which precision. `missing` has forecasts."""
+    if not missing:
+        return ""
+    parameters = parameters or named_size(recipe.base.model)
+    work = {name: flops(recipe, name, ahead, parameters) for name, ahead in missing.items()}
+    said = f"{recipe.name}: {len(missing)} stage{'s' if len(missing) > 1 else ''} to make"
+    parts = [_amounts(missing), automatic_line(recipe, missing)]
+    rough = sum(training / TRAINING + writing / WRITING for training, writing in work.values())
+    if rough / GUESS > WORTH and (rate := _rate(recipe.dtype)):
+        seconds = rough / rate + OPENING * sum(any(pair) for pair in work.values())
+        parts.append(f"about {_duration(seconds)} on this machine ({rate / 1e9:,.0f} GFLOP/s in plain products)")
+    return "; ".join([said, *filter(None, parts)])
+
+
+def named_size(model: str) -> float:
+    """The parameters that a model's name tells, 135e6 of `SmolLM2-135M-Instruct`; 0.0 where it tells none."""
+    found = _SIZE.search(model.rsplit("/", 1)[-1])
+    return float(found[1]) * (1e6 if found[2] in "mM" else 1e9) if found else 0.0
+
+
+def flops(recipe: Recipe, name: str, ahead: Mapping[str, int], parameters: float) -> tuple[float, float]:
+    """FLOPs of training and of reading or writing that a stage's forecast comes to."""
+    spec = recipe.spec(name)
+    if not isinstance(spec, Computing):
+        return 0.0, 0.0
+    completions = float(ahead.get("completions", 0))
+    writing = 2.0 * parameters * completions * (PROMPT + ANSWER)
+    if isinstance(spec, Rollouts):
+        return 8.0 * parameters * completions * ANSWER, writing  # six to learn, two of the reference
+    if isinstance(spec, Fit):
+        sides = 2.6 if isinstance(spec, DPO | Reward) else 1.0  # two answers and what the reference reads
+        return 6.0 * parameters * ahead.get("steps", 0) * spec.batch * ROW * sides, 0.0
+    return 0.0, writing
+
+
+def automatic_line(recipe: Recipe, names: Sequence[str] | Mapping[str, Any]) -> str:
+    """`bfloat16: this CPU has AMX`, where a stage of these runs a model in the machine's own precision."""
+    found = automatic()
+    own = any(isinstance(spec, Computing) and spec.precision == found.dtype for spec in map(recipe.spec, names))
+    return f"{found.dtype}: {found.why}" if own else ""
+
+
+def slow_precision(recipe: Recipe, names: Sequence[str] | Mapping[str, Any]) -> str:
+    """A warning where a recipe pins bf16 and this CPU multiplies it in software, with the measured ratio."""
+    pinned = [name for name in names if name != BASE and getattr(recipe.stage[name], "dtype", "") == "bfloat16"]
+    if not pinned or not software_bf16():
+        return ""
+    measured = _measured("")
+    rates = {one["dtype"]: one["flops"] for one in measured.get("products", ())}
+    ratio = ""
+    if rates.get("bfloat16"):
+        times = rates["float32"] / rates["bfloat16"]
+        ratio = (
+            f" ({rates['bfloat16'] / 1e9:.0f} against {rates['float32'] / 1e9:.0f} GFLOP/s: {times:.1f} times slower)"
+        )
+    return (
+        f"warning: dtype = bfloat16 of {', '.join(pinned)}: this CPU multiplies it in software{ratio}; "
+        'leave dtype out, or set it to "auto" or "float32"'
+    )
+
+
+def _amounts(missing: Mapping[str, Mapping[str, int]]) -> str:
+    totals = {key: sum(ahead.get(key, 0) for ahead in missing.values()) for key in ("steps", "completions")}
+    return ", ".join(f"{number:,} {key}" for key, number in totals.items() if number)
+
+
+def _rate(dtype: str) -> float:
+    products = _measured(dtype).get("products") or [{"flops": 0.0}]
+    return float(products[0]["flops"])
+
+
+def _measured(dtype: str) -> dict[str, Any]:
+    """`tercet speed` for two seconds in a process of its own (this one has no torch); nothing where that fails."""
+    command = [sys.executable, "-m", "tercet", "speed", "--seconds", "2", "--json"]
+    threads = {"OMP_NUM_THREADS": str(machine.cores())}
+    try:
+        done = subprocess.run(
+            command + (["--dtype", dtype] if dtype else []),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+            env=os.environ | threads,
+        )
+        return dict(json.loads(done.stdout))
+    except (subprocess.SubprocessError, OSError, ValueError):
+        return {}
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{round(seconds, -1):.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
