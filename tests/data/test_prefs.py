@@ -15,6 +15,7 @@ from tercet.data import constraints, prefs, words
 from tercet.data.personas import Sheet, synthesise
 from tercet.data.personas_checks import Plan
 from tercet.data.prefs import CHUNK, Sample
+from tercet.precision import resolve
 from tercet.recipe import Base, Prefs, Recipe
 from tercet.rows import (
     Completion,
@@ -144,7 +145,7 @@ def obedient(prompt: str, luck: float) -> str:
 def test_right_against_wrong(tmp_path: Path) -> None:
     bench = Bench(tmp_path, [*sums(40), Row("chat", (Message("user", "Hi"), Message("assistant", "Ho")))])
     metrics = bench.run(Writer(often_right), samples=4)
-    assert bench.opened == [(tmp_path / "sft" / "payload", "bfloat16")]
+    assert bench.opened == [(tmp_path / "sft" / "payload", resolve("auto"))]
     judge = verifier("gsm8k@1")
     truths = {row.id: row.truth for row in sums(40)}
     assert len(bench.pairs) == metrics["pairs"] > 25

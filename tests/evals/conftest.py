@@ -13,6 +13,7 @@ import pytest
 
 from tercet.evals import prompts, run
 from tercet.evals.fakes import OracleGenerator
+from tercet.precision import resolve
 from tercet.recipe import Eval, Prompts, Recipe
 from tercet.rows import Generator, Message, Row, write_table
 
@@ -88,7 +89,7 @@ class Desk:
 
     def _open(self, folder: Path, dtype: str, engine: str = "local") -> Generator:
         assert folder == self.root / "base"
-        assert (dtype, engine) == ("bfloat16", "local")
+        assert (dtype, engine) == (resolve("auto"), "local")
         self.opened += 1
         return self.model
 

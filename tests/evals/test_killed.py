@@ -67,7 +67,7 @@ gen_rows = 8
 """
 EXAMS = {
     "float32": 'model = "base"\nexam = "exam"\ndtype = "float32"\nmax_new_tokens = 8',
-    "bfloat16": 'model = "base"\nexam = "exam"\nmax_new_tokens = 8\ntemperature = 0.7',
+    "bfloat16": 'model = "base"\nexam = "exam"\ndtype = "bfloat16"\nmax_new_tokens = 8\ntemperature = 0.7',
     "judged": 'model = "base"\nexam = "asked"\njudge = "base"\nmax_new_tokens = 2\nrepeats = 2\ntemperature = 1.0',
 }
 MIRROR = {

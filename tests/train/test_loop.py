@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from tercet.device.mesh import Mesh
+from tercet.device.speed import linear_shapes, yardstick
+from tercet.models.flops import model_size
 from tercet.models.folder import load_model
 from tercet.models.forest import Leaf, Tree, plant
 from tercet.recipe import SFT
@@ -166,6 +168,20 @@ def test_metrics_say_what_was_computed(tiny_folder, context, tmp_path):
     assert line["useful_tokens"] == sum(sum(tree.leaves[0].mask[1:]) for tree in trees())
     assert line["loss"] == pytest.approx(math.log(259), rel=0.05)
     assert {"grad_norm", "lr", "tokens_per_second", "seconds", "memory_gb"} <= line.keys()
+
+
+def test_every_step_tells_its_efficiency_against_the_machines_own_products(tiny_folder, context, tmp_path):
+    descend(tiny_folder, context(), budget=64)
+    policy = open_policy(tiny_folder)
+    rate = yardstick(linear_shapes(policy), getattr(torch, spec().precision), torch.device("cpu"))
+    (line,) = read_metrics(tmp_path / "draft" / "metrics.jsonl")
+    assert line["efficiency"] == pytest.approx(
+        line["gflops"] * 1e9 / rate, rel=0.9
+    )  # measured twice, on a busy machine
+    flops = line["gflops"] * 1e9 * line["tokens"] / line["tokens_per_second"]
+    size = model_size(policy)
+    assert flops > 6.0 * size.linear * line["tokens"]  # and attention, and the head where a token is trained
+    assert flops < 6.0 * (size.linear + size.head + 64 * size.attention) * line["tokens"]
 
 
 def nothing(_policy, batch) -> Loss:
