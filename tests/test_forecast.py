@@ -15,7 +15,6 @@ SOFTWARE = Precision("float32", "this CPU multiplies bf16 in software")
 def measured(monkeypatch):
     """A CPU without bf16 units whose products were measured."""
     monkeypatch.setattr(precision, "automatic", lambda: SOFTWARE)
-    monkeypatch.setattr(forecast, "automatic", lambda: SOFTWARE)
     rates = [{"dtype": "float32", "flops": 200e9}, {"dtype": "bfloat16", "flops": 50e9}]
     asked = []
 
@@ -63,7 +62,7 @@ def test_a_run_says_how_much_and_how_long_before_it_begins(measured):
     said = forecast.opening(recipe(), AHEAD, 0.0)
     assert said.startswith("two: 3 stages to make; 25 steps; float32: this CPU multiplies bf16 in software; about ")
     assert said.endswith("on this machine (200 GFLOP/s in plain products)")
-    seconds = 6 * 135e6 * 25 * 16 * forecast.ROW / forecast.TRAINING / 200e9 + forecast.OPENING
+    seconds = 6 * 135e6 * 25 * 16 * forecast.ROW / forecast.SHARES["float32"][0] / 200e9 + forecast.OPENING
     assert forecast._duration(seconds) in said
 
 

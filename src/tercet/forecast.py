@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tercet import machine
-from tercet.precision import automatic, software_bf16
+from tercet.precision import reason, resolve, software_bf16
 from tercet.recipe import BASE, DPO, Computing, Fit, Recipe, Reward, Rollouts
 
 ROW, PROMPT, ANSWER = 110, 60, 50  # tokens of a row, a prompt and an answer of short chats
-TRAINING, WRITING = 0.6, 0.25  # the share of the rate that training and generation reach on a CPU
-OPENING = 8.0  # seconds in which a stage starts and loads its model
+SHARES = {"float32": (0.75, 0.9), "bfloat16": (0.55, 0.3)}  # of the rate, that training and generation reach on a CPU
+TAUGHT = 0.6  # of the pairs that may come, and of the completions in groups whose rewards differ
+OPENING = 6.0  # seconds in which a stage starts and loads its model
 WORTH = 30.0  # seconds of work at a guessed rate from which measuring is worth its time
 GUESS = 1e11  # FLOP/s of a slow laptop
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)(M|B)(?![a-z])", re.IGNORECASE)
@@ -33,8 +34,9 @@ def opening(recipe: Recipe, missing: Mapping[str, Mapping[str, int]], parameters
     parameters = parameters or named_size(recipe.base.model)
     work = {name: flops(recipe, name, ahead, parameters) for name, ahead in missing.items()}
     said = f"{recipe.name}: {len(missing)} stage{'s' if len(missing) > 1 else ''} to make"
-    parts = [_amounts(missing), automatic_line(recipe, missing)]
-    rough = sum(training / TRAINING + writing / WRITING for training, writing in work.values())
+    parts = [_amounts(missing), precisions(recipe, missing)]
+    learns, writes = SHARES[resolve(recipe.dtype)]
+    rough = sum(training / learns + writing / writes for training, writing in work.values())
     if rough / GUESS > WORTH and (rate := _rate(recipe.dtype)):
         seconds = rough / rate + OPENING * sum(any(pair) for pair in work.values())
         parts.append(f"about {_duration(seconds)} on this machine ({rate / 1e9:,.0f} GFLOP/s in plain products)")
@@ -55,18 +57,17 @@ def flops(recipe: Recipe, name: str, ahead: Mapping[str, int], parameters: float
     completions = float(ahead.get("completions", 0))
     writing = 2.0 * parameters * completions * (PROMPT + ANSWER)
     if isinstance(spec, Rollouts):
-        return 8.0 * parameters * completions * ANSWER, writing  # six to learn, two of the reference
+        return 8.0 * TAUGHT * parameters * completions * ANSWER, writing  # six to learn, two of the reference
     if isinstance(spec, Fit):
-        sides = 2.6 if isinstance(spec, DPO | Reward) else 1.0  # two answers and what the reference reads
+        sides = 2.6 * TAUGHT if isinstance(spec, DPO | Reward) else 1.0  # two answers and what the reference reads
         return 6.0 * parameters * ahead.get("steps", 0) * spec.batch * ROW * sides, 0.0
     return 0.0, writing
 
 
-def automatic_line(recipe: Recipe, names: Sequence[str] | Mapping[str, Any]) -> str:
-    """`bfloat16: this CPU has AMX`, where a stage of these runs a model in the machine's own precision."""
-    found = automatic()
-    own = any(isinstance(spec, Computing) and spec.precision == found.dtype for spec in map(recipe.spec, names))
-    return f"{found.dtype}: {found.why}" if own else ""
+def precisions(recipe: Recipe, names: Sequence[str] | Mapping[str, Any]) -> str:
+    """`bfloat16: this CPU has AMX`: the precisions of the stages that run a model, each with its reason."""
+    computing = (spec for spec in map(recipe.spec, names) if isinstance(spec, Computing))
+    return ", ".join(dict.fromkeys(reason(spec.precision) for spec in computing))
 
 
 def slow_precision(recipe: Recipe, names: Sequence[str] | Mapping[str, Any]) -> str:
