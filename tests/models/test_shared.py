@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tercet.models import generate
+from tercet.models import decoding, generate
 from tercet.models.folder import load_model
 from tercet.models.generate import GenerateError, LocalGenerator
 from tercet.models.score import Question, _batches, score
@@ -82,14 +82,14 @@ def test_a_plain_prompt_has_no_template(generator):
 def test_memory_that_runs_out_halves_the_rows_and_loses_nothing(sharp_folder, monkeypatch):
     generator = LocalGenerator.open(sharp_folder, "float32", rows=4)
     wanted = generator.complete(shared_prompts(), Sampling(12))
-    step, seen = generate._Decoding.step, []
+    step, seen = decoding.Decoding.step, []
 
     def hungry(state):
         if len(state.rows) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
         step(state)
 
-    monkeypatch.setattr(generate._Decoding, "step", hungry)
+    monkeypatch.setattr(decoding.Decoding, "step", hungry)
     found = generator.complete(shared_prompts(), Sampling(12), lambda i, group: seen.append(i))
     assert tokens(found) == tokens(wanted)
     assert sorted(seen) == list(range(len(ASKS)))
@@ -98,7 +98,7 @@ def test_memory_that_runs_out_halves_the_rows_and_loses_nothing(sharp_folder, mo
 
 def test_other_failures_are_not_taken_for_memory(sharp_folder, monkeypatch):
     generator = LocalGenerator.open(sharp_folder, "float32", rows=4)
-    monkeypatch.setattr(generate._Decoding, "step", lambda state: (_ for _ in ()).throw(RuntimeError("shape")))
+    monkeypatch.setattr(decoding.Decoding, "step", lambda state: (_ for _ in ()).throw(RuntimeError("shape")))
     with pytest.raises(RuntimeError, match="shape"):
         generator.complete(shared_prompts(), Sampling(12))
 

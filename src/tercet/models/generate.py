@@ -9,18 +9,15 @@ is in the batch does not decide what it says.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from tercet.device import place
-from tercet.models.cache import Cache, Prefill, Prefix
+from tercet.models.cache import Cache, Prefix
 from tercet.models.chat import Chat
-from tercet.models.draw import draw, uniforms
-from tercet.models.flops import attended_pairs
+from tercet.models.decoding import Decoding, Ends, Row
 from tercet.models.forest import NAME, Leaf, Tree, plant, register
 from tercet.models.packed import Packed
 from tercet.models.policy import Policy, check_supported
@@ -169,7 +166,7 @@ class LocalGenerator:
         error = f"a prompt of {len(ids)} tokens leaves no room in the model's context of {limit}"
         return [Completion("", (), (), "error", error)] * sampling.n
 
-    def _completion(self, row: _Row, stop: Sequence[str]) -> Completion:
+    def _completion(self, row: Row, stop: Sequence[str]) -> Completion:
         ids = row.token_ids
         closed = bool(ids) and ids[-1] in self.stops
         text = str(self.chat.tokenizer.decode(ids[:-1] if closed else ids, skip_special_tokens=True))
@@ -184,7 +181,7 @@ class LocalGenerator:
         return longest * min(self.rows, len(prompts) * sampling.n) > self.tokens
 
     @torch.no_grad()
-    def _decode(self, prompts: Sequence[Ids], sampling: Sampling, streams: Sequence[int]) -> Iterator[_Decoding]:
+    def _decode(self, prompts: Sequence[Ids], sampling: Sampling, streams: Sequence[int]) -> Iterator[Decoding]:
         """Admit, step, retire until the queue is empty; yields after every step."""
         longest = self._check(prompts, sampling)
         with self.packed.used():
@@ -192,7 +189,7 @@ class LocalGenerator:
 
     def _steps(
         self, prompts: Sequence[Ids], sampling: Sampling, streams: Sequence[int], longest: int
-    ) -> Iterator[_Decoding]:
+    ) -> Iterator[Decoding]:
         shared = _shared(prompts)
         prefix = Prefix(self.policy, plant([Tree(prompts[0][:shared], [])]).to(self.device)) if shared else None
         self.work.add(shared, shared * (shared + 1) / 2, 0)
@@ -200,7 +197,8 @@ class LocalGenerator:
         rows = max(1, min(self.rows, (self.tokens - shared) // length, len(prompts) * sampling.n))
         queue = _units(len(prompts), sampling.n, rows)
         cache = Cache.empty(self.policy, rows, length, prefix)
-        state = _Decoding(self, cache, sampling)
+        ends = Ends(self.stops, self.chat.tokenizer, self.config.max_position_embeddings)
+        state = Decoding(self.policy, cache, sampling, ends, self.work)
         while queue or state.rows:
             state.finished = []
             free = cache.capacity - len(state.rows)
@@ -225,19 +223,6 @@ class LocalGenerator:
         return longest
 
 
-@dataclass
-class _Row:
-    """One sample in the making."""
-
-    prompt: int
-    sample: int
-    uniforms: list[float]
-    limit: int
-    start: int  # tokens of its prompt
-    token_ids: list[int] = field(default_factory=list)
-    logps: list[float] = field(default_factory=list)
-
-
 def _at(places: Sequence[int], finish: Done, i: int, group: list[Completion]) -> None:
     """Tell `finish` the place that the i-th of some prompts has among all."""
     finish(places[i], group)
@@ -257,87 +242,3 @@ def _shared(prompts: Sequence[Ids]) -> int:
     shared = min(len(ids) for ids in prompts) - 1
     common = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), shared)
     return min(common, shared) if min(common, shared) >= SHARED else 0
-
-
-class _Decoding:
-    """The rows being decoded; row b lives in slot b of the cache."""
-
-    def __init__(self, writer: LocalGenerator, cache: Cache, sampling: Sampling) -> None:
-        self.policy, self.stops, self.tokenizer = writer.policy, writer.stops, writer.chat.tokenizer
-        self.cache, self.sampling, self.work = cache, sampling, writer.work
-        self.room = writer.config.max_position_embeddings
-        self.window = max((len(words) for words in sampling.stop), default=0) + 4  # tokens that may hold a stop string
-        self.rows: list[_Row] = []
-        self.finished: list[_Row] = []
-
-    def admit(self, prompts: Sequence[Ids], queue: list[tuple[int, list[int]]], names: Sequence[int]) -> None:
-        """Prefill as many prompts as there are places for, and draw each new row's first token."""
-        taken = []
-        places = self.cache.capacity - len(self.rows)
-        while queue and len(queue[-1][1]) <= places:
-            taken.append(queue.pop())
-            places -= len(taken[-1][1])
-        first, offset = len(self.rows), self.cache.offset
-        rows = [
-            _Row(
-                i,
-                s,
-                uniforms(self.sampling, names[i], s),
-                min(self.sampling.max_new_tokens, self.room - len(prompts[i])),
-                len(prompts[i]),
-            )
-            for i, samples in taken
-            for s in samples
-        ]
-        forest = plant([Tree(prompts[i][offset:], []) for i, _ in taken]).to(self.cache.lengths.device)
-        counts = [len(samples) for _, samples in taken]
-        layout = Prefill(forest, self.cache, first, counts)
-        hidden = self.policy.hidden(layout, forest.input_ids, forest.position_ids + offset)
-        ends = [segment.end - 1 for segment in forest.segments]
-        spread = [end for end, count in zip(ends, counts, strict=True) for _ in range(count)]
-        lengths = [len(prompts[i]) - offset for i, samples in taken for _ in samples]
-        self.cache.lengths[first : first + len(rows)] = torch.tensor(lengths, device=self.cache.lengths.device)
-        self.rows.extend(rows)
-        self.work.add(forest.num_tokens, attended_pairs(forest) + forest.num_tokens * offset, len(rows))
-        self._draw(rows, hidden[spread])
-
-    def step(self) -> None:
-        """One token for every row."""
-        size, device = len(self.rows), self.cache.lengths.device
-        last = torch.tensor([row.token_ids[-1] for row in self.rows], device=device)
-        self.cache.begin(size)
-        hidden = self.policy.hidden(self.cache, last, self.cache.lengths[:size] + self.cache.offset)
-        self.cache.lengths[:size] += 1
-        self.work.add(size, sum(row.start + len(row.token_ids) for row in self.rows), size)
-        self._draw(self.rows, hidden)
-
-    def _draw(self, rows: list[_Row], hidden: Tensor) -> None:
-        logits = self.policy.model.get_output_embeddings()(hidden)
-        numbers = [row.uniforms[len(row.token_ids)] for row in rows] if self.sampling.temperature else []
-        tokens, logps = draw(logits, torch.tensor(numbers, device=logits.device), self.sampling)
-        for row, token, logp in zip(rows, tokens.tolist(), logps.tolist(), strict=True):
-            row.token_ids.append(token)
-            row.logps.append(logp)
-
-    def retire(self) -> None:
-        """Move finished rows out and close the gaps with the last rows."""
-        stopped = self._stopped()
-        over = [
-            b
-            for b, row in enumerate(self.rows)
-            if row.token_ids[-1] in self.stops or len(row.token_ids) >= row.limit or stopped[b]
-        ]
-        self.finished = [self.rows[b] for b in over]
-        for b in reversed(over):
-            last = len(self.rows) - 1
-            if b != last:
-                self.cache.move(last, b)
-                self.rows[b] = self.rows[last]
-            self.rows.pop()
-
-    def _stopped(self) -> list[bool]:
-        """Which rows have just written a stop string."""
-        if not self.sampling.stop:
-            return [False] * len(self.rows)
-        tails = self.tokenizer.batch_decode([row.token_ids[-self.window :] for row in self.rows])
-        return [any(words in tail for words in self.sampling.stop) for tail in tails]
