@@ -37,11 +37,14 @@ class Cache:
         """Position of a row's first own token."""
         return self.prefix.length if self.prefix else 0
 
-    def begin(self, size: int) -> None:
-        """Prepare one decoding step of the first `size` rows: who sees what, and where new keys and values go."""
+    def begin(self, size: int, reach: int) -> None:
+        """Prepare one decoding step of the first `size` rows: who sees what, and where new keys and values go.
+
+        `reach` is the longest row's length with its new token; the caller knows it without asking the device.
+        """
         _, _, heads, room, _ = self.keys.shape
         lengths = self.lengths[:size]
-        self.size, self.reach, self.seen = size, int(lengths.max()) + 1, lengths + 1
+        self.size, self.reach, self.seen = size, reach, lengths + 1
         seen = torch.arange(self.reach, device=lengths.device) <= lengths[:, None]
         self.mask = seen[:, None, None]
         self.bias = torch.zeros_like(self.mask, dtype=self.keys.dtype).masked_fill_(~self.mask, -torch.inf)
@@ -69,9 +72,9 @@ class Cache:
             output = scaled_dot_product_attention(grouped, *own, self.mask, scale=scaling)
         return output.reshape(1, size, heads, width)
 
-    def move(self, source: int, target: int) -> None:
-        """Copy a row into another slot."""
-        past = slice(0, int(self.lengths[source]))
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy a row of `length` tokens into another slot."""
+        past = slice(0, length)
         self.keys[:, target, :, past] = self.keys[:, source, :, past]
         self.values[:, target, :, past] = self.values[:, source, :, past]
         self.lengths[target] = self.lengths[source]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tercet.device.readback import Readback, send
 from tercet.models.cache import Cache, Prefill
 from tercet.models.draw import draw, uniforms
 from tercet.models.flops import attended_pairs
@@ -34,21 +36,43 @@ class Row:
 
     prompt: int
     sample: int
-    uniforms: list[float]
     limit: int
     start: int  # tokens of its prompt
+    drawn: int = 0  # tokens of its answer, with those that the host has not read yet
+    ended: bool = False
     token_ids: list[int] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)
 
+    @property
+    def length(self) -> int:
+        """Tokens whose keys are kept: all but the last drawn."""
+        return self.start + self.drawn - 1
+
+    @property
+    def full(self) -> bool:
+        """Whether its budget is spent."""
+        return self.drawn >= self.limit
+
 
 class Decoding:
-    """The rows being decoded; row b lives in slot b of the cache."""
+    """The rows being decoded; row b lives in slot b of the cache.
 
-    def __init__(self, policy: Policy, cache: Cache, sampling: Sampling, ends: Ends, work: Work) -> None:
-        self.policy, self.cache, self.sampling, self.ends, self.work = policy, cache, sampling, ends, work
+    Where `late`, a step is on its way before the host has read what the last one drew: tokens stay on the device, and a
+    card never waits for the host. A row found to have ended is one token ahead by then; that token is thrown away.
+    """
+
+    def __init__(self, policy: Policy, cache: Cache, sampling: Sampling, ends: Ends, work: Work, *, late: bool) -> None:
+        self.policy, self.cache, self.sampling = policy, cache, sampling
+        self.ends, self.work, self.late = ends, work, late
         self.window = max((len(words) for words in sampling.stop), default=0) + 4  # tokens that may hold a stop string
+        self.device = cache.lengths.device
+        self.last = torch.zeros_like(cache.lengths)  # each slot's last token
+        self.counts = torch.zeros_like(cache.lengths)  # and how many it has drawn
+        width = sampling.max_new_tokens if sampling.temperature else 0
+        self.numbers = torch.zeros(len(cache.lengths), width, device=self.device)  # and its own random numbers
         self.rows: list[Row] = []
         self.finished: list[Row] = []
+        self.pending: deque[tuple[list[Row], Readback]] = deque()
 
     def admit(self, prompts: Sequence[Ids], queue: list[tuple[int, list[int]]], names: Sequence[int]) -> None:
         """Prefill as many prompts as there are places for, and draw each new row's first token."""
@@ -58,66 +82,86 @@ class Decoding:
             taken.append(queue.pop())
             places -= len(taken[-1][1])
         first, offset = len(self.rows), self.cache.offset
-        rows = [
-            Row(
-                i,
-                s,
-                uniforms(self.sampling, names[i], s),
-                min(self.sampling.max_new_tokens, self.ends.room - len(prompts[i])),
-                len(prompts[i]),
-            )
-            for i, samples in taken
-            for s in samples
-        ]
-        forest = plant([Tree(prompts[i][offset:], []) for i, _ in taken]).to(self.cache.lengths.device)
+        rows = [self._row(i, s, prompts[i]) for i, samples in taken for s in samples]
+        forest = plant([Tree(prompts[i][offset:], []) for i, _ in taken]).moved(self._sent)
         counts = [len(samples) for _, samples in taken]
         layout = Prefill(forest, self.cache, first, counts)
         hidden = self.policy.hidden(layout, forest.input_ids, forest.position_ids + offset)
         ends = [segment.end - 1 for segment in forest.segments]
-        spread = [end for end, count in zip(ends, counts, strict=True) for _ in range(count)]
-        lengths = [len(prompts[i]) - offset for i, samples in taken for _ in samples]
-        self.cache.lengths[first : first + len(rows)] = torch.tensor(lengths, device=self.cache.lengths.device)
+        spread = torch.tensor([end for end, count in zip(ends, counts, strict=True) for _ in range(count)])
+        slots = slice(first, first + len(rows))
+        self.cache.lengths[slots] = self._sent(torch.tensor([row.start - offset for row in rows]))
+        self.counts[slots] = 0
+        if self.sampling.temperature:
+            own = [uniforms(self.sampling, names[row.prompt], row.sample) for row in rows]
+            self.numbers[slots] = self._sent(torch.tensor(own))
         self.rows.extend(rows)
         self.work.add(forest.num_tokens, attended_pairs(forest) + forest.num_tokens * offset, len(rows))
-        self._draw(rows, hidden[spread])
+        self._draw(slots, hidden.index_select(0, self._sent(spread)))
 
     def step(self) -> None:
         """One token for every row."""
-        size, device = len(self.rows), self.cache.lengths.device
-        last = torch.tensor([row.token_ids[-1] for row in self.rows], device=device)
-        self.cache.begin(size)
-        hidden = self.policy.hidden(self.cache, last, self.cache.lengths[:size] + self.cache.offset)
-        self.cache.lengths[:size] += 1
-        self.work.add(size, sum(row.start + len(row.token_ids) for row in self.rows), size)
-        self._draw(self.rows, hidden)
-
-    def _draw(self, rows: list[Row], hidden: Tensor) -> None:
-        logits = self.policy.model.get_output_embeddings()(hidden)
-        numbers = [row.uniforms[len(row.token_ids)] for row in rows] if self.sampling.temperature else []
-        tokens, logps = draw(logits, torch.tensor(numbers, device=logits.device), self.sampling)
-        for row, token, logp in zip(rows, tokens.tolist(), logps.tolist(), strict=True):
-            row.token_ids.append(token)
-            row.logps.append(logp)
+        size = len(self.rows)
+        lengths = self.cache.lengths[:size]
+        self.cache.begin(size, max(row.length for row in self.rows) - self.cache.offset + 1)
+        hidden = self.policy.hidden(self.cache, self.last[:size], lengths + self.cache.offset)
+        lengths += 1
+        self.work.add(size, sum(row.length + 1 for row in self.rows), size)
+        self._draw(slice(0, size), hidden)
 
     def retire(self) -> None:
-        """Move finished rows out and close the gaps with the last rows."""
-        stopped = self._stopped()
-        over = [
-            b
-            for b, row in enumerate(self.rows)
-            if row.token_ids[-1] in self.ends.stops or len(row.token_ids) >= row.limit or stopped[b]
-        ]
-        self.finished = [self.rows[b] for b in over]
+        """Read what has been drawn, move finished rows out and close the gaps with the last rows."""
+        ahead = self.late and not all(row.full for row in self.rows)
+        self.finished = []
+        while len(self.pending) > ahead:
+            self.finished += self._read()
+        over = [b for b, row in enumerate(self.rows) if row.ended or row.full]
         for b in reversed(over):
             last = len(self.rows) - 1
             if b != last:
-                self.cache.move(last, b)
-                self.rows[b] = self.rows[last]
+                self._move(last, b)
             self.rows.pop()
 
-    def _stopped(self) -> list[bool]:
+    def _row(self, prompt: int, sample: int, ids: Ids) -> Row:
+        return Row(prompt, sample, min(self.sampling.max_new_tokens, self.ends.room - len(ids)), len(ids))
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        return send(tensor, self.device)
+
+    def _draw(self, slots: slice, hidden: Tensor) -> None:
+        """The next token of the rows in `slots`; it starts on its way to the host."""
+        logits = self.policy.model.get_output_embeddings()(hidden)
+        counts = self.counts[slots]
+        numbers = self.numbers[slots].gather(1, counts[:, None])[:, 0] if self.sampling.temperature else logits[:0, 0]
+        tokens, logps = draw(logits, numbers, self.sampling)
+        self.last[slots] = tokens
+        counts += 1
+        rows = self.rows[slots]
+        for row in rows:
+            row.drawn += 1
+        self.pending.append((rows, Readback((tokens, logps))))
+
+    def _read(self) -> list[Row]:
+        """Give the rows of the oldest step their tokens; those that end with them."""
+        rows, readback = self.pending.popleft()
+        drawn = [(row, *pair) for row, *pair in zip(rows, *readback.read(), strict=True) if not row.ended]
+        for row, token, logp in drawn:
+            row.token_ids.append(int(token))
+            row.logps.append(logp)
+        rows = [row for row, *_ in drawn]
+        for row, stopped in zip(rows, self._stopped(rows), strict=True):
+            row.ended = stopped or row.token_ids[-1] in self.ends.stops or len(row.token_ids) >= row.limit
+        return [row for row in rows if row.ended]
+
+    def _move(self, source: int, target: int) -> None:
+        self.cache.move(source, target, self.rows[source].length - self.cache.offset)
+        for each in (self.last, self.counts, self.numbers):
+            each[target] = each[source]
+        self.rows[target] = self.rows[source]
+
+    def _stopped(self, rows: list[Row]) -> list[bool]:
         """Which rows have just written a stop string."""
         if not self.sampling.stop:
-            return [False] * len(self.rows)
-        tails = self.ends.tokenizer.batch_decode([row.token_ids[-self.window :] for row in self.rows])
+            return [False] * len(rows)
+        tails = self.ends.tokenizer.batch_decode([row.token_ids[-self.window :] for row in rows])
         return [any(words in tail for words in self.sampling.stop) for tail in tails]

@@ -44,6 +44,7 @@ class LocalGenerator:
         self.policy, self.chat, self.rows, self.tokens = policy, chat, rows, tokens
         self.packed, self.work = Packed(policy.model), Work.of(policy)
         self.config = policy.model.config.get_text_config()
+        self.late = self.device.type != "cpu"  # tokens are read while the next step is under way
         eos = self.chat.tokenizer.eos_token_id
         self.stops: set[int] = {chat.end_id} | ({eos} if eos is not None else set())
 
@@ -123,8 +124,10 @@ class LocalGenerator:
         """Pieces of one completion as they are written."""
         shown = ""
         for written in self._decode([self.chat.prompt_ids(messages)], sampling, [0]):
-            row = (written.finished or written.rows)[0]
-            text = self._completion(row, sampling.stop).text
+            rows = written.finished or written.rows
+            if not rows:  # its last tokens are still on their way
+                continue
+            text = self._completion(rows[0], sampling.stop).text
             whole = bool(written.finished) or not text.endswith("\ufffd")  # else a character is still half written
             if whole and len(text) > len(shown):
                 yield text[len(shown) :]
@@ -198,13 +201,12 @@ class LocalGenerator:
         queue = _units(len(prompts), sampling.n, rows)
         cache = Cache.empty(self.policy, rows, length, prefix)
         ends = Ends(self.stops, self.chat.tokenizer, self.config.max_position_embeddings)
-        state = Decoding(self.policy, cache, sampling, ends, self.work)
-        while queue or state.rows:
-            state.finished = []
+        state = Decoding(self.policy, cache, sampling, ends, self.work, late=self.late)
+        while queue or state.rows or state.pending:
             free = cache.capacity - len(state.rows)
             if queue and (not state.rows or free >= max(len(queue[-1][1]), cache.capacity // 8)):
                 state.admit(prompts, queue, streams)
-            else:
+            elif state.rows:
                 self.packed.refresh()
                 state.step()
             state.retire()

@@ -1,0 +1,80 @@
+"""Reading tokens a step late, as on a card, changes nothing of what is written."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tercet.device.readback import Readback, send
+from tercet.models.generate import LocalGenerator
+from tercet.rows import PLAIN, Completion, Message, Sampling
+
+OPENING = "The same words stand before every question, and they are not few. " * 2
+ASKS = ["Hi", "What is a basin and where does its water go?", "x" * 60, "ü", "Say no.", "a b c d e f g", "Why?"]
+PROMPTS = [(Message("user", text),) for text in ASKS]
+SHARED = [(Message(PLAIN, OPENING + text),) for text in ASKS]
+SAMPLINGS = {
+    "greedy": Sampling(24),
+    "drawn": Sampling(40, 1.0, n=3, seed=2),
+    "cut": Sampling(24, 0.7, top_k=40, top_p=0.9, n=2, seed=3),
+    "stopped": Sampling(24, 1.0, n=2, stop=("e", "xx")),
+    "hot": Sampling(60, 3.0, n=4, seed=1),
+    "fitted": Sampling(4000, 4.0, seed=5, fit=True, stop=("a",)),
+    "one token": Sampling(1, 1.0, n=3),
+}
+
+
+@pytest.fixture(scope="module")
+def open_generator(sharp_folder):
+    def open_generator(rows: int = 64, **state: bool) -> LocalGenerator:
+        generator = LocalGenerator.open(sharp_folder, "float32", rows=rows)
+        for name, value in state.items():
+            assert hasattr(generator, name)
+            setattr(generator, name, value)
+        return generator
+
+    return open_generator
+
+
+def assert_same(found: list[list[Completion]], wanted: list[list[Completion]]) -> None:
+    facts = [[[(one.text, one.token_ids, one.stop) for one in group] for group in groups] for groups in (found, wanted)]
+    assert facts[0] == facts[1]
+    logps = [[logp for group in groups for one in group for logp in one.logps] for groups in (found, wanted)]
+    assert logps[0] == pytest.approx(logps[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 64])
+@pytest.mark.parametrize("prompts", [PROMPTS, SHARED], ids=["prompts", "a shared beginning"])
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
+def test_tokens_read_a_step_late_are_those_read_at_once(open_generator, prompts, sampling, rows):
+    if rows == 1 and sampling.max_new_tokens > 100:
+        prompts = prompts[:2]
+    wanted = open_generator(rows, late=False).complete(prompts, sampling)
+    assert_same(open_generator(rows, late=True).complete(prompts, sampling), wanted)
+
+
+def test_rows_end_for_every_reason_in_these_tests(open_generator):
+    stops = {
+        one.stop
+        for sampling in SAMPLINGS.values()
+        for group in open_generator().complete(PROMPTS, sampling)
+        for one in group
+    }
+    assert stops == {"stop", "eos", "length"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_stream_read_late_adds_up_to_the_text(open_generator, seed):
+    sampling = Sampling(20, temperature=1.5, seed=seed)
+    generator = open_generator(late=True)
+    pieces = list(generator.stream(PROMPTS[0], sampling))
+    ((whole,),) = generator.complete(PROMPTS[:1], sampling)
+    assert "".join(pieces) == whole.text
+    assert len(pieces) > 3
+
+
+def test_on_a_processor_tokens_are_read_at_once(open_generator):
+    assert not open_generator().late
+    tokens, logps = torch.tensor([3, 4]), torch.tensor([0.5, -1.0])
+    assert Readback((tokens, logps)).read() == [[3, 4], [0.5, -1.0]]
+    assert send(tokens, torch.device("cpu")) is tokens
