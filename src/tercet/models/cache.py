@@ -20,64 +20,89 @@ from tercet.models.policy import Policy
 class Cache:
     """Keys and values of the rows being decoded, `(layers, B, K, L, D)`; passed to attention as the layout."""
 
-    def __init__(self, keys: Tensor, values: Tensor, prefix: Prefix | None = None) -> None:
-        self.keys, self.values, self.prefix = keys, values, prefix
-        self.capacity = keys.shape[1]
-        self.lengths = torch.zeros(self.capacity, dtype=torch.long, device=keys.device)
+    def __init__(self, keys: Tensor, values: Tensor, capacity: int, prefix: Prefix | None = None) -> None:
+        self.keys, self.values, self.capacity, self.prefix = keys, values, capacity, prefix
+        self.lengths = torch.zeros(capacity, dtype=torch.long, device=keys.device)
         self.size, self.reach = 0, 0
         self.mask = self.bias = self.places = self.seen = torch.empty(0)
 
     @classmethod
     def empty(cls, policy: Policy, capacity: int, length: int, prefix: Prefix | None = None) -> Cache:
         """Room for `capacity` rows of `length` tokens beside the prefix."""
-        return cls(*_room(policy, max(capacity, 1), length), prefix)
+        capacity = max(capacity, 1)
+        return cls(*room(policy, capacity, length), capacity, prefix)
 
     @property
     def offset(self) -> int:
         """Position of a row's first own token."""
         return self.prefix.length if self.prefix else 0
 
+    def reserve(self, first: int, count: int, length: int, most: int) -> bool:
+        """Whether there is room for `count` rows that begin with the same `length` tokens and may grow to `most`; slots
+        `first` and on are theirs from then on.
+        """
+        return first + count <= self.capacity
+
     def begin(self, size: int, reach: int) -> None:
         """Prepare one decoding step of the first `size` rows: who sees what, and where new keys and values go.
 
         `reach` is the longest row's length with its new token; the caller knows it without asking the device.
         """
-        _, _, heads, room, _ = self.keys.shape
-        lengths = self.lengths[:size]
-        self.size, self.reach, self.seen = size, reach, lengths + 1
-        seen = torch.arange(self.reach, device=lengths.device) <= lengths[:, None]
-        self.mask = seen[:, None, None]
-        self.bias = torch.zeros_like(self.mask, dtype=self.keys.dtype).masked_fill_(~self.mask, -torch.inf)
-        pairs = torch.arange(size * heads, device=lengths.device).view(size, heads)  # a row and a key head
-        self.places = (pairs * room + lengths[:, None]).flatten()
+        _, _, heads, most, _ = self.keys.shape
+        self._see(size, reach)
+        pairs = torch.arange(size * heads, device=self.lengths.device).view(size, heads)  # a row and a key head
+        self.places = (pairs * most + self.lengths[:size, None]).flatten()
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """One new token per row: store its key and value, attend to the row's whole past."""
-        keys, values, size = self.keys[layer], self.values[layer], self.size
-        _, heads, _, width = query.shape
-        for past, new in ((keys, key), (values, value)):
+        heads, width = query.shape[1], query.shape[3]
+        for past, new in ((self.keys[layer], key), (self.values[layer], value)):
             past.view(-1, width).index_copy_(0, self.places, new[0].transpose(0, 1).reshape(-1, width))
-        grouped = query[0].transpose(0, 1).reshape(size, keys.shape[1], -1, width)
-        own = keys[:size, :, : self.reach], values[:size, :, : self.reach]
+        grouped = query[0].transpose(0, 1).reshape(self.size, key.shape[1], -1, width)
+        own = self._past(self.keys[layer]), self._past(self.values[layer])
         if available(query):
-            output, lse = _attend_past(grouped.contiguous(), keys, values, self.seen, scaling)
+            output, lse = _attend_past(grouped.contiguous(), *own, self.seen, scaling)
             if self.prefix is not None:
                 output = merge((output, lse), self.prefix.seen(layer, grouped, scaling))
         elif self.prefix is not None:
             bias = self.bias.expand(-1, -1, grouped.shape[2], -1)
             output = merge(attend(grouped, *own, scaling, bias), self.prefix.seen(layer, grouped, scaling))
-        elif keys.dtype == torch.float32 and keys.device.type == "cpu":
+        elif key.dtype == torch.float32 and key.device.type == "cpu":
             output = _attend_plainly(grouped, *own, scaling, self.bias)
         else:
             output = scaled_dot_product_attention(grouped, *own, self.mask, scale=scaling)
-        return output.reshape(1, size, heads, width)
+        return output.reshape(1, self.size, heads, width)
+
+    def fill(self, layer: int, key: Tensor, value: Tensor, prompts: Prefill) -> None:
+        """Keep the keys and values of prompts, `(1, K, T, D)`, for each of their rows."""
+        slot = prompts.first
+        for segment, count in zip(prompts.forest.segments, prompts.counts, strict=True):
+            own, past = slice(segment.start, segment.end), slice(0, segment.end - segment.start)
+            self.keys[layer, slot : slot + count, :, past] = key[:, :, own]
+            self.values[layer, slot : slot + count, :, past] = value[:, :, own]
+            slot += count
 
     def move(self, source: int, target: int, length: int) -> None:
-        """Copy a row of `length` tokens into another slot."""
+        """Bring a row of `length` tokens into another slot, whose row has ended."""
         past = slice(0, length)
         self.keys[:, target, :, past] = self.keys[:, source, :, past]
         self.values[:, target, :, past] = self.values[:, source, :, past]
         self.lengths[target] = self.lengths[source]
+
+    def drop(self, slot: int) -> None:
+        """The row in a slot has ended."""
+        self.lengths[slot] = 0
+
+    def _see(self, size: int, reach: int) -> None:
+        """Who sees what in a step of `size` rows, of which none reaches further than `reach`."""
+        self.size, self.reach, self.seen = size, reach, self.lengths[:size] + 1
+        seen = torch.arange(reach, device=self.lengths.device) <= self.lengths[:size, None]
+        self.mask = seen[:, None, None]
+        self.bias = torch.zeros_like(self.mask, dtype=self.keys.dtype).masked_fill_(~self.mask, -torch.inf)
+
+    def _past(self, kept: Tensor) -> Tensor:
+        """One layer's keys or values of the rows of this step, `(B, K, L, D)`."""
+        return kept[: self.size, :, : self.reach]
 
 
 class Prefix:
@@ -85,7 +110,7 @@ class Prefix:
 
     def __init__(self, policy: Policy, forest: Forest) -> None:
         self.length, self.forest = forest.num_tokens, forest
-        keys, values = _room(policy, 1, self.length)
+        keys, values = room(policy, 1, self.length)
         self.keys, self.values = keys[:, 0], values[:, 0]
         policy.hidden(self, forest.input_ids, forest.position_ids)
 
@@ -111,12 +136,7 @@ class Prefill:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Attention of the prompts; fills the cache on the way."""
-        slot = self.first
-        for segment, count in zip(self.forest.segments, self.counts, strict=True):
-            own, past = slice(segment.start, segment.end), slice(0, segment.end - segment.start)
-            self.cache.keys[layer, slot : slot + count, :, past] = key[:, :, own]
-            self.cache.values[layer, slot : slot + count, :, past] = value[:, :, own]
-            slot += count
+        self.cache.fill(layer, key, value, self)
         if self.cache.prefix is None:
             return self.forest.attend(layer, query, key, value, scaling)
         own_part = self._own(query, key, value, scaling)
@@ -181,7 +201,8 @@ def merge(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
     return (weight * a[0] + (1 - weight) * b[0]).to(a[0].dtype)
 
 
-def _room(policy: Policy, rows: int, length: int) -> tuple[Tensor, Tensor]:
+def room(policy: Policy, rows: int, length: int) -> tuple[Tensor, Tensor]:
+    """Empty keys and values, `(layers, rows, K, length, D)`."""
     config, head = policy.model.config.get_text_config(), policy.head()
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     shape = (config.num_hidden_layers, rows, config.num_key_value_heads, length, size)

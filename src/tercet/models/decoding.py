@@ -74,21 +74,19 @@ class Decoding:
         self.finished: list[Row] = []
         self.pending: deque[tuple[list[Row], Readback]] = deque()
 
-    def admit(self, prompts: Sequence[Ids], queue: list[tuple[int, list[int]]], names: Sequence[int]) -> None:
-        """Prefill as many prompts as there are places for, and draw each new row's first token."""
-        taken = []
-        places = self.cache.capacity - len(self.rows)
-        while queue and len(queue[-1][1]) <= places:
-            taken.append(queue.pop())
-            places -= len(taken[-1][1])
+    def admit(self, prompts: Sequence[Ids], queue: list[tuple[int, list[int]]], names: Sequence[int]) -> bool:
+        """Prefill as many prompts as there is room for, and draw each new row's first token; whether there was any."""
         first, offset = len(self.rows), self.cache.offset
-        rows = [self._row(i, s, prompts[i]) for i, samples in taken for s in samples]
-        forest = plant([Tree(prompts[i][offset:], []) for i, _ in taken]).moved(self._sent)
-        counts = [len(samples) for _, samples in taken]
-        layout = Prefill(forest, self.cache, first, counts)
+        taken: list[list[Row]] = []
+        while queue and (rows := self._reserved(*queue[-1], prompts, first + sum(map(len, taken)))):
+            taken.append(rows)
+            queue.pop()
+        if not taken:
+            return False
+        forest = plant([Tree(prompts[rows[0].prompt][offset:], []) for rows in taken]).moved(self._sent)
+        layout = Prefill(forest, self.cache, first, [len(rows) for rows in taken])
         hidden = self.policy.hidden(layout, forest.input_ids, forest.position_ids + offset)
-        ends = [segment.end - 1 for segment in forest.segments]
-        spread = torch.tensor([end for end, count in zip(ends, counts, strict=True) for _ in range(count)])
+        rows = [row for group in taken for row in group]
         slots = slice(first, first + len(rows))
         self.cache.lengths[slots] = self._sent(torch.tensor([row.start - offset for row in rows]))
         self.counts[slots] = 0
@@ -97,7 +95,9 @@ class Decoding:
             self.numbers[slots] = self._sent(torch.tensor(own))
         self.rows.extend(rows)
         self.work.add(forest.num_tokens, attended_pairs(forest) + forest.num_tokens * offset, len(rows))
-        self._draw(slots, hidden.index_select(0, self._sent(spread)))
+        ends = [segment.end - 1 for segment, group in zip(forest.segments, taken, strict=True) for _ in group]
+        self._draw(slots, hidden.index_select(0, self._sent(torch.tensor(ends))))
+        return True
 
     def step(self) -> None:
         """One token for every row."""
@@ -120,10 +120,16 @@ class Decoding:
             last = len(self.rows) - 1
             if b != last:
                 self._move(last, b)
+            self.cache.drop(last)
             self.rows.pop()
 
-    def _row(self, prompt: int, sample: int, ids: Ids) -> Row:
-        return Row(prompt, sample, min(self.sampling.max_new_tokens, self.ends.room - len(ids)), len(ids))
+    def _reserved(self, prompt: int, samples: list[int], prompts: Sequence[Ids], first: int) -> list[Row]:
+        """The rows of a prompt's samples, in slots `first` and on; none where the cache has no room for them."""
+        start, offset = len(prompts[prompt]), self.cache.offset
+        limit = min(self.sampling.max_new_tokens, self.ends.room - start)
+        if not self.cache.reserve(first, len(samples), start - offset, start - offset + limit):
+            return []
+        return [Row(prompt, sample, limit, start) for sample in samples]
 
     def _sent(self, tensor: Tensor) -> Tensor:
         return send(tensor, self.device)

@@ -20,6 +20,7 @@ from tercet.models.chat import Chat
 from tercet.models.decoding import Decoding, Ends, Row
 from tercet.models.forest import NAME, Leaf, Tree, plant, register
 from tercet.models.packed import Packed
+from tercet.models.paged import PagedCache
 from tercet.models.policy import Policy, check_supported
 from tercet.models.score import Question, score
 from tercet.models.weights import load_model, load_tokenizer
@@ -45,6 +46,7 @@ class LocalGenerator:
         self.packed, self.work = Packed(policy.model), Work.of(policy)
         self.config = policy.model.config.get_text_config()
         self.late = self.device.type != "cpu"  # tokens are read while the next step is under way
+        self.paged = self.late  # and keys and values are kept in pages
         eos = self.chat.tokenizer.eos_token_id
         self.stops: set[int] = {chat.end_id} | ({eos} if eos is not None else set())
 
@@ -197,20 +199,26 @@ class LocalGenerator:
         prefix = Prefix(self.policy, plant([Tree(prompts[0][:shared], [])]).to(self.device)) if shared else None
         self.work.add(shared, shared * (shared + 1) / 2, 0)
         length = min(longest + sampling.max_new_tokens, self.config.max_position_embeddings) - shared
-        rows = max(1, min(self.rows, (self.tokens - shared) // length, len(prompts) * sampling.n))
+        wanted = min(self.rows, len(prompts) * sampling.n)
+        rows = max(1, min(wanted, (self.tokens - shared) // length))
         queue = _units(len(prompts), sampling.n, rows)
-        cache = Cache.empty(self.policy, rows, length, prefix)
+        cache = self._cache(rows, wanted, length, prefix)
         ends = Ends(self.stops, self.chat.tokenizer, self.config.max_position_embeddings)
         state = Decoding(self.policy, cache, sampling, ends, self.work, late=self.late)
         while queue or state.rows or state.pending:
             free = cache.capacity - len(state.rows)
-            if queue and (not state.rows or free >= max(len(queue[-1][1]), cache.capacity // 8)):
-                state.admit(prompts, queue, streams)
-            elif state.rows:
+            due = queue and (not state.rows or free >= max(len(queue[-1][1]), cache.capacity // 8))
+            if not (due and state.admit(prompts, queue, streams)) and state.rows:
                 self.packed.refresh()
                 state.step()
             state.retire()
             yield state
+
+    def _cache(self, rows: int, wanted: int, length: int, prefix: Prefix | None) -> Cache:
+        """Room for `rows` rows of `length` tokens; in pages, for those of the `wanted` rows that are short enough."""
+        if not self.paged:
+            return Cache.empty(self.policy, rows, length, prefix)
+        return PagedCache.of(self.policy, max(wanted, 1), length, rows=rows, tokens=self.tokens, prefix=prefix)
 
     def _check(self, prompts: Sequence[Ids], sampling: Sampling) -> int:
         longest = max((len(ids) for ids in prompts), default=0)

@@ -1,0 +1,128 @@
+"""The generator's memory in pages: a row holds as many as its own prompt and budget need, samples share a prompt's.
+
+A row's pages are set aside when it is admitted, for the longest answer that it may write, so that memory never runs out
+on the way and nothing has to be computed twice. Full pages of a prompt are kept once for all its samples. Page 0 is
+nobody's: rows that only fill a step up to its size write there, and nobody reads it.
+
+Shape suffixes: B rows, K key heads, L tokens of a step's longest row, D head size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tercet.device.readback import send
+from tercet.models.cache import Cache, Prefill, Prefix, room
+from tercet.models.policy import Policy
+
+PAGE = 64  # tokens
+
+
+class PagedCache(Cache):
+    """Keys and values `(layers, pages, K, PAGE, D)`, and the table that says which pages are whose."""
+
+    def __init__(self, keys: Tensor, values: Tensor, capacity: int, length: int, prefix: Prefix | None) -> None:
+        super().__init__(keys, values, capacity, prefix)
+        slots = rows_of_step(capacity)
+        self.lengths = torch.zeros(slots, dtype=torch.long, device=keys.device)
+        self.table = torch.zeros(slots, pages_of(length), dtype=torch.long, device=keys.device)
+        self.index = torch.empty(0)
+        self.held: list[list[int]] = [[] for _ in range(slots)]
+        self.users = [0] * keys.shape[1]
+        self.free = list(range(keys.shape[1] - 1, 0, -1))
+        self.filling: tuple[Prefill, Tensor, Tensor] | None = None
+
+    @classmethod
+    def of(
+        cls, policy: Policy, capacity: int, length: int, *, rows: int, tokens: int, prefix: Prefix | None = None
+    ) -> PagedCache:
+        """Pages for `tokens` tokens with those of the prefix, but for at least `rows` of `capacity` rows of `length`."""
+        most = (tokens - (prefix.length if prefix else 0)) // PAGE
+        pages = min(max(most, rows * pages_of(length)), capacity * pages_of(length))
+        return cls(*room(policy, pages + 1, PAGE), capacity, length, prefix)
+
+    def reserve(self, first: int, count: int, length: int, most: int) -> bool:
+        """See `Cache.reserve`: pages for `most` tokens each, those that `length` tokens fill in common."""
+        common, whole = length // PAGE, pages_of(most)
+        if first + count > self.capacity or common + count * (whole - common) > len(self.free):
+            return False
+        shared = [self.free.pop() for _ in range(common)]
+        for slot in range(first, first + count):
+            self.held[slot] = shared + [self.free.pop() for _ in range(whole - common)]
+            for page in self.held[slot]:
+                self.users[page] += 1
+        width = self.table.shape[1]
+        rows = [pages + [0] * (width - len(pages)) for pages in self.held[first : first + count]]
+        self.table[first : first + count] = send(torch.tensor(rows), self.table.device)
+        return True
+
+    def begin(self, size: int, reach: int) -> None:
+        """See `Cache.begin`; what is looked at are whole pages."""
+        pages = pages_of(reach)
+        self._see(size, pages * PAGE)
+        table, lengths = self.table[:size], self.lengths[:size, None]
+        heads = torch.arange(self.keys.shape[2], device=table.device)
+        self.index = (table[:, None, :pages] * len(heads) + heads[:, None]).flatten()
+        page = table.gather(1, lengths // PAGE)
+        self.places = ((page * len(heads) + heads) * PAGE + lengths % PAGE).flatten()
+
+    def fill(self, layer: int, key: Tensor, value: Tensor, prompts: Prefill) -> None:
+        """See `Cache.fill`: full pages once, what is left of a prompt for each of its rows."""
+        if self.filling is None or self.filling[0] is not prompts:
+            self.filling = (prompts, *self._filling(prompts))
+        _, source, places = self.filling
+        width = key.shape[3]
+        for kept, new in ((self.keys[layer], key), (self.values[layer], value)):
+            tokens = new[0].index_select(1, source).transpose(0, 1).reshape(-1, width)
+            kept.view(-1, width).index_copy_(0, places, tokens)
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """See `Cache.move`: the pages stay where they are."""
+        self._release(target)
+        self.held[source], self.held[target] = [], self.held[source]
+        self.table[target], self.lengths[target] = self.table[source], self.lengths[source]
+
+    def drop(self, slot: int) -> None:
+        """See `Cache.drop`; pages that nobody holds any longer are free."""
+        super().drop(slot)
+        self._release(slot)
+        self.table[slot] = 0
+
+    def _release(self, slot: int) -> None:
+        for page in self.held[slot]:
+            self.users[page] -= 1
+            if not self.users[page]:
+                self.free.append(page)
+        self.held[slot] = []
+
+    def _filling(self, prompts: Prefill) -> tuple[Tensor, Tensor]:
+        """Which tokens of the prompts are kept, and where each of their key heads goes."""
+        source: list[int] = []
+        places: list[int] = []
+        heads = self.keys.shape[2]
+        slots = iter(self.held[prompts.first :])
+        for segment, count in zip(prompts.forest.segments, prompts.counts, strict=True):
+            length = segment.end - segment.start
+            for row in range(count):
+                pages = next(slots)
+                kept = range(length - length % PAGE if row else 0, length)
+                source += [segment.start + token for token in kept]
+                places += [pages[token // PAGE] * heads * PAGE + token % PAGE for token in kept]
+        spread = torch.tensor(places)[:, None] + torch.arange(heads) * PAGE
+        return send(torch.tensor(source), self.keys.device), send(spread.flatten(), self.keys.device)
+
+    def _past(self, kept: Tensor) -> Tensor:
+        pages, heads, _, width = kept.shape
+        found = kept.view(pages * heads, -1).index_select(0, self.index)
+        return found.view(self.size, heads, self.reach, width)
+
+
+def pages_of(tokens: int) -> int:
+    """How many pages hold as many tokens."""
+    return -(-tokens // PAGE)
+
+
+def rows_of_step(rows: int) -> int:
+    """The number of rows that a step of `rows` is filled up to: a power of two, so that there are few kinds."""
+    return 1 << (rows - 1).bit_length()
