@@ -8,7 +8,7 @@ from test_decoding import PROMPTS, SAMPLINGS, SHARED, assert_same
 
 from tercet.models import paged
 from tercet.models.generate import LocalGenerator
-from tercet.models.paged import PagedCache, pages_of
+from tercet.models.paged import PagedCache, pages_of, pages_of_step, rows_of_step
 from tercet.rows import Sampling
 
 
@@ -89,3 +89,31 @@ def test_pages_are_free_when_their_last_row_has_ended(cache):
     cache.drop(0)
     assert sorted(cache.free) == list(range(1, 21))
     assert not torch.tensor(cache.users).any()
+
+
+def test_steps_come_in_few_sizes(cache):
+    assert [rows_of_step(rows) for rows in (1, 2, 3, 4, 5, 33)] == [1, 2, 4, 4, 8, 64]
+    assert [pages_of_step(pages) for pages in (1, 2, 3, 4, 5, 6, 7, 9, 13)] == [1, 2, 3, 4, 6, 6, 8, 12, 16]
+    assert cache.shape(3, 40) == (4, 48)
+    assert cache.shape(5, 90) == (8, 16 * 6)
+    assert cache.shape(5, 100) == (8, 16 * 7), "not beyond the longest row there may be"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_rows_that_fill_up_a_step_change_no_other_row(generator, cache, size):
+    """The same step with as many rows as there are, and filled up: the same hidden states, the same memory."""
+    for slot in range(size):
+        assert cache.reserve(slot, 1, 9 + slot, 60)
+    cache.lengths[:size] = torch.arange(9, 9 + size)
+    cache.keys.normal_(generator=torch.Generator().manual_seed(0))
+    before, found, kept = cache.keys.clone(), [], []
+    for rows, reach in ((size, 16), (8, 48)):
+        cache.keys.copy_(before)
+        cache.begin(rows, reach)
+        ids = torch.arange(40, 40 + rows)
+        found.append(generator.policy.hidden(cache, ids, cache.lengths[:rows])[:size])
+        kept.append(cache.keys[:, 1:].clone())
+    torch.testing.assert_close(*found)
+    torch.testing.assert_close(*kept)
+    assert not torch.equal(kept[0], before[:, 1:])

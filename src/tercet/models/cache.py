@@ -43,6 +43,10 @@ class Cache:
         """
         return first + count <= self.capacity
 
+    def shape(self, size: int, reach: int) -> tuple[int, int]:
+        """The rows and the reach that a step is filled up to when it has `size` rows and sees `reach` tokens."""
+        return size, reach
+
     def begin(self, size: int, reach: int) -> None:
         """Prepare one decoding step of the first `size` rows: who sees what, and where new keys and values go.
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from tercet.device.graphs import Graphs
 from tercet.device.readback import Readback, send
 from tercet.models.cache import Cache, Prefill
 from tercet.models.draw import draw, uniforms
@@ -67,9 +69,11 @@ class Decoding:
         self.window = max((len(words) for words in sampling.stop), default=0) + 4  # tokens that may hold a stop string
         self.device = cache.lengths.device
         self.last = torch.zeros_like(cache.lengths)  # each slot's last token
-        self.counts = torch.zeros_like(cache.lengths)  # and how many it has drawn
+        self.counts = torch.zeros_like(cache.lengths)  # how many it has drawn
+        self.active = torch.zeros_like(cache.lengths)  # 1 where a row is, 0 where a step is only filled up
         width = sampling.max_new_tokens if sampling.temperature else 0
-        self.numbers = torch.zeros(len(cache.lengths), width, device=self.device)  # and its own random numbers
+        self.numbers = torch.zeros(len(cache.lengths), width, device=self.device)  # its own random numbers
+        self.graphs = Graphs(self.device)
         self.rows: list[Row] = []
         self.finished: list[Row] = []
         self.pending: deque[tuple[list[Row], Readback]] = deque()
@@ -89,25 +93,23 @@ class Decoding:
         rows = [row for group in taken for row in group]
         slots = slice(first, first + len(rows))
         self.cache.lengths[slots] = self._sent(torch.tensor([row.start - offset for row in rows]))
-        self.counts[slots] = 0
+        self.counts[slots], self.active[slots] = 0, 1
         if self.sampling.temperature:
             own = [uniforms(self.sampling, names[row.prompt], row.sample) for row in rows]
-            self.numbers[slots] = self._sent(torch.tensor(own))
+            self.numbers[slots] = self._sent(torch.stack(own).float())
         self.rows.extend(rows)
         self.work.add(forest.num_tokens, attended_pairs(forest) + forest.num_tokens * offset, len(rows))
         ends = [segment.end - 1 for segment, group in zip(forest.segments, taken, strict=True) for _ in group]
-        self._draw(slots, hidden.index_select(0, self._sent(torch.tensor(ends))))
+        self._await(rows, *self._draw(slots, hidden.index_select(0, self._sent(torch.tensor(ends)))))
         return True
 
     def step(self) -> None:
         """One token for every row."""
-        size = len(self.rows)
-        lengths = self.cache.lengths[:size]
-        self.cache.begin(size, max(row.length for row in self.rows) - self.cache.offset + 1)
-        hidden = self.policy.hidden(self.cache, self.last[:size], lengths + self.cache.offset)
-        lengths += 1
-        self.work.add(size, sum(row.length + 1 for row in self.rows), size)
-        self._draw(slice(0, size), hidden)
+        longest = max(row.length for row in self.rows) - self.cache.offset
+        size, reach = self.cache.shape(len(self.rows), longest + 1)
+        self.work.add(len(self.rows), sum(row.length + 1 for row in self.rows), len(self.rows))
+        tokens, logps = self.graphs.run((size, reach), partial(self._step, size, reach))
+        self._await(self.rows[:], tokens[: len(self.rows)], logps[: len(self.rows)])
 
     def retire(self) -> None:
         """Read what has been drawn, move finished rows out and close the gaps with the last rows."""
@@ -122,6 +124,8 @@ class Decoding:
                 self._move(last, b)
             self.cache.drop(last)
             self.rows.pop()
+        gone = slice(len(self.rows), len(self.rows) + len(over))
+        self.counts[gone] = self.active[gone] = 0
 
     def _reserved(self, prompt: int, samples: list[int], prompts: Sequence[Ids], first: int) -> list[Row]:
         """The rows of a prompt's samples, in slots `first` and on; none where the cache has no room for them."""
@@ -134,15 +138,26 @@ class Decoding:
     def _sent(self, tensor: Tensor) -> Tensor:
         return send(tensor, self.device)
 
-    def _draw(self, slots: slice, hidden: Tensor) -> None:
-        """The next token of the rows in `slots`; it starts on its way to the host."""
+    def _step(self, size: int, reach: int) -> tuple[Tensor, Tensor]:
+        """The device's part of a step: the next tokens of the first `size` slots, none of them over `reach` long."""
+        lengths = self.cache.lengths[:size]
+        self.cache.begin(size, reach)
+        hidden = self.policy.hidden(self.cache, self.last[:size], lengths + self.cache.offset)
+        lengths += self.active[:size]
+        return self._draw(slice(0, size), hidden)
+
+    def _draw(self, slots: slice, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """The next token of each of `slots`, `(B,)`, and its log-probability."""
         logits = self.policy.model.get_output_embeddings()(hidden)
         counts = self.counts[slots]
         numbers = self.numbers[slots].gather(1, counts[:, None])[:, 0] if self.sampling.temperature else logits[:0, 0]
         tokens, logps = draw(logits, numbers, self.sampling)
         self.last[slots] = tokens
-        counts += 1
-        rows = self.rows[slots]
+        counts += self.active[slots]
+        return tokens, logps
+
+    def _await(self, rows: list[Row], tokens: Tensor, logps: Tensor) -> None:
+        """Each of `rows` has drawn a token, which is now on its way to the host."""
         for row in rows:
             row.drawn += 1
         self.pending.append((rows, Readback((tokens, logps))))
@@ -161,7 +176,7 @@ class Decoding:
 
     def _move(self, source: int, target: int) -> None:
         self.cache.move(source, target, self.rows[source].length - self.cache.offset)
-        for each in (self.last, self.counts, self.numbers):
+        for each in (self.last, self.counts, self.active, self.numbers):
             each[target] = each[source]
         self.rows[target] = self.rows[source]
 

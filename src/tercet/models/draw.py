@@ -14,14 +14,12 @@ from tercet.rows import Sampling
 CACHED = 1 << 19  # numbers that a processor's cache holds beside others: 2 MB in fp32
 
 
-def uniforms(sampling: Sampling, prompt: int, sample: int) -> list[float]:
-    """This sample's own random numbers in [0, 1)."""
-    if not sampling.temperature:
-        return []
+def uniforms(sampling: Sampling, prompt: int, sample: int) -> Tensor:
+    """This sample's own random numbers in [0, 1), one for each token it may write."""
     seed, number = sampling.stream(prompt)
     mixed = (seed * 1_000_003 + number) * 1_000_003 + sample
     source = torch.Generator().manual_seed(mixed % (1 << 63))
-    return torch.rand(sampling.max_new_tokens, generator=source, dtype=torch.float64).tolist()
+    return torch.rand(sampling.max_new_tokens, generator=source, dtype=torch.float64)
 
 
 def draw(logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
@@ -92,7 +90,7 @@ def _inverse_cdf(probs: Tensor, uniforms: Tensor, width: int = 256) -> Tensor:
     blocks = padded.sum(dim=2).to(torch.float64).cumsum(dim=1)
     target = (uniforms.to(torch.float64) * blocks[:, -1])[:, None]
     block = torch.searchsorted(blocks, target, right=True).clamp_(max=blocks.shape[1] - 1)
-    before = torch.where(block > 0, blocks.gather(1, (block - 1).clamp(min=0)), 0.0)
+    before = blocks.gather(1, (block - 1).clamp(min=0)).masked_fill(block == 0, 0.0)
     inside = padded[torch.arange(rows, device=probs.device), block.squeeze(1)]
     sums = inside.cumsum(dim=1, dtype=torch.float64)
     within = torch.searchsorted(sums, (target - before).clamp(min=0.0), right=True)

@@ -37,7 +37,7 @@ class PagedCache(Cache):
     def of(
         cls, policy: Policy, capacity: int, length: int, *, rows: int, tokens: int, prefix: Prefix | None = None
     ) -> PagedCache:
-        """Pages for `tokens` tokens with those of the prefix, but for at least `rows` of `capacity` rows of `length`."""
+        """Pages for `tokens` tokens with the prefix, and for at least `rows` of `capacity` rows of `length`."""
         most = (tokens - (prefix.length if prefix else 0)) // PAGE
         pages = min(max(most, rows * pages_of(length)), capacity * pages_of(length))
         return cls(*room(policy, pages + 1, PAGE), capacity, length, prefix)
@@ -56,6 +56,10 @@ class PagedCache(Cache):
         rows = [pages + [0] * (width - len(pages)) for pages in self.held[first : first + count]]
         self.table[first : first + count] = send(torch.tensor(rows), self.table.device)
         return True
+
+    def shape(self, size: int, reach: int) -> tuple[int, int]:
+        """See `Cache.shape`: few kinds of steps, as each is recorded on a card."""
+        return rows_of_step(size), min(pages_of_step(pages_of(reach)), self.table.shape[1]) * PAGE
 
     def begin(self, size: int, reach: int) -> None:
         """See `Cache.begin`; what is looked at are whole pages."""
@@ -126,3 +130,9 @@ def pages_of(tokens: int) -> int:
 def rows_of_step(rows: int) -> int:
     """The number of rows that a step of `rows` is filled up to: a power of two, so that there are few kinds."""
     return 1 << (rows - 1).bit_length()
+
+
+def pages_of_step(pages: int) -> int:
+    """The number of pages that a step's reach is rounded up to: a power of two, or three quarters of one."""
+    power = 1 << (pages - 1).bit_length()
+    return power * 3 // 4 if power * 3 // 4 >= pages else power
