@@ -78,3 +78,31 @@ def test_on_a_processor_tokens_are_read_at_once(open_generator):
     tokens, logps = torch.tensor([3, 4]), torch.tensor([0.5, -1.0])
     assert Readback((tokens, logps)).read() == [[3, 4], [0.5, -1.0]]
     assert send(tokens, torch.device("cpu")) is tokens
+
+
+ON_A_CARD = pytest.mark.skipif(not torch.accelerator.is_available(), reason="no CUDA device")
+
+
+@pytest.mark.gpu
+@ON_A_CARD
+@pytest.mark.parametrize("prompts", [PROMPTS, SHARED], ids=["prompts", "a shared beginning"])
+@pytest.mark.parametrize("name", ["greedy", "stopped"])
+def test_on_a_card_recorded_steps_write_what_the_cpu_writes(open_generator, monkeypatch, prompts, name):
+    wanted = open_generator(3).complete(prompts, SAMPLINGS[name])
+    monkeypatch.setenv("TERCET_DEVICE", "cuda")
+    assert_same(open_generator(3).complete(prompts, SAMPLINGS[name]), wanted)
+
+
+@pytest.mark.gpu
+@ON_A_CARD
+@pytest.mark.parametrize("sampling", [SAMPLINGS["greedy"], SAMPLINGS["cut"]], ids=["greedy", "cut"])
+def test_a_step_never_waits_for_the_card(open_generator, monkeypatch, sampling):
+    monkeypatch.setenv("TERCET_DEVICE", "cuda")
+    generator = open_generator()
+    states = generator._decode(generator.encode(PROMPTS), sampling, range(len(PROMPTS)))
+    next(states).graphs.records = False
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        assert len(list(states)) >= sampling.max_new_tokens - 1
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
