@@ -99,8 +99,8 @@ def test_steps_come_in_few_sizes(cache):
     assert cache.shape(5, 100) == (8, 16 * 7), "not beyond the longest row there may be"
 
 
-@torch.no_grad()
 @pytest.mark.parametrize("size", [1, 3, 5])
+@torch.no_grad()
 def test_rows_that_fill_up_a_step_change_no_other_row(generator, cache, size):
     """The same step with as many rows as there are, and filled up: the same hidden states, the same memory."""
     for slot in range(size):
@@ -114,6 +114,6 @@ def test_rows_that_fill_up_a_step_change_no_other_row(generator, cache, size):
         ids = torch.arange(40, 40 + rows)
         found.append(generator.policy.hidden(cache, ids, cache.lengths[:rows])[:size])
         kept.append(cache.keys[:, 1:].clone())
-    torch.testing.assert_close(*found)
-    torch.testing.assert_close(*kept)
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(*kept, rtol=1e-3, atol=1e-3)
     assert not torch.equal(kept[0], before[:, 1:])

@@ -73,9 +73,9 @@ def _nucleus(probs: Tensor, top_p: float, likely: int = 1024) -> Tensor:
     Elsewhere than on CPU all are sorted: whether a few do, the host could only know by waiting for the device.
     """
     total = probs.sum(dim=1, keepdim=True)
-    size = likely if probs.device.type == "cpu" else probs.shape[1]
-    ranked, order = probs.topk(size, dim=1) if size < probs.shape[1] else probs.sort(dim=1, descending=True)
-    if size < probs.shape[1] and bool((ranked.sum(dim=1, keepdim=True) < top_p * total).any()):
+    here = probs.device.type == "cpu"
+    ranked, order = probs.topk(min(likely, probs.shape[1]), dim=1) if here else probs.sort(dim=1, descending=True)
+    if here and bool((ranked.sum(dim=1, keepdim=True) < top_p * total).any()):
         ranked, order = probs.sort(dim=1, descending=True)
     before = ranked.cumsum(dim=1) - ranked
     return torch.zeros_like(probs).scatter_(1, order, ranked.masked_fill(before >= top_p * total, 0.0))
