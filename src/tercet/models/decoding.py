@@ -182,7 +182,7 @@ class Decoding:
 
     def _stopped(self, rows: list[Row]) -> list[bool]:
         """Which rows have just written a stop string."""
-        if not self.sampling.stop:
+        if not self.sampling.stop or not rows:
             return [False] * len(rows)
         tails = self.ends.tokenizer.batch_decode([row.token_ids[-self.window :] for row in rows])
         return [any(words in tail for words in self.sampling.stop) for tail in tails]
