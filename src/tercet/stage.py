@@ -44,7 +44,7 @@ ROOMS: dict[str, Room] = {
     "model": Room("tercet.models.weights", 1),
     "synth": Room("tercet.data.synth", 1),
     "prompts": Room("tercet.evals.prompts", 3),
-    "personas": Room("tercet.data.authored", 2),
+    "personas": Room("tercet.data.authored", 1),
     "mix": Room("tercet.data.mix", 3),
     "pairs": Room("tercet.data.mix", 1),
     "prefs": Room("tercet.data.prefs", 2),

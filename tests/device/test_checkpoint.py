@@ -101,7 +101,7 @@ def test_what_goes_wrong_is_raised(tmp_path, beside):
 
 
 def test_without_room_for_a_copy_it_is_written_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "_available", lambda: 100.0)
+    monkeypatch.setattr(checkpoint, "available_memory", lambda: 100.0)
     pair, saver = made(), Saver(tmp_path, Mesh(), beside=True)
     saver.save(snapshot(1, *pair, {"updates": 0}))
     assert saver.thread is None

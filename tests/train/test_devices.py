@@ -27,4 +27,5 @@ def test_a_stage_learns_the_same_elsewhere(kitchen, tmp_path, monkeypatch, stage
     assert asked
     curves = [read_metrics(tmp_path / f"{name}.draft" / "metrics.jsonl") for name in ("here", "there")]
     for one, other in zip(*curves, strict=True):
-        assert other["loss"] == pytest.approx(one["loss"], rel=1e-3, abs=1e-4)
+        # here compiled kernels compute in bf16, there the model's own operations
+        assert other["loss"] == pytest.approx(one["loss"], rel=5e-3, abs=1e-3)

@@ -145,7 +145,8 @@ def _time(call: Callable[[], object], seconds: float, device: torch.device) -> f
 
 def about(dtype: torch.dtype, device: torch.device) -> dict[str, str | int]:
     """What a rate depends on besides the shapes."""
-    card = torch.get_device_module(device).get_device_name(device) if device.type != "cpu" else ""
+    named = getattr(torch.get_device_module(device), "get_device_name", None) if device.type != "cpu" else None
+    card = named(device) if named is not None else ""
     return {
         "processor": card or processor(),
         "threads": torch.get_num_threads(),

@@ -58,10 +58,20 @@ static inline float exponential(float x) {
     return x < -87.0f ? 0.0f : value;
 }
 
+/* Loops over all numbers of a tensor go in chunks of this many: where a chunk ends, the compiler's code for the rest of a
+ * vector begins, which may round otherwise, and that must not depend on the number of threads. */
+#define CHUNK 4096
+#define CHUNKS(n) (((n) + CHUNK - 1) / CHUNK)
+#define END_OF(c, n) (((c) + 1) * CHUNK < (n) ? ((c) + 1) * CHUNK : (n))
+
 /* target += source, a bfloat16 gradient onto a float one, without a copy in between */
 void add_bf16(float *restrict target, const uint16_t *restrict source, int64_t n) {
-#pragma omp parallel for simd schedule(static) if (n > SMALL)
-    for (int64_t i = 0; i < n; i++) target[i] += load_bf16(source[i]);
+#pragma omp parallel for schedule(static) if (n > SMALL)
+    for (int64_t c = 0; c < CHUNKS(n); c++) {
+        int64_t end = END_OF(c, n);
+#pragma omp simd
+        for (int64_t i = c * CHUNK; i < end; i++) target[i] += load_bf16(source[i]);
+    }
 }
 
 #define JOIN_(name, kind) name##_##kind
@@ -129,22 +139,30 @@ void NAMED(rms_backward)(const REAL *restrict grad, const REAL *restrict x, cons
 
 /* y = silu(gate) * up, silu(z) = z / (1 + e^-z) */
 void NAMED(swiglu_forward)(const REAL *restrict gate, const REAL *restrict up, REAL *restrict y, int64_t n) {
-#pragma omp parallel for simd schedule(static) if (n > SMALL)
-    for (int64_t i = 0; i < n; i++) {
-        float z = LOAD(gate[i]);
-        y[i] = STORE(ROUND(z / (1.0f + exponential(-z))) * LOAD(up[i]));
+#pragma omp parallel for schedule(static) if (n > SMALL)
+    for (int64_t c = 0; c < CHUNKS(n); c++) {
+        int64_t end = END_OF(c, n);
+#pragma omp simd
+        for (int64_t i = c * CHUNK; i < end; i++) {
+            float z = LOAD(gate[i]);
+            y[i] = STORE(ROUND(z / (1.0f + exponential(-z))) * LOAD(up[i]));
+        }
     }
 }
 
 /* d gate = grad up s (1 + z (1 - s)), d up = grad silu(z), s = sigmoid(z) */
 void NAMED(swiglu_backward)(const REAL *restrict grad, const REAL *restrict gate, const REAL *restrict up,
                             REAL *restrict grad_gate, REAL *restrict grad_up, int64_t n) {
-#pragma omp parallel for simd schedule(static) if (n > SMALL)
-    for (int64_t i = 0; i < n; i++) {
-        float z = LOAD(gate[i]), slope = LOAD(grad[i]);
-        float s = 1.0f / (1.0f + exponential(-z));
-        grad_gate[i] = STORE(slope * LOAD(up[i]) * s * (1.0f + z * (1.0f - s)));
-        grad_up[i] = STORE(slope * z * s);
+#pragma omp parallel for schedule(static) if (n > SMALL)
+    for (int64_t c = 0; c < CHUNKS(n); c++) {
+        int64_t end = END_OF(c, n);
+#pragma omp simd
+        for (int64_t i = c * CHUNK; i < end; i++) {
+            float z = LOAD(gate[i]), slope = LOAD(grad[i]);
+            float s = 1.0f / (1.0f + exponential(-z));
+            grad_gate[i] = STORE(slope * LOAD(up[i]) * s * (1.0f + z * (1.0f - s)));
+            grad_up[i] = STORE(slope * z * s);
+        }
     }
 }
 

@@ -20,6 +20,9 @@ from torch.nn.functional import silu
 from tercet.kernels.native import available, call, native
 
 
+PARTS = 16  # blocks of rows whose gradients of a weight are summed one after another, whatever the number of threads
+
+
 class _RmsNorm(torch.autograd.Function):
     """`weight * x / sqrt(mean(x^2) + eps)`; keeps x and one number per row."""
 
@@ -35,7 +38,7 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, scales_T = ctx.saved_tensors
         grad, width = grads[0].contiguous(), x.shape[-1]
-        grad_x, parts_PH = torch.empty_like(x), scales_T.new_empty(torch.get_num_threads(), width)
+        grad_x, parts_PH = torch.empty_like(x), scales_T.new_empty(PARTS, width)
         call("rms_backward", x.dtype, grad, x, weight, scales_T, grad_x, parts_PH, len(scales_T), width, len(parts_PH))
         return grad_x, parts_PH.sum(0).to(weight.dtype), None
 
@@ -101,14 +104,14 @@ def fuse(model: nn.Module) -> nn.Module:
 def _norm(module: nn.Module, eps: float, plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def forward(x: Tensor) -> Tensor:
         weight: Tensor = module.weight  # type: ignore[assignment]
-        return _RmsNorm.apply(x, weight, eps) if available(x) and x.dtype == weight.dtype else plain(x)
+        return _RmsNorm.apply(x, weight, eps) if _possible(x) and x.dtype == weight.dtype else plain(x)
 
     return forward
 
 
 def _gated(module: Any, plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def forward(x: Tensor) -> Tensor:
-        if not available(x):
+        if not _possible(x):
             return plain(x)
         return module.down_proj(_SwiGlu.apply(module.gate_proj(x), module.up_proj(x)))
 
@@ -162,12 +165,17 @@ def _fuse_rotary(space: Any) -> None:
 def _fits(x: Tensor, cos: Tensor) -> bool:
     """One flat row of tokens whose whole heads turn, angles in the precision of the heads."""
     return (
-        available(x)
+        _possible(x)
         and x.dim() == 4
         and x.shape[0] == 1
         and cos.shape == (1, x.shape[2], x.shape[3])
         and cos.dtype == x.dtype
     )
+
+
+def _possible(x: Tensor) -> bool:
+    """Whether the kernels can work on a tensor now; a compiler that reads along gets the model's own operations."""
+    return not torch.compiler.is_compiling() and available(x)
 
 
 def _drawn(*shape: int) -> Tensor:

@@ -68,7 +68,7 @@ def card(spec: Fit, inputs: dict[str, Artifact], ctx: Context, task: str = "text
         "",
         "## Settings",
         "```json",
-        json.dumps(spec.model_dump(), indent=2, sort_keys=True),
+        json.dumps(spec.model_dump() | {"dtype": spec.precision}, indent=2, sort_keys=True),
         "```",
         "",
     ]
