@@ -19,7 +19,6 @@ from torch.nn.functional import silu
 
 from tercet.kernels.native import available, call, native
 
-
 PARTS = 16  # blocks of rows whose gradients of a weight are summed one after another, whatever the number of threads
 
 
