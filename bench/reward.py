@@ -9,7 +9,7 @@ import peer
 from dpo import tokens
 from ratios import tell
 
-SPEED = 2.0  # times the peer's, at least
+SPEED = 1.5  # times the peer's, at least
 
 
 def main() -> None:
