@@ -74,9 +74,7 @@ class PlanLine:
     exists: bool
     why: str
     path: Path
-    precision: str = (
-        ""  # of a stage that runs a model, with the reason: "float32: this CPU multiplies bf16 in software"
-    )
+    precision: str = ""  # of a stage that runs a model, with the reason: "bfloat16: this CPU has AMX"
     forecast: dict[str, int] = field(default_factory=dict)
 
 

@@ -96,7 +96,8 @@ def fuse(model: nn.Module) -> nn.Module:
             module.forward = _norm(module, eps, module.forward)
         elif _is_swiglu(module):
             module.forward = _gated(module, module.forward)
-        _fuse_rotary(sys.modules[type(module).__module__])
+    for file in dict.fromkeys(type(module).__module__ for module in model.modules()):
+        _fuse_rotary(sys.modules[file])
     return model
 
 
