@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 from itertools import pairwise
 
 import pytest
@@ -12,6 +11,7 @@ from torch.nn.attention.flex_attention import create_block_mask, create_mask
 
 from tercet.models.forest import Forest, Leaf, Tree, plant
 from tercet.models.forest_cuda import BLOCK, Layout, flash_attention, torch_varlen
+from tercet.models.thrift import missing_compiler
 
 CPU = torch.device("cpu")
 
@@ -84,7 +84,7 @@ def test_flex_attention_over_these_blocks_is_the_attention_by_segments(heads, se
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # its compiler's own
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
+@pytest.mark.skipif(bool(missing_compiler(CPU)), reason=f"torch.compile needs {missing_compiler(CPU)}")
 def test_compiled_for_rows_of_any_length_flex_attention_reads_these_blocks_too():
     from torch.nn.attention.flex_attention import flex_attention
 

@@ -174,6 +174,12 @@ def test_without_a_compiler_the_layers_stay_as_they_are_and_it_says_so(tiny_fold
     assert [vars(module).get("forward") for module in policy.modules()] == before
 
 
+def test_torch_in_a_folder_with_a_space_cannot_link_what_it_compiles(tiny_folder, monkeypatch):
+    monkeypatch.setattr(torch, "__file__", "/tmp/my files/torch/__init__.py")
+    with pytest.warns(UserWarning, match="needs torch installed in a folder without spaces .it lies in /tmp/my files/"):
+        thrift.compile_layers(open_policy(tiny_folder), CPU)
+
+
 def test_weights_in_bf16_keep_exact_rotary_frequencies(tiny_folder):
     """Rounded ones would turn late tokens by up to a radian too far."""
     exact = [buffer.clone() for buffer in open_policy(tiny_folder).buffers()]

@@ -27,9 +27,9 @@ def recompute(module: nn.Module) -> None:
 def compile_layers(module: nn.Module, device: torch.device, backend: str = "inductor") -> None:
     """Compile every decoder layer for rows of any length; attention over a forest stays as it is.
 
-    Without a compiler for the device the layers stay as they are, with a warning.
+    Where nothing can compile for the device the layers stay as they are, with a warning.
     """
-    if backend == "inductor" and (missing := _missing_compiler(device)):
+    if backend == "inductor" and (missing := missing_compiler(device)):
         warnings.warn(f"placement.compile needs {missing}; the layers are not compiled", stacklevel=2)
         return
     AttentionInterface.register(NAME, torch.compiler.disable(forest_attention))  # loops over segments, in kernels
@@ -58,8 +58,12 @@ def _when_learning(plain: Callable[..., Any], other: Callable[..., Any]) -> Call
     return run
 
 
-def _missing_compiler(device: torch.device) -> str:
+def missing_compiler(device: torch.device) -> str:
+    """What torch.compile lacks for a device here; empty where it can work."""
     if device.type != "cpu":
         return "" if importlib.util.find_spec("triton") else "Triton"
     compilers = (os.environ.get("CXX", "g++"), "g++", "clang++")
-    return "" if any(map(shutil.which, compilers)) else "a C++ compiler (g++)"
+    if not any(map(shutil.which, compilers)):
+        return "a C++ compiler (g++)"
+    installed = os.path.dirname(torch.__file__)  # its linker's options are not quoted
+    return f"torch installed in a folder without spaces (it lies in {installed})" if " " in installed else ""
