@@ -63,6 +63,8 @@ WHEN_PRESENT = {"flash_attn", "liger_kernel", "lm_eval"}
 MAX_FUNCTION, MAX_FILE, MAX_PACKAGE = 60, 400, 34_000
 # Flat tables may be long; the reason says why the file reads well all the same.
 TABLES: dict[str, str] = {
+    "tercet.recipe.data_specs": "one line for every knob",
+    "tercet.recipe.rl_specs": "one line for every knob",
     "tercet.data.catalogue": "one data set after another",
     "tercet.data.topics": "subjects and the words that belong to them",
     "tercet.data.talk_table": "questions and answers of the chat rows",

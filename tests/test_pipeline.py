@@ -380,7 +380,7 @@ class Count(StageSpec):
 Recipe.model_rebuild(force=True)
 
 def run(spec, inputs, out, ctx):
-    assert spec == ctx.recipe.stage[ctx.name]
+    (out / "made").write_text(ctx.name)
     return {"files": sum(len(list(inputs[name].payload.iterdir())) for name in spec.of)}
 '''
 

@@ -19,7 +19,7 @@ def test_a_trainers_memory_grows_in_place():
 
 
 def test_other_stages_keep_torchs_own_allocator():
-    assert "PYTORCH_ALLOC_CONF" not in environment(Placement(), parallel=False)
+    assert "PYTORCH_ALLOC_CONF" not in environment(Placement())
 
 
 @pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"])

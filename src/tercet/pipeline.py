@@ -152,7 +152,7 @@ def _precision(recipe: Recipe, name: str) -> str:
 def _identity_spec(recipe: Recipe, name: str, mirror: dict[str, str], cache: Path) -> dict[str, Any]:
     """The resolved spec as the key sees it: local files by name and digest instead of by place."""
     spec = recipe.spec(name)
-    plain = spec.identity(recipe)
+    plain = spec.identity(recipe.seed_of(name), recipe.model_dump(mode="json", exclude={"placement"}))
     table = f"[{BASE if name == BASE else f'stage.{name}'}]"
     for file in spec.local_files():
         *above, last = file.loc

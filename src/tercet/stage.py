@@ -106,7 +106,7 @@ def _launch(ranks: int, folder: Path) -> int:
     return 0
 
 
-def environment(placement: Placement, *, parallel: bool) -> dict[str, str]:
+def environment(placement: Placement, *, parallel: bool = False) -> dict[str, str]:
     """Variables of a stage's process: threads, one hash seed, no progress bars in the log."""
     ranks = placement.ranks if parallel else 1
     threads = str(placement.threads or max(1, machine.cores() // ranks))
@@ -231,9 +231,7 @@ def supervise(draft: Draft, recipe: Recipe, lock: int, tick: Callable[[], None])
         child = subprocess.Popen(
             [sys.executable, "-m", "tercet.stage", "--draft", str(draft.path)],
             cwd=recipe.folder,
-            env=os.environ
-            | environment(recipe.placement, parallel=False)
-            | {"PYTHONPATH": ":".join(dict.fromkeys(paths))},
+            env=os.environ | environment(recipe.placement) | {"PYTHONPATH": ":".join(dict.fromkeys(paths))},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
 from tercet.recipe.specs import Computing, RecipeError, Reference, StageSpec
-
-if TYPE_CHECKING:
-    from tercet.recipe.recipe import Recipe
 
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _GATE = re.compile(
@@ -84,9 +81,9 @@ class Report(StageSpec):
     )
     title: str = Field("", description="Title of the page; the recipe's name when absent.")
 
-    def identity(self, recipe: Recipe) -> dict[str, Any]:
+    def identity(self, seed: int, recipe: Mapping[str, Any]) -> dict[str, Any]:
         """The page shows the whole recipe."""
-        return super().identity(recipe) | {"recipe": recipe.model_dump(mode="json", exclude={"placement"})}
+        return super().identity(seed, recipe) | {"recipe": recipe}
 
 
 class Gate(NamedTuple):

