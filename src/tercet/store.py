@@ -299,7 +299,7 @@ def source_digest(path: Path, cache: Path | None = None) -> str:
 def endpoint(folder: Path) -> dict[str, str] | None:
     """The `url` and `model` of the server that a model's folder names; None where the folder holds weights."""
     path = folder / ENDPOINT
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None  # type: ignore[no-any-return]
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def write_json(path: Path, value: Any) -> None:

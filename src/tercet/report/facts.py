@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tercet.recipe import BASE, KINDS, Recipe, Rollouts, kinds_of
+from tercet.recipe import BASE, KINDS, Eval, Recipe, Rollouts, kinds_of
 from tercet.rows import RowError
 from tercet.rows_file import read_file
 
@@ -283,7 +283,7 @@ def _record(folder: Path) -> Object:
 def _model_of(stage: Stage, stages: dict[str, Stage], recipe: Recipe) -> str:
     """The stage whose weights an exam looked at: as the recipe says, else the input that is not an exam."""
     spec = recipe.stage.get(stage.name)
-    if spec is not None and spec.kind == "eval":
+    if isinstance(spec, Eval):
         return spec.model
     return next((name for name in stage.inputs if stages[name].kind != "prompts"), stage.name)
 
