@@ -6,14 +6,12 @@ digests of local files. So the plan is exact, a finished run costs nothing to re
 
 from __future__ import annotations
 
-import operator
 import pkgutil
 import signal
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -156,8 +154,10 @@ def _identity_spec(recipe: Recipe, name: str, mirror: dict[str, str], cache: Pat
     table = f"[{BASE if name == BASE else f'stage.{name}'}]"
     for file in spec.local_files():
         *above, last = file.loc
-        where = f"{table} {'.'.join(map(str, file.loc))}"
-        reduce(operator.getitem, above, plain)[last] = _pinned(file, where, recipe.folder, mirror, cache)
+        part: Any = plain
+        for key in above:
+            part = part[key]
+        part[last] = _pinned(file, f"{table} {'.'.join(map(str, file.loc))}", recipe.folder, mirror, cache)
     if spec.files:
         named = {
             "/".join(filter(None, (source.path, source.subset, source.split))): local_file(source, mirror)
