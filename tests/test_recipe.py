@@ -149,7 +149,7 @@ def test_missing_key_points_to_its_table_and_says_what_it_is_for(write):
 
 
 def test_a_stage_without_kind_is_told_the_kinds(write):
-    assert "lacks the key 'kind'; one of model, prompts, synth" in complaint(
+    assert "lacks the key 'kind'; one of model, synth, mix, pairs" in complaint(
         write(GOOD.replace('kind = "report"\n', ""))
     )
 
