@@ -1,6 +1,6 @@
 # make quickstart   install, then teach and examine a real 135M model on this machine
 # make check        the whole gate: format, lint, types, tests
-# make docs         rewrite docs/recipe.md from recipe.py
+# make docs         rewrite docs/recipe.md from the specs
 #
 # Needs make and Python 3.11+ with venv (Debian, Ubuntu: apt-get install make python3-venv). Everything else goes
 # into .venv. TORCH_INDEX chooses where the torch build comes from, e.g.

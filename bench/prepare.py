@@ -127,13 +127,14 @@ def prepared(job: peer.Job, store: Path) -> dict[str, Any]:
     from tercet.device.mesh import Mesh
     from tercet.models.chat import Chat
     from tercet.models.folder import load_tokenizer
+    from tercet.store import Store
     from tercet.train.batch import Limit, batches, chosen_rows, pack, row_steps, schedule, within
     from tercet.train.sft import TURNS
     from tercet.train.tokens import prepare
 
     chat, most = Chat(load_tokenizer(Path(job["model"]))), job["max_tokens"]
     context: Any = SimpleNamespace(
-        work=store / ".draft" / "work", recipe=SimpleNamespace(placement=SimpleNamespace(threads=job["threads"]))
+        store=Store(store), recipe=SimpleNamespace(placement=SimpleNamespace(threads=job["threads"]))
     )
     clock = Clock()
     tokens = prepare(Path(job["rows"]).with_suffix(".parquet"), chat, TURNS, context)

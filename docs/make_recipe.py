@@ -14,24 +14,10 @@ from pydantic_core import PydanticUndefined
 from tercet import recipe
 
 PAGE = Path(__file__).parent / "recipe.md"
-STAGES = (
-    recipe.Model,
-    recipe.Synth,
-    recipe.Prompts,
-    recipe.Mix,
-    recipe.SFT,
-    recipe.Prefs,
-    recipe.DPO,
-    recipe.Reward,
-    recipe.RLVR,
-    recipe.Eval,
-    recipe.Report,
-)
-
 HEAD = """\
 # The recipe
 
-<!-- Written by docs/make_recipe.py from src/tercet/recipe.py; change that file and run `make docs`. -->
+<!-- Written by docs/make_recipe.py from src/tercet/recipe; change the specs there and run `make docs`. -->
 
 A recipe is a TOML file. It names a base model and stages; a stage names what it reads by the names of other stages
 (or `"base"`), and the order follows from that. Unknown keys are refused, with the line. A default is the vetted
@@ -71,8 +57,9 @@ def render() -> str:
     parts = [HEAD, section("Top level", recipe.Recipe), section("`[base]`", recipe.Base)]
     parts.append("## Stages\n\nEvery stage may set its own seed.\n\n" + table(recipe.StageSpec))
     common = set(recipe.StageSpec.model_fields) | {"kind"}
-    for stage in STAGES:
-        kind = stage.model_fields["kind"].default
+    for kind, stage in recipe.KINDS.items():
+        if kind == recipe.BASE:
+            continue
         parts.append(section(f'`kind = "{kind}"`', stage, skip=common, level=3))
     parts.append("#### An entry of `sources`\n\n" + paragraph(recipe.SourceSpec) + table(recipe.SourceSpec))
     parts.append(section("`[placement]`", recipe.Placement))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tercet import cli
-from tercet.stage import ROOMS, Room
+from tercet.recipe import KINDS
 
 ROOM = '''
 """Fakes of the rooms that need weights: a model is a text file, an exam gives the same answers every time."""
@@ -76,7 +76,7 @@ def prepare(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TERCET_MIRROR", raising=False)
     monkeypatch.chdir(folder)
     for kind in ("base", "sft", "eval"):
-        monkeypatch.setitem(ROOMS, kind, Room("cli_room", 1))
+        monkeypatch.setattr(KINDS[kind], "module", "cli_room")
 
 
 @pytest.fixture
@@ -320,7 +320,7 @@ def test_export_writes_a_plain_folder_with_a_card(tercet, finished, tmp_path):
 def test_report_finds_the_page_of_a_store_and_of_a_recipe(tercet, place, monkeypatch):
     room = "def run(spec, inputs, out, ctx):\n    (out / 'index.html').write_text('page')\n    return {}\n"
     (place / "rooms" / "page_room.py").write_text(room)
-    monkeypatch.setitem(ROOMS, "report", Room("page_room", 1))
+    monkeypatch.setattr(KINDS["report"], "module", "page_room")
     (place / "page.toml").write_text('extends = "recipe.toml"\n[stage.page]\nkind = "report"\nevals = ["before"]\n')
     code, out, _ = tercet("report", "page.toml")
     assert code == 0

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tercet.recipe import Recipe
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"")
@@ -50,6 +52,12 @@ def defines(body: list[ast.stmt], rest: list[str]) -> bool:
         if any(isinstance(target, ast.Name) and target.id == rest[0] for target in targets):
             return len(rest) == 1
     return False
+
+
+def test_the_recipe_page_has_every_stage_kind():
+    page = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
+    kinds = Recipe.model_json_schema()["properties"]["stage"]["additionalProperties"]["discriminator"]["mapping"]
+    assert set(re.findall(r'^### `kind = "(\w+)"`', page, re.MULTILINE)) == set(kinds)
 
 
 def test_the_recipe_page_is_what_the_code_says():

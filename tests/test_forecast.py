@@ -7,6 +7,7 @@ import pytest
 from tercet import forecast, precision
 from tercet.precision import Precision
 from tercet.recipe import Recipe
+from tercet.recipe.specs import ROW
 
 SOFTWARE = Precision("float32", "this CPU multiplies bf16 in software")
 
@@ -53,16 +54,15 @@ def test_a_model_is_as_large_as_its_name_says(model, parameters):
 
 
 def test_training_costs_six_flops_per_parameter_and_token():
-    training, writing = forecast.flops(recipe(), "sft", {"steps": 25}, 1e8)
-    assert (training, writing) == (6 * 1e8 * 25 * 16 * forecast.ROW, 0.0)
-    assert forecast.flops(recipe(), "words", {"rows": 400}, 1e8) == (0.0, 0.0)
+    assert recipe().spec("sft").flops({"steps": 25}) == (6 * 25 * 16 * ROW, 0.0)
+    assert recipe().spec("words").flops({"rows": 400}) == (0.0, 0.0)
 
 
 def test_a_run_says_how_much_and_how_long_before_it_begins(measured):
     said = forecast.opening(recipe(), AHEAD, 0.0)
     assert said.startswith("two: 3 stages to make; 25 steps; float32: this CPU multiplies bf16 in software; about ")
     assert said.endswith("on this machine (200 GFLOP/s in plain products)")
-    seconds = 6 * 135e6 * 25 * 16 * forecast.ROW / forecast.SHARES["float32"][0] / 200e9 + forecast.OPENING
+    seconds = 6 * 135e6 * 25 * 16 * ROW / forecast.SHARES["float32"][0] / 200e9 + forecast.OPENING
     assert forecast._duration(seconds) in said
 
 

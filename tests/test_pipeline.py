@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -15,8 +16,8 @@ import pytest
 from rich.console import Console
 
 from tercet import pipeline
-from tercet.recipe import Recipe, RecipeError
-from tercet.stage import ROOMS, Room, StageError, main
+from tercet.recipe import KINDS, Mix, Recipe, RecipeError, load
+from tercet.stage import StageError, main
 from tercet.store import Store
 
 ROOM = '''
@@ -70,7 +71,8 @@ def rooms(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'rooms'}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     for kind in ("synth", "mix", "base"):
-        monkeypatch.setitem(ROOMS, kind, Room("fake_room", 1))
+        monkeypatch.setattr(KINDS[kind], "module", "fake_room")
+        monkeypatch.setattr(KINDS[kind], "version", 1)
     return tmp_path
 
 
@@ -149,7 +151,7 @@ def test_placement_and_name_are_in_no_key_but_seed_and_input_are(rooms, store):
 
 def test_a_new_version_of_a_room_is_a_new_key(rooms, store, monkeypatch):
     before = pipeline.graph(recipe(), store)
-    monkeypatch.setitem(ROOMS, "mix", Room("fake_room", 2))
+    monkeypatch.setattr(Mix, "version", 2)
     after = pipeline.graph(recipe(), store)
     assert after["mixed"].key != before["mixed"].key
     assert after["words"].key == before["words"].key
@@ -201,7 +203,7 @@ def test_the_plan_says_why_a_stage_is_missing(rooms, store, monkeypatch):
     assert all(line.exists and not line.why for line in pipeline.plan(recipe(), store))
     why = {line.name: line.why for line in pipeline.plan(recipe(rows=9), store)}
     assert why == {"words": "rows 4 -> 9", "talk": "", "mixed": "input words changed"}
-    monkeypatch.setitem(ROOMS, "mix", Room("fake_room", 2))
+    monkeypatch.setattr(Mix, "version", 2)
     assert pipeline.plan(recipe(), store)[-1].why == "stage version 1 -> 2"
     assert pipeline.plan(recipe(rows=9), store)[-1].forecast == {"rows": 12}
 
@@ -265,10 +267,10 @@ def test_a_full_disk_is_one_clear_error_and_nothing_is_committed(rooms, store, m
 
 def start(store: Store, rows: int) -> subprocess.Popen[str]:
     script = (
-        "import signal, sys\nfrom tercet import pipeline\nfrom tercet.recipe import Recipe\n"
+        "import signal, sys\nfrom tercet import pipeline\nfrom tercet.recipe import KINDS, Recipe\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
-        "from tercet.stage import ROOMS, Room\nfrom tercet.store import Store\n"
-        "for kind in ('synth', 'mix', 'base'): ROOMS[kind] = Room('fake_room', 1)\n"
+        "from tercet.store import Store\n"
+        "for kind in ('synth', 'mix', 'base'): KINDS[kind].module, KINDS[kind].version = 'fake_room', 1\n"
         f"what = Recipe.model_validate_json({recipe(rows).model_dump_json()!r})\n"
         f"try: pipeline.run(what, Store({str(store.root)!r}))\n"
         "except KeyboardInterrupt: sys.exit(130)"
@@ -329,20 +331,18 @@ def test_a_stages_process_has_one_hash_seed_and_the_threads_of_the_placement(roo
     room = "import os\ndef run(spec, inputs, out, ctx):\n"
     room += "    (out / 'env').write_text(' '.join(os.environ[k] for k in ('PYTHONHASHSEED', 'OMP_NUM_THREADS')))\n"
     (rooms / "rooms" / "env_room.py").write_text(room + "    return {}\n")
-    monkeypatch.setitem(ROOMS, "base", Room("env_room", 1))
+    monkeypatch.setattr(KINDS["base"], "module", "env_room")
     made = run(recipe(stage={}, placement={"threads": 3}), store)[0]["base"]
     assert (made.payload / "env").read_text() == "0 3"
 
 
 def test_relative_paths_start_at_the_recipes_folder(rooms, store, tmp_path, monkeypatch):
-    from tercet.recipe_file import load
-
     room = "import os\ndef run(spec, inputs, out, ctx):\n    (out / 'here').write_text(open('here').read())\n"
     (rooms / "rooms" / "here_room.py").write_text(room + "    return {}\n")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "here").write_text("read")
     (tmp_path / "sub" / "r.toml").write_text('name = "r"\n[base]\nmodel = "tiny:"\n[stage]\n')
-    monkeypatch.setitem(ROOMS, "base", Room("here_room", 1))
+    monkeypatch.setattr(KINDS["base"], "module", "here_room")
     made = run(load(tmp_path / "sub" / "r.toml"), store)[0]["base"]
     assert (made.payload / "here").read_text() == "read"
 
@@ -360,12 +360,74 @@ def test_the_real_rooms_of_floor_three_run_in_their_own_process(store):
     assert forecast["exam"] == {"rows": 10}
 
 
+KIND = '''
+"""A stage kind in one module: its spec, and what makes it."""
+from typing import Literal
+from tercet.recipe import Recipe, StageSpec
+
+class Count(StageSpec):
+    """How many files the inputs have."""
+    module = __name__
+    version = 7
+    produces = "number"
+    accepts = {"of": ("rows", "number")}
+    kind: Literal["count"] = "count"
+    of: tuple[str, ...]
+
+    def forecast(self, rows):
+        return {"rows": sum(rows[name] for name in self.of)}
+
+Recipe.model_rebuild(force=True)
+
+def run(spec, inputs, out, ctx):
+    (out / "made").write_text(ctx.name)
+    return {"files": sum(len(list(inputs[name].payload.iterdir())) for name in spec.of)}
+'''
+
+
+@pytest.fixture
+def counting(rooms, monkeypatch):
+    """A module that adds the stage kind `count`, which is forgotten after the test."""
+    (rooms / "rooms" / "count_kind.py").write_text(KIND, encoding="utf-8")
+    monkeypatch.syspath_prepend(rooms / "rooms")
+    importlib.import_module("count_kind")
+    yield
+    del KINDS["count"], sys.modules["count_kind"]
+    Recipe.model_rebuild(force=True)
+
+
+def test_a_stage_kind_is_one_class_and_one_module(counting, rooms, store):
+    counts = {"number": {"kind": "count", "of": ["words", "talk"]}, "again": {"kind": "count", "of": ["number"]}}
+    what = recipe(stage={name: spec for name, spec in recipe().stage.items() if name != "mixed"} | counts)
+    lines = {line.name: line for line in pipeline.plan(what, store)}
+    assert lines["number"].forecast == {"rows": 7}
+    made, text = run(what, store)
+    assert made["number"].metrics == {"files": 2}
+    assert made["number"].record["version"] == 7
+    assert "number (count) starts" in text
+    assert Recipe.model_validate_json(what.model_dump_json(), strict=True) == what
+
+
+def test_a_kind_of_ones_own_is_checked_like_any_other(counting, tmp_path):
+    text = 'name = "r"\n[base]\nmodel = "tiny:"\n[stage.number]\nkind = "count"\n'
+    for last, says in (
+        ('off = ["base"]', r"line 6: unknown key 'off' .* \(did you mean 'of'\?\); allowed keys: kind, of, seed"),
+        ('of = ["base"]', r"line 6: .* needs a stage of kind .*synth.* or count here, but 'base' is of kind base"),
+    ):
+        (tmp_path / "r.toml").write_text(text + last + "\n")
+        with pytest.raises(RecipeError, match=says):
+            load(tmp_path / "r.toml")
+    (tmp_path / "r.toml").write_text(text.replace("count", "cuont"))
+    with pytest.raises(RecipeError, match=r"line 5: unknown kind 'cuont' .*did you mean 'count'\?\); known: model, "):
+        load(tmp_path / "r.toml")
+
+
 def test_a_second_run_imports_no_torch(rooms, store):
     run(recipe(), store)
     script = (
-        "import sys, tercet.cli\nfrom tercet import pipeline\nfrom tercet.recipe import Recipe\n"
-        "from tercet.store import Store\nfrom tercet.stage import ROOMS, Room\n"
-        "for kind in ('synth', 'mix', 'base'): ROOMS[kind] = Room('fake_room', 1)\n"
+        "import sys, tercet.cli\nfrom tercet import pipeline\nfrom tercet.recipe import KINDS, Recipe\n"
+        "from tercet.store import Store\n"
+        "for kind in ('synth', 'mix', 'base'): KINDS[kind].module, KINDS[kind].version = 'fake_room', 1\n"
         f"pipeline.run(Recipe.model_validate_json({recipe().model_dump_json()!r}), Store({str(store.root)!r}))\n"
         "print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
     )
@@ -383,7 +445,7 @@ def test_several_ranks_are_launched_and_only_the_first_commits(rooms, store, mon
         "    if rank == '0': (out / 'world').write_text(os.environ['WORLD_SIZE'])\n    return {}\n"
     )
     (rooms / "rooms" / "rank_room.py").write_text(room)
-    monkeypatch.setitem(ROOMS, "sft", Room("rank_room", 1))
+    monkeypatch.setattr(KINDS["sft"], "module", "rank_room")
     stage = {
         "words": {"kind": "synth", "generator": "words@1", "rows": 3},
         "teach": {"kind": "sft", "model": "base", "rows": "words"},

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tercet.recipe import Eval, Mix, Recipe, RecipeError, gate, references
-from tercet.recipe_file import dump, key_lines, load
+from tercet.recipe import Eval, Mix, Recipe, RecipeError, dump, gate, key_lines, load
 
 GOOD = """
 name = "small"
@@ -150,7 +149,7 @@ def test_missing_key_points_to_its_table_and_says_what_it_is_for(write):
 
 
 def test_a_stage_without_kind_is_told_the_kinds(write):
-    assert "lacks the key 'kind'; one of model, prompts, synth" in complaint(
+    assert "lacks the key 'kind'; one of model, synth, mix, pairs" in complaint(
         write(GOOD.replace('kind = "report"\n', ""))
     )
 
@@ -255,7 +254,7 @@ def test_gates_are_read_in_all_their_forms():
 
 def test_gates_and_sources_are_references():
     spec = Eval(model="base", exam="exam", require=("words >= other - 0.1", "words >= 0.1"))
-    assert [ref.name for ref in references(spec)] == ["base", "exam", "other"]
+    assert [ref.name for ref in spec.references()] == ["base", "exam", "other"]
 
 
 def test_recipes_are_frozen(write):
@@ -314,7 +313,7 @@ VALUES = st.recursive(
 
 @given(st.dictionaries(KEYS, VALUES, max_size=4))
 def test_every_value_of_any_document_has_a_line(document):
-    from tercet.recipe_file import _key, _toml
+    from tercet.recipe.file import _key, _toml
 
     text = "".join(f"{_key(key)} = {_toml(value)}\n" for key, value in document.items())
     assert tomllib.loads(text) == document

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from tercet.evals import suite
-from tercet.recipe import DPO, PPO, RLVR, SFT, Eval, Model, Prompts, Recipe, Reward
-from tercet.recipe_file import load
+from tercet.recipe import DPO, PPO, RLVR, SFT, Eval, Model, Prompts, Recipe, Reward, load
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SIZES = ("tulu3-8b", "tulu3-70b", "tulu3-405b")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tercet.recipe import Placement
-from tercet.stage import PARALLEL, environment
+from tercet.stage import environment
 
 
 @pytest.fixture(autouse=True)
@@ -14,16 +14,15 @@ def untold(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.parametrize("kind", PARALLEL)
-def test_a_trainers_memory_grows_in_place(kind):
-    assert environment(Placement(), kind)["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+def test_a_trainers_memory_grows_in_place():
+    assert environment(Placement(), parallel=True)["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
 
 
 def test_other_stages_keep_torchs_own_allocator():
-    assert "PYTORCH_ALLOC_CONF" not in environment(Placement(), "eval")
+    assert "PYTORCH_ALLOC_CONF" not in environment(Placement())
 
 
 @pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"])
 def test_what_the_user_told_the_allocator_stands(monkeypatch, name):
     monkeypatch.setenv(name, "max_split_size_mb:128")
-    assert "PYTORCH_ALLOC_CONF" not in environment(Placement(), "sft")
+    assert "PYTORCH_ALLOC_CONF" not in environment(Placement(), parallel=True)

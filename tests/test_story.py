@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tercet.recipe_file import load
+from tercet.recipe import load
 from tercet.rows import read_table
 from tercet.store import Store
 from tercet.track import read_metrics

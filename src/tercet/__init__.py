@@ -14,7 +14,7 @@ if sys.platform == "win32":  # before any module asks for what Windows has not
 
 _PUBLIC = {
     "Recipe": "tercet.recipe",
-    "load": "tercet.recipe_file",
+    "load": "tercet.recipe",
     "run": "tercet.pipeline",
     "plan": "tercet.pipeline",
     "Store": "tercet.store",

@@ -97,7 +97,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 def inputs(args: argparse.Namespace) -> tuple[Recipe, Store, dict[str, str]]:
     """Recipe, store and mirror of a command line."""
     from tercet.pipeline import read_mirror
-    from tercet.recipe_file import load
+    from tercet.recipe import load
 
     return load(args.recipe, args.set), Store(args.store), read_mirror(args.mirror or os.environ.get("TERCET_MIRROR"))
 
@@ -155,7 +155,7 @@ def _amount(name: str, value: int) -> str:
 
 def show(args: argparse.Namespace) -> int:
     """The recipe with every default."""
-    from tercet.recipe_file import dump, load
+    from tercet.recipe import dump, load
 
     recipe = load(args.recipe, args.set)
     if args.json:

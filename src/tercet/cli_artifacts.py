@@ -95,8 +95,7 @@ def _rendered(args: argparse.Namespace) -> list[Path]:
     from rich.console import Console
 
     from tercet import pipeline
-    from tercet.recipe import RecipeError
-    from tercet.recipe_file import load
+    from tercet.recipe import RecipeError, load
     from tercet.store import Store
 
     recipe = load(args.run, args.set)

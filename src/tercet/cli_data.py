@@ -89,18 +89,19 @@ def exam_of(against: str, mirror_file: str | None) -> tuple[list[ExamItem], froz
 
 def data(args: argparse.Namespace) -> int:
     """The data sheet of an artefact: what came from where, what was removed by which rule, and what copies the exam."""
-    from tercet.report.data import KINDS, MIXTURES, told
+    from tercet.recipe import Asked, Mixture, Prefs, kinds_of
+    from tercet.report.data import told
     from tercet.store import Store, StoreError
 
     artifact = Store(args.store).open(args.artifact)
-    if artifact.kind not in KINDS:
-        raise StoreError(f"{artifact.path.name} is of kind {artifact.kind}; expected a data stage: {', '.join(KINDS)}")
+    if artifact.kind not in (kinds := kinds_of(Mixture, Asked, Prefs)):
+        raise StoreError(f"{artifact.path.name} is of kind {artifact.kind}; expected a data stage: {', '.join(kinds)}")
     found = told(artifact.kind, artifact.payload)
     if not found:
         raise StoreError(f"{artifact.payload}: has no summary.json; run `tercet check {artifact.path.name}`")
     if args.json:
         return emit({"artifact": artifact.path.name, **found})
-    if artifact.kind in MIXTURES:
+    if artifact.kind in kinds_of(Mixture):
         _say_mixture(found)
     else:
         _say_asked(found)

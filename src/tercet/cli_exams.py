@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -215,6 +214,7 @@ def compare(args: argparse.Namespace) -> int:
 
 def grade(args: argparse.Namespace) -> int:
     """Every completion's grade and the mean; or what judges make of their tasks' own truths."""
+    from tercet import stats
     from tercet.verify import verifier
 
     if args.gold:
@@ -231,14 +231,14 @@ def grade(args: argparse.Namespace) -> int:
     values = [found.score for _, found in grades]
     if not values:
         raise ValueError(f"{args.file}: holds no completions; expected lines of JSON")
-    mean = sum(values) / len(values)
-    stderr = math.sqrt(sum((s - mean) ** 2 for s in values) / max(1, len(values) - 1) / len(values))
+    mean = stats.mean(values)
+    score, stderr = mean.value, None if len(values) == 1 else mean.stderr
     if args.json:
         found = [{"line": number, **asdict(one)} for number, one in grades]
-        return emit({"verifier": args.verifier, "n": len(values), "score": mean, "stderr": stderr, "grades": found})
+        return emit({"verifier": args.verifier, "n": len(values), "score": score, "stderr": stderr, "grades": found})
     rows = [(number, f"{g.score:g}", g.outcome, _short(g.answer), _short(g.detail)) for number, g in grades]
     table(("line", "score", "outcome", "answer", "detail"), rows)
-    say(f"{args.verifier}: {mean:.3f} ± {stderr:.3f} over {len(values)} completions")
+    say(f"{args.verifier}: {score:.3f}{'' if stderr is None else f' ± {stderr:.3f}'} over {len(values)} completions")
     return 0
 
 

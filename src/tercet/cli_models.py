@@ -55,7 +55,7 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 def base_of(args: argparse.Namespace, store: Store, name: str) -> Base:
     """What the command line means by a model's name."""
-    from tercet.recipe import MODELS, Base, RecipeError
+    from tercet.recipe import Base, RecipeError, kinds_of
 
     model, revision = name, args.revision if name == args.model else ""
     sha256 = args.sha256 if name == args.model else ""
@@ -68,8 +68,8 @@ def base_of(args: argparse.Namespace, store: Store, name: str) -> Base:
         folder = store.open(model).path
     if folder is not None and (folder / "artifact.json").is_file():
         artifact = store.open(folder)
-        if artifact.kind not in MODELS:
-            raise RecipeError(f"{model}: is a {artifact.kind} artefact; expected a model ({', '.join(MODELS)})")
+        if artifact.kind not in (models := kinds_of("weights")):
+            raise RecipeError(f"{model}: is a {artifact.kind} artefact; expected a model ({', '.join(models)})")
         model = str(artifact.payload)
     elif folder is not None:
         model = str(folder.absolute())
@@ -238,12 +238,12 @@ def _answer(
 
 def export(args: argparse.Namespace) -> int:
     """A folder that any tool reads, with a card that says where it came from."""
-    from tercet.recipe import MODELS
+    from tercet.recipe import kinds_of
     from tercet.store import Store, StoreError, disk_errors
 
     store, target = Store(args.store), args.folder.absolute()
     artifact = store.open(args.artifact)
-    if artifact.kind not in (*MODELS, "reward"):
+    if artifact.kind not in kinds_of("weights", "reward model"):
         raise StoreError(f"{artifact.path.name} is a {artifact.kind} artefact; only models can be exported")
     if target.exists():
         raise StoreError(f"{target} exists; export into a folder that does not exist yet, or remove it")

@@ -16,11 +16,9 @@ from typing import Any
 
 from tercet import machine
 from tercet.precision import reason, resolve, software_bf16
-from tercet.recipe import BASE, DPO, Computing, Fit, Recipe, Reward, Rollouts
+from tercet.recipe import BASE, Recipe
 
-ROW, PROMPT, ANSWER = 110, 60, 50  # tokens of a row, a prompt and an answer of short chats
 SHARES = {"float32": (0.75, 0.9), "bfloat16": (0.55, 0.3)}  # of the rate, that training and generation reach on a CPU
-TAUGHT = 0.6  # of the pairs that may come, and of the completions in groups whose rewards differ
 OPENING = 6.0  # seconds in which a stage starts and loads its model
 WORTH = 30.0  # seconds of work at a guessed rate from which measuring is worth its time
 GUESS = 1e11  # FLOP/s of a slow laptop
@@ -32,13 +30,13 @@ def opening(recipe: Recipe, missing: Mapping[str, Mapping[str, int]], parameters
     if not missing:
         return ""
     parameters = parameters or named_size(recipe.base.model)
-    work = {name: flops(recipe, name, ahead, parameters) for name, ahead in missing.items()}
+    work = [recipe.spec(name).flops(ahead) for name, ahead in missing.items()]
     said = f"{recipe.name}: {len(missing)} stage{'s' if len(missing) > 1 else ''} to make"
     parts = [_amounts(missing), precisions(recipe, missing)]
     learns, writes = SHARES[resolve(recipe.dtype)]
-    rough = sum(training / learns + writing / writes for training, writing in work.values())
+    rough = parameters * sum(training / learns + writing / writes for training, writing in work)
     if rough / GUESS > WORTH and (rate := _rate(recipe.dtype)):
-        seconds = rough / rate + OPENING * sum(any(pair) for pair in work.values())
+        seconds = rough / rate + OPENING * sum(any(pair) for pair in work)
         parts.append(f"about {_duration(seconds)} on this machine ({rate / 1e9:,.0f} GFLOP/s in plain products)")
     return "; ".join([said, *filter(None, parts)])
 
@@ -49,25 +47,10 @@ def named_size(model: str) -> float:
     return float(found[1]) * (1e6 if found[2] in "mM" else 1e9) if found else 0.0
 
 
-def flops(recipe: Recipe, name: str, ahead: Mapping[str, int], parameters: float) -> tuple[float, float]:
-    """FLOPs of training and of reading or writing that a stage's forecast comes to."""
-    spec = recipe.spec(name)
-    if not isinstance(spec, Computing):
-        return 0.0, 0.0
-    completions = float(ahead.get("completions", 0))
-    writing = 2.0 * parameters * completions * (PROMPT + ANSWER)
-    if isinstance(spec, Rollouts):
-        return 8.0 * TAUGHT * parameters * completions * ANSWER, writing  # six to learn, two of the reference
-    if isinstance(spec, Fit):
-        sides = 2.6 * TAUGHT if isinstance(spec, DPO | Reward) else 1.0  # two answers and what the reference reads
-        return 6.0 * parameters * ahead.get("steps", 0) * spec.batch * ROW * sides, 0.0
-    return 0.0, writing
-
-
 def precisions(recipe: Recipe, names: Sequence[str] | Mapping[str, Any]) -> str:
     """`bfloat16: this CPU has AMX`: the precisions of the stages that run a model, each with its reason."""
-    computing = (spec for spec in map(recipe.spec, names) if isinstance(spec, Computing))
-    return ", ".join(dict.fromkeys(reason(spec.precision) for spec in computing))
+    used = (recipe.spec(name).precision for name in names)
+    return ", ".join(dict.fromkeys(reason(precision) for precision in used if precision))
 
 
 def slow_precision(recipe: Recipe, names: Sequence[str] | Mapping[str, Any]) -> str:

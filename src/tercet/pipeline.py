@@ -1,12 +1,12 @@
 """From a recipe to artefacts: the graph with its keys, what is missing and why, and one process per missing stage.
 
-Keys are known before anything runs, because a key is made of the spec, the inputs' keys, the room's version and the
+Keys are known before anything runs, because a key is made of the spec, the inputs' keys, the kind's version and the
 digests of local files. So the plan is exact, a finished run costs nothing to repeat, and this module needs no torch.
 """
 
 from __future__ import annotations
 
-import math
+import pkgutil
 import signal
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -20,28 +20,9 @@ from rich.console import Console
 from tercet.forecast import opening, slow_precision
 from tercet.hub import local_file
 from tercet.precision import reason
-from tercet.recipe import (
-    BASE,
-    SFT,
-    Base,
-    Computing,
-    Eval,
-    Fit,
-    Judged,
-    Mixture,
-    Personas,
-    Prefs,
-    Prompts,
-    Recipe,
-    RecipeError,
-    Rollouts,
-    SourceSpec,
-    Synth,
-    sources,
-)
-from tercet.recipe_file import load
+from tercet.recipe import BASE, FileRef, Recipe, RecipeError, load
 from tercet.rows import Source
-from tercet.stage import ROOMS, Job, failure, supervise
+from tercet.stage import Job, failure, supervise
 from tercet.store import Artifact, Identity, Store, source_digest
 from tercet.track import Board, board, read_progress
 
@@ -80,14 +61,14 @@ class PlanLine:
 
 def graph(recipe: Recipe, store: Store, mirror: dict[str, str] | None = None) -> dict[str, Node]:
     """Every stage with its key, inputs first; refuses a recipe that opens the unseen suite before the end."""
-    _check_lock(recipe)
     recipe = recipe.resolved()
     nodes: dict[str, Node] = {}
     for name in recipe.order():
-        kind = recipe.kind(name)
+        if check := recipe.spec(name).check:
+            pkgutil.resolve_name(check)(recipe.spec(name), name, recipe)
         inputs = {need: nodes[need].key for need in recipe.needs(name)}
         spec = _identity_spec(recipe, name, mirror or {}, store.root / ".cache")
-        nodes[name] = Node(name, Identity(kind, ROOMS[kind].version, spec, inputs))
+        nodes[name] = Node(name, Identity(recipe.kind(name), recipe.spec(name).version, spec, inputs))
     return nodes
 
 
@@ -162,59 +143,39 @@ def read_mirror(path: str | Path | None) -> dict[str, str]:
 
 
 def _precision(recipe: Recipe, name: str) -> str:
-    spec = recipe.spec(name)
-    return reason(spec.precision) if isinstance(spec, Computing) else ""
-
-
-def _check_lock(recipe: Recipe) -> None:
-    """The unseen suite may be scored only in an eval stage marked final (design §8)."""
-    from tercet.evals.suite import locked
-
-    for name, spec in recipe.stage.items():
-        if isinstance(spec, Eval) and not spec.final:
-            exam = recipe.stage[spec.exam]
-            if isinstance(exam, Prompts) and (names := locked(exam.tasks)):
-                raise RecipeError(
-                    f"stage {name!r} would score {', '.join(names)} of the unseen suite; that is for one last eval "
-                    "stage marked `final = true` (on the command line: --final)",
-                    ("stage", name, "exam"),
-                )
+    precision = recipe.spec(name).precision
+    return reason(precision) if precision else ""
 
 
 def _identity_spec(recipe: Recipe, name: str, mirror: dict[str, str], cache: Path) -> dict[str, Any]:
-    """The resolved spec as the key sees it: seed filled in, local files by name and digest instead of by place."""
+    """The resolved spec as the key sees it: local files by name and digest instead of by place."""
     spec = recipe.spec(name)
-    plain = spec.model_dump(mode="json")
-    if name != BASE:
-        plain["seed"] = recipe.seed_of(name)
-
-    def pinned(path: str, where: str, subset: str = "", split: str = "") -> str:
-        found = local_file(Source(path, subset, split), mirror)
-        local = Path(found) if found else recipe.folder / Path(path).expanduser()
-        if not found and path.startswith(("github:", "hf:")):
-            return path
-        if not local.exists():
-            return _lost(path, local) if found else _remote(path, where)
-        return f"{path if found else local.name} sha256:{source_digest(local.resolve(), cache)}"
-
-    if isinstance(spec, Base) and not spec.model.startswith(("wheel:", "tiny:", "http://", "https://")):
-        plain["model"] = pinned(spec.model, "[base] model")
-    elif isinstance(spec, Mixture | Personas):
-        for part in _named_files(plain):
-            part["path"] = pinned(part["path"], f"[stage.{name}] source", part["subset"], part["split"])
-    elif isinstance(spec, Prompts):
-        plain["files"] = {key: _local(key, file, cache) for key, file in _exam_files(spec, mirror).items()}
-    elif recipe.kind(name) == "report":
-        plain["recipe"] = recipe.model_dump(mode="json", exclude={"placement"})
+    plain = spec.identity(recipe.seed_of(name), recipe.model_dump(mode="json", exclude={"placement"}))
+    table = f"[{BASE if name == BASE else f'stage.{name}'}]"
+    for file in spec.local_files():
+        *above, last = file.loc
+        part: Any = plain
+        for key in above:
+            part = part[key]
+        part[last] = _pinned(file, f"{table} {'.'.join(map(str, file.loc))}", recipe.folder, mirror, cache)
+    if spec.files:
+        named = {
+            "/".join(filter(None, (source.path, source.subset, source.split))): local_file(source, mirror)
+            for source in pkgutil.resolve_name(spec.files)(spec)
+        }
+        plain["files"] = {key: _local(key, file, cache) for key, file in sorted(named.items()) if file}
     return plain
 
 
-def _named_files(plain: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The sources of a mixture (or the seeds) and their worked examples that are files or hub ids."""
-    for source in plain.get("sources") or [plain["seeds"]]:
-        for part in (source, source["examples"] or {}):
-            if part.get("path") and not part["path"].startswith("tercet:"):
-                yield part
+def _pinned(file: FileRef, where: str, folder: Path, mirror: dict[str, str], cache: Path) -> str:
+    """What the key holds of a path: name and digest of a local file, a hub id as it is."""
+    found = local_file(Source(file.path, file.subset, file.split), mirror)
+    local = Path(found) if found else folder / Path(file.path).expanduser()
+    if not found and file.path.startswith(("github:", "hf:")):
+        return file.path
+    if not local.exists():
+        return _lost(file.path, local) if found else _remote(file.path, where)
+    return f"{file.path if found else local.name} sha256:{source_digest(local.resolve(), cache)}"
 
 
 def _remote(path: str, where: str) -> str:
@@ -229,17 +190,6 @@ _FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".gguf", ".safet
 
 def _lost(path: str, local: Path) -> str:
     raise RecipeError(f"the mirror file maps {path!r} to {local}, which does not exist; fix or remove that line")
-
-
-def _exam_files(spec: Prompts, mirror: dict[str, str]) -> dict[str, str]:
-    """The sources of an exam's tasks that local files stand for."""
-    from tercet.evals.suite import sources
-
-    named = {
-        "/".join(filter(None, (source.path, source.subset, source.split))): local_file(source, mirror)
-        for source in sources(spec.tasks)
-    }
-    return {key: file for key, file in sorted(named.items()) if file}
 
 
 def _local(key: str, file: str, cache: Path) -> str:
@@ -278,54 +228,16 @@ def _forecast(recipe: Recipe, name: str, lines: dict[str, PlanLine]) -> dict[str
     """Rows, steps and completions of a stage (upper bounds while its inputs are missing); bytes of training state."""
     spec, line = recipe.spec(name), lines[name]
     known = {other: ahead.forecast.get("rows", 0) for other, ahead in lines.items()}
-    ahead: dict[str, int] = {}
     for file in ("rows.parquet", "pairs.parquet", "exam.parquet"):
         if line.exists and (line.path / "payload" / file).is_file():
             import pyarrow.parquet as pq
 
             return {"rows": pq.read_metadata(line.path / "payload" / file).num_rows}
-    if isinstance(spec, Synth | Mixture | Personas | Judged | Prefs):
-        ahead |= _rows_ahead(spec, known)
-    elif isinstance(spec, Rollouts):
-        ahead |= {
-            "steps": spec.steps * spec.minibatches * spec.passes,
-            "completions": spec.steps * spec.batch * spec.samples,
-        }
-    elif isinstance(spec, Fit):
-        rows = known[spec.rows if isinstance(spec, SFT) else spec.pairs]
-        ahead["steps"] = spec.steps or math.ceil(rows * spec.epochs / spec.batch)
-    elif isinstance(spec, Eval):
-        ahead["completions"] = known[spec.exam]
+    ahead = spec.forecast(known)
     weights = lines[BASE].path / "payload" / "model.safetensors" if BASE in lines else None
-    if isinstance(spec, Fit) and weights is not None and weights.is_file():
+    if spec.parallel and weights is not None and weights.is_file():
         ahead["state_bytes"] = 4 * weights.stat().st_size  # masters, gradients and two moments, all fp32
     return {key: value for key, value in ahead.items() if value}
-
-
-def _rows_ahead(spec: Synth | Mixture | Personas | Judged | Prefs, known: dict[str, int]) -> dict[str, int]:
-    """Rows (or pairs) that a stage of data may make, and the completions it asks for."""
-    if isinstance(spec, Synth):
-        return {"rows": spec.rows}
-    if isinstance(spec, Mixture):
-        return {"rows": sum(_expected(source, known) for _, source in sources(spec))}
-    if isinstance(spec, Personas):
-        rows = spec.rows or _expected(spec.seeds, known)
-        return {"rows": rows, "completions": rows * (1 + spec.answers)}
-    prompts = min(known[spec.prompts], spec.rows or known[spec.prompts])
-    if isinstance(spec, Prefs):
-        return {"rows": prompts * spec.max_pairs, "completions": prompts * (spec.samples + spec.dropped_samples)}
-    answers = 2 if spec.own else min(spec.drawn, len(spec.pool))
-    return {"rows": prompts, "completions": prompts * (answers + 4)}
-
-
-def _expected(source: SourceSpec, known: dict[str, int]) -> int:
-    """Rows that a source may give, as far as it is known; 0 where it is not."""
-    if source.expect is not None:
-        return source.expect if source.rows is None else min(source.expect, source.rows)
-    there = known.get(source.stage, 0)
-    if source.rows is not None:
-        return min(there or source.rows, source.rows)
-    return int(there * (source.fraction or 1))
 
 
 def _needed(nodes: dict[str, Node], recipe: Recipe, only: Sequence[str]) -> dict[str, Node]:
@@ -361,8 +273,7 @@ def _make(
             view.exists(node.name, dict(found.metrics))
             return found
         inputs = {name: str(made[name].path) for name in node.identity.inputs}
-        room = ROOMS[node.kind].module
-        Job(node.name, room, node.identity, recipe.model_dump(mode="json"), inputs, mirror).write(draft)
+        Job.of(recipe, node.name, node.identity, inputs, mirror).write(draft)
         view.start(node.name, "continues where it stopped" if continued else "")
         code = supervise(draft, recipe, lock, lambda: view.update(node.name, read_progress(draft.path)))
         artifact = store.find(node.name, node.key)

@@ -22,42 +22,15 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import tercet
 from tercet import machine
 from tercet.recipe import Placement, Recipe
 from tercet.stats import GateError
-from tercet.store import NO_SPACE, Artifact, Context, Draft, Identity, disk_full, write_json
+from tercet.store import NO_SPACE, Artifact, Context, Draft, Identity, disk_full, endpoint, write_json
 from tercet.track import Tracker, sinks
 
-
-class Room(NamedTuple):
-    """Where a stage kind lives, and the version that goes into its key: bump it when the numbers change."""
-
-    module: str
-    version: int
-
-
-ROOMS: dict[str, Room] = {
-    "base": Room("tercet.models.weights", 1),
-    "model": Room("tercet.models.weights", 1),
-    "synth": Room("tercet.data.synth", 1),
-    "prompts": Room("tercet.evals.prompts", 3),
-    "personas": Room("tercet.data.authored", 1),
-    "mix": Room("tercet.data.mix", 3),
-    "pairs": Room("tercet.data.mix", 1),
-    "prefs": Room("tercet.data.prefs", 2),
-    "judged": Room("tercet.data.judged", 2),
-    "sft": Room("tercet.train.sft", 3),
-    "dpo": Room("tercet.train.preference", 3),
-    "reward": Room("tercet.train.reward", 3),
-    "rlvr": Room("tercet.train.rlvr", 3),
-    "ppo": Room("tercet.train.ppo", 2),
-    "eval": Room("tercet.evals.run", 3),
-    "report": Room("tercet.report.page", 4),
-}
-PARALLEL = ("sft", "dpo", "reward", "rlvr", "ppo")  # kinds that use placement.ranks
 DISK_FULL = os.EX_IOERR  # a full disk may have no room for result.json; the pipeline still hears of it
 GRACE = 10.0  # seconds a stage gets to stop by itself
 
@@ -68,10 +41,17 @@ class Job:
 
     name: str
     room: str
+    kinds: list[str]  # modules that define the kinds of the recipe's stages
     identity: Identity
     recipe: dict[str, Any]
     inputs: dict[str, str]  # stage name -> artefact folder
     mirror: dict[str, str]
+
+    @classmethod
+    def of(cls, recipe: Recipe, name: str, identity: Identity, inputs: dict[str, str], mirror: dict[str, str]) -> Job:
+        """The job of one stage."""
+        kinds = sorted({type(spec).__module__ for spec in recipe.stage.values()})
+        return cls(name, recipe.spec(name).module, kinds, identity, recipe.model_dump(mode="json"), inputs, mirror)
 
     def write(self, draft: Draft) -> None:
         """Leave the job in the draft."""
@@ -100,9 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     _die_with_parent()
     machine.keep_heap()
     job = Job.read(folder)
+    for module in job.kinds:
+        importlib.import_module(module)
     recipe = Recipe.model_validate(job.recipe)
-    os.environ.update(environment(recipe.placement, job.identity.kind))
-    ranks = recipe.placement.ranks if job.identity.kind in PARALLEL else 1
+    parallel = recipe.spec(job.name).parallel
+    os.environ.update(environment(recipe.placement, parallel=parallel))
+    ranks = recipe.placement.ranks if parallel else 1
     if ranks > 1 and "RANK" not in os.environ:
         return _launch(ranks, folder)
     first = os.environ.get("RANK", "0") == "0"
@@ -123,9 +106,9 @@ def _launch(ranks: int, folder: Path) -> int:
     return 0
 
 
-def environment(placement: Placement, kind: str) -> dict[str, str]:
+def environment(placement: Placement, *, parallel: bool = False) -> dict[str, str]:
     """Variables of a stage's process: threads, one hash seed, no progress bars in the log."""
-    ranks = placement.ranks if kind in PARALLEL else 1
+    ranks = placement.ranks if parallel else 1
     threads = str(placement.threads or max(1, machine.cores() // ranks))
     pools = ("OMP", "MKL", "OPENBLAS", "NUMEXPR")
     return {
@@ -137,17 +120,17 @@ def environment(placement: Placement, kind: str) -> dict[str, str]:
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONUNBUFFERED": "1",
-        **_allocator(kind),
+        **(_allocator() if parallel else {}),
     }
 
 
-def _allocator(kind: str) -> dict[str, str]:
+def _allocator() -> dict[str, str]:
     """Let a trainer's memory on a card grow in place: batches of changing lengths would leave holes.
 
     Whoever has told torch something else is left alone.
     """
     told = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"} & set(os.environ)
-    return {"PYTORCH_ALLOC_CONF": "expandable_segments:True"} if kind in PARALLEL and not told else {}
+    return {"PYTORCH_ALLOC_CONF": "expandable_segments:True"} if not told else {}
 
 
 def _run(job: Job, recipe: Recipe, draft: Draft, first: bool) -> None:
@@ -173,10 +156,9 @@ def _run(job: Job, recipe: Recipe, draft: Draft, first: bool) -> None:
 
 def _open_model(placement: Placement, folder: Path, dtype: str, engine: str = "local") -> Any:
     """The generator of a model folder: our own, vLLM, or the server that an endpoint's folder names."""
-    if (folder / "endpoint.json").is_file():
+    if (named := endpoint(folder)) is not None:
         from tercet.models.endpoint import EndpointGenerator
 
-        named = json.loads((folder / "endpoint.json").read_text(encoding="utf-8"))
         return EndpointGenerator.open(
             named["url"],
             named["model"],
@@ -249,7 +231,7 @@ def supervise(draft: Draft, recipe: Recipe, lock: int, tick: Callable[[], None])
         child = subprocess.Popen(
             [sys.executable, "-m", "tercet.stage", "--draft", str(draft.path)],
             cwd=recipe.folder,
-            env=os.environ | environment(recipe.placement, "") | {"PYTHONPATH": ":".join(dict.fromkeys(paths))},
+            env=os.environ | environment(recipe.placement) | {"PYTHONPATH": ":".join(dict.fromkeys(paths))},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

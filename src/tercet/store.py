@@ -27,6 +27,7 @@ from tercet.recipe import Recipe
 from tercet.track import Tracker
 
 KEEP = ("artifact.json", "payload", "metrics.jsonl", "log.txt")  # what a committed folder holds
+ENDPOINT = "endpoint.json"  # in the folder of a model behind a server
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 VERSIONS = ("tercet", "torch", "transformers")  # whose versions an artefact records
 
@@ -79,6 +80,11 @@ class Context:
     track: Tracker
     mirror: dict[str, str]  # hub id -> local file
     open_model: Callable[..., Any]  # (model folder, dtype, engine="local") -> rows.Generator
+
+    @property
+    def store(self) -> Store:
+        """The store that the artefact will be in."""
+        return Store(self.work.parents[1])
 
 
 @dataclass(frozen=True)
@@ -288,6 +294,12 @@ def source_digest(path: Path, cache: Path | None = None) -> str:
             entry.parent.mkdir(parents=True, exist_ok=True)
             write_text(entry, digest)
     return digest
+
+
+def endpoint(folder: Path) -> dict[str, str] | None:
+    """The `url` and `model` of the server that a model's folder names; None where the folder holds weights."""
+    path = folder / ENDPOINT
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def write_json(path: Path, value: Any) -> None:

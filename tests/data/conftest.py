@@ -19,7 +19,7 @@ import pytest
 from rich.console import Console
 
 from tercet import pipeline
-from tercet.recipe_file import load
+from tercet.recipe import load
 from tercet.store import Artifact, Store
 
 

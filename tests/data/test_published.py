@@ -19,7 +19,7 @@ from tercet.data.sources import Reading, from_hub, label, load
 from tercet.evals import suite
 from tercet.hub import local_file
 from tercet.recipe import Examples, Mixture, Prompts, Recipe, SourceSpec
-from tercet.recipe_file import load as load_recipe
+from tercet.recipe import load as load_recipe
 from tercet.rows import read_pairs, read_rows, read_table
 from tercet.store import Artifact, Store
 

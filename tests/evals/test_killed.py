@@ -21,9 +21,8 @@ import pytest
 from tercet import pipeline, stage
 from tercet.evals import run
 from tercet.pipeline import read_mirror
-from tercet.recipe import Eval, Recipe
-from tercet.recipe_file import load
-from tercet.stage import ROOMS, Job
+from tercet.recipe import Eval, Recipe, load
+from tercet.stage import Job
 from tercet.store import Context, Draft, Store
 
 KILLS = 20
@@ -101,8 +100,7 @@ class Hall:
         draft = self.store.draft(name, node.key)
         draft.open()
         inputs = {need: str(self.store.open(need).path) for need in node.identity.inputs}
-        plain = self.recipe.model_dump(mode="json")
-        Job(name, ROOMS[node.kind].module, node.identity, plain, inputs, self.mirror).write(draft)
+        Job.of(self.recipe, name, node.identity, inputs, self.mirror).write(draft)
         return draft
 
     def make(self, name: str) -> None:
@@ -112,7 +110,7 @@ class Hall:
         track = SimpleNamespace(progress=lambda done, total, note="": None)
         context = Context(name, recipe.seed_of(name), recipe, draft.work, track, self.mirror, lambda *given: None)
         inputs = {need: self.store.open(need) for need in recipe.needs(name)}
-        room = __import__(ROOMS[recipe.kind(name)].module, fromlist=["run"])
+        room = __import__(recipe.spec(name).module, fromlist=["run"])
         draft.commit(Job.read(draft.path).identity, room.run(recipe.spec(name), inputs, draft.payload, context), 0.0)
 
     def start(self, draft: Draft) -> BaseProcess:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from html import unescape
@@ -137,4 +136,3 @@ def test_a_length_of_one_side_alone_is_not_told(tmp_path: Path) -> None:
 def test_the_numbers_of_an_account() -> None:
     assert [count(None), count(1234567)] == ["–", "1,234,567"]
     assert [paid(0), paid(0.00042), paid(12.4)] == ["nothing", "0.00042", "12.4"]
-    assert json.loads(json.dumps(data.KINDS)) == ["mix", "pairs", "judged", "prefs", "personas"]

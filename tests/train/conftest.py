@@ -19,7 +19,6 @@ import pytest
 from tercet import pipeline
 from tercet.recipe import Recipe
 from tercet.rows import Message, Pair, Row, write_table
-from tercet.stage import ROOMS
 from tercet.store import Context, Store
 from tercet.track import Tracker
 
@@ -170,7 +169,7 @@ class Kitchen:
             mirror={},
             open_model=lambda folder, dtype: None,
         )
-        room = __import__(ROOMS[recipe.kind(name)].module, fromlist=["run"])
+        room = __import__(recipe.spec(name).module, fromlist=["run"])
         return room.run(recipe.spec(name), inputs, out, context)
 
 
@@ -281,7 +280,7 @@ def launch(tmp_path: Path):
     started: list[Launch] = []
 
     def launch(kitchen: Kitchen, stage: str, *sets: str) -> Launch:
-        from tercet.recipe_file import load
+        from tercet.recipe import load
 
         recipe = load(kitchen.recipe_file, sets)
         key = pipeline.graph(recipe, kitchen.store)[stage].key

@@ -14,10 +14,8 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig
 
 from tercet.models.chat import TULU3
-from tercet.recipe import PPO, RLVR, SFT, Recipe, RecipeError
-from tercet.recipe_file import load
+from tercet.recipe import PPO, RLVR, SFT, Recipe, RecipeError, load
 from tercet.rows import read_rows, write_table
-from tercet.stage import ROOMS
 from tercet.store import Context, Identity
 from tercet.track import Tracker
 from tercet.train.checks import CheckError, check_authors, check_context, check_critic, check_schedule
@@ -50,7 +48,7 @@ def cook(kitchen, tmp_path):
             open_model=lambda folder, dtype, engine="local": None,
         )
         inputs = {need: kitchen.store.open(need) for need in recipe.needs(name)}
-        __import__(ROOMS[recipe.kind(name)].module, fromlist=["run"]).run(recipe.spec(name), inputs, out, context)
+        __import__(recipe.spec(name).module, fromlist=["run"]).run(recipe.spec(name), inputs, out, context)
         return out
 
     return cook

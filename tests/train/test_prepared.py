@@ -17,7 +17,7 @@ from tercet.models.chat import Chat, ChatError
 from tercet.models.folder import load_tokenizer
 from tercet.models.forest import Leaf, Tree
 from tercet.rows import Message, Pair, Row, read_pairs, read_rows, write_table
-from tercet.store import source_digest
+from tercet.store import Store, source_digest
 from tercet.train.batch import Limit, TruncationError, cut, trained, within
 from tercet.train.preference import PAIRS
 from tercet.train.rollout import PROMPTS
@@ -108,7 +108,7 @@ def test_errors_among_many_name_their_row(chat):
 def context(folder: Path, threads: int = 2):
     """What `prepare` reads of a context: the store around a draft, and the threads."""
     placement = SimpleNamespace(threads=threads)
-    return SimpleNamespace(work=folder / ".draft-sft-0" / "work", recipe=SimpleNamespace(placement=placement))
+    return SimpleNamespace(store=Store(folder), recipe=SimpleNamespace(placement=placement))
 
 
 def kept(folder: Path) -> list[str]:

@@ -20,6 +20,7 @@ from tercet.data.ledger import Done, Ledger, Ledgered, LedgerError
 from tercet.data.spool import batched
 from tercet.recipe import Asked
 from tercet.rows import Completion, Likelihood, Messages, Sampling, TableWriter
+from tercet.store import endpoint
 
 if TYPE_CHECKING:
     from tercet.store import Artifact, Context
@@ -93,7 +94,7 @@ class Late:
 
 def open_ledger(spec: Asked, ctx: Context) -> Ledger:
     """The ledger of a stage, under its name in the store."""
-    return Ledger(ctx.work.parents[1] / ".ledgers" / f"{ctx.name}.jsonl", spec.budget)
+    return Ledger(ctx.store.root / ".ledgers" / f"{ctx.name}.jsonl", spec.budget)
 
 
 def title(model: Artifact) -> str:
@@ -113,7 +114,7 @@ def behind(
     still to come is the same to the last bit, too.
     """
     late = Late(lambda: ctx.open_model(model.payload, spec.precision, spec.engine))
-    placement, server = ctx.recipe.placement, (model.payload / "endpoint.json").is_file()
+    placement, server = ctx.recipe.placement, endpoint(model.payload) is not None
     if server and spec.budget is not None and placement.price is None:
         raise LedgerError(
             f"stage {ctx.name!r} has a budget, and nobody knows what {model.name!r} costs; give "

@@ -14,6 +14,7 @@ from tercet.evals.results import USAGE, Result, Segment, accounted, samples_of, 
 from tercet.evals.task import Item, TaskError
 from tercet.recipe import Eval
 from tercet.rows import Generator, Sampling
+from tercet.store import endpoint
 from tercet.verify.grade import Grade
 from tercet.verify.judges import Judge, closer, model_judge, swapped
 
@@ -100,7 +101,7 @@ def _unjudged(group: Sequence[Judged], segment: Segment, spec: Eval, inputs: dic
     missing = [(item, result) for item, result in group if not segment.has(item.task, item.item)]
     if not missing:
         return []
-    server = (inputs[spec.judge].payload / "endpoint.json").is_file()
+    server = endpoint(inputs[spec.judge].payload) is not None
     return [pair for pair in group if pair in missing or not server or _judge_of(pair[0]) == EMBEDDING]
 
 

@@ -34,6 +34,7 @@ from tercet.evals.results import (
 from tercet.evals.task import Item, TaskError, read_exam
 from tercet.recipe import Eval, gate
 from tercet.rows import PLAIN, Completion, Generator, Likelihood, Message, Messages, Sampling, speed_of
+from tercet.store import endpoint
 from tercet.verify import verifier
 from tercet.verify.sandbox import ready
 
@@ -74,7 +75,7 @@ def run(spec: Eval, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dic
     """Examine the model; returns every task's headline score."""
     cards, exam = read_exam(inputs[spec.exam].payload)
     cards = [_overridden(card, spec) for card in cards]
-    _check(spec, cards, ctx.work)
+    _check(spec, cards, ctx)
     baselines = _baselines(spec, cards, inputs)
     with Segment(ctx.work / "results.jsonl") as segment:
         free = {card["name"] for card in cards if _batch_free(spec, card, inputs)}
@@ -115,7 +116,7 @@ def _overridden(card: Card, spec: Eval) -> Card:
     return {**card, "sampling": {**card["sampling"], **changed, "n": n}, **settings}
 
 
-def _check(spec: Eval, cards: list[Card], work: Path) -> None:
+def _check(spec: Eval, cards: list[Card], ctx: Context) -> None:
     """What can be wrong before anything is asked: an unknown judge, a locked suite, a judge model that is missing."""
     for card in cards:
         if card["verifier"]:
@@ -128,8 +129,8 @@ def _check(spec: Eval, cards: list[Card], work: Path) -> None:
             "`final = true` (on the command line: --final)"
         )
     if locked:
-        with (work.parents[1] / "unseen.jsonl").open("a", encoding="utf-8") as ledger:
-            ledger.write(json.dumps({"exam": work.parent.name.removeprefix(".draft-"), "tasks": locked}) + "\n")
+        with (ctx.store.root / "unseen.jsonl").open("a", encoding="utf-8") as ledger:
+            ledger.write(json.dumps({"exam": ctx.work.parent.name.removeprefix(".draft-"), "tasks": locked}) + "\n")
 
 
 def _baselines(spec: Eval, cards: list[Card], inputs: dict[str, Artifact]) -> dict[str, Path]:
@@ -160,7 +161,7 @@ def _batch_free(spec: Eval, card: Card, inputs: dict[str, Artifact]) -> bool:
 
     Greedy text in fp32 does not; a log-probability does, in its last digit.
     """
-    if (inputs[spec.model].payload / "endpoint.json").is_file():
+    if endpoint(inputs[spec.model].payload) is not None:
         return True
     greedy = card["metric"] == "accuracy" and not card["sampling"]["temperature"]
     return greedy and spec.precision == "float32" and spec.engine == "local"

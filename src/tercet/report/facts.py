@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tercet.recipe import Recipe
+from tercet.recipe import BASE, KINDS, Eval, Recipe, Rollouts, kinds_of
 from tercet.rows import RowError
 from tercet.rows_file import read_file
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 Object = dict[str, Any]
 Key = tuple[str, str]  # (task, item): ("words@1", "17")
 NUMBERS = ("score", "outcome", "subset", "aggregate", "template", "digest", "bits", "num_bytes")
-KINDS = {"base": "Base", "sft": "SFT", "dpo": "DPO", "rlvr": "RLVR", "ppo": "PPO", "reward": "Reward"}
-RL = ("rlvr", "ppo")
-TRAINING = ("sft", "dpo", "reward", *RL)
 CURVES = {
     "loss": "Loss",
     "critic_loss": "Loss of the value model",
@@ -154,10 +151,7 @@ def walk(evals: Sequence[str], inputs: dict[str, Artifact], recipe: Recipe) -> d
         if name in found:
             return
         record = _record(path)
-        kind = str(
-            record.get("kind")
-            or ("base" if name == "base" else recipe.stage[name].kind if name in recipe.stage else "?")
-        )
+        kind = str(record.get("kind") or (recipe.kind(name) if name in (BASE, *recipe.stage) else "?"))
         parents = {str(n): str(k) for n, k in record.get("inputs", {}).items()}
         for parent, parent_key in parents.items():
             visit(parent, parent_key, path.parent / f"{parent}-{parent_key[:12]}")
@@ -177,7 +171,8 @@ def checkpoints(evals: Sequence[str], stages: dict[str, Stage], recipe: Recipe) 
     titles = _titles({task: entry["card"]["skill"] for found in entries for task, entry in found.items()})
     out = []
     for name, model, kind, folder, found in zip(evals, models, kinds, folders, entries, strict=True):
-        label = KINDS[kind] if kind in KINDS and kinds.count(kind) == 1 else model if models.count(model) == 1 else name
+        label = KINDS[kind].label if kind in KINDS and kinds.count(kind) == 1 else ""
+        label = label or (model if models.count(model) == 1 else name)
         lines = read_file(folder / "results.jsonl")
         results = {_key(line): {name: line[name] for name in NUMBERS if name in line} for line in lines}
         scores = {task: _score(task, titles[task], entry) for task, entry in found.items()}
@@ -221,7 +216,7 @@ def curves(stage: Stage) -> list[Curve]:
     names = {name for line in steps.values() for name in line} - {"step", "seconds", "time"}
     known = [name for title in CURVES for name in (title, *sorted(n for n in names if n.startswith(f"{title}_")))]
     order = [name for name in dict.fromkeys(known) if name in names] + sorted(names - set(known))
-    first = MAIN_RL if stage.kind in RL else MAIN_CURVES
+    first = MAIN_RL if stage.kind in kinds_of(Rollouts) else MAIN_CURVES
     out = []
     for name in order:
         points = [(step, float(line[name])) for step, line in sorted(steps.items()) if _finite(line.get(name))]
@@ -288,7 +283,7 @@ def _record(folder: Path) -> Object:
 def _model_of(stage: Stage, stages: dict[str, Stage], recipe: Recipe) -> str:
     """The stage whose weights an exam looked at: as the recipe says, else the input that is not an exam."""
     spec = recipe.stage.get(stage.name)
-    if spec is not None and spec.kind == "eval":
+    if isinstance(spec, Eval):
         return spec.model
     return next((name for name in stage.inputs if stages[name].kind != "prompts"), stage.name)
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from pydantic import BaseModel
 
 from tercet import machine
-from tercet.recipe import Recipe, Report
+from tercet.recipe import Fit, Judged, Mixture, Personas, Prefs, Recipe, Report, Reward, Rollouts, StageSpec, kinds_of
 from tercet.report import alarms, charts, data, exams, facts, rollouts, samples
 from tercet.report.exams import plain
 from tercet.report.facts import Checkpoint, Object, Stage
@@ -31,7 +31,7 @@ def run(spec: Report, inputs: dict[str, Artifact], out: Path, ctx: Context) -> d
     stages = facts.walk(spec.evals, inputs, ctx.recipe)
     points = facts.checkpoints(spec.evals, stages, ctx.recipe)
     page = build(spec, ctx.recipe, stages, points, facts.openings(inputs))
-    tried = [stage for stage in _of(stages, facts.RL) if stage.file(rollouts.FILE)]
+    tried = [stage for stage in _of(stages, Rollouts) if stage.file(rollouts.FILE)]
     if tried:
         rollouts.write(tried, out / "rollouts.html", title=page["title"], back="index.html")
     html = render("page.html.j2", page, "page", browser="rollouts.html" if tried else "")
@@ -67,15 +67,15 @@ def build(
         "recipe": [_spec("base", recipe.base)] + [_spec(name, stage) for name, stage in recipe.stage.items()],
         "placement": _spec("placement", recipe.placement),
         **_training(stages, points),
-        "alarms": {stage.name: told for stage in _of(stages, facts.RL) if (told := alarms.told(stage))},
-        "accuracies": {stage.name: facts.accuracies(stage) for stage in _of(stages, ("reward",))},
+        "alarms": {stage.name: told for stage in _of(stages, Rollouts) if (told := alarms.told(stage))},
+        "accuracies": {stage.name: facts.accuracies(stage) for stage in _of(stages, Reward)},
         "items": samples.exam_samples(points),
         "change_counts": counts,
         "change_names": {k: name for k, (name, _) in samples.CHANGES.items() if any(row[k] for row in counts.values())},
-        "rollouts": [(stage, samples.rollouts(stage)) for stage in _of(stages, facts.RL)],
-        "mixtures": [{"stage": stage, "told": _told(stage)} for stage in _of(stages, data.MIXTURES)],
-        "personas": [(stage, _told(stage)) for stage in _of(stages, ("personas",))],
-        "pairs": [(stage, _told(stage), samples.pair_samples(stage)) for stage in _of(stages, ("prefs", "judged"))],
+        "rollouts": [(stage, samples.rollouts(stage)) for stage in _of(stages, Rollouts)],
+        "mixtures": [{"stage": stage, "told": _told(stage)} for stage in _of(stages, Mixture)],
+        "personas": [(stage, _told(stage)) for stage in _of(stages, Personas)],
+        "pairs": [(stage, _told(stage), samples.pair_samples(stage)) for stage in _of(stages, Prefs, Judged)],
         **_timings(stages),
     }
 
@@ -121,7 +121,7 @@ def _training(stages: Mapping[str, Stage], points: Sequence[Checkpoint]) -> Obje
     """Curves in the colour of the checkpoint they made, and the truncation tables."""
     tones = {point.model: i for i, point in enumerate(points)}
     found, lost = [], []
-    for stage in _of(stages, facts.TRAINING):
+    for stage in _of(stages, Fit):
         drawn: dict[bool, list[Object]] = {True: [], False: []}
         for curve in facts.curves(stage):
             label, tone = f"{curve.title} of stage {stage.name}", tones.get(stage.name, charts.SERIES - 1)
@@ -178,5 +178,5 @@ def _agreed(records: Iterable[Object]) -> dict[str, str]:
     return {key: ", ".join(values) for key, values in sorted(seen.items())}
 
 
-def _of(stages: Mapping[str, Stage], kinds: Sequence[str]) -> list[Stage]:
-    return [stage for stage in stages.values() if stage.kind in kinds]
+def _of(stages: Mapping[str, Stage], *kinds: type[StageSpec]) -> list[Stage]:
+    return [stage for stage in stages.values() if stage.kind in kinds_of(*kinds)]

@@ -14,10 +14,8 @@ from transformers import PretrainedConfig
 
 from tercet.models.chat import Chat
 from tercet.models.folder import load_config, load_tokenizer
-from tercet.recipe import DPO, PPO, Fit, Rollouts
-from tercet.store import Artifact
-
-AUTHORS = {"prefs": "model", "judged": "own"}  # field of a stage of pairs that names the policy that wrote them
+from tercet.recipe import KINDS, PPO, Fit, Rollouts
+from tercet.store import Artifact, endpoint
 
 
 class CheckError(ValueError):
@@ -25,11 +23,9 @@ class CheckError(ValueError):
 
 
 def check_inputs(spec: Fit, inputs: dict[str, Artifact]) -> None:
-    """All that the inputs of a training stage show before they are read: context, authors of the pairs, critic."""
+    """All that the inputs of a training stage show before they are read: context and critic."""
     model = inputs[spec.model]
     check_context(load_config(model.payload), spec)
-    if isinstance(spec, DPO):
-        check_authors(model, inputs[spec.pairs])
     if isinstance(spec, PPO):
         check_critic(model.payload, inputs[spec.value].payload)
 
@@ -136,14 +132,14 @@ def _check_templates(who: str, ours: _Reader, theirs: _Reader) -> None:
 def _authors(pairs: Artifact) -> list[tuple[Artifact, str]]:
     """The models that wrote the pairs of this stage and of those it mixes, each with the stage it wrote for."""
     found: list[tuple[Artifact, str]] = []
-    wanted = pairs.record["spec"].get(AUTHORS.get(pairs.kind, ""))
+    wanted = pairs.record["spec"].get(KINDS[pairs.kind].author)
     for name, key in pairs.inputs.items():
         folder = pairs.path.parent / f"{name}-{key}"
         if not (folder / "artifact.json").is_file():
             continue
         made = Artifact.read(folder)
-        if pairs.kind == "pairs":
-            found += _authors(made) if made.kind in (*AUTHORS, "pairs") else []
-        elif name == wanted and not (made.payload / "endpoint.json").is_file():
+        if KINDS[made.kind].produces == "pairs":
+            found += _authors(made)
+        elif name == wanted and endpoint(made.payload) is None:
             found.append((made, pairs.name))
     return found

@@ -61,7 +61,7 @@ def card(spec: Fit, inputs: dict[str, Artifact], ctx: Context, task: str = "text
         "---",
         f"# {ctx.recipe.name}: {ctx.name}",
         "",
-        f"Made by the `{spec.kind}` stage `{ctx.name}` of the recipe `{ctx.recipe.name}`.",  # type: ignore[attr-defined]
+        f"Made by the `{spec.kind}` stage `{ctx.name}` of the recipe `{ctx.recipe.name}`.",
         "",
         f"- base model: `{base.model}` (chat template: {base.template}); its licence applies",
         *(f"- input `{name}`: {artifact.kind} `{artifact.key}`" for name, artifact in sorted(inputs.items())),

@@ -26,7 +26,7 @@ from tercet import machine
 from tercet.models.chat import Chat
 from tercet.models.forest import Leaf, Tree
 from tercet.rows_file import read_file
-from tercet.store import Context, Store, disk_errors, source_digest
+from tercet.store import Context, disk_errors, source_digest
 
 LAYOUT = "1"  # of the file; another layout is another key
 PART = 1024  # rows of one record batch
@@ -77,7 +77,7 @@ class Tokens:
 
 def prepare(path: Path, chat: Chat, rule: Rule, ctx: Context) -> Tokens:
     """The trees of `path`'s rows by `rule`: from the cache of the stage's store, or made and kept there."""
-    store = Store(ctx.work.parents[1])
+    store = ctx.store
     cache = store.root / ".cache"
     versions = (tokenizers.__version__, transformers.__version__)
     parts = (LAYOUT, rule.name, source_digest(path, cache), chat.digest, *versions)

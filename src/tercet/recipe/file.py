@@ -13,18 +13,15 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from tercet.recipe import AnyStage, Base, Loc, Placement, Recipe, RecipeError, SourceSpec
+from tercet.recipe.recipe import Recipe
+from tercet.recipe.specs import BASE, KINDS, Loc, Placement, RecipeError, SourceSpec
 
 SCALED = ("rows", "steps")  # what a recipe's `scale` multiplies
 Places = dict[Loc, str]  # where each key was written: "recipes/tiny.toml, line 12" or "--set stage.sft.batch=8"
-
-STAGES: dict[str, type[BaseModel]] = {
-    model.model_fields["kind"].default: model for model in get_args(get_args(AnyStage)[0])
-}
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -172,11 +169,12 @@ def _explain(problem: Any, document: dict[str, Any], places: Places) -> str:
         about = f" ({field.description})" if field is not None and field.description else ""
         return f"{where}: {_table(loc[:-1])} lacks the key {loc[-1]!r}{about}; add it"
     if kind == "union_tag_not_found":
-        return f"{where}: {_table(loc)} lacks the key 'kind'; one of {', '.join(STAGES)}"
+        return f"{where}: {_table(loc)} lacks the key 'kind'; one of {', '.join(_stage_kinds())}"
     if kind == "union_tag_invalid":
         given = str(problem["ctx"]["tag"])
         place = _place(places, (*loc, "kind"))
-        return f"{place}: unknown kind {given!r} in {_table(loc)}{_meant(given, STAGES)}; known: {', '.join(STAGES)}"
+        known = _stage_kinds()
+        return f"{place}: unknown kind {given!r} in {_table(loc)}{_meant(given, known)}; known: {', '.join(known)}"
     if kind == "literal_error":
         expected = [str(option).strip("'") for option in re.findall(r"'[^']*'", problem["ctx"]["expected"])]
         return (
@@ -199,8 +197,12 @@ def _model(loc: Loc, document: dict[str, Any]) -> type[BaseModel]:
     if not loc:
         return Recipe
     if loc[0] == "stage" and len(loc) > 1:
-        return SourceSpec if "sources" in loc[2:] else STAGES[document["stage"][loc[1]]["kind"]]
-    return Base if loc[0] == "base" else Placement
+        return SourceSpec if "sources" in loc[2:] else KINDS[document["stage"][loc[1]]["kind"]]
+    return KINDS[BASE] if loc[0] == BASE else Placement
+
+
+def _stage_kinds() -> list[str]:
+    return [kind for kind in KINDS if kind != BASE]
 
 
 def _place(places: Places, loc: Loc) -> str:
@@ -214,8 +216,8 @@ def _table(loc: Loc) -> str:
     return f"[{'.'.join(map(str, loc))}]" if loc else "the recipe"
 
 
-def _meant(given: str, allowed: Sequence[str] | dict[str, Any]) -> str:
-    close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.55)
+def _meant(given: str, allowed: Sequence[str]) -> str:
+    close = difflib.get_close_matches(given, allowed, n=1, cutoff=0.55)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

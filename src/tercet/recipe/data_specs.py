@@ -1,0 +1,211 @@
+"""The stages that make data: models beside the base, rows, mixtures, synthesis and preference pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from tercet.recipe.specs import Computing, Loc, ModelSource, SourceSpec, StageSpec
+
+
+class Model(StageSpec, ModelSource):
+    """Another model beside the base: a judge, a teacher, an encoder for embeddings."""
+
+    kind: Literal["model"] = "model"
+    encoder: bool = Field(False, description="An encoder such as RoBERTa, read for embeddings: no chat template.")
+
+
+class Synth(StageSpec):
+    """Make rows with a seeded generator of `tercet.data`."""
+
+    module = "tercet.data.synth"
+    produces = "rows"
+    kind: Literal["synth"] = "synth"
+    generator: Literal["words@1", "constraints@1", "talk@1", "facts@1", "planted@1"] = Field(
+        description="Which generator writes the rows."
+    )
+    rows: int = Field(ge=1, description="How many rows.")
+    split: Literal["train", "exam"] = Field(
+        "train", description="Templates and topics are disjoint between the splits."
+    )
+
+    def forecast(self, rows: Mapping[str, int]) -> dict[str, int]:
+        """As many as are asked for."""
+        return {"rows": self.rows}
+
+
+class Mixture(StageSpec):
+    """What mixtures of rows and of pairs share."""
+
+    module = "tercet.data.mix"
+    accepts = {"against": ("benchmark",), "tokenizer": ("weights",)}
+    sources: tuple[SourceSpec, ...] = Field(min_length=1, description="What goes in.")
+    against: tuple[str, ...] = Field((), description="Prompts stages whose items must not be in the mixture.")
+    ngram: int = Field(8, ge=1, description="N-gram size of decontamination (paper §3.2).")
+    threshold: float = Field(
+        0.5, gt=0, le=1, description="A row goes when it covers more than this share of one exam item (paper §3.2)."
+    )
+    share: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="A data set that copies more than this share of an unseen exam goes as a whole (paper §3.2).",
+    )
+    exact: bool = Field(False, description="Look for whole exam fields as phrases instead of n-gram coverage.")
+    shots: bool = Field(
+        True,
+        description="Rows must not copy the exam's worked examples either; false where prompts show them on purpose (RLVR, paper §6.1).",
+    )
+    dedupe: bool = Field(True, description="Remove rows whose prompt was seen before (normalised text).")
+    keywords: bool = Field(
+        True, description="Drop rows whose assistant names another maker's model (the list of Tülu 3's SFT filters)."
+    )
+    filters: dict[str, dict[str, Any]] = Field(
+        {},
+        description="Further filters with their parameters, e.g. `{ repetition = { share = 0.3 } }`; see `tercet.data.filters`.",
+    )
+    near: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Jaccard similarity of prompts from which the later row goes; 0 keeps near duplicates.",
+    )
+    commercial: bool = Field(
+        False, description="The mixture is meant for commercial use: licences that stand against it are listed."
+    )
+    tokenizer: str = Field(
+        "", description="The model whose tokenizer counts the tokens of the data sheet; words are counted when absent."
+    )
+    expect: int | None = Field(
+        None, ge=1, description="Rows that the sources together are known to give, before copies of exams go."
+    )
+    within: float = Field(
+        0.0, ge=0, le=1, description="How far, as a share, the rows may differ from `expect` before the stage stops."
+    )
+
+    def origins(self) -> Iterator[tuple[Loc, SourceSpec]]:
+        """The sources."""
+        yield from ((("sources", i), source) for i, source in enumerate(self.sources))
+
+    def forecast(self, rows: Mapping[str, int]) -> dict[str, int]:
+        """What the sources may give."""
+        return {"rows": sum(source.expected(rows) for source in self.sources)}
+
+
+class Mix(Mixture):
+    """Filter, dedupe, decontaminate and mix sources into one table of conversations."""
+
+    version = 3
+    produces = "rows"
+    kind: Literal["mix"] = "mix"
+
+
+class Pairs(Mixture):
+    """Filter, dedupe, decontaminate and mix preference pairs into one table."""
+
+    produces = "pairs"
+    kind: Literal["pairs"] = "pairs"
+
+
+class Asked(Computing):
+    """What the stages share that ask models for texts and pay for them."""
+
+    max_new_tokens: int = Field(1024, ge=1, description="Longest text, in tokens.")
+    budget: float | None = Field(
+        None,
+        ge=0,
+        description="Most that the requests of this stage may cost, over all its runs in one store, in the currency of `placement.price`; no cap when absent.",
+    )
+    engine: Literal["local", "vllm"] = Field("local", description="What runs local models: ours, or vLLM (an extra).")
+
+
+class Personas(Asked):
+    """New prompts and answers from a model that is given a persona, checked before they are kept (paper §3.1.2)."""
+
+    module = "tercet.data.authored"
+    produces = "rows"
+    accepts = {"model": ("weights",)}
+    kind: Literal["personas"] = "personas"
+    model: str = Field(description="The model that writes questions and answers; usually a stage of kind `model`.")
+    write: Literal[
+        "persona_if",
+        "persona_math",
+        "persona_gsm",
+        "persona_algebra",
+        "persona_python",
+        "if_augmented",
+        "wildchat_if",
+        "noncompliance",
+    ] = Field(description="What is written; `if_augmented` and `wildchat_if` start from instructions, not personas.")
+    seeds: SourceSpec = Field(description="Personas (or instructions): the first user turn of each row.")
+    rows: int | None = Field(None, ge=1, description="Use this many seeds (seeded sample); all when absent.")
+    answers: int = Field(4, ge=0, description="Answers per question, of which a majority must agree; 0: prompts only.")
+    agree: float = Field(0.5, ge=0, le=1, description="Share of the answers that must agree (more than this).")
+    temperature: float = Field(0.8, ge=0, description="Sampling temperature of answers.")
+    author_temperature: float = Field(1.0, ge=0, description="Sampling temperature of questions.")
+
+    def origins(self) -> Iterator[tuple[Loc, SourceSpec]]:
+        """The seeds."""
+        yield ("seeds",), self.seeds
+
+    def forecast(self, rows: Mapping[str, int]) -> dict[str, int]:
+        """A row for each seed; a question and its answers are asked for."""
+        seeds = self.rows or self.seeds.expected(rows)
+        return {"rows": seeds, "completions": seeds * (1 + self.answers)}
+
+
+class Judged(Asked):
+    """Preference pairs from answers of several models that a judge rates in four aspects (paper §5.2)."""
+
+    module = "tercet.data.judged"
+    version = 2
+    produces = "pairs"
+    accepts = {"prompts": ("rows",), "pool": ("weights",), "own": ("weights",), "judge": ("weights",)}
+    author = "own"
+    kind: Literal["judged"] = "judged"
+    prompts: str = Field(description="A stage whose rows give the prompts; answers they have are ignored.")
+    pool: tuple[str, ...] = Field(min_length=1, description="The models that answer: local ones and servers.")
+    own: str = Field("", description="The policy: each prompt gets its answer and one of the pool (on-policy pairs).")
+    judge: str = Field(description="The model that rates.")
+    rows: int | None = Field(None, ge=1, description="Use this many prompts (seeded sample); all when absent.")
+    drawn: int = Field(4, ge=2, description="Answers rated per prompt, drawn from the pool (paper: 4).")
+    temperature: float = Field(1.0, ge=0, description="Sampling temperature of answers (paper: 1.0).")
+    ties: Literal["drop", "keep"] = Field("drop", description="What becomes of prompts whose answers are all as good.")
+    paper: bool = Field(False, description="Read and pair the ratings with the quirks of the published run.")
+    judge_tokens: int = Field(1024, ge=1, description="Longest verdict, in tokens.")
+
+    def forecast(self, rows: Mapping[str, int]) -> dict[str, int]:
+        """A pair for each prompt; answers and their four ratings are asked for."""
+        prompts = min(rows[self.prompts], self.rows or rows[self.prompts])
+        answers = 2 if self.own else min(self.drawn, len(self.pool))
+        return {"rows": prompts, "completions": prompts * (answers + 4)}
+
+
+class Prefs(Computing):
+    """On-policy preference pairs graded by verifiers (paper §5.2–5.3)."""
+
+    module = "tercet.data.prefs"
+    version = 2
+    produces = "pairs"
+    accepts = {"model": ("weights",), "prompts": ("rows",)}
+    author = "model"
+    kind: Literal["prefs"] = "prefs"
+    model: str = Field(description="The policy that writes both sides; usually the SFT stage.")
+    prompts: str = Field(description="A stage of rows that carry verifiers: mix, synth or personas.")
+    rows: int | None = Field(None, ge=1, description="Use this many prompts (seeded sample); all when absent.")
+    samples: int = Field(
+        4, ge=0, description="Completions drawn per prompt; 0: the answer that the row has is the chosen one."
+    )
+    dropped_samples: int = Field(
+        1, ge=0, description="Completions per prompt with one constraint dropped (persona-IF rule)."
+    )
+    max_pairs: int = Field(1, ge=1, description="Pairs kept per prompt.")
+    temperature: float = Field(1.0, gt=0, description="Sampling temperature (paper pipeline: 1.0).")
+    max_new_tokens: int = Field(160, ge=1, description="Longest completion, in tokens.")
+
+    def forecast(self, rows: Mapping[str, int]) -> dict[str, int]:
+        """The most pairs that the prompts may give, and what is drawn for them."""
+        prompts = min(rows[self.prompts], self.rows or rows[self.prompts])
+        return {"rows": prompts * self.max_pairs, "completions": prompts * (self.samples + self.dropped_samples)}

@@ -1,0 +1,105 @@
+"""The stages that examine models and tell the run, and the gates of an evaluation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field
+
+from tercet.recipe.specs import Computing, RecipeError, Reference, StageSpec
+
+_NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
+_GATE = re.compile(
+    rf"\s*(?P<task>\S+)\s*(?P<sign>>=|<=)\s*(?:(?P<bound>[-+]?{_NUMBER})|(?P<stage>[A-Za-z][\w-]*)"
+    rf"(?:\s+(?P<by>[-+])\s*(?P<number>{_NUMBER}))?)\s*"
+)
+
+
+class Prompts(StageSpec):
+    """Write every prompt of an exam to a folder, so that `mix` can decontaminate against it and `eval` can run it."""
+
+    module = "tercet.evals.prompts"
+    version = 3
+    produces = "benchmark"
+    accepts = {"items": ("synth",)}
+    files = "tercet.evals.suite:files"
+    kind: Literal["prompts"] = "prompts"
+    tasks: tuple[str, ...] = Field(description="Task names, e.g. `words@1`; see `tercet.evals.suite`.")
+    items: tuple[str, ...] = Field(
+        (), description='Synth stages (split = "exam") that made the items of generated tasks.'
+    )
+    limit: int | None = Field(None, ge=1, description="First N items per task, after a seeded shuffle.")
+
+
+class Eval(Computing):
+    """Examine a model on an exam (paper §7)."""
+
+    module = "tercet.evals.run"
+    version = 3
+    produces = "scores"
+    accepts = {"model": ("weights",), "exam": ("benchmark",), "judge": ("weights",), "embedder": ("model",)}
+    check = "tercet.evals.suite:check_final"
+    kind: Literal["eval"] = "eval"
+    model: str = Field(description="Stage, or `base`.")
+    exam: str = Field(description="A prompts stage.")
+    judge: str = Field("", description="Model that judges the tasks which need one (a stage, usually kind `model`).")
+    embedder: str = Field("", description="Encoder for the tasks that compare embeddings (a stage of kind `model`).")
+    engine: Literal["local", "vllm"] = Field("local", description="What runs the model: ours, or vLLM (an extra).")
+    repeats: int = Field(1, ge=1, description="Ask every item so often; the item's score is the mean.")
+    sandbox: Literal["auto", "none"] = Field("auto", description="How programs run; none means unprotected.")
+    temperature: float | None = Field(None, ge=0, description="Overrides every task's sampling temperature.")
+    max_new_tokens: int | None = Field(None, ge=1, description="Overrides every task's budget.")
+    final: bool = Field(False, description="Marks the one stage that may open the unseen suite.")
+    require: tuple[str, ...] = Field(
+        (), description="Gates, e.g. `words >= exam-sft - 0.01` against another eval stage."
+    )
+
+    def references(self) -> Iterator[Reference]:
+        """Also the evals that its gates compare with."""
+        yield from super().references()
+        for i, text in enumerate(self.require):
+            if stage := gate(text).stage:
+                yield Reference(stage, ("require", i), ("scores",))
+
+    def forecast(self, rows: Mapping[str, int]) -> dict[str, int]:
+        """A completion for each item."""
+        return {"completions": rows[self.exam]}
+
+
+class Report(StageSpec):
+    """One self-contained page that tells the run."""
+
+    module = "tercet.report.page"
+    version = 4
+    produces = "page"
+    accepts = {"evals": ("scores",)}
+    kind: Literal["report"] = "report"
+    evals: tuple[str, ...] = Field(
+        min_length=1, description="Eval stages in the order to tell them; the first is the baseline."
+    )
+    title: str = Field("", description="Title of the page; the recipe's name when absent.")
+
+    def identity(self, seed: int, recipe: Mapping[str, Any]) -> dict[str, Any]:
+        """The page shows the whole recipe."""
+        return super().identity(seed, recipe) | {"recipe": recipe}
+
+
+class Gate(NamedTuple):
+    """`words >= exam-sft - 0.01` is `Gate(text, "words", True, "exam-sft", -0.01)`; a plain bound has no stage."""
+
+    text: str
+    task: str
+    at_least: bool
+    stage: str
+    offset: float
+
+
+def gate(text: str) -> Gate:
+    """Read one `require` line of an eval stage."""
+    match = _GATE.fullmatch(text)
+    if match is None:
+        raise RecipeError(f"cannot read the gate {text!r}; write 'TASK >= STAGE - 0.01' or 'TASK >= 0.3' (or with <=)")
+    offset = float(match["bound"] or f"{match['by'] or '+'}{match['number'] or 0}")
+    return Gate(text, match["task"], match["sign"] == ">=", match["stage"] or "", offset)

@@ -1,0 +1,140 @@
+"""A whole recipe: its stages by name, and the graph of what they need."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Union
+
+from pydantic import Field, GetCoreSchemaHandler, PrivateAttr
+
+from tercet.precision import resolve
+from tercet.recipe import data_specs, eval_specs, rl_specs, train_specs  # noqa: F401  their kinds enter KINDS
+from tercet.recipe.specs import (
+    BASE,
+    KINDS,
+    ArtifactSpec,
+    Base,
+    Computing,
+    Dtype,
+    Placement,
+    RecipeError,
+    Spec,
+    StageSpec,
+    kinds_of,
+)
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+class _AnyKind:
+    """Lets a table be of any stage kind that is known when the schema is built."""
+
+    def __get_pydantic_core_schema__(self, _source: Any, handler: GetCoreSchemaHandler) -> Any:
+        kinds = tuple(spec for spec in KINDS.values() if issubclass(spec, StageSpec))
+        return handler.generate_schema(Annotated[Union[kinds], Field(discriminator="kind")])  # noqa: UP007  kinds is a tuple
+
+
+class Recipe(Spec):
+    """A whole run: base model, stages by name, placement."""
+
+    name: str = Field(description="Name of the recipe.")
+    seed: int = Field(0, description="Seed of every stage that has none of its own.")
+    dtype: Dtype = Field(
+        "auto",
+        description="Precision of stages that say `auto`: "
+        "float32 on a CPU without bf16 matrix units, bfloat16 elsewhere.",
+    )
+    base: Base
+    stage: dict[str, Annotated[StageSpec, _AnyKind()]] = Field(
+        description="The stages by name; they are ordered by what they need."
+    )
+    placement: Placement = Field(
+        default_factory=lambda: Placement.model_validate({}), description="Where and how fast."
+    )
+    _folder: Path = PrivateAttr(default=Path())
+
+    @property
+    def folder(self) -> Path:
+        """Relative paths of the recipe start here: the folder of its file, or the current one when built in memory."""
+        return self._folder
+
+    def spec(self, name: str) -> ArtifactSpec:
+        """The spec of a stage, `base` included."""
+        return self.base if name == BASE else self.stage[name]
+
+    def kind(self, name: str) -> str:
+        """The kind of a stage, `base` included."""
+        return BASE if name == BASE else self.stage[name].kind
+
+    def seed_of(self, name: str) -> int:
+        """The stage's own seed, or the recipe's."""
+        own = None if name == BASE else self.stage[name].seed
+        return self.seed if own is None else own
+
+    def resolved(self) -> Recipe:
+        """The same recipe with this machine's precision in the place of every `auto`."""
+        precise = {
+            name: spec.model_copy(update={"dtype": resolve(_first(spec.dtype, self.dtype))})
+            for name, spec in self.stage.items()
+            if isinstance(spec, Computing)
+        }
+        found = self.model_copy(update={"stage": self.stage | precise, "dtype": resolve(self.dtype)})
+        found._folder = self._folder
+        return found
+
+    def needs(self, name: str) -> list[str]:
+        """The stages whose artefacts this stage reads, without repeats, in the order they are named."""
+        return [] if name == BASE else list(dict.fromkeys(ref.name for ref in self.stage[name].references()))
+
+    def order(self) -> list[str]:
+        """Every stage after what it needs, in the order of the TOML where that leaves a choice; checks the graph."""
+        _check_references(self)
+        ready: list[str] = []
+        based = not self.stage or any(BASE in self.needs(name) for name in self.stage)
+        waiting = [*([BASE] if based else []), *self.stage]
+        while waiting:
+            name = next((n for n in waiting if all(need in ready for need in self.needs(n))), None)
+            if name is None:
+                raise _cycle(self, waiting)
+            waiting.remove(name)
+            ready.append(name)
+        return ready
+
+
+def _first(own: str, general: str) -> str:
+    return general if own == "auto" else own
+
+
+def _check_references(recipe: Recipe) -> None:
+    known = [BASE, *recipe.stage]
+    for name, spec in recipe.stage.items():
+        if name == BASE or not _NAME.fullmatch(name):
+            hint = "is the base model's name" if name == BASE else "must be letters, digits, '-' and '_'"
+            raise RecipeError(f"the stage name {name!r} {hint}; rename the stage", ("stage", name))
+        try:
+            found = list(spec.references())
+        except RecipeError as error:
+            raise RecipeError(f"stage {name!r}: {error}", ("stage", name, "require")) from None
+        for ref in found:
+            loc = ("stage", name, *ref.loc)
+            if ref.name not in known:
+                message = f"stage {name!r} names an unknown stage {ref.name!r}; known: {', '.join(known)}"
+                raise RecipeError(message, loc)
+            kinds = kinds_of(*ref.accepts)
+            if recipe.kind(ref.name) not in kinds:
+                fits = [other for other in known if recipe.kind(other) in kinds]
+                raise RecipeError(
+                    f"stage {name!r} needs a stage of kind {' or '.join(kinds)} here, but {ref.name!r} is of "
+                    f"kind {recipe.kind(ref.name)}; of that kind: {', '.join(fits) or 'none, add one'}",
+                    loc,
+                )
+
+
+def _cycle(recipe: Recipe, waiting: list[str]) -> RecipeError:
+    path = [waiting[0]]
+    while path[-1] not in path[:-1]:
+        path.append(next(need for need in recipe.needs(path[-1]) if need in waiting))
+    loop = path[path.index(path[-1]) :]
+    message = f"stages need each other: {' -> '.join(loop)} (each needs the next); break the circle"
+    return RecipeError(message, ("stage", loop[0]))

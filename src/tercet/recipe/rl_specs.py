@@ -1,0 +1,251 @@
+"""The stages that learn from their own completions, which verifiers grade: GRPO with its kin, and PPO."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from tercet.recipe.specs import ANSWER, TAUGHT, Computing, Spec
+from tercet.recipe.train_specs import Fit
+
+
+class Extra(Spec):
+    """A further judge of every completion: a format, a length, a rubric."""
+
+    verifier: str = Field(description="Name of the judge, e.g. `format@1`.")
+    truth: str = Field(
+        "",
+        description="What the judge compares with; the row's own truth when absent (nothing for `format@1`, `length@1`, `up_to_length@1`, `refusal@1`).",
+    )
+    weight: float = Field(1.0, description="Its score times this is added to the row's score.")
+    gate: bool = Field(False, description="Multiply instead: without it there is no reward for the rest.")
+
+
+class Watch(Spec):
+    """When a watcher of the rollouts raises an alarm (report page, log); `stop` lists those that end the run."""
+
+    rounds: int = Field(5, ge=1, description="Rounds in a row that must be beyond a threshold.")
+    reward: float = Field(
+        0.0, ge=0, description="Alarm `reward`: the share of rewarded completions is at or below this."
+    )
+    kl: float = Field(1.0, gt=0, description="Alarm `kl`: mean KL to the reference (k3), nats per token.")
+    gap: float = Field(0.1, gt=0, description="Alarm `gap`: mean |trainer - generator| log-prob, nats per token.")
+    truncated: float = Field(0.5, gt=0, description="Alarm `truncated`: share of completions without an end token.")
+    length: float = Field(3.0, gt=1, description="Alarm `length`: mean length over that of the first rounds.")
+    entropy: float = Field(0.02, ge=0, description="Alarm `entropy`: mean entropy estimate below this, nats per token.")
+    zero_variance: float = Field(0.95, gt=0, description="Alarm `zero_variance`: share of groups with one reward.")
+    repetition: float = Field(0.2, gt=0, description="Alarm `repetition`: share of completions that repeat themselves.")
+    hollow: float = Field(
+        0.2,
+        gt=0,
+        description="Alarm `hollow`: share of rewarded completions that carry no answer (fewer than four words beside what the judge asked for).",
+    )
+    stop: tuple[
+        Literal["reward", "kl", "gap", "truncated", "length", "entropy", "zero_variance", "repetition", "hollow"], ...
+    ] = Field((), description="Alarms that stop the run with an error.")
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples: a validator that looks first turns strict JSON into strict Python."""
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+class Rollouts(Fit):
+    """What the stages share that learn from completions which verifiers grade (paper §6)."""
+
+    accepts = {"model": ("weights",), "prompts": ("rows",), "judge": ("weights",)}
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
+    prompts: str = Field(description="A stage of rows that carry verifiers: mix, synth or personas.")
+    judge: str = Field("", description="The model behind verifiers that ask one, e.g. `rubric@1`; usually an endpoint.")
+    steps: int = Field(ge=1, description="Rollout rounds; each makes `passes` x `minibatches` optimiser steps.")
+    batch: int = Field(48, ge=1, description="Prompts per round.")
+    samples: int = Field(16, ge=1, description="Completions per prompt.")
+    minibatches: int = Field(1, ge=1, description="Parts of a round, one optimiser step each.")
+    passes: int = Field(1, ge=1, description="How often a round is learned from.")
+    temperature: float = Field(1.0, gt=0, description="Sampling temperature (paper T21: 1.0).")
+    max_new_tokens: int = Field(2048, ge=1, description="Longest completion (paper T21: 2,048).")
+    reward_scale: float = Field(10.0, gt=0, description="Reward of a verified answer (paper §6: alpha = 10).")
+    no_eos_reward: float | Literal["keep"] = Field(
+        0.0, description='Reward that replaces the score when no end token came (Tülu 3.1: 0); "keep" keeps the score.'
+    )
+    overlong_tokens: int = Field(
+        0,
+        ge=0,
+        description="Over these last tokens before the limit the reward falls by up to reward_scale (DAPO, eq. 13).",
+    )
+    truncated: Literal["train", "mask"] = Field(
+        "train",
+        description="Completions without an end token: train on them, or leave them out of the loss (DAPO §3.4).",
+    )
+    extra: tuple[Extra, ...] = Field((), description="Further judges of every completion.")
+    sandbox: Literal["auto", "none"] = Field("auto", description="How programs run; none means unprotected.")
+    kl_beta: float = Field(0.01, ge=0, description="Weight of the KL to the reference.")
+    clip_low: float = Field(0.2, ge=0, description="Lower clip of the ratio (paper T21: 0.2).")
+    clip_high: float = Field(0.2, ge=0, description="Upper clip of the ratio (paper T21: 0.2).")
+    importance_cap: float = Field(
+        0.0,
+        ge=0,
+        description="Multiply the loss by min(trainer / generator probability, this); 0: off (Yao et al. 2025: 2).",
+    )
+    engine: Literal["local", "vllm"] = Field("local", description="What writes completions: ours, or vLLM (an extra).")
+    lag: int = Field(0, ge=0, description="Rounds that generation may run ahead of training; 0: in turn.")
+    in_flight: bool = Field(False, description="Give the generator new weights while it writes (needs lag and vLLM).")
+    reduction: Literal["token_mean", "sequence_mean", "constant"] = Field(
+        "token_mean", description="How token losses become one number."
+    )
+    watch: Watch = Field(default_factory=Watch, description="Alarms.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, given: Any) -> Any:
+        """What a preset says stands below what the recipe says."""
+        if not isinstance(given, dict):
+            return given
+        name = given.get("preset", cls.model_fields["preset"].default)
+        return _frozen({**cls.PRESETS.get(name if isinstance(name, str) else "", {}), **given})
+
+    @model_validator(mode="after")
+    def _fits(self) -> Rollouts:
+        if self.overlong_tokens >= self.max_new_tokens:
+            raise ValueError(
+                f"overlong_tokens = {self.overlong_tokens} must be below max_new_tokens = {self.max_new_tokens}"
+            )
+        if self.in_flight and not (self.lag and self.engine == "vllm"):
+            raise ValueError('in_flight needs engine = "vllm" and lag of at least 1')
+        if self.batch % self.minibatches:
+            raise ValueError(
+                f"batch = {self.batch} prompts cannot be cut into minibatches = {self.minibatches} equal parts"
+            )
+        return self
+
+    def forecast(self, rows: Mapping[str, int]) -> dict[str, int]:
+        """Optimiser steps, and the completions of all rounds."""
+        return {
+            "steps": self.steps * self.minibatches * self.passes,
+            "completions": self.steps * self.batch * self.samples,
+        }
+
+    def flops(self, ahead: Mapping[str, int]) -> tuple[float, float]:
+        """Six per trained token to learn, two of the reference; and what is written."""
+        return 8.0 * TAUGHT * ahead.get("completions", 0) * ANSWER, Computing.flops(self, ahead)[1]
+
+
+class RLVR(Rollouts):
+    """Reinforcement learning with verifiable rewards by GRPO and its kin: no value model (paper §6; Tülu 3.1)."""
+
+    PRESETS = {
+        "tulu3.1": {"minibatches": 2},
+        "dapo": {
+            "clip_high": 0.28,
+            "kl_beta": 0.0,
+            "active_rounds": 10,
+            "reward_scale": 1.0,
+            "learning_rate": 1e-6,
+            "minibatches": 16,
+        },
+        "cispo": {"loss": "cispo", "kl_beta": 0.0, "clip_low": 1.0, "clip_high": 4.0},
+        "dr_grpo": {"advantage": "centered", "reduction": "constant", "kl_beta": 0.0},
+        "gspo": {
+            "loss": "gspo",
+            "clip_low": 3e-4,
+            "clip_high": 4e-4,
+            "kl_beta": 0.0,
+            "reduction": "sequence_mean",
+            "minibatches": 4,
+        },
+        "rloo": {"advantage": "leave_one_out", "reduction": "sequence_mean"},
+    }
+    module = "tercet.train.rlvr"
+    version = 3
+    label = "RLVR"
+    kind: Literal["rlvr"] = "rlvr"
+    preset: Literal["", "tulu3.1", "dapo", "cispo", "dr_grpo", "gspo", "rloo"] = Field(
+        "", description="A published setting that fills in what the recipe does not say."
+    )
+    samples: int = Field(16, ge=2, description="Completions per prompt (Tülu 3.1: 16).")
+    loss: Literal["grpo", "cispo", "gspo"] = Field(
+        "grpo", description="Clipped ratio per token, clipped weight without clipped gradient, or ratio per completion."
+    )
+    kl_estimator: Literal["k1", "k2", "k3"] = Field("k3", description="Estimate of the KL (Tülu 3.1: k3).")
+    kl_in: Literal["loss", "reward"] = Field(
+        "loss",
+        description="Where the KL stands: in the loss (GRPO), or taken off the reward (k1 summed over the tokens).",
+    )
+    advantage: Literal["standard", "centered", "leave_one_out"] = Field(
+        "standard", description="Divide by the group's standard deviation (Tülu 3.1), only centre, or leave one out."
+    )
+    active_rounds: int = Field(
+        1,
+        ge=1,
+        description="Draw further prompts up to this often until the round has `batch` groups that teach (DAPO: dynamic sampling).",
+    )
+    polyak: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Every `polyak_every` rounds the reference moves by this share to the policy; 0: frozen.",
+    )
+    polyak_every: int = Field(100, ge=1, description="Rounds between two moves of the reference.")
+    learning_rate: float = Field(5e-7, gt=0, description="Peak learning rate (Tülu 3.1: 5e-7).")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "constant", description="Learning-rate schedule (Tülu 3.1: constant)."
+    )
+    warmup: float = Field(0.0, ge=0, lt=1, description="Share of steps that warm up (Tülu 3.1: none).")
+
+    @model_validator(mode="after")
+    def _kl_of_all(self) -> RLVR:
+        if self.kl_in == "reward" and self.truncated == "mask":
+            raise ValueError('kl_in = "reward" needs the log-probs of every completion; set truncated = "train"')
+        return self
+
+
+class PPO(Rollouts):
+    """Reinforcement learning with verifiable rewards by PPO with a value model, as Tülu 3 ran it (paper §6, T21)."""
+
+    module = "tercet.train.ppo"
+    version = 2
+    accepts = {**Rollouts.accepts, "value": ("reward model", "weights")}
+    label = "PPO"
+    PRESETS = {
+        "tulu3": {
+            "score_at": "after_end",
+            "old_logps": "trainer",
+            "reduction": "sequence_mean",
+            "weight_decay": 0.01,
+        },
+        "corrected": {"score_at": "end", "old_logps": "generator", "reduction": "token_mean", "weight_decay": 0.0},
+    }
+    kind: Literal["ppo"] = "ppo"
+    preset: Literal["tulu3", "corrected"] = Field(
+        "tulu3", description="The published run, or the same without its quirks; fills in what the recipe does not say."
+    )
+    value: str = Field(
+        description="What the value model starts from: a reward stage (paper §6.2), or a model, with a fresh head."
+    )
+    samples: int = Field(1, ge=1, description="Completions per prompt (published: 1).")
+    batch: int = Field(224, ge=1, description="Prompts per round (paper T21: 224 for 8B).")
+    passes: int = Field(4, ge=1, description="How often a round is learned from (paper T21: 4).")
+    gamma: float = Field(1.0, gt=0, le=1, description="Discount (paper T21: 1).")
+    lam: float = Field(0.95, ge=0, le=1, description="Lambda of generalised advantage estimation (paper T21: 0.95).")
+    value_clip: float = Field(0.2, gt=0, description="Clip of the value's step (paper T21: 0.2).")
+    value_coefficient: float = Field(0.1, gt=0, description="Weight of the value loss (paper T21: 0.1).")
+    value_learning_rate: float | None = Field(
+        None, gt=0, description="Peak learning rate of the value model; that of the policy when absent (published)."
+    )
+    whiten: bool = Field(True, description="Whiten advantages over the tokens of a round (published: of a rank's).")
+    score_at: Literal["after_end", "end"] = Field(
+        "after_end", description="Where the score stands: one position past the end token (published) or at it."
+    )
+    old_logps: Literal["trainer", "generator"] = Field(
+        "trainer", description="Behaviour log-probs: computed again before the updates (published), or as sampled."
+    )
+    no_eos_reward: float | Literal["keep"] = Field(
+        -10.0, description="Reward that replaces the score when no end token came (paper T21: -10)."
+    )
+    kl_beta: float = Field(0.05, ge=0, description="Weight of the KL (k1), taken off each token's reward (T21: 0.05).")
+    learning_rate: float = Field(3e-7, gt=0, description="Peak learning rate (paper T21: 3e-7 for 8B).")
+    warmup: float = Field(0.0, ge=0, lt=1, description="Share of steps that warm up (paper T21: none for 8B).")

