@@ -52,8 +52,8 @@ ROOMS: dict[str, Room] = {
     "sft": Room("tercet.train.sft", 3),
     "dpo": Room("tercet.train.preference", 3),
     "reward": Room("tercet.train.reward", 3),
-    "rlvr": Room("tercet.train.rlvr", 3),
-    "ppo": Room("tercet.train.ppo", 2),
+    "rlvr": Room("tercet.train.rl.grpo", 3),
+    "ppo": Room("tercet.train.rl.ppo", 2),
     "eval": Room("tercet.evals.run", 3),
     "report": Room("tercet.report.page", 4),
 }

@@ -17,14 +17,14 @@ from tercet.models.flops import model_size, training_flops
 from tercet.models.forest import Leaf, Tree
 from tercet.recipe import DPO, PPO, RLVR, SFT, Reward
 from tercet.train.batch import Batch, Step, batches
-from tercet.train.critic import CRITIC, POLICY, Duo, open_critic
 from tercet.train.export import open_policy
 from tercet.train.loop import fit, start
-from tercet.train.ppo import Tutor, for_critic, ppo_loss
 from tercet.train.preference import preference_loss
 from tercet.train.reference import Reference
 from tercet.train.reward import open_scorer, reward_loss
-from tercet.train.rlvr import grpo_loss
+from tercet.train.rl.actor_critic import CRITIC, POLICY, ActorCritic, open_critic
+from tercet.train.rl.grpo import grpo_loss
+from tercet.train.rl.ppo import PPOAlgorithm, for_critic, ppo_loss
 from tercet.train.sft import sft_loss
 
 STOPS = {"_local_scalar_dense", "nonzero", "bincount", "masked_select", "_unique2", "unique_dim", "is_nonzero", "equal"}
@@ -145,9 +145,9 @@ def test_grpo_and_its_kin_wait_once_a_step(tiny_folder, context, name, reduction
 def test_ppo_waits_once_an_update_for_both_models(tiny_folder, context, reduction):
     settings = {"prompts": "lessons", "value": "base", "steps": 1, "reduction": reduction, "max_new_tokens": 32}
     spec = PPO.model_validate({**COMMON, **settings, "truncated": "mask"})
-    duo = Duo(open_policy(tiny_folder), open_critic(tiny_folder, 256, 0))
+    duo = ActorCritic(open_policy(tiny_folder), open_critic(tiny_folder, 256, 0))
     reference = Reference(open_policy(tiny_folder, torch.float32), 0.0, 1)
-    tutor = Tutor(duo, reference, spec, Mesh(), context())
+    tutor = PPOAlgorithm(duo, reference, spec, Mesh(), context())
     step = made("sampled_P", "rewards_L")
     for batch in step:
         batch.values["kept_L"] = torch.arange(batch.forest.num_leaves) % 3 > 0

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from tercet.train.rollout import Round
+from tercet.train.rl.rollout import Round
 
 
-class Ahead:
+class RolloutPrefetcher:
     """Hands out rounds in order. Round k is written with the weights after round k - lag, never with older ones.
 
     With `lag = 0` a round is made when it is asked for. Otherwise a thread makes up to `lag` rounds that training has

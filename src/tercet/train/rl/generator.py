@@ -23,7 +23,7 @@ from tercet.train.loop import TrainingError
 PREFIX = "model."  # of a Policy's parameters, before the names that Hugging Face folders use
 
 
-class Writer:
+class PolicyGenerator:
     """Writes with the trainer's own weights, with a copy of them, or through vLLM.
 
     One rank that waits for its rollouts shares the trainer's weights. A copy is needed where weights are sharded or

@@ -18,12 +18,12 @@ from tercet.recipe import PPO
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch, batches
 from tercet.train.checks import check_inputs
-from tercet.train.critic import CRITIC, POLICY, Duo, open_critic
 from tercet.train.export import card, open_policy, write_folder
 from tercet.train.loop import Loss, reduce_tokens, start
 from tercet.train.reference import Reference
-from tercet.train.rollout import Group, Round, read_prompts
-from tercet.train.rounds import Lesson, School
+from tercet.train.rl.actor_critic import CRITIC, POLICY, ActorCritic, open_critic
+from tercet.train.rl.rollout import Group, Round, read_prompts
+from tercet.train.rl.trainer import PreparedRound, RLTrainer
 from tercet.train.sums import Sum
 
 
@@ -38,10 +38,10 @@ def run(spec: PPO, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict
         critic = open_critic(inputs[spec.value].payload, chat.tokenizer.pad_token_id, ctx.seed)
         reference = Reference(open_policy(source, getattr(torch, spec.precision)).to(ranks.device), 0.0, 1)
         rates = {POLICY: spec.learning_rate, CRITIC: spec.value_learning_rate or spec.learning_rate}
-        state = start(Duo(policy, critic), spec, ranks, ctx, rates=rates)
-        duo: Duo = state.trainable.module  # type: ignore[assignment]
-        school = School(rows, state, duo.policy, chat, spec, inputs, ctx)
-        tutor = Tutor(duo, reference, spec, ranks, ctx)
+        state = start(ActorCritic(policy, critic), spec, ranks, ctx, rates=rates)
+        duo: ActorCritic = state.trainable.module  # type: ignore[assignment]
+        school = RLTrainer(rows, state, duo.policy, chat, spec, inputs, ctx)
+        tutor = PPOAlgorithm(duo, reference, spec, ranks, ctx)
         school.run(tutor.lesson, partial(ppo_loss, spec=spec))
         text = card(spec, inputs, ctx)
         write_folder(state.trainable, load_config(source), source, out, text, part=POLICY)
@@ -49,15 +49,15 @@ def run(spec: PPO, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict
         return {"steps": float(state.step), "updates": float(state.updates), "prompts": float(len(rows))}
 
 
-class Tutor:
+class PPOAlgorithm:
     """Turns a round into batches for the policy and for its critic."""
 
-    def __init__(self, duo: Duo, reference: Reference, spec: PPO, ranks: Mesh, ctx: Context) -> None:
+    def __init__(self, duo: ActorCritic, reference: Reference, spec: PPO, ranks: Mesh, ctx: Context) -> None:
         self.duo, self.reference, self.spec, self.ranks = duo, reference, spec, ranks
         self.budget = ctx.recipe.placement.micro_tokens
 
     @torch.no_grad()
-    def lesson(self, made: Round) -> Lesson:
+    def lesson(self, made: Round) -> PreparedRound:
         """Advantages and returns of all groups, from the weights before the round's first update."""
         parts = self.spec.minibatches
         learned = [made.groups[part::parts] for part in range(parts)]
@@ -67,7 +67,7 @@ class Tutor:
         critic = [[for_critic(batch) for batch in part] for part in policy]
         for batch in policy[0]:
             batch.values["fresh"] = batch.values["kept_L"]
-        return Lesson([own + values for own, values in zip(policy, critic, strict=True)], made.groups, metrics)
+        return PreparedRound([own + values for own, values in zip(policy, critic, strict=True)], made.groups, metrics)
 
     def _scored(self, groups: list[Group]) -> list[Batch]:
         def values(items: list[int], forest: Forest) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """What is watched while a model learns from its own rollouts, and when that raises an alarm (paper §6, App. B.4).
 
-`measure` turns the groups of a round into numbers; `Watcher` compares them with the recipe's thresholds, round after
-round. Judges are paid for what they can check, and a policy that optimises a judge too hard stops answering: it grows
-longer, repeats itself, or writes only what the judge looks for.
+`measure` turns the groups of a round into numbers; `RolloutMonitor` compares them with the recipe's thresholds, round
+after round. Judges are paid for what they can check, and a policy that optimises a judge too hard stops answering: it
+grows longer, repeats itself, or writes only what the judge looks for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tercet.recipe import Watch
 from tercet.train.loop import TrainingError
 
 if TYPE_CHECKING:
-    from tercet.train.rollout import Group, Sample
+    from tercet.train.rl.rollout import Group, Sample
 
 GRAM = 8  # tokens of a passage that may come again
 FEW_WORDS = 4  # a text with fewer words of its own answers nothing
@@ -178,7 +178,7 @@ ALARMS: dict[str, Alarm] = {
 }
 
 
-class Watcher:
+class RolloutMonitor:
     """Compares each round with the recipe's thresholds; remembers in `memory`, which a checkpoint holds as JSON.
 
     An alarm rings when a figure was beyond its threshold for `watch.rounds` rounds in a row, and again only after a

@@ -16,8 +16,8 @@ from tercet.models.folder import load_tokenizer
 from tercet.rows import read_rows
 from tercet.store import payload_digest
 from tercet.track import read_metrics
-from tercet.train.critic import open_critic
-from tercet.train.ledger import Ledger
+from tercet.train.rl.actor_critic import open_critic
+from tercet.train.rl.rollout_log import RolloutLog
 
 CALM = {"checkpoint_seconds": 1e9, "micro_tokens": 4096}
 ONCE = {"steps": 1, "passes": 1, "minibatches": 1, "dtype": "float32"}
@@ -68,7 +68,7 @@ def _read(kitchen, out, preset):
     head = critic.model.score.weight.detach().double()
     rows = {row.id: row for row in read_rows(kitchen.store.open("lessons").payload / "rows.parquet")}
     found = []
-    for record in Ledger(out.with_name(out.name + ".draft") / "work" / "rollouts.jsonl", 0, Mesh()).read():
+    for record in RolloutLog(out.with_name(out.name + ".draft") / "work" / "rollouts.jsonl", 0, Mesh()).read():
         for sample in record.get("samples", []):
             prompt = chat.prompt_ids(rows[record["prompt_id"]].prompt)
             ids = torch.tensor([[*prompt, *sample["ids"]]])

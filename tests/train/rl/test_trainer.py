@@ -15,10 +15,10 @@ from tercet.device.mesh import Mesh
 from tercet.rows import read_table
 from tercet.store import payload_digest
 from tercet.track import read_metrics
-from tercet.train.ahead import Ahead
-from tercet.train.ledger import Ledger
 from tercet.train.loop import TrainingError
-from tercet.train.rollout import Round
+from tercet.train.rl.prefetch import RolloutPrefetcher
+from tercet.train.rl.rollout import Round
+from tercet.train.rl.rollout_log import RolloutLog
 
 CALM = {"checkpoint_seconds": 1e9}
 PRESETS = ("tulu3.1", "dapo", "cispo", "dr_grpo", "gspo", "rloo")
@@ -29,7 +29,7 @@ def curve(out):
 
 
 def lines(out):
-    return Ledger(out.with_name(out.name + ".draft") / "work" / "rollouts.jsonl", 0, Mesh()).read()
+    return RolloutLog(out.with_name(out.name + ".draft") / "work" / "rollouts.jsonl", 0, Mesh()).read()
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -128,13 +128,13 @@ def test_a_ledger_of_other_prompts_is_refused(kitchen, tmp_path):
 
 def test_a_ledger_keeps_whole_rounds_only(tmp_path):
     path = tmp_path / "rollouts.jsonl"
-    ledger = Ledger(path, 0, Mesh())
+    ledger = RolloutLog(path, 0, Mesh())
     for number in range(3):
         ledger.append(number, [{"place": number}, {"done": True, "version": number, "cursor": number + 1}])
     whole = path.read_text(encoding="utf-8")
     for cut in range(len(whole) + 1):
         path.write_text(whole[:cut], encoding="utf-8")
-        opened = Ledger(path, 1, Mesh())
+        opened = RolloutLog(path, 1, Mesh())
         closed = whole[:cut].count('"done": true') if whole[:cut].endswith("\n") else None
         records = list(opened.read())
         assert all(record.get("done") for record in records[1::2])
@@ -156,7 +156,7 @@ def test_rounds_are_never_made_ahead_of_their_weights(lag):
         asked.append(number)
         return Round(number, version, 0, [])
 
-    ahead = Ahead(make, 0, 12, lag)
+    ahead = RolloutPrefetcher(make, 0, 12, lag)
     for number in range(12):
         assert ahead.take(number).number == number
         ahead.settle(number)
@@ -173,7 +173,7 @@ def test_what_fails_while_writing_ahead_is_raised_where_the_round_is_taken():
             raise TrainingError("the engine is gone")
         return Round(number, 0, 0, [])
 
-    ahead = Ahead(make, 0, 5, 3)
+    ahead = RolloutPrefetcher(make, 0, 5, 3)
     assert [ahead.take(number).number for number in range(2)] == [0, 1]
     with pytest.raises(TrainingError, match="the engine is gone"):
         ahead.take(2)

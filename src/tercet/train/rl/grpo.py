@@ -21,8 +21,8 @@ from tercet.train.checks import check_inputs
 from tercet.train.export import export, open_policy
 from tercet.train.loop import Loss, leaf_sums, reduce_tokens, start
 from tercet.train.reference import Reference
-from tercet.train.rollout import Group, Round, read_prompts, teaches
-from tercet.train.rounds import Lesson, School
+from tercet.train.rl.rollout import Group, Round, read_prompts, teaches
+from tercet.train.rl.trainer import PreparedRound, RLTrainer
 from tercet.train.sums import Sum
 
 KL = {"k1": k1, "k2": k2, "k3": k3}
@@ -41,30 +41,30 @@ def run(spec: RLVR, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dic
             policy = open_policy(source, torch.float32 if spec.polyak else dtype).to(ranks.device)
             reference = Reference(policy, spec.polyak, spec.polyak_every, dtype)
         state = start(open_policy(source), spec, ranks, ctx, kept=reference.kept if reference else None)
-        school = School(rows, state, state.trainable.module, chat, spec, inputs, ctx)  # type: ignore[arg-type]
+        school = RLTrainer(rows, state, state.trainable.module, chat, spec, inputs, ctx)  # type: ignore[arg-type]
         school.reference = reference
-        teacher = Teacher(state.trainable.module, reference, spec, ranks, ctx)
+        teacher = GRPOAlgorithm(state.trainable.module, reference, spec, ranks, ctx)
         school.run(teacher.lesson, partial(grpo_loss, spec=spec))
         export(state.trainable, source, out, spec, inputs, ctx)
         school.finish(out, partial(set_advantages, kind=spec.advantage))
         return {"steps": float(state.step), "updates": float(state.updates), "prompts": float(len(rows))}
 
 
-class Teacher:
+class GRPOAlgorithm:
     """Turns a round into batches with advantages, and where needed with old and reference log-probs."""
 
     def __init__(self, policy: nn.Module, reference: Reference | None, spec: RLVR, ranks: Mesh, ctx: Context) -> None:
         self.policy, self.reference, self.spec, self.ranks = policy, reference, spec, ranks
         self.budget = ctx.recipe.placement.micro_tokens
 
-    def lesson(self, made: Round) -> Lesson:
+    def lesson(self, made: Round) -> PreparedRound:
         """The groups that teach, `batch` at most, in `minibatches` parts; everything is computed before an update."""
         set_advantages(made.groups, self.spec.advantage)
         useful = [group for group in made.groups if teaches(group)][: self.spec.batch]
         learned = [ended(group) for group in useful] if self.spec.truncated == "mask" else useful
         learned = [group for group in learned if group.samples]
         parts = self.spec.minibatches
-        return Lesson([self._batches(learned[part::parts]) for part in range(parts)], useful, {})
+        return PreparedRound([self._batches(learned[part::parts]) for part in range(parts)], useful, {})
 
     def _batches(self, groups: list[Group]) -> list[Batch]:
         def values(items: list[int], forest: Forest) -> dict[str, Tensor]:

@@ -19,11 +19,11 @@ from tercet.rows import Completion, Row, RowError, Sampling, read_rows, row_from
 from tercet.store import Context
 from tercet.train.batch import Limit, chosen_rows, order, within
 from tercet.train.export import write_truncation
-from tercet.train.ledger import Ledger
 from tercet.train.loop import TrainingError
-from tercet.train.rewards import Assessor
+from tercet.train.rl.generator import PolicyGenerator
+from tercet.train.rl.reward_fn import RewardFunction
+from tercet.train.rl.rollout_log import RolloutLog
 from tercet.train.tokens import NamedTree, Rule, prepare, stored
-from tercet.train.writer import Writer
 from tercet.verify import Grade
 
 
@@ -92,15 +92,15 @@ def waiting(chat: Chat, path: Path, _threads: int) -> Iterator[NamedTree]:
 PROMPTS = Rule("prompts@2", waiting)
 
 
-class Maker:
+class RolloutWorker:
     """Makes rounds one after another; those that the ledger holds are read, not written again."""
 
     def __init__(  # noqa: PLR0913
         self,
         rows: Sequence[Row],
-        writer: Writer,
-        assessor: Assessor,
-        ledger: Ledger,
+        writer: PolicyGenerator,
+        assessor: RewardFunction,
+        ledger: RolloutLog,
         spec: Rollouts,
         seed: int,
         mesh: Mesh,

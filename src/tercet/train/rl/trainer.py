@@ -16,19 +16,19 @@ from tercet.models.policy import Policy
 from tercet.recipe import Rollouts
 from tercet.rows import Row, write_table
 from tercet.store import Artifact, Context
-from tercet.train.ahead import Ahead
 from tercet.train.batch import Batch, Step
 from tercet.train.checks import check_schedule
-from tercet.train.ledger import Ledger
 from tercet.train.loop import LossFn, State, fit
 from tercet.train.reference import Reference
-from tercet.train.rewards import Assessor
-from tercet.train.rollout import Group, Maker, Round, replay
-from tercet.train.watch import Watcher, measure
-from tercet.train.writer import Writer
+from tercet.train.rl.generator import PolicyGenerator
+from tercet.train.rl.monitors import RolloutMonitor, measure
+from tercet.train.rl.prefetch import RolloutPrefetcher
+from tercet.train.rl.reward_fn import RewardFunction
+from tercet.train.rl.rollout import Group, RolloutWorker, Round, replay
+from tercet.train.rl.rollout_log import RolloutLog
 
 
-class Lesson(NamedTuple):
+class PreparedRound(NamedTuple):
     """A round made ready to learn from: per minibatch its batches, the groups that teach, further metrics."""
 
     parts: list[list[Batch]]
@@ -36,7 +36,7 @@ class Lesson(NamedTuple):
     metrics: dict[str, float]
 
 
-class School:
+class RLTrainer:
     """Writer, ledger, judges and watchers of a stage, opened where its last checkpoint left it."""
 
     def __init__(  # noqa: PLR0913
@@ -56,19 +56,19 @@ class School:
         check_schedule(spec, spec.steps * self.updates)
         self.first = state.step // self.updates
         self.reference: Reference | None = None
-        self.ledger = Ledger(ctx.work / "rollouts.jsonl", self.first, self.mesh)
-        self.watcher = Watcher(spec.watch, state.extra.setdefault("watch", {}))
+        self.ledger = RolloutLog(ctx.work / "rollouts.jsonl", self.first, self.mesh)
+        self.watcher = RolloutMonitor(spec.watch, state.extra.setdefault("watch", {}))
         judge = ctx.open_model(inputs[spec.judge].payload, spec.precision) if spec.judge else None
-        assessor = Assessor(spec, judge)
+        assessor = RewardFunction(spec, judge)
         assessor.check(rows)
         source = inputs[spec.model].payload
-        self.writer = Writer(state.trainable, policy, chat, source, spec, ctx.recipe.placement)
+        self.writer = PolicyGenerator(state.trainable, policy, chat, source, spec, ctx.recipe.placement)
         self.writer.offer(self.first)
         channel = self.mesh.twin() if spec.lag else self.mesh
-        make = Maker(rows, self.writer, assessor, self.ledger, spec, ctx.seed, channel)
-        self.ahead = Ahead(make, self.first, spec.steps, spec.lag)
+        make = RolloutWorker(rows, self.writer, assessor, self.ledger, spec, ctx.seed, channel)
+        self.ahead = RolloutPrefetcher(make, self.first, spec.steps, spec.lag)
 
-    def run(self, learn: Callable[[Round], Lesson], loss: LossFn) -> None:
+    def run(self, learn: Callable[[Round], PreparedRound], loss: LossFn) -> None:
         """Take every step of the rounds that are left; a run that fails writes no further ones."""
         total = self.spec.steps * self.updates
         steps, settle = self.steps(learn), self.ahead.settle
@@ -79,7 +79,7 @@ class School:
         finally:
             self.ahead.close()
 
-    def steps(self, learn: Callable[[Round], Lesson]) -> Iterator[Step]:
+    def steps(self, learn: Callable[[Round], PreparedRound]) -> Iterator[Step]:
         """`minibatches` x `passes` steps of every round that is left."""
         for number in range(self.first, self.spec.steps):
             began = time.monotonic()
@@ -95,7 +95,7 @@ class School:
                 metrics["engine_updates"] = float(self.writer.verified)
             yield from self._updates(number, lesson, metrics)
 
-    def _updates(self, number: int, lesson: Lesson, metrics: dict[str, float]) -> Iterator[Step]:
+    def _updates(self, number: int, lesson: PreparedRound, metrics: dict[str, float]) -> Iterator[Step]:
         parts = [part for _ in range(self.spec.passes) for part in lesson.parts]
         seen = dict(metrics)  # and, of every figure of the updates, the latest
         for i, part in enumerate(parts):
@@ -123,7 +123,7 @@ class School:
 
 
 def flat(
-    ledger: Ledger, rows: list[Row], chat: Chat, advantages: Callable[[list[Group]], object] | None
+    ledger: RolloutLog, rows: list[Row], chat: Chat, advantages: Callable[[list[Group]], object] | None
 ) -> Iterator[dict[str, Any]]:
     """One record per completion, in the order they were written."""
     held: list[dict[str, Any]] = []
