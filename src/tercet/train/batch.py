@@ -45,14 +45,10 @@ class Batch:
 
 @dataclass
 class Step:
-    """One optimiser update: this rank's batches, and metrics known before training (a rollout's rewards).
-
-    `done` is called with the update's metrics once the weights have moved, before a checkpoint is written.
-    """
+    """One optimiser update: this rank's batches, and metrics known before training (a rollout's rewards)."""
 
     batches: list[Batch]
     metrics: dict[str, float] = field(default_factory=dict)
-    done: Callable[[dict[str, float]], None] | None = None
 
 
 class Limit(NamedTuple):

@@ -131,6 +131,12 @@ def test_how_a_round_is_cut_into_batches_changes_nothing_but_rounding(kitchen, t
         assert lines[0][key] == pytest.approx(lines[1][key], rel=1e-3, abs=1e-5)
 
 
+def test_the_gap_to_the_generator_is_measured_as_long_as_the_weights_that_wrote_stand(kitchen, tmp_path):
+    settings = {"steps": 2, "passes": 2, "minibatches": 2, "preset": "corrected"}
+    kitchen.cook("ppo", tmp_path / "out", ppo=settings, placement=CALM)
+    assert ["logp_gap" in line for line in curve(tmp_path / "out")] == [True, False, False, False] * 2
+
+
 def test_ppo_leaves_a_plain_model_its_rollouts_and_the_same_bytes_twice(kitchen, tmp_path):
     for name in ("one", "two"):
         metrics = kitchen.cook("ppo", tmp_path / name, ppo={"steps": 2}, placement=CALM)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 
 from tercet.train.rl.rollout import Round
 
@@ -18,60 +19,42 @@ class RolloutPrefetcher:
     def __init__(self, make: Callable[[int, int], Round], first: int, last: int, lag: int) -> None:
         """`make(number, version)` writes a round; rounds `first` to `last` - 1 are wanted."""
         self.make, self.first, self.last, self.lag = make, first, last, lag
-        self.learned, self.made = first, first
-        self.rounds: dict[int, Round] = {}
-        self.failure: BaseException | None = None
-        self.change = threading.Condition()
+        self.rounds: dict[int, Future[Round]] = {number: Future() for number in range(first, last) if lag}
+        self.allowed = threading.Semaphore(lag + 1)  # rounds that the weights on offer may still write
         self.closed = False
         if lag:
+            # A daemon: a round may wait for ever for a rank that is gone, and the process must end all the same.
             threading.Thread(target=self._work, name="rollouts", daemon=True).start()
 
     def take(self, number: int) -> Round:
         """Round `number`, as soon as it is there."""
         if not self.lag:
             return self.make(number, number)
-        self._wait(number)
-        return self.rounds.pop(number)
+        made = self.rounds[number].result()
+        del self.rounds[number]
+        return made
 
-    def learn(self, version: int) -> None:
-        """Training has finished `version` rounds, and their weights are on offer."""
-        with self.change:
-            self.learned = version
-            self.change.notify_all()
+    def advance(self) -> None:
+        """Training has finished one more round, and its weights are on offer."""
+        self.allowed.release()
 
     def settle(self, learned: int) -> None:
         """Wait until every round is made that older weights than those after `learned` rounds have to write."""
-        if self.lag and (number := min(learned + self.lag, self.last) - 1) >= self.first:
-            self._wait(number)
+        if (latest := self.rounds.get(min(learned + self.lag, self.last) - 1)) is not None:
+            latest.result()
 
     def close(self) -> None:
         """Make no further rounds."""
-        with self.change:
-            self.closed = True
-            self.change.notify_all()
-
-    def _wait(self, number: int) -> None:
-        with self.change:
-            self.change.wait_for(lambda: self.made > number or self.failure is not None)
-            if self.failure is not None and self.made <= number:
-                raise self.failure
-
-    def _may(self, number: int) -> bool:
-        """Wait for the weights that a round needs; False when no round is wanted any more."""
-        with self.change:
-            self.change.wait_for(lambda: self.closed or self.learned >= number - self.lag)
-            return not self.closed
+        self.closed = True
+        self.allowed.release()
 
     def _work(self) -> None:
         try:
             for number in range(self.first, self.last):
-                if not self._may(number):
+                self.allowed.acquire()
+                if self.closed:
                     return
-                made = self.make(number, max(self.first, number - self.lag))
-                with self.change:
-                    self.rounds[number], self.made = made, number + 1
-                    self.change.notify_all()
+                self.rounds[number].set_result(self.make(number, max(self.first, number - self.lag)))
         except BaseException as error:
-            with self.change:
-                self.failure = error
-                self.change.notify_all()
+            for waiting in [one for one in list(self.rounds.values()) if not one.done()]:
+                waiting.set_exception(error)
