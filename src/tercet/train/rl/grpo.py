@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +19,7 @@ from tercet.train.checks import check_inputs
 from tercet.train.export import export, open_policy
 from tercet.train.loop import Loss, leaf_sums, reduce_tokens, start
 from tercet.train.reference import Reference
-from tercet.train.rl.rollout import Group, Round, group_batches, read_prompts, teaches
+from tercet.train.rl.rollout import Group, Round, group_batches, read_prompts, set_advantages, teaches
 from tercet.train.rl.trainer import PreparedRound, RLTrainer
 from tercet.train.sums import Sum
 
@@ -42,7 +41,7 @@ def run(spec: RLVR, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dic
         trainer = RLTrainer(prompts, state, state.trainable.module, spec, inputs, ctx)  # type: ignore[arg-type]
         trainer.run(GRPOAlgorithm(state.trainable, reference, spec, ctx.recipe.placement.micro_tokens))
         export(state.trainable, source, out, spec, inputs, ctx)
-        trainer.finish(out, partial(set_advantages, kind=spec.advantage))
+        trainer.finish(out, spec.advantage)
         return {"steps": float(state.step), "updates": float(state.updates), "prompts": float(len(prompts.rows))}
 
 
@@ -88,14 +87,6 @@ class GRPOAlgorithm:
                 advantages_L = group_advantages(rewards_L.reshape(-1, spec.samples), spec.advantage).reshape(-1)
             values["advantages_P"] = advantages_L[forest.leaf_P]
         return made
-
-
-def set_advantages(groups: list[Group], kind: str) -> None:
-    """Write every sample's advantage within its group."""
-    rewards_NG = torch.tensor([[s.reward for s in group.samples] for group in groups], dtype=torch.float64)
-    for group, row in zip(groups, group_advantages(rewards_NG, kind).tolist(), strict=True):
-        for one, advantage in zip(group.samples, row, strict=True):
-            one.advantage = advantage
 
 
 def ended(group: Group) -> Group:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tercet.algos.advantage import zero_variance
+from tercet.algos.advantage import group_advantages, zero_variance
 from tercet.device.mesh import Mesh, release_memory
 from tercet.models.chat import Chat
 from tercet.models.folder import load_tokenizer
@@ -209,6 +209,14 @@ def group_batches(groups: Sequence[Group], spec: Rollouts, budget: int, mesh: Me
         }
 
     return batches([group.tree() for group in groups], budget, mesh, values)
+
+
+def set_advantages(groups: list[Group], kind: str) -> None:
+    """Write every sample's advantage within its group."""
+    rewards_NG = torch.tensor([[s.reward for s in group.samples] for group in groups], dtype=torch.float64)
+    for group, row in zip(groups, group_advantages(rewards_NG, kind).tolist(), strict=True):
+        for one, advantage in zip(group.samples, row, strict=True):
+            one.advantage = advantage
 
 
 def teaches(group: Group) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -22,7 +22,7 @@ from tercet.train.rl.generator import PolicyGenerator
 from tercet.train.rl.monitors import RolloutMonitor, measure
 from tercet.train.rl.prefetch import RolloutPrefetcher
 from tercet.train.rl.reward_fn import RewardFunction
-from tercet.train.rl.rollout import Group, Prompts, RolloutWorker, Round, replay
+from tercet.train.rl.rollout import Group, Prompts, RolloutWorker, Round, replay, set_advantages
 from tercet.train.rl.rollout_log import RolloutLog
 
 
@@ -116,13 +116,13 @@ class RLTrainer:
             if self.mesh.first:
                 sys.stderr.write(f"alarm after round {number}: {alarm}\n")  # into the stage's log
 
-    def finish(self, out: Path, advantages: Callable[[list[Group]], object] | None = None) -> None:
-        """Leave every rollout and every alarm in the payload (first rank); `advantages` writes them into groups."""
+    def finish(self, out: Path, advantage: str = "") -> None:
+        """Leave every rollout and every alarm in the payload (first rank); `advantage` is its kind, if there is any."""
         if self.mesh.first:
-            write_table(out / "tercet" / "rollouts.parquet", list(self._completions(advantages)))
+            write_table(out / "tercet" / "rollouts.parquet", list(self._completions(advantage)))
             (out / "tercet" / "alarms.json").write_text(json.dumps(self.monitor.alarms, indent=2) + "\n")
 
-    def _completions(self, advantages: Callable[[list[Group]], object] | None) -> Iterator[dict[str, Any]]:
+    def _completions(self, advantage: str) -> Iterator[dict[str, Any]]:
         """One record per completion, in the order they were written."""
         held: list[dict[str, Any]] = []
         for record in self.log.read():
@@ -130,13 +130,13 @@ class RLTrainer:
             if not record.get("done"):
                 continue
             made, held = replay(held, self.prompts), []
-            if advantages is not None:
-                advantages(made.groups)
+            if advantage:
+                set_advantages(made.groups, advantage)
             for group in made.groups:
-                yield from _records(made, group, advantages is not None)
+                yield from _records(made, group, bool(advantage))
 
 
-def _records(made: Round, group: Group, advantages: bool) -> Iterator[dict[str, Any]]:
+def _records(made: Round, group: Group, with_advantage: bool) -> Iterator[dict[str, Any]]:
     for i, s in enumerate(group.samples):
         yield {
             "step": made.number,
@@ -151,7 +151,7 @@ def _records(made: Round, group: Group, advantages: bool) -> Iterator[dict[str, 
             "outcome": s.grade.outcome,
             "reward": s.reward,
             "parts": json.dumps(s.parts, sort_keys=True),
-            **({"advantage": s.advantage} if advantages else {}),
+            **({"advantage": s.advantage} if with_advantage else {}),
             "stop": s.completion.stop,
             "length": len(s.completion.token_ids),
             "version": made.version,
