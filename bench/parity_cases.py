@@ -30,7 +30,7 @@ from tercet.train.loop import Loss
 from tercet.train.preference import preference_loss
 from tercet.train.reference import make_table
 from tercet.train.reward import open_scorer, padding, reward_loss
-from tercet.train.rlvr import grpo_loss
+from tercet.train.rl.grpo import grpo_loss
 
 TEMPERATURE = 0.8
 LIMIT = 4096  # tokens of a pass without gradient

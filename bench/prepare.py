@@ -128,7 +128,7 @@ def prepared(job: peer.Job, store: Path) -> dict[str, Any]:
     from tercet.models.chat import Chat
     from tercet.models.folder import load_tokenizer
     from tercet.store import Store
-    from tercet.train.batch import Limit, batches, chosen_rows, pack, row_steps, schedule, within
+    from tercet.train.batch import Limit, batches, chosen_rows, pack, schedule, within
     from tercet.train.sft import TURNS
     from tercet.train.tokens import prepare
 
@@ -140,10 +140,10 @@ def prepared(job: peer.Job, store: Path) -> dict[str, Any]:
     tokens = prepare(Path(job["rows"]).with_suffix(".parquet"), chat, TURNS, context)
     trees, _ = within(tokens, Limit(most, "cut", 1.0))
     sizes, steps = tokens.sizes_RS.sum(axis=1)[trees.rows].clip(max=most).tolist(), schedule(len(trees), BATCH, 1, None)
-    chosen = (chosen_rows(step, len(trees), BATCH, 0) for step in range(steps))
+    chosen = [chosen_rows(step, len(trees), BATCH, 0) for step in range(steps)]
     packed = [pack([sizes[row] for row in rows], most) for rows in chosen]
     figures: dict[str, Any] = clock.read()
-    made = [len(batches(rows, most, Mesh())) for rows in row_steps(trees, BATCH, 0, 0, steps)]
+    made = [len(batches([trees[row] for row in rows], most, Mesh())) for rows in chosen]
     figures |= {"with_tensors": clock.read()["seconds"], "batches": sum(map(len, packed))}
     if made != [len(bins) for bins in packed]:
         raise SystemExit("the batches are not those that were packed")

@@ -56,13 +56,13 @@ def tokens(options: argparse.Namespace, model: str) -> list[dict[str, Any]]:
     from tercet.models.chat import Chat
     from tercet.models.folder import load_tokenizer
     from tercet.recipe import SourceSpec
-    from tercet.train.batch import conversation_tree
+    from tercet.train.batch import answered
 
     chat = Chat(load_tokenizer(Path(model)))
     rows = list(sources.load(SourceSpec(path=str(options.data), adapter="gsm8k"), {}, {}))
     needed = max(options.steps * options.batch, 80 if options.parity else 0)
     drawn = sources.draw(rows, needed, seed=options.seed, key=lambda row: row.id)
-    leaves = [conversation_tree(chat, row.messages, row.id).leaves[0] for row in drawn]
+    leaves = [answered(chat.encode(row.messages, row.id)).leaves[0] for row in drawn]
     return [{"token_ids": list(leaf.token_ids), "mask": list(leaf.mask)} for leaf in leaves]
 
 

@@ -26,12 +26,12 @@ from tercet.recipe import DPO, RLVR, SFT, Base, Fit, Placement, Recipe, Reward
 from tercet.rows import Row, Sampling, messages_from, write_table
 from tercet.store import Artifact, Context
 from tercet.track import Tracker
-from tercet.train import rlvr
 from tercet.train.batch import Step, batches, chosen_rows
 from tercet.train.export import open_policy
 from tercet.train.loop import fit, start
 from tercet.train.preference import preference_loss, reference_logps
 from tercet.train.reward import open_scorer, reward_loss
+from tercet.train.rl.grpo import run as run_grpo
 from tercet.train.sft import sft_loss
 
 Job = dict[str, Any]
@@ -136,7 +136,7 @@ def grpo(file: Path) -> None:
     clock = OptimizerClock()
     out = ctx.work / "out"
     out.mkdir()
-    rlvr.run(spec, inputs, out, ctx)
+    run_grpo(spec, inputs, out, ctx)
     write(job, notes, phases=phases(notes, clock))
 
 

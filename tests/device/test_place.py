@@ -142,7 +142,7 @@ OPENERS = {
     "models.embed": "place.device()",
     "train.export": "open_policy; the mesh of its stage moves it",
     "train.reward": "the mesh",
-    "train.critic": "the mesh",
+    "train.rl.actor_critic": "the mesh",
     "models.engine": "vLLM has its own",
 }
 

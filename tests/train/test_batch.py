@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain
 
 import pytest
 import torch
@@ -18,14 +19,13 @@ from tercet.train.batch import (
     FILL,
     Limit,
     TruncationError,
+    answered,
     batches,
     branch,
     chosen_rows,
-    conversation_tree,
     cut,
     order,
     pack,
-    row_steps,
     schedule,
     share,
     trained,
@@ -73,9 +73,10 @@ def test_epochs_and_seeds_shuffle_differently():
     assert len({tuple(order(30, epoch, seed)) for epoch in range(3) for seed in range(3)}) == 9
 
 
-def test_a_resumed_run_takes_the_rows_it_would_have_taken():
-    whole = list(row_steps("abcdefg", 3, 5, 0, 7))
-    assert list(row_steps("abcdefg", 3, 5, 4, 7)) == whole[4:]
+def test_an_epoch_takes_every_row_once_whatever_step_it_is_entered_at():
+    seen = [chosen_rows(step, 7, 3, 5) for step in reversed(range(6))][::-1]
+    assert [len(rows) for rows in seen] == [3, 3, 1] * 2
+    assert all(sorted(chain(*seen[i : i + 3])) == list(range(7)) for i in (0, 3))
 
 
 def test_steps_are_counted_by_epoch_and_may_be_limited():
@@ -150,7 +151,7 @@ def chat(tiny_folder) -> Chat:
 
 def test_a_conversation_is_one_leaf_that_ends_with_its_last_trained_token(chat):
     turns = [Message("user", "a"), Message("assistant", "b"), Message("user", "c"), Message("assistant", "d")]
-    tree = conversation_tree(chat, turns, "row")
+    tree = answered(chat.encode(turns, "row"))
     (one,) = tree.leaves
     assert tree.trunk == []
     assert one.mask[-1]

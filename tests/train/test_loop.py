@@ -18,7 +18,7 @@ from tercet.recipe import SFT
 from tercet.track import read_metrics
 from tercet.train.batch import Step, batches
 from tercet.train.export import open_policy
-from tercet.train.loop import Loss, Sum, TrainingError, fit, leaf_sums, learning_rate, reduce_tokens, save, start
+from tercet.train.loop import Loop, Loss, Sum, TrainingError, fit, leaf_sums, learning_rate, reduce_tokens, start
 from tercet.train.sft import sft_loss
 
 PEAK = 2e-3
@@ -209,7 +209,7 @@ def test_a_restored_state_goes_on_as_if_nothing_had_happened(tiny_folder, contex
     first = start(open_policy(tiny_folder), settings, Mesh(), ctx)
     fit(first, steps(64) * 2, loss, settings, ctx, total=5)
     first.extra["note"] = "kept"
-    save(first, ctx)
+    Loop(first, loss, settings, ctx, total=5).save()
     second = start(open_policy(tiny_folder), settings, Mesh(), ctx)
     assert (second.step, second.updates, second.extra) == (2, 2, {"note": "kept"})
     fit(second, steps(64) * 3, loss, settings, ctx, total=5)

@@ -24,7 +24,7 @@ from tercet.store import Context, payload_digest
 from tercet.track import Tracker, read_metrics
 from tercet.train.batch import Step, batches
 from tercet.train.export import export, open_policy
-from tercet.train.loop import State, fit, save, start
+from tercet.train.loop import Loop, State, fit, start
 from tercet.train.reward import open_scorer
 from tercet.train.sft import sft_loss
 
@@ -164,7 +164,8 @@ def test_a_restored_state_goes_on_as_if_nothing_had_happened(tiny_folder, contex
     whole = trained(tiny_folder, context("whole"), settings, 5)
     ctx = context("parts")
     first = start(open_policy(tiny_folder), settings, Mesh(), ctx)
-    save(fit(first, steps(2), loss, settings, ctx, total=5), ctx)
+    fit(first, steps(2), loss, settings, ctx, total=5)
+    Loop(first, loss, settings, ctx, total=5).save()
     second = start(open_policy(tiny_folder), settings, Mesh(), ctx)
     assert second.step == 2
     fit(second, steps(3), loss, settings, ctx, total=5)

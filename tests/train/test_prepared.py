@@ -20,7 +20,7 @@ from tercet.rows import Message, Pair, Row, read_pairs, read_rows, write_table
 from tercet.store import Store, source_digest
 from tercet.train.batch import Limit, TruncationError, cut, trained, within
 from tercet.train.preference import PAIRS
-from tercet.train.rollout import PROMPTS
+from tercet.train.rl.rollout import PROMPTS
 from tercet.train.sft import TURNS
 from tercet.train.tokens import PART, Rule, Tokens, prepare, write
 

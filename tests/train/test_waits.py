@@ -13,18 +13,19 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tercet.device.mesh import Mesh
+from tercet.device.shard import Trainable
 from tercet.models.flops import model_size, training_flops
 from tercet.models.forest import Leaf, Tree
 from tercet.recipe import DPO, PPO, RLVR, SFT, Reward
 from tercet.train.batch import Batch, Step, batches
-from tercet.train.critic import CRITIC, POLICY, Duo, open_critic
 from tercet.train.export import open_policy
 from tercet.train.loop import fit, start
-from tercet.train.ppo import Tutor, for_critic, ppo_loss
 from tercet.train.preference import preference_loss
 from tercet.train.reference import Reference
 from tercet.train.reward import open_scorer, reward_loss
-from tercet.train.rlvr import grpo_loss
+from tercet.train.rl.actor_critic import CRITIC, POLICY, ActorCritic, open_critic
+from tercet.train.rl.grpo import grpo_loss
+from tercet.train.rl.ppo import PPOAlgorithm, for_critic, ppo_loss
 from tercet.train.sft import sft_loss
 
 STOPS = {"_local_scalar_dense", "nonzero", "bincount", "masked_select", "_unique2", "unique_dim", "is_nonzero", "equal"}
@@ -145,17 +146,17 @@ def test_grpo_and_its_kin_wait_once_a_step(tiny_folder, context, name, reduction
 def test_ppo_waits_once_an_update_for_both_models(tiny_folder, context, reduction):
     settings = {"prompts": "lessons", "value": "base", "steps": 1, "reduction": reduction, "max_new_tokens": 32}
     spec = PPO.model_validate({**COMMON, **settings, "truncated": "mask"})
-    duo = Duo(open_policy(tiny_folder), open_critic(tiny_folder, 256, 0))
+    models = ActorCritic(open_policy(tiny_folder), open_critic(tiny_folder, 256, 0))
     reference = Reference(open_policy(tiny_folder, torch.float32), 0.0, 1)
-    tutor = Tutor(duo, reference, spec, Mesh(), context())
+    algorithm = PPOAlgorithm(Trainable(models, torch.float32, Mesh()), reference, spec, 48)
     step = made("sampled_P", "rewards_L")
     for batch in step:
         batch.values["kept_L"] = torch.arange(batch.forest.num_leaves) % 3 > 0
     with torch.no_grad():
-        policy = [tutor.for_policy(batch) for batch in step]
+        policy = [algorithm.for_policy(batch) for batch in step]
     learned = [*policy, *map(for_critic, policy)]
     rates = {POLICY: spec.learning_rate, CRITIC: spec.learning_rate}
-    assert waits_of(duo, spec, partial(ppo_loss, spec=spec), [learned], context(), rates) == ["tolist"]
+    assert waits_of(models, spec, partial(ppo_loss, spec=spec), [learned], context(), rates) == ["tolist"]
 
 
 def test_the_cost_of_a_step_is_that_of_its_forests(tiny_folder, context, monkeypatch):

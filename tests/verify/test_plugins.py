@@ -149,17 +149,17 @@ def test_an_import_that_fails_names_the_package(tmp_path: Path, value: str, why:
 REWARDED = """
 from tercet.recipe import RLVR
 from tercet.rows import Completion, Message, Row
-from tercet.train import rewards
+from tercet.train.rl import reward_fn
 
-rewards.CUSTOM_SECONDS = 0.5
+reward_fn.CUSTOM_SECONDS = 0.5
 spec = RLVR(model="base", prompts="rows", steps=1, learning_rate=1e-6, reward_scale=1)
 names = ("mine", "stumbles", "hangs")
 rows = [Row(name, (Message("user", "?"),), verifier=f"{name}@1", truth="pear") for name in names]
 texts = ("pear", "a pear", "")
 written = [[Completion(text, (1,), (0.0,), "eos") for text in texts] for _ in rows]
-assessor = rewards.Assessor(spec, None)
-assessor.check(rows)
-for marks in assessor(rows, written):
+assess = reward_fn.RewardFunction(spec, None)
+assess.check(rows)
+for marks in assess(rows, written):
     print(*(f"{mark.reward:g} {mark.grade.outcome} {len(mark.errors)};" for mark in marks))
 """
 

@@ -159,7 +159,7 @@ class RLVR(Rollouts):
         },
         "rloo": {"advantage": "leave_one_out", "reduction": "sequence_mean"},
     }
-    module = "tercet.train.rlvr"
+    module = "tercet.train.rl.grpo"
     version = 3
     label = "RLVR"
     kind: Literal["rlvr"] = "rlvr"
@@ -206,7 +206,7 @@ class RLVR(Rollouts):
 class PPO(Rollouts):
     """Reinforcement learning with verifiable rewards by PPO with a value model, as Tülu 3 ran it (paper §6, T21)."""
 
-    module = "tercet.train.ppo"
+    module = "tercet.train.rl.ppo"
     version = 2
     accepts = {**Rollouts.accepts, "value": ("reward model", "weights")}
     label = "PPO"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from tercet.device.mesh import Mesh
-from tercet.models.chat import Chat, Encoded, last_turn
+from tercet.models.chat import Encoded, last_turn
 from tercet.models.forest import Forest, Leaf, Owners, Tree, plant
 from tercet.models.forest_cuda import BLOCK
-from tercet.rows import Messages, Row
 from tercet.train.tokens import Tokens
 
 Item = TypeVar("Item")
@@ -45,14 +44,10 @@ class Batch:
 
 @dataclass
 class Step:
-    """One optimiser update: this rank's batches, and metrics known before training (a rollout's rewards).
-
-    `done` is called with the update's metrics once the weights have moved, before a checkpoint is written.
-    """
+    """One optimiser update: this rank's batches, and metrics known before training (a rollout's rewards)."""
 
     batches: list[Batch]
     metrics: dict[str, float] = field(default_factory=dict)
-    done: Callable[[dict[str, float]], None] | None = None
 
 
 class Limit(NamedTuple):
@@ -65,11 +60,6 @@ class Limit(NamedTuple):
 
 class TruncationError(ValueError):
     """Rows are longer than the recipe allows."""
-
-
-def conversation_tree(chat: Chat, messages: Messages, where: str) -> Tree:
-    """The tree of one conversation; `where` is how errors name it."""
-    return answered(chat.encode(messages, where))
 
 
 def answered(encoded: Encoded) -> Tree:
@@ -235,14 +225,3 @@ def batches(
     extras = [values(items, forest) if values else {} for items, forest in zip(parts, forests, strict=True)]
     made = (Batch(forest, extra) for forest, extra in zip(forests, extras, strict=True))
     return [batch.moved(lambda tensor: tensor.to(mesh.device)) for batch in made]
-
-
-def row_steps(rows: Sequence[Item], batch: int, seed: int, first: int, total: int) -> Iterator[list[Item]]:
-    """The rows of steps `first` to `total`."""
-    for step in range(first, total):
-        yield [rows[i] for i in chosen_rows(step, len(rows), batch, seed)]
-
-
-def where(path: str, number: int, row: Row) -> str:
-    """How errors name a row."""
-    return f"{path}, row {number} ({row.id})"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PretrainedConfig
 
 from tercet.device.shard import Trainable
@@ -41,13 +39,9 @@ def write_folder(
         save_model(out, config, state, source=source)
         (out / "README.md").write_text(text, encoding="utf-8")
     else:
-        _drain(state)
+        for _ in state:  # gathering a tensor takes every rank
+            pass
     trainable.mesh.barrier()
-
-
-def _drain(state: Iterator[tuple[str, Tensor]]) -> None:
-    for _ in state:
-        pass
 
 
 def card(spec: Fit, inputs: dict[str, Artifact], ctx: Context, task: str = "text-generation") -> str:

@@ -1,4 +1,4 @@
-"""The one loop. SFT, DPO, the reward model and RLVR differ in who makes the steps and which function is the loss.
+"""The one loop. SFT, DPO, the reward model, PPO and GRPO differ in who makes the steps and which function is the loss.
 
 A loss returns sums; only the loop divides, once per step, by the weight summed over batches and ranks. So the result
 does not depend on how a step was cut into batches or shared among ranks.
@@ -109,54 +109,51 @@ def learning_rate(update: int, total: int, spec: Fit) -> float:
     return spec.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (1.0 - max(0.0, left))))
 
 
-def fit(  # noqa: PLR0913  (the loop's six arguments are its contract)
-    state: State,
-    steps: Iterable[Step],
-    loss: LossFn,
-    spec: Fit,
-    ctx: Context,
-    *,
-    total: int,
-    updates_per_round: int = 1,
-    settle: Callable[[int], None] | None = None,
-) -> State:
-    """Take every step of `steps`; `total` optimiser updates shape the schedule. Checkpoints, metrics and progress.
+class Loop:
+    """Optimiser updates, one after another, each of them logged; checkpoints where the caller asks for one."""
 
-    Checkpoints come at the end of a round; `settle` is told how many rounds there were before one is written.
-    """
-    mesh = state.trainable.mesh
-    saver = checkpoint.Saver(ctx.work / "checkpoints", mesh)
-    began = time.monotonic()
-    for step in steps:
-        rate = learning_rate(state.updates, total, spec)
-        measured = _update(state, step, loss, rate, spec)
+    def __init__(self, state: State, loss: LossFn, spec: Fit, ctx: Context, *, total: int) -> None:
+        """`total` updates shape the schedule."""
+        self.state, self.loss, self.spec, self.ctx, self.total = state, loss, spec, ctx, total
+        self.saver = checkpoint.Saver(ctx.work / "checkpoints", state.trainable.mesh)
+        self.began = time.monotonic()
+
+    def update(self, step: Step) -> dict[str, float]:
+        """Take a step and log it; returns what was measured, without the metrics that the step came with."""
+        state, track, device = self.state, self.ctx.track, self.state.trainable.mesh.device
+        measured = _update(state, step, self.loss, learning_rate(state.updates, self.total, self.spec), self.spec)
         state.step += 1
         now = time.monotonic()
-        if mesh.first:
-            ctx.track.log(
-                state.step, **measured, **step.metrics, seconds=now - began, memory_gb=peak_memory(mesh.device)
-            )
-            ctx.track.progress(state.step, total, _note(measured, step))
-        if step.done is not None:
-            step.done(measured)
-        began = now
-        due = saver.due(ctx.recipe.placement.checkpoint_seconds)
-        if due and state.step < total and state.step % updates_per_round == 0:
-            if settle is not None:
-                settle(state.step // updates_per_round)
-            saver.save(_snapshot(state))
-    saver.finish()
+        if state.trainable.mesh.first:
+            track.log(state.step, **measured, **step.metrics, seconds=now - self.began, memory_gb=peak_memory(device))
+            track.progress(state.step, self.total, _note(measured, step))
+        self.began = now
+        return measured
+
+    def due(self) -> bool:
+        """Whether a checkpoint is wanted now, never after the last update. Ranks decide together: each must ask."""
+        return self.saver.due(self.ctx.recipe.placement.checkpoint_seconds) and self.state.step < self.total
+
+    def save(self) -> None:
+        """Write an exact checkpoint of this moment, or begin to."""
+        state = self.state
+        extra = {"updates": state.updates, "extra": state.extra}
+        self.saver.save(checkpoint.snapshot(state.step, state.trainable, state.optimizer, extra, state.kept))
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that is being written."""
+        self.saver.finish()
+
+
+def fit(state: State, steps: Iterable[Step], loss: LossFn, spec: Fit, ctx: Context, *, total: int) -> State:
+    """Take every step of `steps`; `total` optimiser updates shape the schedule. Checkpoints, metrics and progress."""
+    loop = Loop(state, loss, spec, ctx, total=total)
+    for step in steps:
+        loop.update(step)
+        if loop.due():
+            loop.save()
+    loop.finish()
     return state
-
-
-def save(state: State, ctx: Context) -> None:
-    """Write an exact checkpoint of this state."""
-    checkpoint.Saver(ctx.work / "checkpoints", state.trainable.mesh, beside=False).save(_snapshot(state))
-
-
-def _snapshot(state: State) -> checkpoint.Snapshot:
-    extra = {"updates": state.updates, "extra": state.extra}
-    return checkpoint.snapshot(state.step, state.trainable, state.optimizer, extra, state.kept)
 
 
 def _update(state: State, step: Step, loss: LossFn, rate: float, spec: Fit) -> dict[str, float]:
@@ -178,7 +175,7 @@ def _update(state: State, step: Step, loss: LossFn, rate: float, spec: Fit) -> d
     measured = {name: total / weight for name, (total, weight) in totals.items() if weight}
     measured |= {"tokens": counts["tokens"], "useful_tokens": counts["useful_tokens"], "lr": rate}
     weights = {part: weight for part in norms if (weight := totals[LOSS + part][1])}
-    measured |= _descend(state, weights, norms, measured, Pace(rate, spec.clip))
+    measured |= _descend(state, weights, norms, measured, rate, spec.clip)
     measured = {_metric(name): value for name, value in measured.items()}
     seconds = max(time.monotonic() - began, 1e-9)
     measured["tokens_per_second"] = measured["tokens"] / seconds
@@ -205,15 +202,8 @@ def _metric(name: str) -> str:
     return name if not colon else kind if part in ("", "policy") else f"{part}_{kind}"
 
 
-class Pace(NamedTuple):
-    """How far one update may go: its learning rate and the largest norm of its gradient."""
-
-    rate: float
-    clip: float
-
-
 def _descend(
-    state: State, weights: dict[str, float], norms: dict[str, float], measured: dict[str, float], pace: Pace
+    state: State, weights: dict[str, float], norms: dict[str, float], losses: dict[str, float], rate: float, clip: float
 ) -> dict[str, float]:
     """Divide once, clip, step, publish; each part by itself. Division and clip are one pass over the gradients.
 
@@ -224,10 +214,10 @@ def _descend(
     trainable, found = state.trainable, {}
     for part, weight in weights.items():
         norm = found[f"grad_norm:{part}"] = norms[part] / weight
-        _check_finite(measured[LOSS + part], norm, state)
-        trainable.scale_grads(min(1.0, pace.clip / (norm + 1e-6)) / weight, part)
+        _check_finite(losses[LOSS + part], norm, state)
+        trainable.scale_grads(min(1.0, clip / (norm + 1e-6)) / weight, part)
     for group in state.optimizer.param_groups:
-        group["lr"] = pace.rate * group.get("peak", 1.0)
+        group["lr"] = rate * group.get("peak", 1.0)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     trainable.published()

@@ -20,12 +20,12 @@ from tercet.models.policy import Policy
 from tercet.recipe import DPO, Reward
 from tercet.rows import Messages, Pair, RowError, pair_from
 from tercet.store import Artifact, Context
-from tercet.train.batch import Batch, Limit, Step, Trees, batches, branch, chosen_rows, filling, schedule, within
+from tercet.train.batch import Batch, Limit, Step, Trees, branch, chosen_rows, schedule, within
 from tercet.train.checks import check_authors, check_context, check_schedule
 from tercet.train.export import export, open_policy, write_truncation
 from tercet.train.kto import check_pairs, mismatch, mismatched
 from tercet.train.loop import Loss, State, TrainingError, fit, leaf_sums, start
-from tercet.train.prefetch import prefetched
+from tercet.train.prefetch import tree_steps
 from tercet.train.reference import (
     PART,
     Reference,
@@ -157,16 +157,9 @@ def pair_steps(
 ) -> Iterator[Step]:
     """Packed steps; each leaf carries its reference log-probability, each batch of kto the step's KL."""
     ranks, budget = state.trainable.mesh, ctx.recipe.placement.micro_tokens
-    numbers, multiple = range(state.step, total), filling(ranks.device)
-
-    def make(mesh: Mesh) -> Iterator[Step]:
-        """What is known in advance: the trees, and what a table says of them."""
-        for step in numbers:
-            chosen = chosen_rows(step, len(trees), spec.batch, ctx.seed)
-            values = partial(_table_values, base, chosen)
-            yield Step(batches([trees[i] for i in chosen], budget, mesh, values, multiple))
-
-    for number, step in zip(numbers, prefetched(make, ranks), strict=True):
+    numbers = range(state.step, total)
+    known = tree_steps(trees, spec, ctx, ranks, numbers, partial(_table_values, base))
+    for number, step in zip(numbers, known, strict=True):
         if isinstance(base, Reference):
             base.follow(number, state.trainable)
             for batch in step.batches:
@@ -180,11 +173,11 @@ def pair_steps(
         yield step
 
 
-def _table_values(base: Base, chosen: list[int], items: list[int], forest: Forest) -> dict[str, Tensor]:
+def _table_values(base: Base, places: list[int], forest: Forest) -> dict[str, Tensor]:
     """The reference's log-probabilities of the leaves, zeros where no table knows them."""
-    if not isinstance(base, Table) or not items:
+    if not isinstance(base, Table) or not places:
         return {"reference_L": torch.zeros(forest.num_leaves)}
-    return {"reference_L": base.pairs[[chosen[i] for i in items]].reshape(-1)}
+    return {"reference_L": base.pairs[places].reshape(-1)}
 
 
 def preference_loss(policy: nn.Module, batch: Batch, *, spec: DPO) -> Loss:

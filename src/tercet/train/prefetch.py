@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 import torch
+from torch import Tensor
 
 from tercet.device.mesh import Mesh
 from tercet.device.upload import Sent, Upload
-from tercet.train.batch import Step
+from tercet.models.forest import Forest, Tree
+from tercet.recipe import Fit
+from tercet.store import Context
+from tercet.train.batch import Step, batches, chosen_rows, filling
 
 AHEAD = 2  # steps that wait for the card
 CPU = torch.device("cpu")
 
 Made = TypeVar("Made")
+Values = Callable[[list[int], Forest], dict[str, Tensor]]
 
 
 def prefetched(make: Callable[[Mesh], Iterator[Step]], ranks: Mesh) -> Iterator[Step]:
@@ -42,6 +46,24 @@ def prefetched(make: Callable[[Mesh], Iterator[Step]], ranks: Mesh) -> Iterator[
         yield step
 
 
+def tree_steps(
+    trees: Sequence[Tree], spec: Fit, ctx: Context, ranks: Mesh, numbers: range, values: Values | None = None
+) -> Iterator[Step]:
+    """The optimiser steps with these numbers, packed; `values(places, forest)` adds numbers of the trees there."""
+    budget, multiple = ctx.recipe.placement.micro_tokens, filling(ranks.device)
+
+    def make(mesh: Mesh) -> Iterator[Step]:
+        for number in numbers:
+            chosen = chosen_rows(number, len(trees), spec.batch, ctx.seed)
+
+            def of_step(items: list[int], forest: Forest, chosen: list[int] = chosen) -> dict[str, Tensor]:
+                return values([chosen[i] for i in items], forest) if values else {}
+
+            yield Step(batches([trees[i] for i in chosen], budget, mesh, of_step, multiple))
+
+    return prefetched(make, ranks)
+
+
 def _sent(step: Step, upload: Upload) -> tuple[Step, list[Sent]]:
     """The step with its tensors on their way, and what to wait for."""
     moved = [upload.send(batch.moved) for batch in step.batches]
@@ -55,37 +77,32 @@ class _End(NamedTuple):
 
 
 def in_thread(items: Iterator[Made], ahead: int) -> Iterator[Made]:
-    """The same items, made by a thread that is at most `ahead` of whoever takes them.
+    """The same items, made by a thread that has at most `ahead` waiting when it makes another.
 
     What it raises is raised here, after the items before it. When nobody takes any more, the thread makes no more.
     """
-    ready: queue.Queue[Made | _End] = queue.Queue(ahead)
-    closed = threading.Event()
-    threading.Thread(target=_work, args=(items, ready, closed), name="batches", daemon=True).start()
+    ready: queue.SimpleQueue[Made | _End] = queue.SimpleQueue()
+    room, closed = threading.Semaphore(ahead), threading.Event()
+
+    def work() -> None:
+        end = _End(None)
+        try:
+            for item in items:
+                ready.put(item)
+                room.acquire()
+                if closed.is_set():
+                    return
+        except BaseException as error:
+            end = _End(error)
+        ready.put(end)
+
+    threading.Thread(target=work, name="batches", daemon=True).start()
     try:
         while not isinstance(item := ready.get(), _End):
+            room.release()
             yield item
         if item.error is not None:
             raise item.error
     finally:
         closed.set()
-
-
-def _work(items: Iterator[Made], ready: queue.Queue[Made | _End], closed: threading.Event) -> None:
-    end = _End(None)
-    try:
-        for item in items:
-            if not _put(item, ready, closed):
-                return
-    except BaseException as error:
-        end = _End(error)
-    _put(end, ready, closed)
-
-
-def _put(item: Made | _End, ready: queue.Queue[Made | _End], closed: threading.Event) -> bool:
-    """Wait for room; False when nobody will take it."""
-    while not closed.is_set():
-        with suppress(queue.Full):
-            ready.put(item, timeout=0.1)
-            return True
-    return False
+        room.release()

@@ -7,17 +7,15 @@ folder do search (transformers takes the last token that is no padding), so its 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from tercet.algos.preference import bradley_terry
-from tercet.device.mesh import Mesh, mesh
+from tercet.device.mesh import mesh
 from tercet.models.chat import Chat
 from tercet.models.folder import check_folder, load_config, load_tokenizer, quiet, write_json
 from tercet.models.forest import NAME, Forest, register
@@ -26,12 +24,12 @@ from tercet.recipe import Reward
 from tercet.rows import RowError, pair_from
 from tercet.store import Artifact, Context
 from tercet.train.accuracy import accuracies, by_subset, subset_pairs
-from tercet.train.batch import Batch, Step, Trees, batches, chosen_rows, filling, order, schedule
+from tercet.train.batch import Batch, Trees, order, schedule
 from tercet.train.checks import check_context, check_schedule
 from tercet.train.export import card, open_policy, write_folder
 from tercet.train.loop import Loss, TrainingError, fit, start
 from tercet.train.preference import encode_pairs
-from tercet.train.prefetch import prefetched
+from tercet.train.prefetch import tree_steps
 from tercet.train.reference import per_leaf
 from tercet.train.sums import Sum
 from tercet.train.tokens import stored
@@ -59,7 +57,8 @@ def run(spec: Reward, inputs: dict[str, Artifact], out: Path, ctx: Context) -> d
         pad_id = padding(chat)
         scorer = open_scorer(source, pad_id, ctx.seed)
         state = start(scorer, spec, ranks, ctx)
-        steps = score_steps(train, margins, spec, ctx, ranks, first=state.step, total=total)
+        values = partial(_margins, train, margins) if margins is not None else None
+        steps = tree_steps(train, spec, ctx, ranks, range(state.step, total), values)
         fit(state, steps, reward_loss, spec, ctx, total=total)
         budget = ctx.recipe.placement.micro_tokens
         score = partial(per_leaf, state.trainable.module, budget=budget, ranks=ranks)
@@ -146,22 +145,9 @@ def open_scorer(folder: Path, pad_id: int | None, seed: int) -> Scorer:
     return Scorer(model)
 
 
-def score_steps(  # noqa: PLR0913
-    trees: Trees, margins: Tensor | None, spec: Reward, ctx: Context, ranks: Mesh, *, first: int, total: int
-) -> Iterator[Step]:
-    """Packed steps; where margins are given (by row of the file), each pair carries its own."""
-    budget, multiple = ctx.recipe.placement.micro_tokens, filling(ranks.device)
-
-    def values(rows: np.ndarray, items: list[int], _forest: Forest) -> dict[str, Tensor]:
-        return {} if margins is None else {"margin_B": margins[torch.from_numpy(rows[items])]}
-
-    def make(mesh: Mesh) -> Iterator[Step]:
-        for step in range(first, total):
-            chosen = chosen_rows(step, len(trees), spec.batch, ctx.seed)
-            carried = partial(values, trees.rows[chosen])
-            yield Step(batches([trees[i] for i in chosen], budget, mesh, carried, multiple))
-
-    return prefetched(make, ranks)
+def _margins(trees: Trees, margins: Tensor, places: list[int], _forest: Forest) -> dict[str, Tensor]:
+    """Each pair's own margin; `margins` are by row of the file."""
+    return {"margin_B": margins[torch.from_numpy(trees.rows[places])]}
 
 
 def reward_loss(scorer: nn.Module, batch: Batch) -> Loss:

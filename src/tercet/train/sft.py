@@ -14,23 +14,11 @@ from tercet.models.folder import load_tokenizer
 from tercet.recipe import SFT
 from tercet.rows import stream_rows
 from tercet.store import Artifact, Context
-from tercet.train.batch import (
-    Batch,
-    Limit,
-    Step,
-    Trees,
-    answered,
-    batches,
-    filling,
-    row_steps,
-    schedule,
-    where,
-    within,
-)
+from tercet.train.batch import Batch, Limit, Trees, answered, schedule, within
 from tercet.train.checks import check_inputs, check_schedule
 from tercet.train.export import export, open_policy, write_truncation
 from tercet.train.loop import Loss, fit, reduce_tokens, start
-from tercet.train.prefetch import prefetched
+from tercet.train.prefetch import tree_steps
 from tercet.train.tokens import NamedTree, Rule, prepare
 
 
@@ -45,7 +33,7 @@ def run(spec: SFT, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict
         check_schedule(spec, total)
         state = start(open_policy(source), spec, ranks, ctx)
         loss = partial(sft_loss, reduction=spec.reduction, length=spec.max_tokens)
-        steps = packed_steps(trees, spec, ctx, ranks, range(state.step, total))
+        steps = tree_steps(trees, spec, ctx, ranks, range(state.step, total))
         fit(state, steps, loss, spec, ctx, total=total)
         export(state.trainable, source, out, spec, inputs, ctx)
         return {"steps": float(state.step), "rows": float(len(trees))}
@@ -61,23 +49,13 @@ def encode(spec: SFT, path: Path, chat: Chat, out: Path, ranks: Mesh, ctx: Conte
 
 def conversations(chat: Chat, path: Path, threads: int) -> Iterator[NamedTree]:
     """One tree per row: every assistant turn is trained."""
-    named = ((row, row.messages, where(str(path), number, row)) for number, row in enumerate(stream_rows(path)))
+    rows = enumerate(stream_rows(path))
+    named = ((row, row.messages, f"{path}, row {number} ({row.id})") for number, row in rows)
     for row, encoded in chat.encode_all(named, threads):
         yield row.id, row.source, answered(encoded)
 
 
 TURNS = Rule("conversations@1", conversations)
-
-
-def packed_steps(trees: Trees, spec: SFT, ctx: Context, ranks: Mesh, numbers: range) -> Iterator[Step]:
-    """The optimiser steps with these numbers: whole trees, and nothing else to carry."""
-    budget, multiple = ctx.recipe.placement.micro_tokens, filling(ranks.device)
-
-    def make(mesh: Mesh) -> Iterator[Step]:
-        for rows in row_steps(trees, spec.batch, ctx.seed, numbers.start, numbers.stop):
-            yield Step(batches(rows, budget, mesh, multiple=multiple))
-
-    return prefetched(make, ranks)
 
 
 def sft_loss(policy: nn.Module, batch: Batch, *, reduction: str = "token_mean", length: int = 1) -> Loss:

@@ -8,7 +8,7 @@ import pytest
 from tercet.recipe import Watch
 from tercet.rows import Completion, Message, Row
 from tercet.train.loop import TrainingError
-from tercet.train.watch import ALARMS, Watcher, empty, measure, repeats
+from tercet.train.rl.monitors import ALARMS, RolloutMonitor, empty, measure, repeats
 from tercet.verify import Grade
 
 KEYWORDS = json.dumps({"func_name": "verify_keywords", "keyword_list": ["harbour", "lantern"], "text": "Include these"})
@@ -112,19 +112,19 @@ def test_an_option_of_the_truth_is_an_answer() -> None:
     assert judged("P.S. Thanks", truth)
 
 
-def rounds(watcher: Watcher, name: str, values: list[float]) -> list[int]:
+def rounds(monitor: RolloutMonitor, name: str, values: list[float]) -> list[int]:
     """The rounds in which an alarm rang."""
-    return [i for i, value in enumerate(values) if any(f"`{name}`" in m for m in watcher(i, {name: value}))]
+    return [i for i, value in enumerate(values) if any(f"`{name}`" in m for m in monitor(i, {name: value}))]
 
 
 def test_an_alarm_rings_after_enough_rounds_in_a_row_and_once_per_episode() -> None:
-    watcher = Watcher(Watch(rounds=3), {})
-    assert rounds(watcher, "kl", [2, 2, 0.5, 2, 2, 2, 2, 2, 1.0, 2, 2, 2]) == [5, 11]
-    assert [(a["alarm"], a["round"], a["last"], a["threshold"]) for a in watcher.alarms] == [
+    monitor = RolloutMonitor(Watch(rounds=3), {})
+    assert rounds(monitor, "kl", [2, 2, 0.5, 2, 2, 2, 2, 2, 1.0, 2, 2, 2]) == [5, 11]
+    assert [(a["alarm"], a["round"], a["last"], a["threshold"]) for a in monitor.alarms] == [
         ("kl", 5, 7, 1.0),
         ("kl", 11, 11, 1.0),
     ]
-    assert watcher.alarms[0]["value"] == 2
+    assert monitor.alarms[0]["value"] == 2
 
 
 def test_every_alarm_has_a_threshold_and_every_threshold_an_alarm() -> None:
@@ -134,40 +134,40 @@ def test_every_alarm_has_a_threshold_and_every_threshold_an_alarm() -> None:
 def test_thresholds_themselves_are_within_but_for_the_reward() -> None:
     watch = Watch(rounds=1)
     metrics = {alarm.metric: getattr(watch, name) for name, alarm in ALARMS.items() if name != "length"}
-    heard = Watcher(watch, {})(0, metrics)
+    heard = RolloutMonitor(watch, {})(0, metrics)
     assert [message.split("`")[1] for message in heard] == ["reward"]
 
 
 def test_low_entropy_and_missing_reward_are_beyond_from_below() -> None:
-    watcher = Watcher(Watch(rounds=2), {})
-    assert rounds(watcher, "entropy", [0.5, 0.01, 0.001]) == [2]
-    heard = [watcher(i, {"rewarded": 0.0}) for i in (3, 4)]
+    monitor = RolloutMonitor(Watch(rounds=2), {})
+    assert rounds(monitor, "entropy", [0.5, 0.01, 0.001]) == [2]
+    heard = [monitor(i, {"rewarded": 0.0}) for i in (3, 4)]
     assert [len(messages) for messages in heard] == [0, 1]
     assert "at or below 0 for 2 rounds in a row (0, 0). Try: look at the rollouts" in heard[1][0]
 
 
 def test_length_is_compared_with_the_first_rounds() -> None:
-    watcher = Watcher(Watch(rounds=2, length=3.0), {})
-    assert rounds(watcher, "length", [40, 60, 140, 151, 155, 160]) == [4]
-    assert watcher.alarms[0]["value"] == pytest.approx(3.1)
+    monitor = RolloutMonitor(Watch(rounds=2, length=3.0), {})
+    assert rounds(monitor, "length", [40, 60, 140, 151, 155, 160]) == [4]
+    assert monitor.alarms[0]["value"] == pytest.approx(3.1)
 
 
 def test_a_round_without_the_figure_neither_counts_nor_ends_the_row() -> None:
-    watcher = Watcher(Watch(rounds=2), {})
-    heard = [watcher(i, metrics) for i, metrics in enumerate([{"kl": 2.0}, {}, {"kl": 2.0}])]
+    monitor = RolloutMonitor(Watch(rounds=2), {})
+    heard = [monitor(i, metrics) for i, metrics in enumerate([{"kl": 2.0}, {}, {"kl": 2.0}])]
     assert [len(messages) for messages in heard] == [0, 0, 1]
 
 
 def test_a_figure_that_is_no_number_is_beyond_every_threshold() -> None:
-    assert len(Watcher(Watch(rounds=1), {})(0, {"kl": float("nan")})) == 1
+    assert len(RolloutMonitor(Watch(rounds=1), {})(0, {"kl": float("nan")})) == 1
 
 
 def test_a_stop_alarm_ends_the_run_and_says_why() -> None:
-    watcher = Watcher(Watch(rounds=2, stop=("kl",)), {})
-    watcher(7, {"kl": 1.5, "hollow": 0.9})
+    monitor = RolloutMonitor(Watch(rounds=2, stop=("kl",)), {})
+    monitor(7, {"kl": 1.5, "hollow": 0.9})
     with pytest.raises(TrainingError, match=r"alarm `kl` in round 8: .*above 1 .*\(1\.5, 1\.6\).*kl_beta.*watch\.stop"):
-        watcher(8, {"kl": 1.6, "hollow": 0.9})
-    assert [alarm["alarm"] for alarm in watcher.alarms] == ["kl", "hollow"]
+        monitor(8, {"kl": 1.6, "hollow": 0.9})
+    assert [alarm["alarm"] for alarm in monitor.alarms] == ["kl", "hollow"]
 
 
 @pytest.mark.parametrize("cut", range(13))
@@ -175,11 +175,11 @@ def test_a_resumed_watcher_goes_on_as_if_nothing_had_been(cut: int) -> None:
     def told(number: int) -> dict[str, float]:
         return {"kl": 2.0 * (number % 7 > 2), "length": 40.0 + 30 * number, "entropy": 0.3 / (number + 1) ** 2}
 
-    whole = Watcher(Watch(rounds=3), {})
+    whole = RolloutMonitor(Watch(rounds=3), {})
     expected = [whole(i, told(i)) for i in range(12)]
-    first = Watcher(Watch(rounds=3), {})
+    first = RolloutMonitor(Watch(rounds=3), {})
     heard = [first(i, told(i)) for i in range(cut)]
-    second = Watcher(Watch(rounds=3), json.loads(json.dumps(first.memory)))
+    second = RolloutMonitor(Watch(rounds=3), json.loads(json.dumps(first.memory)))
     assert heard + [second(i, told(i)) for i in range(cut, 12)] == expected
     assert second.memory == whole.memory
     assert {alarm["alarm"] for alarm in whole.alarms} == {"kl", "length", "entropy"}

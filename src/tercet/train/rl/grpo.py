@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,19 +9,18 @@ from torch import Tensor, nn
 
 from tercet.algos.advantage import group_advantages
 from tercet.algos.policy import Clip, Clipped, cispo, gspo, k1, k2, k3, ppo, truncated_weights
-from tercet.device.mesh import Mesh, mesh
-from tercet.models.chat import Chat
-from tercet.models.folder import load_tokenizer
+from tercet.device.mesh import mesh
+from tercet.device.shard import Trainable
 from tercet.models.forest import Forest
 from tercet.recipe import RLVR
 from tercet.store import Artifact, Context
-from tercet.train.batch import Batch, batches
+from tercet.train.batch import Batch
 from tercet.train.checks import check_inputs
 from tercet.train.export import export, open_policy
 from tercet.train.loop import Loss, leaf_sums, reduce_tokens, start
 from tercet.train.reference import Reference
-from tercet.train.rollout import Group, Round, read_prompts, teaches
-from tercet.train.rounds import Lesson, School
+from tercet.train.rl.rollout import Group, Round, group_batches, read_prompts, set_advantages, teaches
+from tercet.train.rl.trainer import PreparedRound, RLTrainer
 from tercet.train.sums import Sum
 
 KL = {"k1": k1, "k2": k2, "k3": k3}
@@ -33,73 +31,62 @@ def run(spec: RLVR, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dic
     with mesh() as ranks:
         check_inputs(spec, inputs)
         source = inputs[spec.model].payload
-        chat = Chat(load_tokenizer(source))
-        rows = read_prompts(spec, inputs[spec.prompts].payload / "rows.parquet", chat, out, ranks, ctx)
+        prompts = read_prompts(spec, inputs, out, ranks, ctx)
         reference = None
         if spec.kl_beta > 0:
             dtype = getattr(torch, spec.precision)
             policy = open_policy(source, torch.float32 if spec.polyak else dtype).to(ranks.device)
             reference = Reference(policy, spec.polyak, spec.polyak_every, dtype)
         state = start(open_policy(source), spec, ranks, ctx, kept=reference.kept if reference else None)
-        school = School(rows, state, state.trainable.module, chat, spec, inputs, ctx)  # type: ignore[arg-type]
-        school.reference = reference
-        teacher = Teacher(state.trainable.module, reference, spec, ranks, ctx)
-        school.run(teacher.lesson, partial(grpo_loss, spec=spec))
+        trainer = RLTrainer(prompts, state, state.trainable.module, spec, inputs, ctx)  # type: ignore[arg-type]
+        trainer.run(GRPOAlgorithm(state.trainable, reference, spec, ctx.recipe.placement.micro_tokens))
         export(state.trainable, source, out, spec, inputs, ctx)
-        school.finish(out, partial(set_advantages, kind=spec.advantage))
-        return {"steps": float(state.step), "updates": float(state.updates), "prompts": float(len(rows))}
+        trainer.finish(out, spec.advantage)
+        return {"steps": float(state.step), "updates": float(state.updates), "prompts": float(len(prompts.rows))}
 
 
-class Teacher:
-    """Turns a round into batches with advantages, and where needed with old and reference log-probs."""
+class GRPOAlgorithm:
+    """Advantages within each prompt's group, and where needed old and reference log-probs."""
 
-    def __init__(self, policy: nn.Module, reference: Reference | None, spec: RLVR, ranks: Mesh, ctx: Context) -> None:
-        self.policy, self.reference, self.spec, self.ranks = policy, reference, spec, ranks
-        self.budget = ctx.recipe.placement.micro_tokens
+    def __init__(self, trainable: Trainable, reference: Reference | None, spec: RLVR, budget: int) -> None:
+        """`budget` is the most tokens of a batch."""
+        self.trainable, self.reference, self.spec, self.budget = trainable, reference, spec, budget
 
-    def lesson(self, made: Round) -> Lesson:
+    def prepare(self, made: Round) -> PreparedRound:
         """The groups that teach, `batch` at most, in `minibatches` parts; everything is computed before an update."""
+        if self.reference is not None:
+            # Here and not after the last update: a checkpoint between rounds then always holds a reference that has
+            # not moved yet, and a resumed run moves it once.
+            self.reference.follow(made.number, self.trainable)
+        # Advantages of whole groups, before any completion is left out: what never ended counts in the group's mean.
         set_advantages(made.groups, self.spec.advantage)
         useful = [group for group in made.groups if teaches(group)][: self.spec.batch]
         learned = [ended(group) for group in useful] if self.spec.truncated == "mask" else useful
         learned = [group for group in learned if group.samples]
         parts = self.spec.minibatches
-        return Lesson([self._batches(learned[part::parts]) for part in range(parts)], useful, {})
+        return PreparedRound([self._batches(learned[i::parts]) for i in range(parts)] * self.spec.passes, useful, {})
 
+    def loss(self, module: nn.Module, batch: Batch) -> Loss:
+        """See `grpo_loss`."""
+        return grpo_loss(module, batch, spec=self.spec)
+
+    @torch.no_grad()
     def _batches(self, groups: list[Group]) -> list[Batch]:
-        def values(items: list[int], forest: Forest) -> dict[str, Tensor]:
-            samples = [s for i in items for s in groups[i].samples]
-            sampled_P = torch.tensor([logp for s in samples for logp in s.completion.logps], dtype=torch.float32)
-            advantages_L = torch.tensor([s.advantage for s in samples] or [0.0], dtype=torch.float32)
-            rewards_L = torch.tensor([s.reward for s in samples] or [0.0], dtype=torch.float32)
-            return {"advantages_P": advantages_L[forest.leaf_P], "sampled_P": sampled_P, "rewards_L": rewards_L}
-
-        made = batches([group.tree() for group in groups], self.budget, self.ranks, values)
-        with torch.no_grad():
-            for batch in made:
-                self._score(batch)
+        """Add advantages, reference and old log-probs to the batches of these groups."""
+        spec, made = self.spec, group_batches(groups, self.spec, self.budget, self.trainable.mesh)
+        for forest, values in ((batch.forest, batch.values) for batch in made):
+            if self.reference is not None:
+                values["reference_P"] = self.reference.logps(forest, spec.temperature)
+            if spec.minibatches * spec.passes > 1:  # with a single update the loss's own log-probs are the old ones
+                values["old_P"] = self.trainable.module(forest, temperature=spec.temperature)[0]
+            advantages_L = values["advantages_L"]
+            if spec.kl_in == "reward" and self.reference is not None and len(values["sampled_P"]):
+                # The KL lowers rewards here, so groups that `prepare` compared by their verdicts are compared anew.
+                kl_P = KL[spec.kl_estimator](values["sampled_P"], values["reference_P"])
+                rewards_L = values["rewards_L"] - spec.kl_beta * leaf_sums(kl_P, forest)
+                advantages_L = group_advantages(rewards_L.reshape(-1, spec.samples), spec.advantage).reshape(-1)
+            values["advantages_P"] = advantages_L[forest.leaf_P]
         return made
-
-    def _score(self, batch: Batch) -> None:
-        """Add reference and old log-probs; with the KL in the reward, its advantages."""
-        spec, values = self.spec, batch.values
-        if self.reference is not None:
-            values["reference_P"] = self.reference.logps(batch.forest, spec.temperature)
-        if spec.minibatches * spec.passes > 1:
-            values["old_P"] = self.policy(batch.forest, temperature=spec.temperature)[0]
-        if spec.kl_in == "reward" and self.reference is not None and len(values["sampled_P"]):
-            kl_P = KL[spec.kl_estimator](values["sampled_P"], values["reference_P"])
-            rewards_L = values["rewards_L"] - spec.kl_beta * leaf_sums(kl_P, batch.forest)
-            advantages_NG = group_advantages(rewards_L.reshape(-1, spec.samples), spec.advantage)
-            values["advantages_P"] = advantages_NG.reshape(-1)[batch.forest.leaf_P]
-
-
-def set_advantages(groups: list[Group], kind: str) -> None:
-    """Write every sample's advantage within its group."""
-    rewards_NG = torch.tensor([[s.reward for s in group.samples] for group in groups], dtype=torch.float64)
-    for group, row in zip(groups, group_advantages(rewards_NG, kind).tolist(), strict=True):
-        for one, advantage in zip(group.samples, row, strict=True):
-            one.advantage = advantage
 
 
 def ended(group: Group) -> Group:

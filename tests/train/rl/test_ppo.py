@@ -16,8 +16,8 @@ from tercet.models.folder import load_tokenizer
 from tercet.rows import read_rows
 from tercet.store import payload_digest
 from tercet.track import read_metrics
-from tercet.train.critic import open_critic
-from tercet.train.ledger import Ledger
+from tercet.train.rl.actor_critic import open_critic
+from tercet.train.rl.rollout_log import RolloutLog
 
 CALM = {"checkpoint_seconds": 1e9, "micro_tokens": 4096}
 ONCE = {"steps": 1, "passes": 1, "minibatches": 1, "dtype": "float32"}
@@ -68,7 +68,7 @@ def _read(kitchen, out, preset):
     head = critic.model.score.weight.detach().double()
     rows = {row.id: row for row in read_rows(kitchen.store.open("lessons").payload / "rows.parquet")}
     found = []
-    for record in Ledger(out.with_name(out.name + ".draft") / "work" / "rollouts.jsonl", 0, Mesh()).read():
+    for record in RolloutLog(out.with_name(out.name + ".draft") / "work" / "rollouts.jsonl", 0, Mesh()).read():
         for sample in record.get("samples", []):
             prompt = chat.prompt_ids(rows[record["prompt_id"]].prompt)
             ids = torch.tensor([[*prompt, *sample["ids"]]])
@@ -129,6 +129,12 @@ def test_how_a_round_is_cut_into_batches_changes_nothing_but_rounding(kitchen, t
         lines.append(curve(tmp_path / name)[0])
     for key in ("loss", "critic_loss", "grad_norm", "critic_grad_norm", "explained_variance"):
         assert lines[0][key] == pytest.approx(lines[1][key], rel=1e-3, abs=1e-5)
+
+
+def test_the_gap_to_the_generator_is_measured_as_long_as_the_weights_that_wrote_stand(kitchen, tmp_path):
+    settings = {"steps": 2, "passes": 2, "minibatches": 2, "preset": "corrected"}
+    kitchen.cook("ppo", tmp_path / "out", ppo=settings, placement=CALM)
+    assert ["logp_gap" in line for line in curve(tmp_path / "out")] == [True, False, False, False] * 2
 
 
 def test_ppo_leaves_a_plain_model_its_rollouts_and_the_same_bytes_twice(kitchen, tmp_path):

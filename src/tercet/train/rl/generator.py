@@ -23,7 +23,7 @@ from tercet.train.loop import TrainingError
 PREFIX = "model."  # of a Policy's parameters, before the names that Hugging Face folders use
 
 
-class Writer:
+class PolicyGenerator:
     """Writes with the trainer's own weights, with a copy of them, or through vLLM.
 
     One rank that waits for its rollouts shares the trainer's weights. A copy is needed where weights are sharded or
@@ -35,7 +35,7 @@ class Writer:
         self, trainable: Trainable, policy: Policy, chat: Chat, source: Path, spec: Rollouts, placement: Placement
     ) -> None:
         """`policy` is what `trainable` holds, or a part of it; `source` is the folder that it came from."""
-        self.trainable, self.chat, self.spec = trainable, chat, spec
+        self.trainable, self.spec = trainable, spec
         children = trainable.module.named_children()
         self.part = next((f"{name}." for name, module in children if module is policy), "")
         self.held: dict[int, list[tuple[str, Tensor]]] = {}
@@ -53,16 +53,12 @@ class Writer:
         own = policy if self.copy is None else self.copy
         self.generator = LocalGenerator(own, chat, rows=placement.gen_rows, tokens=placement.gen_tokens)
 
-    @property
-    def shares(self) -> bool:
-        """Whether the trainer's own weights write."""
-        return self.copy is None and self.engine is None
-
     @torch.no_grad()
     def offer(self, version: int) -> None:
         """Hold the weights after `version` rounds ready. In turn with training, `use` reads them directly."""
-        if self.shares or not self.spec.lag:
+        if not self.spec.lag:
             return
+        # A copy, as training moves on while older versions still write; every rank gathers, or the others would wait.
         whole = [(name, value.to(self.trainable.dtype, copy=True)) for name, value in self._weights()]
         if self.spec.in_flight:
             self._take(whole)
@@ -74,11 +70,11 @@ class Writer:
     @torch.no_grad()
     def use(self, version: int) -> int:
         """Take over the weights of `version`; returns the version that writes from now on."""
-        if self.shares:
+        if self.copy is None and self.engine is None:  # the trainer's own weights write
             return version
         if self.spec.in_flight:
             return self.version
-        if not self.spec.lag:
+        if not self.spec.lag:  # training waits for this round, so its weights stand still: no copy is kept
             self._take([(name, value.to(self.trainable.dtype)) for name, value in self._weights()])
             return version
         self.drop(version)
@@ -118,6 +114,7 @@ class Writer:
         with engine_errors():
             found = self.engine.update(named, in_flight=self.spec.in_flight)
             wanted = self.engine.checksum(named)
+        # An engine that kept a part of the old weights would go on writing plausible text, so it is asked what it has.
         if found != wanted:
             raise TrainingError(
                 f"the engine's weights differ from the trainer's after an update (checksum {found[:12]}, expected "

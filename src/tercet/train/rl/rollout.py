@@ -6,24 +6,26 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from tercet.algos.advantage import zero_variance
+from tercet.algos.advantage import group_advantages, zero_variance
 from tercet.device.mesh import Mesh, release_memory
 from tercet.models.chat import Chat
-from tercet.models.forest import Leaf, Tree
+from tercet.models.folder import load_tokenizer
+from tercet.models.forest import Forest, Leaf, Tree
 from tercet.recipe import Rollouts
 from tercet.rows import Completion, Row, RowError, Sampling, read_rows, row_from, speed_of
-from tercet.store import Context
-from tercet.train.batch import Limit, chosen_rows, order, within
+from tercet.store import Artifact, Context
+from tercet.train.batch import Batch, Limit, Trees, batches, chosen_rows, order, within
 from tercet.train.export import write_truncation
-from tercet.train.ledger import Ledger
 from tercet.train.loop import TrainingError
-from tercet.train.rewards import Assessor
+from tercet.train.rl.generator import PolicyGenerator
+from tercet.train.rl.reward_fn import RewardFunction
+from tercet.train.rl.rollout_log import RolloutLog
 from tercet.train.tokens import NamedTree, Rule, prepare, stored
-from tercet.train.writer import Writer
 from tercet.verify import Grade
 
 
@@ -67,18 +69,33 @@ class Round:
     speed: dict[str, float] = field(default_factory=dict)  # of the generator: tokens a second, efficiency
 
 
-def read_prompts(spec: Rollouts, path: Path, chat: Chat, out: Path, ranks: Mesh, ctx: Context) -> list[Row]:
+class Prompts(NamedTuple):
+    """The rows of an RL stage whose prompt fits, each with its tokens; a row's place is its number here."""
+
+    rows: list[Row]
+    trees: Trees
+    chat: Chat
+
+    def ids(self, place: int) -> Sequence[int]:
+        """The tokens of a prompt, from the token file."""
+        ids: Sequence[int] = self.trees[place].leaves[0].token_ids
+        return ids
+
+
+def read_prompts(spec: Rollouts, inputs: dict[str, Artifact], out: Path, ranks: Mesh, ctx: Context) -> Prompts:
     """The rows whose prompt fits, each with a judge; over-long prompts are dropped and counted, never cut."""
+    path = inputs[spec.prompts].payload / "rows.parquet"
     rows = list(read_rows(path))
     if (bare := next((row for row in rows if not row.verifier), None)) is not None:
         raise RowError(
             f"{path}: row {bare.id!r} names no verifier; every row of an RL stage needs 'verifier' and 'truth', so mix "
             "prompts with a judge only"
         )
+    chat = Chat(load_tokenizer(inputs[spec.model].payload))
     kept, table = within(prepare(path, chat, PROMPTS, ctx), Limit(spec.max_tokens, "drop", spec.max_lost))
     if ranks.first:
         write_truncation(out, table)
-    return [rows[number] for number in kept.rows.tolist()]
+    return Prompts([rows[number] for number in kept.rows.tolist()], kept, chat)
 
 
 def waiting(chat: Chat, path: Path, _threads: int) -> Iterator[NamedTree]:
@@ -92,35 +109,35 @@ def waiting(chat: Chat, path: Path, _threads: int) -> Iterator[NamedTree]:
 PROMPTS = Rule("prompts@2", waiting)
 
 
-class Maker:
-    """Makes rounds one after another; those that the ledger holds are read, not written again."""
+class RolloutWorker:
+    """Makes rounds one after another; those that the log holds are read, not written again."""
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
-        rows: Sequence[Row],
-        writer: Writer,
-        assessor: Assessor,
-        ledger: Ledger,
-        spec: Rollouts,
+        prompts: Prompts,
+        generator: PolicyGenerator,
+        reward_fn: RewardFunction,
+        log: RolloutLog,
         seed: int,
         mesh: Mesh,
     ) -> None:
         """`mesh` is the channel of the thread that makes rounds."""
-        self.rows, self.writer, self.assessor, self.ledger = rows, writer, assessor, ledger
-        self.spec, self.seed, self.mesh = spec, seed, mesh
-        self.active = getattr(spec, "active_rounds", 1)
-        self.cursor = ledger.cursor
+        self.prompts, self.generator, self.reward_fn, self.log = prompts, generator, reward_fn, log
+        self.spec, self.seed, self.mesh = generator.spec, seed, mesh
+        self.active = getattr(self.spec, "active_rounds", 1)
+        self.cursor = log.cursor
 
     def __call__(self, number: int, version: int) -> Round:
         """Round `number`, by the weights of `version`."""
-        if (found := self.ledger.recorded.pop(number, None)) is not None:
-            made = replay(found, self.rows, self.writer.chat)
-            self.writer.drop(made.version)
+        if (found := self.log.recorded.pop(number, None)) is not None:
+            # Written before the run was killed, maybe by weights that are gone: what it trains on must be the same.
+            made = replay(found, self.prompts)
+            self.generator.drop(made.version)
         else:
-            version = self.writer.use(version)
+            version = self.generator.use(version)
             self.mesh.barrier()  # a server has the weights before any rank writes
             made = self._written(number, version)
-            self.ledger.append(number, [*map(_record, made.groups), _closing(made)])
+            self.log.append(number, [*map(_record, made.groups), _closing(made)])
         self.cursor = made.cursor
         return made
 
@@ -134,26 +151,26 @@ class Maker:
             places = self._places(number, made.cursor, wanted)
             made.cursor += len(places)
             made.groups += self._sampled(places, self.seed * 100_003 + number + wave * 50_021, made.seconds)
-        made.speed = speed_of(self.writer.generator)
+        made.speed = speed_of(self.generator.generator)
         release_memory(self.mesh.device)
         return made
 
     def _places(self, number: int, cursor: int, wanted: int) -> list[int]:
         """Rows by number: a pass takes every prompt once, in an order fixed by seed and pass."""
         if self.active == 1:
-            return chosen_rows(number, len(self.rows), self.spec.batch, self.seed)
-        drawn = (divmod(place, len(self.rows)) for place in range(cursor, cursor + wanted))
-        return [order(len(self.rows), epoch, self.seed)[place] for epoch, place in drawn]
+            return chosen_rows(number, len(self.prompts.rows), self.spec.batch, self.seed)
+        drawn = (divmod(place, len(self.prompts.rows)) for place in range(cursor, cursor + wanted))
+        return [order(len(self.prompts.rows), epoch, self.seed)[place] for epoch, place in drawn]
 
     def _sampled(self, places: Sequence[int], seed: int, seconds: dict[str, float]) -> list[Group]:
         """G completions of each prompt, graded. Ranks share the prompts; every rank returns all groups."""
         began = time.monotonic()
-        rows = [self.rows[place] for place in places]
-        prompts = [self.writer.chat.prompt_ids(row.prompt) for row in rows]
+        rows = [self.prompts.rows[place] for place in places]
+        prompts = [self.prompts.ids(place) for place in places]
         spec = self.spec
         sampling = Sampling(spec.max_new_tokens, spec.temperature, n=spec.samples, seed=seed)
         mine = list(range(self.mesh.rank, len(rows), self.mesh.size))
-        written = self.writer.write([prompts[i] for i in mine], sampling, mine)
+        written = self.generator.write([prompts[i] for i in mine], sampling, mine)
         graded = time.monotonic()
         samples = self._graded([rows[i] for i in mine], written)
         whole = {
@@ -167,11 +184,39 @@ class Maker:
         for row, group in zip(rows, written, strict=True):
             if failed := next((one for one in group if one.stop == "error"), None):
                 raise TrainingError(f"prompt {row.id}: the generator gave no completion: {failed.error}")
-        marks = self.assessor(rows, written)
+        results = self.reward_fn(rows, written)
         return [
-            [Sample(c, m.grade, m.score, m.reward, m.parts, m.errors) for c, m in zip(group, judged, strict=True)]
-            for group, judged in zip(written, marks, strict=True)
+            [Sample(c, r.grade, r.score, r.reward, r.parts, r.errors) for c, r in zip(group, judged, strict=True)]
+            for group, judged in zip(written, results, strict=True)
         ]
+
+
+def group_batches(groups: Sequence[Group], spec: Rollouts, budget: int, mesh: Mesh) -> list[Batch]:
+    """The batches of these groups: `sampled_P`, and of each sample its reward, its advantage, and whether it is kept.
+
+    What a rank with nothing left computes counts as a sample that is not kept.
+    """
+
+    def values(items: list[int], _forest: Forest) -> dict[str, Tensor]:
+        samples = [s for i in items for s in groups[i].samples]
+        sampled = [logp for s in samples for logp in s.completion.logps]
+        kept = [spec.truncated == "train" or s.completion.stop == "eos" for s in samples]
+        return {
+            "sampled_P": torch.tensor(sampled, dtype=torch.float32),
+            "rewards_L": torch.tensor([s.reward for s in samples] or [0.0], dtype=torch.float32),
+            "advantages_L": torch.tensor([s.advantage for s in samples] or [0.0], dtype=torch.float32),
+            "kept_L": torch.tensor(kept or [False]),
+        }
+
+    return batches([group.tree() for group in groups], budget, mesh, values)
+
+
+def set_advantages(groups: list[Group], kind: str) -> None:
+    """Write every sample's advantage within its group."""
+    rewards_NG = torch.tensor([[s.reward for s in group.samples] for group in groups], dtype=torch.float64)
+    for group, row in zip(groups, group_advantages(rewards_NG, kind).tolist(), strict=True):
+        for one, advantage in zip(group.samples, row, strict=True):
+            one.advantage = advantage
 
 
 def teaches(group: Group) -> bool:
@@ -180,24 +225,24 @@ def teaches(group: Group) -> bool:
     return not bool(zero_variance(rewards_NG))
 
 
-def replay(records: Sequence[dict[str, Any]], rows: Sequence[Row], chat: Chat) -> Round:
-    """A round as its ledger lines hold it."""
+def replay(records: Sequence[dict[str, Any]], prompts: Prompts) -> Round:
+    """A round as its lines of the log hold it."""
     *groups, closing = records
     made = Round(closing["round"], closing["version"], closing["cursor"], [], {"generate": 0.0, "grade": 0.0})
     for record in groups:
-        row = rows[record["place"]]
+        row = prompts.rows[record["place"]]
         if row.id != record["prompt_id"]:
             raise TrainingError(
                 f"the ledger's round {made.number} has prompt {record['prompt_id']!r} where the rows have {row.id!r}: "
                 "it belongs to other prompts; delete the draft and run again"
             )
         samples = [_sample(one) for one in record["samples"]]
-        made.groups.append(Group(row, chat.prompt_ids(row.prompt), samples, record["place"]))
+        made.groups.append(Group(row, prompts.ids(record["place"]), samples, record["place"]))
     return made
 
 
 def _record(group: Group) -> dict[str, Any]:
-    """The ledger's line of a group."""
+    """The log's line of a group."""
     return {
         "place": group.place,
         "prompt_id": group.row.id,

@@ -30,11 +30,11 @@ CUSTOM_SECONDS = 60.0  # for one verdict of another package's judge
 TRIES, REPLY, WARMTH = 3, 1024, 0.7  # a model judge: how often it is asked, tokens of a reply, temperature from try 2
 
 
-class Mark(NamedTuple):
+class RewardResult(NamedTuple):
     """One completion judged: the row's own grade, the whole score, what training sees, and every judge's score by name.
 
     `errors` names the judges that could not tell because something broke (outcome "error"): each counts as its score 0.
-    Example: `Mark(Grade(1.0, "72"), score=1.2, reward=12.0, parts={"gsm8k@1": 1.0, "format@1": 1.0})`.
+    Example: `RewardResult(Grade(1.0, "72"), score=1.2, reward=12.0, parts={"gsm8k@1": 1.0, "format@1": 1.0})`.
     """
 
     grade: Grade
@@ -53,7 +53,7 @@ class Judgement(NamedTuple):
     truth: str
 
 
-class Assessor:
+class RewardFunction:
     """Marks completions by the verifiers of their rows and the extra ones of the stage."""
 
     def __init__(self, spec: Rollouts, judge: Generator | None) -> None:
@@ -82,7 +82,7 @@ class Assessor:
             except VerifierError as error:
                 raise VerifierError(f"{_place(row)}: {error}") from None
 
-    def __call__(self, rows: Sequence[Row], written: Sequence[Sequence[Completion]]) -> list[list[Mark]]:
+    def __call__(self, rows: Sequence[Row], written: Sequence[Sequence[Completion]]) -> list[list[RewardResult]]:
         """The marks of each row's completions, in their order."""
         parts = [[*_own(row), *self._extras(row)] for row in rows]
         asked = [
@@ -149,7 +149,7 @@ class Assessor:
             waiting = [one for one in waiting if found[one].outcome != "graded"]
         return found
 
-    def _mark(self, row: Row, completion: Completion, grades: Sequence[Grade]) -> Mark:
+    def _mark(self, row: Row, completion: Completion, grades: Sequence[Grade]) -> RewardResult:
         own, extras = _own(row), self._extras(row)
         mine, others = grades[: len(own)], grades[len(own) :]
         grade = added(own, mine) if row.verifier == SUM else mine[0]
@@ -161,7 +161,7 @@ class Assessor:
         if row.verifier == SUM:
             parts = {SUM: grade.score, **parts}
         errors = tuple(name for name, one in zip(names, grades, strict=True) if one.outcome == "error")
-        return Mark(grade, score, reward(score, completion, self.spec), parts, errors)
+        return RewardResult(grade, score, reward(score, completion, self.spec), parts, errors)
 
 
 def total(own: float, extras: Sequence[tuple[float, float, bool]]) -> float:

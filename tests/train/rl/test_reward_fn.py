@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tercet.recipe import RLVR, Extra
 from tercet.rows import Completion, Generator, Likelihood, Message, Messages, Row, Sampling
-from tercet.train.rewards import TRIES, Assessor, Mark, overlong, reward, total
+from tercet.train.rl.reward_fn import TRIES, RewardFunction, RewardResult, overlong, reward, total
 from tercet.verify import VerifierError
 from tercet.verify.sandbox import SandboxError, isolation
 
@@ -34,8 +34,8 @@ def wrote(text: str, tokens: int = 3, stop: str = "eos") -> Completion:
     return Completion(text, tuple(range(tokens)), (-0.5,) * tokens, stop)
 
 
-def marks(told: RLVR, asked: Row, *texts: str, judge: Generator | None = None) -> list[Mark]:
-    return Assessor(told, judge)([asked], [[wrote(text) for text in texts]])[0]
+def marks(told: RLVR, asked: Row, *texts: str, judge: Generator | None = None) -> list[RewardResult]:
+    return RewardFunction(told, judge)([asked], [[wrote(text) for text in texts]])[0]
 
 
 class Scripted:
@@ -113,7 +113,7 @@ def test_a_completion_without_an_end_gets_the_other_reward_instead() -> None:
     assert reward(1.0, cut, spec(no_eos_reward="keep")) == 10
     assert reward(1.0, cut, spec(no_eos_reward="keep", overlong_tokens=20)) == 0
     assert reward(1.0, wrote("4", 3, "stop"), spec()) == 0
-    (mark,) = Assessor(spec(no_eos_reward=-10), None)([row()], [[cut]])[0]
+    (mark,) = RewardFunction(spec(no_eos_reward=-10), None)([row()], [[cut]])[0]
     assert (mark.score, mark.reward) == (1.0, -10)
 
 
@@ -158,7 +158,7 @@ def test_a_model_is_asked_once_for_all_and_every_question_once() -> None:
     told = spec({"verifier": "quality@1", "weight": 0.5})
     rows = [row(), row(name="r1", ask="And 1 + 3?")]
     written = [[wrote("good 4"), wrote("bad 4"), wrote("good 4")], [wrote("good 4"), wrote(" ")]]
-    first, second = Assessor(told, judge)(rows, written)
+    first, second = RewardFunction(told, judge)(rows, written)
     assert [mark.score for mark in first] == pytest.approx([1.4, 1.1, 1.4])
     assert [mark.score for mark in second] == pytest.approx([1.4, 0.0])
     assert len(judge.calls) == 1
@@ -200,13 +200,13 @@ def test_order_and_company_change_nothing() -> None:
     told = spec({"verifier": "quality@1", "weight": 0.5}, {"verifier": "format@1", "gate": True, "truth": ".*[0-9x]"})
     rows = [row(name=f"r{i}", truth=str(i), ask=f"What is {i}{'!' * i}") for i in range(6)]
     written = [[wrote(f"{'so ' * j}{i - j % 2}") for j in range(4)] for i in range(6)]
-    together = Assessor(told, judge)(rows, written)
+    together = RewardFunction(told, judge)(rows, written)
     shuffled = random.Random(3).sample(range(6), 6)
     judge.calls.clear()
-    again = Assessor(told, judge)([rows[i] for i in shuffled], [written[i] for i in shuffled])
+    again = RewardFunction(told, judge)([rows[i] for i in shuffled], [written[i] for i in shuffled])
     assert [together[i] for i in shuffled] == again
     judge.calls.clear()
-    assert Assessor(told, judge)(rows[2:3], written[2:3]) == together[2:3]
+    assert RewardFunction(told, judge)(rows[2:3], written[2:3]) == together[2:3]
 
 
 def test_slow_judges_work_side_by_side_with_quick_ones() -> None:
@@ -221,9 +221,9 @@ def test_slow_judges_work_side_by_side_with_quick_ones() -> None:
         [wrote(r"\boxed{0.5}"), wrote(r"\boxed{2}")],
         [wrote("4")],
     ]
-    assessor = Assessor(spec(), None)
-    assessor.check(rows)
-    assert [[mark.reward for mark in group] for group in assessor(rows, written)] == [[5, 0], [10, 0], [10]]
+    reward_fn = RewardFunction(spec(), None)
+    reward_fn.check(rows)
+    assert [[mark.reward for mark in group] for group in reward_fn(rows, written)] == [[5, 0], [10, 0], [10]]
 
 
 @pytest.mark.parametrize(
@@ -244,19 +244,21 @@ def test_slow_judges_work_side_by_side_with_quick_ones() -> None:
     ],
 )
 def test_a_bad_row_is_refused_before_the_first_step(bad: Row, extra: dict[str, str], message: str) -> None:
-    assessor = Assessor(spec(*([extra] if extra else [])), None)
+    reward_fn = RewardFunction(spec(*([extra] if extra else [])), None)
     with pytest.raises(VerifierError) as caught:
-        assessor.check([row(name="fine"), bad] if not extra else [bad])
+        reward_fn.check([row(name="fine"), bad] if not extra else [bad])
     assert message in str(caught.value)
 
 
 def test_good_rows_pass_the_check_without_asking_the_model() -> None:
     judge = Scripted(lambda question, _: "")
     several = row("sum@1", '[{"verifier": "safety@1"}, {"verifier": "gsm8k@1", "truth": "4"}]')
-    Assessor(spec({"verifier": "quality@1"}), judge).check([row(), row("rubric@1", '[{"rubric": "kind"}]'), several])
+    RewardFunction(spec({"verifier": "quality@1"}), judge).check(
+        [row(), row("rubric@1", '[{"rubric": "kind"}]'), several]
+    )
     assert judge.calls == []
 
 
 def test_rewards_need_no_torch() -> None:
-    script = "import sys, tercet.train.rewards; sys.exit('torch' in sys.modules)"
+    script = "import sys, tercet.train.rl.reward_fn; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,20 +10,20 @@ from torch import Tensor, nn
 
 from tercet.algos.advantage import gae, table, token_rewards, whiten
 from tercet.algos.policy import Clip, k1, k3, ppo, ppo_value, truncated_weights
-from tercet.device.mesh import Mesh, mesh
-from tercet.models.chat import Chat
-from tercet.models.folder import load_config, load_tokenizer
+from tercet.device.mesh import mesh
+from tercet.device.shard import Trainable
+from tercet.models.folder import load_config
 from tercet.models.forest import Forest, Owners
 from tercet.recipe import PPO
 from tercet.store import Artifact, Context
-from tercet.train.batch import Batch, batches
+from tercet.train.batch import Batch
 from tercet.train.checks import check_inputs
-from tercet.train.critic import CRITIC, POLICY, Duo, open_critic
 from tercet.train.export import card, open_policy, write_folder
 from tercet.train.loop import Loss, reduce_tokens, start
 from tercet.train.reference import Reference
-from tercet.train.rollout import Group, Round, read_prompts
-from tercet.train.rounds import Lesson, School
+from tercet.train.rl.actor_critic import CRITIC, POLICY, ActorCritic, open_critic
+from tercet.train.rl.rollout import Round, group_batches, read_prompts
+from tercet.train.rl.trainer import PreparedRound, RLTrainer
 from tercet.train.sums import Sum
 
 
@@ -32,53 +32,45 @@ def run(spec: PPO, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict
     with mesh() as ranks:
         check_inputs(spec, inputs)
         source = inputs[spec.model].payload
-        chat = Chat(load_tokenizer(source))
-        rows = read_prompts(spec, inputs[spec.prompts].payload / "rows.parquet", chat, out, ranks, ctx)
+        prompts = read_prompts(spec, inputs, out, ranks, ctx)
         policy = open_policy(source)
-        critic = open_critic(inputs[spec.value].payload, chat.tokenizer.pad_token_id, ctx.seed)
+        critic = open_critic(inputs[spec.value].payload, prompts.chat.tokenizer.pad_token_id, ctx.seed)
         reference = Reference(open_policy(source, getattr(torch, spec.precision)).to(ranks.device), 0.0, 1)
         rates = {POLICY: spec.learning_rate, CRITIC: spec.value_learning_rate or spec.learning_rate}
-        state = start(Duo(policy, critic), spec, ranks, ctx, rates=rates)
-        duo: Duo = state.trainable.module  # type: ignore[assignment]
-        school = School(rows, state, duo.policy, chat, spec, inputs, ctx)
-        tutor = Tutor(duo, reference, spec, ranks, ctx)
-        school.run(tutor.lesson, partial(ppo_loss, spec=spec))
+        state = start(ActorCritic(policy, critic), spec, ranks, ctx, rates=rates)
+        trainer = RLTrainer(prompts, state, state.trainable.module.policy, spec, inputs, ctx)  # type: ignore[arg-type]
+        trainer.run(PPOAlgorithm(state.trainable, reference, spec, ctx.recipe.placement.micro_tokens))
         text = card(spec, inputs, ctx)
         write_folder(state.trainable, load_config(source), source, out, text, part=POLICY)
-        school.finish(out)
-        return {"steps": float(state.step), "updates": float(state.updates), "prompts": float(len(rows))}
+        trainer.finish(out)
+        return {"steps": float(state.step), "updates": float(state.updates), "prompts": float(len(prompts.rows))}
 
 
-class Tutor:
-    """Turns a round into batches for the policy and for its critic."""
+class PPOAlgorithm:
+    """Advantages and returns by a value model, and both models' batches."""
 
-    def __init__(self, duo: Duo, reference: Reference, spec: PPO, ranks: Mesh, ctx: Context) -> None:
-        self.duo, self.reference, self.spec, self.ranks = duo, reference, spec, ranks
-        self.budget = ctx.recipe.placement.micro_tokens
+    def __init__(self, trainable: Trainable, reference: Reference, spec: PPO, budget: int) -> None:
+        """`trainable` holds an ActorCritic; `budget` is the most tokens of a batch."""
+        self.models, self.ranks = trainable.module, trainable.mesh
+        self.reference, self.spec, self.budget = reference, spec, budget
 
     @torch.no_grad()
-    def lesson(self, made: Round) -> Lesson:
+    def prepare(self, made: Round) -> PreparedRound:
         """Advantages and returns of all groups, from the weights before the round's first update."""
         parts = self.spec.minibatches
-        learned = [made.groups[part::parts] for part in range(parts)]
-        policy = [self._scored(part) for part in learned]
-        flat = [batch for part in policy for batch in part]
-        metrics = self._whiten(flat) | self._explained(flat)
-        critic = [[for_critic(batch) for batch in part] for part in policy]
-        for batch in policy[0]:
-            batch.values["fresh"] = batch.values["kept_L"]
-        return Lesson([own + values for own, values in zip(policy, critic, strict=True)], made.groups, metrics)
+        groups = [made.groups[i::parts] for i in range(parts)]
+        scored = [group_batches(part, self.spec, self.budget, self.ranks) for part in groups]
+        policy = [[self.for_policy(batch) for batch in part] for part in scored]
+        whole = [batch for part in policy for batch in part]
+        metrics = self._whiten(whole) | self._explained(whole)
+        updates = [[*part, *map(for_critic, part)] for part in policy] * self.spec.passes
+        # Only the first update starts from the weights that wrote: only there its log-probs should be the generator's.
+        updates[0] = [replace(one, values=one.values | {"written_P": one.values["sampled_P"]}) for one in updates[0]]
+        return PreparedRound(updates, made.groups, metrics)
 
-    def _scored(self, groups: list[Group]) -> list[Batch]:
-        def values(items: list[int], forest: Forest) -> dict[str, Tensor]:
-            samples = [s for i in items for s in groups[i].samples]
-            sampled_P = torch.tensor([logp for s in samples for logp in s.completion.logps], dtype=torch.float32)
-            rewards_L = torch.tensor([s.reward for s in samples] or [0.0], dtype=torch.float32)
-            kept_L = [self.spec.truncated == "train" or s.completion.stop == "eos" for s in samples] or [False]
-            return {"sampled_P": sampled_P, "rewards_L": rewards_L, "kept_L": torch.tensor(kept_L)}
-
-        made = batches([group.tree() for group in groups], self.budget, self.ranks, values)
-        return [self.for_policy(batch) for batch in made]
+    def loss(self, module: nn.Module, batch: Batch) -> Loss:
+        """See `ppo_loss`."""
+        return ppo_loss(module, batch, spec=self.spec)
 
     def for_policy(self, batch: Batch) -> Batch:
         """The batch with all that the losses of both models look at."""
@@ -87,19 +79,24 @@ class Tutor:
 
     def _estimates(self, batch: Batch) -> dict[str, Tensor]:
         """Old log-probs and, by GAE, advantages (P,), old values and returns (V,) of a batch."""
-        spec, forest = self.spec, batch.forest
+        spec, forest, kept_L = self.spec, batch.forest, batch.values["kept_L"]
         old_P = batch.values["sampled_P"]
         if spec.old_logps == "trainer":
-            old_P = self.duo(forest, part=POLICY, temperature=spec.temperature)[0]
+            old_P = self.models(forest, part=POLICY, temperature=spec.temperature)[0]
         reference_P = self.reference.logps(forest, spec.temperature)
-        values_P, last_L = self.duo(forest, part=CRITIC)
+        values_P, last_L = self.models(forest, part=CRITIC)
+        # One answer a row, as GAE runs backwards through each. The window is the response limit even where all answers
+        # are shorter, so that a score after the end has a position of its own unless the answer was cut by the limit.
         kl_LT, mask_LT = table(k1(old_P, reference_P), forest.leaf_P, forest.num_leaves, spec.max_new_tokens)
         after = spec.score_at == "after_end"
         rewards_LT, valued_LT = token_rewards(kl_LT, batch.values["rewards_L"], mask_LT, spec.kl_beta, after=after)
         values_LT = spread(values_P, last_L, forest, mask_LT, valued_LT)
         advantages_LT, returns_LT = gae(rewards_LT, values_LT, valued_LT, spec.gamma, spec.lam)
-        kept_LT = valued_LT & batch.values["kept_L"][:, None]
-        learned_P = batch.values["kept_L"][forest.leaf_P]
+        # The policy learns at tokens, the critic wherever a value counted, which may be one position further; what is
+        # left out of the loss (no end token) still got its estimates above, so batches keep their shapes.
+        kept_LT = valued_LT & kept_L[:, None]
+        learned_P = kept_L[forest.leaf_P]
+        # Where in the critic's flat output (tokens, then ends) each of its losses finds its value.
         places = torch.arange(len(values_P) + len(last_L), device=values_P.device)
         places_LT = spread(places[: len(values_P)], places[len(values_P) :], forest, mask_LT, valued_LT)
         return {
@@ -119,23 +116,26 @@ class Tutor:
         whole = torch.cat([batch.values["advantages_P"] for batch in made]).double()
         mask = torch.cat([batch.values["learned_P"] for batch in made])
         chosen = whole[mask]
+        # In two passes: a sum of squares minus the square of a sum would lose the digits of a small variance.
         count, total = self.ranks.sum([float(len(chosen)), float(chosen.sum())])
         mean = total / max(count, 1.0)
         (squares,) = self.ranks.sum([float((chosen - mean).square().sum())])
+        variance = squares / max(1.0, count - 1)
         if self.spec.whiten:
             sizes = [len(batch.values["advantages_P"]) for batch in made]
-            scaled = whiten(whole, mask, moments=(mean, squares / max(1.0, count - 1))).float()
+            scaled = whiten(whole, mask, moments=(mean, variance)).float()
             for batch, part in zip(made, scaled.split(sizes), strict=True):
                 batch.values["advantages_P"] = part
-        return {"advantage": mean, "advantage_std": (squares / max(1.0, count - 1)) ** 0.5}
+        return {"advantage": mean, "advantage_std": variance**0.5}
 
     def _explained(self, made: list[Batch]) -> dict[str, float]:
         """How much of the returns' variance the critic knew before: 1 - var(R - V) / var(R)."""
-        returns = torch.cat([batch.values["returns_V"] for batch in made]).double()
-        values = torch.cat([batch.values["old_values_V"] for batch in made]).double()
-        parts = [float(x) for x in (len(returns), returns.sum(), returns.square().sum())]
-        parts += [float(x) for x in ((returns - values).sum(), (returns - values).square().sum(), values.sum())]
-        count, first, second, off, squares, valued = self.ranks.sum(parts)
+        returns, values = (
+            torch.cat([one.values[name] for one in made]).double() for name in ("returns_V", "old_values_V")
+        )
+        missed = returns - values
+        sums = [x.sum() for x in (returns, returns.square(), missed, missed.square(), values)]
+        count, first, second, off, squares, valued = self.ranks.sum([float(len(returns)), *map(float, sums)])
         count = max(count, 1.0)
         spread_of_returns = second / count - (first / count) ** 2
         left = squares / count - (off / count) ** 2
@@ -160,14 +160,14 @@ def _owners(leaf_P: Tensor, forest: Forest) -> Owners:
     return Owners(leaf_P, counts_L, int((counts_L > 0).sum()))
 
 
-def ppo_loss(duo: nn.Module, batch: Batch, *, spec: PPO) -> Loss:
+def ppo_loss(models: nn.Module, batch: Batch, *, spec: PPO) -> Loss:
     """The clipped surrogate of the policy, or the clipped squared error of its critic times its coefficient."""
-    return _critic_loss(duo, batch, spec) if batch.part == CRITIC else _policy_loss(duo, batch, spec)
+    return _critic_loss(models, batch, spec) if batch.part == CRITIC else _policy_loss(models, batch, spec)
 
 
-def _policy_loss(duo: nn.Module, batch: Batch, spec: PPO) -> Loss:
+def _policy_loss(models: nn.Module, batch: Batch, spec: PPO) -> Loss:
     values, learned_at = batch.values, batch.values["learned_at"]
-    logps_P, _ = duo(batch.forest, part=POLICY, temperature=spec.temperature)
+    logps_P, _ = models(batch.forest, part=POLICY, temperature=spec.temperature)
     surrogate = ppo(logps_P, values["old_P"], values["advantages_P"], Clip(spec.clip_low, spec.clip_high))
     losses_P = surrogate.losses
     if spec.importance_cap:
@@ -177,14 +177,14 @@ def _policy_loss(duo: nn.Module, batch: Batch, spec: PPO) -> Loss:
     watched = {"kl": k3(logps_P, values["reference_P"]).detach(), "clip_share": surrogate.clipped.float()}
     if spec.old_logps == "trainer":
         watched["logp_gap"] = (values["old_P"] - values["sampled_P"]).abs()
-    elif values.pop("fresh", None) is not None:  # the weights that sampled have not moved yet
-        watched["logp_gap"] = (logps_P.detach() - values["sampled_P"]).abs()
+    elif "written_P" in values:
+        watched["logp_gap"] = (logps_P.detach() - values["written_P"]).abs()
     return Loss(objective, {name: Sum(one.sum(), count) for name, one in watched.items()}, POLICY)
 
 
-def _critic_loss(duo: nn.Module, batch: Batch, spec: PPO) -> Loss:
+def _critic_loss(models: nn.Module, batch: Batch, spec: PPO) -> Loss:
     values, forest = batch.values, batch.forest
-    now_V = torch.cat(duo(forest, part=CRITIC))[values["valued_at"]]
+    now_V = torch.cat(models(forest, part=CRITIC))[values["valued_at"]]
     losses_V, clipped_V = ppo_value(now_V, values["old_values_V"], values["returns_V"], spec.value_clip)
     scaled_V = spec.value_coefficient * losses_V
     objective = reduce_tokens(scaled_V, forest, spec.reduction, spec.max_new_tokens, batch.owners)

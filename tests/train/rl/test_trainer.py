@@ -15,10 +15,10 @@ from tercet.device.mesh import Mesh
 from tercet.rows import read_table
 from tercet.store import payload_digest
 from tercet.track import read_metrics
-from tercet.train.ahead import Ahead
-from tercet.train.ledger import Ledger
 from tercet.train.loop import TrainingError
-from tercet.train.rollout import Round
+from tercet.train.rl.prefetch import RolloutPrefetcher
+from tercet.train.rl.rollout import Round
+from tercet.train.rl.rollout_log import RolloutLog
 
 CALM = {"checkpoint_seconds": 1e9}
 PRESETS = ("tulu3.1", "dapo", "cispo", "dr_grpo", "gspo", "rloo")
@@ -29,7 +29,7 @@ def curve(out):
 
 
 def lines(out):
-    return Ledger(out.with_name(out.name + ".draft") / "work" / "rollouts.jsonl", 0, Mesh()).read()
+    return RolloutLog(out.with_name(out.name + ".draft") / "work" / "rollouts.jsonl", 0, Mesh()).read()
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -106,6 +106,20 @@ def test_a_lagging_run_replays_exactly_from_its_ledger(kitchen, tmp_path):
     assert all(line["seconds_generate"] == 0.0 for line in curve(tmp_path / "again"))
 
 
+MOVING = {"polyak": 0.5, "polyak_every": 1, "kl_beta": 1.0, "dtype": "float32"}
+
+
+@pytest.mark.parametrize(("stage", "settings"), [("rlvr", MOVING), ("lagged", {}), ("ppo", {})])
+def test_a_run_that_goes_on_from_its_last_checkpoint_ends_in_the_same_bytes(kitchen, tmp_path, stage, settings):
+    changes = {stage: {"steps": 4, **settings}}
+    kitchen.cook(stage, tmp_path / "whole", **changes)
+    shutil.copytree(tmp_path / "whole.draft" / "work", tmp_path / "again.draft" / "work")
+    kitchen.cook(stage, tmp_path / "again", **changes)
+    updates = [line["step"] for line in curve(tmp_path / "whole")]
+    assert [line["step"] for line in curve(tmp_path / "again")] == updates[3 * len(updates) // 4 :]
+    assert payload_digest(tmp_path / "again") == payload_digest(tmp_path / "whole")
+
+
 def test_lagging_by_nothing_and_in_turn_are_the_same_first_round_and_then_differ(kitchen, tmp_path):
     for lag in (0, 1):
         kitchen.cook("lagged", tmp_path / str(lag), lagged={"lag": lag, "steps": 4}, placement=CALM)
@@ -128,13 +142,13 @@ def test_a_ledger_of_other_prompts_is_refused(kitchen, tmp_path):
 
 def test_a_ledger_keeps_whole_rounds_only(tmp_path):
     path = tmp_path / "rollouts.jsonl"
-    ledger = Ledger(path, 0, Mesh())
+    ledger = RolloutLog(path, 0, Mesh())
     for number in range(3):
         ledger.append(number, [{"place": number}, {"done": True, "version": number, "cursor": number + 1}])
     whole = path.read_text(encoding="utf-8")
     for cut in range(len(whole) + 1):
         path.write_text(whole[:cut], encoding="utf-8")
-        opened = Ledger(path, 1, Mesh())
+        opened = RolloutLog(path, 1, Mesh())
         closed = whole[:cut].count('"done": true') if whole[:cut].endswith("\n") else None
         records = list(opened.read())
         assert all(record.get("done") for record in records[1::2])
@@ -156,15 +170,15 @@ def test_rounds_are_never_made_ahead_of_their_weights(lag):
         asked.append(number)
         return Round(number, version, 0, [])
 
-    ahead = Ahead(make, 0, 12, lag)
+    prefetcher = RolloutPrefetcher(make, 0, 12, lag)
     for number in range(12):
-        assert ahead.take(number).number == number
-        ahead.settle(number)
+        assert prefetcher.take(number).number == number
+        prefetcher.settle(number)
         assert asked == list(range(len(asked)))
         assert max(number + 1, min(number + lag, 12)) <= len(asked) <= number + lag + 1
         learned = number + 1
-        ahead.learn(number + 1)
-    ahead.close()
+        prefetcher.advance()
+    prefetcher.close()
 
 
 def test_what_fails_while_writing_ahead_is_raised_where_the_round_is_taken():
@@ -173,10 +187,10 @@ def test_what_fails_while_writing_ahead_is_raised_where_the_round_is_taken():
             raise TrainingError("the engine is gone")
         return Round(number, 0, 0, [])
 
-    ahead = Ahead(make, 0, 5, 3)
-    assert [ahead.take(number).number for number in range(2)] == [0, 1]
+    prefetcher = RolloutPrefetcher(make, 0, 5, 3)
+    assert [prefetcher.take(number).number for number in range(2)] == [0, 1]
     with pytest.raises(TrainingError, match="the engine is gone"):
-        ahead.take(2)
+        prefetcher.take(2)
 
 
 def test_a_stage_that_fails_leaves_no_thread_behind(kitchen, tmp_path):

@@ -1,8 +1,8 @@
 """What is watched while a model learns from its own rollouts, and when that raises an alarm (paper §6, App. B.4).
 
-`measure` turns the groups of a round into numbers; `Watcher` compares them with the recipe's thresholds, round after
-round. Judges are paid for what they can check, and a policy that optimises a judge too hard stops answering: it grows
-longer, repeats itself, or writes only what the judge looks for.
+`measure` turns the groups of a round into numbers; `RolloutMonitor` compares them with the recipe's thresholds, round
+after round. Judges are paid for what they can check, and a policy that optimises a judge too hard stops answering: it
+grows longer, repeats itself, or writes only what the judge looks for.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 import math
 import re
+import tomllib
 from collections.abc import Iterator, Sequence
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tercet.recipe import Watch
 from tercet.train.loop import TrainingError
 
 if TYPE_CHECKING:
-    from tercet.train.rollout import Group, Sample
+    from tercet.train.rl.rollout import Group, Sample
 
 GRAM = 8  # tokens of a passage that may come again
 FEW_WORDS = 4  # a text with fewer words of its own answers nothing
@@ -118,67 +120,11 @@ class Alarm(NamedTuple):
     advice: str
 
 
-ALARMS: dict[str, Alarm] = {
-    "reward": Alarm(
-        "rewarded",
-        "the share of rewarded completions",
-        "at or below",
-        "look at the rollouts: either the prompts are too hard for this model (train it more, choose easier prompts, "
-        "sample more) or the verifier cannot read how it answers (unparsed, template, max_new_tokens)",
-    ),
-    "kl": Alarm(
-        "kl",
-        "the mean KL to the reference (nats per token)",
-        "above",
-        "raise kl_beta or lower learning_rate; without a KL term raise watch.kl",
-    ),
-    "gap": Alarm(
-        "logp_gap",
-        "the mean difference of trainer's and generator's log-probs (nats per token)",
-        "above",
-        "generate in the trainer's precision, lower lag, or cap the weights with importance_cap = 2",
-    ),
-    "truncated": Alarm(
-        "truncated",
-        "the share of completions without an end token",
-        "above",
-        "raise max_new_tokens, or give overlong_tokens and a no_eos_reward",
-    ),
-    "length": Alarm(
-        "length",
-        "the mean length as a multiple of that of the first rounds",
-        "above",
-        "give overlong_tokens, a length reward, or reduction = 'constant'; where long answers are right, raise it",
-    ),
-    "entropy": Alarm(
-        "entropy",
-        "the mean entropy (nats per token)",
-        "below",
-        "raise clip_high or kl_beta, lower learning_rate, or stop earlier: the model writes nearly always the same",
-    ),
-    "zero_variance": Alarm(
-        "zero_variance",
-        "the share of groups whose rewards are all alike",
-        "above",
-        "choose prompts of fitting difficulty, sample more, or set active_rounds",
-    ),
-    "repetition": Alarm(
-        "repetition",
-        "the share of completions that repeat themselves",
-        "above",
-        "raise kl_beta, lower learning_rate, and look at what the rewarded ones repeat",
-    ),
-    "hollow": Alarm(
-        "hollow",
-        "the share of rewarded completions that carry no answer",
-        "above",
-        "raise kl_beta (the paper saw answers collapse into their constraints at 0.01), mix in other verifiers, or add "
-        "a rubric or length judge as a gate",
-    ),
-}
+_TABLE = files("tercet.train.rl").joinpath("alarms.toml").read_text(encoding="utf-8")
+ALARMS = {name: Alarm(**values) for name, values in tomllib.loads(_TABLE).items()}
 
 
-class Watcher:
+class RolloutMonitor:
     """Compares each round with the recipe's thresholds; remembers in `memory`, which a checkpoint holds as JSON.
 
     An alarm rings when a figure was beyond its threshold for `watch.rounds` rounds in a row, and again only after a

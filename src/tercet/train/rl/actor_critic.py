@@ -31,7 +31,7 @@ class Critic(Reader):
         )
 
 
-class Duo(nn.Module):
+class ActorCritic(nn.Module):
     """A policy and its critic: two models without a shared trunk, trained side by side."""
 
     def __init__(self, policy: Policy, critic: Critic) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from tercet.device.mesh import Mesh
 
 
-class Ledger:
+class RolloutLog:
     """`rollouts.jsonl`: one line per group of a round, and a closing line with `done`.
 
     `recorded` holds the whole rounds from `first` on: those that a killed run had written after its last checkpoint, or

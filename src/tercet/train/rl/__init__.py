@@ -1,0 +1,1 @@
+"""Reinforcement learning: rounds of rollouts that a policy writes, and the two algorithms that train on them."""

@@ -1,0 +1,158 @@
+"""From prompts to weights: the rounds of PPO and GRPO, one after another (paper §6)."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from torch import nn
+
+from tercet.models.policy import Policy
+from tercet.recipe import Rollouts
+from tercet.rows import write_table
+from tercet.store import Artifact, Context
+from tercet.train.batch import Batch, Step
+from tercet.train.checks import check_schedule
+from tercet.train.loop import Loop, Loss, State
+from tercet.train.rl.generator import PolicyGenerator
+from tercet.train.rl.monitors import RolloutMonitor, measure
+from tercet.train.rl.prefetch import RolloutPrefetcher
+from tercet.train.rl.reward_fn import RewardFunction
+from tercet.train.rl.rollout import Group, Prompts, RolloutWorker, Round, replay, set_advantages
+from tercet.train.rl.rollout_log import RolloutLog
+
+
+class PreparedRound(NamedTuple):
+    """A round made ready to train on: each update's batches in order, the groups with a signal, further metrics."""
+
+    updates: list[list[Batch]]
+    useful: list[Group]
+    metrics: dict[str, float]
+
+
+class Algorithm(Protocol):
+    """What GRPO and PPO differ in."""
+
+    def prepare(self, made: Round) -> PreparedRound:
+        """All that the losses of a round's updates need, computed with the weights before the first of them."""
+
+    def loss(self, module: nn.Module, batch: Batch) -> Loss:
+        """The loss of one batch."""
+
+
+class RLTrainer:
+    """Takes the rounds of a stage that its last checkpoint has not seen; generator, rewards and log are opened here."""
+
+    def __init__(
+        self,
+        prompts: Prompts,
+        state: State,
+        policy: Policy,
+        spec: Rollouts,
+        inputs: dict[str, Artifact],
+        ctx: Context,
+    ) -> None:
+        """`policy` is the part of `state`'s module that writes."""
+        self.prompts, self.spec, self.state, self.ctx = prompts, spec, state, ctx
+        self.mesh = state.trainable.mesh
+        updates = spec.minibatches * spec.passes
+        self.total = spec.steps * updates
+        check_schedule(spec, self.total)
+        self.first = state.step // updates  # checkpoints are written between rounds only
+        self.log = RolloutLog(ctx.work / "rollouts.jsonl", self.first, self.mesh)
+        self.monitor = RolloutMonitor(spec.watch, state.extra.setdefault("watch", {}))
+        judge = ctx.open_model(inputs[spec.judge].payload, spec.precision) if spec.judge else None
+        reward_fn = RewardFunction(spec, judge)
+        reward_fn.check(prompts.rows)
+        source = inputs[spec.model].payload
+        self.generator = PolicyGenerator(state.trainable, policy, prompts.chat, source, spec, ctx.recipe.placement)
+        self.generator.offer(self.first)
+        channel = self.mesh.twin() if spec.lag else self.mesh  # collectives of two threads must not mix
+        worker = RolloutWorker(prompts, self.generator, reward_fn, self.log, ctx.seed, channel)
+        self.prefetcher = RolloutPrefetcher(worker, self.first, spec.steps, spec.lag)
+
+    def run(self, algorithm: Algorithm) -> None:
+        """Train on every round that is left; a run that fails writes no further ones."""
+        loop = Loop(self.state, algorithm.loss, self.spec, self.ctx, total=self.total)
+        try:
+            for number in range(self.first, self.spec.steps):
+                began = time.monotonic()
+                made = self.prefetcher.take(number)
+                taken = time.monotonic()
+                prepared = algorithm.prepare(made)
+                metrics = self._metrics(made, prepared)
+                metrics |= {"seconds_rollout": taken - began, "seconds_score": time.monotonic() - taken}
+                latest = dict(metrics)  # and, of every figure of the updates, the last
+                for i, batches in enumerate(prepared.updates):
+                    latest |= loop.update(Step(batches, {} if i else metrics))
+                # Weights before the word: a thread that waits for this version reads them at once.
+                self.generator.offer(number + 1)
+                self.prefetcher.advance()
+                # Alarms before the checkpoint: it holds what rang, and nothing is saved of a round that stops the run.
+                self._watch(number, latest)
+                if loop.due():
+                    # Rounds that older weights have to write must be in the log: a resumed run has the newest only.
+                    self.prefetcher.settle(number + 1)
+                    loop.save()
+            loop.finish()
+        finally:
+            self.prefetcher.close()
+
+    def _metrics(self, made: Round, prepared: PreparedRound) -> dict[str, float]:
+        metrics = measure(made.groups, prepared.useful) | prepared.metrics
+        metrics |= {f"seconds_{name}": value for name, value in made.seconds.items()}
+        metrics |= {f"generate_{name}": value for name, value in made.speed.items()}
+        metrics["lag"] = float(made.number - made.version)
+        if self.generator.engine is not None:
+            metrics["engine_updates"] = float(self.generator.verified)
+        return metrics
+
+    def _watch(self, number: int, metrics: dict[str, float]) -> None:
+        for alarm in self.monitor(number, metrics):
+            if self.mesh.first:
+                sys.stderr.write(f"alarm after round {number}: {alarm}\n")  # into the stage's log
+
+    def finish(self, out: Path, advantage: str = "") -> None:
+        """Leave every rollout and every alarm in the payload (first rank); `advantage` is its kind, if there is any."""
+        if self.mesh.first:
+            write_table(out / "tercet" / "rollouts.parquet", list(self._completions(advantage)))
+            (out / "tercet" / "alarms.json").write_text(json.dumps(self.monitor.alarms, indent=2) + "\n")
+
+    def _completions(self, advantage: str) -> Iterator[dict[str, Any]]:
+        """One record per completion, in the order they were written."""
+        held: list[dict[str, Any]] = []
+        for record in self.log.read():
+            held.append(record)
+            if not record.get("done"):
+                continue
+            made, held = replay(held, self.prompts), []
+            if advantage:
+                set_advantages(made.groups, advantage)
+            for group in made.groups:
+                yield from _records(made, group, bool(advantage))
+
+
+def _records(made: Round, group: Group, with_advantage: bool) -> Iterator[dict[str, Any]]:
+    for i, s in enumerate(group.samples):
+        yield {
+            "step": made.number,
+            "prompt_id": group.row.id,
+            "sample": i,
+            "verifier": group.row.verifier,
+            "truth": group.row.truth,
+            "prompt": group.row.prompt[-1].content,
+            "text": s.completion.text,
+            "answer": s.grade.answer,
+            "score": s.score,
+            "outcome": s.grade.outcome,
+            "reward": s.reward,
+            "parts": json.dumps(s.parts, sort_keys=True),
+            **({"advantage": s.advantage} if with_advantage else {}),
+            "stop": s.completion.stop,
+            "length": len(s.completion.token_ids),
+            "version": made.version,
+        }
