@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tercet.data.adapters import ADAPTERS, PAIRS, UNFOLDS, best_paths, fill, instances
-from tercet.data.layouts import LAYOUTS, Skip, recognise
+from tercet.data.layouts import LAYOUTS, Skip, recognise, user_texts
 from tercet.data.sources import Reading, load, load_pairs
 from tercet.recipe import SourceSpec
 from tercet.rows import Message, Pair, Row, RowError
@@ -116,6 +116,7 @@ PUBLIC: list[tuple[str, dict[str, Any], Row]] = [
 def test_a_public_row_becomes_a_conversation(adapter: str, raw: dict[str, Any], row: Row) -> None:
     made = ADAPTERS[adapter]({**raw, "id": "a"}, "here")
     assert made == Row("a", row.messages, row.source, row.skill, row.verifier, row.truth, row.template)
+    assert set(made.user_turns) <= set(user_texts(raw, "here"))
 
 
 @pytest.mark.parametrize(
@@ -134,6 +135,7 @@ def test_a_public_row_becomes_a_conversation(adapter: str, raw: dict[str, Any], 
 def test_what_is_left_out_by_policy_says_why(adapter: str, raw: dict[str, Any], reason: str) -> None:
     with pytest.raises(Skip, match=reason):
         ADAPTERS[adapter]({**raw, "id": "a"}, "here")
+    assert user_texts(raw, "here")  # decontamination of files looks at it all the same
 
 
 @pytest.mark.parametrize(
@@ -332,6 +334,7 @@ PAIR = Pair("a", CHAT, (*ASKED, Message("assistant", BAD)))
 def test_a_public_preference_becomes_a_pair(write: Write, adapter: str, raw: dict[str, Any]) -> None:
     pair = PAIRS[adapter]({**raw, "id": "a"}, "here")
     assert (pair.prompt, pair.chosen, pair.rejected) == (PAIR.prompt, PAIR.chosen, PAIR.rejected)
+    assert user_texts(raw, "here") == ["Hi?"]
     source = SourceSpec(path=str(write({**raw, "id": "a"})), adapter=adapter)
     (read,) = load_pairs(source, {}, {}, Reading())
     assert read.source == raw.get("source", "rows.jsonl")
@@ -396,6 +399,7 @@ def test_a_layout_is_recognised_and_said(write: Write, raw: dict[str, Any], name
     list(load(source, {}, {}, reading))
     (said,) = reading.said
     assert said.startswith(f"rows.jsonl is read as {name!r}: every row has ")
+    assert user_texts(raw, "here")
 
 
 def test_every_recognised_layout_has_an_adapter_and_strangers_have_none() -> None:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tercet.data.feed import batches
+from tercet.data.decontaminate_files import batches
 from tercet.data.sources import ADAPTERS, Reading, check_verifiers, draw, from_hub, label, load, load_pairs, lot
 from tercet.recipe import Examples, SourceSpec
 from tercet.rows import Message, Pair, Row, RowError, write_table
