@@ -80,7 +80,7 @@ def turns(*speakers: str) -> list[dict[str, str]]:
         ({"inputs": "a", "targets": "b"}, ["a"]),
         ({"input persona": "a", "synthesized text": "b"}, ["a"]),
         ({"vanilla": "a", "adversarial": "b", "completion": "c", "data_type": "d"}, ["a", "b"]),
-        ({"text": "### Human: a### Assistant: b### Human: c"}, ["a", "c"]),
+        ({"text": "### Human: a### Assistant: b### Human: c", "message_id": "1"}, ["a", "c"]),
         ({"input": "### Human: a### Assistant: ", "output": "b"}, ["a"]),
         ({"message_id": "1", "parent_id": None, "role": "prompter", "text": "a"}, ["a"]),
         ({"message_id": "2", "parent_id": "1", "role": "assistant", "text": "b"}, []),

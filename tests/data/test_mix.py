@@ -154,7 +154,7 @@ def test_planted_rows_are_for_mixtures() -> None:
 
 
 def test_a_row_that_survives_decontamination_stops_the_run() -> None:
-    search = Decontaminator(Index([ExamItem("words@1", "7", (PROBLEM,))])).search(list[Document])
+    search = Decontaminator(Index([ExamItem("words@1", "7", (PROBLEM,))])).search(list)
     with Crew(search, 1) as crew:
         prove(crew, [[Document("a", "fine", ["Hello?"])]], rows=1)
         with pytest.raises(RuntimeError, match=r"expected 1 rows of which 0 copy the exam, found 1 and 1 \(copy\)"):

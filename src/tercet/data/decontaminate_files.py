@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import compress, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -229,7 +229,7 @@ def _write_lines(partial: Path, path: Path, kept: Iterable[tuple[Batch, list[boo
     """A line of JSON is written byte for byte as it was read."""
     with open(partial, "wb") as raw, ExitStack() as stack:
         packed = path.suffix == ".gz"
-        stream: IO[bytes] = stack.enter_context(gzip.GzipFile("", "wb", 6, raw, mtime=0)) if packed else raw  # type: ignore[assignment]
+        stream = stack.enter_context(gzip.GzipFile("", "wb", 6, raw, mtime=0)) if packed else raw
         for batch, stays in kept:
             for row in compress(batch.plain(), stays):
                 line = row if isinstance(row, bytes) else json.dumps(row, ensure_ascii=False, default=str).encode()

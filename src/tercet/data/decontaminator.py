@@ -151,10 +151,11 @@ class Decontaminator:
 
     def note(self, source: str, row: RowCopies) -> tuple[Cell, ...]:
         """Count what a row of a data set copies; the cells that it counts in."""
-        cells = {}
+        cells: dict[Cell, None] = {}
         for number in row.items:
-            cells[source, self.index.items[number].task] = None
-            found = self.copied.setdefault((source, self.index.items[number].task), {}).setdefault(number, Copied())
+            cell = source, self.index.items[number].task
+            cells[cell] = None
+            found = self.copied.setdefault(cell, {}).setdefault(number, Copied())
             found.rows += 1
             copy = row.shown.get(number)
             if copy and (found.best is None or copy.coverage > found.best.coverage):

@@ -104,8 +104,8 @@ def user_texts(raw: Raw, where: str) -> list[str]:
     This is what decontamination of files looks at, so that no row is kept unseen: both sides of a pair (a turn that
     both share counts once), and tool calls are passed over. A message of an OASST tree is a row of its own.
     """
-    if "message_id" in raw and isinstance(raw.get("text"), str):
-        return [raw["text"]] if raw.get("role") == "prompter" else []
+    if raw.get("message_id") and isinstance(raw.get("role"), str) and isinstance(raw.get("text"), str):
+        return [raw["text"]] if raw["role"] == "prompter" else []
     found: list[str] = []
     for key in _CONVERSATIONS:
         value = raw.get(key)
@@ -214,10 +214,9 @@ def question_answer(raw: Raw, where: str) -> Row:
 
 def prompt_only(raw: Raw, where: str) -> Row:
     """A bare prompt under `prompt`, `instruction`, `Instruction` or `question`; it has no answer."""
-    names = ("prompt", "instruction", "Instruction", "question")
-    name = next((name for name in names if isinstance(raw.get(name), str)), "")
+    name = next((name for name in PROMPTS if isinstance(raw.get(name), str)), "")
     if not name:
-        raise RowError(f"{where}: expected text under one of {', '.join(names)}, got the keys {keys_of(raw)}")
+        raise RowError(f"{where}: expected text under one of {', '.join(PROMPTS)}, got the keys {keys_of(raw)}")
     return Row(raw["id"], (Message("user", raw[name]),), template=str(raw.get("template") or ""))
 
 

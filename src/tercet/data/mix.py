@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from tercet import hub, machine
 from tercet.data.crew import Crew
-from tercet.data.decontaminator import Decontaminator, Document, Found, prove
+from tercet.data.decontaminator import Decontaminator, Document, Found, Search, prove
 from tercet.data.dedupe import Exact, Near, Seen, key_of, near_duplicates, row_key, text_of
 from tercet.data.filters import Finding, checks, paper_filters
 from tercet.data.sheet import Sheet, Tally, expectation, write_summary
@@ -64,7 +64,7 @@ def run(spec: Mixture, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
     """Write `rows.parquet` (or `pairs.parquet`), `removed.parquet` and `summary.json`."""
     cleaner = Decontaminator.of(spec, inputs)
     name, kind = ("pairs", Pair) if isinstance(spec, Pairs) else ("rows", Row)
-    search = cleaner.search(list[Document], each_row=True)
+    search: Search[list[Document]] = cleaner.search(list, each_row=True)
     with (
         Crew(search, ctx.recipe.placement.workers or machine.cores()) as crew,
         TableWriter(out / "removed.parquet", Removed) as gone,
