@@ -36,7 +36,10 @@ LARGE = 32 << 20  # bytes of rows for which processes are started at once
 
 @dataclass(frozen=True)
 class Batch:
-    """Some rows of one file: lines of JSON, a pyarrow batch, or objects. `first` is the number of its first row."""
+    """Some rows of one file: lines of JSON (or where they stand), a pyarrow batch, or objects.
+
+    `first` is the number of its first row.
+    """
 
     path: Path
     first: int
@@ -47,7 +50,7 @@ class Batch:
         """Whether it comes from parquet."""
         return hasattr(self.rows, "to_pylist")
 
-    def plain(self) -> Sequence[Any]:
+    def plain(self) -> Iterable[Any]:
         """The rows as lines or objects."""
         return self.rows.to_pylist() if self.is_table else self.rows
 
@@ -62,6 +65,26 @@ class Batch:
             if not isinstance(value, dict):
                 raise RowError(f"{where}: expected a JSON object, got {type(value).__name__}")
             yield value, where
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Some lines of a plain file that are read where they are needed: only their place travels between processes."""
+
+    path: Path
+    start: int
+    size: int
+    count: int
+
+    def __len__(self) -> int:
+        """How many are not blank."""
+        return self.count
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The lines that are not blank."""
+        with open(self.path, "rb") as stream:
+            stream.seek(self.start)
+            yield from (line for line in stream.read(self.size).split(b"\n") if line.strip())
 
 
 @dataclass
@@ -194,8 +217,11 @@ def _pieces(path: Path, name: str) -> Iterator[Any]:
             yield from table.iter_batches(BATCH_ROWS)
     elif name.endswith(".jsonl"):
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as stream:
+            start = 0
             while lines := stream.readlines(BATCH_BYTES):
-                yield [line for line in lines if not line.isspace()]
+                full, size = [line for line in lines if line.strip()], sum(map(len, lines))
+                yield full if path.suffix == ".gz" else Lines(path, start, size, len(full))
+                start += size
     else:
         rows = read_file(path)
         while piece := list(islice(rows, BATCH_ROWS)):

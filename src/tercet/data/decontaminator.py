@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from tercet.data.crew import Crew
 from tercet.data.decontam import ExamItem, Hit, Index, excerpt, read_exam
-from tercet.recipe import Mixture
 
 if TYPE_CHECKING:
+    from tercet.recipe import Mixture
     from tercet.store import Artifact
 
 J = TypeVar("J")
