@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Put the verbs on the command line."""
     verb = add("decontaminate", decontaminate, "remove the training rows that copy an exam", "mirror", "json")
-    verb.add_argument("files", nargs="+", type=Path, metavar="FILE", help="rows: .jsonl, .json, .csv, .parquet (.gz)")
+    verb.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="rows of any layout: .jsonl, .json, .csv, .tsv, .parquet"
+    )
     verb.add_argument("--against", required=True, metavar="EXAM", help="suites and tasks A,B, or a folder of prompts")
     verb.add_argument("--out", type=Path, required=True, metavar="FILE", help="clean rows: .jsonl(.gz) or .parquet")
     verb.add_argument("--report", type=Path, metavar="FILE", help="where to put the whole report as JSON")

@@ -36,10 +36,7 @@ LARGE = 32 << 20  # bytes of rows for which processes are started at once
 
 @dataclass(frozen=True)
 class Batch:
-    """Some rows of one file: lines of JSON (or where they stand), a pyarrow batch, or objects.
-
-    `first` is the number of its first row.
-    """
+    """Some rows of one file: lines of JSON, a pyarrow batch, or objects. `first` is the number of its first row."""
 
     path: Path
     first: int
@@ -50,7 +47,7 @@ class Batch:
         """Whether it comes from parquet."""
         return hasattr(self.rows, "to_pylist")
 
-    def plain(self) -> Iterable[Any]:
+    def plain(self) -> Sequence[Any]:
         """The rows as lines or objects."""
         return self.rows.to_pylist() if self.is_table else self.rows
 
@@ -65,26 +62,6 @@ class Batch:
             if not isinstance(value, dict):
                 raise RowError(f"{where}: expected a JSON object, got {type(value).__name__}")
             yield value, where
-
-
-@dataclass(frozen=True)
-class Lines:
-    """Some lines of a plain file that are read where they are needed: only their place travels between processes."""
-
-    path: Path
-    start: int
-    size: int
-    count: int
-
-    def __len__(self) -> int:
-        """How many are not blank."""
-        return self.count
-
-    def __iter__(self) -> Iterator[bytes]:
-        """The lines that are not blank."""
-        with open(self.path, "rb") as stream:
-            stream.seek(self.start)
-            yield from (line for line in stream.read(self.size).split(b"\n") if line.strip())
 
 
 @dataclass
@@ -217,11 +194,8 @@ def _pieces(path: Path, name: str) -> Iterator[Any]:
             yield from table.iter_batches(BATCH_ROWS)
     elif name.endswith(".jsonl"):
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as stream:
-            start = 0
             while lines := stream.readlines(BATCH_BYTES):
-                full, size = [line for line in lines if line.strip()], sum(map(len, lines))
-                yield full if path.suffix == ".gz" else Lines(path, start, size, len(full))
-                start += size
+                yield [line for line in lines if not line.isspace()]
     else:
         rows = read_file(path)
         while piece := list(islice(rows, BATCH_ROWS)):

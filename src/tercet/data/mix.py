@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tercet import hub, machine
+from tercet import machine
 from tercet.data.crew import Crew
 from tercet.data.decontaminator import Decontaminator, Document, Found, Search, prove
 from tercet.data.dedupe import Exact, Near, Seen, key_of, near_duplicates, row_key, text_of
 from tercet.data.filters import Finding, checks, paper_filters
 from tercet.data.sheet import Sheet, Tally, expectation, write_summary
-from tercet.data.sources import Reading, check_verifiers, from_hub, label, load, load_pairs, lot
+from tercet.data.sources import Reading, check_verifiers, from_hub, label, load, load_pairs, lot, stand_in
 from tercet.data.spool import Spool, batched, in_order
 from tercet.recipe import Mixture, Pairs, SourceSpec
-from tercet.rows import Pair, Row, RowError, Source, TableWriter, pair_from, stream_rows
+from tercet.rows import Pair, Row, RowError, TableWriter, pair_from, stream_rows
 from tercet.rows_file import read_file
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Mixing:
     def take(self, source: SourceSpec) -> Iterator[list[Removed]]:
         """Read one source and keep what no rule removes, or the sample of it that the recipe asks for."""
         tally = self._tally(source)
-        reading = Reading(values=source.values)
+        reading = Reading()
         read: Any = load_pairs if isinstance(self.spec, Pairs) else load
         entries: Iterator[Entry] = iter(read(source, self.inputs, self.ctx.mirror, reading))
         if source.rows is not None or tally.share < 1:
@@ -159,7 +159,7 @@ class Mixing:
                 break
         tally.read, tally.entered, tally.said = reading.read, reading.kept, reading.said
         tally.skipped = dict(sorted(reading.skipped.items()))
-        if most is not None and tally.kept < most and not self._stands_in(source):
+        if most is not None and tally.kept < most and not stand_in(source, self.ctx.mirror):
             raise RowError(
                 f"source {tally.source!r} has {tally.kept} rows that no rule removes, of {tally.entered}; the recipe "
                 f"asks for {most}: lower its `rows`, or repeat rows with a `fraction` above 1"
@@ -288,11 +288,6 @@ class Mixing:
                 seen.add(key, 0)
         told = f"in {source.without}"
         return {told: lambda row: Finding(f"its prompt is {told}") if seen.get(row_key(row)) is not None else None}
-
-    def _stands_in(self, source: SourceSpec) -> bool:
-        """Whether a local file stands for a hub data set: of that nobody expects the whole."""
-        named = Source(source.path, source.subset, source.split, source.revision)
-        return bool(source.path and hub.local_file(named, self.ctx.mirror))
 
     def _lot(self, *parts: str) -> int:
         return int.from_bytes(lot(self.ctx.seed, *parts)[:8], "big")
