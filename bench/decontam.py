@@ -31,8 +31,9 @@ from typing import Any
 
 from tercet import machine
 from tercet.data.decontam import ExamItem, Index, analyse
-from tercet.data.feed import batches, user_texts
-from tercet.data.sweep import scan
+from tercet.data.decontaminate_files import batches, scan
+from tercet.data.decontaminator import Decontaminator
+from tercet.data.layouts import user_texts
 from tercet.rows import RowError
 
 HERE = Path(__file__).parent
@@ -131,18 +132,18 @@ def ours(job: Job) -> Job:
     """Index, then scan the file; tokens are those of user turns."""
     start = time.perf_counter()
     exam = json.loads(Path(job["exam"]).read_text(encoding="utf-8"))
-    index = Index(ExamItem(task, item, tuple(fields)) for task, item, fields in exam)
+    cleaner = Decontaminator(Index(ExamItem(task, item, tuple(fields)) for task, item, fields in exam))
     indexed = time.perf_counter()
-    sweep = scan([Path(job["rows"])], index, workers=job["workers"])
+    found = scan([Path(job["rows"])], cleaner, job["workers"])
     seconds = time.perf_counter() - indexed
     return {
         "index_seconds": indexed - start,
         "seconds": seconds,
-        "tokens": sweep.tokens,
-        "tokens_per_second": sweep.tokens / seconds,
-        "rows_per_second": len(sweep.origin) / seconds,
-        "rows_that_copy": sum(map(len, sweep.rows.values())),
-        "items_copied": len({number for found in sweep.copied.values() for number in found}),
+        "tokens": found.tokens,
+        "tokens_per_second": found.tokens / seconds,
+        "rows_per_second": len(found.origin) / seconds,
+        "rows_that_copy": sum(map(len, found.rows.values())),
+        "items_copied": len({number for items in cleaner.copied.values() for number in items}),
     }
 
 

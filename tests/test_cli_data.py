@@ -63,7 +63,8 @@ def test_a_folder_of_prompts_is_kept_out(
     assert call("decontaminate", rows, "--against", exam, "--out", out, "--report", report, "--workers", 1) == 0
     said = capsys.readouterr().out
     assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["r0", "r2"]
-    assert "dev@1 7: 100% in 1 rows of rows.jsonl" in said
+    assert "dev@1 7: 100% in r1 of rows.jsonl" in said
+    assert "not copied at all: new@1" in said
     assert "3 rows, " in said
     assert "2 kept" in said
     assert "second pass: 2 rows" in said
@@ -80,7 +81,8 @@ def test_an_unseen_exam_drops_the_set(
     with rows.open("a") as stream:
         stream.write(json.dumps({"prompt": "x " * 9}) + "\n")
     assert call("decontaminate", rows, "--against", exam, "--out", tmp_path / "o.jsonl", "--workers", 1) == 0
-    assert "rows.jsonl: dropped whole, for new@1 are unseen exams" in capsys.readouterr().out
+    assert "rows.jsonl 4 4 new@1" in (said := " ".join(capsys.readouterr().out.split()))
+    assert "rows.jsonl 100.0 100.0 !" in said
     assert (tmp_path / "o.jsonl").read_text() == ""
 
 
@@ -92,7 +94,7 @@ def test_generated_tasks_can_be_named_and_json_is_printed(
         == 0
     )
     found = json.loads(capsys.readouterr().out)
-    assert found["exams"] == [{"task": "words@1", "items": 120}]
+    assert found["exams"] == [{"task": "words@1", "items": 120, "copied": 0, "share": 0.0}]
     assert (found["rows"], found["removed"], found["rule"]["exact"]) == (3, 0, False)
 
 
@@ -133,7 +135,8 @@ def test_named_tasks_bring_their_worked_examples(
     options = ("--mirror", tmp_path / "mirror.toml", "--out", tmp_path / "o.jsonl", "--workers", 1, "--json")
     assert call("decontaminate", rows, "--against", "gsm8k@2", *options) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["exams"] == [{"task": "gsm8k@2", "items": 1}, {"task": "gsm8k@2:examples", "items": 2}]
+    copied = [(exam["task"], exam["copied"], exam["items"]) for exam in found["exams"]]
+    assert copied == [("gsm8k@2", 0, 1), ("gsm8k@2:examples", 1, 2)]
     assert [(one["task"], one["item"]) for one in found["items"]] == [("gsm8k@2:examples", "example-1")]
 
 

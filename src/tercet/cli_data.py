@@ -16,13 +16,13 @@ from tercet.cli_text import emit, say, table
 if TYPE_CHECKING:
     from tercet.data.decontam import ExamItem
 
-SHOWN = 5  # side-by-side copies on the terminal for each set and exam; the report holds all
-
 
 def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Put the verbs on the command line."""
     verb = add("decontaminate", decontaminate, "remove the training rows that copy an exam", "mirror", "json")
-    verb.add_argument("files", nargs="+", type=Path, metavar="FILE", help="rows: .jsonl, .json, .csv, .parquet (.gz)")
+    verb.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="rows of any layout: .jsonl, .json, .csv, .tsv, .parquet"
+    )
     verb.add_argument("--against", required=True, metavar="EXAM", help="suites and tasks A,B, or a folder of prompts")
     verb.add_argument("--out", type=Path, required=True, metavar="FILE", help="clean rows: .jsonl(.gz) or .parquet")
     verb.add_argument("--report", type=Path, metavar="FILE", help="where to put the whole report as JSON")
@@ -43,20 +43,28 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
 def decontaminate(args: argparse.Namespace) -> int:
     """Clean rows, and what was found: sets against exams, and both texts side by side."""
     from tercet.data.decontam import Index
-    from tercet.data.sweep import Policy, clean
+    from tercet.data.decontaminate_files import clean
+    from tercet.data.decontaminator import Decontaminator, Policy
+    from tercet.report.data import matrix, removed_texts
 
     for name in ("threshold", "share"):
         if not 0 <= getattr(args, name) <= 1:
             raise ValueError(f"--{name}: expected a share between 0 and 1, got {getattr(args, name)}")
     exam, unseen = exam_of(args.against, args.mirror or os.environ.get("TERCET_MIRROR"))
+    index = Index(exam, args.ngram, exact=args.exact)
     policy = Policy(args.threshold, args.share, unseen, args.spare)
-    found = clean(args.files, args.out, Index(exam, args.ngram, exact=args.exact), policy, args.workers)
+    found = clean(args.files, args.out, Decontaminator(index, policy), args.workers)
     if args.report:
         args.report.parent.mkdir(parents=True, exist_ok=True)
         args.report.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if args.json:
         return emit(found)
-    _say_report(found)
+    columns = ("source", "rows", "removed", "dropped for")
+    table(columns, ((*_cells(one, columns[:3]), ", ".join(one["dropped_for"])) for one in found["sources"]))
+    _say_matrix(matrix(found["matrix"], found["exams"]))
+    _say_copies(removed_texts(found["items"]), "the report")
+    say(f"{found['rows']} rows, {found['tokens']} tokens read; {found['removed']} rows removed, {found['kept']} kept")
+    say(f"second pass: {found['proof']['rows']} rows of {found['out']}, {found['proof']['copy']} copy the exam")
     return 0
 
 
@@ -129,11 +137,7 @@ def _say_mixture(found: dict[str, Any]) -> None:
         say(line)
     _say_expected(found["expected"] or {})
     _say_matrix(found["matrix"] or {"lines": []})
-    for row in found["copies"]:
-        say(f"{row['task']} {row['item']}: {row['coverage']:.0%} in {row['row']} of {row['source']}")
-        say(f"  exam  {_line(row['exam_text'])}\n  row   {_line(row['row_text'])}")
-    if found["num_copies"] > len(found["copies"]):
-        say(f"{found['num_copies'] - len(found['copies'])} more copies are in removed.parquet")
+    _say_copies(found, "removed.parquet")
     for row in found["others"]:
         say(f"{row['rule']}: {row['detail']} ({row['row']} of {row['source']})\n  row   {_line(row['row_text'])}")
 
@@ -156,6 +160,20 @@ def _say_matrix(matrix: dict[str, Any]) -> None:
         table(("part", *matrix["tasks"]), ((line["part"], *map(_percent, line["cells"])) for line in matrix["lines"]))
     if matrix.get("untouched"):
         say(f"not copied at all: {', '.join(matrix['untouched'])}")
+
+
+def _percent(cell: dict[str, Any] | None) -> str:
+    """One decimal; a mark where the whole set goes."""
+    return f"{100 * cell['share']:.1f}{' !' if cell['verdict'] == 'set dropped' else ''}" if cell else ""
+
+
+def _say_copies(found: dict[str, Any], rest: str) -> None:
+    """Copies with both texts side by side, and where the `rest` is."""
+    for row in found["copies"]:
+        say(f"{row['task']} {row['item']}: {row['coverage']:.0%} in {row['row']} of {row['source']}")
+        say(f"  exam  {_line(row['exam_text'])}\n  row   {_line(row['row_text'])}")
+    if found["num_copies"] > len(found["copies"]):
+        say(f"{found['num_copies'] - len(found['copies'])} more copies are in {rest}")
 
 
 def _say_asked(found: dict[str, Any]) -> None:
@@ -195,44 +213,6 @@ def _cell(value: Any) -> str:
 
 def _tally(counts: dict[str, int]) -> str:
     return ", ".join(f"{number:,} {name}" for name, number in counts.items())
-
-
-def _say_report(found: dict[str, Any]) -> None:
-    """The matrix in percent of each exam's items, what it led to, and a few copies of each cell."""
-    exams = list(dict.fromkeys(cell["task"] for cell in found["matrix"]))
-    share = {(cell["source"], cell["task"]): cell for cell in found["matrix"]}
-    if exams:
-        say("share of each exam's items that a set copies, in %")
-        rows = [
-            (
-                one["source"],
-                one["rows"],
-                one["removed"],
-                *(_percent(share.get((one["source"], name))) for name in exams),
-            )
-            for one in found["sources"]
-        ]
-        table(("set", "rows", "removed", *exams), rows)
-    for one in found["sources"]:
-        if one["dropped_for"]:
-            say(f"{one['source']}: dropped whole, for {', '.join(one['dropped_for'])} are unseen exams")
-    told: dict[tuple[str, str], int] = {}
-    for item in found["items"]:
-        cell = item["source"], item["task"]
-        told[cell] = told.get(cell, 0) + 1
-        if told[cell] <= SHOWN:
-            say(f"{item['task']} {item['item']}: {item['coverage']:.0%} in {item['rows']} rows of {item['source']}")
-            say(f"  exam        {_line(item['exam_text'])}\n  {item['row'][:10]:10}  {_line(item['row_text'])}")
-    for (source, name), count in told.items():
-        if count > SHOWN:
-            say(f"{count - SHOWN} more items of {name} in {source}; see the report")
-    say(f"{found['rows']} rows, {found['tokens']} tokens read; {found['removed']} rows removed, {found['kept']} kept")
-    say(f"second pass: {found['proof']['rows']} rows of {found['out']}, {found['proof']['copy']} copy the exam")
-
-
-def _percent(cell: dict[str, Any] | None) -> str:
-    """One decimal; a mark where the whole set goes."""
-    return f"{100 * cell['share']:.1f}{' !' if cell['verdict'] == 'set dropped' else ''}" if cell else ""
 
 
 def _line(text: str) -> str:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tercet.data.adapters import ADAPTERS, PAIRS, UNFOLDS, best_paths, fill, instances
-from tercet.data.layouts import LAYOUTS, Skip, recognise
+from tercet.data.layouts import LAYOUTS, Skip, recognise, user_texts
 from tercet.data.sources import Reading, load, load_pairs
 from tercet.recipe import SourceSpec
 from tercet.rows import Message, Pair, Row, RowError
@@ -116,6 +116,7 @@ PUBLIC: list[tuple[str, dict[str, Any], Row]] = [
 def test_a_public_row_becomes_a_conversation(adapter: str, raw: dict[str, Any], row: Row) -> None:
     made = ADAPTERS[adapter]({**raw, "id": "a"}, "here")
     assert made == Row("a", row.messages, row.source, row.skill, row.verifier, row.truth, row.template)
+    assert set(made.user_turns) <= set(user_texts(raw, "here"))
 
 
 @pytest.mark.parametrize(
@@ -134,6 +135,7 @@ def test_a_public_row_becomes_a_conversation(adapter: str, raw: dict[str, Any], 
 def test_what_is_left_out_by_policy_says_why(adapter: str, raw: dict[str, Any], reason: str) -> None:
     with pytest.raises(Skip, match=reason):
         ADAPTERS[adapter]({**raw, "id": "a"}, "here")
+    assert user_texts(raw, "here")  # decontamination of files looks at it all the same
 
 
 @pytest.mark.parametrize(
@@ -213,7 +215,7 @@ def test_oasst_follows_the_best_reply_of_each_tree() -> None:
 
 def test_oasst_refuses_a_message_that_is_none(write: Write) -> None:
     with pytest.raises(RowError, match=r"rows\.jsonl, row 1: expected text under role"):
-        list(load(SourceSpec(path=str(write({"message_id": "q", "text": "Hi?"})), adapter="oasst"), {}, {}))
+        list(load(SourceSpec(path=str(write({"message_id": "q", "text": "Hi?"})), adapter="oasst"), {}, {}, Reading()))
     with pytest.raises(RowError, match=r"row 1: a message is from 'robot'"):
         list(best_paths(tree(("q", "", "robot", None))))
     with pytest.raises(RowError, match=r"row 2: expected a message_id of its own and the parent's id, got 'q'"):
@@ -237,23 +239,25 @@ def test_each_instance_of_a_task_is_a_row() -> None:
         list(instances([({"instruction": "Add.", "instances": ["x"]}, "row 1")]))
 
 
-def test_worked_examples_stand_before_the_question_in_one_turn(write: Write) -> None:
+def test_worked_examples_stand_before_the_question_in_one_turn(tmp_path: Path, write: Write) -> None:
+    def behind(adapter: str, raw: dict[str, Any], examples: list[Any]) -> list[Row]:
+        (tmp_path / "shots.json").write_text(json.dumps(examples))
+        shown = {"path": str(tmp_path / "shots.json")}
+        source = {"path": str(write(raw)), "adapter": adapter, "require_answer": False, "examples": shown}
+        return list(load(SourceSpec(**source), {}, {}, Reading()))
+
+    problem = {"question": "Hi?", "answer": "#### 3"}
     shots = [{"question": f"{n} + 1?", "answer": f"So the answer is {n + 1}."} for n in range(9)]
-    source = SourceSpec(
-        path=str(write({"question": "Hi?", "answer": "#### 3"})), adapter="gsm8k_prompt", require_answer=False
-    )
-    (row,) = load(source, {}, {}, Reading(examples=shots))
+    (row,) = behind("gsm8k_prompt", problem, shots)
     (text,) = row.user_turns
     assert text.startswith("Question: 0 + 1?\nAnswer: So the answer is 1.\n\nQuestion: 1 + 1?")
     assert text.endswith("So the answer is 8.\n\nQuestion: Hi?\nAnswer:")
     assert text.count("Question:") == 9  # 8 shots and the question
     with pytest.raises(RowError, match="expected 8 worked examples, got 7"):
-        list(load(source, {}, {}, Reading(examples=shots[:7])))
+        behind("gsm8k_prompt", problem, shots[:7])
     with pytest.raises(RowError, match="worked example 1: expected text under answer"):
-        list(load(source, {}, {}, Reading(examples=[{"question": "x"}] * 8)))
-    solved = [{"problem": "P", "solution": "S "}] * 3
-    source = SourceSpec(path=str(write({"problem": "Hi?", "answer": "3"})), adapter="math_prompt", require_answer=False)
-    (row,) = load(source, {}, {}, Reading(examples=solved))
+        behind("gsm8k_prompt", problem, [{"question": "x", "answer": 3}] * 8)
+    (row,) = behind("math_prompt", {"problem": "Hi?", "answer": "3"}, [{"problem": "P", "solution": "S "}] * 3)
     assert row.user_turns == ["Problem:\nP\n\nSolution:\nS\n\n" * 3 + "Problem:\nHi?\n\nSolution:"]
 
 
@@ -262,9 +266,9 @@ def test_the_real_examples_stand_before_the_real_problems(shared_data: Path) -> 
         ("gsm8k_prompt", "gsm8k_cot_8", 8, "gsm8k/train.jsonl.gz", "Question: "),
         ("math_prompt", "minerva_math_4", 3, "math/train_answers.json.gz", "Problem:\n"),
     ):
-        examples = json.loads((shared_data / "eval" / "fewshot" / f"{file}.json").read_text())
-        source = SourceSpec(path=str(shared_data / "train" / problems), adapter=adapter, require_answer=False)
-        zero, few = (next(load(source, {}, {}, Reading(examples=some))) for some in ([], examples))
+        source = {"path": str(shared_data / "train" / problems), "adapter": adapter, "require_answer": False}
+        examples = {"path": str(shared_data / "eval" / "fewshot" / f"{file}.json")}
+        zero, few = (next(load(SourceSpec(**source, examples=some), {}, {}, Reading())) for some in (None, examples))
         assert few.truth == zero.truth
         assert few.user_turns[0].count(opening) == shots + 1
         assert zero.user_turns[0] in few.user_turns[0]
@@ -280,13 +284,13 @@ def test_a_published_truth_is_one_its_judge_can_grade() -> None:
 
 def test_the_template_is_filled_and_an_empty_slot_is_refused(write: Write) -> None:
     spec = SourceSpec(path=str(write({"instruction": "Who?", "output": "I am {{ name }} of {{maker}}."})))
-    spec = spec.model_copy(update={"adapter": "hardcoded"})
-    (row,) = load(spec, {}, {}, Reading(values={"name": "Trio", "maker": "us"}))
+    spec = spec.model_copy(update={"adapter": "hardcoded", "values": {"name": "Trio", "maker": "us"}})
+    (row,) = load(spec, {}, {}, Reading())
     assert row.answer == "I am Trio of us."
     with pytest.raises(RowError, match="row 1: no value for the slot maker of this template; the values given: name"):
-        list(load(spec, {}, {}, Reading(values={"name": "Trio"})))
+        list(load(spec.model_copy(update={"values": {"name": "Trio"}}), {}, {}, Reading()))
     values = dict.fromkeys(("name", "maker", "base", "licence", "page", "about_maker"), "Trio")
-    rows = list(load(SourceSpec(path="tercet:hardcoded", adapter="hardcoded"), {}, {}, Reading(values=values)))
+    rows = list(load(SourceSpec(path="tercet:hardcoded", adapter="hardcoded", values=values), {}, {}, Reading()))
     assert len(rows) == 12
     assert not any("{" in turn.content for row in rows for turn in row.messages)
     assert fill(Row("a", CHAT), {}, "here") == Row("a", CHAT)
@@ -332,10 +336,11 @@ PAIR = Pair("a", CHAT, (*ASKED, Message("assistant", BAD)))
 def test_a_public_preference_becomes_a_pair(write: Write, adapter: str, raw: dict[str, Any]) -> None:
     pair = PAIRS[adapter]({**raw, "id": "a"}, "here")
     assert (pair.prompt, pair.chosen, pair.rejected) == (PAIR.prompt, PAIR.chosen, PAIR.rejected)
+    assert user_texts(raw, "here") == ["Hi?"]
     source = SourceSpec(path=str(write({**raw, "id": "a"})), adapter=adapter)
     (read,) = load_pairs(source, {}, {}, Reading())
     assert read.source == raw.get("source", "rows.jsonl")
-    (row,) = load(source, {}, {})
+    (row,) = load(source, {}, {}, Reading())
     assert row.messages == CHAT  # the chosen side
 
 
@@ -368,7 +373,7 @@ def test_a_pair_nothing_can_be_learnt_from_is_not_kept(
 
 def test_an_adapter_of_rows_gives_no_pairs(write: Write) -> None:
     with pytest.raises(RowError, match="'rows' gives no pairs; the adapters of pairs are hh, preference"):
-        list(load_pairs(SourceSpec(path=str(write({"messages": TURNS}))), {}, {}))
+        list(load_pairs(SourceSpec(path=str(write({"messages": TURNS}))), {}, {}, Reading()))
 
 
 @pytest.mark.parametrize(
@@ -396,6 +401,7 @@ def test_a_layout_is_recognised_and_said(write: Write, raw: dict[str, Any], name
     list(load(source, {}, {}, reading))
     (said,) = reading.said
     assert said.startswith(f"rows.jsonl is read as {name!r}: every row has ")
+    assert user_texts(raw, "here")
 
 
 def test_every_recognised_layout_has_an_adapter_and_strangers_have_none() -> None:
@@ -508,8 +514,8 @@ REAL: list[tuple[str, int, str, str, dict[str, int]]] = [
 def test_no_row_of_a_real_file_is_lost(
     shared_data: Path, name: str, count: int, adapter: str, said: str, left_out: dict[str, int]
 ) -> None:
-    reading = Reading(values={"name": "Trio", "author": "us"})
-    source = SourceSpec(path=str(shared_data / name), adapter=adapter, require_answer=False)
+    reading, values = Reading(), {"name": "Trio", "author": "us"} if adapter == "hardcoded" else {}
+    source = SourceSpec(path=str(shared_data / name), adapter=adapter, require_answer=False, values=values)
     made = [*load(source, {}, {}, reading)]
     assert (reading.read, reading.kept) == (count, len(made))
     assert reading.kept + reading.skipped.total() == count

@@ -12,7 +12,8 @@ import pytest
 
 from tercet import hub, pipeline
 from tercet.data.decontam import ExamItem, Index
-from tercet.data.sweep import scan
+from tercet.data.decontaminate_files import scan
+from tercet.data.decontaminator import Decontaminator
 from tercet.evals import suite
 from tercet.evals.task import examples_of, items, public_records
 from tercet.rows_file import read_file
@@ -63,8 +64,9 @@ def exam(name: str, mirror: dict[str, str]) -> list[ExamItem]:
 
 def found(kept_out: Sequence[ExamItem], file: Path, *, exact: bool = False) -> dict[int, float]:
     """Items that some row of a file copies, with the largest coverage."""
-    sweep = scan([file], Index(kept_out, exact=exact))
-    return {number: one.best.coverage for cell in sweep.copied.values() for number, one in cell.items() if one.best}
+    cleaner = Decontaminator(Index(kept_out, exact=exact))
+    scan([file], cleaner)
+    return {number: one.best.coverage for cell in cleaner.copied.values() for number, one in cell.items() if one.best}
 
 
 def squeezed(text: str) -> str:

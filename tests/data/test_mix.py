@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tercet.data import constraints, crew, filters, mix, planted, sheet, words
-from tercet.data.copies import Looker, prove_clean
 from tercet.data.crew import Crew
 from tercet.data.decontam import ExamItem, Index
+from tercet.data.decontaminator import Decontaminator, Document, prove
 from tercet.recipe import Base, Mix, Pairs, Placement, Recipe
 from tercet.rows import Message, Pair, Row, RowError, read_pairs, read_rows, read_table, write_table
 from tercet.store import Artifact, Context
@@ -153,14 +153,12 @@ def test_planted_rows_are_for_mixtures() -> None:
         planted.generate(3, "exam", 5)
 
 
-def test_a_row_that_survives_decontamination_stops_the_run(tmp_path: Path) -> None:
-    look = Looker(Index([ExamItem("words@1", "7", (PROBLEM,))]), 0.5)
-    for name, question in (("fine", "Hello?"), ("copy", PROBLEM)):
-        write_table(tmp_path / name / "rows.parquet", [chat(name, question)])
-    with Crew(look, 1) as crew:
-        prove_clean(tmp_path / "fine" / "rows.parquet", crew)
-        with pytest.raises(RuntimeError, match="row 'copy' still copies 1 exam items"):
-            prove_clean(tmp_path / "copy" / "rows.parquet", crew)
+def test_a_row_that_survives_decontamination_stops_the_run() -> None:
+    search = Decontaminator(Index([ExamItem("words@1", "7", (PROBLEM,))])).search(list)
+    with Crew(search, 1) as crew:
+        prove(crew, [[Document("a", "fine", ["Hello?"])]], rows=1)
+        with pytest.raises(RuntimeError, match=r"expected 1 rows of which 0 copy the exam, found 1 and 1 \(copy\)"):
+            prove(crew, [[Document("a", "copy", [PROBLEM])]], rows=1)
 
 
 def test_same_seed_same_bytes_and_order_of_rows_does_not_matter(bench: Bench) -> None:

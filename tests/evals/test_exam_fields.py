@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tercet import hub, pipeline
-from tercet.data.decontam import ExamItem, Index, exam_items
+from tercet.data import decontam
+from tercet.data.decontam import ExamItem, Index
 from tercet.evals import prompts, suite
 from tercet.evals.task import Generated, Item, Task, TaskError, examples_of, items, public_records, read_exam
 from tercet.recipe import Prompts
@@ -134,7 +135,7 @@ def test_the_folder_lists_the_examples_and_the_index_reads_them(tmp_path: Path) 
     assert [row["item"] for row in read_table(tmp_path / "exam" / "examples.parquet")] == [
         f"example-{k}" for k in range(1, 9)
     ]
-    found = exam_items(tmp_path / "exam" / "exam.parquet")
+    found, _ = decontam.read_exam(tmp_path / "exam")
     assert [item.task for item in found] == ["gsm8k@2", *["gsm8k@2:examples"] * 8]
     hits = Index(found).hits([f"Homework: {shots[2]['question']}"])
     assert [(hit.item.task, hit.item.item) for hit in hits if hit.coverage == 1] == [("gsm8k@2:examples", "example-3")]

@@ -15,7 +15,7 @@ from fake_run import SCRIPT, FakeRun
 from tercet.report import data
 from tercet.report.page import run
 from tercet.report.render import count, paid
-from tercet.rows import RowError, write_table
+from tercet.rows import RowError
 
 
 def section(fake: FakeRun, tmp_path: Path) -> str:
@@ -103,8 +103,7 @@ def test_every_cell_shows_its_largest_copies_once_and_other_rules_a_few_rows(tmp
         rows += [copy | {"row": f"c{k}{half}", "coverage": coverage / half, "item": item} for half in (2, 1)]
     rows += [copy | {"source": "z", "row": "last", "coverage": 0.6, "item": "1"}]
     rows += [copy | {"task": f"u{k}@1", "row": "r", "coverage": 0.9, "item": f"{i}"} for k in range(30) for i in (1, 2)]
-    write_table(tmp_path / "removed.parquet", rows)
-    found = data.removed_texts(tmp_path / "removed.parquet")
+    found = data.removed_texts(rows)
     largest = [1 - (k + 1) / 2000 for k in range(data.MOST_OF_CELL)]
     assert [row["coverage"] for row in found["copies"] if row["task"] == "t@1"][:-1] == largest[:2]
     assert found["copies"][-1]["row"] == "last"

@@ -32,7 +32,7 @@ import numpy as np
 from tercet.data.ngrams import END, SEPARATORS, Encoded, Grams, Numbers, Sieve, analyse, encode, vocabulary
 from tercet.rows import RowError, read_table
 
-__all__ = ["SEPARATORS", "ExamItem", "Hit", "Index", "analyse", "exam_items", "excerpt"]
+__all__ = ["SEPARATORS", "ExamItem", "Hit", "Index", "analyse", "excerpt", "read_exam"]
 
 _WORD = re.compile(f"[^{re.escape(SEPARATORS)}]+")
 
@@ -235,27 +235,20 @@ class Index:
 
 
 def read_exam(payload: Path, *, shots: bool = True) -> tuple[list[ExamItem], frozenset[str]]:
-    """The items of a prompts artefact (see `exam_items`), and which of its tasks are of the unseen suite."""
-    cards = payload / "tasks.json"
-    known = json.loads(cards.read_text(encoding="utf-8")) if cards.is_file() else []
-    unseen = frozenset(card["name"] for card in known if card.get("locked"))
-    return exam_items(payload / "exam.parquet", shots=shots), unseen
+    """The items of a prompts artefact with the fields that rows must not copy, and which of its tasks are unseen.
 
-
-def exam_items(path: Path, *, shots: bool = True) -> list[ExamItem]:
-    """The items of a prompts artefact, with the fields that training rows must not copy.
-
-    The worked examples of its prompts (`examples.parquet` beside `path`, where there is one) come after the items and
-    count under tasks of their own: `gsm8k@2:examples`; without `shots` they are left out.
+    The worked examples of its prompts (`examples.parquet`, where there is one) come after the items and count under
+    tasks of their own: `gsm8k@2:examples`; without `shots` they are left out.
     """
+    cards, exam, examples = (payload / name for name in ("tasks.json", "exam.parquet", "examples.parquet"))
+    known = json.loads(cards.read_text(encoding="utf-8")) if cards.is_file() else []
     items = []
-    examples = path.with_name("examples.parquet")
-    for file in (path, examples) if shots and examples.is_file() else (path,):
+    for file in (exam, examples) if shots and examples.is_file() else (exam,):
         for number, value in enumerate(read_table(file)):
             if "fields" not in value or "task" not in value or "item" not in value:
                 raise RowError(f"{file}, row {number}: expected task, item and fields, got the keys {sorted(value)}")
             items.append(ExamItem(value["task"], str(value["item"]), tuple(value["fields"] or ())))
-    return items
+    return items, frozenset(card["name"] for card in known if card.get("locked"))
 
 
 def excerpt(text: str, matched: str, *, n: int = 8, margin: int = 40, width: int = 320) -> str:

@@ -14,7 +14,6 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +23,6 @@ from tercet.data.filters import Finding, split_words
 from tercet.data.spool import Spool, batched
 from tercet.rows import Row
 
-Part = Literal["prompt", "conversation"]
 Hashes = npt.NDArray[np.uint64]
 Shingles = frozenset[tuple[str, ...]]
 
@@ -70,9 +68,9 @@ class Twin:
     similarity: float
 
 
-def text_of(row: Row, part: Part = "prompt") -> str:
-    """What is compared of a row: the turns before the answer, or all of them, each with its role."""
-    return "\n".join(f"{turn.role}: {turn.content}" for turn in (row.prompt if part == "prompt" else row.messages))
+def text_of(row: Row) -> str:
+    """What is compared of a row: the turns before the answer, each with its role."""
+    return "\n".join(f"{turn.role}: {turn.content}" for turn in row.prompt)
 
 
 def normalised(text: str) -> str:
@@ -111,33 +109,30 @@ class Seen:
 
 
 class Exact:
-    """A rule with a memory: a text seen before, once normalised; the first one stays.
+    """A rule with a memory: a prompt seen before, once normalised; the first one stays.
 
     24 bytes a row; the names of rows wait on disk. A key has 64 bits: among a million different texts two are taken
     for one with a chance of 1 in 37 million.
     """
 
-    def __init__(self, part: Part = "prompt") -> None:
+    def __init__(self) -> None:
         """Start with nothing seen."""
-        self.part = part
         self._seen = Seen()
         self._names = Spool[str]()
 
     def __call__(self, row: Row) -> Finding | None:
         """What is found names the row that came first."""
-        key = row_key(row, self.part)
+        key = row_key(row)
         first = self._seen.get(key)
         if first is not None:
-            turns = row.prompt if self.part == "prompt" else row.messages
-            return Finding(f"same {self.part} as {self._names[first]}", turns[-1].content)
+            return Finding(f"same prompt as {self._names[first]}", row.prompt[-1].content)
         self._seen.add(key, self._names.append(row.id))
         return None
 
 
-def row_key(row: Row, part: Part = "prompt") -> int:
-    """64 bits of a row's normalised prompt, or of all of it."""
-    turns = row.prompt if part == "prompt" else row.messages
-    return key_of("\x1e".join(f"{turn.role}\x1f{normalised(turn.content)}" for turn in turns))
+def row_key(row: Row) -> int:
+    """64 bits of a row's normalised prompt."""
+    return key_of("\x1e".join(f"{turn.role}\x1f{normalised(turn.content)}" for turn in row.prompt))
 
 
 def key_of(text: str) -> int:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tercet.data import judging
 from tercet.data.asked import account, behind, open_ledger, pieces, title, write_summary
-from tercet.data.dedupe import normalised, text_of
+from tercet.data.dedupe import row_key
 from tercet.data.judging import ASPECTS, Answer, Plan, Sheet
 from tercet.data.ledger import Ledger, Ledgered, completion, request_key
 from tercet.data.sources import draw, lot
@@ -108,17 +108,16 @@ def distinct_prompts(rows: Sequence[Row]) -> tuple[list[Row], int]:
 
     An id that came before with another prompt gets a number, so that ids stay unique.
     """
-    kept: dict[bytes, Row] = {}
+    kept: dict[int, Row] = {}
     ids: set[str] = set()
     for row in rows:
-        mark = lot(0, normalised(text_of(row)))
-        if mark in kept:
+        if (key := row_key(row)) in kept:
             continue
         name, number = row.id, 2
         while name in ids:
             name, number = f"{row.id}#{number}", number + 1
         ids.add(name)
-        kept[mark] = replace(row, id=name)
+        kept[key] = replace(row, id=name)
     return list(kept.values()), len(rows) - len(kept)
 
 

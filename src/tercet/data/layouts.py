@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from tercet.rows import Message, Messages, Row, RowError, messages_from, row_from
@@ -54,6 +55,10 @@ LAYOUTS: tuple[tuple[str, tuple[str, ...], str], ...] = (  # adapter, keys every
 
 HH_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 _GUANACO_TURN = re.compile(r"### (Human|Assistant):")
+_ANY_TURN = re.compile(r"(?:(?:^|\n)\s*|### )(Human|Assistant):[ \t]*")
+_CONVERSATIONS = ("messages", "conversations", "conversation", "prompt", "chosen", "rejected")
+_QUESTIONS = (*PROMPTS, "problem", "inputs", "persona", "input persona")
+_ANSWERERS = frozenset(("assistant", "gpt", "chatgpt", "system", "tool", "function", "function_call", "observation"))
 _SPEAKERS = {
     "system": "system",
     "human": "user",
@@ -91,6 +96,64 @@ def _fits(name: str, keys: tuple[str, ...], row: Raw) -> bool:
         "gsm8k": "####" in str(row.get("answer", "")),
     }
     return tests.get(name, True)
+
+
+def user_texts(raw: Raw, where: str) -> list[str]:
+    """What users say in a raw row of any layout, also where an adapter leaves the row out; RowError where nothing.
+
+    This is what decontamination of files looks at, so that no row is kept unseen: both sides of a pair (a turn that
+    both share counts once), and tool calls are passed over. A message of an OASST tree is a row of its own.
+    """
+    if raw.get("message_id") and isinstance(raw.get("role"), str) and isinstance(raw.get("text"), str):
+        return [raw["text"]] if raw["role"] == "prompter" else []
+    found: list[str] = []
+    for key in _CONVERSATIONS:
+        value = raw.get(key)
+        if isinstance(value, list | tuple):
+            found += _user_turns(value, f"{where}, {key}")
+        elif isinstance(value, str) and key in ("chosen", "rejected"):
+            found += _said_by_human(value)
+    if found and isinstance(raw.get("prompt"), str):
+        found.append(raw["prompt"])
+    found = found or _questions(raw)
+    if not found:
+        raise RowError(f"{where}: no user turn in {', '.join((*_CONVERSATIONS, *_QUESTIONS))}: {keys_of(raw)}")
+    return list(dict.fromkeys(found))
+
+
+def _user_turns(turns: Iterable[Any], where: str) -> list[str]:
+    """Contents of the turns that nobody but a user says; `{role, content}` or `{from, value}`."""
+    with suppress(TypeError, KeyError):  # the common layout, quickly
+        found = [turn["content"] for turn in turns if turn["role"] not in _ANSWERERS]
+        if all(type(text) is str for text in found):
+            return found
+    found = []
+    for turn in turns:
+        if not isinstance(turn, dict) or not {"role", "from"} & turn.keys():
+            raise RowError(f"{where}: expected turns of role and content, or of from and value, got {turn!r:.80}")
+        role, text = (turn.get("role"), turn.get("content")) if "role" in turn else (turn["from"], turn.get("value"))
+        if role not in _ANSWERERS and text is not None:
+            if not isinstance(text, str):
+                raise RowError(f"{where}: a turn holds {type(text).__name__}, expected text")
+            found.append(text)
+    return found
+
+
+def _questions(raw: Raw) -> list[str]:
+    """The questions of a row without turns, each with its context; Self-Instruct has one for each of its instances."""
+    text = next((raw[name] for name in _QUESTIONS if isinstance(raw.get(name), str)), None)
+    if text is not None:
+        cases = [case for case in raw.get("instances") or () if isinstance(case, dict)]
+        contexts = [case.get("input") for case in cases or [raw]]
+        return [f"{text}\n\n{more}" if isinstance(more, str) and more.strip() else text for more in contexts]
+    asked = [raw[name] for name in ("vanilla", "adversarial") if isinstance(raw.get(name), str)]  # WildJailbreak
+    return asked or _said_by_human("".join(str(raw.get(name) or "") for name in ("text", "input", "output")))
+
+
+def _said_by_human(dialogue: str) -> list[str]:
+    """What the human says in a text of `Human:` and `Assistant:`; nothing in other text."""
+    parts = _ANY_TURN.split(dialogue)
+    return [text.strip() for who, text in zip(parts[1::2], parts[2::2], strict=True) if who == "Human"]
 
 
 class Skip(Exception):  # noqa: N818 (the row is no error)
@@ -151,10 +214,9 @@ def question_answer(raw: Raw, where: str) -> Row:
 
 def prompt_only(raw: Raw, where: str) -> Row:
     """A bare prompt under `prompt`, `instruction`, `Instruction` or `question`; it has no answer."""
-    names = ("prompt", "instruction", "Instruction", "question")
-    name = next((name for name in names if isinstance(raw.get(name), str)), "")
+    name = next((name for name in PROMPTS if isinstance(raw.get(name), str)), "")
     if not name:
-        raise RowError(f"{where}: expected text under one of {', '.join(names)}, got the keys {keys_of(raw)}")
+        raise RowError(f"{where}: expected text under one of {', '.join(PROMPTS)}, got the keys {keys_of(raw)}")
     return Row(raw["id"], (Message("user", raw[name]),), template=str(raw.get("template") or ""))
 
 

@@ -20,16 +20,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from tercet import hub, machine
-from tercet.data.copies import WIDTH, Copies, Looker, Texts, Trace, prove_clean, stored, view
+from tercet import machine
 from tercet.data.crew import Crew
+from tercet.data.decontaminator import Decontaminator, Document, Found, Search, prove
 from tercet.data.dedupe import Exact, Near, Seen, key_of, near_duplicates, row_key, text_of
 from tercet.data.filters import Finding, checks, paper_filters
 from tercet.data.sheet import Sheet, Tally, expectation, write_summary
-from tercet.data.sources import Reading, check_verifiers, from_hub, label, load, load_pairs, lot
+from tercet.data.sources import Reading, check_verifiers, from_hub, label, load, load_pairs, lot, stand_in
 from tercet.data.spool import Spool, batched, in_order
 from tercet.recipe import Mixture, Pairs, SourceSpec
-from tercet.rows import Pair, Row, RowError, Source, TableWriter
+from tercet.rows import Pair, Row, RowError, TableWriter, pair_from, stream_rows
+from tercet.rows_file import read_file
 
 if TYPE_CHECKING:
     from tercet.store import Artifact, Context
@@ -41,6 +42,7 @@ Numbers = npt.NDArray[np.int64]
 
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # an odd factor that leads far away
 AT_ONCE = 1000  # rows that are searched, and written, together
+WIDTH = 320  # longest excerpt of a removed row, in characters
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,14 @@ class Removed:
 
 def run(spec: Mixture, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
     """Write `rows.parquet` (or `pairs.parquet`), `removed.parquet` and `summary.json`."""
-    copies = Copies.of(spec, inputs)
+    cleaner = Decontaminator.of(spec, inputs)
     name, kind = ("pairs", Pair) if isinstance(spec, Pairs) else ("rows", Row)
-    look = Looker(copies.index, spec.threshold)
+    search: Search[list[Document]] = cleaner.search(list, each_row=True)
     with (
-        Crew(look, ctx.recipe.placement.workers or machine.cores()) as crew,
+        Crew(search, ctx.recipe.placement.workers or machine.cores()) as crew,
         TableWriter(out / "removed.parquet", Removed) as gone,
     ):
-        mixing = Mixing(spec, inputs, ctx, copies, crew)
+        mixing = Mixing(spec, inputs, ctx, cleaner, crew)
         for source in spec.sources:
             for removed in mixing.take(source):
                 gone.write(removed)
@@ -85,8 +87,9 @@ def run(spec: Mixture, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
             for some in batched(mixing.shuffled(left), AT_ONCE):
                 table.write([entry for _, entry in some])
                 sheet.count([(tallies[source].source, entry) for source, entry in some])
-        prove_clean(out / f"{name}.parquet", crew)
-    write_summary(out / "summary.json", name, mixing.tallies, sheet, copies, spec, expected)
+        written = batched(map(_document, _stored(out / f"{name}.parquet")), AT_ONCE)
+        prove(crew, written, rows=sheet.rows)
+    write_summary(out / "summary.json", name, mixing.tallies, sheet, cleaner, spec, expected)
     contaminated = lost["contaminated"] + lost["contaminated set"]
     return {name: float(sheet.rows), "removed": float(lost.total()), "contaminated": float(contaminated)}
 
@@ -127,10 +130,10 @@ class Mixing:
         spec: Mixture,
         inputs: Mapping[str, Artifact],
         ctx: Context,
-        copies: Copies,
-        crew: Crew[Texts, list[list[Trace]]],
+        cleaner: Decontaminator,
+        crew: Crew[list[Document], Found],
     ) -> None:
-        self.spec, self.inputs, self.ctx, self.copies, self.crew = spec, inputs, ctx, copies, crew
+        self.spec, self.inputs, self.ctx, self.cleaner, self.crew = spec, inputs, ctx, cleaner, crew
         self.pot = Pot(Spool(ctx.work))
         self.tallies: list[Tally] = []
         self._filters: dict[str, Rule] = dict(checks(spec.filters))
@@ -140,7 +143,7 @@ class Mixing:
     def take(self, source: SourceSpec) -> Iterator[list[Removed]]:
         """Read one source and keep what no rule removes, or the sample of it that the recipe asks for."""
         tally = self._tally(source)
-        reading = Reading(values=source.values)
+        reading = Reading()
         read: Any = load_pairs if isinstance(self.spec, Pairs) else load
         entries: Iterator[Entry] = iter(read(source, self.inputs, self.ctx.mirror, reading))
         if source.rows is not None or tally.share < 1:
@@ -156,7 +159,7 @@ class Mixing:
                 break
         tally.read, tally.entered, tally.said = reading.read, reading.kept, reading.said
         tally.skipped = dict(sorted(reading.skipped.items()))
-        if most is not None and tally.kept < most and not self._stands_in(source):
+        if most is not None and tally.kept < most and not stand_in(source, self.ctx.mirror):
             raise RowError(
                 f"source {tally.source!r} has {tally.kept} rows that no rule removes, of {tally.entered}; the recipe "
                 f"asks for {most}: lower its `rows`, or repeat rows with a `fraction` above 1"
@@ -167,17 +170,20 @@ class Mixing:
 
     def without_contaminated_sets(self, left: Numbers) -> tuple[Numbers, list[Removed]]:
         """Parts that copy too much of an unseen exam go as a whole."""
-        dropped = self.copies.dropped()
-        if not dropped:
+        reasons = {
+            part: f"copies {cells[-1]['share']:.1%} of {cells[-1]['task']}, an unseen exam"
+            for part, cells in self.cleaner.dropped().items()
+        }
+        if not reasons:
             return left, []
-        return self._part(left, lambda i, entry: dropped.get(entry.source, ""), "contaminated set")
+        return self._part(left, lambda i, entry: reasons.get(entry.source, ""), "contaminated set")
 
     def without_twins(self, left: Numbers) -> tuple[Numbers, list[Removed]]:
         """The first of near duplicates stays, over all sources."""
         if not self.spec.near or not len(left):
             return left, []
         near = Near(self.spec.near, seed=self.ctx.seed)
-        twins = near_duplicates(lambda: (text_of(view(self._entry(i))) for i in left), near, workers=self.crew.workers)
+        twins = near_duplicates(lambda: (text_of(_view(self._entry(i))) for i in left), near, workers=self.crew.workers)
         place_of = {int(left[place]): twin for place, twin in twins.items()}
 
         def like(i: int, entry: Entry) -> str:
@@ -211,7 +217,7 @@ class Mixing:
         tally, number = self.tallies[-1], len(self.tallies) - 1
         waiting = deque[tuple[list[Entry], list[Removed]]]()
 
-        def jobs() -> Iterator[Texts]:
+        def jobs() -> Iterator[list[Document]]:
             for batch in batched(entries, AT_ONCE):
                 tally.sampled += len(batch)
                 check_verifiers(entry for entry in batch if isinstance(entry, Row))
@@ -219,17 +225,17 @@ class Mixing:
                 goes = [_removed(tally.source, entry, *verdict) for entry, verdict in verdicts if verdict]
                 stays = [entry for entry, verdict in verdicts if not verdict]
                 waiting.append((stays, goes))
-                yield [view(entry).user_turns for entry in stays]
+                yield list(map(_document, stays))
                 note = f"{tally.source}, {tally.sampled:,} rows"
                 self.ctx.track.progress(number, len(self.spec.sources), note)
 
         for found in self.crew.map(jobs()):
             stays, goes = waiting.popleft()
-            for entry, traces in zip(stays, found, strict=True):
-                if traces:
-                    self.copies.note(entry.source, traces)
-                    shown = self.copies.shown(view(entry), traces)
-                    goes.append(Removed(tally.source, entry.id, "contaminated", **shown))
+            copying = {row.place: row for row in found.rows}
+            for place, entry in enumerate(stays):
+                if row := copying.get(place):
+                    self.cleaner.note(entry.source, row)
+                    goes.append(Removed(tally.source, entry.id, "contaminated", **self.cleaner.reason(row)))
                 else:
                     self.pot.add(entry, number, partial(self._lot, "order", tally.source))
                     tally.kept += 1
@@ -243,7 +249,7 @@ class Mixing:
             entry = self._entry(i)
             if reason := why(i, entry):
                 tally = self.tallies[self.pot.sources[i]]
-                goes.append(_removed(tally.source, entry, rule, Finding(reason, view(entry).prompt[-1].content)))
+                goes.append(_removed(tally.source, entry, rule, Finding(reason, _view(entry).prompt[-1].content)))
                 tally.kept -= 1
                 tally.removed[rule] += 1
             else:
@@ -275,26 +281,37 @@ class Mixing:
         if not source.without:
             return {}
         payload, seen = self.inputs[source.without].payload, Seen()
-        for entry in stored(
+        for entry in _stored(
             next(path for path in (payload / "rows.parquet", payload / "pairs.parquet") if path.exists())
         ):
-            if seen.get(key := row_key(view(entry))) is None:
+            if seen.get(key := row_key(_view(entry))) is None:
                 seen.add(key, 0)
         told = f"in {source.without}"
         return {told: lambda row: Finding(f"its prompt is {told}") if seen.get(row_key(row)) is not None else None}
-
-    def _stands_in(self, source: SourceSpec) -> bool:
-        """Whether a local file stands for a hub data set: of that nobody expects the whole."""
-        named = Source(source.path, source.subset, source.split, source.revision)
-        return bool(source.path and hub.local_file(named, self.ctx.mirror))
 
     def _lot(self, *parts: str) -> int:
         return int.from_bytes(lot(self.ctx.seed, *parts)[:8], "big")
 
 
+def _stored(path: Path) -> Iterator[Entry]:
+    """The rows (or the pairs, by the name) of an artefact's table, one after another."""
+    if path.name != "pairs.parquet":
+        return stream_rows(path)
+    return (pair_from(value, f"{path}: row {number}") for number, value in enumerate(read_file(path)))
+
+
+def _view(entry: Entry) -> Row:
+    """A pair as the conversation that was chosen; a row as it is."""
+    return entry if isinstance(entry, Row) else Row(entry.id, entry.chosen, entry.source, entry.skill)
+
+
+def _document(entry: Entry) -> Document:
+    return Document(entry.source, entry.id, _view(entry).user_turns)
+
+
 def _objection(entry: Entry, filters: Mapping[str, Rule], once: Mapping[str, Rule]) -> tuple[str, Finding] | None:
     """The first rule against a row, or against either side of a pair, and what it found."""
-    both = [view(entry)]
+    both = [_view(entry)]
     if isinstance(entry, Pair):
         both.append(Row(entry.id, entry.rejected, entry.source, entry.skill))
     asked = [(name, rule, row) for name, rule in filters.items() for row in both]
@@ -303,5 +320,5 @@ def _objection(entry: Entry, filters: Mapping[str, Rule], once: Mapping[str, Rul
 
 
 def _removed(source: str, entry: Entry, rule: str, found: Finding) -> Removed:
-    text = found.text or view(entry).messages[-1].content
+    text = found.text or _view(entry).messages[-1].content
     return Removed(source, entry.id, rule, found.detail, row_text=text if len(text) <= WIDTH else text[:WIDTH] + "…")

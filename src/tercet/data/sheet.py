@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tercet.data.catalogue import conflicts, find
-from tercet.data.copies import Copies
+from tercet.data.decontaminator import Decontaminator
 from tercet.recipe import Mixture
 from tercet.rows import Message, Pair, Row, RowError
 
@@ -125,7 +125,7 @@ def write_summary(  # noqa: PLR0913 - one value for each of its parts
     of: str,
     tallies: Sequence[Tally],
     sheet: Sheet,
-    copies: Copies,
+    cleaner: Decontaminator,
     spec: Mixture,
     expected: dict[str, Any] | None,
 ) -> None:
@@ -140,8 +140,8 @@ def write_summary(  # noqa: PLR0913 - one value for each of its parts
         "sources": [tally.plain() for tally in tallies],
         "sheet": table,
         "counted": sheet.counted,
-        "exams": copies.exams(),
-        "matrix": copies.matrix(),
+        "exams": cleaner.exams(),
+        "matrix": cleaner.matrix(),
         "rule": {name: getattr(spec, name) for name in ("ngram", "threshold", "share", "exact")},
         "licences": conflicts(named) if spec.commercial else [],
         "expected": expected,

@@ -13,7 +13,7 @@ import hashlib
 import heapq
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tercet.store import Artifact
 
 T = TypeVar("T")
+Entry = TypeVar("Entry", Row, Pair)
 Raws = Iterator[tuple[Raw, str]]
 
 TEMPLATE = "tercet:hardcoded"  # the path of the built-in template of questions about the assistant itself
@@ -40,14 +41,11 @@ PEEK = 50  # rows that a layout is recognised by
 
 @dataclass
 class Reading:
-    """What a source needs beside its spec, and the account of what was read: kept + skipped = read.
+    """The account of what was read of a source: kept + skipped = read.
 
-    (A gathering such as OASST's paths keeps fewer rows than it reads objects.) `values` fill the slots of a template;
-    `examples` stand before each RLVR prompt in the place of those that the source names.
+    (A gathering such as OASST's paths keeps fewer rows than it reads objects.)
     """
 
-    values: Mapping[str, str] = field(default_factory=dict)
-    examples: Sequence[Mapping[str, Any]] = ()
     read: int = 0
     kept: int = 0
     skipped: Counter[str] = field(default_factory=Counter)  # reason -> rows
@@ -55,66 +53,60 @@ class Reading:
 
 
 def load(
-    source: SourceSpec, inputs: Mapping[str, Artifact], mirror: Mapping[str, str], reading: Reading | None = None
+    source: SourceSpec, inputs: Mapping[str, Artifact], mirror: Mapping[str, str], reading: Reading
 ) -> Iterator[Row]:
     """The rows of one source, adapted and checked; `mirror` maps hub ids to local files or folders.
 
-    Rows that an adapter leaves out are counted in `reading`, and public rows with an empty answer; without one they
-    stop the reading, so that nothing disappears unseen. In a stage's or a user's rows of our own layout an empty answer
-    is always an error. Of preference pairs the chosen side is the row.
+    Rows that an adapter leaves out are counted in `reading`, and public rows with an empty answer. In a stage's or a
+    user's rows of our own layout an empty answer is an error. Of preference pairs the chosen side is the row.
     """
-    account = reading or Reading()
-    name = label(source)
-    adapter, raws = _begin(source, _raw(source, inputs, mirror, "rows.parquet"), account)
-    adapt = _adapter(adapter, source, mirror, account)
-    public = adapter != "rows" or not (source.stage or hub.is_local(source.path))
-    for number, (raw, where) in enumerate(raws, 1):
-        try:
-            _check_part(raw, source)
-            row = adapt(_named(raw, name, number), where)
-            if adapter == "hardcoded":
-                row = fill(row, account.values or source.values, where)
-            if reading and public and row.answer is not None and not row.answer.strip():
-                raise Skip("empty answer")
-        except Skip as reason:
-            _leave_out(reading, reason, where)
-            continue
+    name, raws = _begin(source, _raw(source, inputs, mirror, "rows.parquet"), reading)
+    adapter = _adapter(name, source, mirror)
+    public = name != "rows" or not (source.stage or hub.is_local(source.path))
+
+    def adapt(raw: Raw, where: str) -> Row:
+        row = adapter(raw, where)
+        if name == "hardcoded":
+            row = fill(row, source.values, where)
+        if public and row.answer is not None and not row.answer.strip():
+            raise Skip("empty answer")
         _check(row, where, require_answer=source.require_answer)
-        account.kept += 1
-        yield row if row.source else replace(row, source=name)
+        return row
+
+    yield from _adapted(source, raws, adapt, reading)
 
 
 def load_pairs(
-    source: SourceSpec, inputs: Mapping[str, Artifact], mirror: Mapping[str, str], reading: Reading | None = None
+    source: SourceSpec, inputs: Mapping[str, Artifact], mirror: Mapping[str, str], reading: Reading
 ) -> Iterator[Pair]:
     """The preference pairs of one source, as `load` gives rows; a stage of pairs needs no adapter."""
-    account = reading or Reading()
-    name = label(source)
-    adapter, raws = _begin(source, _raw(source, inputs, mirror, "pairs.parquet"), account)
+    name, raws = _begin(source, _raw(source, inputs, mirror, "pairs.parquet"), reading)
     if source.stage:
-        adapter = "preference"
-    if adapter not in PAIRS:
+        name = "preference"
+    if name not in PAIRS:
         known = ", ".join(sorted(PAIRS))
-        raise RowError(f"source {name!r}: {adapter!r} gives no pairs; the adapters of pairs are {known}")
-    for number, (raw, where) in enumerate(raws, 1):
-        try:
-            _check_part(raw, source)
-            pair = PAIRS[adapter](_named(raw, name, number), where)
-        except Skip as reason:
-            _leave_out(reading, reason, where)
-            continue
+        raise RowError(f"source {label(source)!r}: {name!r} gives no pairs; the adapters of pairs are {known}")
+
+    def adapt(raw: Raw, where: str) -> Pair:
+        pair = PAIRS[name](raw, where)
         for side in (pair.chosen, pair.rejected):
             _check(Row(pair.id, side, pair.source, pair.skill), where, require_answer=True)
         _check_texts(where, pair.chosen_model, pair.rejected_model, pair.provenance)
-        account.kept += 1
-        yield pair if pair.source else replace(pair, source=name)
+        return pair
+
+    yield from _adapted(source, raws, adapt, reading)
 
 
 def from_hub(source: SourceSpec, mirror: Mapping[str, str]) -> bool:
     """Whether the rows come over the network: no stage, no template, nothing local, and no local file stands for it."""
     if source.stage or source.path == TEMPLATE:
         return False
-    return not hub.local_file(_place(source), mirror) and not hub.is_local(source.path)
+    return not stand_in(source, mirror) and not hub.is_local(source.path)
+
+
+def stand_in(source: SourceSpec, mirror: Mapping[str, str]) -> str:
+    """The local file or folder that stands for a hub data set, of which nobody expects the whole; or nothing."""
+    return hub.local_file(_place(source), mirror) if source.path else ""
 
 
 def label(source: SourceSpec) -> str:
@@ -170,10 +162,10 @@ def _counted(raws: Raws, account: Reading) -> Raws:
         yield raw
 
 
-def _adapter(adapter: str, source: SourceSpec, mirror: Mapping[str, str], account: Reading) -> Adapter:
-    """The function of this name, with the worked examples where it takes them."""
-    if account.examples or source.examples:
-        return _with_examples(adapter, source, mirror, account.examples)
+def _adapter(adapter: str, source: SourceSpec, mirror: Mapping[str, str]) -> Adapter:
+    """The function of this name, with the worked examples that the source names."""
+    if source.examples:
+        return _with_examples(adapter, label(source), Source(**source.examples.model_dump()), mirror)
     if adapter in PAIRS:
         return partial(_chosen, adapter)
     if adapter not in ADAPTERS:
@@ -183,22 +175,17 @@ def _adapter(adapter: str, source: SourceSpec, mirror: Mapping[str, str], accoun
     return ADAPTERS[adapter]
 
 
-def _with_examples(
-    adapter: str, source: SourceSpec, mirror: Mapping[str, str], examples: Sequence[Mapping[str, Any]]
-) -> Adapter:
-    """The adapter with the first worked examples of its data set: those given, else those the source names."""
-    who = f"source {label(source)!r}"
+def _with_examples(adapter: str, source: str, examples_of: Source, mirror: Mapping[str, str]) -> Adapter:
+    """The adapter with the first worked examples of its data set."""
+    who = f"source {source!r}"
     if adapter not in WITH_EXAMPLES:
         raise RowError(f"{who}: {adapter!r} takes no worked examples; {' and '.join(sorted(WITH_EXAMPLES))} do")
     function, shots, keys = WITH_EXAMPLES[adapter]
-    if source.examples and not examples:
-        named = Source(**source.examples.model_dump())
-        file = hub.local_file(named, mirror) or named.path
-        who = f"{who}, worked examples of {file}"
-        try:
-            examples = hub.rows_with(hub.records([named], mirror), *keys)
-        except RowError as error:
-            raise RowError(f"{who}: {error}") from None
+    who = f"{who}, worked examples of {hub.local_file(examples_of, mirror) or examples_of.path}"
+    try:
+        examples = hub.rows_with(hub.records([examples_of], mirror), *keys)
+    except RowError as error:
+        raise RowError(f"{who}: {error}") from None
     if len(examples) < shots:
         raise RowError(f"{who}: expected {shots} worked examples, got {len(examples)}")
     for number, example in enumerate(examples[:shots], 1):
@@ -212,17 +199,26 @@ def _chosen(adapter: str, raw: Raw, where: str) -> Row:
     return Row(pair.id, pair.chosen, pair.source, pair.skill)
 
 
+def _adapted(source: SourceSpec, raws: Raws, adapt: Callable[[Raw, str], Entry], reading: Reading) -> Iterator[Entry]:
+    """What the objects become; those that are left out are counted."""
+    name, column = label(source), hub.COLUMNS.get(source.path, "")
+    for number, (raw, where) in enumerate(raws, 1):
+        try:
+            if column and source.subset and raw.get(column) != source.subset:
+                raise Skip("of another part of the set")
+            entry = adapt(_named(raw, name, number), where)
+        except Skip as reason:
+            reading.skipped[str(reason)] += 1
+            continue
+        reading.kept += 1
+        yield entry if entry.source else replace(entry, source=name)
+
+
 def _named(raw: Raw, source: str, number: int) -> Raw:
     """The object with an id: its own, or the source's name and the number."""
     identity = raw.get("id")
     raw["id"] = f"{Path(source).name}-{number}" if identity is None or identity == "" else str(identity)
     return raw
-
-
-def _leave_out(reading: Reading | None, reason: Skip, where: str) -> None:
-    if reading is None:
-        raise RowError(f"{where}: would be left out ({reason}), but nobody counts; give `load` a Reading") from None
-    reading.skipped[str(reason)] += 1
 
 
 def _raw(source: SourceSpec, inputs: Mapping[str, Artifact], mirror: Mapping[str, str], table: str) -> Raws:
@@ -242,13 +238,6 @@ def _raw(source: SourceSpec, inputs: Mapping[str, Artifact], mirror: Mapping[str
 
 def _place(source: SourceSpec) -> Source:
     return Source(source.path, source.subset, source.split, source.revision)
-
-
-def _check_part(raw: Raw, source: SourceSpec) -> None:
-    """Leave out what is not of the subset, where a column tells the subsets of a set apart."""
-    column = hub.COLUMNS.get(source.path, "")
-    if column and source.subset and raw.get(column) != source.subset:
-        raise Skip("of another part of the set")
 
 
 def _tree(path: Path) -> Iterator[Raw]:

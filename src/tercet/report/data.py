@@ -29,13 +29,14 @@ def told(kind: str, payload: Path) -> Object:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise RowError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); run `tercet check`") from None
-    mixture = kind in kinds_of(Mixture)
-    made = _mixture(summary) | removed_texts(payload / "removed.parquet") if mixture else _asked(summary)
-    return {"kind": kind, **made}
+    if kind not in kinds_of(Mixture):
+        return {"kind": kind, **_asked(summary)}
+    removed = payload / "removed.parquet"
+    return {"kind": kind, **_mixture(summary), **removed_texts(read_file(removed) if removed.is_file() else ())}
 
 
-def removed_texts(path: Path) -> Object:
-    """Copies of the exam side by side, and the first rows of every other rule; the table is streamed.
+def removed_texts(rows: Iterable[Object]) -> Object:
+    """Copies of the exam side by side, and the first rows of every other rule; the rows are not held.
 
     Every source and task gives the copies with the largest coverage, of each item one; the best of all come first
     where they are too many.
@@ -43,7 +44,7 @@ def removed_texts(path: Path) -> Object:
     cells: dict[tuple[str, str], dict[str, Object]] = {}  # (source, task) -> item -> the row that copies most of it
     others: dict[str, list[Object]] = {}
     number = 0
-    for row in read_file(path) if path.is_file() else ():
+    for row in rows:
         if not row["task"]:
             kept = others.setdefault(row["rule"], [])
             kept += [row] * (len(kept) < MOST_OTHERS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tercet.data import feed
+from tercet.data import decontaminate_files
+from tercet.data.crew import Crew
 from tercet.data.decontam import ExamItem, Index
-from tercet.data.feed import batches, user_texts
-from tercet.data.sweep import Policy, clean, prove, scan, shares
+from tercet.data.decontaminate_files import batches, documents, scan
+from tercet.data.decontaminator import Decontaminator, Policy, prove
+from tercet.data.layouts import user_texts
+from tercet.data.sources import Reading, load
+from tercet.recipe import SourceSpec
 from tercet.rows import RowError
 
 EXAM = [
@@ -44,6 +49,10 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.split(b"\n") if line]
 
 
+def clean(files: list[Path], out: Path, policy: Policy | None = None, workers: int = 1) -> dict[str, Any]:
+    return decontaminate_files.clean(files, out, Decontaminator(INDEX, policy), workers)
+
+
 def turns(*speakers: str) -> list[dict[str, str]]:
     return [{"role": who.split("=")[0], "content": who.split("=")[1]} for who in speakers]
 
@@ -67,6 +76,14 @@ def turns(*speakers: str) -> list[dict[str, str]]:
         ({"instruction": "a", "instances": [{"input": "b"}, {"input": ""}]}, ["a\n\nb", "a"]),
         ({"question": "a", "answer": "b"}, ["a"]),
         ({"problem": "a", "answer": "b"}, ["a"]),
+        ({"conversation": turns("user=a", "assistant=b"), "model": "gpt-3.5"}, ["a"]),
+        ({"inputs": "a", "targets": "b"}, ["a"]),
+        ({"input persona": "a", "synthesized text": "b"}, ["a"]),
+        ({"vanilla": "a", "adversarial": "b", "completion": "c", "data_type": "d"}, ["a", "b"]),
+        ({"text": "### Human: a### Assistant: b### Human: c", "message_id": "1"}, ["a", "c"]),
+        ({"input": "### Human: a### Assistant: ", "output": "b"}, ["a"]),
+        ({"message_id": "1", "parent_id": None, "role": "prompter", "text": "a"}, ["a"]),
+        ({"message_id": "2", "parent_id": "1", "role": "assistant", "text": "b"}, []),
     ],
 )
 def test_user_turns_are_read_from_every_layout(row: dict[str, Any], texts: list[str]) -> None:
@@ -74,7 +91,7 @@ def test_user_turns_are_read_from_every_layout(row: dict[str, Any], texts: list[
 
 
 @pytest.mark.parametrize(
-    "row", [{}, {"answer": "x"}, {"messages": ["x"]}, {"messages": [{"role": "user", "content": 3}]}]
+    "row", [{}, {"answer": "x"}, {"text": "x"}, {"messages": ["x"]}, {"messages": [{"role": "user", "content": 3}]}]
 )
 def test_a_row_without_user_turns_stops_with_its_place(row: dict[str, Any]) -> None:
     with pytest.raises(RowError, match="file, row 3"):
@@ -96,7 +113,7 @@ def test_every_kind_of_file_loses_exactly_the_row_that_copies(tmp_path: Path, na
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
         path.write_text(json.dumps(rows))
-    found = clean([path], tmp_path / "out.jsonl", INDEX, Policy())
+    found = clean([path], tmp_path / "out.jsonl")
     assert read(tmp_path / "out.jsonl") == rows[:2] + rows[3:]
     assert (found["rows"], found["kept"], found["removed"], found["proof"]) == (5, 4, 1, {"rows": 4, "copy": 0})
     (item,) = found["items"]
@@ -104,26 +121,71 @@ def test_every_kind_of_file_loses_exactly_the_row_that_copies(tmp_path: Path, na
     assert item["row_text"] == item["exam_text"] == COPY["dev@1", "3"]
 
 
+GPT = {"from": "gpt", "value": "Yes."}
+ANSWER = {"role": "assistant", "content": "Yes."}
+WRONG = {"role": "assistant", "content": "No."}
+LAYOUTS: dict[str, Callable[[str], dict[str, Any]]] = {
+    "rows": lambda text: {"messages": [{"role": "user", "content": text}, ANSWER]},
+    "sharegpt": lambda text: {"conversations": [{"from": "human", "value": text}, GPT]},
+    "wildchat": lambda text: {"conversation": [{"role": "user", "content": text}, ANSWER], "model": "gpt-4"},
+    "prompt_completion": lambda text: {"prompt": text, "completion": "Yes."},
+    "inputs_targets": lambda text: {"inputs": text, "targets": "Yes."},
+    "alpaca": lambda text: {"instruction": "Answer this.", "input": text, "output": "Yes."},
+    "guanaco": lambda text: {"text": f"### Human: {text}### Assistant: Yes."},
+    "persona": lambda text: {"persona": text},
+    "preference": lambda text: {
+        side: [{"role": "user", "content": text}, answer] for side, answer in (("chosen", ANSWER), ("rejected", WRONG))
+    },
+    "prompt_pair": lambda text: {"prompt": text, "chosen": "Yes.", "rejected": "No."},
+    "sharegpt_pair": lambda text: {
+        "conversations": [{"from": "human", "value": text}],
+        "chosen": GPT,
+        "rejected": {"from": "gpt", "value": "No."},
+    },
+    "hh": lambda text: {side: f"\n\nHuman: {text}\n\nAssistant: {side}" for side in ("chosen", "rejected")},
+}
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.json", "rows.parquet"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_file_that_mixtures_read_loses_the_copy_that_they_would_read(tmp_path: Path, layout: str, name: str) -> None:
+    path, copy = tmp_path / name, COPY["dev@1", "3"]
+    rows = [LAYOUTS[layout](text) for text in (HARMLESS, copy, f"{HARMLESS} Please.")]
+    if name == "rows.parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif name == "rows.json":
+        path.write_text(json.dumps(rows))
+    else:
+        write(path, rows)
+    reading = Reading()
+    source = SourceSpec(path=str(path), require_answer=False, adapter="auto")
+    assert [copy in row.user_turns[0] for row in load(source, {}, {}, reading)] == [False, True, False]
+    assert f"is read as {layout!r}" in reading.said[0]
+    found = clean([path], tmp_path / "out.jsonl")
+    assert read(tmp_path / "out.jsonl") == [rows[0], rows[2]]
+    assert (found["removed"], found["proof"]) == (1, {"rows": 2, "copy": 0})
+
+
 def test_parquet_stays_parquet_with_its_columns(tmp_path: Path) -> None:
     table = pa.Table.from_pylist([said(HARMLESS, extra=1), said(COPY["dev@1", "0"], extra=2)])
     pq.write_table(table, tmp_path / "rows.parquet")
-    clean([tmp_path / "rows.parquet"], tmp_path / "out.parquet", INDEX, Policy())
+    clean([tmp_path / "rows.parquet"], tmp_path / "out.parquet")
     assert pq.read_table(tmp_path / "out.parquet").equals(table.slice(0, 1))
     with pytest.raises(ValueError, match=r"choose \.jsonl"):
-        clean([write(tmp_path / "a.jsonl", [said(HARMLESS)])], tmp_path / "b.parquet", INDEX, Policy())
+        clean([write(tmp_path / "a.jsonl", [said(HARMLESS)])], tmp_path / "b.parquet")
 
 
 def test_a_line_that_stays_is_kept_byte_for_byte(tmp_path: Path) -> None:
     line = b'{"prompt":  "\\u00e9 odd   spacing", "n": 1e3}'
     (tmp_path / "rows.jsonl").write_bytes(b"\n" + line + b"\r\n\n" + line)
-    clean([tmp_path / "rows.jsonl"], tmp_path / "out.jsonl", INDEX, Policy())
+    clean([tmp_path / "rows.jsonl"], tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_bytes() == (line + b"\n") * 2
 
 
 def test_a_text_split_over_two_rows_or_said_by_the_assistant_does_not_count(tmp_path: Path) -> None:
     words = COPY["dev@1", "0"].split()
     rows = [said(" ".join(words[:10])), said(" ".join(words[10:])), said(HARMLESS)]
-    assert not scan([write(tmp_path / "rows.jsonl", rows)], INDEX).copied
+    assert not scan([write(tmp_path / "rows.jsonl", rows)], Decontaminator(INDEX)).rows
 
 
 def mixture() -> list[dict[str, Any]]:
@@ -139,7 +201,7 @@ def mixture() -> list[dict[str, Any]]:
 def test_unseen_exams_cost_the_whole_set_and_development_ones_the_rows(tmp_path: Path) -> None:
     rows = mixture()
     policy = Policy(unseen=frozenset({"unseen@1"}))
-    found = clean([write(tmp_path / "rows.jsonl", rows)], tmp_path / "out.jsonl", INDEX, policy)
+    found = clean([write(tmp_path / "rows.jsonl", rows)], tmp_path / "out.jsonl", policy)
     assert read(tmp_path / "out.jsonl") == [
         row for k, row in enumerate(rows) if row["source"] in ("set0", "set1") and k not in (41, 81)
     ]
@@ -162,25 +224,28 @@ def test_unseen_exams_cost_the_whole_set_and_development_ones_the_rows(tmp_path:
 def test_sets_at_or_below_the_share_may_be_spared(tmp_path: Path, share: float, kept: int) -> None:
     policy = Policy(share=share, spare=True)
     path = write(tmp_path / "rows.jsonl", [row for row in mixture() if row["source"] != "set2"])
-    found = clean([path], tmp_path / "out.jsonl", INDEX, policy)
+    found = clean([path], tmp_path / "out.jsonl", policy)
     assert found["kept"] == kept - 50
     assert found["proof"]["copy"] == (3 if share == 0.1 else 0)
 
 
 def test_any_number_of_workers_gives_the_same_file_and_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "BATCH_BYTES", 2000)
+    monkeypatch.setattr(decontaminate_files, "BATCH_BYTES", 2000)
     path = write(tmp_path / "rows.jsonl.gz", mixture())
     assert len(list(batches(path))) > 10
-    one = clean([path, path], tmp_path / "out.jsonl.gz", INDEX, Policy())
+    one = clean([path, path], tmp_path / "out.jsonl.gz")
     alone = (tmp_path / "out.jsonl.gz").read_bytes()
-    assert clean([path, path], tmp_path / "out.jsonl.gz", INDEX, Policy(), workers=2) == one
+    assert clean([path, path], tmp_path / "out.jsonl.gz", workers=2) == one
     assert (tmp_path / "out.jsonl.gz").read_bytes() == alone
 
 
 def test_the_second_pass_finds_what_was_left(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", mixture())
-    with pytest.raises(RuntimeError, match="found 200 and 4"):
-        prove(path, INDEX)
+    with (
+        Crew(Decontaminator(INDEX).search(documents), 1) as crew,
+        pytest.raises(RuntimeError, match="found 200 and 4"),
+    ):
+        prove(crew, batches(path), rows=200)
 
 
 @pytest.mark.parametrize("bad", [b"[1]", b"{", b'{"prompt": "\xff"}', b"[" * 100_000])
@@ -190,30 +255,30 @@ def test_a_bad_line_stops_with_file_and_row(tmp_path: Path, bad: bytes) -> None:
         if content:
             (tmp_path / name).write_bytes(content)
         with pytest.raises(RowError, match=name):
-            clean([tmp_path / name], tmp_path / "out.jsonl", INDEX, Policy())
+            clean([tmp_path / name], tmp_path / "out.jsonl")
     assert not list(tmp_path.glob("*out.jsonl*"))
 
 
 def test_the_output_is_none_of_the_inputs_and_has_a_known_kind(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", [said(HARMLESS)])
     with pytest.raises(ValueError, match="write to another"):
-        clean([path], path, INDEX, Policy())
+        clean([path], path)
     with pytest.raises(ValueError, match="output named"):
-        clean([path], tmp_path / "out.csv", INDEX, Policy())
+        clean([path], tmp_path / "out.csv")
     with pytest.raises(RowError, match="expected a file named"):
-        clean([tmp_path / "none.jsonl"], tmp_path / "out.jsonl", INDEX, Policy())
+        clean([tmp_path / "none.jsonl"], tmp_path / "out.jsonl")
 
 
 def test_the_real_overlap_of_self_instruct_and_alpaca_eval_is_flagged(shared_data: Path) -> None:
     file = shared_data / "eval/alpaca_eval/baseline_gpt4_1106_preview_outputs.json.gz"
     exam = json.loads(gzip.decompress(file.read_bytes()))
     items = [ExamItem("alpacaeval@1", f"{row['dataset']}-{k}", (row["instruction"],)) for k, row in enumerate(exam)]
-    index = Index(items)
-    sweep = scan([shared_data / "train/self_instruct/user_oriented_instructions.jsonl"], index)
-    ((cell, share),) = shares(sweep, index).items()
+    cleaner = Decontaminator(Index(items))
+    scan([shared_data / "train/self_instruct/user_oriented_instructions.jsonl"], cleaner)
+    (cell,) = cleaner.matrix()
     own = [number for number, row in enumerate(exam) if row["dataset"] == "selfinstruct"]
-    found = {number for number in sweep.copied[cell] if number in set(own)}
+    found = {number for numbers in cleaner.copied.values() for number in numbers if number in set(own)}
     missed = [number for number in own if number not in found]
-    assert share > 0.2
+    assert cell["share"] > 0.2
     assert len(own) == 252
     assert len(missed) <= 0.05 * len(own)
