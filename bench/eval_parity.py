@@ -24,6 +24,7 @@ from peer import RESULTS, once
 from tercet import machine
 from tercet.evals.results import graded
 from tercet.evals.task import Item, card
+from tercet.records import TaskCard
 from tercet.rows import Completion, Sampling
 
 LIMITS = {"gsm8k": 40, "ifeval": 60, "mmlu": 25, "truthfulqa": 60, "bbh": 10}  # mmlu and bbh: of each subject or task
@@ -150,24 +151,24 @@ def outputs(exam: Exam, asked: list[Item], rows: list[Record], agreement: Agreem
         judge(exam, about, item, row["resps"][0], row["verdicts"][FILTERS[exam.name]], ("verdict", agreement))
 
 
-def judge(exam: Exam, about: Record, item: Item, text: str, theirs: Record, where: tuple[str, Agreement]) -> None:
+def judge(exam: Exam, about: TaskCard, item: Item, text: str, theirs: Record, where: tuple[str, Agreement]) -> None:
     """One text under both judges; IFEval has two verdicts, strict and loose, and counts of constraints."""
     what, agreement = where
     result = graded(item, [Completion(text, (), (), "eos")], about, [])
-    ours, his = {"": result["score"]}, {"": float(theirs.get("exact_match", 0.0))}
+    ours, his = {"": result.score}, {"": float(theirs.get("exact_match", 0.0))}
     if exam.name == "ifeval":
         if json.loads(item.truth)["key"] in RANDOM_KEYS:
             return
-        ours = {key: result["numbers"][key] for key in ("strict", "loose", "followed_strict", "followed_loose")}
+        ours = {key: result.numbers[key] for key in ("strict", "loose", "followed_strict", "followed_loose")}
         levels = {"strict": "prompt", "loose": "prompt", "followed_strict": "inst", "followed_loose": "inst"}
         told = {key: theirs[f"{level}_level_{key.removeprefix('followed_')}_acc"] for key, level in levels.items()}
         his = {key: float(sum(value) if isinstance(value, list) else value) for key, value in told.items()}
         corrected = graded(replace(item, verifier="ifeval@1"), [Completion(text, (), (), "eos")], about, [])
-        ours |= {f"{key}{CORRECTED}": corrected["numbers"][key] for key in ("strict", "loose")}
+        ours |= {f"{key}{CORRECTED}": corrected.numbers[key] for key in ("strict", "loose")}
         his |= {f"{key}{CORRECTED}": his[key] for key in ("strict", "loose")}
     elif theirs["answer"] == "[invalid]":
         what += NO_FORM
-    read = {"we_read": result["answer"], "harness_reads": theirs["answer"] if exam.name != "ifeval" else ""}
+    read = {"we_read": result.answer, "harness_reads": theirs["answer"] if exam.name != "ifeval" else ""}
     for key in ours:
         agreement.note(
             f"{what} {key}".strip(),
@@ -177,7 +178,7 @@ def judge(exam: Exam, about: Record, item: Item, text: str, theirs: Record, wher
             theirs=his[key],
             truth=item.truth[-SHOWN:],
             output=text[-SHOWN:],
-            why=why(exam.name, read, result["detail"]),
+            why=why(exam.name, read, result.detail),
             **read,
         )
 

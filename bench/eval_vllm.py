@@ -105,7 +105,7 @@ def compare(local: str, engine: str) -> dict[str, Any]:
     from tercet.evals.compare import load
 
     line = paired(Path(local), Path(engine))[0]
-    texts = [{one["item"]: one["output"] for one in load(Path(side))} for side in (local, engine)]
+    texts = [{one.item: one.output for one in load(Path(side))} for side in (local, engine)]
     same = sum(texts[1][item] == text for item, text in texts[0].items())
     kept = ("n", "difference", "low", "high", "p_value")
     return {**{key: getattr(line, key) for key in kept}, "same": same}

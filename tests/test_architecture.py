@@ -25,7 +25,7 @@ LAYERS = {
     4: r"pipeline|stage|forecast",
     3: r"data|train|evals|report",
     2: r"models|device",
-    1: r"algos|kernels|verify|rows\w*|hub|stats",
+    1: r"algos|kernels|verify|rows\w*|records|hub|stats",
     0: r"machine|recipe\w*|store|track|precision",
 }
 ROOMS = {"data", "train", "evals", "report", "models", "device", "algos", "verify"}
@@ -55,7 +55,7 @@ ONLY_IN = {
     "trl": r"(?!)",
 }
 TORCH_FREE = re.compile(
-    r"tercet(\.(cli\w*|pipeline|forecast|stage|machine|recipe\w*|store|rows\w*|hub|stats|track|precision|verify|data|evals|report)(\..*)?)?"
+    r"tercet(\.(cli\w*|pipeline|forecast|stage|machine|recipe\w*|store|rows\w*|records|hub|stats|track|precision|verify|data|evals|report)(\..*)?)?"
 )
 # Kernels that are taken when somebody has installed them; nothing asks for them.
 WHEN_PRESENT = {"flash_attn", "liger_kernel", "lm_eval"}

@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 failed, 2 bad input, 3 a gate or check said no.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tercet import cli_artifacts, cli_data, cli_exams, cli_models, cli_speed
 from tercet.cli_text import emit, say, scores_table, table
+from tercet.records import read_scores
 from tercet.stage import StageError
 from tercet.store import NO_SPACE, Artifact, Store, disk_full
 
@@ -120,7 +120,7 @@ def conclude(made: dict[str, Artifact]) -> None:
     """The scores of every exam and where the page is."""
     exams = {name: artifact for name, artifact in made.items() if artifact.kind == "eval"}
     if exams:
-        scores_table({name: json.loads((a.payload / "scores.json").read_text("utf-8")) for name, a in exams.items()})
+        scores_table({name: read_scores(artifact.payload) for name, artifact in exams.items()})
     for artifact in made.values():
         if artifact.kind == "report":
             say(f"report: {artifact.payload / 'index.html'}")

@@ -14,6 +14,8 @@ from rich.console import Console
 
 from tercet.cli_models import base_of
 from tercet.cli_text import PRECISION, emit, say, score, scores_table, table
+from tercet.records import read_scores
+from tercet.stats import mean
 
 if TYPE_CHECKING:
     from tercet.recipe import Recipe
@@ -68,10 +70,11 @@ def evaluate(args: argparse.Namespace) -> int:
     recipe = exam_recipe(args, store)
     mirror = pipeline.read_mirror(args.mirror or os.environ.get("TERCET_MIRROR"))
     made = pipeline.run(recipe, store, mirror=mirror, console=Console(stderr=True))["eval"]
-    found = json.loads((made.payload / "scores.json").read_text(encoding="utf-8"))
+    found = read_scores(made.payload)
     if args.json:
         usage = {key: value for key, value in made.metrics.items() if key not in found}
-        return emit({"artifact": str(made.path), "model": args.model, "scores": found, "usage": usage})
+        told = {task: one.to_json() for task, one in found.items()}
+        return emit({"artifact": str(made.path), "model": args.model, "scores": told, "usage": usage})
     scores_table({args.model: found})
     _say_averages(made.payload)
     say(f"results: {made.path}")
@@ -110,20 +113,20 @@ def scores(args: argparse.Namespace) -> int:
     from tercet.evals.harness import export_results
 
     folder = _payload(args.exam, args.store)
-    found = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    found = read_scores(folder)
     if args.format == "lm-eval":
         return emit(export_results(folder))
     if args.json:
-        return emit(found)
+        return emit({task: one.to_json() for task, one in found.items()})
     rows = [
         (
             task,
-            f"{one['score']:.4f}",
-            f"{one['stderr']:.4f}" if one["stderr"] is not None else "",
-            f"[{one['low']:.3f}, {one['high']:.3f}]" if one["low"] is not None else "",
-            one["n"],
-            f"{one['minimum_detectable']:.3f}" if one.get("minimum_detectable") is not None else "",
-            ", ".join(f"{count} {name}" for name, count in one["outcomes"].items() if count),
+            f"{one.score:.4f}",
+            f"{one.stderr:.4f}" if one.stderr is not None else "",
+            f"[{one.low:.3f}, {one.high:.3f}]" if one.low is not None else "",
+            one.n,
+            f"{one.minimum_detectable:.3f}" if one.minimum_detectable is not None else "",
+            ", ".join(f"{count} {name}" for name, count in one.outcomes.items() if count),
         )
         for task, one in found.items()
     ]
@@ -141,7 +144,7 @@ def _say_averages(folder: Path) -> None:
     file = folder / "averages.json"
     for suite, found in (json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}).items():
         for name, one in found["averages"].items():
-            say(f"{suite} average over {name}: {score(one)}")
+            say(f"{suite} average over {name}: {score(one['score'], one['stderr'])}")
 
 
 def rescore(args: argparse.Namespace) -> int:
@@ -160,7 +163,7 @@ def rescore(args: argparse.Namespace) -> int:
     except EvalError as error:
         raise StageError(str(error), 1) from None
     if args.json:
-        return emit(found)
+        return emit({task: one.to_json() for task, one in found.items()})
     scores_table({args.exam: found})
     say(f"results: {args.out}")
     return 0
@@ -214,7 +217,6 @@ def compare(args: argparse.Namespace) -> int:
 
 def grade(args: argparse.Namespace) -> int:
     """Every completion's grade and the mean; or what judges make of their tasks' own truths."""
-    from tercet import stats
     from tercet.verify import verifier
 
     if args.gold:
@@ -228,17 +230,16 @@ def grade(args: argparse.Namespace) -> int:
             grades.append((number, judge(completion, truth)))
         except ValueError as error:
             raise ValueError(f"{args.file}, line {number}: {error}") from None
-    values = [found.score for _, found in grades]
-    if not values:
+    if not grades:
         raise ValueError(f"{args.file}: holds no completions; expected lines of JSON")
-    mean = stats.mean(values)
-    score, stderr = mean.value, None if len(values) == 1 else mean.stderr
+    whole = mean([found.score for _, found in grades])
     if args.json:
         found = [{"line": number, **asdict(one)} for number, one in grades]
-        return emit({"verifier": args.verifier, "n": len(values), "score": score, "stderr": stderr, "grades": found})
+        head = {"verifier": args.verifier, "n": whole.n, "score": whole.value, "stderr": whole.stderr}
+        return emit({**head, "grades": found})
     rows = [(number, f"{g.score:g}", g.outcome, _short(g.answer), _short(g.detail)) for number, g in grades]
     table(("line", "score", "outcome", "answer", "detail"), rows)
-    say(f"{args.verifier}: {score:.3f}{'' if stderr is None else f' ± {stderr:.3f}'} over {len(values)} completions")
+    say(f"{args.verifier}: {score(whole.value, whole.stderr)} over {whole.n} completions")
     return 0
 
 

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from tercet.cli_text import PRECISION, emit, say, score
 from tercet.precision import resolve
+from tercet.records import read_scores
 
 if TYPE_CHECKING:
     from tercet.models.generate import LocalGenerator
@@ -301,12 +302,11 @@ def _scores(artifact: Artifact, store: Store) -> list[str]:
     """Every exam of this very model in the store."""
     rows = []
     for exam in store:
-        if exam.kind == "eval" and exam.inputs.get(artifact.name) == artifact.key:
-            scores = json.loads((exam.payload / "scores.json").read_text(encoding="utf-8"))
-            if exam.record["spec"]["model"] == artifact.name:
-                rows += [
-                    f"| {task} | {s['metric']} | {score(s)} | {s['n']} | {exam.path.name} |"
-                    for task, s in scores.items()
-                ]
+        asked = exam.kind == "eval" and exam.inputs.get(artifact.name) == artifact.key
+        if asked and exam.record["spec"]["model"] == artifact.name:
+            rows += [
+                f"| {task} | {s.metric} | {score(s.score, s.stderr)} | {s.n} | {exam.path.name} |"
+                for task, s in read_scores(exam.payload).items()
+            ]
     head = ["| task | metric | score ± standard error | n | exam |", "|---|---|---|---|---|"]
     return [*head, *rows] if rows else ["Not examined yet."]

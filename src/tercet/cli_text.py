@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tercet.records import Score
+
 PRECISION = "precision; auto: bfloat16 where this machine multiplies it in hardware, else float32"
 
 
@@ -40,20 +42,21 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     console.print(grid)
 
 
-def scores_table(exams: Mapping[str, Mapping[str, Any]]) -> None:
+def scores_table(exams: Mapping[str, Mapping[str, Score]]) -> None:
     """Tasks down, exams across, each score with its standard error."""
     tasks = list(dict.fromkeys(task for scores in exams.values() for task in scores))
     rows = []
     for task in tasks:
         first = next(scores[task] for scores in exams.values() if task in scores)
-        cells = [score(scores[task]) + _warning(scores[task]) if task in scores else "" for scores in exams.values()]
-        rows.append((task, first["metric"], first["n"], *cells))
+        own = [scores.get(task) for scores in exams.values()]
+        cells = [score(one.score, one.stderr) + _warning(one) if one else "" for one in own]
+        rows.append((task, first.metric, first.n, *cells))
     table(("task", "metric", "n", *exams), rows)
 
 
-def _warning(entry: Mapping[str, Any]) -> str:
+def _warning(entry: Score) -> str:
     """What the score hides: answers that could not be judged, and many that were cut."""
-    counts = entry.get("outcomes", {})
+    counts = entry.outcomes
     asked = sum(counts.values()) or 1
     told = [f"{counts['error']} errors"] if counts.get("error") else []
     told += [
@@ -62,10 +65,9 @@ def _warning(entry: Mapping[str, Any]) -> str:
     return f" ({', '.join(told)})" if told else ""
 
 
-def score(entry: Mapping[str, Any]) -> str:
-    """`0.412 ± 0.045`: score and standard error."""
-    error = entry["stderr"]
-    return f"{entry['score']:.3f}" + (f" ± {error:.3f}" if error is not None else "")
+def score(value: float, stderr: float | None) -> str:
+    """`0.412 ± 0.045`: score and standard error, where it has one."""
+    return f"{value:.3f}" + ("" if stderr is None or math.isnan(stderr) else f" ± {stderr:.3f}")
 
 
 def _finite(value: Any) -> Any:

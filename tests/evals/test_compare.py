@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tercet import stats
-from tercet.evals.compare import ALL_ACCURACY, CompareError, compare
+from tercet.evals.compare import ALL_ACCURACY, compare, note
+from tercet.stats import CompareError
 
 A = {"words@1": [0, 0, 0, 1, 0, 0, 0, 0, 1, 0], "constraints@1": [0, 1, 0, 1]}
 B = {"words@1": [1, 1, 1, 1, 1, 1, 0, 1, 0, 1], "constraints@1": [1, 1, 0, 0]}
@@ -33,11 +35,15 @@ def write(folder: Path, accuracy: dict[str, list[int]], bits: tuple[float, ...] 
     return folder
 
 
+def differences(a: Sequence[float], b: Sequence[float], clusters: Sequence[int] | None = None) -> stats.Estimate:
+    return stats.mean([y - x for x, y in zip(a, b, strict=True)], clusters)
+
+
 def test_each_task_is_compared_item_by_item_and_all_together(tmp_path: Path) -> None:
     words, constraints, everything = compare(write(tmp_path / "a", A), write(tmp_path / "b", B))
     assert (words.task, words.metric, words.n, words.a, words.b) == ("words@1", "accuracy", 10, 0.2, 0.8)
     assert words.difference == pytest.approx(0.6)
-    expected = stats.paired(A["words@1"], B["words@1"])
+    expected = differences(A["words@1"], B["words@1"])
     assert (words.stderr, words.low, words.high) == (expected.stderr, expected.low, expected.high)
     assert (words.p_value, words.test) == (2 * 9 / 2**8, "McNemar, exact")  # seven won, one lost
     assert words.p_holm == 2 * words.p_value
@@ -86,7 +92,7 @@ def test_items_that_share_a_template_widen_the_clustered_error(tmp_path: Path) -
         folders.append(folder)
     (line,) = compare(*folders)
     clusters = [i // 2 for i in range(10)]
-    assert line.stderr_clustered == stats.paired(A["words@1"], B["words@1"], clusters).stderr
+    assert line.stderr_clustered == differences(A["words@1"], B["words@1"], clusters).stderr
 
 
 def test_partial_scores_are_tested_with_t(tmp_path: Path) -> None:
@@ -94,7 +100,16 @@ def test_partial_scores_are_tested_with_t(tmp_path: Path) -> None:
     b = write(tmp_path / "b", {"words@1": [0.5, 1, 1]})  # type: ignore[list-item]
     (line,) = compare(a, b)
     assert line.test == "paired t"
-    assert line.p_value == stats.paired([0, 1, 0], [0.5, 1, 1]).p_value
+    assert line.p_value == differences([0, 1, 0], [0.5, 1, 1]).p_value
+
+
+def test_what_could_not_be_judged_is_left_out_and_said(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a", {"words@1": [0, 1, 0]}), write(tmp_path / "b", {"words@1": [1, 1, 1]})
+    text = (b / "results.jsonl").read_text().replace("graded", "error", 1)
+    (b / "results.jsonl").write_text(text)
+    lines = compare(a, b)
+    assert (lines[0].n, lines[0].left_out) == (2, 1)
+    assert note(lines).endswith("Left out, as one side could not be asked or judged: 1 item.")
 
 
 def test_nothing_relative_to_zero(tmp_path: Path) -> None:

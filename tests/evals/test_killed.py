@@ -22,6 +22,8 @@ from tercet import pipeline, stage
 from tercet.evals import run
 from tercet.pipeline import read_mirror
 from tercet.recipe import Eval, Recipe, load
+from tercet.records import TaskCard
+from tercet.rows import Sampling
 from tercet.stage import Job
 from tercet.store import Context, Draft, Store
 
@@ -278,10 +280,10 @@ def test_wherever_a_group_was_cut_short_an_exam_ends_in_the_same_bytes(hall, nam
 )
 def test_single_answers_are_kept_only_where_no_batch_can_change_them(tmp_path, metric, changes, kept):
     spec = Eval(model="base", exam="exam", **changes)
-    card = {"metric": metric, "sampling": {"temperature": 0.0}}
+    card = TaskCard("t@1", metric=metric)
     inputs = {"base": SimpleNamespace(payload=tmp_path)}
     assert run._batch_free(spec, card, inputs) is kept
-    warm = {**card, "sampling": {"temperature": 0.8}}
+    warm = TaskCard("t@1", metric=metric, sampling=Sampling(temperature=0.8))
     assert not run._batch_free(spec, warm, inputs)
     (tmp_path / "endpoint.json").write_text("{}")
     assert run._batch_free(spec, warm, inputs)

@@ -10,11 +10,12 @@ import pytest
 
 from tercet.evals import results as results_module
 from tercet.evals import run
-from tercet.evals.compare import CompareError, compare
+from tercet.evals.compare import compare
 from tercet.evals.fakes import EchoGenerator
 from tercet.evals.rescore import rescore
 from tercet.evals.task import TaskError
 from tercet.rows import Completion
+from tercet.stats import CompareError
 from tercet.verify import Grade, Verifier, VerifierError, verifier
 
 
@@ -30,7 +31,7 @@ def test_the_same_judges_say_the_same(desk: Any, tmp_path: Path, repeats: int) -
     ticks: list[tuple[int, int]] = []
     scores = rescore(desk.root / "gold", tmp_path / "again", {}, lambda done, total: ticks.append((done, total)))
     assert files(tmp_path / "again") == before == files(desk.root / "gold")
-    assert scores["words@1"]["score"] == 1
+    assert scores["words@1"].score == 1
     assert ticks[-1] == (14, 14)
 
 
@@ -44,8 +45,8 @@ def test_another_judge_reads_the_stored_answers(desk: Any, tmp_path: Path, monke
     desk.examine("gold")
     monkeypatch.setattr(results_module, "verifier", other)
     found = rescore(desk.root / "gold", tmp_path / "again", {"words@1": "capitals@1"})
-    assert found["words@1"]["score"] == 0
-    assert found["words@1"]["card"]["verifier"] == "capitals@1"
+    assert found["words@1"].score == 0
+    assert found["words@1"].card.verifier == "capitals@1"
     (line,) = compare(desk.root / "gold", tmp_path / "again")
     assert (line.a, line.b) == (1, 0)
 
@@ -56,7 +57,7 @@ def test_a_mended_judge_needs_no_model(desk: Any, tmp_path: Path, monkeypatch: p
     desk.examine("echo")
     monkeypatch.setattr(results_module, "verifier", lambda name: lambda text, truth: Grade(1.0, "mended"))
     found = rescore(desk.root / "echo", tmp_path / "again", {})
-    assert (found["words@1"]["score"], found["talk@1"]["score"]) == (1, 8)
+    assert (found["words@1"].score, found["talk@1"].score) == (1, 8)
     assert desk.opened == 1
 
 
@@ -65,7 +66,7 @@ def test_cut_answers_stay_cut_and_lost_ones_lost(desk: Any, tmp_path: Path) -> N
     desk.examine("cut", max_new_tokens=2)
     file = desk.root / "cut" / "results.jsonl"
     found = rescore(desk.root / "cut", tmp_path / "again", {})
-    assert found["words@1"]["outcomes"]["truncated"] == 6
+    assert found["words@1"].outcomes["truncated"] == 6
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     lines[2] |= {"stop": "error", "outcome": "error", "output": "", "detail": "500"}
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -96,7 +97,7 @@ def test_samples_are_judged_again_one_by_one(desk: Any, tmp_path: Path, monkeypa
     found = rescore(desk.root / "three", tmp_path / "again", {"words@1": "capitals@1"})
     first = json.loads((tmp_path / "again" / "results.jsonl").read_text().splitlines()[0])
     assert [one["answer"] for one in first["samples"]] == ["THE", "It ", "no "]
-    assert found["words@1"]["score"] == pytest.approx(1 / 3)
+    assert found["words@1"].score == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(

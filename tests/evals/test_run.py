@@ -245,7 +245,7 @@ def test_an_unreadable_segment_is_named(desk: Any) -> None:
     desk.write_exam("words@1")
     (desk.root / "work-bad").mkdir()
     (desk.root / "work-bad" / "results.jsonl").write_text("{oops}\n")
-    with pytest.raises(ValueError, match=r"results.jsonl, line 1: not a result line"):
+    with pytest.raises(ValueError, match=r"results.jsonl, line 1: not valid JSON"):
         desk.examine("bad")
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tercet import stats
+from tercet.records import Result
+from tercet.stats import CompareError
 
 floats = st.floats(-100, 100, allow_nan=False)
 pairs = st.lists(st.tuples(floats, floats), min_size=2, max_size=30)
@@ -75,13 +80,45 @@ def test_standard_error_is_sd_over_root_n(values: list[float]) -> None:
     assert stats.mean(values).stderr == pytest.approx(deviation / math.sqrt(len(values)), abs=1e-9)
 
 
+def results(scores: Sequence[float], **more: Any) -> dict[str, Result]:
+    """Results of one task by item, with these scores."""
+    return {str(i): Result(task="t@1", item=str(i), score=one, **more) for i, one in enumerate(scores)}
+
+
 @given(pairs)
 def test_paired_difference_is_antisymmetric(both: list[tuple[float, float]]) -> None:
-    a, b = ([pair[side] for pair in both] for side in (0, 1))
-    there, back = stats.paired(a, b), stats.paired(b, a)
-    assert there.value == -back.value
+    a, b = (results([pair[side] for pair in both]) for side in (0, 1))
+    there, back = stats.compare(stats.pair(a, b)), stats.compare(stats.pair(b, a))
+    assert there.difference == -back.difference
     assert there.stderr == pytest.approx(back.stderr)
     assert (there.low, there.high) == pytest.approx((-back.high, -back.low))
+    assert (there.gained, there.lost) == (back.lost, back.gained)
+
+
+def test_items_that_differ_are_an_error_or_left_out_and_counted() -> None:
+    a, b = results([0.0, 1.0, 0.0, 1.0]), results([1.0, 1.0, 1.0])
+    b["2"] = replace(b["2"], digest="another question")
+    with pytest.raises(CompareError, match="2 items of t@1 differ, first '2'"):
+        stats.pair(a, b)
+    found = stats.pair(a, b, missing="leave_out")
+    assert ([one.item for one in found.a], found.left_out) == (["0", "1"], 2)
+    assert stats.compare(found).left_out == 2
+
+
+def test_failed_items_are_always_left_out_and_counted() -> None:
+    a, b = results([0.0, 1.0, 0.0]), results([1.0, 1.0, 1.0])
+    a["0"] = replace(a["0"], outcome="error")
+    b["1"] = replace(b["1"], outcome="error")
+    found = stats.pair(a, b)
+    assert ([one.item for one in found.a], found.left_out) == (["2"], 2)
+
+
+def test_a_verdict_needs_both_the_interval_and_the_corrected_p_value() -> None:
+    line = stats.compare(stats.pair(results([0.0] * 50), results([1.0] * 8 + [0.0] * 42)))
+    assert (line.gained, line.lost, line.test) == (8, 0, "McNemar, exact")
+    assert line.verdict == "unclear"  # its p-value is not corrected yet
+    assert [one.verdict for one in stats.corrected([line])] == ["better"]
+    assert {one.verdict for one in stats.corrected([line] * 10)} == {"unclear"}
 
 
 @given(flips)
@@ -134,8 +171,8 @@ def test_holm_corrects_upwards_and_keeps_the_order(p_values: list[float]) -> Non
 
 
 def test_a_certain_difference_has_p_zero_and_none_has_p_one() -> None:
-    assert stats.paired([0, 0], [1, 1]).p_value == 0
-    assert stats.paired([1, 0], [1, 0]).p_value == 1
+    assert stats.mean([1, 1]).p_value == 0
+    assert stats.mean([0, 0]).p_value == 1
 
 
 def test_a_share_has_an_honest_interval_also_at_its_ends() -> None:

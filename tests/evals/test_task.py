@@ -112,7 +112,7 @@ def test_shots_come_between_the_system_turn_and_the_question() -> None:
 def test_the_exam_folder_holds_items_and_cards(desk: Any, rows: list[Row]) -> None:
     assert desk.write_exam() == {"items": 14, "words@1": 6, "constraints@1": 2, "talk@1": 3, "facts@1": 3}
     cards, exam = read_exam(desk.root / "exam")
-    assert [(card["name"], card["metric"], card["num_items"]) for card in cards] == [
+    assert [(card.name, card.metric, card.num_items) for card in cards] == [
         ("words@1", "accuracy", 6),
         ("constraints@1", "accuracy", 2),
         ("talk@1", "bpb", 3),
@@ -120,7 +120,7 @@ def test_the_exam_folder_holds_items_and_cards(desk: Any, rows: list[Row]) -> No
     ]
     assert exam[:6] == of("words@1", rows)
     assert exam[-1] == of("facts@1", rows)[-1]
-    assert cards[0]["sampling"] == {
+    assert cards[0].to_json()["sampling"] == {
         "max_new_tokens": 160,
         "temperature": 0.0,
         "top_p": 1.0,

@@ -89,7 +89,7 @@ def test_every_source_is_pinned_and_every_card_says_what_it_is(built: Callable[[
         assert all(len(source.revision) == 40 for source in pinned), task.id
         assert task.description, task.id
         assert task.licence, task.id
-    assert card(TASKS["bbh@1"], built("bbh@1")[1])["num_subsets"] == 27
+    assert card(TASKS["bbh@1"], built("bbh@1")[1]).num_subsets == 27
 
 
 def test_both_sides_of_a_conflict_are_declared_and_say_so() -> None:

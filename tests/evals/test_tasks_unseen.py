@@ -207,7 +207,7 @@ def test_mmlu_pro_is_whole(local: dict[str, str]) -> None:
     assert len(exam) == 12032
     assert len({item.subset for item in exam}) == 14
     described = card(BY_ID["mmlu_pro@1"], exam)
-    assert (described["aggregate"], described["num_subsets"], described["shots"]) == ("macro", 14, 0)
+    assert (described.aggregate, described.num_subsets, described.shots) == ("macro", 14, 0)
 
 
 def test_four_agieval_sets_are_whole(local: dict[str, str]) -> None:

@@ -1,29 +1,32 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from fake_run import CHANCE, FakeRun
 from hypothesis import strategies as st
 
+from tercet.records import Result
 from tercet.report import compare, facts, samples
-from tercet.report.facts import Checkpoint, Score
+from tercet.report.facts import Checkpoint, TaskScore
+from tercet.stats import Comparison
 
 scores = st.lists(st.tuples(st.floats(0, 5), st.floats(0, 5)), min_size=2, max_size=40)
 
 
 def checkpoint(label: str, values: list[float], metric: str = "accuracy") -> Checkpoint:
     """A checkpoint whose items have these scores; bits per byte come from ten bytes each."""
-    score = Score("t@1", "skill", metric, len(values), 0.5, 0.4, 0.6, 0.05, {}, {}, {})
-    plain = {"num_bytes": 10, "outcome": "graded", "digest": "d", "subset": "", "aggregate": "micro"}
+    score = TaskScore(task="t@1", title="skill", metric=metric, n=len(values), score=0.5, low=0.4, high=0.6)
+    plain = Result(task="t@1", item="", metric=metric, num_bytes=10, outcome="graded", digest="d")
     results = {
-        ("t@1", str(i)): plain | {"score": value, "bits": value * 10, "template": str(i)}
+        ("t@1", str(i)): replace(plain, item=str(i), score=value, bits=value * 10, template=str(i))
         for i, value in enumerate(values)
     }
     return Checkpoint(label, f"exam-{label}", label, {"t@1": score}, results)
 
 
-def changed(before: list[float], after: list[float], metric: str = "accuracy") -> compare.Difference:
+def changed(before: list[float], after: list[float], metric: str = "accuracy") -> Comparison:
     found = compare.family(checkpoint("a", before, metric), checkpoint("b", after, metric), ["t@1"])["t@1"]
     assert found is not None
     return found
@@ -41,7 +44,7 @@ def test_fewer_bits_are_better_and_have_no_mcnemar() -> None:
     before = [1.0 + 0.01 * i for i in range(30)]
     less = changed(before, [x - 0.1 - 0.001 * (i % 3) for i, x in enumerate(before)], "bpb")
     assert (less.verdict, less.test) == ("better", "paired t")
-    assert less.value == pytest.approx(-0.101)
+    assert less.difference == pytest.approx(-0.101)
 
 
 def test_one_shared_item_is_not_compared() -> None:

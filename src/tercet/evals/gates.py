@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tercet.evals.compare import compare, load
-from tercet.evals.results import estimate
 from tercet.evals.task import TaskError
 from tercet.recipe import Gate, gate
-from tercet.stats import GateError
+from tercet.stats import GateError, estimate
 
 
 def named(wanted: Gate, tasks: Sequence[str]) -> str:
@@ -28,7 +27,7 @@ def named(wanted: Gate, tasks: Sequence[str]) -> str:
 
 def check(require: Sequence[str], results: Path, baselines: dict[str, Path]) -> None:
     """Raise `GateError` naming every gate that these results significantly miss."""
-    tasks = list(dict.fromkeys(result["task"] for result in load(results)))
+    tasks = list(dict.fromkeys(result.task for result in load(results)))
     reasons = [_missed(wanted, named(wanted, tasks), results, baselines) for wanted in map(gate, require)]
     if any(reasons):
         raise GateError("; ".join(filter(None, reasons)))
@@ -41,7 +40,7 @@ def _missed(wanted: Gate, task: str, results: Path, baselines: dict[str, Path]) 
         low, high = row.low - wanted.offset, row.high - wanted.offset
         seen = f"{row.b:.4f} against {row.a:.4f} in {wanted.stage}"
     else:
-        own = estimate([result for result in load(results) if result["task"] == task])
+        own = estimate([result for result in load(results) if result.task == task])
         low, high = own.low - wanted.offset, own.high - wanted.offset
         seen = f"{own.value:.4f}"
     if not (high < 0 if wanted.at_least else low > 0):

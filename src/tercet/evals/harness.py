@@ -9,16 +9,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 from tercet import hub
 from tercet.evals.export import BESIDE, HEADLINE, export_results, gen_kwargs, headline, write_results
-from tercet.evals.results import Result, graded
-from tercet.evals.run import MEASURES, NO_QUESTION
+from tercet.evals.results import asked, graded
+from tercet.evals.run import NO_QUESTION, measured
 from tercet.evals.suite import task as declared
-from tercet.evals.task import Generated, Item, Task, card, items
+from tercet.evals.task import Generated, Item, Task, card, items, public_records
+from tercet.records import TaskCard
 from tercet.rows import PLAIN, Completion, Generator, Likelihood, Message, Messages, Sampling
 
 MAX_GEN_TOKS = 256  # the harness's own budget where a task names none
@@ -210,7 +211,7 @@ class _Exam:
             num_fewshot=0,
             repeats=own.sampling.n,
             generation_kwargs=gen_kwargs(own.sampling) if own.metric == "accuracy" else None,
-            metadata={"version": own.version, "card": self.card},
+            metadata={"version": own.version, "card": self.card.to_json()},
         )
         if own.sampling.n > 1:
             self._filters = [build_filter_ensemble("none", [("take_first_k", {"k": own.sampling.n})])]
@@ -274,10 +275,7 @@ def _both_layouts(own: Task, mirror: Mapping[str, str]) -> tuple[list[Item], lis
     if isinstance(own.data, Generated) or own.judge or own.choose_by == "per_token":
         why = "is judged by a model" if own.judge else "is chosen per token, which the harness does not count"
         raise HarnessError(f"{own.id} {'has generated items' if isinstance(own.data, Generated) else why}")
-    records: Iterable[Any] = hub.records(own.data, mirror)
-    if own.unpack:
-        records = [one for record in records for one in own.unpack(record)]
-    kept, examples = list(records), hub.records(own.examples, mirror)
+    kept, examples = public_records(own, mirror), hub.records(own.examples, mirror)
     return items(own, kept, examples), items(replace(own, layout="plain"), kept, examples)
 
 
@@ -286,11 +284,10 @@ def _measures(own: Task) -> dict[str, tuple[str, ...]]:
     if own.metric == "bpb":
         return {HEADLINE["bpb"]: ("bits", "num_bytes")}
     beside = {"choice": {name: (key,) for name, key in BESIDE.items()}, "mc2": {"mc1": ("mc1",)}}
-    first = headline({"pass_k": own.pass_k, "metric": own.metric})
-    return {first: ("score",), **beside.get(own.metric, own.measures)}
+    return {headline(own): ("score",), **beside.get(own.metric, own.measures)}
 
 
-def judged(own: Task, about: dict[str, Any], item: Item, results: Sequence[Any]) -> Result:
+def judged(own: Task, about: TaskCard, item: Item, results: Sequence[Any]) -> dict[str, Any]:
     """Our verdict on the harness's responses to an item: a text or a list of them, or (logp, greedy) of each option."""
     if own.metric == "accuracy":
         texts = [results[0]] if isinstance(results[0], str) else results[0]
@@ -298,9 +295,8 @@ def judged(own: Task, about: dict[str, Any], item: Item, results: Sequence[Any])
     else:
         scored = [Likelihood(logp, 1, greedy) for logp, greedy in results]
         options, alone = scored[: len(item.options)], scored[len(item.options) :]
-        measure = MEASURES[own.metric]
-        found = measure(item, options, about, alone)
-    return {**found.get("numbers", {}), **found}
+        found = measured(asked(item, about, []), item, options, about, alone)
+    return {**found.numbers, **found.to_json()}
 
 
 def _ratio(pairs: Sequence[tuple[float, float]]) -> float:

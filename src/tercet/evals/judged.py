@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tercet.evals.results import USAGE, Result, Segment, accounted, samples_of, summed, verdict_of
+from tercet.evals.results import USAGE, Segment, accounted, summed, with_grade
 from tercet.evals.task import Item, TaskError
 from tercet.recipe import Eval
+from tercet.records import Result, Sample, TaskCard
 from tercet.rows import Generator, Sampling
 from tercet.store import endpoint
 from tercet.verify.grade import Grade
@@ -38,19 +39,19 @@ class Answer:
     grade: Grade | None = None
 
 
-def check(spec: Eval, cards: Sequence[dict[str, Any]]) -> None:
+def check(spec: Eval, cards: Sequence[TaskCard]) -> None:
     """Refuse, before anything is asked, an exam whose judge is unknown or missing."""
-    judged = [card for card in cards if card["judge"]]
+    judged = [card for card in cards if card.judge]
     for card in judged:
-        if card["judge"] != HREF:
-            model_judge(card["judge"])
+        if card.judge != HREF:
+            model_judge(card.judge)
     if judged and not spec.judge:
-        names = ", ".join(f"{card['name']} ({card['judge']})" for card in judged)
+        names = ", ".join(f"{card.name} ({card.judge})" for card in judged)
         raise TaskError(
             f"{names}: a model judges these tasks; name one with `judge = ...` (a stage of kind `model`, or an "
             "endpoint), on the command line --judge"
         )
-    if any(card["judge"] == HREF for card in judged) and not spec.embedder:
+    if any(card.judge == HREF for card in judged) and not spec.embedder:
         raise TaskError(
             "href@1 compares embeddings in some categories; name an encoder with `embedder = ...` (a stage of kind "
             "`model` with encoder = true), on the command line --embedder"
@@ -59,14 +60,14 @@ def check(spec: Eval, cards: Sequence[dict[str, Any]]) -> None:
 
 def run(
     spec: Eval,
-    cards: Sequence[dict[str, Any]],
+    cards: Sequence[TaskCard],
     exam: Sequence[Item],
     results: Sequence[Result],
     inputs: dict[str, Artifact],
     ctx: Context,
 ) -> list[Result]:
     """The results with every answer of a model-judged task graded; the others as they are."""
-    by_name = {card["name"]: card for card in cards}
+    by_name = {card.name: card for card in cards}
     with Segment(ctx.work / "judged.jsonl") as segment:
         waiting = [pair for pair in zip(exam, results, strict=True) if pair[0].judge]
         groups = [waiting[start : start + GROUP] for start in range(0, len(waiting), GROUP)]
@@ -79,12 +80,12 @@ def run(
 
 
 def _judge(
-    judges: Judges, groups: list[list[Judged]], segment: Segment, cards: Mapping[str, dict[str, Any]], ctx: Context
+    judges: Judges, groups: list[list[Judged]], segment: Segment, cards: Mapping[str, TaskCard], ctx: Context
 ) -> None:
     """Put every answer to the judges, and keep each group's verdicts as they come."""
     done, total = 0, sum(map(len, groups))
     for part in groups:
-        answers = [Answer(item, k, s["output"]) for item, result in part for k, s in _answered(result)]
+        answers = [Answer(item, k, s.output) for item, result in part for k, s in _answered(result)]
         _grade(judges, answers, ctx.seed)
         for item, result in part:
             grades = {one.sample: one.grade for one in answers if one.item is item}
@@ -97,7 +98,7 @@ def _judge(
 def _unjudged(group: Sequence[Judged], segment: Segment, spec: Eval, inputs: dict[str, Artifact]) -> list[Judged]:
     """What is left to judge of a group: a word of a server stands alone, the others depend on the batch they were in
     (in the last digit), so that a group that was cut short is judged again."""
-    group = [(item, result) for item, result in group if result["outcome"] != "error"]
+    group = [(item, result) for item, result in group if result.outcome != "error"]
     missing = [(item, result) for item, result in group if not segment.has(item.task, item.item)]
     if not missing:
         return []
@@ -105,9 +106,9 @@ def _unjudged(group: Sequence[Judged], segment: Segment, spec: Eval, inputs: dic
     return [pair for pair in group if pair in missing or not server or _judge_of(pair[0]) == EMBEDDING]
 
 
-def _answered(result: Result) -> list[tuple[int, Result]]:
+def _answered(result: Result) -> list[tuple[int, Sample]]:
     """The samples there are to judge, by number; one that could not be had stays an error."""
-    return [(k, sample) for k, sample in enumerate(samples_of(result)) if sample["stop"] != "error"]
+    return [(k, sample) for k, sample in enumerate(result.tries) if sample.stop != "error"]
 
 
 @dataclass
@@ -185,13 +186,12 @@ def _compare_embeddings(judges: Judges, answers: list[Answer]) -> None:
         answer.grade = closer(a, b)
 
 
-def _with_grades(result: Result, grades: Mapping[int, Grade | None], card: dict[str, Any]) -> Result:
+def _with_grades(result: Result, grades: Mapping[int, Grade | None], card: TaskCard) -> Result:
     samples = []
-    for number, sample in enumerate(samples_of(result)):
+    for number, sample in enumerate(result.tries):
         grade = grades.get(number)
         if grade is None:  # the answer could not be had
             samples.append(sample)
             continue
-        cut = sample["stop"] == "length" and grade.outcome == "graded"
-        samples.append({**sample, **verdict_of(grade, cut=cut)})
-    return {**result, **summed(samples, card)}
+        samples.append(with_grade(sample, grade, cut=sample.stop == "length" and grade.outcome == "graded"))
+    return summed(result, samples, card)

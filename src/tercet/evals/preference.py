@@ -11,6 +11,7 @@ once over many models. Its prediction drops the length term: 100 * mean sigmoid(
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tercet import stats
+from tercet.records import Result
 
 STRENGTHS = tuple(10.0 ** (-4 + 8 * k / 9) for k in range(10))  # the weights of the data that cross-validation tries
 FOLDS = 5
@@ -95,6 +97,22 @@ def summary(
         "n": float(raw.rate.n),
         "missing": float(raw.missing),
     }
+
+
+def headline(results: Sequence[Result]) -> tuple[stats.Estimate | None, dict[str, float]]:
+    """The length-controlled win rate as a task's number, and all others, where every difficulty is known."""
+    truths = [json.loads(result.truth) for result in results]
+    if len(results) < FOLDS or any(truth.get("difficulty") is None for truth in truths):
+        return None, {}
+    numbers = summary(
+        [
+            Verdict(1 + result.score, result.output, len(truth["baseline"]), truth["difficulty"])
+            for result, truth in zip(results, truths, strict=True)
+        ]
+    )
+    rate, error, df = numbers["lc_win_rate"] / 100, numbers["lc_win_rate_stderr"] / 100, len(results) - 1
+    half = stats.t_quantile(df) * error
+    return stats.Estimate(rate, error, rate - half, rate + half, len(results), df), numbers
 
 
 def win_rate(preferences: Sequence[float | None]) -> WinRate:

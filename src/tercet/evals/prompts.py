@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,12 +40,12 @@ def run(spec: Prompts, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
         _check_truths(kept)
         exam += kept
         shown += examples_of(task, examples)
-        cards.append({**card(task, kept), "locked": bool(locked([task.id]))})
+        cards.append(replace(card(task, kept), locked=bool(locked([task.id]))))
     write_table(out / "exam.parquet", exam)
     if shown:
         write_table(out / "examples.parquet", shown)
-    (out / "tasks.json").write_text(json.dumps(cards, indent=2) + "\n", encoding="utf-8")
-    return {"items": float(len(exam)), **{entry["name"]: float(entry["num_items"]) for entry in cards}}
+    (out / "tasks.json").write_text(json.dumps([one.to_json() for one in cards], indent=2) + "\n", encoding="utf-8")
+    return {"items": float(len(exam)), **{one.name: float(one.num_items) for one in cards}}
 
 
 def _exam_rows(spec: Prompts, inputs: dict[str, Artifact], ctx: Context) -> list[Row]:

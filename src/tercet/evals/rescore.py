@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tercet.evals.compare import load
-from tercet.evals.results import Result, regraded, write_scores
+from tercet.evals.results import regraded, write_scores
 from tercet.evals.run import check_errors
 from tercet.evals.task import TaskError
+from tercet.records import Result, Score, read_scores
 
 
 def rescore(
     exam: Path, out: Path, judges: Mapping[str, str], progress: Callable[[int, int], None] = lambda done, total: None
-) -> dict[str, Any]:
+) -> dict[str, Score]:
     """Write results and scores of an eval payload with its answers judged again; returns the scores.
 
     `judges` names other verifiers by task: `{"ifeval@1": "ifeval_reference@1"}`. Tasks whose judge is a model, or that
@@ -23,23 +23,22 @@ def rescore(
     `EvalError`, and nothing is written.
     """
     results = load(exam)
-    scores = json.loads((exam / "scores.json").read_text(encoding="utf-8"))
+    scores = read_scores(exam)
     if unknown := [task for task in judges if task not in scores]:
         raise TaskError(f"{exam}: holds no task {', '.join(unknown)}; it holds {', '.join(scores)}")
-    if fixed := [task for task in judges if not scores[task]["card"]["verifier"]]:
+    if fixed := [task for task in judges if not scores[task].card.verifier]:
         raise TaskError(
             f"{', '.join(fixed)}: a model or log-probabilities gave the verdicts; no verifier can replace them"
         )
     cards = {
-        task: {**score["card"], "verifier": judges.get(task, score["card"]["verifier"])}
-        for task, score in scores.items()
+        task: replace(score.card, verifier=judges.get(task, score.card.verifier)) for task, score in scores.items()
     }
     again: list[Result] = []
     for number, result in enumerate(results):
-        judge = cards[result["task"]]["verifier"]
-        again.append(regraded(result, judge, cards[result["task"]]) if judge else result)
+        card = cards[result.task]
+        again.append(regraded(result, card.verifier, card) if card.verifier else result)
         progress(number + 1, len(results))
     for task, card in cards.items():
-        check_errors(card, [result for result in again if result["task"] == task])
+        check_errors(card, [result for result in again if result.task == task])
     out.mkdir(parents=True, exist_ok=False)
     return write_scores(out, list(cards.values()), again)

@@ -13,27 +13,17 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from tercet import machine
 from tercet.evals import gates, judged
-from tercet.evals.results import (
-    PROGRAM,
-    USAGE,
-    Result,
-    Segment,
-    accounted,
-    asked,
-    graded,
-    samples_of,
-    spent,
-    write_scores,
-)
+from tercet.evals.results import PROGRAM, USAGE, Segment, accounted, asked, graded, spent, write_scores
 from tercet.evals.task import Item, TaskError, read_exam
 from tercet.recipe import Eval, gate
-from tercet.rows import PLAIN, Completion, Generator, Likelihood, Message, Messages, Sampling, speed_of
+from tercet.records import Result, TaskCard
+from tercet.rows import PLAIN, Completion, Generator, Likelihood, Message, Messages, speed_of
 from tercet.store import endpoint
 from tercet.verify import verifier
 from tercet.verify.sandbox import ready
@@ -45,7 +35,6 @@ GROUP = 256  # items asked at once, and lost at most when killed
 MAX_ERRORS = 0.01  # share of a task's items that may fail to be asked or judged
 SLOW_JUDGES = (PROGRAM, "math_flex@1", "deepmind_math@1")  # they wait for other processes: judge several at once
 NO_QUESTION = (Message(PLAIN, "Answer:"),)  # the context of an option's unconditional log-probability
-Card = dict[str, Any]
 Emit = Callable[[Result], None]
 
 
@@ -66,7 +55,7 @@ class Encoder(Protocol):
 class Group:
     """Items of one task that are asked together."""
 
-    card: Card
+    card: TaskCard
     items: list[Item]
     seed: int
 
@@ -78,7 +67,7 @@ def run(spec: Eval, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dic
     _check(spec, cards, ctx)
     baselines = _baselines(spec, cards, inputs)
     with Segment(ctx.work / "results.jsonl") as segment:
-        free = {card["name"] for card in cards if _batch_free(spec, card, inputs)}
+        free = {card.name for card in cards if _batch_free(spec, card, inputs)}
         unfinished = _unfinished(_groups(cards, exam, ctx.seed), segment, free)
         if unfinished:
             model = ctx.open_model(inputs[spec.model].payload, spec.precision, spec.engine)
@@ -86,43 +75,43 @@ def run(spec: Eval, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dic
                 _examine(model, unfinished, segment, len(exam), ctx)
             del model  # the judge needs the room
         results = [segment.results[item.task, item.item] for item in exam]
-    if any(card["judge"] for card in cards):
+    if any(card.judge for card in cards):
         results = judged.run(spec, cards, exam, results, inputs, ctx)
     for card in cards:
         check_errors(card, _of_task(card, results))
     scores = write_scores(out, cards, results)
     gates.check(spec.require, out / "results.jsonl", baselines)
-    return {**{name: score["score"] for name, score in scores.items()}, **spent(ctx.work / USAGE)}
+    return {**{name: score.score for name, score in scores.items()}, **spent(ctx.work / USAGE)}
 
 
-def check_errors(card: Card, results: list[Result]) -> None:
+def check_errors(card: TaskCard, results: list[Result]) -> None:
     """Stop when more than 1 % of a task's answers could not be had or judged: they are neither right nor wrong."""
-    failed = [(result["item"], one) for result in results for one in samples_of(result) if one["outcome"] == "error"]
-    answers = card["num_items"] * (card["sampling"]["n"] if card["metric"] == "accuracy" else 1)
+    failed = [(result.item, one) for result in results for one in result.tries if one.outcome == "error"]
+    answers = card.num_items * (card.sampling.n if card.metric == "accuracy" else 1)
     if len(failed) > MAX_ERRORS * answers:
         raise EvalError(
-            f"{card['name']}: {len(failed)} of {answers} answers could not be had or judged, more "
-            f"than {MAX_ERRORS:.0%}; first item {failed[0][0]!r}: {failed[0][1]['detail'] or 'no detail'}. "
+            f"{card.name}: {len(failed)} of {answers} answers could not be had or judged, more "
+            f"than {MAX_ERRORS:.0%}; first item {failed[0][0]!r}: {failed[0][1].detail or 'no detail'}. "
             "Mend the cause and run again: finished items are kept"
         )
 
 
-def _overridden(card: Card, spec: Eval) -> Card:
+def _overridden(card: TaskCard, spec: Eval) -> TaskCard:
     changed = {key: getattr(spec, key) for key in ("temperature", "max_new_tokens") if getattr(spec, key) is not None}
-    n = card["sampling"]["n"] * spec.repeats
+    sampling = replace(card.sampling, **changed, n=card.sampling.n * spec.repeats)
     settings: dict[str, Any] = {"dtype": spec.precision, "engine": spec.engine, "repeats": spec.repeats}
-    if card["verifier"] == PROGRAM:
+    if card.verifier == PROGRAM:
         settings |= {"sandbox": spec.sandbox, "isolation": ready(spec.sandbox)}
-    return {**card, "sampling": {**card["sampling"], **changed, "n": n}, **settings}
+    return replace(card, sampling=sampling, **settings)
 
 
-def _check(spec: Eval, cards: list[Card], ctx: Context) -> None:
+def _check(spec: Eval, cards: list[TaskCard], ctx: Context) -> None:
     """What can be wrong before anything is asked: an unknown judge, a locked suite, a judge model that is missing."""
     for card in cards:
-        if card["verifier"]:
-            verifier(card["verifier"])
+        if card.verifier:
+            verifier(card.verifier)
     judged.check(spec, cards)
-    locked = [card["name"] for card in cards if card["locked"]]
+    locked = [card.name for card in cards if card.locked]
     if locked and not spec.final:
         raise TaskError(
             f"{', '.join(locked)}: the unseen suite is for the final score only; examine it in one eval stage marked "
@@ -133,37 +122,37 @@ def _check(spec: Eval, cards: list[Card], ctx: Context) -> None:
             ledger.write(json.dumps({"exam": ctx.work.parent.name.removeprefix(".draft-"), "tasks": locked}) + "\n")
 
 
-def _baselines(spec: Eval, cards: list[Card], inputs: dict[str, Artifact]) -> dict[str, Path]:
+def _baselines(spec: Eval, cards: list[TaskCard], inputs: dict[str, Artifact]) -> dict[str, Path]:
     """The payloads that gates compare with; a gate that cannot be checked is an error before the exam, not after."""
     wanted = [gate(text) for text in spec.require]
     for one in wanted:
-        gates.named(one, [card["name"] for card in cards])
+        gates.named(one, [card.name for card in cards])
     return {one.stage: inputs[one.stage].payload for one in wanted if one.stage}
 
 
-def _groups(cards: list[Card], exam: list[Item], seed: int) -> list[Group]:
+def _groups(cards: list[TaskCard], exam: list[Item], seed: int) -> list[Group]:
     """Fixed groups of each task: the longest questions first where the model writes, parts together where it scores."""
     groups = []
     for card in cards:
-        own = [item for item in exam if item.task == card["name"]]
-        if card["metric"] == "accuracy":
+        own = [item for item in exam if item.task == card.name]
+        if card.metric == "accuracy":
             own.sort(key=lambda item: -sum(len(turn.content) for turn in item.messages))
         else:
             own.sort(key=lambda item: item.subset)
         for start in range(0, len(own), GROUP):
-            drawn = hashlib.sha256(f"{seed}/{card['name']}/{start}".encode()).digest()
+            drawn = hashlib.sha256(f"{seed}/{card.name}/{start}".encode()).digest()
             groups.append(Group(card, own[start : start + GROUP], int.from_bytes(drawn[:4])))
     return groups
 
 
-def _batch_free(spec: Eval, card: Card, inputs: dict[str, Artifact]) -> bool:
+def _batch_free(spec: Eval, card: TaskCard, inputs: dict[str, Artifact]) -> bool:
     """Whether an answer does not depend on what else was asked with it, so that every finished item may be kept.
 
     Greedy text in fp32 does not; a log-probability does, in its last digit.
     """
     if endpoint(inputs[spec.model].payload) is not None:
         return True
-    greedy = card["metric"] == "accuracy" and not card["sampling"]["temperature"]
+    greedy = card.metric == "accuracy" and not card.sampling.temperature
     return greedy and spec.precision == "float32" and spec.engine == "local"
 
 
@@ -173,7 +162,7 @@ def _unfinished(groups: list[Group], segment: Segment, free: set[str]) -> list[G
     for group in groups:
         missing = [item for item in group.items if not segment.has(item.task, item.item)]
         if missing:
-            again = missing if group.card["name"] in free else group.items
+            again = missing if group.card.name in free else group.items
             left.append(Group(group.card, again, group.seed))
             segment.forget((item.task, item.item) for item in again)
     return left
@@ -184,14 +173,14 @@ def _examine(model: Generator, groups: list[Group], segment: Segment, total: int
     done = total - sum(len(group.items) for group in groups)
     for number, group in enumerate(groups, 1):
 
-        def emit(result: Result, note: str = group.card["name"]) -> None:
+        def emit(result: Result, note: str = group.card.name) -> None:
             nonlocal done
             segment.append(result)
             done += 1
             ctx.track.progress(done, total, note=note)
 
-        ctx.track.progress(done, total, note=group.card["name"])
-        ask = _generate if group.card["metric"] == "accuracy" else _score
+        ctx.track.progress(done, total, note=group.card.name)
+        ask = _generate if group.card.metric == "accuracy" else _score
         ask(model, group, emit)
         segment.sync()
         if measured := speed_of(model):
@@ -201,12 +190,11 @@ def _examine(model: Generator, groups: list[Group], segment: Segment, total: int
 
 def _generate(model: Generator, group: Group, emit: Emit) -> None:
     """Let the model write, and grade each answer as it finishes."""
-    told = {**group.card["sampling"], "stop": tuple(group.card["sampling"]["stop"])}
-    sampling = Sampling(**told | {"seed": group.seed, "fit": True})
+    sampling = replace(group.card.sampling, seed=group.seed, fit=True)
     prompts = [item.messages for item in group.items]
     ids = _prompt_ids(model, prompts)
     waiting = dict(enumerate(group.items))
-    workers = machine.cores() if group.card["verifier"] in SLOW_JUDGES else 1
+    workers = machine.cores() if group.card.verifier in SLOW_JUDGES else 1
     with ThreadPoolExecutor(workers) as pool:
         grading: deque[Future[Result]] = deque()
 
@@ -230,87 +218,69 @@ def _score(model: Generator, group: Group, emit: Emit) -> None:
     options = [item.options for item in group.items]
     answers = model.likelihood(prompts, options)
     alone: Iterable[Sequence[Likelihood]] = [()] * len(prompts)
-    if group.card["choose_by"] == "unconditional":
+    if group.card.choose_by == "unconditional":
         alone = model.likelihood([NO_QUESTION] * len(prompts), options)
-    measure = MEASURES[group.card["metric"]]
     for item, likelihoods, free, prompt_ids in zip(group.items, answers, alone, ids, strict=True):
         head = asked(item, group.card, prompt_ids)
         error = next((one.error for one in (*likelihoods, *free) if one.error), "")
         if error:
-            emit(
-                {**head, "output": "", "stop": "error", "answer": "", "score": 0.0, "outcome": "error"}
-                | {"detail": error}
-            )
+            emit(replace(head, stop="error", outcome="error", detail=error))
             continue
         _check_finite(item, likelihoods)
-        emit({**head, **measure(item, likelihoods, group.card, free)})
+        emit(measured(head, item, likelihoods, group.card, free))
 
 
-def _chosen(item: Item, likelihoods: Sequence[Likelihood], card: Card, alone: Sequence[Likelihood]) -> Result:
+def measured(
+    head: Result, item: Item, likelihoods: Sequence[Likelihood], card: TaskCard, alone: Sequence[Likelihood]
+) -> Result:
+    """The result of an item by the log-probabilities of its options (`alone`: those without its prompt)."""
+    scored = replace(
+        head,
+        outcome="graded",
+        options=item.options,
+        gold=item.gold,
+        logps=[one.logp for one in likelihoods],
+        greedy=[one.greedy for one in likelihoods],
+        num_tokens=[one.num_tokens for one in likelihoods],
+        num_bytes=[len(option.encode()) for option in item.options],
+    )
+    return MEASURES[card.metric](scored, card, alone)
+
+
+def _chosen(result: Result, card: TaskCard, alone: Sequence[Likelihood]) -> Result:
     """Multiple choice by raw log-probability and per token, character and byte; ties go to the lowest index."""
-    logps = [one.logp for one in likelihoods]
     sizes = {
-        "raw": [1] * len(logps),
-        "per_token": [one.num_tokens for one in likelihoods],
-        "per_char": [len(option) for option in item.options],
-        "per_byte": [len(option.encode()) for option in item.options],
+        "raw": [1] * len(result.logps),
+        "per_token": result.num_tokens,
+        "per_char": [len(option) for option in result.options],
+        "per_byte": result.num_bytes,
     }
-    picks = {key: _best([logp / size for logp, size in zip(logps, by, strict=True)]) for key, by in sizes.items()}
+    picks = {
+        way: _best([logp / size for logp, size in zip(result.logps, by, strict=True)]) for way, by in sizes.items()
+    }
     if alone:
-        picks["unconditional"] = _best([one.logp - free.logp for one, free in zip(likelihoods, alone, strict=True)])
-    picked = picks[card["choose_by"]]
-    return {
-        **_scored(item, likelihoods),
-        "output": item.options[picked],
-        "answer": item.options[picked],
-        "score": float(picked == item.gold),
-        **{key: float(pick == item.gold) for key, pick in picks.items()},
-    }
+        picks["unconditional"] = _best([logp - free.logp for logp, free in zip(result.logps, alone, strict=True)])
+    picked = picks[card.choose_by]
+    right: dict[str, Any] = {way: float(pick == result.gold) for way, pick in picks.items()}
+    text = result.options[picked]
+    return replace(result, output=text, answer=text, score=float(picked == result.gold), **right)
 
 
-def _share_of_truth(item: Item, likelihoods: Sequence[Likelihood], card: Card, alone: Sequence[Likelihood]) -> Result:
+def _share_of_truth(result: Result, card: TaskCard, alone: Sequence[Likelihood]) -> Result:
     """MC2: probability of the true options over that of all, from summed log-probabilities. MC1: is the first the best
     one of itself and the untrue ones?"""
-    logps = [one.logp for one in likelihoods]
-    top = max(logps)
-    shares = [math.exp(logp - top) for logp in logps]
-    best = item.options[_best(logps)]
-    return {
-        **_scored(item, likelihoods),
-        "output": best,
-        "answer": best,
-        "score": math.fsum(shares[: item.gold]) / math.fsum(shares),
-        "numbers": {"mc1": float(logps[0] > max(logps[item.gold :]))},
-    }
+    logps = result.logps
+    shares = [math.exp(logp - max(logps)) for logp in logps]
+    best = result.options[_best(logps)]
+    score = math.fsum(shares[: result.gold]) / math.fsum(shares)
+    numbers = {"mc1": float(logps[0] > max(logps[result.gold :]))}
+    return replace(result, output=best, answer=best, score=score, numbers=numbers)
 
 
-def _bits_per_byte(item: Item, likelihoods: Sequence[Likelihood], card: Card, alone: Sequence[Likelihood]) -> Result:
+def _bits_per_byte(result: Result, card: TaskCard, alone: Sequence[Likelihood]) -> Result:
     """-logp / ln 2 over the UTF-8 bytes of the gold answer."""
-    bits = -likelihoods[0].logp / math.log(2)
-    num_bytes = len(item.options[0].encode())
-    return {
-        **_scored(item, likelihoods),
-        "score": bits / num_bytes,
-        "bits": bits,
-        "num_bytes": num_bytes,
-        "num_tokens": likelihoods[0].num_tokens,
-    }
-
-
-def _scored(item: Item, likelihoods: Sequence[Likelihood]) -> Result:
-    return {
-        "output": "",
-        "stop": "",
-        "answer": "",
-        "outcome": "graded",
-        "detail": "",
-        "options": list(item.options),
-        "gold": item.gold,
-        "logps": [one.logp for one in likelihoods],
-        "greedy": [one.greedy for one in likelihoods],
-        "num_tokens": [one.num_tokens for one in likelihoods],
-        "num_bytes": [len(option.encode()) for option in item.options],
-    }
+    bits, (num_bytes,), (num_tokens,) = -result.logps[0] / math.log(2), result.num_bytes, result.num_tokens
+    return replace(result, score=bits / num_bytes, bits=bits, num_bytes=num_bytes, num_tokens=num_tokens)
 
 
 MEASURES = {"choice": _chosen, "mc2": _share_of_truth, "bpb": _bits_per_byte}
@@ -324,8 +294,8 @@ def _prompt_ids(model: Generator, prompts: Sequence[Messages]) -> Sequence[Seque
     return model.encode(prompts) if isinstance(model, Encoder) else [[]] * len(prompts)
 
 
-def _of_task(card: Card, results: list[Result]) -> list[Result]:
-    return [result for result in results if result["task"] == card["name"]]
+def _of_task(card: TaskCard, results: list[Result]) -> list[Result]:
+    return [result for result in results if result.task == card.name]
 
 
 def _check_finite(item: Item, likelihoods: Sequence[Likelihood]) -> None:

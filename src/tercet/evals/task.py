@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from tercet import hub
 from tercet.evals.layout import Layout, Shot, laid_out
+from tercet.records import Result, TaskCard
 from tercet.rows import Messages, Row, Sampling, Source, messages_from, read_table
+from tercet.stats import Estimate
 
 Metric = Literal["accuracy", "choice", "mc2", "bpb"]
 ChooseBy = Literal["raw", "per_token", "per_char", "per_byte", "unconditional"]
@@ -64,8 +66,9 @@ class Task:
     (subject); with `aggregate = "macro"` the headline is the mean over parts.
     `cluster` names items that share a source, for the clustered error. `measures` are the judge's further numbers to
     report: `{"strict": ("strict",), "constraints": ("followed", "constraints")}` (a mean, or a ratio of two sums).
-    With `pass_k` the headline is the unbiased pass@k over `sampling.n` samples. `variant` says which side of a conflict
-    between sources this declaration takes.
+    With `pass_k` the headline is the unbiased pass@k over `sampling.n` samples; `headline(results)` makes another one
+    of the graded results (or None), and the task's own numbers, which are kept beside it. `variant` says which side of
+    a conflict between sources this declaration takes.
     """
 
     name: str
@@ -96,6 +99,7 @@ class Task:
     aggregate: Literal["micro", "macro"] = "micro"
     measures: dict[str, tuple[str, ...]] = field(default_factory=dict)
     pass_k: int = 0
+    headline: Callable[[Sequence[Result]], tuple[Estimate | None, dict[str, float]]] | None = None
     gold: Gold | None = None
     description: str = ""
     variant: str = ""
@@ -219,43 +223,28 @@ def bits_per_byte(task: Task) -> Task:
         judge="",
         options=None,
         pass_k=0,
+        headline=None,
         measures={},
         sampling=GREEDY,
         description=f"Bits per byte of the right answers of {task.id}.",
     )
 
 
-def card(task: Task, made: Sequence[Item]) -> dict[str, Any]:
+def card(task: Task, made: Sequence[Item]) -> TaskCard:
     """The task card kept beside every score: one entry of `tasks.json`."""
-    first = made[0]
-    return {
+    first, told = made[0], {one.name: getattr(task, one.name) for one in fields(TaskCard) if hasattr(task, one.name)}
+    told |= {
         "name": task.id,
-        "skill": task.skill,
-        "metric": task.metric,
-        "verifier": task.verifier,
-        "judge": task.judge,
-        "choose_by": task.choose_by,
-        "sampling": asdict(task.sampling),
-        "layout": task.layout,
         "shots": (len(first.messages) - len(first.asked)) // 2 if task.layout == "turns" else None,
-        "prefix": task.prefix,
-        "pass_k": task.pass_k,
-        "aggregate": task.aggregate,
         "measures": {name: list(keys) for name, keys in task.measures.items()},
-        "data": asdict(task.data) if isinstance(task.data, Generated) else [asdict(source) for source in task.data],
-        "examples": [asdict(source) for source in task.examples],
-        "split": task.split,
-        "licence": task.licence,
-        "variant": task.variant,
-        "description": task.description,
-        "num_items": len(made),
-        "num_subsets": len({item.subset for item in made}),
+        "data": asdict(task.data) if isinstance(task.data, Generated) else task.data,
     }
+    return TaskCard(**told, num_items=len(made), num_subsets=len({item.subset for item in made}))
 
 
-def read_exam(folder: Path) -> tuple[list[dict[str, Any]], list[Item]]:
+def read_exam(folder: Path) -> tuple[list[TaskCard], list[Item]]:
     """Task cards and items of a prompts payload folder."""
-    cards = json.loads((folder / "tasks.json").read_text(encoding="utf-8"))
+    cards = [TaskCard.from_json(one) for one in json.loads((folder / "tasks.json").read_text(encoding="utf-8"))]
     table = []
     for number, value in enumerate(read_table(folder / "exam.parquet")):
         turns = messages_from(value["messages"], f"{folder / 'exam.parquet'}: row {number}")

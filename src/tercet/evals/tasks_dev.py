@@ -7,7 +7,7 @@ other side is declared beside it, with `variant` saying which is which.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,9 @@ from tercet.evals import tasks_shots as shots
 from tercet.evals.layout import ask
 from tercet.evals.task import Choices, Gold, Task
 from tercet.hub import NUMBER, PART, Record
+from tercet.records import Result
 from tercet.rows import Messages, Sampling, Source
+from tercet.stats import Estimate
 from tercet.verify import answers
 
 
@@ -323,6 +325,12 @@ def _with_difficulty(records: list[Record]) -> Iterator[Record]:
     yield from ({**r, "instruction_difficulty": known.get(r[NUMBER])} for r in records if "instruction" in r)
 
 
+def _win_rate(results: Sequence[Result]) -> tuple[Estimate | None, dict[str, float]]:
+    from tercet.evals import preference
+
+    return preference.headline(results)
+
+
 _ALPACAEVAL = Task(
     name="alpacaeval",
     version=1,
@@ -345,6 +353,7 @@ _ALPACAEVAL = Task(
     judge="alpaca_pairwise@1",
     sampling=Sampling(max_new_tokens=8192),
     subset=_field("dataset"),
+    headline=_win_rate,
     description="805 open instructions; a model judge compares each answer with that of GPT-4 Turbo.",
     variant="AlpacaEval 2: baseline and judge are gpt-4-1106-preview; another judge is not comparable",
     licence="CC-BY-NC-4.0",

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tercet.records import WAYS, TaskCard
 from tercet.report import charts, compare
-from tercet.report.compare import Changes, Difference, amount
-from tercet.report.facts import Checkpoint, Object, Score
+from tercet.report.compare import Changes, amount
+from tercet.report.facts import Checkpoint, Object, TaskScore
+from tercet.stats import Comparison
 
 OUTCOMES = {
     "graded": "judged as they stand",
@@ -22,7 +24,6 @@ OUTCOMES = {
 LOSSES = ("error", "timeout", "truncated", "unparsed")  # told beside every score, the worst first
 GRAVE = 0.1  # share of answers lost in one way from which on it is coloured
 FEW = 6  # tasks that have a card each at the head of the page
-WAYS = ("raw", "per_token", "per_char", "per_byte", "unconditional")
 DECIDING = ("verifier", "judge", "sampling", "layout", "shots", "prefix", "variant", "dtype", "engine", "repeats")
 TONE = {"better": "good", "worse": "bad", "unclear": "flat"}
 
@@ -48,7 +49,7 @@ def told(model: str, points: Sequence[Checkpoint], opened: Mapping[str, list[str
     }
 
 
-def unit(score: Score) -> str:
+def unit(score: TaskScore) -> str:
     """What a score of this task is, in a few words."""
     card = score.card
     if score.metric != "accuracy":
@@ -58,11 +59,11 @@ def unit(score: Score) -> str:
             "choice": "right options picked",
         }
         return names[score.metric] + _macro(score)
-    if score.entry.get("preference"):
+    if score.preference:
         return "length-controlled win rate"
-    if card["judge"]:
+    if card.judge:
         return f"judged by a model{_macro(score)}"
-    return (f"pass@{card['pass_k']}" if card["pass_k"] else "items right") + _macro(score)
+    return (f"pass@{card.pass_k}" if card.pass_k else "items right") + _macro(score)
 
 
 def plain(value: Any) -> str:
@@ -80,8 +81,8 @@ def plain(value: Any) -> str:
     return "not set" if value in (None, "") else str(value)
 
 
-def _macro(score: Score) -> str:
-    return f", mean over {score.card['num_subsets']} subsets" if score.card["aggregate"] == "macro" else ""
+def _macro(score: TaskScore) -> str:
+    return f", mean over {score.card.num_subsets} subsets" if score.card.aggregate == "macro" else ""
 
 
 def _suite_names(points: Sequence[Checkpoint]) -> list[str]:
@@ -123,7 +124,7 @@ def _line(
     }
 
 
-def _card(task: Score, points: Sequence[Checkpoint], against_base: Sequence[Difference | None]) -> Object:
+def _card(task: TaskScore, points: Sequence[Checkpoint], against_base: Sequence[Comparison | None]) -> Object:
     ends = [point.scores.get(task.task) for point in (points[0], points[-1])]
     return {
         "skill": task.title,
@@ -135,15 +136,15 @@ def _card(task: Score, points: Sequence[Checkpoint], against_base: Sequence[Diff
     }
 
 
-def _task(task: Score, points: Sequence[Checkpoint]) -> Object:
+def _task(task: TaskScore, points: Sequence[Checkpoint]) -> Object:
     """A drawing of the scores, and the scores with what was lost."""
     scores = [point.scores.get(task.task) for point in points]
     marks = []
     for series, (point, score) in enumerate(zip(points, scores, strict=True)):
         if score:
-            low, high = amount(score.low, task.metric), amount(score.high, task.metric)
+            low, high = (amount(bound, task.metric) for bound in score.bounds)
             tip = f"{point.label}: {amount(score.score, task.metric)}, 95 % interval {low} to {high}, n = {score.n}"
-            marks.append(charts.Dot(point.label, score.score, score.low, score.high, tip, series))
+            marks.append(charts.Dot(point.label, score.score, *score.bounds, tip, series))
     text = charts.number if task.lower_is_better else _percent
     label = f"{task.title}: scores with 95 % intervals"
     chart = charts.dots(marks, text=text, zero=not task.lower_is_better, label=label)
@@ -155,13 +156,11 @@ def _task(task: Score, points: Sequence[Checkpoint]) -> Object:
     }
 
 
-def _losses(score: Score | None) -> list[tuple[str, bool]]:
+def _losses(score: TaskScore) -> list[tuple[str, bool]]:
     """`[("3 errors", True), ("2 % truncated", False)]`: what did not end as it should, and whether that is grave.
 
     Every error counts; the rest are shares of the answers, grave from a tenth on.
     """
-    if score is None:
-        return []
     whole = sum(score.outcomes.values())
     return [
         (f"{count} error{'s' if count > 1 else ''}", True)
@@ -180,18 +179,18 @@ def _percent(share: float) -> str:
     return f"{charts.number(round(100 * share, 6))} %"
 
 
-def _errors(task: Score, points: Sequence[Checkpoint]) -> int:
+def _errors(task: TaskScore, points: Sequence[Checkpoint]) -> int:
     """How many answers of a task, over all checkpoints, could not be had or judged."""
     return sum(point.scores[task.task].outcomes.get("error", 0) for point in points if task.task in point.scores)
 
 
-def _pairs(tasks: Sequence[Score], found: Changes, points: Sequence[Checkpoint]) -> list[Object]:
+def _pairs(tasks: Sequence[TaskScore], found: Changes, points: Sequence[Checkpoint]) -> list[Object]:
     """One table for every two checkpoints: the last against the first, then each step, then the others."""
     last = len(points) - 2
     order = [("base", last), *(("step", i) for i in range(last + 1)), *(("base", i) for i in range(1, last))]
     rows = [one for task in found.values() for kind in task.values() for one in kind if one]
     reach = {
-        lower: max((abs(x) for r in rows if r.lower_is_better == lower for x in (r.low, r.high)), default=1.0)
+        lower: max((abs(x) for r in rows if (r.metric == "bpb") == lower for x in (r.low, r.high)), default=1.0)
         for lower in (False, True)
     }
     out = []
@@ -201,28 +200,28 @@ def _pairs(tasks: Sequence[Score], found: Changes, points: Sequence[Checkpoint])
             verdicts = [one.verdict for _, one in changes]
             out.append(
                 {
-                    "before": changes[0][1].before,
-                    "after": changes[0][1].after,
-                    "rows": [_row(task, one, reach[one.lower_is_better] or 1.0) for task, one in changes],
+                    "before": points[i if kind == "step" else 0].label,
+                    "after": points[i + 1].label,
+                    "rows": [_row(task, one, reach[task.lower_is_better] or 1.0) for task, one in changes],
                     "counts": {name: verdicts.count(name) for name in ("better", "worse", "unclear")},
-                    "clustered": any(one.clustered is not None for _, one in changes),
-                    "alone": sum(one.p < 0.05 for _, one in changes),
+                    "clustered": any(one.stderr_clustered is not None for _, one in changes),
+                    "alone": sum(one.p_value < 0.05 for _, one in changes),
                 }
             )
     return out
 
 
-def _row(task: Score, change: Difference, reach: float) -> Object:
-    drawn = charts.forest(change.value, change.low, change.high, reach=reach, tone=TONE[change.verdict])
-    kind = "bits per byte ↓" if task.lower_is_better else "plain win rate" if task.entry.get("preference") else ""
+def _row(task: TaskScore, change: Comparison, reach: float) -> Object:
+    drawn = charts.forest(change.difference, change.low, change.high, reach=reach, tone=TONE[change.verdict])
+    kind = "bits per byte ↓" if task.lower_is_better else "plain win rate" if task.preference else ""
     return {"task": task, "change": change, "drawing": drawn, "kind": kind}
 
 
-def _sheet(task: Score, points: Sequence[Checkpoint]) -> Object:
+def _sheet(task: TaskScore, points: Sequence[Checkpoint]) -> Object:
     """Every number of one task, checkpoints side by side: errors, outcomes, measures, subsets, and the task card."""
     scores = {point.label: point.scores[task.task] for point in points if task.task in point.scores}
-    seen = [name for name in OUTCOMES if any(name in score.outcomes for score in scores.values())]
-    subsets = dict.fromkeys(name for score in scores.values() for name in score.entry.get("subsets", {}))
+    seen = [name for name in OUTCOMES if any(score.outcomes.get(name) for score in scores.values())]
+    subsets = dict.fromkeys(name for score in scores.values() for name in score.subsets or {})
     settings = _settings({label: score.card for label, score in scores.items()})
     return {
         "task": task,
@@ -230,58 +229,57 @@ def _sheet(task: Score, points: Sequence[Checkpoint]) -> Object:
         "scores": scores,
         "numbers": _numbers(scores),
         "outcomes": [(name, [_part(name, score) for score in scores.values()]) for name in seen],
-        "subsets": [(name, [s.entry.get("subsets", {}).get(name) for s in scores.values()]) for name in subsets],
+        "subsets": [(name, [(s.subsets or {}).get(name) for s in scores.values()]) for name in subsets],
         "settings": settings,
         "differs": [key for key, values in settings if len(values) > 1 and key in DECIDING],
     }
 
 
-def _part(outcome: str, score: Score) -> tuple[int, float]:
+def _part(outcome: str, score: TaskScore) -> tuple[int, float]:
     """How many answers ended so, and their share of all."""
     count = score.outcomes.get(outcome, 0)
     return count, count / max(1, sum(score.outcomes.values()))
 
 
-def _numbers(scores: Mapping[str, Score]) -> list[tuple[str, list[str]]]:
+def _numbers(scores: Mapping[str, TaskScore]) -> list[tuple[str, list[str]]]:
     """Lines of a sheet: name, and a text for every checkpoint; lines that hold nothing are left out."""
-    metric = next(iter(scores.values())).metric
-    entries = [score.entry for score in scores.values()]
+    told = list(scores.values())
 
     def line(name: str, key: str) -> tuple[str, list[str]]:
-        return name, ["–" if (value := one.get(key)) is None else amount(value, metric) for one in entries]
+        return name, ["–" if (value := getattr(one, key)) is None else amount(value, one.metric) for one in told]
 
     lines = [
         line("Score", "score"),
         line("Standard error", "stderr"),
         line("Standard error, clustered", "stderr_clustered"),
-        ("Clusters", [str(one["num_clusters"] or "–") for one in entries]),
-        ("95 % interval", [_span(score) if score.entry["low"] is not None else "–" for score in scores.values()]),
-        ("Items", [f"{score.n:,}" for score in scores.values()]),
+        ("Clusters", [str(one.num_clusters or "–") for one in told]),
+        ("95 % interval", ["–" if one.low is None else _span(one) for one in told]),
+        ("Items", [f"{one.n:,}" for one in told]),
         line("Detectable, unpaired", "minimum_detectable"),
-        *_measures(entries),
+        *_measures(told),
         *(line(f"Options by {way.replace('_', ' ')}", way) for way in WAYS),
         line("Mean over items", "micro"),
         line("Mean over subsets", "macro"),
         line("Mean of the items' own", "instance_mean"),
-        ("Tokens per answer", [charts.number(one["mean_tokens"]) if "mean_tokens" in one else "–" for one in entries]),
+        ("Tokens per answer", ["–" if one.mean_tokens is None else charts.number(one.mean_tokens) for one in told]),
     ]
     return [(name, cells) for name, cells in lines if any(cell != "–" for cell in cells)]
 
 
-def _span(score: Score) -> str:
+def _span(score: TaskScore) -> str:
     """`39.0 to 43.1`, in percent or bits per byte."""
-    low, high = (amount(bound, score.metric).removesuffix(" %") for bound in (score.low, score.high))
+    low, high = (amount(bound, score.metric).removesuffix(" %") for bound in score.bounds)
     return f"{low} to {high}"
 
 
-def _measures(entries: Sequence[Object]) -> list[tuple[str, list[str]]]:
+def _measures(scores: Sequence[TaskScore]) -> list[tuple[str, list[str]]]:
     """The judge's further numbers (strict and loose, instruction level, win rates) with their errors."""
     lines = []
-    for name in dict.fromkeys(name for one in entries for name in one.get("measures", {})):
-        found = [one.get("measures", {}).get(name) for one in entries]
-        cells = [_with_error(one["value"], one["stderr"]) if one else "–" for one in found]
+    measures = [one.measures or {} for one in scores]
+    for name in dict.fromkeys(name for found in measures for name in found):
+        cells = [_with_error(**found[name]) if name in found else "–" for found in measures]
         lines.append((name.replace("_", " ").capitalize(), cells))
-    given = [one.get("preference") for one in entries]
+    given = [one.preference for one in scores]
     for key, name in (("win_rate", "Plain win rate"), ("discrete_win_rate", "Share of items won")):
         cells = [_with_error(p[key] / 100, p.get(f"{key}_stderr", 0.0) / 100) if p else "–" for p in given]
         lines.append((name, cells))
@@ -294,12 +292,13 @@ def _with_error(value: float, stderr: float | None) -> str:
     return amount(value, "share") + (f" ± {100 * stderr:.1f}" if stderr else "")
 
 
-def _settings(cards: Mapping[str, Object]) -> list[tuple[str, list[tuple[str, str]]]]:
+def _settings(cards: Mapping[str, TaskCard]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Every setting of the task card with its values, each with the checkpoints it holds for ("" where for all)."""
     out = []
-    for key in dict.fromkeys(key for card in cards.values() for key in card if key != "description"):
+    stored = {label: card.to_json() for label, card in cards.items()}
+    for key in dict.fromkeys(key for card in stored.values() for key in card if key != "description"):
         values: dict[str, list[str]] = {}
-        for label, card in cards.items():
+        for label, card in stored.items():
             values.setdefault(_setting(key, card.get(key)), []).append(label)
         told = [(value, ", ".join(labels) if len(values) > 1 else "") for value, labels in values.items()]
         out.append((key, told))

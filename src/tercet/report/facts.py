@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tercet.recipe import BASE, KINDS, Eval, Recipe, Rollouts, kinds_of
+from tercet.records import Result, Score, read_results
 from tercet.rows import RowError
 from tercet.rows_file import read_file
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 Object = dict[str, Any]
 Key = tuple[str, str]  # (task, item): ("words@1", "17")
-NUMBERS = ("score", "outcome", "subset", "aggregate", "template", "digest", "bits", "num_bytes")
 CURVES = {
     "loss": "Loss",
     "critic_loss": "Loss of the value model",
@@ -85,30 +85,21 @@ class Stage:
         return path if path.is_file() else None
 
 
-@dataclass(frozen=True)
-class Score:
-    """One entry of scores.json: the estimate of one task with its 95 % interval; `entry` is all of it.
+@dataclass(frozen=True, kw_only=True)
+class TaskScore(Score):
+    """A score as the page shows it.
 
     `title` is what people call the task: its skill, or its name where several tasks of the page test one skill.
-    `stderr` is None where one item stands alone. `outcomes` counts samples, without classes that never came.
     """
 
     task: str
     title: str
-    metric: str
-    n: int
-    score: float
-    low: float
-    high: float
-    stderr: float | None
-    outcomes: dict[str, int]
-    card: Object
-    entry: Object
 
     @property
-    def lower_is_better(self) -> bool:
-        """True for bits per byte."""
-        return self.metric == "bpb"
+    def bounds(self) -> tuple[float, float]:
+        """The 95 % interval; the score alone where it has none."""
+        low, high = (self.score if bound is None else bound for bound in (self.low, self.high))
+        return low, high
 
     @property
     def graded(self) -> bool:
@@ -126,8 +117,8 @@ class Checkpoint:
     label: str
     exam: str
     model: str
-    scores: dict[str, Score]
-    results: dict[Key, Object]
+    scores: dict[str, TaskScore]
+    results: dict[Key, Result]
     averages: Object = field(default_factory=dict)
     payload: Path = Path()
 
@@ -173,19 +164,21 @@ def checkpoints(evals: Sequence[str], stages: dict[str, Stage], recipe: Recipe) 
     for name, model, kind, folder, found in zip(evals, models, kinds, folders, entries, strict=True):
         label = KINDS[kind].label if kind in KINDS and kinds.count(kind) == 1 else ""
         label = label or (model if models.count(model) == 1 else name)
-        lines = read_file(folder / "results.jsonl")
-        results = {_key(line): {name: line[name] for name in NUMBERS if name in line} for line in lines}
-        scores = {task: _score(task, titles[task], entry) for task, entry in found.items()}
+        bare: Object = dict.fromkeys(("messages", "prompt_ids", "options", "logps", "greedy"), ())
+        bare |= {"truth": "", "output": "", "answer": "", "detail": "", "samples": None}
+        lines = read_results(folder / "results.jsonl")
+        results = {(line.task, line.item): replace(line, **bare) for line in lines}
+        scores = {task: TaskScore.from_json(entry, task=task, title=titles[task]) for task, entry in found.items()}
         whole = folder / "averages.json"
         averages = _json(whole) if whole.is_file() else {}
         out.append(Checkpoint(label, name, model, scores, results, averages, folder))
     return out
 
 
-def records(point: Checkpoint, keys: Container[Key]) -> dict[Key, Object]:
+def records(point: Checkpoint, keys: Container[Key]) -> dict[Key, Result]:
     """The whole result lines of some items: question, texts, verdicts. An exam as such is too long to keep."""
-    lines = read_file(point.payload / "results.jsonl")
-    return {_key(line): line for line in lines if _key(line) in keys}
+    lines = read_results(point.payload / "results.jsonl")
+    return {key: line for line in lines if (key := (line.task, line.item)) in keys}
 
 
 def openings(inputs: Mapping[str, Artifact]) -> dict[str, list[str]]:
@@ -288,34 +281,12 @@ def _model_of(stage: Stage, stages: dict[str, Stage], recipe: Recipe) -> str:
     return next((name for name in stage.inputs if stages[name].kind != "prompts"), stage.name)
 
 
-def _key(line: Object) -> Key:
-    return str(line["task"]), str(line["item"])
-
-
 def _titles(skills: dict[str, str]) -> dict[str, str]:
     """Skills where every task has its own, else the names of the tasks without their versions where those differ."""
     if len(set(skills.values())) == len(skills):
         return skills
     names = {task: task.rpartition("@")[0] or task for task in skills}
     return names if len(set(names.values())) == len(names) else {task: task for task in skills}
-
-
-def _score(name: str, title: str, entry: Object) -> Score:
-    score = float(entry["score"])
-    low, high = (score if entry[key] is None else float(entry[key]) for key in ("low", "high"))
-    return Score(
-        task=name,
-        title=title,
-        metric=entry["metric"],
-        n=int(entry["n"]),
-        score=score,
-        low=low,
-        high=high,
-        stderr=entry["stderr"],
-        outcomes={key: count for key, count in entry["outcomes"].items() if count},
-        card=entry["card"],
-        entry=entry,
-    )
 
 
 def _finite(value: Any) -> bool:

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tercet.records import Result, Sample
 from tercet.report import facts
 from tercet.report.facts import Checkpoint, Key, Object, Stage
-from tercet.rows import read_pairs, read_table
+from tercet.rows import Message, read_pairs, read_table
 
 MOST_TEXT = 2400  # characters of one shown text
 MOST_TRY = 700  # characters of a further sample of an item, or of a worked example
@@ -33,18 +34,6 @@ CHANGES = {
 
 
 @dataclass(frozen=True)
-class Try:
-    """One sample of an item: what was written, and the verdict on it."""
-
-    output: str
-    extracted: str
-    detail: str
-    score: float
-    outcome: str
-    stop: str
-
-
-@dataclass(frozen=True)
 class Answer:
     """What one checkpoint made of one item; `right` is None where there is no right or wrong, or no verdict.
 
@@ -57,8 +46,8 @@ class Answer:
     score: float
     outcome: str
     right: bool | None
-    first: Try
-    tries: list[Try]
+    first: Sample
+    tries: list[Sample]
     marks: str
 
 
@@ -102,7 +91,7 @@ def exam_samples(points: Sequence[Checkpoint]) -> list[Item]:
     for key, change in picked.items():
         answers = [_answer(i, points[i], key, one[key]) if key in one else None for i, one in enumerate(told)]
         card = next(point.scores[key[0]].card for point in points if key in point.results)
-        item = _item(lines[key], answers, shots=2 * (card["shots"] or 0), told=key[0] in seen)
+        item = _item(lines[key], answers, shots=2 * (card.shots or 0), told=key[0] in seen)
         out.append(replace(item, change=change, title=titles[key]))
         seen.add(key[0])
     return out
@@ -142,7 +131,7 @@ def pair_samples(stage: Stage, most: int = 3) -> list[Object]:
         {
             "rule": rule,
             "count": len(names),
-            "prompt": shown([{"role": m.role, "content": m.content} for m in pairs[name].prompt]),
+            "prompt": shown(pairs[name].prompt),
             "chosen": cut(pairs[name].chosen[-1].content),
             "rejected": cut(pairs[name].rejected[-1].content),
             "chosen_rating": pairs[name].chosen_rating,
@@ -155,9 +144,9 @@ def pair_samples(stage: Stage, most: int = 3) -> list[Object]:
     ]
 
 
-def shown(turns: Iterable[Object], most: int = MOST_TEXT) -> list[Object]:
+def shown(turns: Iterable[Message], most: int = MOST_TEXT) -> list[Object]:
     """Turns of a conversation with long texts cut."""
-    return [{"role": turn["role"], "content": cut(turn["content"], most)} for turn in turns]
+    return [{"role": turn.role, "content": cut(turn.content, most)} for turn in turns]
 
 
 def cut(text: str, most: int = MOST_TEXT) -> str:
@@ -183,7 +172,7 @@ def _group(rows: Sequence[Object], most: int) -> Object:
     """One prompt with its completions, as the page shows it."""
     return {
         "step": rows[0]["step"],
-        "prompt": shown([{"role": "user", "content": rows[0]["prompt"]}]),
+        "prompt": shown([Message("user", rows[0]["prompt"])]),
         "verifier": rows[0]["verifier"],
         "signal": _differ(rows),
         "rows": [{**row, "text": cut(row["text"]), "advantage": row.get("advantage")} for row in rows[:most]],
@@ -195,11 +184,11 @@ def _keys(points: Sequence[Checkpoint]) -> list[Key]:
     return list(dict.fromkeys(key for point in points for key in point.results))
 
 
-def _titles(lines: dict[Key, Object]) -> dict[Key, str]:
+def _titles(lines: dict[Key, Result]) -> dict[Key, str]:
     """The last question of every item, without the words that all shown items of its task begin with."""
     asked: dict[str, dict[Key, str]] = {}
     for key, line in lines.items():
-        text = next((turn["content"] for turn in reversed(line["messages"]) if turn["role"] != "assistant"), "")
+        text = next((turn.content for turn in reversed(line.messages) if turn.role != "assistant"), "")
         asked.setdefault(key[0], {})[key] = " ".join(text.split())
     titles: dict[Key, str] = {}
     for group in asked.values():
@@ -210,30 +199,29 @@ def _titles(lines: dict[Key, Object]) -> dict[Key, str]:
     return titles
 
 
-def _item(record: Object, answers: list[Answer | None], *, shots: int, told: bool) -> Item:
+def _item(record: Result, answers: list[Answer | None], *, shots: int, told: bool) -> Item:
     """The item as the page shows it; the `shots` first turns are examples, kept unless `told` with an earlier item."""
-    options = [str(option) for option in record.get("options", [])]
-    right = options[: record["gold"]] if record["metric"] == "mc2" else [options[record["gold"]]] if options else []
-    turns = record["messages"]
+    options, turns = list(record.options), record.messages
+    right = options[: record.gold] if record.metric == "mc2" else options[record.gold :][:1]
     return Item(
-        task=record["task"],
-        item=record["item"],
-        subset=record["subset"],
+        task=record.task,
+        item=record.item,
+        subset=record.subset,
         shots=[] if told else shown(turns[:shots], MOST_TRY),
-        prompt=[{**turn, "content": middle_cut(turn["content"])} for turn in turns[shots:]],
-        truth=cut(" · ".join(right) if options else str(record["truth"]), 600),
+        prompt=[{"role": turn.role, "content": middle_cut(turn.content)} for turn in turns[shots:]],
+        truth=cut(" · ".join(right) if options else record.truth, 600),
         options=options if len(options) > 1 else [],
         answers=answers,
     )
 
 
-def _answer(series: int, point: Checkpoint, key: Key, record: Object) -> Answer:
-    samples = record.get("samples") or [record]
+def _answer(series: int, point: Checkpoint, key: Key, record: Result) -> Answer:
+    samples = record.tries
     return Answer(
         label=point.label,
         series=series,
-        score=float(record["score"]),
-        outcome=record["outcome"],
+        score=record.score,
+        outcome=record.outcome,
         right=_right(point, key),
         first=_try(samples[0], MOST_TEXT),
         tries=[_try(one, MOST_TRY) for one in samples[1 : 1 + MOST_TRIES]],
@@ -241,30 +229,24 @@ def _answer(series: int, point: Checkpoint, key: Key, record: Object) -> Answer:
     )
 
 
-def _try(sample: Object, most: int) -> Try:
-    return Try(
-        output=cut(sample["output"], most),
-        extracted=cut(sample["answer"], 200),
-        detail=cut(sample["detail"], 300),
-        score=float(sample["score"]),
-        outcome=sample["outcome"],
-        stop=sample["stop"],
-    )
+def _try(sample: Sample, most: int) -> Sample:
+    output, answer, detail = cut(sample.output, most), cut(sample.answer, 200), cut(sample.detail, 300)
+    return replace(sample, output=output, answer=answer, detail=detail)
 
 
-def _mark(sample: Object) -> str:
-    return "!" if sample["outcome"] == "error" else "✓" if sample["score"] >= 0.5 else "✗"
+def _mark(sample: Sample) -> str:
+    return "!" if sample.outcome == "error" else "✓" if sample.score >= 0.5 else "✗"
 
 
 def _right(point: Checkpoint, key: Key) -> bool | None:
     result = point.results[key]
-    judged = point.scores[key[0]].graded and result["outcome"] != "error"
-    return float(result["score"]) >= 0.5 if judged else None
+    judged = point.scores[key[0]].graded and result.outcome != "error"
+    return result.score >= 0.5 if judged else None
 
 
 def _change(points: Sequence[Checkpoint], key: Key) -> str:
     seen = [point for point in points if key in point.results]
-    if any(point.results[key]["outcome"] == "error" for point in seen):
+    if any(point.results[key].outcome == "error" for point in seen):
         return "failed"
     marks = [_right(point, key) for point in seen]
     if None in marks:

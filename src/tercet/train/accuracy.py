@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tercet.models.chat import Chat
 from tercet.rows import RowError, pair_from
-from tercet.stats import Estimate, mean
+from tercet.stats import Estimate, mean, weighted
 from tercet.store import Context
 from tercet.train.batch import Trees
 from tercet.train.preference import PAIRS
@@ -43,14 +43,6 @@ SECTIONS = {
     ),
     "Reasoning": (MATHS, "hep-cpp", "hep-go", "hep-java", "hep-js", "hep-python", "hep-rust"),
 }
-
-
-class Part(NamedTuple):
-    """An accuracy put together from others, with its standard error and the number of pairs."""
-
-    value: float
-    stderr: float
-    n: int
 
 
 class Right(NamedTuple):
@@ -101,21 +93,15 @@ def sections(subsets: dict[str, Estimate]) -> dict[str, dict[str, float | None]]
             weights[MATHS] = sum(weights.values()) - weights[MATHS]
         if here:
             shares = [weights[name] / sum(weights.values()) for name in here]
-            found[section] = _weighed([subsets[name] for name in here], shares)
+            found[section] = weighted([subsets[name] for name in here], shares)
     if len(found) == len(SECTIONS):
-        found["mean"] = _weighed(list(found.values()), [1 / len(found)] * len(found))
+        found["mean"] = weighted(list(found.values()), [1 / len(found)] * len(found))
     return {section: _plain(one) for section, one in found.items()}
 
 
 def accuracies(held: Right | None, tests: dict[str, Right]) -> dict[str, Any]:
     """What `tercet/accuracy.json` says: `{"held_out": ..., "tests": {stage: ...}}`."""
     return {"held_out": held and _told(held), "tests": {stage: _told(right) for stage, right in tests.items()}}
-
-
-def _weighed(parts: Sequence[Estimate | Part], shares: Sequence[float]) -> Part:
-    value = math.fsum(share * part.value for part, share in zip(parts, shares, strict=True))
-    stderr = math.sqrt(math.fsum((share * part.stderr) ** 2 for part, share in zip(parts, shares, strict=True)))
-    return Part(value, stderr, sum(part.n for part in parts))
 
 
 def _told(right: Right) -> dict[str, Any]:
@@ -126,6 +112,6 @@ def _told(right: Right) -> dict[str, Any]:
     return told
 
 
-def _plain(one: Estimate | Part) -> dict[str, float | None]:
+def _plain(one: Estimate) -> dict[str, float | None]:
     """JSON has no NaN, the error of a single pair."""
     return {"accuracy": one.value, "stderr": None if math.isnan(one.stderr) else one.stderr, "n": one.n}

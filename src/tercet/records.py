@@ -1,0 +1,221 @@
+"""The records of an evaluation that packages share: how a task asks (`TaskCard`), a `Result` an item, a `Score` a task.
+
+`results.jsonl` holds a `Result` a line, `scores.json` the `Score` of every task with its card. The order of the keys is
+part of the format: the same evaluation ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from tercet.rows import Message, Messages, Sampling, Source
+from tercet.rows_file import read_file
+
+WAYS = ("raw", "per_token", "per_char", "per_byte", "unconditional")  # to choose an option by its log-probability
+
+
+@dataclass(frozen=True)
+class TaskCard:
+    """How a task asks and grades: an entry of `tasks.json`. The last five are what an eval stage decides, else None.
+
+    `data` are public sources, or a generator's settings; `shots` is None where examples are not turns of their own.
+    """
+
+    name: str
+    skill: str = ""
+    metric: str = "accuracy"
+    verifier: str = ""
+    judge: str = ""
+    choose_by: str = "raw"
+    sampling: Sampling = field(default_factory=Sampling)
+    layout: str = "turns"
+    shots: int | None = None
+    prefix: str = ""
+    pass_k: int = 0
+    aggregate: str = "micro"
+    measures: dict[str, list[str]] = field(default_factory=dict)
+    data: Sequence[Source] | dict[str, Any] = ()
+    examples: Sequence[Source] = ()
+    split: str = ""
+    licence: str = ""
+    variant: str = ""
+    description: str = ""
+    num_items: int = 0
+    num_subsets: int = 0
+    locked: bool = False
+    dtype: str | None = None
+    engine: str | None = None
+    repeats: int | None = None
+    sandbox: str | None = None
+    isolation: str | None = None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The card of a stored object."""
+        lists = [key for key in ("data", "examples") if isinstance(value.get(key), list)]
+        typed: dict[str, Any] = {key: [Source(**source) for source in value[key]] for key in lists}
+        drawn = value.get("sampling", {})
+        typed["sampling"] = Sampling(**drawn | {"stop": tuple(drawn.get("stop", ()))})
+        return cls(**{**_known(cls, value), **typed})
+
+    def to_json(self) -> dict[str, Any]:
+        """The card as it is stored, without what no eval stage has decided yet."""
+        undecided = ("dtype", "engine", "repeats", "sandbox", "isolation")
+        found = {key: value for key, value in asdict(self).items() if value is not None or key not in undecided}
+        found["sampling"]["stop"] = list(self.sampling.stop)
+        return found
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What was written for an item, and the verdict on it. `num_tokens` is a list where it counts every option's."""
+
+    output: str = ""
+    num_tokens: Any = 0
+    stop: str = ""
+    outcome: str = ""
+    detail: str = ""
+    answer: str = ""
+    score: float = 0.0
+    numbers: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Sample):
+    """One item of an evaluation; its own sample speaks for all `samples`, which is None where there is only one.
+
+    Where options are scored, `options` to `num_bytes` say how, and `raw` and its like whether that way chose right.
+    Example: `Result(task="words@1", item="17", output="... 72", answer="72", score=1.0, outcome="graded")`.
+    """
+
+    task: str
+    item: str
+    skill: str = ""
+    template: str = ""
+    subset: str = ""
+    metric: str = "accuracy"
+    aggregate: str = "micro"
+    digest: str = ""
+    messages: Messages = ()
+    prompt_ids: Sequence[int] = ()
+    truth: str = ""
+    samples: Sequence[Sample] | None = None
+    options: Sequence[str] = ()
+    gold: int = -1
+    logps: Sequence[float] = ()
+    greedy: Sequence[bool] = ()
+    num_bytes: Any = 0
+    bits: float | None = None
+    raw: float | None = None
+    per_token: float | None = None
+    per_char: float | None = None
+    per_byte: float | None = None
+    unconditional: float | None = None
+
+    @property
+    def tries(self) -> Sequence[Sample]:
+        """Every sample of the item, one or several."""
+        return self.samples or [self]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The result of a stored object."""
+        turns = tuple(Message(**turn) for turn in value.get("messages", ()))
+        samples = value.get("samples") and [Sample(**one) for one in value["samples"]]
+        return cls(**{**_known(cls, value), "messages": turns, "samples": samples})
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as it is stored: a written answer, scored options, or options that could not be scored."""
+        own, verdict = ([one.name for one in fields(kind)] for kind in (Result, Sample))
+        asked = own[len(verdict) : own.index("samples")]
+        if self.metric == "accuracy":
+            names = ["samples", *verdict]
+        elif self.stop == "error":
+            names = ["output", "stop", "answer", "score", "outcome", "detail"]
+        else:
+            names = ["output", "stop", "answer", "outcome", "detail", *_OPTIONS, "score"]
+            names += [name for name in (*WAYS, "bits") if getattr(self, name) is not None]
+            names += ["numbers"] if self.numbers else []
+        found = {name: getattr(self, name) for name in (*asked, *names)}
+        found["messages"] = [asdict(turn) for turn in self.messages]
+        return found | ({"samples": [asdict(one) for one in self.samples]} if self.samples else {})
+
+
+_OPTIONS = ("options", "gold", "logps", "greedy", "num_tokens", "num_bytes")
+
+
+@dataclass(frozen=True)
+class Score:
+    """The number of one task with its error, 95 % interval, and how answers ended; what a metric lacks is None.
+
+    `outcomes` counts samples. `subsets` are `{"score", "stderr", "n"}`, `measures` are `{"value", "stderr"}` each,
+    `preference` are a task's own numbers.
+    """
+
+    metric: str
+    score: float
+    n: int
+    stderr: float | None = None
+    low: float | None = None
+    high: float | None = None
+    interval: str = ""
+    minimum_detectable: float | None = None
+    stderr_clustered: float | None = None
+    num_clusters: int | None = None
+    outcomes: dict[str, int] = field(default_factory=dict)
+    raw: float | None = None
+    per_token: float | None = None
+    per_char: float | None = None
+    per_byte: float | None = None
+    unconditional: float | None = None
+    corpus: float | None = None
+    instance_mean: float | None = None
+    mean_tokens: float | None = None
+    measures: dict[str, dict[str, Any]] | None = None
+    preference: dict[str, float] | None = None
+    subsets: dict[str, dict[str, Any]] | None = None
+    micro: float | None = None
+    macro: float | None = None
+    card: TaskCard = TaskCard("")
+
+    @property
+    def lower_is_better(self) -> bool:
+        """True for bits per byte."""
+        return self.metric == "bpb"
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], **more: Any) -> Self:
+        """The score of a stored object."""
+        card = TaskCard.from_json(value["card"]) if "card" in value else TaskCard("")
+        return cls(**{**_known(cls, value), "card": card, **more})
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry as it is stored."""
+        always = ("stderr", "low", "high", "minimum_detectable", "stderr_clustered", "num_clusters")
+        kept = {key: value for key, value in vars(self).items() if value is not None or key in always}
+        return {**kept, "card": self.card.to_json()}
+
+
+def dump(result: Result) -> str:
+    """One result as a line of JSON."""
+    return json.dumps(result.to_json(), allow_nan=False) + "\n"
+
+
+def read_results(path: Path) -> Iterator[Result]:
+    """The lines of a results file; errors name file and line."""
+    return map(Result.from_json, read_file(path))
+
+
+def read_scores(payload: Path) -> dict[str, Score]:
+    """The scores of an eval payload, by task."""
+    found = json.loads((payload / "scores.json").read_text(encoding="utf-8"))
+    return {task: Score.from_json(entry) for task, entry in found.items()}
+
+
+def _known(kind: type[TaskCard | Result | Score], value: Mapping[str, Any]) -> dict[str, Any]:
+    names = {one.name for one in fields(kind)}
+    return {key: one for key, one in value.items() if key in names}
