@@ -64,10 +64,6 @@ MAX_FUNCTION, MAX_FILE, MAX_PACKAGE = 60, 400, 34_000
 # Flat tables may be long; the reason says why the file reads well all the same.
 TABLES: dict[str, str] = {
     "tercet.recipe": "one line for every knob",
-    "tercet.data.catalogue": "one data set after another",
-    "tercet.data.topics": "subjects and the words that belong to them",
-    "tercet.data.talk_table": "questions and answers of the chat rows",
-    "tercet.data.word_templates_train": "one template after another",
 }
 
 # Import names that differ from the name on the package index.

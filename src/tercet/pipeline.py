@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
+from tercet.data.synth import tables_read
 from tercet.forecast import opening, slow_precision
 from tercet.hub import local_file
 from tercet.precision import reason
@@ -187,6 +188,7 @@ def _identity_spec(recipe: Recipe, name: str, mirror: dict[str, str], cache: Pat
     plain = spec.model_dump(mode="json")
     if name != BASE:
         plain["seed"] = recipe.seed_of(name)
+    plain |= tables_read(spec)
 
     def pinned(path: str, where: str, subset: str = "", split: str = "") -> str:
         found = local_file(Source(path, subset, split), mirror)
