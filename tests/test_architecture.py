@@ -65,10 +65,6 @@ MAX_FUNCTION, MAX_FILE, MAX_PACKAGE = 60, 400, 34_000
 TABLES: dict[str, str] = {
     "tercet.recipe.data_specs": "one line for every knob",
     "tercet.recipe.rl_specs": "one line for every knob",
-    "tercet.data.catalogue": "one data set after another",
-    "tercet.data.topics": "subjects and the words that belong to them",
-    "tercet.data.talk_table": "questions and answers of the chat rows",
-    "tercet.data.word_templates_train": "one template after another",
 }
 
 # Import names that differ from the name on the package index.

@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
+from tercet.data.synth import tables_read
 from tercet.forecast import opening, slow_precision
 from tercet.hub import local_file
 from tercet.precision import reason
@@ -151,6 +152,7 @@ def _identity_spec(recipe: Recipe, name: str, mirror: dict[str, str], cache: Pat
     """The resolved spec as the key sees it: local files by name and digest instead of by place."""
     spec = recipe.spec(name)
     plain = spec.identity(recipe.seed_of(name), recipe.model_dump(mode="json", exclude={"placement"}))
+    plain |= tables_read(spec)
     table = f"[{BASE if name == BASE else f'stage.{name}'}]"
     for file in spec.local_files():
         *above, last = file.loc

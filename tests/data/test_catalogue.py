@@ -6,8 +6,9 @@ import re
 
 import pytest
 
+from tercet.data import tables
 from tercet.data.adapters import ADAPTERS, PAIRS
-from tercet.data.catalogue import CATALOGUE, HARDCODED, TOTALS, conflicts, find, of_stage
+from tercet.data.catalogue import TOTALS, catalogue, conflicts, find, of_stage
 
 
 @pytest.mark.parametrize("stage", TOTALS)
@@ -27,10 +28,9 @@ def test_every_part_of_the_mixes_is_there() -> None:
 
 
 def test_every_entry_is_complete_and_names_an_adapter() -> None:
-    for dataset in CATALOGUE:
+    for dataset in catalogue():
         assert dataset.adapter in {*ADAPTERS, *PAIRS}, dataset.name
         assert (dataset.adapter in PAIRS) == ("references" in dataset.name or dataset.stage.startswith("preference"))
-        assert dataset.commercial in ("yes", "no", "unclear")
         assert dataset.licence
         assert dataset.policy
         assert re.fullmatch(r"([0-9a-f]{40})?", dataset.revision), dataset.name
@@ -62,6 +62,7 @@ def test_what_stands_against_commercial_use_is_said() -> None:
 
 
 def test_the_template_has_slots_and_no_name_of_another_maker() -> None:
-    text = " ".join(part for pair in HARDCODED for part in pair)
+    pairs = tables.entries("hardcoded.jsonl", tuple[str, str])
+    text = " ".join(part for pair in pairs for part in pair)
     assert set(re.findall(r"\{\{(\w+)\}\}", text)) == {"name", "maker", "base", "licence", "page", "about_maker"}
-    assert len({question for question, _ in HARDCODED}) == len(HARDCODED)
+    assert len({question for question, _ in pairs}) == len(pairs)

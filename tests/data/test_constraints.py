@@ -10,13 +10,13 @@ from typing import Literal
 import pytest
 
 from tercet.data.constraints import KINDS, LAYOUTS, drop_one, generate
-from tercet.data.phrases import WORDINGS
-from tercet.data.topics import EXAM, TRAIN
+from tercet.data.phrases import phrases, topics
 from tercet.rows import Row, read_rows, write_table
 from tercet.verify import verifier
 from tercet.verify.constraints import check_constraint
 
 Split = Literal["train", "exam"]
+TRAIN, EXAM = topics("train"), topics("exam")
 SPLITS: tuple[Split, ...] = ("train", "exam")
 
 
@@ -90,11 +90,11 @@ def test_each_row_has_one_to_three_of_many_kinds(split: Split) -> None:
 
 
 def test_each_kind_has_three_wordings_in_training_and_one_kept_for_the_exam() -> None:
-    assert WORDINGS.keys() == KINDS.keys()
-    for shared, train, exam in WORDINGS.values():
-        assert len(set(shared + train)) >= 3
-        assert exam
-        assert not set(train) & set(exam)
+    assert phrases().wordings.keys() == KINDS.keys()
+    for wordings in phrases().wordings.values():
+        assert len(set(wordings.of("train"))) >= 3
+        assert wordings.exam
+        assert not set(wordings.train) & set(wordings.exam)
 
 
 def test_clashes_and_layouts_name_kinds() -> None:

@@ -12,7 +12,7 @@ from tercet.data.constraints import drop_one
 from tercet.data.ledger import Ledger, Ledgered
 from tercet.data.personas import CHUNK, KINDS, Sheet, synthesise
 from tercet.data.personas_checks import Plan, majority
-from tercet.data.personas_text import CATEGORIES
+from tercet.data.personas_text import prompt_texts
 from tercet.rows import Completion, Messages, Row, RowError, Sampling
 from tercet.rows_file import read_file
 from tercet.verify import verifier
@@ -224,7 +224,7 @@ def test_harmless_requests_are_answered_and_unsafe_ones_are_not():
     rows, sheet, _ = make("noncompliance", says, [f"Person {number}" for number in range(200)], answers=2)
     assert sheet.kept == 200
     templates = {row.template for row in rows}
-    assert {template.partition("/")[0] for template in templates} == set(CATEGORIES)
+    assert {template.partition("/")[0] for template in templates} == set(prompt_texts().categories)
     for row in rows:
         assert row.answer == ("Sure: gladly." if row.template.endswith("/harmless") else "I'm sorry, I can't do that.")
     assert 30 < sum(row.template.endswith("/harmless") for row in rows) < 90

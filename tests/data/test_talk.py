@@ -7,8 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from tercet.data.talk import FACTS, TALK, Split, generate, generate_facts
+from tercet.data.talk import Fact, Split, Topic, facts, generate, generate_facts, topics
 from tercet.rows import Row
+
+TALK: dict[str, tuple[Topic, ...]] = {split: topics(split) for split in ("train", "exam")}
+FACTS: dict[str, tuple[Fact, ...]] = {split: facts(split) for split in ("train", "exam")}
 
 CAPACITY = {
     (generate, "train"): 250,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from tercet.data.word_templates import THINGS, Template
-from tercet.data.word_templates_exam import EXAM
-from tercet.data.word_templates_train import TRAIN
-from tercet.data.words import HIGH, LOW, STEP, TEMPLATES, generate, solve
+from tercet.data import tables
+from tercet.data.words import HIGH, LOW, STEP, Template, generate, pools, solve, templates
 from tercet.rows import Row
 from tercet.verify import verifier
 
+TRAIN, EXAM = templates("train"), templates("exam")
 EQUATION = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 
 
@@ -36,7 +37,7 @@ def test_there_are_forty_train_and_sixteen_exam_templates_and_none_in_both() -> 
 
 @pytest.mark.parametrize("split", ["train", "exam"])
 def test_a_third_of_the_templates_takes_one_step_and_about_half_takes_two(split: str) -> None:
-    steps = Counter(len(STEP.findall(template.solution)) for template in TEMPLATES[split])
+    steps = Counter(len(STEP.findall(template.solution)) for template in templates(split))
     total = sum(steps.values())
     assert set(steps) == {1, 2, 3}
     assert 0.28 <= steps[1] / total <= 0.38
@@ -62,7 +63,7 @@ def test_the_steps_use_every_number_and_every_result(template: Template) -> None
 @pytest.mark.parametrize("template", TRAIN + EXAM, ids=lambda template: template.name)
 def test_singular_slots_after_an_article_never_begin_with_a_vowel(template: Template) -> None:
     for pool in re.findall(r"\b[Aa] \{(\w+)_one\}", " ".join((*template.asks, template.solution))):
-        assert not [one for one, _ in THINGS[pool] if one[0] in "aeiou"]
+        assert not [one for one in pools().things[pool] if one[0] in "aeiou"]
 
 
 def test_every_equation_of_two_thousand_rows_is_true(rows: list[Row]) -> None:
@@ -120,8 +121,12 @@ def test_a_step_without_a_whole_positive_result_is_not_a_solution() -> None:
     assert solve(share, {"a": 12, "b": 4}) == {"a": 12, "b": 4, "each": 3}
 
 
-def test_asking_for_more_problems_than_there_are_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    wheels = tuple(template for template in EXAM if template.name == "wheels_on_tricycles")
-    monkeypatch.setitem(TEMPLATES, "exam", wheels)
+def test_asking_for_more_problems_than_there_are_says_how_many_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = (tables.FOLDER / "words_exam.jsonl").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "words_exam.jsonl").write_text(next(text for text in texts if "wheels_on_tricycles" in text))
+    shutil.copy(tables.FOLDER / "words.toml", tmp_path)
+    monkeypatch.setattr(tables, "FOLDER", tmp_path)
     with pytest.raises(ValueError, match=r"asked for 5000 rows and can make \d+"):
         generate(5000, "exam", seed=1)

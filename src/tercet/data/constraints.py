@@ -15,27 +15,7 @@ from itertools import pairwise
 from random import Random
 from typing import Any, Literal
 
-from tercet.data.phrases import (
-    BLANKS,
-    CHOICES,
-    CLOSINGS,
-    END_PHRASES,
-    GREETINGS,
-    LETTERS,
-    LINKS,
-    NUMBERS,
-    OPENERS,
-    PEOPLE,
-    POSTSCRIPTS,
-    PRONOUNS,
-    REQUESTS,
-    SPLITTERS,
-    STATEMENTS,
-    STOP_WORDS,
-    TITLES,
-    WORDINGS,
-)
-from tercet.data.topics import EXAM, TRAIN
+from tercet.data.phrases import phrases, topics
 from tercet.rows import Message, Row
 from tercet.verify import verifier
 
@@ -61,7 +41,7 @@ class Scene:
     def words(self) -> list[str]:
         """Content words of the facts that the request does not give away."""
         found = re.findall(r"\b[a-z]{5,}\b", " ".join(self.facts))
-        given = {*STOP_WORDS.split(), *re.findall(r"\w+", self.request.lower())}
+        given = {*phrases().stop_words, *re.findall(r"\w+", self.request.lower())}
         return [word for word in dict.fromkeys(found) if word not in given]
 
 
@@ -152,23 +132,23 @@ def _clash(one: str, other: str) -> bool:
 
 
 def _scene(rng: Random, split: Split, kinds: list[str]) -> Scene:
-    topics = TRAIN if split == "train" else EXAM
-    topic = rng.choice(sorted(topics))
+    say, known = phrases(), topics(split)
+    topic = rng.choice(sorted(known))
     if "choice" in kinds:
         fits = rng.random() < 0.5
-        other = topic if fits else rng.choice([name for name in sorted(topics) if name != topic])
-        request = rng.choice(STATEMENTS[split]).format(fact=rng.choice(topics[other]), topic=topic)
-        return Scene(split, topic, topics[topic], request, fits=fits)
+        other = topic if fits else rng.choice([name for name in sorted(known) if name != topic])
+        request = rng.choice(say.statements[split]).format(fact=rng.choice(known[other]), topic=topic)
+        return Scene(split, topic, known[topic], request, fits=fits)
     if rng.random() < 0.25 and not LAYOUTS & set(kinds):
-        person = rng.choice(PEOPLE[split])
-        request = rng.choice(LETTERS[split]).format(topic=topic, person=person)
-        return Scene(split, topic, topics[topic], request, person)
-    return Scene(split, topic, topics[topic], rng.choice(REQUESTS[split]).format(topic=topic))
+        person = rng.choice(say.people[split])
+        request = rng.choice(say.letters[split]).format(topic=topic, person=person)
+        return Scene(split, topic, known[topic], request, person)
+    return Scene(split, topic, known[topic], rng.choice(say.requests[split]).format(topic=topic))
 
 
 def sentence_of(rng: Random, kind: str, arguments: Arguments, split: Split) -> str:
     """The constraint in words: one of the kind's wordings for this split, with its arguments filled in."""
-    shared, train, exam = WORDINGS[kind]
+    say = phrases()
     words = arguments.get("keyword_list") or arguments.get("forbidden_words") or []
     number = arguments.get("N", 0)
     fills = {
@@ -176,11 +156,11 @@ def sentence_of(rng: Random, kind: str, arguments: Arguments, split: Split) -> s
         "words": " and ".join(f'"{word}"' for word in words),
         "either": " or ".join(f'"{word}"' for word in words),
         "s": "s" if len(words) > 1 or number > 1 else "",
-        "number": NUMBERS[number] if number < len(NUMBERS) else str(number),
+        "number": say.numbers[number] if number < len(say.numbers) else str(number),
         "choices": " or ".join(f'"{option}"' for option in arguments.get("options", [])),
         "place": "first" if arguments.get("i") == 1 else "second",
     }
-    return rng.choice(shared + (train if split == "train" else exam)).format(**fills)
+    return rng.choice(say.wordings[kind].of(split)).format(**fills)
 
 
 def _prompt(rng: Random, scene: Scene, sentences: list[str]) -> str:
@@ -226,14 +206,14 @@ def _sentences(rng: Random, scene: Scene, asked: dict[str, Arguments]) -> list[s
     rest = [fact for fact in facts if fact not in chosen]
     chosen.update(rng.sample(rest, min(len(rest), max(0, count - len(chosen)))))
     sentences = [fact for fact in facts if fact in chosen]
-    if sentences[0].startswith(PRONOUNS):
+    if sentences[0].startswith(phrases().pronouns):
         sentences[0] = facts[0]
     if "no_commas" not in asked and not LAYOUTS & set(asked):
         for place in range(1, len(sentences)):
             if rng.random() < 0.3:
-                sentences[place] = rng.choice(LINKS) + _lower_first(sentences[place], scene)
+                sentences[place] = rng.choice(phrases().links) + _lower_first(sentences[place], scene)
     if "placeholders" in asked:
-        sentences.append(rng.choice(BLANKS[asked["placeholders"]["N"] - 1]))
+        sentences.append(rng.choice(phrases().blanks[asked["placeholders"]["N"] - 1]))
     return sentences
 
 
@@ -279,13 +259,13 @@ def _layout(rng: Random, scene: Scene, sentences: list[str], asked: dict[str, Ar
         parts = _cut(sentences, asked["first_word"]["N"])
         place = asked["first_word"]["i"] - 1
         word = asked["first_word"]["first_word"]
-        return "\n\n".join(f"{OPENERS[word]} {part}" if i == place else part for i, part in enumerate(parts))
+        return "\n\n".join(f"{phrases().openers[word]} {part}" if i == place else part for i, part in enumerate(parts))
     text = " ".join(sentences)
     if "repeat" in asked:
         return f"{scene.request}\n\n{text}"
     if scene.person:
-        closing = [] if "end" in asked or rng.random() < 0.4 else [rng.choice(CLOSINGS)]
-        return " ".join([rng.choice(GREETINGS).format(person=scene.person), text, *closing])
+        closing = [] if "end" in asked or rng.random() < 0.4 else [rng.choice(phrases().closings)]
+        return " ".join([rng.choice(phrases().greetings).format(person=scene.person), text, *closing])
     return text
 
 
@@ -293,9 +273,9 @@ def _frame(rng: Random, scene: Scene, text: str, asked: dict[str, Arguments]) ->
     """A title above, a postscript and the end phrase below."""
     if "title" in asked:
         title = " ".join(word[0].upper() + word[1:] for word in scene.topic.split())
-        text = f"<<{rng.choice(TITLES).format(topic=title)}>>\n{text}"
+        text = f"<<{rng.choice(phrases().titles).format(topic=title)}>>\n{text}"
     if "postscript" in asked:
-        text = f"{text}\n\n{asked['postscript']['postscript_marker']} {rng.choice(POSTSCRIPTS)}"
+        text = f"{text}\n\n{asked['postscript']['postscript_marker']} {rng.choice(phrases().postscripts)}"
     if "end" in asked:
         text = f"{text}{chr(10) if 'bullets' in asked else ' '}{asked['end']['end_phrase']}"
     return text
@@ -351,7 +331,7 @@ KINDS: dict[str, Kind] = {
     "no_commas": Kind("validate_no_commas", _nothing, "json"),
     "end": Kind(
         "validate_end",
-        lambda rng, scene: {"end_phrase": rng.choice(END_PHRASES[scene.split])},
+        lambda rng, scene: {"end_phrase": rng.choice(phrases().end_phrases[scene.split])},
         "quotation json postscript choice",
     ),
     "quotation": Kind("validate_quotation", _nothing, "json bullets two_responses repeat choice sections first_word"),
@@ -369,7 +349,7 @@ KINDS: dict[str, Kind] = {
     "paragraphs": Kind("verify_paragraph_count", _n(2, 3), "highlights"),
     "first_word": Kind(
         "validate_paragraphs",
-        lambda rng, scene: {"N": 2, "first_word": rng.choice(sorted(OPENERS)), "i": rng.choice((1, 2))},
+        lambda rng, scene: {"N": 2, "first_word": rng.choice(sorted(phrases().openers)), "i": rng.choice((1, 2))},
     ),
     "sentences": Kind(
         "verify_sentence_constraint",
@@ -383,11 +363,11 @@ KINDS: dict[str, Kind] = {
     ),
     "two_responses": Kind("validate_two_responses", _nothing),
     "json": Kind("validate_json_format", _nothing),
-    "choice": Kind("validate_choice", lambda rng, scene: {"options": list(rng.choice(CHOICES))}),
+    "choice": Kind("validate_choice", lambda rng, scene: {"options": list(rng.choice(phrases().choices))}),
     "repeat": Kind("validate_repeat_prompt", lambda rng, scene: {"original_prompt": scene.request}),
     "sections": Kind(
         "validate_sections",
-        lambda rng, scene: {"N": rng.choice((2, 3)), "section_splitter": rng.choice(SPLITTERS[scene.split])},
+        lambda rng, scene: {"N": rng.choice((2, 3)), "section_splitter": rng.choice(phrases().splitters[scene.split])},
     ),
     "capitals": Kind("validate_frequency_capital_words", _n(1, 2, 3, quantifier="at least"), "choice"),
 }

@@ -32,17 +32,7 @@ from tercet.data.personas_checks import (
     formula,
     number,
 )
-from tercet.data.personas_text import (
-    ASK,
-    CALLS,
-    CATEGORIES,
-    CODE,
-    COMMON,
-    EXAMPLES,
-    FOLLOW,
-    HELPFUL,
-    STEPS,
-)
+from tercet.data.personas_text import prompt_texts
 from tercet.data.sources import lot
 from tercet.rows import Completion, Generator, Message, Messages, Row, RowError, Sampling
 
@@ -62,15 +52,15 @@ class Sheet:
 class Kind:
     """One kind of rows. `read` finds the question in what the author wrote, "" where there is none: then `missing`.
 
-    `accept` gives the answer that is kept, or the reason why none is. `probe` is what the author is asked about the
-    question before anybody answers it.
+    `accept` gives the answer that is kept, or the reason why none is. With `probe` the author is asked for
+    calls that try a program out before anybody writes it.
     """
 
     skill: str
     draft: Callable[[str, Random], Draft]
     read: Callable[[str, Draft], str]
     accept: Callable[[Case, Sequence[str]], Accepted | str]
-    probe: str = ""
+    probe: bool = False
     missing: str = "the author wrote no question"
     creative: bool = True  # whether the author draws words or takes the likeliest
 
@@ -138,7 +128,7 @@ def _chunk(
     if not plan.answers:
         return [_bare(cases[i]) if i in cases else made[i] for i in range(len(texts))]
     if kind.probe:
-        probes = [_user(kind.probe.format(question=case.question)) for case in cases.values()]
+        probes = [_user(prompt_texts().calls.format(question=case.question)) for case in cases.values()]
         for (i, case), (said,) in zip(cases.items(), generator.complete(probes, sampling("probe", 0.0)), strict=True):
             cases[i] = Case(case.draft, case.question, plan, said.text)
     prompts = [_solver(case) for case in cases.values()]
@@ -181,13 +171,17 @@ def _after(label: str) -> Callable[[str, Draft], str]:
     return lambda said, draft: match[1].strip() if (match := place.search(said)) else ""
 
 
-def _asking(name: str, guide: str = "") -> Callable[[str, Random], Draft]:
-    return lambda persona, rng: Draft(name, ask=ASK[name].format(persona=persona), guide=guide)
+def _asking(name: str, guide: str) -> Callable[[str, Random], Draft]:
+    def draft(persona: str, rng: Random) -> Draft:
+        texts = prompt_texts()
+        return Draft(name, ask=texts.ask[name].format(persona=persona), guide=texts.guides[guide])
+
+    return draft
 
 
 def _constraints(rng: Random, text: str, most: int) -> list[dict[str, object]]:
     """One to `most` constraints that do not clash, each with its sentence under "text"."""
-    scene = Scene("train", "", (text, COMMON), "")
+    scene = Scene("train", "", (text, prompt_texts().common), "")
     first = rng.choice(sorted(set(CONSTRAINTS) - BOUND))
     drawn = [(kind, CONSTRAINTS[kind].draw(rng, scene)) for kind in draw_kinds(rng, first) if kind not in BOUND]
     drawn = [pair for pair in drawn if pair[0] == first] + [pair for pair in drawn if pair[0] != first]
@@ -200,8 +194,9 @@ def _constraints(rng: Random, text: str, most: int) -> list[dict[str, object]]:
 def _draft_instruction(persona: str, rng: Random) -> Draft:
     wanted = _constraints(rng, persona, 3)
     listed = "\n".join(f"- {one['text']}" for one in wanted)
-    ask = ASK["persona_if"].format(persona=persona, constraints=listed, example=rng.choice(EXAMPLES))
-    return Draft("persona_if", ask=ask, truth=json.dumps(wanted), guide=FOLLOW)
+    texts = prompt_texts()
+    ask = texts.ask["persona_if"].format(persona=persona, constraints=listed, example=rng.choice(texts.examples))
+    return Draft("persona_if", ask=ask, truth=json.dumps(wanted), guide=texts.guides["follow"])
 
 
 def _read_instruction(said: str, draft: Draft) -> str:
@@ -216,11 +211,12 @@ def _read_instruction(said: str, draft: Draft) -> str:
 def _draft_augmented(instruction: str, rng: Random) -> Draft:
     wanted = _constraints(rng, instruction, 1)
     question = f"{instruction}{' ' if instruction[-1] in '.?!' else chr(10)}{wanted[0]['text']}"
-    return Draft("if_augmented", question=question, truth=json.dumps(wanted), guide=FOLLOW)
+    return Draft("if_augmented", question=question, truth=json.dumps(wanted), guide=prompt_texts().guides["follow"])
 
 
 def _draft_wildchat(instruction: str, rng: Random) -> Draft:
-    return Draft("wildchat_if", ask=ASK["wildchat_if"].format(instruction=instruction), question=instruction)
+    ask = prompt_texts().ask["wildchat_if"].format(instruction=instruction)
+    return Draft("wildchat_if", ask=ask, question=instruction)
 
 
 def _read_wildchat(said: str, draft: Draft) -> str:
@@ -228,28 +224,30 @@ def _read_wildchat(said: str, draft: Draft) -> str:
 
 
 def _draft_request(persona: str, rng: Random) -> Draft:
-    category = rng.choice(sorted(CATEGORIES))
-    what, how = CATEGORIES[category]
+    texts = prompt_texts()
+    name = rng.choice(sorted(texts.categories))
+    category = texts.categories[name]
     harmless = rng.random() < 0.3
-    wording = ASK["harmless" if harmless else "noncompliance"].format(persona=persona, what=what)
-    return Draft(f"{category}{'/harmless' * harmless}", ask=wording, guide=HELPFUL if harmless else how)
+    wording = texts.ask["harmless" if harmless else "noncompliance"].format(persona=persona, what=category.what)
+    guide = texts.guides["helpful"] if harmless else category.how
+    return Draft(f"{name}{'/harmless' * harmless}", ask=wording, guide=guide)
 
 
 KINDS: dict[str, Kind] = {
     "persona_if": Kind("constraints", _draft_instruction, _read_instruction, accept_followed),
     "persona_math": Kind(
-        "math", _asking("persona_math", STEPS), _after("Math problem"), accept_agreed("math_flex@1", formula)
+        "math", _asking("persona_math", "steps"), _after("Math problem"), accept_agreed("math_flex@1", formula)
     ),
     "persona_gsm": Kind(
-        "math", _asking("persona_gsm", STEPS), _after("Math problem"), accept_agreed("gsm8k@1", number)
+        "math", _asking("persona_gsm", "steps"), _after("Math problem"), accept_agreed("gsm8k@1", number)
     ),
     "persona_algebra": Kind(
-        "math", _asking("persona_algebra", STEPS), _after("Math problem"), accept_agreed("math_flex@1", formula)
+        "math", _asking("persona_algebra", "steps"), _after("Math problem"), accept_agreed("math_flex@1", formula)
     ),
-    "persona_python": Kind("code", _asking("persona_python", CODE), _after("Question"), accept_program, CALLS),
+    "persona_python": Kind("code", _asking("persona_python", "code"), _after("Question"), accept_program, True),
     "if_augmented": Kind("constraints", _draft_augmented, lambda said, draft: "", accept_followed),
     "wildchat_if": Kind(
-        "constraints", _draft_wildchat, _read_wildchat, accept_first, "", "the message sets no requirement", False
+        "constraints", _draft_wildchat, _read_wildchat, accept_first, False, "the message sets no requirement", False
     ),
     "noncompliance": Kind("noncompliance", _draft_request, _after("Request"), accept_response),
 }

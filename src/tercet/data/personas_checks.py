@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tercet.data.constraints import VERIFIER as FOLLOWED
-from tercet.data.personas_text import HELPFUL
+from tercet.data.personas_text import prompt_texts
 from tercet.verify import Verifier, VerifierError, verifier
 from tercet.verify.programs import extract
 from tercet.verify.sandbox import Ran, ready, run_programs
@@ -182,7 +182,7 @@ def _function(code: str, question: str) -> str:
 
 def accept_response(case: Case, answers: Sequence[str]) -> Accepted | str:
     """Harmless requests must not be refused, unsafe ones must be; for the rest the guide is trusted."""
-    harmless, unsafe = case.draft.guide == HELPFUL, case.draft.template.startswith("unsafe")
+    harmless, unsafe = case.draft.guide == prompt_texts().guides["helpful"], case.draft.template.startswith("unsafe")
     for answer in answers:
         refuses = REFUSAL.search(answer[:200]) is not None
         if not refuses if harmless else refuses or not unsafe:

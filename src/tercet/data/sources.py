@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tercet import hub
+from tercet.data import tables
 from tercet.data.adapters import ADAPTERS, PAIRS, UNFOLDS, WITH_EXAMPLES, Adapter, fill
-from tercet.data.catalogue import HARDCODED
 from tercet.data.layouts import Raw, Skip, recognise
 from tercet.recipe import SourceSpec
 from tercet.rows import Pair, Row, RowError, Source
@@ -224,7 +224,8 @@ def _named(raw: Raw, source: str, number: int) -> Raw:
 def _raw(source: SourceSpec, inputs: Mapping[str, Artifact], mirror: Mapping[str, str], table: str) -> Raws:
     """Raw objects with the place where each stands."""
     if source.path == TEMPLATE:
-        pairs = ({"instruction": question, "output": answer} for question, answer in HARDCODED)
+        told = tables.entries("hardcoded.jsonl", tuple[str, str])
+        pairs = ({"instruction": question, "output": answer} for question, answer in told)
         yield from ((raw, f"{TEMPLATE}, row {number}") for number, raw in enumerate(pairs, 1))
         return
     if from_hub(source, mirror) and not source.revision:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tercet.data import constraints, planted, talk, words
-from tercet.recipe import Synth
+from tercet.data import constraints, planted, tables, talk, words
+from tercet.data.sources import TEMPLATE
+from tercet.recipe import Base, Personas, StageSpec, Synth, sources
 from tercet.rows import write_table
 from tercet.store import Artifact, Context
 
@@ -16,6 +17,13 @@ GENERATORS = {
     "facts@1": talk.generate_facts,
     "planted@1": planted.generate,
 }
+TABLES = {  # what a generator reads of `tercet.data.tables`; {split} stands for the split it is asked for
+    "words@1": ("words.toml", "words_{split}.jsonl"),
+    "constraints@1": ("phrases.toml", "topics_{split}.jsonl"),
+    "talk@1": ("talk_{split}.jsonl",),
+    "facts@1": ("facts_{split}.jsonl",),
+    "planted@1": ("words.toml", "words_exam.jsonl", "phrases.toml", "topics_exam.jsonl"),
+}
 
 
 def run(spec: Synth, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
@@ -23,3 +31,13 @@ def run(spec: Synth, inputs: dict[str, Artifact], out: Path, ctx: Context) -> di
     rows = GENERATORS[spec.generator](spec.rows, spec.split, ctx.seed)
     write_table(out / "rows.parquet", rows)
     return {"rows": len(rows), "templates": len({row.template for row in rows})}
+
+
+def tables_read(spec: Base | StageSpec) -> dict[str, str]:
+    """For a stage's key, the digest of the text tables that its rows are made of; nothing where it reads none."""
+    read = ["hardcoded.jsonl"] if any(source.path == TEMPLATE for _, source in sources(spec)) else []
+    if isinstance(spec, Synth):
+        read += [name.format(split=spec.split) for name in TABLES[spec.generator]]
+    elif isinstance(spec, Personas):
+        read += ["personas.toml", "phrases.toml"]
+    return {"tables": tables.digest(read)} if read else {}

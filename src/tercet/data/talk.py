@@ -11,19 +11,51 @@ import random
 from collections.abc import Sequence
 from typing import Literal, TypeVar
 
-from tercet.data.talk_table import FACTS_EXAM, FACTS_TRAIN, TALK_EXAM, TALK_TRAIN, Fact, Topic
+from pydantic.dataclasses import dataclass
+
+from tercet.data import tables
 from tercet.rows import Message, Row, RowError
 
 Split = Literal["train", "exam"]
-Entry = TypeVar("Entry", Topic, Fact)
-TALK = {"train": TALK_TRAIN, "exam": TALK_EXAM}
-FACTS = {"train": FACTS_TRAIN, "exam": FACTS_EXAM}
 SHORT = "Answer in a few words."
+
+
+@dataclass(frozen=True, config=tables.STRICT)
+class Topic:
+    """One thing to talk about: phrasings of the question, a short, true answer, and perhaps a second exchange."""
+
+    name: str
+    asks: tuple[str, ...]
+    answer: str
+    then: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, config=tables.STRICT)
+class Fact:
+    """One thing to know: phrasings of the question, the short right answer and plausible wrong ones."""
+
+    name: str
+    asks: tuple[str, ...]
+    answer: str
+    wrong: tuple[str, str, str]
+
+
+Entry = TypeVar("Entry", Topic, Fact)
+
+
+def topics(split: str) -> tuple[Topic, ...]:
+    """What a split talks about."""
+    return tables.entries(f"talk_{split}.jsonl", Topic)
+
+
+def facts(split: str) -> tuple[Fact, ...]:
+    """What a split asks."""
+    return tables.entries(f"facts_{split}.jsonl", Fact)
 
 
 def generate(num_rows: int, split: Split, seed: int) -> list[Row]:
     """Make `num_rows` distinct conversations of one or two exchanges, spread evenly over the topics of the split."""
-    dealt = _deal("talk@1", TALK[split], num_rows, random.Random(f"talk@1/{split}/{seed}"))
+    dealt = _deal("talk@1", topics(split), num_rows, random.Random(f"talk@1/{split}/{seed}"))
     return [
         Row(id=f"talk-{split}-{i}", messages=_talk(topic, ask), source="talk@1", skill="talk", template=topic.name)
         for i, (topic, ask) in enumerate(dealt)
@@ -32,7 +64,7 @@ def generate(num_rows: int, split: Split, seed: int) -> list[Row]:
 
 def generate_facts(num_rows: int, split: Split, seed: int) -> list[Row]:
     """Make `num_rows` distinct knowledge questions; the answer is right, and `truth` lists three wrong ones."""
-    dealt = _deal("facts@1", FACTS[split], num_rows, random.Random(f"facts@1/{split}/{seed}"))
+    dealt = _deal("facts@1", facts(split), num_rows, random.Random(f"facts@1/{split}/{seed}"))
     return [
         Row(
             id=f"facts-{split}-{i}",

@@ -1,6 +1,9 @@
 """`words@1`: grade-school word problems with worked solutions, made from templates (hop 2 of the road).
 
 Training and exam use different templates, so the exam asks for the arithmetic in stories that were never practised.
+A template is text. `{a}` is a number and `{name}` or `{fruit}` a word of the pools in `words.toml`; in a solution,
+`[a + b = total]` is a step: it is computed, written as "5 + 7 = 12", and gives later steps the number `total`.
+The last step is the answer.
 """
 
 from __future__ import annotations
@@ -10,15 +13,48 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
-from tercet.data.word_templates import PEOPLE, PHRASES, THINGS, Template
-from tercet.data.word_templates_exam import EXAM
-from tercet.data.word_templates_train import TRAIN
+from pydantic.dataclasses import dataclass
+
+from tercet.data import tables
 from tercet.rows import Message, Row, RowError
 
-TEMPLATES = {"train": TRAIN, "exam": EXAM}
 STEP = re.compile(r"\[(\w+) ([-+*/]) (\w+) = (\w+)\]")
 LOW, HIGH = 2, 200  # every result is a whole number in this range: small sums, and plurals always fit
 PATIENCE = 200  # draws without a new problem after which a template counts as used up
+
+
+@dataclass(frozen=True, config=tables.STRICT)
+class Template:
+    """One kind of problem: phrasings of the question, the worked solution, and the numbers' first, last and step.
+
+    Example: `Template("gave", ("{name} had {a} {toy} and gave away {b}. How many are left?",),
+    "{name} has [a - b = left] {toy} left.", {"a": (14, 69), "b": (4, 29)})`.
+    """
+
+    name: str
+    asks: tuple[str, ...]
+    solution: str
+    numbers: dict[str, tuple[int, int] | tuple[int, int, int]]
+
+
+@dataclass(frozen=True, config=tables.STRICT)
+class Pools:
+    """The words that fill the templates: people, words and phrases, and things with their plurals."""
+
+    women: tuple[str, ...]
+    men: tuple[str, ...]
+    phrases: dict[str, tuple[str, ...]]
+    things: dict[str, dict[str, str]]
+
+
+def templates(split: str) -> tuple[Template, ...]:
+    """The templates of one split."""
+    return tables.entries(f"words_{split}.jsonl", Template)
+
+
+def pools() -> Pools:
+    """The words of all templates."""
+    return tables.document("words.toml", Pools)
 
 
 def generate(num_rows: int, split: Literal["train", "exam"], seed: int) -> list[Row]:
@@ -60,10 +96,10 @@ def solve(template: Template, numbers: dict[str, int]) -> dict[str, int] | None:
 def _problems(split: str, seed: int) -> Iterator[tuple[Template, str, str, int]]:
     """Distinct (template, question, solution, answer), one per template and round, until all are used up."""
     rng = random.Random(f"words@1/{split}/{seed}")
-    templates, seen = list(TEMPLATES[split]), set[str]()
-    while templates:
-        rng.shuffle(templates)
-        for template in tuple(templates):
+    left, seen = list(templates(split)), set[str]()
+    while left:
+        rng.shuffle(left)
+        for template in tuple(left):
             for _ in range(PATIENCE):
                 question, solution, answer = _problem(template, rng)
                 if question not in seen:
@@ -71,14 +107,14 @@ def _problems(split: str, seed: int) -> Iterator[tuple[Template, str, str, int]]
                     yield template, question, solution, answer
                     break
             else:
-                templates.remove(template)
+                left.remove(template)
 
 
 def _problem(template: Template, rng: random.Random) -> tuple[str, str, int]:
     """Fill a template: draw numbers until every step works out, then draw the words."""
     values = None
     while values is None:
-        values = solve(template, {name: rng.choice(span) for name, span in template.numbers.items()})
+        values = solve(template, {name: _draw(rng, *span) for name, span in template.numbers.items()})
     slots = _words(rng) | {name: str(value) for name, value in values.items()}
     question = rng.choice(template.asks).format_map(slots)
     steps = STEP.findall(template.solution)
@@ -86,13 +122,19 @@ def _problem(template: Template, rng: random.Random) -> tuple[str, str, int]:
     return question, solution, values[steps[-1][-1]]
 
 
+def _draw(rng: random.Random, first: int, last: int, step: int = 1) -> int:
+    return rng.randrange(first, last + 1, step)
+
+
 def _words(rng: random.Random) -> dict[str, str]:
     """One draw from every pool: two different people, one kind of thing from each pool, a place, a day, a town."""
-    (name, she, her), (other, _, _) = rng.sample(PEOPLE, 2)
+    drawn = pools()
+    people = [(name, "she", "her") for name in drawn.women] + [(name, "he", "his") for name in drawn.men]
+    (name, she, her), (other, _, _) = rng.sample(people, 2)
     slots = {"name": name, "they": she, "They": she.capitalize(), "their": her, "name2": other}
-    for pool, things in THINGS.items():
-        slots[f"{pool}_one"], slots[pool] = rng.choice(things)
-    for pool, phrases in PHRASES.items():
+    for pool, things in drawn.things.items():
+        slots[f"{pool}_one"], slots[pool] = rng.choice(list(things.items()))
+    for pool, phrases in drawn.phrases.items():
         slots[pool] = rng.choice(phrases)
     return slots
 
