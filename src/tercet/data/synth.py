@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tercet.data import constraints, planted, tables, talk, words
 from tercet.data.sources import TEMPLATE
-from tercet.recipe import Base, Personas, StageSpec, Synth, sources
+from tercet.recipe import Base, Personas, StageSpec, Synth
 from tercet.rows import write_table
 from tercet.store import Artifact, Context
 
@@ -35,7 +35,7 @@ def run(spec: Synth, inputs: dict[str, Artifact], out: Path, ctx: Context) -> di
 
 def tables_read(spec: Base | StageSpec) -> dict[str, str]:
     """For a stage's key, the digest of the text tables that its rows are made of; nothing where it reads none."""
-    read = ["hardcoded.jsonl"] if any(source.path == TEMPLATE for _, source in sources(spec)) else []
+    read = ["hardcoded.jsonl"] if any(source.path == TEMPLATE for _, source in spec.origins()) else []
     if isinstance(spec, Synth):
         read += [name.format(split=spec.split) for name in TABLES[spec.generator]]
     elif isinstance(spec, Personas):
