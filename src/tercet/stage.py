@@ -26,9 +26,10 @@ from typing import Any, NamedTuple
 
 import tercet
 from tercet import machine
+from tercet.journal import write_json
 from tercet.recipe import Placement, Recipe
 from tercet.stats import GateError
-from tercet.store import NO_SPACE, Artifact, Context, Draft, Identity, disk_full, write_json
+from tercet.store import NO_SPACE, Artifact, Context, Draft, Identity, disk_full
 from tercet.track import Tracker, sinks
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
 
-from tercet.evals.results import Result, by_subset, column, estimate, read_results
+from tercet.evals.results import Result, by_subset, column, estimate
 from tercet.evals.suite import SUITES, averages
+from tercet.rows_file import read_file
 from tercet.stats import Estimate, holm, macro, mcnemar, mean, minimum_detectable, pooled, ratio
 
 ALL_ACCURACY = "all accuracy tasks"
@@ -86,7 +87,7 @@ def load(path: Path) -> list[Result]:
     found = next((choice for choice in choices if choice.is_file()), None)
     if found is None:
         raise CompareError(f"{path}: holds no results.jsonl; name a finished eval artefact")
-    results = read_results(found)
+    results = list(read_file(found))
     if not results:
         raise CompareError(f"{found}: holds no results")
     return results

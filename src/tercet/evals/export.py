@@ -10,8 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tercet.evals.results import Result, read_results, samples_of
+from tercet.evals.results import Result, samples_of
 from tercet.rows import PLAIN, Sampling
+from tercet.rows_file import read_file
 
 HEADLINE = {"accuracy": "acc", "choice": "acc", "mc2": "acc", "bpb": "bits_per_byte"}
 BESIDE = {"acc_norm": "per_char", "acc_bytes": "per_byte"}  # the harness's names for other ways to choose an option
@@ -26,7 +27,7 @@ def export_results(payload: Path) -> dict[str, Any]:
     the harness keeps it for chat endpoints. Items that could not be asked or judged are left out on both sides.
     """
     scores = json.loads((payload / "scores.json").read_text(encoding="utf-8"))
-    found = [result for result in read_results(payload / "results.jsonl") if result["outcome"] != "error"]
+    found = [result for result in read_file(payload / "results.jsonl") if result["outcome"] != "error"]
     tables: dict[str, Any] = {name: {} for name in (*TABLES, "samples")}
     for name, score in scores.items():
         own = [result for result in found if result["task"] == name]

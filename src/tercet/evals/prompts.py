@@ -7,7 +7,6 @@ public worked examples, `examples.parquet` (one `Example` per row).
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tercet import hub
 from tercet.evals.suite import locked, tasks
 from tercet.evals.task import Example, Generated, Item, Task, TaskError, card, examples_of, items, public_records
+from tercet.journal import write_json
 from tercet.recipe import Prompts, Synth
 from tercet.rows import Row, read_rows, write_table
 from tercet.verify import verifier
@@ -43,7 +43,7 @@ def run(spec: Prompts, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
     write_table(out / "exam.parquet", exam)
     if shown:
         write_table(out / "examples.parquet", shown)
-    (out / "tasks.json").write_text(json.dumps(cards, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "tasks.json", cards)
     return {"items": float(len(exam)), **{entry["name"]: float(entry["num_items"]) for entry in cards}}
 
 

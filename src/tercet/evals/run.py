@@ -8,7 +8,6 @@ token there, and a resumed exam must end in the same bytes.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from tercet import machine
+from tercet import journal, machine
 from tercet.evals import gates, judged
 from tercet.evals.results import (
     PROGRAM,
@@ -128,8 +127,8 @@ def _check(spec: Eval, cards: list[Card], work: Path) -> None:
             "`final = true` (on the command line: --final)"
         )
     if locked:
-        with (work.parents[1] / "unseen.jsonl").open("a", encoding="utf-8") as ledger:
-            ledger.write(json.dumps({"exam": work.parent.name.removeprefix(".draft-"), "tasks": locked}) + "\n")
+        opened = {"exam": work.parent.name.removeprefix(".draft-"), "tasks": locked}
+        journal.append(work.parents[1] / "unseen.jsonl", opened)
 
 
 def _baselines(spec: Eval, cards: list[Card], inputs: dict[str, Artifact]) -> dict[str, Path]:
