@@ -91,6 +91,22 @@ def test_a_commit_that_was_killed_after_the_record_is_finished_by_sealing(store,
     assert not path.exists()
 
 
+def test_a_file_that_a_kill_cut_short_does_not_stay_in_the_payload(store):
+    draft = store.draft("words", IDENTITY.key)
+    draft.open()
+    code = """
+import os, pathlib, sys
+from tercet.journal import replacing
+with replacing(pathlib.Path(sys.argv[1])) as partial:
+    partial.write_text("half")
+    os._exit(9)
+"""
+    assert subprocess.run([sys.executable, "-c", code, str(draft.payload / "rows.txt")], check=False).returncode == 9
+    assert len(list(draft.payload.iterdir())) == 1
+    draft.open()
+    assert list(draft.payload.iterdir()) == []
+
+
 @pytest.mark.parametrize("call", ["fsync", "rename"])
 def test_a_full_disk_gives_one_clear_error_and_commits_nothing(store, monkeypatch, call):
     def full(*_):

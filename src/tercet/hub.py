@@ -23,6 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tercet.journal import replace
 from tercet.rows import RowError, Source
 from tercet.rows_file import read_file
 
@@ -208,16 +209,14 @@ def _download(source: Source) -> Path:
     found = cache_folder() / "files" / kept / inside[-1]
     if not found.is_file():
         found.parent.mkdir(parents=True, exist_ok=True)
-        partial = found.with_name(f".{found.name}.{os.getpid()}")
         try:
             with urllib.request.urlopen(address, timeout=TIMEOUT) as stream:
-                partial.write_bytes(stream.read())
+                replace(found, stream.read())
         except OSError as error:
             raise RowError(
                 f"{address}: could not be read ({error}); without the network, name a local file for "
                 f"{source.path!r} in the mirror"
             ) from error
-        os.replace(partial, found)
     return found
 
 

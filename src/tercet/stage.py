@@ -26,9 +26,10 @@ from typing import Any
 
 import tercet
 from tercet import machine
+from tercet.journal import write_json
 from tercet.recipe import Placement, Recipe
 from tercet.stats import GateError
-from tercet.store import NO_SPACE, Artifact, Context, Draft, Identity, disk_full, endpoint, write_json
+from tercet.store import NO_SPACE, Artifact, Context, Draft, Identity, disk_full, endpoint
 from tercet.track import Tracker, sinks
 
 DISK_FULL = os.EX_IOERR  # a full disk may have no room for result.json; the pipeline still hears of it

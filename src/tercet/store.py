@@ -21,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tercet.journal import replace, to_disk, write_json
 from tercet.machine import processor
 from tercet.precision import reason
 from tercet.recipe import Recipe
@@ -214,11 +215,13 @@ class Draft:
         return self.path / "work"
 
     def open(self) -> None:
-        """Make the folders; after a kill in mid-commit, make them writable again."""
+        """Make the folders; after a kill, make them writable again and take away files that were cut short."""
         with disk_errors(self.path):
             for folder in (self.path, self.payload, self.work):
                 folder.mkdir(parents=True, exist_ok=True)
             _chmod(self.path, writable=True)
+            for partial in self.payload.rglob(".*.part"):
+                partial.unlink()
 
     def remove(self) -> None:
         """Leave nothing behind."""
@@ -246,7 +249,7 @@ class Draft:
             if "dtype" in identity.spec:
                 record["precision"] = reason(str(identity.spec["dtype"]))
             for file in (*self.payload.rglob("*"), self.payload, *self.path.glob("*.*")):
-                _sync(file)
+                to_disk(file)
             write_json(self.path / "artifact.json", record)
             return self.seal()
 
@@ -257,10 +260,10 @@ class Draft:
                 if scratch.name not in KEEP:
                     shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink()
             _chmod(self.path, writable=False)
-            _sync(self.path)
+            to_disk(self.path)
             final = self.root / f"{self.name}-{self.key}"
             os.rename(self.path, final)
-            _sync(self.root)
+            to_disk(self.root)
         return Artifact.read(final)
 
 
@@ -292,7 +295,7 @@ def source_digest(path: Path, cache: Path | None = None) -> str:
     if entry is not None:
         with disk_errors(entry):
             entry.parent.mkdir(parents=True, exist_ok=True)
-            write_text(entry, digest)
+            replace(entry, digest)
     return digest
 
 
@@ -300,25 +303,6 @@ def endpoint(folder: Path) -> dict[str, str] | None:
     """The `url` and `model` of the server that a model's folder names; None where the folder holds weights."""
     path = folder / ENDPOINT
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees all of it or nothing, also after a power cut."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file by rename."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(partial, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    finally:
-        with suppress(FileNotFoundError):
-            partial.unlink()
 
 
 @contextmanager
@@ -353,14 +337,6 @@ def _chmod(folder: Path, *, writable: bool) -> None:
     for path in paths:
         mode = path.stat().st_mode
         path.chmod(mode | stat.S_IWUSR if writable else mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _versions() -> dict[str, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,8 @@ from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
+
+from tercet import journal
 
 Values = dict[str, float | None]
 Sink = Callable[[int, Values], None]  # given each logged step
@@ -41,7 +42,6 @@ class Tracker:
         self._state: dict[str, Any] = {"done": 0, "total": 0, "note": "", "metrics": {}, "seconds": 0.0}
         self._before, self._began, self._wrote = 0.0, time.monotonic(), -math.inf
         if folder is not None:
-            _repair(folder / "metrics.jsonl")
             self._before = read_progress(folder).get("seconds", 0.0)
 
     @property
@@ -54,8 +54,7 @@ class Tracker:
         if self.folder is None:
             return
         plain = {key: _plain(value) for key, value in values.items()}
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"step": step, **plain}, allow_nan=False) + "\n")
+        journal.append(self.folder / "metrics.jsonl", {"step": step, **plain}, sync=False)
         for sink in self._sinks:
             sink(step, plain)
         self._state["metrics"] = plain
@@ -69,9 +68,8 @@ class Tracker:
     def _write(self, now: bool = False) -> None:
         if self.folder is None or (not now and time.monotonic() - self._wrote < 0.2):
             return
-        partial = self.folder / ".progress.json"
-        partial.write_text(json.dumps(self._state | {"seconds": self.seconds}), encoding="utf-8")
-        os.replace(partial, self.folder / "progress.json")
+        text = json.dumps(self._state | {"seconds": self.seconds})
+        journal.replace(self.folder / "progress.json", text, sync=False)
         self._wrote = time.monotonic()
 
 
@@ -85,10 +83,7 @@ def read_progress(folder: Path) -> dict[str, Any]:
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
     """The lines of a `metrics.jsonl`, one per step: of a repeated step the last."""
-    if not file.is_file():
-        return []
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    return list({line["step"]: line for line in lines}.values())
+    return list({line["step"]: line for line in journal.read(file)}.values())
 
 
 def sinks(names: str, project: str, run: str) -> list[Sink]:
@@ -129,14 +124,6 @@ def _tensorboard(project: str, run: str) -> Sink:
             writer.add_scalar(key, math.nan if value is None else value, step)
 
     return log
-
-
-def _repair(file: Path) -> None:
-    """Cut off a last line that a kill left incomplete."""
-    if file.is_file():
-        data = file.read_bytes()
-        if not data.endswith(b"\n"):
-            os.truncate(file, data.rfind(b"\n") + 1)
 
 
 def _plain(value: float) -> float | None:

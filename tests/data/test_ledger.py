@@ -141,37 +141,24 @@ def test_done_is_told_once_for_each_prompt_also_for_known_ones(tmp_path):
         assert model.complete([], DRAWN) == []
 
 
-def test_a_line_that_a_kill_cut_short_is_taken_off_wherever_it_was_cut(tmp_path):
+def test_an_answer_whose_line_a_kill_cut_short_is_asked_again_and_the_first_time_counted(tmp_path):
     path = tmp_path / "ledger"
     with Ledger(path) as ledger:
         told = open_model(ledger, Teller()).complete([ask("a"), ask("b")], GREEDY)
-    whole = path.read_bytes()
-    last = whole[:-1].rindex(b"\n") + 1
-    for end in range(last, len(whole), 7):
-        path.write_bytes(whole[:end])
-        again = Teller()
-        with Ledger(path) as ledger:
-            assert ledger.spent.unknown == 1
-            assert open_model(ledger, again).complete([ask("a"), ask("b")], GREEDY) == told
-        assert again.asked == ["b"]
-        assert all(map(json.loads, path.read_bytes().splitlines()))
+    path.write_bytes(path.read_bytes()[:-20])
+    again = Teller()
+    with Ledger(path) as ledger:
+        assert ledger.spent.unknown == 1
+        assert open_model(ledger, again).complete([ask("a"), ask("b")], GREEDY) == told
+    assert again.asked == ["b"]
 
 
-@pytest.mark.parametrize(
-    "line", [b"null\n", b"{}\n", b"no json\n", b'{"asked": [1]}\n', b'{"key": "a", "read": "x"}\n']
-)
+@pytest.mark.parametrize("line", [b"null\n", b"{}\n", b'{"asked": [1]}\n', b'{"key": "a", "read": "x"}\n'])
 def test_a_foreign_line_is_named(tmp_path, line):
     path = tmp_path / "ledger"
     path.write_bytes(b'{"asked": {}}\n' + line)
     with pytest.raises(LedgerError, match="line 2: not a line of a ledger"):
         Ledger(path)
-
-
-def test_one_run_at_a_time(tmp_path):
-    path = tmp_path / "ledger"
-    with Ledger(path), pytest.raises(LedgerError, match="another run has this ledger open"):
-        Ledger(path)
-    Ledger(path).close()
 
 
 def test_threads_that_ask_the_same_pay_once(tmp_path):

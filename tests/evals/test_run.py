@@ -15,6 +15,7 @@ from tercet.data.synth import GENERATORS
 from tercet.evals import needs, run
 from tercet.evals import results as results_module
 from tercet.evals.fakes import EchoGenerator, OracleGenerator
+from tercet.journal import JournalError
 from tercet.rows import Completion, Generator, Likelihood, Messages, Sampling, read_table, write_table
 from tercet.stats import GateError
 from tercet.verify import Grade
@@ -245,7 +246,7 @@ def test_an_unreadable_segment_is_named(desk: Any) -> None:
     desk.write_exam("words@1")
     (desk.root / "work-bad").mkdir()
     (desk.root / "work-bad" / "results.jsonl").write_text("{oops}\n")
-    with pytest.raises(ValueError, match=r"results.jsonl, line 1: not valid JSON"):
+    with pytest.raises(JournalError, match=r"results.jsonl, line 1: damaged"):
         desk.examine("bad")
 
 

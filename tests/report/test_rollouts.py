@@ -215,7 +215,7 @@ def draft(store: Path, lines: list[dict[str, Any]]) -> Path:
     job = {"name": "ppo", "recipe": {"stage": {"ppo": spec}}, "inputs": {"lessons": str(store / "lessons-1")}}
     (folder / "job.json").write_text(json.dumps(job))
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    (folder / "work" / "rollouts.jsonl").write_text(text + '{"round": 2, "prom')
+    (folder / "work" / "rollouts.jsonl").write_text(text + '{"round": 2, "rec')
     return folder
 
 
@@ -232,11 +232,10 @@ def test_the_rollouts_of_a_stage_that_was_stopped_can_be_seen(
     sample |= {"score": 1.0, "reward": 10.0, "parts": {"gsm8k@1": 1.0}}
     lines: list[dict[str, Any]] = []
     for number in range(2):
-        lines += [{"round": number, "place": i, "prompt_id": f"r{i}", "samples": [sample] * 2} for i in (number, 3)]
-        lines.append({"round": number, "done": True, "version": 0, "cursor": 2 * number})
-    unclosed = {"round": 2, "place": 0, "prompt_id": "r0", "samples": [sample]}
+        groups = [{"place": i, "prompt_id": f"r{i}", "samples": [sample] * 2} for i in (number, 3)]
+        lines.append({"round": number, "records": [*groups, {"done": True, "version": 0, "cursor": 2 * number}]})
     page = tmp_path / "page.html"
-    folder = draft(tmp_path / "runs", [*lines, unclosed])
+    folder = draft(tmp_path / "runs", lines)
     assert main(["rollouts", str(folder), "--out", str(page), "--json"]) == 0
     (counts,) = json.loads(capsys.readouterr().out)["stages"]
     assert (counts["stage"], counts["kind"], counts["key"]) == ("ppo", "ppo", "0123456789ab")

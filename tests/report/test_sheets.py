@@ -149,11 +149,6 @@ def test_the_page_says_how_often_the_unseen_suite_was_opened(
     assert ("final-0" in page) == (lines > 0)
 
 
-def test_a_torn_line_of_the_ledger_still_counts(fake: FakeRun) -> None:
-    (fake.store / "unseen.jsonl").write_text('{"exam": "final-1", "tasks": ["gpqa@1"]}\n{"exam": "fin')
-    assert [len(names) for names in facts.openings(fake.inputs).values()] == [1, 1]
-
-
 def test_items_with_several_samples_show_them(points: list[Checkpoint], html: str) -> None:
     shown = [item for item in samples.exam_samples(points) if item.task == "humaneval@1"]
     for answer in (one for item in shown for one in item.answers if one is not None):

@@ -7,7 +7,6 @@ new. A stage's budget holds for its ledger, that is for everything the stage eve
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from tercet.data.ledger import Done, Ledger, Ledgered, LedgerError
 from tercet.data.spool import batched
+from tercet.journal import write_json
 from tercet.recipe import Asked
 from tercet.rows import Completion, Likelihood, Messages, Sampling, TableWriter
 from tercet.store import endpoint
@@ -168,5 +168,4 @@ def pieces(rows: Iterable[T]) -> Iterator[list[T]]:
 
 def write_summary(out: Path, summary: dict[str, Any]) -> None:
     """Write `summary.json`."""
-    text = json.dumps(summary, indent=2, ensure_ascii=False)
-    (out / "summary.json").write_text(text + "\n", encoding="utf-8")
+    write_json(out / "summary.json", summary)

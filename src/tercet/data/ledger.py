@@ -13,10 +13,8 @@ a run was killed may have been paid for: it is counted with the most it may have
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -27,6 +25,7 @@ from queue import SimpleQueue
 from threading import Condition, Lock
 from typing import Any
 
+from tercet.journal import Journal, Place
 from tercet.rows import Completion, Generator, Likelihood, Messages, Sampling, Seeded
 
 Done = Callable[[int, list[Completion]], None]
@@ -36,7 +35,7 @@ AWAY = 50  # so many failures without one answer between them: the server is awa
 
 
 class LedgerError(ValueError):
-    """The ledger cannot be used: another run has it open, or a line in it is not one of ours."""
+    """The ledger cannot be used: a line in it is not one of ours, or what is asked of it makes no sense."""
 
 
 class BudgetError(ValueError):
@@ -88,16 +87,15 @@ class Ledger:
 
     def __init__(self, path: Path, budget: float | None = None) -> None:
         self.path, self.budget, self.spent = path, budget, Spent()
-        self._places: dict[str, tuple[int, int]] = {}  # key -> where its line stands: texts stay on disk
+        self._places: dict[str, Place] = {}  # key -> where its line stands: texts stay on disk
         self._under_way: dict[str, float] = {}  # key -> the most it may cost
         self._claims: dict[str, Future[Completion]] = {}
         self._lock = Condition()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b")
+        self._journal = Journal(path)
         try:
             self._open()
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
     def __enter__(self) -> Ledger:
@@ -111,12 +109,12 @@ class Ledger:
 
     def close(self) -> None:
         """Give the file back."""
-        self._file.close()
+        self._journal.close()
 
     def find(self, key: str) -> dict[str, Any] | None:
         """The line of an answer, or None where there is none."""
         place = self._places.get(key)
-        return self._line(*place) if place else None
+        return self._journal[place] if place else None
 
     def claim(
         self, keys: Sequence[str]
@@ -127,7 +125,7 @@ class Ledger:
             theirs = {key: self._claims[key] for key in keys if key not in places and key in self._claims}
             mine: dict[str, Future[Completion]] = {k: Future() for k in keys if k not in places and k not in theirs}
             self._claims.update(mine)
-        return {key: completion(self._line(*place)) for key, place in places.items()}, mine, theirs
+        return {key: completion(self._journal[place]) for key, place in places.items()}, mine, theirs
 
     def reserve(self, costs: Mapping[str, float]) -> list[str]:
         """Note as asked the first of these requests that the budget surely allows, at least one; else `BudgetError`.
@@ -139,7 +137,7 @@ class Ledger:
                 if not self._under_way:
                     raise BudgetError(self._too_dear(next(iter(costs.values()))))
                 self._lock.wait()
-            self._append({"asked": {key: costs[key] for key in allowed}})
+            self._journal.append({"asked": {key: costs[key] for key in allowed}})
             self._under_way.update((key, costs[key]) for key in allowed)
         return allowed
 
@@ -149,8 +147,7 @@ class Ledger:
         said = {"error": answer.error or "no answer"} if answer.stop == "error" else {"text": answer.text}
         line = {"key": key, "model": model, **said, "stop": answer.stop, "tokens": answer.num_tokens, **facts}
         with self._lock:
-            place = self._append(line)
-            self._count(line, place)
+            self._count(line, self._journal.append(line))
             self._lock.notify_all()
             if claim := self._claims.pop(key, None):
                 claim.set_result(completion(line))
@@ -189,40 +186,18 @@ class Ledger:
             "of rows, and run again: what is answered is not asked again"
         )
 
-    def _append(self, line: dict[str, Any]) -> tuple[int, int]:
-        data = json.dumps(line).encode() + b"\n"
-        start = self._file.seek(0, os.SEEK_END)
-        self._file.write(data)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return start, len(data)
-
-    def _line(self, start: int, length: int) -> dict[str, Any]:
-        return dict(json.loads(os.pread(self._file.fileno(), length, start)))
-
     def _open(self) -> None:
-        """Lock the file and find every answer; a last line that a kill cut short is taken off."""
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LedgerError(f"{self.path}: another run has this ledger open; wait for it or stop it") from None
-        self._file.seek(0)
-        start = 0
-        for number, data in enumerate(self._file, 1):
-            if not data.endswith(b"\n"):
-                self._file.truncate(start)
-                break
+        """Find every answer, and what was under way at a kill."""
+        for number, (line, place) in enumerate(self._journal, 1):
             try:
-                line = json.loads(data)
-                self._count(line, (start, len(data)))
-            except (ValueError, TypeError, KeyError, AttributeError):
-                raise LedgerError(f"{self.path}, line {number}: not a line of a ledger: {data[:80]!r}") from None
-            start += len(data)
+                self._count(line, place)
+            except (TypeError, KeyError, AttributeError):
+                raise LedgerError(f"{self.path}, line {number}: not a line of a ledger: {line!r:.80}") from None
         for cost in self._under_way.values():
             self._lose(cost)
         self._under_way.clear()
 
-    def _count(self, line: dict[str, Any], place: tuple[int, int]) -> None:
+    def _count(self, line: dict[str, Any], place: Place) -> None:
         for key, cost in line.get("asked", {}).items():
             if key in self._under_way:  # asked again by a later run
                 self._lose(self._under_way[key])

@@ -14,7 +14,6 @@ bytes.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,8 +21,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from tercet import journal
 from tercet.data.constraints import drop_one
 from tercet.data.sources import check_verifiers, draw, lot
+from tercet.journal import write_json
 from tercet.recipe import Prefs
 from tercet.rows import (
     Completion,
@@ -108,7 +109,7 @@ def run(spec: Prefs, inputs: dict[str, Artifact], out: Path, ctx: Context) -> di
         )
     write_table(out / "pairs.parquet", pairs)
     summary = summarise(sheet, num_prompts=len(prompts), num_pairs=len(pairs))
-    (out / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(out / "summary.json", summary)
     rates = {f"pass_rate_{skill or 'other'}": value["pass_rate"] for skill, value in summary["skills"].items()}
     return {"pairs": float(len(pairs)), "prompts": float(len(prompts)), **rates}
 
@@ -136,7 +137,7 @@ def sample_all(
         if number == len(finished):
             generator = generator or open_model()
             finished.append(draw_chunk(chunk, number, spec=spec, seed=ctx.seed, generator=generator))
-            append_line(ledger, {"chunk": number, "samples": [[asdict(s) for s in own] for own in finished[number]]})
+            journal.append(ledger, {"chunk": number, "samples": [[asdict(s) for s in own] for own in finished[number]]})
         drawn = [sample for own in finished[number] for sample in own]
         ctx.track.log(
             number,
@@ -240,25 +241,11 @@ def summarise(sheet: Sheet, *, num_prompts: int, num_pairs: int) -> dict[str, An
 
 
 def read_ledger(path: Path) -> list[list[list[Sample]]]:
-    """The finished chunks, in order; a last line that a kill cut short is taken off the file."""
-    if not path.is_file():
-        return []
-    whole = path.read_bytes()
-    whole = whole[: whole.rfind(b"\n") + 1]
-    with path.open("r+b") as stream:
-        stream.truncate(len(whole))
-    lines = [json.loads(line) for line in whole.splitlines()]
+    """The finished chunks, in order."""
+    lines = list(journal.read(path))
     if [line["chunk"] for line in lines] != list(range(len(lines))):
         raise RuntimeError(f"{path}: the chunks are not 0, 1, 2, ...; remove this draft folder and run again")
     return [[[Sample(**sample) for sample in own] for own in line["samples"]] for line in lines]
-
-
-def append_line(path: Path, value: dict[str, Any]) -> None:
-    """Append one JSON line and wait until it is on disk."""
-    with path.open("ab") as stream:
-        stream.write(json.dumps(value).encode() + b"\n")
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def _with_weaker(row: Row, seed: int) -> Prompt:

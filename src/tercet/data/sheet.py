@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tercet.data.catalogue import conflicts, find
 from tercet.data.decontaminator import Decontaminator
+from tercet.journal import write_json
 from tercet.recipe import Mixture
 from tercet.rows import Message, Pair, Row, RowError
 
@@ -146,7 +146,7 @@ def write_summary(  # noqa: PLR0913 - one value for each of its parts
         "licences": conflicts(named) if spec.commercial else [],
         "expected": expected,
     }
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, value)
 
 
 def _turns(entry: Row | Pair) -> Sequence[Message]:

@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from tercet.device.mesh import Mesh
 from tercet.device.optim import prepare, state_of
 from tercet.device.shard import Trainable
+from tercet.journal import to_disk
 from tercet.machine import available_memory
 
 KEPT = 2
@@ -165,7 +166,8 @@ def _write(folder: Path, found: Snapshot, mesh: Mesh) -> None:
     mesh.barrier()
     if mesh.first:
         (draft / "extra.json").write_text(found.text)
-        _sync(draft)
+        for path in draft.rglob("*"):
+            to_disk(path)
         os.replace(draft, final)
         for old in sorted(folder.glob("step-*"))[:-KEPT]:
             shutil.rmtree(old)
@@ -201,10 +203,3 @@ def _state(trainable: Trainable, moments: dict[str, Tensor], kept: dict[str, Ten
 def _alone_is_fine() -> None:
     """Torch warns whenever a single process saves or loads; that is what one rank means."""
     warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with open(path, "rb") as stream:
-                os.fsync(stream.fileno())

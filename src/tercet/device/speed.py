@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from tercet.device.mesh import wait
 from tercet.hub import cache_folder
+from tercet.journal import write_json
 from tercet.machine import processor
-from tercet.store import write_json
 
 Shapes = Mapping[tuple[int, int], int]
 """How often a model has a weight of this shape, `{(out, in): count}`. Example: `{(1536, 576): 60}`."""

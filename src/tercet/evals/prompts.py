@@ -7,7 +7,6 @@ public worked examples, `examples.parquet` (one `Example` per row).
 
 from __future__ import annotations
 
-import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tercet import hub
 from tercet.evals.suite import locked, tasks
 from tercet.evals.task import Example, Generated, Item, Task, TaskError, card, examples_of, items, public_records
+from tercet.journal import write_json
 from tercet.recipe import Prompts, Synth
 from tercet.rows import Row, read_rows, write_table
 from tercet.verify import verifier
@@ -44,7 +44,7 @@ def run(spec: Prompts, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
     write_table(out / "exam.parquet", exam)
     if shown:
         write_table(out / "examples.parquet", shown)
-    (out / "tasks.json").write_text(json.dumps([one.to_json() for one in cards], indent=2) + "\n", encoding="utf-8")
+    write_json(out / "tasks.json", [one.to_json() for one in cards])
     return {"items": float(len(exam)), **{one.name: float(one.num_items) for one in cards}}
 
 

@@ -6,21 +6,20 @@ judged. So a changed judge can re-score it without generating again.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
+from tercet import journal
 from tercet.evals.suite import TASKS, averages
 from tercet.evals.task import Item
-from tercet.records import WAYS, Result, Sample, Score, TaskCard, dump, read_results
+from tercet.journal import Journal, Place, write_json
+from tercet.records import WAYS, Result, Sample, Score, TaskCard, dump
 from tercet.rows import Completion
 from tercet.stats import Estimate, estimate, level, mean, minimum_detectable, ratio, wilson
 from tercet.verify import Grade, Verifier, verifier
@@ -32,47 +31,17 @@ USAGE = "usage.jsonl"  # beside the segments: what servers were asked and what i
 SYNC_EVERY = 8  # lines between fsyncs
 
 
-class Segment:
-    """An append-only file of result lines that survives SIGKILL."""
+class Segment(Journal):
+    """The journal of an exam: what it holds is in `results`, of several lines for one item the last."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file for appending, with what it holds in `results`; a torn last line is cut off."""
-        self.path = path
-        self.results: dict[tuple[str, str], Result] = {}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        with path.open("rb+") as stream:
-            whole = stream.read()
-            stream.truncate(whole.rfind(b"\n") + 1)
-        for result in read_results(path):
-            self._keep(result)
-        self._stream = path.open("a", encoding="utf-8")
-        self._waiting = 0
+        self.results = {(one.task, one.item): one for one in map(Result.from_json, journal.read(path))}
+        super().__init__(path, sync_every=SYNC_EVERY)
 
-    def __enter__(self) -> Segment:
-        """The segment itself, open for appending."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Write what is left to the disk and close."""
-        self.sync()
-        self._stream.close()
-
-    def append(self, result: Result) -> None:
-        """Add one finished item; a later line for the same item replaces an earlier one."""
-        self._stream.write(dump(result))
-        self._keep(result)
-        self._waiting += 1
-        if self._waiting >= SYNC_EVERY:
-            self.sync()
-
-    def sync(self) -> None:
-        """Make every appended line durable."""
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        self._waiting = 0
+    def append(self, record: Result) -> Place:
+        """Add one finished item."""
+        self.results[record.task, record.item] = record
+        return super().append(record.to_json())
 
     def has(self, task: str, item: str) -> bool:
         """Whether the item is finished; one of which a sample failed is not, so that running again asks it again."""
@@ -83,9 +52,6 @@ class Segment:
         """Leave out what will be asked again, so that old failures are not counted beside new answers."""
         for item in items:
             self.results.pop(item, None)
-
-    def _keep(self, result: Result) -> None:
-        self.results[result.task, result.item] = result
 
 
 @runtime_checkable
@@ -106,15 +72,14 @@ def accounted(model: Any, ledger: Path, role: str = "") -> Iterator[None]:
     finally:
         if isinstance(model, Metered):
             numbers = {role + key: value for key, value in asdict(model.usage).items() if value is not None}
-            with ledger.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(numbers) + "\n")
+            journal.append(ledger, numbers)
 
 
 def spent(ledger: Path) -> dict[str, float]:
     """The sums of a ledger; what a killed process had asked for is not in it."""
     total: Counter[str] = Counter()
-    for line in ledger.read_text(encoding="utf-8").splitlines() if ledger.is_file() else []:
-        total.update(json.loads(line))
+    for numbers in journal.read(ledger):
+        total.update(numbers)
     return {key: float(value) for key, value in total.items()}
 
 
@@ -184,9 +149,9 @@ def write_scores(out: Path, cards: Sequence[TaskCard], results: Sequence[Result]
     scores = {card.name: summary(card, [r for r in results if r.task == card.name]) for card in cards}
     told = {name: score.to_json() for name, score in scores.items()}
     (out / "results.jsonl").write_text("".join(map(dump, results)), encoding="utf-8")
-    (out / "scores.json").write_text(json.dumps(told, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(out / "scores.json", told, allow_nan=False)
     if whole := averages(told):
-        (out / "averages.json").write_text(json.dumps(whole, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(out / "averages.json", whole, allow_nan=False)
     return scores
 
 

@@ -8,7 +8,6 @@ token there, and a resumed exam must end in the same bytes.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from tercet import machine
+from tercet import journal, machine
 from tercet.evals import gates, judged
 from tercet.evals.results import PROGRAM, USAGE, Segment, accounted, asked, graded, spent, write_scores
 from tercet.evals.task import Item, TaskError, read_exam
@@ -118,8 +117,8 @@ def _check(spec: Eval, cards: list[TaskCard], ctx: Context) -> None:
             "`final = true` (on the command line: --final)"
         )
     if locked:
-        with (ctx.store.root / "unseen.jsonl").open("a", encoding="utf-8") as ledger:
-            ledger.write(json.dumps({"exam": ctx.work.parent.name.removeprefix(".draft-"), "tasks": locked}) + "\n")
+        opened = {"exam": ctx.work.parent.name.removeprefix(".draft-"), "tasks": locked}
+        journal.append(ctx.store.root / "unseen.jsonl", opened)
 
 
 def _baselines(spec: Eval, cards: list[TaskCard], inputs: dict[str, Artifact]) -> dict[str, Path]:

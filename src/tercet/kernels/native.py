@@ -12,7 +12,6 @@ import hashlib
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from tercet.hub import cache_folder
+from tercet.journal import replacing
 from tercet.machine import processor
 
 SOURCE = Path(__file__).with_name("kernels.c")
@@ -95,10 +95,8 @@ def _built(compiler: str, extra: tuple[str, ...]) -> Path:
     file = cache_folder() / "kernels" / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:24]}.so"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-            made = Path(folder) / file.name
+        with replacing(file) as made:
             _run([compiler, *FLAGS, "-o", str(made), str(SOURCE), *extra])
-            os.replace(made, file)
     return file
 
 

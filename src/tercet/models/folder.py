@@ -20,6 +20,8 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
+from tercet.journal import replace, replacing, write_json
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 TOKENIZER_FILES = (
@@ -134,7 +136,7 @@ def save_config(folder: Path, config: PretrainedConfig) -> None:
     for key in ("_name_or_path", "torch_dtype", "quantization_config"):
         values.pop(key, None)
     values["dtype"] = "float32"
-    write_json(folder / "config.json", values)
+    write_json(folder / "config.json", values, sort_keys=True)
 
 
 def parameter_shapes(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
@@ -152,7 +154,7 @@ def parameter_shapes(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
 
 
 def write_weights(path: Path, shapes: Shapes, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Stream tensors into one fp32 safetensors file, laid out by name whatever order they come in; then fsync."""
+    """Stream tensors into one fp32 safetensors file, laid out by name whatever order they come in."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in sorted(shapes):
@@ -161,8 +163,7 @@ def write_weights(path: Path, shapes: Shapes, tensors: Iterable[tuple[str, torch
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     missing = set(shapes)
-    fresh = path.with_name(path.name + ".part")
-    with open(fresh, "wb") as file:
+    with replacing(path) as fresh, open(fresh, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + end)
         for name, tensor in tensors:
@@ -176,9 +177,6 @@ def write_weights(path: Path, shapes: Shapes, tensors: Iterable[tuple[str, torch
             missing.discard(name)
         if missing:
             raise BaseError(f"{path}: {len(missing)} tensors were not given, e.g. {', '.join(sorted(missing)[:3])}")
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
@@ -187,7 +185,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
         raise BaseError(f"{source}: expected a tokenizer (tokenizer.json), found {_listing(source)}")
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
-            replace_file(target / name, (source / name).read_bytes())
+            replace(target / name, (source / name).read_bytes())
 
 
 def model_digest(folder: Path) -> str:
@@ -199,18 +197,6 @@ def tokenizer_digest(folder: Path) -> str:
     """SHA-256 over the tokenizer's files and their names: equal digests give equal token ids and masks."""
     names = [name for name in TOKENIZER_FILES if name != "generation_config.json"]
     return _digest([folder / name for name in names if (folder / name).is_file()], named=True)
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write an object with sorted keys, so that the same values are the same bytes."""
-    replace_file(path, (json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Put `data` at `path` in one move; a hard link that stood there keeps its old bytes elsewhere."""
-    fresh = path.with_name(path.name + ".part")
-    fresh.write_bytes(data)
-    fresh.replace(path)
 
 
 def place(source: Path, target: Path, *, link: bool) -> None:

@@ -16,7 +16,8 @@ from gguf import GGUFReader, TokenType, dequantize
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig
 
-from tercet.models.folder import BaseError, parameter_shapes, replace_file, save_config, write_json, write_weights
+from tercet.journal import replace, write_json
+from tercet.models.folder import BaseError, parameter_shapes, save_config, write_weights
 
 Progress = Callable[[int, int, str], None]
 
@@ -109,11 +110,11 @@ def write_tokenizer(folder: Path, metadata: Metadata) -> None:
     if metadata.get("tokenizer.ggml.add_bos_token", False):
         begin = (values["bos_token"], metadata["tokenizer.ggml.bos_token_id"])
         tokenizer.post_processor = processors.TemplateProcessing(single=f"{begin[0]} $A", special_tokens=[begin])
-    replace_file(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
-    write_json(folder / "tokenizer_config.json", values)
+    replace(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
+    write_json(folder / "tokenizer_config.json", values, sort_keys=True)
     template = metadata.get("tokenizer.chat_template")
     if template:
-        replace_file(folder / "chat_template.jinja", template.encode())
+        replace(folder / "chat_template.jinja", template)
 
 
 def _byte_level_bpe(metadata: Metadata, tokens: list[str]) -> Tokenizer:

@@ -8,7 +8,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig
 
-from tercet.models.folder import parameter_shapes, replace_file, save_config, write_json, write_weights
+from tercet.journal import replace, write_json
+from tercet.models.folder import parameter_shapes, save_config, write_weights
 
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 
@@ -51,7 +52,7 @@ def write_tokenizer(folder: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True) for text in (PAD, START, END)])
-    replace_file(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
+    replace(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     values = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": START,
@@ -60,9 +61,9 @@ def write_tokenizer(folder: Path) -> None:
         "model_max_length": 2048,
         "clean_up_tokenization_spaces": False,
     }
-    write_json(folder / "tokenizer_config.json", values)
+    write_json(folder / "tokenizer_config.json", values, sort_keys=True)
     write_json(folder / "generation_config.json", {"bos_token_id": 257, "eos_token_id": 258, "pad_token_id": 256})
-    replace_file(folder / "chat_template.jinja", CHATML.encode())
+    replace(folder / "chat_template.jinja", CHATML)
 
 
 def byte_alphabet() -> list[str]:

@@ -29,6 +29,7 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from tercet.hub import cache_folder
+from tercet.journal import replace, to_disk, write_json
 from tercet.models import gguf, tiny
 from tercet.models.chat import TEMPLATES, Chat
 from tercet.models.folder import (
@@ -42,12 +43,10 @@ from tercet.models.folder import (
     model_digest,
     parameter_shapes,
     place,
-    replace_file,
     save_config,
     save_model,
     tokenizer_digest,
     weight_files,
-    write_json,
     write_weights,
 )
 from tercet.recipe import Base, Model, ModelSource
@@ -113,7 +112,7 @@ def _endpoint(model: str, out: Path) -> dict[str, float]:
     url, _, name = model.partition("#")
     if not name:
         raise BaseError(f"{model}: expected the server's URL and the name of its model, http://HOST/v1#NAME")
-    write_json(out / ENDPOINT, {"url": url.rstrip("/"), "model": name})
+    write_json(out / ENDPOINT, {"url": url.rstrip("/"), "model": name}, sort_keys=True)
     return {}
 
 
@@ -161,11 +160,11 @@ def finish(folder: Path, template: str = "own") -> None:
     tokens = {"eos_token_id": ends if len(ends) > 1 else ends[0], "pad_token_id": pad_id}
     if tokenizer.bos_token_id is not None:
         tokens["bos_token_id"] = tokenizer.bos_token_id
-    write_json(path, values | tokens)
+    write_json(path, values | tokens, sort_keys=True)
     config_path = folder / "config.json"
     stored = json.loads(config_path.read_text("utf-8"))
     stored.pop("_name_or_path", None)
-    write_json(config_path, stored | tokens)
+    write_json(config_path, stored | tokens, sort_keys=True)
 
 
 def _tiny_seed(model: str) -> int:
@@ -205,7 +204,7 @@ def _place_folder(source: Path, out: Path, *, link: bool) -> None:
     weights = weight_files(source)
     names = [*TOKENIZER_FILES, "config.json", "model.safetensors.index.json"]
     for file in [source / name for name in names if (source / name).is_file()]:
-        replace_file(out / file.name, file.read_bytes())
+        replace(out / file.name, file.read_bytes())
     for file in weights:
         place(file, out / file.name, link=link)
 
@@ -240,8 +239,7 @@ def _draft(folder: Path) -> Iterator[Path]:
         finish(model)
         (model / "weights.sha256").write_text(model_digest(model))
         for file in model.iterdir():
-            with open(file, "rb") as stream:
-                os.fsync(stream.fileno())
+            to_disk(file)
             file.chmod(0o444)
         model.rename(folder)
     except OSError as error:
@@ -294,11 +292,11 @@ def _convert_member(file: Path, member: str, draft: Path, progress: gguf.Progres
 
 
 def _write_template(folder: Path, template: str) -> None:
-    replace_file(folder / "chat_template.jinja", template.encode())
+    replace(folder / "chat_template.jinja", template)
     path = folder / "tokenizer_config.json"
     values = json.loads(path.read_text("utf-8"))
     values.pop("chat_template", None)  # older folders keep it here
-    write_json(path, values)
+    write_json(path, values, sort_keys=True)
 
 
 def _ensure_pad(folder: Path, tokenizer: PreTrainedTokenizerFast, config: PretrainedConfig, chat: Chat) -> int:
@@ -326,11 +324,11 @@ def _set_pad(folder: Path, text: str) -> None:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     if tokenizer.token_to_id(text) is None:
         tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True)])
-        replace_file(folder / "tokenizer.json", tokenizer.to_str(pretty=True).encode())
+        replace(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         path = folder / name
         if path.is_file():
-            write_json(path, json.loads(path.read_text("utf-8")) | {"pad_token": text})
+            write_json(path, json.loads(path.read_text("utf-8")) | {"pad_token": text}, sort_keys=True)
 
 
 def _grow(folder: Path, config: PretrainedConfig, vocabulary: int) -> None:

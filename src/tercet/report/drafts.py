@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tercet import journal
 from tercet.report.facts import Object
 from tercet.report.rollouts import FILE
 from tercet.rows import Row, RowError, read_rows, write_table
@@ -43,7 +44,7 @@ def unfinished(folder: Path, scratch: Path) -> Unfinished:
     if not (folder / LEDGER).is_file():
         raise RowError(f"{folder}: no {LEDGER}; only stages of kind rlvr and ppo keep one, from their first round on")
     rows = {row.id: row for row in read_rows(Path(job["inputs"][spec["prompts"]]) / "payload" / "rows.parquet")}
-    records = [record for line in _whole(folder / LEDGER) for record in _completions(line, rows)]
+    records = [record for line in journal.read(folder / LEDGER) for record in _completions(line, rows)]
     if not records:
         raise RowError(f"{folder / LEDGER}: holds no whole round yet; try again later")
     (scratch / "payload" / FILE).parent.mkdir(parents=True, exist_ok=True)
@@ -51,37 +52,24 @@ def unfinished(folder: Path, scratch: Path) -> Unfinished:
     return Unfinished(job["name"], spec["kind"], folder.absolute().name.rpartition("-")[2], scratch)
 
 
-def _whole(path: Path) -> Iterator[Object]:
-    """The groups of every round that was closed, with the version that wrote them; the last line may be cut short."""
-    held: list[Object] = []
-    with open(path, encoding="utf-8") as stream:
-        for line in stream:
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                return
-            if not record.get("done"):
-                held.append(record)
-                continue
-            yield from (one | {"version": record["version"]} for one in held)
-            held = []
-
-
-def _completions(group: Object, rows: dict[str, Row]) -> Iterator[dict[str, Any]]:
-    row = rows[group["prompt_id"]]
-    for number, one in enumerate(group["samples"]):
-        _, answer, outcome, *_ = one["grade"]
-        yield {
-            "step": group["round"],
-            "prompt_id": row.id,
-            "sample": number,
-            "verifier": row.verifier,
-            "truth": row.truth,
-            "prompt": row.prompt[-1].content,
-            "answer": answer,
-            "outcome": outcome,
-            "parts": json.dumps(one["parts"]),
-            "length": len(one["ids"]),
-            "version": group["version"],
-            **{name: one[name] for name in ("text", "score", "reward", "stop")},
-        }
+def _completions(line: Object, rows: dict[str, Row]) -> Iterator[dict[str, Any]]:
+    """Those of one round, as the ledger's line holds it: a record per group, and a closing one."""
+    *groups, closing = line["records"]
+    for group in groups:
+        row = rows[group["prompt_id"]]
+        for number, one in enumerate(group["samples"]):
+            _, answer, outcome, *_ = one["grade"]
+            yield {
+                "step": line["round"],
+                "prompt_id": row.id,
+                "sample": number,
+                "verifier": row.verifier,
+                "truth": row.truth,
+                "prompt": row.prompt[-1].content,
+                "answer": answer,
+                "outcome": outcome,
+                "parts": json.dumps(one["parts"]),
+                "length": len(one["ids"]),
+                "version": closing["version"],
+                **{name: one[name] for name in ("text", "score", "reward", "stop")},
+            }

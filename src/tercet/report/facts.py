@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tercet import journal
 from tercet.recipe import BASE, KINDS, Eval, Recipe, Rollouts, kinds_of
 from tercet.records import Result, Score, read_results
 from tercet.rows import RowError
@@ -184,15 +185,11 @@ def records(point: Checkpoint, keys: Container[Key]) -> dict[Key, Result]:
 def openings(inputs: Mapping[str, Artifact]) -> dict[str, list[str]]:
     """How often exams opened the unseen suite in the stores of these inputs: `{"final-3f2a": ["gpqa@1", "gpqa@1"]}`.
 
-    One line of the ledger is one start of an exam. A line that a crash cut short is a start of an unknown exam.
+    One line of the journal is one start of an exam, on the disk before anything is asked.
     """
     found: dict[str, list[str]] = {}
     ledgers = dict.fromkeys(artifact.path.parent / "unseen.jsonl" for artifact in inputs.values())
-    for line in (line for path in ledgers if path.is_file() for line in path.read_text("utf-8").splitlines()):
-        try:
-            opened = json.loads(line)
-        except json.JSONDecodeError:
-            opened = {"exam": "an exam whose line is torn", "tasks": ["unknown tasks"]}
+    for opened in (record for path in ledgers for record in journal.read(path)):
         found.setdefault(str(opened["exam"]), []).append(", ".join(opened["tasks"]))
     return found
 

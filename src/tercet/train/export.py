@@ -10,6 +10,7 @@ import torch
 from transformers import PretrainedConfig
 
 from tercet.device.shard import Trainable
+from tercet.journal import write_json
 from tercet.models.folder import load_config, load_model, save_model
 from tercet.models.forest import NAME, register
 from tercet.models.policy import Policy, check_supported
@@ -73,4 +74,4 @@ def write_truncation(out: Path, table: dict[str, Any]) -> None:
     """Rows and tokens lost per source, for the page."""
     folder = out / "tercet"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "truncation.json").write_text(json.dumps(table, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(folder / "truncation.json", table, sort_keys=True)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tercet.device.mesh import Mesh
 from tercet.device.shard import Trainable
+from tercet.journal import write_json
 from tercet.models.forest import Forest, Tree
 from tercet.models.policy import Policy
 from tercet.rows import read_table, write_table
@@ -108,8 +109,7 @@ def save_table(folder: Path, table: Table, stamp: dict[str, Any]) -> None:
     if "order" in stamp:
         found = [{"step": i, "logp": x} for i, step in enumerate(table.mismatched) for x in step.flatten().tolist()]
         write_table(folder / "mismatched.parquet", found)
-    text = json.dumps(stamp, indent=2, sort_keys=True) + "\n"
-    (folder / "reference.json").write_text(text, encoding="utf-8")
+    write_json(folder / "reference.json", stamp)
 
 
 def reference_logps(policy: nn.Module, trees: Sequence[Tree], ranks: Mesh) -> Tensor:

@@ -16,8 +16,9 @@ from transformers import AutoModelForSequenceClassification
 
 from tercet.algos.preference import bradley_terry
 from tercet.device.mesh import mesh
+from tercet.journal import write_json
 from tercet.models.chat import Chat
-from tercet.models.folder import check_folder, load_config, load_tokenizer, quiet, write_json
+from tercet.models.folder import check_folder, load_config, load_tokenizer, quiet
 from tercet.models.forest import NAME, Forest, register
 from tercet.models.policy import Scorer, check_supported
 from tercet.recipe import Reward
@@ -67,7 +68,7 @@ def run(spec: Reward, inputs: dict[str, Artifact], out: Path, ctx: Context) -> d
         write_folder(state.trainable, scorer.model.config, source, out, card(spec, inputs, ctx, TASK) + READ)
         if ranks.first:
             set_padding(out, chat, pad_id)
-            write_json(out / "tercet" / "accuracy.json", accuracies(right, passed))
+            write_json(out / "tercet" / "accuracy.json", accuracies(right, passed), sort_keys=True)
         return {
             "steps": float(state.step),
             "pairs": float(len(train)),
@@ -124,7 +125,7 @@ def set_padding(folder: Path, chat: Chat, pad_id: int | None) -> None:
     for path in (folder / name for name in ("tokenizer_config.json", "special_tokens_map.json")):
         if path.is_file():
             values = json.loads(path.read_text("utf-8"))
-            write_json(path, values | {"pad_token": chat.tokenizer.convert_ids_to_tokens(pad_id)})
+            write_json(path, values | {"pad_token": chat.tokenizer.convert_ids_to_tokens(pad_id)}, sort_keys=True)
 
 
 def open_scorer(folder: Path, pad_id: int | None, seed: int) -> Scorer:

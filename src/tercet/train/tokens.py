@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice, pairwise
@@ -23,6 +22,7 @@ import tokenizers
 import transformers
 
 from tercet import machine
+from tercet.journal import replacing
 from tercet.models.chat import Chat
 from tercet.models.forest import Leaf, Tree
 from tercet.rows_file import read_file
@@ -92,21 +92,17 @@ def prepare(path: Path, chat: Chat, rule: Rule, ctx: Context) -> Tokens:
 
 def write(file: Path, trees: Iterator[NamedTree]) -> None:
     """Write a token file by rename, `PART` rows in memory at a time. Hold a lock on `file` meanwhile."""
-    partial = file.with_name(f".{file.name}")
     with disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
+        for stale in file.parent.glob(f".{file.name}.*"):  # of a process that was killed
+            stale.unlink()
         gc.freeze()  # a sixth of the time went into looking for garbage among what libraries keep for good
         try:
-            with open(partial, "wb") as stream:
-                with pa.ipc.new_file(stream, SCHEMA) as writer:
-                    while part := list(islice(trees, PART)):
-                        writer.write_batch(_record_batch(part))
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(partial, file)
+            with replacing(file) as partial, open(partial, "wb") as stream, pa.ipc.new_file(stream, SCHEMA) as writer:
+                while part := list(islice(trees, PART)):
+                    writer.write_batch(_record_batch(part))
         finally:
             gc.unfreeze()
-            partial.unlink(missing_ok=True)
 
 
 def stored(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

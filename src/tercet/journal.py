@@ -1,0 +1,160 @@
+"""Files that survive a kill: a log that only grows, and files that are replaced whole.
+
+A journal is a file of JSON lines, one record each. A kill can cut its last line short: readers leave that line out,
+and the next writer takes it off. Any other line that is not JSON is damage, and an error that names file and line.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+Place = tuple[int, int]  # of a record in its file: the first byte of its line, and the number of bytes
+TAIL = 1 << 16  # bytes at the end of a file in which its last line is looked for first
+
+
+class JournalError(OSError):
+    """A journal cannot be used: another process writes it, or a line in it is damaged."""
+
+
+class Journal:
+    """A journal open for appending, by one process at a time; use as a context manager.
+
+    What is appended is given to the system at once, so that a killed process loses none of it. It is put on the disk
+    after every `sync_every` records, and by `sync` and `close`, so that a power cut loses no more than those; with 0
+    it is left to the system. One thread at a time may append; any may read by place meanwhile.
+    """
+
+    def __init__(self, path: Path, *, sync_every: int = 1, wait: bool = False) -> None:
+        """Lock the file and take off a line that was cut short; `wait` for another process, or raise JournalError."""
+        self.path, self.sync_every, self._unsynced = path, sync_every, 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            self._file.truncate(_whole_bytes(self._file.fileno()))
+        except BaseException as error:
+            self._file.close()
+            if isinstance(error, BlockingIOError):
+                raise JournalError(f"{path}: another run has this file open; wait for it or stop it") from None
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[tuple[Any, Place]]:
+        """Every record with its place, in the order of the file."""
+        return _records(self.path)
+
+    def __getitem__(self, place: Place) -> Any:
+        """The record at a place."""
+        start, size = place
+        return json.loads(os.pread(self._file.fileno(), size, start))
+
+    def append(self, record: Any) -> Place:
+        """Add a record as one line; where it stands."""
+        data = json.dumps(record).encode() + b"\n"
+        start = self._file.seek(0, os.SEEK_END)
+        self._file.write(data)
+        self._file.flush()
+        self._unsynced += 1
+        if self._unsynced == self.sync_every:
+            self.sync()
+        return start, len(data)
+
+    def sync(self) -> None:
+        """Put every record on the disk."""
+        os.fsync(self._file.fileno())
+        self._unsynced = 0
+
+    def close(self) -> None:
+        """Give the file back."""
+        if self.sync_every and self._unsynced:
+            self.sync()
+        self._file.close()
+
+
+def append(path: Path, record: Any, *, sync: bool = True) -> None:
+    """Add one record to a journal that nobody keeps open, when other processes that append to it have done so."""
+    with Journal(path, sync_every=int(sync), wait=True) as journal:
+        journal.append(record)
+
+
+def read(path: Path) -> Iterator[Any]:
+    """The records of a journal that somebody may be writing; none where there is no file."""
+    if path.is_file():
+        yield from (record for record, _ in _records(path))
+
+
+def _records(path: Path) -> Iterator[tuple[Any, Place]]:
+    start = 0
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.endswith(b"\n"):
+                return  # a kill cut it short, or it is being written
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise JournalError(
+                    f"{path}, line {number}: damaged ({error}); mend or remove this line, or remove the file, and run "
+                    "again"
+                ) from None
+            yield record, (start, len(line))
+            start += len(line)
+
+
+def _whole_bytes(file: int) -> int:
+    """The bytes of a file up to the end of its last whole line."""
+    size, width = os.fstat(file).st_size, TAIL
+    while True:
+        start = max(0, size - width)
+        end = start + os.pread(file, width, start).rfind(b"\n") + 1
+        if end > start or start == 0:
+            return end
+        width *= 4
+
+
+@contextmanager
+def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """A path beside `path` to write to; a reader of `path` sees the old file or all of the new one.
+
+    The new file is on the disk before it takes its place, so that this holds after a power cut too; without `sync` only
+    after a kill. Nothing is left where writing fails.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield partial
+        if sync:
+            to_disk(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def replace(path: Path, data: str | bytes, *, sync: bool = True) -> None:
+    """Put text or bytes at `path` in one move; a hard link that stood there keeps its old bytes elsewhere."""
+    with replacing(path, sync=sync) as partial:
+        partial.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def write_json(path: Path, value: Any, *, sort_keys: bool = False, allow_nan: bool = True) -> None:
+    """Replace a file by a value as JSON; with sorted keys equal objects are equal bytes."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=sort_keys, allow_nan=allow_nan)
+    replace(path, text + "\n")
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file, or the list of names of a folder, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,204 @@
+"""What was appended survives a kill, a line that was cut short is no record, and a file is replaced whole or not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tercet import journal
+from tercet.journal import Journal, JournalError, replace, replacing, write_json
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
+RECORDS = st.lists(st.dictionaries(st.text(), SCALARS | st.lists(SCALARS), max_size=3), min_size=1, max_size=5)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("journal") / "deep" / "log.jsonl"
+
+
+def written(file: Path, records: list) -> bytes:
+    file.unlink(missing_ok=True)
+    with Journal(file) as log:
+        for record in records:
+            log.append(record)
+    return file.read_bytes()
+
+
+@settings(deadline=None, max_examples=30)
+@given(records=RECORDS, chance=st.randoms())
+def test_every_prefix_of_the_bytes_is_a_prefix_of_the_records_and_goes_on_from_there(file, records, chance):
+    whole = written(file, records)
+    for end in {0, len(whole) - 1, len(whole), *(chance.randrange(len(whole)) for _ in range(5))}:
+        file.write_bytes(whole[:end])
+        kept = records[: whole[:end].count(b"\n")]
+        assert list(journal.read(file)) == kept
+        assert file.read_bytes() == whole[:end], "who only reads changes nothing"
+        with Journal(file) as log:
+            assert [record for record, _ in log] == kept
+            log.append("next")
+        assert list(journal.read(file)) == [*kept, "next"]
+
+
+@settings(deadline=None, max_examples=30)
+@given(records=RECORDS, chance=st.randoms())
+def test_damage_before_the_end_is_an_error_that_names_file_and_line(file, records, chance):
+    lines = written(file, [*records, {}]).splitlines(keepends=True)
+    number = chance.randrange(len(records))
+    lines[number] = chance.choice([b"\n", b"\0\0\0\n", b"\xff{}\n", lines[number][:-2] + b"\n", b"{}{}\n"])
+    file.write_bytes(b"".join(lines))
+    with pytest.raises(JournalError, match=rf"log\.jsonl, line {number + 1}: damaged"):
+        list(journal.read(file))
+    with Journal(file) as log, pytest.raises(JournalError, match=rf"log\.jsonl, line {number + 1}: damaged"):
+        list(log)
+
+
+@settings(deadline=None, max_examples=30)
+@given(records=RECORDS)
+def test_a_record_is_found_again_by_its_place(file, records):
+    file.unlink(missing_ok=True)
+    with Journal(file, sync_every=0) as log:
+        places = [log.append(record) for record in records]
+        assert [log[place] for place in places] == records
+        assert [place for _, place in log] == places
+
+
+@pytest.mark.parametrize("size", [journal.TAIL - 3, journal.TAIL, 20 * journal.TAIL])
+def test_a_long_line_that_was_cut_short_is_taken_off_whole(file, size):
+    for kept in (b"", b'"kept"\n', b'"kept"\n' * 30_000):
+        file.write_bytes(kept + b'"' + b"x" * size)
+        Journal(file).close()
+        assert file.read_bytes() == kept
+
+
+def test_a_file_that_is_not_there_holds_nothing(tmp_path):
+    assert list(journal.read(tmp_path / "none")) == []
+
+
+def test_a_damaged_journal_does_not_cost_the_finished_work_of_a_stage():
+    assert not issubclass(JournalError, ValueError), "a stage that ends with one has its draft removed"
+
+
+@pytest.mark.parametrize(
+    ("every", "during", "closing"), [(1, [1, 2, 3, 4, 5], 5), (2, [0, 1, 1, 2, 2], 3), (0, [0, 0, 0, 0, 0], 0)]
+)
+def test_records_are_put_on_the_disk_as_often_as_was_asked(tmp_path, monkeypatch, every, during, closing):
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    with Journal(tmp_path / "log", sync_every=every) as log:
+        for number, expected in enumerate(during):
+            log.append(number)
+            assert len(synced) == expected
+            assert list(journal.read(log.path))[-1] == number, "other processes see it at once"
+    assert len(synced) == closing
+    with Journal(tmp_path / "log", sync_every=every) as log:
+        log.sync()
+    assert len(synced) == closing + 1
+
+
+def test_a_killed_writer_loses_nothing_that_it_had_appended(tmp_path):
+    code = """
+import itertools, sys
+from pathlib import Path
+from tercet.journal import Journal
+with Journal(Path(sys.argv[1]), sync_every=0) as log:
+    for number in itertools.count():
+        log.append([number, "x" * 50_000])
+        sys.stdout.write(f"{number}\\n")
+        sys.stdout.flush()
+"""
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "log")], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        for _ in range(30):
+            child.stdout.readline()
+        child.send_signal(signal.SIGKILL)
+        told = 30 + child.stdout.read().count(b"\n")
+    found = [number for number, _ in journal.read(tmp_path / "log")]
+    assert found == list(range(len(found)))
+    assert told <= len(found) <= told + 1
+
+
+def test_one_writer_at_a_time(tmp_path):
+    with Journal(tmp_path / "log"), pytest.raises(JournalError, match="another run has this file open"):
+        Journal(tmp_path / "log")
+    Journal(tmp_path / "log").close()
+
+
+def test_many_may_append_one_after_another(tmp_path):
+    def work(number: int) -> None:
+        for turn in range(20):
+            journal.append(tmp_path / "log", [number, turn], sync=False)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(journal.read(tmp_path / "log")) == [[number, turn] for number in range(8) for turn in range(20)]
+
+
+def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path):
+    file, texts = tmp_path / "file", ["a" * 200_000, "bb" * 5]
+    replace(file, texts[0])
+    seen: set[str] = set()
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            seen.add(file.read_text())
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    for number in range(200):
+        replace(file, texts[number % 2], sync=False)
+    stop.set()
+    reader.join()
+    assert seen <= set(texts)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(("sync", "times"), [(True, 1), (False, 0)])
+def test_a_new_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch, sync, times):
+    file, synced = tmp_path / "file", []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.pread(handle, 9, 0)))
+    replace(file, b"whole", sync=sync)
+    assert (file.read_bytes(), synced) == (b"whole", [b"whole"] * times)
+
+
+def test_where_writing_fails_the_old_file_stays_and_nothing_else(tmp_path):
+    replace(tmp_path / "file", "old")
+
+    def fail() -> None:
+        with replacing(tmp_path / "file") as partial:
+            partial.write_text("half of the n")
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        fail()
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("file", "old")]
+
+
+def test_a_hard_link_keeps_the_bytes_it_had(tmp_path):
+    replace(tmp_path / "file", "old")
+    os.link(tmp_path / "file", tmp_path / "link")
+    replace(tmp_path / "file", "new")
+    assert [(tmp_path / name).read_text() for name in ("file", "link")] == ["new", "old"]
+
+
+def test_json_is_read_back_as_it_was_and_sorted_keys_make_equal_bytes(tmp_path):
+    value, turned = {"b": ["ü", 1.5, None], "a": {}}, {"a": {}, "b": ["ü", 1.5, None]}
+    for name, one in (("one", value), ("two", turned)):
+        write_json(tmp_path / name, one, sort_keys=True)
+        assert json.loads((tmp_path / name).read_text("utf-8")) == value
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "one", float("nan"), allow_nan=False)
