@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -21,14 +21,13 @@ from typing import Any, Protocol, runtime_checkable
 from tercet.evals.task import Item
 from tercet.rows import Completion
 from tercet.stats import Estimate, macro, mean, minimum_detectable, ratio, t_quantile, wilson
-from tercet.verify import Grade, Verifier, verifier
-from tercet.verify.programs import pass_at_k, program
+from tercet.verify import Grade, verifier
+from tercet.verify.programs import pass_at_k
 
 Result = dict[str, Any]  # {"task": "words@1", "item": "17", "output": "... 72", "answer": "72", "score": 1.0, ...}
 OUTCOMES = ("graded", "unparsed", "truncated", "timeout", "error")
 FITTABLE = 5  # verdicts that a length control needs
 ALPACA = "alpaca_pairwise@1"
-PROGRAM = "program@1"
 USAGE = "usage.jsonl"  # beside the segments: what servers were asked and what it cost
 SYNC_EVERY = 8  # lines between fsyncs
 
@@ -153,8 +152,8 @@ def graded(item: Item, completions: Sequence[Completion], card: dict[str, Any], 
 
 def regraded(result: Result, judge: str, card: dict[str, Any]) -> Result:
     """The same result with its stored answers judged (again) by `judge`; no judge leaves them to be judged later."""
-    grade = partial(program, sandbox=card.get("sandbox", "auto")) if judge == PROGRAM else judge and verifier(judge)
-    samples = [{**one, **_verdict(one, result["truth"], grade or None)} for one in samples_of(result)]
+    grade = partial(verifier(judge), sandbox=card.get("sandbox", "auto")) if judge else None
+    samples = [{**one, **_verdict(one, result["truth"], grade)} for one in samples_of(result)]
     return {**result, **summed(samples, card)}
 
 
@@ -188,7 +187,7 @@ def summed(samples: list[Result], card: dict[str, Any]) -> Result:
     }
 
 
-def _verdict(written: Result, truth: str, judge: Verifier | None) -> Result:
+def _verdict(written: Result, truth: str, judge: Callable[[str, str], Grade] | None) -> Result:
     if written["stop"] == "error":
         return {"answer": "", "score": 0.0, "outcome": "error", "detail": written["detail"], "numbers": {}}
     if judge is None:

@@ -342,7 +342,7 @@ _ALPACAEVAL = Task(
     truth=lambda record: json.dumps(
         {"baseline": record["output"], "difficulty": record.get("instruction_difficulty")}, ensure_ascii=False
     ),
-    judge="alpaca_pairwise@1",
+    verifier="alpaca_pairwise@1",
     sampling=Sampling(max_new_tokens=8192),
     subset=_field("dataset"),
     description="805 open instructions; a model judge compares each answer with that of GPT-4 Turbo.",
