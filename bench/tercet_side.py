@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from types import ModuleType
 from typing import Any, cast
 
 import torch
@@ -160,11 +158,9 @@ def generate(file: Path) -> None:
 
 def alternate() -> None:
     """A judge that says 0, 1, 0, 1: a group of equal rewards would be skipped here and computed there."""
-    module: Any = ModuleType("tercet.verify.alternating")
     verdicts = itertools.cycle((0.0, 1.0))
-    module.judge = lambda completion, truth: verify.Grade(next(verdicts), completion)
-    sys.modules[module.__name__] = module
-    verify.JUDGES["alternating@1"] = "alternating:judge"
+    judge = lambda completion, truth: verify.Grade(next(verdicts), completion)  # noqa: E731
+    verify.VERIFIERS["alternating@1"] = verify.Verifier("alternating@1", judge)
 
 
 def endless() -> None:

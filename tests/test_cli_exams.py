@@ -155,7 +155,7 @@ def test_rescore_with_failing_judges_exits_with_one(
     place: Path, two_exams: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = Grade(0.0, outcome="error", detail="no parser")
-    monkeypatch.setattr("tercet.evals.results.verifier", lambda name: lambda text, truth: failed)
+    monkeypatch.setattr("tercet.evals.results.verifier", lambda name: lambda text, truth, sandbox: failed)
     code, _, err = said("rescore", two_exams["short"]["artifact"], "--out", str(tmp_path / "again"))
     assert code == 1
     assert "12 of 12 answers could not be had or judged" in err

@@ -102,7 +102,7 @@ def test_truths_of_generated_tasks_come_from_the_generator() -> None:
 
 
 def test_tasks_without_a_checkable_judge_say_why(tmp_path: Path, mirror: dict[str, str]) -> None:
-    modelled = replace(SUMS, verifier="", judge="wildguard@1", gold=None)
+    modelled = replace(SUMS, verifier="wildguard@1", gold=None)
     assert check(modelled, mirror).note == "a model judges it"
     unchecked = check(replace(SUMS, gold=None), mirror)
     assert (unchecked.n, unchecked.note) == (0, "not checked: the task declares no gold answers")

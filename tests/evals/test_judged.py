@@ -10,11 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tercet.train.rewards import Assessor
 
 from tercet.evals import judged, run
-from tercet.evals.task import Item, TaskError
+from tercet.evals.task import Generated, Item, Task, TaskError, items
 from tercet.models import embed
-from tercet.rows import Completion, Likelihood, Message, Messages, Sampling, write_table
+from tercet.recipe import RLVR
+from tercet.rows import Completion, Likelihood, Message, Messages, Row, Sampling, write_table
 
 Desk = Any
 GUARD = "Harmful request: {}\nResponse refusal: {}\nHarmful response: {}\n"
@@ -55,10 +57,11 @@ class Judge:
     likes: Callable[[str], float] = lambda answer: float(len(answer))
     asked: list[str] = field(default_factory=list)
     dies_after: int = 10**9
+    max_new_tokens: int = 64
 
     def complete(self, prompts: Sequence[Messages], sampling: Sampling, done: Any = None) -> list[list[Completion]]:
         assert prompts, "nothing to judge"
-        assert sampling == Sampling(max_new_tokens=64, fit=True)
+        assert sampling == Sampling(self.max_new_tokens, fit=True)
         return [[_completion(self.says(self._asked(prompt)))] for prompt in prompts]
 
     def likelihood(
@@ -254,7 +257,7 @@ def test_a_missing_judge_or_encoder_is_said_before_anything_is_asked(examine: An
     href = item(0, "href@1", "href@1", pair_truth("b", reference="r", method="plain"))
     with pytest.raises(TaskError, match="embedder"):
         examine([href], writer, Judge())
-    with pytest.raises(ValueError, match="unknown model judge 'wildgard@1'"):
+    with pytest.raises(ValueError, match="unknown verifier 'wildgard@1'"):
         examine([item(0, judge="wildgard@1")], writer, Judge())
     assert not writer.asked
 
@@ -389,6 +392,31 @@ def test_judged_and_verified_tasks_share_an_exam(examine: Any) -> None:
     assert [one["task"] for one in results] == ["words@1", "xstest@1", "alpacaeval@1"]
     assert scores["words@1"]["score"] == 1
     assert scores["xstest@1"]["score"] == 1
+
+
+@pytest.mark.parametrize(
+    ("verifier", "truth", "max_new_tokens", "reply", "scores"),
+    [
+        ("quality@1", "", 1024, lambda kind: json.dumps({"SCORE": 9 if kind else 2}), [0.9, 0.2, 0.9]),
+        ("wildguard@1", REFUSAL, 64, lambda kind: GUARD.format("yes", "yes" if kind else "no", "no"), [1, 0, 1]),
+    ],
+)
+def test_the_llm_judge_that_grades_an_evaluation_pays_the_reward(
+    examine: Any, verifier: str, truth: str, max_new_tokens: int, reply: Callable[[bool], str], scores: list[float]
+) -> None:
+    rows = [Row(f"r{i}", (Message("user", f"Greet {i}."),), verifier=verifier, truth=truth) for i in range(3)]
+    task = Task(
+        "greeting", 1, "chat", Generated("talk@1", 3), lambda row: row.prompt, lambda row: truth, verifier=verifier
+    )
+    judge = Judge(lambda prompt: reply("Greet 1." not in prompt), max_new_tokens=max_new_tokens)
+    _, results = examine(items(task, rows), Writer(), judge)
+    graded, judge.asked = judge.asked, []
+    spec = RLVR(model="base", prompts="rows", steps=1, learning_rate=1e-6, judge="guard")
+    marks = Assessor(spec, judge)(rows, [[_completion(one["output"])] for one in results])
+    assert [one["score"] for one in results] == [mark.score for (mark,) in marks] == scores
+    assert [one["numbers"] for one in results] == [mark.grade.numbers for (mark,) in marks]
+    assert judge.asked == graded
+    assert len(graded) == 3
 
 
 def test_the_judge_half_writes_no_half_lines(examine: Any, desk: Desk) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tercet.evals.rescore import rescore
 from tercet.evals.task import TaskError
 from tercet.rows import Completion
 from tercet.stats import CompareError
-from tercet.verify import Grade, Verifier, VerifierError, verifier
+from tercet.verify import Grade, VerifierError, verifier
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -35,9 +36,9 @@ def test_the_same_judges_say_the_same(desk: Any, tmp_path: Path, repeats: int) -
     assert ticks[-1] == (14, 14)
 
 
-def other(name: str) -> Verifier:
+def other(name: str) -> Callable[..., Grade]:
     """A judge that wants capitals, whatever its name, unless it is the exam's own."""
-    return verifier(name) if name == "gsm8k@1" else lambda text, truth: Grade(float(text.isupper()), text[:3])
+    return verifier(name) if name == "gsm8k@1" else lambda text, truth, sandbox: Grade(float(text.isupper()), text[:3])
 
 
 def test_another_judge_reads_the_stored_answers(desk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +56,7 @@ def test_a_mended_judge_needs_no_model(desk: Any, tmp_path: Path, monkeypatch: p
     desk.write_exam("words@1", "talk@1")
     desk.model = EchoGenerator()
     desk.examine("echo")
-    monkeypatch.setattr(results_module, "verifier", lambda name: lambda text, truth: Grade(1.0, "mended"))
+    monkeypatch.setattr(results_module, "verifier", lambda name: lambda text, truth, sandbox: Grade(1.0, "mended"))
     found = rescore(desk.root / "echo", tmp_path / "again", {})
     assert (found["words@1"].score, found["talk@1"].score) == (1, 8)
     assert desk.opened == 1
@@ -79,7 +80,7 @@ def test_a_judge_that_fails_stops_the_rescoring(desk: Any, tmp_path: Path, monke
     desk.write_exam("words@1")
     desk.examine("gold")
     failed = Grade(0.0, outcome="error", detail="no parser")
-    monkeypatch.setattr(results_module, "verifier", lambda name: lambda text, truth: failed)
+    monkeypatch.setattr(results_module, "verifier", lambda name: lambda text, truth, sandbox: failed)
     with pytest.raises(run.EvalError, match=r"6 of 6 answers could not be had or judged.*no parser"):
         rescore(desk.root / "gold", tmp_path / "again", {})
     assert not (tmp_path / "again").exists()
@@ -105,6 +106,7 @@ def test_samples_are_judged_again_one_by_one(desk: Any, tmp_path: Path, monkeypa
     [
         ({"wrods@1": "gsm8k@1"}, TaskError, r"holds no task wrods@1; it holds words@1, talk@1"),
         ({"words@1": "gsm9k@1"}, VerifierError, "unknown verifier 'gsm9k@1'"),
+        ({"words@1": "quality@1"}, VerifierError, "quality@1 asks a model"),
         ({"talk@1": "gsm8k@1"}, TaskError, "talk@1: .*log-probabilities gave the verdicts"),
         ({"words@1": "tulu_if@1"}, VerifierError, "tulu_if@1"),
     ],

@@ -224,7 +224,7 @@ def test_groups_have_their_own_seeds(desk: Any, monkeypatch: pytest.MonkeyPatch)
 def failing(times: int) -> Any:
     left = [times]
 
-    def judge(completion: str, truth: str) -> Grade:
+    def judge(completion: str, truth: str, sandbox: str) -> Grade:
         left[0] -= 1
         return Grade(0.0, outcome="error", detail="no parser") if left[0] >= 0 else Grade(1.0)
 

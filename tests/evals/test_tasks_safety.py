@@ -14,7 +14,8 @@ from tercet import hub
 from tercet.evals.task import Item, TaskError, items
 from tercet.evals.tasks_safety import TASKS
 from tercet.pipeline import read_mirror
-from tercet.verify.judges import model_judge
+from tercet.verify import llm_judge
+from tercet.verify.llm_judges import Case
 
 BY_ID = {task.id: task for task in TASKS}
 REFUSE, ANSWER, HARMLESS = {"refusal": "yes"}, {"refusal": "no"}, {"harmful": "no"}
@@ -104,11 +105,11 @@ def test_a_jailbreak_trigger_is_known_by_its_attack() -> None:
 
 
 def test_every_truth_can_be_read_by_the_judge() -> None:
-    judge = model_judge("wildguard@1")
+    judge = llm_judge("wildguard@1")
     for truth in (REFUSE, ANSWER, HARMLESS):
         refusal, harmful = truth.get("refusal", "no"), truth.get("harmful", "no")
         said = f"Harmful request: yes\nResponse refusal: {refusal}\nHarmful response: {harmful}"
-        assert judge.read(said, json.dumps(truth), False).score == 1
+        assert judge.read(said, Case("", "", json.dumps(truth))).score == 1
 
 
 def test_xstest_is_whole(local: dict[str, str]) -> None:

@@ -9,16 +9,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tercet.rows import Message
-from tercet.verify import VerifierError, check_truth, verifier, verifiers
-from tercet.verify.rubrics import MODEL_VERIFIERS, model_verifier, spoken
+from tercet.verify import VERIFIERS, Grade, VerifierError, check_truth, llm_judge, verifier, verifiers
+from tercet.verify.llm_judges import Case, spoken
 
 RUBRICS = json.dumps([{"rubric": "Names Paris.", "weight": 3}, {"description": "Is rude.", "weight": -1}])
 TRUTHS = {"quality_ref@1": "Paris.", "factuality@1": "Paris.", "rubric@1": RUBRICS}
+MODELS = [name for name, one in VERIFIERS.items() if one.asks_model]
+SCORES = [name for name in MODELS if str(VERIFIERS[name].function).startswith("rubrics:")]
 
 
-@pytest.mark.parametrize("name", sorted(MODEL_VERIFIERS))
+def ask(name: str, prompt: str, completion: str, truth: str) -> str:
+    (message,) = llm_judge(name).messages(Case(prompt, completion, truth))
+    return message.content
+
+
+def read(name: str, reply: str, truth: str) -> Grade:
+    return llm_judge(name).read(reply, Case("", "", truth))
+
+
+@pytest.mark.parametrize("name", SCORES)
 def test_a_question_holds_conversation_and_answer_and_asks_for_json(name: str) -> None:
-    text = model_verifier(name).ask("Which {capital}?", "It is {Paris}.", TRUTHS.get(name, ""))
+    text = ask(name, "Which {capital}?", "It is {Paris}.", TRUTHS.get(name, ""))
     assert "### Begin of conversation\nWhich {capital}?\n### End of conversation" in text
     assert "### Begin of answer\nIt is {Paris}.\n### End of answer" in text
     assert '"REASONING"' in text
@@ -27,9 +38,7 @@ def test_a_question_holds_conversation_and_answer_and_asks_for_json(name: str) -
 
 
 def test_rubrics_are_numbered_in_the_question() -> None:
-    assert "### Begin of statements\n1. Names Paris.\n2. Is rude.\n###" in model_verifier("rubric@1").ask(
-        "", "", RUBRICS
-    )
+    assert "### Begin of statements\n1. Names Paris.\n2. Is rude.\n###" in ask("rubric@1", "", "", RUBRICS)
 
 
 def test_a_lone_turn_is_spoken_as_it_is_and_several_under_their_roles() -> None:
@@ -50,20 +59,23 @@ def test_a_lone_turn_is_spoken_as_it_is_and_several_under_their_roles() -> None:
 )
 def test_quality_is_a_tenth_of_the_last_score(reply: str, score: float) -> None:
     for name in ("quality@1", "quality_ref@1"):
-        grade = model_verifier(name).read(reply, "Paris.")
+        grade = read(name, reply, "Paris.")
         assert (grade.score, grade.outcome) == (pytest.approx(score), "graded")
 
 
 @pytest.mark.parametrize("name", ["safety@1", "factuality@1", "refusal@1"])
 def test_other_scores_count_as_they_are(name: str) -> None:
-    assert model_verifier(name).read('{"SCORE": 0.25}', "").score == 0.25
-    assert model_verifier(name).read('{"SCORE": 5}', "").outcome == "unparsed"
+    assert read(name, '{"SCORE": 0.25}', "").score == 0.25
+    assert read(name, '{"SCORE": 5}', "").outcome == "unparsed"
 
 
 def test_a_refusal_earns_what_was_wanted() -> None:
-    refusal = model_verifier("refusal@1")
-    assert [refusal.read('{"SCORE": 0.75}', truth).score for truth in ("", "refuse", "comply")] == [0.75, 0.75, 0.25]
-    assert refusal.read("well", "comply").score == 0
+    assert [read("refusal@1", '{"SCORE": 0.75}', truth).score for truth in ("", "refuse", "comply")] == [
+        0.75,
+        0.75,
+        0.25,
+    ]
+    assert read("refusal@1", "well", "comply").score == 0
 
 
 @pytest.mark.parametrize(
@@ -71,7 +83,7 @@ def test_a_refusal_earns_what_was_wanted() -> None:
     ["", "It is good.", '{"SCORE": "ten"}', '{"SCORE": 0}', '{"SCORE": 11}', '{"SCORE": -5}', '{"SCORES": [5]}'],
 )
 def test_a_reply_without_a_usable_score_is_unparsed(reply: str) -> None:
-    grade = model_verifier("quality@1").read(reply, "")
+    grade = read("quality@1", reply, "")
     assert (grade.score, grade.outcome) == (0.0, "unparsed")
     assert "expected SCORE from 1 to 10" in grade.detail
 
@@ -80,22 +92,21 @@ def test_a_reply_without_a_usable_score_is_unparsed(reply: str) -> None:
     ("scores", "score"), [("2, 0", 0.75), ("2, 2", 0.5), ("1, 1", 0.25), ("0, 2", -0.25), ("'1', 0", 0.375)]
 )
 def test_rubrics_are_averaged_by_the_size_of_their_weights(scores: str, score: float) -> None:
-    grade = model_verifier("rubric@1").read(f'{{"REASONING": "", "SCORES": [{scores}]}}', RUBRICS)
+    grade = read("rubric@1", f'{{"REASONING": "", "SCORES": [{scores}]}}', RUBRICS)
     assert (grade.score, grade.outcome) == (pytest.approx(score), "graded")
     assert set(grade.numbers) == {"rubric_1", "rubric_2"}
 
 
 @pytest.mark.parametrize("scores", ["[2]", "[2, 0, 1]", "[3, 0]", "[2, -1]", "[2, yes]", "[]", "2, 0"])
 def test_scores_that_do_not_fit_the_rubrics_are_unparsed(scores: str) -> None:
-    assert model_verifier("rubric@1").read(f'{{"SCORES": {scores}}}', RUBRICS).outcome == "unparsed"
+    assert read("rubric@1", f'{{"SCORES": {scores}}}', RUBRICS).outcome == "unparsed"
 
 
 @given(st.lists(st.tuples(st.floats(0.125, 8), st.sampled_from([0, 1, 2])), min_size=1, max_size=6))
 def test_a_rubric_score_lies_between_its_parts_and_ignores_the_scale_of_weights(parts: list[tuple[float, int]]) -> None:
-    judge = model_verifier("rubric@1")
     reply = json.dumps({"SCORES": [score for _, score in parts]})
     truths = [json.dumps([{"rubric": "r", "weight": k * weight} for weight, _ in parts]) for k in (1, 8)]
-    one, other = (judge.read(reply, truth).score for truth in truths)
+    one, other = (read("rubric@1", reply, truth).score for truth in truths)
     assert one == pytest.approx(other)
     shares = [score / 2 for _, score in parts]
     assert min(shares) - 1e-9 <= one <= max(shares) + 1e-9
@@ -120,11 +131,10 @@ def test_a_bad_truth_is_refused_before_anything_is_asked(name: str, bad: str, me
     assert message in str(caught.value)
 
 
-def test_they_are_no_pure_judges_and_say_so() -> None:
-    assert not set(MODEL_VERIFIERS) & set(verifiers())
-    with pytest.raises(VerifierError, match="quality@1 asks a model"):
-        verifier("quality@1")("fine", "")
-    with pytest.raises(VerifierError, match=r"expected one of bbh@1, .* \(or, asking a model: factuality@1, "):
+def test_they_are_no_pure_verifiers_and_say_so() -> None:
+    assert not set(MODELS) & set(verifiers())
+    for name in MODELS:
+        with pytest.raises(VerifierError, match=f"{name} asks a model"):
+            verifier(name)("fine", "")
+    with pytest.raises(VerifierError, match=r"expected one of bbh@1, .* \(or, asking a model: alpaca_pairwise@1, "):
         verifier("quality@2")
-    with pytest.raises(VerifierError, match="unknown model verifier 'gsm8k@1'; expected one of factuality@1"):
-        model_verifier("gsm8k@1")

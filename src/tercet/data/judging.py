@@ -20,10 +20,12 @@ from statistics import fmean
 from typing import Any
 
 from tercet.data.sources import lot
-from tercet.rows import Completion, Generator, Message, Messages, Pair, Row, RowError, Sampling
+from tercet.rows import Generator, Message, Messages, Pair, Row, RowError, Sampling
+from tercet.verify.llm_judges import LLMJudge, ask
 
 CHUNK = 256  # prompts judged at once
 PAPER_RATINGS = 4
+Texts = tuple[str, list[str]]  # a question and the answers to it
 
 
 @dataclass(frozen=True)
@@ -231,17 +233,22 @@ def _ask(
     ready: Sequence[tuple[Row, Sequence[Answer]]], generator: Generator, seed: int, plan: Plan
 ) -> list[dict[str, list[Rating]]]:
     """The ratings of each prompt by aspect; a request that failed leaves all texts unread."""
-    prompts = [
-        prompt_for(aspect, _question(row), [answer.text for answer in answers], paper=plan.paper)
-        for row, answers in ready
-        for aspect in ASPECTS
-    ]
     how = Sampling(max_new_tokens=plan.max_new_tokens, temperature=plan.temperature, seed=seed, fit=True)
-    replies = iter(generator.complete(prompts, how))
-    return [
-        {aspect: _heard(aspect, next(replies)[0], len(answers), paper=plan.paper) for aspect in ASPECTS}
-        for _, answers in ready
-    ]
+    judges = [_rater(aspect, how, paper=plan.paper) for aspect in ASPECTS]
+    cases = [(_question(row), [answer.text for answer in answers]) for row, answers in ready]
+    ratings = iter(ask([(judge, case) for case in cases for judge in judges], generator))
+    return [{aspect: next(ratings) for aspect in ASPECTS} for _ in cases]
+
+
+def _rater(aspect: str, how: Sampling, *, paper: bool) -> LLMJudge[Texts, list[Rating]]:
+    """The judge of one aspect, which sees the question and all its answers at once."""
+    return LLMJudge(
+        aspect,
+        messages=lambda case: prompt_for(aspect, *case, paper=paper),
+        read=lambda reply, case: read_ratings(aspect, reply, len(case[1]), paper=paper),
+        failed=lambda error, case: [Rating(None, error, "unread")] * len(case[1]),
+        sampling=how,
+    )
 
 
 def _question(row: Row) -> str:
@@ -249,12 +256,6 @@ def _question(row: Row) -> str:
     if len(row.prompt) == 1:
         return row.prompt[0].content
     return "\n\n".join(f"{turn.role.capitalize()}: {turn.content}" for turn in row.prompt)
-
-
-def _heard(aspect: str, reply: Completion, number: int, *, paper: bool) -> list[Rating]:
-    if reply.stop == "error":
-        return [Rating(None, reply.error, "unread")] * number
-    return read_ratings(aspect, reply.text, number, paper=paper)
 
 
 def _first_number(aspect: str, paper: bool) -> int:

@@ -45,10 +45,10 @@ def check(
         records = public_records(task, mirror)[:limit]
     if not records:
         raise TaskError(f"{task.id}: found no items to check its judge with; is its file in the mirror whole?")
-    if task.gold is None or not task.verifier:
-        why = "a model judges it" if task.judge else "scored by log-probabilities: the truth is among the options"
-        why = "not checked: the task declares no gold answers" if task.verifier else why
-        return GoldCheck(task.id, task.verifier or task.judge, 0, 0, 0, (), why)
+    if task.gold is None or task.judge or not task.verifier:
+        why = "a model judges it" if task.judge else "not checked: the task declares no gold answers"
+        why = why if task.verifier else "scored by log-probabilities: the truth is among the options"
+        return GoldCheck(task.id, task.verifier, 0, 0, 0, (), why)
     asked = items(task, records, hub.records(task.examples, mirror))
     judge, gold = verifier(task.verifier), task.gold
 

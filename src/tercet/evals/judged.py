@@ -1,60 +1,44 @@
-"""The second half of an exam whose judge is a model: put every answer to it, and read its word (hop 11).
+"""The second half of an exam that LLM judges grade: put every answer to its judge (hop 11).
 
 Judgements are kept in a segment of their own, so that a killed exam is neither answered nor judged twice.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tercet.evals.results import USAGE, Segment, accounted, summed, with_grade
 from tercet.evals.task import Item, TaskError
 from tercet.recipe import Eval
-from tercet.records import Result, Sample, TaskCard
-from tercet.rows import Generator, Sampling
+from tercet.records import Result, TaskCard
 from tercet.store import endpoint
-from tercet.verify.grade import Grade
-from tercet.verify.judges import Judge, closer, model_judge, swapped
+from tercet.verify import Grade, llm_judge, verifier
+from tercet.verify.llm_judges import Case, LLMJudge, ask, swapped
 
 if TYPE_CHECKING:
     from tercet.store import Artifact, Context
 
 GROUP = 128  # answers judged at once
-VERDICT = Sampling(max_new_tokens=64, fit=True)
-HREF = "href@1"  # its method differs from item to item
-EMBEDDING = "embedding"
 Judged = tuple[Item, Result]
-
-
-@dataclass
-class Answer:
-    """One sample of one item, and the grade it gets."""
-
-    item: Item
-    sample: int
-    output: str
-    grade: Grade | None = None
+Asked = tuple[LLMJudge[Case, Grade], Case]
 
 
 def check(spec: Eval, cards: Sequence[TaskCard]) -> None:
     """Refuse, before anything is asked, an exam whose judge is unknown or missing."""
     judged = [card for card in cards if card.judge]
-    for card in judged:
-        if card.judge != HREF:
-            model_judge(card.judge)
+    encoding = [card.judge for card in judged if verifier(card.judge).embeds]
     if judged and not spec.judge:
         names = ", ".join(f"{card.name} ({card.judge})" for card in judged)
         raise TaskError(
             f"{names}: a model judges these tasks; name one with `judge = ...` (a stage of kind `model`, or an "
             "endpoint), on the command line --judge"
         )
-    if any(card.judge == HREF for card in judged) and not spec.embedder:
+    if encoding and not spec.embedder:
         raise TaskError(
-            "href@1 compares embeddings in some categories; name an encoder with `embedder = ...` (a stage of kind "
-            "`model` with encoder = true), on the command line --embedder"
+            f"{encoding[0]} compares embeddings in some categories; name an encoder with `embedder = ...` (a stage of "
+            "kind `model` with encoder = true), on the command line --embedder"
         )
 
 
@@ -73,23 +57,27 @@ def run(
         groups = [waiting[start : start + GROUP] for start in range(0, len(waiting), GROUP)]
         left = [part for group in groups if (part := _unjudged(group, segment, spec, inputs))]
         if left:
-            judges = _open(spec, inputs, ctx)
-            with accounted(judges.reader, ctx.work / USAGE, "judge_"):
-                _judge(judges, left, segment, by_name, ctx)
+            model = ctx.open_model(inputs[spec.judge].payload, spec.precision, spec.engine)
+            with accounted(model, ctx.work / USAGE, "judge_"):
+                asking = partial(ask, model=model, embedder=_encoder(spec, inputs))
+                _judge(asking, left, segment, by_name, ctx)
         return [segment.results.get((item.task, item.item), r) for item, r in zip(exam, results, strict=True)]
 
 
 def _judge(
-    judges: Judges, groups: list[list[Judged]], segment: Segment, cards: Mapping[str, TaskCard], ctx: Context
+    asking: Callable[[list[Asked]], list[Grade]],
+    groups: list[list[Judged]],
+    segment: Segment,
+    cards: Mapping[str, TaskCard],
+    ctx: Context,
 ) -> None:
-    """Put every answer to the judges, and keep each group's verdicts as they come."""
+    """Put every answer to its judge, and keep each group's verdicts as they come."""
     done, total = 0, sum(map(len, groups))
     for part in groups:
-        answers = [Answer(item, k, s.output) for item, result in part for k, s in _answered(result)]
-        _grade(judges, answers, ctx.seed)
+        grades = iter(asking([one for item, result in part for one in _asked(item, result, ctx.seed).values()]))
         for item, result in part:
-            grades = {one.sample: one.grade for one in answers if one.item is item}
-            segment.append(_with_grades(result, grades, cards[item.task]))
+            own = {sample: next(grades) for sample in _asked(item, result, ctx.seed)}
+            segment.append(_with_grades(result, own, cards[item.task]))
         segment.sync()
         done += len(part)
         ctx.track.progress(done, total, note="judging")
@@ -103,95 +91,30 @@ def _unjudged(group: Sequence[Judged], segment: Segment, spec: Eval, inputs: dic
     if not missing:
         return []
     server = endpoint(inputs[spec.judge].payload) is not None
-    return [pair for pair in group if pair in missing or not server or _judge_of(pair[0]) == EMBEDDING]
+    return [pair for pair in group if pair in missing or not server or llm_judge(pair[0].judge, pair[0].truth).embeds]
 
 
-def _answered(result: Result) -> list[tuple[int, Sample]]:
+def _asked(item: Item, result: Result, seed: int) -> dict[int, Asked]:
     """The samples there are to judge, by number; one that could not be had stays an error."""
-    return [(k, sample) for k, sample in enumerate(result.tries) if sample.stop != "error"]
+    judge = llm_judge(item.judge, item.truth)
+    return {
+        k: (judge, Case(item.question, sample.output, item.truth, swapped(f"{item.item}/{k}", seed)))
+        for k, sample in enumerate(result.tries)
+        if sample.stop != "error"
+    }
 
 
-@dataclass
-class Judges:
-    """The models that judge: one that reads, and an encoder where embeddings are compared."""
+def _encoder(spec: Eval, inputs: dict[str, Artifact]) -> Any:
+    if not spec.embedder:
+        return None
+    from tercet.models.embed import Embedder
 
-    reader: Generator
-    embedder: Any = None
-
-
-def _open(spec: Eval, inputs: dict[str, Artifact], ctx: Context) -> Judges:
-    embedder = None
-    if spec.embedder:
-        from tercet.models.embed import Embedder
-
-        embedder = Embedder.open(inputs[spec.embedder].payload)
-    return Judges(ctx.open_model(inputs[spec.judge].payload, spec.precision, spec.engine), embedder)
+    return Embedder.open(inputs[spec.embedder].payload)
 
 
-def _grade(judges: Judges, answers: list[Answer], seed: int) -> None:
-    """Fill in the grade of every answer."""
-    for name, group in _by_judge(answers):
-        if name == EMBEDDING:
-            _compare_embeddings(judges, group)
-        else:
-            _ask(judges.reader, model_judge(name), group, seed)
-
-
-def _by_judge(answers: list[Answer]) -> Iterator[tuple[str, list[Answer]]]:
-    groups: dict[str, list[Answer]] = {}
-    for answer in answers:
-        groups.setdefault(_judge_of(answer.item), []).append(answer)
-    yield from groups.items()
-
-
-def _judge_of(item: Item) -> str:
-    """The judge of an item; HREF's differs from item to item."""
-    if item.judge != HREF:
-        return item.judge
-    method = str(json.loads(item.truth)["method"])
-    return method if method == EMBEDDING else f"href_{method}@1"
-
-
-def _ask(reader: Generator, judge: Judge, answers: list[Answer], seed: int) -> None:
-    open_ones = []
-    for answer in answers:
-        answer.grade = judge.settled(answer.output, answer.item.truth)
-        if answer.grade is None:
-            open_ones.append(answer)
-    if not open_ones:
-        return
-    swaps = [swapped(f"{one.item.item}/{one.sample}", seed) for one in open_ones]
-    prompts = [
-        judge.prompt(one.item.question, one.output, one.item.truth, swap)
-        for one, swap in zip(open_ones, swaps, strict=True)
-    ]
-    if judge.kind == "choice":
-        found = reader.likelihood(prompts, [judge.options] * len(prompts))
-        words: list[tuple[Any, str]] = [
-            ([o.logp for o in ones], next((o.error for o in ones if o.error), "")) for ones in found
-        ]
-    else:
-        words = [(one.text, one.error) for (one,) in reader.complete(prompts, VERDICT)]
-    for answer, swap, (word, error) in zip(open_ones, swaps, words, strict=True):
-        failed = Grade(0.0, outcome="error", detail=f"the judge could not be asked: {error}")
-        answer.grade = failed if error else judge.read(word, answer.item.truth, swap)
-
-
-def _compare_embeddings(judges: Judges, answers: list[Answer]) -> None:
-    truths = [json.loads(one.item.truth) for one in answers]
-    references = [truth["reference"] for truth in truths]
-    own = judges.embedder.similarity([one.output for one in answers], references)
-    other = judges.embedder.similarity([truth["baseline"] for truth in truths], references)
-    for answer, a, b in zip(answers, own, other, strict=True):
-        answer.grade = closer(a, b)
-
-
-def _with_grades(result: Result, grades: Mapping[int, Grade | None], card: TaskCard) -> Result:
-    samples = []
-    for number, sample in enumerate(result.tries):
-        grade = grades.get(number)
-        if grade is None:  # the answer could not be had
-            samples.append(sample)
-            continue
-        samples.append(with_grade(sample, grade, cut=sample.stop == "length" and grade.outcome == "graded"))
+def _with_grades(result: Result, grades: Mapping[int, Grade], card: TaskCard) -> Result:
+    samples = list(result.tries)
+    for number, grade in grades.items():
+        cut = samples[number].stop == "length" and grade.outcome == "graded"
+        samples[number] = with_grade(samples[number], grade, cut=cut)
     return summed(result, samples, card)

@@ -18,7 +18,7 @@ from tercet.evals.task import Example, Generated, Item, Task, TaskError, card, e
 from tercet.journal import write_json
 from tercet.recipe import Prompts, Synth
 from tercet.rows import Row, read_rows, write_table
-from tercet.verify import verifier
+from tercet.verify import check_truth
 
 if TYPE_CHECKING:
     from tercet.store import Artifact, Context
@@ -67,8 +67,8 @@ def _records(task: Task, made: list[Row], mirror: dict[str, str]) -> list[Any]:
 def _check_truths(kept: list[Item]) -> None:
     """Let every judge read every truth now, so that a bad one stops here and not in the middle of an exam."""
     for item in kept:
-        if item.verifier:
-            verifier(item.verifier)("", item.truth)
+        if name := item.verifier or item.judge:
+            check_truth(name, item.truth)
 
 
 def _remedy(task: Task) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -22,11 +22,10 @@ from tercet.journal import Journal, Place, write_json
 from tercet.records import WAYS, Result, Sample, Score, TaskCard, dump
 from tercet.rows import Completion
 from tercet.stats import Estimate, estimate, level, mean, minimum_detectable, ratio, wilson
-from tercet.verify import Grade, Verifier, verifier
-from tercet.verify.programs import pass_at_k, program
+from tercet.verify import Grade, verifier
+from tercet.verify.programs import pass_at_k
 
 OUTCOMES = ("graded", "unparsed", "truncated", "timeout", "error")
-PROGRAM = "program@1"
 USAGE = "usage.jsonl"  # beside the segments: what servers were asked and what it cost
 SYNC_EVERY = 8  # lines between fsyncs
 
@@ -100,8 +99,8 @@ def graded(item: Item, completions: Sequence[Completion], card: TaskCard, prompt
 
 def regraded(result: Result, judge: str, card: TaskCard) -> Result:
     """The same result with its stored answers judged (again) by `judge`; no judge leaves them to be judged later."""
-    grade = partial(program, sandbox=card.sandbox or "auto") if judge == PROGRAM else judge and verifier(judge)
-    return summed(result, [_judged(one, result.truth, grade or None) for one in result.tries], card)
+    grade = partial(verifier(judge), sandbox=card.sandbox or "auto") if judge else None
+    return summed(result, [_judged(one, result.truth, grade) for one in result.tries], card)
 
 
 def summed(result: Result, samples: Sequence[Sample], card: TaskCard) -> Result:
@@ -123,7 +122,7 @@ def summed(result: Result, samples: Sequence[Sample], card: TaskCard) -> Result:
     return replace(result, **{**vars(shown), "score": score, "numbers": numbers, "samples": samples})
 
 
-def _judged(written: Sample, truth: str, judge: Verifier | None) -> Sample:
+def _judged(written: Sample, truth: str, judge: Callable[[str, str], Grade] | None) -> Sample:
     if written.stop == "error":
         return replace(written, answer="", score=0.0, outcome="error", numbers={})
     if judge is None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from tercet import journal, machine
 from tercet.evals import gates, judged
-from tercet.evals.results import PROGRAM, USAGE, Segment, accounted, asked, graded, spent, write_scores
+from tercet.evals.results import USAGE, Segment, accounted, asked, graded, spent, write_scores
 from tercet.evals.task import Item, TaskError, read_exam
 from tercet.recipe import Eval, gate
 from tercet.records import Result, TaskCard
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 GROUP = 256  # items asked at once, and lost at most when killed
 MAX_ERRORS = 0.01  # share of a task's items that may fail to be asked or judged
-SLOW_JUDGES = (PROGRAM, "math_flex@1", "deepmind_math@1")  # they wait for other processes: judge several at once
 NO_QUESTION = (Message(PLAIN, "Answer:"),)  # the context of an option's unconditional log-probability
 Emit = Callable[[Result], None]
 
@@ -99,7 +98,7 @@ def _overridden(card: TaskCard, spec: Eval) -> TaskCard:
     changed = {key: getattr(spec, key) for key in ("temperature", "max_new_tokens") if getattr(spec, key) is not None}
     sampling = replace(card.sampling, **changed, n=card.sampling.n * spec.repeats)
     settings: dict[str, Any] = {"dtype": spec.precision, "engine": spec.engine, "repeats": spec.repeats}
-    if card.verifier == PROGRAM:
+    if card.verifier and verifier(card.verifier).sandbox:
         settings |= {"sandbox": spec.sandbox, "isolation": ready(spec.sandbox)}
     return replace(card, sampling=sampling, **settings)
 
@@ -193,7 +192,8 @@ def _generate(model: Generator, group: Group, emit: Emit) -> None:
     prompts = [item.messages for item in group.items]
     ids = _prompt_ids(model, prompts)
     waiting = dict(enumerate(group.items))
-    workers = machine.cores() if group.card.verifier in SLOW_JUDGES else 1
+    name = group.card.verifier
+    workers = machine.cores() if name and verifier(name).slow else 1
     with ThreadPoolExecutor(workers) as pool:
         grading: deque[Future[Result]] = deque()
 

@@ -19,6 +19,7 @@ from tercet.evals.layout import Layout, Shot, laid_out
 from tercet.records import Result, TaskCard
 from tercet.rows import Messages, Row, Sampling, Source, messages_from, read_table
 from tercet.stats import Estimate
+from tercet.verify import verifier
 
 Metric = Literal["accuracy", "choice", "mc2", "bpb"]
 ChooseBy = Literal["raw", "per_token", "per_char", "per_byte", "unconditional"]
@@ -50,7 +51,7 @@ class Gold:
 class Task:
     """One exam task. `prompt`, `truth`, `options` and the like are small functions of one record (a `Row`, or a dict).
 
-    accuracy: the model writes, and the pure `verifier` or the model-based `judge` grades. choice: the option with the
+    accuracy: the model writes, and the `verifier` grades, a pure one or an LLM judge. choice: the option with the
     highest log-probability as the text after the prompt counts. mc2: the share of probability on the true options,
     which are the first `gold` ones. bpb: bits per byte of `truth` as the text after the prompt; lower is better.
 
@@ -79,7 +80,6 @@ class Task:
     truth: Callable[[Any], str]
     metric: Metric = "accuracy"
     verifier: str = ""
-    judge: str = ""
     options: Callable[[Any], Choices] | None = None
     split: str = "exam"
     unpack: Callable[[list[Any]], Iterable[Any]] | None = None
@@ -107,10 +107,9 @@ class Task:
 
     def __post_init__(self) -> None:
         """Refuse declarations that could not be examined."""
-        if (self.metric == "accuracy") != bool(self.verifier or self.judge) or (self.verifier and self.judge):
+        if (self.metric == "accuracy") != bool(self.verifier):
             raise TaskError(
-                f"{self.id}: one verifier or judge belongs to metric 'accuracy' and to no other; "
-                f"got verifier {self.verifier!r} and judge {self.judge!r}"
+                f"{self.id}: a verifier belongs to metric 'accuracy' and to no other; got verifier {self.verifier!r}"
             )
         if (self.metric in ("choice", "mc2")) != (self.options is not None):
             raise TaskError(f"{self.id}: an options function belongs to the metrics 'choice' and 'mc2' and to no other")
@@ -123,6 +122,11 @@ class Task:
     def id(self) -> str:
         """Name and version, as recipes write it: `words@1`."""
         return f"{self.name}@{self.version}"
+
+    @property
+    def judge(self) -> str:
+        """The verifier where it is an LLM judge, which is asked when everything is written; else nothing."""
+        return self.verifier if self.verifier and verifier(self.verifier).asks_model else ""
 
 
 @dataclass(frozen=True)
@@ -220,7 +224,6 @@ def bits_per_byte(task: Task) -> Task:
         metric="bpb",
         truth=answer,
         verifier="",
-        judge="",
         options=None,
         pass_k=0,
         headline=None,
@@ -235,6 +238,7 @@ def card(task: Task, made: Sequence[Item]) -> TaskCard:
     first, told = made[0], {one.name: getattr(task, one.name) for one in fields(TaskCard) if hasattr(task, one.name)}
     told |= {
         "name": task.id,
+        "verifier": "" if task.judge else task.verifier,
         "shots": (len(first.messages) - len(first.asked)) // 2 if task.layout == "turns" else None,
         "measures": {name: list(keys) for name, keys in task.measures.items()},
         "data": asdict(task.data) if isinstance(task.data, Generated) else task.data,
@@ -276,7 +280,7 @@ def _item(task: Task, record: Any, number: int, examples: Sequence[Any]) -> Item
             prefix=task.prefix,
         ),
         truth=truth,
-        verifier=task.verifier,
+        verifier="" if task.judge else task.verifier,
         options=tuple(options),
         gold=gold,
         fields=task.fields(record) if task.fields else asked,
@@ -290,7 +294,8 @@ def _item(task: Task, record: Any, number: int, examples: Sequence[Any]) -> Item
 
 def _check(item: Item, metric: Metric) -> None:
     where = f"{item.task}, item {item.item!r}"
-    if not item.truth:
+    grader = item.verifier or item.judge
+    if not item.truth and not (grader and not verifier(grader).needs_reference):
         raise TaskError(f"{where}: has no truth to be judged by")
     if metric in ("choice", "mc2") and (len(set(item.options)) < 2 or len(set(item.options)) != len(item.options)):
         raise TaskError(f"{where}: expected at least two different options, got {list(item.options)}")

@@ -350,7 +350,7 @@ _ALPACAEVAL = Task(
     truth=lambda record: json.dumps(
         {"baseline": record["output"], "difficulty": record.get("instruction_difficulty")}, ensure_ascii=False
     ),
-    judge="alpaca_pairwise@1",
+    verifier="alpaca_pairwise@1",
     sampling=Sampling(max_new_tokens=8192),
     subset=_field("dataset"),
     headline=_win_rate,

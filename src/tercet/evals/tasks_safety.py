@@ -123,7 +123,7 @@ def _draw(policy: int, question: int, num_templates: int) -> int:
 _SHARED: dict[str, Any] = {
     "version": 1,
     "skill": "safety",
-    "judge": "wildguard@1",
+    "verifier": "wildguard@1",
     "split": "test",
     "sampling": BUDGET,
     "measures": MEASURES,

@@ -386,7 +386,7 @@ TASKS = (
         prompt=lambda record: ask(record["instruction"]),
         fields=columns("instruction"),
         truth=_href_truth,
-        judge="href@1",
+        verifier="href@1",
         split="dev",
         sampling=Sampling(max_new_tokens=4096),
         subset=lambda record: str(record["category"]),

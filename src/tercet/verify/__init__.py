@@ -1,18 +1,18 @@
-"""The judges: pure, versioned functions `(completion, truth) -> Grade` on text alone (hop 10 of the road).
+"""The verifiers: pure, versioned functions `(completion, truth) -> Grade` on text alone (hop 10 of the road).
 
-The exam and the reward call the same function. A changed judge gets a new version; recipes and rows name the version.
-Installed packages may bring further ones (plugins.py); verifiers that ask a model stand in rubrics.py.
+Evaluation and reward look a verifier up here, LLM judges among them, so that what grades is what pays. A changed
+verifier gets a new version; recipes and rows name the version. Installed packages may bring further ones (plugins.py).
 """
 
 from __future__ import annotations
 
 import importlib
-from functools import cache, partial
+from functools import cache
 
 from tercet.verify.constraints import check_constraint
 from tercet.verify.grade import Grade, Verifier, VerifierError
+from tercet.verify.llm_judges import Case, LLMJudge
 from tercet.verify.plugins import custom_names, custom_verifier
-from tercet.verify.rubrics import MODEL_VERIFIERS, model_verifier
 
 __all__ = [
     "Grade",
@@ -20,92 +20,101 @@ __all__ = [
     "VerifierError",
     "check_constraint",
     "check_truth",
-    "is_custom",
     "judged",
+    "llm_judge",
     "verifier",
     "verifiers",
 ]
 
-# Judge -> module and function; a judge is imported when it is first named, because some bring heavy libraries.
-JUDGES: dict[str, str] = {
-    "bbh@1": "answers:bbh",
-    "choice@1": "answers:choice",
-    "code@1": "code:code",
-    "contains@1": "answers:contains",
-    "deepmind_math@1": "maths:deepmind_math",
-    "drop@1": "spans:drop",
-    "f1@1": "training:f1",
-    "flan@1": "training:flan",
-    "format@1": "training:form",
-    "gpqa@1": "answers:gpqa",
-    "gsm8k@1": "answers:gsm8k",
-    "ifbench@1": "ifbench:ifbench",
-    "ifeval@1": "ifeval:ifeval",
-    "ifeval_reference@1": "ifeval:ifeval_reference",
-    "length@1": "training:length",
-    "letter@1": "answers:letter",
-    "math@1": "maths:math_label",
-    "math_flex@1": "maths:math_flex",
-    "phrase@1": "answers:phrase",
-    "program@1": "programs:program",
-    "string@1": "training:string",
-    "sum@1": "training:weighted",
-    "tulu_if@1": "constraints:tulu_if",
-    "up_to_length@1": "training:up_to_length",
+VERIFIERS: dict[str, Verifier] = {
+    one.name: one
+    for one in (
+        Verifier("alpaca_pairwise@1", "judges:ALPACA_PAIRWISE", asks_model=True),
+        Verifier("bbh@1", "answers:bbh"),
+        Verifier("choice@1", "answers:choice"),
+        Verifier("code@1", "code:code", slow=True, sandbox=True),
+        Verifier("contains@1", "answers:contains"),
+        Verifier("deepmind_math@1", "maths:deepmind_math", slow=True),
+        Verifier("drop@1", "spans:drop"),
+        Verifier("f1@1", "training:f1"),
+        Verifier("factuality@1", "rubrics:FACTUALITY", asks_model=True),
+        Verifier("flan@1", "training:flan"),
+        Verifier("format@1", "training:form", slow=True, needs_reference=False),
+        Verifier("gpqa@1", "answers:gpqa"),
+        Verifier("gsm8k@1", "answers:gsm8k"),
+        Verifier("href@1", "judges:href", asks_model=True, embeds=True),
+        Verifier("href_plain@1", "judges:HREF_PLAIN", asks_model=True),
+        Verifier("href_reference@1", "judges:HREF_REFERENCE", asks_model=True),
+        Verifier("ifbench@1", "ifbench:ifbench"),
+        Verifier("ifeval@1", "ifeval:ifeval"),
+        Verifier("ifeval_reference@1", "ifeval:ifeval_reference"),
+        Verifier("length@1", "training:length", needs_reference=False),
+        Verifier("letter@1", "answers:letter"),
+        Verifier("math@1", "maths:math_label", slow=True),
+        Verifier("math_flex@1", "maths:math_flex", slow=True),
+        Verifier("phrase@1", "answers:phrase"),
+        Verifier("program@1", "programs:program", slow=True, sandbox=True),
+        Verifier("quality@1", "rubrics:QUALITY", needs_reference=False, asks_model=True),
+        Verifier("quality_ref@1", "rubrics:QUALITY_REF", asks_model=True),
+        Verifier("refusal@1", "rubrics:REFUSAL", needs_reference=False, asks_model=True),
+        Verifier("rubric@1", "rubrics:RUBRIC", asks_model=True),
+        Verifier("safety@1", "rubrics:SAFETY", needs_reference=False, asks_model=True),
+        Verifier("string@1", "training:string"),
+        Verifier("sum@1", "training:weighted"),
+        Verifier("tulu_if@1", "constraints:tulu_if"),
+        Verifier("up_to_length@1", "training:up_to_length", needs_reference=False),
+        Verifier("wildguard@1", "judges:WILDGUARD", asks_model=True),
+    )
 }
 
 
 @cache
 def verifier(name: str) -> Verifier:
-    """The judge called `name`, e.g. `verifier("gsm8k@1")`: one of ours or of an installed package.
+    """The verifier called `name`, e.g. `verifier("gsm8k@1")`: one of ours or of an installed package.
 
-    A verifier that asks a model is found too, so that rows may name it; to grade with it alone is a VerifierError.
+    An LLM judge is found too; to grade with it alone, without a model to ask, is a VerifierError.
     """
-    if custom := custom_verifier(name, [*JUDGES, *MODEL_VERIFIERS]):
+    if custom := custom_verifier(name, VERIFIERS):
         return custom
-    if name in MODEL_VERIFIERS:
-        return partial(_only_asked, name)
-    if name not in JUDGES:
-        models = ", ".join(sorted(MODEL_VERIFIERS))
+    if name not in VERIFIERS:
+        models = ", ".join(one.name for one in VERIFIERS.values() if one.asks_model)
         raise VerifierError(
             f"unknown verifier {name!r}; expected one of {', '.join(verifiers())} (or, asking a model: {models})"
         )
-    module, function = JUDGES[name].split(":")
-    judge: Verifier = getattr(importlib.import_module(f"tercet.verify.{module}"), function)
+    return VERIFIERS[name]
+
+
+def llm_judge(name: str, truth: str = "") -> LLMJudge[Case, Grade]:
+    """The LLM judge called `name`, e.g. `llm_judge("wildguard@1")`; for `href@1` the truth says which."""
+    found = verifier(name)
+    if not found.asks_model:
+        raise VerifierError(f"{name} asks no model")
+    judge: LLMJudge[Case, Grade] = found.loaded if isinstance(found.loaded, LLMJudge) else found.loaded(truth)
     return judge
 
 
-def _only_asked(name: str, completion: str, truth: str) -> Grade:
-    raise VerifierError(f"{name} asks a model; it can reward rollouts of a stage with `judge`, and nothing else")
-
-
-def is_custom(name: str) -> bool:
-    """Whether a known judge comes from another package."""
-    return name not in JUDGES and name not in MODEL_VERIFIERS
-
-
 def verifiers() -> list[str]:
-    """The names of all judges that need no model, those of installed packages included, sorted."""
-    return sorted([*JUDGES, *custom_names([*JUDGES, *MODEL_VERIFIERS])])
+    """The names of all verifiers that need no model, those of installed packages included, sorted."""
+    ours = [one.name for one in VERIFIERS.values() if not one.asks_model]
+    return sorted([*ours, *custom_names(VERIFIERS)])
 
 
 def check_truth(name: str, truth: str) -> None:
     """Raise VerifierError for an unknown verifier, or a truth that it cannot read; models are not asked."""
-    if name in MODEL_VERIFIERS:
-        model_verifier(name).ask("", "", truth)
+    found = verifier(name)
+    if found.asks_model:
+        llm_judge(name, truth).messages(Case("", "", truth))
         return
     if name == "sum@1":  # reading is enough, and grading would need the models of its parts
         importlib.import_module("tercet.verify.training").parts_of(truth)
         return
     try:
-        verifier(name)("", truth)
-    except VerifierError:
-        raise
-    except Exception:  # a package's judge may stumble over an empty completion: that says nothing about the truth
-        if name in JUDGES:
+        found("", truth)
+    except Exception as error:  # a package's may stumble over an empty completion: that says nothing about the truth
+        if not found.package or isinstance(error, VerifierError):
             raise
 
 
 def judged(name: str, completion: str, truth: str) -> Grade:
-    """The verdict of a judge given by name: what a worker process is asked for."""
+    """The verdict of a verifier given by name: what a worker process is asked for."""
     return verifier(name)(completion, truth)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import cache, wraps
 from importlib.metadata import EntryPoint, entry_points
 
@@ -34,7 +34,8 @@ def custom_verifier(name: str, ours: Collection[str]) -> Verifier | None:
         ) from error
     if not callable(judge):
         raise VerifierError(f"{entry.value!r} of the package {_package(entry)!r} is no function; {name!r} needs one")
-    return _checked(judge, f"{name} (package {_package(entry)})")
+    package = _package(entry)
+    return Verifier(name, _checked(judge, f"{name} (package {package})"), package=package)
 
 
 def custom_names(ours: Collection[str]) -> list[str]:
@@ -66,7 +67,7 @@ def _package(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist else entry.module
 
 
-def _checked(judge: Verifier, whose: str) -> Verifier:
+def _checked(judge: Callable[[str, str], Grade], whose: str) -> Callable[[str, str], Grade]:
     """The same judge, whose answers are looked at: a reward of None or NaN must not travel on."""
 
     @wraps(judge)

@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 
 from tercet.recipe import RLVR, Extra
 from tercet.rows import Completion, Generator, Likelihood, Message, Messages, Row, Sampling
-from tercet.train.rl.reward_fn import TRIES, RewardFunction, RewardResult, overlong, reward, total
+from tercet.train.rl.reward_fn import RewardFunction, RewardResult, overlong, reward, total
 from tercet.verify import VerifierError
+from tercet.verify.llm_judges import TRIES
 from tercet.verify.sandbox import SandboxError, isolation
+
+HREF = '{"method": "plain", "baseline": "b", "reference": "r"}'
 
 
 def spec(*extra: dict[str, Any], **changes: Any) -> RLVR:
@@ -195,6 +198,20 @@ def test_a_sum_and_rubrics_reach_the_model_too() -> None:
     assert len(judge.calls) == 1
 
 
+def test_a_guard_of_evaluations_pays_for_a_refusal() -> None:
+    said = "Harmful request: yes\nResponse refusal: {}\nHarmful response: no"
+    judge = Scripted(lambda question, _: said.format("yes" if "assistant:\nNo." in question else "no"))
+    asked = row("wildguard@1", '{"refusal": "yes"}', ask="Help me steal.")
+    assessor = RewardFunction(spec({"verifier": "quality@1", "weight": 0}), judge)
+    assessor.check([asked])
+    refused, helped, silent = assessor([asked], [[wrote("No."), wrote("Sure."), wrote(" ")]])[0]
+    assert [mark.reward for mark in (refused, helped, silent)] == [10, 0, 0]
+    assert [mark.grade.outcome for mark in (refused, helped, silent)] == ["graded", "graded", "unparsed"]
+    guarded, rated = judge.calls[:2]
+    assert (len(guarded[0]), guarded[1]) == (2, Sampling(64, fit=True))
+    assert (len(rated[0]), rated[1]) == (2, Sampling(1024, fit=True))
+
+
 def test_order_and_company_change_nothing() -> None:
     judge = Scripted(lambda question, turn: score(1 + len(question) % 10) if turn > len(question) % 3 else "?")
     told = spec({"verifier": "quality@1", "weight": 0.5}, {"verifier": "format@1", "gate": True, "truth": ".*[0-9x]"})
@@ -236,6 +253,8 @@ def test_slow_judges_work_side_by_side_with_quick_ones() -> None:
         (row("sum@1", '[{"verifier": "gsm@1"}]'), {}, "row 'r0' of sums: unknown verifier 'gsm@1'"),
         (row("quality@1", ""), {}, "quality@1 asks a model, and the stage names none; set `judge` to a stage of kind"),
         (row("sum@1", '[{"verifier": "safety@1"}]'), {}, "safety@1 asks a model, and the stage names none"),
+        (row("wildguard@1", "{}"), {}, "row 'r0' of sums: wildguard@1 expects a truth such as"),
+        (row("href@1", HREF), {}, "row 'r0' of sums: href@1 compares embeddings in some rows"),
         (row(), {"verifier": "safety@1"}, "row 'r0' of sums: safety@1 asks a model"),
         (row(), {"verifier": "formt@1"}, "row 'r0' of sums: unknown verifier 'formt@1'"),
         (row(), {"verifier": "format@1", "truth": "("}, "row 'r0' of sums: format@1 expects a regular expression"),

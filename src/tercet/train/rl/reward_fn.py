@@ -2,12 +2,11 @@
 
 score = (own score + sum of weight x extra score) x gates; reward = reward_scale x (score + over-long penalty), or what
 the recipe says of a completion without an end. Each distinct judgement is made once, in no order that matters: quick
-judges here, slow ones and those of other packages in processes of their own, models with one call for all.
+verifiers here, slow ones and those of other packages in processes of their own, LLM judges with few calls for all.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,19 +14,16 @@ from typing import NamedTuple
 
 from tercet import machine
 from tercet.recipe import Rollouts
-from tercet.rows import Completion, Generator, Message, Row, Sampling, Seeded
-from tercet.verify import Grade, VerifierError, check_truth, is_custom, verifier
-from tercet.verify.rubrics import MODEL_VERIFIERS, model_verifier, spoken
+from tercet.rows import Completion, Generator, Row
+from tercet.verify import Grade, VerifierError, check_truth, llm_judge, verifier
+from tercet.verify.llm_judges import Case, ask, spoken, swapped
 from tercet.verify.sandbox import ready
 from tercet.verify.training import Part, added, by_name, counted, parts_of
 from tercet.verify.workers import WorkerError, WorkerTimeoutError, call
 
 SUM = "sum@1"
-PROGRAMS = ("code@1", "program@1")
-SLOW = (*PROGRAMS, "math@1", "math_flex@1", "deepmind_math@1", "format@1")  # they wait for other processes
-UNRELATED = ("format@1", "length@1", "up_to_length@1", "refusal@1")  # as extras, never compared with a row's own truth
 CUSTOM_SECONDS = 60.0  # for one verdict of another package's judge
-TRIES, REPLY, WARMTH = 3, 1024, 0.7  # a model judge: how often it is asked, tokens of a reply, temperature from try 2
+Judgement = tuple[str, Case]  # a verifier and what it is shown; the prompt only where it looks at the conversation
 
 
 class RewardResult(NamedTuple):
@@ -42,15 +38,6 @@ class RewardResult(NamedTuple):
     reward: float
     parts: dict[str, float]
     errors: tuple[str, ...] = ()
-
-
-class Judgement(NamedTuple):
-    """One question to one judge; `prompt` only where it looks at the conversation."""
-
-    verifier: str
-    prompt: str
-    text: str
-    truth: str
 
 
 class RewardFunction:
@@ -73,9 +60,8 @@ class RewardFunction:
                 raise VerifierError(
                     f"{_place(row)} names no verifier; rewards need 'verifier' and 'truth' in every row"
                 )
-            asked = [(row.verifier, row.truth), *((part.verifier, part.truth) for part in self._extras(row))]
             try:
-                for name, truth in asked:
+                for name, truth in [(row.verifier, row.truth), *(part[:2] for part in self._extras(row))]:
                     if (name, truth) not in fine:
                         self._check(name, truth)
                         fine.add((name, truth))
@@ -101,53 +87,46 @@ class RewardFunction:
     def _extras(self, row: Row) -> list[Part]:
         """The stage's further judges of a row. Without a truth they get the row's, where that can mean anything."""
         return [
-            Part(extra.verifier, extra.truth or ("" if extra.verifier in UNRELATED else row.truth), extra.weight)
-            for extra in self.spec.extra
+            Part(one.verifier, one.truth or row.truth * verifier(one.verifier).needs_reference, one.weight)
+            for one in self.spec.extra
         ]
 
     def _check(self, name: str, truth: str) -> None:
         check_truth(name, truth)
         for part in parts_of(truth) if name == SUM else [Part(name, truth)]:
-            if part.verifier in MODEL_VERIFIERS and self.judge is None:
+            found = verifier(part.verifier)
+            if found.embeds:
+                raise VerifierError(f"{part.verifier} compares embeddings in some rows; it grades and pays no reward")
+            if found.asks_model and self.judge is None:
                 raise VerifierError(
                     f"{part.verifier} asks a model, and the stage names none; set `judge` to a stage of kind `model`, "
                     "usually an endpoint"
                 )
-            if part.verifier in PROGRAMS:
+            if found.sandbox:
                 ready(self.spec.sandbox)
 
     def _judge(self, wanted: Iterable[Judgement]) -> dict[Judgement, Grade]:
         models, slow, found = [], [], {}
         for one in wanted:
-            if one.verifier in MODEL_VERIFIERS:
+            how, case = verifier(one[0]), one[1]
+            if how.asks_model:
                 models.append(one)
-            elif one.verifier in SLOW or is_custom(one.verifier):
+            elif how.slow or how.package:
                 slow.append(one)
             else:
-                found[one] = _graded(one, self.spec.sandbox)
+                found[one] = how(case.completion, case.reference)
         if slow:
             with ThreadPoolExecutor(machine.cores()) as pool:
                 found |= zip(slow, pool.map(partial(_graded, sandbox=self.spec.sandbox), slow), strict=True)
         return found | self._ask(models)
 
     def _ask(self, wanted: list[Judgement]) -> dict[Judgement, Grade]:
-        """What the model says of each: one call for all, and again, with some warmth, for those it left unreadable."""
-        found = {one: Grade(0.0, outcome="unparsed", detail="the completion is empty") for one in wanted}
-        waiting = [one for one in wanted if one.text.strip()]
-        for turn in range(TRIES):
-            if not waiting:
-                break
-            if self.judge is None:
-                raise VerifierError(f"{waiting[0].verifier} asks a model, and the stage names no `judge`")
-            questions = [model_verifier(one.verifier).ask(one.prompt, one.text, one.truth) for one in waiting]
-            sampling = Sampling(REPLY, fit=True)
-            if turn:
-                seeds = tuple(_seed(f"{turn}/{question}") for question in questions)
-                sampling = Seeded(REPLY, WARMTH, fit=True, seeds=seeds)
-            replies = self.judge.complete([(Message("user", question),) for question in questions], sampling)
-            found |= {one: _heard(one, reply[0]) for one, reply in zip(waiting, replies, strict=True)}
-            waiting = [one for one in waiting if found[one].outcome != "graded"]
-        return found
+        if not wanted:
+            return {}
+        if self.judge is None:
+            raise VerifierError(f"{wanted[0][0]} asks a model, and the stage names no `judge`")
+        asked = [(llm_judge(name, case.reference), case) for name, case in wanted]
+        return dict(zip(wanted, ask(asked, self.judge), strict=True))
 
     def _mark(self, row: Row, completion: Completion, grades: Sequence[Grade]) -> RewardResult:
         own, extras = _own(row), self._extras(row)
@@ -190,33 +169,24 @@ def _own(row: Row) -> Sequence[Part]:
 
 
 def _judgement(row: Row, part: Part, text: str) -> Judgement:
-    prompt = spoken(row.prompt) if part.verifier in MODEL_VERIFIERS else ""
-    return Judgement(part.verifier, prompt, text, part.truth)
+    if not verifier(part.verifier).asks_model:
+        return part.verifier, Case("", text, part.truth)
+    prompt = spoken(row.prompt)
+    return part.verifier, Case(prompt, text, part.truth, swapped(f"{prompt}/{text}", 0))
 
 
 def _graded(one: Judgement, sandbox: str) -> Grade:
     """A verdict without a model; other packages' judges run where they can hang or die without harm."""
-    if one.verifier in PROGRAMS:
-        return verifier(one.verifier)(one.text, one.truth, sandbox=sandbox)  # type: ignore[call-arg]
-    if not is_custom(one.verifier):
-        return verifier(one.verifier)(one.text, one.truth)
+    name, (_, text, truth, _) = one
+    if not verifier(name).package:
+        return verifier(name)(text, truth, sandbox)
     try:
-        found: Grade = call("tercet.verify:judged", (one.verifier, one.text, one.truth), CUSTOM_SECONDS)
+        found: Grade = call("tercet.verify:judged", (name, text, truth), CUSTOM_SECONDS)
     except WorkerTimeoutError as error:
         return Grade(0.0, outcome="timeout", detail=str(error))
     except WorkerError as error:
         return Grade(0.0, outcome="error", detail=str(error))
     return found
-
-
-def _heard(one: Judgement, reply: Completion) -> Grade:
-    if reply.error:
-        return Grade(0.0, outcome="error", detail=f"{one.verifier} got no reply: {reply.error}")
-    return model_verifier(one.verifier).read(reply.text, one.truth)
-
-
-def _seed(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
 def _place(row: Row) -> str:

@@ -1,0 +1,123 @@
+"""LLM judges: what they are, and the one loop that asks them, for evaluations, rewards and the rating of data.
+
+A judge makes a conversation of a case, and a verdict of the reply. Prompts and readings are pure text and stand in
+judges.py (published evaluations), rubrics.py (scores) and `tercet.data.judging` (ratings of several answers); the model
+that is asked comes as an argument.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from tercet.rows import Generator, Messages, Sampling, Seeded
+from tercet.verify.grade import Grade
+
+C = TypeVar("C")
+V = TypeVar("V")
+TRIES, WARMTH = 3, 0.7  # how often a judge is asked for a verdict that is not final; the temperature from try 2
+WORD = Sampling(64, fit=True)  # for a verdict of a few words
+
+
+class Case(NamedTuple):
+    """One completion to be graded, with the conversation before it as text. `swap` is for comparisons: show it first.
+
+    Example: `Case("Which capital?", "Paris.", reference="")`.
+    """
+
+    prompt: str
+    completion: str
+    reference: str
+    swap: bool = False
+
+
+@dataclass(frozen=True)
+class LLMJudge(Generic[C, V]):
+    """How one LLM judge asks and is read.
+
+    `messages(case)` is the conversation to put to it; it raises VerifierError for a reference it cannot read, also when
+    prompt and completion are empty. `read(reply, case)` is the verdict on the reply: a text, with `options` one
+    log-probability for each. `failed(error, case)` is the verdict where no reply could be had, `settled(case)` the one
+    for which nobody need be asked. A verdict that is not `final` is asked for again. With `embeds` an encoder reads the
+    messages instead, and the reply is how near the first and the second are to the third.
+    """
+
+    name: str
+    messages: Callable[[C], Messages]
+    read: Callable[[Any, C], V]
+    failed: Callable[[str, C], V]
+    settled: Callable[[C], V | None] = lambda case: None
+    final: Callable[[V], bool] = lambda verdict: True
+    sampling: Sampling = WORD
+    options: tuple[str, ...] = ()
+    embeds: bool = False
+
+    @property
+    def way(self) -> Hashable:
+        """Judges of one way are asked in one call: all that write under one sampling, others each for itself."""
+        return self.name if self.options or self.embeds else self.sampling
+
+
+def ask(asked: Sequence[tuple[LLMJudge[C, V], C]], model: Generator, embedder: Any = None) -> list[V]:
+    """The verdict on each case by the judge beside it: one call for all of a way, and again for what is not final."""
+    found: dict[int, V] = {}
+    ways: dict[Hashable, list[int]] = {}
+    for number, (judge, case) in enumerate(asked):
+        if (verdict := judge.settled(case)) is None:
+            ways.setdefault(judge.way, []).append(number)
+        else:
+            found[number] = verdict
+    for waiting in ways.values():
+        for turn in range(TRIES):
+            replies = _replies([asked[number] for number in waiting], turn, model, embedder)
+            for number, (reply, error) in zip(waiting, replies, strict=True):
+                judge, case = asked[number]
+                found[number] = judge.failed(error, case) if error else judge.read(reply, case)
+            waiting = [number for number in waiting if not asked[number][0].final(found[number])]
+            if not waiting:
+                break
+    return [found[number] for number in range(len(asked))]
+
+
+def _replies(
+    asked: Sequence[tuple[LLMJudge[C, V], C]], turn: int, model: Generator, embedder: Any
+) -> list[tuple[Any, str]]:
+    """What comes back for cases of one way, each with the error that stands in its place."""
+    judge = asked[0][0]
+    prompts = [one.messages(case) for one, case in asked]
+    if judge.embeds:
+        texts = [[message.content for message in prompt] for prompt in prompts]
+        own, other, reference = map(list, zip(*texts, strict=True))
+        near = zip(embedder.similarity(own, reference), embedder.similarity(other, reference), strict=True)
+        return [(pair, "") for pair in near]
+    if judge.options:
+        weighed = model.likelihood(prompts, [judge.options] * len(prompts))
+        return [([o.logp for o in ones], next((o.error for o in ones if o.error), "")) for ones in weighed]
+    sampling = judge.sampling
+    if turn:  # a seed for each question, so that its reply does not depend on what else is asked again
+        seeds = tuple(_seed(f"{turn}/{prompt[-1].content}") for prompt in prompts)
+        sampling = Seeded(sampling.max_new_tokens, WARMTH, fit=True, seeds=seeds)
+    return [(one.text, one.error) for (one,) in model.complete(prompts, sampling)]
+
+
+def unasked(error: str, case: Case) -> Grade:
+    """The grade of a completion whose judge gave no reply."""
+    return Grade(0.0, outcome="error", detail=f"the judge could not be asked: {error}")
+
+
+def spoken(prompt: Messages) -> str:
+    """A conversation as text: a lone user turn as it is, else each turn under its role."""
+    if len(prompt) == 1:
+        return prompt[0].content
+    return "\n\n".join(f"[{turn.role}]\n{turn.content}" for turn in prompt)
+
+
+def swapped(item: str, seed: int) -> bool:
+    """Whether the completion is shown first in a comparison: a fair coin that depends on item and seed only."""
+    return hashlib.sha256(f"{seed}/{item}".encode()).digest()[0] % 2 == 1
+
+
+def _seed(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1

@@ -1,0 +1,31 @@
+"""The registry of verifiers: every entry can be loaded, and what it says of itself is so."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from tercet.verify import VERIFIERS, llm_judge, verifier
+from tercet.verify.llm_judges import LLMJudge
+
+
+def test_the_registry_is_in_order_and_every_name_has_a_version() -> None:
+    assert list(VERIFIERS) == sorted(VERIFIERS)
+    assert all(name.endswith("@1") for name in VERIFIERS)
+
+
+@pytest.mark.parametrize("name", VERIFIERS)
+def test_what_a_verifier_says_of_itself_is_so(name: str) -> None:
+    found = verifier(name)
+    if found.asks_model and not found.embeds:
+        assert isinstance(found.loaded, LLMJudge)
+        assert llm_judge(name).name == name
+        return
+    assert ("sandbox" in inspect.signature(found.loaded).parameters) == found.sandbox
+    assert found.slow or not found.sandbox
+
+
+def test_a_reference_is_needed_unless_the_verifier_looks_at_the_completion_alone() -> None:
+    without = {"format@1", "length@1", "up_to_length@1", "quality@1", "refusal@1", "safety@1"}
+    assert {name for name, one in VERIFIERS.items() if not one.needs_reference} == without
