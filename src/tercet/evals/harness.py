@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,7 +18,7 @@ from tercet.evals.export import BESIDE, HEADLINE, export_results, gen_kwargs, he
 from tercet.evals.results import Result, graded
 from tercet.evals.run import MEASURES, NO_QUESTION
 from tercet.evals.suite import task as declared
-from tercet.evals.task import Generated, Item, Task, card, items
+from tercet.evals.task import Generated, Item, Task, card, items, public_records
 from tercet.rows import PLAIN, Completion, Generator, Likelihood, Message, Messages, Sampling
 
 MAX_GEN_TOKS = 256  # the harness's own budget where a task names none
@@ -274,11 +274,8 @@ def _both_layouts(own: Task, mirror: Mapping[str, str]) -> tuple[list[Item], lis
     if isinstance(own.data, Generated) or own.judge or own.choose_by == "per_token":
         why = "is judged by a model" if own.judge else "is chosen per token, which the harness does not count"
         raise HarnessError(f"{own.id} {'has generated items' if isinstance(own.data, Generated) else why}")
-    records: Iterable[Any] = hub.records(own.data, mirror)
-    if own.unpack:
-        records = [one for record in records for one in own.unpack(record)]
-    kept, examples = list(records), hub.records(own.examples, mirror)
-    return items(own, kept, examples), items(replace(own, layout="plain"), kept, examples)
+    records, examples = public_records(own, mirror), hub.records(own.examples, mirror)
+    return items(own, records, examples), items(replace(own, layout="plain"), records, examples)
 
 
 def _measures(own: Task) -> dict[str, tuple[str, ...]]:
