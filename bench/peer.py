@@ -187,7 +187,7 @@ def once(side: Side, folder: Path) -> dict[str, Any]:
     if child.returncode:
         raise SystemExit(f"{side.name} failed with exit code {child.returncode}:\n{log.read_text()[-4000:]}")
     whole = {"wall_seconds": time.perf_counter() - began, "cpu_seconds": usage.ru_utime + usage.ru_stime}
-    whole["peak_mib"] = machine.peak_rss_bytes(usage) / 2**20
+    whole["peak_mib"] = machine.peak_rss_bytes(usage.ru_maxrss) / 2**20
     return json.loads((folder / "figures.json").read_text()) | whole
 
 

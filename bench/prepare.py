@@ -161,7 +161,7 @@ class Clock:
 
     def read(self) -> dict[str, float]:
         """The figures until now; `workers_mib` is the peak of the largest ended worker."""
-        children = machine.peak_rss_bytes(resource.getrusage(resource.RUSAGE_CHILDREN)) / 2**20
+        children = machine.peak_rss_bytes(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 2**20
         return {
             "seconds": time.perf_counter() - self.began,
             "cpu": sum(os.times()[:4]) - self.used,

@@ -169,7 +169,7 @@ def endless() -> None:
 
     def without_stops(self: LocalGenerator, *args: Any, **options: Any) -> None:
         build(self, *args, **options)
-        self.stops = set()
+        self.chat.stops = set()
 
     LocalGenerator.__init__ = without_stops  # type: ignore[method-assign]
 

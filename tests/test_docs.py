@@ -49,7 +49,7 @@ def defines(body: list[ast.stmt], rest: list[str]) -> bool:
         targets = (
             node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
         )
-        if any(isinstance(target, ast.Name) and target.id == rest[0] for target in targets):
+        if any(isinstance(part, ast.Name) and part.id == rest[0] for target in targets for part in ast.walk(target)):
             return len(rest) == 1
     return False
 

@@ -125,12 +125,11 @@ def test_memory_is_unknown_where_the_system_does_not_tell(monkeypatch: pytest.Mo
 
 
 def test_the_peak_of_memory_is_in_kib_on_linux_and_in_bytes_on_macos(monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = SimpleNamespace(ru_maxrss=3 << 20)
     monkeypatch.setattr(sys, "platform", "linux")
-    assert machine.peak_rss_bytes(usage) == 3 << 30
+    assert machine.peak_rss_bytes(3 << 20) == 3 << 30
     assert machine.peak_rss_bytes() == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert machine.peak_rss_bytes(usage) == 3 << 20
+    assert machine.peak_rss_bytes(3 << 20) == 3 << 20
 
 
 def test_a_heap_that_cannot_be_trimmed_stays_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

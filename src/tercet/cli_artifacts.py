@@ -128,13 +128,16 @@ def rollouts(args: argparse.Namespace) -> int:
     store = Store(args.store)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        stages = [
-            drafts.unfinished(Path(name), Path(scratch, str(number)))
-            if drafts.is_draft(Path(name))
-            else store.open(name)
-            for number, name in enumerate(args.artifacts)
-        ]
-        told = rollouts.write(stages, args.out, most=args.groups)
+        told = rollouts.write(
+            [
+                drafts.unfinished(Path(name), Path(scratch, str(number)))
+                if drafts.is_draft(Path(name))
+                else store.open(name)
+                for number, name in enumerate(args.artifacts)
+            ],
+            args.out,
+            most=args.groups,
+        )
     if args.json:
         return emit({"page": str(args.out), "stages": told})
     for one in told:

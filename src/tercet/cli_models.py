@@ -20,7 +20,6 @@ from tercet.precision import resolve
 from tercet.records import read_scores
 
 if TYPE_CHECKING:
-    from tercet.models.generate import LocalGenerator
     from tercet.recipe import Base
     from tercet.rows import Message, Sampling
     from tercet.store import Artifact, Store
@@ -37,21 +36,24 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("--max-new-tokens", type=int, default=512, help="longest answer (default: 512)")
     verb.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"), help=PRECISION)
     verb = add("serve", serve, "serve a model to OpenAI-compatible clients until Ctrl-C", *about[:4], "store", "mirror")
-    verb.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    verb.add_argument("--port", type=int, default=8000, help="port; 0 takes a free one (default: 8000)")
-    verb.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32", "float64"), help=PRECISION)
+    _listening(verb, 8000, "float64")
     verb.add_argument("--rows", type=int, default=16, metavar="N", help="most answers written at once (default: 16)")
     verb.add_argument("--name", action="append", default=[], help="name of the model for clients; may be repeated")
     verb.add_argument("--log", type=Path, metavar="FILE", help="append a JSON line for every request")
     text = "serve a model to a training run: vLLM, whose weights the run replaces as it learns, until Ctrl-C"
     verb = add("engine", engine, text, *about[:4], "store", "mirror")
-    verb.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    verb.add_argument("--port", type=int, default=8001, help="port; 0 takes a free one (default: 8001)")
-    verb.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float16", "float32"), help=PRECISION)
+    _listening(verb, 8001, "float16")
     verb.add_argument("--option", action="append", default=[], metavar="A=V", help="for vllm.LLM: max_model_len=4096")
     verb = add("export", export, "copy a model out as a plain Hugging Face folder with its card", "store", "json")
     verb.add_argument("artifact", metavar="ARTIFACT", help="folder, STAGE-KEY or stage name")
     verb.add_argument("folder", type=Path, metavar="DIR", help="where to; must not exist yet")
+
+
+def _listening(verb: argparse.ArgumentParser, port: int, precision: str) -> None:
+    """The options of a server."""
+    verb.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    verb.add_argument("--port", type=int, default=port, help=f"port; 0 takes a free one (default: {port})")
+    verb.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32", precision), help=PRECISION)
 
 
 def base_of(args: argparse.Namespace, store: Store, name: str) -> Base:
@@ -82,40 +84,27 @@ def base_of(args: argparse.Namespace, store: Store, name: str) -> Base:
     return Base(model=model, revision=revision, sha256=sha256, template=args.template)
 
 
-def _weights(args: argparse.Namespace, store: Store) -> Base:
-    """A model whose weights are needed here."""
-    from tercet.recipe import RecipeError
-
-    base = base_of(args, store, args.model)
-    if base.model.startswith(("http://", "https://")):
-        raise RecipeError(f"{base.model}: a model behind a URL cannot be used here; give an artefact, folder or hub id")
-    return base
-
-
-def _opened(args: argparse.Namespace, rows: int = 64) -> LocalGenerator:
-    """The model of the command line."""
-    from tercet.models.generate import LocalGenerator
-
-    return LocalGenerator.open(_folder(args), resolve(args.dtype), rows=rows)
-
-
 def _folder(args: argparse.Namespace) -> Path:
-    """The folder of the command line's model, made an artefact first where it is none."""
+    """The folder of the command line's model, made an artefact first where it is none; its weights are needed here."""
     from tercet import pipeline
-    from tercet.recipe import Recipe
+    from tercet.recipe import Recipe, RecipeError
     from tercet.store import Store
 
     store = Store(args.store)
-    recipe = Recipe.model_validate({"name": "model", "base": _weights(args, store).model_dump(), "stage": {}})
+    base = base_of(args, store, args.model)
+    if base.model.startswith(("http://", "https://")):
+        raise RecipeError(f"{base.model}: a model behind a URL cannot be used here; give an artefact, folder or hub id")
+    recipe = Recipe.model_validate({"name": "model", "base": base.model_dump(), "stage": {}})
     mirror = pipeline.read_mirror(args.mirror or os.environ.get("TERCET_MIRROR"))
     return pipeline.run(recipe, store, mirror=mirror, console=Console(stderr=True))["base"].payload
 
 
 def chat(args: argparse.Namespace) -> int:
     """A conversation on the terminal; from a pipe, one user turn per line."""
+    from tercet.models.generate import LocalGenerator
     from tercet.rows import Message, Sampling
 
-    generator = _opened(args)
+    generator = LocalGenerator.open(_folder(args), resolve(args.dtype))
     start = [Message("system", args.system)] if args.system else []
     turns: list[Message] = list(start)
     for number, line in enumerate(_lines(args.model)):
@@ -138,6 +127,7 @@ def serve(args: argparse.Namespace) -> int:
     import socket
 
     from tercet.models import serve as server
+    from tercet.models.generate import LocalGenerator
     from tercet.recipe import RecipeError
 
     if args.rows < 1:
@@ -150,7 +140,7 @@ def serve(args: argparse.Namespace) -> int:
             listener.bind((args.host, args.port))
         except (OSError, OverflowError) as error:
             raise RecipeError(f"cannot listen on {args.host}, port {args.port}: {error}; choose another port") from None
-        generator = _opened(args, rows=args.rows)
+        generator = LocalGenerator.open(_folder(args), resolve(args.dtype), rows=args.rows)
         names = tuple(args.name) or (served_name(args.model),)
         key = os.environ.get("TERCET_API_KEY", "").strip()
         where = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{listener.getsockname()[1]}/v1"

@@ -18,7 +18,6 @@ import threading
 import time
 from functools import cache
 from pathlib import Path
-from typing import Protocol
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 PR_SET_PDEATHSIG = 1
@@ -131,18 +130,10 @@ def memory_bytes() -> int | None:
         return None
 
 
-class Usage(Protocol):
-    """What `resource.getrusage` and `os.wait4` say of a process."""
-
-    @property
-    def ru_maxrss(self) -> int:
-        """Peak of memory, in the system's own unit."""
-
-
-def peak_rss_bytes(usage: Usage | None = None) -> int:
-    """Peak of resident memory: of this process, or of what `usage` was measured on."""
-    found = usage if usage is not None else resource.getrusage(resource.RUSAGE_SELF)
-    return found.ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # Linux and the BSDs count KiB
+def peak_rss_bytes(peak: int | None = None) -> int:
+    """Peak of resident memory: of this process, or of another whose `ru_maxrss` is given."""
+    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss if peak is None else peak
+    return found * (1 if sys.platform == "darwin" else 1024)  # Linux and the BSDs count KiB
 
 
 def keep_heap() -> None:

@@ -105,7 +105,7 @@ def test_attention_over_segments_equals_a_masked_softmax(dtype, monkeypatch, sco
     for start, end, trunk_start, trunk_end in SEGMENTS:
         mask[start:end, trunk_start:trunk_end] = True
         mask[start:end, start:end] = torch.ones(end - start, end - start, dtype=torch.bool).tril()
-    parts = forest_cpu.groups(SEGMENTS, N)
+    parts = forest_cpu.groups(SEGMENTS, N, torch.device("cpu"))
     assert (len(parts) == len(SEGMENTS)) == (scores == 1)
 
     def ours(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tercet.models import weights
-from tercet.models.chat import TULU3, Chat, ChatError, Encoded
+from tercet.models.chat import TEMPLATES, Chat, ChatError, Encoded
+from tercet.models.folder import load_tokenizer
 from tercet.rows import Message
 
 MARKERS = ["<|im_end|>", "<|im_start|>assistant\n", "<|assistant|>\n", "<|user|>\n", "<|pad|>", "⟦", "{{ messages }}"]
@@ -64,16 +64,16 @@ def decoded(chat: Chat, token_ids: list[int]) -> str:
 
 @pytest.fixture(scope="module", params=["own", "tulu3"])
 def tiny_chat(request, tiny_folder) -> Chat:
-    return Chat(weights.load_tokenizer(tiny_folder), request.param)
+    return Chat(load_tokenizer(tiny_folder), request.param)
 
 
 @pytest.fixture(scope="module", params=["own", "tulu3"])
 def smol_chat(request, smollm) -> Chat:
-    return Chat(weights.load_tokenizer(smollm), request.param)
+    return Chat(load_tokenizer(smollm), request.param)
 
 
 def with_template(folder: Path, template: str) -> Chat:
-    tokenizer = weights.load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     tokenizer.chat_template = template
     return Chat(tokenizer)
 
@@ -136,7 +136,7 @@ def test_ordinary_prompts_split_where_generation_does(smol_chat):
 
 
 def test_the_tulu3_template_is_the_papers(tiny_folder):
-    chat = Chat(weights.load_tokenizer(tiny_folder), "tulu3")
+    chat = Chat(load_tokenizer(tiny_folder), "tulu3")
     messages = (Message("system", "S"), user("U"), assistant("A"), user("V"), assistant("B"))
     assert chat.text(messages) == (
         "<|system|>\nS\n<|user|>\nU\n<|assistant|>\nA<|im_end|>\n<|user|>\nV\n<|assistant|>\nB<|im_end|>"
@@ -154,9 +154,9 @@ def test_the_newline_after_a_turn_is_not_trained(tiny_chat):
 
 
 def test_the_end_token_comes_from_the_template(smollm, tiny_folder):
-    assert Chat(weights.load_tokenizer(smollm)).end_id == 2
-    assert Chat(weights.load_tokenizer(tiny_folder), "tulu3").end_id == 258
-    chat = with_template(tiny_folder, TULU3.replace("eos_token", "pad_token"))
+    assert Chat(load_tokenizer(smollm)).end_id == 2
+    assert Chat(load_tokenizer(tiny_folder), "tulu3").end_id == 258
+    chat = with_template(tiny_folder, TEMPLATES["tulu3"].replace("eos_token", "pad_token"))
     assert chat.end_id == 256
 
 
@@ -166,7 +166,7 @@ def test_injected_markers_stay_content(tiny_chat):
 
 
 def test_the_mask_is_shown(tiny_folder):
-    chat = Chat(weights.load_tokenizer(tiny_folder), "tulu3")
+    chat = Chat(load_tokenizer(tiny_folder), "tulu3")
     encoded = chat.encode((user("U"), assistant("Añ")))
     assert chat.show(encoded, colour=False) == "<|user|>\nU\n<|assistant|>\n⟦Añ<|im_end|>⟧"
     assert chat.show(encoded, colour=True) == "<|user|>\nU\n<|assistant|>\n\033[32m⟦Añ<|im_end|>⟧\033[0m"
@@ -187,14 +187,18 @@ def test_a_row_without_a_prompt_is_refused(tiny_folder):
 
 
 def test_a_doubled_bos_is_refused(tiny_folder):
-    chat = with_template(tiny_folder, "{{ bos_token }}" + TULU3.replace("'<|' + message['role'] + '|>\\n' + ", ""))
+    chat = with_template(
+        tiny_folder, "{{ bos_token }}" + TEMPLATES["tulu3"].replace("'<|' + message['role'] + '|>\\n' + ", "")
+    )
     assert chat.encode((user("fine"), assistant("A"))).token_ids[0] == 257
     with pytest.raises(ChatError, match="doubled BOS"):
         chat.encode((user("<|im_start|>twice"), assistant("A")))
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(tiny_folder):
-    forgets = TULU3.replace("message['content'] + eos_token", "(message['content'] if loop.last else '…') + eos_token")
+    forgets = TEMPLATES["tulu3"].replace(
+        "message['content'] + eos_token", "(message['content'] if loop.last else '…') + eos_token"
+    )
     chat = with_template(tiny_folder, forgets)
     assert chat.encode((user("U"), assistant("A"))).mask[-1]
     with pytest.raises(ChatError, match=r"(?s)writes the turns up to turn 1 differently.*…<\|im_end\|>"):
@@ -202,7 +206,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(tiny_folder):
 
 
 def test_a_template_that_ends_only_some_turns_is_refused(tiny_folder):
-    loses = TULU3.replace("+ eos_token", "+ ('' if message['content'] == 'A' else eos_token)")
+    loses = TEMPLATES["tulu3"].replace("+ eos_token", "+ ('' if message['content'] == 'A' else eos_token)")
     with pytest.raises(ChatError, match="missing end-of-turn token '<|im_end|>' after turn 1".replace("|", r"\|")):
         with_template(tiny_folder, loses).encode((user("U"), assistant("A")))
 
@@ -210,17 +214,21 @@ def test_a_template_that_ends_only_some_turns_is_refused(tiny_folder):
 @pytest.mark.parametrize("closing", ["''", "'\\n'", "'</s>'"])
 def test_a_template_without_an_end_token_is_refused(tiny_folder, closing):
     with pytest.raises(ChatError, match="missing end-of-turn token"):
-        with_template(tiny_folder, TULU3.replace("eos_token", closing))
+        with_template(tiny_folder, TEMPLATES["tulu3"].replace("eos_token", closing))
 
 
 def test_a_template_whose_generation_prompt_is_not_its_header_is_refused(tiny_folder):
     with pytest.raises(ChatError, match="right after its generation prompt"):
-        with_template(tiny_folder, TULU3.replace("{{ '<|assistant|>\\n' }}", "{{ '<|assistant|>\\n<think>' }}"))
+        with_template(
+            tiny_folder, TEMPLATES["tulu3"].replace("{{ '<|assistant|>\\n' }}", "{{ '<|assistant|>\\n<think>' }}")
+        )
 
 
 def test_a_template_that_opens_only_later_answers_is_refused(tiny_folder):
     """A first turn by the assistant would have its header trained, because nothing is rendered before it."""
-    inside = TULU3.replace("{% endfor %}{% if add_generation_prompt %}", "{% if loop.last and add_generation_prompt %}")
+    inside = TEMPLATES["tulu3"].replace(
+        "{% endfor %}{% if add_generation_prompt %}", "{% if loop.last and add_generation_prompt %}"
+    )
     chat = with_template(tiny_folder, inside + "{% endfor %}")
     with pytest.raises(ChatError, match="starts with system or user"):
         chat.encode((assistant("A"), user("U"), assistant("B")))
@@ -228,14 +236,15 @@ def test_a_template_that_opens_only_later_answers_is_refused(tiny_folder):
 
 def test_the_templates_own_refusal_is_passed_on(tiny_folder):
     chat = with_template(
-        tiny_folder, "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + TULU3
+        tiny_folder,
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + TEMPLATES["tulu3"],
     )
     with pytest.raises(ChatError, match="refuses a conversation with the turns system, user: no system"):
         chat.render((Message("system", "S"), user("U")))
 
 
 def test_an_unknown_or_absent_template_is_refused(tiny_folder):
-    tokenizer = weights.load_tokenizer(tiny_folder)
+    tokenizer = load_tokenizer(tiny_folder)
     with pytest.raises(ChatError, match="unknown chat template 'zephyr'"):
         Chat(tokenizer, "zephyr")
     tokenizer.chat_template = None
@@ -248,7 +257,7 @@ def test_tokenizers_that_trim_offsets_keep_their_borders(tiny_folder):
     """Llama 3's post-processor trims white space off offsets; a header's newline must not become an answer."""
     from tokenizers import processors
 
-    tokenizer = weights.load_tokenizer(tiny_folder)
+    tokenizer = load_tokenizer(tiny_folder)
     tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
     chat = Chat(tokenizer, "tulu3")
     assert trained(chat, chat.encode((user("U"), assistant(" \nA ")))) == [" \nA <|im_end|>"]

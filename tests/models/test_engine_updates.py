@@ -24,8 +24,8 @@ from tercet.models import engine_http, engine_server
 from tercet.models.engine_http import RemoteEngine, completion, packed, sampling_of, unpacked
 from tercet.models.engine_server import EngineServer
 from tercet.models.engine_weights import EngineError, checksum, replace, weights_of
+from tercet.models.folder import load_model
 from tercet.models.generate import LocalGenerator
-from tercet.models.weights import load_model
 from tercet.rows import Completion, Message, Sampling, Seeded
 
 HAS_VLLM = importlib.util.find_spec("vllm") is not None

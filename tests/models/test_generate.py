@@ -52,7 +52,7 @@ def test_greedy_is_transformers_generate_token_for_token(open_generator, plain, 
     ids = generator.encode(prompts())
     free = [transformers_greedy(plain, one, [258], most) for one in ids]
     stops = [258, free[0][9], free[2][4], free[3][0]]  # tokens that do come, early and late
-    generator.stops = set(stops)
+    generator.chat.stops = set(stops)
     wanted = [transformers_greedy(plain, one, stops, most) for one in ids]
     assert len({len(one) for one in wanted}) > 3, "the rows should not all end together"
     found = generator.write(ids, Sampling(most))

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from tercet.models import tiny, weights
+from tercet.models import tiny
+from tercet.models.folder import load_model, load_tokenizer, model_digest, tokenizer_digest
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -25,12 +26,12 @@ def test_the_same_seed_gives_the_same_bytes(tiny_folder, tmp_path):
 
 def test_another_seed_gives_other_weights_and_the_same_tokenizer(tiny_folder, tmp_path):
     tiny.build(tmp_path, seed=1)
-    assert weights.model_digest(tmp_path) != weights.model_digest(tiny_folder)
-    assert weights.tokenizer_digest(tmp_path) == weights.tokenizer_digest(tiny_folder)
+    assert model_digest(tmp_path) != model_digest(tiny_folder)
+    assert tokenizer_digest(tmp_path) == tokenizer_digest(tiny_folder)
 
 
 def test_it_has_the_promised_shape(tiny_folder):
-    model = weights.load_model(tiny_folder, torch.bfloat16, attention="sdpa")
+    model = load_model(tiny_folder, torch.bfloat16, attention="sdpa")
     config = model.config
     assert (config.num_hidden_layers, config.hidden_size, config.intermediate_size) == (2, 64, 128)
     assert (config.num_attention_heads, config.num_key_value_heads, config.max_position_embeddings) == (4, 2, 2048)
@@ -51,7 +52,7 @@ def test_nothing_in_the_folder_says_where_it_was_made(tiny_folder):
 
 
 def test_the_special_tokens_are_where_the_configs_say(tiny_folder):
-    tokenizer = weights.load_tokenizer(tiny_folder)
+    tokenizer = load_tokenizer(tiny_folder)
     config = json.loads((tiny_folder / "config.json").read_text())
     generation = json.loads((tiny_folder / "generation_config.json").read_text())
     assert tokenizer.convert_tokens_to_ids([tiny.PAD, tiny.START, tiny.END]) == [256, 257, 258]
@@ -61,7 +62,7 @@ def test_the_special_tokens_are_where_the_configs_say(tiny_folder):
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_folder):
-    return weights.load_tokenizer(tiny_folder)
+    return load_tokenizer(tiny_folder)
 
 
 # Among the texts that are tried are constants of our own source, so also the names of the special tokens.

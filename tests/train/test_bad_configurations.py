@@ -13,7 +13,7 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoConfig
 
-from tercet.models.chat import TULU3
+from tercet.models.chat import TEMPLATES
 from tercet.recipe import PPO, RLVR, SFT, Recipe, RecipeError, load
 from tercet.rows import read_rows, write_table
 from tercet.store import Context, Identity
@@ -182,7 +182,7 @@ BAD_CRITICS = {
     "architecture": ({"model_type": "qwen2"}, ("another architecture", "'llama'", "'qwen2'")),
     "vocabulary": ({"token": "<new>"}, ("another vocabulary", "260 tokens instead of 259", "'<new>' (id 259)")),
     "embedding": ({"vocab_size": 200}, ("embedding of 200 rows", "up to id 258")),
-    "template": ({"template": TULU3}, ("another chat template", "<|assistant|>", "<|im_start|>")),
+    "template": ({"template": TEMPLATES["tulu3"]}, ("another chat template", "<|assistant|>", "<|im_start|>")),
 }
 
 
@@ -204,13 +204,13 @@ def test_ppo_refuses_it_before_the_first_rollout(cook, model, name):
 def test_pairs_written_with_another_template_are_refused(kitchen, model):
     pairs = kitchen.store.open("taste")
     check_authors(kitchen.store.open("base"), pairs)
-    model("other", template=TULU3)
+    model("other", template=TEMPLATES["tulu3"])
     with pytest.raises(CheckError, match="'base', which wrote the pairs of the stage 'taste' uses another chat"):
         check_authors(kitchen.store.open("other"), pairs)
 
 
 def test_pairs_are_followed_through_a_mixture(kitchen, model):
-    model("other", template=TULU3)
+    model("other", template=TEMPLATES["tulu3"])
     taste = kitchen.store.open("taste")
     draft = kitchen.store.draft("mixed", "1" * 12)
     draft.open()
@@ -220,7 +220,7 @@ def test_pairs_are_followed_through_a_mixture(kitchen, model):
 
 
 def test_dpo_refuses_pairs_of_another_template(cook, model):
-    model("other", template=TULU3)
+    model("other", template=TEMPLATES["tulu3"])
     with pytest.raises(ValueError, match="another chat template"):
         cook("dpo", other={"kind": "model", "model": "tiny:"}, dpo={"model": "other"})
 

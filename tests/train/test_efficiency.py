@@ -195,6 +195,11 @@ OPTIMIZERS = {
 }
 
 
+def save(folder, state, step: int) -> None:
+    found = checkpoint.snapshot(step, state.trainable, state.optimizer, {"updates": step})
+    checkpoint.Saver(folder, state.trainable.mesh, beside=False).save(found)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_checkpoint_holds_whatever_state_an_optimizer_keeps(tiny_folder, tmp_path, name):
     whole, first, second = (state_of(tiny_folder, spec()) for _ in range(3))
@@ -202,7 +207,7 @@ def test_a_checkpoint_holds_whatever_state_an_optimizer_keeps(tiny_folder, tmp_p
         state.optimizer = OPTIMIZERS[name](state.trainable.masters)
     learn(whole, range(5))
     learn(first, range(2))
-    checkpoint.save(tmp_path, 2, first.trainable, first.optimizer, {"updates": 2})
+    save(tmp_path, first, 2)
     assert checkpoint.load(tmp_path, second.trainable, second.optimizer)["updates"] == 2
     learn(second, range(2, 5))
     for mine, theirs in zip(second.trainable.masters, whole.trainable.masters, strict=True):
@@ -216,7 +221,7 @@ def test_a_part_that_never_moved_has_no_state_after_a_restart_either(tiny_folder
     for master in first.trainable.masters:
         master.grad = None if any(master is one for one in still) else torch.ones_like(master)
     first.optimizer.step()
-    checkpoint.save(tmp_path, 1, first.trainable, first.optimizer, {"updates": 1})
+    save(tmp_path, first, 1)
     checkpoint.load(tmp_path, second.trainable, second.optimizer)
     masters = dict(zip(second.trainable.names, second.trainable.masters, strict=True))
     steps = {name: second.optimizer.state.get(master) for name, master in masters.items()}
@@ -258,7 +263,7 @@ def test_moments_of_8_bits_go_on_after_a_restart(tiny_folder, tmp_path):
     whole, first, second = made(), made(), made()
     step(whole, range(5))
     step(first, range(2))
-    checkpoint.save(tmp_path, 2, first.trainable, first.optimizer, {"updates": 2})
+    save(tmp_path, first, 2)
     checkpoint.load(tmp_path, second.trainable, second.optimizer)
     step(second, range(2, 5))
     for mine, theirs in zip(second.trainable.masters, whole.trainable.masters, strict=True):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import random
 from pathlib import Path
 
 import pytest
 
 from tercet.verify import VerifierError, verifier
-from tercet.verify.spans import _best_pairing, em_f1, normalise
+from tercet.verify.spans import em_f1, normalise
 
 drop = verifier("drop@1")
 
@@ -34,35 +32,22 @@ def test_spans_are_normalised_by_the_official_rules(text: str, normal: str) -> N
 @pytest.mark.parametrize(
     ("predicted", "gold", "em", "f1"),
     [
-        (["Nate Kaeding"], ["nate kaeding."], 1, 1.0),
-        (["kicker Nate Kaeding"], ["Nate Kaeding"], 0, 0.8),  # 2 of 3 and 2 of 2 words
-        (["2.0"], ["2"], 1, 1.0),
-        (["2 yards"], ["2"], 0, 0.67),
-        (["3 field goals"], ["2 field goals"], 0, 0.0),  # the number is missed, so shared words do not count
-        (["field goals"], ["2 field goals"], 0, 0.0),
-        (["23 May 1990"], ["May 1990 or 23"], 0, 0.86),
-        (["Smith"], ["Smith", "Jones"], 0, 0.5),
-        (["Jones", "Smith"], ["Smith", "Jones"], 1, 1.0),
-        (["Smith", "Smith"], ["Smith", "Jones"], 0, 0.5),
-        (["Smith Jones"], ["Smith", "Jones"], 0, 0.33),  # one pair of F1 2/3, over two gold spans
-        (["tall tall man"], ["tall man"], 0, 1.0),  # bags are sets
-        (["big red dog", "red"], ["red dog", "red"], 0, 0.9),
-        (["the"], ["an"], 1, 1.0),
+        ("Nate Kaeding", ["nate kaeding."], 1, 1.0),
+        ("kicker Nate Kaeding", ["Nate Kaeding"], 0, 0.8),  # 2 of 3 and 2 of 2 words
+        ("2.0", ["2"], 1, 1.0),
+        ("2 yards", ["2"], 0, 0.67),
+        ("3 field goals", ["2 field goals"], 0, 0.0),  # the number is missed, so shared words do not count
+        ("field goals", ["2 field goals"], 0, 0.0),
+        ("23 May 1990", ["May 1990 or 23"], 0, 0.86),
+        ("Smith", ["Smith", "Jones"], 0, 0.5),
+        ("Smith", ["Smith", "Smith"], 0, 0.5),
+        ("Smith Jones", ["Smith", "Jones"], 0, 0.33),  # one pair of F1 2/3, over two gold spans
+        ("tall tall man", ["tall man"], 0, 1.0),  # bags are sets
+        ("the", ["an"], 1, 1.0),
     ],
 )
-def test_em_and_f1_equal_the_hand_computed_values(predicted: list[str], gold: list[str], em: int, f1: float) -> None:
+def test_em_and_f1_equal_the_hand_computed_values(predicted: str, gold: list[str], em: int, f1: float) -> None:
     assert em_f1(predicted, gold) == (em, f1)
-
-
-def test_the_pairing_is_the_best_one_to_one_alignment() -> None:
-    chance = random.Random(0)
-    for _ in range(40):
-        rows, columns = chance.randint(1, 4), chance.randint(1, 4)
-        table = [[chance.random() for _ in range(columns)] for _ in range(rows)]
-        wide = table if rows <= columns else [list(column) for column in zip(*table, strict=True)]
-        tried = itertools.permutations(range(len(wide[0])), len(wide))
-        best = max(sum(row[column] for row, column in zip(wide, order, strict=True)) for order in tried)
-        assert _best_pairing(table) == pytest.approx(best)
 
 
 def test_the_best_alternative_counts() -> None:
@@ -91,5 +76,5 @@ def test_the_public_rows_are_graded_right_by_their_answer(shared_data: Path) -> 
         gold = [answer["number"]] if answer["number"] else list(answer["spans"]) or [date]
         grade = drop(gold[0], json.dumps([gold]))
         assert grade.score == (1 if len(gold) == 1 else pytest.approx(1 / len(gold), abs=0.01))
-        assert em_f1(gold, gold) == (1, 1)
+        assert em_f1(gold[0], gold)[0] == (len(gold) == 1)
         assert drop("quite another 77", json.dumps([gold])).score == 0

@@ -34,12 +34,7 @@ def ppo(logps_P: Tensor, old_P: Tensor, advantages_P: Tensor, clip: Clip) -> Cli
 
 
 def gspo(
-    logps_P: Tensor,
-    old_P: Tensor,
-    advantages_P: Tensor,
-    leaf_P: Tensor,
-    clip: Clip,
-    counts_L: Tensor | None = None,
+    logps_P: Tensor, old_P: Tensor, advantages_P: Tensor, leaf_P: Tensor, clip: Clip, counts_L: Tensor | None = None
 ) -> Clipped:
     """`ppo` with one ratio per answer, s = exp(mean over its tokens of log pi - log pi_old), given to each token.
 

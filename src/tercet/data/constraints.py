@@ -50,8 +50,8 @@ class Kind:
     """One kind of constraint: its function, how arguments are drawn, and the kinds it cannot stand beside."""
 
     func_name: str
-    draw: Callable[[Random, Scene], Arguments]
     clashes: str = ""
+    draw: Callable[[Random, Scene], Arguments] = lambda rng, scene: {}
 
 
 def generate(num_rows: int, split: Split, seed: int) -> list[Row]:
@@ -295,10 +295,6 @@ def _lower_first(sentence: str, scene: Scene) -> str:
     return sentence[0].lower() + sentence[1:]
 
 
-def _nothing(rng: Random, scene: Scene) -> Arguments:
-    return {}
-
-
 def _n(*numbers: int, **fixed: Any) -> Callable[[Random, Scene], Arguments]:
     return lambda rng, scene: {"N": rng.choice(numbers), **fixed}
 
@@ -317,57 +313,53 @@ def _bound(lows: tuple[int, ...], highs: tuple[int, ...]) -> Callable[[Random, S
 
 LAYOUTS = {"bullets", "choice", "first_word", "json", "paragraphs", "repeat", "sections", "two_responses"}
 KINDS: dict[str, Kind] = {
-    "lowercase": Kind(
-        "validate_lowercase",
-        _nothing,
-        "uppercase capitals end postscript sections first_word choice repeat",
-    ),
+    "lowercase": Kind("validate_lowercase", "uppercase capitals end postscript sections first_word choice repeat"),
     "uppercase": Kind(
         "validate_uppercase",
-        _nothing,
         "bullets capitals choice end first_word json lowercase paragraphs postscript repeat sections "
         "sentences two_responses words",
     ),
-    "no_commas": Kind("validate_no_commas", _nothing, "json"),
+    "no_commas": Kind("validate_no_commas", "json"),
     "end": Kind(
         "validate_end",
-        lambda rng, scene: {"end_phrase": rng.choice(phrases().end_phrases[scene.split])},
         "quotation json postscript choice",
+        lambda rng, scene: {"end_phrase": rng.choice(phrases().end_phrases[scene.split])},
     ),
-    "quotation": Kind("validate_quotation", _nothing, "json bullets two_responses repeat choice sections first_word"),
-    "title": Kind("validate_title", _nothing, "json sections repeat first_word two_responses choice"),
-    "bullets": Kind("verify_bullet_points", _n(2, 3, 4), "highlights sentences"),
+    "quotation": Kind("validate_quotation", "json bullets two_responses repeat choice sections first_word"),
+    "title": Kind("validate_title", "json sections repeat first_word two_responses choice"),
+    "bullets": Kind("verify_bullet_points", "highlights sentences", _n(2, 3, 4)),
     "postscript": Kind(
         "verify_postscript",
-        lambda rng, scene: {"postscript_marker": rng.choice(("P.S.", "P.S.", "P.P.S."))},
         "json two_responses sentences first_word",
+        lambda rng, scene: {"postscript_marker": rng.choice(("P.S.", "P.S.", "P.P.S."))},
     ),
-    "placeholders": Kind("validate_placeholders", _n(1, 2, 3), "choice"),
-    "highlights": Kind("validate_highlighted_sections", _n(1, 2, 3), "bullets paragraphs two_responses json choice"),
-    "keywords": Kind("verify_keywords", _some_words("keyword_list"), "choice"),
-    "forbidden": Kind("validate_forbidden_words", _some_words("forbidden_words"), "choice"),
-    "paragraphs": Kind("verify_paragraph_count", _n(2, 3), "highlights"),
+    "placeholders": Kind("validate_placeholders", "choice", _n(1, 2, 3)),
+    "highlights": Kind("validate_highlighted_sections", "bullets paragraphs two_responses json choice", _n(1, 2, 3)),
+    "keywords": Kind("verify_keywords", "choice", _some_words("keyword_list")),
+    "forbidden": Kind("validate_forbidden_words", "choice", _some_words("forbidden_words")),
+    "paragraphs": Kind("verify_paragraph_count", "highlights", _n(2, 3)),
     "first_word": Kind(
         "validate_paragraphs",
-        lambda rng, scene: {"N": 2, "first_word": rng.choice(sorted(phrases().openers)), "i": rng.choice((1, 2))},
+        draw=lambda rng, scene: {"N": 2, "first_word": rng.choice(sorted(phrases().openers)), "i": rng.choice((1, 2))},
     ),
     "sentences": Kind(
-        "verify_sentence_constraint",
-        _bound((3, 4), (1, 2, 3)),
-        "words json choice two_responses sections repeat title",
+        "verify_sentence_constraint", "words json choice two_responses sections repeat title", _bound((3, 4), (1, 2, 3))
     ),
     "words": Kind(
         "validate_word_constraint",
-        _bound((20, 25, 30, 35, 40), (12, 15, 20, 25, 30)),
         "json choice two_responses repeat",
+        _bound((20, 25, 30, 35, 40), (12, 15, 20, 25, 30)),
     ),
-    "two_responses": Kind("validate_two_responses", _nothing),
-    "json": Kind("validate_json_format", _nothing),
-    "choice": Kind("validate_choice", lambda rng, scene: {"options": list(rng.choice(phrases().choices))}),
-    "repeat": Kind("validate_repeat_prompt", lambda rng, scene: {"original_prompt": scene.request}),
+    "two_responses": Kind("validate_two_responses"),
+    "json": Kind("validate_json_format"),
+    "choice": Kind("validate_choice", draw=lambda rng, scene: {"options": list(rng.choice(phrases().choices))}),
+    "repeat": Kind("validate_repeat_prompt", draw=lambda rng, scene: {"original_prompt": scene.request}),
     "sections": Kind(
         "validate_sections",
-        lambda rng, scene: {"N": rng.choice((2, 3)), "section_splitter": rng.choice(phrases().splitters[scene.split])},
+        draw=lambda rng, scene: {
+            "N": rng.choice((2, 3)),
+            "section_splitter": rng.choice(phrases().splitters[scene.split]),
+        },
     ),
-    "capitals": Kind("validate_frequency_capital_words", _n(1, 2, 3, quantifier="at least"), "choice"),
+    "capitals": Kind("validate_frequency_capital_words", "choice", _n(1, 2, 3, quantifier="at least")),
 }

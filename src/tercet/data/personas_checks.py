@@ -12,7 +12,7 @@ from tercet.data.constraints import VERIFIER as FOLLOWED
 from tercet.data.personas_text import prompt_texts
 from tercet.verify import Verifier, VerifierError, verifier
 from tercet.verify.programs import extract
-from tercet.verify.sandbox import Ran, ready, run_programs
+from tercet.verify.sandbox import Ran, ready, run_program
 
 LEAST_CALLS = 3  # a program that was called less often has hardly been tried
 FINAL = re.compile(r"final answer is:?\s*(.+?)\s*\.?\s*I hope it is correct", re.IGNORECASE)
@@ -128,7 +128,7 @@ def accept_program(case: Case, answers: Sequence[str]) -> Accepted | str:
         code + DRIVER.format(calls=", ".join(f"lambda: {name}({call})" for call in calls)) for code, name in programs
     ]
     ready(case.plan.sandbox)  # else a library that is missing here would be the programs' fault
-    ran = run_programs(sources, workers=1, seconds=case.plan.seconds, sandbox=case.plan.sandbox)
+    ran = [run_program(source, seconds=case.plan.seconds, sandbox=case.plan.sandbox) for source in sources]
     found = [(*program, said) for program, one in zip(programs, ran, strict=True) if (said := _returned(one))]
     group = majority([said for *_, said in found], str.__eq__)
     if len(group) <= case.plan.agree * case.plan.answers:

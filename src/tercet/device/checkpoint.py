@@ -28,22 +28,6 @@ KEPT = 2
 REST = 20.0  # between two saves, in times of what one takes: at most a twentieth of a run goes into them
 
 
-def save(
-    folder: Path,
-    step: int,
-    trainable: Trainable,
-    optimizer: torch.optim.Optimizer,
-    extra: dict[str, Any],
-    kept: dict[str, Tensor] | None = None,
-) -> None:
-    """Write `folder/step-N`; a killed writer leaves only a draft, which the next one removes.
-
-    `extra` holds at least `updates`, how often the optimiser has stepped: fewer times than N where steps were empty.
-    `kept` are further tensors, e.g. of a moving reference; `load` writes into the same ones.
-    """
-    _write(folder, snapshot(step, trainable, optimizer, extra, kept), trainable.mesh)
-
-
 class Snapshot(NamedTuple):
     """All that a checkpoint holds: tensors by name, and the text of the rest as it was at that moment."""
 
@@ -65,7 +49,11 @@ def snapshot(
     extra: dict[str, Any],
     kept: dict[str, Tensor] | None = None,
 ) -> Snapshot:
-    """What `save` would write now; its tensors are the living ones."""
+    """What a checkpoint would hold now; its tensors are the living ones.
+
+    `extra` holds at least `updates`, how often the optimiser has stepped: fewer times than `step` where steps were
+    empty. `kept` are further tensors, e.g. of a moving reference; `load` writes into the same ones.
+    """
     moments, counts = state_of(optimizer, trainable)
     text = json.dumps({**extra, "step": step, "ranks": trainable.mesh.size, "counts": counts})
     return Snapshot(step, _state(trainable, moments, kept), text)
@@ -134,10 +122,7 @@ class Saver:
             card = self.mesh.device.type == "cuda"
             self.stager = DefaultStager(
                 StagingOptions(
-                    use_pinned_memory=card,
-                    use_shared_memory=False,
-                    use_async_staging=False,
-                    use_non_blocking_copy=card,
+                    use_pinned_memory=card, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=card
                 )
             )
         copied: Any = self.stager.stage(tensors)
@@ -152,6 +137,7 @@ class Saver:
 
 
 def _write(folder: Path, found: Snapshot, mesh: Mesh) -> None:
+    """Write `folder/step-N`; a killed writer leaves only a draft, which the next one removes."""
     draft, final = folder / f".draft-{found.step}", folder / f"step-{found.step:08d}"
     if mesh.first:
         for stale in folder.glob(".draft-*"):
@@ -175,10 +161,7 @@ def _write(folder: Path, found: Snapshot, mesh: Mesh) -> None:
 
 
 def load(
-    folder: Path,
-    trainable: Trainable,
-    optimizer: torch.optim.Optimizer,
-    kept: dict[str, Tensor] | None = None,
+    folder: Path, trainable: Trainable, optimizer: torch.optim.Optimizer, kept: dict[str, Tensor] | None = None
 ) -> dict[str, Any] | None:
     """Restore the newest checkpoint; None when there is none. Returns what `extra` held, and the step."""
     found = sorted(folder.glob("step-*"))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from importlib.resources import files
 from typing import Any
 
 import torch
@@ -110,47 +112,8 @@ def release_memory(device: torch.device) -> None:
         machine.trim_heap()
 
 
-PEAKS = {
-    "GB300": 2500e12,
-    "GB200": 2500e12,
-    "B300": 2250e12,
-    "B200": 2250e12,
-    "GH200": 989e12,
-    "H200 NVL": 835e12,
-    "H200": 989e12,
-    "H100 NVL": 835e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "H800 PCIe": 756e12,
-    "H800": 989e12,
-    "H20": 148e12,
-    "A100": 312e12,
-    "A800": 312e12,
-    "A40": 149.7e12,
-    "A30": 165e12,
-    "A10": 125e12,
-    "L40S": 362e12,
-    "L40": 181e12,
-    "L4": 121e12,
-    "RTX PRO 6000 Blackwell Max-Q": 438.9e12,
-    "RTX PRO 6000": 503.8e12,
-    "RTX 6000 Ada": 364.2e12,
-    "RTX 5090": 209.5e12,
-    "RTX 4090 D": 147.1e12,
-    "RTX 4090": 165.2e12,
-    "RTX 3090": 71e12,
-    "MI355X": 2516e12,
-    "MI350X": 2307e12,
-    "MI325X": 1307.4e12,
-    "MI300X": 1307.4e12,
-    "MI300A": 980.6e12,
-    "MI250X": 191.5e12,
-}
-"""Peak bf16 FLOP/s by name of card: matrix units, sums in fp32, no sparsity; of an MI250X one of its two dies.
-
-From the vendors' data sheets, which for NVIDIA's cards since Ampere tell twice as much, with 2:4 sparsity; those of the
-GeForce and RTX cards are in the appendices of NVIDIA's architecture papers (GA102, Ada, RTX Blackwell).
-"""
+PEAKS: dict[str, float] = tomllib.loads(files("tercet.device").joinpath("peaks.toml").read_text(encoding="utf-8"))
+"""Peak bf16 FLOP/s by name of card; the file says where the numbers are from."""
 
 
 def peak_flops(device: torch.device) -> float | None:

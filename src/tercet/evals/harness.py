@@ -275,8 +275,8 @@ def _both_layouts(own: Task, mirror: Mapping[str, str]) -> tuple[list[Item], lis
     if isinstance(own.data, Generated) or own.judge or own.choose_by == "per_token":
         why = "is judged by a model" if own.judge else "is chosen per token, which the harness does not count"
         raise HarnessError(f"{own.id} {'has generated items' if isinstance(own.data, Generated) else why}")
-    kept, examples = public_records(own, mirror), hub.records(own.examples, mirror)
-    return items(own, kept, examples), items(replace(own, layout="plain"), kept, examples)
+    records, examples = public_records(own, mirror), hub.records(own.examples, mirror)
+    return items(own, records, examples), items(replace(own, layout="plain"), records, examples)
 
 
 def _measures(own: Task) -> dict[str, tuple[str, ...]]:

@@ -9,22 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 from tercet.evals import tasks_mmlu
 from tercet.evals import tasks_shots as shots
 from tercet.evals.layout import ask
-from tercet.evals.task import Choices, Gold, Task
+from tercet.evals.task import Choices, Gold
 from tercet.hub import NUMBER, PART, Record
 from tercet.records import Result
 from tercet.rows import Messages, Sampling, Source
 from tercet.stats import Estimate
 from tercet.verify import answers
-
-
-def _field(name: str) -> Any:
-    return lambda record: str(record[name])
-
 
 # ---- PopQA and TruthfulQA ----
 
@@ -46,7 +40,8 @@ def true_and_false(record: Record) -> tuple[list[str], list[str]]:
         pairs = list(zip(record["mc2_targets"]["choices"], record["mc2_targets"]["labels"], strict=True))
         true, false = ([text for text, label in pairs if bool(label) is side] for side in (True, False))
     else:
-        true, false = (_parts(record[f"{side} Answers"]) for side in ("Correct", "Incorrect"))
+        cells = (record[f"{side} Answers"].split(";") for side in ("Correct", "Incorrect"))
+        true, false = ([part.strip() for part in cell if part.strip()] for cell in cells)
     true = list(dict.fromkeys(true))
     return true, [text for text in dict.fromkeys(false) if text not in true]
 
@@ -67,16 +62,10 @@ def truthfulqa_options(record: Record) -> Choices:
     return [f" {text}" for text in true + false], len(true)
 
 
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(";") if part.strip()]
-
-
-_POPQA = Task(
+_POPQA = shots.public(
     name="popqa",
-    version=1,
     skill="knowledge",
     data=(Source("akariasai/PopQA", split="test", revision="098765c79ea10a2cb19c828324e33281b8336ec0"),),
-    split="test",
     examples=(Source(f"{shots.OLMO_EVAL}/constants/popqa.py", revision="b04ce3677d7703611247bc35423f2d90662ed5cc"),),
     shots=shots.popqa,
     fields=_popqa_fields,
@@ -91,9 +80,8 @@ _POPQA = Task(
     variant="every example is an exchange of its own; popqa:single@1 has all of them in one user turn",
     licence="MIT",
 )
-_TRUTHFULQA = Task(
+_TRUTHFULQA = shots.public(
     name="truthfulqa",
-    version=1,
     skill="truthfulness",
     data=(
         Source(
@@ -129,12 +117,10 @@ def _bbh_files(path: str) -> tuple[Source, ...]:
     return tuple(Source(**pinned, subset=name, split="test") for name in sorted(answers.BBH))
 
 
-_BBH = Task(
+_BBH = shots.public(
     name="bbh",
-    version=1,
     skill="reasoning",
     data=_bbh_files("bbh/{subset}.json"),
-    split="test",
     examples=_bbh_files("cot-prompts/{subset}.txt"),
     shots=shots.bbh,
     fields=shots.columns("input"),
@@ -144,8 +130,8 @@ _BBH = Task(
     truth=lambda record: json.dumps({"answer": record["target"], "task": record[PART]}),
     verifier="bbh@1",
     sampling=Sampling(max_new_tokens=512),
-    subset=_field(PART),
-    cluster=_field(PART),
+    subset=shots.field(PART),
+    cluster=shots.field(PART),
     gold=Gold(lambda record: f"So the answer is {record['target']}.", lambda record: "So the answer is zzz."),
     description="27 hard tasks of BIG-Bench with three worked examples each; the answer stands after a fixed phrase.",
     variant="mean over questions, examples as exchanges; bbh:macro@1 is the mean over tasks, bbh:single@1 is one turn",
@@ -157,15 +143,8 @@ _BBH = Task(
 _DROP_REVISION = "619386fc7ffe6dace3cc6d3483c69b164ebf6bf3"
 
 
-def _easiest_answer(record: Record) -> str:
-    """The gold answer of fewest spans: only one of a single span can be had in full."""
-    shortest: list[str] = min(shots.drop_answers(record), key=len)
-    return " ".join(shortest)
-
-
-_DROP = Task(
+_DROP = shots.public(
     name="drop",
-    version=1,
     skill="reading",
     data=(Source("EleutherAI/drop", split="validation", revision=_DROP_REVISION),),
     split="validation",
@@ -179,8 +158,9 @@ _DROP = Task(
     verifier="drop@1",
     measures={"em": ("em",)},
     sampling=Sampling(max_new_tokens=100, stop=("Passage:", "Question:", "\n\n")),
-    cluster=_field("section_id"),
-    gold=Gold(_easiest_answer, lambda record: "zzz"),
+    cluster=shots.field("section_id"),
+    # only an answer of a single span can be had in full
+    gold=Gold(lambda record: " ".join(sorted(shots.drop_answers(record), key=len)[0]), lambda record: "zzz"),
     description="Questions that count, compare and add facts of a passage; token F1 with the best answer.",
     variant="budget 100 as in the OLMES regime; an answer is one span, so several gold spans cannot all be had",
     licence="CC-BY-SA-4.0",
@@ -194,14 +174,13 @@ def final_number(record: Record) -> str:
 
 GSM8K = (Source("openai/gsm8k", subset="main", split="test", revision="e53f048856ff4f594e959d75785d2c2d37b678ee"),)
 GSM8K_EXAMPLES = (Source(f"{shots.OLMO_EVAL}/gsm8k.py", revision="3371a1d41039075a384e88f0e81683302608d157"),)
-GSM8K_GOLD = Gold(_field("answer"), lambda record: f"So the answer is {final_number(record)}1.")
+GSM8K_GOLD = Gold(shots.field("answer"), lambda record: f"So the answer is {final_number(record)}1.")
 
-_GSM8K = Task(
+_GSM8K = shots.public(
     name="gsm8k",
     version=2,
     skill="word problems",
     data=GSM8K,
-    split="test",
     examples=GSM8K_EXAMPLES,
     shots=shots.gsm8k,
     fields=shots.columns("question"),
@@ -215,39 +194,32 @@ _GSM8K = Task(
     licence="MIT",
 )
 
-MATH_SUBJECTS = {
-    "Algebra": "algebra",
-    "Counting & Probability": "counting_and_probability",
-    "Geometry": "geometry",
-    "Intermediate Algebra": "intermediate_algebra",
-    "Number Theory": "number_theory",
-    "Prealgebra": "prealgebra",
-    "Precalculus": "precalculus",
-}
+_SUBJECTS = (
+    "Algebra", "Counting & Probability", "Geometry", "Intermediate Algebra", "Number Theory", "Prealgebra",
+    "Precalculus",
+)  # fmt: skip
+MATH_SUBJECTS = {name: name.lower().replace(" & ", "_and_").replace(" ", "_") for name in _SUBJECTS}
 _MATH_REVISION = "21a5633873b6a120296cce3e2df9d5550074f4a3"
-_MATH = Task(
+_MATH = shots.public(
     name="math",
-    version=1,
     skill="mathematics",
     data=tuple(
         Source("EleutherAI/hendrycks_math", subset=subject, split="test", revision=_MATH_REVISION)
         for subject in MATH_SUBJECTS.values()
     ),
-    split="test",
     examples=(Source(f"{shots.OLMO_EVAL}/minerva_math.py", revision="0aa9561f477c16c317991204602b07c1b841d5c9"),),
     shots=shots.minerva,
     fields=shots.columns("problem"),
     shown=shots.minerva_shown,
     prompt=lambda record: ask(f"Problem:\n{record['problem']}\n\nSolution:"),
-    truth=_field("solution"),
+    truth=shots.field("solution"),
     verifier="math_flex@1",
     measures={half: (half,) for half in ("minerva", "hendrycks", "sympy", "math_verify")},
     sampling=Sampling(max_new_tokens=1024),
     subset=lambda record: MATH_SUBJECTS[record["type"]],
     aggregate="macro",
     gold=Gold(
-        _field("solution"),
-        lambda record: "Final Answer: The final answer is $-987654321$. I hope it is correct.",
+        shots.field("solution"), lambda record: "Final Answer: The final answer is $-987654321$. I hope it is correct."
     ),
     description="Competition mathematics after four worked examples; any form of the final answer may be right.",
     variant='"flex" scoring, the published row; the measures give the halves and the math-verify library by themselves',
@@ -257,25 +229,19 @@ _MATH = Task(
 # ---- programs ----
 
 
-def _complete(record: Record) -> Messages:
-    return ask(
-        "Finish this Python function so that it does what its docstring says.\n\n"
-        f"```python\n{str(record['prompt']).rstrip()}\n```"
-    )
-
-
 def _program_truth(record: Record) -> str:
     kept = {"before": "", "tests": record["test"], "entry_point": record["entry_point"], "kind": "check"}
     return json.dumps({**kept, "seconds": 3.0, "prompt": record["prompt"]}, ensure_ascii=False)
 
 
-_HUMANEVAL = Task(
+_HUMANEVAL = shots.public(
     name="humaneval",
-    version=1,
     skill="programming",
     data=(Source("openai/openai_humaneval", split="test", revision="7dce6050a7d6d172f3cc5c32aa97f52fa1a2e544"),),
-    split="test",
-    prompt=_complete,
+    prompt=lambda record: ask(
+        "Finish this Python function so that it does what its docstring says.\n\n"
+        f"```python\n{str(record['prompt']).rstrip()}\n```"
+    ),
     fields=shots.columns("prompt"),
     prefix="Here is the complete function:\n\n```python\n",
     truth=_program_truth,
@@ -291,19 +257,19 @@ _HUMANEVAL = Task(
 # ---- instructions and chat ----
 
 
-def _ifeval_truth(record: Record) -> str:
-    return json.dumps({key: record[key] for key in ("key", "prompt", "instruction_id_list", "kwargs")})
+def instructions(record: Record, *, ensure_ascii: bool = True) -> str:
+    """What the verifiers of IFEval and IFBench read."""
+    kept = {key: record[key] for key in ("key", "prompt", "instruction_id_list", "kwargs")}
+    return json.dumps(kept, ensure_ascii=ensure_ascii)
 
 
-_IFEVAL = Task(
+_IFEVAL = shots.public(
     name="ifeval",
-    version=1,
     skill="constraints",
     data=(Source("google/IFEval", split="train", revision="966cd89545d6b6acfd7638bc708b98261ca58e84"),),
-    split="test",
-    prompt=lambda record: ask(record["prompt"]),
+    prompt=shots.turn("prompt"),
     fields=shots.columns("prompt"),
-    truth=_ifeval_truth,
+    truth=instructions,
     verifier="ifeval@1",
     measures={
         "prompt_strict": ("strict",),
@@ -331,9 +297,8 @@ def _win_rate(results: Sequence[Result]) -> tuple[Estimate | None, dict[str, flo
     return preference.headline(results)
 
 
-_ALPACAEVAL = Task(
+_ALPACAEVAL = shots.public(
     name="alpacaeval",
-    version=1,
     skill="chat",
     data=(
         Source(
@@ -345,14 +310,14 @@ _ALPACAEVAL = Task(
     ),
     split="eval",
     unpack=_with_difficulty,
-    prompt=lambda record: ask(record["instruction"]),
+    prompt=shots.turn("instruction"),
     fields=shots.columns("instruction"),
     truth=lambda record: json.dumps(
         {"baseline": record["output"], "difficulty": record.get("instruction_difficulty")}, ensure_ascii=False
     ),
     verifier="alpaca_pairwise@1",
     sampling=Sampling(max_new_tokens=8192),
-    subset=_field("dataset"),
+    subset=shots.field("dataset"),
     headline=_win_rate,
     description="805 open instructions; a model judge compares each answer with that of GPT-4 Turbo.",
     variant="AlpacaEval 2: baseline and judge are gpt-4-1106-preview; another judge is not comparable",

@@ -5,12 +5,11 @@ The harness joins description, examples and question into one plain text; its IF
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from tercet.evals import tasks_dev, tasks_mmlu
 from tercet.evals import tasks_shots as shots
-from tercet.evals.layout import Shot, ask
+from tercet.evals.layout import ask
 from tercet.evals.task import Task
 from tercet.hub import Record
 from tercet.rows import Sampling
@@ -18,18 +17,9 @@ from tercet.rows import Sampling
 _BY_ID = {task.id: task for task in tasks_dev.TASKS}
 
 
-def _gsm8k_shots(record: Record, examples: Sequence[Record]) -> list[Shot]:
-    rows = shots.rows_with(examples, "question", "answer")[:8]
-    return [(f"Q: {row['question']}\nA:", row["answer"].replace("So the answer is", "The answer is")) for row in rows]
-
-
 def _mmlu_block(record: Record) -> str:
     options = [f"{letter}. {text}" for letter, text in zip(tasks_mmlu.LETTERS, record["choices"], strict=True)]
     return "\n".join([str(record["question"]).strip(), *options, "Answer:"])
-
-
-def _mmlu_shots(record: Record, examples: Sequence[Record]) -> list[Shot]:
-    return [(_mmlu_block(row), tasks_mmlu.right_letter(row)) for row in tasks_mmlu.subject_examples(record, examples)]
 
 
 TASKS: tuple[Task, ...] = (
@@ -39,7 +29,10 @@ TASKS: tuple[Task, ...] = (
         version=1,
         layout="plain",
         prompt=lambda record: ask(f"Q: {record['question']}\nA:"),
-        shots=_gsm8k_shots,
+        shots=lambda record, examples: [
+            (f"Q: {question}\nA:", answer.replace("So the answer is", "The answer is"))
+            for question, answer in shots.pairs_in("question", "answer")(examples)[:8]
+        ],
         sampling=Sampling(max_new_tokens=256, stop=("Q:", "</s>", "<|im_end|>")),
         variant="the harness's gsm8k_cot; its flexible filter also takes a run of dots or commas for a number",
     ),
@@ -48,7 +41,7 @@ TASKS: tuple[Task, ...] = (
         name="mmlu:lm",
         layout="plain",
         prompt=lambda record: ask(_mmlu_block(record)),
-        shots=_mmlu_shots,
+        shots=tasks_mmlu.shots_of(_mmlu_block, tasks_mmlu.right_letter),
         variant="the harness's mmlu with five examples (its own default is none) and options without a leading space",
     ),
     replace(

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from tercet.evals import tasks_shots as shots
-from tercet.evals.layout import Shot, ask
-from tercet.evals.task import Choices, Gold, Task
+from tercet.evals.layout import ask
+from tercet.evals.task import Choices, Gold
 from tercet.hub import Record
-from tercet.rows import Messages, Sampling, Source
+from tercet.rows import Sampling, Source
 
 LETTERS = "ABCD"
 REVISION = "c30699e8356da336a370243923dbaf21066bb9fe"
 DATA = (Source("cais/mmlu", subset="all", split="test", revision=REVISION),)
+REMINDER = 'Remember to reason concisely and to close with exactly "Therefore, the answer is (A)", (B), (C) or (D).'
 DEV = (Source("cais/mmlu", subset="all", split="dev", revision=REVISION),)
 
 
@@ -58,8 +59,9 @@ def _block(record: Record) -> str:
     return _options(record, "{}.") + "\nAnswer:"
 
 
-def _shots(record: Record, examples: Sequence[Record]) -> list[Shot]:
-    return [(_block(row), right_letter(row)) for row in subject_examples(record, examples)]
+def shots_of(question: Callable[[Record], str], answer: Callable[[Record], str]) -> shots.Shots:
+    """The examples of a record's subject, asked and answered in these words."""
+    return lambda record, examples: [(question(row), answer(row)) for row in subject_examples(record, examples)]
 
 
 def _summarize(record: Record) -> str:
@@ -76,13 +78,9 @@ def _bracketed(record: Record) -> str:
     )
 
 
-def _bracketed_question(record: Record) -> Messages:
-    reminder = 'Remember to reason concisely and to close with exactly "Therefore, the answer is (A)", (B), (C) or (D).'
-    return ask(f"{_options(record, '({})')}\n\n{reminder}")
-
-
-def _letter_truth(brackets: bool) -> Any:
-    return lambda record: json.dumps({"answer": right_letter(record), "letters": LETTERS, "brackets": brackets})
+def letter_truth(answer: str, letters: str, *, brackets: bool) -> str:
+    """What `letter@1` reads; with `brackets` the letter has to stand in parentheses."""
+    return json.dumps({"answer": answer, "letters": letters, "brackets": brackets})
 
 
 def _closing(form: str, shift: int = 0) -> Any:
@@ -91,10 +89,6 @@ def _closing(form: str, shift: int = 0) -> Any:
 
 def _cloze(record: Record) -> str:
     return f"Question: {record['question']}\nAnswer:"
-
-
-def _cloze_shots(record: Record, examples: Sequence[Record]) -> list[Shot]:
-    return [(_cloze(row), _right_text(row)) for row in subject_examples(record, examples)]
 
 
 def _right_text(record: Record) -> str:
@@ -106,40 +100,36 @@ def _texts(record: Record) -> Choices:
     return [f" {text}" for text in texts], texts.index(_right_text(record))
 
 
-MC = Task(
+MC = shots.public(
     name="mmlu:mc",
-    version=1,
     skill="knowledge",
     data=DATA,
-    split="test",
     examples=DEV,
     prompt=lambda record: ask(_block(record)),
     opening=subject_line,
-    shots=_shots,
+    shots=shots_of(_block, right_letter),
     fields=shots.columns("question"),
     shown=_shown,
     truth=right_letter,
     metric="choice",
     options=letter_options,
-    subset=lambda record: str(record["subject"]),
+    subset=shots.field("subject"),
     aggregate="macro",
     description="MMLU with five examples of the same subject; the most likely of the letters A to D is the answer.",
     licence="MIT",
 )
-COT = Task(
+COT = shots.public(
     name="mmlu:cot",
-    version=1,
     skill="knowledge",
     data=DATA,
-    split="test",
     prompt=lambda record: ask(_block(record)),
     opening=_summarize,
     fields=shots.columns("question"),
-    truth=_letter_truth(False),
+    truth=lambda record: letter_truth(right_letter(record), LETTERS, brackets=False),
     verifier="letter@1",
     measures={"strict": ("strict",)},
     sampling=Sampling(max_new_tokens=512, stop=("Question:",)),
-    subset=lambda record: str(record["subject"]),
+    subset=shots.field("subject"),
     aggregate="macro",
     gold=Gold(_closing("Therefore, the answer is: {}"), _closing("Therefore, the answer is: {}", 1)),
     description="MMLU without examples: a short summary of the reasoning, then the letter in a closing phrase.",
@@ -152,9 +142,9 @@ TASKS = (
     replace(
         COT,
         name="mmlu:cot_brackets",
-        prompt=_bracketed_question,
+        prompt=lambda record: ask(f"{_options(record, '({})')}\n\n{REMINDER}"),
         opening=_bracketed,
-        truth=_letter_truth(True),
+        truth=lambda record: letter_truth(right_letter(record), LETTERS, brackets=True),
         sampling=Sampling(max_new_tokens=2048),
         gold=Gold(_closing("Therefore, the answer is ({})"), _closing("Therefore, the answer is ({})", 1)),
         description="MMLU without examples: concise reasoning, then the letter in parentheses in a closing phrase.",
@@ -165,7 +155,7 @@ TASKS = (
         name="mmlu:rc",
         prompt=lambda record: ask(_cloze(record)),
         opening=None,
-        shots=_cloze_shots,
+        shots=shots_of(_cloze, _right_text),
         truth=_right_text,
         options=_texts,
         layout="plain",

@@ -6,15 +6,7 @@ import json
 import random
 
 from tercet.evals.task import Choices, Generated, Gold, Task, TaskError
-from tercet.rows import Messages, Row, Sampling
-
-
-def _prompt(row: Row) -> Messages:
-    return row.prompt
-
-
-def _truth(row: Row) -> str:
-    return row.truth
+from tercet.rows import Row, Sampling
 
 
 def _answer(row: Row) -> str:
@@ -44,8 +36,8 @@ TASKS = (
         version=1,
         skill="word problems",
         data=Generated("words@1", rows=120),
-        prompt=_prompt,
-        truth=_truth,
+        prompt=lambda row: row.prompt,
+        truth=lambda row: row.truth,
         verifier="gsm8k@1",
         sampling=Sampling(max_new_tokens=160),
         gold=Gold(lambda row: f"So the answer is {row.truth}.", lambda row: f"So the answer is {row.truth}1."),
@@ -56,8 +48,8 @@ TASKS = (
         version=1,
         skill="constraints",
         data=Generated("constraints@1", rows=120),
-        prompt=_prompt,
-        truth=_truth,
+        prompt=lambda row: row.prompt,
+        truth=lambda row: row.truth,
         verifier="tulu_if@1",
         sampling=Sampling(max_new_tokens=160),
         gold=Gold(_answer, lambda row: ""),
@@ -68,7 +60,7 @@ TASKS = (
         version=1,
         skill="chat",
         data=Generated("talk@1", rows=60),
-        prompt=_prompt,
+        prompt=lambda row: row.prompt,
         truth=_answer,
         metric="bpb",
         description="Bits per byte of ordinary answers; it rises when training makes the model forget how to talk.",
@@ -78,7 +70,7 @@ TASKS = (
         version=1,
         skill="knowledge",
         data=Generated("facts@1", rows=60),
-        prompt=_prompt,
+        prompt=lambda row: row.prompt,
         truth=_answer,
         metric="choice",
         options=_right_among_wrong,

@@ -9,17 +9,33 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 
-from tercet.evals.layout import Shot
-from tercet.evals.task import TaskError
+from tercet.evals.layout import Shot, ask
+from tercet.evals.task import Task, TaskError
 from tercet.hub import PART, Record, rows_with
+from tercet.rows import Messages
 
 OLMO_EVAL = "github:allenai/olmo-eval/src/olmo_eval/evals/tasks"
 HARNESS = "github:EleutherAI/lm-evaluation-harness/lm_eval/tasks"
 HARNESS_COMMIT = "4e7e0d47f33bc71070c1d38394bafbb52b117163"
 STEPS = "A: Let's think step by step."  # the opening of every BIG-Bench Hard answer
 SEED = 1234  # the few-shot seed of the published runs
+
+
+public = partial(Task, version=1, split="test")  # a task on public data; most have one version and a test split
+Shots = Callable[[Record, Sequence[Record]], list[Shot]]
+Shown = Callable[[Sequence[Record]], list[tuple[str, ...]]]
+
+
+def field(name: str) -> Callable[[Record], str]:
+    """A record's text in this column."""
+    return lambda record: str(record[name])
+
+
+def turn(name: str) -> Callable[[Record], Messages]:
+    """A record's column as the question, as it stands."""
+    return lambda record: ask(record[name])
 
 
 def columns(*names: str) -> Callable[[Record], tuple[str, ...]]:
@@ -29,54 +45,35 @@ def columns(*names: str) -> Callable[[Record], tuple[str, ...]]:
 
 def questions_and_answers(examples: Sequence[Record]) -> list[Shot]:
     """Question and answer pairs: a table's columns of these names, or the Q:/A: lines of a text."""
-    if not _is_text(examples):
-        return [(row["question"], row["answer"]) for row in rows_with(examples, "question", "answer")]
+    if len(examples) != 1 or not set(examples[0]) <= {"text", PART}:
+        return pairs_in("question", "answer")(examples)
     pairs = re.findall(r"^\s*Q: (.+?)(?:\\n)*\\?\n\s*A: (.+?)(?:\\n)*\\?$", examples[0]["text"], re.MULTILINE)
     if not pairs:
         raise TaskError(f"the few-shot examples were expected to have Q: and A: lines; got {examples[0]['text']!r:.80}")
     return pairs
 
 
-def gsm8k(record: Record, examples: Sequence[Record]) -> list[Shot]:
-    """Eight worked solutions (Wei et al.), each closing with "So the answer is N."."""
-    rows = rows_with(examples, "question", "answer")
-    return [(f"Question: {row['question']}\nAnswer:", row["answer"]) for row in rows[:8]]
+def pairs_in(question: str, answer: str) -> Callable[[Sequence[Record]], list[Shot]]:
+    """Question and answer pairs from two columns, also of a list of records in a Python file."""
+    return lambda examples: [(row[question], row[answer]) for row in rows_with(examples, question, answer)]
 
 
-def gsm8k_shown(examples: Sequence[Record]) -> list[tuple[str, ...]]:
-    """The questions of these eight."""
-    return list(map(columns("question"), rows_with(examples, "question", "answer")[:8]))
+def worked(form: str, most: int, pairs: Callable[[Sequence[Record]], list[Shot]]) -> tuple[Shots, Shown]:
+    """The first `most` pairs as shots, each question in its `form`; and those questions alone."""
+    return (
+        lambda record, examples: [(form.format(question), answer) for question, answer in pairs(examples)[:most]],
+        lambda examples: [(question,) for question, _ in pairs(examples)[:most]],
+    )
 
 
-def minerva(record: Record, examples: Sequence[Record]) -> list[Shot]:
-    """Four worked problems of Minerva, each closing with the phrase that states the final answer."""
-    rows = rows_with(examples, "problem", "solution")
-    return [(f"Problem:\n{row['problem']}\n\nSolution:", row["solution"]) for row in rows[:4]]
-
-
-def minerva_shown(examples: Sequence[Record]) -> list[tuple[str, ...]]:
-    """These four problems."""
-    return list(map(columns("problem"), rows_with(examples, "problem", "solution")[:4]))
-
-
-def popqa(record: Record, examples: Sequence[Record]) -> list[Shot]:
-    """The first 15 of the 16 fixed questions, one for each relation."""
-    return [(f"Q: {question} A:", answer) for question, answer in questions_and_answers(examples)[:15]]
-
-
-def popqa_shown(examples: Sequence[Record]) -> list[tuple[str, ...]]:
-    """The questions of these 15."""
-    return [(question,) for question, _ in questions_and_answers(examples)[:15]]
-
-
-def primer(record: Record, examples: Sequence[Record]) -> list[Shot]:
-    """The six fixed questions that stand before every TruthfulQA question."""
-    return [(f"Q: {question}\nA:", answer) for question, answer in questions_and_answers(examples)[:6]]
-
-
-def primer_shown(examples: Sequence[Record]) -> list[tuple[str, ...]]:
-    """These six questions."""
-    return [(question,) for question, _ in questions_and_answers(examples)[:6]]
+# Eight worked solutions (Wei et al.), each closing with "So the answer is N."
+gsm8k, gsm8k_shown = worked("Question: {}\nAnswer:", 8, pairs_in("question", "answer"))
+# Four worked problems of Minerva, each closing with the phrase that states the final answer.
+minerva, minerva_shown = worked("Problem:\n{}\n\nSolution:", 4, pairs_in("problem", "solution"))
+# The first 15 of the 16 fixed questions, one for each relation.
+popqa, popqa_shown = worked("Q: {} A:", 15, questions_and_answers)
+# The six fixed questions that stand before every TruthfulQA question.
+primer, primer_shown = worked("Q: {}\nA:", 6, questions_and_answers)
 
 
 def bbh(record: Record, examples: Sequence[Record]) -> list[Shot]:
@@ -131,10 +128,6 @@ def _drop_spans(answer: Record) -> list[str]:
         return list(answer["spans"])
     date = " ".join(answer["date"][part] for part in ("day", "month", "year")).strip()
     return [" ".join(date.split())] if date else []
-
-
-def _is_text(examples: Sequence[Record]) -> bool:
-    return len(examples) == 1 and set(examples[0]) <= {"text", PART}
 
 
 @cache

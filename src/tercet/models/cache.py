@@ -71,8 +71,6 @@ class Cache:
         elif self.prefix is not None:
             bias = self.bias.expand(-1, -1, grouped.shape[2], -1)
             output = merge(attend(grouped, *own, scaling, bias), self.prefix.seen(layer, grouped, scaling))
-        elif key.dtype == torch.float32 and key.device.type == "cpu":
-            output = _attend_plainly(grouped, *own, scaling, self.bias)
         else:
             output = scaled_dot_product_attention(grouped, *own, self.mask, scale=scaling)
         return output.reshape(1, self.size, heads, width)
@@ -100,6 +98,8 @@ class Cache:
     def _see(self, size: int, reach: int) -> None:
         """Who sees what in a step of `size` rows, of which none reaches further than `reach`."""
         self.size, self.reach, self.seen = size, reach, self.lengths[:size] + 1
+        if available(self.keys):  # the kernel counts by itself
+            return
         seen = torch.arange(reach, device=self.lengths.device) <= self.lengths[:size, None]
         self.mask = seen[:, None, None]
         self.bias = torch.zeros_like(self.mask, dtype=self.keys.dtype).masked_fill_(~self.mask, -torch.inf)
@@ -169,17 +169,6 @@ def _attend_past(query: Tensor, keys: Tensor, values: Tensor, seen_B: Tensor, sc
     shape = (rows, heads * group, heads, width, keys.stride(0), keys.stride(1))
     call("attend_past", query.dtype, query, keys, values, seen_B, out, lse, *shape, scaling)
     return out, lse
-
-
-def _attend_plainly(query: Tensor, key: Tensor, value: Tensor, scaling: float, bias: Tensor) -> Tensor:
-    """Two batched products with a softmax between. For a few queries a key head, in fp32, that is what CPUs do fastest.
-
-    A fifth faster than the flash kernel. (In bf16 it would round the scores, and copy keys and values before it began.)
-    """
-    pairs = query.flatten(0, 1)
-    scores = torch.bmm(pairs, key.flatten(0, 1).transpose(1, 2)).view(*query.shape[:3], key.shape[2])
-    weights = torch.add(bias, scores, alpha=scaling).softmax(-1)
-    return torch.bmm(weights.flatten(0, 1), value.flatten(0, 1)).view_as(query)
 
 
 def attend(

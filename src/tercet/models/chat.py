@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
+from importlib.resources import files
 from itertools import groupby, islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -26,20 +27,14 @@ from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
-from tercet.rows import PLAIN, Message
+from tercet.rows import PLAIN, Completion, Message
 
-TULU3 = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}"
-    "{{ '<|assistant|>\\n' + message['content'] + eos_token }}"
-    "{% if not loop.last or add_generation_prompt %}{{ '\\n' }}{% endif %}"
-    "{% else %}{{ '<|' + message['role'] + '|>\\n' + message['content'] + '\\n' }}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
-)
-"""Tülu 3's template (paper App. B.3): plain-text markers, no BOS, no default system prompt, no final newline."""
-
-TEMPLATES = {"tulu3": TULU3}
+# Chat templates that a recipe may name, one file each. Tülu 3's (paper App. B.3) has plain-text markers, no BOS, no
+# default system prompt, and no final newline; the one that ends its file is not part of it.
+TEMPLATES = {
+    file.name.removesuffix(".jinja"): file.read_text(encoding="utf-8").removesuffix("\n")
+    for file in files("tercet.models").joinpath("templates").iterdir()
+}
 PART = 256  # conversations that one thread tokenises at once
 
 Mark = TypeVar("Mark")
@@ -108,6 +103,21 @@ class Chat:
         """SHA-256 over all that decides ids and masks: the tokenizer, the template and its special tokens."""
         parts = (self._backend.to_str(), self.template, repr(sorted(self._specials.items())))
         return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+    @cached_property
+    def stops(self) -> set[int]:
+        """The tokens that end an answer."""
+        eos = self.tokenizer.eos_token_id
+        return {self.end_id} | ({eos} if eos is not None else set())
+
+    def completion(self, token_ids: Sequence[int], logps: Sequence[float], stop: Sequence[str]) -> Completion:
+        """A completion from its tokens; its text ends before the first stop string, or the token that ends it."""
+        ids = list(token_ids)
+        closed = bool(ids) and ids[-1] in self.stops
+        text = str(self.tokenizer.decode(ids[:-1] if closed else ids, skip_special_tokens=True))
+        cuts = [place for place in map(text.find, stop) if place >= 0]
+        ended = "stop" if cuts else "eos" if closed else "length"
+        return Completion(text[: min(cuts, default=len(text))], tuple(ids), tuple(logps), ended)
 
     def text(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
         """The template's text of a conversation."""
@@ -183,7 +193,7 @@ class Chat:
         before, after = ("\033[32m⟦", "⟧\033[0m") if colour else ("⟦", "⟧")
         parts = []
         for trained, run in groupby(zip(encoded.token_ids, encoded.mask, strict=True), key=lambda pair: pair[1]):
-            text = self._decode([token for token, _ in run])
+            text = self._backend.decode([token for token, _ in run], skip_special_tokens=False)
             parts.append(before + text + after if trained else text)
         return "".join(parts)
 
@@ -274,9 +284,6 @@ class Chat:
     def _unmarked(self, message: str, text: str) -> ChatError:
         ids = self._backend.encode(text, add_special_tokens=False).ids
         return self._refusal(message, Encoded(ids, [False] * len(ids)))
-
-    def _decode(self, token_ids: Sequence[int]) -> str:
-        return self._backend.decode(list(token_ids), skip_special_tokens=False)
 
 
 def _writer(template: str, specials: dict[str, Any]) -> Callable[[list[dict[str, str]], bool], str]:

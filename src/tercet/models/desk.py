@@ -118,12 +118,9 @@ class Desk:
             before = len(self._waiting)
             if before >= self.rows or self._closed:
                 return
-            self._changed.wait_for(self._full, QUIET)
+            self._changed.wait_for(lambda: len(self._waiting) >= self.rows or self._closed, QUIET)
             if len(self._waiting) == before:
                 return
-
-    def _full(self) -> bool:
-        return len(self._waiting) >= self.rows or self._closed
 
     def _draw(self) -> list[tuple[Job, Future[Answer]]]:
         """Jobs that are written like the first one, in their order, as many as there are rows for."""

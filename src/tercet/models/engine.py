@@ -7,6 +7,7 @@ they differ is measured by `logp_gap`. A trainer puts its weights into the runni
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import threading
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from tercet.models.chat import Chat
 from tercet.models.engine_weights import DTYPES, EngineError, Weights, checksum, replace, unpacked, weights_of
-from tercet.models.weights import load_tokenizer
+from tercet.models.folder import load_tokenizer
 from tercet.rows import Completion, Likelihood, Messages, Sampling
 
 Ids = Sequence[int]
@@ -55,8 +56,6 @@ class VllmGenerator:
     def __init__(self, engine: Any, chat: Chat, dtype: str) -> None:
         """`engine` is a `vllm.LLMEngine` that computes in `dtype`; `open` makes one."""
         self.engine, self.chat, self.dtype, self.version = engine, chat, dtype, 0
-        eos = chat.tokenizer.eos_token_id
-        self.stops = sorted({chat.end_id} | ({eos} if eos is not None else set()))
         self._asked = 0
         self._busy = threading.RLock()  # held while requests run
         self._swaps: deque[tuple[list[tuple[str, Tensor]], Future[str]]] = deque()  # updates in flight
@@ -103,11 +102,7 @@ class VllmGenerator:
         return [self.chat.prompt_ids(messages) for messages in prompts]
 
     def write(
-        self,
-        prompts: Sequence[Ids],
-        sampling: Sampling,
-        done: Done | None = None,
-        streams: Sequence[int] | None = None,
+        self, prompts: Sequence[Ids], sampling: Sampling, done: Done | None = None, streams: Sequence[int] | None = None
     ) -> list[list[Completion]]:
         """The same from token ids. `streams` names each prompt's stream of random numbers; its position when absent.
 
@@ -116,7 +111,7 @@ class VllmGenerator:
         one that leaves less room than `max_new_tokens` is answered as far as the context reaches.
         """
         names = range(len(prompts)) if streams is None else streams
-        settings = [settings_of(sampling, number, self.stops) for number in names]
+        settings = [settings_of(sampling, number, sorted(self.chat.stops)) for number in names]
         results: list[list[Completion]] = [[] for _ in prompts]
         with self._busy, closing(self._ask(prompts, settings)) as answers:
             for i, answer in answers:
@@ -257,13 +252,12 @@ class VllmGenerator:
 
     def _completion(self, output: Any, stops: Sequence[str]) -> Completion:
         ids = list(output.token_ids)
-        closed = bool(ids) and ids[-1] in self.stops
-        text = str(self.chat.tokenizer.decode(ids[:-1] if closed else ids, skip_special_tokens=True))
-        logps = tuple(table[token].logprob for token, table in zip(ids, output.logprobs, strict=True))
-        cuts = [place for place in map(text.find, stops) if place >= 0]
-        if cuts or output.finish_reason in ("stop", "length"):
-            stop = "stop" if cuts else "eos" if closed else output.finish_reason
-            return Completion(text[: min(cuts, default=len(text))], tuple(ids), logps, stop)
+        logps = [table[token].logprob for token, table in zip(ids, output.logprobs, strict=True)]
+        found = self.chat.completion(ids, logps, stops)
+        if found.stop == "stop" or output.finish_reason == "length":
+            return found
+        if output.finish_reason == "stop":
+            return found if found.stop == "eos" else dataclasses.replace(found, stop="stop")
         return Completion("", (), (), "error", f"vLLM gave up on the prompt: {output.finish_reason}")
 
 

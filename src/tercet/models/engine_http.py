@@ -71,11 +71,7 @@ class RemoteEngine:
         return int(_about(self.url, self._client)["version"])
 
     def write(
-        self,
-        prompts: Sequence[Ids],
-        sampling: Sampling,
-        done: Done | None = None,
-        streams: Sequence[int] | None = None,
+        self, prompts: Sequence[Ids], sampling: Sampling, done: Done | None = None, streams: Sequence[int] | None = None
     ) -> list[list[Completion]]:
         """What the server's engine writes; see `VllmGenerator.write`."""
         results: list[list[Completion]] = [[] for _ in prompts]

@@ -1,8 +1,9 @@
-"""Attention over a forest on the CPU: segments of like size as one batch of products, one fused pass between them.
+"""Attention over a forest: segments of like size as one batch of products, one fused pass between them on the CPU.
 
 With P = softmax(S), S = scale Q K', O = P V, and delta = rowsum(dO * O): dV = P' dO, dP = dO V', dS = P (dP - delta),
 dQ = scale dS K, dK = scale dS' Q. Only each token's log-sum-exp is kept; backward computes the scores again. Segments
-are padded to a multiple of 32, so few distinct shapes occur and few matrix kernels are built.
+are padded to a multiple of 32, so few distinct shapes occur and few matrix kernels are built. Where the compiled
+kernels cannot work, in float64 for instance, the passes between the products are PyTorch's own operations.
 
 Shape suffixes: S segments, N heads, K key heads, L rows of a segment, R keys it reaches, D head size, T tokens.
 """
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tercet.kernels.native import call
+from tercet.kernels.native import available, call
 
 SCORES = 1 << 24  # scores of one batch of products: 64 MB in float
 
@@ -32,18 +33,18 @@ class Group(NamedTuple):
     shared_S: Tensor  # int32, how many of them are the trunk's
 
 
-def groups(segments: Sequence[Segment], heads: int) -> list[Group]:
+def groups(segments: Sequence[Segment], heads: int, device: torch.device) -> list[Group]:
     """Segments by padded size, cut so that no batch of products has more than `SCORES` scores."""
     found: dict[tuple[int, int], list[Segment]] = {}
     for segment in segments:
         start, end, trunk_start, trunk_end = segment
-        size = _round(end - start), _round(end - start + trunk_end - trunk_start)
+        size = padded(end - start), padded(end - start + trunk_end - trunk_start)
         found.setdefault(size, []).append(segment)
     parts = []
     for (rows, reach), same in found.items():
         most = max(1, SCORES // (rows * reach * heads))
         parts += [_group(same[i : i + most], rows, reach) for i in range(0, len(same), most)]
-    return parts
+    return [Group(*(tensor.to(device) for tensor in part)) for part in parts]
 
 
 def _group(segments: Sequence[Segment], rows: int, reach: int) -> Group:
@@ -58,7 +59,8 @@ def _group(segments: Sequence[Segment], rows: int, reach: int) -> Group:
     return Group(own, seen, shared)
 
 
-def _round(length: int) -> int:
+def padded(length: int) -> int:
+    """Up to a multiple of 32: few distinct shapes, so that few matrix kernels are built."""
     return -(-length // 32) * 32
 
 
@@ -73,9 +75,10 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, parts: list[Group], scaling: float) -> Tensor:
         heads, tokens, size = query.shape
-        output, lse_TN = query.new_empty(tokens, heads, size), query.new_empty(tokens, heads, dtype=torch.float32)
+        wide = torch.promote_types(query.dtype, torch.float32)
+        output, lse_TN = query.new_empty(tokens, heads, size), query.new_empty(tokens, heads, dtype=wide)
         for part in parts:
-            scores = _scores(part, query, key)
+            scores = _stacked(query, part, len(key)) @ _heads(key, part.reach_SR).transpose(1, 2)
             _softmax(scores, part, lse_TN, scaling)
             _scatter(scores @ _heads(value, part.reach_SR), part.rows_SL, output)
         ctx.save_for_backward(query, key, value, output, lse_TN)
@@ -87,19 +90,15 @@ class _Attention(torch.autograd.Function):
         query, key, value, output, lse_TN = ctx.saved_tensors
         grad = grads[0] if grads[0].stride(2) == 1 else grads[0].contiguous()
         heads, tokens, size = query.shape
-        delta_TN = torch.empty_like(lse_TN)
-        steps = (grad.stride(1), grad.stride(0), heads * size, size)
-        call("row_dots", query.dtype, grad, output, delta_TN, tokens, heads, size, *steps)
+        delta_TN = _row_dots(grad, output, lse_TN.dtype)
         grad_query = query.new_empty(tokens, heads, size)
-        grad_key, grad_value = _gradients(key), _gradients(value)
+        # keys' gradients are added up in float, since a trunk's tokens get many
+        grad_key, grad_value = (one.new_zeros(tokens, len(one), size, dtype=lse_TN.dtype) for one in (key, value))
         for part in ctx.parts:
-            asked, upstream = _stacked(query, part, key.shape[0]), _stacked(grad, part, key.shape[0])
+            asked, upstream = _stacked(query, part, len(key)), _stacked(grad, part, len(key))
             keys, values = _heads(key, part.reach_SR), _heads(value, part.reach_SR)
             weights, slopes = asked @ keys.transpose(1, 2), upstream @ values.transpose(1, 2)
-            segments, rows = part.rows_SL.shape
-            shape = (segments, heads, rows, part.reach_SR.shape[1])
-            places = (part.rows_SL, part.shared_S, lse_TN, delta_TN)
-            call("attention_slopes", query.dtype, weights, slopes, *places, *shape, ctx.scaling)
+            _slopes(weights, slopes, part, (lse_TN, delta_TN), ctx.scaling)
             _scatter(slopes @ keys, part.rows_SL, grad_query)
             _collect(slopes.transpose(1, 2) @ asked, part, grad_key)
             _collect(weights.transpose(1, 2) @ upstream, part, grad_value)
@@ -107,13 +106,8 @@ class _Attention(torch.autograd.Function):
         return grad_query.transpose(0, 1), keys, values, None, None
 
 
-def _scores(part: Group, query: Tensor, key: Tensor) -> Tensor:
-    """Unscaled scores `(S K, G L, R)`: heads that share keys are rows of one product."""
-    return _stacked(query, part, key.shape[0]) @ _heads(key, part.reach_SR).transpose(1, 2)
-
-
 def _stacked(tensor: Tensor, part: Group, num_keys: int) -> Tensor:
-    """`(S K, G L, D)` of a `(N, T, D)` tensor."""
+    """`(S K, G L, D)` of a `(N, T, D)` tensor: heads that share keys are rows of one product."""
     found = _heads(tensor, part.rows_SL)
     return found.view(len(part.rows_SL) * num_keys, -1, tensor.shape[2])
 
@@ -122,30 +116,78 @@ def _heads(tensor: Tensor, rows_SL: Tensor) -> Tensor:
     """Rows `(S N, L, D)` of a `(N, T, D)` tensor by token number; zeros for padding."""
     heads, _, size = tensor.shape
     segments, rows = rows_SL.shape
-    out = tensor.new_empty(segments * heads, rows, size)
-    call("gather", tensor.dtype, tensor, rows_SL, out, segments, heads, rows, size, tensor.stride(1), tensor.stride(0))
-    return out
+    if available(tensor):
+        out, steps = tensor.new_empty(segments * heads, rows, size), (tensor.stride(1), tensor.stride(0))
+        call("gather", tensor.dtype, tensor, rows_SL, out, segments, heads, rows, size, *steps)
+        return out
+    found = tensor.transpose(0, 1)[rows_SL.clamp(min=0).long()].masked_fill((rows_SL < 0)[..., None, None], 0.0)
+    return found.transpose(1, 2).contiguous().view(segments * heads, rows, size)
 
 
 def _softmax(scores: Tensor, part: Group, lse_TN: Tensor, scaling: float) -> None:
-    segments, rows = part.rows_SL.shape
-    shape = (segments, lse_TN.shape[1], rows, part.reach_SR.shape[1])
-    call("attention_softmax", scores.dtype, scores, part.rows_SL, part.shared_S, lse_TN, *shape, scaling)
+    """Scores `(S K, G L, R)` become weights in place; each token's log-sum-exp is kept."""
+    shape = (len(part.rows_SL), lse_TN.shape[1], part.rows_SL.shape[1], part.reach_SR.shape[1])
+    if available(scores):
+        call("attention_softmax", scores.dtype, scores, part.rows_SL, part.shared_S, lse_TN, *shape, scaling)
+        return
+    unseen = _unseen(part)
+    wide = (scores.view(shape).to(lse_TN.dtype) * scaling).masked_fill_(unseen, -torch.inf)
+    lse = wide.logsumexp(-1)
+    scores.view(shape).copy_(wide.sub_(lse[..., None]).exp_().masked_fill_(unseen, 0.0))
+    inside = part.rows_SL >= 0
+    lse_TN[part.rows_SL[inside].long()] = lse.transpose(1, 2)[inside]
+
+
+def _slopes(weights: Tensor, slopes: Tensor, part: Group, kept: tuple[Tensor, Tensor], scaling: float) -> None:
+    """In place: scores become the weights again, and dO V' the gradients of the scores; `kept` are lse and delta."""
+    shape = (len(part.rows_SL), kept[0].shape[1], part.rows_SL.shape[1], part.reach_SR.shape[1])
+    if available(weights):
+        places = (part.rows_SL, part.shared_S, *kept)
+        call("attention_slopes", weights.dtype, weights, slopes, *places, *shape, scaling)
+        return
+    lse, delta = (one[part.rows_SL.clamp(min=0).long()].transpose(1, 2)[..., None] for one in kept)
+    wide = (weights.view(shape).to(lse.dtype) * scaling - lse).exp_().masked_fill_(_unseen(part), 0.0)
+    slopes.view(shape).copy_((slopes.view(shape) - delta).mul_(wide).mul_(scaling))
+    weights.view(shape).copy_(wide)
+
+
+def _unseen(part: Group) -> Tensor:
+    """Which of the keys a row does not see `(S, 1, L, R)`: all of them where it is padding."""
+    rows, reach = part.rows_SL.shape[1], part.reach_SR.shape[1]
+    counts_L = torch.arange(1, rows + 1, device=part.rows_SL.device)
+    seen_SL = (part.shared_S[:, None] + counts_L).masked_fill(part.rows_SL < 0, 0)
+    return (torch.arange(reach, device=part.rows_SL.device) >= seen_SL[..., None])[:, None]
+
+
+def _row_dots(grad: Tensor, output: Tensor, wide: torch.dtype) -> Tensor:
+    """rowsum(dO * O) `(T, N)` of gradients `(N, T, D)` and outputs `(T, N, D)`."""
+    tokens, heads, size = output.shape
+    if not available(grad):
+        return (grad.transpose(0, 1).to(wide) * output).sum(-1)
+    delta_TN = output.new_empty(tokens, heads, dtype=wide)
+    steps = (grad.stride(1), grad.stride(0), heads * size, size)
+    call("row_dots", grad.dtype, grad, output, delta_TN, tokens, heads, size, *steps)
+    return delta_TN
 
 
 def _scatter(found: Tensor, rows_SL: Tensor, out: Tensor) -> None:
     """Rows `(S N, L, D)` to their places in `(T, N, D)`."""
     _, heads, size = out.shape
-    call("scatter", out.dtype, found, rows_SL, out, len(rows_SL), heads, rows_SL.shape[1], size)
-
-
-def _gradients(like: Tensor) -> Tensor:
-    """Where gradients of keys `(T, K, D)` are added up: in float, since a trunk's tokens get many."""
-    heads, tokens, size = like.shape
-    return like.new_zeros(tokens, heads, size, dtype=torch.float32)
+    segments, rows = rows_SL.shape
+    if available(out):
+        call("scatter", out.dtype, found, rows_SL, out, segments, heads, rows, size)
+    else:
+        inside = rows_SL >= 0
+        out[rows_SL[inside].long()] = found.view(segments, heads, rows, size).transpose(1, 2)[inside]
 
 
 def _collect(found: Tensor, part: Group, total: Tensor) -> None:
+    """The same where places are shared: added up."""
     _, heads, size = total.shape
     segments, reach = part.reach_SR.shape
-    call("scatter_add", found.dtype, found, part.reach_SR, total, segments, heads, reach, size)
+    if available(found):
+        call("scatter_add", found.dtype, found, part.reach_SR, total, segments, heads, reach, size)
+    else:
+        inside = part.reach_SR >= 0
+        rows = found.view(segments, heads, reach, size).transpose(1, 2)[inside]
+        total.index_add_(0, part.reach_SR[inside].long(), rows.to(total.dtype))

@@ -17,13 +17,13 @@ import torch
 from tercet.device import place
 from tercet.models.cache import Cache, Prefix
 from tercet.models.chat import Chat
-from tercet.models.decoding import Decoding, Ends, Row
+from tercet.models.decoding import Decoding, Ends
+from tercet.models.folder import load_model, load_tokenizer
 from tercet.models.forest import NAME, Leaf, Tree, plant, register
 from tercet.models.packed import Packed
 from tercet.models.paged import PagedCache
 from tercet.models.policy import Policy, check_supported
 from tercet.models.score import Question, score
-from tercet.models.weights import load_model, load_tokenizer
 from tercet.models.work import Work
 from tercet.rows import Completion, Likelihood, Messages, Sampling
 
@@ -47,8 +47,6 @@ class LocalGenerator:
         self.config = policy.model.config.get_text_config()
         self.late = self.device.type != "cpu"  # tokens are read while the next step is under way
         self.paged = self.late  # and keys and values are kept in pages
-        eos = self.chat.tokenizer.eos_token_id
-        self.stops: set[int] = {chat.end_id} | ({eos} if eos is not None else set())
 
     @classmethod
     def open(cls, folder: Path, dtype: str, *, rows: int = 64, tokens: int = 131072) -> LocalGenerator:
@@ -72,11 +70,7 @@ class LocalGenerator:
         return [self.chat.prompt_ids(messages) for messages in prompts]
 
     def write(
-        self,
-        prompts: Sequence[Ids],
-        sampling: Sampling,
-        done: Done | None = None,
-        streams: Sequence[int] | None = None,
+        self, prompts: Sequence[Ids], sampling: Sampling, done: Done | None = None, streams: Sequence[int] | None = None
     ) -> list[list[Completion]]:
         """The same from token ids; token ids come back as sampled, never re-tokenised.
 
@@ -118,7 +112,7 @@ class LocalGenerator:
                 return
             for row in state.finished:
                 group = parts.setdefault(row.prompt, {})
-                group[row.sample] = self._completion(row, sampling.stop)
+                group[row.sample] = self.chat.completion(row.token_ids, row.logps, sampling.stop)
                 if len(group) == sampling.n:
                     finish(row.prompt, [group[k] for k in sorted(group)])
 
@@ -129,7 +123,7 @@ class LocalGenerator:
             rows = written.finished or written.rows
             if not rows:  # its last tokens are still on their way
                 continue
-            text = self._completion(rows[0], sampling.stop).text
+            text = self.chat.completion(rows[0].token_ids, rows[0].logps, sampling.stop).text
             whole = bool(written.finished) or not text.endswith("\ufffd")  # else a character is still half written
             if whole and len(text) > len(shown):
                 yield text[len(shown) :]
@@ -171,15 +165,6 @@ class LocalGenerator:
         error = f"a prompt of {len(ids)} tokens leaves no room in the model's context of {limit}"
         return [Completion("", (), (), "error", error)] * sampling.n
 
-    def _completion(self, row: Row, stop: Sequence[str]) -> Completion:
-        ids = row.token_ids
-        closed = bool(ids) and ids[-1] in self.stops
-        text = str(self.chat.tokenizer.decode(ids[:-1] if closed else ids, skip_special_tokens=True))
-        cuts = [place for place in (text.find(words) for words in stop) if place >= 0]
-        if cuts:
-            return Completion(text[: min(cuts)], tuple(ids), tuple(row.logps), "stop")
-        return Completion(text, tuple(ids), tuple(row.logps), "eos" if closed else "length")
-
     def _tight(self, prompts: Sequence[Ids], sampling: Sampling) -> bool:
         """Whether the token budget, and not the number of rows, decides how many prompts fit: then sort by length."""
         longest = max((len(ids) for ids in prompts), default=0) + sampling.max_new_tokens
@@ -201,9 +186,14 @@ class LocalGenerator:
         length = min(longest + sampling.max_new_tokens, self.config.max_position_embeddings) - shared
         wanted = min(self.rows, len(prompts) * sampling.n)
         rows = max(1, min(wanted, (self.tokens - shared) // length))
-        queue = _units(len(prompts), sampling.n, rows)
-        cache = self._cache(rows, wanted, length, prefix)
-        ends = Ends(self.stops, self.chat.tokenizer, self.config.max_position_embeddings)
+        starts = range(0, sampling.n, rows)  # (prompt, samples) pieces that fit into the rows, last one first
+        queue = [(i, list(range(s, min(s + rows, sampling.n)))) for i in range(len(prompts)) for s in starts][::-1]
+        if self.paged:  # room for as many of the wanted rows as are short enough
+            most, held = max(wanted, 1), {"rows": rows, "tokens": self.tokens}
+            cache: Cache = PagedCache.of(self.policy, most, length, **held, prefix=prefix)
+        else:
+            cache = Cache.empty(self.policy, rows, length, prefix)
+        ends = Ends(self.chat.stops, self.chat.tokenizer, self.config.max_position_embeddings)
         state = Decoding(self.policy, cache, sampling, ends, self.work, late=self.late)
         while queue or state.rows or state.pending:
             free = cache.capacity - len(state.rows)
@@ -213,12 +203,6 @@ class LocalGenerator:
                 state.step()
             state.retire()
             yield state
-
-    def _cache(self, rows: int, wanted: int, length: int, prefix: Prefix | None) -> Cache:
-        """Room for `rows` rows of `length` tokens; in pages, for those of the `wanted` rows that are short enough."""
-        if not self.paged:
-            return Cache.empty(self.policy, rows, length, prefix)
-        return PagedCache.of(self.policy, max(wanted, 1), length, rows=rows, tokens=self.tokens, prefix=prefix)
 
     def _check(self, prompts: Sequence[Ids], sampling: Sampling) -> int:
         longest = max((len(ids) for ids in prompts), default=0)
@@ -236,12 +220,6 @@ class LocalGenerator:
 def _at(places: Sequence[int], finish: Done, i: int, group: list[Completion]) -> None:
     """Tell `finish` the place that the i-th of some prompts has among all."""
     finish(places[i], group)
-
-
-def _units(num_prompts: int, n: int, rows: int) -> list[tuple[int, list[int]]]:
-    """(prompt, samples) pieces that fit into the rows, last one first."""
-    pieces = [(i, list(range(s, min(s + rows, n)))) for i in range(num_prompts) for s in range(0, n, rows)]
-    return pieces[::-1]
 
 
 def _shared(prompts: Sequence[Ids]) -> int:

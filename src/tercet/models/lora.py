@@ -34,8 +34,11 @@ def adapt(module: nn.Module, lora: Lora, dtype: torch.dtype, seed: int) -> Merge
     models = list(_models(module))
     for prefix, model in models:
         _inject(model, lora)
+        output = model.get_output_embeddings()
         for name, parameter in model.named_parameters():
-            fresh = not name.startswith(f"{model.base_model_prefix}.") and parameter is not _head(model)
+            fresh = not name.startswith(f"{model.base_model_prefix}.") and (
+                output is None or parameter is not output.weight
+            )
             parameter.requires_grad_(fresh or name.endswith((A, B)))
         if dtype != torch.float32:
             _check_stored(prefix, model)
@@ -102,11 +105,6 @@ def _models(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, PreTrain
         return
     for name, child in module.named_children():
         yield from _models(child, f"{prefix}{name}.")
-
-
-def _head(model: PreTrainedModel) -> Tensor | None:
-    head = model.get_output_embeddings()
-    return None if head is None else head.weight
 
 
 def _check_stored(prefix: str, model: PreTrainedModel) -> None:

@@ -27,6 +27,12 @@ class Reader(nn.Module):
         embedding.padding_idx = None
         fuse(model)
 
+    def hidden(self, layout: Attends, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """Hidden states `(T, H)` of a flat row of tokens, without the model's head."""
+        backbone = getattr(self.model, self.model.base_model_prefix)
+        output = backbone(input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False, forest=layout)
+        return output.last_hidden_state[0]
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Reader:
         exact = [
             (owner, name, buffer) for owner in self.modules() for name, buffer in owner.named_buffers(recurse=False)
@@ -39,22 +45,6 @@ class Reader(nn.Module):
 
 class Policy(Reader):
     """A causal LM read through forests: log-probabilities of trained tokens, or hidden states of last tokens."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__(model)
-        self.backbone_name = model.base_model_prefix
-
-    @property
-    def backbone(self) -> PreTrainedModel:
-        """The transformer without its output projection."""
-        return getattr(self.model, self.backbone_name)
-
-    def hidden(self, layout: Attends, input_ids: Tensor, position_ids: Tensor) -> Tensor:
-        """Hidden states `(T, H)` of a flat row of tokens."""
-        output = self.backbone(
-            input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False, forest=layout
-        )
-        return output.last_hidden_state[0]
 
     def head(self) -> Tensor:
         """The output projection's weight `(V, H)`."""
@@ -72,11 +62,7 @@ class Scorer(Reader):
 
     def forward(self, forest: Forest) -> Tensor:
         """Scores `(L,)` in fp32, one per leaf."""
-        backbone = getattr(self.model, self.model.base_model_prefix)
-        output = backbone(
-            input_ids=forest.input_ids[None], position_ids=forest.position_ids[None], use_cache=False, forest=forest
-        )
-        last = output.last_hidden_state[0].index_select(0, forest.last_L)
+        last = self.hidden(forest, forest.input_ids, forest.position_ids).index_select(0, forest.last_L)
         score: nn.Module = self.model.score  # type: ignore[assignment]
         return score(last).squeeze(-1).float()
 

@@ -120,18 +120,17 @@ class _Nodes:
                 torch.cat([tensor[:, :, part] for part in (*above, own)], dim=2) if above else tensor[:, :, own]
                 for tensor in (key, value)
             )
-            mask = self._mask(keys.shape[2], own.stop - own.start, query.device) if above else None
+            mask = self._mask(own.stop - own.start, keys.shape[2], query.device) if above else None
             output[:, :, own] = scaled_dot_product_attention(
                 query[:, :, own], keys, values, mask, is_causal=mask is None, scale=scaling, enable_gqa=True
             )
         return output.transpose(1, 2)
 
-    def _mask(self, reach: int, length: int, device: torch.device) -> Tensor:
+    def _mask(self, length: int, reach: int, device: torch.device) -> Tensor:
         """Which of `reach` keys each of the last `length` tokens may see."""
-        key = (reach, length)
-        if key not in self.masks:
-            self.masks[key] = torch.ones(length, reach, dtype=torch.bool, device=device).tril(reach - length)
-        return self.masks[key]
+        if (length, reach) not in self.masks:
+            self.masks[length, reach] = torch.ones(length, reach, dtype=torch.bool, device=device).tril(reach - length)
+        return self.masks[length, reach]
 
 
 def _score(policy: Policy, families: list[_Family], work: Work | None) -> list[list[Likelihood]]:

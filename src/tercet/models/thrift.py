@@ -7,6 +7,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ from tercet.models.forest import NAME, forest_attention
 def recompute(module: nn.Module) -> None:
     """Keep only the inputs of every decoder layer; backward computes the layer again (Chen et al. 2016)."""
     for layer in _layers(module):
-        layer.forward = _when_learning(layer.forward, _again(layer.forward))
+        again = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+        layer.forward = _when_learning(layer.forward, again)
 
 
 def compile_layers(module: nn.Module, device: torch.device, backend: str = "inductor") -> None:
@@ -40,13 +42,6 @@ def compile_layers(module: nn.Module, device: torch.device, backend: str = "indu
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
     return (layer for layer in module.modules() if isinstance(layer, GradientCheckpointingLayer))
-
-
-def _again(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*args: Any, **options: Any) -> Any:
-        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **options)
-
-    return run
 
 
 def _when_learning(plain: Callable[..., Any], other: Callable[..., Any]) -> Callable[..., Any]:

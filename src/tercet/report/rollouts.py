@@ -12,15 +12,16 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from jinja2.utils import htmlsafe_json_dumps
 
-from tercet.report.facts import Object
+from tercet.report.facts import Object, Stage
 from tercet.report.render import render
 from tercet.report.samples import cut
 from tercet.rows import RowError
 from tercet.rows_file import read_file
+from tercet.store import Artifact
 
 FILE = "tercet/rollouts.parquet"
 MOST_GROUPS, MOST_CHARACTERS = 600, 6_000_000  # of one page, whatever the number of stages
@@ -28,22 +29,6 @@ MOST_TEXT = 20_000  # characters of one completion or prompt
 CHARACTERS = 4  # of a token, to guess how much room a group takes before its texts are read
 COLUMNS = ("sample", "reward", "score", "advantage", "answer", "outcome", "stop", "length", "version", "parts", "text")
 PAGE = "rollouts.html"
-
-
-class Told(Protocol):
-    """A stage on disk, as the store and the report page know it."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-
-    @property
-    def kind(self) -> str: ...  # noqa: D102
-
-    @property
-    def key(self) -> str: ...  # noqa: D102
-
-    @property
-    def path(self) -> Path: ...  # noqa: D102
 
 
 class Place(NamedTuple):
@@ -57,7 +42,7 @@ class Place(NamedTuple):
 
 
 def write(
-    stages: Sequence[Told], out: Path, *, title: str = "", back: str = "", most: int = MOST_GROUPS
+    stages: Sequence[Stage | Artifact], out: Path, *, title: str = "", back: str = "", most: int = MOST_GROUPS
 ) -> list[Object]:
     """Write the page of these RL stages; `back` is the page it links to. Returns what each stage has and what is shown.
 
@@ -81,7 +66,7 @@ def write(
     return [counts for counts, _ in told]
 
 
-def _stage(stage: Told, most: int, room: int) -> tuple[Object, Object]:
+def _stage(stage: Stage | Artifact, most: int, room: int) -> tuple[Object, Object]:
     """What a stage has in all, and what of it the page shows."""
     path = stage.path / "payload" / FILE
     places, means = _survey(path)

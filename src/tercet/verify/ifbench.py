@@ -12,20 +12,17 @@ replaced, by the row's own. Where a checker of the reference raises, and would e
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import math
+from inspect import signature
 from typing import Any
 
 from tercet.verify import ifbench_count as count
 from tercet.verify import ifbench_custom as custom
 from tercet.verify import ifbench_format as layout
 from tercet.verify import ifbench_words as order
-from tercet.verify.grade import Grade, VerifierError
-from tercet.verify.language import Check, grade_instructions, read_instructions
-
-Checker = tuple[Callable[..., bool], tuple[str, ...]]  # the function, and its arguments by name after the text
-
-KEYWORDS = ("keyword1", "keyword2", "keyword3", "keyword4", "keyword5")
+from tercet.verify.answers import is_number
+from tercet.verify.grade import Grade
+from tercet.verify.language import Argument, Check, Checker, bind, grade_instructions, is_whole, read_instructions
 
 
 def ifbench(completion: str, truth: str) -> Grade:
@@ -40,99 +37,72 @@ def ifbench(completion: str, truth: str) -> Grade:
 
 
 def _bind(name: str, given: dict[str, Any], row: dict[str, Any]) -> Check:
-    """The check of one constraint as a function of the text; a missing or wrong argument is a `VerifierError`."""
-    if name not in CHECKERS:
-        raise VerifierError(f"ifbench@1 knows no instruction {name!r}; expected one of {', '.join(sorted(CHECKERS))}")
-    function, arguments = CHECKERS[name]
+    """The check of one constraint as a function of the text."""
     if name.startswith("custom:"):
         given = {}  # the reference takes and ignores anything here
-    if "prompt_to_repeat" in arguments and not given.get("prompt_to_repeat"):
+    if (
+        name in CHECKERS
+        and "prompt_to_repeat" in signature(CHECKERS[name]).parameters
+        and not given.get("prompt_to_repeat")
+    ):
         given = given | {"prompt_to_repeat": row.get("prompt")}
-    if set(given) != set(arguments):
-        raise VerifierError(f"ifbench@1: {name} expects the arguments {sorted(arguments)}; got {sorted(given)}")
-    for argument in arguments:
-        if (expected := _expected(argument, given[argument])) is not None:
-            raise VerifierError(f"ifbench@1: {name} expects {argument} to be {expected}; got {given[argument]!r:.60}")
-    return partial(_call, function, [given[argument] for argument in arguments])
+    return bind(name, given, "ifbench@1", CHECKERS, (ARGUMENTS, (lambda value: isinstance(value, str), "a text")))
 
 
-def _call(function: Callable[..., bool], values: list[Any], text: str) -> bool:
-    return function(text, *values)
+def _is_integer(value: object) -> bool:
+    return is_whole(value, -math.inf)
 
 
-def _expected(argument: str, value: object) -> str | None:
-    """What an argument should have been, or None when it is right."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if argument in ("N", "small_n", "min_words", "max_words"):
-        return None if whole and value >= 0 else "a whole number from 0"  # type: ignore[operator]
-    if argument == "percentage":
-        return None if (whole or isinstance(value, float)) and value >= 0 else "a number from 0"  # type: ignore[operator]
-    if argument in ("n", "m"):
-        return None if whole and value else "a whole number, not 0"
-    if argument in ("n_start", "n_end"):
-        return None if whole else "a whole number"
-    if argument in ("keyword", "word", "prompt_to_repeat"):
-        return None if isinstance(value, str) and value else "a text that is not empty"
-    return None if isinstance(value, str) else "a text"
+ARGUMENTS: dict[str, Argument] = {
+    **dict.fromkeys(("N", "small_n", "min_words", "max_words"), (is_whole, "a whole number from 0")),
+    "percentage": (lambda value: is_number(value) and value >= 0, "a number from 0"),
+    **dict.fromkeys(("n", "m"), (lambda value: _is_integer(value) and value != 0, "a whole number, not 0")),
+    **dict.fromkeys(("n_start", "n_end"), (_is_integer, "a whole number")),
+    **dict.fromkeys(
+        ("keyword", "word", "prompt_to_repeat"),
+        (lambda value: isinstance(value, str) and bool(value), "a text that is not empty"),
+    ),
+}
+
+
+def _family(family: str, *checkers: Checker) -> dict[str, Checker]:
+    """Checkers under the ids that they have in the public rows: the family's name and their own."""
+    return {f"{family}:{checker.__name__}": checker for checker in checkers}
 
 
 CHECKERS: dict[str, Checker] = {
-    "count:conjunctions": (count.conjunctions, ("small_n",)),
-    "count:keywords_multiple": (count.keywords_multiple, KEYWORDS),
-    "count:numbers": (count.numbers, ("N",)),
-    "count:person_names": (count.person_names, ("N",)),
-    "count:pronouns": (count.pronouns, ("N",)),
-    "count:punctuation": (count.punctuation, ()),
-    "count:unique_word_count": (count.unique_word_count, ("N",)),
-    "count:word_count_range": (count.word_count_range, ("min_words", "max_words")),
-    "count:words_japanese": (count.words_japanese, ("N",)),
-    "custom:character_reverse": (custom.character_reverse, ()),
-    "custom:csv_city": (custom.csv_city, ()),
-    "custom:csv_quotes": (custom.csv_quotes, ()),
-    "custom:csv_special_character": (custom.csv_special_character, ()),
-    "custom:date_format_list": (custom.date_format_list, ()),
-    "custom:european_capitals_sort": (custom.european_capitals_sort, ()),
-    "custom:mcq_count_length": (custom.mcq_count_length, ()),
-    "custom:multiples": (custom.multiples, ()),
-    "custom:reverse_newline": (custom.reverse_newline, ()),
-    "custom:sentence_alphabet": (custom.sentence_alphabet, ()),
-    "custom:word_reverse": (custom.word_reverse, ()),
-    "format:emoji": (layout.emojis, ()),
-    "format:line_indent": (layout.line_indent, ()),
-    "format:list": (layout.separated_list, ("sep",)),
-    "format:newline": (layout.newline, ()),
-    "format:no_bullets_bullets": (layout.no_bullets_bullets, ()),
-    "format:no_whitespace": (layout.no_whitespace, ()),
-    "format:options": (layout.options, ("options",)),
-    "format:output_template": (layout.output_template, ()),
-    "format:parentheses": (layout.parentheses, ()),
-    "format:quote_unquote": (layout.quote_unquote, ()),
-    "format:quotes": (layout.quotes, ()),
-    "format:sub-bullets": (layout.sub_bullets, ()),
-    "format:thesis": (layout.thesis, ()),
-    "format:title_case": (layout.title_case, ()),
-    "ratio:overlap": (count.overlap, ("reference_text", "percentage")),
-    "ratio:sentence_balance": (count.sentence_balance, ()),
-    "ratio:sentence_type": (count.sentence_type, ()),
-    "ratio:sentence_words": (count.sentence_words, ()),
-    "ratio:stop_words": (count.stop_words, ("percentage",)),
-    "repeat:repeat_change": (order.repeat_change, ("prompt_to_repeat",)),
-    "repeat:repeat_simple": (order.repeat_simple, ()),
-    "repeat:repeat_span": (order.repeat_span, ("prompt_to_repeat", "n_start", "n_end")),
-    "sentence:alliteration_increment": (order.alliteration_increment, ()),
-    "sentence:increment": (order.sentence_increment, ("small_n",)),
-    "sentence:keyword": (order.sentence_keyword, ("word", "N")),
-    "words:alphabet": (order.alphabet, ()),
-    "words:consonants": (order.consonants, ()),
-    "words:keywords_specific_position": (order.keywords_specific_position, ("keyword", "n", "m")),
-    "words:last_first": (order.last_first, ()),
-    "words:no_consecutive": (order.no_consecutive, ()),
-    "words:odd_even_syllables": (order.odd_even_syllables, ()),
-    "words:palindrome": (order.palindrome, ()),
-    "words:paragraph_last_first": (order.paragraph_last_first, ()),
-    "words:prime_lengths": (order.prime_lengths, ()),
-    "words:repeats": (order.repeats, ("small_n",)),
-    "words:start_verb": (order.start_verb, ()),
-    "words:vowel": (order.vowel, ()),
-    "words:words_position": (order.words_position, ("keyword",)),
-}
+    **_family(
+        "count",
+        count.conjunctions, count.keywords_multiple, count.numbers, count.person_names, count.pronouns,
+        count.punctuation, count.unique_word_count, count.word_count_range, count.words_japanese,
+    ),
+    **_family(
+        "custom",
+        custom.character_reverse, custom.csv_city, custom.csv_quotes, custom.csv_special_character,
+        custom.date_format_list, custom.european_capitals_sort, custom.mcq_count_length, custom.multiples,
+        custom.reverse_newline, custom.sentence_alphabet, custom.word_reverse,
+    ),
+    **_family(
+        "format",
+        layout.line_indent, layout.newline, layout.no_bullets_bullets, layout.no_whitespace, layout.options,
+        layout.output_template, layout.parentheses, layout.quote_unquote, layout.quotes, layout.thesis,
+        layout.title_case,
+    ),
+    **_family(
+        "ratio",
+        count.overlap, count.sentence_balance, count.sentence_type, count.sentence_words, count.stop_words,
+    ),
+    **_family("repeat", order.repeat_change, order.repeat_simple, order.repeat_span),
+    **_family(
+        "words",
+        order.alphabet, order.consonants, order.keywords_specific_position, order.last_first, order.no_consecutive,
+        order.odd_even_syllables, order.palindrome, order.paragraph_last_first, order.prime_lengths, order.repeats,
+        order.start_verb, order.vowel, order.words_position,
+    ),
+    "format:emoji": layout.emojis,
+    "format:list": layout.separated_list,
+    "format:sub-bullets": layout.sub_bullets,
+    "sentence:alliteration_increment": order.alliteration_increment,
+    "sentence:increment": order.sentence_increment,
+    "sentence:keyword": order.sentence_keyword,
+}  # fmt: skip

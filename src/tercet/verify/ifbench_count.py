@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import string
+import tomllib
+from importlib.resources import files
 
 from tercet.verify.language import sentences, words
 
@@ -15,33 +17,12 @@ P = string.punctuation
 ENDS = P + " "  # what is stripped from the ends of a word
 DELETE_P = str.maketrans("", "", P)
 
-CONJUNCTIONS = {"and", "but", "for", "nor", "or", "so", "yet"}
-NAMES = str.split("""
-    Emma Liam Sophia Jackson Olivia Noah Ava Lucas Isabella Mason Mia Ethan Charlotte Alexander Amelia Benjamin Harper
-    Leo Zoe Daniel Chloe Samuel Lily Matthew Grace Owen Abigail Gabriel Ella Jacob Scarlett Nathan Victoria Elijah Layla
-    Nicholas Audrey David Hannah Christopher Penelope Thomas Nora Andrew Aria Joseph Claire Ryan Stella Jonathan
-""")
-PRONOUNS = set(
-    str.split("""
-    i me we us you he him she her it they them my mine our ours your yours his hers its their theirs myself ourselves
-    yourself yourselves himself herself itself themselves this that these those who whom whose which what whoever
-    whomever whatever whichever anybody anyone anything everybody everyone everything nobody nothing somebody someone
-    something each either neither both all some any none
-    """)
-)
-# NLTK's English stop words, in its list of 198 (the data of 2023 had 179). A `\w+` run has no apostrophe, so
-# the 45 contractions (don't) never match and are left out; their halves (don, t) are in the list.
-STOP_WORDS = set(
-    str.split("""
-    a about above after again against ain all am an and any are aren as at be because been before being below between
-    both but by can couldn d did didn do does doesn doing don down during each few for from further had hadn has hasn
-    have haven having he her here hers herself him himself his how i if in into is isn it its itself just ll m ma me
-    mightn more most mustn my myself needn no nor not now o of off on once only or other our ours ourselves out over own
-    re s same shan she should shouldn so some such t than that the their theirs them themselves then there these they
-    this those through to too under until up ve very was wasn we were weren what when where which while who whom why
-    will with won wouldn y you your yours yourself yourselves
-    """)
-)
+WORDS: dict[str, list[str]] = {
+    kind: text.split()
+    for kind, text in tomllib.loads(files("tercet.verify").joinpath("ifbench.toml").read_text(encoding="utf-8")).items()
+}
+NAMES, CONJUNCTIONS = WORDS["names"], set(WORDS["conjunctions"])
+PRONOUNS, STOP_WORDS = set(WORDS["pronouns"]), set(WORDS["stop_words"])
 JAPANESE = re.compile("[\u3040-\u30ff\u4e00-\u9fff]")
 
 
@@ -50,34 +31,34 @@ def bare_words(text: str) -> list[str]:
     return text.translate(DELETE_P).split()
 
 
-def word_count_range(text: str, low: int, high: int) -> bool:
-    """Between `low` and `high` runs of word characters: `don't` and `3.14` are two each."""
-    return low <= len(re.findall(r"\w+", text)) <= high
+def word_count_range(text: str, min_words: int, max_words: int) -> bool:
+    """Between `min_words` and `max_words` runs of word characters: `don't` and `3.14` are two each."""
+    return min_words <= len(re.findall(r"\w+", text)) <= max_words
 
 
-def unique_word_count(text: str, least: int) -> bool:
-    """At least so many distinct words; all words that were only punctuation are one more."""
-    return len({word.strip(ENDS) for word in text.lower().split()}) >= least
+def unique_word_count(text: str, N: int) -> bool:
+    """At least N distinct words; all words that were only punctuation are one more."""
+    return len({word.strip(ENDS) for word in text.lower().split()}) >= N
 
 
-def conjunctions(text: str, least: int) -> bool:
-    """At least so many spellings of coordinating conjunctions: `and`, `And` and `and,` are three."""
-    return len({word for word in text.split() if word.strip(ENDS).lower() in CONJUNCTIONS}) >= least
+def conjunctions(text: str, small_n: int) -> bool:
+    """At least `small_n` spellings of coordinating conjunctions: `and`, `And` and `and,` are three."""
+    return len({word for word in text.split() if word.strip(ENDS).lower() in CONJUNCTIONS}) >= small_n
 
 
-def person_names(text: str, least: int) -> bool:
-    """At least so many of the fifty names, as whole words in their own case."""
-    return sum(re.search(rf"\b{name}\b", text) is not None for name in NAMES) >= least
+def person_names(text: str, N: int) -> bool:
+    """At least N of the fifty names, as whole words in their own case."""
+    return sum(re.search(rf"\b{name}\b", text) is not None for name in NAMES) >= N
 
 
-def numbers(text: str, exactly: int) -> bool:
+def numbers(text: str, N: int) -> bool:
     """Exactly so many runs of digits once punctuation is deleted: `3.14` and `10-20` are one each."""
-    return len(re.findall(r"\d+", text.translate(DELETE_P))) == exactly
+    return len(re.findall(r"\d+", text.translate(DELETE_P))) == N
 
 
-def pronouns(text: str, least: int) -> bool:
-    """At least so many tokens that are pronouns, repeats and determiners (`this book`) included."""
-    return sum(token in PRONOUNS for token in words(text.replace("/", " ").lower())) >= least
+def pronouns(text: str, N: int) -> bool:
+    """At least N tokens that are pronouns, repeats and determiners (`this book`) included."""
+    return sum(token in PRONOUNS for token in words(text.replace("/", " ").lower())) >= N
 
 
 def punctuation(text: str) -> bool:
@@ -88,25 +69,27 @@ def punctuation(text: str) -> bool:
     return all(mark in rest for mark in ".,!?;:")
 
 
-def keywords_multiple(text: str, *keywords: str) -> bool:
+def keywords_multiple(text: str, keyword1: str, keyword2: str, keyword3: str, keyword4: str, keyword5: str) -> bool:
     """The five keywords occur exactly 1, 2, 3, 5 and 7 times, as lower-cased substrings."""
-    counts = [text.lower().count(keyword.strip().lower()) for keyword in keywords]
+    counts = [
+        text.lower().count(keyword.strip().lower()) for keyword in (keyword1, keyword2, keyword3, keyword4, keyword5)
+    ]
     return counts == [1, 2, 3, 5, 7]
 
 
-def words_japanese(text: str, period: int) -> bool:
-    """Every `period`-th word has a kana or a Chinese character; words of digits or of punctuation are exempt.
+def words_japanese(text: str, N: int) -> bool:
+    """Every `N`-th word has a kana or a Chinese character; words of digits or of punctuation are exempt.
 
-    A period of 0 divides by zero, as in the reference.
+    An N of 0 divides by zero, as in the reference.
     """
-    chosen = [word.strip(P) for place, word in enumerate(text.split(), 1) if place % period == 0]
+    chosen = [word.strip(P) for place, word in enumerate(text.split(), 1) if place % N == 0]
     return all(not word or word.isdigit() or JAPANESE.search(word) for word in chosen)
 
 
-def stop_words(text: str, most: float) -> bool:
+def stop_words(text: str, percentage: float) -> bool:
     """At most so many per cent of the runs of word characters are stop words; no word at all fails."""
     runs = re.findall(r"\w+", text)
-    return bool(runs) and sum(run.lower() in STOP_WORDS for run in runs) / len(runs) * 100 <= most
+    return bool(runs) and sum(run.lower() in STOP_WORDS for run in runs) / len(runs) * 100 <= percentage
 
 
 def sentence_type(text: str) -> bool:
@@ -121,10 +104,10 @@ def sentence_balance(text: str) -> bool:
     return ends.count(".") == ends.count("?") == ends.count("!")
 
 
-def overlap(text: str, reference: str, centre: float) -> bool:
-    """The share of the text's distinct character trigrams that the reference has too is within 2 points of `centre`."""
-    own, other = _trigrams(text), _trigrams(reference)
-    return bool(own) and centre - 2 <= len(own & other) / len(own) * 100 <= centre + 2
+def overlap(text: str, reference_text: str, percentage: float) -> bool:
+    """The share of the text's distinct trigrams that the reference has too is within 2 points of `percentage`."""
+    own, other = _trigrams(text), _trigrams(reference_text)
+    return bool(own) and percentage - 2 <= len(own & other) / len(own) * 100 <= percentage + 2
 
 
 def _trigrams(text: str) -> set[str]:

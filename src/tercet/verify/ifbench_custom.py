@@ -9,13 +9,10 @@ import string
 import unicodedata
 from itertools import pairwise
 
-from tercet.verify.ifbench_count import ENDS, bare_words
+from tercet.verify.ifbench_count import ENDS, WORDS, bare_words
 from tercet.verify.language import sentences
 
-CAPITALS = str.split("""
-    Reykjavik Helsinki Oslo Tallinn Stockholm Riga Moscow Copenhagen Vilnius Minsk Dublin Berlin Amsterdam Warsaw London
-    Brussels Prague Luxembourg Paris Vienna Bratislava Budapest Vaduz Chisinau Bern Ljubljana Zagreb
-""")
+CAPITALS = WORDS["capitals"]
 QUESTION = re.compile(r"Question \d+[.):;|]?")
 OPTION = re.compile(r"[A-Ea-e][.)|]\s*\w")
 CITY_HEADER = ["ID", "Country", "City", "Year", "Count"]

@@ -50,11 +50,11 @@ def quotes(text: str) -> bool:
     return False
 
 
-def options(text: str, choices: str) -> bool:
-    """The response is one of the choices; to the letter if they are lettered a, b, c, else in any case."""
-    separator = "/" if "/" in choices else "or" if "or" in choices else ","
-    parts = [part.strip() for part in choices.split(separator)]
-    if LETTERED.match(choices):
+def options(text: str, options: str) -> bool:
+    """The response is one of the options; to the letter if they are lettered a, b, c, else in any case."""
+    separator = "/" if "/" in options else "or" if "or" in options else ","
+    parts = [part.strip() for part in options.split(separator)]
+    if LETTERED.match(options):
         return text in parts
     return text.strip(ENDS).lower() in [part.strip(ENDS).lower() for part in parts]
 
@@ -99,9 +99,9 @@ def quote_unquote(text: str) -> bool:
     return '""' not in bare and not bare.strip(BESIDE_QUOTES).endswith('"')
 
 
-def separated_list(text: str, separator: str) -> bool:
+def separated_list(text: str, sep: str) -> bool:
     """The separator occurs at least twice, anywhere."""
-    return text.count(separator) >= 2
+    return text.count(sep) >= 2
 
 
 def thesis(text: str) -> bool:

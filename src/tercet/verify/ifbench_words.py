@@ -67,9 +67,9 @@ def _tagger() -> PerceptronTagger:
         raise LookupError(f"NLTK's tagger weights are not on this machine; {advice}") from None
 
 
-def repeats(text: str, most: int) -> bool:
-    """No word occurs more than `most` times; `It's` and `its` are one word."""
-    return all(count <= most for count in Counter(bare_words(text.lower())).values())
+def repeats(text: str, small_n: int) -> bool:
+    """No word occurs more than `small_n` times; `It's` and `its` are one word."""
+    return all(count <= small_n for count in Counter(bare_words(text.lower())).values())
 
 
 def odd_even_syllables(text: str) -> bool:
@@ -98,13 +98,13 @@ def no_consecutive(text: str) -> bool:
     return all(a[0] != b[0] for a, b in pairwise(bare_words(text.lower())))
 
 
-def keywords_specific_position(text: str, keyword: str, sentence: int, place: int) -> bool:
-    """The `place`-th token of the `sentence`-th sentence is the keyword; punctuation tokens do not count."""
+def keywords_specific_position(text: str, keyword: str, n: int, m: int) -> bool:
+    """The `m`-th token of the `n`-th sentence is the keyword; punctuation tokens do not count."""
     found = sentences(text)
-    if len(found) < sentence:
+    if len(found) < n:
         return False
-    tokens = [token for token in words(found[sentence - 1]) if any(char.isalnum() for char in token)]
-    return len(tokens) >= place and tokens[place - 1].lower() == keyword.strip().lower()
+    tokens = [token for token in words(found[n - 1]) if any(char.isalnum() for char in token)]
+    return len(tokens) >= m and tokens[m - 1].lower() == keyword.strip().lower()
 
 
 def words_position(text: str, keyword: str) -> bool:
@@ -125,22 +125,22 @@ def _alliteration(sentence: str) -> int:
     return sum(run for run in runs if run > 1)
 
 
-def sentence_keyword(text: str, keyword: str, place: int) -> bool:
-    """The `place`-th sentence contains the word; 0 reads the last sentence."""
+def sentence_keyword(text: str, word: str, N: int) -> bool:
+    """The `N`-th sentence contains the word; 0 reads the last sentence."""
     found = sentences(text)
-    pattern = rf"\b{re.escape(keyword)}\b"
-    return len(found) >= place and re.search(pattern, found[place - 1], re.IGNORECASE) is not None
+    pattern = rf"\b{re.escape(word)}\b"
+    return len(found) >= N and re.search(pattern, found[N - 1], re.IGNORECASE) is not None
 
 
-def sentence_increment(text: str, step: int) -> bool:
-    """Each sentence has exactly `step` words more than the one before."""
+def sentence_increment(text: str, small_n: int) -> bool:
+    """Each sentence has exactly `small_n` words more than the one before."""
     counts = [len(bare_words(sentence)) for sentence in sentences(text)]
-    return all(b == a + step for a, b in pairwise(counts))
+    return all(b == a + small_n for a, b in pairwise(counts))
 
 
-def repeat_change(text: str, prompt: str) -> bool:
+def repeat_change(text: str, prompt_to_repeat: str) -> bool:
     """The prompt again, but not the very same text: the first word is free, and so is the whitespace."""
-    return text != prompt and text.split()[1:] == prompt.split()[1:]
+    return text != prompt_to_repeat and text.split()[1:] == prompt_to_repeat.split()[1:]
 
 
 def repeat_simple(text: str) -> bool:
@@ -148,6 +148,6 @@ def repeat_simple(text: str) -> bool:
     return hashlib.sha256(text.strip().lower().encode("utf-8", "surrogatepass")).hexdigest() == SIMPLE_SENTENCE
 
 
-def repeat_span(text: str, prompt: str, start: int, end: int) -> bool:
-    """The prompt's characters from `start` to `end`, both inclusive and counted from 0, in any case."""
-    return text.strip().lower() == prompt[start : end + 1].strip().lower()
+def repeat_span(text: str, prompt_to_repeat: str, n_start: int, n_end: int) -> bool:
+    """The prompt's characters from `n_start` to `n_end`, both inclusive and counted from 0, in any case."""
+    return text.strip().lower() == prompt_to_repeat[n_start : n_end + 1].strip().lower()

@@ -19,22 +19,30 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterable
 
-from tercet.verify.grade import Grade, VerifierError
-from tercet.verify.language import Check, grade_instructions, language_of, read_instructions, sentences, words
-
-Checker = tuple[Callable[..., bool], tuple[str, ...]]  # the function, and its arguments by name after the text
+from tercet.verify import language as shared
+from tercet.verify.grade import Grade
+from tercet.verify.language import Argument, Checker, is_texts, is_whole, language_of, sentences, words
 
 RELATIONS = ("less than", "at least")
 ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 FENCES = ("```json", "```Json", "```JSON", "```")
-LISTS = ("keywords", "forbidden_words")
 COUNTS = (
-    "frequency", "let_frequency", "capital_frequency", "num_sentences", "num_paragraphs", "num_words", "nth_paragraph",
-    "num_placeholders", "num_bullets", "num_highlights", "num_sections",
+    "frequency", "let_frequency", "capital_frequency", "num_sentences", "num_words", "num_placeholders", "num_bullets",
+    "num_highlights", "num_sections",
 )  # fmt: skip
+ARGUMENTS: dict[str, Argument] = {
+    **dict.fromkeys(COUNTS, (is_whole, "a whole number from 0")),
+    **dict.fromkeys(("num_paragraphs", "nth_paragraph"), (lambda value: is_whole(value, 1), "a whole number from 1")),
+    **dict.fromkeys(("keywords", "forbidden_words"), (is_texts, "a list of texts")),
+    **dict.fromkeys(
+        ("relation", "let_relation", "capital_relation"),
+        (lambda value: value in RELATIONS, " or ".join(map(repr, RELATIONS))),
+    ),
+    "letter": (lambda value: isinstance(value, str) and len(value.strip()) == 1, "a single character"),
+}
+OTHER: Argument = (lambda value: isinstance(value, str) and bool(value.strip()), "a text that is not blank")
 
 
 def ifeval(completion: str, truth: str) -> Grade:
@@ -54,109 +62,30 @@ def ifeval_reference(completion: str, truth: str) -> Grade:
 
 def _judge(completion: str, truth: str, judge: str, checkers: dict[str, Checker]) -> Grade:
     checks = []
-    for name, kwargs in read_instructions(truth, judge)[0]:
+    for name, kwargs in shared.read_instructions(truth, judge)[0]:
         given = {key: value for key, value in kwargs.items() if value not in ("", [])}  # as unset as a null
-        checks.append((name, _bind(name, given, judge, checkers)))
-    return grade_instructions(completion, checks)
-
-
-def _bind(name: str, given: dict[str, Any], judge: str, checkers: dict[str, Checker]) -> Check:
-    """The check of one constraint as a function of the text; a wrong argument is a `VerifierError`."""
-    if name not in checkers:
-        raise VerifierError(f"{judge} knows no instruction {name!r}; expected one of {', '.join(sorted(checkers))}")
-    function, arguments = checkers[name]
-    if set(given) != set(arguments):
-        raise VerifierError(f"{judge}: {name} expects the arguments {sorted(arguments)}; got {sorted(given)}")
-    for argument in arguments:
-        if (expected := _expected(argument, given[argument])) is not None:
-            raise VerifierError(f"{judge}: {name} expects {argument} to be {expected}; got {given[argument]!r:.60}")
-    values = [given[argument] for argument in arguments]
-    return lambda text: function(text, *values)
-
-
-def _expected(argument: str, value: object) -> str | None:
-    """What an argument should have been, or None when it is right."""
-    if argument in COUNTS:
-        least = int(argument in ("nth_paragraph", "num_paragraphs"))
-        right = isinstance(value, int) and not isinstance(value, bool) and value >= least
-        return None if right else f"a whole number from {least}"
-    if argument in LISTS:
-        right = isinstance(value, list) and bool(value) and all(isinstance(item, str) and item for item in value)
-        return None if right else "a list of texts"
-    if argument.endswith("relation"):
-        return None if value in RELATIONS else " or ".join(map(repr, RELATIONS))
-    if argument == "letter":
-        return None if isinstance(value, str) and len(value.strip()) == 1 else "a single character"
-    return None if isinstance(value, str) and value.strip() else "a text that is not blank"
+        checks.append((name, shared.bind(name, given, judge, checkers, (ARGUMENTS, OTHER))))
+    return shared.grade_instructions(completion, checks)
 
 
 def _compare(count: int, bound: int, relation: str) -> bool:
     return count < bound if relation == "less than" else count >= bound
 
 
-# --- keywords
-
-
-def _existence(text: str, keywords: list[str]) -> bool:
-    return _existence_regex(text, [re.escape(keyword) for keyword in keywords])
-
-
 def _existence_regex(text: str, keywords: list[str]) -> bool:
     return all(re.search(keyword, text, re.IGNORECASE) for keyword in keywords)
-
-
-def _frequency(text: str, keyword: str, frequency: int, relation: str) -> bool:
-    return _frequency_regex(text, re.escape(keyword.strip()), frequency, relation)
 
 
 def _frequency_regex(text: str, keyword: str, frequency: int, relation: str) -> bool:
     return _compare(sum(1 for _ in re.finditer(keyword.strip(), text, re.IGNORECASE)), frequency, relation)
 
 
-def _forbidden_words(text: str, forbidden: list[str]) -> bool:
-    return not any(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) for word in forbidden)
-
-
-def _forbidden_words_regex(text: str, forbidden: list[str]) -> bool:
-    return not any(re.search(rf"\b{word}\b", text, re.IGNORECASE) for word in forbidden)
-
-
-def _letter_frequency(text: str, letter: str, frequency: int, relation: str) -> bool:
-    return _compare(text.lower().count(letter.strip().lower()), frequency, relation)
-
-
-# --- language
+def _without(text: str, patterns: Iterable[str]) -> bool:
+    return not any(re.search(pattern, text, re.IGNORECASE) for pattern in patterns)
 
 
 def _language(text: str, language: str) -> bool:
     return language_of(text) in (language, None)
-
-
-def _capital(text: str) -> bool:
-    return text.isupper() and _language(text, "en")
-
-
-def _lowercase(text: str) -> bool:
-    return text.islower() and _language(text, "en")
-
-
-# --- lengths
-
-
-def _num_sentences(text: str, count: int, relation: str) -> bool:
-    return _compare(len(sentences(text)), count, relation)
-
-
-def _num_words(text: str, count: int, relation: str) -> bool:
-    return _compare(len(re.findall(r"\w+", text)), count, relation)
-
-
-def _capital_words(text: str, count: int, relation: str) -> bool:
-    return _compare(sum(word.isupper() for word in words(text)), count, relation)
-
-
-def _num_paragraphs(text: str, count: int) -> bool:
-    return len(_pieces(re.split(r"\s?\*\*\*\s?", text))) == count
 
 
 def _pieces(parts: list[str]) -> list[str]:
@@ -165,15 +94,16 @@ def _pieces(parts: list[str]) -> list[str]:
     return inner if all(part.strip() for part in inner) else []
 
 
-def _nth_paragraph(text: str, count: int, nth: int, first_word: str) -> bool:
-    paragraphs = [part for part in text.split("\n\n") if part.strip()]
-    return len(paragraphs) == count and nth <= count and _first_word(paragraphs[nth - 1]) == first_word.lower()
+def _nth_paragraph(text: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
+    filled = [part for part in text.split("\n\n") if part.strip()]
+    right = len(filled) == num_paragraphs and nth_paragraph <= num_paragraphs
+    return right and _first_word(filled[nth_paragraph - 1]) == first_word.lower()
 
 
-def _nth_paragraph_unfiltered(text: str, count: int, nth: int, first_word: str) -> bool:
+def _nth_paragraph_unfiltered(text: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
     parts = text.split("\n\n")
-    filled = sum(bool(part.strip()) for part in parts)
-    return filled == count and nth <= count and _first_word(parts[nth - 1]) == first_word.lower()
+    right = sum(bool(part.strip()) for part in parts) == num_paragraphs and nth_paragraph <= num_paragraphs
+    return right and _first_word(parts[nth_paragraph - 1]) == first_word.lower()
 
 
 def _first_word(paragraph: str) -> str | None:
@@ -182,47 +112,28 @@ def _first_word(paragraph: str) -> str | None:
     return re.split(r"[.,?!'\"]", found[0].lstrip("'").lstrip('"'), maxsplit=1)[0].lower() if found else None
 
 
-# --- content and format
-
-
-def _placeholders(text: str, count: int) -> bool:
-    return len(re.findall(r"\[.*?\]", text)) >= count
-
-
-def _postscript(text: str, marker: str) -> bool:
-    return _postscript_regex(text, marker if marker in POSTSCRIPTS else re.escape(marker))
-
-
-def _postscript_regex(text: str, marker: str) -> bool:
-    return re.search(POSTSCRIPTS.get(marker, marker.lower()), text.lower()) is not None
+def _postscript_regex(text: str, postscript_marker: str) -> bool:
+    return re.search(POSTSCRIPTS.get(postscript_marker, postscript_marker.lower()), text.lower()) is not None
 
 
 POSTSCRIPTS = {"P.P.S": r"p\.\s?p\.\s?s", "P.S.": r"p\.\s?s\."}
 
 
-def _bullets(text: str, count: int) -> bool:
+def _bullets(text: str, num_bullets: int) -> bool:
     # A lone "*" takes the next line as its own, so "*\n* a" is one bullet.
     stars = re.findall(r"^\s*\*[^*].*$", text, re.MULTILINE)
     dashes = re.findall(r"^\s*-.*$", text, re.MULTILINE)
-    return len(stars) + len(dashes) == count
+    return len(stars) + len(dashes) == num_bullets
 
 
-def _constrained(text: str) -> bool:
-    return any(answer in text for answer in ANSWERS)
-
-
-def _highlights(text: str, count: int) -> bool:
+def _highlights(text: str, num_highlights: int) -> bool:
     # In a bold run the single pattern finds only the empty edges, so it is counted once.
     found = re.findall(r"\*([^\n*]*)\*", text) + re.findall(r"\*\*([^\n*]*)\*\*", text)
-    return sum(bool(run.strip()) for run in found) >= count
+    return sum(bool(run.strip()) for run in found) >= num_highlights
 
 
-def _sections(text: str, marker: str, count: int) -> bool:
-    return _sections_regex(text, re.escape(marker.strip()), count)
-
-
-def _sections_regex(text: str, marker: str, count: int) -> bool:
-    return len(re.findall(rf"{marker.strip()}\s?\d+", text)) >= count
+def _sections_regex(text: str, section_spliter: str, num_sections: int) -> bool:
+    return len(re.findall(rf"{section_spliter.strip()}\s?\d+", text)) >= num_sections
 
 
 def _json(text: str) -> bool:
@@ -240,20 +151,9 @@ def _title(text: str) -> bool:
     return any(title.lstrip("<").rstrip(">").strip() for title in re.findall(r"<<[^\n]+>>", text))
 
 
-# --- whole texts
-
-
 def _two_responses(text: str) -> bool:
     parts = _pieces(text.split("******"))
     return len(parts) == 2 and parts[0].strip() != parts[1].strip()
-
-
-def _repeat_prompt(text: str, prompt: str) -> bool:
-    return text.strip().lower().startswith(prompt.strip().lower())
-
-
-def _end(text: str, phrase: str) -> bool:
-    return text.strip().strip('"').lower().endswith(phrase.strip().lower())
 
 
 def _quotation(text: str) -> bool:
@@ -261,45 +161,67 @@ def _quotation(text: str) -> bool:
     return len(text) > 1 and text.startswith('"') and text.endswith('"')
 
 
-def _no_comma(text: str) -> bool:
-    return "," not in text
-
-
 CHECKERS: dict[str, Checker] = {
-    "change_case:capital_word_frequency": (_capital_words, ("capital_frequency", "capital_relation")),
-    "change_case:english_capital": (_capital, ()),
-    "change_case:english_lowercase": (_lowercase, ()),
-    "combination:repeat_prompt": (_repeat_prompt, ("prompt_to_repeat",)),
-    "combination:two_responses": (_two_responses, ()),
-    "detectable_content:number_placeholders": (_placeholders, ("num_placeholders",)),
-    "detectable_content:postscript": (_postscript, ("postscript_marker",)),
-    "detectable_format:constrained_response": (_constrained, ()),
-    "detectable_format:json_format": (_json, ()),
-    "detectable_format:multiple_sections": (_sections, ("section_spliter", "num_sections")),
-    "detectable_format:number_bullet_lists": (_bullets, ("num_bullets",)),
-    "detectable_format:number_highlighted_sections": (_highlights, ("num_highlights",)),
-    "detectable_format:title": (_title, ()),
-    "keywords:existence": (_existence, ("keywords",)),
-    "keywords:forbidden_words": (_forbidden_words, ("forbidden_words",)),
-    "keywords:frequency": (_frequency, ("keyword", "frequency", "relation")),
-    "keywords:letter_frequency": (_letter_frequency, ("letter", "let_frequency", "let_relation")),
-    "language:response_language": (_language, ("language",)),
-    "length_constraints:nth_paragraph_first_word": (_nth_paragraph, ("num_paragraphs", "nth_paragraph", "first_word")),
-    "length_constraints:number_paragraphs": (_num_paragraphs, ("num_paragraphs",)),
-    "length_constraints:number_sentences": (_num_sentences, ("num_sentences", "relation")),
-    "length_constraints:number_words": (_num_words, ("num_words", "relation")),
-    "punctuation:no_comma": (_no_comma, ()),
-    "startend:end_checker": (_end, ("end_phrase",)),
-    "startend:quotation": (_quotation, ()),
+    "change_case:capital_word_frequency": lambda text, capital_frequency, capital_relation: _compare(
+        sum(word.isupper() for word in words(text)), capital_frequency, capital_relation
+    ),
+    "change_case:english_capital": lambda text: text.isupper() and _language(text, "en"),
+    "change_case:english_lowercase": lambda text: text.islower() and _language(text, "en"),
+    "combination:repeat_prompt": lambda text, prompt_to_repeat: (
+        text.strip().lower().startswith(prompt_to_repeat.strip().lower())
+    ),
+    "combination:two_responses": _two_responses,
+    "detectable_content:number_placeholders": lambda text, num_placeholders: (
+        len(re.findall(r"\[.*?\]", text)) >= num_placeholders
+    ),
+    "detectable_content:postscript": lambda text, postscript_marker: _postscript_regex(
+        text, postscript_marker if postscript_marker in POSTSCRIPTS else re.escape(postscript_marker)
+    ),
+    "detectable_format:constrained_response": lambda text: any(answer in text for answer in ANSWERS),
+    "detectable_format:json_format": _json,
+    "detectable_format:multiple_sections": lambda text, section_spliter, num_sections: _sections_regex(
+        text, re.escape(section_spliter.strip()), num_sections
+    ),
+    "detectable_format:number_bullet_lists": _bullets,
+    "detectable_format:number_highlighted_sections": _highlights,
+    "detectable_format:title": _title,
+    "keywords:existence": lambda text, keywords: _existence_regex(text, list(map(re.escape, keywords))),
+    "keywords:forbidden_words": lambda text, forbidden_words: _without(
+        text, (rf"(?<!\w){re.escape(word)}(?!\w)" for word in forbidden_words)
+    ),
+    "keywords:frequency": lambda text, keyword, frequency, relation: _frequency_regex(
+        text, re.escape(keyword.strip()), frequency, relation
+    ),
+    "keywords:letter_frequency": lambda text, letter, let_frequency, let_relation: _compare(
+        text.lower().count(letter.strip().lower()), let_frequency, let_relation
+    ),
+    "language:response_language": _language,
+    "length_constraints:nth_paragraph_first_word": _nth_paragraph,
+    "length_constraints:number_paragraphs": lambda text, num_paragraphs: (
+        len(_pieces(re.split(r"\s?\*\*\*\s?", text))) == num_paragraphs
+    ),
+    "length_constraints:number_sentences": lambda text, num_sentences, relation: _compare(
+        len(sentences(text)), num_sentences, relation
+    ),
+    "length_constraints:number_words": lambda text, num_words, relation: _compare(
+        len(re.findall(r"\w+", text)), num_words, relation
+    ),
+    "punctuation:no_comma": lambda text: "," not in text,
+    "startend:end_checker": lambda text, end_phrase: (
+        text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
+    ),
+    "startend:quotation": _quotation,
 }
 
 # The reference's own reading, where ours is another.
-QUIRKS: dict[str, Callable[..., bool]] = {
+QUIRKS: dict[str, Checker] = {
     "detectable_content:postscript": _postscript_regex,
     "detectable_format:multiple_sections": _sections_regex,
     "keywords:existence": _existence_regex,
-    "keywords:forbidden_words": _forbidden_words_regex,
+    "keywords:forbidden_words": lambda text, forbidden_words: _without(
+        text, (rf"\b{word}\b" for word in forbidden_words)
+    ),
     "keywords:frequency": _frequency_regex,
     "length_constraints:nth_paragraph_first_word": _nth_paragraph_unfiltered,
 }
-REFERENCE: dict[str, Checker] = CHECKERS | {name: (check, CHECKERS[name][1]) for name, check in QUIRKS.items()}
+REFERENCE = CHECKERS | QUIRKS

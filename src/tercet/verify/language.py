@@ -1,4 +1,4 @@
-"""What the two instruction benchmarks share: sentences, words, the language of a text, and strict and loose grading.
+"""What the instruction verifiers share: arguments of checks, sentences, words, languages, strict and loose grading.
 
 Libraries are imported and their tables built at the first call, once per process; nothing is ever downloaded.
 """
@@ -6,13 +6,16 @@ Libraries are imported and their tables built at the first call, once per proces
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from inspect import signature
 from typing import Any
 
 from tercet.verify.grade import Grade, VerifierError
 
 Check = Callable[[str], bool]
+Checker = Callable[..., bool]  # a function of the text, then of the constraint's arguments under their own names
+Argument = tuple[Callable[[Any], bool], str]  # whether a value fits, and in words what does
 Instruction = tuple[
     str, dict[str, Any]
 ]  # ("length_constraints:number_words", {"num_words": 50, "relation": "at least"})
@@ -37,6 +40,40 @@ def read_instructions(truth: str, judge: str) -> tuple[list[Instruction], dict[s
     if not pairs:
         raise VerifierError(f"{judge} expects at least one instruction in the truth; got {truth!r:.80}")
     return pairs, row
+
+
+def bind(
+    name: Any,
+    given: Mapping[str, Any],
+    verifier: str,
+    checkers: Mapping[str, Checker],
+    arguments: tuple[Mapping[str, Argument], Argument],
+) -> Check:
+    """The check of one constraint as a function of the text; a wrong argument is a `VerifierError`.
+
+    `arguments` says what fits each argument by name, and what fits those it does not name.
+    """
+    if not isinstance(name, str) or name not in checkers:
+        raise VerifierError(f"{verifier} knows no instruction {name!r}; expected one of {', '.join(sorted(checkers))}")
+    _, *names = signature(checkers[name]).parameters
+    if set(given) != set(names):
+        raise VerifierError(f"{verifier}: {name} expects the arguments {sorted(names)}; got {sorted(given)}")
+    known, other = arguments
+    for key in names:
+        fits, expected = known.get(key, other)
+        if not fits(given[key]):
+            raise VerifierError(f"{verifier}: {name} expects {key} to be {expected}; got {given[key]!r:.60}")
+    return partial(checkers[name], **given)
+
+
+def is_whole(value: object, least: float = 0) -> bool:
+    """Whether an argument is a whole number from `least`."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def is_texts(value: object) -> bool:
+    """Whether an argument is a list of texts, none of them empty, and has some."""
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str) and item for item in value)
 
 
 def grade_instructions(response: str, checks: Sequence[tuple[str, Check]]) -> Grade:

@@ -29,13 +29,10 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from tercet import machine
 from tercet.verify.sandbox_run import Ran, carry_out
 
 LEVELS = ("bubblewrap", "namespaces", "landlock")
@@ -72,12 +69,6 @@ def run_program(
         return Ran("error", cause, isolation=level)
     order = {"parts": parts, "files": dict(files or {}), "seconds": seconds, "memory_mb": memory_mb}
     return carry_out(order, level, output_kb)
-
-
-def run_programs(programs: Sequence[str | Sequence[str]], *, workers: int = 0, **limits: Any) -> list[Ran]:
-    """`run_program` on many, `workers` at a time (0: one for each core); the results keep the programs' order."""
-    with ThreadPoolExecutor(workers or machine.cores()) as pool:
-        return list(pool.map(lambda program: run_program(program, **limits), programs))
 
 
 def isolation(sandbox: str = "auto") -> str:

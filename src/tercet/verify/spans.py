@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Sequence
-from functools import cache
 
 from tercet.verify.answers import read_truth
 from tercet.verify.grade import Grade, VerifierError
@@ -30,23 +29,23 @@ def drop(completion: str, truth: str) -> Grade:
             f"drop@1 expects a list of alternatives, each a list of spans, e.g. {example}; got {truth!r:.80}"
         )
     answer = completion.strip()
-    scores = [em_f1([answer], gold) for gold in golds]
+    scores = [em_f1(answer, gold) for gold in golds]
     em, f1 = max(em for em, _ in scores), max(f1 for _, f1 in scores)
     if not answer:
         return Grade(0.0, outcome="unparsed", detail="the completion is empty", numbers={"em": 0.0, "f1": 0.0})
     return Grade(f1, answer, numbers={"em": em, "f1": f1})
 
 
-def em_f1(predicted: Sequence[str], gold: Sequence[str]) -> tuple[float, float]:
-    """Exact match (0 or 1) and F1 (0 to 1, two decimals) of predicted spans against one gold answer.
+def em_f1(predicted: str, gold: Sequence[str]) -> tuple[float, float]:
+    """Exact match (0 or 1) and F1 (0 to 1, two decimals) of a predicted span against the spans of one gold answer.
 
-    Exact match: the same number of spans and the same set of normalised spans. F1: predicted and gold spans are paired
-    one to one so that the sum of their F1 is largest; the sum is divided by the number of spans of the longer list.
+    The official evaluation pairs spans one to one so that the sum of their F1 is largest, and divides it by the number
+    of spans of the longer list; a completion is one span, so its best pair counts.
     """
-    texts, gold_texts = [normalise(span) for span in predicted], [normalise(span) for span in gold]
-    em = float(len(texts) == len(gold_texts) and set(texts) == set(gold_texts))
-    table = [[_bag_f1(set(text.split()), set(other.split())) for other in gold_texts] for text in texts]
-    return em, round(_best_pairing(table) / max(len(texts), len(gold_texts)), 2)
+    text, gold_texts = normalise(predicted), [normalise(span) for span in gold]
+    words = set(text.split())
+    best = max(_bag_f1(words, set(other.split())) for other in gold_texts)
+    return float([text] == gold_texts), round(best / len(gold_texts), 2)
 
 
 def normalise(span: str) -> str:
@@ -86,21 +85,3 @@ def _bag_f1(words: set[str], gold: set[str]) -> float:
     precision = shared / len(words) if words else 1.0
     recall = shared / len(gold) if gold else 1.0
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
-def _best_pairing(table: Sequence[Sequence[float]]) -> float:
-    """The largest sum of cells with at most one from each row and column, exactly.
-
-    Walks the sets of columns that are still free, so the shorter side becomes the columns. A completion is one span;
-    the sets are few.
-    """
-    rows = [list(row) for row in (table if len(table) >= len(table[0]) else zip(*table, strict=True))]
-
-    @cache
-    def best(row: int, free: frozenset[int]) -> float:
-        if row == len(rows) or not free:
-            return 0.0
-        taken = (rows[row][column] + best(row + 1, free - {column}) for column in free)
-        return max(best(row + 1, free), *taken)
-
-    return best(0, frozenset(range(len(rows[0]))))

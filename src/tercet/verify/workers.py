@@ -20,7 +20,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe
 from typing import Any
@@ -175,7 +174,8 @@ def serve(fileno: int) -> None:
     while True:
         name, args, seconds = requests.get()
         try:
-            function = _resolve(name)
+            module, _, attribute = name.partition(":")
+            function = getattr(importlib.import_module(module), attribute)
         except Exception as error:
             connection.send(("unavailable", f"{type(error).__name__}: {error}"))
             continue
@@ -196,9 +196,3 @@ def _listen(connection: Connection, requests: queue.SimpleQueue[tuple[str, tuple
             requests.put(connection.recv())
         except (EOFError, OSError):
             os._exit(0)
-
-
-def _resolve(name: str) -> Callable[..., Any]:
-    module, _, attribute = name.partition(":")
-    function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-    return function

@@ -19,11 +19,7 @@ class Critic(Reader):
 
     def forward(self, forest: Forest) -> tuple[Tensor, Tensor]:
         """Values before each predicted token (P,), and after the last token of each leaf (L,); fp32."""
-        backbone = getattr(self.model, self.model.base_model_prefix)
-        output = backbone(
-            input_ids=forest.input_ids[None], position_ids=forest.position_ids[None], use_cache=False, forest=forest
-        )
-        hidden = output.last_hidden_state[0]
+        hidden = self.hidden(forest, forest.input_ids, forest.position_ids)
         score: nn.Module = self.model.score  # type: ignore[assignment]
         return (
             score(hidden.index_select(0, forest.predict_P)).squeeze(-1).float(),
