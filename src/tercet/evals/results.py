@@ -174,17 +174,13 @@ def verdict_of(grade: Grade, *, cut: bool) -> Result:
     }
 
 
-def dump(result: Result) -> str:
-    """One result as a line of JSON."""
-    return json.dumps(result, allow_nan=False) + "\n"
-
-
 def write_scores(out: Path, cards: Sequence[dict[str, Any]], results: Sequence[Result]) -> dict[str, Any]:
     """Write `results.jsonl`, `scores.json` and, where suites are complete, `averages.json`; returns the scores."""
     from tercet.evals.suite import averages
 
     scores = {card["name"]: summary(card, [r for r in results if r["task"] == card["name"]]) for card in cards}
-    (out / "results.jsonl").write_text("".join(map(dump, results)), encoding="utf-8")
+    lines = (json.dumps(result, allow_nan=False) + "\n" for result in results)
+    (out / "results.jsonl").write_text("".join(lines), encoding="utf-8")
     write_json(out / "scores.json", scores, allow_nan=False)
     if whole := averages(scores):
         write_json(out / "averages.json", whole, allow_nan=False)
