@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tercet.data import constraints, planted, tables, talk, words
 from tercet.data.sources import TEMPLATE
-from tercet.recipe import Base, Personas, StageSpec, Synth
+from tercet.recipe import Personas, Synth
+from tercet.recipe.specs import ArtifactSpec
 from tercet.rows import write_table
 from tercet.store import Artifact, Context
 
@@ -33,7 +34,7 @@ def run(spec: Synth, inputs: dict[str, Artifact], out: Path, ctx: Context) -> di
     return {"rows": len(rows), "templates": len({row.template for row in rows})}
 
 
-def tables_read(spec: Base | StageSpec) -> dict[str, str]:
+def tables_read(spec: ArtifactSpec) -> dict[str, str]:
     """For a stage's key, the digest of the text tables that its rows are made of; nothing where it reads none."""
     read = ["hardcoded.jsonl"] if any(source.path == TEMPLATE for _, source in spec.origins()) else []
     if isinstance(spec, Synth):
