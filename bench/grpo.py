@@ -52,7 +52,7 @@ def prompts(options: argparse.Namespace) -> list[dict[str, Any]]:
     from tercet.data import sources
     from tercet.recipe import SourceSpec
 
-    rows = list(sources.load(SourceSpec(path=str(options.data), adapter="gsm8k"), {}, {}))
+    rows = list(sources.load(SourceSpec(path=str(options.data), adapter="gsm8k"), {}, {}, sources.Reading()))
     drawn = sources.draw(rows, (options.steps + 1) * options.batch, seed=options.seed, key=lambda row: row.id)
     plain = [{"prompt": [{"role": turn.role, "content": turn.content} for turn in row.prompt]} for row in drawn]
     return [turns | {"truth": row.truth} for turns, row in zip(plain, drawn, strict=True)]

@@ -59,7 +59,7 @@ def tokens(options: argparse.Namespace, model: str) -> list[dict[str, Any]]:
     from tercet.train.batch import conversation_tree
 
     chat = Chat(load_tokenizer(Path(model)))
-    rows = list(sources.load(SourceSpec(path=str(options.data), adapter="gsm8k"), {}, {}))
+    rows = list(sources.load(SourceSpec(path=str(options.data), adapter="gsm8k"), {}, {}, sources.Reading()))
     needed = max(options.steps * options.batch, 80 if options.parity else 0)
     drawn = sources.draw(rows, needed, seed=options.seed, key=lambda row: row.id)
     leaves = [conversation_tree(chat, row.messages, row.id).leaves[0] for row in drawn]
