@@ -250,7 +250,7 @@ def test_deepmind_powers_without_end_are_a_timeout(monkeypatch):
 
 
 def test_the_registry_names_the_judges():
-    assert (verifier("math_flex@1"), verifier("deepmind_math@1")) == (math_flex, deepmind_math)
+    assert (verifier("math_flex@1").loaded, verifier("deepmind_math@1").loaded) == (math_flex, deepmind_math)
 
 
 def test_all_gold_solutions_of_math_agree_with_themselves_spelled_otherwise(shared_data):

@@ -127,7 +127,7 @@ def test_a_bad_truth_says_what_is_expected() -> None:
 
 
 def test_program_is_registered() -> None:
-    assert verifier("program@1") is program
+    assert verifier("program@1").loaded is program
 
 
 STUB = "import os\nimport re\nimport statistics\ndef task_func(words, folder):\n"
