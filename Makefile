@@ -1,4 +1,4 @@
-# make quickstart   install, then teach and examine a real 135M model on this machine
+# make quickstart   install, then teach and evaluate a real 135M model on this machine
 # make check        the whole gate: format, lint, types, tests
 # make docs         rewrite docs/recipe.md from the specs
 #

@@ -1,9 +1,9 @@
-"""Decontamination of a million rows against every exam at hand: speed, memory, brute force, and a peer.
+"""Decontamination of a million rows against every benchmark at hand: speed, memory, brute force, and a peer.
 
 The mixture is made here from real training files by a seeded recombination: a user turn is a few runs of sentences
-from rows of one file, a few rows are real rows as they are, and a few hold an exam item. Each side runs in a process of
-its own; our figure includes reading the file, parsing JSON and starting the workers. The brute force is the definition
-with plain sets, from the exam's side, on the first rows of the same file.
+from rows of one file, a few rows are real rows as they are, and a few hold a benchmark item. Each side runs in a
+process of its own; our figure includes reading the file, parsing JSON and starting the workers. The brute force is
+the definition with plain sets, from the exam's side, on the first rows of the same file.
 
     python bench/decontam.py --data ../shared/data --rows 1000000 --workers 2
 """
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from tercet import machine
-from tercet.data.decontam import ExamItem, Index, analyse
+from tercet.data.decontam import BenchmarkItem, Index, analyse
 from tercet.data.decontaminate_files import batches, scan
 from tercet.data.decontaminator import Decontaminator
 from tercet.data.layouts import user_texts
@@ -40,10 +40,12 @@ HERE = Path(__file__).parent
 VENV = HERE / ".decontam-venv"
 PEER = "lm_eval==0.4.13"
 WORDS_PER_ROW = (110, 380)  # words of the user turns of a row, drawn evenly; the mean is 245
-Exam = list[tuple[str, str, list[str]]]  # task, item, fields
+Benchmark = list[tuple[str, str, list[str]]]  # task, item, fields
 Job = dict[str, Any]
 
-EXAMS: dict[str, tuple[str, tuple[str, ...]]] = {  # file of the exam folder: task, fields (paper's table of fields)
+BENCHMARKS: dict[
+    str, tuple[str, tuple[str, ...]]
+] = {  # file of the benchmark folder: task, fields (paper's table of fields)
     "mmlu/test.jsonl.gz": ("mmlu", ("question",)),
     "mmlu/dev.jsonl.gz": ("mmlu_dev", ("question",)),
     "mmlu_pro/test.jsonl.gz": ("mmlu_pro", ("question",)),
@@ -89,20 +91,20 @@ def main() -> None:
 
 def compared(args: argparse.Namespace, folder: Path) -> Job:
     """All measurements on one mixture."""
-    exam = exams(args.data / "eval")
-    job = {"exam": str(folder / "exam.json"), "rows": str(folder / "rows.jsonl"), "workers": args.workers}
-    Path(job["exam"]).write_text(json.dumps(exam), encoding="utf-8")
-    made = make(args.data / "train", exam, Path(job["rows"]), args.rows, args.seed)
+    benchmark = benchmarks(args.data / "eval")
+    job = {"benchmark": str(folder / "benchmark.json"), "rows": str(folder / "rows.jsonl"), "workers": args.workers}
+    Path(job["benchmark"]).write_text(json.dumps(benchmark), encoding="utf-8")
+    made = make(args.data / "train", benchmark, Path(job["rows"]), args.rows, args.seed)
     side = [sys.executable, __file__, "--side"]
     whole = run(side, job)
     few = run(side, {**job, "rows": str(first_rows(Path(job["rows"]), folder / "tenth.jsonl", args.rows // 10))})
     found: Job = {
         "machine": {"cpu": machine.processor(), "cores": machine.cores(), "python": sys.version},
         "mixture": {"rows": args.rows, "seed": args.seed, **made},
-        "exams": {"tasks": len({task for task, _, _ in exam}), "items": len(exam)},
+        "benchmarks": {"tasks": len({task for task, _, _ in benchmark}), "items": len(benchmark)},
         "ours": {"workers": args.workers, **whole},
         "a_tenth_of_the_rows": {**few, "peak of all over peak of a tenth": whole["peak_bytes"] / few["peak_bytes"]},
-        "brute_force": checked(exam, Path(job["rows"]), args.check_rows),
+        "brute_force": checked(benchmark, Path(job["rows"]), args.check_rows),
     }
     if args.peer_rows:
         part = {**job, "rows": str(first_rows(Path(job["rows"]), folder / "part.jsonl", args.peer_rows))}
@@ -131,8 +133,8 @@ def first_rows(path: Path, part: Path, count: int) -> Path:
 def ours(job: Job) -> Job:
     """Index, then scan the file; tokens are those of user turns."""
     start = time.perf_counter()
-    exam = json.loads(Path(job["exam"]).read_text(encoding="utf-8"))
-    cleaner = Decontaminator(Index(ExamItem(task, item, tuple(fields)) for task, item, fields in exam))
+    benchmark = json.loads(Path(job["benchmark"]).read_text(encoding="utf-8"))
+    cleaner = Decontaminator(Index(BenchmarkItem(task, item, tuple(fields)) for task, item, fields in benchmark))
     indexed = time.perf_counter()
     found = scan([Path(job["rows"])], cleaner, job["workers"])
     seconds = time.perf_counter() - indexed
@@ -147,13 +149,13 @@ def ours(job: Job) -> Job:
     }
 
 
-def checked(exam: Exam, path: Path, count: int, n: int = 8, threshold: float = 0.5) -> Job:
+def checked(benchmark: Benchmark, path: Path, count: int, n: int = 8, threshold: float = 0.5) -> Job:
     """The definition with sets, from the exam's side, on the first `count` rows; AssertionError where we differ."""
     with open(path, encoding="utf-8") as stream:
         rows = [user_texts(json.loads(line), "row") for line in itertools.islice(stream, count)]
     where = grams_of(rows, n)
     expected: dict[tuple[int, int], float] = {}
-    for number, (_, _, fields) in enumerate(exam):
+    for number, (_, _, fields) in enumerate(benchmark):
         scores: Counter[tuple[int, int]] = Counter()
         split = [tokens for tokens in map(analyse, fields) if tokens]
         for tokens in split:
@@ -165,7 +167,7 @@ def checked(exam: Exam, path: Path, count: int, n: int = 8, threshold: float = 0
         for (row, _), score in scores.items():
             if score > threshold + 1e-12:
                 expected[row, number] = max(score, expected.get((row, number), 0.0))
-    index = Index(ExamItem(task, item, tuple(fields)) for task, item, fields in exam)
+    index = Index(BenchmarkItem(task, item, tuple(fields)) for task, item, fields in benchmark)
     hits, _ = index.search(rows, threshold)
     found = {(row, hit.number): hit.coverage for row, some in enumerate(hits) for hit in some}
     assert found.keys() == expected.keys(), sorted(found.keys() ^ expected.keys())[:5]
@@ -184,10 +186,10 @@ def grams_of(rows: list[list[str]], n: int) -> dict[tuple[str, ...], set[tuple[i
     return where
 
 
-def exams(folder: Path) -> Exam:
-    """The fields of every exam of the folder."""
-    found: Exam = []
-    for pattern, (task, keys) in EXAMS.items():
+def benchmarks(folder: Path) -> Benchmark:
+    """The fields of every benchmark of the folder."""
+    found: Benchmark = []
+    for pattern, (task, keys) in BENCHMARKS.items():
         for file in sorted(folder.glob(pattern)):
             for number, row in enumerate(raw_rows(file)):
                 values = [row.get(key) or "" for key in keys]
@@ -209,7 +211,7 @@ def raw_rows(file: Path) -> Iterator[dict[str, Any]]:
         yield from value if isinstance(value, list) else value["examples"]
 
 
-def make(train: Path, exam: Exam, path: Path, count: int, seed: int) -> Job:
+def make(train: Path, benchmark: Benchmark, path: Path, count: int, seed: int) -> Job:
     """Write the mixture; returns what it is made of."""
     pools = {}
     for file in sorted(train.rglob("*.json*")):
@@ -225,7 +227,7 @@ def make(train: Path, exam: Exam, path: Path, count: int, seed: int) -> Job:
             turns: list[str] = []
             room = draw.randint(*WORDS_PER_ROW)
             if draw.random() < 0.002:
-                turns.append(" ".join(draw.choice(exam)[2]))
+                turns.append(" ".join(draw.choice(benchmark)[2]))
                 planted += 1
             elif draw.random() < 0.02:
                 turns.append(draw.choice(pools[name])[0])
@@ -236,7 +238,7 @@ def make(train: Path, exam: Exam, path: Path, count: int, seed: int) -> Job:
             messages = [m for turn in turns for m in ({"role": "user", "content": turn}, ANSWER)]
             stream.write(json.dumps({"id": str(number), "source": name, "messages": messages}) + "\n")
     real = sum(map(len, pools.values()))
-    return {"files": len(pools), "real_texts": real, "planted": planted, "bytes": path.stat().st_size}
+    return {"files": len(pools), "real_texts": real, "contaminated": planted, "bytes": path.stat().st_size}
 
 
 ANSWER = {"role": "assistant", "content": "An answer of the assistant, which decontamination does not read."}

@@ -1,7 +1,7 @@
 """The peer's side of bench/decontam.py: lm-evaluation-harness's n-gram cleaner on the same rows, by its interpreter.
 
-It says whether a text shares n-grams with the exams (and cuts them out), not how much of which item a row copies: it
-does less than we do. Pure Python, as it is installed from the package index.
+It says whether a text shares n-grams with the benchmarks (and cuts them out), not how much of which item a row
+copies: it does less than we do. Pure Python, as it is installed from the package index.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 def main(job: dict[str, str]) -> None:
-    """Register every exam field, clean every row, print what was measured as one line of JSON."""
+    """Register every benchmark field, clean every row, print what was measured as one line of JSON."""
     where = importlib.util.find_spec("lm_eval")
     if where is None or where.origin is None:
         raise SystemExit("lm_eval is not installed here")
@@ -30,7 +30,7 @@ def main(job: dict[str, str]) -> None:
         spec.loader.exec_module(module)  # it prints that its C++ part is not compiled
     janitor = module.Janitor(ngram_n=8)
     start = time.perf_counter()
-    for _, _, fields in json.loads(Path(job["exam"]).read_text(encoding="utf-8")):
+    for _, _, fields in json.loads(Path(job["benchmark"]).read_text(encoding="utf-8")):
         for text in fields:
             janitor.register_contaminant_python(text)
     indexed = time.perf_counter()

@@ -54,7 +54,7 @@ def parity(job: peer.Job, rows: list[dict[str, Any]]) -> None:
 def tokens(options: argparse.Namespace, model: str) -> list[dict[str, Any]]:
     """Pairs as token ids; the prompt ends where the first answer token is trained."""
     from tercet.models.chat import Chat
-    from tercet.models.folder import load_tokenizer
+    from tercet.models.hf_folder import load_tokenizer
     from tercet.rows import Message
 
     chat = Chat(load_tokenizer(Path(model)))

@@ -17,7 +17,7 @@ from typing import Any
 
 import peer
 
-TRAINING = ("sft", "dpo", "reward", "grpo")
+TRAINING = ("sft", "dpo", "reward_model", "grpo")
 DECODED = (1, 16, 64, 128)  # rows written at once
 STEPS = 4  # of a training measurement; the first is not counted
 NEW_TOKENS = 128
@@ -137,7 +137,7 @@ def pairs(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def prompts(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """GSM8K questions with their truths."""
+    """GSM8K questions with their reference answers."""
     import grpo
 
     how = argparse.Namespace(**vars(options) | {"steps": max(DECODED) // 4, "batch": 4})

@@ -70,16 +70,16 @@ def arguments() -> argparse.Namespace:
         learn(json.loads(options.side.read_text()))
         sys.exit()
     if not options.model:
-        from tercet.models import weights
+        from tercet.models import base_model
 
-        options.model = weights.smollm()
+        options.model = base_model.smollm()
     return options
 
 
 def learn(job: dict[str, Any]) -> None:
     """One side: write, take a step, update, compare; and once more with greedy answers at the end."""
-    from tercet.models.engine import VllmGenerator
     from tercet.models.generate import LocalGenerator
+    from tercet.models.vllm.generator import VllmGenerator
     from tercet.rows import Message, Sampling
 
     folder, dtype = Path(job["model"]), job["engine"]["dtype"]
@@ -118,7 +118,7 @@ def learn(job: dict[str, Any]) -> None:
 
 def gap(ids: list[list[int]], written: Any, ours: Any) -> tuple[float, float]:
     """Mean and largest |difference| in nats between the engine's log-probs and our own of the same tokens."""
-    from tercet.models.engine import logp_gap
+    from tercet.models.vllm.generator import logp_gap
 
     found = logp_gap(ids, written, ours.logps)
     return found.mean, found.largest
@@ -126,12 +126,12 @@ def gap(ids: list[list[int]], written: Any, ours: Any) -> tuple[float, float]:
 
 def step(trainer: Any, optimizer: torch.optim.Optimizer, ids: list[list[int]], written: Any) -> None:
     """One step of the policy gradient: in every group, shorter answers than the mean are made likelier."""
-    from tercet.models.forest import Leaf, Tree, plant
+    from tercet.models.forest import Leaf, Tree, pack_forest
 
     for prompt, group in zip(ids, written, strict=True):
         lengths = [one.num_tokens for one in group]
         leaves = [Leaf(one.token_ids, [True] * one.num_tokens) for one in group]
-        logps = trainer.policy(plant([Tree(prompt, leaves)]))[0].split(lengths)
+        logps = trainer.policy(pack_forest([Tree(prompt, leaves)]))[0].split(lengths)
         mean = statistics.mean(lengths)
         losses = [(length - mean) / mean * one.sum() for length, one in zip(lengths, logps, strict=True)]
         (torch.stack(losses).sum() / sum(lengths)).backward()

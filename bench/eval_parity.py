@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import lm_eval_common as common
-from lm_eval_common import Exam, Record
+from lm_eval_common import Benchmark, Record
 from peer import RESULTS, once
 from tercet import machine
 from tercet.evals.results import graded
@@ -28,7 +28,7 @@ from tercet.records import TaskCard
 from tercet.rows import Completion, Sampling
 
 LIMITS = {"gsm8k": 40, "ifeval": 60, "mmlu": 25, "truthfulqa": 60, "bbh": 10}  # mmlu and bbh: of each subject or task
-EXAMS: dict[str, Callable[[Path, Path, int | None], Exam]] = {
+BENCHMARKS: dict[str, Callable[[Path, Path, int | None], Benchmark]] = {
     "gsm8k": common.gsm8k,
     "ifeval": common.ifeval,
     "mmlu": common.mmlu,
@@ -47,7 +47,7 @@ SHOWN = 300  # characters of an output kept with a disagreement
 
 @dataclass
 class Agreement:
-    """What was compared for one exam: of how many, how many agree, and every one that does not."""
+    """What was compared for one benchmark: of how many, how many agree, and every one that does not."""
 
     equal: dict[str, int] = field(default_factory=dict)
     total: dict[str, int] = field(default_factory=dict)
@@ -71,22 +71,22 @@ def main() -> None:
     common.settle(options)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        exams = [
-            EXAMS[key](options.data, folder / "own", None if options.limit == 0 else options.limit or LIMITS[key])
-            for key in options.exams
+        benchmarks = [
+            BENCHMARKS[key](options.data, folder / "own", None if options.limit == 0 else options.limit or LIMITS[key])
+            for key in options.benchmarks
         ]
-        whole = [EXAMS[key](options.data, folder / "whole", None) for key in options.exams if key in FILTERS]
-        made = {exam.name: made_up(exam, options) for exam in whole} if options.invented else {}
-        texts = [job for exam in whole if exam.name in made for job in told(exam, made[exam.name])]
-        theirs = [one for exam in exams for one in exam.theirs]
-        chat = [one["name"] for exam in exams for one in exam.theirs if exam.name == "ifeval"]
-        side = common.peer_side(options, exams=theirs, chat=chat, texts=texts, batch_size=options.batch_size)
+        whole = [BENCHMARKS[key](options.data, folder / "whole", None) for key in options.benchmarks if key in FILTERS]
+        made = {benchmark.name: made_up(benchmark, options) for benchmark in whole} if options.invented else {}
+        texts = [job for benchmark in whole if benchmark.name in made for job in told(benchmark, made[benchmark.name])]
+        theirs = [one for benchmark in benchmarks for one in benchmark.theirs]
+        chat = [one["name"] for benchmark in benchmarks for one in benchmark.theirs if benchmark.name == "ifeval"]
+        side = common.peer_side(options, benchmarks=theirs, chat=chat, texts=texts, batch_size=options.batch_size)
         figures = once(side, folder)
         print(f"lm-eval: {figures['seconds']:.0f} s for {len(theirs)} tasks, {figures['tokens']} tokens", flush=True)
-        found = compared(exams, figures["samples"], options)
-        for exam in whole:
-            if exam.name in made:
-                rejudged(exam, made[exam.name], figures["judged"], found[exam.name])
+        found = compared(benchmarks, figures["samples"], options)
+        for benchmark in whole:
+            if benchmark.name in made:
+                rejudged(benchmark, made[benchmark.name], figures["rated_pairs"], found[benchmark.name])
     print(table(found))
     keep(found, options)
     if failed := [name for name, agreement in found.items() if not passed(name, agreement)]:
@@ -96,7 +96,7 @@ def main() -> None:
 def parser() -> argparse.ArgumentParser:
     """The options."""
     found = common.arguments(__doc__ or "")
-    found.add_argument("--exams", nargs="+", choices=list(EXAMS), default=list(EXAMS))
+    found.add_argument("--exams", nargs="+", choices=list(BENCHMARKS), default=list(BENCHMARKS))
     found.add_argument("--limit", type=int, help=f"items a task, 0 for all; when absent {LIMITS}")
     found.add_argument("--invented", type=int, default=4, help="made-up answers to every row of a task that writes")
     found.add_argument("--batch-size", type=int, default=8, help="of the harness")
@@ -106,8 +106,10 @@ def parser() -> argparse.ArgumentParser:
 # ---- what is compared ----
 
 
-def compared(exams: list[Exam], samples: dict[str, list[Record]], options: argparse.Namespace) -> dict[str, Agreement]:
-    """Ask our model the same and compare everything, exam by exam."""
+def compared(
+    benchmarks: list[Benchmark], samples: dict[str, list[Record]], options: argparse.Namespace
+) -> dict[str, Agreement]:
+    """Ask our model the same and compare everything, benchmark by exam."""
     import torch
 
     from tercet.models.generate import LocalGenerator
@@ -115,22 +117,24 @@ def compared(exams: list[Exam], samples: dict[str, list[Record]], options: argpa
     torch.set_num_threads(options.threads)
     model = LocalGenerator.open(common.model_folder(options), "float32")
     found = {}
-    for exam in exams:
-        asked, rows = exam.items(), [row for one in exam.theirs for row in samples[one["name"]]]
+    for benchmark in benchmarks:
+        asked, rows = benchmark.items(), [row for one in benchmark.theirs for row in samples[one["name"]]]
         if len(asked) != len(rows):
-            raise SystemExit(f"{exam.name}: we ask {len(asked)} items, the harness {len(rows)}")
-        found[exam.name] = agreement = Agreement()
-        prompts(exam, asked, rows, model.chat.prompt_text, agreement)
-        if exam.task.metric == "accuracy":
-            outputs(exam, asked, rows, agreement)
-            answers(asked, rows, model, settings(exam, options), agreement)
+            raise SystemExit(f"{benchmark.name}: we ask {len(asked)} items, the harness {len(rows)}")
+        found[benchmark.name] = agreement = Agreement()
+        prompts(benchmark, asked, rows, model.chat.prompt_text, agreement)
+        if benchmark.task.metric == "accuracy":
+            outputs(benchmark, asked, rows, agreement)
+            answers(asked, rows, model, settings(benchmark, options), agreement)
         else:
-            likelihoods(exam, asked, rows, model, agreement)
-        print(f"{exam.name}: compared", flush=True)
+            likelihoods(benchmark, asked, rows, model, agreement)
+        print(f"{benchmark.name}: compared", flush=True)
     return found
 
 
-def prompts(exam: Exam, asked: list[Item], rows: list[Record], text: Callable[..., str], agreement: Agreement) -> None:
+def prompts(
+    benchmark: Benchmark, asked: list[Item], rows: list[Record], text: Callable[..., str], agreement: Agreement
+) -> None:
     """(a) The text of the prompt and of every option, and where an answer stops."""
     for item, row in zip(asked, rows, strict=True):
         ours, theirs = text(item.messages), row["arguments"][0][0]
@@ -140,24 +144,26 @@ def prompts(exam: Exam, asked: list[Item], rows: list[Record], text: Callable[..
             agreement.note("options", list(item.options) == texts, item=item.item, ours=item.options, theirs=texts)
         else:
             stops = row["arguments"][0][1]["until"]
-            same = list(exam.task.sampling.stop) == stops
-            agreement.note("stops", same, item=item.item, ours=exam.task.sampling.stop, theirs=stops)
+            same = list(benchmark.task.sampling.stop) == stops
+            agreement.note("stops", same, item=item.item, ours=benchmark.task.sampling.stop, theirs=stops)
 
 
-def outputs(exam: Exam, asked: list[Item], rows: list[Record], agreement: Agreement) -> None:
+def outputs(benchmark: Benchmark, asked: list[Item], rows: list[Record], agreement: Agreement) -> None:
     """(b) The harness's own outputs, judged by our judge."""
-    about = card(exam.task, asked)
+    about = card(benchmark.task, asked)
     for item, row in zip(asked, rows, strict=True):
-        judge(exam, about, item, row["resps"][0], row["verdicts"][FILTERS[exam.name]], ("verdict", agreement))
+        judge(benchmark, about, item, row["resps"][0], row["verdicts"][FILTERS[benchmark.name]], ("verdict", agreement))
 
 
-def judge(exam: Exam, about: TaskCard, item: Item, text: str, theirs: Record, where: tuple[str, Agreement]) -> None:
+def judge(
+    benchmark: Benchmark, about: TaskCard, item: Item, text: str, theirs: Record, where: tuple[str, Agreement]
+) -> None:
     """One text under both judges; IFEval has two verdicts, strict and loose, and counts of constraints."""
     what, agreement = where
     result = graded(item, [Completion(text, (), (), "eos")], about, [])
     ours, his = {"": result.score}, {"": float(theirs.get("exact_match", 0.0))}
-    if exam.name == "ifeval":
-        if json.loads(item.truth)["key"] in RANDOM_KEYS:
+    if benchmark.name == "ifeval":
+        if json.loads(item.reference)["key"] in RANDOM_KEYS:
             return
         ours = {key: result.numbers[key] for key in ("strict", "loose", "followed_strict", "followed_loose")}
         levels = {"strict": "prompt", "loose": "prompt", "followed_strict": "inst", "followed_loose": "inst"}
@@ -168,7 +174,7 @@ def judge(exam: Exam, about: TaskCard, item: Item, text: str, theirs: Record, wh
         his |= {f"{key}{CORRECTED}": his[key] for key in ("strict", "loose")}
     elif theirs["answer"] == "[invalid]":
         what += NO_FORM
-    read = {"we_read": result.answer, "harness_reads": theirs["answer"] if exam.name != "ifeval" else ""}
+    read = {"we_read": result.answer, "harness_reads": theirs["answer"] if benchmark.name != "ifeval" else ""}
     for key in ours:
         agreement.note(
             f"{what} {key}".strip(),
@@ -176,9 +182,9 @@ def judge(exam: Exam, about: TaskCard, item: Item, text: str, theirs: Record, wh
             item=item.item,
             ours=ours[key],
             theirs=his[key],
-            truth=item.truth[-SHOWN:],
+            reference=item.reference[-SHOWN:],
             output=text[-SHOWN:],
-            why=why(exam.name, read, result.detail),
+            why=why(benchmark.name, read, result.detail),
             **read,
         )
 
@@ -196,11 +202,11 @@ def why(name: str, read: dict[str, str], detail: str) -> str:
     return "the two take different numbers out of the text"
 
 
-def likelihoods(exam: Exam, asked: list[Item], rows: list[Record], model: Any, agreement: Agreement) -> None:
+def likelihoods(benchmark: Benchmark, asked: list[Item], rows: list[Record], model: Any, agreement: Agreement) -> None:
     """(c) The log-likelihood of every option; (b) the harness's own numbers, scored as ours are."""
-    from tercet.evals.harness import judged
+    from tercet.evals.lm_eval.harness import judged
 
-    about = card(exam.task, asked)
+    about = card(benchmark.task, asked)
     scored = model.likelihood([item.messages for item in asked], [item.options for item in asked])
     for item, row, ours in zip(asked, rows, scored, strict=True):
         for option, one, (logp, greedy) in zip(item.options, ours, row["resps"], strict=True):
@@ -209,9 +215,9 @@ def likelihoods(exam: Exam, asked: list[Item], rows: list[Record], model: Any, a
             same = distance <= TOLERANCE and one.greedy == greedy
             agreement.note("likelihood", same, item=item.item, option=option, ours=one.logp, theirs=logp)
         theirs = row["verdicts"]["none"]["acc"]
-        verdict = judged(exam.task, about, item, row["resps"])["score"]
+        verdict = judged(benchmark.task, about, item, row["resps"])["score"]
         agreement.note("verdict", abs(verdict - theirs) < 1e-6, item=item.item, ours=verdict, theirs=theirs)
-        own = judged(exam.task, about, item, [(one.logp, one.greedy) for one in ours])["score"]
+        own = judged(benchmark.task, about, item, [(one.logp, one.greedy) for one in ours])["score"]
         agreement.note("own score", abs(own - theirs) < TOLERANCE, item=item.item, ours=own, theirs=theirs)
 
 
@@ -225,26 +231,26 @@ def answers(asked: list[Item], rows: list[Record], model: Any, sampling: Samplin
         agreement.note("answer", one.text == theirs, item=item.item, apart_at=parted, ours=one.text, theirs=theirs)
 
 
-def settings(exam: Exam, options: argparse.Namespace) -> Sampling:
+def settings(benchmark: Benchmark, options: argparse.Namespace) -> Sampling:
     """The task's stop strings, the comparison's budget."""
-    return Sampling(options.max_new_tokens, stop=exam.task.sampling.stop)
+    return Sampling(options.max_new_tokens, stop=benchmark.task.sampling.stop)
 
 
 # ---- made-up answers ----
 
 
-def made_up(exam: Exam, options: argparse.Namespace) -> list[tuple[int, str]]:
+def made_up(benchmark: Benchmark, options: argparse.Namespace) -> list[tuple[int, str]]:
     """`--invented` answers to every row: (number of the item, text)."""
-    draw = random.Random(exam.name)
-    asked = exam.items()
-    if exam.name == "ifeval":
+    draw = random.Random(benchmark.name)
+    asked = benchmark.items()
+    if benchmark.name == "ifeval":
         texts = train_texts(options.data)
         return [(i, shaped(draw, item, texts)) for i, item in enumerate(asked) for _ in range(options.invented)]
-    if exam.name == "gsm8k":
+    if benchmark.name == "gsm8k":
         solutions = [row["answer"] for row in common.read(options.data / "eval/gsm8k/test.jsonl")]
         return [(i, solved(draw, i, solutions, k)) for i in range(len(asked)) for k in range(options.invented)]
-    truths = [(item.subset, json.loads(item.truth)["answer"]) for item in asked]
-    return [(i, concluded(draw, i, truths, k)) for i in range(len(asked)) for k in range(options.invented)]
+    references = [(item.subset, json.loads(item.reference)["answer"]) for item in asked]
+    return [(i, concluded(draw, i, references, k)) for i in range(len(asked)) for k in range(options.invented)]
 
 
 def solved(draw: random.Random, i: int, solutions: Sequence[str], k: int) -> str:
@@ -260,13 +266,12 @@ def solved(draw: random.Random, i: int, solutions: Sequence[str], k: int) -> str
     return draw.choice(forms).format(s=steps, n=number)
 
 
-def concluded(draw: random.Random, i: int, truths: Sequence[tuple[str, str]], k: int) -> str:
+def concluded(draw: random.Random, i: int, references: Sequence[tuple[str, str]], k: int) -> str:
     """A conclusion in the words of the examples, right or of another row of the same task."""
-    others = [truth for subset, truth in truths if subset == truths[i][0]]
-    truth = truths[i][1] if k % 2 == 0 else draw.choice(others)
-    return (
-        f"Let us see. {draw.choice(('First one, then the other.', 'It is (A) or (B).', ''))} So the answer is {truth}."
-    )
+    others = [reference for subset, reference in references if subset == references[i][0]]
+    reference = references[i][1] if k % 2 == 0 else draw.choice(others)
+    first = draw.choice(("First one, then the other.", "It is (A) or (B).", ""))
+    return f"Let us see. {first} So the answer is {reference}."
 
 
 def train_texts(data: Path) -> list[str]:
@@ -305,14 +310,14 @@ def shaped(draw: random.Random, item: Item, texts: Sequence[str]) -> str:
 
 def own_words(item: Item) -> list[str]:
     """Every word or number that the row's constraints name."""
-    given = [value for kwargs in json.loads(item.truth)["kwargs"] for value in kwargs.values() if value]
+    given = [value for kwargs in json.loads(item.reference)["kwargs"] for value in kwargs.values() if value]
     return [str(word) for value in given for word in (value if isinstance(value, list) else [value])]
 
 
-def told(exam: Exam, made: list[tuple[int, str]]) -> Iterator[Record]:
+def told(benchmark: Benchmark, made: list[tuple[int, str]]) -> Iterator[Record]:
     """The harness's share: each of its tasks with the texts for its own rows."""
     first = 0
-    for one in exam.theirs:
+    for one in benchmark.theirs:
         (file,) = one["files"].values()
         size = len(common.read(Path(file)))
         own = [(i - first, text) for i, text in made if first <= i < first + size]
@@ -320,13 +325,15 @@ def told(exam: Exam, made: list[tuple[int, str]]) -> Iterator[Record]:
         first += size
 
 
-def rejudged(exam: Exam, made: list[tuple[int, str]], theirs: dict[str, list[Record]], agreement: Agreement) -> None:
+def rejudged(
+    benchmark: Benchmark, made: list[tuple[int, str]], theirs: dict[str, list[Record]], agreement: Agreement
+) -> None:
     """(b) again, on the made-up answers."""
-    asked = exam.items()
-    about = card(exam.task, asked)
-    verdicts = [verdict for one in exam.theirs for verdict in theirs[one["name"]]]
+    asked = benchmark.items()
+    about = card(benchmark.task, asked)
+    verdicts = [verdict for one in benchmark.theirs for verdict in theirs[one["name"]]]
     for (i, text), verdict in zip(made, verdicts, strict=True):
-        judge(exam, about, asked[i], text, verdict[FILTERS[exam.name]], ("made-up verdict", agreement))
+        judge(benchmark, about, asked[i], text, verdict[FILTERS[benchmark.name]], ("made-up verdict", agreement))
 
 
 # ---- what is told ----
@@ -344,8 +351,8 @@ def passed(name: str, agreement: Agreement) -> bool:
 
 
 def table(found: dict[str, Agreement]) -> str:
-    """A line for each exam and thing compared."""
-    lines = ["", "| exam | compared | equal | of | share | right |", "|---|---|--:|--:|--:|--:|"]
+    """A line for each benchmark and thing compared."""
+    lines = ["", "| benchmark | compared | equal | of | share | right |", "|---|---|--:|--:|--:|--:|"]
     for name, agreement in found.items():
         for what, total in agreement.total.items():
             equal = agreement.equal[what]
@@ -370,7 +377,7 @@ def keep(found: dict[str, Agreement], options: argparse.Namespace) -> None:
         for name, agreement in found.items()
     }
     how = {"max_new_tokens": options.max_new_tokens, "invented": options.invented, "limit": options.limit or LIMITS}
-    whole = {"peer": common.REQUIREMENTS[0], "processor": machine.processor(), "options": how, "exams": told}
+    whole = {"peer": common.REQUIREMENTS[0], "processor": machine.processor(), "options": how, "benchmarks": told}
     (RESULTS / "eval_parity.json").write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"\nkept in {RESULTS / 'eval_parity.json'}")
 

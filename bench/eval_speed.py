@@ -1,4 +1,4 @@
-"""Speed of examining against lm-evaluation-harness 0.4.13 with its Hugging Face back-end: GSM8K and MMLU.
+"""Speed of evaluating against lm-evaluation-harness 0.4.13 with its Hugging Face back-end: GSM8K and MMLU.
 
 GSM8K with eight examples (200 items, 256 new tokens, the same stop strings) and MMLU with five (100 items of each of
 five subjects, at equal distances in their list). Same rows, model folder, dtype and threads; one process a measurement,
@@ -22,36 +22,36 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import lm_eval_common as common
-from lm_eval_common import Exam
+from lm_eval_common import Benchmark
 from peer import HERE, Job, Side, model_folder, once, save
 
 GSM8K, MMLU = 200, 500
 SUBJECTS = 5
 SWEEP = ("8", "16", "32", "64")
 SWEEP_ITEMS = {"gsm8k": 64, "mmlu": 100}  # rows of a sweep, for MMLU of all subjects together: fills the largest batch
-Build = Callable[[Path, int], Exam]
+Build = Callable[[Path, int], Benchmark]
 
 
 def main() -> None:
-    """Measure both sides on both exams, print the table, keep every figure; or do one job of our side."""
+    """Measure both sides on both benchmarks, print the table, keep every figure; or do one job of our side."""
     options = parser().parse_args()
     if options.job:
-        examine(options.job)
+        evaluate(options.job)
         return
     common.settle(options)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(signal.SIGALRM, too_long)
     kept = []
     with tempfile.TemporaryDirectory() as name:
-        for exam in options.exams:
-            build, count = builder(exam, options)
-            tried = {size: measured(options, build, (exam, size), Path(name)) for size in options.sweep}
+        for benchmark in options.benchmarks:
+            build, count = builder(benchmark, options)
+            tried = {size: measured(options, build, (benchmark, size), Path(name)) for size in options.sweep}
             best = min(tried, key=lambda size: tried[size] or math.inf)
-            print(f"{exam}: the harness runs with batch size {best}", flush=True)
-            sides = compared(exam, build(Path(name) / "rows", count), best, options)
-            run(exam, sides, Path(name), options.rounds)
-            kept += [record(exam, side, tried) for side in sides]
-            print(table(exam, sides), flush=True)
+            print(f"{benchmark}: the harness runs with batch size {best}", flush=True)
+            sides = compared(benchmark, build(Path(name) / "rows", count), best, options)
+            run(benchmark, sides, Path(name), options.rounds)
+            kept += [record(benchmark, side, tried) for side in sides]
+            print(table(benchmark, sides), flush=True)
     save("eval_speed", kept)
 
 
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     """The options."""
     found = common.arguments(__doc__ or "")
     found.add_argument("--exams", nargs="+", choices=["gsm8k", "mmlu"], default=["gsm8k", "mmlu"])
-    found.add_argument("--limit", type=int, help=f"items of each exam; {GSM8K} and {MMLU} when absent")
+    found.add_argument("--limit", type=int, help=f"items of each benchmark; {GSM8K} and {MMLU} when absent")
     found.add_argument("--rounds", type=int, default=3, help="measurements of each side")
     found.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     found.add_argument("--sweep", nargs="+", default=SWEEP, help="the harness's batch sizes: numbers or auto")
@@ -69,14 +69,14 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def builder(exam: str, options: argparse.Namespace) -> tuple[Build, int]:
+def builder(benchmark: str, options: argparse.Namespace) -> tuple[Build, int]:
     """How the exam's rows are written for both sides, and how many."""
-    if exam == "gsm8k":
+    if benchmark == "gsm8k":
         return lambda folder, count: common.gsm8k(options.data, folder, count), options.limit or GSM8K
     names = sorted({row["subject"] for row in common.read(options.data / "eval/mmlu/dev.jsonl.gz")})
     subjects = [row["subject"] for row in common.spread([{"subject": name} for name in names], SUBJECTS)]
 
-    def build(folder: Path, count: int) -> Exam:
+    def build(folder: Path, count: int) -> Benchmark:
         return common.mmlu(options.data, folder, max(1, count // SUBJECTS), subjects)
 
     return build, options.limit or MMLU
@@ -85,7 +85,7 @@ def builder(exam: str, options: argparse.Namespace) -> tuple[Build, int]:
 # ---- the measurements ----
 
 
-def compared(exam: str, rows: Exam, size: str, options: argparse.Namespace) -> list[Side]:
+def compared(benchmark: str, rows: Benchmark, size: str, options: argparse.Namespace) -> list[Side]:
     """Both sides of one exam."""
     theirs = peer(rows, size, options)
     told = ("threads", "max_new_tokens", "dtype")
@@ -94,46 +94,46 @@ def compared(exam: str, rows: Exam, size: str, options: argparse.Namespace) -> l
     return [Side("Tercet", [sys.executable, str(HERE / "eval_speed.py"), "--job"], job), theirs]
 
 
-def peer(rows: Exam, size: str, options: argparse.Namespace) -> Side:
+def peer(rows: Benchmark, size: str, options: argparse.Namespace) -> Side:
     """The harness with one batch size."""
     batch: int | str = int(size) if size.isdigit() else size
-    return common.peer_side(options, exams=rows.theirs, batch_size=batch, dtype=options.dtype)
+    return common.peer_side(options, benchmarks=rows.theirs, batch_size=batch, dtype=options.dtype)
 
 
 def measured(options: argparse.Namespace, build: Build, which: tuple[str, str], folder: Path) -> float | None:
     """Seconds of the harness with one batch size on a part of the rows; None when it fails or takes too long."""
     if len(options.sweep) == 1:
         return None  # nothing to choose from
-    exam, size = which
-    rows = build(folder / "sweep", min(SWEEP_ITEMS[exam], options.limit or MMLU))
+    benchmark, size = which
+    rows = build(folder / "sweep", min(SWEEP_ITEMS[benchmark], options.limit or MMLU))
     signal.alarm(options.sweep_seconds)
     try:
         seconds = float(once(peer(rows, size, options), folder)["seconds"])
     except (SystemExit, TimeoutError) as error:
-        print(f"{exam}: batch size {size} fails: {str(error)[-300:]}", flush=True)
+        print(f"{benchmark}: batch size {size} fails: {str(error)[-300:]}", flush=True)
         return None
     finally:
         signal.alarm(0)
-    print(f"{exam}: batch size {size}: {seconds:.1f} s for {len(rows.items())} items", flush=True)
+    print(f"{benchmark}: batch size {size}: {seconds:.1f} s for {len(rows.items())} items", flush=True)
     return seconds
 
 
 def too_long(*_: Any) -> None:
-    """The alarm of a sweep."""
+    """The alert of a sweep."""
     raise TimeoutError("took too long")
 
 
-def run(exam: str, sides: list[Side], folder: Path, rounds: int) -> None:
+def run(benchmark: str, sides: list[Side], folder: Path, rounds: int) -> None:
     """Every side once a round, in turn from either end."""
     for number in range(rounds):
         for side in sides if number % 2 == 0 else sides[::-1]:
             found = once(side, folder)
             samples = found.pop("samples", {})
-            found.pop("judged", None)
+            found.pop("rated_pairs", None)
             if samples:
                 found |= {"items": sum(map(len, samples.values())), "score": score(samples)}
             side.rounds.append(found)
-            print(f"round {number + 1}: {exam}: {side.name}: {line(found)}", flush=True)
+            print(f"round {number + 1}: {benchmark}: {side.name}: {line(found)}", flush=True)
 
 
 def score(samples: dict[str, list[dict[str, Any]]]) -> float:
@@ -159,36 +159,43 @@ def medians(side: Side) -> dict[str, float]:
     return {name: statistics.median(figures[name] for figures in side.rounds) for name in names}
 
 
-def table(exam: str, sides: list[Side]) -> str:
+def table(benchmark: str, sides: list[Side]) -> str:
     """Both sides, and what ours makes of the other: times its speed, share of its memory."""
-    lines = [f"\n| {exam} | s | items/s | new tokens | peak MiB | score |", "|---|--:|--:|--:|--:|--:|"]
+    lines = [f"\n| {benchmark} | s | items/s | new tokens | peak MiB | score |", "|---|--:|--:|--:|--:|--:|"]
     ours, theirs = (medians(side) for side in sides)
     for side, found in zip(sides, (ours, theirs), strict=True):
         rate = found["items"] / found["seconds"]
         cells = (f"{found['seconds']:.1f}", f"{rate:.2f}", f"{found['tokens']:.0f}", f"{found['peak_mib']:.0f}")
         lines.append(f"| {side.name} | {' | '.join(cells)} | {found['score']:.4f} |")
     faster, smaller = theirs["seconds"] / ours["seconds"], ours["peak_mib"] / theirs["peak_mib"]
-    return "\n".join([*lines, f"{exam}: {faster:.2f} times as fast, with {smaller:.2f} of the memory\n"])
+    return "\n".join([*lines, f"{benchmark}: {faster:.2f} times as fast, with {smaller:.2f} of the memory\n"])
 
 
-def record(exam: str, side: Side, sweep: dict[str, float | None]) -> dict[str, Any]:
+def record(benchmark: str, side: Side, sweep: dict[str, float | None]) -> dict[str, Any]:
     """What is kept of one side."""
     names = ("threads", "max_new_tokens", "dtype", "batch_size", "decoded_at_once")
     job = {name: side.job[name] for name in names if name in side.job}
     tried = {"sweep_seconds": sweep} if side.name != "Tercet" else {}
-    return {"exam": exam, "name": side.name, "job": job, **tried, "median": medians(side), "rounds": side.rounds}
+    return {
+        "benchmark": benchmark,
+        "name": side.name,
+        "job": job,
+        **tried,
+        "median": medians(side),
+        "rounds": side.rounds,
+    }
 
 
 # ---- our side ----
 
 
-def examine(file: Path) -> None:
+def evaluate(file: Path) -> None:
     """The prompts and eval stages' own functions, with a model that is loaded already."""
     import torch
 
-    from tercet.evals import prompts, run
+    from tercet.evals import benchmark, run
     from tercet.models.generate import LocalGenerator
-    from tercet.recipe import Base, Eval, Prompts, Recipe
+    from tercet.recipe import BaseSpec, BenchmarkSpec, EvalSpec, Recipe
     from tercet.store import Artifact, Context
     from tercet.track import Tracker
 
@@ -196,16 +203,16 @@ def examine(file: Path) -> None:
     torch.set_num_threads(job["threads"])
     model = LocalGenerator.open(Path(job["model"]), job["dtype"], rows=job["decoded_at_once"])
     with tempfile.TemporaryDirectory() as name:
-        folders = {part: SimpleNamespace(payload=Path(name) / part) for part in ("base", "exam", "scores", "work")}
+        folders = {part: SimpleNamespace(payload=Path(name) / part) for part in ("base", "benchmark", "scores", "work")}
         for folder in folders.values():
             folder.payload.mkdir()
-        recipe = Recipe(name="bench", base=Base(model=job["model"]), stage={})
+        recipe = Recipe(name="bench", base=BaseSpec(model=job["model"]), stage={})
         track = cast(Tracker, SimpleNamespace(progress=lambda *_, **__: None))
         ctx = Context("bench", 0, recipe, folders["work"].payload, track, job["mirror"], lambda *_, **__: model)
         inputs = cast(dict[str, Artifact], folders)
         began = time.perf_counter()
-        prompts.run(Prompts(tasks=(job["task"],)), inputs, folders["exam"].payload, ctx)
-        spec = Eval(model="base", exam="exam", dtype=job["dtype"], max_new_tokens=job["max_new_tokens"])
+        benchmark.run(BenchmarkSpec(tasks=(job["task"],)), inputs, folders["benchmark"].payload, ctx)
+        spec = EvalSpec(model="base", benchmark="benchmark", dtype=job["dtype"], max_new_tokens=job["max_new_tokens"])
         run.run(spec, inputs, folders["scores"].payload, ctx)
         seconds = time.perf_counter() - began
         lines = (folders["scores"].payload / "results.jsonl").read_text(encoding="utf-8").split("\n")[:-1]

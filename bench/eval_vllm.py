@@ -1,4 +1,4 @@
-"""The same exam by our own generator and by vLLM: scores side by side, and how far their log-probs are apart.
+"""The same benchmark by our own generator and by vLLM: scores side by side, and how far their log-probs are apart.
 
     python bench/eval_vllm.py --limit 50
 
@@ -26,17 +26,17 @@ UNWANTED = ("torchvision", "torchaudio", "torchcodec")  # they want another buil
 
 
 def main() -> None:
-    """Both exams, the comparison, the gap; writes bench/results/eval_vllm.json."""
+    """Both benchmarks, the comparison, the gap; writes bench/results/eval_vllm.json."""
     options = arguments()
     python = options.python or peer_python(VENV, (options.vllm, str(HERE.parent)), UNWANTED)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         sides = {
-            name: examine(options, work, name, path) for name, path in (("local", sys.executable), ("vllm", python))
+            name: evaluate(options, work, name, path) for name, path in (("local", sys.executable), ("vllm", python))
         }
-        exams = [str(work / name) for name in sides]
+        benchmarks = [str(work / name) for name in sides]
         line = compare(*(sides[name]["artifact"] for name in sides))
-        gap = log_prob_gap(options, work, python, Path(exams[0]))
+        gap = log_prob_gap(options, work, python, Path(benchmarks[0]))
     found = {
         "command": " ".join(["python", *sys.argv]),
         "model": str(options.model.name),
@@ -73,21 +73,21 @@ def arguments() -> argparse.Namespace:
         write_completions(options.side)
         sys.exit()
     if not options.model:
-        from tercet.models import weights
+        from tercet.models import base_model
 
-        options.model = weights.smollm()
+        options.model = base_model.smollm()
     return options
 
 
-def examine(options: argparse.Namespace, work: Path, name: str, python: str) -> dict[str, Any]:
-    """One side's exam, with the time from start to finish."""
+def evaluate(options: argparse.Namespace, work: Path, name: str, python: str) -> dict[str, Any]:
+    """One side's benchmark, with the time from start to finish."""
     command = [python, "-m", "tercet", "eval", str(options.model), "--tasks", options.task, "--json"]
     command += ["--limit", str(options.limit), "--dtype", options.dtype, "--mirror", str(options.mirror)]
     command += ["--max-new-tokens", str(options.max_new_tokens), "--engine", name, "--store", str(work / name)]
     began = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, env=environment(), check=False)
     if done.returncode:
-        raise SystemExit(f"the exam with {name} failed with exit code {done.returncode}")
+        raise SystemExit(f"the benchmark with {name} failed with exit code {done.returncode}")
     answer = json.loads(done.stdout)
     score = answer["scores"][options.task]
     print(f"{name}: {score['score']:.3f} ± {score['stderr']:.3f}, {time.perf_counter() - began:.0f} s", flush=True)
@@ -113,12 +113,17 @@ def compare(local: str, engine: str) -> dict[str, Any]:
 
 def log_prob_gap(options: argparse.Namespace, work: Path, python: str, store: Path) -> dict[str, float]:
     """Sampled completions by vLLM, scored again by our own weights."""
-    from tercet.models.engine import logp_gap
     from tercet.models.generate import LocalGenerator
+    from tercet.models.vllm.generator import logp_gap
     from tercet.rows import Completion
 
-    exam = next(store.glob("exam-*")) / "payload" / "exam.parquet"
-    job = {"model": str(options.model), "dtype": options.dtype, "exam": str(exam), "out": str(work / "written.json")}
+    benchmark = next(store.glob("exam-*")) / "payload" / "benchmark.parquet"
+    job = {
+        "model": str(options.model),
+        "dtype": options.dtype,
+        "benchmark": str(benchmark),
+        "out": str(work / "written.json"),
+    }
     (work / "job.json").write_text(json.dumps(job | {"prompts": options.gap_prompts}))
     command = [python, str(Path(__file__).resolve()), "--side", str(work / "job.json")]
     subprocess.run(command, env=environment(), check=True)
@@ -134,11 +139,11 @@ def log_prob_gap(options: argparse.Namespace, work: Path, python: str, store: Pa
 
 def write_completions(file: Path) -> None:
     """vLLM's side of the gap: two samples of each prompt at temperature 1."""
-    from tercet.models.engine import VllmGenerator
+    from tercet.models.vllm.generator import VllmGenerator
     from tercet.rows import Sampling, messages_from
 
     job = json.loads(file.read_text())
-    prompts = [messages_from(row["messages"]) for row in read_table(Path(job["exam"]))[: job["prompts"]]]
+    prompts = [messages_from(row["messages"]) for row in read_table(Path(job["benchmark"]))[: job["prompts"]]]
     engine = VllmGenerator.open(Path(job["model"]), job["dtype"])
     groups = engine.complete(prompts, Sampling(64, 1.0, n=2, seed=1))
     written = [

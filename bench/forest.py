@@ -59,7 +59,7 @@ def work(file: Path) -> None:
 
     from tercet.device.mesh import mesh
     from tercet.device.shard import Trainable
-    from tercet.models.folder import load_config
+    from tercet.models.hf_folder import load_config
     from tercet.train.batch import batches
     from tercet.train.export import open_policy
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
-from tercet.models.forest import NAME, Leaf, Tree, plant, register
+from tercet.models.forest import NAME, Leaf, Tree, pack_forest, register
 from tercet.models.policy import Policy
 from tercet.train.batch import filling
 
@@ -100,7 +100,7 @@ def llama(seed: int, attention: str, device: torch.device, dtype: torch.dtype) -
 
 def forest(model: PreTrainedModel, trees: Sequence[Tree]) -> Found:
     """All at once, filled up as the trainer does."""
-    logps, _ = Policy(model)(plant(trees, filling(model.device)).to(model.device))
+    logps, _ = Policy(model)(pack_forest(trees, filling(model.device)).to(model.device))
     return gradient(model, logps)
 
 

@@ -220,7 +220,7 @@ def rows(method: str, shape: Shape, options: argparse.Namespace) -> list[dict[st
         names = ("prompt_ids", "chosen_ids", "rejected_ids")
         return [{name: draw(half) for name in names} for _ in range(number)]
     texts = ("".join(source.choice("abcdefgh ") for _ in range(half - 40)) for _ in range(number))
-    return [{"prompt": [{"role": "user", "content": text}], "truth": ""} for text in texts]
+    return [{"prompt": [{"role": "user", "content": text}], "reference": ""} for text in texts]
 
 
 def figures(side: peer.Side, shape: Shape, room: float) -> dict[str, Any]:

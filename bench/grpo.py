@@ -48,14 +48,14 @@ def check_lengths(sides: list[peer.Side], job: peer.Job) -> None:
 
 
 def prompts(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """GSM8K questions with their truths, as many as the steps need."""
+    """GSM8K questions with their reference answers, as many as the steps need."""
     from tercet.data import sources
     from tercet.recipe import SourceSpec
 
     rows = list(sources.load(SourceSpec(path=str(options.data), adapter="gsm8k"), {}, {}, sources.Reading()))
     drawn = sources.draw(rows, (options.steps + 1) * options.batch, seed=options.seed, key=lambda row: row.id)
     plain = [{"prompt": [{"role": turn.role, "content": turn.content} for turn in row.prompt]} for row in drawn]
-    return [turns | {"truth": row.truth} for turns, row in zip(plain, drawn, strict=True)]
+    return [turns | {"reference": row.reference} for turns, row in zip(plain, drawn, strict=True)]
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Exam:
+class Benchmark:
     """One of our tasks with its mirror, and the harness's tasks that ask the same rows in the same order."""
 
     name: str
@@ -75,22 +75,22 @@ def peer_side(options: argparse.Namespace, **more: Any) -> Side:
     """The harness with its Hugging Face back-end."""
     told = {"model": str(model_folder(options)), "threads": options.threads, "max_new_tokens": options.max_new_tokens}
     command = [peer_python(options.peer_python), str(HERE / "lm_eval_side.py")]
-    return Side("lm-eval", command, told | {"exams": [], "chat": [], "batch_size": 8, "dtype": "float32"} | more)
+    return Side("lm-eval", command, told | {"benchmarks": [], "chat": [], "batch_size": 8, "dtype": "float32"} | more)
 
 
 # ---- the same rows for both ----
 
 
-def gsm8k(data: Path, folder: Path, limit: int | None) -> Exam:
+def gsm8k(data: Path, folder: Path, limit: int | None) -> Benchmark:
     """Eight worked examples, plain text."""
     task = suite.task("gsm8k:lm@1")
     file = written(folder / "gsm8k.jsonl", spread(read(data / "eval/gsm8k/test.jsonl"), limit))
     shots = str(data / "eval/fewshot/gsm8k_cot_8.json")
     mirror = {sources(task)[0].path: file, task.examples[0].path: shots}
-    return Exam("gsm8k", task, mirror, [{"name": "gsm8k_cot", "files": {"test": file}}])
+    return Benchmark("gsm8k", task, mirror, [{"name": "gsm8k_cot", "files": {"test": file}}])
 
 
-def mmlu(data: Path, folder: Path, limit: int | None, subjects: Sequence[str] = MMLU) -> Exam:
+def mmlu(data: Path, folder: Path, limit: int | None, subjects: Sequence[str] = MMLU) -> Benchmark:
     """Five examples of the subject, plain text; `limit` is for each subject."""
     task = suite.task("mmlu:lm@1")
     test, dev = read(data / "eval/mmlu/test.jsonl.gz"), read(data / "eval/mmlu/dev.jsonl.gz")
@@ -107,10 +107,10 @@ def mmlu(data: Path, folder: Path, limit: int | None, subjects: Sequence[str] = 
         "cais/mmlu:test": written(folder / "mmlu.jsonl", kept),
         "cais/mmlu:dev": written(folder / "dev.jsonl", dev),
     }
-    return Exam("mmlu", task, mirror, theirs)
+    return Benchmark("mmlu", task, mirror, theirs)
 
 
-def truthfulqa(data: Path, folder: Path, limit: int | None) -> Exam:
+def truthfulqa(data: Path, folder: Path, limit: int | None) -> Benchmark:
     """Six primer questions, plain text; both sides are given every answer once."""
     task = suite.task("truthfulqa:lm@1")
     rows = spread(list(truthfulqa_rows(data / "eval/truthfulqa/TruthfulQA.csv")), limit)
@@ -119,10 +119,10 @@ def truthfulqa(data: Path, folder: Path, limit: int | None) -> Exam:
         "truthfulqa/truthful_qa": file,
         task.examples[0].path: str(data / "eval/fewshot/truthfulqa_primer_6.json"),
     }
-    return Exam("truthfulqa", task, mirror, [{"name": "truthfulqa_mc2", "files": {"validation": file}}])
+    return Benchmark("truthfulqa", task, mirror, [{"name": "truthfulqa_mc2", "files": {"validation": file}}])
 
 
-def bbh(data: Path, folder: Path, limit: int | None) -> Exam:
+def bbh(data: Path, folder: Path, limit: int | None) -> Benchmark:
     """Three worked examples of each task, plain text; `limit` is for each task."""
     task = suite.task("bbh:lm@1")
     kept = tuple(source for source in sources(task) if source.subset in BBH)
@@ -135,14 +135,14 @@ def bbh(data: Path, folder: Path, limit: int | None) -> Exam:
         kept[0].path: str(folder / "bbh_{subset}.jsonl"),
         task.examples[0].path: str(data / "eval/bbh/cot-prompts/{subset}.txt"),
     }
-    return Exam("bbh", replace(task, data=kept), mirror, theirs)
+    return Benchmark("bbh", replace(task, data=kept), mirror, theirs)
 
 
-def ifeval(data: Path, folder: Path, limit: int | None) -> Exam:
+def ifeval(data: Path, folder: Path, limit: int | None) -> Benchmark:
     """No examples, through the chat template, judged as the reference code does."""
-    task = suite.task("ifeval:reference@1")
+    task = suite.task("instructions.ifeval:reference@1")
     file = written(folder / "ifeval.jsonl", spread(read(data / "eval/ifeval/input_data.jsonl"), limit))
-    return Exam("ifeval", task, {"google/IFEval": file}, [{"name": "ifeval", "files": {"train": file}}])
+    return Benchmark("ifeval", task, {"google/IFEval": file}, [{"name": "ifeval", "files": {"train": file}}])
 
 
 def sources(task: Task) -> tuple[Source, ...]:

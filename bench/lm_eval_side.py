@@ -1,7 +1,7 @@
 """lm-evaluation-harness's side of the comparisons, run by its own interpreter: `lm_eval_side.py JOB.json`.
 
-It gives its own exams, as its package declares them, on the job's local rows to its Hugging Face back-end, and writes
-what it asked, got and judged; `texts` are judged without a model.
+It gives its own benchmarks, as its package declares them, on the job's local rows to its Hugging Face back-end, and
+writes what it asked, got and judged; `texts` are judged without a model.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ def main(file: Path) -> None:
     torch.set_num_threads(job["threads"])
     torch.manual_seed(0)
     folder = Path(job["out"]).parent
-    figures: dict[str, Any] = {"judged": {one["name"]: judged(one, folder) for one in job.get("texts", [])}}
-    if job["exams"]:
-        figures |= examined(job, folder)
+    figures: dict[str, Any] = {"rated_pairs": {one["name"]: judged(one, folder) for one in job.get("texts", [])}}
+    if job["benchmarks"]:
+        figures |= evaluated(job, folder)
     Path(job["out"]).write_text(json.dumps(figures, default=lambda number: number.item()))
 
 
-def examined(job: Job, folder: Path) -> dict[str, Any]:
-    """Every exam, and the seconds of the evaluation itself: building requests, asking, judging."""
+def evaluated(job: Job, folder: Path) -> dict[str, Any]:
+    """Every benchmark, and the seconds of the evaluation itself: building requests, asking, judging."""
     size = job["batch_size"]
     lm = HFLM(pretrained=job["model"], dtype=job["dtype"], device=device(), batch_size=size)
-    tasks = {one["name"]: task_of(one, folder, job["max_new_tokens"]) for one in job["exams"]}
+    tasks = {one["name"]: task_of(one, folder, job["max_new_tokens"]) for one in job["benchmarks"]}
     plain = {name: task for name, task in tasks.items() if name not in job["chat"]}
     seconds, samples = 0.0, dict[str, list[dict[str, Any]]]()
     for some, chat in ((plain, False), ({name: tasks[name] for name in job["chat"]}, True)):

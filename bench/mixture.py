@@ -3,9 +3,9 @@
 python bench/mixture.py --data ../shared/data
 
 The rows are those of bench/decontam.py: conversations made of sentences of real training files, some of them copies of
-exams. The stage reads them, applies the paper's filters, removes exact duplicates and every row that copies one of the
-exams, draws a sample first, shuffles, counts words and proves by a second pass that what it wrote is clean. Memory is
-that of the stage's process and its workers together, looked at several times a second.
+benchmarks. The stage reads them, applies the paper's filters, removes exact duplicates and every row that copies one
+of the benchmarks, draws a sample first, shuffles, counts words and proves by a second pass that what it wrote is
+clean. Memory is that of the stage's process and its workers together, looked at several times a second.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import decontam
 from tercet.data import mix
-from tercet.recipe import Base, Mix, Placement, Recipe, SourceSpec
+from tercet.recipe import BaseSpec, MixSpec, Placement, Recipe, SourceSpec
 from tercet.rows import write_table
 from tercet.store import Artifact, Context
 from tercet.track import Tracker
@@ -40,11 +40,11 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(prefix="tercet-mixture-") as name:
         folder = Path(name)
-        exam = decontam.exams(args.data / "eval")
-        items = [{"task": task, "item": item, "fields": fields} for task, item, fields in exam]
-        write_table(folder / "exam" / "payload" / "exam.parquet", items)
+        benchmark = decontam.benchmarks(args.data / "eval")
+        items = [{"task": task, "item": item, "fields": fields} for task, item, fields in benchmark]
+        write_table(folder / "benchmark" / "payload" / "benchmark.parquet", items)
         rows = folder / "rows.jsonl"
-        made = decontam.make(args.data / "train", exam, rows, args.rows, args.seed)
+        made = decontam.make(args.data / "train", benchmark, rows, args.rows, args.seed)
         sides = {}
         for count in (args.rows // 10, args.rows):
             part = decontam.first_rows(rows, folder / f"first-{count}.jsonl", count)
@@ -65,11 +65,11 @@ def mixed(job: decontam.Job) -> decontam.Job:
     (out / "work").mkdir(parents=True)
     whole = SourceSpec(path=job["rows"])
     sampled = SourceSpec(path=job["rows"], rows=job["count"] // 100, filters=("keywords",))
-    recipe = Recipe(name="bench", base=Base(model="tiny:"), stage={}, placement=Placement(workers=job["workers"]))
-    ctx = Context("lessons", 17, recipe, out / "work", Tracker(None), {}, open_model=lambda *_: None)
-    inputs = {"exam": Artifact("prompts", "exam", "0" * 64, folder / "exam", {}, {})}
+    recipe = Recipe(name="bench", base=BaseSpec(model="tiny:"), stage={}, placement=Placement(workers=job["workers"]))
+    ctx = Context("sft-data", 17, recipe, out / "work", Tracker(None), {}, open_model=lambda *_: None)
+    inputs = {"benchmark": Artifact("prompts", "benchmark", "0" * 64, folder / "benchmark", {}, {})}
     start = time.perf_counter()
-    spec = Mix(sources=(sampled, whole), against=("exam",))
+    spec = MixSpec(sources=(sampled, whole), against=("benchmark",))
     metrics = mix.run(spec, inputs, out, ctx)
     seconds = time.perf_counter() - start
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))

@@ -19,17 +19,17 @@ from tercet.device.mesh import Mesh
 from tercet.device.shard import Trainable
 from tercet.models import tiny
 from tercet.models.chat import Chat
-from tercet.models.folder import load_tokenizer
 from tercet.models.forest import Forest, Leaf, Tree
-from tercet.recipe import DPO, RLVR
+from tercet.models.hf_folder import load_tokenizer
+from tercet.recipe import DPOSpec, GRPOSpec
 from tercet.rows import Message
 from tercet.train.batch import Batch, batches
+from tercet.train.dpo import preference_loss
 from tercet.train.export import open_policy
 from tercet.train.kto import mismatch, mismatched
 from tercet.train.loop import Loss
-from tercet.train.preference import preference_loss
 from tercet.train.reference import make_table
-from tercet.train.reward import open_scorer, padding, reward_loss
+from tercet.train.reward_model import open_scorer, padding, reward_loss
 from tercet.train.rl.grpo import grpo_loss
 
 TEMPERATURE = 0.8
@@ -180,7 +180,7 @@ def pair_case(  # noqa: PLR0913
     note: str = "",
 ) -> Case:
     """A loss on pairs; `pairs` where TRL's rows are not pairs."""
-    spec = DPO(model="base", pairs="pairs", **{"loss": name.partition(",")[0], **ours})
+    spec = DPOSpec(model="base", pairs="pairs", **{"loss": name.partition(",")[0], **ours})
     return Case(name, trainer, options, rows, partial(prefer, world, pairs or rows, spec), note)
 
 
@@ -214,7 +214,7 @@ def opened(pairs: Rows) -> Rows:
     ]
 
 
-def prefer(world: World, rows: Rows, spec: DPO) -> Found:
+def prefer(world: World, rows: Rows, spec: DPOSpec) -> Found:
     """Preference tuning's own steps: the reference first, kto's KL over all pairs, batches, the loss."""
     trees = [fork(row) for row in rows]
     strangers = mismatched(trees, range(len(trees)), LIMIT)
@@ -292,12 +292,12 @@ def policies(world: World) -> Iterator[Case]:
     )
     for name, options, mine, note in listed:
         fixed = {"kl_beta": 0.05, "temperature": TEMPERATURE, "max_new_tokens": longest, "steps": 1}
-        spec = RLVR(model="base", prompts="rows", **fixed, **mine)
+        spec = GRPOSpec(model="base", prompts="rows", **fixed, **mine)
         more = {"importance_cap": spec.importance_cap} if spec.importance_cap else {}
         yield Case(name, "grpo", common | options, rows, partial(reinforce, world, spec), note, more)
 
 
-def reinforce(world: World, spec: RLVR) -> Found:
+def reinforce(world: World, spec: GRPOSpec) -> Found:
     """RLVR's loss on trees of a prompt with its answers."""
     groups: dict[tuple[int, ...], Rows] = {}
     for row in world["rollouts"]:

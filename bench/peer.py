@@ -127,9 +127,9 @@ def model_folder(options: argparse.Namespace) -> Path:
     """The model both sides load."""
     if options.model:
         return options.model.resolve()
-    from tercet.models import weights
+    from tercet.models import base_model
 
-    return weights.smollm()
+    return base_model.smollm()
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -126,7 +126,7 @@ def prepared(job: peer.Job, store: Path) -> dict[str, Any]:
     """Tokens, length policy, and the batches of one epoch, as the SFT stage makes them."""
     from tercet.device.mesh import Mesh
     from tercet.models.chat import Chat
-    from tercet.models.folder import load_tokenizer
+    from tercet.models.hf_folder import load_tokenizer
     from tercet.store import Store
     from tercet.train.batch import Limit, batches, chosen_rows, pack, schedule, within
     from tercet.train.sft import TURNS

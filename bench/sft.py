@@ -54,7 +54,7 @@ def tokens(options: argparse.Namespace, model: str) -> list[dict[str, Any]]:
     """GSM8K rows as token ids and mask, enough for every step, none over the limit."""
     from tercet.data import sources
     from tercet.models.chat import Chat
-    from tercet.models.folder import load_tokenizer
+    from tercet.models.hf_folder import load_tokenizer
     from tercet.recipe import SourceSpec
     from tercet.train.batch import answered
 

@@ -40,7 +40,7 @@ from tercet import machine
 from tercet.models.generate import LocalGenerator
 from tercet.rows import Completion, Sampling, read_table
 
-STAGES = {"follow": "rows", "sums": "rows", "refuse": "rows", "prompts": "rows", "taste": "pairs"}
+STAGES = {"follow": "rows", "sums": "rows", "refuse": "rows", "prompts": "rows", "preference-data": "pairs"}
 NAMES = ("author", "twin")  # the same weights under two names
 RECIPE = """
 name = "synthesis"
@@ -96,8 +96,8 @@ sources = [
     {{ stage = "refuse", require_answer = false, filters = [] }},
 ]
 
-[stage.taste]
-kind = "judged"
+[stage.preference-data]
+kind = "rated_pairs"
 prompts = "prompts"
 pool = ["base", "twin", "local"]
 judge = "base"
@@ -178,14 +178,14 @@ def arguments() -> argparse.Namespace:
 
 def write_recipe(options: argparse.Namespace, work: Path) -> Path:
     """The recipe file; the local member of the pool has the server's weights."""
-    from tercet.models.weights import SMOLLM
+    from tercet.models.base_model import SMOLLM
 
     base = {"local": options.model, "sha256": ""}
     if not options.model:
         base = {"local": SMOLLM.model, "sha256": SMOLLM.sha256}
     elif options.model != "tiny:":
         base["local"] = str(Path(options.model).absolute())
-    facts = {name: getattr(options, name) for name in ("seed", "others", "judged", "tokens", "judge_tokens")}
+    facts = {name: getattr(options, name) for name in ("seed", "others", "rated_pairs", "tokens", "judge_tokens")}
     lines = options.personas.read_text(encoding="utf-8").splitlines(keepends=True)
     personas = work / "personas.jsonl"
     personas.write_text("".join(random.Random(options.seed).sample(lines, options.count)), encoding="utf-8")
@@ -251,7 +251,7 @@ def served(options: argparse.Namespace, log: Path) -> Iterator[None]:
 
 def model_of(options: argparse.Namespace) -> list[str]:
     """The model as `tercet serve` is told it."""
-    from tercet.models.weights import SMOLLM
+    from tercet.models.base_model import SMOLLM
 
     return [str(Path(options.model).absolute())] if options.model else [SMOLLM.model, "--sha256", SMOLLM.sha256]
 
@@ -334,7 +334,7 @@ def result(options: argparse.Namespace, whole: Outcome, killed: Outcome) -> dict
         "dtype": options.dtype,
         "personas": options.count,
         "rows": {stage: len(one) for stage, (one, _) in tables.items() if STAGES[stage] == "rows"},
-        "pairs": len(tables["taste"][0]),
+        "pairs": len(tables["preference-data"][0]),
         "runs": {"whole": told(whole), "killed": told(killed)},
         "checks": checks,
     }
@@ -379,7 +379,8 @@ def told(run: Outcome) -> dict[str, Any]:
 
 def act(options: argparse.Namespace) -> None:
     """Serve the tiny model; its tokens are drawn as ever and then put into words."""
-    from tercet.models import serve, tiny
+    from tercet.models import tiny
+    from tercet.models.openai import serve
 
     with tempfile.TemporaryDirectory() as name, socket.create_server(("127.0.0.1", options.port)) as listener:
         tiny.build(Path(name) / "model", 0)

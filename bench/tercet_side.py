@@ -17,18 +17,18 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from tercet import machine, verify
 from tercet.device.mesh import Mesh, mesh
-from tercet.models.folder import load_tokenizer
 from tercet.models.forest import Forest, Leaf, Tree
 from tercet.models.generate import LocalGenerator
-from tercet.recipe import DPO, RLVR, SFT, Base, Fit, Placement, Recipe, Reward
+from tercet.models.hf_folder import load_tokenizer
+from tercet.recipe import BaseSpec, DPOSpec, GRPOSpec, Placement, Recipe, RewardModelSpec, SFTSpec, TrainSpec
 from tercet.rows import Row, Sampling, messages_from, write_table
 from tercet.store import Artifact, Context
 from tercet.track import Tracker
 from tercet.train.batch import Step, batches, chosen_rows
+from tercet.train.dpo import preference_loss, reference_logps
 from tercet.train.export import open_policy
 from tercet.train.loop import fit, start
-from tercet.train.preference import preference_loss, reference_logps
-from tercet.train.reward import open_scorer, reward_loss
+from tercet.train.reward_model import open_scorer, reward_loss
 from tercet.train.rl.grpo import run as run_grpo
 from tercet.train.sft import sft_loss
 
@@ -74,7 +74,7 @@ def sft(file: Path) -> None:
     """Supervised finetuning."""
     job, rows, notes, ctx = prepare(file)
     trees = [Tree([], [Leaf(row["token_ids"], row["mask"])]) for row in rows]
-    spec = SFT(model="base", rows="rows", max_tokens=job["max_tokens"], **common(job))
+    spec = SFTSpec(model="base", rows="rows", max_length=job["max_tokens"], **common(job))
     with mesh() as ranks:
         state = start(open_policy(Path(job["model"])), spec, ranks, ctx)
         loss = partial(sft_loss, reduction="token_mean")
@@ -86,7 +86,9 @@ def dpo(file: Path) -> None:
     """Preference tuning; the reference pass is counted in."""
     job, rows, notes, ctx = prepare(file)
     trees = [pair(row) for row in rows]
-    spec = DPO(model="base", pairs="pairs", loss="dpo", beta=job["beta"], max_tokens=job["max_tokens"], **common(job))
+    spec = DPOSpec(
+        model="base", pairs="pairs", loss="dpo", beta=job["beta"], max_length=job["max_tokens"], **common(job)
+    )
     with mesh() as ranks:
         began = time.perf_counter()
         frozen = open_policy(Path(job["model"]), getattr(torch, spec.dtype)).to(ranks.device)
@@ -107,7 +109,7 @@ def reward(file: Path) -> None:
     """The reward model."""
     job, rows, notes, ctx = prepare(file)
     trees = [pair(row) for row in rows]
-    spec = Reward(model="base", pairs="pairs", max_tokens=job["max_tokens"], **common(job))
+    spec = RewardModelSpec(model="base", pairs="pairs", max_length=job["max_tokens"], **common(job))
     source = Path(job["model"])
     with mesh() as ranks:
         state = start(open_scorer(source, load_tokenizer(source).pad_token_id, ctx.seed), spec, ranks, ctx)
@@ -120,14 +122,16 @@ def grpo(file: Path) -> None:
     job, raw, notes, ctx = prepare(file)
     names = ("samples", "max_tokens", "max_new_tokens", "kl_beta")
     settings = common(job) | {name: job[name] for name in names}
-    spec = RLVR(model="base", prompts="rows", no_eos_reward="keep", **settings)
+    spec = GRPOSpec(model="base", prompts="rows", no_eos_reward="keep", **settings)
     alternate()
     endless()
     size = job["steps"] * spec.batch
     places = [i for k in range(job["steps"]) for i in chosen_rows(k, size, spec.batch, ctx.seed)]
     rows: list[Row | None] = [None] * size
     for place, row in zip(places, raw, strict=False):  # so that the stage, which shuffles, keeps the job's order
-        rows[place] = Row(str(place), messages_from(row["prompt"]), verifier="alternating@1", truth=row["truth"])
+        rows[place] = Row(
+            str(place), messages_from(row["prompt"]), verifier="alternating@1", reference=row["reference"]
+        )
     inputs = {name: artifact(ctx.work / name) for name in ("base", "rows")}
     inputs["base"].payload.symlink_to(job["model"])
     write_table(inputs["rows"].payload / "rows.parquet", rows)
@@ -159,7 +163,7 @@ def generate(file: Path) -> None:
 def alternate() -> None:
     """A judge that says 0, 1, 0, 1: a group of equal rewards would be skipped here and computed there."""
     verdicts = itertools.cycle((0.0, 1.0))
-    judge = lambda completion, truth: verify.Grade(next(verdicts), completion)  # noqa: E731
+    judge = lambda completion, reference: verify.Grade(next(verdicts), completion)  # noqa: E731
     verify.VERIFIERS["alternating@1"] = verify.Verifier("alternating@1", judge)
 
 
@@ -196,7 +200,7 @@ def prepare(file: Path) -> tuple[Job, list[dict[str, Any]], Notes, Context]:
     machine.keep_heap()  # as a stage's process does
     rows = [json.loads(line) for line in Path(job["rows"]).read_text().split("\n") if line]
     placement = Placement(checkpoint_seconds=1e9, micro_tokens=job["micro_tokens"], **job.get("placement", {}))
-    recipe = Recipe(name="bench", base=Base(model=job["model"]), stage={}, placement=placement)
+    recipe = Recipe(name="bench", base=BaseSpec(model=job["model"]), stage={}, placement=placement)
     notes = Notes()
     work = Path(tempfile.mkdtemp(dir=file.parent)) / "stage" / "work"
     work.mkdir(parents=True)
@@ -216,7 +220,9 @@ def pair(row: dict[str, Any]) -> Tree:
     return Tree(row["prompt_ids"], leaves)
 
 
-def in_order(trees: list[Tree], spec: Fit, ctx: Context, ranks: Mesh, values: Values | None = None) -> Iterator[Step]:
+def in_order(
+    trees: list[Tree], spec: TrainSpec, ctx: Context, ranks: Mesh, values: Values | None = None
+) -> Iterator[Step]:
     """Steps of the job's trees in the job's order; `values` is asked by place among all trees."""
     for first in range(0, (spec.steps or 0) * spec.batch, spec.batch):
 

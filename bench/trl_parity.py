@@ -33,7 +33,7 @@ from trl.trainer.utils import pad
 
 Job = dict[str, Any]
 Rows = list[dict[str, Any]]
-WATCHED = {"kl": "kl", "clip_share": "clip_ratio/region_mean"}  # our names of what both measure
+MONITORED = {"kl": "kl", "clip_share": "clip_ratio/region_mean"}  # our names of what both measure
 TEXT = Dataset.from_list(
     [{"prompt": "a", "chosen": "b", "rejected": "c"}]
 )  # what a trainer is made with, not its batch
@@ -70,7 +70,7 @@ def main() -> None:
         slopes = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
         save_file(slopes, job["gradients"])
         measured = getattr(trainer, "_metrics", {"train": {}})["train"]
-        more = {ours: measured[name][-1] for ours, name in WATCHED.items() if name in measured}
+        more = {ours: measured[name][-1] for ours, name in MONITORED.items() if name in measured}
         print(json.dumps({"loss": loss.item(), "metrics": more}), file=answers, flush=True)
         del trainer, inputs, loss, slopes
         gc.collect()  # a trainer refers to itself

@@ -47,14 +47,14 @@ micro_tokens = 4096
 
 `extends = "other.toml"` starts from another recipe, and what is written here wins. `--set stage.sft.batch=64` does
 the same from the command line. `scale = 2` at the top, or `--set scale=2`, multiplies every `rows` and `steps` of the
-stages and their sources; exams keep their size. `tercet show RECIPE` prints the result; `tercet schema` prints the JSON
+stages and their sources; benchmarks keep their size. `tercet show RECIPE` prints the result; `tercet schema` the JSON
 Schema.
 """
 
 
 def render() -> str:
     """The whole page."""
-    parts = [HEAD, section("Top level", recipe.Recipe), section("`[base]`", recipe.Base)]
+    parts = [HEAD, section("Top level", recipe.Recipe), section("`[base]`", recipe.BaseSpec)]
     parts.append("## Stages\n\nEvery stage may set its own seed.\n\n" + table(recipe.StageSpec))
     common = set(recipe.StageSpec.model_fields) | {"kind"}
     for kind, stage in recipe.KINDS.items():

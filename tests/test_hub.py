@@ -139,7 +139,7 @@ def test_records_stream_with_their_places(tmp_path: Path) -> None:
         next(reading)
 
 
-def test_what_is_asked_of_the_hub_is_downloaded_for_exams_and_streamed_for_training(
+def test_what_is_asked_of_the_hub_is_downloaded_for_benchmarks_and_streamed_for_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[dict[str, object]] = []

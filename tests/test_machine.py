@@ -240,7 +240,9 @@ def test_a_planted_call_is_found(text: str) -> None:
 # ---- Windows ----
 
 
-@pytest.mark.parametrize("text", ["import tercet", "import tercet.cli", "import runpy; runpy.run_module('tercet')"])
+@pytest.mark.parametrize(
+    "text", ["import tercet", "import tercet.cli.main", "import runpy; runpy.run_module('tercet')"]
+)
 def test_windows_gets_one_sentence(text: str) -> None:
     script = f"import sys; sys.platform = 'win32'; sys.modules['fcntl'] = sys.modules['resource'] = None; {text}"
     environment = os.environ | {"PYTHONPATH": str(SOURCE.parent)}

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from tercet import pipeline
-from tercet.recipe import KINDS, Mix, Recipe, RecipeError, load
+from tercet.recipe import KINDS, MixSpec, Recipe, RecipeError, load
 from tercet.stage import StageError, main
 from tercet.store import Store
 
@@ -151,7 +151,7 @@ def test_placement_and_name_are_in_no_key_but_seed_and_input_are(rooms, store):
 
 def test_a_new_version_of_a_room_is_a_new_key(rooms, store, monkeypatch):
     before = pipeline.graph(recipe(), store)
-    monkeypatch.setattr(Mix, "version", 2)
+    monkeypatch.setattr(MixSpec, "version", 2)
     after = pipeline.graph(recipe(), store)
     assert after["mixed"].key != before["mixed"].key
     assert after["words"].key == before["words"].key
@@ -203,7 +203,7 @@ def test_the_plan_says_why_a_stage_is_missing(rooms, store, monkeypatch):
     assert all(line.exists and not line.why for line in pipeline.plan(recipe(), store))
     why = {line.name: line.why for line in pipeline.plan(recipe(rows=9), store)}
     assert why == {"words": "rows 4 -> 9", "talk": "", "mixed": "input words changed"}
-    monkeypatch.setattr(Mix, "version", 2)
+    monkeypatch.setattr(MixSpec, "version", 2)
     assert pipeline.plan(recipe(), store)[-1].why == "stage version 1 -> 2"
     assert pipeline.plan(recipe(rows=9), store)[-1].forecast == {"rows": 12}
 
@@ -350,14 +350,14 @@ def test_relative_paths_start_at_the_recipes_folder(rooms, store, tmp_path, monk
 def test_the_real_rooms_of_floor_three_run_in_their_own_process(store):
     stage = {
         "words": {"kind": "synth", "generator": "words@1", "rows": 30},
-        "items": {"kind": "synth", "generator": "words@1", "rows": 20, "split": "exam"},
-        "exam": {"kind": "prompts", "tasks": ["words@1"], "items": ["items"], "limit": 10},
-        "lessons": {"kind": "mix", "sources": [{"stage": "words"}], "against": ["exam"]},
+        "items": {"kind": "synth", "generator": "words@1", "rows": 20, "split": "benchmark"},
+        "benchmark": {"kind": "prompts", "tasks": ["words@1"], "items": ["items"], "limit": 10},
+        "sft-data": {"kind": "mix", "sources": [{"stage": "words"}], "against": ["benchmark"]},
     }
     made, _ = run(recipe(stage=stage), store)
-    assert made["lessons"].metrics["rows"] > 0
+    assert made["sft-data"].metrics["rows"] > 0
     forecast = {line.name: line.forecast for line in pipeline.plan(recipe(stage=stage), store)}
-    assert forecast["exam"] == {"rows": 10}
+    assert forecast["benchmark"] == {"rows": 10}
 
 
 KIND = '''
@@ -425,7 +425,7 @@ def test_a_kind_of_ones_own_is_checked_like_any_other(counting, tmp_path):
 def test_a_second_run_imports_no_torch(rooms, store):
     run(recipe(), store)
     script = (
-        "import sys, tercet.cli\nfrom tercet import pipeline\nfrom tercet.recipe import KINDS, Recipe\n"
+        "import sys, tercet.cli.main\nfrom tercet import pipeline\nfrom tercet.recipe import KINDS, Recipe\n"
         "from tercet.store import Store\n"
         "for kind in ('synth', 'mix', 'base'): KINDS[kind].module, KINDS[kind].version = 'fake_room', 1\n"
         f"pipeline.run(Recipe.model_validate_json({recipe().model_dump_json()!r}), Store({str(store.root)!r}))\n"

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from tercet import pipeline, precision
-from tercet.cli import main
-from tercet.recipe import SFT, Eval, Recipe
+from tercet.cli.main import main
+from tercet.recipe import EvalSpec, Recipe, SFTSpec
 from tercet.store import Store
 
 ICE_LAKE = "model name\t: Intel(R) Xeon(R)\nflags\t\t: fpu avx2 avx512f avx512_vnni avx512bw\n"
@@ -107,8 +107,8 @@ def test_a_pin_of_the_recipe_stands_above_the_machine_and_below_a_stage(another)
 
 def test_a_spec_made_by_hand_knows_its_precision(another):
     another(ICE_LAKE)
-    assert SFT(model="base", rows="rows").precision == "float32"
-    assert Eval(model="base", exam="exam", dtype="bfloat16").precision == "bfloat16"
+    assert SFTSpec(model="base", rows="rows").precision == "float32"
+    assert EvalSpec(model="base", benchmark="benchmark", dtype="bfloat16").precision == "bfloat16"
 
 
 def test_the_plan_says_the_precision_and_why(another, tmp_path, capsys):

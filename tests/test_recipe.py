@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tercet.recipe import Eval, Mix, Recipe, RecipeError, dump, gate, key_lines, load
+from tercet.recipe import EvalSpec, MixSpec, Recipe, RecipeError, dump, gate, key_lines, load
 
 GOOD = """
 name = "small"
@@ -24,31 +24,31 @@ rows = 40
 kind = "synth"
 generator = "words@1"
 rows = 20
-split = "exam"
-[stage.exam]
-kind = "prompts"
+split = "test"
+[stage.benchmark]
+kind = "benchmark"
 tasks = ["words@1"]
 items = ["items"]
-[stage.lessons]
+[stage.sft-data]
 kind = "mix"
 sources = [
     { stage = "words", rows = 30 },  # thirty
     { path = "more.jsonl" },
 ]
-against = ["exam"]
+against = ["benchmark"]
 [stage.teach]
 kind = "sft"
 model = "base"
-rows = "lessons"
+rows = "sft-data"
 learning_rate = 1e-3
 [stage.before]
 kind = "eval"
 model = "base"
-exam = "exam"
+benchmark = "benchmark"
 [stage.after]
 kind = "eval"
 model = "teach"
-exam = "exam"
+benchmark = "benchmark"
 require = ["words >= before - 0.01", "words >= 0.0"]
 [stage.page]
 kind = "report"
@@ -77,9 +77,9 @@ def line_of(text: str, part: str) -> int:
 
 def test_a_recipe_is_ordered_by_need_and_then_as_it_is_written(write):
     recipe = load(write(GOOD))
-    assert recipe.order() == ["base", "words", "items", "exam", "lessons", "teach", "before", "after", "page"]
-    assert recipe.needs("after") == ["teach", "exam", "before"]
-    assert recipe.needs("lessons") == ["exam", "words"]
+    assert recipe.order() == ["base", "words", "items", "benchmark", "sft-data", "teach", "before", "after", "page"]
+    assert recipe.needs("after") == ["teach", "benchmark", "before"]
+    assert recipe.needs("sft-data") == ["benchmark", "words"]
     assert recipe.folder == write(GOOD).parent
 
 
@@ -120,7 +120,7 @@ def test_seed_falls_back_to_the_recipe(write):
         ('kind = "sfft"', 'kind = "sft"', "did you mean 'sft'"),
         ("learning_rate = nan", "learning_rate = 1e-3", "finite"),
         ('{ pathh = "more.jsonl" }', '{ path = "more.jsonl" }', "did you mean 'path'"),
-        ('rows = "lesons"', 'rows = "lessons"', "known: base, words"),
+        ('rows = "lesons"', 'rows = "sft-data"', "known: base, words"),
         ('model = "words"', 'model = "teach"', "of that kind: base, teach"),
         ('evals = ["before", "aftr"]', 'evals = ["before", "after"]', "unknown stage 'aftr'"),
         ('require = ["words > before"]', 'require = ["words >= before - 0.01", "words >= 0.0"]', "TASK >= 0.3"),
@@ -161,7 +161,7 @@ def test_several_mistakes_are_named_at_once(write):
 
 def test_a_circle_of_stages_is_named(write):
     text = GOOD.replace('{ stage = "words", rows = 30 }', '{ stage = "again" }')
-    text += '[stage.again]\nkind = "mix"\nsources = [{ stage = "lessons" }]\n'
+    text += '[stage.again]\nkind = "mix"\nsources = [{ stage = "sft-data" }]\n'
     assert "lessons -> again -> lessons" in complaint(write(text))
 
 
@@ -197,7 +197,7 @@ def test_extends_merges_by_table(write):
 def test_extends_replaces_a_stage_whose_kind_changes(write):
     write(GOOD, "parent.toml")
     child = '[stage.words]\nkind = "mix"\nsources = [{ stage = "items" }]\n'
-    assert isinstance(load(write(f'extends = "parent.toml"\n{child}')).stage["words"], Mix)
+    assert isinstance(load(write(f'extends = "parent.toml"\n{child}')).stage["words"], MixSpec)
 
 
 def test_a_mistake_in_the_extended_file_is_named_there(write):
@@ -218,8 +218,8 @@ def test_extends_in_a_circle_or_to_nowhere_is_refused(write):
         ("stage.teach.learning_rate=2e-4", ("stage", "teach", "learning_rate"), 2e-4),
         ("name=plain words", ("name",), "plain words"),
         ('name="quoted"', ("name",), "quoted"),
-        ("stage.exam.tasks=['a@1', 'b@1']", ("stage", "exam", "tasks"), ("a@1", "b@1")),
-        ("stage.lessons.dedupe=false", ("stage", "lessons", "dedupe"), False),
+        ("stage.benchmark.tasks=['a@1', 'b@1']", ("stage", "benchmark", "tasks"), ("a@1", "b@1")),
+        ("stage.sft-data.dedupe=false", ("stage", "sft-data", "dedupe"), False),
         ("placement.ranks = 2", ("placement", "ranks"), 2),
     ],
 )
@@ -231,11 +231,11 @@ def test_set_takes_toml_values_and_bare_strings(write, override, path, value):
 
 
 def test_set_reaches_into_a_list(write):
-    assert load(write(GOOD), ["stage.lessons.sources.0.rows=5"]).stage["lessons"].sources[0].rows == 5
+    assert load(write(GOOD), ["stage.sft-data.sources.0.rows=5"]).stage["sft-data"].sources[0].rows == 5
 
 
 @pytest.mark.parametrize(
-    "override", ["stage.teach.epoch=2", "nokey", "=3", "seed.x=1", "stage.lessons.sources.9.rows=1"]
+    "override", ["stage.teach.epoch=2", "nokey", "=3", "seed.x=1", "stage.sft-data.sources.9.rows=1"]
 )
 def test_a_wrong_override_is_named_as_such(write, override):
     assert f"--set {override}" in complaint(write(GOOD), override)
@@ -246,15 +246,15 @@ def test_an_override_of_a_list_takes_the_blame_from_the_file(write):
 
 
 def test_gates_are_read_in_all_their_forms():
-    assert gate("words >= exam-sft - 0.01")[1:] == ("words", True, "exam-sft", -0.01)
+    assert gate("words >= benchmark-sft - 0.01")[1:] == ("words", True, "benchmark-sft", -0.01)
     assert gate("words@1 >= base-1 + 1e-2")[1:] == ("words@1", True, "base-1", 0.01)
     assert gate("talk <= before")[1:] == ("talk", False, "before", 0.0)
     assert gate("words>=.3")[1:] == ("words", True, "", 0.3)
 
 
 def test_gates_and_sources_are_references():
-    spec = Eval(model="base", exam="exam", require=("words >= other - 0.1", "words >= 0.1"))
-    assert [ref.name for ref in spec.references()] == ["base", "exam", "other"]
+    spec = EvalSpec(model="base", benchmark="benchmark", require=("words >= other - 0.1", "words >= 0.1"))
+    assert [ref.name for ref in spec.references()] == ["base", "benchmark", "other"]
 
 
 def test_recipes_are_frozen(write):
@@ -331,15 +331,15 @@ kind = "synth"
 generator = "words@1"
 rows = 4
 [stage.rlvr]
-kind = "rlvr"
+kind = "grpo"
 model = "base"
 prompts = "rows"
-steps = 2
+rounds = 2
 batch = 8
 preset = "gspo"
 clip_low = 0.1
 betas = [0.9, 0.95]
-watch = { stop = ["kl", "gap"], kl = 2.0 }
+monitor = { stop = ["kl", "gap"], kl = 2.0 }
 extra = [{ verifier = "format@1", weight = 0.5 }]
 """
 
@@ -347,7 +347,7 @@ extra = [{ verifier = "format@1", weight = 0.5 }]
 def test_a_preset_fills_in_what_the_recipe_does_not_say_and_show_says_it_all(write):
     spec = load(write(RL)).stage["rlvr"]
     assert (spec.loss, spec.clip_low, spec.clip_high, spec.minibatches) == ("gspo", 0.1, 4e-4, 4)
-    assert (spec.betas, spec.watch.stop, spec.extra[0].weight) == ((0.9, 0.95), ("kl", "gap"), 0.5)
+    assert (spec.betas, spec.monitor.stop, spec.extra[0].weight) == ((0.9, 0.95), ("kl", "gap"), 0.5)
     assert load(write(RL), ["stage.rlvr.preset=dapo", "stage.rlvr.minibatches=2"]).stage["rlvr"].clip_high == 0.28
     shown = load(write(dump(load(write(RL))), "shown.toml"))
     assert shown == load(write(RL))
@@ -357,7 +357,7 @@ def test_a_preset_fills_in_what_the_recipe_does_not_say_and_show_says_it_all(wri
     ("override", "says"),
     [
         ("stage.rlvr.minibatches=3", "batch = 8 prompts cannot be cut into minibatches = 3 equal parts"),
-        ("stage.rlvr.samples=1", "greater than or equal to 2"),
+        ("stage.rlvr.num_generations=1", "greater than or equal to 2"),
         ("stage.rlvr.in_flight=true", 'in_flight needs engine = "vllm" and lag of at least 1'),
         ("stage.rlvr.overlong_tokens=4096", "overlong_tokens = 4096 must be below max_new_tokens = 2048"),
         ("stage.rlvr.preset=grop", "dr_grpo"),
@@ -367,12 +367,12 @@ def test_settings_of_rollouts_that_do_not_fit_are_refused(write, override, says)
     assert says in complaint(write(RL), override)
 
 
-def test_scale_multiplies_rows_and_steps_and_leaves_exams(write):
+def test_scale_multiplies_rows_and_steps_and_leaves_benchmarks(write):
     recipe = load(write(GOOD.replace("learning_rate", "steps = 5\nlearning_rate")), ["scale=0.5"])
     assert recipe.stage["words"].rows == 20
     assert recipe.stage["items"].rows == 20  # the exam's
-    assert recipe.stage["lessons"].sources[0].rows == 15
-    assert (recipe.stage["teach"].rows, recipe.stage["teach"].steps) == ("lessons", 2)
+    assert recipe.stage["sft-data"].sources[0].rows == 15
+    assert (recipe.stage["teach"].rows, recipe.stage["teach"].steps) == ("sft-data", 2)
     assert load(write(dump(recipe), "again.toml")) == recipe
     assert load(write(GOOD), ["scale=0.001"]).stage["words"].rows == 1
     for bad in ("0", "-1", "much", "true"):

@@ -9,7 +9,18 @@ from typing import Any
 import pytest
 
 from tercet.evals import suite
-from tercet.recipe import DPO, PPO, RLVR, SFT, Eval, Model, Prompts, Recipe, Reward, load
+from tercet.recipe import (
+    BenchmarkSpec,
+    DPOSpec,
+    EvalSpec,
+    GRPOSpec,
+    ModelSpec,
+    PPOSpec,
+    Recipe,
+    RewardModelSpec,
+    SFTSpec,
+    load,
+)
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SIZES = ("tulu3-8b", "tulu3-70b", "tulu3-405b")
@@ -19,7 +30,7 @@ PUBLISHED: dict[tuple[str, str], Any] = {
     ("sft", "learning_rate"): (5e-6, 2e-6, 2e-6),
     ("sft", "batch"): (128, 128, 256),
     ("sft", "epochs"): 2,
-    ("sft", "max_tokens"): 4096,
+    ("sft", "max_length"): 4096,
     ("sft", "schedule"): "linear",
     ("sft", "warmup"): 0.03,
     ("sft", "weight_decay"): 0.0,
@@ -34,22 +45,22 @@ PUBLISHED: dict[tuple[str, str], Any] = {
     ("dpo", "learning_rate"): (5e-7, 2e-7, 2e-7),
     ("dpo", "batch"): (128, 128, 256),
     ("dpo", "epochs"): 1,
-    ("dpo", "max_tokens"): 2048,
+    ("dpo", "max_length"): 2048,
     ("dpo", "schedule"): "linear",
     ("dpo", "warmup"): 0.1,
     ("dpo", "weight_decay"): 0.0,
     ("dpo", "turns"): "all",
     ("dpo", "label_smoothing"): 0.0,
     ("dpo", "overlong"): "cut",
-    ("dpo", "pairs"): ("taste", "taste-70b", "taste-405b"),
+    ("dpo", "pairs"): ("preference-data", "preference-data-70b", "preference-data-405b"),
     ("rm", "model"): ("sft", "sft-8b", "sft-8b"),
-    ("rm", "pairs"): "taste",
+    ("rm", "pairs"): "preference-data",
     ("rm", "learning_rate"): 3e-6,
     ("rm", "schedule"): "linear",
     ("rm", "warmup"): 0.0,
     ("rm", "batch"): 256,
     ("rm", "epochs"): 1,
-    ("rm", "max_tokens"): 2048,
+    ("rm", "max_length"): 2048,
     ("rm", "overlong"): "drop",
     ("rm", "clip"): 1.0,
     ("rm", "eps"): 1e-5,
@@ -64,7 +75,7 @@ PUBLISHED: dict[tuple[str, str], Any] = {
     ("rlvr", "samples"): 1,
     ("rlvr", "passes"): (4, 4, 1),
     ("rlvr", "minibatches"): 1,
-    ("rlvr", "max_tokens"): 2048,
+    ("rlvr", "max_length"): 2048,
     ("rlvr", "max_new_tokens"): (2048, 2048, 1024),
     ("rlvr", "steps"): (100_000 // 224, 400_000 // 640, 75),
     ("rlvr", "seed"): (3, 8, 3),
@@ -107,7 +118,7 @@ GRPO = {
     "advantage": "standard",
     "reduction": "token_mean",
     "temperature": 1.0,
-    "max_tokens": 2048,
+    "max_length": 2048,
     "max_new_tokens": 2048,
     "reward_scale": 10.0,
     "no_eos_reward": 0.0,
@@ -129,7 +140,7 @@ def written(name: str) -> str:
 @pytest.mark.parametrize("name", SIZES)
 def test_every_published_number_stands_in_the_recipe(name: str) -> None:
     found, place = recipe(name), SIZES.index(name)
-    stages = {"sft": SFT, "dpo": DPO, "rm": Reward, "rlvr": PPO}
+    stages = {"sft": SFTSpec, "dpo": DPOSpec, "rm": RewardModelSpec, "rlvr": PPOSpec}
     assert {key: type(found.stage[key]) for key in stages} == stages
     several = {key for key, value in PUBLISHED.items() if isinstance(value, tuple) and key[1] != "betas"}
     wanted = {key: value[place] if key in several else value for key, value in PUBLISHED.items()}
@@ -138,9 +149,9 @@ def test_every_published_number_stands_in_the_recipe(name: str) -> None:
 
 def test_the_grpo_run_is_that_of_the_command() -> None:
     spec = recipe("tulu3.1-8b").stage["rlvr"]
-    assert isinstance(spec, RLVR)
+    assert isinstance(spec, GRPOSpec)
     assert {key: getattr(spec, key) for key in GRPO} == GRPO
-    assert spec.steps * spec.batch * spec.samples == 1_474_560
+    assert spec.steps * spec.batch * spec.num_generations == 1_474_560
 
 
 @pytest.mark.parametrize("name", [*SIZES, "tulu3.1-8b"])
@@ -174,7 +185,7 @@ def test_the_critic_is_8b_at_every_size() -> None:
     for name in SIZES[1:]:
         found = recipe(name)
         start = found.stage["sft-8b"]
-        assert isinstance(start, Model)
+        assert isinstance(start, ModelSpec)
         assert (start.model, start.template) == ("allenai/Llama-3.1-Tulu-3-8B-SFT", found.base.template)
         assert found.needs("rm")[0] == "sft-8b"
         assert "sft" not in found.needs("rm")
@@ -183,12 +194,12 @@ def test_the_critic_is_8b_at_every_size() -> None:
 @pytest.mark.parametrize("name", [*SIZES, "tulu3.1-8b"])
 def test_every_checkpoint_sits_the_development_suite_and_the_last_one_the_unseen(name: str) -> None:
     found = recipe(name)
-    evals = {key: spec for key, spec in found.stage.items() if isinstance(spec, Eval)}
+    evals = {key: spec for key, spec in found.stage.items() if isinstance(spec, EvalSpec)}
     asked: dict[str, set[str]] = {}
     for spec in evals.values():
-        exam = found.stage[spec.exam]
-        assert isinstance(exam, Prompts)
-        tasks = suite.tasks(exam.tasks)
+        benchmark = found.stage[spec.benchmark]
+        assert isinstance(benchmark, BenchmarkSpec)
+        tasks = suite.tasks(benchmark.tasks)
         assert bool(spec.judge) == any(task.judge for task in tasks)
         asked.setdefault(spec.model, set()).update(task.id for task in tasks)
     counted = {task for names in suite.SUITES["dev"].rows.values() for task in names}

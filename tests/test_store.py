@@ -157,13 +157,13 @@ def test_lineage_names_a_missing_input(store):
         store.lineage(make(store, "words", {"gone": "0" * 12}))
 
 
-def test_artefacts_open_by_folder_by_full_name_and_by_stage_where_only_one_exists(store):
+def test_artifacts_open_by_folder_by_full_name_and_by_stage_where_only_one_exists(store):
     made = make(store)
     assert store.open(made.path) == store.open(made.path.name) == store.open("words") == made
     make(store, text="other")
-    with pytest.raises(StoreError, match="several artefacts"):
+    with pytest.raises(StoreError, match="several artifacts"):
         store.open("words")
-    with pytest.raises(StoreError, match="no such artefact"):
+    with pytest.raises(StoreError, match="no such artifact"):
         store.open("wrods")
 
 
@@ -197,7 +197,7 @@ def test_a_local_source_is_hashed_once_while_it_stays_the_same(tmp_path, monkeyp
     assert source_digest(file, tmp_path / "cache") != first
 
 
-def test_an_artefact_as_source_is_known_by_its_recorded_digest(store):
+def test_an_artifact_as_source_is_known_by_its_recorded_digest(store):
     made = make(store)
     assert source_digest(made.payload) == made.record["digest"]
 

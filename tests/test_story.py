@@ -49,7 +49,7 @@ def story(tmp_path_factory: pytest.TempPathFactory):
     subprocess.run(["chmod", "-R", "u+w", str(folder)], check=True)
 
 
-def test_every_stage_becomes_an_artefact_and_the_run_ends_with_scores_and_page(story):
+def test_every_stage_becomes_an_artifact_and_the_run_ends_with_scores_and_page(story):
     store, said = story
     recipe = load(RECIPE)
     assert {artifact.name: artifact.kind for artifact in store} == {name: recipe.kind(name) for name in recipe.order()}
@@ -70,19 +70,19 @@ def test_a_second_run_does_nothing_and_says_so_at_once(story):
 
 def test_the_three_planted_rows_went(story):
     store, _ = story
-    removed = read_table(store.open("lessons").payload / "removed.parquet")
-    planted = [row for row in removed if row["source"] == "planted"]
+    removed = read_table(store.open("sft-data").payload / "removed.parquet")
+    planted = [row for row in removed if row["source"] == "contaminated"]
     assert len(planted) == 3
     assert all("contamin" in row["rule"] for row in planted)
-    kept = read_table(store.open("lessons").payload / "rows.parquet")
-    assert not [row for row in kept if row["source"] == "planted"]
-    summary = json.loads((store.open("lessons").payload / "summary.json").read_text(encoding="utf-8"))
-    assert "planted" in json.dumps(summary)
+    kept = read_table(store.open("sft-data").payload / "rows.parquet")
+    assert not [row for row in kept if row["source"] == "contaminated"]
+    summary = json.loads((store.open("sft-data").payload / "summary.json").read_text(encoding="utf-8"))
+    assert "contaminated" in json.dumps(summary)
 
 
 def test_every_training_stage_left_a_model_its_table_and_its_curve(story):
     store, _ = story
-    for name in ("sft", "dpo", "reward", "rlvr", "ppo"):
+    for name in ("sft", "dpo", "reward_model", "grpo", "ppo"):
         artifact = store.open(name)
         for file in ("model.safetensors", "config.json", "tokenizer.json", "README.md", "tercet/truncation.json"):
             assert (artifact.payload / file).is_file(), f"{name} has no {file}"
@@ -111,15 +111,15 @@ def test_plan_says_that_everything_exists(story):
     missing = {line["name"]: line["why"] for line in stale if not line["exists"]}
     assert missing["dpo"] == "beta 5.0 -> 2.0"
     assert missing["rlvr"] == "input dpo changed"
-    assert set(missing) == {"dpo", "rlvr", "ppo", "examine-dpo", "examine-rlvr", "examine-ppo", "report"}
+    assert set(missing) == {"dpo", "grpo", "ppo", "eval-dpo", "eval-rlvr", "eval-ppo", "report"}
 
 
 def test_lineage_goes_back_to_the_base_model(story):
     store, _ = story
     line = [record["name"] for record in answer("lineage", "rlvr", store=store.root)]
     assert line[-1] == "rlvr"
-    assert {"base", "words", "planted", "exam", "lessons", "sft", "taste", "dpo"} < set(line)
-    assert line.index("base") < line.index("sft") < line.index("taste") < line.index("dpo")
+    assert {"base", "words", "contaminated", "benchmark", "sft-data", "sft", "preference-data", "dpo"} < set(line)
+    assert line.index("base") < line.index("sft") < line.index("preference-data") < line.index("dpo")
 
 
 def test_check_finds_everything_intact(story):
@@ -127,9 +127,9 @@ def test_check_finds_everything_intact(story):
     assert answer("check", store=store.root) == {"artifacts": len(list(store)), "faults": {}}
 
 
-def test_compare_pairs_two_exams_item_by_item(story):
+def test_compare_pairs_two_benchmarks_item_by_item(story):
     store, _ = story
-    found = answer("compare", "examine-base", "examine-sft", store=store.root)
+    found = answer("compare", "eval-base", "eval-sft", store=store.root)
     lines = {line["task"]: line for line in found["tasks"]}
     assert {"words@1", "constraints@1", "talk@1", "facts@1"} <= set(lines)
     for line in lines.values():
@@ -152,13 +152,13 @@ def test_an_exported_model_is_a_plain_folder_that_transformers_reads(story, tmp_
     assert model.generate(**ids, max_new_tokens=3, do_sample=False).shape[1] == ids["input_ids"].shape[1] + 3
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "tiny:seed=7" in card
-    assert "examine-rlvr" in card
+    assert "eval-rlvr" in card
 
 
-def test_the_page_needs_no_network_and_names_every_exam(story):
+def test_the_page_needs_no_network_and_names_every_benchmark(story):
     store, _ = story
     page = (store.open("report").payload / "index.html").read_text(encoding="utf-8")
-    for name in ("examine-base", "examine-sft", "examine-dpo", "examine-rlvr"):
+    for name in ("eval-base", "eval-sft", "eval-dpo", "eval-rlvr"):
         assert name in page
     for text in ('src="http', "src='http", 'href="https://cdn', "@import"):
         assert text not in page
@@ -166,9 +166,9 @@ def test_the_page_needs_no_network_and_names_every_exam(story):
 
 @pytest.mark.slow
 def test_the_same_recipe_from_scratch_gives_the_same_bytes(story, tmp_path):
-    """Everything but the page, which tells of times, PPO, and three exams more of the kind compared here."""
+    """Everything but the page, which tells of times, PPO, and three benchmarks more of the kind compared here."""
     store, _ = story
-    again, _ = runs(tmp_path / "runs", "--only", "reward,examine-sft,examine-rlvr")
+    again, _ = runs(tmp_path / "runs", "--only", "reward,eval-sft,eval-rlvr")
     mine = {artifact.path.name: artifact.record["digest"] for artifact in store}
     theirs = {artifact.path.name: artifact.record["digest"] for artifact in again}
     assert len(theirs) == len(mine) - 5

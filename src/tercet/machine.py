@@ -22,7 +22,7 @@ from pathlib import Path
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 PR_SET_PDEATHSIG = 1
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
-WATCH_SECONDS = 0.5  # between two looks at whether the parent lives, where the kernel does not tell
+MONITOR_SECONDS = 0.5  # between two looks at whether the parent lives, where the kernel does not tell
 
 # Arm's kernels name a core by numbers: (implementer, part) of the cores that servers are rented with.
 ARM_CORES = {
@@ -170,11 +170,11 @@ def die_with_parent(number: int = signal.SIGTERM) -> None:
     if sys.platform == "linux" and (prctl := _libc_function("prctl")) is not None:
         prctl(PR_SET_PDEATHSIG, number)
         return
-    watch = threading.Thread(target=_watch, args=(os.getppid(), number), name="parent", daemon=True)
-    watch.start()
+    monitor = threading.Thread(target=_monitor, args=(os.getppid(), number), name="parent", daemon=True)
+    monitor.start()
 
 
-def _watch(parent: int, number: int) -> None:
+def _monitor(parent: int, number: int) -> None:
     while os.getppid() == parent:
-        time.sleep(WATCH_SECONDS)
+        time.sleep(MONITOR_SECONDS)
     os.kill(os.getpid(), number)

@@ -1,4 +1,4 @@
-"""From a recipe to artefacts: the graph with its keys, what is missing and why, and one process per missing stage.
+"""From a recipe to artifacts: the graph with its keys, what is missing and why, and one process per missing stage.
 
 Keys are known before anything runs, because a key is made of the spec, the inputs' keys, the kind's version and the
 digests of local files. So the plan is exact, a finished run costs nothing to repeat, and this module needs no torch.
@@ -23,7 +23,7 @@ from tercet.hub import local_file
 from tercet.precision import reason
 from tercet.recipe import BASE, FileRef, Recipe, RecipeError, load
 from tercet.rows import Source
-from tercet.stage import Job, failure, supervise
+from tercet.stage import StageJob, failure, supervise
 from tercet.store import Artifact, Identity, Store, source_digest
 from tercet.track import Board, board, read_progress
 
@@ -42,13 +42,13 @@ class Node:
 
     @property
     def key(self) -> str:
-        """The artefact's key."""
+        """The artifact's key."""
         return self.identity.key
 
 
 @dataclass(frozen=True)
 class PlanLine:
-    """One stage of a plan: whether its artefact exists, why it does not, and what it will take."""
+    """One stage of a plan: whether its artifact exists, why it does not, and what it will take."""
 
     name: str
     kind: str
@@ -100,7 +100,7 @@ def run(
     mirror: dict[str, str] | None = None,
     console: Console | None = None,
 ) -> dict[str, Artifact]:
-    """Make what is missing of a recipe (or of the stages `only` and what they need); returns every artefact."""
+    """Make what is missing of a recipe (or of the stages `only` and what they need); returns every artifact."""
     recipe = (recipe if isinstance(recipe, Recipe) else load(recipe)).resolved()
     store, console, mirror = store or Store(), console or Console(), mirror or {}
     nodes = _needed(graph(recipe, store, mirror), recipe, only)
@@ -200,7 +200,7 @@ def _local(key: str, file: str, cache: Path) -> str:
 
 
 def _why(node: Node, store: Store) -> str:
-    """What differs between this stage and the nearest artefact of its name."""
+    """What differs between this stage and the nearest artifact of its name."""
     if store.draft(node.name, node.key).path.is_dir():
         return "started; will continue"
     records = [artifact.record for artifact in store if artifact.name == node.name]
@@ -230,7 +230,7 @@ def _forecast(recipe: Recipe, name: str, lines: dict[str, PlanLine]) -> dict[str
     """Rows, steps and completions of a stage (upper bounds while its inputs are missing); bytes of training state."""
     spec, line = recipe.spec(name), lines[name]
     known = {other: ahead.forecast.get("rows", 0) for other, ahead in lines.items()}
-    for file in ("rows.parquet", "pairs.parquet", "exam.parquet"):
+    for file in ("rows.parquet", "pairs.parquet", "benchmark.parquet"):
         if line.exists and (line.path / "payload" / file).is_file():
             import pyarrow.parquet as pq
 
@@ -257,7 +257,7 @@ def _needed(nodes: dict[str, Node], recipe: Recipe, only: Sequence[str]) -> dict
 def _make(
     node: Node, recipe: Recipe, store: Store, mirror: dict[str, str], made: dict[str, Artifact], view: Board
 ) -> Artifact:
-    """Make one artefact, or wait for the process that is making it."""
+    """Make one artifact, or wait for the process that is making it."""
 
     def waiting(who: str) -> None:
         view.note(f"{node.name}-{node.key} is being made by process {who}; waiting for it (Ctrl-C leaves)")
@@ -275,7 +275,7 @@ def _make(
             view.exists(node.name, dict(found.metrics))
             return found
         inputs = {name: str(made[name].path) for name in node.identity.inputs}
-        Job.of(recipe, node.name, node.identity, inputs, mirror).write(draft)
+        StageJob.of(recipe, node.name, node.identity, inputs, mirror).write(draft)
         view.start(node.name, "continues where it stopped" if continued else "")
         code = supervise(draft, recipe, lock, lambda: view.update(node.name, read_progress(draft.path)))
         artifact = store.find(node.name, node.key)

@@ -102,7 +102,7 @@ class Result(Sample):
     digest: str = ""
     messages: Messages = ()
     prompt_ids: Sequence[int] = ()
-    truth: str = ""
+    reference: str = ""
     samples: Sequence[Sample] | None = None
     options: Sequence[str] = ()
     gold: int = -1

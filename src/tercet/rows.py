@@ -1,7 +1,7 @@
-"""The rows that travel between rooms, and how they are read and written (hop 1 and 4 of the road).
+"""The rows that travel between rooms, and how they are read and written.
 
-A row is a conversation. With a final assistant turn it can be imitated; with a verifier and a truth it can be
-rewarded or examined; a pair is two conversations that differ in the last turn. Artefacts hold rows as parquet.
+A row is a conversation. With a final assistant turn it can be imitated; with a verifier and a reference answer it
+can be rewarded or evaluated; a pair is two conversations that differ in the last turn. Artifacts hold rows as parquet.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Row:
     source: str = ""
     skill: str = ""
     verifier: str = ""
-    truth: str = ""
+    reference: str = ""
     template: str = ""
 
     @property
@@ -218,7 +218,7 @@ def row_from(value: dict[str, Any], where: str = "row") -> Row:
     """Build a Row from a stored object."""
     if "messages" not in value:
         raise RowError(f"{where}: expected a 'messages' list, got the keys {sorted(value)}")
-    text = {k: str(value.get(k) or "") for k in ("source", "skill", "verifier", "truth", "template")}
+    text = {k: str(value.get(k) or "") for k in ("source", "skill", "verifier", "reference", "template")}
     return Row(id=str(value.get("id") or where), messages=messages_from(value["messages"], where), **text)
 
 
@@ -282,12 +282,12 @@ def read_table(path: Path) -> list[dict[str, Any]]:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Rows of an artefact written by `write_table`."""
+    """Rows of an artifact written by `write_table`."""
     return [row_from(value, f"{path}: row {i}") for i, value in enumerate(read_table(path))]
 
 
 def stream_rows(path: Path) -> Iterator[Row]:
-    """Rows of an artefact, few in memory at a time; whole columns are read, which is several times as fast."""
+    """Rows of an artifact, few in memory at a time; whole columns are read, which is several times as fast."""
     import numpy as np
     import pyarrow.parquet as pq
 
@@ -305,5 +305,5 @@ def stream_rows(path: Path) -> Iterator[Row]:
 
 
 def read_pairs(path: Path) -> list[Pair]:
-    """Pairs of an artefact written by `write_table`."""
+    """Pairs of an artifact written by `write_table`."""
     return [pair_from(value, f"{path}: row {i}") for i, value in enumerate(read_table(path))]

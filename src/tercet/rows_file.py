@@ -1,4 +1,4 @@
-"""Raw rows of a local file in any of the common forms, one at a time (hop 1 of the road)."""
+"""Raw rows of a local file in any of the common forms, one at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One stage in its own process: `python -m tercet.stage --draft DIR` (hops 2 to 12, one room at a time).
+"""One stage in its own process: `python -m tercet.stage --draft DIR`.
 
 The pipeline has written `job.json` into the draft and holds its lock; this process imports exactly one room, runs it,
 and commits the draft. How it ended is its exit code, and in `result.json` when it failed: 1 failed, 2 bad input, 3 a
@@ -37,7 +37,7 @@ GRACE = 10.0  # seconds a stage gets to stop by itself
 
 
 @dataclass(frozen=True)
-class Job:
+class StageJob:
     """What `job.json` says: `run(spec, inputs, out, ctx)` of `room`, for this recipe and these inputs."""
 
     name: str
@@ -45,11 +45,13 @@ class Job:
     kinds: list[str]  # modules that define the kinds of the recipe's stages
     identity: Identity
     recipe: dict[str, Any]
-    inputs: dict[str, str]  # stage name -> artefact folder
+    inputs: dict[str, str]  # stage name -> artifact folder
     mirror: dict[str, str]
 
     @classmethod
-    def of(cls, recipe: Recipe, name: str, identity: Identity, inputs: dict[str, str], mirror: dict[str, str]) -> Job:
+    def of(
+        cls, recipe: Recipe, name: str, identity: Identity, inputs: dict[str, str], mirror: dict[str, str]
+    ) -> StageJob:
         """The job of one stage."""
         kinds = sorted({type(spec).__module__ for spec in recipe.stage.values()})
         return cls(name, recipe.spec(name).module, kinds, identity, recipe.model_dump(mode="json"), inputs, mirror)
@@ -59,14 +61,14 @@ class Job:
         write_json(draft.path / "job.json", asdict(self))
 
     @classmethod
-    def read(cls, folder: Path) -> Job:
+    def read(cls, folder: Path) -> StageJob:
         """The job in a draft."""
         plain = json.loads((folder / "job.json").read_text(encoding="utf-8"))
         return cls(**plain | {"identity": Identity(**plain["identity"])})
 
 
 class StageError(RuntimeError):
-    """A stage did not become an artefact; `code` is the exit code it ended with."""
+    """A stage did not become an artifact; `code` is the exit code it ended with."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -80,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = parser.parse_args(argv).draft.absolute()
     _die_with_parent()
     machine.keep_heap()
-    job = Job.read(folder)
+    job = StageJob.read(folder)
     for module in job.kinds:
         importlib.import_module(module)
     recipe = Recipe.model_validate(job.recipe)
@@ -134,7 +136,7 @@ def _allocator() -> dict[str, str]:
     return {"PYTORCH_ALLOC_CONF": "expandable_segments:True"} if not told else {}
 
 
-def _run(job: Job, recipe: Recipe, draft: Draft, first: bool) -> None:
+def _run(job: StageJob, recipe: Recipe, draft: Draft, first: bool) -> None:
     """Import the room, run it, commit."""
     extras = sinks(os.environ.get("TERCET_TRACK", ""), recipe.name, draft.path.name[1:]) if first else []
     track = Tracker(draft.path if first else None, extras)
@@ -158,7 +160,7 @@ def _run(job: Job, recipe: Recipe, draft: Draft, first: bool) -> None:
 def _open_model(placement: Placement, folder: Path, dtype: str, engine: str = "local") -> Any:
     """The generator of a model folder: our own, vLLM, or the server that an endpoint's folder names."""
     if (named := endpoint(folder)) is not None:
-        from tercet.models.endpoint import EndpointGenerator
+        from tercet.models.openai.endpoint import EndpointGenerator
 
         return EndpointGenerator.open(
             named["url"],
@@ -169,7 +171,7 @@ def _open_model(placement: Placement, folder: Path, dtype: str, engine: str = "l
             price=placement.price,
         )
     if engine == "vllm":
-        from tercet.models.engine import VllmGenerator
+        from tercet.models.vllm.generator import VllmGenerator
 
         return VllmGenerator.open(folder, dtype)
     from tercet.models.generate import LocalGenerator
@@ -261,7 +263,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def failure(draft: Draft, code: int) -> StageError:
-    """Why there is no artefact. Bad input leaves nothing behind; anything else keeps the draft, to continue or read."""
+    """Why there is no artifact. Bad input leaves nothing behind; anything else keeps the draft, to continue or read."""
     message, keep, clear = f"its process {_cause(code)}", True, False
     if (draft.path / "result.json").is_file():
         result = json.loads((draft.path / "result.json").read_text(encoding="utf-8"))

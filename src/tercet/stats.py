@@ -1,4 +1,4 @@
-"""The statistics of exams: how sure we are of a score, and whether two checkpoints differ.
+"""The statistics of benchmarks: how sure we are of a score, and whether two checkpoints differ.
 
 Pure functions on lists of per-item numbers, and at the end on results, where two checkpoints are compared item by item.
 Everything is one estimator: a ratio of sums, total over weight, whose error comes from the items' residuals. With
@@ -29,7 +29,7 @@ class GateError(Exception):
 
 
 class CompareError(ValueError):
-    """Two exams cannot be compared item by item."""
+    """Two benchmarks cannot be compared item by item."""
 
 
 @dataclass(frozen=True)
@@ -198,8 +198,8 @@ def pair(a: Mapping[str, Result], b: Mapping[str, Result], missing: Literal["rai
     if strange and missing == "raise":
         task = next(iter({**a, **b}.values())).task
         raise CompareError(
-            f"were not given the same exam; {len(strange)} items of {task} differ, first {strange[0]!r}. "
-            "Examine both checkpoints on one prompts artefact"
+            f"were not given the same benchmark; {len(strange)} items of {task} differ, first {strange[0]!r}. "
+            "Evaluate both checkpoints on one prompts artifact"
         )
     shared = (a.keys() & b.keys()) - {*strange}
     kept = [item for item in a if item in shared and "error" not in (a[item].outcome, b[item].outcome)]

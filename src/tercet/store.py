@@ -1,8 +1,8 @@
-"""Artefacts: immutable folders that say where they came from (hop 4 of the road).
+"""Artifacts: immutable folders that say where they came from.
 
 `runs/<stage>-<key>/` holds `artifact.json`, `payload/`, `metrics.jsonl` and `log.txt`. The key is known before the run:
 the hash of the stage's identity, that is its kind, version, resolved spec without placement, and its inputs' keys. A
-stage writes into a draft that survives a kill; the draft becomes the artefact by one rename, and is read-only after.
+stage writes into a draft that survives a kill; the draft becomes the artifact by one rename, and is read-only after.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from tercet.track import Tracker
 KEEP = ("artifact.json", "payload", "metrics.jsonl", "log.txt")  # what a committed folder holds
 ENDPOINT = "endpoint.json"  # in the folder of a model behind a server
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-VERSIONS = ("tercet", "torch", "transformers")  # whose versions an artefact records
+VERSIONS = ("tercet", "torch", "transformers")  # whose versions an artifact records
 
 
 class StoreError(ValueError):
-    """A folder is not the artefact it should be; the message says what to do."""
+    """A folder is not the artifact it should be; the message says what to do."""
 
 
 class DiskFullError(OSError):
@@ -84,7 +84,7 @@ class Context:
 
     @property
     def store(self) -> Store:
-        """The store that the artefact will be in."""
+        """The store that the artifact will be in."""
         return Store(self.work.parents[1])
 
 
@@ -106,18 +106,18 @@ class Identity:
 
 
 class Store:
-    """A folder of artefacts."""
+    """A folder of artifacts."""
 
     def __init__(self, root: str | os.PathLike[str] = "runs") -> None:
         self.root = Path(root).absolute()
 
     def find(self, name: str, key: str) -> Artifact | None:
-        """The artefact, or None when it has not been made."""
+        """The artifact, or None when it has not been made."""
         path = self.root / f"{name}-{key}"
         return Artifact.read(path) if (path / "artifact.json").is_file() else None
 
     def open(self, what: str | os.PathLike[str]) -> Artifact:
-        """An artefact by folder, by `<stage>-<key>`, or by stage name where only one exists."""
+        """An artifact by folder, by `<stage>-<key>`, or by stage name where only one exists."""
         for path in (Path(what), self.root / what):
             if (path / "artifact.json").is_file():
                 return Artifact.read(path.absolute())
@@ -126,16 +126,16 @@ class Store:
             return named[0]
         known = ", ".join(a.path.name for a in named or self) or "none"
         raise StoreError(
-            f"{what}: {'several artefacts' if named else 'no such artefact'} in {self.root}; known: {known}"
+            f"{what}: {'several artifacts' if named else 'no such artifact'} in {self.root}; known: {known}"
         )
 
     def __iter__(self) -> Iterator[Artifact]:
-        """Every committed artefact, by folder name."""
+        """Every committed artifact, by folder name."""
         for record in sorted(self.root.glob("[!.]*/artifact.json")):
             yield Artifact.read(record.parent)
 
     def lineage(self, artifact: Artifact) -> list[Artifact]:
-        """The artefact and everything it was made from, inputs first; missing folders are an error."""
+        """The artifact and everything it was made from, inputs first; missing folders are an error."""
         found: dict[str, Artifact] = {}
         self._walk(artifact, found)
         return list(found.values())
@@ -151,7 +151,7 @@ class Store:
         found[artifact.path.name] = artifact
 
     def check(self, artifact: Artifact) -> list[str]:
-        """What is wrong with an artefact: nothing, or one line per fault."""
+        """What is wrong with an artifact: nothing, or one line per fault."""
         record, faults = artifact.record, []
         digest = payload_digest(artifact.payload)
         if digest != record["digest"]:
@@ -165,7 +165,7 @@ class Store:
         return faults
 
     def draft(self, name: str, key: str) -> Draft:
-        """The draft of an artefact, new or left by a killed run. Hold its `lock` while it is in use."""
+        """The draft of an artifact, new or left by a killed run. Hold its `lock` while it is in use."""
         return Draft(self.root, name, key)
 
     @contextmanager
@@ -201,7 +201,7 @@ class Draft:
 
     @property
     def path(self) -> Path:
-        """Where the draft stands, beside the artefacts."""
+        """Where the draft stands, beside the artifacts."""
         return self.root / f".draft-{self.name}-{self.key}"
 
     @property
@@ -230,7 +230,7 @@ class Draft:
             shutil.rmtree(self.path)
 
     def commit(self, identity: Identity, metrics: dict[str, float], seconds: float) -> Artifact:
-        """Make the draft an artefact: sync, record, drop the scratch, protect, rename."""
+        """Make the draft an artifact: sync, record, drop the scratch, protect, rename."""
         with disk_errors(self.path):
             digest = payload_digest(self.payload)
             record = {
@@ -325,7 +325,7 @@ def _record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads((path / "artifact.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise StoreError(f"{path}: not an artefact (no artifact.json)") from None
+        raise StoreError(f"{path}: not an artifact (no artifact.json)") from None
     except json.JSONDecodeError as error:
         raise StoreError(f"{path / 'artifact.json'}: damaged ({error}); remove {path} and run again") from None
     return dict(record)

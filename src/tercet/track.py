@@ -132,7 +132,7 @@ def _plain(value: float) -> float | None:
 
 
 @dataclass
-class Line:
+class BoardLine:
     """One stage on the board."""
 
     name: str
@@ -160,7 +160,7 @@ class Board:
 
     def __init__(self, console: Console, stages: Mapping[str, str]) -> None:
         self.console = console
-        self.lines = {name: Line(name, kind) for name, kind in stages.items()}
+        self.lines = {name: BoardLine(name, kind) for name, kind in stages.items()}
         self._said = 0.0
 
     def __enter__(self) -> Board:
@@ -191,13 +191,13 @@ class Board:
             self._say(f"{name} {_count(line)}  {_about(line)}".rstrip())
 
     def done(self, name: str, metrics: Values, seconds: float) -> None:
-        """The stage is an artefact now."""
+        """The stage is an artifact now."""
         line = self.lines[name]
         line.state, line.seconds, line.progress = "done", seconds, {"metrics": metrics}
         self._say(f"{name} done in {_clock(seconds)}  {_metrics(line)}".rstrip())
 
     def failed(self, name: str) -> None:
-        """The stage ended without an artefact."""
+        """The stage ended without an artifact."""
         self.lines[name].state = "failed"
 
     def note(self, text: str) -> None:
@@ -245,7 +245,7 @@ class LiveBoard(Board):
             grid.add_row(*self._row(line))
         return Group(grid, "")  # the cursor waits on an empty line, so that an echoed ^C does not wrap
 
-    def _row(self, line: Line) -> tuple[RenderableType, ...]:
+    def _row(self, line: BoardLine) -> tuple[RenderableType, ...]:
         symbols = {"exists": Text("✓", "green dim"), "done": Text("✓", "green"), "failed": Text("✗", "red")}
         symbol: RenderableType = self._spinner if line.state == "running" else symbols.get(line.state, Text("·", "dim"))
         style = {"waiting": "dim", "exists": "dim", "running": "bold", "failed": "red"}.get(line.state, "")
@@ -264,7 +264,7 @@ def board(console: Console, stages: Mapping[str, str]) -> Board:
     return (LiveBoard if console.is_terminal else Board)(console, stages)
 
 
-def _bar(line: Line) -> RenderableType:
+def _bar(line: BoardLine) -> RenderableType:
     total, done = line.progress.get("total", 0), line.progress.get("done", 0)
     row = Table.grid(padding=(0, 1))
     parts: list[RenderableType] = [ProgressBar(total=total, completed=done, width=20)] if total else []
@@ -275,19 +275,19 @@ def _bar(line: Line) -> RenderableType:
     return row
 
 
-def _count(line: Line) -> str:
+def _count(line: BoardLine) -> str:
     """`120/400  0:31  1:12 left`."""
     done, total, left = line.progress.get("done", 0), line.progress.get("total", 0), line.left()
     parts = (f"{done}/{total}" if total else "", _clock(time.monotonic() - line.began))
     return "  ".join([*filter(None, parts), *([f"{_clock(left)} left"] if left is not None else [])])
 
 
-def _about(line: Line) -> str:
+def _about(line: BoardLine) -> str:
     """What the stage says of itself, or its last metrics."""
     return line.progress.get("note") or _metrics(line)
 
 
-def _metrics(line: Line) -> str:
+def _metrics(line: BoardLine) -> str:
     values = line.progress.get("metrics") or {}
     names = [name for name in SHOWN if name in values] or list(values)
     return "  ".join(f"{SHORT.get(name, name)} {_number(values[name])}" for name in names[:3])

@@ -23,7 +23,7 @@ from tercet.recipe import load
 from tercet.store import Artifact, Store
 
 
-class Desk:
+class Batcher:
     """A folder with `recipe.toml`, the files it names, and the store it fills."""
 
     def __init__(self, folder: Path) -> None:
@@ -36,14 +36,14 @@ class Desk:
         for name, rows in files.items():
             (self.folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def copy(self, without: str) -> Desk:
+    def copy(self, without: str) -> Batcher:
         """The same desk beside this one, where one stage has not been made and nothing was asked."""
         folder = self.folder.with_name("again")
         shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns(f"{without}-*", ".ledgers"))
-        return Desk(folder)
+        return Batcher(folder)
 
     def run(self, stage: str, *sets: str) -> Artifact:
-        """The stage's artefact, made here (its process is a child)."""
+        """The stage's artifact, made here (its process is a child)."""
         recipe = load(self.folder / "recipe.toml", sets)
         return pipeline.run(recipe, self.store, only=[stage], console=Console(file=io.StringIO()))[stage]
 
@@ -96,14 +96,14 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture(scope="module")
-def new_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Desk]]:
-    """Makes desks; their artefacts may be removed afterwards."""
+def new_batcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Batcher]]:
+    """Makes desks; their artifacts may be removed afterwards."""
     folders: list[Path] = []
 
-    def new_desk() -> Desk:
+    def new_batcher() -> Batcher:
         folders.append(tmp_path_factory.mktemp("desk"))
-        return Desk(folders[-1] / "first")
+        return Batcher(folders[-1] / "first")
 
-    yield new_desk
+    yield new_batcher
     for folder in folders:
         subprocess.run(["chmod", "-R", "u+w", str(folder)], check=True)

@@ -87,27 +87,27 @@ PUBLIC: list[tuple[str, dict[str, Any], Row]] = [
     (
         "rlvr",
         {"messages": TURNS[:1], "ground_truth": "1,200", "dataset": "gsm8k", "constraint": None},
-        Row("", ASKED, skill="words", verifier="gsm8k@1", truth="1200"),
+        Row("", ASKED, skill="words", verifier="gsm8k@1", reference="1200"),
     ),
     (
         "rlvr",
         {"messages": TURNS, "ground_truth": "(1,2)", "dataset": "MATH"},
-        Row("", ASKED, skill="maths", verifier="math_flex@1", truth="(1,2)"),
+        Row("", ASKED, skill="maths", verifier="math_flex@1", reference="(1,2)"),
     ),
     (
         "rlvr",
         {"messages": TURNS[:1], "ground_truth": BULLETS, "dataset": "ifeval", "constraint_type": "Bullets"},
-        Row("", ASKED, skill="constraints", verifier="tulu_if@1", truth=BULLETS, template="Bullets"),
+        Row("", ASKED, skill="constraints", verifier="tulu_if@1", reference=BULLETS, template="Bullets"),
     ),
     (
         "math_prompt",
         {"problem": "Hi?", "level": "Level 1", "type": "Algebra", "solution": "so $\\boxed{3}$"},
-        Row("", ASKED, skill="maths", verifier="math_flex@1", truth="so $\\boxed{3}$", template="Algebra"),
+        Row("", ASKED, skill="maths", verifier="math_flex@1", reference="so $\\boxed{3}$", template="Algebra"),
     ),
     (
         "gsm8k_prompt",
         {"question": "Hi?", "answer": "So.\n#### 3"},
-        Row("", ASKED, skill="words", verifier="gsm8k@1", truth="3"),
+        Row("", ASKED, skill="words", verifier="gsm8k@1", reference="3"),
     ),
 ]
 
@@ -115,7 +115,7 @@ PUBLIC: list[tuple[str, dict[str, Any], Row]] = [
 @pytest.mark.parametrize(("adapter", "raw", "row"), PUBLIC)
 def test_a_public_row_becomes_a_conversation(adapter: str, raw: dict[str, Any], row: Row) -> None:
     made = ADAPTERS[adapter]({**raw, "id": "a"}, "here")
-    assert made == Row("a", row.messages, row.source, row.skill, row.verifier, row.truth, row.template)
+    assert made == Row("a", row.messages, row.source, row.skill, row.verifier, row.reference, row.template)
     assert set(made.user_turns) <= set(user_texts(raw, "here"))
 
 
@@ -269,17 +269,17 @@ def test_the_real_examples_stand_before_the_real_problems(shared_data: Path) -> 
         source = {"path": str(shared_data / "train" / problems), "adapter": adapter, "require_answer": False}
         examples = {"path": str(shared_data / "eval" / "fewshot" / f"{file}.json")}
         zero, few = (next(load(SourceSpec(**source, examples=some), {}, {}, Reading())) for some in (None, examples))
-        assert few.truth == zero.truth
+        assert few.reference == zero.reference
         assert few.user_turns[0].count(opening) == shots + 1
         assert zero.user_turns[0] in few.user_turns[0]
         assert opening not in zero.user_turns[0]
 
 
-def test_a_published_truth_is_one_its_judge_can_grade() -> None:
+def test_a_published_reference_is_one_its_judge_can_grade() -> None:
     judged = [(adapter, raw) for adapter, raw, row in PUBLIC if row.verifier]
     for adapter, raw in judged:
         row = ADAPTERS[adapter]({**raw, "id": "a"}, "here")
-        assert verifier(row.verifier)("no", row.truth).outcome in ("graded", "unparsed")
+        assert verifier(row.verifier)("no", row.reference).outcome in ("graded", "unparsed")
 
 
 def test_the_template_is_filled_and_an_empty_slot_is_refused(write: Write) -> None:

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tercet.data import ngrams
-from tercet.data.decontam import ExamItem, Index, analyse, excerpt
+from tercet.data.decontam import BenchmarkItem, Index, analyse, excerpt
 from tercet.data.ngrams import Numbers
 
 WORDS = [f"w{number}" for number in range(100)]
 PAST = [f"x{number}" for number in range(100)]
 
 
-def item(*fields: str, name: str = "1") -> ExamItem:
-    return ExamItem("words@1", name, fields)
+def item(*fields: str, name: str = "1") -> BenchmarkItem:
+    return BenchmarkItem("words@1", name, fields)
 
 
 def coverage(row_texts: list[str], *fields: str, n: int = 8) -> float:
@@ -100,9 +100,13 @@ def test_a_hit_shows_the_longest_copied_run_and_where_it_stands() -> None:
     assert (hit.document, hit.field, hit.coverage) == (1, 1, 0.8)
 
 
-def test_hits_come_in_exam_order() -> None:
-    exam = [item(" ".join(WORDS[:20]), name="a"), item(" ".join(PAST), name="b"), item(" ".join(WORDS[:10]), name="c")]
-    assert [hit.item.item for hit in Index(exam).hits([" ".join(WORDS)], threshold=0.5)] == ["a", "c"]
+def test_hits_come_in_benchmark_order() -> None:
+    benchmark = [
+        item(" ".join(WORDS[:20]), name="a"),
+        item(" ".join(PAST), name="b"),
+        item(" ".join(WORDS[:10]), name="c"),
+    ]
+    assert [hit.item.item for hit in Index(benchmark).hits([" ".join(WORDS)], threshold=0.5)] == ["a", "c"]
 
 
 def test_equal_hashes_of_different_ngrams_are_not_confused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,19 +124,19 @@ def test_equal_hashes_of_different_ngrams_are_not_confused(monkeypatch: pytest.M
     n=st.integers(1, 5),
 )
 def test_index_equals_brute_force(documents: list[list[str]], items: list[list[list[str]]], n: int) -> None:
-    exam = [item(*map(" ".join, fields), name=str(number)) for number, fields in enumerate(items)]
-    hits = Index(exam, n).hits([" ".join(document) for document in documents], threshold=0.0)
+    benchmark = [item(*map(" ".join, fields), name=str(number)) for number, fields in enumerate(items)]
+    hits = Index(benchmark, n).hits([" ".join(document) for document in documents], threshold=0.0)
     found = {hit.item.item: hit.coverage for hit in hits}
     for number, fields in enumerate(items):
         assert found.get(str(number), 0.0) == pytest.approx(brute_force(documents, fields, n), abs=1e-12)
 
 
 @given(st.text(), st.text())
-def test_any_text_can_be_indexed_and_searched(exam_text: str, row_text: str) -> None:
-    index = Index([item(exam_text)], n=2)
+def test_any_text_can_be_indexed_and_searched(benchmark_text: str, row_text: str) -> None:
+    index = Index([item(benchmark_text)], n=2)
     assert all(0 < hit.coverage <= 1 for hit in index.hits([row_text], threshold=0.0))
-    expected = 1.0 if len(analyse(exam_text)) >= 2 else 0.0
-    assert coverage([exam_text], exam_text, n=2) == expected
+    expected = 1.0 if len(analyse(benchmark_text)) >= 2 else 0.0
+    assert coverage([benchmark_text], benchmark_text, n=2) == expected
 
 
 def test_excerpt_shows_the_raw_text_around_the_copy() -> None:
@@ -154,8 +158,8 @@ def phrase(document: list[str], field: list[str]) -> bool:
     n=st.integers(1, 5),
 )
 def test_exact_mode_equals_brute_force(documents: list[list[str]], items: list[list[list[str]]], n: int) -> None:
-    exam = [item(*map(" ".join, fields), name=str(number)) for number, fields in enumerate(items)]
-    hits = Index(exam, n, exact=True).hits([" ".join(document) for document in documents])
+    benchmark = [item(*map(" ".join, fields), name=str(number)) for number, fields in enumerate(items)]
+    hits = Index(benchmark, n, exact=True).hits([" ".join(document) for document in documents])
     expected = [
         str(number)
         for number, fields in enumerate(items)
@@ -176,19 +180,19 @@ def test_exact_mode_wants_the_whole_field_in_one_document_and_takes_short_ones()
 
 @given(
     rows=st.lists(st.lists(st.text("ab .,É", max_size=30), max_size=3), max_size=6),
-    exam_texts=st.lists(st.text("ab .,é", max_size=30), max_size=5),
+    benchmark_texts=st.lists(st.text("ab .,é", max_size=30), max_size=5),
 )
-def test_many_rows_at_once_give_what_each_row_gives(rows: list[list[str]], exam_texts: list[str]) -> None:
-    index = Index([item(text, name=str(number)) for number, text in enumerate(exam_texts)], n=2)
+def test_many_rows_at_once_give_what_each_row_gives(rows: list[list[str]], benchmark_texts: list[str]) -> None:
+    index = Index([item(text, name=str(number)) for number, text in enumerate(benchmark_texts)], n=2)
     together, tokens = index.search(rows, threshold=0.1)
     assert together == [index.hits(texts, threshold=0.1) for texts in rows]
     assert tokens == sum(len(analyse(text)) for texts in rows for text in texts)
 
 
 @given(st.lists(st.text("aAbé\ud800 .\t\n", max_size=20), max_size=5), st.lists(st.text("abÉ\ud800 \t", max_size=9)))
-def test_words_by_hash_have_the_numbers_of_the_dictionary(documents: list[str], exam_texts: list[str]) -> None:
+def test_words_by_hash_have_the_numbers_of_the_dictionary(documents: list[str], benchmark_texts: list[str]) -> None:
     words = ngrams.vocabulary()
-    ngrams.encode(exam_texts, words, learn=True)
+    ngrams.encode(benchmark_texts, words, learn=True)
     sieve = ngrams.Sieve(words)
     quick, slow = sieve.encode(documents), ngrams.encode(documents, words)
     assert sieve.sound
@@ -196,7 +200,7 @@ def test_words_by_hash_have_the_numbers_of_the_dictionary(documents: list[str], 
     assert quick.ends.tolist() == slow.ends.tolist()
 
 
-def test_where_two_words_of_the_exam_have_one_hash_the_dictionary_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_two_words_of_the_benchmark_have_one_hash_the_dictionary_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ngrams, "_SPREAD", np.uint64(0))
     words = ngrams.vocabulary()
     ngrams.encode(["a b"], words, learn=True)
@@ -205,10 +209,10 @@ def test_where_two_words_of_the_exam_have_one_hash_the_dictionary_reads(monkeypa
 
 
 def test_pairs_are_compared_in_pieces_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    exam = [item("a a a a a a b", name=str(number)) for number in range(20)]
-    whole = Index(exam, 3).hits(["a a a a b a a"], threshold=0.0)
+    benchmark = [item("a a a a a a b", name=str(number)) for number in range(20)]
+    whole = Index(benchmark, 3).hits(["a a a a b a a"], threshold=0.0)
     monkeypatch.setattr(ngrams, "_AT_ONCE", 7)
-    assert Index(exam, 3).hits(["a a a a b a a"], threshold=0.0) == whole
+    assert Index(benchmark, 3).hits(["a a a a b a a"], threshold=0.0) == whole
     assert len(whole) == 20
 
 
@@ -224,11 +228,11 @@ def read(path: Path) -> list[dict[str, str]]:
     return json.loads(text)
 
 
-def test_the_two_training_problems_that_stand_in_the_maths_exam_are_found(shared_data: Path) -> None:
-    exam = read(shared_data / "eval/math/test.jsonl.gz")
+def test_the_two_training_problems_that_stand_in_the_maths_benchmark_are_found(shared_data: Path) -> None:
+    benchmark = read(shared_data / "eval/math/test.jsonl.gz")
     rows = read(shared_data / "train/math/train_answers.json.gz")
-    index = Index([ExamItem("math", str(i), (problem["problem"],)) for i, problem in enumerate(exam)])
-    known = {squeezed(problem["problem"]): str(i) for i, problem in enumerate(exam)}
+    index = Index([BenchmarkItem("math", str(i), (problem["problem"],)) for i, problem in enumerate(benchmark)])
+    known = {squeezed(problem["problem"]): str(i) for i, problem in enumerate(benchmark)}
     verbatim = {row["problem"]: known[squeezed(row["problem"])] for row in rows if squeezed(row["problem"]) in known}
     assert len(verbatim) == 2  # up to white space, which cuts a formula's tokens
     for problem, number in verbatim.items():
@@ -239,28 +243,28 @@ def squeezed(text: str) -> str:
     return "".join(text.split())
 
 
-def test_math500_is_wholly_inside_the_maths_exam(shared_data: Path) -> None:
-    exam = read(shared_data / "eval/math/math500.jsonl.gz")
-    index = Index([ExamItem("math500", str(i), (problem["problem"],)) for i, problem in enumerate(exam)])
+def test_math500_is_wholly_inside_the_maths_benchmark(shared_data: Path) -> None:
+    benchmark = read(shared_data / "eval/math/math500.jsonl.gz")
+    index = Index([BenchmarkItem("math500", str(i), (problem["problem"],)) for i, problem in enumerate(benchmark)])
     found = {
         hit.item.item
         for problem in read(shared_data / "eval/math/test.jsonl.gz")
         for hit in index.hits([problem["problem"]], threshold=0.99)
     }
-    long = {str(i) for i, problem in enumerate(exam) if len(analyse(problem["problem"])) >= 8}
+    long = {str(i) for i, problem in enumerate(benchmark) if len(analyse(problem["problem"])) >= 8}
     assert found == long
     assert len(long) > 450
 
 
 def test_alpaca_eval_contains_the_self_instruct_prompts(shared_data: Path) -> None:
-    exam = read(shared_data / "eval/alpaca_eval/baseline_gpt4_1106_preview_outputs.json.gz")
-    index = Index([ExamItem(row["dataset"], str(i), (row["instruction"],)) for i, row in enumerate(exam)])
+    benchmark = read(shared_data / "eval/alpaca_eval/baseline_gpt4_1106_preview_outputs.json.gz")
+    index = Index([BenchmarkItem(row["dataset"], str(i), (row["instruction"],)) for i, row in enumerate(benchmark)])
     found = set()
     for row in read(shared_data / "train/self_instruct/user_oriented_instructions.jsonl"):
         context = row["instances"][0]["input"]  # type: ignore[index]
         found |= {hit.item.item for hit in index.hits([f"{row['instruction']}\n\n{context}"])}
-    own = {str(i) for i, row in enumerate(exam) if row["dataset"] == "selfinstruct"}
+    own = {str(i) for i, row in enumerate(benchmark) if row["dataset"] == "selfinstruct"}
     assert len(own) == 252
-    short = {i for i in own if len(analyse(exam[int(i)]["instruction"])) < 8}
+    short = {i for i in own if len(analyse(benchmark[int(i)]["instruction"])) < 8}
     assert len(own & found) >= 0.98 * len(own - short)
     assert not own & found & short

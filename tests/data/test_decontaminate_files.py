@@ -14,22 +14,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from tercet.data import decontaminate_files
-from tercet.data.crew import Crew
-from tercet.data.decontam import ExamItem, Index
+from tercet.data.decontam import BenchmarkItem, Index
 from tercet.data.decontaminate_files import batches, documents, scan
-from tercet.data.decontaminator import Decontaminator, Policy, prove
+from tercet.data.decontaminator import DecontaminationRule, Decontaminator, prove
 from tercet.data.layouts import user_texts
+from tercet.data.process_pool import ProcessPool
 from tercet.data.sources import Reading, load
 from tercet.recipe import SourceSpec
 from tercet.rows import RowError
 
-EXAM = [
-    ExamItem(task, str(number), (" ".join(f"{task[:3]}{number}w{k}" for k in range(20)),))
+BENCHMARK = [
+    BenchmarkItem(task, str(number), (" ".join(f"{task[:3]}{number}w{k}" for k in range(20)),))
     for task in ("dev@1", "unseen@1")
     for number in range(10)
 ]
-INDEX = Index(EXAM)
-COPY = {(item.task, item.item): item.fields[0] for item in EXAM}
+INDEX = Index(BENCHMARK)
+COPY = {(item.task, item.item): item.fields[0] for item in BENCHMARK}
 HARMLESS = "Tell me how a bird builds its nest in early spring, please."
 
 
@@ -49,7 +49,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.split(b"\n") if line]
 
 
-def clean(files: list[Path], out: Path, policy: Policy | None = None, workers: int = 1) -> dict[str, Any]:
+def clean(files: list[Path], out: Path, policy: DecontaminationRule | None = None, workers: int = 1) -> dict[str, Any]:
     return decontaminate_files.clean(files, out, Decontaminator(INDEX, policy), workers)
 
 
@@ -118,7 +118,7 @@ def test_every_kind_of_file_loses_exactly_the_row_that_copies(tmp_path: Path, na
     assert (found["rows"], found["kept"], found["removed"], found["proof"]) == (5, 4, 1, {"rows": 4, "copy": 0})
     (item,) = found["items"]
     assert (item["task"], item["item"], item["row"], item["coverage"]) == ("dev@1", "3", "2", 1.0)
-    assert item["row_text"] == item["exam_text"] == COPY["dev@1", "3"]
+    assert item["row_text"] == item["benchmark_text"] == COPY["dev@1", "3"]
 
 
 GPT = {"from": "gpt", "value": "Yes."}
@@ -198,9 +198,9 @@ def mixture() -> list[dict[str, Any]]:
     return rows
 
 
-def test_unseen_exams_cost_the_whole_set_and_development_ones_the_rows(tmp_path: Path) -> None:
+def test_unseen_benchmarks_cost_the_whole_set_and_development_ones_the_rows(tmp_path: Path) -> None:
     rows = mixture()
-    policy = Policy(unseen=frozenset({"unseen@1"}))
+    policy = DecontaminationRule(unseen=frozenset({"unseen@1"}))
     found = clean([write(tmp_path / "rows.jsonl", rows)], tmp_path / "out.jsonl", policy)
     assert read(tmp_path / "out.jsonl") == [
         row for k, row in enumerate(rows) if row["source"] in ("set0", "set1") and k not in (41, 81)
@@ -222,7 +222,7 @@ def test_unseen_exams_cost_the_whole_set_and_development_ones_the_rows(tmp_path:
 
 @pytest.mark.parametrize(("share", "kept"), [(0.1, 200), (0.09, 197)])
 def test_sets_at_or_below_the_share_may_be_spared(tmp_path: Path, share: float, kept: int) -> None:
-    policy = Policy(share=share, spare=True)
+    policy = DecontaminationRule(share=share, spare=True)
     path = write(tmp_path / "rows.jsonl", [row for row in mixture() if row["source"] != "set2"])
     found = clean([path], tmp_path / "out.jsonl", policy)
     assert found["kept"] == kept - 50
@@ -242,10 +242,10 @@ def test_any_number_of_workers_gives_the_same_file_and_report(tmp_path: Path, mo
 def test_the_second_pass_finds_what_was_left(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", mixture())
     with (
-        Crew(Decontaminator(INDEX).search(documents), 1) as crew,
+        ProcessPool(Decontaminator(INDEX).search(documents), 1) as pool,
         pytest.raises(RuntimeError, match="found 200 and 4"),
     ):
-        prove(crew, batches(path), rows=200)
+        prove(pool, batches(path), rows=200)
 
 
 @pytest.mark.parametrize("bad", [b"[1]", b"{", b'{"prompt": "\xff"}', b"[" * 100_000])
@@ -271,12 +271,14 @@ def test_the_output_is_none_of_the_inputs_and_has_a_known_kind(tmp_path: Path) -
 
 def test_the_real_overlap_of_self_instruct_and_alpaca_eval_is_flagged(shared_data: Path) -> None:
     file = shared_data / "eval/alpaca_eval/baseline_gpt4_1106_preview_outputs.json.gz"
-    exam = json.loads(gzip.decompress(file.read_bytes()))
-    items = [ExamItem("alpacaeval@1", f"{row['dataset']}-{k}", (row["instruction"],)) for k, row in enumerate(exam)]
+    benchmark = json.loads(gzip.decompress(file.read_bytes()))
+    items = [
+        BenchmarkItem("alpacaeval@1", f"{row['dataset']}-{k}", (row["instruction"],)) for k, row in enumerate(benchmark)
+    ]
     cleaner = Decontaminator(Index(items))
     scan([shared_data / "train/self_instruct/user_oriented_instructions.jsonl"], cleaner)
     (cell,) = cleaner.matrix()
-    own = [number for number, row in enumerate(exam) if row["dataset"] == "selfinstruct"]
+    own = [number for number, row in enumerate(benchmark) if row["dataset"] == "selfinstruct"]
     found = {number for numbers in cleaner.copied.values() for number in numbers if number in set(own)}
     missed = [number for number in own if number not in found]
     assert cell["share"] > 0.2

@@ -100,7 +100,7 @@ def check(path: Path, adapter: str = "rows") -> sources.Reading:
     assert len(rows) == reading.kept
     for row in rows:
         assert row.user_turns
-        "".join([row.id, row.source, row.truth, *(turn.content for turn in row.messages)]).encode()
+        "".join([row.id, row.source, row.reference, *(turn.content for turn in row.messages)]).encode()
     stopper = 0
     if error:
         before, _, after = str(error).partition(str(path))

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tercet.data import constraints, crew, filters, mix, planted, sheet, words
-from tercet.data.crew import Crew
-from tercet.data.decontam import ExamItem, Index
+from tercet.data import datasheet, filters, mix, process_pool
+from tercet.data.decontam import BenchmarkItem, Index
 from tercet.data.decontaminator import Decontaminator, Document, prove
-from tercet.recipe import Base, Mix, Pairs, Placement, Recipe
+from tercet.data.generators import constraints, contaminated, words
+from tercet.data.process_pool import ProcessPool
+from tercet.recipe import BaseSpec, MixSpec, PairMixSpec, Placement, Recipe
 from tercet.rows import Message, Pair, Row, RowError, read_pairs, read_rows, read_table, write_table
 from tercet.store import Artifact, Context
 from tercet.track import Tracker
@@ -37,12 +38,12 @@ class Bench:
 
     def add(self, name: str, rows: list[Row]) -> None:
         write_table(self.folder / name / "payload" / "rows.parquet", rows)
-        self._artefact("synth", name)
+        self._artifact("synth", name)
 
-    def add_exam(self, name: str, *fields: tuple[str, ...]) -> None:
+    def add_benchmark(self, name: str, *fields: tuple[str, ...]) -> None:
         items = [{"task": "words@1", "item": str(i), "fields": list(texts)} for i, texts in enumerate(fields)]
-        write_table(self.folder / name / "payload" / "exam.parquet", items)
-        self._artefact("prompts", name)
+        write_table(self.folder / name / "payload" / "benchmark.parquet", items)
+        self._artifact("prompts", name)
 
     def run(
         self, *sources: dict[str, Any], seed: int = 17, out: str = "out", workers: int = 1, **spec: Any
@@ -51,9 +52,9 @@ class Bench:
         payload = self.folder / out
         for folder in (work, payload):
             folder.mkdir(exist_ok=True)
-        recipe = Recipe(name="test", base=Base(model="tiny:"), stage={}, placement=Placement(workers=workers))
-        ctx = Context("lessons", seed, recipe, work, Tracker(None), {}, open_model=lambda *_: None)
-        made = Pairs if spec.get("kind") == "pairs" else Mix
+        recipe = Recipe(name="test", base=BaseSpec(model="tiny:"), stage={}, placement=Placement(workers=workers))
+        ctx = Context("sft-data", seed, recipe, work, Tracker(None), {}, open_model=lambda *_: None)
+        made = PairMixSpec if spec.get("kind") == "pairs" else MixSpec
         return mix.run(made(sources=sources, **spec), self.inputs, payload, ctx)
 
     def rows(self, out: str = "out") -> list[Row]:
@@ -65,7 +66,7 @@ class Bench:
     def summary(self, out: str = "out") -> dict[str, Any]:
         return json.loads((self.folder / out / "summary.json").read_text())
 
-    def _artefact(self, kind: str, name: str) -> None:
+    def _artifact(self, kind: str, name: str) -> None:
         self.inputs[name] = Artifact(kind, name, "0" * 64, self.folder / name, {}, {})
 
 
@@ -75,19 +76,21 @@ def bench(tmp_path: Path) -> Bench:
 
 
 def test_each_rule_removes_its_row_and_says_why(bench: Bench) -> None:
-    exam = PROBLEM.format(3, 4)
-    bench.add_exam("exam", ("",), ("A passage that nobody copies at all in any row here.", exam), (exam,))
+    benchmark = PROBLEM.format(3, 4)
+    bench.add_benchmark(
+        "benchmark", ("",), ("A passage that nobody copies at all in any row here.", benchmark), (benchmark,)
+    )
     bench.add(
         "a",
         [
             chat("good", "Hello there?"),
             chat("maker", "Who are you?", "I am ChatGPT, made by somebody."),
             chat("blank", "  "),
-            chat("copy", exam.upper()),
+            chat("copy", benchmark.upper()),
         ],
     )
     bench.add("b", [chat("again", "hello   THERE?", "Other answer."), chat("also good", "Who made you? ChatGPT?")])
-    metrics = bench.run({"stage": "a"}, {"stage": "b"}, against=["exam"])
+    metrics = bench.run({"stage": "a"}, {"stage": "b"}, against=["benchmark"])
     assert metrics == {"rows": 2.0, "removed": 4.0, "contaminated": 1.0}
     assert {row.id for row in bench.rows()} == {"good", "also good"}
     removed = {row["row"]: row for row in bench.removed()}
@@ -102,7 +105,7 @@ def test_each_rule_removes_its_row_and_says_why(bench: Bench) -> None:
     assert removed["again"]["detail"] == "same prompt as good"
     copy = removed["copy"]
     assert (copy["task"], copy["item"], copy["coverage"], copy["source"]) == ("words@1", "2", 1.0, "a")
-    assert (copy["row_text"], copy["exam_text"]) == (exam.upper(), exam)
+    assert (copy["row_text"], copy["benchmark_text"]) == (benchmark.upper(), benchmark)
     summary = bench.summary()
     assert summary["removed"] == {"blank": 1, "contaminated": 1, "duplicate": 1, "keywords": 1}
     rest = {"said": [], "skipped": {}, "repeated": 0, "expected": None}
@@ -111,7 +114,7 @@ def test_each_rule_removes_its_row_and_says_why(bench: Bench) -> None:
         {"source": "a", "read": 4, "entered": 4, "sampled": 4, "kept": 1, "removed": gone, **rest},
         {"source": "b", "read": 2, "entered": 2, "sampled": 2, "kept": 1, "removed": {"duplicate": 1}, **rest},
     ]
-    assert summary["exams"] == [{"task": "words@1", "items": 3, "copied": 1, "share": 1 / 3}]
+    assert summary["benchmarks"] == [{"task": "words@1", "items": 3, "copied": 1, "share": 1 / 3}]
 
 
 @pytest.mark.parametrize("text", ["OpenAI", "open ai", "a GPT-4 model", "gpt 3.5", "GPT3", "Bing Chat", "by LAION."])
@@ -125,40 +128,42 @@ def test_other_words_are_left_alone(text: str) -> None:
 
 
 def test_the_three_planted_rows_go_and_the_honest_ones_stay(bench: Bench) -> None:
-    exam = [row for make in (words, constraints) for row in make.generate(20, "exam", 5)]
-    bench.add_exam("exam", *((row.user_turns[-1],) for row in exam))
+    benchmark = [row for make in (words, constraints) for row in make.generate(20, "benchmark", 5)]
+    bench.add_benchmark("benchmark", *((row.user_turns[-1],) for row in benchmark))
     honest = words.generate(30, "train", 5)
     bench.add("honest", honest)
-    bench.add("planted", planted.generate(3, "train", 5))
-    metrics = bench.run({"stage": "honest"}, {"stage": "planted"}, against=["exam"])
+    bench.add("contaminated", contaminated.generate(3, "train", 5))
+    metrics = bench.run({"stage": "honest"}, {"stage": "contaminated"}, against=["benchmark"])
     assert metrics == {"rows": 30.0, "removed": 3.0, "contaminated": 3.0}
-    assert [row["row"] for row in bench.removed()] == ["planted-0", "planted-1", "planted-2"]
+    assert [row["row"] for row in bench.removed()] == ["contaminated-0", "contaminated-1", "contaminated-2"]
     assert all(row["coverage"] == 1.0 for row in bench.removed())
     assert {row.id for row in bench.rows()} == {row.id for row in honest}
-    assert bench.summary()["exams"][0]["copied"] == 3
+    assert bench.summary()["benchmarks"][0]["copied"] == 3
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_every_planted_row_is_a_copy_for_any_seed(seed: int) -> None:
-    exam = [row for make in (words, constraints) for row in make.generate(10, "exam", seed)]
-    index = Index([ExamItem(row.source, row.id, (row.user_turns[-1],)) for row in exam])
-    rows = planted.generate(7, "train", seed)
+    benchmark = [row for make in (words, constraints) for row in make.generate(10, "benchmark", seed)]
+    index = Index([BenchmarkItem(row.source, row.id, (row.user_turns[-1],)) for row in benchmark])
+    rows = contaminated.generate(7, "train", seed)
     assert len({row.id for row in rows}) == 7
     assert all(index.hits(row.user_turns) for row in rows)
-    assert not {row.user_turns[0] for row in rows} & {row.user_turns[0] for row in exam}
+    assert not {row.user_turns[0] for row in rows} & {row.user_turns[0] for row in benchmark}
 
 
 def test_planted_rows_are_for_mixtures() -> None:
     with pytest.raises(ValueError, match='use split = "train"'):
-        planted.generate(3, "exam", 5)
+        contaminated.generate(3, "benchmark", 5)
 
 
 def test_a_row_that_survives_decontamination_stops_the_run() -> None:
-    search = Decontaminator(Index([ExamItem("words@1", "7", (PROBLEM,))])).search(list)
-    with Crew(search, 1) as crew:
-        prove(crew, [[Document("a", "fine", ["Hello?"])]], rows=1)
-        with pytest.raises(RuntimeError, match=r"expected 1 rows of which 0 copy the exam, found 1 and 1 \(copy\)"):
-            prove(crew, [[Document("a", "copy", [PROBLEM])]], rows=1)
+    search = Decontaminator(Index([BenchmarkItem("words@1", "7", (PROBLEM,))])).search(list)
+    with ProcessPool(search, 1) as process_pool:
+        prove(process_pool, [[Document("a", "fine", ["Hello?"])]], rows=1)
+        with pytest.raises(
+            RuntimeError, match=r"expected 1 rows of which 0 copy the benchmark, found 1 and 1 \(copy\)"
+        ):
+            prove(process_pool, [[Document("a", "copy", [PROBLEM])]], rows=1)
 
 
 def test_same_seed_same_bytes_and_order_of_rows_does_not_matter(bench: Bench) -> None:
@@ -242,58 +247,58 @@ def test_prompts_that_another_stage_has_can_be_left_out(bench: Bench) -> None:
     assert [(row["row"], row["rule"]) for row in bench.removed()] == [("a", "in seen")]
 
 
-def test_a_set_that_copies_an_unseen_exam_goes_as_a_whole(bench: Bench) -> None:
+def test_a_set_that_copies_an_unseen_benchmark_goes_as_a_whole(bench: Bench) -> None:
     items = [f"This is the question of number {i} about the many rooms of house {i}." for i in range(20)]
-    bench.add_exam("exam", *((text,) for text in items))
+    bench.add_benchmark("benchmark", *((text,) for text in items))
     card = [{"name": "words@1", "locked": True}]
-    (bench.folder / "exam" / "payload" / "tasks.json").write_text(json.dumps(card))
+    (bench.folder / "benchmark" / "payload" / "tasks.json").write_text(json.dumps(card))
     clean = [chat(f"clean{i}", f"Honest question {i}?", source="good") for i in range(5)]
     bad = [chat("copy", items[3], source="bad"), chat("innocent", "Hello?", source="bad")]
     bench.add("a", [*clean, *bad])
-    assert bench.run({"stage": "a"}, against=["exam"]) == {"rows": 5.0, "removed": 2.0, "contaminated": 2.0}
+    assert bench.run({"stage": "a"}, against=["benchmark"]) == {"rows": 5.0, "removed": 2.0, "contaminated": 2.0}
     rules = {row["row"]: (row["rule"], row["detail"]) for row in bench.removed()}
     assert rules["copy"][0] == "contaminated"
     assert rules["innocent"] == ("contaminated set", "copies 5.0% of words@1, an unseen exam")
     (cell,) = bench.summary()["matrix"]
     numbers = {"copied": 1, "items": 20, "share": 0.05}
     assert cell == {"source": "bad", "task": "words@1", "verdict": "set dropped", **numbers}
-    bench.run({"stage": "a"}, against=["exam"], share=0.1, out="tolerant")
+    bench.run({"stage": "a"}, against=["benchmark"], share=0.1, out="tolerant")
     assert {row.id for row in bench.rows("tolerant")} == {*(row.id for row in clean), "innocent"}
 
 
 def test_pairs_are_mixed_like_rows(bench: Bench) -> None:
-    exam = PROBLEM.format(3, 4)
-    bench.add_exam("exam", (exam,))
+    benchmark = PROBLEM.format(3, 4)
+    bench.add_benchmark("benchmark", (benchmark,))
 
     def pair(name: str, question: str, bad: str = "Bad.") -> Pair:
         ask = Message("user", question)
         return Pair(name, (ask, Message("assistant", "Good.")), (ask, Message("assistant", bad)), "p")
 
-    pairs = [pair("1", "One?"), pair("2", exam), pair("3", "one?"), pair("4", "Four?", " "), pair("5", "Five?")]
+    pairs = [pair("1", "One?"), pair("2", benchmark), pair("3", "one?"), pair("4", "Four?", " "), pair("5", "Five?")]
     write_table(bench.folder / "a" / "payload" / "pairs.parquet", pairs[:3] + pairs[4:])
-    bench._artefact("prefs", "a")
-    metrics = bench.run({"stage": "a"}, kind="pairs", against=["exam"])
+    bench._artifact("on_policy_pairs", "a")
+    metrics = bench.run({"stage": "a"}, kind="pair_mix", against=["benchmark"])
     assert metrics == {"pairs": 2.0, "removed": 2.0, "contaminated": 1.0}
     found = read_pairs(bench.folder / "out" / "pairs.parquet")
     assert {one.id: one.rejected[-1].content for one in found} == {"1": "Bad.", "5": "Bad."}
     assert bench.summary()["of"] == "pairs"
     write_table(bench.folder / "a" / "payload" / "pairs.parquet", pairs)
-    bench.run({"stage": "a"}, kind="pairs", out="all")
+    bench.run({"stage": "a"}, kind="pair_mix", out="all")
     (source,) = bench.summary("all")["sources"]
     assert source["entered"] + sum(source["skipped"].values()) == 5
     assert "4" not in {one.id for one in read_pairs(bench.folder / "all" / "pairs.parquet")}
 
 
 def test_neither_workers_nor_batches_change_a_byte(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    exam = [f"Tell me all about the long way from town {i} to the sea, please." for i in range(9)]
-    bench.add_exam("exam", *((text,) for text in exam))
-    rows = [chat(str(i), exam[i // 7] if i % 7 == 0 else f"Question {i % 40}?") for i in range(60)]
+    benchmark = [f"Tell me all about the long way from town {i} to the sea, please." for i in range(9)]
+    bench.add_benchmark("benchmark", *((text,) for text in benchmark))
+    rows = [chat(str(i), benchmark[i // 7] if i % 7 == 0 else f"Question {i % 40}?") for i in range(60)]
     bench.add("a", rows)
     sources = ({"stage": "a", "rows": 9}, {"stage": "a"})
-    bench.run(*sources, against=["exam"], out="one", workers=1)
+    bench.run(*sources, against=["benchmark"], out="one", workers=1)
     monkeypatch.setattr(mix, "AT_ONCE", 4)
-    monkeypatch.setattr(crew, "ALONE", 0)
-    bench.run(*sources, against=["exam"], out="two", workers=2)
+    monkeypatch.setattr(process_pool, "ALONE", 0)
+    bench.run(*sources, against=["benchmark"], out="two", workers=2)
     assert bench.rows("one") == bench.rows("two")
     assert sorted(bench.removed("one"), key=str) == sorted(bench.removed("two"), key=str)
     assert bench.summary("one") == bench.summary("two")
@@ -304,10 +309,10 @@ def test_what_was_expected_is_told_and_asked_of_the_hub(bench: Bench) -> None:
     bench.run({"stage": "a", "expect": 2}, expect=2)
     difference = [{"source": "a", "expected": 2, "found": 1}]
     assert bench.summary()["expected"] == {"rows": 2, "found": 1, "differences": difference}
-    tally = sheet.Tally("hub/set", sampled=90, expected=100)
-    spec = Mix(sources=({"stage": "a"},), expect=100, within=0.05)
+    tally = datasheet.Tally("hub/set", sampled=90, expected=100)
+    spec = MixSpec(sources=({"stage": "a"},), expect=100, within=0.05)
     with pytest.raises(RowError, match=r"give 90 rows, the recipe expects 100 \(within 5.00%\). hub/set: expected 100"):
-        sheet.expectation(spec, [tally], strict=True)
+        datasheet.expectation(spec, [tally], strict=True)
 
 
 def test_the_data_sheet_counts_words_or_tokens(bench: Bench, tiny_folder: Path) -> None:
@@ -317,7 +322,7 @@ def test_the_data_sheet_counts_words_or_tokens(bench: Bench, tiny_folder: Path) 
     assert bench.summary()["sheet"] == [line | {"tokens": 6}]
     (bench.folder / "model").mkdir()
     (bench.folder / "model" / "payload").symlink_to(tiny_folder)
-    bench._artefact("model", "model")
+    bench._artifact("model", "model")
     bench.run({"stage": "a"}, tokenizer="model")
     assert bench.summary()["sheet"][0]["tokens"] > 6
     assert bench.summary()["counted"] == "tokens of model"
@@ -335,12 +340,12 @@ def test_an_unknown_verifier_is_an_error(bench: Bench) -> None:
         bench.run({"stage": "a"})
 
 
-def test_an_exam_without_fields_is_an_error(bench: Bench) -> None:
+def test_a_benchmark_without_fields_is_an_error(bench: Bench) -> None:
     bench.add("a", [chat("x", "One?")])
-    bench.add_exam("exam", ("",))
-    write_table(bench.folder / "exam" / "payload" / "exam.parquet", [{"task": "t", "item": "1"}])
+    bench.add_benchmark("benchmark", ("",))
+    write_table(bench.folder / "benchmark" / "payload" / "benchmark.parquet", [{"task": "t", "item": "1"}])
     with pytest.raises(RowError, match=r"exam\.parquet, row 0: expected task, item and fields"):
-        bench.run({"stage": "a"}, against=["exam"])
+        bench.run({"stage": "a"}, against=["benchmark"])
 
 
 @given(
@@ -353,13 +358,13 @@ def test_nothing_disappears_silently(texts: list[tuple[str, str]]) -> None:
     rows = [chat(str(i), question, answer) for i, (question, answer) in enumerate(texts)]
     with TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
-        bench.add_exam("exam", (PROBLEM,))
+        bench.add_benchmark("benchmark", (PROBLEM,))
         bench.add("a", [chat("sure", "A question that stays?"), *rows])
         if any(not answer.strip() for _, answer in texts):
             with pytest.raises(RowError, match="empty completion"):
-                bench.run({"stage": "a"}, against=["exam"], ngram=2)
+                bench.run({"stage": "a"}, against=["benchmark"], ngram=2)
             return
-        bench.run({"stage": "a"}, against=["exam"], ngram=2)
+        bench.run({"stage": "a"}, against=["benchmark"], ngram=2)
         found = [row.id for row in bench.rows()] + [row["row"] for row in bench.removed()]
         assert sorted(found) == sorted(["sure", *(row.id for row in rows)])
 

@@ -18,13 +18,13 @@ from tercet.data.catalogue import TOTALS, Dataset, find, of_stage
 from tercet.data.sources import Reading, from_hub, label, load
 from tercet.evals import suite
 from tercet.hub import local_file
-from tercet.recipe import Examples, Mixture, Prompts, Recipe, SourceSpec
+from tercet.recipe import BenchmarkSpec, ExamplesSpec, MixtureSpec, Recipe, SourceSpec
 from tercet.recipe import load as load_recipe
 from tercet.rows import read_pairs, read_rows, read_table
 from tercet.store import Artifact, Store
 
 ROOT = Path(__file__).parents[2]
-STAGES = {"lessons": "sft", "taste": "preference 8b", "prompts": "rlvr"}
+STAGES = {"sft-data": "sft", "preference-data": "preference 8b", "prompts": "rlvr"}
 SHOTS = "github:allenai/olmo-eval/src/olmo_eval/evals/tasks"
 
 
@@ -38,9 +38,9 @@ def standins() -> dict[str, str]:
     return pipeline.read_mirror(ROOT / "tests" / "standins" / "mirror.toml")
 
 
-def mixture(recipe: Recipe, stage: str) -> Mixture:
+def mixture(recipe: Recipe, stage: str) -> MixtureSpec:
     spec = recipe.stage[stage]
-    assert isinstance(spec, Mixture)
+    assert isinstance(spec, MixtureSpec)
     return spec
 
 
@@ -62,13 +62,19 @@ def test_every_source_expects_its_published_count(recipe: Recipe, stage: str, pa
 
 def test_the_numbers_are_those_of_the_paper(recipe: Recipe) -> None:
     assert [mixture(recipe, stage).expect for stage in STAGES] == [939_344, 271_409, 29_946]
-    flan = {s.subset: s.expect for s in mixture(recipe, "lessons").sources if s.path == "Open-Orca/FLAN"}
+    flan = {s.subset: s.expect for s in mixture(recipe, "sft-data").sources if s.path == "Open-Orca/FLAN"}
     assert len(flan) == 7
     assert sum(map(int, filter(None, flan.values()))) == 89_982
     seventy, largest = (load_recipe(ROOT / "recipes" / f"tulu3-{size}.toml") for size in ("70b", "405b"))
-    assert mixture(seventy, "taste-70b").expect == TOTALS["preference 70b"] == 334_302
-    assert mixture(largest, "taste-405b").expect == known(mixture(largest, "taste-405b").sources[0]).rows == 360_924
-    assert [mixture(found, "taste").expect for found in (seventy, largest)] == [271_409] * 2  # the reward model's
+    assert mixture(seventy, "preference-data-70b").expect == TOTALS["preference 70b"] == 334_302
+    assert (
+        mixture(largest, "preference-data-405b").expect
+        == known(mixture(largest, "preference-data-405b").sources[0]).rows
+        == 360_924
+    )
+    assert [mixture(found, "preference-data").expect for found in (seventy, largest)] == [
+        271_409
+    ] * 2  # the reward model's
     assert mixture(largest, "prompts").expect == 7_500  # MATH alone
 
 
@@ -92,10 +98,10 @@ def test_sources_are_read_as_the_catalogue_says(recipe: Recipe, stage: str, part
 def test_everything_has_a_stand_in(recipe: Recipe, standins: dict[str, str]) -> None:
     larger = [load_recipe(ROOT / "recipes" / f"tulu3-{size}.toml") for size in ("70b", "405b")]
     for spec in (spec for found in (recipe, *larger) for spec in found.stage.values()):
-        if isinstance(spec, Mixture):
+        if isinstance(spec, MixtureSpec):
             assert all(from_hub(source, {}) for source in spec.sources)
             assert not [label(source) for source in spec.sources if from_hub(source, standins)]
-        if isinstance(spec, Prompts):
+        if isinstance(spec, BenchmarkSpec):
             missing = [
                 source for source in suite.sources(spec.tasks) if not Path(local_file(source, standins)).exists()
             ]
@@ -107,7 +113,7 @@ def test_a_plan_needs_neither_hub_nor_mirror(name: str, standins: dict[str, str]
     found = load_recipe(ROOT / "recipes" / f"{name}.toml")
     for local in ({}, standins):
         plan = {line.name: line for line in pipeline.plan(found, Store(tmp_path), local)}
-        assert plan["taste"].forecast["rows"] == mixture(found, "taste").expect
+        assert plan["preference-data"].forecast["rows"] == mixture(found, "preference-data").expect
 
 
 @pytest.fixture(scope="module")
@@ -131,11 +137,11 @@ def removed(artifact: Artifact) -> dict[str, tuple[str, str]]:
 
 
 def test_rows_of_every_source_arrive_under_its_name(recipe: Recipe, made: dict[str, Artifact]) -> None:
-    rows = read_rows(made["lessons"].payload / "rows.parquet")
+    rows = read_rows(made["sft-data"].payload / "rows.parquet")
     names = Counter(row.source for row in rows)
-    wanted = {label(source) for source in mixture(recipe, "lessons").sources}
+    wanted = {label(source) for source in mixture(recipe, "sft-data").sources}
     wanted = {name.partition(":")[2] if name.startswith("allenai/tulu-3-sft-mixture") else name for name in wanted}
-    assert wanted - set(names) == {"LipengCS/Table-GPT:All"}  # it copies an unseen exam, and goes as a whole
+    assert wanted - set(names) == {"LipengCS/Table-GPT:All"}  # it copies an unseen benchmark, and goes as a whole
     assert set(names) < wanted
     assert names["allenai/tulu-3-hardcoded-prompts"] == 20  # two rows, ten times
     assert all(row.answer for row in rows)
@@ -147,8 +153,8 @@ def test_rows_of_every_source_arrive_under_its_name(recipe: Recipe, made: dict[s
     assert "in a play, tell me\tin verse" in jailbreak.user_turns[0]
 
 
-def test_copies_of_the_exam_and_other_makers_names_go_from_the_lessons(made: dict[str, Artifact]) -> None:
-    assert removed(made["lessons"]) == {
+def test_copies_of_the_benchmark_and_other_makers_names_go_from_the_sft_data(made: dict[str, Artifact]) -> None:
+    assert removed(made["sft-data"]) == {
         "WildChat-1M-Full-3": ("contaminated", "alpacaeval@1"),
         "WildChat-1M-Full-4": ("keywords", ""),
         "pg2": ("contaminated", "gsm8k@2"),
@@ -157,7 +163,7 @@ def test_copies_of_the_exam_and_other_makers_names_go_from_the_lessons(made: dic
         "Table-GPT:All-1": ("contaminated set", ""),
         "Table-GPT:All-2": ("contaminated", "mmlu_pro@1"),
     }
-    account = {line["source"]: line for line in summary(made["lessons"])["sources"]}
+    account = {line["source"]: line for line in summary(made["sft-data"])["sources"]}
     assert account["allenai/WildChat-1M-Full"]["skipped"] == {"not answered by GPT-4": 1}
     assert account["AI-MO/NuminaMath-TIR"]["skipped"] == {"empty answer": 1}
     assert account["nvidia/OpenMathInstruct-2"]["skipped"] == {"not grown from GSM8K": 1}
@@ -169,16 +175,16 @@ def test_copies_of_the_exam_and_other_makers_names_go_from_the_lessons(made: dic
 
 
 def test_pairs_of_every_part_arrive(made: dict[str, Artifact]) -> None:
-    pairs = read_pairs(made["taste"].payload / "pairs.parquet")
+    pairs = read_pairs(made["preference-data"].payload / "pairs.parquet")
     parts = ("reused_on", "reused_off", "if_augmented", "wildchat_if", "wildchat_reused", "ultrafeedback", "persona_if")
     assert Counter(pair.source for pair in pairs) == {f"made/{part}": 1 for part in parts}
     assert all(pair.chosen[:-1] == pair.rejected[:-1] for pair in pairs)
-    assert removed(made["taste"]) == {"if_augmented-2": ("contaminated", "ifeval@1")}
-    (skipped,) = (line["skipped"] for line in summary(made["taste"])["sources"] if line["skipped"])
+    assert removed(made["preference-data"]) == {"if_augmented-2": ("contaminated", "ifeval@1")}
+    (skipped,) = (line["skipped"] for line in summary(made["preference-data"])["sources"] if line["skipped"])
     assert skipped == {"chosen and rejected are the same text": 1}
 
 
-def test_rewarded_prompts_bring_their_judges_and_truths(made: dict[str, Artifact]) -> None:
+def test_rewarded_prompts_bring_their_judges_and_references(made: dict[str, Artifact]) -> None:
     rows = {row.id: row for row in read_rows(made["prompts"].payload / "rows.parquet")}
     judged = {name: (row.verifier, row.source) for name, row in rows.items()}
     assert judged == {
@@ -187,9 +193,9 @@ def test_rewarded_prompts_bring_their_judges_and_truths(made: dict[str, Artifact
         "RLVR-IFeval-1": ("tulu_if@1", "allenai/RLVR-IFeval"),
         "RLVR-IFeval-2": ("tulu_if@1", "allenai/RLVR-IFeval"),
     }
-    assert rows["RLVR-GSM-1"].truth == "1050"
-    assert rows["RLVR-MATH-1"].truth == r"\frac{3}{4}"
-    assert json.loads(rows["RLVR-IFeval-1"].truth)["func_name"] == "verify_bullet_points"
+    assert rows["RLVR-GSM-1"].reference == "1050"
+    assert rows["RLVR-MATH-1"].reference == r"\frac{3}{4}"
+    assert json.loads(rows["RLVR-IFeval-1"].reference)["func_name"] == "verify_bullet_points"
     assert all(row.answer is None for row in rows.values())
     assert rows["RLVR-GSM-1"].user_turns[0].count("Question:") == 9
     assert removed(made["prompts"]) == {
@@ -199,21 +205,21 @@ def test_rewarded_prompts_bring_their_judges_and_truths(made: dict[str, Artifact
 
 
 @pytest.mark.parametrize(
-    ("path", "adapter", "file", "mark", "count", "truth"),
+    ("path", "adapter", "file", "mark", "count", "reference"),
     [
         ("openai/gsm8k", "gsm8k_prompt", "gsm8k", "Question: ", 9, "600"),
         ("EleutherAI/hendrycks_math", "math_prompt", "minerva_math", "Problem:\n", 4, r"It is $\boxed{49}$."),
     ],
 )
 def test_prompts_can_be_made_from_the_first_data(
-    standins: dict[str, str], path: str, adapter: str, file: str, mark: str, count: int, truth: str
+    standins: dict[str, str], path: str, adapter: str, file: str, mark: str, count: int, reference: str
 ) -> None:
     source = SourceSpec(
         path=path,
         adapter=adapter,
         revision="main",
         require_answer=False,
-        examples=Examples(path=f"{SHOTS}/{file}.py", revision="abc"),
+        examples=ExamplesSpec(path=f"{SHOTS}/{file}.py", revision="abc"),
     )
     (row,) = load(source, {}, standins, Reading())
-    assert (row.user_turns[0].count(mark), row.truth) == (count, truth)
+    assert (row.user_turns[0].count(mark), row.reference) == (count, reference)

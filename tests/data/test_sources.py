@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tercet.data.decontaminate_files import batches
 from tercet.data.sources import ADAPTERS, Reading, check_verifiers, draw, from_hub, label, load, load_pairs, lot
-from tercet.recipe import Examples, SourceSpec
+from tercet.recipe import ExamplesSpec, SourceSpec
 from tercet.rows import Message, Pair, Row, RowError, write_table
 from tercet.store import Artifact
 
@@ -45,10 +45,10 @@ def rows(path: Path | str, mirror: dict[str, str] | None = None, **options: Any)
 
 def test_messages_layout(write: Write) -> None:
     path = write(
-        {"id": "a", "messages": TURNS, "source": "s", "verifier": "gsm8k@1", "truth": "3"}, {"messages": TURNS}
+        {"id": "a", "messages": TURNS, "source": "s", "verifier": "gsm8k@1", "reference": "3"}, {"messages": TURNS}
     )
     assert rows(path) == [
-        Row("a", CHAT, source="s", verifier="gsm8k@1", truth="3"),
+        Row("a", CHAT, source="s", verifier="gsm8k@1", reference="3"),
         Row("rows.jsonl-2", CHAT, source="rows.jsonl"),
     ]
 
@@ -61,7 +61,7 @@ def test_tulu_layout_keeps_its_three_columns(write: Write) -> None:
 def test_gsm8k_layout_gets_its_verifier_and_loses_its_calculator(write: Write) -> None:
     answer = "It is 2 * 600 = <<2*600=1200>>1,200.\n#### 1,200"
     (row,) = rows(write({"question": "How much?", "answer": answer}), adapter="gsm8k")
-    assert (row.verifier, row.truth) == ("gsm8k@1", "1200")
+    assert (row.verifier, row.reference) == ("gsm8k@1", "1200")
     assert row.answer == "It is 2 * 600 = 1,200.\n#### 1,200"
 
 
@@ -146,9 +146,9 @@ def test_what_is_left_out_is_counted(write: Write) -> None:
 def test_pairs_are_read_from_a_stage_and_checked(tmp_path: Path, write: Write) -> None:
     made = [Pair("a", CHAT, (CHAT[0], Message("assistant", "Go.")), chosen_rating=4.0)]
     write_table(tmp_path / "payload" / "pairs.parquet", made)
-    stage = Artifact("prefs", "taste", "0" * 64, tmp_path, {}, {})
-    (pair,) = load_pairs(SourceSpec(stage="taste"), {"taste": stage}, {}, Reading())
-    assert (pair.source, pair.chosen_rating, pair.rejected) == ("taste", 4.0, made[0].rejected)
+    stage = Artifact("on_policy_pairs", "preference-data", "0" * 64, tmp_path, {}, {})
+    (pair,) = load_pairs(SourceSpec(stage="preference-data"), {"preference-data": stage}, {}, Reading())
+    assert (pair.source, pair.chosen_rating, pair.rejected) == ("preference-data", 4.0, made[0].rejected)
     path = write(
         {"prompt": "Hi?", "chosen": "\ud800", "rejected": "x"}, {"prompt": "Hi?", "chosen": "x", "rejected": ""}
     )
@@ -373,7 +373,7 @@ def test_the_worked_examples_a_source_names_stand_before_its_prompts(
     mirror = {"github:a/b/shots.py": str(tmp_path / "shots.py")}
     path = write(PROBLEM)
     for named in (str(table), "github:a/b/shots.py"):
-        examples = Examples(path=named, revision="abc")
+        examples = ExamplesSpec(path=named, revision="abc")
         (row,) = rows(path, mirror, adapter=adapter, examples=examples, require_answer=False)
         assert row.user_turns[0].count("It is ") == count
         assert row.user_turns[0].index("0?") < row.user_turns[0].index(f"{count - 1}?") < row.user_turns[0].index("Hi?")
@@ -394,7 +394,7 @@ def test_the_worked_examples_a_source_names_stand_before_its_prompts(
 def test_bad_worked_examples_are_refused_with_source_and_file(
     write: Write, shots: list[Any], options: dict[str, Any], message: str
 ) -> None:
-    examples = Examples(path=str(write(*shots, name="shots.jsonl")))
+    examples = ExamplesSpec(path=str(write(*shots, name="shots.jsonl")))
     with pytest.raises(RowError, match=message):
         rows(write(PROBLEM), **{"adapter": "gsm8k_prompt", "examples": examples, "require_answer": False, **options})
 

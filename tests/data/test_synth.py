@@ -8,13 +8,13 @@ from typing import Any, get_args
 import pytest
 
 from tercet.data import synth
-from tercet.recipe import Synth
+from tercet.recipe import SynthSpec
 from tercet.rows import read_rows
 from tercet.store import Context
 
 
-def spec(generator: str, rows: int, split: str = "train") -> Synth:
-    return Synth.model_validate({"generator": generator, "rows": rows, "split": split})
+def spec(generator: str, rows: int, split: str = "train") -> SynthSpec:
+    return SynthSpec.model_validate({"generator": generator, "rows": rows, "split": split})
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def context(tmp_path: Path) -> Context:
 
 @pytest.mark.parametrize("generator", synth.GENERATORS)
 def test_each_generator_writes_its_rows(generator: str, tmp_path: Path, context: Context) -> None:
-    split = "train" if generator == "planted@1" else "exam"  # planted rows belong into mixtures only
+    split = "train" if generator == "contaminated@1" else "benchmark"  # planted rows belong into mixtures only
     metrics = synth.run(spec(generator, 24, split), {}, tmp_path, context)
     rows = read_rows(tmp_path / "rows.parquet")
     assert metrics == {"rows": 24, "templates": len({row.template for row in rows})}
@@ -42,7 +42,7 @@ def test_the_same_seed_writes_the_same_bytes(tmp_path: Path, context: Context) -
 
 
 def test_the_recipe_and_the_stage_know_the_same_generators() -> None:
-    assert set(get_args(Synth.model_fields["generator"].annotation)) == set(synth.GENERATORS)
+    assert set(get_args(SynthSpec.model_fields["generator"].annotation)) == set(synth.GENERATORS)
 
 
 def test_too_many_rows_is_refused_with_the_number_that_exists(tmp_path: Path, context: Context) -> None:

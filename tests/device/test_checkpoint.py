@@ -53,13 +53,13 @@ class Held(Saver):
 
 
 def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(tmp_path):
-    pair, saver, moving, extra = made(), Held(tmp_path), {"ref": torch.zeros(3)}, {"updates": 1, "watch": [1]}
+    pair, saver, moving, extra = made(), Held(tmp_path), {"ref": torch.zeros(3)}, {"updates": 1, "monitor": [1]}
     for number in range(2):
         step(pair, number)
     wanted = numbers(pair)
     saver.save(snapshot(2, *pair, extra, moving))
     moving["ref"].add_(1)
-    extra["watch"].append(2)
+    extra["monitor"].append(2)
     for number in range(2, 5):
         step(pair, number)
     assert not list(tmp_path.glob("step-*")), "nothing counts before it is whole"
@@ -69,7 +69,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(t
     other, kept = made(), {"ref": torch.ones(3)}
     found = checkpoint.load(tmp_path, *other, kept)
     assert found is not None
-    assert (found["step"], found["watch"]) == (2, [1])
+    assert (found["step"], found["monitor"]) == (2, [1])
     assert not kept["ref"].any()
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(numbers(other), wanted, strict=True))
     for number in range(2, 5):

@@ -10,14 +10,14 @@ import torch
 
 from elsewhere import DEVICE, Away, elsewhere
 from tercet.device import place
-from tercet.models.desk import look
 from tercet.models.embed import Embedder
 from tercet.models.generate import LocalGenerator
+from tercet.models.openai.batcher import look
 from tercet.rows import Message, Sampling
 
 ASKS = ["Hi", "What is a basin?", "x" * 40, "ü"]
 PROMPTS = [(Message("user", text),) for text in ASKS]
-OPENING = "The same words stand before every question of this exam, and they are many. " * 2
+OPENING = "The same words stand before every question of this benchmark, and they are many. " * 2
 LONG = [(Message("user", OPENING + text),) for text in ASKS]
 SAMPLINGS = [
     Sampling(6),

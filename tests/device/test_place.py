@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tercet import cli_models, stage
+from tercet import stage
+from tercet.cli import models
 from tercet.device import place
 from tercet.device.mesh import mesh
 from tercet.device.place import DeviceError
@@ -112,12 +113,12 @@ def test_a_stages_models_ask(asked: Asked, tiny_folder: Path) -> None:
 
 @pytest.mark.parametrize("verb", ["chat", "serve"])
 def test_chat_and_serve_ask(asked: Asked, verb: str, tiny_folder: Path, tmp_path: Path, monkeypatch) -> None:
-    from tercet.cli import main
-    from tercet.models import serve
+    from tercet.cli.main import main
+    from tercet.models.openai import serve
 
     served: list[torch.device] = []
     monkeypatch.setattr(serve, "run", lambda generator, *_: served.append(generator.device))
-    monkeypatch.setattr(cli_models, "_lines", lambda _model: iter(["Hi"]))
+    monkeypatch.setattr(models, "_lines", lambda _model: iter(["Hi"]))
     options = {"chat": ["--max-new-tokens", "2", "--json"], "serve": ["--port", "0"]}[verb]
     assert main([verb, "tiny:seed=0", "--store", str(tmp_path / "runs"), "--dtype", "float32", *options]) == 0
     assert asked == [CPU]

@@ -1,4 +1,4 @@
-"""A small exam by hand, and what a stage is given, for the tests of this room."""
+"""A small benchmark by hand, and what a stage is given, for the tests of this room."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tercet.evals import prompts, run
+from tercet.evals import benchmark, run
 from tercet.evals.fakes import OracleGenerator
 from tercet.precision import resolve
-from tercet.recipe import Eval, Prompts, Recipe
+from tercet.recipe import BenchmarkSpec, EvalSpec, Recipe
 from tercet.rows import Generator, Message, Row, write_table
 
 CONSTRAINED = [
@@ -29,14 +29,14 @@ def made_rows() -> list[Row]:
         turns = (Message("user", f"Tim has {i} pens and gets {i + 1} more. How many is that doubled?"),)
         row = Row(f"w{i}", turns, "words@1", "maths", "gsm8k@1", str(4 * i + 2), f"pens{i % 3}")
         rows.append(row)
-    for i, (ask, truth, _) in enumerate(CONSTRAINED):
-        rows.append(Row(f"c{i}", (Message("user", ask),), "constraints@1", "if", "tulu_if@1", truth, ask))
+    for i, (ask, reference, _) in enumerate(CONSTRAINED):
+        rows.append(Row(f"c{i}", (Message("user", ask),), "constraints@1", "if", "tulu_if@1", reference, ask))
     for i in range(3):
         turns = (Message("user", f"Say hello {i}."), Message("assistant", "Hello, héllo!" + "!" * i))
         rows.append(Row(f"t{i}", turns, "talk@1", "chat", template="greeting"))
     for i, (place, right) in enumerate([("France", "Paris"), ("Italy", "Rome"), ("Japan", "Tokyo")]):
         turns = (Message("user", f"What is the capital of {place}?"), Message("assistant", right))
-        rows.append(Row(f"f{i}", turns, "facts@1", "facts", truth=json.dumps(["Oslo", "Lima", "Bern"])))
+        rows.append(Row(f"f{i}", turns, "facts@1", "facts", reference=json.dumps(["Oslo", "Lima", "Bern"])))
     return rows
 
 
@@ -44,12 +44,12 @@ def right_answers(rows: list[Row]) -> dict[str, str]:
     """Last turn -> an answer that every judge accepts."""
     known = {ask: answer for ask, _, answer in CONSTRAINED}
     for row in rows:
-        known.setdefault(row.prompt[-1].content, row.answer or f"So the answer is {row.truth}.")
+        known.setdefault(row.prompt[-1].content, row.answer or f"So the answer is {row.reference}.")
     return known
 
 
 @dataclass
-class Desk:
+class Batcher:
     """What a stage is given, and what it reported."""
 
     root: Path
@@ -62,29 +62,29 @@ class Desk:
         rows = made_rows()
         write_table(self.root / "items" / "rows.parquet", rows)
         self.inputs: dict[str, Any] = {
-            name: SimpleNamespace(payload=self.root / name) for name in ("items", "exam", "base")
+            name: SimpleNamespace(payload=self.root / name) for name in ("items", "benchmark", "base")
         }
 
     def ctx(self, work: str = "work", **more: Any) -> Any:
         (self.root / work).mkdir(exist_ok=True)
-        stages = {"items": {"kind": "synth", "generator": "words@1", "rows": 1, "split": "exam"}}
+        stages = {"items": {"kind": "synth", "generator": "words@1", "rows": 1, "split": "benchmark"}}
         recipe = Recipe.model_validate({"name": "t", "base": {"model": "tiny:"}, "stage": stages})
         track = SimpleNamespace(progress=lambda done, total, note="": self.seen.append((done, total)))
         given = {"name": "t", "seed": self.seed, "recipe": recipe, "work": self.root / work, "track": track}
         return SimpleNamespace(**{**given, "mirror": {}, "open_model": self._open, **more})
 
-    def write_exam(self, *tasks: str, **more: Any) -> dict[str, float]:
-        out = self.root / "exam"
+    def write_benchmark(self, *tasks: str, **more: Any) -> dict[str, float]:
+        out = self.root / "benchmark"
         out.mkdir(exist_ok=True)
-        spec = Prompts(tasks=tasks or ("quick",), items=("items",), **more)
-        return prompts.run(spec, self.inputs, out, self.ctx())
+        spec = BenchmarkSpec(tasks=tasks or ("quick",), items=("items",), **more)
+        return benchmark.run(spec, self.inputs, out, self.ctx())
 
-    def examine(self, name: str, *, require: tuple[str, ...] = (), **more: Any) -> dict[str, float]:
-        """Examine into the payload folder `name`, with a scratch folder of its own."""
+    def evaluate(self, name: str, *, require: tuple[str, ...] = (), **more: Any) -> dict[str, float]:
+        """Evaluate into the payload folder `name`, with a scratch folder of its own."""
         out = self.root / name
         out.mkdir(exist_ok=True)
         self.inputs[name] = SimpleNamespace(payload=out)
-        spec = Eval(model="base", exam="exam", require=require, **more)
+        spec = EvalSpec(model="base", benchmark="benchmark", require=require, **more)
         return run.run(spec, self.inputs, out, self.ctx(f"work-{name}"))
 
     def _open(self, folder: Path, dtype: str, engine: str = "local") -> Generator:
@@ -95,8 +95,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path, OracleGenerator(right_answers(made_rows())))
+def batcher(tmp_path: Path) -> Batcher:
+    return Batcher(tmp_path, OracleGenerator(right_answers(made_rows())))
 
 
 @pytest.fixture

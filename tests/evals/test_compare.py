@@ -1,4 +1,4 @@
-"""Paired comparison of two exams."""
+"""Paired comparison of two evaluations."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_nothing_relative_to_zero(tmp_path: Path) -> None:
     assert line.relative is None
 
 
-def test_artefacts_payloads_and_files_are_all_found(tmp_path: Path) -> None:
+def test_artifacts_payloads_and_files_are_all_found(tmp_path: Path) -> None:
     payload = write(tmp_path / "eval-123" / "payload", A)
     assert compare(tmp_path / "eval-123", payload / "results.jsonl")[0].difference == 0
 
@@ -130,18 +130,18 @@ def test_artefacts_payloads_and_files_are_all_found(tmp_path: Path) -> None:
         ({**A, "words@1": [*A["words@1"], 1]}, "1 items of words@1 differ, first '10'"),
     ],
 )
-def test_different_exams_are_refused(tmp_path: Path, other: dict[str, list[int]], message: str) -> None:
+def test_different_benchmarks_are_refused(tmp_path: Path, other: dict[str, list[int]], message: str) -> None:
     with pytest.raises(CompareError, match=message):
         compare(write(tmp_path / "a", A), write(tmp_path / "b", other))
 
 
 def test_the_same_ids_with_other_questions_are_refused(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a", A), write(tmp_path / "b", A, digest="other")
-    with pytest.raises(CompareError, match="were not given the same exam; 10 items of words@1 differ"):
+    with pytest.raises(CompareError, match="were not given the same evaluation; 10 items of words@1 differ"):
         compare(a, b)
 
 
-def test_shared_tasks_of_different_exams_can_be_named(tmp_path: Path) -> None:
+def test_shared_tasks_of_different_benchmarks_can_be_named(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a", A), write(tmp_path / "b", {"words@1": B["words@1"]})
     assert [line.task for line in compare(a, b, tasks=["words@1"])] == ["words@1"]
     with pytest.raises(CompareError, match="name tasks that both were given"):

@@ -1,4 +1,5 @@
-"""The check of the judges: a good one agrees with its own truths, a bad one is caught, bad data are named."""
+"""The check of the judges: a good one agrees with its own reference answers, a bad one is caught, bad data are
+named."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from tercet.evals import gold as gold_module
 from tercet.evals import suite
 from tercet.evals.gold import check
 from tercet.evals.layout import ask
-from tercet.evals.task import Generated, Gold, Task, TaskError
+from tercet.evals.task import Generated, GoldAnswers, Task, TaskError
 from tercet.rows import Message, Row, RowError, Sampling, Source
 from tercet.verify import Grade, VerifierError
 
@@ -23,11 +24,11 @@ SUMS = Task(
     skill="sums",
     data=(Source("someone/sums", split="test"),),
     prompt=lambda record: ask(record["question"]),
-    truth=lambda record: str(record["answer"]),
+    reference=lambda record: str(record["answer"]),
     verifier="gsm8k@1",
     split="test",
     sampling=Sampling(),
-    gold=Gold(lambda record: f"It is {record['answer']}.", lambda record: f"It is {record['answer']}1."),
+    gold=GoldAnswers(lambda record: f"It is {record['answer']}.", lambda record: f"It is {record['answer']}1."),
 )
 
 
@@ -42,7 +43,7 @@ def mirror(tmp_path: Path) -> dict[str, str]:
     return rows_of(tmp_path, *({"question": f"{i} + {i} = ü?", "answer": 2 * i} for i in range(7)))
 
 
-def test_a_good_judge_accepts_every_truth_and_refuses_every_spoiled_one(mirror: dict[str, str]) -> None:
+def test_a_good_judge_accepts_every_reference_and_refuses_every_spoiled_one(mirror: dict[str, str]) -> None:
     found = check(SUMS, mirror)
     assert (found.task, found.verifier, found.n, found.accepted, found.refused) == ("sums@1", "gsm8k@1", 7, 7, 7)
     assert (found.agreement, found.missed, found.note) == (1, (), "")
@@ -65,7 +66,7 @@ def test_the_first_items_may_be_enough(mirror: dict[str, str], limit: int) -> No
 def test_a_bad_judge_is_caught(
     mirror: dict[str, str], monkeypatch: pytest.MonkeyPatch, grade: Grade, counts: tuple[int, int], missed: str
 ) -> None:
-    monkeypatch.setattr(gold_module, "verifier", lambda name: lambda completion, truth: grade)
+    monkeypatch.setattr(gold_module, "verifier", lambda name: lambda completion, reference: grade)
     found = check(SUMS, mirror)
     assert (found.accepted, found.refused) == counts
     assert missed in found.missed[0][1]
@@ -74,14 +75,16 @@ def test_a_bad_judge_is_caught(
 
 
 def test_one_wrong_verdict_names_its_item(mirror: dict[str, str]) -> None:
-    lazy = replace(SUMS, gold=Gold(SUMS.gold.right, lambda r: "It is 8." if r["answer"] == 8 else "no idea"))
+    lazy = replace(SUMS, gold=GoldAnswers(SUMS.gold.right, lambda r: "It is 8." if r["answer"] == 8 else "no idea"))
     found = check(lazy, mirror)
     assert [item for item, _ in found.missed] == ["test-4"]
     assert found.agreement == 13 / 14
 
 
-def test_truths_of_generated_tasks_come_from_the_generator() -> None:
-    made = [Row(f"r{i}", (Message("user", f"{i}?"), Message("assistant", f"It is {i}.")), truth=str(i)) for i in (1, 2)]
+def test_references_of_generated_tasks_come_from_the_generator() -> None:
+    made = [
+        Row(f"r{i}", (Message("user", f"{i}?"), Message("assistant", f"It is {i}.")), reference=str(i)) for i in (1, 2)
+    ]
     asked: list[Generated] = []
 
     def generate(data: Generated) -> list[Row]:
@@ -92,8 +95,8 @@ def test_truths_of_generated_tasks_come_from_the_generator() -> None:
         SUMS,
         data=Generated("words@1", 2),
         prompt=lambda row: row.prompt,
-        truth=lambda row: row.truth,
-        gold=Gold(lambda row: row.answer, lambda row: "It is 3."),
+        reference=lambda row: row.reference,
+        gold=GoldAnswers(lambda row: row.answer, lambda row: "It is 3."),
     )
     assert check(task, {}, made=generate).agreement == 1
     assert asked == [Generated("words@1", 2)]
@@ -123,7 +126,7 @@ def test_bad_data_are_named(tmp_path: Path, rows: list[Any], error: type[Excepti
         check(SUMS, rows_of(tmp_path, *rows))
 
 
-def test_a_truth_that_the_judge_cannot_read_is_named(mirror: dict[str, str]) -> None:
+def test_a_reference_that_the_judge_cannot_read_is_named(mirror: dict[str, str]) -> None:
     with pytest.raises(VerifierError, match=r"drop@1 .*'0'"):
         check(replace(SUMS, verifier="drop@1"), mirror)
 

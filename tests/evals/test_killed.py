@@ -1,4 +1,6 @@
-"""Killed at any moment and run again, an exam ends in the bytes of one that nobody disturbed, and asks little twice."""
+"""Killed at any moment and run again, an evaluation ends in the bytes of one that nobody disturbed, and asks little
+twice.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,10 @@ import pytest
 from tercet import pipeline, stage
 from tercet.evals import run
 from tercet.pipeline import read_mirror
-from tercet.recipe import Eval, Recipe, load
+from tercet.recipe import EvalSpec, Recipe, load
 from tercet.records import TaskCard
 from tercet.rows import Sampling
-from tercet.stage import Job
+from tercet.stage import StageJob
 from tercet.store import Context, Draft, Store
 
 KILLS = 20
@@ -39,37 +41,37 @@ model = "tiny:seed=3"
 kind = "synth"
 generator = "words@1"
 rows = 90
-split = "exam"
+split = "test"
 [stage.constraints]
 kind = "synth"
 generator = "constraints@1"
 rows = 90
-split = "exam"
+split = "test"
 [stage.talk]
 kind = "synth"
 generator = "talk@1"
 rows = 30
-split = "exam"
+split = "test"
 [stage.facts]
 kind = "synth"
 generator = "facts@1"
 rows = 30
-split = "exam"
-[stage.exam]
-kind = "prompts"
+split = "test"
+[stage.benchmark]
+kind = "benchmark"
 tasks = ["talk@1", "words@1", "constraints@1", "facts@1"]
 items = ["words", "constraints", "talk", "facts"]
 [stage.asked]
-kind = "prompts"
+kind = "benchmark"
 tasks = ["xstest@1", "alpacaeval@1"]
 [placement]
 threads = 1
 gen_rows = 8
 """
-EXAMS = {
-    "float32": 'model = "base"\nexam = "exam"\ndtype = "float32"\nmax_new_tokens = 8',
-    "bfloat16": 'model = "base"\nexam = "exam"\ndtype = "bfloat16"\nmax_new_tokens = 8\ntemperature = 0.7',
-    "judged": 'model = "base"\nexam = "asked"\njudge = "base"\nmax_new_tokens = 2\nrepeats = 2\ntemperature = 1.0',
+BENCHMARKS = {
+    "float32": 'model = "base"\nexam = "benchmark"\ndtype = "float32"\nmax_new_tokens = 8',
+    "bfloat16": 'model = "base"\nexam = "benchmark"\ndtype = "bfloat16"\nmax_new_tokens = 8\ntemperature = 0.7',
+    "rated_pairs": 'model = "base"\nexam = "asked"\njudge = "base"\nmax_new_tokens = 2\nrepeats = 2\ntemperature = 1.0',
 }
 MIRROR = {
     "github:paul-rottger/exaggerated-safety/xstest_prompts.csv": "xstest.csv",
@@ -80,7 +82,9 @@ MIRROR = {
 
 @dataclass
 class Hall:
-    """A store with everything an exam needs, and the recipe of exams that are given twice: disturbed, and not."""
+    """A store with everything an evaluation needs, and the recipe of evaluations that are given twice: disturbed, and
+    not.
+    """
 
     folder: Path
 
@@ -102,18 +106,20 @@ class Hall:
         draft = self.store.draft(name, node.key)
         draft.open()
         inputs = {need: str(self.store.open(need).path) for need in node.identity.inputs}
-        Job.of(self.recipe, name, node.identity, inputs, self.mirror).write(draft)
+        StageJob.of(self.recipe, name, node.identity, inputs, self.mirror).write(draft)
         return draft
 
     def make(self, name: str) -> None:
-        """Make an artefact in this process."""
+        """Make an artifact in this process."""
         draft = self.draft(name)
         recipe = self.recipe
         track = SimpleNamespace(progress=lambda done, total, note="": None)
         context = Context(name, recipe.seed_of(name), recipe, draft.work, track, self.mirror, lambda *given: None)
         inputs = {need: self.store.open(need) for need in recipe.needs(name)}
         room = __import__(recipe.spec(name).module, fromlist=["run"])
-        draft.commit(Job.read(draft.path).identity, room.run(recipe.spec(name), inputs, draft.payload, context), 0.0)
+        draft.commit(
+            StageJob.read(draft.path).identity, room.run(recipe.spec(name), inputs, draft.payload, context), 0.0
+        )
 
     def start(self, draft: Draft) -> BaseProcess:
         """The stage in a process of its own."""
@@ -128,18 +134,20 @@ def _stage(draft: str) -> None:
 
 @pytest.fixture(scope="module")
 def hall(tmp_path_factory: pytest.TempPathFactory):
-    SERVER.set_forkserver_preload(["tercet.stage", "tercet.evals.run", "tercet.evals.judged", "tercet.models.generate"])
+    SERVER.set_forkserver_preload(
+        ["tercet.stage", "tercet.evals.run", "tercet.evals.llm_judged", "tercet.models.generate"]
+    )
     folder = tmp_path_factory.mktemp("hall")
-    exams = "".join(
+    benchmarks = "".join(
         f'[stage.{name}{twin}]\nkind = "eval"\n{text}\n'
-        for name, text in EXAMS.items()
+        for name, text in BENCHMARKS.items()
         for twin in ("", "-calm", "-cut")
     )
-    (folder / "recipe.toml").write_text(RECIPE + exams, encoding="utf-8")
+    (folder / "recipe.toml").write_text(RECIPE + benchmarks, encoding="utf-8")
     (folder / "mirror.toml").write_text("[mirror]\n" + "".join(f'"{k}" = "{v}"\n' for k, v in MIRROR.items()))
     write_public_rows(folder)
     found = Hall(folder)
-    for name in ("base", "words", "constraints", "talk", "facts", "exam", "asked"):
+    for name in ("base", "words", "constraints", "talk", "facts", "benchmark", "asked"):
         found.make(name)
     yield found
     subprocess.run(["chmod", "-R", "u+w", str(folder)], check=True)
@@ -174,7 +182,7 @@ def kill_when(child: BaseProcess, file: Path, enough: Callable[[list[tuple[str, 
             break
         size = now
         assert child.is_alive(), "ended too early"
-        assert time.monotonic() < deadline, "the exam makes no progress"
+        assert time.monotonic() < deadline, "the evaluation makes no progress"
         time.sleep(0.001)
     time.sleep(extra)
     assert child.is_alive(), "ended too early"
@@ -184,7 +192,7 @@ def kill_when(child: BaseProcess, file: Path, enough: Callable[[list[tuple[str, 
 
 
 def finish(hall: Hall, name: str) -> Path:
-    """Let the command line make what is left of an exam; its payload."""
+    """Let the command line make what is left of an evaluation; its payload."""
     command = ["run", str(hall.folder / "recipe.toml"), "--only", name, "--store", str(hall.store.root)]
     command += ["--mirror", str(hall.folder / "mirror.toml")]
     done = subprocess.run([sys.executable, "-m", "tercet", *command], capture_output=True, text=True, check=False)
@@ -207,7 +215,7 @@ def bytes_of(payload: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_killed_at_twenty_random_moments_an_exam_ends_in_the_same_bytes(hall, dtype):
+def test_killed_at_twenty_random_moments_a_benchmark_ends_in_the_same_bytes(hall, dtype):
     chance = random.Random(f"kills {dtype}")
     draft = hall.draft(dtype)
     file = draft.work / "results.jsonl"
@@ -233,9 +241,9 @@ def test_killed_at_twenty_random_moments_an_exam_ends_in_the_same_bytes(hall, dt
 
 
 @pytest.mark.slow
-def test_killed_while_it_is_judged_an_exam_ends_in_the_same_bytes(hall):
-    chance = random.Random("judged")
-    draft = hall.draft("judged")
+def test_killed_while_it_is_judged_a_benchmark_ends_in_the_same_bytes(hall):
+    chance = random.Random("rated_pairs")
+    draft = hall.draft("rated_pairs")
     answers, verdicts = draft.work / "results.jsonl", draft.work / "judged.jsonl"
     calm = run_through(hall, "judged-calm")
     written = None
@@ -249,21 +257,21 @@ def test_killed_while_it_is_judged_an_exam_ends_in_the_same_bytes(hall):
         )
         assert written in (None, answers.read_bytes()), "a finished answer was asked again"
         written = answers.read_bytes()
-    payload = finish(hall, "judged")
+    payload = finish(hall, "rated_pairs")
     assert bytes_of(payload) == bytes_of(calm)
     scores = json.loads((payload / "scores.json").read_text())
     assert scores["alpacaeval@1"]["preference"]["lc_win_rate"] == pytest.approx(100 * scores["alpacaeval@1"]["score"])
 
 
-@pytest.mark.parametrize("name", EXAMS)
-def test_wherever_a_group_was_cut_short_an_exam_ends_in_the_same_bytes(hall, name):
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_wherever_a_group_was_cut_short_a_benchmark_ends_in_the_same_bytes(hall, name):
     calm = run_through(hall, f"{name}-calm")
     lines = (calm / "results.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     chance = random.Random(name)
     kept = [line for line in lines if chance.random() < 0.6]
     work = hall.draft(f"{name}-cut").work
-    (work / "results.jsonl").write_text("".join(lines if name == "judged" else kept), encoding="utf-8")
-    if name == "judged":
+    (work / "results.jsonl").write_text("".join(lines if name == "rated_pairs" else kept), encoding="utf-8")
+    if name == "rated_pairs":
         (work / "judged.jsonl").write_text("".join(kept), encoding="utf-8")
     assert bytes_of(run_through(hall, f"{name}-cut")) == bytes_of(calm)
 
@@ -279,7 +287,7 @@ def test_wherever_a_group_was_cut_short_an_exam_ends_in_the_same_bytes(hall, nam
     ],
 )
 def test_single_answers_are_kept_only_where_no_batch_can_change_them(tmp_path, metric, changes, kept):
-    spec = Eval(model="base", exam="exam", **changes)
+    spec = EvalSpec(model="base", benchmark="benchmark", **changes)
     card = TaskCard("t@1", metric=metric)
     inputs = {"base": SimpleNamespace(payload=tmp_path)}
     assert run._batch_free(spec, card, inputs) is kept

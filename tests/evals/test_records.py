@@ -11,27 +11,27 @@ import pytest
 from tercet.evals.compare import compare
 from tercet.evals.results import write_scores
 from tercet.evals.suite import SUITES
-from tercet.evals.task import read_exam
+from tercet.evals.task import read_benchmark
 from tercet.records import Result, Score, TaskCard, dump, read_results, read_scores
 
 
 @pytest.mark.parametrize("repeats", [1, 3])
-def test_results_and_scores_are_written_as_they_were_read(desk: Any, repeats: int) -> None:
-    desk.write_exam()
-    desk.examine("gold", repeats=repeats)
-    file = desk.root / "gold" / "results.jsonl"
+def test_results_and_scores_are_written_as_they_were_read(batcher: Any, repeats: int) -> None:
+    batcher.write_benchmark()
+    batcher.evaluate("gold", repeats=repeats)
+    file = batcher.root / "gold" / "results.jsonl"
     assert "".join(map(dump, read_results(file))) == file.read_text()
-    scores = {task: score.to_json() for task, score in read_scores(desk.root / "gold").items()}
-    assert json.dumps(scores, indent=2) + "\n" == (desk.root / "gold" / "scores.json").read_text()
+    scores = {task: score.to_json() for task, score in read_scores(batcher.root / "gold").items()}
+    assert json.dumps(scores, indent=2) + "\n" == (batcher.root / "gold" / "scores.json").read_text()
 
 
-def test_a_card_holds_what_an_eval_stage_decides_only_afterwards(desk: Any) -> None:
-    desk.write_exam("words@1")
-    desk.examine("gold")
-    (card,), _ = read_exam(desk.root / "exam")
+def test_a_card_holds_what_an_eval_stage_decides_only_afterwards(batcher: Any) -> None:
+    batcher.write_benchmark("words@1")
+    batcher.evaluate("gold")
+    (card,), _ = read_benchmark(batcher.root / "benchmark")
     assert "dtype" not in card.to_json()
     assert TaskCard.from_json(json.loads(json.dumps(card.to_json()))) == card
-    later = read_scores(desk.root / "gold")["words@1"].card
+    later = read_scores(batcher.root / "gold")["words@1"].card
     assert (later.repeats, later.engine, later.sandbox) == (1, "local", None)
 
 

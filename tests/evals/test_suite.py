@@ -126,14 +126,14 @@ def test_every_kind_of_task_has_bits_per_byte_of_its_right_answer(name: str) -> 
 
 
 def test_bits_per_byte_of_made_rows_ask_for_the_right_answers_text() -> None:
-    rows = [Row("f0", (Message("user", "Capital?"), Message("assistant", "Rome")), "facts@1", truth='["Oslo"]')]
+    rows = [Row("f0", (Message("user", "Capital?"), Message("assistant", "Rome")), "facts@1", reference='["Oslo"]')]
     (facts,) = items(suite.task("facts:bpb@1"), rows)
-    assert (facts.options, facts.gold, facts.truth) == (("Rome",), 0, "Rome")
+    assert (facts.options, facts.gold, facts.reference) == (("Rome",), 0, "Rome")
 
 
 @pytest.mark.parametrize("name", ["gsm8k:bpb@1", "gsm8k:bpb", ":bpb@1", "nope:bpb@1", "gsm8k@1", ""])
 def test_names_that_mean_nothing_are_refused(name: str) -> None:
-    with pytest.raises(TaskError, match="no exam task is called"):
+    with pytest.raises(TaskError, match="no benchmark task is called"):
         suite.task(name)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tercet.evals import prompts, suite
-from tercet.evals.task import Generated, Task, TaskError, items, read_exam
-from tercet.recipe import Prompts
+from tercet.evals import benchmark, suite
+from tercet.evals.task import Generated, Task, TaskError, items, read_benchmark
+from tercet.recipe import BenchmarkSpec
 from tercet.rows import Message, Row, write_table
 from tercet.verify import VerifierError
 
@@ -23,7 +23,7 @@ def of(name: str, rows: list[Row]) -> list[Any]:
 
 def plain_task(**more: Any) -> Task:
     given: dict[str, Any] = {"name": "t", "version": 1, "skill": "s", "data": Generated("words@1", 1)}
-    given |= {"prompt": lambda row: row.prompt, "truth": lambda row: row.truth, "verifier": "gsm8k@1"}
+    given |= {"prompt": lambda row: row.prompt, "reference": lambda row: row.reference, "verifier": "gsm8k@1"}
     return Task(**{**given, **more})
 
 
@@ -60,13 +60,15 @@ def test_options_are_shuffled_by_the_item_alone(rows: list[Row]) -> None:
 
 
 def test_facts_without_wrong_answers_are_refused(rows: list[Row]) -> None:
-    with pytest.raises(TaskError, match="row 'f2': expected truth to be a JSON list of wrong answers, got '5'"):
-        items(suite.task("facts@1"), [dataclasses.replace(rows[-1], truth="5")])
+    with pytest.raises(
+        TaskError, match="row 'f2': expected reference answer to be a JSON list of wrong answers, got '5'"
+    ):
+        items(suite.task("facts@1"), [dataclasses.replace(rows[-1], reference="5")])
 
 
 def test_the_same_fact_twice_among_options_is_refused(rows: list[Row]) -> None:
     with pytest.raises(TaskError, match="at least two different options"):
-        items(suite.task("facts@1"), [dataclasses.replace(rows[-1], truth='["Tokyo", "Rome"]')])
+        items(suite.task("facts@1"), [dataclasses.replace(rows[-1], reference='["Tokyo", "Rome"]')])
 
 
 def test_talk_scores_the_assistant_turn(rows: list[Row]) -> None:
@@ -85,10 +87,10 @@ def test_ids_that_come_twice_are_refused(rows: list[Row]) -> None:
     ("row", "message"),
     [
         (Row("a", (Message("user", "x"),)), "no truth"),
-        (Row("a", (Message("system", "x"),), truth="1"), "must end with a user turn"),
+        (Row("a", (Message("system", "x"),), reference="1"), "must end with a user turn"),
     ],
 )
-def test_items_that_cannot_be_examined_are_refused(row: Row, message: str) -> None:
+def test_items_that_cannot_be_evaluated_are_refused(row: Row, message: str) -> None:
     with pytest.raises(TaskError, match=message):
         items(plain_task(), [row])
 
@@ -103,23 +105,23 @@ def test_impossible_declarations_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_shots_come_between_the_system_turn_and_the_question() -> None:
-    row = Row("a", (Message("system", "Be brief."), Message("user", "2 + 2?")), truth="4")
+    row = Row("a", (Message("system", "Be brief."), Message("user", "2 + 2?")), reference="4")
     (item,) = items(plain_task(shots=lambda record, examples: [("1 + 1?", "2")]), [row])
     assert [turn.content for turn in item.messages] == ["Be brief.", "1 + 1?", "2", "2 + 2?"]
     assert item.fields == ("2 + 2?",)
 
 
-def test_the_exam_folder_holds_items_and_cards(desk: Any, rows: list[Row]) -> None:
-    assert desk.write_exam() == {"items": 14, "words@1": 6, "constraints@1": 2, "talk@1": 3, "facts@1": 3}
-    cards, exam = read_exam(desk.root / "exam")
+def test_the_benchmark_folder_holds_items_and_cards(batcher: Any, rows: list[Row]) -> None:
+    assert batcher.write_benchmark() == {"items": 14, "words@1": 6, "constraints@1": 2, "talk@1": 3, "facts@1": 3}
+    cards, benchmark = read_benchmark(batcher.root / "benchmark")
     assert [(card.name, card.metric, card.num_items) for card in cards] == [
         ("words@1", "accuracy", 6),
         ("constraints@1", "accuracy", 2),
         ("talk@1", "bpb", 3),
         ("facts@1", "choice", 3),
     ]
-    assert exam[:6] == of("words@1", rows)
-    assert exam[-1] == of("facts@1", rows)[-1]
+    assert benchmark[:6] == of("words@1", rows)
+    assert benchmark[-1] == of("facts@1", rows)[-1]
     assert cards[0].to_json()["sampling"] == {
         "max_new_tokens": 160,
         "temperature": 0.0,
@@ -132,54 +134,59 @@ def test_the_exam_folder_holds_items_and_cards(desk: Any, rows: list[Row]) -> No
     }
 
 
-def test_the_exam_folder_is_written_in_the_same_bytes_twice(desk: Any) -> None:
-    desk.write_exam()
-    first = [path.read_bytes() for path in sorted((desk.root / "exam").iterdir())]
-    desk.write_exam()
-    assert [path.read_bytes() for path in sorted((desk.root / "exam").iterdir())] == first
+def test_the_benchmark_folder_is_written_in_the_same_bytes_twice(batcher: Any) -> None:
+    batcher.write_benchmark()
+    first = [path.read_bytes() for path in sorted((batcher.root / "benchmark").iterdir())]
+    batcher.write_benchmark()
+    assert [path.read_bytes() for path in sorted((batcher.root / "benchmark").iterdir())] == first
 
 
-def test_limit_takes_a_seeded_sample_in_order(desk: Any) -> None:
+def test_limit_takes_a_seeded_sample_in_order(batcher: Any) -> None:
     def kept(seed: int) -> list[str]:
-        desk.seed = seed
-        desk.write_exam("words@1", limit=3)
-        return [item.item for item in read_exam(desk.root / "exam")[1]]
+        batcher.seed = seed
+        batcher.write_benchmark("words@1", limit=3)
+        return [item.item for item in read_benchmark(batcher.root / "benchmark")[1]]
 
     assert kept(1) == kept(1) == sorted(kept(1))
     assert len(kept(1)) == 3
     assert len({tuple(kept(seed)) for seed in range(8)}) > 1
 
 
-def test_a_task_without_items_says_which_stage_to_add(desk: Any, rows: list[Row]) -> None:
-    write_table(desk.root / "items" / "rows.parquet", rows[:6])
+def test_a_task_without_items_says_which_stage_to_add(batcher: Any, rows: list[Row]) -> None:
+    write_table(batcher.root / "items" / "rows.parquet", rows[:6])
     with pytest.raises(TaskError, match=r'talk@1: found no items; add a synth stage with generator = "talk@1"'):
-        desk.write_exam("words@1", "talk@1")
+        batcher.write_benchmark("words@1", "talk@1")
 
 
-def test_training_rows_are_no_exam(desk: Any) -> None:
-    ctx = desk.ctx()
+def test_training_rows_are_no_benchmark(batcher: Any) -> None:
+    ctx = batcher.ctx()
     stage = ctx.recipe.stage["items"].model_copy(update={"split": "train"})
     recipe = SimpleNamespace(stage={"items": stage})
-    with pytest.raises(TaskError, match="stage 'items' cannot give exam items"):
-        prompts.run(Prompts(tasks=("words@1",), items=("items",)), desk.inputs, desk.root, desk.ctx(recipe=recipe))
+    with pytest.raises(TaskError, match="stage 'items' cannot give benchmark items"):
+        benchmark.run(
+            BenchmarkSpec(tasks=("words@1",), items=("items",)),
+            batcher.inputs,
+            batcher.root,
+            batcher.ctx(recipe=recipe),
+        )
 
 
-def test_a_truth_the_judge_cannot_read_stops_the_prompts_stage(desk: Any, rows: list[Row]) -> None:
-    bad = [dataclasses.replace(row, truth="[oops") if row.id == "c1" else row for row in rows]
-    write_table(desk.root / "items" / "rows.parquet", bad)
+def test_a_reference_the_judge_cannot_read_stops_the_prompts_stage(batcher: Any, rows: list[Row]) -> None:
+    bad = [dataclasses.replace(row, reference="[oops") if row.id == "c1" else row for row in rows]
+    write_table(batcher.root / "items" / "rows.parquet", bad)
     with pytest.raises(VerifierError):
-        desk.write_exam("constraints@1")
+        batcher.write_benchmark("constraints@1")
 
 
-def test_hub_tasks_read_the_mirror(desk: Any, tmp_path: Path) -> None:
+def test_hub_tasks_read_the_mirror(batcher: Any, tmp_path: Path) -> None:
     record = {"question": "How much is 6 * 7?", "answer": "6*7=<<6*7=42>>42\n#### 42"}
     (tmp_path / "gsm.jsonl").write_text(json.dumps(record) + "\n")
     shots = [{"question": f"{i} + 0?", "answer": f"So the answer is {i}."} for i in range(8)]
     (tmp_path / "shots.json").write_text(json.dumps(shots))
     task = suite.task("gsm8k@2")
     mirror = {"openai/gsm8k": str(tmp_path / "gsm.jsonl"), task.examples[0].path: str(tmp_path / "shots.json")}
-    (tmp_path / "exam").mkdir()
-    prompts.run(Prompts(tasks=("gsm8k@2",)), {}, tmp_path / "exam", desk.ctx(mirror=mirror))
-    (item,) = read_exam(tmp_path / "exam")[1]
-    assert (item.item, item.truth, len(item.messages)) == ("test-0", "42", 17)
+    (tmp_path / "benchmark").mkdir()
+    benchmark.run(BenchmarkSpec(tasks=("gsm8k@2",)), {}, tmp_path / "benchmark", batcher.ctx(mirror=mirror))
+    (item,) = read_benchmark(tmp_path / "benchmark")[1]
+    assert (item.item, item.reference, len(item.messages)) == ("test-0", "42", 17)
     assert "How much is 6 * 7?" in item.messages[-1].content

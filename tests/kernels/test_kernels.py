@@ -14,7 +14,7 @@ from torch.nn.functional import silu
 from tercet.algos import tokens
 from tercet.kernels import native as built
 from tercet.kernels.native import available, call, native
-from tercet.models import cache, draw, forest_cpu, fused
+from tercet.models import forest_cpu, fused, kv_cache, sampling
 from tercet.rows import Sampling
 
 pytestmark = pytest.mark.skipif(native().library is None, reason=f"no kernels: {native().why}")
@@ -244,10 +244,10 @@ def test_a_single_thread_gives_the_same_library_of_kernels(tmp_path, monkeypatch
 
 
 def test_training_without_kernels_gives_the_same_numbers_up_to_rounding(tiny_folder, monkeypatch):
-    from tercet.models.forest import Leaf, Tree, plant
+    from tercet.models.forest import Leaf, Tree, pack_forest
     from tercet.train.export import open_policy
 
-    forest = plant([Tree([1, 2, 3, 4], [Leaf([5, 6, 7], [True] * 3), Leaf([8, 9], [True] * 2)])])
+    forest = pack_forest([Tree([1, 2, 3, 4], [Leaf([5, 6, 7], [True] * 3), Leaf([8, 9], [True] * 2)])])
     found = {}
     for kernels in (native(), built.Native(None, "none")):
         for module in (built, fused):
@@ -266,13 +266,13 @@ def test_one_query_per_row_sees_its_own_past_only(dtype, group):
     B, K, D, room = 5, 2, 16, 40
     keys, values = drawn(B, K, room, D, dtype=dtype), drawn(B, K, room, D, dtype=dtype, seed=1)
     query, seen = drawn(B, K, group, D, dtype=dtype, seed=2), torch.tensor([1, 40, 7, 13, 2])
-    out, lse = cache._attend_past(query, keys, values, seen, 0.3)
+    out, lse = kv_cache._attend_past(query, keys, values, seen, 0.3)
     scores = torch.einsum("bkgd,bkld->bkgl", query.double(), keys.double()) * 0.3
     scores = scores.masked_fill(torch.arange(room) >= seen[:, None, None, None], -torch.inf)
     assert_near([out], [torch.einsum("bkgl,bkld->bkgd", scores.softmax(-1), values.double())], dtype)
     torch.testing.assert_close(lse, scores.logsumexp(-1).float(), rtol=1e-5, atol=1e-5)
     keys[0, :, 1:] = torch.nan  # beyond what the first row sees
-    assert torch.equal(cache._attend_past(query, keys, values, seen, 0.3)[0], out)
+    assert torch.equal(kv_cache._attend_past(query, keys, values, seen, 0.3)[0], out)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -280,7 +280,7 @@ def test_tokens_are_drawn_where_the_cumulative_probability_passes_the_number(dty
     logits = 3.0 * drawn(200, 700, dtype=dtype)
     numbers = torch.rand(200, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     numbers[:3] = torch.tensor([0.0, 1.0 - 2**-53, 0.5])
-    found, logps = draw.draw(logits, numbers, Sampling(4, temperature))
+    found, logps = sampling.draw(logits, numbers, Sampling(4, temperature))
     probs = (logits.double() / temperature).softmax(1)
     ends = probs.cumsum(1).gather(1, found[:, None]).squeeze(1)
     chosen = probs.gather(1, found[:, None]).squeeze(1)
@@ -291,7 +291,7 @@ def test_tokens_are_drawn_where_the_cumulative_probability_passes_the_number(dty
 def test_the_likeliest_token_is_the_first_of_equals(dtype):
     logits = drawn(9, 700, dtype=dtype)
     logits[3, [5, 600]] = 9.0
-    found, logps = draw.draw(logits, torch.empty(0), Sampling(4, 0.0))
+    found, logps = sampling.draw(logits, torch.empty(0), Sampling(4, 0.0))
     assert found.tolist() == logits.float().argmax(1).tolist()
     torch.testing.assert_close(logps, logits.float().log_softmax(1).amax(1), rtol=1e-5, atol=1e-5)
 
@@ -299,5 +299,5 @@ def test_the_likeliest_token_is_the_first_of_equals(dtype):
 def test_a_token_without_probability_is_never_drawn():
     logits = torch.full((2, 600), -200.0)
     logits[0, 3], logits[1, 599] = 0.0, 0.0
-    found, _ = draw.draw(logits, torch.tensor([1.0 - 2**-53, 0.0], dtype=torch.float64), Sampling(4, 1.0))
+    found, _ = sampling.draw(logits, torch.tensor([1.0 - 2**-53, 0.0], dtype=torch.float64), Sampling(4, 1.0))
     assert found.tolist() == [3, 599]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tercet.models.chat import TEMPLATES, Chat, ChatError, Encoded
-from tercet.models.folder import load_tokenizer
+from tercet.models.chat import TEMPLATES, Chat, ChatError, MaskedTokens
+from tercet.models.hf_folder import load_tokenizer
 from tercet.rows import Message
 
 MARKERS = ["<|im_end|>", "<|im_start|>assistant\n", "<|assistant|>\n", "<|user|>\n", "<|pad|>", "⟦", "{{ messages }}"]
@@ -47,7 +47,7 @@ def theirs(chat: Chat, messages, *, generation_prompt: bool = False) -> list[int
     return encoding["input_ids"]
 
 
-def trained(chat: Chat, encoded: Encoded) -> list[str]:
+def trained(chat: Chat, encoded: MaskedTokens) -> list[str]:
     """The decoded runs of trained tokens; a run ends with its end token."""
     runs: list[list[int]] = [[]]
     for token, on, following in zip(encoded.token_ids, encoded.mask, [*encoded.mask[1:], False], strict=True):

@@ -8,9 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from tercet.models.flops import ModelSize, attended_pairs, forward_flops, model_size, training_flops
-from tercet.models.forest import Leaf, Tree, plant
+from tercet.models.forest import Leaf, Tree, pack_forest
 from tercet.models.lora import adapt
-from tercet.recipe import Lora
+from tercet.recipe import LoraSpec
 
 
 def config(**changes) -> LlamaConfig:
@@ -21,7 +21,7 @@ def config(**changes) -> LlamaConfig:
 
 def forest(multiple: int = 1):
     """Six tokens: a trunk of three, leaves of two and one; three trained tokens."""
-    return plant([Tree([1, 2, 3], [Leaf([4, 5], [True, True]), Leaf([6], [True])])], multiple)
+    return pack_forest([Tree([1, 2, 3], [Leaf([4, 5], [True, True]), Leaf([6], [True])])], multiple)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -58,7 +58,7 @@ def test_adapters_count_and_what_they_adapt_is_frozen(tiny_folder):
 
     policy = open_policy(tiny_folder)
     plain = model_size(policy)
-    adapt(policy, Lora(rank=4), torch.float32, 1)
+    adapt(policy, LoraSpec(rank=4), torch.float32, 1)
     size = model_size(policy)
     added = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     assert size == ModelSize(plain.linear + added, plain.attention, plain.head, plain.linear, plain.head)

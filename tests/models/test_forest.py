@@ -10,8 +10,8 @@ from transformers import BloomConfig, GraniteConfig, MistralConfig
 from transformers.models.llama import modeling_llama
 
 from tercet.models.chat import Chat
-from tercet.models.folder import load_model, load_tokenizer, save_config
-from tercet.models.forest import NAME, Forest, ForestError, Leaf, Tree, plant, register
+from tercet.models.forest import NAME, Forest, ForestError, Leaf, Tree, pack_forest, register
+from tercet.models.hf_folder import load_model, load_tokenizer, save_config
 from tercet.models.policy import Policy, Scorer, check_supported
 from tercet.rows import Message
 from tercet.train.export import open_policy
@@ -78,7 +78,7 @@ def furthest(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> 
 
 
 def check_against_plain(policy: Policy, plain: torch.nn.Module, trees: list[Tree], close: float) -> None:
-    logps, _ = policy(plant(trees))
+    logps, _ = policy(pack_forest(trees))
     wanted = torch.cat([plain_logps(plain, tree) for tree in trees])
     torch.testing.assert_close(logps, wanted, rtol=close, atol=close)
     assert furthest(gradients(policy.model, logps), gradients(plain, wanted)) < close
@@ -96,7 +96,7 @@ def test_in_float64_nothing_but_rounding_is_left(exact, sharp_folder):
 def test_a_wrong_mask_would_show(exact, sharp_folder):
     """The tests above can see one key too many."""
     tree = some_trees()[0]
-    forest, other = plant([tree]), plant([tree])
+    forest, other = pack_forest([tree]), pack_forest([tree])
     other.segments = [
         s._replace(trunk_end=s.trunk_end - 1) if s.trunk_end > s.trunk_start else s for s in other.segments
     ]
@@ -114,7 +114,7 @@ def test_another_document_never_moves_a_documents_logits(policy):
     ]
     for kept in range(len(trees)):
         mixed = [tree if i == kept else changed[i] for i, tree in enumerate(trees)]
-        one, two = plant(trees), plant(mixed)
+        one, two = pack_forest(trees), pack_forest(mixed)
         own = [owner for owner, tree in enumerate(trees) for _ in tree.leaves]
         mine = torch.tensor([own[leaf] == kept for leaf in one.leaf_P.tolist()])
         with torch.no_grad():
@@ -129,7 +129,7 @@ def test_a_leaf_never_sees_its_sister(policy):
     changed = Tree(tree.trunk, [first, *(Leaf([(i + 7) % 256 for i in n.token_ids], n.mask) for n in others)])
     size = sum(first.mask)
     with torch.no_grad():
-        before, after = policy(plant([tree]))[0], policy(plant([changed]))[0]
+        before, after = policy(pack_forest([tree]))[0], policy(pack_forest([changed]))[0]
     assert torch.equal(before[:size], after[:size])
     assert not torch.equal(before[size:], after[size:])
 
@@ -140,7 +140,7 @@ def test_cutting_the_batch_differently_does_not_change_the_gradient(exact, cuts)
         exact.zero_grad()
         trees = some_trees()
         for part in parts:
-            (-exact(plant([trees[i] for i in part], 64))[0]).sum().backward()
+            (-exact(pack_forest([trees[i] for i in part], 64))[0]).sum().backward()
         return {name: p.grad.clone() for name, p in exact.named_parameters()}
 
     assert furthest(gradient(cuts), gradient([[0, 1], [2, 3, 4]])) < 1e-9
@@ -149,14 +149,14 @@ def test_cutting_the_batch_differently_does_not_change_the_gradient(exact, cuts)
 def test_a_branched_tree_is_its_paths_planted_alone(exact):
     tree = some_trees()[0]
     alone = [Tree(tree.trunk, [leaf]) for leaf in tree.leaves]
-    torch.testing.assert_close(exact(plant([tree]))[0], exact(plant(alone))[0], rtol=1e-10, atol=1e-10)
-    assert plant([tree]).num_tokens < plant(alone).num_tokens
+    torch.testing.assert_close(exact(pack_forest([tree]))[0], exact(pack_forest(alone))[0], rtol=1e-10, atol=1e-10)
+    assert pack_forest([tree]).num_tokens < pack_forest(alone).num_tokens
 
 
 @pytest.mark.parametrize("multiple", [2, 64, 500])
 def test_filling_changes_nothing(exact, multiple):
     trees = some_trees()
-    plain, filled = plant(trees), plant(trees, multiple)
+    plain, filled = pack_forest(trees), pack_forest(trees, multiple)
     assert len(filled.input_ids) % multiple == 0
     assert filled.num_tokens == plain.num_tokens == len(plain.input_ids)
     for name in ("predict_P", "targets_P", "leaf_P", "last_L"):
@@ -167,7 +167,7 @@ def test_filling_changes_nothing(exact, multiple):
 
 
 def test_positions_continue_from_the_trunk():
-    forest = plant(
+    forest = pack_forest(
         [Tree([1, 2, 3], [Leaf([4, 5], [True, True]), Leaf([6], [True])]), Tree([], [Leaf([7, 8], [True] * 2)])]
     )
     assert forest.input_ids.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
@@ -193,7 +193,7 @@ HEADS = pytest.mark.parametrize("heads", [(4, 4), (4, 2)], ids=["own keys", "sha
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.accelerator.is_available(), reason="no CUDA device")
 def test_on_a_gpu_flex_attention_and_its_gradients_are_those_by_segments(heads):
-    forest = plant(some_trees(), 64)
+    forest = pack_forest(some_trees(), 64)
     found = []
     for device in ("cpu", "cuda"):
         inputs = [tensor.requires_grad_() for tensor in queries_keys_values(heads, len(forest.input_ids), device)]
@@ -208,7 +208,7 @@ def test_on_a_gpu_flex_attention_and_its_gradients_are_those_by_segments(heads):
 
 def test_the_attention_by_segments_has_the_gradients_it_claims():
     source = torch.Generator().manual_seed(0)
-    forest = plant(
+    forest = pack_forest(
         [Tree([1, 2, 3], [Leaf([4, 5], [True] * 2), Leaf([6], [True])]), Tree([], [Leaf([7, 8], [True] * 2)])]
     )
     inputs = [torch.randn(1, n, 8, 3, generator=source, dtype=torch.float64, requires_grad=True) for n in (2, 1, 1)]
@@ -216,7 +216,7 @@ def test_the_attention_by_segments_has_the_gradients_it_claims():
 
 
 def test_a_scorer_reads_the_last_token_of_each_leaf(sharp_folder):
-    from tercet.train.reward import open_scorer
+    from tercet.train.reward_model import open_scorer
 
     scorer = open_scorer(sharp_folder, 256, seed=0)
     assert isinstance(scorer, Scorer)
@@ -227,7 +227,7 @@ def test_a_scorer_reads_the_last_token_of_each_leaf(sharp_folder):
         for tree in trees
         for leaf in tree.leaves
     ]
-    torch.testing.assert_close(scorer(plant(trees, 64)), torch.cat(wanted), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scorer(pack_forest(trees, 64)), torch.cat(wanted), rtol=1e-4, atol=1e-4)
 
 
 def test_a_layer_that_bypasses_the_attention_interface_is_refused(policy):
@@ -279,7 +279,7 @@ def test_a_model_loaded_for_forests_cannot_be_called_without_one(policy):
 
 
 def test_a_forest_moves_whole():
-    forest = plant(some_trees())
+    forest = pack_forest(some_trees())
     moved = forest.to(torch.device("meta"))
     tensors = [value for value in vars(moved).values() if isinstance(value, torch.Tensor)]
     assert isinstance(moved, Forest)
@@ -300,7 +300,7 @@ def test_a_forest_is_the_plain_forward_of_a_real_model(smollm):
         Tree([], [Leaf(two_turns.token_ids, two_turns.mask)]),
     ]
     with torch.no_grad():
-        logps, _ = open_policy(smollm)(plant(trees, 64))
+        logps, _ = open_policy(smollm)(pack_forest(trees, 64))
         plain = load_model(smollm, torch.float32, attention="sdpa")
         wanted = torch.cat([plain_logps(plain, tree) for tree in trees])
     torch.testing.assert_close(logps, wanted, rtol=1e-4, atol=1e-4)
@@ -313,5 +313,5 @@ def test_the_padding_tokens_embedding_learns_like_any_other(sharp_folder):
     embedding = model.get_input_embeddings()
     embedding.padding_idx = 7
     policy = Policy(model)
-    policy(plant([Tree([], [Leaf([5, 7, 9, 11], [False, True, True, True])])]))[0].sum().backward()
+    policy(pack_forest([Tree([], [Leaf([5, 7, 9, 11], [False, True, True, True])])]))[0].sum().backward()
     assert all(embedding.weight.grad[token].abs().max() > 0 for token in (5, 7, 9))

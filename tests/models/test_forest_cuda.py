@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask, create_mask
 
-from tercet.models.forest import Forest, Leaf, Tree, plant
+from tercet.models.forest import Forest, Leaf, Tree, pack_forest
 from tercet.models.forest_cuda import BLOCK, Layout, flash_attention, torch_varlen
-from tercet.models.thrift import missing_compiler
+from tercet.models.layer_wrappers import missing_compiler
 
 CPU = torch.device("cpu")
 
@@ -27,7 +27,7 @@ def some_forest(seed: int, multiple: int = 1, longest: int = 260, leaves: int = 
         parts = [ids() for _ in range(source.randint(1, leaves))]
         return Tree(ids() if source.random() < 0.7 else [], [Leaf(part, [True] * len(part)) for part in parts])
 
-    return plant([tree() for _ in range(source.randint(1, 5))], multiple)
+    return pack_forest([tree() for _ in range(source.randint(1, 5))], multiple)
 
 
 def layout(forest: Forest) -> Layout:
@@ -107,7 +107,9 @@ def test_a_layout_is_worked_out_once_for_all_layers():
 
 def test_a_trunk_and_its_only_leaf_are_one_sequence():
     leaf = Leaf([4, 5], [True] * 2)
-    found = layout(plant([Tree([1, 2, 3], [leaf]), Tree([], [leaf]), Tree([7], []), Tree([6], [leaf])], 16)).sequences
+    found = layout(
+        pack_forest([Tree([1, 2, 3], [leaf]), Tree([], [leaf]), Tree([7], []), Tree([6], [leaf])], 16)
+    ).sequences
     assert found is not None
     assert found.bounds.tolist() == [0, 5, 7, 8, 11, 16], "what fills the row up is a sequence too"
     assert found.bounds.dtype == torch.int32
@@ -116,7 +118,7 @@ def test_a_trunk_and_its_only_leaf_are_one_sequence():
 
 def test_a_tree_that_branches_is_no_row_of_sequences():
     leaf = Leaf([4, 5], [True] * 2)
-    assert layout(plant([Tree([], [leaf]), Tree([1, 2, 3], [leaf, leaf])])).sequences is None
+    assert layout(pack_forest([Tree([], [leaf]), Tree([1, 2, 3], [leaf, leaf])])).sequences is None
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tercet.models.draw import _nucleus, choose, draw
-from tercet.models.folder import load_model
-from tercet.models.forest import Leaf, Tree, plant
+from tercet.models.forest import Leaf, Tree, pack_forest
 from tercet.models.generate import GenerateError, LocalGenerator
+from tercet.models.hf_folder import load_model
+from tercet.models.sampling import _nucleus, choose, draw
 from tercet.rows import Message, Sampling, Seeded
 from tercet.train.export import open_policy
 
@@ -109,7 +109,7 @@ def test_its_log_probabilities_are_the_trainers(generator, sharp_folder, tempera
         for prompt, group in zip(ids, written, strict=True)
     ]
     with torch.no_grad():
-        logps, _ = open_policy(sharp_folder)(plant(trees), temperature=temperature or 1.0)
+        logps, _ = open_policy(sharp_folder)(pack_forest(trees), temperature=temperature or 1.0)
     sampled = torch.tensor([logp for group in written for one in group for logp in one.logps])
     torch.testing.assert_close(sampled, logps, rtol=1e-4, atol=1e-4)
 
@@ -278,6 +278,6 @@ def test_tokens_drawn_a_few_rows_at_a_time_are_those_drawn_at_once(monkeypatch, 
     numbers = torch.rand(9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     how = Sampling(1, temperature, top_k=50, top_p=0.9)
     whole = draw(rows, numbers if temperature else numbers[:0], how)
-    monkeypatch.setattr("tercet.models.draw.CACHED", 600)
+    monkeypatch.setattr("tercet.models.sampling.CACHED", 600)
     parts = draw(rows, numbers if temperature else numbers[:0], how)
     assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))

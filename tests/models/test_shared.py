@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tercet.models import decoding, generate
-from tercet.models.folder import load_model
 from tercet.models.generate import GenerateError, LocalGenerator
+from tercet.models.hf_folder import load_model
 from tercet.models.score import Question, _batches, score
 from tercet.rows import PLAIN, Message, Sampling
 

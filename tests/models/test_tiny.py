@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from tercet.models import tiny
-from tercet.models.folder import load_model, load_tokenizer, model_digest, tokenizer_digest
+from tercet.models.hf_folder import load_model, load_tokenizer, model_digest, tokenizer_digest
 
 
 def contents(folder: Path) -> dict[str, bytes]:

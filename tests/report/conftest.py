@@ -27,7 +27,7 @@ def fake(first_fake: FakeRun, tmp_path: Path) -> FakeRun:
 
 @pytest.fixture
 def taught(first_taught: FakeRun, tmp_path: Path) -> FakeRun:
-    """The same with a reward model and PPO, watched, with two alarms."""
+    """The same with a reward model and PPO, watched, with two alerts."""
     return _copy(first_taught, tmp_path / "runs")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from tercet.rows import Message, Pair, write_table
 
 Object = dict[str, Any]
-OLD = ("rows", "removed", "exams")  # what a summary had before it had a data sheet
+OLD = ("rows", "removed", "benchmarks")  # what a summary had before it had a data sheet
 
 
 def source(name: str, read: int, kept: int, removed: dict[str, int], **more: Any) -> Object:
@@ -29,7 +29,7 @@ def cell(part: str, task: str, copied: int, items: int, verdict: str = "rows rem
 
 
 RULE = {"ngram": 8, "threshold": 0.5, "share": 0.02, "exact": False}
-EXAMS = [
+BENCHMARKS = [
     {"task": "constraints@1", "items": 80, "copied": 0, "share": 0.0},
     {"task": "gpqa@1", "items": 448, "copied": 31, "share": 31 / 448},
     {"task": "words@1", "items": 120, "copied": 3, "share": 0.025},
@@ -40,7 +40,7 @@ MATRIX = [
     cell("words@1", "words@1", 3, 120),
     cell("words@1", "words@1:examples", 1, 8),
 ]
-LESSONS = {
+SFT_DATA = {
     "of": "rows",
     "rows": 595,
     "removed": {"contaminated": 3, "contaminated set": 90, "duplicate": 1, "keywords": 1},
@@ -54,7 +54,7 @@ LESSONS = {
         line("constraints@1", 298, 1_192_000, "not known here", "unknown", source="orders"),
     ],
     "counted": "words",
-    "exams": EXAMS,
+    "benchmarks": BENCHMARKS,
     "matrix": MATRIX,
     "rule": RULE,
     "licences": ["orders may not be sold, and the recipe asks for commercial use."],
@@ -64,12 +64,15 @@ LESSONS = {
         "differences": [{"source": "someone/quiz-bowl", "expected": 100, "found": 90}],
     },
 }
-CHOICES = LESSONS | {
+CHOICES = SFT_DATA | {
     "of": "pairs",
     "rows": 77,
-    "sources": [source("prefs", 40, 39, {"duplicate": 1}), source("verdicts", 38, 38, {})],
-    "sheet": [line("prefs", 39, 5_000, "CC-BY-4.0", "yes"), line("verdicts", 38, 6_000, "CC-BY-NC-4.0", "no")],
-    "exams": [EXAMS[0]],
+    "sources": [source("on_policy_pairs", 40, 39, {"duplicate": 1}), source("verdicts", 38, 38, {})],
+    "sheet": [
+        line("on_policy_pairs", 39, 5_000, "CC-BY-4.0", "yes"),
+        line("verdicts", 38, 6_000, "CC-BY-NC-4.0", "no"),
+    ],
+    "benchmarks": [BENCHMARKS[0]],
     "matrix": [],
     "licences": [],
     "expected": None,
@@ -99,15 +102,15 @@ VERDICTS = {
     "of": "pairs",
     "prompts": 50,
     "repeats": 2,
-    "rules": {"judged": 38},
+    "rules": {"rated_pairs": 38},
     "no_pair": {"all answers are as good": 9, "an answer could not be had": 3},
     "read": 47,
     "pairs": 38,
     "dropped": {"all answers are as good": 9},
     "ratings": {"not applicable": 12, "rated": 364},
     "models": {
-        "author-0123456789ab": {"judged": 38, "chosen": 0.605, "rejected": 0.395},
-        "base-ba5eba5eba5e": {"judged": 38, "chosen": 0.395, "rejected": 0.605},
+        "author-0123456789ab": {"rated_pairs": 38, "chosen": 0.605, "rejected": 0.395},
+        "base-ba5eba5eba5e": {"rated_pairs": 38, "chosen": 0.395, "rejected": 0.605},
     },
     "mean_words": {"chosen": 112.3, "rejected": 95.8},
     "aspect_agreement": {"helpfulness": 0.91, "honesty": 0.74, "instruction_following": 0.88, "truthfulness": 0.7},
@@ -116,11 +119,11 @@ VERDICTS = {
 
 def write_data(payload: Callable[[str], Path]) -> None:
     """The summaries of the run's data stages, and the pairs that the judge chose."""
-    told = {"lessons": LESSONS, "choices": CHOICES, "stories": STORIES, "verdicts": VERDICTS}
+    told = {"sft-data": SFT_DATA, "choices": CHOICES, "stories": STORIES, "verdicts": VERDICTS}
     for name, summary in told.items():
         (payload(name) / "summary.json").write_text(json.dumps(summary))
     asked, good, bad = (Message("user", "Why is the sea salt?"), *(Message("assistant", f"Rivers {k}.") for k in "ab"))
-    made = json.dumps({"rule": "judged", "judge": "author-0123456789ab"})
+    made = json.dumps({"rule": "rated_pairs", "judge": "author-0123456789ab"})
     models = {"chosen_model": "author-0123456789ab", "rejected_model": "base-ba5eba5eba5e"}
     ratings = {"chosen_rating": 4.25, "rejected_rating": 3.0}
     pair = Pair("j-1", (asked, good), (asked, bad), "stories", "chat", provenance=made, **models, **ratings)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Stages that learn from rewards, added to the fake run: a reward model, PPO, alarms, and rollouts as written today."""
+"""Stages that learn from rewards, added to the fake run: a reward model, PPO, alerts, and rollouts as written today."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 from fake_run import NAMES, SCRIPT, TOPICS, FakeRun, key_of, write_run
 
-from tercet.recipe import Recipe, Report, Watch
+from tercet.recipe import MonitorSpec, Recipe, ReportSpec
 from tercet.rows import write_table
 
-ALARMS = [
+ALERTS = [
     {
-        "alarm": "hollow",
+        "alert": "hollow",
         "round": 21,
         "last": 27,
         "value": 0.31,
@@ -24,7 +24,7 @@ ALARMS = [
         "rounds in a row (0.22, 0.25, 0.26, 0.3, 0.31). Try: raise kl_beta, or add a rubric as a gate",
     },
     {
-        "alarm": "entropy",
+        "alert": "entropy",
         "round": 34,
         "value": 0.014,
         "threshold": 0.02,
@@ -33,18 +33,18 @@ ALARMS = [
 ]
 STAGES: dict[str, Any] = {
     "scorer": {"kind": "reward", "model": "sft", "pairs": "choices"},
-    "ppo": {"kind": "ppo", "model": "dpo", "prompts": "lessons", "value": "scorer", "steps": 40},
-    "exam-ppo": {"kind": "eval", "model": "ppo", "exam": "exam"},
+    "ppo": {"kind": "ppo", "model": "dpo", "prompts": "sft-data", "value": "scorer", "steps": 40},
+    "benchmark-ppo": {"kind": "eval", "model": "ppo", "benchmark": "benchmark"},
 }
 HOLLOW = '[{"func_name": "verify_keywords", "keyword_list": ["harbour", "lantern"]}]'
 
 
 def write_taught(store: Path) -> FakeRun:
-    """The fake run whose last exam is of a PPO model; RLVR was watched too and had no alarm."""
+    """The fake run whose last evaluation is of a PPO model; RLVR was watched too and had no alert."""
     fake = write_run(store)
     recipe = fake.recipe.model_dump(mode="json", exclude_unset=True)
     recipe["stage"] |= STAGES
-    recipe["stage"]["page"]["evals"] = ["exam-base", "exam-sft", "exam-rlvr", "exam-ppo"]
+    recipe["stage"]["page"]["evals"] = ["benchmark-base", "benchmark-sft", "benchmark-rlvr", "benchmark-ppo"]
     fake.recipe = fake.context.recipe = Recipe.model_validate(recipe)
     for name in STAGES:
         inputs = {need: key_of(need) for need in fake.recipe.needs(name)}
@@ -53,19 +53,19 @@ def write_taught(store: Path) -> FakeRun:
         (fake.folder(name) / "payload" / "tercet").mkdir(parents=True)
         _record(fake, name, record)
     for name in ("scores.json", "results.jsonl"):
-        text = (fake.folder("exam-rlvr") / "payload" / name).read_text()
-        (fake.folder("exam-ppo") / "payload" / name).write_text(text)
-    for name in ("rlvr", "ppo"):
+        text = (fake.folder("benchmark-rlvr") / "payload" / name).read_text()
+        (fake.folder("benchmark-ppo") / "payload" / name).write_text(text)
+    for name in ("grpo", "ppo"):
         record = json.loads((fake.folder(name) / "artifact.json").read_text())
-        record["spec"] = {"watch": Watch().model_dump(mode="json")}
+        record["spec"] = {"monitor": MonitorSpec().model_dump(mode="json")}
         _record(fake, name, record)
-    (_tercet(fake, "rlvr") / "alarms.json").write_text("[]")
-    (_tercet(fake, "ppo") / "alarms.json").write_text(json.dumps(ALARMS))
+    (_tercet(fake, "rlvr") / "alerts.json").write_text("[]")
+    (_tercet(fake, "ppo") / "alerts.json").write_text(json.dumps(ALERTS))
     (_tercet(fake, "scorer") / "accuracy.json").write_text(json.dumps(_accuracy()))
     rng = random.Random(11)
     _metrics(fake, rng)
     write_table(_tercet(fake, "ppo") / "rollouts.parquet", rollouts(rng, advantage=False))
-    assert isinstance(fake.spec, Report)
+    assert isinstance(fake.spec, ReportSpec)
     return fake
 
 
@@ -76,7 +76,11 @@ def rollouts(rng: random.Random, *, num_rounds: int = 40, advantage: bool = True
         for group in range(6):
             words = group % 2
             prompt = f"How many tiles are left of {group + 20}?" if words else f"Tell me about {TOPICS[group]}."
-            row = {"step": step, "verifier": "gsm8k@1" if words else "tulu_if@1", "truth": "12" if words else HOLLOW}
+            row = {
+                "step": step,
+                "verifier": "gsm8k@1" if words else "tulu_if@1",
+                "reference": "12" if words else HOLLOW,
+            }
             row |= {"prompt_id": f"{'words' if words else 'orders'}-{group + 6 * step % 30}", "prompt": prompt}
             for sample in range(4):
                 rows.append(row | _completion(rng, step, sample, bool(words)))

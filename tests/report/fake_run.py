@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fake_data import write_data
-from fake_exam import score, write_exam
+from fake_eval import score, write_benchmark
 
-from tercet.recipe import Recipe, Report
+from tercet.recipe import Recipe, ReportSpec
 from tercet.rows import Message, Pair, Row, write_table
 from tercet.store import Artifact, Context
 from tercet.track import Tracker
@@ -24,10 +24,10 @@ TOPICS = ("a lighthouse", "bread", "the tides", "a night train", "bees", "a borr
 SKILL = {"words@1": "word problems", "constraints@1": "constraints", "talk@1": "talk", "facts@1": "knowledge"}
 METRIC = {"words@1": "accuracy", "constraints@1": "accuracy", "talk@1": "bpb", "facts@1": "choice"}
 CHANCE = {  # how likely each checkpoint is right
-    "exam-base": {"words@1": 0.12, "constraints@1": 0.30, "facts@1": 0.55},
-    "exam-sft": {"words@1": 0.34, "constraints@1": 0.44, "facts@1": 0.56},
-    "exam-dpo": {"words@1": 0.36, "constraints@1": 0.55, "facts@1": 0.54},
-    "exam-rlvr": {"words@1": 0.52, "constraints@1": 0.66, "facts@1": 0.55},
+    "benchmark-base": {"words@1": 0.12, "constraints@1": 0.30, "facts@1": 0.55},
+    "benchmark-sft": {"words@1": 0.34, "constraints@1": 0.44, "facts@1": 0.56},
+    "benchmark-dpo": {"words@1": 0.36, "constraints@1": 0.55, "facts@1": 0.54},
+    "benchmark-rlvr": {"words@1": 0.52, "constraints@1": 0.66, "facts@1": 0.55},
 }
 RECIPE: dict[str, Any] = {
     "name": "quickstart",
@@ -36,12 +36,12 @@ RECIPE: dict[str, Any] = {
     "stage": {
         "words": {"kind": "synth", "generator": "words@1", "rows": 400},
         "orders": {"kind": "synth", "generator": "constraints@1", "rows": 300},
-        "exam-words": {"kind": "synth", "generator": "words@1", "rows": 120, "split": "exam"},
-        "exam": {"kind": "prompts", "tasks": list(SKILL), "items": ["exam-words"]},
-        "lessons": {
+        "test-words": {"kind": "synth", "generator": "words@1", "rows": 120, "split": "benchmark"},
+        "benchmark": {"kind": "prompts", "tasks": list(SKILL), "items": ["test-words"]},
+        "sft-data": {
             "kind": "mix",
             "sources": [{"stage": "words", "rows": 300}, {"stage": "orders"}],
-            "against": ["exam"],
+            "against": ["benchmark"],
         },
         "author": {"kind": "model", "model": "tiny:2x64"},
         "stories": {
@@ -51,22 +51,30 @@ RECIPE: dict[str, Any] = {
             "seeds": {"path": "personas.jsonl"},
             "budget": 2.0,
         },
-        "verdicts": {"kind": "judged", "prompts": "stories", "pool": ["author", "base"], "judge": "author"},
-        "choices": {"kind": "pairs", "sources": [{"stage": "prefs"}, {"stage": "verdicts"}], "against": ["exam"]},
-        "sft": {"kind": "sft", "model": "base", "rows": "lessons", "learning_rate": 2e-5, "batch": 16},
-        "prefs": {"kind": "prefs", "model": "sft", "prompts": "lessons"},
+        "verdicts": {"kind": "rated_pairs", "prompts": "stories", "pool": ["author", "base"], "judge": "author"},
+        "choices": {
+            "kind": "pairs",
+            "sources": [{"stage": "on_policy_pairs"}, {"stage": "verdicts"}],
+            "against": ["benchmark"],
+        },
+        "sft": {"kind": "sft", "model": "base", "rows": "sft-data", "learning_rate": 2e-5, "batch": 16},
+        "on_policy_pairs": {"kind": "on_policy_pairs", "model": "sft", "prompts": "sft-data"},
         "dpo": {"kind": "dpo", "model": "sft", "pairs": "choices"},
-        "rlvr": {"kind": "rlvr", "model": "dpo", "prompts": "lessons", "steps": 40},
-        "exam-base": {"kind": "eval", "model": "base", "exam": "exam"},
-        "exam-sft": {"kind": "eval", "model": "sft", "exam": "exam"},
-        "exam-dpo": {"kind": "eval", "model": "dpo", "exam": "exam"},
-        "exam-rlvr": {"kind": "eval", "model": "rlvr", "exam": "exam"},
+        "rlvr": {"kind": "rlvr", "model": "dpo", "prompts": "sft-data", "steps": 40},
+        "benchmark-base": {"kind": "eval", "model": "base", "benchmark": "benchmark"},
+        "benchmark-sft": {"kind": "eval", "model": "sft", "benchmark": "benchmark"},
+        "benchmark-dpo": {"kind": "eval", "model": "dpo", "benchmark": "benchmark"},
+        "benchmark-rlvr": {"kind": "eval", "model": "rlvr", "benchmark": "benchmark"},
         "page": {"kind": "report", "evals": list(CHANCE), "title": "From 135M parameters to a better student"},
     },
 }
 
 
-EXAMS = {"exam-base": 0.0, "exam-sft": 0.06, "exam-rlvr": 0.09}  # how much better each checkpoint of the big exam is
+BENCHMARKS = {
+    "benchmark-base": 0.0,
+    "benchmark-sft": 0.06,
+    "benchmark-rlvr": 0.09,
+}  # how much better each checkpoint of the big evaluation is
 
 
 @dataclass
@@ -78,9 +86,9 @@ class FakeRun:
     context: Context
 
     @property
-    def spec(self) -> Report:
+    def spec(self) -> ReportSpec:
         spec = self.recipe.stage["page"]
-        assert isinstance(spec, Report)
+        assert isinstance(spec, ReportSpec)
         return spec
 
     @property
@@ -92,7 +100,7 @@ class FakeRun:
 
 
 def write_run(store: Path) -> FakeRun:
-    """Every artefact of the recipe but the page."""
+    """Every artifact of the recipe but the page."""
     recipe = Recipe.model_validate(RECIPE)
     for name in recipe.order():
         if name != "page":
@@ -101,20 +109,22 @@ def write_run(store: Path) -> FakeRun:
     _data(store, rng)
     _metrics(store, rng)
     _rollouts(store, rng)
-    _exams(store, rng)
+    _benchmarks(store, rng)
     context = Context("page", 17, recipe, store / "work", Tracker(None), {}, lambda path, dtype: None)
     return FakeRun(recipe, store, context)
 
 
-def write_exams(store: Path, scale: float = 1.0) -> FakeRun:
-    """The same run, whose page tells the fourteen tasks of a development exam; the last one also opened the unseen."""
+def write_benchmarks(store: Path, scale: float = 1.0) -> FakeRun:
+    """The same run, whose page tells the fourteen tasks of a development evaluation; the last one also opened the
+    unseen.
+    """
     fake = write_run(store)
-    for name, gain in EXAMS.items():
-        write_exam(_payload(store, name), gain, scale=scale)
+    for name, gain in BENCHMARKS.items():
+        write_benchmark(_payload(store, name), gain, scale=scale)
     tasks = ["gpqa@1", "ifbench@1"]
-    lines = [{"exam": f"{name}-0123456789ab", "tasks": tasks} for name in ("final", "final", "peek")]
+    lines = [{"benchmark": f"{name}-0123456789ab", "tasks": tasks} for name in ("final", "final", "peek")]
     (store / "unseen.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    fake.recipe.stage["page"] = Report(evals=tuple(EXAMS), title="A development exam")
+    fake.recipe.stage["page"] = ReportSpec(evals=tuple(BENCHMARKS), title="A development exam")
     return fake
 
 
@@ -127,7 +137,9 @@ def _payload(store: Path, name: str) -> Path:
 
 
 def _commit(store: Path, recipe: Recipe, name: str) -> None:
-    seconds = {"sft": 171.4, "dpo": 63.2, "rlvr": 312.9, "prefs": 88.1}.get(name, 41.0 if "exam-" in name else 1.7)
+    seconds = {"sft": 171.4, "dpo": 63.2, "rlvr": 312.9, "on_policy_pairs": 88.1}.get(
+        name, 41.0 if "exam-" in name else 1.7
+    )
     _payload(store, name).mkdir(parents=True)
     record = {
         "kind": recipe.kind(name),
@@ -166,19 +178,24 @@ def _rows(rng: random.Random, num: int, source: str) -> list[Row]:
 
 def _data(store: Path, rng: random.Random) -> None:
     words, orders = _rows(rng, 60, "words@1"), _rows(rng, 40, "constraints@1")
-    lessons = _payload(store, "lessons")
-    write_table(lessons / "rows.parquet", words + orders)
+    sft_data = _payload(store, "sft-data")
+    write_table(sft_data / "rows.parquet", words + orders)
     question, _ = _word_problem(rng)
-    clean = {"task": "", "item": "", "coverage": 0.0, "exam_text": ""}
+    clean = {"task": "", "item": "", "coverage": 0.0, "benchmark_text": ""}
     removed = [
         {
             "source": "words",
             "row": f"plant-{i}",
             "rule": "contaminated",
-            "detail": "copies 1 exam item",
+            "detail": "copies 1 evaluation item",
             "task": "words@1",
         }
-        | {"item": f"item-{i}", "coverage": 0.97 - 0.1 * i, "row_text": f"Homework: {question}", "exam_text": question}
+        | {
+            "item": f"item-{i}",
+            "coverage": 0.97 - 0.1 * i,
+            "row_text": f"Homework: {question}",
+            "benchmark_text": question,
+        }
         for i in range(3)
     ]
     removed += [
@@ -189,16 +206,16 @@ def _data(store: Path, rng: random.Random) -> None:
         {"source": "orders", "row": "o-9", "rule": "keywords", "detail": "assistant says 'GPT-4'", "row_text": SCRIPT}
         | clean
     ]
-    write_table(lessons / "removed.parquet", removed)
+    write_table(sft_data / "removed.parquet", removed)
     pairs = [_pair(rng, row, i) for i, row in enumerate((words + orders)[40:80])]
-    write_table(_payload(store, "prefs") / "pairs.parquet", pairs)
+    write_table(_payload(store, "on_policy_pairs") / "pairs.parquet", pairs)
     skills = {"word problems": {"samples": 160, "pass_rate": 0.36, "truncated": 0.02}}
     summary = {"prompts": 100, "pairs": 40, "skills": skills, "rules": {"persona_if": 20, "right_wrong": 20}}
     summary |= {
         "mean_length": {"chosen": 61.2, "rejected": 66.0},
         "no_pair": {"nothing passed": 41, "nothing failed": 19},
     }
-    (_payload(store, "prefs") / "summary.json").write_text(json.dumps(summary))
+    (_payload(store, "on_policy_pairs") / "summary.json").write_text(json.dumps(summary))
     write_data(lambda name: _payload(store, name))
 
 
@@ -211,7 +228,7 @@ def _pair(rng: random.Random, row: Row, i: int) -> Pair:
     )
     ratings: dict[str, Any] = {"chosen_rating": 1.0, "rejected_rating": 0.0}
     ratings |= {"chosen_model": "sft", "rejected_model": "sft"}
-    return Pair(f"pair-{i}", (*row.prompt, good), (*row.prompt, bad), "lessons", row.skill, provenance=made, **ratings)
+    return Pair(f"pair-{i}", (*row.prompt, good), (*row.prompt, bad), "sft-data", row.skill, provenance=made, **ratings)
 
 
 def _metrics(store: Path, rng: random.Random) -> None:
@@ -266,24 +283,24 @@ def _rollouts(store: Path, rng: random.Random) -> None:
     write_table(_payload(store, "rlvr") / "tercet" / "rollouts.parquet", rows)
 
 
-def _exams(store: Path, rng: random.Random) -> None:
+def _benchmarks(store: Path, rng: random.Random) -> None:
     items = []
     for task in SKILL:
         for i in range(120 if task == "words@1" else 80):
             question, answer = _word_problem(rng) if task == "words@1" else (_order(rng), 0)
             items.append((task, f"item-{i}", question, str(answer), rng.random()))
-    for exam, chances in CHANCE.items():
-        results = [_result(rng, exam, chances, item) for item in items]
-        folder = _payload(store, exam)
+    for benchmark, chances in CHANCE.items():
+        results = [_result(rng, benchmark, chances, item) for item in items]
+        folder = _payload(store, benchmark)
         (folder / "results.jsonl").write_text("".join(json.dumps(result) + "\n" for result in results))
         scores = {task: score(_card(task), [r for r in results if r["task"] == task]) for task in SKILL}
         (folder / "scores.json").write_text(json.dumps(scores))
 
 
 def _result(
-    rng: random.Random, exam: str, chances: dict[str, float], item: tuple[str, str, str, str, float]
+    rng: random.Random, benchmark: str, chances: dict[str, float], item: tuple[str, str, str, str, float]
 ) -> dict[str, Any]:
-    task, name, question, truth, hard = item
+    task, name, question, reference, hard = item
     head: dict[str, Any] = {
         "task": task,
         "item": name,
@@ -293,12 +310,17 @@ def _result(
         "subset": "",
         "aggregate": "micro",
     }
-    head |= {"digest": "d", "messages": [{"role": "user", "content": question}], "prompt_ids": [1, 2], "truth": truth}
+    head |= {
+        "digest": "d",
+        "messages": [{"role": "user", "content": question}],
+        "prompt_ids": [1, 2],
+        "reference": reference,
+    }
     blank = {"output": "", "stop": "", "answer": "", "outcome": "graded", "detail": "", "numbers": {}}
     if task == "talk@1":
         size, per_byte = (
             100 + int(40 * hard),
-            0.92 + 0.2 * hard + (0.004 if exam == "exam-rlvr" else 0) + rng.gauss(0, 0.02),
+            0.92 + 0.2 * hard + (0.004 if benchmark == "benchmark-rlvr" else 0) + rng.gauss(0, 0.02),
         )
         return head | blank | {"score": per_byte, "bits": per_byte * size, "num_bytes": size, "num_tokens": 30}
     right = 0.6 * hard + 0.4 * rng.random() < chances[task]
@@ -308,10 +330,17 @@ def _result(
         return (
             head
             | blank
-            | {"output": answer, "answer": answer, "score": float(right), "options": options, "gold": 0, "truth": ""}
+            | {
+                "output": answer,
+                "answer": answer,
+                "score": float(right),
+                "options": options,
+                "gold": 0,
+                "reference": "",
+            }
             | {"raw": float(right), "per_token": float(right)}
         )
-    answer = truth if right else str(int(truth) + rng.randint(1, 9))
+    answer = reference if right else str(int(reference) + rng.randint(1, 9))
     text = f"Let me work it out.\n\nThe boxes hold {answer} together, so the answer is {answer}.\n#### {answer}"
     if name == "item-3":
         text = f"{SCRIPT} {text}"

@@ -61,7 +61,7 @@ def test_lineage_draws_every_box_and_every_edge_from_left_to_right() -> None:
         charts.Box("mix", "mix", "", ("rows",)),
         charts.Box("sft", "sft", "", ("base", "mix")),
         charts.Box("rlvr", "rlvr", "", ("sft", "mix")),
-        charts.Box("exam", "eval", "", ("rlvr", "base")),
+        charts.Box("benchmark", "eval", "", ("rlvr", "base")),
     ]
     root = ET.fromstring(charts.lineage(boxes))
     tips = [title.text for title in root.iter("title")]

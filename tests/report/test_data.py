@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_data import EXAMS, MATRIX, age
+from fake_data import BENCHMARKS, MATRIX, age
 from fake_run import SCRIPT, FakeRun
 
 from tercet.report import data
@@ -50,7 +50,7 @@ def test_the_matrix_has_a_line_for_each_part_and_marks_dropped_sets(fake: FakeRu
     assert "% of items copied gpqa@1 words@1 words@1:examples quiz-bowl set dropped 6.9 31 of 448 – –" in told
     assert "words@1 – 2.5 3 of 120 12.5 1 of 8 Any of them 6.9 2.5 12.5" in told
     assert "Not copied at all: constraints@1." in told
-    assert "more than 2 % of an unseen exam goes as a whole" in told
+    assert "more than 2 % of an unseen evaluation goes as a whole" in told
     assert "No row copies an item of constraints@1." in told  # the mixture of pairs
 
 
@@ -74,16 +74,16 @@ def test_written_and_judged_stages_tell_their_account(fake: FakeRun, tmp_path: P
 
 
 def test_a_summary_of_an_older_version_is_told_as_far_as_it_goes(fake: FakeRun, tmp_path: Path) -> None:
-    age(fake.folder("lessons") / "payload" / "summary.json")
+    age(fake.folder("sft-data") / "payload" / "summary.json")
     told = section(fake, tmp_path)
-    lessons = told[: told.index("choices mixture of pairs")]
-    assert "Data sheet" not in lessons
-    assert "Source Read Sampled contaminated duplicate keywords contaminated set Kept words 400 300" in lessons
-    assert "Exam task Items Found in the sources Share" in lessons
-    assert "cover more than 50 % of one exam item" in lessons
+    sft_data = told[: told.index("choices mixture of pairs")]
+    assert "Data sheet" not in sft_data
+    assert "Source Read Sampled contaminated duplicate keywords contaminated set Kept words 400 300" in sft_data
+    assert "Evaluation task Items Found in the sources Share" in sft_data
+    assert "cover more than 50 % of one evaluation item" in sft_data
 
 
-@pytest.mark.parametrize("name", ["lessons", "choices", "stories", "verdicts", "prefs"])
+@pytest.mark.parametrize("name", ["sft-data", "choices", "stories", "verdicts", "on_policy_pairs"])
 def test_an_empty_summary_and_a_missing_one_still_make_a_page(fake: FakeRun, tmp_path: Path, name: str) -> None:
     path = fake.folder(name) / "payload" / "summary.json"
     path.write_text("{}")
@@ -95,7 +95,7 @@ def test_an_empty_summary_and_a_missing_one_still_make_a_page(fake: FakeRun, tmp
 
 
 def test_every_cell_shows_its_largest_copies_once_and_other_rules_a_few_rows(tmp_path: Path) -> None:
-    blank = {"detail": "", "item": "", "coverage": 0.0, "row_text": "", "exam_text": "", "source": "s"}
+    blank = {"detail": "", "item": "", "coverage": 0.0, "row_text": "", "benchmark_text": "", "source": "s"}
     rows: list[dict[str, Any]] = [blank | {"rule": "duplicate", "task": "", "row": f"d{k}"} for k in range(30)]
     copy = blank | {"rule": "contaminated", "task": "t@1"}
     for k in range(2000):  # every item twice, at half the coverage
@@ -113,7 +113,7 @@ def test_every_cell_shows_its_largest_copies_once_and_other_rules_a_few_rows(tmp
 
 
 def test_a_matrix_names_the_tasks_nobody_copies() -> None:
-    found = data.matrix(MATRIX, EXAMS)
+    found = data.matrix(MATRIX, BENCHMARKS)
     assert found["tasks"] == ["gpqa@1", "words@1", "words@1:examples"]
     assert [(line["part"], line["whole"]) for line in found["lines"]] == [("quiz-bowl", ["gpqa@1"]), ("words@1", [])]
     assert found["untouched"] == ["constraints@1"]
@@ -128,7 +128,7 @@ def test_a_broken_summary_says_where(tmp_path: Path) -> None:
 
 def test_a_length_of_one_side_alone_is_not_told(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text('{"mean_length": {"chosen": 3.0}, "mean_words": null}')
-    told = data.told("prefs", tmp_path)
+    told = data.told("on_policy_pairs", tmp_path)
     assert (told["mean_length"], told["mean_words"]) == ({}, {})
 
 

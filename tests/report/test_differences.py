@@ -8,8 +8,8 @@ from fake_run import CHANCE, FakeRun
 from hypothesis import strategies as st
 
 from tercet.records import Result
-from tercet.report import compare, facts, samples
-from tercet.report.facts import Checkpoint, TaskScore
+from tercet.report import collect, compare, samples
+from tercet.report.collect import Checkpoint, TaskScore
 from tercet.stats import Comparison
 
 scores = st.lists(st.tuples(st.floats(0, 5), st.floats(0, 5)), min_size=2, max_size=40)
@@ -68,9 +68,9 @@ def test_amounts_have_true_signs_and_no_negative_zero() -> None:
     assert compare.amount(0.4567, "accuracy", sign=True) == "+45.7"
 
 
-def told(fake: FakeRun) -> tuple[dict[str, facts.Stage], list[Checkpoint]]:
-    stages = facts.walk(fake.spec.evals, fake.inputs, fake.recipe)
-    return stages, facts.checkpoints(fake.spec.evals, stages, fake.recipe)
+def told(fake: FakeRun) -> tuple[dict[str, collect.Stage], list[Checkpoint]]:
+    stages = collect.walk(fake.spec.evals, fake.inputs, fake.recipe)
+    return stages, collect.checkpoints(fake.spec.evals, stages, fake.recipe)
 
 
 def test_everything_upstream_is_found_parents_first(fake: FakeRun) -> None:
@@ -79,12 +79,12 @@ def test_everything_upstream_is_found_parents_first(fake: FakeRun) -> None:
     assert all(order.index(parent) < order.index(name) for name, stage in stages.items() for parent in stage.inputs)
     assert set(order) == (set(fake.recipe.stage) | {"base"}) - {"page"}
     assert [point.label for point in points] == ["Base", "SFT", "DPO", "RLVR"]
-    assert [point.exam for point in points] == list(CHANCE)
+    assert [point.benchmark for point in points] == list(CHANCE)
 
 
 def test_samples_show_every_kind_of_change_and_match_the_results(fake: FakeRun) -> None:
     _, points = told(fake)
-    items = samples.exam_samples(points)
+    items = samples.eval_samples(points)
     counts = samples.change_counts(points)
     assert sum(sum(row.values()) for row in counts.values()) == len(points[-1].results)
     for task, row in counts.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fake_run import SCRIPT, FakeRun
 
-from tercet.recipe import Report
+from tercet.recipe import ReportSpec
 from tercet.report.page import model_name, run
 from tercet.report.render import HERE, duration, first_line
 
@@ -49,7 +49,7 @@ class Reader(HTMLParser):
             self.crossed.append(tag)
 
 
-def written(fake: FakeRun, tmp_path: Path, spec: Report | None = None) -> str:
+def written(fake: FakeRun, tmp_path: Path, spec: ReportSpec | None = None) -> str:
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
     run(spec or fake.spec, fake.inputs, out, fake.context)
@@ -78,7 +78,7 @@ def test_texts_of_models_and_data_cannot_become_markup(fake: FakeRun, tmp_path: 
     assert SCRIPT not in html
     assert (
         html.count("&lt;script&gt;alert(&#39;boo&#39;)&lt;/script&gt;") >= 2
-    )  # an exam answer or rollout, a removed row
+    )  # an evaluation answer or rollout, a removed row
     assert Reader(html).scripts == 1
 
 
@@ -95,18 +95,18 @@ def test_the_metrics_count_what_is_told(fake: FakeRun, tmp_path: Path) -> None:
 
 
 def test_folders_that_are_gone_are_named_and_the_rest_is_told(fake: FakeRun, tmp_path: Path) -> None:
-    for name in ("rlvr", "lessons", "prefs", "base"):
+    for name in ("rlvr", "sft-data", "on_policy_pairs", "base"):
         shutil.rmtree(fake.folder(name))
     html = written(fake, tmp_path)
     assert "gone from the store" in html
-    for name in ("rlvr", "lessons", "prefs", "base"):
+    for name in ("rlvr", "sft-data", "on_policy_pairs", "base"):
         assert f"<b>{name}</b>" in html
     assert [name for name in Reader(html).ids if name in SECTIONS] == list(SECTIONS)
     assert "Gradient norm" in html  # of sft and dpo, which are still there
 
 
-def test_one_exam_alone_makes_a_page(fake: FakeRun, tmp_path: Path) -> None:
-    html = written(fake, tmp_path, Report(evals=("exam-base",)))
+def test_one_benchmark_alone_makes_a_page(fake: FakeRun, tmp_path: Path) -> None:
+    html = written(fake, tmp_path, ReportSpec(evals=("benchmark-base",)))
     assert "no other checkpoint to compare it with" in html
     assert "What each step changed" not in html
     assert "No training stage lies upstream" in html
@@ -119,7 +119,7 @@ def test_a_repeated_step_counts_once_with_its_last_value(fake: FakeRun, tmp_path
 
 
 def test_lower_bits_per_byte_are_called_better(fake: FakeRun, tmp_path: Path) -> None:
-    path = fake.folder("exam-rlvr") / "payload" / "results.jsonl"
+    path = fake.folder("benchmark-rlvr") / "payload" / "results.jsonl"
     results = [json.loads(line) for line in path.read_text().splitlines()]
     for result in results:
         if result["metric"] == "bpb":
@@ -136,7 +136,7 @@ def test_lower_bits_per_byte_are_called_better(fake: FakeRun, tmp_path: Path) ->
 def test_titles_and_settings_come_from_the_recipe(fake: FakeRun, tmp_path: Path) -> None:
     html = written(fake, tmp_path)
     assert "<title>From 135M parameters to a better student</title>" in html
-    assert "<title>quickstart</title>" in written(fake, tmp_path, Report(evals=fake.spec.evals))
+    assert "<title>quickstart</title>" in written(fake, tmp_path, ReportSpec(evals=fake.spec.evals))
     assert "2e-5" in html
     assert "Peak learning rate" in html
 

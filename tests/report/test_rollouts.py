@@ -13,14 +13,14 @@ import pytest
 from fake_rollouts import rollouts as made
 from fake_run import SCRIPT, FakeRun
 
-from tercet.cli import main
-from tercet.report import drafts, rollouts
+from tercet.cli.main import main
+from tercet.report import rollouts, unfinished
 from tercet.report.page import run
 from tercet.report.render import HERE
 from tercet.rows import Message, Row, RowError, write_table
 from tercet.store import Artifact
 
-NEW = ("truth", "parts", "version")  # columns that older artefacts lack
+NEW = ("reference", "parts", "version")  # columns that older artifacts lack
 
 
 class Scripts(HTMLParser):
@@ -57,7 +57,7 @@ def data_of(page: Path) -> list[dict[str, Any]]:
     return stages
 
 
-def artefact(fake: FakeRun, name: str, rows: list[dict[str, Any]] | None = None) -> Artifact:
+def artifact(fake: FakeRun, name: str, rows: list[dict[str, Any]] | None = None) -> Artifact:
     found = Artifact.read(fake.folder(name))
     if rows is not None:
         write_table(found.payload / rollouts.FILE, rows)
@@ -84,26 +84,26 @@ def test_a_report_without_rollouts_has_no_browser(fake: FakeRun, tmp_path: Path)
 
 def test_every_completion_is_there_with_all_that_is_known(taught: FakeRun, tmp_path: Path) -> None:
     rows = made(random.Random(3), num_rounds=5)
-    rollouts.write([artefact(taught, "ppo", rows)], tmp_path / "page.html")
+    rollouts.write([artifact(taught, "ppo", rows)], tmp_path / "page.html")
     (stage,) = data_of(tmp_path / "page.html")
     assert [len(group["samples"]) for group in stage["groups"]] == [4] * 30
     flat = [(group, sample) for group in stage["groups"] for sample in group["samples"]]
     for row, (group, sample) in zip(rows, flat, strict=True):
         assert stage["prompts"][group["prompt"]] == row["prompt"]
         assert (group["step"], group["id"], group["verifier"]) == (row["step"], row["prompt_id"], row["verifier"])
-        assert group["truth"] == row["truth"]
+        assert group["reference"] == row["reference"]
         for name in ("sample", "reward", "score", "answer", "outcome", "stop", "length", "version", "text"):
             assert sample[name] == row[name]
         assert sample["parts"] == json.loads(row["parts"])
         assert sample["advantage"] == pytest.approx(row["advantage"], rel=1e-5)
 
 
-def test_older_artefacts_and_those_of_ppo_lack_columns(taught: FakeRun, tmp_path: Path) -> None:
+def test_older_artifacts_and_those_of_ppo_lack_columns(taught: FakeRun, tmp_path: Path) -> None:
     rows = [{k: v for k, v in row.items() if k not in NEW} for row in made(random.Random(3), num_rounds=2)]
-    rollouts.write([artefact(taught, "rlvr", rows), artefact(taught, "ppo")], tmp_path / "page.html")
+    rollouts.write([artifact(taught, "rlvr", rows), artifact(taught, "ppo")], tmp_path / "page.html")
     old, ppo = data_of(tmp_path / "page.html")
     sample = old["groups"][0]["samples"][0]
-    assert (old["groups"][0]["truth"], sample["parts"], sample["version"]) == ("", {}, None)
+    assert (old["groups"][0]["reference"], sample["parts"], sample["version"]) == ("", {}, None)
     assert sample["advantage"] is not None
     assert ppo["groups"][0]["samples"][0]["advantage"] is None
 
@@ -115,7 +115,7 @@ def test_the_report_shows_rollouts_of_ppo_without_advantages(taught: FakeRun, tm
 
 def test_texts_cannot_end_the_script_or_become_markup(taught: FakeRun, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    rollouts.write([artefact(taught, "ppo")], page, title="<b>bold</b>")
+    rollouts.write([artifact(taught, "ppo")], page, title="<b>bold</b>")
     html = page.read_text(encoding="utf-8")
     assert len(Scripts(html).scripts) == 2
     assert "<b>bold" not in html
@@ -131,7 +131,7 @@ def test_texts_cannot_end_the_script_or_become_markup(taught: FakeRun, tmp_path:
 
 def test_the_browser_needs_no_network(taught: FakeRun, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    rollouts.write([artefact(taught, "ppo")], page)
+    rollouts.write([artifact(taught, "ppo")], page)
     html = page.read_text(encoding="utf-8")
     assert Scripts(html).links == ["data:,"]
     assert "default-src 'none'" in html
@@ -143,7 +143,7 @@ def test_too_many_groups_are_chosen_evenly_over_the_rounds_and_the_page_says_so(
     taught: FakeRun, tmp_path: Path
 ) -> None:
     page = tmp_path / "page.html"
-    (counts,) = rollouts.write([artefact(taught, "ppo")], page, most=80)
+    (counts,) = rollouts.write([artifact(taught, "ppo")], page, most=80)
     assert (counts["rounds"], counts["groups"], counts["shown"], counts["completions"]) == (40, 240, 80, 960)
     (stage,) = data_of(page)
     steps = [group["step"] for group in stage["groups"]]
@@ -152,14 +152,14 @@ def test_too_many_groups_are_chosen_evenly_over_the_rounds_and_the_page_says_so(
     assert "<b>80 groups are here</b>, chosen by the hash" in page.read_text()
     assert len(stage["rounds"]) == 40  # the means are of all completions
     first = page.read_bytes()
-    rollouts.write([artefact(taught, "ppo")], page, most=80)
+    rollouts.write([artifact(taught, "ppo")], page, most=80)
     assert page.read_bytes() == first
 
 
 def test_long_texts_are_bounded(taught: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [row | {"text": "word " * 6000, "length": 6000} for row in made(random.Random(3), num_rounds=20)]
     monkeypatch.setattr(rollouts, "MOST_CHARACTERS", 1_000_000)
-    (counts,) = rollouts.write([artefact(taught, "ppo", rows)], tmp_path / "page.html")
+    (counts,) = rollouts.write([artifact(taught, "ppo", rows)], tmp_path / "page.html")
     assert counts["groups"] == 120
     assert 5 < counts["shown"] < 15
     assert (tmp_path / "page.html").stat().st_size < 1_500_000
@@ -169,21 +169,21 @@ def test_long_texts_are_bounded(taught: FakeRun, tmp_path: Path, monkeypatch: py
 
 def test_a_prompt_drawn_twice_in_a_round_makes_two_groups(taught: FakeRun, tmp_path: Path) -> None:
     rows = [row for row in made(random.Random(3), num_rounds=1) if row["prompt_id"] == "words-1"]
-    (counts,) = rollouts.write([artefact(taught, "ppo", rows + rows)], tmp_path / "page.html")
+    (counts,) = rollouts.write([artifact(taught, "ppo", rows + rows)], tmp_path / "page.html")
     assert (counts["groups"], len(data_of(tmp_path / "page.html")[0]["prompts"])) == (2, 1)
 
 
 def test_a_figure_that_is_no_number_stays_valid_json(taught: FakeRun, tmp_path: Path) -> None:
     rows = [row | {"advantage": float("nan")} for row in made(random.Random(3), num_rounds=1)]
-    rollouts.write([artefact(taught, "ppo", rows)], tmp_path / "page.html")
+    rollouts.write([artifact(taught, "ppo", rows)], tmp_path / "page.html")
     assert data_of(tmp_path / "page.html")[0]["groups"][0]["samples"][0]["advantage"] is None
 
 
 def test_a_stage_without_rollouts_and_too_little_room_are_refused(taught: FakeRun, tmp_path: Path) -> None:
     with pytest.raises(RowError, match=r"sft: no tercet/rollouts\.parquet; stages of kind rlvr and ppo write one"):
-        rollouts.write([artefact(taught, "sft"), artefact(taught, "ppo")], tmp_path / "page.html")
+        rollouts.write([artifact(taught, "sft"), artifact(taught, "ppo")], tmp_path / "page.html")
     with pytest.raises(RowError, match="at most 0 groups of 1 stages"):
-        rollouts.write([artefact(taught, "ppo")], tmp_path / "page.html", most=0)
+        rollouts.write([artifact(taught, "ppo")], tmp_path / "page.html", most=0)
 
 
 def test_the_command_writes_the_page_and_counts(
@@ -208,11 +208,11 @@ def draft(store: Path, lines: list[dict[str, Any]]) -> Path:
     """A PPO stage that was stopped in its third round: its last line is cut short."""
     folder = store / ".draft-ppo-0123456789ab"
     (folder / "work").mkdir(parents=True)
-    rows = [Row(f"r{i}", (Message("user", f"Question {i}?"),), verifier="gsm8k@1", truth=str(i)) for i in range(4)]
-    (store / "lessons-1" / "payload").mkdir(parents=True)
-    write_table(store / "lessons-1" / "payload" / "rows.parquet", rows)
-    spec = {"kind": "ppo", "prompts": "lessons"}
-    job = {"name": "ppo", "recipe": {"stage": {"ppo": spec}}, "inputs": {"lessons": str(store / "lessons-1")}}
+    rows = [Row(f"r{i}", (Message("user", f"Question {i}?"),), verifier="gsm8k@1", reference=str(i)) for i in range(4)]
+    (store / "sft-data-1" / "payload").mkdir(parents=True)
+    write_table(store / "sft-data-1" / "payload" / "rows.parquet", rows)
+    spec = {"kind": "ppo", "prompts": "sft-data"}
+    job = {"name": "ppo", "recipe": {"stage": {"ppo": spec}}, "inputs": {"sft-data": str(store / "sft-data-1")}}
     (folder / "job.json").write_text(json.dumps(job))
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "work" / "rollouts.jsonl").write_text(text + '{"round": 2, "rec')
@@ -243,7 +243,7 @@ def test_the_rollouts_of_a_stage_that_was_stopped_can_be_seen(
     (stage,) = data_of(page)
     first, last = stage["groups"][0], stage["groups"][-1]
     assert stage["prompts"][last["prompt"]] == "Question 3?"
-    assert (last["step"], last["id"], last["truth"]) == (1, "r3", "3")
+    assert (last["step"], last["id"], last["reference"]) == (1, "r3", "3")
     expected = {"sample": 1, "reward": 10.0, "score": 1.0, "advantage": None, "answer": "3", "outcome": "graded"}
     expected |= {"stop": "eos", "length": 3, "version": 0, "parts": {"gsm8k@1": 1.0}, "text": "It is 3."}
     assert first["samples"][1] == expected
@@ -252,10 +252,10 @@ def test_the_rollouts_of_a_stage_that_was_stopped_can_be_seen(
 def test_a_draft_without_a_whole_round_says_so(tmp_path: Path) -> None:
     folder = draft(tmp_path / "runs", [])
     with pytest.raises(RowError, match="holds no whole round yet"):
-        drafts.unfinished(folder, tmp_path)
+        unfinished.unfinished(folder, tmp_path)
     (folder / "work" / "rollouts.jsonl").unlink()
     with pytest.raises(RowError, match=r"no work/rollouts\.jsonl; only stages of kind rlvr and ppo keep one"):
-        drafts.unfinished(folder, tmp_path)
+        unfinished.unfinished(folder, tmp_path)
 
 
 def test_the_table_is_read_without_torch() -> None:

@@ -6,25 +6,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_exam import DEV, ROWS
-from fake_run import FakeRun, write_exams
+from fake_eval import DEV, ROWS
+from fake_run import FakeRun, write_benchmarks
 from test_differences import checkpoint
 from test_page import Reader, written
 
-from tercet.evals.compare import compare as compare_exams
-from tercet.report import compare, exams, facts, samples
-from tercet.report.facts import Checkpoint
+from tercet.evals.compare import compare as compare_evals
+from tercet.report import collect, compare, evals, samples
+from tercet.report.collect import Checkpoint
 
 
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
-    """Three checkpoints that sat a development exam of fourteen tasks."""
-    return write_exams(tmp_path_factory.mktemp("dev") / "runs")
+    """Three checkpoints that sat a development evaluation of fourteen tasks."""
+    return write_benchmarks(tmp_path_factory.mktemp("dev") / "runs")
 
 
 @pytest.fixture(scope="module")
 def points(dev: FakeRun) -> list[Checkpoint]:
-    return facts.checkpoints(dev.spec.evals, facts.walk(dev.spec.evals, dev.inputs, dev.recipe), dev.recipe)
+    return collect.checkpoints(dev.spec.evals, collect.walk(dev.spec.evals, dev.inputs, dev.recipe), dev.recipe)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def html(dev: FakeRun, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def told(points: list[Checkpoint], opened: dict[str, list[str]] | None = None) -> dict[str, Any]:
-    return exams.told("M", points, opened or {})
+    return evals.told("M", points, opened or {})
 
 
 def test_the_page_of_a_whole_suite_is_well_formed_and_light(html: str) -> None:
@@ -44,7 +44,7 @@ def test_the_page_of_a_whole_suite_is_well_formed_and_light(html: str) -> None:
 
 
 def test_differences_are_those_of_tercet_compare(dev: FakeRun, points: list[Checkpoint]) -> None:
-    lines = compare_exams(dev.folder("exam-base") / "payload", dev.folder("exam-sft") / "payload")
+    lines = compare_evals(dev.folder("benchmark-base") / "payload", dev.folder("benchmark-sft") / "payload")
     found = compare.family(points[0], points[1], list(DEV))
     for line in lines[: len(DEV)]:
         ours = found[line.task]
@@ -118,8 +118,8 @@ def test_sheets_hold_errors_measures_subsets_and_outcomes(points: list[Checkpoin
     assert sheets["xstest@1"]["differs"] == []
 
 
-def test_an_exam_of_long_answers_still_makes_a_small_page(tmp_path: Path) -> None:
-    fake = write_exams(tmp_path / "runs")
+def test_a_benchmark_of_long_answers_still_makes_a_small_page(tmp_path: Path) -> None:
+    fake = write_benchmarks(tmp_path / "runs")
     for name in fake.spec.evals:
         path = fake.folder(name) / "payload" / "results.jsonl"
         path.write_text(path.read_text().replace("First count the crates", "First count " + "the crates, " * 400))
@@ -142,7 +142,7 @@ def test_settings_that_differ_between_checkpoints_are_said(points: list[Checkpoi
 def test_the_page_says_how_often_the_unseen_suite_was_opened(
     fake: FakeRun, tmp_path: Path, lines: int, text: str
 ) -> None:
-    ledger = [json.dumps({"exam": f"final-{i % 2}", "tasks": ["gpqa@1"]}) + "\n" for i in range(lines)]
+    ledger = [json.dumps({"benchmark": f"final-{i % 2}", "tasks": ["gpqa@1"]}) + "\n" for i in range(lines)]
     (fake.store / "unseen.jsonl").write_text("".join(ledger))
     page = written(fake, tmp_path)
     assert text in page
@@ -150,7 +150,7 @@ def test_the_page_says_how_often_the_unseen_suite_was_opened(
 
 
 def test_items_with_several_samples_show_them(points: list[Checkpoint], html: str) -> None:
-    shown = [item for item in samples.exam_samples(points) if item.task == "humaneval@1"]
+    shown = [item for item in samples.eval_samples(points) if item.task == "humaneval@1"]
     for answer in (one for item in shown for one in item.answers if one is not None):
         assert len(answer.marks) == 6
         assert len(answer.tries) == samples.MOST_TRIES
@@ -160,7 +160,7 @@ def test_items_with_several_samples_show_them(points: list[Checkpoint], html: st
 
 
 def test_samples_are_bounded_and_examples_are_told_once_per_task(points: list[Checkpoint]) -> None:
-    items = samples.exam_samples(points)
+    items = samples.eval_samples(points)
     assert len(items) <= samples.MOST_ITEMS
     assert {item.task for item in items} == set(DEV)
     gsm = [item for item in items if item.task == "gsm8k@2"]
@@ -171,8 +171,8 @@ def test_samples_are_bounded_and_examples_are_told_once_per_task(points: list[Ch
 
 
 def test_true_options_of_a_task_with_several_are_all_named(points: list[Checkpoint]) -> None:
-    item = next(item for item in samples.exam_samples(points) if item.task == "truthfulqa@1")
-    assert item.truth == " · ".join(item.options[:2])
+    item = next(item for item in samples.eval_samples(points) if item.task == "truthfulqa@1")
+    assert item.reference == " · ".join(item.options[:2])
     assert all(answer and answer.right is None for answer in item.answers)
 
 

@@ -23,85 +23,85 @@ from tercet.store import Context, Store
 from tercet.track import Tracker
 
 RECIPE = """
-name = "lessons"
+name = "sft-data"
 seed = 5
 
 [base]
 model = "tiny:seed=3"
 
-[stage.lessons]
+[stage.sft-data]
 kind = "synth"
 generator = "words@1"
 rows = 24
 
-[stage.taste]
-kind = "prefs"
+[stage.preference-data]
+kind = "on_policy_pairs"
 model = "base"
-prompts = "lessons"
+prompts = "sft-data"
 
 [stage.sft]
 kind = "sft"
 model = "base"
-rows = "lessons"
+rows = "sft-data"
 learning_rate = 1e-3
 batch = 8
-epochs = 8
-max_tokens = 512
+num_epochs = 8
+max_length = 512
 
 [stage.dpo]
 kind = "dpo"
 model = "base"
-pairs = "taste"
+pairs = "preference-data"
 learning_rate = 1e-3
 batch = 4
-epochs = 6
-max_tokens = 512
+num_epochs = 6
+max_length = 512
 
 [stage.reward]
-kind = "reward"
+kind = "reward_model"
 model = "base"
-pairs = "taste"
+pairs = "preference-data"
 learning_rate = 1e-3
 batch = 4
-epochs = 5
-max_tokens = 512
+num_epochs = 5
+max_length = 512
 holdout = 0.25
 
 [stage.rlvr]
-kind = "rlvr"
+kind = "grpo"
 model = "base"
-prompts = "lessons"
+prompts = "sft-data"
 learning_rate = 1e-3
-steps = 16
+rounds = 16
 batch = 6
-samples = 8
+num_generations = 8
 max_new_tokens = 40
-max_tokens = 512
+max_length = 512
 
 [stage.lagged]
-kind = "rlvr"
+kind = "grpo"
 model = "base"
-prompts = "lessons"
+prompts = "sft-data"
 learning_rate = 1e-3
-steps = 16
+rounds = 16
 batch = 6
-samples = 4
+num_generations = 4
 max_new_tokens = 24
-max_tokens = 512
+max_length = 512
 lag = 2
 
 [stage.ppo]
 kind = "ppo"
 model = "base"
 value = "base"
-prompts = "lessons"
+prompts = "sft-data"
 learning_rate = 1e-3
-steps = 12
+rounds = 12
 batch = 6
-samples = 2
+num_generations = 2
 passes = 2
 max_new_tokens = 24
-max_tokens = 512
+max_length = 512
 
 [placement]
 threads = 1
@@ -114,14 +114,14 @@ NO_COMMAS = json.dumps({"func_name": "validate_no_commas"})
 WORDS = ["amber", "basil", "cedar", "delta", "ember", "flint", "grove", "heron", "inlet", "juniper", "kelp", "lotus"]
 
 
-def lesson(number: int) -> Row:
+def prepared(number: int) -> Row:
     """A short conversation, every third with two answers, whose constraint a random model follows by luck."""
     word = WORDS[number % len(WORDS)]
     turns = [Message("user", f"{word} {'and more ' * (number % 4)}{number}"), Message("assistant", f"{word} {number}.")]
     if number % 3 == 0:
         turns = [*turns, Message("user", "again"), Message("assistant", word * (1 + number % 5))]
-    truth = LOWERCASE if number % 2 else NO_COMMAS
-    return Row(f"r{number}", tuple(turns), f"source{number % 2}", "play", "tulu_if@1", truth, word)
+    reference = LOWERCASE if number % 2 else NO_COMMAS
+    return Row(f"r{number}", tuple(turns), f"source{number % 2}", "play", "tulu_if@1", reference, word)
 
 
 def pair(number: int) -> Pair:
@@ -176,7 +176,7 @@ class Kitchen:
 @pytest.fixture(scope="session")
 def pantry(tmp_path_factory: pytest.TempPathFactory) -> Kitchen:
     """The store that every `kitchen` copies. Read-only."""
-    from tercet.models import tiny, weights
+    from tercet.models import base_model, tiny
 
     folder = tmp_path_factory.mktemp("pantry")
     (folder / "recipe.toml").write_text(RECIPE, encoding="utf-8")
@@ -185,12 +185,12 @@ def pantry(tmp_path_factory: pytest.TempPathFactory) -> Kitchen:
 
     def base(out: Path) -> None:
         tiny.build(out, 3)
-        weights.finish(out)
+        base_model.finish(out)
 
     makers: dict[str, Callable[[Path], None]] = {
         "base": base,
-        "lessons": lambda out: write_table(out / "rows.parquet", [lesson(i) for i in range(24)]),
-        "taste": lambda out: write_table(out / "pairs.parquet", [pair(i) for i in range(16)]),
+        "sft-data": lambda out: write_table(out / "rows.parquet", [prepared(i) for i in range(24)]),
+        "preference-data": lambda out: write_table(out / "pairs.parquet", [pair(i) for i in range(16)]),
     }
     for name, make in makers.items():
         draft = found.store.draft(name, nodes[name].key)

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig
 
 from tercet.models.chat import TEMPLATES
-from tercet.recipe import PPO, RLVR, SFT, Recipe, RecipeError, load
+from tercet.recipe import GRPOSpec, PPOSpec, Recipe, RecipeError, SFTSpec, load
 from tercet.rows import read_rows, write_table
 from tercet.store import Context, Identity
 from tercet.track import Tracker
@@ -22,8 +22,8 @@ from tercet.train.checks import CheckError, check_authors, check_context, check_
 from tercet.train.loop import TrainingError
 
 IMPOSSIBLE = json.dumps({"func_name": "verify_keywords", "keyword_list": ["a word that no two-layer model will write"]})
-CRITIC = {"kind": "ppo", "model": "base", "value": "critic", "prompts": "lessons", "steps": 1, "batch": 4}
-CRITIC |= {"max_new_tokens": 8, "max_tokens": 128}
+CRITIC = {"kind": "ppo", "model": "base", "value": "critic", "prompts": "sft-data", "steps": 1, "batch": 4}
+CRITIC |= {"max_new_tokens": 8, "max_length": 128}
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def change_rows(kitchen):
     """Rewrite the kitchen's prompts: `change_rows({"r3": {"verifier": ""}})`, or all of them under the key ""."""
 
     def change_rows(changes: dict[str, dict[str, str]]) -> None:
-        path = kitchen.store.open("lessons").payload / "rows.parquet"
+        path = kitchen.store.open("sft-data").payload / "rows.parquet"
         rows = [replace(row, **(changes.get("", {}) | changes.get(row.id, {}))) for row in read_rows(path)]
         subprocess.run(["chmod", "-R", "u+w", str(path.parent)], check=True)
         write_table(path, rows)
@@ -100,15 +100,15 @@ HEAD = """
 name = "bad"
 [base]
 model = "tiny:"
-[stage.lessons]
+[stage.sft-data]
 kind = "synth"
 generator = "words@1"
 rows = 8
 [stage.learn]
-kind = "rlvr"
+kind = "grpo"
 model = "base"
-prompts = "lessons"
-steps = 2
+prompts = "sft-data"
+rounds = 2
 """
 
 
@@ -132,25 +132,25 @@ def test_the_recipe_refuses_what_needs_no_model_to_see(tmp_path, line, words):
 # --- Context ---------------------------------------------------------------------------------------------------------
 def test_prompt_and_response_together_may_not_exceed_the_context(tiny_folder):
     config = AutoConfig.from_pretrained(tiny_folder)
-    common = {"model": "base", "prompts": "lessons", "steps": 1, "max_tokens": 1024}
-    check_context(config, RLVR(**common, max_new_tokens=1024))
-    for spec in (RLVR(**common, max_new_tokens=1025), PPO(**common, max_new_tokens=1025, value="base")):
-        with pytest.raises(CheckError, match=r"max_tokens = 1024 .* max_new_tokens = 1025 .* 2049 .* 2048") as caught:
+    common = {"model": "base", "prompts": "sft-data", "steps": 1, "max_length": 1024}
+    check_context(config, GRPOSpec(**common, max_new_tokens=1024))
+    for spec in (GRPOSpec(**common, max_new_tokens=1025), PPOSpec(**common, max_new_tokens=1025, value="base")):
+        with pytest.raises(CheckError, match=r"max_length = 1024 .* max_new_tokens = 1025 .* 2049 .* 2048") as caught:
             check_context(config, spec)
         assert "lower them by 1" in str(caught.value)
 
 
 def test_rows_may_not_be_longer_than_the_context(tiny_folder):
     config = AutoConfig.from_pretrained(tiny_folder)
-    check_context(config, SFT(model="base", rows="lessons", max_tokens=2048))
-    with pytest.raises(CheckError, match="max_tokens = 4096 tokens, beyond the context of the model 'base', 2048"):
-        check_context(config, SFT(model="base", rows="lessons"))
+    check_context(config, SFTSpec(model="base", rows="sft-data", max_length=2048))
+    with pytest.raises(CheckError, match="max_length = 4096 tokens, beyond the context of the model 'base', 2048"):
+        check_context(config, SFTSpec(model="base", rows="sft-data"))
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo", "reward", "rlvr"])
+@pytest.mark.parametrize("stage", ["sft", "dpo", "reward_model", "rlvr"])
 def test_every_room_looks_at_the_context_first(cook, stage):
     with pytest.raises(ValueError, match="beyond the context"):
-        cook(stage, **{stage: {"max_tokens": 2047, "max_new_tokens": 2} if stage == "rlvr" else {"max_tokens": 2049}})
+        cook(stage, **{stage: {"max_length": 2047, "max_new_tokens": 2} if stage == "rlvr" else {"max_length": 2049}})
 
 
 # --- Learning rate ---------------------------------------------------------------------------------------------------
@@ -159,15 +159,15 @@ def test_every_room_looks_at_the_context_first(cook, stage):
     [(0.03, 1, False), (0.0, 1, False), (0.5, 3, False), (0.5, 4, False), (0.9, 5, True), (0.96, 20, True)],
 )
 def test_a_warm_up_as_long_as_the_run_is_refused(warmup, total, bad):
-    spec = SFT(model="base", rows="lessons", learning_rate=1e-3, warmup=warmup)
+    spec = SFTSpec(model="base", rows="sft-data", learning_rate=1e-3, warmup_ratio=warmup)
     if not bad:
         check_schedule(spec, total)
         return
-    with pytest.raises(CheckError, match=rf"warmup = {warmup} of {total} updates is {total} updates.*0\.001"):
+    with pytest.raises(CheckError, match=rf"warmup_ratio = {warmup} of {total} updates is {total} updates.*0\.001"):
         check_schedule(spec, total)
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo", "reward", "rlvr"])
+@pytest.mark.parametrize("stage", ["sft", "dpo", "reward_model", "rlvr"])
 def test_every_room_refuses_a_rate_that_never_warms_up(cook, stage):
     with pytest.raises(ValueError, match=r"warmup = 0\.9 of 3 updates"):
         cook(stage, **{stage: {"warmup": 0.9, "steps": 3}})
@@ -202,20 +202,22 @@ def test_ppo_refuses_it_before_the_first_rollout(cook, model, name):
 
 
 def test_pairs_written_with_another_template_are_refused(kitchen, model):
-    pairs = kitchen.store.open("taste")
+    pairs = kitchen.store.open("preference-data")
     check_authors(kitchen.store.open("base"), pairs)
     model("other", template=TEMPLATES["tulu3"])
-    with pytest.raises(CheckError, match="'base', which wrote the pairs of the stage 'taste' uses another chat"):
+    with pytest.raises(
+        CheckError, match="'base', which wrote the pairs of the stage 'preference-data' uses another chat"
+    ):
         check_authors(kitchen.store.open("other"), pairs)
 
 
 def test_pairs_are_followed_through_a_mixture(kitchen, model):
     model("other", template=TEMPLATES["tulu3"])
-    taste = kitchen.store.open("taste")
+    preference_data = kitchen.store.open("preference-data")
     draft = kitchen.store.draft("mixed", "1" * 12)
     draft.open()
-    draft.commit(Identity("pairs", 1, {}, {"taste": taste.key}), {}, 0.0)
-    with pytest.raises(CheckError, match="the stage 'taste'"):
+    draft.commit(Identity("pairs", 1, {}, {"preference-data": preference_data.key}), {}, 0.0)
+    with pytest.raises(CheckError, match="the stage 'preference-data'"):
         check_authors(kitchen.store.open("other"), kitchen.store.open("mixed"))
 
 
@@ -228,9 +230,9 @@ def test_dpo_refuses_pairs_of_another_template(cook, model):
 # --- Judges ----------------------------------------------------------------------------------------------------------
 BAD_ROWS = {
     "no judge": ({"r3": {"verifier": ""}}, ("r3", "verifier")),
-    "no judge at all": ({"": {"verifier": "", "truth": ""}}, ("verifier",)),
+    "no judge at all": ({"": {"verifier": "", "reference": ""}}, ("verifier",)),
     "an unknown judge": ({"r5": {"verifier": "gsm9k@1"}}, ("gsm9k@1", "gsm8k@1")),
-    "an unreadable truth": ({"r7": {"truth": "no JSON"}}, ("r7",)),
+    "an unreadable truth": ({"r7": {"reference": "no JSON"}}, ("r7",)),
 }
 
 
@@ -242,34 +244,36 @@ def test_a_row_that_cannot_be_judged_stops_before_the_first_rollout(cook, change
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
-# --- Alarms ----------------------------------------------------------------------------------------------------------
+# --- Alerts ----------------------------------------------------------------------------------------------------------
 SHORT = {"steps": 4, "batch": 2, "samples": 4, "max_new_tokens": 8}
 
 
-def alarms(out: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads((out / "tercet" / "alarms.json").read_text(encoding="utf-8"))
+def alerts(out: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((out / "tercet" / "alerts.json").read_text(encoding="utf-8"))
     return found
 
 
-def test_a_reward_that_stays_zero_raises_an_alarm(cook, change_rows):
-    change_rows({"": {"verifier": "tulu_if@1", "truth": IMPOSSIBLE}})
-    (alarm,) = [one for one in alarms(cook("rlvr", rlvr=SHORT | {"watch": {"rounds": 2}})) if one["alarm"] == "reward"]
-    assert alarm["value"] == 0.0
+def test_a_reward_that_stays_zero_raises_an_alert(cook, change_rows):
+    change_rows({"": {"verifier": "tulu_if@1", "reference": IMPOSSIBLE}})
+    (alert,) = [
+        one for one in alerts(cook("rlvr", rlvr=SHORT | {"monitor": {"rounds": 2}})) if one["alert"] == "reward"
+    ]
+    assert alert["value"] == 0.0
 
 
 def test_a_reward_that_stays_zero_stops_the_run_where_the_recipe_says_so(cook, change_rows):
-    change_rows({"": {"verifier": "tulu_if@1", "truth": IMPOSSIBLE}})
+    change_rows({"": {"verifier": "tulu_if@1", "reference": IMPOSSIBLE}})
     with pytest.raises(TrainingError, match="reward"):
-        cook("rlvr", rlvr=SHORT | {"watch": {"rounds": 2, "stop": ["reward"]}})
+        cook("rlvr", rlvr=SHORT | {"monitor": {"rounds": 2, "stop": ["reward"]}})
 
 
-EXPLODING = SHORT | {"samples": 8, "learning_rate": 0.3, "watch": {"rounds": 1, "kl": 0.05}}
+EXPLODING = SHORT | {"samples": 8, "learning_rate": 0.3, "monitor": {"rounds": 1, "kl": 0.05}}
 
 
-def test_an_exploding_kl_raises_an_alarm(cook):
-    assert "kl" in {one["alarm"] for one in alarms(cook("rlvr", rlvr=EXPLODING))}
+def test_an_exploding_kl_raises_an_alert(cook):
+    assert "kl" in {one["alert"] for one in alerts(cook("rlvr", rlvr=EXPLODING))}
 
 
 def test_an_exploding_kl_stops_the_run_where_the_recipe_says_so(cook):
     with pytest.raises(TrainingError, match=r"(?i)\bkl\b"):
-        cook("rlvr", rlvr=EXPLODING | {"watch": {"rounds": 1, "kl": 0.05, "stop": ["kl"]}})
+        cook("rlvr", rlvr=EXPLODING | {"monitor": {"rounds": 1, "kl": 0.05, "stop": ["kl"]}})

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tercet.device.mesh import Mesh
 from tercet.models.chat import Chat
-from tercet.models.folder import load_tokenizer
 from tercet.models.forest import Leaf, Tree
+from tercet.models.hf_folder import load_tokenizer
 from tercet.rows import Message
 from tercet.train.batch import (
     FILL,
@@ -104,7 +104,7 @@ def test_long_rows_are_dropped_and_counted_by_source(kept_tokens):
     assert [tree.num_tokens for tree in kept] == [10, 20]
     assert kept.rows.tolist() == [0, 2]
     assert table == {
-        "max_tokens": 20,
+        "max_length": 20,
         "overlong": "drop",
         "sources": {
             "one": {"rows": 2, "lost_rows": 1, "cut_rows": 0, "tokens": 40, "lost_tokens": 30},
@@ -121,7 +121,7 @@ def test_long_rows_are_cut_unless_nothing_to_train_is_left(kept_tokens):
 
 
 def test_a_long_row_stops_the_run_when_asked_to(kept_tokens):
-    with pytest.raises(TruncationError, match=r'row b of one has 30 tokens, more than max_tokens = 20; .*"drop"'):
+    with pytest.raises(TruncationError, match=r'row b of one has 30 tokens, more than max_length = 20; .*"drop"'):
         within(kept_tokens, Limit(20, "error", 1.0))
     kept, _ = within(kept_tokens, Limit(30, "error", 0.0))
     assert len(kept) == 4
@@ -130,7 +130,7 @@ def test_a_long_row_stops_the_run_when_asked_to(kept_tokens):
 def test_losing_more_than_max_lost_stops_the_run(kept_tokens):
     with pytest.raises(TruncationError, match=r"2 of 4 rows \(50.0%\) are longer .* max_lost = 5%; raise"):
         within(kept_tokens, Limit(20, "drop", 0.05))
-    with pytest.raises(TruncationError, match="all 4 rows are longer than max_tokens = 9; raise max_tokens"):
+    with pytest.raises(TruncationError, match="all 4 rows are longer than max_length = 9; raise max_length"):
         within(kept_tokens, Limit(9, "drop", 1.0))
     assert len(within(kept_tokens, Limit(20, "drop", 0.5))[0]) == 2
 

@@ -13,10 +13,10 @@ from tercet.device import checkpoint
 from tercet.device.mesh import Mesh
 from tercet.device.optim import optimizer as make_optimizer
 from tercet.device.shard import Trainable
-from tercet.models import thrift
-from tercet.models.forest import Leaf, Tree, plant
+from tercet.models import layer_wrappers
+from tercet.models.forest import Leaf, Tree, pack_forest
 from tercet.models.lora import adapt
-from tercet.recipe import SFT, Lora
+from tercet.recipe import LoraSpec, SFTSpec
 from tercet.train.batch import Batch
 from tercet.train.export import open_policy
 from tercet.train.loop import State
@@ -25,9 +25,9 @@ from tercet.train.sft import sft_loss
 CPU = torch.device("cpu")
 
 
-def spec(**changes) -> SFT:
-    values = {"model": "base", "rows": "lessons", "learning_rate": 1e-3, "dtype": "float32", "weight_decay": 0.1}
-    return SFT.model_validate(values | changes)
+def spec(**changes) -> SFTSpec:
+    values = {"model": "base", "rows": "sft-data", "learning_rate": 1e-3, "dtype": "float32", "weight_decay": 0.1}
+    return SFTSpec.model_validate(values | changes)
 
 
 def forest(seed: int = 0):
@@ -38,7 +38,7 @@ def forest(seed: int = 0):
         return torch.randint(256, (length,), generator=source).tolist()
 
     leaves = [Leaf(ids(length), [True] * length) for length in (9, 30, 17, 24, 5)]
-    return plant([Tree(ids(40), leaves[:3]), Tree(ids(12), leaves[3:]), Tree([], [Leaf(ids(33), [True] * 33)])])
+    return pack_forest([Tree(ids(40), leaves[:3]), Tree(ids(12), leaves[3:]), Tree([], [Leaf(ids(33), [True] * 33)])])
 
 
 def gradients(policy, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -75,8 +75,8 @@ def test_recomputed_layers_give_the_same_bits_and_keep_less(tiny_folder, adapter
     plain, other = open_policy(tiny_folder), open_policy(tiny_folder)
     if adapters:
         for policy in (plain, other):
-            adapt(policy, Lora(rank=4), torch.float32, 1)
-    thrift.recompute(other)
+            adapt(policy, LoraSpec(rank=4), torch.float32, 1)
+    layer_wrappers.recompute(other)
     mine, theirs = gradients(other), gradients(plain)
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
@@ -87,7 +87,7 @@ def test_recomputed_layers_write_and_score_without_gradients_as_before(tiny_fold
     policy = open_policy(tiny_folder)
     with torch.no_grad():
         before = policy(forest())[0]
-        thrift.recompute(policy)
+        layer_wrappers.recompute(policy)
         assert torch.equal(policy(forest())[0], before)
 
 
@@ -104,7 +104,7 @@ def learn(state: State, seeds: range) -> None:
         state.updates += 1
 
 
-def state_of(folder, settings: SFT, host: torch.device | None = None) -> State:
+def state_of(folder, settings: SFTSpec, host: torch.device | None = None) -> State:
     trainable = Trainable(open_policy(folder), getattr(torch, settings.dtype), Mesh(), host=host)
     return State(trainable, make_optimizer(settings, trainable, {"": settings.learning_rate}))
 
@@ -148,15 +148,15 @@ def test_on_a_card_masters_and_moments_stay_in_pinned_memory_of_the_host(tiny_fo
 def test_compiled_layers_give_the_same_losses_and_gradients_whatever_the_length(tiny_folder):
     from torch._dynamo.utils import counters
 
-    plain, fast, thrifty = (open_policy(tiny_folder) for _ in range(3))
+    plain, fast, frugal = (open_policy(tiny_folder) for _ in range(3))
     torch.compiler.reset()
     counters.clear()
-    for policy in (fast, thrifty):
-        thrift.compile_layers(policy, CPU, backend="aot_eager")
-    thrift.recompute(thrifty)
+    for policy in (fast, frugal):
+        layer_wrappers.compile_layers(policy, CPU, backend="aot_eager")
+    layer_wrappers.recompute(frugal)
     for seed in range(3):
         theirs = gradients(plain, seed)
-        for policy in (fast, thrifty):
+        for policy in (fast, frugal):
             mine = gradients(policy, seed)
             torch.testing.assert_close(policy(forest(seed))[0], plain(forest(seed))[0], rtol=0, atol=1e-5)
             for name in theirs:
@@ -170,14 +170,14 @@ def test_without_a_compiler_the_layers_stay_as_they_are_and_it_says_so(tiny_fold
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.warns(UserWarning, match=r"placement\.compile needs a C\+\+ compiler"):
-        thrift.compile_layers(policy, CPU)
+        layer_wrappers.compile_layers(policy, CPU)
     assert [vars(module).get("forward") for module in policy.modules()] == before
 
 
 def test_torch_in_a_folder_with_a_space_cannot_link_what_it_compiles(tiny_folder, monkeypatch):
     monkeypatch.setattr(torch, "__file__", "/tmp/my files/torch/__init__.py")
     with pytest.warns(UserWarning, match="needs torch installed in a folder without spaces .it lies in /tmp/my files/"):
-        thrift.compile_layers(open_policy(tiny_folder), CPU)
+        layer_wrappers.compile_layers(open_policy(tiny_folder), CPU)
 
 
 def test_weights_in_bf16_keep_exact_rotary_frequencies(tiny_folder):

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from tercet.models.chat import Chat
-from tercet.models.folder import load_model, load_tokenizer
 from tercet.models.forest import Leaf, Tree
+from tercet.models.hf_folder import load_model, load_tokenizer
 from tercet.rows import Message, read_pairs, read_table
 from tercet.store import payload_digest
 from tercet.track import read_metrics
@@ -66,7 +66,7 @@ def test_the_stage_refuses_batches_of_one(cook):
 
 
 def test_kto_starts_at_half_with_a_kl_of_nothing_and_tells_the_answers_apart(cook):
-    _, curve = cook(epochs=4, beta=0.5, learning_rate=3e-3)
+    _, curve = cook(num_epochs=4, beta=0.5, learning_rate=3e-3)
     assert curve[0]["loss"] == pytest.approx(0.5, abs=1e-5)
     assert curve[0]["kl"] == pytest.approx(0.0, abs=1e-5)
     assert curve[-1]["loss"] < 0.45
@@ -82,8 +82,8 @@ def test_weights_of_the_two_kinds_scale_the_first_loss(cook):
 
 @pytest.mark.parametrize("settings", [{}, {"polyak": 0.5, "polyak_every": 2}], ids=["table", "moving reference"])
 def test_how_a_step_is_cut_changes_nothing(cook, settings):
-    whole, curve = cook("whole", 100_000, epochs=2, learning_rate=3e-3, **settings)
-    cut, again = cook("cut", 32, epochs=2, learning_rate=3e-3, **settings)
+    whole, curve = cook("whole", 100_000, num_epochs=2, learning_rate=3e-3, **settings)
+    cut, again = cook("cut", 32, num_epochs=2, learning_rate=3e-3, **settings)
     assert any(line["kl"] > 1e-3 for line in curve)
     for one, other in zip(curve, again, strict=True):
         for name in ("loss", "kl", "margin", "grad_norm"):
@@ -116,7 +116,7 @@ def test_the_losses_are_the_papers_formula_on_the_log_probabilities_of_transform
     base = kitchen.store.open("base").payload
     pi, ref = (load_model(folder, torch.float32, attention="sdpa") for folder in (out, base))
     chat = Chat(load_tokenizer(base))
-    pairs = read_pairs(kitchen.store.open("taste").payload / "pairs.parquet")
+    pairs = read_pairs(kitchen.store.open("preference-data").payload / "pairs.parquet")
     step = [pairs[i] for i in chosen_rows(1, len(pairs), 4, SEED)]
 
     def ratio(prompt: tuple[Message, ...], answer: str) -> float:
@@ -136,10 +136,10 @@ def sides(pair):
 
 
 def test_a_run_that_continues_ends_in_the_same_bytes_and_reads_its_table(cook, tmp_path):
-    whole, _ = cook("whole", epochs=2)
+    whole, _ = cook("whole", num_epochs=2)
     shutil.copytree(tmp_path / "whole.draft" / "work", tmp_path / "later.draft" / "work")
     shutil.copytree(whole / "tercet", tmp_path / "later" / "tercet")
-    later, curve = cook("later", epochs=2)
+    later, curve = cook("later", num_epochs=2)
     assert [line["step"] for line in curve] == [8]
     assert payload_digest(later) == payload_digest(whole)
     table = read_table(whole / "tercet" / "mismatched.parquet")

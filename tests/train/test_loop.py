@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from tercet.device.mesh import Mesh
 from tercet.device.speed import linear_shapes, yardstick
 from tercet.models.flops import model_size
-from tercet.models.folder import load_model
-from tercet.models.forest import Leaf, Tree, plant
-from tercet.recipe import SFT
+from tercet.models.forest import Leaf, Tree, pack_forest
+from tercet.models.hf_folder import load_model
+from tercet.recipe import SFTSpec
 from tercet.track import read_metrics
 from tercet.train.batch import Step, batches
 from tercet.train.export import open_policy
@@ -24,8 +24,10 @@ from tercet.train.sft import sft_loss
 PEAK = 2e-3
 
 
-def spec(**changes) -> SFT:
-    return SFT.model_validate({"model": "base", "rows": "lessons", "learning_rate": PEAK, "dtype": "float32"} | changes)
+def spec(**changes) -> SFTSpec:
+    return SFTSpec.model_validate(
+        {"model": "base", "rows": "sft-data", "learning_rate": PEAK, "dtype": "float32"} | changes
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,7 +55,7 @@ LOSSES = torch.tensor([1.0, 2.0, 3.0, 10.0, 20.0, 5.0])
 def three_answers():
     """Leaves with three, none, two and one trained tokens."""
     masks = [[True] * 3, [False], [True] * 2, [True]]
-    return plant([Tree([1], [Leaf([2] * len(mask), mask) for mask in masks])])
+    return pack_forest([Tree([1], [Leaf([2] * len(mask), mask) for mask in masks])])
 
 
 @pytest.mark.parametrize(

@@ -14,26 +14,26 @@ from safetensors.torch import load_file
 from tercet.device.mesh import Mesh
 from tercet.device.shard import Trainable
 from tercet.models.chat import Chat
-from tercet.models.folder import load_model, load_tokenizer
-from tercet.models.forest import Leaf, Tree, plant
+from tercet.models.forest import Leaf, Tree, pack_forest
 from tercet.models.generate import LocalGenerator
+from tercet.models.hf_folder import load_model, load_tokenizer
 from tercet.models.lora import LoraError, adapt
-from tercet.recipe import SFT, Lora
+from tercet.recipe import LoraSpec, SFTSpec
 from tercet.rows import Sampling, read_table
 from tercet.store import Context, payload_digest
 from tercet.track import Tracker, read_metrics
 from tercet.train.batch import Step, batches
 from tercet.train.export import export, open_policy
 from tercet.train.loop import Loop, State, fit, start
-from tercet.train.reward import open_scorer
+from tercet.train.reward_model import open_scorer
 from tercet.train.sft import sft_loss
 
 LORA = {"rank": 4, "alpha": 8.0}
 
 
-def spec(**changes) -> SFT:
-    values = {"model": "base", "rows": "lessons", "learning_rate": 1e-2, "dtype": "float32", "lora": LORA}
-    return SFT.model_validate(values | changes)
+def spec(**changes) -> SFTSpec:
+    values = {"model": "base", "rows": "sft-data", "learning_rate": 1e-2, "dtype": "float32", "lora": LORA}
+    return SFTSpec.model_validate(values | changes)
 
 
 @pytest.fixture
@@ -57,13 +57,13 @@ def steps(count: int) -> list[Step]:
     return [Step(batches(trees(), 64, Mesh()))] * count
 
 
-def trained(folder, ctx: Context, settings: SFT, count: int = 4) -> State:
+def trained(folder, ctx: Context, settings: SFTSpec, count: int = 4) -> State:
     return fit(start(open_policy(folder), settings, Mesh(), ctx), steps(count), sft_loss, settings, ctx, total=count)
 
 
 def logps(policy) -> torch.Tensor:
     with torch.no_grad():
-        return policy(plant(trees()))[0]
+        return policy(pack_forest(trees()))[0]
 
 
 def test_only_the_adapters_are_trained_and_the_rest_is_frozen_in_the_compute_precision(tiny_folder, context):
@@ -104,7 +104,7 @@ def test_adapters_follow_from_the_seed_and_change_nothing_at_first(tiny_folder):
         torch.manual_seed(disturbed)
         policy = open_policy(tiny_folder)
         torch.manual_seed(7)
-        adapt(policy, Lora.model_validate(LORA), torch.float32, seed)
+        adapt(policy, LoraSpec.model_validate(LORA), torch.float32, seed)
         assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(7)))
         assert torch.equal(logps(policy), logps(open_policy(tiny_folder)))
         return {name: p.detach() for name, p in policy.named_parameters() if "lora_A" in name}
@@ -148,7 +148,7 @@ def test_a_policy_and_a_critic_side_by_side_have_adapters_each_and_the_critics_h
     both = torch.nn.Module()
     both.policy, both.critic = open_policy(tiny_folder), open_scorer(tiny_folder, 256, 3)
     head = both.critic.model.score.weight.detach().clone()
-    trainable = Trainable(both, dtype, Mesh(), merge=adapt(both, Lora(rank=2), dtype, 1))
+    trainable = Trainable(both, dtype, Mesh(), merge=adapt(both, LoraSpec(rank=2), dtype, 1))
     assert len(trainable.part("policy.")) == 28
     assert len(trainable.part("critic.")) == 29
     base = load_file(tiny_folder / "model.safetensors")

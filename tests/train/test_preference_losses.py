@@ -10,11 +10,11 @@ from pydantic import ValidationError
 
 from tercet.algos.preference import Sides, dpo_norm, nll
 from tercet.models.chat import Chat
-from tercet.models.folder import load_tokenizer
-from tercet.recipe import DPO
+from tercet.models.hf_folder import load_tokenizer
+from tercet.recipe import DPOSpec
 from tercet.rows import Message, Pair, read_table, write_table
 from tercet.track import read_metrics
-from tercet.train.preference import ALL_TURNS, PAIRS, pair_losses
+from tercet.train.dpo import ALL_TURNS, PAIRS, pair_losses
 
 FREE = {"simpo", "orpo"}
 SETTINGS = {
@@ -62,7 +62,7 @@ def test_ipo_starts_at_its_squared_target(cook):
 
 
 def test_orpo_starts_at_the_loss_of_guessing_and_learns_which_answer_is_the_chosen_one(cook):
-    _, curve = cook(loss="orpo", odds_weight=1.0, warmup=0.0)
+    _, curve = cook(loss="orpo", odds_weight=1.0, warmup_ratio=0.0)
     assert curve[0]["loss"] == pytest.approx(math.log(259) + math.log(2), rel=0.02)
     assert curve[-1]["loss"] < 0.9 * curve[0]["loss"]
     assert curve[-1]["accuracy"] > 0.9
@@ -80,7 +80,7 @@ def test_an_anchor_adds_its_weight_times_the_mean_token_loss_of_the_chosen_answe
 def test_pair_losses_of_the_defaults_are_dpo_norms():
     source = torch.Generator().manual_seed(0)
     policy, base = (Sides(*(-9 * torch.rand(2, 5, generator=source)), *torch.full((2, 5), 3.0)) for _ in range(2))
-    spec = DPO(model="base", pairs="taste")
+    spec = DPOSpec(model="base", pairs="preference-data")
     plain = pair_losses(policy, base, spec)
     assert torch.equal(plain, dpo_norm(policy, base, beta=5.0))
     anchored = pair_losses(policy, base, spec.model_copy(update={"sft_weight": 2.0}))
@@ -110,7 +110,7 @@ def test_pair_losses_of_the_defaults_are_dpo_norms():
 )
 def test_settings_that_a_loss_does_not_have_are_refused(settings, said):
     with pytest.raises(ValidationError, match=said):
-        DPO(model="base", pairs="taste", **settings)
+        DPOSpec(model="base", pairs="preference-data", **settings)
 
 
 def turns(*contents: str) -> tuple[Message, ...]:
@@ -136,5 +136,5 @@ def test_all_turns_train_the_earlier_answers_alike_on_both_sides(tiny_folder, tm
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_resolved_spec_is_read_again_as_it_was(name):
-    spec = DPO(model="base", pairs="taste", **SETTINGS[name])
-    assert DPO(**spec.model_dump(mode="json")) == spec
+    spec = DPOSpec(model="base", pairs="preference-data", **SETTINGS[name])
+    assert DPOSpec(**spec.model_dump(mode="json")) == spec

@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tercet.models.chat import Chat, ChatError
-from tercet.models.folder import load_tokenizer
 from tercet.models.forest import Leaf, Tree
+from tercet.models.hf_folder import load_tokenizer
 from tercet.rows import Message, Pair, Row, read_pairs, read_rows, write_table
 from tercet.store import Store, source_digest
 from tercet.train.batch import Limit, TruncationError, cut, trained, within
-from tercet.train.preference import PAIRS
+from tercet.train.dpo import PAIRS
 from tercet.train.rl.rollout import PROMPTS
 from tercet.train.sft import TURNS
 from tercet.train.tokens import PART, Rule, Tokens, prepare, write
@@ -117,7 +117,9 @@ def kept(folder: Path) -> list[str]:
 
 def talk(number: int) -> Row:
     exchanges = [(f"ask {number}", "yes " * (number % 7))] * (1 + number % 2)
-    return Row(f"r{number}", turns(exchanges), f"s{number % 3}", verifier="gsm8k@1" if number % 4 else "", truth="1")
+    return Row(
+        f"r{number}", turns(exchanges), f"s{number % 3}", verifier="gsm8k@1" if number % 4 else "", reference="1"
+    )
 
 
 @pytest.fixture

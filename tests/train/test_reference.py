@@ -9,11 +9,11 @@ import torch
 
 from tercet.device.mesh import Mesh
 from tercet.device.shard import Trainable
-from tercet.models.forest import Leaf, Tree, plant
+from tercet.models.forest import Leaf, Tree, pack_forest
 from tercet.store import payload_digest
 from tercet.track import read_metrics
 from tercet.train.export import open_policy
-from tercet.train.reference import Reference, Table, load_table, per_leaf, reference_logps, save_table
+from tercet.train.reference import ReferenceModel, Table, load_table, per_leaf, reference_logps, save_table
 
 TREES = [Tree([1, 2, 3 + i], [Leaf([7, 8, i], [True] * 3), Leaf([9, i], [True] * 2)]) for i in range(7)]
 SETTINGS = {"loss": "dpo", "beta": 0.1, "dtype": "float32", "epochs": 2, "warmup": 0.0, "schedule": "constant"}
@@ -28,8 +28,8 @@ def shifted(trainable: Trainable, by: float) -> None:
 
 def test_a_frozen_reference_keeps_nothing_and_never_moves(tiny_folder):
     trainable = Trainable(open_policy(tiny_folder), torch.float32, Mesh())
-    reference = Reference(open_policy(tiny_folder), 0.0, 1)
-    forest = plant(TREES)
+    reference = ReferenceModel(open_policy(tiny_folder), 0.0, 1)
+    forest = pack_forest(TREES)
     before = reference.logps(forest)
     shifted(trainable, 0.1)
     reference.follow(1, trainable)
@@ -42,7 +42,7 @@ def test_a_frozen_reference_keeps_nothing_and_never_moves(tiny_folder):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_moving_reference_goes_its_share_of_the_way_when_that_is_due(tiny_folder, dtype):
     trainable = Trainable(open_policy(tiny_folder), dtype, Mesh())
-    reference = Reference(open_policy(tiny_folder), 0.25, 2, dtype)
+    reference = ReferenceModel(open_policy(tiny_folder), 0.25, 2, dtype)
     assert reference.kept.keys() == set(trainable.names)
     expected = {name: value.double() for name, value in reference.kept.items()}
     for step in range(5):
@@ -53,7 +53,7 @@ def test_a_moving_reference_goes_its_share_of_the_way_when_that_is_due(tiny_fold
         for name, value in reference.kept.items():
             assert value.dtype == torch.float32
             torch.testing.assert_close(value.double(), expected[name], rtol=1e-6, atol=1e-7)
-        reference.logps(plant(TREES[:1]))
+        reference.logps(pack_forest(TREES[:1]))
         for name, value in reference.policy.named_parameters():
             assert value.dtype == dtype
             assert torch.equal(value, reference.kept[name].to(dtype))
@@ -62,7 +62,7 @@ def test_a_moving_reference_goes_its_share_of_the_way_when_that_is_due(tiny_fold
 
 def test_small_moves_add_up_although_the_reference_computes_in_bfloat16(tiny_folder):
     trainable = Trainable(open_policy(tiny_folder), torch.bfloat16, Mesh())
-    reference = Reference(open_policy(tiny_folder), 1e-4, 1, torch.bfloat16)
+    reference = ReferenceModel(open_policy(tiny_folder), 1e-4, 1, torch.bfloat16)
     start = {name: value.clone() for name, value in reference.kept.items()}
     shifted(trainable, 0.5)
     for step in range(1, 101):

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tercet.models.chat import Chat
-from tercet.models.folder import load_model, load_tokenizer
+from tercet.models.hf_folder import load_model, load_tokenizer
 from tercet.rows import RowError, read_pairs, read_rows, read_table, write_table
 from tercet.store import payload_digest
 from tercet.track import read_metrics
@@ -62,8 +62,8 @@ def test_nothing_in_a_payload_says_where_it_was_made(cook, stage, tmp_path):
 
 
 def test_sft_learns_its_rows_and_trains_every_assistant_turn(cook, kitchen):
-    out, metrics, curve = cook("sft", epochs=6, learning_rate=3e-3)
-    rows = read_rows(kitchen.store.open("lessons").payload / "rows.parquet")
+    out, metrics, curve = cook("sft", num_epochs=6, learning_rate=3e-3)
+    rows = read_rows(kitchen.store.open("sft-data").payload / "rows.parquet")
     chat = Chat(load_tokenizer(out))
     trained = sum(sum(chat.encode(row.messages).mask) for row in rows)
     assert sum(line["useful_tokens"] for line in curve[:3]) == trained, "one epoch is three steps"
@@ -76,35 +76,35 @@ def test_sft_learns_its_rows_and_trains_every_assistant_turn(cook, kitchen):
 
 
 def test_a_smaller_number_of_steps_ends_the_schedule_there(cook):
-    _, metrics, curve = cook("sft", steps=4, epochs=8, warmup=0.0)
+    _, metrics, curve = cook("sft", steps=4, num_epochs=8, warmup_ratio=0.0)
     assert metrics["steps"] == 4
     assert [line["lr"] for line in curve] == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
 
 
 def test_over_long_rows_follow_the_policy_and_are_told_per_source(cook, kitchen):
     chat = Chat(load_tokenizer(kitchen.store.open("base").payload))
-    rows = read_rows(kitchen.store.open("lessons").payload / "rows.parquet")
+    rows = read_rows(kitchen.store.open("sft-data").payload / "rows.parquet")
     lengths = [len(chat.render(row.messages)) - 1 for row in rows]  # the newline after the end token goes
     limit = sorted(lengths)[-4] - 1
     too_long = [length for length in lengths if length > limit]
     assert 4 <= len(too_long) < len(rows) / 2
-    out, metrics, _ = cook("sft", "drop", steps=1, max_tokens=limit, max_lost=0.5)
+    out, metrics, _ = cook("sft", "drop", steps=1, max_length=limit, max_lost=0.5)
     assert metrics["rows"] == len(rows) - len(too_long)
     table = json.loads((out / "tercet" / "truncation.json").read_text())
     assert set(table["sources"]) == {"source0", "source1"}
     assert sum(count["lost_rows"] for count in table["sources"].values()) == len(too_long)
-    _, metrics, _ = cook("sft", "cut", steps=1, max_tokens=limit, overlong="cut")
+    _, metrics, _ = cook("sft", "cut", steps=1, max_length=limit, overlong="cut")
     assert metrics["rows"] == len(rows)
     with pytest.raises(TruncationError, match=r"more than max_lost = 5%"):
-        cook("sft", "stop", steps=1, max_tokens=limit)
-    with pytest.raises(TruncationError, match=rf"has \d+ tokens, more than max_tokens = {limit}"):
-        cook("sft", "error", steps=1, max_tokens=limit, overlong="error")
+        cook("sft", "stop", steps=1, max_length=limit)
+    with pytest.raises(TruncationError, match=rf"has \d+ tokens, more than max_length = {limit}"):
+        cook("sft", "error", steps=1, max_length=limit, overlong="error")
 
 
 @pytest.mark.parametrize(("loss", "beta"), [("dpo", 0.1), ("dpo_norm", 5.0)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_dpo_starts_at_log_2_and_goes_down(cook, loss, beta, dtype):
-    _, _, curve = cook("dpo", loss=loss, beta=beta, dtype=dtype, warmup=0.0)
+    _, _, curve = cook("dpo", loss=loss, beta=beta, dtype=dtype, warmup_ratio=0.0)
     assert curve[0]["loss"] == pytest.approx(math.log(2), abs=1e-5 if dtype == "float32" else 0.01)
     assert curve[-1]["loss"] < 0.95 * math.log(2)
     assert curve[-1]["accuracy"] > 0.9
@@ -124,7 +124,7 @@ def test_the_reference_is_the_starting_models_log_probability_of_each_answer(coo
     base = kitchen.store.open("base").payload
     model, chat = load_model(base, torch.float32, attention="sdpa"), Chat(load_tokenizer(base))
     table = read_table(out / "tercet" / "reference.parquet")
-    pairs = read_pairs(kitchen.store.open("taste").payload / "pairs.parquet")
+    pairs = read_pairs(kitchen.store.open("preference-data").payload / "pairs.parquet")
     assert [row["pair"] for row in table] == list(range(len(pairs)))
     for row, pair in zip(table[:5], pairs, strict=False):
         assert row["chosen"] == pytest.approx(answer_logp(model, chat, pair.chosen), rel=1e-4)
@@ -157,7 +157,7 @@ def test_simpo_has_no_reference(cook, kitchen):
     base = kitchen.store.open("base").payload
     model, chat = load_model(base, torch.float32, attention="sdpa"), Chat(load_tokenizer(base))
     losses = []
-    for pair in read_pairs(kitchen.store.open("taste").payload / "pairs.parquet"):
+    for pair in read_pairs(kitchen.store.open("preference-data").payload / "pairs.parquet"):
         chosen, rejected = (
             answer_logp(model, chat, side) / len(chat.pair(side[:-1], side[-1].content)[1])
             for side in (pair.chosen, pair.rejected)
@@ -167,7 +167,7 @@ def test_simpo_has_no_reference(cook, kitchen):
 
 
 def test_the_reward_model_learns_to_prefer_and_is_a_classifier_folder(cook):
-    out, metrics, curve = cook("reward", epochs=6)
+    out, metrics, curve = cook("reward", num_epochs=6)
     assert (metrics["pairs"], metrics["held_out"]) == (12.0, 4.0)
     assert metrics["accuracy"] == 1.0
     assert curve[0]["loss"] > curve[-1]["loss"]
@@ -222,7 +222,7 @@ def test_the_generators_log_probabilities_are_the_trainers_in_fp32(cook):
 
 def replace_rows(kitchen, change) -> None:
     """Put other rows into the lessons of this test's own store."""
-    path = kitchen.store.open("lessons").payload / "rows.parquet"
+    path = kitchen.store.open("sft-data").payload / "rows.parquet"
     rows = read_table(path)
     path.parent.chmod(0o755)
     path.unlink()
@@ -231,7 +231,7 @@ def replace_rows(kitchen, change) -> None:
 
 def test_rewards_that_never_differ_teach_nothing_and_are_counted(cook, kitchen):
     impossible = json.dumps({"func_name": "validate_end", "end_phrase": "THE END OF A LONG STORY"})
-    replace_rows(kitchen, lambda row: row | {"truth": impossible})
+    replace_rows(kitchen, lambda row: row | {"reference": impossible})
     out, metrics, curve = cook("rlvr", steps=2)
     assert metrics == {"steps": 2.0, "updates": 0.0, "prompts": 24.0}
     assert [line["zero_variance"] for line in curve] == [1.0, 1.0]

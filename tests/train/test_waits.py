@@ -16,16 +16,16 @@ from tercet.device.mesh import Mesh
 from tercet.device.shard import Trainable
 from tercet.models.flops import model_size, training_flops
 from tercet.models.forest import Leaf, Tree
-from tercet.recipe import DPO, PPO, RLVR, SFT, Reward
+from tercet.recipe import DPOSpec, GRPOSpec, PPOSpec, RewardModelSpec, SFTSpec
 from tercet.train.batch import Batch, Step, batches
+from tercet.train.dpo import preference_loss
 from tercet.train.export import open_policy
 from tercet.train.loop import fit, start
-from tercet.train.preference import preference_loss
-from tercet.train.reference import Reference
-from tercet.train.reward import open_scorer, reward_loss
+from tercet.train.reference import ReferenceModel
+from tercet.train.reward_model import open_scorer, reward_loss
 from tercet.train.rl.actor_critic import CRITIC, POLICY, ActorCritic, open_critic
 from tercet.train.rl.grpo import grpo_loss
-from tercet.train.rl.ppo import PPOAlgorithm, for_critic, ppo_loss
+from tercet.train.rl.ppo import PPO, for_critic, ppo_loss
 from tercet.train.sft import sft_loss
 
 STOPS = {"_local_scalar_dense", "nonzero", "bincount", "masked_select", "_unique2", "unique_dim", "is_nonzero", "equal"}
@@ -105,21 +105,21 @@ def waits_of(module, spec, loss, steps: list[list[Batch]], context, rates=None) 
 @pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean", "constant"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_sft_waits_once_a_step(tiny_folder, context, reduction, dtype):
-    spec = SFT.model_validate({**COMMON, "rows": "lessons", "reduction": reduction, "dtype": dtype})
+    spec = SFTSpec.model_validate({**COMMON, "rows": "sft-data", "reduction": reduction, "dtype": dtype})
     loss = partial(sft_loss, reduction=reduction, length=50)
     assert waits_of(open_policy(tiny_folder), spec, loss, [made(), made()], context()) == ["tolist"] * 2
 
 
 @pytest.mark.parametrize("name", ["dpo", "dpo_norm", "simpo", "ipo", "wpo", "orpo"])
 def test_preference_losses_wait_once_a_step(tiny_folder, context, name):
-    spec = DPO.model_validate({**COMMON, "pairs": "taste", "loss": name})
+    spec = DPOSpec.model_validate({**COMMON, "pairs": "preference-data", "loss": name})
     loss = partial(preference_loss, spec=spec)
     found = waits_of(open_policy(tiny_folder), spec, loss, [made("reference_L"), made("reference_L")], context())
     assert found == ["tolist"] * 2
 
 
 def test_kto_waits_once_a_step(tiny_folder, context):
-    spec = DPO.model_validate({**COMMON, "pairs": "taste", "loss": "kto"})
+    spec = DPOSpec.model_validate({**COMMON, "pairs": "preference-data", "loss": "kto"})
     step = made("reference_L")
     for batch in step:
         batch.values["kl"] = torch.zeros(())
@@ -128,7 +128,7 @@ def test_kto_waits_once_a_step(tiny_folder, context):
 
 
 def test_the_reward_model_waits_once_a_step(tiny_folder, context):
-    spec = Reward.model_validate({**COMMON, "pairs": "taste"})
+    spec = RewardModelSpec.model_validate({**COMMON, "pairs": "preference-data"})
     scorer = open_scorer(tiny_folder, 256, seed=0)
     assert waits_of(scorer, spec, reward_loss, [made("margin_B"), made("margin_B")], context()) == ["tolist"] * 2
 
@@ -136,19 +136,19 @@ def test_the_reward_model_waits_once_a_step(tiny_folder, context):
 @pytest.mark.parametrize("name", ["grpo", "cispo", "gspo"])
 @pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean", "constant"])
 def test_grpo_and_its_kin_wait_once_a_step(tiny_folder, context, name, reduction):
-    settings = {"prompts": "lessons", "steps": 1, "loss": name, "reduction": reduction, "kl_beta": 0.05}
-    spec = RLVR.model_validate({**COMMON, **settings, "importance_cap": 2.0})
+    settings = {"prompts": "sft-data", "steps": 1, "loss": name, "reduction": reduction, "kl_beta": 0.05}
+    spec = GRPOSpec.model_validate({**COMMON, **settings, "importance_cap": 2.0})
     step = made("advantages_P", "sampled_P", "reference_P")
     assert waits_of(open_policy(tiny_folder), spec, partial(grpo_loss, spec=spec), [step], context()) == ["tolist"]
 
 
 @pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean"])
 def test_ppo_waits_once_an_update_for_both_models(tiny_folder, context, reduction):
-    settings = {"prompts": "lessons", "value": "base", "steps": 1, "reduction": reduction, "max_new_tokens": 32}
-    spec = PPO.model_validate({**COMMON, **settings, "truncated": "mask"})
+    settings = {"prompts": "sft-data", "value": "base", "steps": 1, "reduction": reduction, "max_new_tokens": 32}
+    spec = PPOSpec.model_validate({**COMMON, **settings, "truncated": "mask"})
     models = ActorCritic(open_policy(tiny_folder), open_critic(tiny_folder, 256, 0))
-    reference = Reference(open_policy(tiny_folder, torch.float32), 0.0, 1)
-    algorithm = PPOAlgorithm(Trainable(models, torch.float32, Mesh()), reference, spec, 48)
+    reference = ReferenceModel(open_policy(tiny_folder, torch.float32), 0.0, 1)
+    algorithm = PPO(Trainable(models, torch.float32, Mesh()), reference, spec, 48)
     step = made("sampled_P", "rewards_L")
     for batch in step:
         batch.values["kept_L"] = torch.arange(batch.forest.num_leaves) % 3 > 0
@@ -164,7 +164,7 @@ def test_the_cost_of_a_step_is_that_of_its_forests(tiny_folder, context, monkeyp
     from tercet.train import loop
 
     monkeypatch.setattr(loop, "peak_flops", lambda device: 1e12)
-    spec = SFT.model_validate({**COMMON, "rows": "lessons"})
+    spec = SFTSpec.model_validate({**COMMON, "rows": "sft-data"})
     policy, ctx, step = open_policy(tiny_folder), context(), made()
     size, lines = model_size(policy), []
     monkeypatch.setattr(ctx.track, "log", lambda step, **values: lines.append(values))

@@ -64,14 +64,14 @@ def test_without_a_number_the_whole_text_is_compared() -> None:
     assert (grade.score, grade.answer, grade.outcome) == (0.0, "", "unparsed")
 
 
-def test_the_truth_may_be_a_whole_solution() -> None:
+def test_the_reference_may_be_a_whole_solution() -> None:
     assert gsm8k("It is 1234", "2 * 617 = <<2*617=1234>>1,234\n#### 1,234").score == 1
 
 
-@pytest.mark.parametrize("truth", ["", "  ", "work #### "])
-def test_an_empty_label_is_refused(truth: str) -> None:
+@pytest.mark.parametrize("reference", ["", "  ", "work #### "])
+def test_an_empty_label_is_refused(reference: str) -> None:
     with pytest.raises(VerifierError, match="gsm8k@1 expects the number as truth"):
-        gsm8k("5", truth)
+        gsm8k("5", reference)
 
 
 def test_every_published_gsm8k_solution_is_right_and_a_spoiled_one_wrong(shared_data: Path) -> None:
@@ -117,10 +117,10 @@ def test_no_letter_is_unparsed() -> None:
     assert (grade.score, grade.answer, grade.outcome) == (0.0, "", "unparsed")
 
 
-@pytest.mark.parametrize("truth", ["", "AB", "2", "K"])
-def test_a_truth_that_is_no_letter_is_refused(truth: str) -> None:
+@pytest.mark.parametrize("reference", ["", "AB", "2", "K"])
+def test_a_reference_that_is_no_letter_is_refused(reference: str) -> None:
     with pytest.raises(VerifierError, match="one letter from A to J"):
-        choice("A", truth)
+        choice("A", reference)
 
 
 # ---- letter@1 ----
@@ -128,7 +128,7 @@ def test_a_truth_that_is_no_letter_is_refused(truth: str) -> None:
 letter = verifier("letter@1")
 
 
-def letter_truth(answer: str, letters: str = "ABCD", brackets: bool = True) -> str:
+def letter_reference(answer: str, letters: str = "ABCD", brackets: bool = True) -> str:
     return json.dumps({"answer": answer, "letters": letters, "brackets": brackets})
 
 
@@ -151,29 +151,31 @@ def letter_truth(answer: str, letters: str = "ABCD", brackets: bool = True) -> s
 def test_the_last_strict_form_decides_and_then_the_fallbacks(
     completion: str, answer: str, letters: str, strict: float
 ) -> None:
-    assert letter(completion, letter_truth(answer, letters)) == Grade(1.0, answer, numbers={"strict": strict})
+    assert letter(completion, letter_reference(answer, letters)) == Grade(1.0, answer, numbers={"strict": strict})
     wrong = next(other for other in letters if other != answer)
-    assert letter(completion, letter_truth(wrong, letters)) == Grade(0.0, answer, numbers={"strict": 0})
+    assert letter(completion, letter_reference(wrong, letters)) == Grade(0.0, answer, numbers={"strict": 0})
 
 
 def test_without_brackets_the_strict_form_is_bare_or_bracketed() -> None:
     for completion in ("Therefore, the answer is: C", "Therefore, the answer is (C)", "Therefore, the answer is C."):
-        assert letter("B. " + completion, letter_truth("C", brackets=False)).numbers == {"strict": 1}
-    assert letter("Therefore, the answer is: C", letter_truth("C")).numbers == {"strict": 0}
-    assert letter("Therefore, the answer is: Certainly (B)", letter_truth("B", brackets=False)).numbers == {"strict": 0}
+        assert letter("B. " + completion, letter_reference("C", brackets=False)).numbers == {"strict": 1}
+    assert letter("Therefore, the answer is: C", letter_reference("C")).numbers == {"strict": 0}
+    assert letter("Therefore, the answer is: Certainly (B)", letter_reference("B", brackets=False)).numbers == {
+        "strict": 0
+    }
 
 
 def test_a_letter_outside_the_row_and_the_pronoun_are_no_answer() -> None:
-    assert letter("Therefore, the answer is (E)", letter_truth("A")).outcome == "unparsed"
-    assert letter("I think so", letter_truth("I", "ABCDEFGHIJ")).outcome == "unparsed"
+    assert letter("Therefore, the answer is (E)", letter_reference("A")).outcome == "unparsed"
+    assert letter("I think so", letter_reference("I", "ABCDEFGHIJ")).outcome == "unparsed"
 
 
 @pytest.mark.parametrize(
-    "truth", ["C", "[]", '{"answer": "E", "letters": "ABCD"}', '{"answer": "A"}', '{"letters": 3}']
+    "reference", ["C", "[]", '{"answer": "E", "letters": "ABCD"}', '{"answer": "A"}', '{"letters": 3}']
 )
-def test_a_truth_without_an_answer_among_the_letters_is_refused(truth: str) -> None:
+def test_a_reference_without_an_answer_among_the_letters_is_refused(reference: str) -> None:
     with pytest.raises(VerifierError, match="letter@1 expects"):
-        letter("A", truth)
+        letter("A", reference)
 
 
 def test_gold_letters_are_right_and_others_wrong(shared_data: Path) -> None:
@@ -185,9 +187,9 @@ def test_gold_letters_are_right_and_others_wrong(shared_data: Path) -> None:
     assert disagree == [3983]  # a defect of the public data: letter and index name different options; the letter counts
     for label, letters in [*rows, *((row["answer"], "ABCDEFGHIJ") for row in pro)]:
         text = f"(A) or (B)? I think. Therefore, the answer is ({label})."
-        assert letter(text, letter_truth(label, letters)) == Grade(1.0, label, numbers={"strict": 1.0})
+        assert letter(text, letter_reference(label, letters)) == Grade(1.0, label, numbers={"strict": 1.0})
         spoiled = letters[(letters.index(label) + 1) % 4]
-        assert letter(text.replace(f"is ({label})", f"is ({spoiled})"), letter_truth(label, letters)).score == 0
+        assert letter(text.replace(f"is ({label})", f"is ({spoiled})"), letter_reference(label, letters)).score == 0
 
 
 # ---- gpqa@1 ----
@@ -209,7 +211,7 @@ def test_gpqa_takes_the_last_of_each_form(completion: str, answer: str, strict: 
     assert gpqa(completion, "A").score == 0
 
 
-def test_gpqa_needs_a_capital_and_a_truth_from_a_to_d() -> None:
+def test_gpqa_needs_a_capital_and_a_reference_from_a_to_d() -> None:
     assert gpqa("none of them", "A").outcome == "unparsed"
     with pytest.raises(VerifierError, match="one letter from A to D"):
         gpqa("(A)", "E")
@@ -220,7 +222,7 @@ def test_gpqa_needs_a_capital_and_a_truth_from_a_to_d() -> None:
 bbh = verifier("bbh@1")
 
 
-def bbh_truth(task: str, answer: str) -> str:
+def bbh_reference(task: str, answer: str) -> str:
     return json.dumps({"answer": answer, "task": task})
 
 
@@ -250,7 +252,7 @@ def bbh_truth(task: str, answer: str) -> str:
     ],
 )
 def test_the_answer_after_the_phrase_comes_first(task: str, completion: str, gold: str, answer: str) -> None:
-    assert bbh(completion, bbh_truth(task, gold)) == Grade(1.0, answer)
+    assert bbh(completion, bbh_reference(task, gold)) == Grade(1.0, answer)
 
 
 def test_without_an_answer_of_the_kind_a_bbh_item_is_unparsed() -> None:
@@ -260,16 +262,18 @@ def test_without_an_answer_of_the_kind_a_bbh_item_is_unparsed() -> None:
         ("snarks", "(A)"),
         ("boolean_expressions", "True"),
     ):
-        grade = bbh("I cannot know.", bbh_truth(task, gold))
+        grade = bbh("I cannot know.", bbh_reference(task, gold))
         assert (grade.score, grade.outcome) == (0.0, "unparsed")
         assert task in grade.detail
-    assert bbh("So the answer is (A).", bbh_truth("movie_recommendation", "Monsters, Inc")) == Grade(0.0, "A")
+    assert bbh("So the answer is (A).", bbh_reference("movie_recommendation", "Monsters, Inc")) == Grade(0.0, "A")
 
 
-@pytest.mark.parametrize("truth", ["(A)", '{"answer": "(A)"}', '{"answer": "", "task": "snarks"}', '{"task": "chess"}'])
-def test_a_bbh_truth_needs_an_answer_and_a_known_task(truth: str) -> None:
+@pytest.mark.parametrize(
+    "reference", ["(A)", '{"answer": "(A)"}', '{"answer": "", "task": "snarks"}', '{"task": "chess"}']
+)
+def test_a_bbh_reference_needs_an_answer_and_a_known_task(reference: str) -> None:
     with pytest.raises(VerifierError, match="bbh@1 expects"):
-        bbh("(A)", truth)
+        bbh("(A)", reference)
 
 
 def test_every_bbh_row_is_graded_right_by_its_answer_and_wrong_by_another(shared_data: Path) -> None:
@@ -277,10 +281,10 @@ def test_every_bbh_row_is_graded_right_by_its_answer_and_wrong_by_another(shared
     for file in sorted((shared_data / "eval/bbh/bbh").glob("*.json")):
         golds = [row["target"] for row in json.loads(file.read_text(encoding="utf-8"))["examples"]]
         for number, gold in enumerate(golds):
-            truth = bbh_truth(file.stem, gold)
-            assert bbh(f"Let's see. So the answer is {gold}.", truth).score == 1, (file.stem, gold)
+            reference = bbh_reference(file.stem, gold)
+            assert bbh(f"Let's see. So the answer is {gold}.", reference).score == 1, (file.stem, gold)
             other = next(answer for answer in golds[number:] + golds if answer != gold)
-            assert bbh(f"Let's see. So the answer is {other}.", truth).score == 0, (file.stem, gold, other)
+            assert bbh(f"Let's see. So the answer is {other}.", reference).score == 0, (file.stem, gold, other)
         rows += len(golds)
     assert rows == 6_511
 
@@ -294,7 +298,7 @@ def test_the_published_shots_of_all_27_bbh_tasks_are_read(shared_data: Path) -> 
         assert len(answers) == 3
         for answer in answers:
             gold = re.sub(r"(?s).*So the answer is (.*)\.$", r"\1", answer)
-            assert bbh(answer, bbh_truth(file.stem, gold)).score == 1, (file.stem, gold)
+            assert bbh(answer, bbh_reference(file.stem, gold)).score == 1, (file.stem, gold)
 
 
 # ---- contains@1 ----
@@ -303,28 +307,28 @@ contains = verifier("contains@1")
 
 
 def test_an_alias_may_occur_as_given_lower_case_or_capitalised() -> None:
-    truth = json.dumps(["United States of America", "USA"])
+    reference = json.dumps(["United States of America", "USA"])
     for text in ("the USA!", "united states of america", "In United states of america.", "in usage"):
-        assert contains(text, truth).score == 1, text
+        assert contains(text, reference).score == 1, text
     for text in ("UNITED STATES OF AMERICA", "U.S.A."):
-        assert contains(text, truth) == Grade(0.0, text, numbers={"first_line": 0.0})
-    assert contains("France\nor the USA", truth) == Grade(1.0, "USA", numbers={"first_line": 0.0})
-    assert contains(" \n", truth).outcome == "unparsed"
+        assert contains(text, reference) == Grade(0.0, text, numbers={"first_line": 0.0})
+    assert contains("France\nor the USA", reference) == Grade(1.0, "USA", numbers={"first_line": 0.0})
+    assert contains(" \n", reference).outcome == "unparsed"
 
 
-@pytest.mark.parametrize("truth", ["Paris", "[]", '[""]', '{"a": 1}', "[3]"])
-def test_a_truth_that_is_no_list_of_aliases_is_refused(truth: str) -> None:
+@pytest.mark.parametrize("reference", ["Paris", "[]", '[""]', '{"a": 1}', "[3]"])
+def test_a_reference_that_is_no_list_of_aliases_is_refused(reference: str) -> None:
     with pytest.raises(VerifierError, match="contains@1 expects"):
-        contains("Paris", truth)
+        contains("Paris", reference)
 
 
 def test_gold_popqa_answers_contain_themselves(shared_data: Path) -> None:
     rows = json.loads((shared_data / "eval/fewshot/popqa_16.json").read_text(encoding="utf-8"))
     assert len(rows) == 16
     for row, other in zip(rows, rows[1:] + rows[:1], strict=True):
-        truth = json.dumps([row["answer"]])
-        assert contains(f"It is {row['answer']}.", truth).numbers == {"first_line": 1.0}
-        assert contains(f"It is {other['answer']}.", truth).score == 0
+        reference = json.dumps([row["answer"]])
+        assert contains(f"It is {row['answer']}.", reference).numbers == {"first_line": 1.0}
+        assert contains(f"It is {other['answer']}.", reference).score == 0
 
 
 def jsonl(path: Path) -> list[dict[str, Any]]:

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from tercet.sandbox.run import SandboxError, isolation
 from tercet.verify import VerifierError, verifier
 from tercet.verify.code import code
-from tercet.verify.sandbox import SandboxError, isolation
 
 DOUBLE = "```python\ndef double(x):\n    return 2 * x\n```"
 ASSERTS = ["assert double(1) == 2", "assert double(2) == 4", "assert double(3) == 7", "assert double(0) == 1"]
@@ -121,7 +121,7 @@ def test_the_network_and_other_files_are_out_of_reach(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ("no", "expects a truth in JSON"),
+        ("no", "expects a reference answer in JSON"),
         ("[]", "tests that are statements"),
         ("3", "expects as truth"),
         ('["assert f("]', "tests that are statements"),
@@ -133,7 +133,7 @@ def test_the_network_and_other_files_are_out_of_reach(tmp_path) -> None:
         ('{"tests": ["assert f()"], "threshold": 2}', "threshold from 0 to 1"),
     ],
 )
-def test_a_malformed_truth_is_refused(bad: str, message: str) -> None:
+def test_a_malformed_reference_is_refused(bad: str, message: str) -> None:
     with pytest.raises(VerifierError) as caught:
         verifier("code@1")("", bad)
     assert message in str(caught.value)

@@ -13,21 +13,21 @@ import pytest
 JUDGE = """
 from tercet.verify import Grade, VerifierError
 
-def mine(completion, truth):
-    if not truth:
+def mine(completion, reference answer):
+    if not reference answer:
         raise VerifierError("mine@1 expects a word as truth")
-    return Grade(float(truth in completion), completion[:1].upper())
+    return Grade(float(reference answer in completion), completion[:1].upper())
 
-def stumbles(completion, truth):
-    return Grade(float(completion.split()[0] == truth))
+def stumbles(completion, reference answer):
+    return Grade(float(completion.split()[0] == reference answer))
 
-def number(completion, truth):
+def number(completion, reference answer):
     return 1.0
 
-def nothing(completion, truth):
+def nothing(completion, reference answer):
     return Grade(float("nan"))
 
-def hangs(completion, truth):
+def hangs(completion, reference answer):
     while completion:
         pass
     return Grade(0.0)
@@ -72,7 +72,7 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_command_line_grades_with_a_judge_of_another_package(mine: Path, tmp_path: Path) -> None:
     answers = tmp_path / "answers.jsonl"
-    rows = [{"completion": "a pear", "truth": "pear"}, {"completion": "a fig", "truth": "pear"}]
+    rows = [{"completion": "a pear", "reference": "pear"}, {"completion": "a fig", "reference": "pear"}]
     answers.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     ran = python("-m", "tercet", "grade", "mine@1", str(answers), "--json", path=[mine])
     assert ran.returncode == 0, ran.stderr
@@ -92,7 +92,7 @@ def test_judges_of_other_packages_are_listed_beside_ours(mine: Path) -> None:
     assert packages == "my-judges - -"
 
 
-def test_a_truth_is_checked_and_an_accident_on_an_empty_completion_is_no_verdict(mine: Path) -> None:
+def test_a_reference_is_checked_and_an_accident_on_an_empty_completion_is_no_verdict(mine: Path) -> None:
     assert say("v.check_truth('mine@1', '')", mine) == "mine@1 expects a word as truth"
     assert say("v.check_truth('mine@1', 'pear')", mine) == "None"
     assert say("v.check_truth('stumbles@1', 'pear')", mine) == "None"

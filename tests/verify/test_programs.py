@@ -8,9 +8,9 @@ import math
 
 import pytest
 
+from tercet.sandbox.run import SandboxError, isolation
 from tercet.verify import VerifierError, verifier
 from tercet.verify.programs import extract, pass_at_k, program, sanitize
-from tercet.verify.sandbox import SandboxError, isolation
 
 PROMPT = '''from typing import List
 
@@ -44,7 +44,7 @@ def _some_isolation() -> None:
         pytest.skip(str(error))
 
 
-def truth(**changes: object) -> str:
+def reference(**changes: object) -> str:
     return json.dumps(
         {"before": PROMPT, "tests": TESTS, "entry_point": "total", "kind": "check", "seconds": 5} | changes
     )
@@ -69,7 +69,7 @@ def truth(**changes: object) -> str:
     ],
 )
 def test_right_answers_pass_however_they_are_written(completion: str) -> None:
-    grade = program(completion, truth())
+    grade = program(completion, reference())
     assert (grade.score, grade.outcome) == (1.0, "graded"), grade
     assert "total" in grade.answer
 
@@ -93,23 +93,23 @@ def test_right_answers_pass_however_they_are_written(completion: str) -> None:
     ],
 )
 def test_wrong_and_dishonest_answers_fail(completion: str, reason: str) -> None:
-    grade = program(completion, truth())
+    grade = program(completion, reference())
     assert (grade.score, grade.outcome) == (0.0, "graded"), grade
     assert reason in grade.detail
 
 
 def test_a_hanging_answer_times_out() -> None:
-    grade = program("    while True:\n        pass\n", truth(seconds=0.5))
+    grade = program("    while True:\n        pass\n", reference(seconds=0.5))
     assert (grade.score, grade.outcome, grade.detail) == (0.0, "timeout", "not done after 0.5 s")
 
 
 @pytest.mark.parametrize("completion", ["", "  \n", "I am sorry, but I cannot help with that.", "```python\n```"])
 def test_no_code_is_unparsed(completion: str) -> None:
-    assert program(completion, truth()).outcome == "unparsed"
+    assert program(completion, reference()).outcome == "unparsed"
 
 
 def test_the_prompt_stands_in_for_an_empty_before() -> None:
-    assert program(BODY, truth(before="", prompt=PROMPT)).score == 1.0
+    assert program(BODY, reference(before="", prompt=PROMPT)).score == 1.0
 
 
 def test_a_class_may_be_the_entry_point() -> None:
@@ -117,11 +117,19 @@ def test_a_class_may_be_the_entry_point() -> None:
     answer = (
         "```python\nclass Square:\n    def __init__(self, a): self.a = a\n    def area(self): return self.a**2\n```"
     )
-    assert program(answer, truth(before="", tests=tests, entry_point="Square")).score == 1.0
+    assert program(answer, reference(before="", tests=tests, entry_point="Square")).score == 1.0
 
 
-def test_a_bad_truth_says_what_is_expected() -> None:
-    for bad in ("no json", "[]", "{}", truth(kind="guess"), truth(entry_point="a b"), truth(tests=""), truth(more=1)):
+def test_a_bad_reference_says_what_is_expected() -> None:
+    for bad in (
+        "no json",
+        "[]",
+        "{}",
+        reference(kind="guess"),
+        reference(entry_point="a b"),
+        reference(tests=""),
+        reference(more=1),
+    ):
         with pytest.raises(VerifierError, match="program@1 expects"):
             program(BODY, bad)
 

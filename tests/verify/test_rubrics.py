@@ -9,27 +9,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tercet.rows import Message
-from tercet.verify import VERIFIERS, Grade, VerifierError, check_truth, llm_judge, verifier, verifiers
+from tercet.verify import VERIFIERS, Grade, VerifierError, check_reference, llm_judge, verifier, verifiers
 from tercet.verify.llm_judges import Case, spoken
 
 RUBRICS = json.dumps([{"rubric": "Names Paris.", "weight": 3}, {"description": "Is rude.", "weight": -1}])
-TRUTHS = {"quality_ref@1": "Paris.", "factuality@1": "Paris.", "rubric@1": RUBRICS}
+REFERENCES = {"quality_ref@1": "Paris.", "factuality@1": "Paris.", "rubric@1": RUBRICS}
 MODELS = [name for name, one in VERIFIERS.items() if one.asks_model]
 SCORES = [name for name in MODELS if str(VERIFIERS[name].function).startswith("rubrics:")]
 
 
-def ask(name: str, prompt: str, completion: str, truth: str) -> str:
-    (message,) = llm_judge(name).messages(Case(prompt, completion, truth))
+def ask(name: str, prompt: str, completion: str, reference: str) -> str:
+    (message,) = llm_judge(name).messages(Case(prompt, completion, reference))
     return message.content
 
 
-def read(name: str, reply: str, truth: str) -> Grade:
-    return llm_judge(name).read(reply, Case("", "", truth))
+def read(name: str, reply: str, reference: str) -> Grade:
+    return llm_judge(name).read(reply, Case("", "", reference))
 
 
 @pytest.mark.parametrize("name", SCORES)
 def test_a_question_holds_conversation_and_answer_and_asks_for_json(name: str) -> None:
-    text = ask(name, "Which {capital}?", "It is {Paris}.", TRUTHS.get(name, ""))
+    text = ask(name, "Which {capital}?", "It is {Paris}.", REFERENCES.get(name, ""))
     assert "### Begin of conversation\nWhich {capital}?\n### End of conversation" in text
     assert "### Begin of answer\nIt is {Paris}.\n### End of answer" in text
     assert '"REASONING"' in text
@@ -70,7 +70,7 @@ def test_other_scores_count_as_they_are(name: str) -> None:
 
 
 def test_a_refusal_earns_what_was_wanted() -> None:
-    assert [read("refusal@1", '{"SCORE": 0.75}', truth).score for truth in ("", "refuse", "comply")] == [
+    assert [read("refusal@1", '{"SCORE": 0.75}', reference).score for reference in ("", "refuse", "comply")] == [
         0.75,
         0.75,
         0.25,
@@ -105,8 +105,8 @@ def test_scores_that_do_not_fit_the_rubrics_are_unparsed(scores: str) -> None:
 @given(st.lists(st.tuples(st.floats(0.125, 8), st.sampled_from([0, 1, 2])), min_size=1, max_size=6))
 def test_a_rubric_score_lies_between_its_parts_and_ignores_the_scale_of_weights(parts: list[tuple[float, int]]) -> None:
     reply = json.dumps({"SCORES": [score for _, score in parts]})
-    truths = [json.dumps([{"rubric": "r", "weight": k * weight} for weight, _ in parts]) for k in (1, 8)]
-    one, other = (read("rubric@1", reply, truth).score for truth in truths)
+    references = [json.dumps([{"rubric": "r", "weight": k * weight} for weight, _ in parts]) for k in (1, 8)]
+    one, other = (read("rubric@1", reply, reference).score for reference in references)
     assert one == pytest.approx(other)
     shares = [score / 2 for _, score in parts]
     assert min(shares) - 1e-9 <= one <= max(shares) + 1e-9
@@ -125,9 +125,9 @@ def test_a_rubric_score_lies_between_its_parts_and_ignores_the_scale_of_weights(
         ("rubric@1", '[{"rubric": "r", "weight": 0}]', "not all 0"),
     ],
 )
-def test_a_bad_truth_is_refused_before_anything_is_asked(name: str, bad: str, message: str) -> None:
+def test_a_bad_reference_is_refused_before_anything_is_asked(name: str, bad: str, message: str) -> None:
     with pytest.raises(VerifierError) as caught:
-        check_truth(name, bad)
+        check_reference(name, bad)
     assert message in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""Token log-probabilities without ever holding the whole logit matrix (hop 7).
+"""Token log-probabilities without ever holding the whole logit matrix.
 
 Only the hidden states that predict a trained token come in. The output projection runs in chunks; backward computes
 each chunk's logits again, so memory is one chunk of `(chunk, vocabulary)` whatever the batch.

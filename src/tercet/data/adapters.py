@@ -1,4 +1,4 @@
-"""One small function for each public data set: a raw object becomes a row or a pair (hop 2 of the road).
+"""One small function for each public data set: a raw object becomes a row or a pair.
 
 Each function keeps to the contract of `layouts`, which holds the layouts that any file may have. What Tülu 3 keeps of
 each data set, and why, is written in `catalogue`; the section numbers are those of the paper.
@@ -49,10 +49,11 @@ _SLOT = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 
 
 def gsm8k(raw: Raw, where: str) -> Row:
-    """`question, answer`: calculator marks `<<48/2=24>>` go, the truth stands after `####` without commas."""
+    """`question, answer`: calculator marks `<<48/2=24>>` go, the reference answer stands after `####` without
+    commas."""
     question, answer = texts(raw, where, "question", "answer")
     turns = (Message("user", question), Message("assistant", _CALCULATION.sub("", answer)))
-    return Row(raw["id"], turns, skill="words", verifier="gsm8k@1", truth=_final_number(answer, where))
+    return Row(raw["id"], turns, skill="words", verifier="gsm8k@1", reference=_final_number(answer, where))
 
 
 def inputs_targets(raw: Raw, where: str) -> Row:
@@ -139,18 +140,18 @@ def fill(row: Row, values: Mapping[str, str], where: str) -> Row:
             f"{where}: no value for the slot {', '.join(missing)} of this template; the values given: {given}"
         )
     turns = tuple(Message(t.role, _SLOT.sub(lambda slot: values[slot[1]], t.content)) for t in row.messages)
-    return Row(row.id, turns, row.source, row.skill, row.verifier, row.truth, row.template)
+    return Row(row.id, turns, row.source, row.skill, row.verifier, row.reference, row.template)
 
 
 def rlvr(raw: Raw, where: str) -> Row:
     """A published RLVR row: `messages, ground_truth, dataset, constraint_type`; it gets the judge of its data set."""
-    truth, name = texts(raw, where, "ground_truth", "dataset")
+    reference, name = texts(raw, where, "ground_truth", "dataset")
     judge = JUDGES.get(name.lower())
     if judge is None:
         raise RowError(f"{where}: no judge for the data set {name!r}; expected one of {', '.join(JUDGES)}")
     asked = conversation({"id": raw["id"], "messages": raw.get("messages")}, where).prompt
     kind = str(raw.get("constraint_type") or "")
-    return _problem(raw, asked, judge, truth.replace(",", "") if judge == "gsm8k@1" else truth, where, kind)
+    return _problem(raw, asked, judge, reference.replace(",", "") if judge == "gsm8k@1" else reference, where, kind)
 
 
 def gsm8k_prompt(raw: Raw, where: str, examples: Sequence[Mapping[str, Any]] = ()) -> Row:
@@ -163,14 +164,14 @@ def gsm8k_prompt(raw: Raw, where: str, examples: Sequence[Mapping[str, Any]] = (
 def math_prompt(raw: Raw, where: str, examples: Sequence[Mapping[str, Any]] = ()) -> Row:
     """A MATH problem to be rewarded: zero-shot, or behind worked examples `{problem, solution}` in one user turn.
 
-    The truth is the bare `answer` where the row has one, else its reference `solution`.
+    The reference answer is the bare `answer` where the row has one, else its reference `solution`.
     """
     (question,) = texts(raw, where, "problem")
     if "answer" in raw and raw["answer"] in (None, ""):
         raise Skip("has no answer")
-    (truth,) = texts(raw, where, "answer" if "answer" in raw else "solution")
+    (reference,) = texts(raw, where, "answer" if "answer" in raw else "solution")
     text = _behind(examples, ("Problem:\n", "\n\nSolution:\n"), question, ("problem", "solution"))
-    return _problem(raw, (Message("user", text),), "math_flex@1", truth, where, str(raw.get("type") or ""))
+    return _problem(raw, (Message("user", text),), "math_flex@1", reference, where, str(raw.get("type") or ""))
 
 
 def preference(raw: Raw, where: str) -> Pair:
@@ -303,17 +304,19 @@ WITH_EXAMPLES = {  # adapter -> function, worked examples before each prompt (§
 }
 
 
-def _problem(raw: Raw, asked: Messages, judge: str, truth: str, where: str, template: str = "") -> Row:
-    """A bare prompt with its judge; an empty truth, and a constraint nobody can check, are refused before training."""
-    if not truth.strip():
-        raise RowError(f"{where}: has an empty truth, so no answer could be right")
+def _problem(raw: Raw, asked: Messages, judge: str, reference: str, where: str, template: str = "") -> Row:
+    """A bare prompt with its judge; an empty reference answer, and a constraint nobody can check, are refused before
+    training.
+    """
+    if not reference.strip():
+        raise RowError(f"{where}: has an empty reference answer, so no answer could be right")
     if judge == "tulu_if@1":
         try:
-            verifier(judge)("", truth)
+            verifier(judge)("", reference)
         except VerifierError as error:
             raise RowError(f"{where}: {error}") from None
     skill = {"gsm8k@1": "words", "math_flex@1": "maths", "tulu_if@1": "constraints"}[judge]
-    return Row(raw["id"], asked, skill=skill, verifier=judge, truth=truth, template=template)
+    return Row(raw["id"], asked, skill=skill, verifier=judge, reference=reference, template=template)
 
 
 def _behind(
@@ -328,10 +331,10 @@ def _behind(
 
 
 def _final_number(answer: str, where: str) -> str:
-    _, mark, truth = answer.rpartition("####")
-    if not mark or not truth.strip():
+    _, mark, reference = answer.rpartition("####")
+    if not mark or not reference.strip():
         raise RowError(f"{where}: the answer must end in '#### NUMBER', got {answer[-60:]!r}")
-    return truth.strip().replace(",", "")
+    return reference.strip().replace(",", "")
 
 
 def _paired(name: str, prompt: Messages, good: str, bad: str, **models: str) -> Pair:

@@ -1,8 +1,8 @@
-"""Which training rows copy an exam: the 8-gram rule of the paper (§3.2), hop 3 of the road.
+"""Which training rows copy a benchmark: the 8-gram rule of the paper (§3.2).
 
-The exam is indexed once and the corpus is streamed past it, so memory depends on the exam alone. Each user turn of a
-row is one document. For an exam field of L tokens and a document d, M_d is the set of the field's positions that lie
-in an n-gram which d contains too:
+The benchmark is indexed once and the corpus is streamed past it, so memory depends on the benchmark alone. Each user
+turn of a row is one document. For a benchmark field of L tokens and a document d, M_d is the set of the field's
+positions that lie in an n-gram which d contains too:
 
     score(field, d) = |M_d| / L      coverage(item, d) = mean of score over the item's fields
 
@@ -12,7 +12,7 @@ strictly above the threshold. In exact mode a field scores 1 when all of it stan
 it is, and a row copies an item when one of its documents holds every field.
 
 Two deliberate differences from the published scripts. Both sides go through the same analyser, where the scripts cut
-the exam side with spaCy's English pipeline: that one splits clitics and keeps punctuation as tokens, which only
+the benchmark side with spaCy's English pipeline: that one splits clitics and keeps punctuation as tokens, which only
 changes L and breaks n-grams that the corpus side has. And the search is exact and complete, where the scripts ask a
 search engine for the first hundred hits of each n-gram.
 """
@@ -29,10 +29,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tercet.data.ngrams import END, SEPARATORS, Encoded, Grams, Numbers, Sieve, analyse, encode, vocabulary
+from tercet.data.ngrams import END, SEPARATORS, Grams, Numbers, Sieve, WordIds, analyse, encode, vocabulary
 from tercet.rows import RowError, read_table
 
-__all__ = ["SEPARATORS", "ExamItem", "Hit", "Index", "analyse", "excerpt", "read_exam"]
+__all__ = ["SEPARATORS", "BenchmarkItem", "Hit", "Index", "analyse", "excerpt", "read_benchmark"]
 
 _WORD = re.compile(f"[^{re.escape(SEPARATORS)}]+")
 
@@ -42,8 +42,8 @@ def _always(row: int, item: int, coverage: float) -> bool:
 
 
 @dataclass(frozen=True)
-class ExamItem:
-    """One exam item. Example: `ExamItem("words@1", "17", ("Ann has 3 pens and ...",))`."""
+class BenchmarkItem:
+    """One benchmark item. Example: `ExamItem("words@1", "17", ("Ann has 3 pens and ...",))`."""
 
     task: str
     item: str
@@ -52,9 +52,9 @@ class ExamItem:
 
 @dataclass(frozen=True)
 class Hit:
-    """One exam item that a row copies: how much of it, and the longest copied run in the analyser's tokens."""
+    """One benchmark item that a row copies: how much of it, and the longest copied run in the analyser's tokens."""
 
-    item: ExamItem
+    item: BenchmarkItem
     coverage: float
     matched: str
     document: int = 0  # the row's text that copies
@@ -66,7 +66,7 @@ class Hit:
 class _Shares:
     """What documents share with fields, sorted by document, then place; a part is one document and one field."""
 
-    places: Numbers  # (n-grams,) where in the exam a shared n-gram starts
+    places: Numbers  # (n-grams,) where in the benchmark a shared n-gram starts
     parts: Numbers  # (parts + 1,) the first n-gram of each part, and their number
     documents: Numbers  # (parts,)
     fields: Numbers  # (parts,)
@@ -74,9 +74,9 @@ class _Shares:
 
 
 class Index:
-    """The n-grams of an exam, ready to be looked up."""
+    """The n-grams of a benchmark, ready to be looked up."""
 
-    def __init__(self, items: Iterable[ExamItem], n: int = 8, *, exact: bool = False) -> None:
+    def __init__(self, items: Iterable[BenchmarkItem], n: int = 8, *, exact: bool = False) -> None:
         """Index `items` by their n-grams of `n` tokens, or by whole fields where `exact`."""
         if n < 1:
             raise ValueError(f"n-grams need at least one token, got n = {n}")
@@ -102,7 +102,7 @@ class Index:
         self._tables = [Grams(self._ids, places, length) for length, places in self._places() if len(places)]
 
     def hits(self, row_texts: Sequence[str], threshold: float = 0.5) -> list[Hit]:
-        """The items that one row copies above `threshold`, in exam order; `row_texts` are the row's user turns."""
+        """The items that one row copies above `threshold`, in benchmark order; `row_texts` are the row's user turns."""
         return self.search([row_texts], threshold)[0][0]
 
     def search(
@@ -143,7 +143,7 @@ class Index:
         room = np.repeat(self._ends, self._lengths + 1) - np.arange(len(self._ids))  # tokens left in the field
         return [(self.n, np.flatnonzero(room >= self.n))]
 
-    def _shares(self, read: Encoded) -> _Shares:
+    def _shares(self, read: WordIds) -> _Shares:
         """Every n-gram that a document and a field share, grouped."""
         size = len(self._ids) + 1
         keys = [np.empty(0, np.int64)]
@@ -161,7 +161,7 @@ class Index:
         return _Shares(places, np.append(firsts, len(places)), documents[firsts], fields[firsts], covered)
 
     def _copies(
-        self, read: Encoded, threshold: float, shown: Callable[[int, int, float], bool]
+        self, read: WordIds, threshold: float, shown: Callable[[int, int, float], bool]
     ) -> Iterable[tuple[int, Hit]]:
         """Documents and what they copy, by n-gram coverage."""
         shares = self._shares(read)
@@ -178,7 +178,7 @@ class Index:
                 field, matched = self._longest_run(shares, parts) if shown(document, number, coverage) else (0, "")
                 yield document, Hit(self.items[number], coverage, matched, field=field, number=number)
 
-    def _suspects(self, read: Encoded, threshold: float) -> Sequence[int]:
+    def _suspects(self, read: WordIds, threshold: float) -> Sequence[int]:
         """The documents that may copy something."""
         shares = self._shares(read)
         if not len(shares.covered):
@@ -214,7 +214,7 @@ class Index:
         length, start, field = best
         return int(self._which[field]), self._text(start, start + length)
 
-    def _phrases(self, read: Encoded) -> Iterable[tuple[int, Hit]]:
+    def _phrases(self, read: WordIds) -> Iterable[tuple[int, Hit]]:
         """Documents and the items whose every field stands in them as one phrase."""
         held: dict[tuple[int, int], set[int]] = {}  # (document, item) -> fields
         for table in self._tables:
@@ -234,20 +234,20 @@ class Index:
         return " ".join(self._spelling[number] for number in self._ids[start:end].tolist() if number != END)
 
 
-def read_exam(payload: Path, *, shots: bool = True) -> tuple[list[ExamItem], frozenset[str]]:
-    """The items of a prompts artefact with the fields that rows must not copy, and which of its tasks are unseen.
+def read_benchmark(payload: Path, *, shots: bool = True) -> tuple[list[BenchmarkItem], frozenset[str]]:
+    """The items of a prompts artifact with the fields that rows must not copy, and which of its tasks are unseen.
 
     The worked examples of its prompts (`examples.parquet`, where there is one) come after the items and count under
     tasks of their own: `gsm8k@2:examples`; without `shots` they are left out.
     """
-    cards, exam, examples = (payload / name for name in ("tasks.json", "exam.parquet", "examples.parquet"))
+    cards, benchmark, examples = (payload / name for name in ("tasks.json", "benchmark.parquet", "examples.parquet"))
     known = json.loads(cards.read_text(encoding="utf-8")) if cards.is_file() else []
     items = []
-    for file in (exam, examples) if shots and examples.is_file() else (exam,):
+    for file in (benchmark, examples) if shots and examples.is_file() else (benchmark,):
         for number, value in enumerate(read_table(file)):
             if "fields" not in value or "task" not in value or "item" not in value:
                 raise RowError(f"{file}, row {number}: expected task, item and fields, got the keys {sorted(value)}")
-            items.append(ExamItem(value["task"], str(value["item"]), tuple(value["fields"] or ())))
+            items.append(BenchmarkItem(value["task"], str(value["item"]), tuple(value["fields"] or ())))
     return items, frozenset(card["name"] for card in known if card.get("locked"))
 
 

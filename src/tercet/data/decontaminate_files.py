@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tercet.data.crew import Crew
 from tercet.data.decontaminator import Cell, Decontaminator, Document, Found, prove
 from tercet.data.layouts import user_texts
+from tercet.data.process_pool import ProcessPool
 from tercet.rows import RowError
 from tercet.rows_file import read_file
 
@@ -35,7 +35,7 @@ LARGE = 32 << 20  # bytes of rows for which processes are started at once
 
 
 @dataclass(frozen=True)
-class Batch:
+class RowBatch:
     """Some rows of one file: lines of JSON, a pyarrow batch, or objects. `first` is the number of its first row."""
 
     path: Path
@@ -80,25 +80,25 @@ def clean(files: Sequence[Path], out: Path, cleaner: Decontaminator, workers: in
         raise ValueError(f"{out} is one of the files to read; write to another")
     if not out.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
         raise ValueError(f"{out}: expected an output named .jsonl, .jsonl.gz or .parquet")
-    with _crew(files, cleaner, workers) as crew:
-        found = _scan(files, cleaner, crew)
+    with _crew(files, cleaner, workers) as pool:
+        found = _scan(files, cleaner, pool)
         gone = _gone(found, cleaner)
         _write(out, _kept(files, gone))
         spared = sum(int((~gone[np.asarray(rows)]).sum()) for rows in found.rows.values())
         stays = len(gone) - int(gone.sum())
         written = batches(out) if out.exists() else ()  # of parquet no table is written where nothing stays
-        prove(crew, written, rows=stays, spared=spared)
+        prove(pool, written, rows=stays, spared=spared)
     named = {"files": [str(file) for file in files], "out": str(out), "proof": {"rows": stays, "copy": spared}}
     return {**_report(found, cleaner, gone), **named}
 
 
 def scan(files: Sequence[Path], cleaner: Decontaminator, workers: int = 1) -> Scan:
     """Every row of some files past the benchmark; RowError names file and row of a bad one."""
-    with _crew(files, cleaner, workers) as crew:
-        return _scan(files, cleaner, crew)
+    with _crew(files, cleaner, workers) as pool:
+        return _scan(files, cleaner, pool)
 
 
-def documents(batch: Batch) -> list[Document]:
+def documents(batch: RowBatch) -> list[Document]:
     """What is looked at of the rows of a batch; a row's data set is its own `source` or `dataset`, else the file."""
     found = []
     for number, (value, where) in enumerate(batch.objects(), batch.first):
@@ -108,14 +108,14 @@ def documents(batch: Batch) -> list[Document]:
     return found
 
 
-def _crew(files: Sequence[Path], cleaner: Decontaminator, workers: int) -> Crew[Batch, Found]:
+def _crew(files: Sequence[Path], cleaner: Decontaminator, workers: int) -> ProcessPool[RowBatch, Found]:
     large = sum(file.stat().st_size for file in files if file.exists()) > LARGE
-    return Crew(cleaner.search(documents), workers, 0 if large else None)
+    return ProcessPool(cleaner.search(documents), workers, 0 if large else None)
 
 
-def _scan(files: Sequence[Path], cleaner: Decontaminator, crew: Crew[Batch, Found]) -> Scan:
+def _scan(files: Sequence[Path], cleaner: Decontaminator, pool: ProcessPool[RowBatch, Found]) -> Scan:
     whole = Scan()
-    for found in crew.map(_stream(files)):
+    for found in pool.map(_stream(files)):
         start = len(whole.origin)
         whole.origin.extend(whole.sources.setdefault(name, len(whole.sources)) for name in found.sources)
         whole.tokens += found.tokens
@@ -125,7 +125,7 @@ def _scan(files: Sequence[Path], cleaner: Decontaminator, crew: Crew[Batch, Foun
     return whole
 
 
-def _stream(files: Sequence[Path]) -> Iterator[Batch]:
+def _stream(files: Sequence[Path]) -> Iterator[RowBatch]:
     for file in files:
         yield from batches(file)
 
@@ -142,7 +142,7 @@ def _gone(found: Scan, cleaner: Decontaminator) -> NDArray[np.bool_]:
 
 
 def _report(found: Scan, cleaner: Decontaminator, gone: NDArray[np.bool_]) -> dict[str, Any]:
-    """Everything that was found, as plain values: exams, sets, the matrix of both, and every copied item."""
+    """Everything that was found, as plain values: benchmarks, sets, the matrix of both, and every copied item."""
     index, policy, dropped = cleaner.index, cleaner.policy, cleaner.dropped()
     origin = np.asarray(found.origin)
     read, lost = (np.bincount(some, minlength=len(found.sources)).tolist() for some in (origin, origin[gone]))
@@ -162,14 +162,14 @@ def _report(found: Scan, cleaner: Decontaminator, gone: NDArray[np.bool_]) -> di
         "kept": len(origin) - int(gone.sum()),
         "removed": int(gone.sum()),
         "tokens": found.tokens,
-        "exams": cleaner.exams(),
+        "benchmarks": cleaner.benchmarks(),
         "sources": sets,
         "matrix": cleaner.matrix(),
         "items": items,
     }
 
 
-def batches(path: Path) -> Iterator[Batch]:
+def batches(path: Path) -> Iterator[RowBatch]:
     """A jsonl, json, csv, tsv or parquet file (or .gz) in batches; only .json is read whole. Rows count from 1."""
     name = path.name.removesuffix(".gz")
     if not path.is_file() or not name.endswith((".jsonl", ".json", ".csv", ".tsv", ".parquet")):
@@ -178,7 +178,7 @@ def batches(path: Path) -> Iterator[Batch]:
     try:
         for rows in _pieces(path, name):
             if len(rows):
-                yield Batch(path, first, rows)
+                yield RowBatch(path, first, rows)
             first += len(rows)
     except RowError:
         raise
@@ -202,7 +202,7 @@ def _pieces(path: Path, name: str) -> Iterator[Any]:
             yield piece
 
 
-def _kept(files: Sequence[Path], gone: NDArray[np.bool_]) -> Iterator[tuple[Batch, list[bool]]]:
+def _kept(files: Sequence[Path], gone: NDArray[np.bool_]) -> Iterator[tuple[RowBatch, list[bool]]]:
     """Every batch with the rows that stay."""
     start = 0
     for batch in _stream(files):
@@ -213,7 +213,7 @@ def _kept(files: Sequence[Path], gone: NDArray[np.bool_]) -> Iterator[tuple[Batc
         raise RuntimeError(f"the files had {len(gone)} rows and now have {start}; they changed while being read")
 
 
-def _write(path: Path, kept: Iterable[tuple[Batch, list[bool]]]) -> None:
+def _write(path: Path, kept: Iterable[tuple[RowBatch, list[bool]]]) -> None:
     """Write rows to .jsonl, .jsonl.gz or .parquet; the file appears under its name when all is written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -225,7 +225,7 @@ def _write(path: Path, kept: Iterable[tuple[Batch, list[bool]]]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _write_lines(partial: Path, path: Path, kept: Iterable[tuple[Batch, list[bool]]]) -> None:
+def _write_lines(partial: Path, path: Path, kept: Iterable[tuple[RowBatch, list[bool]]]) -> None:
     """A line of JSON is written byte for byte as it was read."""
     with open(partial, "wb") as raw, ExitStack() as stack:
         packed = path.suffix == ".gz"
@@ -236,7 +236,7 @@ def _write_lines(partial: Path, path: Path, kept: Iterable[tuple[Batch, list[boo
                 stream.write(line.rstrip(b"\r\n") + b"\n")
 
 
-def _write_table(partial: Path, path: Path, kept: Iterable[tuple[Batch, list[bool]]]) -> None:
+def _write_table(partial: Path, path: Path, kept: Iterable[tuple[RowBatch, list[bool]]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from tercet.data.crew import Crew
-from tercet.data.decontam import ExamItem, Hit, Index, excerpt, read_exam
+from tercet.data.decontam import BenchmarkItem, Hit, Index, excerpt, read_benchmark
+from tercet.data.process_pool import ProcessPool
 
 if TYPE_CHECKING:
-    from tercet.recipe import Mixture
+    from tercet.recipe import MixtureSpec
     from tercet.store import Artifact
 
 J = TypeVar("J")
@@ -24,7 +24,7 @@ Cell = tuple[str, str]  # a data set and a benchmark task: ("sharegpt", "alpacae
 
 
 @dataclass(frozen=True)
-class Policy:
+class DecontaminationRule:
     """What counts as contaminated and what then happens (paper §3.2).
 
     A row copies an item above `threshold`. A data set is contaminated by a task when its rows copy more than `share` of
@@ -54,7 +54,7 @@ class Copy:
     row: str
     matched: str
     row_text: str
-    exam_text: str
+    benchmark_text: str
 
 
 class RowCopies(NamedTuple):
@@ -129,21 +129,24 @@ class Copied:
 class Decontaminator:
     """Counts what the data sets copy of a benchmark and says what follows from it."""
 
-    def __init__(self, index: Index, policy: Policy | None = None) -> None:
-        self.index, self.policy = index, policy or Policy()
+    def __init__(self, index: Index, policy: DecontaminationRule | None = None) -> None:
+        self.index, self.policy = index, policy or DecontaminationRule()
         self.copied: dict[Cell, dict[int, Copied]] = {}
         self._sizes = Counter(item.task for item in index.items)
 
     @classmethod
-    def of(cls, spec: Mixture, inputs: Mapping[str, Artifact]) -> Decontaminator:
+    def of(cls, spec: MixtureSpec, inputs: Mapping[str, Artifact]) -> Decontaminator:
         """The benchmarks and the policy that a mixture's recipe names."""
-        items: list[ExamItem] = []
+        items: list[BenchmarkItem] = []
         unseen: set[str] = set()
         for name in spec.against:
-            found, locked = read_exam(inputs[name].payload, shots=spec.shots)
+            found, locked = read_benchmark(inputs[name].payload, shots=spec.shots)
             items += found
             unseen |= locked
-        return cls(Index(items, spec.ngram, exact=spec.exact), Policy(spec.threshold, spec.share, frozenset(unseen)))
+        return cls(
+            Index(items, spec.ngram, exact=spec.exact),
+            DecontaminationRule(spec.threshold, spec.share, frozenset(unseen)),
+        )
 
     def search(self, read: Callable[[J], Sequence[Document]], *, each_row: bool = False) -> Search[J]:
         """A search for these items."""
@@ -166,9 +169,9 @@ class Decontaminator:
         """Why a row goes, with both texts side by side where it copies most: columns of `removed.parquet`."""
         ((number, most),) = row.shown.items()
         item = self.index.items[number]
-        detail = f"copies {len(row.items)} exam item{'s' if len(row.items) > 1 else ''}"
+        detail = f"copies {len(row.items)} benchmark item{'s' if len(row.items) > 1 else ''}"
         named = {"detail": detail, "task": item.task, "item": item.item, "coverage": most.coverage}
-        return {**named, "row_text": most.row_text, "exam_text": most.exam_text}
+        return {**named, "row_text": most.row_text, "benchmark_text": most.benchmark_text}
 
     def matrix(self) -> list[dict[str, Any]]:
         """The paper's table 37: for each data set and task the items copied, their share, and what follows.
@@ -190,7 +193,7 @@ class Decontaminator:
                 found.setdefault(cell["source"], []).append(cell)
         return found
 
-    def exams(self) -> list[dict[str, Any]]:
+    def benchmarks(self) -> list[dict[str, Any]]:
         """Per task how many of its items any data set copies."""
         copied: dict[str, set[int]] = {task: set() for task in self._sizes}
         for (_, task), items in self.copied.items():
@@ -207,14 +210,14 @@ class Decontaminator:
         return "spared" if self.policy.spare and not contaminated else "rows removed"
 
 
-def prove(crew: Crew[J, Found], jobs: Iterable[J], *, rows: int, spared: int = 0) -> None:
+def prove(pool: ProcessPool[J, Found], jobs: Iterable[J], *, rows: int, spared: int = 0) -> None:
     """The second pass, over what was written: RuntimeError unless it is `rows` rows of which `spared` copy an item."""
     number, left = 0, []
-    for found in crew.map(jobs):
+    for found in pool.map(jobs):
         number += len(found.sources)
         left += [row.id for row in found.rows]
     if (number, len(left)) != (rows, spared):
         raise RuntimeError(
-            f"expected {rows} rows of which {spared} copy the exam, found {number} and {len(left)} "
+            f"expected {rows} rows of which {spared} copy the benchmark, found {number} and {len(left)} "
             f"({', '.join(left[:3]) or 'none'}); this is a bug, report it"
         )

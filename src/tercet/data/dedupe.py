@@ -18,9 +18,9 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from tercet.data.crew import Crew
+from tercet.data.disk_list import DiskList, batched
 from tercet.data.filters import Finding, split_words
-from tercet.data.spool import Spool, batched
+from tercet.data.process_pool import ProcessPool
 from tercet.rows import Row
 
 Hashes = npt.NDArray[np.uint64]
@@ -118,7 +118,7 @@ class Exact:
     def __init__(self) -> None:
         """Start with nothing seen."""
         self._seen = Seen()
-        self._names = Spool[str]()
+        self._names = DiskList[str]()
 
     def __call__(self, row: Row) -> Finding | None:
         """What is found names the row that came first."""
@@ -174,8 +174,8 @@ def near_duplicates(
 
 def band_keys(texts: Iterable[str], near: Near, *, workers: int = 1) -> Hashes:
     """[texts, bands]: equal keys in a column say that two texts may be alike; 0 stands for white space."""
-    with Crew(partial(_chunk_keys, near=near), workers) as crew:
-        parts = list(crew.map(batched(texts, _CHUNK)))
+    with ProcessPool(partial(_chunk_keys, near=near), workers) as pool:
+        parts = list(pool.map(batched(texts, _CHUNK)))
     return np.concatenate(parts) if parts else np.zeros((0, near.bands[0]), np.uint64)
 
 

@@ -1,4 +1,4 @@
-"""Rules that a conversation can break: each a pure function from a row to what it found, or None (hop 3 of the road).
+"""Rules that a conversation can break: each a pure function from a row to what it found, or None.
 
 `FILTERS` names them with their parameters; `checks` sets them up from a recipe's table. A filter looks at one row and
 remembers nothing, so filtering twice removes nothing more; what must remember is in `dedupe`.
@@ -14,7 +14,7 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 
 from tercet.rows import Row
-from tercet.verify.language import language_of
+from tercet.verify.instructions.language import language_of
 
 KEYWORDS = (  # other makers and models, as the paper's conversion scripts list them; looked for in assistant turns
     *("OpenAI", "Open AI", "ChatGPT", "Chat GPT", "BingChat", "Bing Chat", "LAION", "Open Assistant", "OpenAssistant"),

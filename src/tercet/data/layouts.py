@@ -1,4 +1,4 @@
-"""The layouts that any file may have, one small function each, and how they are recognised (hop 2 of the road).
+"""The layouts that any file may have, one small function each, and how they are recognised.
 
 A function is given a raw object and the place where it stands. It returns a `Row`, raises `RowError` where the object
 does not fit, or `Skip` with a reason where such rows are left out by policy; whoever reads counts the reasons, so that
@@ -20,7 +20,11 @@ END_MARK = "<|endoftext|>"  # some dumps of training text carry it behind every 
 HUMAN = ("Human:", "### Human:")  # how a dialogue in one text begins: HH-RLHF, Guanaco
 PROMPTS = ("prompt", "instruction", "Instruction", "question")
 LAYOUTS: tuple[tuple[str, tuple[str, ...], str], ...] = (  # adapter, keys every row has, what that is; first fit wins
-    ("rlvr", ("messages", "ground_truth", "dataset"), "prompts with a ground truth, as in the published RLVR sets"),
+    (
+        "rlvr",
+        ("messages", "ground_truth", "dataset"),
+        "prompts with a ground reference answer, as in the published RLVR sets",
+    ),
     ("kto", ("messages", "label"), "conversations with a mark, good or bad"),
     ("rows", ("messages",), "a list of messages with role and content"),
     ("sharegpt_pair", ("conversations", "chosen", "rejected"), "ShareGPT turns with a chosen and a rejected answer"),

@@ -1,9 +1,9 @@
-"""The mixture: filter, dedupe, decontaminate and shuffle sources into one table (hops 2 to 4 of the road).
+"""The mixture: filter, dedupe, decontaminate and shuffle sources into one table.
 
 Every row that enters is kept, or listed in `removed.parquet` with the rule that removed it, or left out by the sample
 that the recipe asked for: kept + removed = sampled <= entered, per source. Which rows are sampled and the order of the
-result are functions of the seed and the row ids alone. Rows wait on disk: memory holds the exam and some 60 bytes a
-row. A mixture of preference pairs goes the same way; its filters look at both conversations.
+result are functions of the seed and the row ids alone. Rows wait on disk: memory holds the benchmark and some 60
+bytes a row. A mixture of preference pairs goes the same way; its filters look at both conversations.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tercet import machine
-from tercet.data.crew import Crew
+from tercet.data.datasheet import Datasheet, Tally, expectation, write_summary
 from tercet.data.decontaminator import Decontaminator, Document, Found, Search, prove
 from tercet.data.dedupe import Exact, Near, Seen, key_of, near_duplicates, row_key, text_of
+from tercet.data.disk_list import DiskList, batched, in_order
 from tercet.data.filters import Finding, checks, paper_filters
-from tercet.data.sheet import Sheet, Tally, expectation, write_summary
+from tercet.data.process_pool import ProcessPool
 from tercet.data.sources import Reading, check_verifiers, from_hub, label, load, load_pairs, lot, stand_in
-from tercet.data.spool import Spool, batched, in_order
-from tercet.recipe import Mixture, Pairs, SourceSpec
+from tercet.recipe import MixtureSpec, PairMixSpec, SourceSpec
 from tercet.rows import Pair, Row, RowError, TableWriter, pair_from, stream_rows
 from tercet.rows_file import read_file
 
@@ -57,19 +57,19 @@ class Removed:
     item: str = ""
     coverage: float = 0.0
     row_text: str = ""
-    exam_text: str = ""
+    benchmark_text: str = ""
 
 
-def run(spec: Mixture, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
+def run(spec: MixtureSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
     """Write `rows.parquet` (or `pairs.parquet`), `removed.parquet` and `summary.json`."""
     cleaner = Decontaminator.of(spec, inputs)
-    name, kind = ("pairs", Pair) if isinstance(spec, Pairs) else ("rows", Row)
+    name, kind = ("pairs", Pair) if isinstance(spec, PairMixSpec) else ("rows", Row)
     search: Search[list[Document]] = cleaner.search(list, each_row=True)
     with (
-        Crew(search, ctx.recipe.placement.workers or machine.cores()) as crew,
+        ProcessPool(search, ctx.recipe.placement.workers or machine.cores()) as pool,
         TableWriter(out / "removed.parquet", Removed) as gone,
     ):
-        mixing = Mixing(spec, inputs, ctx, cleaner, crew)
+        mixing = Mixing(spec, inputs, ctx, cleaner, pool)
         for source in spec.sources:
             for removed in mixing.take(source):
                 gone.write(removed)
@@ -82,13 +82,13 @@ def run(spec: Mixture, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
         if not len(left):
             raise RowError(f"mix {ctx.name!r}: no row is left of {lost.total()}; see the rules: {dict(lost)}")
         expected = expectation(spec, tallies, strict=all(from_hub(source, ctx.mirror) for source in spec.sources))
-        sheet = Sheet.of(spec, inputs)
+        sheet = Datasheet.of(spec, inputs)
         with TableWriter(out / f"{name}.parquet", kind) as table:
             for some in batched(mixing.shuffled(left), AT_ONCE):
                 table.write([entry for _, entry in some])
                 sheet.count([(tallies[source].source, entry) for source, entry in some])
         written = batched(map(_document, _stored(out / f"{name}.parquet")), AT_ONCE)
-        prove(crew, written, rows=sheet.rows)
+        prove(pool, written, rows=sheet.rows)
     write_summary(out / "summary.json", name, mixing.tallies, sheet, cleaner, spec, expected)
     contaminated = lost["contaminated"] + lost["contaminated set"]
     return {name: float(sheet.rows), "removed": float(lost.total()), "contaminated": float(contaminated)}
@@ -98,7 +98,7 @@ def run(spec: Mixture, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
 class Pot:
     """The rows that stay so far: on disk, with the number of each one's source."""
 
-    spool: Spool[Entry]
+    spilled: DiskList[Entry]
     places: array[int] = field(default_factory=lambda: array("Q"))
     keys: array[int] = field(default_factory=lambda: array("Q"))  # their order in the end
     sources: array[int] = field(default_factory=lambda: array("H"))
@@ -108,7 +108,7 @@ class Pot:
     def add(self, entry: Entry, source: int, draw: Callable[[str], int]) -> None:
         """Keep a row under an id of its own; `draw` gives its place in the end."""
         entry = replace(entry, id=self.own_id(entry.id))
-        self.places.append(self.spool.append(entry))
+        self.places.append(self.spilled.append(entry))
         self.keys.append(draw(entry.id))
         self.sources.append(source)
 
@@ -127,14 +127,14 @@ class Mixing:
 
     def __init__(
         self,
-        spec: Mixture,
+        spec: MixtureSpec,
         inputs: Mapping[str, Artifact],
         ctx: Context,
         cleaner: Decontaminator,
-        crew: Crew[list[Document], Found],
+        pool: ProcessPool[list[Document], Found],
     ) -> None:
-        self.spec, self.inputs, self.ctx, self.cleaner, self.crew = spec, inputs, ctx, cleaner, crew
-        self.pot = Pot(Spool(ctx.work))
+        self.spec, self.inputs, self.ctx, self.cleaner, self.pool = spec, inputs, ctx, cleaner, pool
+        self.pot = Pot(DiskList(ctx.work))
         self.tallies: list[Tally] = []
         self._filters: dict[str, Rule] = dict(checks(spec.filters))
         self._exact: dict[str, Rule] = {"duplicate": Exact()} if spec.dedupe else {}
@@ -144,7 +144,7 @@ class Mixing:
         """Read one source and keep what no rule removes, or the sample of it that the recipe asks for."""
         tally = self._tally(source)
         reading = Reading()
-        read: Any = load_pairs if isinstance(self.spec, Pairs) else load
+        read: Any = load_pairs if isinstance(self.spec, PairMixSpec) else load
         entries: Iterator[Entry] = iter(read(source, self.inputs, self.ctx.mirror, reading))
         if source.rows is not None or tally.share < 1:
             entries, there = in_order(entries, lambda entry: self._lot(tally.source, entry.id), self.ctx.work)
@@ -169,7 +169,7 @@ class Mixing:
         self.ctx.track.progress(number, len(self.spec.sources), tally.source)
 
     def without_contaminated_sets(self, left: Numbers) -> tuple[Numbers, list[Removed]]:
-        """Parts that copy too much of an unseen exam go as a whole."""
+        """Parts that copy too much of an unseen benchmark go as a whole."""
         reasons = {
             part: f"copies {cells[-1]['share']:.1%} of {cells[-1]['task']}, an unseen exam"
             for part, cells in self.cleaner.dropped().items()
@@ -183,7 +183,7 @@ class Mixing:
         if not self.spec.near or not len(left):
             return left, []
         near = Near(self.spec.near, seed=self.ctx.seed)
-        twins = near_duplicates(lambda: (text_of(_view(self._entry(i))) for i in left), near, workers=self.crew.workers)
+        twins = near_duplicates(lambda: (text_of(_view(self._entry(i))) for i in left), near, workers=self.pool.workers)
         place_of = {int(left[place]): twin for place, twin in twins.items()}
 
         def like(i: int, entry: Entry) -> str:
@@ -229,7 +229,7 @@ class Mixing:
                 note = f"{tally.source}, {tally.sampled:,} rows"
                 self.ctx.track.progress(number, len(self.spec.sources), note)
 
-        for found in self.crew.map(jobs()):
+        for found in self.pool.map(jobs()):
             stays, goes = waiting.popleft()
             copying = {row.place: row for row in found.rows}
             for place, entry in enumerate(stays):
@@ -257,7 +257,7 @@ class Mixing:
         return np.array(stays, np.int64), goes
 
     def _entry(self, number: int) -> Entry:
-        return self.pot.spool[self.pot.places[number]]
+        return self.pot.spilled[self.pot.places[number]]
 
     def _tally(self, source: SourceSpec) -> Tally:
         """A new account, under the source's name or, when that is taken, the name with ~2, ~3, ... behind it."""
@@ -272,7 +272,7 @@ class Mixing:
 
     def _own_filters(self, source: SourceSpec, tally: Tally) -> dict[str, Rule]:
         """The paper's filters that this source gets: those it names, else all but the paper's exemptions."""
-        usual = ("blank",) if isinstance(self.spec, Pairs) else paper_filters(tally.source)
+        usual = ("blank",) if isinstance(self.spec, PairMixSpec) else paper_filters(tally.source)
         chosen = usual if source.filters is None else source.filters
         return dict(checks({one: {} for one in chosen if one != "keywords" or self.spec.keywords}))
 
@@ -294,7 +294,7 @@ class Mixing:
 
 
 def _stored(path: Path) -> Iterator[Entry]:
-    """The rows (or the pairs, by the name) of an artefact's table, one after another."""
+    """The rows (or the pairs, by the name) of an artifact's table, one after another."""
     if path.name != "pairs.parquet":
         return stream_rows(path)
     return (pair_from(value, f"{path}: row {number}") for number, value in enumerate(read_file(path)))

@@ -1,9 +1,9 @@
 """Words as numbers and n-grams as hashes: what decontamination looks things up with, millions of tokens a second.
 
-A vocabulary holds the exam's words alone, so a word that no exam has is one number and ends every n-gram. Documents
-stand end to end in one array, each closed by `END`. Rolling hashes of a whole batch are made at once; a table of bits
-lets nearly every n-gram go that no exam has, a binary search finds the places of the others, and the words themselves
-are compared in the end: two n-grams with one hash are never confused.
+A vocabulary holds the exam's words alone, so a word that no benchmark has is one number and ends every n-gram.
+Documents stand end to end in one array, each closed by `END`. Rolling hashes of a whole batch are made at once; a
+table of bits lets nearly every n-gram go that no benchmark has, a binary search finds the places of the others, and
+the words themselves are compared in the end: two n-grams with one hash are never confused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SEPARATORS = ' ,.?!:;()"-\n\\'
-UNKNOWN, GAP, END = 0, -1, -2  # a word that no exam has; the nothing between two separators; the end of a document
+UNKNOWN, GAP, END = 0, -1, -2  # a word that no benchmark has; the nothing between two separators; the end of a document
 
 Numbers = NDArray[np.int64]
 
@@ -44,7 +44,7 @@ def vocabulary() -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class WordIds:
     """Documents as word numbers: `ids` (tokens,) with END after each document, `ends` (documents,) where it stands."""
 
     ids: Numbers
@@ -56,7 +56,7 @@ class Encoded:
         return len(self.ids) - len(self.ends)
 
 
-def encode(documents: Iterable[str], words: dict[str, int], *, learn: bool = False) -> Encoded:
+def encode(documents: Iterable[str], words: dict[str, int], *, learn: bool = False) -> WordIds:
     """Documents in the numbers of `words`; with `learn` new words are added, else they are UNKNOWN."""
     pieces = [np.empty(0, np.int64)]
     tokens: list[str] = []
@@ -68,15 +68,15 @@ def encode(documents: Iterable[str], words: dict[str, int], *, learn: bool = Fal
             tokens = []
     pieces.append(_numbers(tokens, words, learn))
     ids = np.concatenate(pieces)
-    return Encoded(ids, np.flatnonzero(ids == END))
+    return WordIds(ids, np.flatnonzero(ids == END))
 
 
 class Sieve:
     """The numbers of words by hashes of their bytes, whole arrays at once: several times as fast as a dictionary.
 
-    A word that no exam has may get a known word's number, once in 2^64; known words never get another. So nothing is
-    missed by what reads this way, and what is found is to be read again by `encode`. Where two words of the exam have
-    one hash, `sound` is False and nothing may be read this way.
+    A word that no benchmark has may get a known word's number, once in 2^64; known words never get another. So
+    nothing is missed by what reads this way, and what is found is to be read again by `encode`. Where two words of
+    the benchmark have one hash, `sound` is False and nothing may be read this way.
     """
 
     def __init__(self, words: dict[str, int]) -> None:
@@ -93,7 +93,7 @@ class Sieve:
         self._first = np.searchsorted(self._keys >> self._shift, np.arange((1 << bits) + 1, dtype=np.uint64))
         self._deepest = int(np.diff(self._first).max())
 
-    def encode(self, documents: Iterable[str]) -> Encoded:
+    def encode(self, documents: Iterable[str]) -> WordIds:
         """As `encode` without `learn`, up to the unknown words that pass for known ones."""
         keys, ends = self._hashed([_bytes(text) for text in documents])
         slots = (keys >> self._shift).astype(np.int64)
@@ -105,7 +105,7 @@ class Sieve:
             same = self._keys[at] == keys[open_]
             ids[open_[same]] = self._numbers[at[same]]
         ids[ends] = END
-        return Encoded(ids, ends)
+        return WordIds(ids, ends)
 
     def _hashed(self, texts: Sequence[bytes]) -> tuple[NDArray[np.uint64], Numbers]:
         """The hash of every word and of the mark after each text, mixed; and where those marks stand."""
@@ -135,7 +135,7 @@ def hashes(ids: Numbers, n: int) -> NDArray[np.uint64]:
 
 
 class Grams:
-    """The n-grams at some places of an exam, ready to be found in other documents."""
+    """The n-grams at some places of a benchmark, ready to be found in other documents."""
 
     def __init__(self, ids: Numbers, places: Numbers, n: int) -> None:
         """Index the n-grams of `ids` that start at `places`; none of them may reach over an END."""
@@ -152,7 +152,7 @@ class Grams:
         self._bits = np.packbits(present, bitorder="little")
 
     def find(self, ids: Numbers) -> Iterator[tuple[Numbers, Numbers]]:
-        """Places in `ids` and in the exam that start the same n-gram: pairs in pieces of bounded size."""
+        """Places in `ids` and in the benchmark that start the same n-gram: pairs in pieces of bounded size."""
         keys = hashes(ids, self.n)
         slots = self._slots(keys)
         bit = (slots & np.uint64(7)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Raw rows become conversations: hops 1 and 2 of the road.
+"""Raw rows become conversations:.
 
 A source is a stage of the recipe, a local file, or a hub id. An adapter is a small function from one raw object to a
 `Row` (`ADAPTERS`) or a `Pair` (`PAIRS`); `auto` recognises the layout and says so. Everything that enters is checked
@@ -267,7 +267,7 @@ def _check(row: Row, where: str, *, require_answer: bool) -> None:
         )
     if row.answer is not None and not row.answer.strip():
         raise RowError(f"{where}: has an empty completion (its last assistant turn is blank); fill or remove the row")
-    plain = (row.id, row.source, row.skill, row.verifier, row.truth, row.template)
+    plain = (row.id, row.source, row.skill, row.verifier, row.reference, row.template)
     _check_texts(where, *plain, *(turn.content for turn in row.messages))
 
 

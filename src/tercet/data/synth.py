@@ -1,12 +1,13 @@
-"""The synth stage: one of our seeded generators writes a table of rows (hop 2 and 4 of the road)."""
+"""The synth stage: one of our seeded generators writes a table of rows."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from tercet.data import constraints, planted, tables, talk, words
+from tercet.data import tables
+from tercet.data.generators import constraints, contaminated, talk, words
 from tercet.data.sources import TEMPLATE
-from tercet.recipe import Personas, Synth
+from tercet.recipe import PersonasSpec, SynthSpec
 from tercet.recipe.specs import ArtifactSpec
 from tercet.rows import write_table
 from tercet.store import Artifact, Context
@@ -16,18 +17,18 @@ GENERATORS = {
     "constraints@1": constraints.generate,
     "talk@1": talk.generate,
     "facts@1": talk.generate_facts,
-    "planted@1": planted.generate,
+    "contaminated@1": contaminated.generate,
 }
 TABLES = {  # what a generator reads of `tercet.data.tables`; {split} stands for the split it is asked for
     "words@1": ("words.toml", "words_{split}.jsonl"),
     "constraints@1": ("phrases.toml", "topics_{split}.jsonl"),
     "talk@1": ("talk_{split}.jsonl",),
     "facts@1": ("facts_{split}.jsonl",),
-    "planted@1": ("words.toml", "words_exam.jsonl", "phrases.toml", "topics_exam.jsonl"),
+    "contaminated@1": ("words.toml", "words_test.jsonl", "phrases.toml", "topics_test.jsonl"),
 }
 
 
-def run(spec: Synth, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
+def run(spec: SynthSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
     """Write `rows.parquet`; the stage has no inputs, its rows follow from generator, number, split and seed."""
     rows = GENERATORS[spec.generator](spec.rows, spec.split, ctx.seed)
     write_table(out / "rows.parquet", rows)
@@ -37,8 +38,8 @@ def run(spec: Synth, inputs: dict[str, Artifact], out: Path, ctx: Context) -> di
 def tables_read(spec: ArtifactSpec) -> dict[str, str]:
     """For a stage's key, the digest of the text tables that its rows are made of; nothing where it reads none."""
     read = ["hardcoded.jsonl"] if any(source.path == TEMPLATE for _, source in spec.origins()) else []
-    if isinstance(spec, Synth):
+    if isinstance(spec, SynthSpec):
         read += [name.format(split=spec.split) for name in TABLES[spec.generator]]
-    elif isinstance(spec, Personas):
+    elif isinstance(spec, PersonasSpec):
         read += ["personas.toml", "phrases.toml"]
     return {"tables": tables.digest(read)} if read else {}

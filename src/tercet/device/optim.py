@@ -1,4 +1,4 @@
-"""The optimisers, and their state by name: whatever tensors one keeps, a checkpoint holds them (hop 7)."""
+"""The optimisers, and their state by name: whatever tensors one keeps, a checkpoint holds them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from tercet.device.shard import Trainable
-from tercet.recipe import Fit
+from tercet.recipe import TrainSpec
 
 
-def optimizer(spec: Fit, trainable: Trainable, rates: dict[str, float]) -> torch.optim.Optimizer:
+def optimizer(spec: TrainSpec, trainable: Trainable, rates: dict[str, float]) -> torch.optim.Optimizer:
     """The recipe's optimiser over the masters; `rates` are the peak learning rates of parts, `{"": 1e-5}` of all.
 
     Every group's `peak` is its rate over the recipe's, for the schedule.

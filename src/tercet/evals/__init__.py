@@ -1,4 +1,4 @@
-"""Examine: what models are asked, how answers become scores with errors, and how two checkpoints are compared."""
+"""Evaluate: what models are asked, how answers become scores with errors, and how two checkpoints are compared."""
 
 from tercet.evals.compare import compare
 from tercet.evals.fakes import EchoGenerator, OracleGenerator

@@ -1,4 +1,4 @@
-"""Two exams of two checkpoints, item against item: what changed, and could it be chance?
+"""Two evaluations of two checkpoints, item against item: what changed, and could it be chance?
 
 Both checkpoints answered the same questions, so the differences are taken per item, as `tercet.stats.compare` says.
 An item that either of them could not be asked, or that could not be judged, is left out on both sides.
@@ -53,11 +53,11 @@ def note(lines: Sequence[Comparison]) -> str:
 
 
 def load(path: Path) -> list[Result]:
-    """The results of an eval artefact, of its payload, or of a results.jsonl file."""
+    """The results of an eval artifact, of its payload, or of a results.jsonl file."""
     choices = (path, path / "results.jsonl", path / "payload" / "results.jsonl")
     found = next((choice for choice in choices if choice.is_file()), None)
     if found is None:
-        raise CompareError(f"{path}: holds no results.jsonl; name a finished eval artefact")
+        raise CompareError(f"{path}: holds no results.jsonl; name a finished eval artifact")
     results = list(read_results(found))
     if not results:
         raise CompareError(f"{found}: holds no results")

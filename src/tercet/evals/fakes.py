@@ -39,7 +39,7 @@ class EchoGenerator:
 class OracleGenerator:
     """Answers from `truths` (last turn -> answer), and is sure of exactly that answer when it scores options."""
 
-    truths: Mapping[str, str]
+    references: Mapping[str, str]
     asked: list[str] = field(default_factory=list)  # last turns in the order they were put
 
     def complete(
@@ -64,7 +64,7 @@ class OracleGenerator:
 
     def _answer(self, prompt: Messages) -> str:
         self.asked.append(prompt[-1].content)
-        return self.truths[prompt[-1].content]
+        return self.references[prompt[-1].content]
 
 
 def _complete(texts: Sequence[str], sampling: Sampling, done: Done | None) -> list[list[Completion]]:

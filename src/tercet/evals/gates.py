@@ -1,4 +1,5 @@
-"""Gates: what an exam must show for the run to go on, e.g. `words >= exam-sft - 0.01` or `talk <= exam-base + 0.05`.
+"""Gates: what an evaluation must show for the run to go on, e.g. `words >= benchmark-sft - 0.01` or `talk <=
+benchmark-base + 0.05`.
 
 Design §8: only a *significant* regression stops the pipeline. A gate therefore fails when the whole 95 % interval of
 the paired difference to its bound lies on the wrong side.
@@ -16,11 +17,11 @@ from tercet.stats import GateError, estimate
 
 
 def named(wanted: Gate, tasks: Sequence[str]) -> str:
-    """The exam task a gate means; the version may be left out."""
+    """The evaluation task a gate means; the version may be left out."""
     found = [name for name in tasks if wanted.task in (name, name.partition("@")[0])]
     if len(found) != 1:
         raise TaskError(
-            f"gate {wanted.text!r}: {wanted.task!r} names {len(found)} tasks of this exam ({', '.join(tasks)})"
+            f"gate {wanted.text!r}: {wanted.task!r} names {len(found)} tasks of this evaluation ({', '.join(tasks)})"
         )
     return found[0]
 

@@ -1,4 +1,6 @@
-"""Can the judges be trusted? Every row's own truth must be graded right and a spoiled one wrong, without any model."""
+"""Can the judges be trusted? Every row's own reference answer must be graded right and a spoiled one wrong, without any
+model.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ WORKERS = 4  # judges that wait for other processes are asked several at once
 
 @dataclass(frozen=True)
 class GoldCheck:
-    """What one task's judge made of its own truths. `missed` names items it was wrong about, with what it said."""
+    """What one task's judge made of its own reference answers. `missed` names items it was wrong about, with what it
+    said.
+    """
 
     task: str
     verifier: str
@@ -47,13 +51,13 @@ def check(
         raise TaskError(f"{task.id}: found no items to check its judge with; is its file in the mirror whole?")
     if task.gold is None or task.judge or not task.verifier:
         why = "a model judges it" if task.judge else "not checked: the task declares no gold answers"
-        why = why if task.verifier else "scored by log-probabilities: the truth is among the options"
+        why = why if task.verifier else "scored by log-probabilities: the reference answer is among the options"
         return GoldCheck(task.id, task.verifier, 0, 0, 0, (), why)
     asked = items(task, records, hub.records(task.examples, mirror))
     judge, gold = verifier(task.verifier), task.gold
 
     def both(i: int) -> tuple[Grade, Grade]:
-        return judge(gold.right(records[i]), asked[i].truth), judge(gold.wrong(records[i]), asked[i].truth)
+        return judge(gold.right(records[i]), asked[i].reference), judge(gold.wrong(records[i]), asked[i].reference)
 
     with ThreadPoolExecutor(WORKERS) as pool:
         grades = list(pool.map(both, range(len(asked))))

@@ -1,4 +1,4 @@
-"""Judge the stored answers of an exam again: a mended judge needs no model to show what it changes (hop 11)."""
+"""Judge the stored answers of an evaluation again: a mended judge needs no model to show what it changes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from tercet.records import Result, Score, read_scores
 
 
 def rescore(
-    exam: Path, out: Path, judges: Mapping[str, str], progress: Callable[[int, int], None] = lambda done, total: None
+    benchmark: Path,
+    out: Path,
+    judges: Mapping[str, str],
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Score]:
     """Write results and scores of an eval payload with its answers judged again; returns the scores.
 
@@ -22,10 +25,10 @@ def rescore(
     are scored by log-probabilities, keep their verdicts. Judges that fail on more than 1 % of a task's answers are an
     `EvalError`, and nothing is written.
     """
-    results = load(exam)
-    scores = read_scores(exam)
+    results = load(benchmark)
+    scores = read_scores(benchmark)
     if unknown := [task for task in judges if task not in scores]:
-        raise TaskError(f"{exam}: holds no task {', '.join(unknown)}; it holds {', '.join(scores)}")
+        raise TaskError(f"{benchmark}: holds no task {', '.join(unknown)}; it holds {', '.join(scores)}")
     if fixed := [task for task in judges if not scores[task].card.verifier]:
         raise TaskError(
             f"{', '.join(fixed)}: a model or log-probabilities gave the verdicts; no verifier can replace them"

@@ -1,4 +1,4 @@
-"""Per-item results: the append-only segment an exam writes while it runs, and the scores computed from its lines.
+"""Per-item results: the append-only segment an evaluation writes while it runs, and the scores computed from its lines.
 
 A result line is one JSON object that explains itself: the question, what was written, what was extracted, how it was
 judged. So a changed judge can re-score it without generating again.
@@ -30,8 +30,8 @@ USAGE = "usage.jsonl"  # beside the segments: what servers were asked and what i
 SYNC_EVERY = 8  # lines between fsyncs
 
 
-class Segment(Journal):
-    """The journal of an exam: what it holds is in `results`, of several lines for one item the last."""
+class ResultLog(Journal):
+    """The journal of an evaluation: what it holds is in `results`, of several lines for one item the last."""
 
     def __init__(self, path: Path) -> None:
         self.results = {(one.task, one.item): one for one in map(Result.from_json, journal.read(path))}
@@ -65,7 +65,9 @@ class Metered(Protocol):
 
 @contextmanager
 def accounted(model: Any, ledger: Path, role: str = "") -> Iterator[None]:
-    """Note in a ledger what a metered model spent meanwhile, also when it fails, so that a continued exam knows it."""
+    """Note in a ledger what a metered model spent meanwhile, also when it fails, so that a continued evaluation knows
+    it.
+    """
     try:
         yield
     finally:
@@ -84,7 +86,7 @@ def spent(ledger: Path) -> dict[str, float]:
 
 def asked(item: Item, card: TaskCard, prompt_ids: Sequence[int]) -> Result:
     """The part of a result that says what was asked."""
-    alike = ("task", "item", "skill", "template", "subset", "digest", "messages", "truth")
+    alike = ("task", "item", "skill", "template", "subset", "digest", "messages", "reference")
     same: dict[str, Any] = {key: getattr(item, key) for key in alike}
     return Result(**same, metric=card.metric, aggregate=card.aggregate, prompt_ids=prompt_ids)
 
@@ -100,7 +102,7 @@ def graded(item: Item, completions: Sequence[Completion], card: TaskCard, prompt
 def regraded(result: Result, judge: str, card: TaskCard) -> Result:
     """The same result with its stored answers judged (again) by `judge`; no judge leaves them to be judged later."""
     grade = partial(verifier(judge), sandbox=card.sandbox or "auto") if judge else None
-    return summed(result, [_judged(one, result.truth, grade) for one in result.tries], card)
+    return summed(result, [_judged(one, result.reference, grade) for one in result.tries], card)
 
 
 def summed(result: Result, samples: Sequence[Sample], card: TaskCard) -> Result:
@@ -122,12 +124,12 @@ def summed(result: Result, samples: Sequence[Sample], card: TaskCard) -> Result:
     return replace(result, **{**vars(shown), "score": score, "numbers": numbers, "samples": samples})
 
 
-def _judged(written: Sample, truth: str, judge: Callable[[str, str], Grade] | None) -> Sample:
+def _judged(written: Sample, reference: str, judge: Callable[[str, str], Grade] | None) -> Sample:
     if written.stop == "error":
         return replace(written, answer="", score=0.0, outcome="error", numbers={})
     if judge is None:
         return replace(written, answer="", score=0.0, outcome="unjudged", detail="", numbers={})
-    grade = judge(written.output, truth)
+    grade = judge(written.output, reference)
     return with_grade(written, grade, cut=written.stop == "length" and grade.outcome in ("graded", "unparsed"))
 
 

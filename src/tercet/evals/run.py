@@ -1,8 +1,8 @@
-"""The `eval` stage: put an exam to a model and say how well it did, and how sure we are (hop 11 of the road).
+"""The `eval` stage: put an evaluation to a model and say how well it did, and how sure we are.
 
-Every finished item goes to an append-only segment in the draft, so that a killed exam continues. Items are asked in
-fixed groups; in low precision a group that was cut short is asked again whole, because a different batch can change a
-token there, and a resumed exam must end in the same bytes.
+Every finished item goes to an append-only segment in the draft, so that a killed evaluation continues. Items are
+asked in fixed groups; in low precision a group that was cut short is asked again whole, because a different batch
+can change a token there, and a resumed evaluation must end in the same bytes.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from tercet import journal, machine
-from tercet.evals import gates, judged
-from tercet.evals.results import USAGE, Segment, accounted, asked, graded, spent, write_scores
-from tercet.evals.task import Item, TaskError, read_exam
-from tercet.recipe import Eval, gate
+from tercet.evals import gates, llm_judged
+from tercet.evals.results import USAGE, ResultLog, accounted, asked, graded, spent, write_scores
+from tercet.evals.task import Item, TaskError, read_benchmark
+from tercet.recipe import EvalSpec, gate
 from tercet.records import Result, TaskCard
 from tercet.rows import PLAIN, Completion, Generator, Likelihood, Message, Messages, speed_of
+from tercet.sandbox.run import ready
 from tercet.store import endpoint
 from tercet.verify import verifier
-from tercet.verify.sandbox import ready
 
 if TYPE_CHECKING:
     from tercet.store import Artifact, Context
@@ -37,7 +37,7 @@ Emit = Callable[[Result], None]
 
 
 class EvalError(RuntimeError):
-    """An exam cannot be trusted: judges or requests failed, or the model gave no usable number."""
+    """An evaluation cannot be trusted: judges or requests failed, or the model gave no usable number."""
 
 
 @runtime_checkable
@@ -50,7 +50,7 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Group:
+class ItemGroup:
     """Items of one task that are asked together."""
 
     card: TaskCard
@@ -58,23 +58,23 @@ class Group:
     seed: int
 
 
-def run(spec: Eval, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
-    """Examine the model; returns every task's headline score."""
-    cards, exam = read_exam(inputs[spec.exam].payload)
+def run(spec: EvalSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
+    """Evaluate the model; returns every task's headline score."""
+    cards, benchmark = read_benchmark(inputs[spec.benchmark].payload)
     cards = [_overridden(card, spec) for card in cards]
     _check(spec, cards, ctx)
     baselines = _baselines(spec, cards, inputs)
-    with Segment(ctx.work / "results.jsonl") as segment:
+    with ResultLog(ctx.work / "results.jsonl") as segment:
         free = {card.name for card in cards if _batch_free(spec, card, inputs)}
-        unfinished = _unfinished(_groups(cards, exam, ctx.seed), segment, free)
+        unfinished = _unfinished(_groups(cards, benchmark, ctx.seed), segment, free)
         if unfinished:
             model = ctx.open_model(inputs[spec.model].payload, spec.precision, spec.engine)
             with accounted(model, ctx.work / USAGE):
-                _examine(model, unfinished, segment, len(exam), ctx)
+                _evaluate(model, unfinished, segment, len(benchmark), ctx)
             del model  # the judge needs the room
-        results = [segment.results[item.task, item.item] for item in exam]
+        results = [segment.results[item.task, item.item] for item in benchmark]
     if any(card.judge for card in cards):
-        results = judged.run(spec, cards, exam, results, inputs, ctx)
+        results = llm_judged.run(spec, cards, benchmark, results, inputs, ctx)
     for card in cards:
         check_errors(card, _of_task(card, results))
     scores = write_scores(out, cards, results)
@@ -94,7 +94,7 @@ def check_errors(card: TaskCard, results: list[Result]) -> None:
         )
 
 
-def _overridden(card: TaskCard, spec: Eval) -> TaskCard:
+def _overridden(card: TaskCard, spec: EvalSpec) -> TaskCard:
     changed = {key: getattr(spec, key) for key in ("temperature", "max_new_tokens") if getattr(spec, key) is not None}
     sampling = replace(card.sampling, **changed, n=card.sampling.n * spec.repeats)
     settings: dict[str, Any] = {"dtype": spec.precision, "engine": spec.engine, "repeats": spec.repeats}
@@ -103,47 +103,48 @@ def _overridden(card: TaskCard, spec: Eval) -> TaskCard:
     return replace(card, sampling=sampling, **settings)
 
 
-def _check(spec: Eval, cards: list[TaskCard], ctx: Context) -> None:
+def _check(spec: EvalSpec, cards: list[TaskCard], ctx: Context) -> None:
     """What can be wrong before anything is asked: an unknown judge, a locked suite, a judge model that is missing."""
     for card in cards:
         if card.verifier:
             verifier(card.verifier)
-    judged.check(spec, cards)
+    llm_judged.check(spec, cards)
     locked = [card.name for card in cards if card.locked]
     if locked and not spec.final:
         raise TaskError(
-            f"{', '.join(locked)}: the unseen suite is for the final score only; examine it in one eval stage marked "
+            f"{', '.join(locked)}: the unseen suite is for the final score only; evaluate it in one eval stage marked "
             "`final = true` (on the command line: --final)"
         )
     if locked:
-        opened = {"exam": ctx.work.parent.name.removeprefix(".draft-"), "tasks": locked}
+        opened = {"benchmark": ctx.work.parent.name.removeprefix(".draft-"), "tasks": locked}
         journal.append(ctx.store.root / "unseen.jsonl", opened)
 
 
-def _baselines(spec: Eval, cards: list[TaskCard], inputs: dict[str, Artifact]) -> dict[str, Path]:
-    """The payloads that gates compare with; a gate that cannot be checked is an error before the exam, not after."""
+def _baselines(spec: EvalSpec, cards: list[TaskCard], inputs: dict[str, Artifact]) -> dict[str, Path]:
+    """The payloads that gates compare with; a gate that cannot be checked is an error before the evaluation, not
+    after."""
     wanted = [gate(text) for text in spec.require]
     for one in wanted:
         gates.named(one, [card.name for card in cards])
     return {one.stage: inputs[one.stage].payload for one in wanted if one.stage}
 
 
-def _groups(cards: list[TaskCard], exam: list[Item], seed: int) -> list[Group]:
+def _groups(cards: list[TaskCard], benchmark: list[Item], seed: int) -> list[ItemGroup]:
     """Fixed groups of each task: the longest questions first where the model writes, parts together where it scores."""
     groups = []
     for card in cards:
-        own = [item for item in exam if item.task == card.name]
+        own = [item for item in benchmark if item.task == card.name]
         if card.metric == "accuracy":
             own.sort(key=lambda item: -sum(len(turn.content) for turn in item.messages))
         else:
             own.sort(key=lambda item: item.subset)
         for start in range(0, len(own), GROUP):
             drawn = hashlib.sha256(f"{seed}/{card.name}/{start}".encode()).digest()
-            groups.append(Group(card, own[start : start + GROUP], int.from_bytes(drawn[:4])))
+            groups.append(ItemGroup(card, own[start : start + GROUP], int.from_bytes(drawn[:4])))
     return groups
 
 
-def _batch_free(spec: Eval, card: TaskCard, inputs: dict[str, Artifact]) -> bool:
+def _batch_free(spec: EvalSpec, card: TaskCard, inputs: dict[str, Artifact]) -> bool:
     """Whether an answer does not depend on what else was asked with it, so that every finished item may be kept.
 
     Greedy text in fp32 does not; a log-probability does, in its last digit.
@@ -154,19 +155,19 @@ def _batch_free(spec: Eval, card: TaskCard, inputs: dict[str, Artifact]) -> bool
     return greedy and spec.precision == "float32" and spec.engine == "local"
 
 
-def _unfinished(groups: list[Group], segment: Segment, free: set[str]) -> list[Group]:
+def _unfinished(groups: list[ItemGroup], segment: ResultLog, free: set[str]) -> list[ItemGroup]:
     """What is left to ask: only the missing items of `free` tasks, else every group that misses one, whole."""
     left = []
     for group in groups:
         missing = [item for item in group.items if not segment.has(item.task, item.item)]
         if missing:
             again = missing if group.card.name in free else group.items
-            left.append(Group(group.card, again, group.seed))
+            left.append(ItemGroup(group.card, again, group.seed))
             segment.forget((item.task, item.item) for item in again)
     return left
 
 
-def _examine(model: Generator, groups: list[Group], segment: Segment, total: int, ctx: Context) -> None:
+def _evaluate(model: Generator, groups: list[ItemGroup], segment: ResultLog, total: int, ctx: Context) -> None:
     """Ask every group, keep every answer as it comes, and stop after a task whose judge failed too often."""
     done = total - sum(len(group.items) for group in groups)
     for number, group in enumerate(groups, 1):
@@ -186,7 +187,7 @@ def _examine(model: Generator, groups: list[Group], segment: Segment, total: int
         check_errors(group.card, _of_task(group.card, list(segment.results.values())))
 
 
-def _generate(model: Generator, group: Group, emit: Emit) -> None:
+def _generate(model: Generator, group: ItemGroup, emit: Emit) -> None:
     """Let the model write, and grade each answer as it finishes."""
     sampling = replace(group.card.sampling, seed=group.seed, fit=True)
     prompts = [item.messages for item in group.items]
@@ -210,7 +211,7 @@ def _generate(model: Generator, group: Group, emit: Emit) -> None:
             emit(future.result())
 
 
-def _score(model: Generator, group: Group, emit: Emit) -> None:
+def _score(model: Generator, group: ItemGroup, emit: Emit) -> None:
     """Take the log-probabilities of the options, each as the text after the prompt."""
     prompts = [item.messages for item in group.items]
     ids = _prompt_ids(model, prompts)
@@ -265,7 +266,7 @@ def _chosen(result: Result, card: TaskCard, alone: Sequence[Likelihood]) -> Resu
     return replace(result, output=text, answer=text, score=float(picked == result.gold), **right)
 
 
-def _share_of_truth(result: Result, card: TaskCard, alone: Sequence[Likelihood]) -> Result:
+def _share_of_reference(result: Result, card: TaskCard, alone: Sequence[Likelihood]) -> Result:
     """MC2: probability of the true options over that of all, from summed log-probabilities. MC1: is the first the best
     one of itself and the untrue ones?"""
     logps = result.logps
@@ -282,7 +283,7 @@ def _bits_per_byte(result: Result, card: TaskCard, alone: Sequence[Likelihood]) 
     return replace(result, score=bits / num_bytes, bits=bits, num_bytes=num_bytes, num_tokens=num_tokens)
 
 
-MEASURES = {"choice": _chosen, "mc2": _share_of_truth, "bpb": _bits_per_byte}
+MEASURES = {"choice": _chosen, "mc2": _share_of_reference, "bpb": _bits_per_byte}
 
 
 def _best(values: Sequence[float]) -> int:

@@ -1,4 +1,4 @@
-"""The exams we give: every task by name, the suites that group them, and how a suite becomes one number.
+"""The benchmarks we give: every task by name, the suites that group them, and how a suite becomes one number.
 
 Each task is a declaration in one of the `tasks_*` modules. A changed task is a new version; recipes name the version.
 """
@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tercet.evals.task import Generated, Task, TaskError, bits_per_byte
-from tercet.evals.tasks_dev import TASKS as DEV
-from tercet.evals.tasks_lm import TASKS as LM
-from tercet.evals.tasks_quick import TASKS as QUICK
-from tercet.evals.tasks_safety import TASKS as SAFETY
-from tercet.evals.tasks_unseen import TASKS as UNSEEN
-from tercet.recipe import Eval, Prompts, Recipe, RecipeError
+from tercet.evals.tasks.dev import TASKS as DEV
+from tercet.evals.tasks.lm import TASKS as LM
+from tercet.evals.tasks.quick import TASKS as QUICK
+from tercet.evals.tasks.safety import TASKS as SAFETY
+from tercet.evals.tasks.unseen import TASKS as UNSEEN
+from tercet.recipe import BenchmarkSpec, EvalSpec, Recipe, RecipeError
 from tercet.rows import Source
 
 TASKS = {task.id: task for task in (*QUICK, *DEV, *UNSEEN, *SAFETY, *LM)}
@@ -83,7 +83,7 @@ SUITES = {
     ),
     "safety": Suite(_SAFETY),
     "lm": Suite(
-        {task.name.partition(":")[0]: (task.id,) for task in LM} | {"ifeval": ("ifeval:reference@1",)},
+        {task.name.partition(":")[0]: (task.id,) for task in LM} | {"ifeval": ("instructions.ifeval:reference@1",)},
     ),
 }
 
@@ -95,7 +95,9 @@ def task(name: str) -> Task:
     plain, _, version = name.rpartition("@")
     if plain.endswith(BPB) and f"{plain.removesuffix(BPB)}@{version}" in TASKS:
         return bits_per_byte(TASKS[f"{plain.removesuffix(BPB)}@{version}"])
-    raise TaskError(f"no exam task is called {name!r}; known tasks: {', '.join(TASKS)}; suites: {', '.join(SUITES)}")
+    raise TaskError(
+        f"no benchmark task is called {name!r}; known tasks: {', '.join(TASKS)}; suites: {', '.join(SUITES)}"
+    )
 
 
 def tasks(names: Iterable[str]) -> list[Task]:
@@ -105,7 +107,7 @@ def tasks(names: Iterable[str]) -> list[Task]:
 
 
 def needs(names: Iterable[str]) -> list[tuple[str, int]]:
-    """Generators, with row counts, whose exam rows these tasks are made of: `[("words@1", 120)]`."""
+    """Generators, with row counts, whose benchmark rows these tasks are made of: `[("words@1", 120)]`."""
     rows: dict[str, int] = {}
     for wanted in tasks(names):
         if isinstance(wanted.data, Generated):
@@ -123,19 +125,19 @@ def sources(names: Iterable[str]) -> list[Source]:
     return list(dict.fromkeys(found))
 
 
-def files(spec: Prompts) -> list[Source]:
+def files(spec: BenchmarkSpec) -> list[Source]:
     """The public sources of a stage's tasks, which local files may stand for."""
     return sources(spec.tasks)
 
 
-def check_final(spec: Eval, name: str, recipe: Recipe) -> None:
+def check_final(spec: EvalSpec, name: str, recipe: Recipe) -> None:
     """The unseen suite may be scored only in an evaluation stage marked final (design §8)."""
-    exam = recipe.stage[spec.exam]
-    if not spec.final and isinstance(exam, Prompts) and (names := locked(exam.tasks)):
+    benchmark = recipe.stage[spec.benchmark]
+    if not spec.final and isinstance(benchmark, BenchmarkSpec) and (names := locked(benchmark.tasks)):
         raise RecipeError(
             f"stage {name!r} would score {', '.join(names)} of the unseen suite; that is for one last eval "
             "stage marked `final = true` (on the command line: --final)",
-            ("stage", name, "exam"),
+            ("stage", name, "benchmark"),
         )
 
 

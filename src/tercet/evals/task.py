@@ -1,8 +1,8 @@
-"""What an exam task is: a value that says where items come from, how they are asked and how they are judged.
+"""What a benchmark task is: a value that says where items come from, how they are asked and how they are judged.
 
 Hop 11 of the road starts here. A `Task` is declared in `suite` and the `tasks_*` modules; `items` turns its records
-into the plain `Item`s that a `prompts` stage writes to `exam.parquet`. Whoever examines a model afterwards needs only
-that folder, not this code.
+into the plain `Item`s that a `prompts` stage writes to `benchmark.parquet`. Whoever evaluates a model afterwards
+needs only that folder, not this code.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ Choices = tuple[list[str], int]  # the options and the index of the right one: (
 
 
 class TaskError(ValueError):
-    """An exam task is unknown, wrongly declared, or cannot be built from what was given."""
+    """A benchmark task is unknown, wrongly declared, or cannot be built from what was given."""
 
 
 @dataclass(frozen=True)
 class Generated:
-    """Items are exam rows of a synth artefact, matched by `row.source`. Example: `Generated("words@1", 120)`."""
+    """Items are benchmark rows of a synth artifact, matched by `row.source`. Example: `Generated("words@1", 120)`."""
 
     generator: str
     rows: int
 
 
 @dataclass(frozen=True)
-class Gold:
+class GoldAnswers:
     """How the judge is checked without any model: an answer it must accept, and one it must not, made from a record."""
 
     right: Callable[[Any], str]
@@ -49,11 +49,12 @@ class Gold:
 
 @dataclass(frozen=True)
 class Task:
-    """One exam task. `prompt`, `truth`, `options` and the like are small functions of one record (a `Row`, or a dict).
+    """One benchmark task. `prompt`, `reference`, `options` and the like are small functions of one record (a `Row`,
+    or a dict).
 
     accuracy: the model writes, and the `verifier` grades, a pure one or an LLM judge. choice: the option with the
     highest log-probability as the text after the prompt counts. mc2: the share of probability on the true options,
-    which are the first `gold` ones. bpb: bits per byte of `truth` as the text after the prompt; lower is better.
+    which are the first `gold` ones. bpb: bits per byte of `reference` as the text after the prompt; lower is better.
 
     Shots come from `examples` (other sources, e.g. the dev split) through `shots(record, examples)`. `opening` is what
     stands before the first question; `prefix` opens the answer, and the model continues it. `layout`: "turns" (each
@@ -77,11 +78,11 @@ class Task:
     skill: str
     data: Generated | tuple[Source, ...]
     prompt: Callable[[Any], Messages]
-    truth: Callable[[Any], str]
+    reference: Callable[[Any], str]
     metric: Metric = "accuracy"
     verifier: str = ""
     options: Callable[[Any], Choices] | None = None
-    split: str = "exam"
+    split: str = "benchmark"
     unpack: Callable[[list[Any]], Iterable[Any]] | None = None
     examples: tuple[Source, ...] = ()
     shots: Callable[[Any, Sequence[Any]], Sequence[Shot]] | None = None
@@ -100,13 +101,13 @@ class Task:
     measures: dict[str, tuple[str, ...]] = field(default_factory=dict)
     pass_k: int = 0
     headline: Callable[[Sequence[Result]], tuple[Estimate | None, dict[str, float]]] | None = None
-    gold: Gold | None = None
+    gold: GoldAnswers | None = None
     description: str = ""
     variant: str = ""
     licence: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse declarations that could not be examined."""
+        """Refuse declarations that could not be evaluated."""
         if (self.metric == "accuracy") != bool(self.verifier):
             raise TaskError(
                 f"{self.id}: a verifier belongs to metric 'accuracy' and to no other; got verifier {self.verifier!r}"
@@ -131,7 +132,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Item:
-    """One question of an exam, ready to be put to any model; one row of `exam.parquet`.
+    """One question of a benchmark, ready to be put to any model; one row of `benchmark.parquet`.
 
     `fields` are what decontamination looks for, `asked` the user turns of the item itself, without shots.
     """
@@ -139,7 +140,7 @@ class Item:
     task: str
     item: str
     messages: Messages
-    truth: str
+    reference: str
     verifier: str
     options: tuple[str, ...]
     gold: int
@@ -176,7 +177,7 @@ class Example:
 
 
 def items(task: Task, records: Iterable[Any], examples: Sequence[Any] = ()) -> list[Item]:
-    """The items of a task; a record that cannot be examined, or an id that comes twice, is an error."""
+    """The items of a task; a record that cannot be evaluated, or an id that comes twice, is an error."""
     made: dict[str, Item] = {}
     for number, record in enumerate(records):
         try:
@@ -210,7 +211,7 @@ def public_records(task: Task, mirror: Mapping[str, str]) -> list[Any]:
 
 def bits_per_byte(task: Task) -> Task:
     """The `:bpb` version of a task: the same prompt, scored by the bits per byte of the right answer's text."""
-    right = task.gold.right if task.gold else task.truth
+    right = task.gold.right if task.gold else task.reference
 
     def answer(record: Any) -> str:
         if task.options is None:
@@ -222,7 +223,7 @@ def bits_per_byte(task: Task) -> Task:
         task,
         name=f"{task.name}:bpb",
         metric="bpb",
-        truth=answer,
+        reference=answer,
         verifier="",
         options=None,
         pass_k=0,
@@ -246,12 +247,12 @@ def card(task: Task, made: Sequence[Item]) -> TaskCard:
     return TaskCard(**told, num_items=len(made), num_subsets=len({item.subset for item in made}))
 
 
-def read_exam(folder: Path) -> tuple[list[TaskCard], list[Item]]:
+def read_benchmark(folder: Path) -> tuple[list[TaskCard], list[Item]]:
     """Task cards and items of a prompts payload folder."""
     cards = [TaskCard.from_json(one) for one in json.loads((folder / "tasks.json").read_text(encoding="utf-8"))]
     table = []
-    for number, value in enumerate(read_table(folder / "exam.parquet")):
-        turns = messages_from(value["messages"], f"{folder / 'exam.parquet'}: row {number}")
+    for number, value in enumerate(read_table(folder / "benchmark.parquet")):
+        turns = messages_from(value["messages"], f"{folder / 'benchmark.parquet'}: row {number}")
         frozen: dict[str, Any] = {key: tuple(value[key]) for key in ("options", "fields", "asked") if key in value}
         table.append(Item(**{**value, "messages": turns, **frozen}))
     return cards, table
@@ -261,8 +262,8 @@ def _item(task: Task, record: Any, number: int, examples: Sequence[Any]) -> Item
     prompt = task.prompt(record)
     if not prompt or prompt[-1].role != "user":
         raise TaskError(f"{task.id}, record {number}: the prompt must end with a user turn for the model to answer")
-    truth = task.truth(record)
-    options, gold = ([truth], 0) if task.metric == "bpb" else ([], -1)
+    reference = task.reference(record)
+    options, gold = ([reference], 0) if task.metric == "bpb" else ([], -1)
     if task.options is not None:
         options, gold = task.options(record)
     row = record if isinstance(record, Row) else None
@@ -279,7 +280,7 @@ def _item(task: Task, record: Any, number: int, examples: Sequence[Any]) -> Item
             joints=(task.separator, task.glue),
             prefix=task.prefix,
         ),
-        truth=truth,
+        reference=reference,
         verifier="" if task.judge else task.verifier,
         options=tuple(options),
         gold=gold,
@@ -295,8 +296,8 @@ def _item(task: Task, record: Any, number: int, examples: Sequence[Any]) -> Item
 def _check(item: Item, metric: Metric) -> None:
     where = f"{item.task}, item {item.item!r}"
     grader = item.verifier or item.judge
-    if not item.truth and not (grader and not verifier(grader).needs_reference):
-        raise TaskError(f"{where}: has no truth to be judged by")
+    if not item.reference and not (grader and not verifier(grader).needs_reference):
+        raise TaskError(f"{where}: has no reference answer to be judged by")
     if metric in ("choice", "mc2") and (len(set(item.options)) < 2 or len(set(item.options)) != len(item.options)):
         raise TaskError(f"{where}: expected at least two different options, got {list(item.options)}")
     if metric != "accuracy" and not all(item.options):

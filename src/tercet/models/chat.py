@@ -1,4 +1,4 @@
-"""How a model reads a conversation: token ids and the mask of what is trained (hop 5).
+"""How a model reads a conversation: token ids and the mask of what is trained.
 
 The text comes from the chat template and is tokenised once, so ids equal `tokenizer.apply_chat_template`. What is
 trained comes from structure, never from searching strings: a template is a function of messages, so the rendering of
@@ -37,7 +37,7 @@ TEMPLATES = {
 }
 PART = 256  # conversations that one thread tokenises at once
 
-Mark = TypeVar("Mark")
+RewardResult = TypeVar("RewardResult")
 
 
 class ChatError(ValueError):
@@ -45,8 +45,8 @@ class ChatError(ValueError):
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """Token ids and, for each, whether it is trained. Example: `Encoded([1, 520, 33], [False, False, True])`."""
+class MaskedTokens:
+    """Token ids and, for each, whether it is trained. Example: `MaskedTokens([1, 520, 33], [False, False, True])`."""
 
     token_ids: list[int]
     mask: list[bool]
@@ -155,20 +155,20 @@ class Chat:
             raise ChatError(f"the text {texts[found.index([])]!r:.60} adds no token of its own to its prompt")
         return context.ids, found
 
-    def encode(self, messages: Sequence[Message], where: str = "row") -> Encoded:
+    def encode(self, messages: Sequence[Message], where: str = "row") -> MaskedTokens:
         """Token ids and mask: every assistant turn is trained, its content and its end token, and nothing else."""
         plan = self._plan(messages, where)
         return self._masked(plan, self._backend.encode(plan.text, add_special_tokens=False))
 
     def encode_all(
-        self, conversations: Iterable[tuple[Mark, Sequence[Message], str]], threads: int = 1
-    ) -> Iterator[tuple[Mark, Encoded]]:
+        self, conversations: Iterable[tuple[RewardResult, Sequence[Message], str]], threads: int = 1
+    ) -> Iterator[tuple[RewardResult, MaskedTokens]]:
         """What `encode` gives for each (mark, messages, how errors name it), in order, with its mark.
 
         This thread renders templates while `threads` others tokenise (Rust lets go of the interpreter meanwhile).
         """
         source, tokenise = iter(conversations), partial(self._backend.encode_batch, add_special_tokens=False)
-        waiting: deque[tuple[list[Mark], list[_Plan], Future[list[Encoding]]]] = deque()
+        waiting: deque[tuple[list[RewardResult], list[_Plan], Future[list[Encoding]]]] = deque()
         with ThreadPoolExecutor(threads) as pool:
             while part := list(islice(source, PART)):
                 plans = [self._plan(messages, where) for _, messages, where in part]
@@ -186,7 +186,7 @@ class Chat:
         """
         return last_turn(self.encode((*prompt, Message("assistant", answer)), where))
 
-    def show(self, encoded: Encoded, *, colour: bool | None = None) -> str:
+    def show(self, encoded: MaskedTokens, *, colour: bool | None = None) -> str:
         """The conversation with what is trained between ⟦ and ⟧ (and green where the terminal has colours)."""
         if colour is None:
             colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
@@ -249,12 +249,12 @@ class Chat:
         return Span(len(head), end)
 
     def _finished(
-        self, marks: list[Mark], plans: list[_Plan], encodings: Future[list[Encoding]]
-    ) -> Iterator[tuple[Mark, Encoded]]:
+        self, marks: list[RewardResult], plans: list[_Plan], encodings: Future[list[Encoding]]
+    ) -> Iterator[tuple[RewardResult, MaskedTokens]]:
         for mark, plan, encoding in zip(marks, plans, encodings.result(), strict=True):
             yield mark, self._masked(plan, encoding)
 
-    def _masked(self, plan: _Plan, encoding: Encoding) -> Encoded:
+    def _masked(self, plan: _Plan, encoding: Encoding) -> MaskedTokens:
         ids, closed = encoding.ids, True
         mask = [False] * len(ids)
         for span in plan.spans:
@@ -262,14 +262,14 @@ class Chat:
             mask[first:last] = [True] * (last - first)
             ended = first < last and ids[last - 1] == self._end_id
             closed = closed and ended and _chars(encoding, last - 1)[1] == span.end
-        encoded = Encoded(ids, mask)
+        encoded = MaskedTokens(ids, mask)
         if not closed:
             message = f"{plan.where}: an assistant turn does not end in the token {self._end_text!r}"
             raise self._refusal(message, encoded)
         self._check(encoded, plan.where)
         return encoded
 
-    def _check(self, encoded: Encoded, where: str) -> None:
+    def _check(self, encoded: MaskedTokens, where: str) -> None:
         bos, ids = self._bos, encoded.token_ids
         if not any(encoded.mask):
             raise self._refusal(f"{where}: nothing to train: no assistant turn; add one or drop the row", encoded)
@@ -278,12 +278,12 @@ class Chat:
         if bos is not None and ids[:2] == [bos, bos]:
             raise self._refusal(f"{where}: doubled BOS; remove it from the first message or the template", encoded)
 
-    def _refusal(self, message: str, encoded: Encoded) -> ChatError:
+    def _refusal(self, message: str, encoded: MaskedTokens) -> ChatError:
         return ChatError(f"{message}\ntrained text is marked ⟦so⟧:\n{_shorten(self.show(encoded))}")
 
     def _unmarked(self, message: str, text: str) -> ChatError:
         ids = self._backend.encode(text, add_special_tokens=False).ids
-        return self._refusal(message, Encoded(ids, [False] * len(ids)))
+        return self._refusal(message, MaskedTokens(ids, [False] * len(ids)))
 
 
 def _writer(template: str, specials: dict[str, Any]) -> Callable[[list[dict[str, str]], bool], str]:
@@ -303,7 +303,7 @@ def _writer(template: str, specials: dict[str, Any]) -> Callable[[list[dict[str,
     return lambda messages, waiting: str(write(messages=messages, add_generation_prompt=waiting, **rest))
 
 
-def last_turn(encoded: Encoded) -> tuple[list[int], list[int]]:
+def last_turn(encoded: MaskedTokens) -> tuple[list[int], list[int]]:
     """Token ids up to the last run of trained tokens, and that run."""
     end = len(encoded.mask) - encoded.mask[::-1].index(True)
     begin = end

@@ -1,4 +1,4 @@
-"""The rows that the local generator is writing: admitted, moved on by a token, retired (hop 9)."""
+"""The rows that the local generator is writing: admitted, moved on by a token, retired."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from tercet.device.graphs import Graphs
 from tercet.device.readback import Readback, send
-from tercet.models.cache import Cache, Prefill
-from tercet.models.draw import draw, uniforms
 from tercet.models.flops import attended_pairs
-from tercet.models.forest import Tree, plant
+from tercet.models.forest import Tree, pack_forest
+from tercet.models.kv_cache import Cache, Prefill
 from tercet.models.policy import Policy
-from tercet.models.work import Work
+from tercet.models.sampling import draw, uniforms
+from tercet.models.work import ComputeAccount
 from tercet.rows import Sampling
 
 Ids = Sequence[int]
@@ -33,7 +33,7 @@ class Ends(NamedTuple):
 
 
 @dataclass
-class Row:
+class DecodingRow:
     """One sample in the making."""
 
     prompt: int
@@ -63,7 +63,9 @@ class Decoding:
     card never waits for the host. A row found to have ended is one token ahead by then; that token is thrown away.
     """
 
-    def __init__(self, policy: Policy, cache: Cache, sampling: Sampling, ends: Ends, work: Work, *, late: bool) -> None:
+    def __init__(
+        self, policy: Policy, cache: Cache, sampling: Sampling, ends: Ends, work: ComputeAccount, *, late: bool
+    ) -> None:
         self.policy, self.cache, self.sampling = policy, cache, sampling
         self.ends, self.work, self.late = ends, work, late
         self.window = max((len(words) for words in sampling.stop), default=0) + 4  # tokens that may hold a stop string
@@ -74,20 +76,20 @@ class Decoding:
         width = sampling.max_new_tokens if sampling.temperature else 0
         self.numbers = torch.zeros(len(cache.lengths), width, device=self.device)  # its own random numbers
         self.graphs = Graphs(self.device)
-        self.rows: list[Row] = []
-        self.finished: list[Row] = []
-        self.pending: deque[tuple[list[Row], Readback]] = deque()
+        self.rows: list[DecodingRow] = []
+        self.finished: list[DecodingRow] = []
+        self.pending: deque[tuple[list[DecodingRow], Readback]] = deque()
 
     def admit(self, prompts: Sequence[Ids], queue: list[tuple[int, list[int]]], names: Sequence[int]) -> bool:
         """Prefill as many prompts as there is room for, and draw each new row's first token; whether there was any."""
         first, offset = len(self.rows), self.cache.offset
-        taken: list[list[Row]] = []
+        taken: list[list[DecodingRow]] = []
         while queue and (rows := self._reserved(*queue[-1], prompts, first + sum(map(len, taken)))):
             taken.append(rows)
             queue.pop()
         if not taken:
             return False
-        forest = plant([Tree(prompts[rows[0].prompt][offset:], []) for rows in taken]).moved(self._sent)
+        forest = pack_forest([Tree(prompts[rows[0].prompt][offset:], []) for rows in taken]).moved(self._sent)
         layout = Prefill(forest, self.cache, first, [len(rows) for rows in taken])
         hidden = self.policy.hidden(layout, forest.input_ids, forest.position_ids + offset)
         rows = [row for group in taken for row in group]
@@ -127,13 +129,13 @@ class Decoding:
         gone = slice(len(self.rows), len(self.rows) + len(over))
         self.counts[gone] = self.active[gone] = 0
 
-    def _reserved(self, prompt: int, samples: list[int], prompts: Sequence[Ids], first: int) -> list[Row]:
+    def _reserved(self, prompt: int, samples: list[int], prompts: Sequence[Ids], first: int) -> list[DecodingRow]:
         """The rows of a prompt's samples, in slots `first` and on; none where the cache has no room for them."""
         start, offset = len(prompts[prompt]), self.cache.offset
         limit = min(self.sampling.max_new_tokens, self.ends.room - start)
         if not self.cache.reserve(first, len(samples), start - offset, start - offset + limit):
             return []
-        return [Row(prompt, sample, limit, start) for sample in samples]
+        return [DecodingRow(prompt, sample, limit, start) for sample in samples]
 
     def _sent(self, tensor: Tensor) -> Tensor:
         return send(tensor, self.device)
@@ -156,13 +158,13 @@ class Decoding:
         counts += self.active[slots]
         return tokens, logps
 
-    def _await(self, rows: list[Row], tokens: Tensor, logps: Tensor) -> None:
+    def _await(self, rows: list[DecodingRow], tokens: Tensor, logps: Tensor) -> None:
         """Each of `rows` has drawn a token, which is now on its way to the host."""
         for row in rows:
             row.drawn += 1
         self.pending.append((rows, Readback((tokens, logps))))
 
-    def _read(self) -> list[Row]:
+    def _read(self) -> list[DecodingRow]:
         """Give the rows of the oldest step their tokens; those that end with them."""
         rows, readback = self.pending.popleft()
         drawn = [(row, *pair) for row, *pair in zip(rows, *readback.read(), strict=True) if not row.ended]
@@ -180,7 +182,7 @@ class Decoding:
             each[target] = each[source]
         self.rows[target] = self.rows[source]
 
-    def _stopped(self, rows: list[Row]) -> list[bool]:
+    def _stopped(self, rows: list[DecodingRow]) -> list[bool]:
         """Which rows have just written a stop string."""
         if not self.sampling.stop or not rows:
             return [False] * len(rows)

@@ -13,7 +13,7 @@ from torch.nn.functional import cosine_similarity
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from tercet.device import place
-from tercet.models.folder import BaseError, quiet
+from tercet.models.hf_folder import BaseError, quiet
 
 BATCH_TOKENS = 8192  # padding included
 

@@ -78,7 +78,7 @@ class Forest:
     num_tokens: int  # without the filling at the end
     counts_L: Tensor  # trained tokens of each leaf
     num_trained: int  # leaves with a trained token
-    groups: list[forest_cpu.Group] | None = None  # the segments as products are made of them
+    groups: list[forest_cpu.SegmentBatch] | None = None  # the segments as products are made of them
     layout: Layout | None = None  # the same for a card
 
     def to(self, device: torch.device) -> Forest:
@@ -107,7 +107,7 @@ class Forest:
         return forest_cpu.attend(query[0], key[0], value[0], self.groups, scaling).transpose(0, 1)[None]
 
 
-def plant(trees: Sequence[Tree], multiple: int = 1) -> Forest:
+def pack_forest(trees: Sequence[Tree], multiple: int = 1) -> Forest:
     """Lay trees out flat. Leaves without a trunk cannot have their first token predicted, so it is never trained.
 
     With `multiple` the row is filled up with a segment of its own: few distinct lengths, few kernels to build.

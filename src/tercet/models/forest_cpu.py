@@ -25,7 +25,7 @@ Segment = tuple[int, int, int, int]
 """Tokens `[start, end)` that attend to `[trunk_start, trunk_end)` and causally to themselves, in this order."""
 
 
-class Group(NamedTuple):
+class SegmentBatch(NamedTuple):
     """Segments of one padded size, as token numbers; -1 is padding."""
 
     rows_SL: Tensor  # int32, of each segment's own tokens
@@ -33,7 +33,7 @@ class Group(NamedTuple):
     shared_S: Tensor  # int32, how many of them are the trunk's
 
 
-def groups(segments: Sequence[Segment], heads: int, device: torch.device) -> list[Group]:
+def groups(segments: Sequence[Segment], heads: int, device: torch.device) -> list[SegmentBatch]:
     """Segments by padded size, cut so that no batch of products has more than `SCORES` scores."""
     found: dict[tuple[int, int], list[Segment]] = {}
     for segment in segments:
@@ -44,10 +44,10 @@ def groups(segments: Sequence[Segment], heads: int, device: torch.device) -> lis
     for (rows, reach), same in found.items():
         most = max(1, SCORES // (rows * reach * heads))
         parts += [_group(same[i : i + most], rows, reach) for i in range(0, len(same), most)]
-    return [Group(*(tensor.to(device) for tensor in part)) for part in parts]
+    return [SegmentBatch(*(tensor.to(device) for tensor in part)) for part in parts]
 
 
-def _group(segments: Sequence[Segment], rows: int, reach: int) -> Group:
+def _group(segments: Sequence[Segment], rows: int, reach: int) -> SegmentBatch:
     own = torch.full((len(segments), rows), -1, dtype=torch.int32)
     seen = torch.full((len(segments), reach), -1, dtype=torch.int32)
     shared = torch.tensor([trunk_end - trunk_start for _, _, trunk_start, trunk_end in segments], dtype=torch.int32)
@@ -56,7 +56,7 @@ def _group(segments: Sequence[Segment], rows: int, reach: int) -> Group:
         trunk = torch.arange(trunk_start, trunk_end, dtype=torch.int32)
         own[i, : len(tokens)] = tokens
         seen[i, : len(trunk) + len(tokens)] = torch.cat((trunk, tokens))
-    return Group(own, seen, shared)
+    return SegmentBatch(own, seen, shared)
 
 
 def padded(length: int) -> int:
@@ -64,7 +64,7 @@ def padded(length: int) -> int:
     return -(-length // 32) * 32
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, parts: list[Group], scaling: float) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, parts: list[SegmentBatch], scaling: float) -> Tensor:
     """Attention of `(N, T, D)` queries over `(K, T, D)` keys and values; `(N, T, D)`, tokens outermost in memory."""
     return _Attention.apply(query, key, value, parts, scaling)
 
@@ -73,7 +73,9 @@ class _Attention(torch.autograd.Function):
     """The products, batch by batch."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, parts: list[Group], scaling: float) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, parts: list[SegmentBatch], scaling: float
+    ) -> Tensor:
         heads, tokens, size = query.shape
         wide = torch.promote_types(query.dtype, torch.float32)
         output, lse_TN = query.new_empty(tokens, heads, size), query.new_empty(tokens, heads, dtype=wide)
@@ -106,7 +108,7 @@ class _Attention(torch.autograd.Function):
         return grad_query.transpose(0, 1), keys, values, None, None
 
 
-def _stacked(tensor: Tensor, part: Group, num_keys: int) -> Tensor:
+def _stacked(tensor: Tensor, part: SegmentBatch, num_keys: int) -> Tensor:
     """`(S K, G L, D)` of a `(N, T, D)` tensor: heads that share keys are rows of one product."""
     found = _heads(tensor, part.rows_SL)
     return found.view(len(part.rows_SL) * num_keys, -1, tensor.shape[2])
@@ -124,7 +126,7 @@ def _heads(tensor: Tensor, rows_SL: Tensor) -> Tensor:
     return found.transpose(1, 2).contiguous().view(segments * heads, rows, size)
 
 
-def _softmax(scores: Tensor, part: Group, lse_TN: Tensor, scaling: float) -> None:
+def _softmax(scores: Tensor, part: SegmentBatch, lse_TN: Tensor, scaling: float) -> None:
     """Scores `(S K, G L, R)` become weights in place; each token's log-sum-exp is kept."""
     shape = (len(part.rows_SL), lse_TN.shape[1], part.rows_SL.shape[1], part.reach_SR.shape[1])
     if available(scores):
@@ -138,7 +140,7 @@ def _softmax(scores: Tensor, part: Group, lse_TN: Tensor, scaling: float) -> Non
     lse_TN[part.rows_SL[inside].long()] = lse.transpose(1, 2)[inside]
 
 
-def _slopes(weights: Tensor, slopes: Tensor, part: Group, kept: tuple[Tensor, Tensor], scaling: float) -> None:
+def _slopes(weights: Tensor, slopes: Tensor, part: SegmentBatch, kept: tuple[Tensor, Tensor], scaling: float) -> None:
     """In place: scores become the weights again, and dO V' the gradients of the scores; `kept` are lse and delta."""
     shape = (len(part.rows_SL), kept[0].shape[1], part.rows_SL.shape[1], part.reach_SR.shape[1])
     if available(weights):
@@ -151,7 +153,7 @@ def _slopes(weights: Tensor, slopes: Tensor, part: Group, kept: tuple[Tensor, Te
     weights.view(shape).copy_(wide)
 
 
-def _unseen(part: Group) -> Tensor:
+def _unseen(part: SegmentBatch) -> Tensor:
     """Which of the keys a row does not see `(S, 1, L, R)`: all of them where it is padding."""
     rows, reach = part.rows_SL.shape[1], part.reach_SR.shape[1]
     counts_L = torch.arange(1, rows + 1, device=part.rows_SL.device)
@@ -181,7 +183,7 @@ def _scatter(found: Tensor, rows_SL: Tensor, out: Tensor) -> None:
         out[rows_SL[inside].long()] = found.view(segments, heads, rows, size).transpose(1, 2)[inside]
 
 
-def _collect(found: Tensor, part: Group, total: Tensor) -> None:
+def _collect(found: Tensor, part: SegmentBatch, total: Tensor) -> None:
     """The same where places are shared: added up."""
     _, heads, size = total.shape
     segments, reach = part.reach_SR.shape

@@ -1,4 +1,4 @@
-"""The local generator: the trainer's own weights and kernels, writing completions (hop 9).
+"""The local generator: the trainer's own weights and kernels, writing completions.
 
 Each distinct prompt is prefilled once, in a forest without padding, and its keys are shared out to its samples; what
 all prompts begin with is computed and kept only once. Finished rows are compacted away and the freed places refilled
@@ -15,16 +15,16 @@ from pathlib import Path
 import torch
 
 from tercet.device import place
-from tercet.models.cache import Cache, Prefix
 from tercet.models.chat import Chat
 from tercet.models.decoding import Decoding, Ends
-from tercet.models.folder import load_model, load_tokenizer
-from tercet.models.forest import NAME, Leaf, Tree, plant, register
+from tercet.models.forest import NAME, Leaf, Tree, pack_forest, register
+from tercet.models.hf_folder import load_model, load_tokenizer
+from tercet.models.kv_cache import Cache, Prefix
 from tercet.models.packed import Packed
 from tercet.models.paged import PagedCache
 from tercet.models.policy import Policy, check_supported
 from tercet.models.score import Question, score
-from tercet.models.work import Work
+from tercet.models.work import ComputeAccount
 from tercet.rows import Completion, Likelihood, Messages, Sampling
 
 Ids = Sequence[int]
@@ -43,7 +43,7 @@ class LocalGenerator:
 
     def __init__(self, policy: Policy, chat: Chat, *, rows: int = 64, tokens: int = 131072) -> None:
         self.policy, self.chat, self.rows, self.tokens = policy, chat, rows, tokens
-        self.packed, self.work = Packed(policy.model), Work.of(policy)
+        self.packed, self.work = Packed(policy.model), ComputeAccount.of(policy)
         self.config = policy.model.config.get_text_config()
         self.late = self.device.type != "cpu"  # tokens are read while the next step is under way
         self.paged = self.late  # and keys and values are kept in pages
@@ -150,7 +150,7 @@ class LocalGenerator:
         """Log-probability of each token of a completion that something else wrote."""
         tree = Tree(prompt, [Leaf(completion, [True] * len(completion))])
         with torch.no_grad():
-            return self.policy(plant([tree]).to(self.device))[0].tolist()
+            return self.policy(pack_forest([tree]).to(self.device))[0].tolist()
 
     @property
     def device(self) -> torch.device:
@@ -181,7 +181,7 @@ class LocalGenerator:
         self, prompts: Sequence[Ids], sampling: Sampling, streams: Sequence[int], longest: int
     ) -> Iterator[Decoding]:
         shared = _shared(prompts)
-        prefix = Prefix(self.policy, plant([Tree(prompts[0][:shared], [])]).to(self.device)) if shared else None
+        prefix = Prefix(self.policy, pack_forest([Tree(prompts[0][:shared], [])]).to(self.device)) if shared else None
         self.work.add(shared, shared * (shared + 1) / 2, 0)
         length = min(longest + sampling.max_new_tokens, self.config.max_position_embeddings) - shared
         wanted = min(self.rows, len(prompts) * sampling.n)

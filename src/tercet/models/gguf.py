@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import LlamaConfig
 
 from tercet.journal import replace, write_json
-from tercet.models.folder import BaseError, parameter_shapes, save_config, write_weights
+from tercet.models.hf_folder import BaseError, parameter_shapes, save_config, write_weights
 
 Progress = Callable[[int, int, str], None]
 

@@ -15,8 +15,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tercet.models.folder import weight_files
-from tercet.recipe import Lora
+from tercet.models.hf_folder import weight_files
+from tercet.recipe import LoraSpec
 
 A, B, BASE = ".lora_A.default.weight", ".lora_B.default.weight", ".base_layer."
 
@@ -25,7 +25,7 @@ class LoraError(ValueError):
     """Adapters that cannot be made, or not for this model."""
 
 
-def adapt(module: nn.Module, lora: Lora, dtype: torch.dtype, seed: int) -> Merged:
+def adapt(module: nn.Module, lora: LoraSpec, dtype: torch.dtype, seed: int) -> Merged:
     """Give every model in `module` adapters, in place; the rest is frozen, except the head of a scorer.
 
     A is drawn from `seed` (Kaiming uniform, as in the paper's code), B is zero: at first nothing changes. Returns what
@@ -53,10 +53,10 @@ def adapt(module: nn.Module, lora: Lora, dtype: torch.dtype, seed: int) -> Merge
 class Merged:
     """Names and fp32 tensors of the plain models inside a module with adapters (`tercet.device.shard.Merge`)."""
 
-    def __init__(self, module: nn.Module, sources: dict[str, Path], lora: Lora) -> None:
+    def __init__(self, module: nn.Module, sources: dict[str, Path], lora: LoraSpec) -> None:
         """`sources`: folders of frozen weights, by the prefix of their names, where the compute precision rounds."""
         self.names = [name for name, _ in module.named_parameters() if not name.endswith((A, B))]
-        self.sources, self.scaling = sources, lora.alpha / lora.rank
+        self.sources, self.scaling = sources, lora.alpha / lora.r
 
     def __call__(self, whole: Callable[[str], Tensor], part: str) -> Iterator[tuple[str, Tensor]]:
         """Whatever begins with `part`; `whole` gives parameters by their name in the module. All ranks must iterate."""
@@ -74,28 +74,28 @@ class Merged:
             yield plain, value
 
 
-def _inject(model: PreTrainedModel, lora: Lora) -> None:
+def _inject(model: PreTrainedModel, lora: LoraSpec) -> None:
     try:
         import peft
     except ImportError as error:
         raise LoraError("lora needs peft: pip install 'tercet[lora]', or leave lora out of the recipe") from error
-    options: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha, "target_modules": _targets(model, lora)}
+    options: dict[str, Any] = {"r": lora.r, "lora_alpha": lora.alpha, "target_modules": _targets(model, lora)}
     config = peft.LoraConfig(lora_dropout=0.0, bias="none", **options)
     with torch.random.fork_rng(devices=[]):  # peft draws from the global generator; `adapt` draws again
         peft.inject_adapter_in_model(config, model)
 
 
-def _targets(model: PreTrainedModel, lora: Lora) -> list[str]:
+def _targets(model: PreTrainedModel, lora: LoraSpec) -> list[str]:
     """Full names of the linear layers of the backbone that the recipe wants."""
     start = f"{model.base_model_prefix}."
     linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and name.startswith(start)]
     kinds = sorted({name.rpartition(".")[2] for name in linear})
-    if unknown := sorted(set(lora.targets) - set(kinds)):
+    if unknown := sorted(set(lora.target_modules) - set(kinds)):
         raise LoraError(
-            f"lora.targets: {type(model).__name__} has no linear layer {', '.join(unknown)} below its head; it has "
+            f"lora.target_modules: {type(model).__name__} has no linear layer {', '.join(unknown)} below its head; has "
             f"{', '.join(kinds)}"
         )
-    return [name for name in linear if not lora.targets or name.rpartition(".")[2] in lora.targets]
+    return [name for name in linear if not lora.target_modules or name.rpartition(".")[2] in lora.target_modules]
 
 
 def _models(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, PreTrainedModel]]:

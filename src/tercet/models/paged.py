@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tercet.device.readback import send
-from tercet.models.cache import Cache, Prefill, Prefix, room
+from tercet.models.kv_cache import Cache, Prefill, Prefix, room
 from tercet.models.policy import Policy
 
 PAGE = 64  # tokens

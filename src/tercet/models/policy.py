@@ -1,4 +1,4 @@
-"""A causal LM or a scorer read through forests: a flat row of tokens in, one number per trained token out (hop 7)."""
+"""A causal LM or a scorer read through forests: a flat row of tokens in, one number per trained token out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tercet.algos.tokens import token_logps
-from tercet.models.forest import Attends, Forest, ForestError, Leaf, Tree, plant
+from tercet.models.forest import Attends, Forest, ForestError, Leaf, Tree, pack_forest
 from tercet.models.fused import fuse
 
 
@@ -71,7 +71,7 @@ class Scorer(Reader):
 def check_supported(policy: Policy) -> None:
     """Refuse architectures whose attention or output projection does something the forest does not do."""
     device = policy.head().device
-    forest = plant([Tree([], [Leaf([1, 2, 3], [False, True, True])])]).to(device)
+    forest = pack_forest([Tree([], [Leaf([1, 2, 3], [False, True, True])])]).to(device)
     seen: list[int] = []
 
     class Probe:

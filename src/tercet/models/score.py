@@ -1,4 +1,4 @@
-"""Log-probabilities of many continuations: every shared token is computed once (hop 11).
+"""Log-probabilities of many continuations: every shared token is computed once.
 
 Contexts that begin alike (few-shot examples of one subject) hang below one node; each context has its options as
 leaves. An option's last token is never computed, only looked up: options of one token cost nothing at all.
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from tercet.models.policy import Policy
-from tercet.models.work import Work
+from tercet.models.work import ComputeAccount
 from tercet.rows import Likelihood
 
 Ids = Sequence[int]
@@ -39,7 +39,7 @@ class Question:
 
 @torch.no_grad()
 def score(
-    policy: Policy, questions: Sequence[Question], budget: int, work: Work | None = None
+    policy: Policy, questions: Sequence[Question], budget: int, work: ComputeAccount | None = None
 ) -> Iterator[list[Likelihood]]:
     """The likelihoods of every question's options, in order; batches hold at most `budget` tokens where they can."""
     for batch in _batches(questions, budget):
@@ -133,7 +133,7 @@ class _Nodes:
         return self.masks[length, reach]
 
 
-def _score(policy: Policy, families: list[_Family], work: Work | None) -> list[list[Likelihood]]:
+def _score(policy: Policy, families: list[_Family], work: ComputeAccount | None) -> list[list[Likelihood]]:
     layout = _Nodes()
     places: list[int] = []  # position whose hidden state predicts the token
     targets: list[int] = []

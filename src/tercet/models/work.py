@@ -15,7 +15,7 @@ from tercet.models.policy import Policy
 
 
 @dataclass
-class Work:
+class ComputeAccount:
     """A generator's account since it was last `taken`."""
 
     policy: Policy
@@ -25,7 +25,7 @@ class Work:
     seconds: float = 0.0
 
     @classmethod
-    def of(cls, policy: Policy) -> Work:
+    def of(cls, policy: Policy) -> ComputeAccount:
         """An empty account."""
         return cls(policy, model_size(policy))
 

@@ -7,27 +7,27 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from tercet.recipe.specs import Computing, Loc, ModelSource, SourceSpec, StageSpec
+from tercet.recipe.specs import ComputeSpec, Loc, ModelSource, SourceSpec, StageSpec
 
 
-class Model(StageSpec, ModelSource):
+class ModelSpec(StageSpec, ModelSource):
     """Another model beside the base: a judge, a teacher, an encoder for embeddings."""
 
     kind: Literal["model"] = "model"
     encoder: bool = Field(False, description="An encoder such as RoBERTa, read for embeddings: no chat template.")
 
 
-class Synth(StageSpec):
+class SynthSpec(StageSpec):
     """Make rows with a seeded generator of `tercet.data`."""
 
     module = "tercet.data.synth"
     produces = "rows"
     kind: Literal["synth"] = "synth"
-    generator: Literal["words@1", "constraints@1", "talk@1", "facts@1", "planted@1"] = Field(
+    generator: Literal["words@1", "constraints@1", "talk@1", "facts@1", "contaminated@1"] = Field(
         description="Which generator writes the rows."
     )
     rows: int = Field(ge=1, description="How many rows.")
-    split: Literal["train", "exam"] = Field(
+    split: Literal["train", "test"] = Field(
         "train", description="Templates and topics are disjoint between the splits."
     )
 
@@ -36,7 +36,7 @@ class Synth(StageSpec):
         return {"rows": self.rows}
 
 
-class Mixture(StageSpec):
+class MixtureSpec(StageSpec):
     """What mixtures of rows and of pairs share."""
 
     module = "tercet.data.mix"
@@ -45,15 +45,18 @@ class Mixture(StageSpec):
     against: tuple[str, ...] = Field((), description="Prompts stages whose items must not be in the mixture.")
     ngram: int = Field(8, ge=1, description="N-gram size of decontamination (paper §3.2).")
     threshold: float = Field(
-        0.5, gt=0, le=1, description="A row goes when it covers more than this share of one exam item (paper §3.2)."
+        0.5,
+        gt=0,
+        le=1,
+        description="A row goes when it covers more than this share of one benchmark item (paper §3.2).",
     )
     share: float = Field(
         0.02,
         ge=0,
         le=1,
-        description="A data set that copies more than this share of an unseen exam goes as a whole (paper §3.2).",
+        description="A data set that copies more than this share of an unseen benchmark goes as a whole (paper §3.2).",
     )
-    exact: bool = Field(False, description="Look for whole exam fields as phrases instead of n-gram coverage.")
+    exact: bool = Field(False, description="Look for whole benchmark fields as phrases instead of n-gram coverage.")
     shots: bool = Field(
         True,
         description="Rows must not copy the exam's worked examples either; false where prompts show them on purpose (RLVR, paper §6.1).",
@@ -79,7 +82,7 @@ class Mixture(StageSpec):
         "", description="The model whose tokenizer counts the tokens of the data sheet; words are counted when absent."
     )
     expect: int | None = Field(
-        None, ge=1, description="Rows that the sources together are known to give, before copies of exams go."
+        None, ge=1, description="Rows that the sources together are known to give, before copies of benchmarks go."
     )
     within: float = Field(
         0.0, ge=0, le=1, description="How far, as a share, the rows may differ from `expect` before the stage stops."
@@ -94,7 +97,7 @@ class Mixture(StageSpec):
         return {"rows": sum(source.expected(rows) for source in self.sources)}
 
 
-class Mix(Mixture):
+class MixSpec(MixtureSpec):
     """Filter, dedupe, decontaminate and mix sources into one table of conversations."""
 
     version = 3
@@ -102,14 +105,14 @@ class Mix(Mixture):
     kind: Literal["mix"] = "mix"
 
 
-class Pairs(Mixture):
+class PairMixSpec(MixtureSpec):
     """Filter, dedupe, decontaminate and mix preference pairs into one table."""
 
     produces = "pairs"
-    kind: Literal["pairs"] = "pairs"
+    kind: Literal["pair_mix"] = "pair_mix"
 
 
-class Asked(Computing):
+class AskingSpec(ComputeSpec):
     """What the stages share that ask models for texts and pay for them."""
 
     max_new_tokens: int = Field(1024, ge=1, description="Longest text, in tokens.")
@@ -121,10 +124,10 @@ class Asked(Computing):
     engine: Literal["local", "vllm"] = Field("local", description="What runs local models: ours, or vLLM (an extra).")
 
 
-class Personas(Asked):
+class PersonasSpec(AskingSpec):
     """New prompts and answers from a model that is given a persona, checked before they are kept (paper §3.1.2)."""
 
-    module = "tercet.data.authored"
+    module = "tercet.data.synthesis.personas_stage"
     produces = "rows"
     accepts = {"model": ("weights",)}
     kind: Literal["personas"] = "personas"
@@ -156,15 +159,15 @@ class Personas(Asked):
         return {"rows": seeds, "completions": seeds * (1 + self.answers)}
 
 
-class Judged(Asked):
+class RatedPairsSpec(AskingSpec):
     """Preference pairs from answers of several models that a judge rates in four aspects (paper §5.2)."""
 
-    module = "tercet.data.judged"
+    module = "tercet.data.synthesis.rated_pairs"
     version = 2
     produces = "pairs"
     accepts = {"prompts": ("rows",), "pool": ("weights",), "own": ("weights",), "judge": ("weights",)}
     author = "own"
-    kind: Literal["judged"] = "judged"
+    kind: Literal["rated_pairs"] = "rated_pairs"
     prompts: str = Field(description="A stage whose rows give the prompts; answers they have are ignored.")
     pool: tuple[str, ...] = Field(min_length=1, description="The models that answer: local ones and servers.")
     own: str = Field("", description="The policy: each prompt gets its answer and one of the pool (on-policy pairs).")
@@ -183,19 +186,19 @@ class Judged(Asked):
         return {"rows": prompts, "completions": prompts * (answers + 4)}
 
 
-class Prefs(Computing):
+class OnPolicyPairsSpec(ComputeSpec):
     """On-policy preference pairs graded by verifiers (paper §5.2–5.3)."""
 
-    module = "tercet.data.prefs"
+    module = "tercet.data.synthesis.on_policy"
     version = 2
     produces = "pairs"
     accepts = {"model": ("weights",), "prompts": ("rows",)}
     author = "model"
-    kind: Literal["prefs"] = "prefs"
+    kind: Literal["on_policy_pairs"] = "on_policy_pairs"
     model: str = Field(description="The policy that writes both sides; usually the SFT stage.")
     prompts: str = Field(description="A stage of rows that carry verifiers: mix, synth or personas.")
     rows: int | None = Field(None, ge=1, description="Use this many prompts (seeded sample); all when absent.")
-    samples: int = Field(
+    num_generations: int = Field(
         4, ge=0, description="Completions drawn per prompt; 0: the answer that the row has is the chosen one."
     )
     dropped_samples: int = Field(
@@ -208,4 +211,7 @@ class Prefs(Computing):
     def forecast(self, rows: Mapping[str, int]) -> dict[str, int]:
         """The most pairs that the prompts may give, and what is drawn for them."""
         prompts = min(rows[self.prompts], self.rows or rows[self.prompts])
-        return {"rows": prompts * self.max_pairs, "completions": prompts * (self.samples + self.dropped_samples)}
+        return {
+            "rows": prompts * self.max_pairs,
+            "completions": prompts * (self.num_generations + self.dropped_samples),
+        }

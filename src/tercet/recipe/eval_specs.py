@@ -1,4 +1,4 @@
-"""The stages that examine models and tell the run, and the gates of an evaluation."""
+"""The stages that evaluate models and tell the run, and the gates of an evaluation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from tercet.recipe.specs import Computing, RecipeError, Reference, StageSpec
+from tercet.recipe.specs import ComputeSpec, RecipeError, StageReference, StageSpec
 
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _GATE = re.compile(
@@ -17,33 +17,34 @@ _GATE = re.compile(
 )
 
 
-class Prompts(StageSpec):
-    """Write every prompt of an exam to a folder, so that `mix` can decontaminate against it and `eval` can run it."""
+class BenchmarkSpec(StageSpec):
+    """Write every prompt of a benchmark to a folder, so that `mix` can decontaminate against it and `eval` can run
+    it."""
 
-    module = "tercet.evals.prompts"
+    module = "tercet.evals.benchmark"
     version = 3
     produces = "benchmark"
     accepts = {"items": ("synth",)}
     files = "tercet.evals.suite:files"
-    kind: Literal["prompts"] = "prompts"
+    kind: Literal["benchmark"] = "benchmark"
     tasks: tuple[str, ...] = Field(description="Task names, e.g. `words@1`; see `tercet.evals.suite`.")
     items: tuple[str, ...] = Field(
-        (), description='Synth stages (split = "exam") that made the items of generated tasks.'
+        (), description='Synth stages (split = "test") that made the items of generated tasks.'
     )
     limit: int | None = Field(None, ge=1, description="First N items per task, after a seeded shuffle.")
 
 
-class Eval(Computing):
-    """Examine a model on an exam (paper §7)."""
+class EvalSpec(ComputeSpec):
+    """Evaluate a model on a benchmark (paper §7)."""
 
     module = "tercet.evals.run"
     version = 3
     produces = "scores"
-    accepts = {"model": ("weights",), "exam": ("benchmark",), "judge": ("weights",), "embedder": ("model",)}
+    accepts = {"model": ("weights",), "benchmark": ("benchmark",), "judge": ("weights",), "embedder": ("model",)}
     check = "tercet.evals.suite:check_final"
     kind: Literal["eval"] = "eval"
     model: str = Field(description="Stage, or `base`.")
-    exam: str = Field(description="A prompts stage.")
+    benchmark: str = Field(description="A prompts stage.")
     judge: str = Field("", description="Model that judges the tasks which need one (a stage, usually kind `model`).")
     embedder: str = Field("", description="Encoder for the tasks that compare embeddings (a stage of kind `model`).")
     engine: Literal["local", "vllm"] = Field("local", description="What runs the model: ours, or vLLM (an extra).")
@@ -53,22 +54,22 @@ class Eval(Computing):
     max_new_tokens: int | None = Field(None, ge=1, description="Overrides every task's budget.")
     final: bool = Field(False, description="Marks the one stage that may open the unseen suite.")
     require: tuple[str, ...] = Field(
-        (), description="Gates, e.g. `words >= exam-sft - 0.01` against another eval stage."
+        (), description="Gates, e.g. `words >= benchmark-sft - 0.01` against another eval stage."
     )
 
-    def references(self) -> Iterator[Reference]:
+    def references(self) -> Iterator[StageReference]:
         """Also the evals that its gates compare with."""
         yield from super().references()
         for i, text in enumerate(self.require):
             if stage := gate(text).stage:
-                yield Reference(stage, ("require", i), ("scores",))
+                yield StageReference(stage, ("require", i), ("scores",))
 
     def forecast(self, rows: Mapping[str, int]) -> dict[str, int]:
         """A completion for each item."""
-        return {"completions": rows[self.exam]}
+        return {"completions": rows[self.benchmark]}
 
 
-class Report(StageSpec):
+class ReportSpec(StageSpec):
     """One self-contained page that tells the run."""
 
     module = "tercet.report.page"
@@ -87,7 +88,9 @@ class Report(StageSpec):
 
 
 class Gate(NamedTuple):
-    """`words >= exam-sft - 0.01` is `Gate(text, "words", True, "exam-sft", -0.01)`; a plain bound has no stage."""
+    """`words >= benchmark-sft - 0.01` is `Gate(text, "words", True, "benchmark-sft", -0.01)`; a plain bound has no
+    stage.
+    """
 
     text: str
     task: str

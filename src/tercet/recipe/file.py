@@ -126,14 +126,14 @@ def _override(document: dict[str, Any], places: Places, override: str) -> Places
 def _scale(document: dict[str, Any], places: Places) -> None:
     """Take `scale` out of the document: every `rows` and `steps` of stages and sources times that, at least 1.
 
-    Exams keep their size, so that scores compare: `limit`, and rows of the split "exam".
+    Benchmarks keep their size, so that scores compare: `limit`, and rows of the split "test".
     """
     scale = document.pop("scale", 1)
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
         raise RecipeError(f"{_place(places, ('scale',))}: scale must be a number above 0, got {scale!r}")
     stages = document.get("stage", {})
     for stage in stages.values() if isinstance(stages, dict) else ():
-        if isinstance(stage, dict) and stage.get("split") != "exam":
+        if isinstance(stage, dict) and stage.get("split") != "test":
             sources = stage.get("sources")
             for table in (stage, stage.get("seeds"), *(sources if isinstance(sources, list) else ())):
                 for key in SCALED if isinstance(table, dict) else ():

@@ -14,8 +14,8 @@ from tercet.recipe.specs import (
     BASE,
     KINDS,
     ArtifactSpec,
-    Base,
-    Computing,
+    BaseSpec,
+    ComputeSpec,
     Dtype,
     Placement,
     RecipeError,
@@ -45,7 +45,7 @@ class Recipe(Spec):
         description="Precision of stages that say `auto`: "
         "float32 on a CPU without bf16 matrix units, bfloat16 elsewhere.",
     )
-    base: Base
+    base: BaseSpec
     stage: dict[str, Annotated[StageSpec, _AnyKind()]] = Field(
         description="The stages by name; they are ordered by what they need."
     )
@@ -77,14 +77,14 @@ class Recipe(Spec):
         precise = {
             name: spec.model_copy(update={"dtype": resolve(_first(spec.dtype, self.dtype))})
             for name, spec in self.stage.items()
-            if isinstance(spec, Computing)
+            if isinstance(spec, ComputeSpec)
         }
         found = self.model_copy(update={"stage": self.stage | precise, "dtype": resolve(self.dtype)})
         found._folder = self._folder
         return found
 
     def needs(self, name: str) -> list[str]:
-        """The stages whose artefacts this stage reads, without repeats, in the order they are named."""
+        """The stages whose artifacts this stage reads, without repeats, in the order they are named."""
         return [] if name == BASE else list(dict.fromkeys(ref.name for ref in self.stage[name].references()))
 
     def order(self) -> list[str]:

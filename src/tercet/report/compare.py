@@ -1,4 +1,4 @@
-"""Paired differences between checkpoints, and the sentences that say them (hop 12 of the road).
+"""Paired differences between checkpoints, and the sentences that say them.
 
 Two checkpoints answered the same items, so their difference is estimated item by item: the mean of d_i, with standard
 error s_d / sqrt(n) and Student's t for the 95 % interval, as `tercet compare` does. Where the score is the mean over
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from tercet import stats
-from tercet.report.facts import Checkpoint, Object, TaskScore
+from tercet.report.collect import Checkpoint, Object, TaskScore
 from tercet.stats import Comparison
 
 MOST_TOLD = 6  # of more tasks than these the story gives names and no intervals
@@ -40,8 +40,8 @@ def difference(task: str, before: Checkpoint, after: Checkpoint) -> Comparison |
     """The paired difference of one task, or None when the checkpoints share fewer than two items of it."""
     a, b = ({item: r for (name, item), r in side.results.items() if name == task} for side in (before, after))
     pairs = stats.pair(a, b, missing="leave_out")
-    examined = task in before.scores and task in after.scores
-    return stats.compare(pairs) if examined and len(pairs.a) > 1 else None
+    evaluated = task in before.scores and task in after.scores
+    return stats.compare(pairs) if evaluated and len(pairs.a) > 1 else None
 
 
 def average_change(parts: Sequence[Sequence[Comparison | None]]) -> Comparison | None:
@@ -53,7 +53,7 @@ def average_change(parts: Sequence[Sequence[Comparison | None]]) -> Comparison |
 
 
 def tasks_of(points: Sequence[Checkpoint]) -> list[TaskScore]:
-    """One score of each task (its first), in the order of the exams."""
+    """One score of each task (its first), in the order of the evaluations."""
     first: dict[str, TaskScore] = {}
     for point in points:
         for name, score in point.scores.items():
@@ -74,11 +74,11 @@ def story(model: str, points: Sequence[Checkpoint], against: Mapping[str, Sequen
     first, last = points[0], points[-1]
     num_items = len({key for point in points for key in point.results})
     if len(points) == 1:
-        return f"{model} sat an exam of {num_items:,} items. There is no other checkpoint to compare it with."
+        return f"{model} sat an evaluation of {num_items:,} items. There is no other checkpoint to compare it with."
     middle = _list(list(dict.fromkeys(point.label for point in points[1:])))
     same = all(point.results.keys() == first.results.keys() for point in points)
-    exam = f"the same exam of {num_items:,} items" if same else f"exams of up to {num_items:,} items"
-    opening = f"{model} was taken through {middle}, and each checkpoint sat {exam}."
+    benchmark = f"the same evaluation of {num_items:,} items" if same else f"benchmarks of up to {num_items:,} items"
+    opening = f"{model} was taken through {middle}, and each checkpoint sat {benchmark}."
     ends = [(last.scores[task], found[-1]) for task, found in against.items() if task in last.scores]
     tell = _told if len(ends) <= MOST_TOLD else _named
     told = {

@@ -1,6 +1,6 @@
 """What the page and `tercet data` tell of a finished data stage: its summary as tables, and texts that it removed.
 
-Hop 12 of the road, reading hops 2 to 4. Every number comes from `summary.json` of the artefact. Summaries of older
+Hop 12 of the road, reading. Every number comes from `summary.json` of the artifact. Summaries of older
 versions have fewer keys; what they lack is left out, not guessed.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tercet.recipe import Mixture, kinds_of
+from tercet.recipe import MixtureSpec, kinds_of
 from tercet.rows import RowError
 from tercet.rows_file import read_file
 
@@ -29,14 +29,14 @@ def told(kind: str, payload: Path) -> Object:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise RowError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}); run `tercet check`") from None
-    if kind not in kinds_of(Mixture):
+    if kind not in kinds_of(MixtureSpec):
         return {"kind": kind, **_asked(summary)}
     removed = payload / "removed.parquet"
     return {"kind": kind, **_mixture(summary), **removed_texts(read_file(removed) if removed.is_file() else ())}
 
 
 def removed_texts(rows: Iterable[Object]) -> Object:
-    """Copies of the exam side by side, and the first rows of every other rule; the rows are not held.
+    """Copies of the evaluation side by side, and the first rows of every other rule; the rows are not held.
 
     Every source and task gives the copies with the largest coverage, of each item one; the best of all come first
     where they are too many.
@@ -65,7 +65,7 @@ def removed_texts(rows: Iterable[Object]) -> Object:
     }
 
 
-def matrix(cells: Sequence[Object], exams: Sequence[Object]) -> Object:
+def matrix(cells: Sequence[Object], benchmarks: Sequence[Object]) -> Object:
     """The layout of the paper's table 37: a line for each part, a column for each task that some part copies.
 
     A cell is the entry of the summary, or None. `whole` says for which tasks a part was dropped; `untouched` names
@@ -78,12 +78,12 @@ def matrix(cells: Sequence[Object], exams: Sequence[Object]) -> Object:
         own = [at.get((part, task)) for task in tasks]
         whole = [cell["task"] for cell in own if cell and cell["verdict"] == "set dropped"]
         lines.append({"part": part, "cells": own, "whole": whole})
-    shares = {exam["task"]: exam for exam in exams}
+    shares = {benchmark["task"]: benchmark for benchmark in benchmarks}
     return {
         "tasks": tasks,
         "lines": lines,
         "any": [shares.get(task) for task in tasks],
-        "untouched": [exam["task"] for exam in exams if not exam["copied"]],
+        "untouched": [benchmark["task"] for benchmark in benchmarks if not benchmark["copied"]],
     }
 
 
@@ -93,7 +93,7 @@ def _best(own: dict[str, Object]) -> list[Object]:
 
 def _mixture(summary: Object) -> Object:
     sources, sheet = summary.get("sources", []), summary.get("sheet", [])
-    exams = summary.get("exams", [])
+    benchmarks = summary.get("benchmarks", [])
     terms = {key: summary.get(key) for key in ("ngram", "threshold", "share", "exact")} | summary.get("rule", {})
     columns = ("entered", "sampled", "kept", "repeated", "expected")
     return {
@@ -106,8 +106,8 @@ def _mixture(summary: Object) -> Object:
         "columns": [key for key in columns if any(row.get(key) not in (None, 0) for row in sources)],
         "rules": list(dict.fromkeys(name for row in sources for name in row.get("removed", {}))),
         "skipped": any(row.get("skipped") for row in sources),
-        "exams": exams,
-        "matrix": matrix(summary["matrix"], exams) if "matrix" in summary else None,
+        "benchmarks": benchmarks,
+        "matrix": matrix(summary["matrix"], benchmarks) if "matrix" in summary else None,
         "rule": terms,
         "licences": summary.get("licences", []),
         "expected": summary.get("expected"),

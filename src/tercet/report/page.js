@@ -1,4 +1,4 @@
-// Theme switch, and the filter of the exam samples. The page is complete without it.
+// Theme switch, and the filter of the evaluation samples. The page is complete without it.
 const root = document.documentElement;
 const theme = document.getElementById("theme");
 theme.hidden = false;

@@ -1,8 +1,8 @@
-"""The report stage: one self-contained HTML page that tells a run with error bars and lineage (hop 12 of the road).
+"""The report stage: one self-contained HTML page that tells a run with error bars and lineage.
 
-Reads the given exams and everything upstream of them through `facts`, lays it out with `page.html.j2`. Rollouts get a
-page of their own beside it, `rollouts.html`. The pages ask the network for nothing. `index.html` shows wall times, so
-its bytes differ between two runs of one recipe; all else is fixed.
+Reads the given evaluations and everything upstream of them through `facts`, lays it out with `page.html.j2`.
+Rollouts get a page of their own beside it, `rollouts.html`. The pages ask the network for nothing. `index.html`
+shows wall times, so its bytes differ between two runs of one recipe; all else is fixed.
 """
 
 from __future__ import annotations
@@ -16,22 +16,36 @@ from markupsafe import Markup
 from pydantic import BaseModel
 
 from tercet import machine
-from tercet.recipe import Fit, Judged, Mixture, Personas, Prefs, Recipe, Report, Reward, Rollouts, StageSpec, kinds_of
-from tercet.report import alarms, charts, data, exams, facts, rollouts, samples
-from tercet.report.exams import plain
-from tercet.report.facts import Checkpoint, Object, Stage
+from tercet.recipe import (
+    MixtureSpec,
+    OnPolicyPairsSpec,
+    PersonasSpec,
+    RatedPairsSpec,
+    Recipe,
+    ReportSpec,
+    RewardModelSpec,
+    RLSpec,
+    StageSpec,
+    TrainSpec,
+    kinds_of,
+)
+from tercet.report import charts, collect, data, evals, monitors, rollouts, samples
+from tercet.report.collect import Checkpoint, Object, Stage
+from tercet.report.evals import plain
 from tercet.report.render import duration, render
 
 if TYPE_CHECKING:
     from tercet.store import Artifact, Context
 
 
-def run(spec: Report, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
-    """Write `index.html` for the exams `spec.evals`; returns how many checkpoints, tasks and clear changes it tells."""
-    stages = facts.walk(spec.evals, inputs, ctx.recipe)
-    points = facts.checkpoints(spec.evals, stages, ctx.recipe)
-    page = build(spec, ctx.recipe, stages, points, facts.openings(inputs))
-    tried = [stage for stage in _of(stages, Rollouts) if stage.file(rollouts.FILE)]
+def run(spec: ReportSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
+    """Write `index.html` for the evaluations `spec.evals`; returns how many checkpoints, tasks and clear changes it
+    tells.
+    """
+    stages = collect.walk(spec.evals, inputs, ctx.recipe)
+    points = collect.checkpoints(spec.evals, stages, ctx.recipe)
+    page = build(spec, ctx.recipe, stages, points, collect.openings(inputs))
+    tried = [stage for stage in _of(stages, RLSpec) if stage.file(rollouts.FILE)]
     if tried:
         rollouts.write(tried, out / "rollouts.html", title=page["title"], back="index.html")
     html = render("page.html.j2", page, "page", browser="rollouts.html" if tried else "")
@@ -43,12 +57,12 @@ def run(spec: Report, inputs: dict[str, Artifact], out: Path, ctx: Context) -> d
         "better": float(verdicts.count("better")),
         "worse": float(verdicts.count("worse")),
         "missing": float(len(page["missing"])),
-        "alarms": float(sum(len(told["rang"]) for told in page["alarms"].values())),
+        "alerts": float(sum(len(told["rang"]) for told in page["alerts"].values())),
     }
 
 
 def build(
-    spec: Report,
+    spec: ReportSpec,
     recipe: Recipe,
     stages: Mapping[str, Stage],
     points: Sequence[Checkpoint],
@@ -61,21 +75,24 @@ def build(
         "model": model,
         "seed": recipe.seed,
         "labels": [point.label for point in points],
-        **exams.told(model, points, opened),
+        **evals.told(model, points, opened),
         "missing": [stage for stage in stages.values() if not stage.present],
         "lineage": _lineage(stages, points),
         "recipe": [_spec("base", recipe.base)] + [_spec(name, stage) for name, stage in recipe.stage.items()],
         "placement": _spec("placement", recipe.placement),
         **_training(stages, points),
-        "alarms": {stage.name: told for stage in _of(stages, Rollouts) if (told := alarms.told(stage))},
-        "accuracies": {stage.name: facts.accuracies(stage) for stage in _of(stages, Reward)},
-        "items": samples.exam_samples(points),
+        "alerts": {stage.name: told for stage in _of(stages, RLSpec) if (told := monitors.told(stage))},
+        "accuracies": {stage.name: collect.accuracies(stage) for stage in _of(stages, RewardModelSpec)},
+        "items": samples.eval_samples(points),
         "change_counts": counts,
         "change_names": {k: name for k, (name, _) in samples.CHANGES.items() if any(row[k] for row in counts.values())},
-        "rollouts": [(stage, samples.rollouts(stage)) for stage in _of(stages, Rollouts)],
-        "mixtures": [{"stage": stage, "told": _told(stage)} for stage in _of(stages, Mixture)],
-        "personas": [(stage, _told(stage)) for stage in _of(stages, Personas)],
-        "pairs": [(stage, _told(stage), samples.pair_samples(stage)) for stage in _of(stages, Prefs, Judged)],
+        "rollouts": [(stage, samples.rollouts(stage)) for stage in _of(stages, RLSpec)],
+        "mixtures": [{"stage": stage, "told": _told(stage)} for stage in _of(stages, MixtureSpec)],
+        "personas": [(stage, _told(stage)) for stage in _of(stages, PersonasSpec)],
+        "pairs": [
+            (stage, _told(stage), samples.pair_samples(stage))
+            for stage in _of(stages, OnPolicyPairsSpec, RatedPairsSpec)
+        ],
         **_timings(stages),
     }
 
@@ -121,14 +138,14 @@ def _training(stages: Mapping[str, Stage], points: Sequence[Checkpoint]) -> Obje
     """Curves in the colour of the checkpoint they made, and the truncation tables."""
     tones = {point.model: i for i, point in enumerate(points)}
     found, lost = [], []
-    for stage in _of(stages, Fit):
+    for stage in _of(stages, TrainSpec):
         drawn: dict[bool, list[Object]] = {True: [], False: []}
-        for curve in facts.curves(stage):
+        for curve in collect.curves(stage):
             label, tone = f"{curve.title} of stage {stage.name}", tones.get(stage.name, charts.SERIES - 1)
-            svg = charts.curve(curve.points, label=label, tone=tone, bound=alarms.bound(stage, curve))
+            svg = charts.curve(curve.points, label=label, tone=tone, bound=monitors.bound(stage, curve))
             drawn[curve.main].append({"curve": curve, "svg": svg})
         found.append({"stage": stage, "main": drawn[True], "more": drawn[False]})
-        lost.append((stage, facts.truncation(stage)))
+        lost.append((stage, collect.truncation(stage)))
     return {"training": found, "truncations": lost}
 
 
@@ -143,7 +160,7 @@ def _timings(stages: Mapping[str, Stage]) -> Object:
             "stage": s,
             "share": 100 * s.seconds / longest,
             "precision": s.record.get("precision", ""),
-            "efficiency": facts.efficiencies(s),
+            "efficiency": collect.efficiencies(s),
         }
         for s in stages.values()
         if s.seconds

@@ -1,4 +1,4 @@
-"""HTML from templates: one place for escaping, the style, the scripts, and how numbers are written (hop 12)."""
+"""HTML from templates: one place for escaping, the style, the scripts, and how numbers are written."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from tercet.report import charts, samples
+from tercet.report.collect import Object
 from tercet.report.compare import amount
-from tercet.report.facts import Object
 
 HERE = Path(__file__).parent
 

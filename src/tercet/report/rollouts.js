@@ -23,7 +23,7 @@
       const prompt = stage.prompts[group.prompt];
       return {
         ...group, index, samples, prompt,
-        words: `${prompt}\n${group.truth}\n${group.id}`.toLowerCase(),
+        words: `${prompt}\n${group.reference}\n${group.id}`.toLowerCase(),
         mean: rewards.reduce((a, b) => a + b, 0) / rewards.length,
         spread: Math.max(...rewards) - Math.min(...rewards),
         longest: Math.max(...samples.map((sample) => sample.length)),
@@ -107,8 +107,8 @@
     const facts = [["mean reward", number(group.mean)], ["rewarded", `${right} of ${group.samples.length}`],
       ["longest", `${group.longest} tokens`]];
     if (group.lag) facts.push(["written", `${group.lag} round${group.lag > 1 ? "s" : ""} behind`]);
-    const truth = make("details", "", make("summary", "", "Truth"), make("div", "inside", said(group.truth, "mono")));
-    truth.open = group.truth.length < 300;
+    const reference = make("details", "", make("summary", "", "Reference answer"), make("div", "inside", said(group.reference, "mono")));
+    reference answer.open = group.reference.length < 300;
     const order = make("select", "", ...[["sample", "as written"], ["-reward", "by reward"], ["-length", "by length"], ["length", "shortest first"]]
       .map(([value, text]) => new Option(text, value, false, value === state.order)));
     order.setAttribute("aria-label", "Order of the completions");
@@ -121,7 +121,7 @@
     };
     cards();
     pane.replaceChildren(
-      make("div", "top", head, steps), said(group.prompt, "prompt"), ...(group.truth ? [truth] : []),
+      make("div", "top", head, steps), said(group.prompt, "prompt"), ...(group.reference ? [reference answer] : []),
       make("div", "top", make("dl", "facts", ...facts.map(([name, value]) => make("div", "", make("dt", "", name), make("dd", "", value)))), order),
       grid, make("p", "small soft keys", make("kbd", "", "←"), " ", make("kbd", "", "→"), " previous and next group, ", make("kbd", "", "/"), " search"),
     );

@@ -1,4 +1,4 @@
-"""The rollout browser: one self-contained page that shows prompts with all their completions side by side (hop 12).
+"""The rollout browser: one self-contained page that shows prompts with all their completions side by side.
 
 It reads `tercet/rollouts.parquet` of RL stages. What a long run wrote does not fit into a page: groups are chosen by
 the hash of their names, round by round, so that every round is there and nobody's taste is; the page says how many.
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from jinja2.utils import htmlsafe_json_dumps
 
-from tercet.report.facts import Object, Stage
+from tercet.report.collect import Object, Stage
 from tercet.report.render import render
 from tercet.report.samples import cut
 from tercet.rows import RowError
@@ -141,12 +141,12 @@ def _group(rows: Sequence[Object], prompts: dict[str, int]) -> Object:
     first = rows[0]
     prompt = prompts.setdefault(cut(first["prompt"], MOST_TEXT), len(prompts))
     told = {"step": first["step"], "id": first["prompt_id"], "prompt": prompt, "verifier": first["verifier"]}
-    told["truth"] = cut(first.get("truth") or "", MOST_TEXT)
+    told["reference"] = cut(first.get("reference") or "", MOST_TEXT)
     return told | {"samples": [[_value(row, name) for name in COLUMNS] for row in rows]}
 
 
 def _value(row: Object, name: str) -> Any:
-    """A cell; None where an older artefact, or PPO, has no such column."""
+    """A cell; None where an older artifact, or PPO, has no such column."""
     value = row.get(name)
     if name == "parts":
         return {key: _short(score) for key, score in json.loads(value or "{}").items()}

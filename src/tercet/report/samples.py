@@ -1,4 +1,4 @@
-"""Which texts the page shows: exam answers side by side, rollouts and preference pairs (hop 12).
+"""Which texts the page shows: evaluation answers side by side, rollouts and preference pairs.
 
 Nothing is hand-picked. Within each group the items with the smallest hash of their name are taken, so the choice is
 the same on every machine and has no taste. Long texts are cut, and say so.
@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tercet.records import Result, Sample
-from tercet.report import facts
-from tercet.report.facts import Checkpoint, Key, Object, Stage
+from tercet.report import collect
+from tercet.report.collect import Checkpoint, Key, Object, Stage
 from tercet.rows import Message, read_pairs, read_table
 
 MOST_TEXT = 2400  # characters of one shown text
 MOST_TRY = 700  # characters of a further sample of an item, or of a worked example
 MOST_TRIES = 4  # further samples shown of an item
 MOST_COMMON = 40  # characters that titles of one task may begin with alike
-MOST_ITEMS = 120  # exam items on one page, whatever the number of tasks
+MOST_ITEMS = 120  # evaluation items on one page, whatever the number of tasks
 CHANGES = {
     "gained": ("wrong → right", 6),
     "lost": ("right → wrong", 6),
@@ -34,7 +34,7 @@ CHANGES = {
 
 
 @dataclass(frozen=True)
-class Answer:
+class CheckpointAnswer:
     """What one checkpoint made of one item; `right` is None where there is no right or wrong, or no verdict.
 
     `first` is the first sample, `tries` are some of the others, `marks` says of all what they were when
@@ -52,8 +52,8 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Item:
-    """One exam item with the answers of the checkpoints, in their order (None where one was not examined on it).
+class ShownItem:
+    """One evaluation item with the answers of the checkpoints, in their order (None where one was not evaluated on it).
 
     `shots` are the turns before the question itself: worked examples.
     """
@@ -63,14 +63,14 @@ class Item:
     subset: str
     shots: list[Object]
     prompt: list[Object]
-    truth: str
+    reference: str
     options: list[str]
-    answers: list[Answer | None]
+    answers: list[CheckpointAnswer | None]
     change: str = ""
     title: str = ""
 
 
-def exam_samples(points: Sequence[Checkpoint]) -> list[Item]:
+def eval_samples(points: Sequence[Checkpoint]) -> list[ShownItem]:
     """A few items of each task and each kind of change, the first of every kind first; the rest stays on disk."""
     groups: dict[tuple[str, str], list[Key]] = {}
     for key in _keys(points):
@@ -84,7 +84,7 @@ def exam_samples(points: Sequence[Checkpoint]) -> list[Item]:
     ]
     ranked.sort(key=lambda one: one[0])  # the first of every kind come first
     picked = {key: change for _, key, change in ranked[:MOST_ITEMS]}
-    told = [facts.records(point, picked) for point in points]
+    told = [collect.records(point, picked) for point in points]
     lines = {key: next(one[key] for one in reversed(told) if key in one) for key in picked}
     titles, seen = _titles(lines), set[str]()
     out = []
@@ -199,25 +199,25 @@ def _titles(lines: dict[Key, Result]) -> dict[Key, str]:
     return titles
 
 
-def _item(record: Result, answers: list[Answer | None], *, shots: int, told: bool) -> Item:
+def _item(record: Result, answers: list[CheckpointAnswer | None], *, shots: int, told: bool) -> ShownItem:
     """The item as the page shows it; the `shots` first turns are examples, kept unless `told` with an earlier item."""
     options, turns = list(record.options), record.messages
     right = options[: record.gold] if record.metric == "mc2" else options[record.gold :][:1]
-    return Item(
+    return ShownItem(
         task=record.task,
         item=record.item,
         subset=record.subset,
         shots=[] if told else shown(turns[:shots], MOST_TRY),
         prompt=[{"role": turn.role, "content": middle_cut(turn.content)} for turn in turns[shots:]],
-        truth=cut(" · ".join(right) if options else record.truth, 600),
+        reference=cut(" · ".join(right) if options else record.reference, 600),
         options=options if len(options) > 1 else [],
         answers=answers,
     )
 
 
-def _answer(series: int, point: Checkpoint, key: Key, record: Result) -> Answer:
+def _answer(series: int, point: Checkpoint, key: Key, record: Result) -> CheckpointAnswer:
     samples = record.tries
-    return Answer(
+    return CheckpointAnswer(
         label=point.label,
         series=series,
         score=record.score,

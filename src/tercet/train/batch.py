@@ -1,4 +1,4 @@
-"""From conversations to packed steps (hops 5 and 6): trees, cut by a token budget, shared out over ranks."""
+"""From conversations to packed steps: trees, cut by a token budget, shared out over ranks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from tercet.device.mesh import Mesh
-from tercet.models.chat import Encoded, last_turn
-from tercet.models.forest import Forest, Leaf, Owners, Tree, plant
+from tercet.models.chat import MaskedTokens, last_turn
+from tercet.models.forest import Forest, Leaf, Owners, Tree, pack_forest
 from tercet.models.forest_cuda import BLOCK
 from tercet.train.tokens import Tokens
 
@@ -53,7 +53,7 @@ class Step:
 class Limit(NamedTuple):
     """The length policy of a stage."""
 
-    max_tokens: int
+    max_length: int
     overlong: str  # "drop", "cut" or "error"
     max_lost: float
 
@@ -62,13 +62,13 @@ class TruncationError(ValueError):
     """Rows are longer than the recipe allows."""
 
 
-def answered(encoded: Encoded) -> Tree:
+def answered(encoded: MaskedTokens) -> Tree:
     """One leaf, all assistant turns trained; what follows the last trained token is cut."""
     end = len(encoded.mask) - encoded.mask[::-1].index(True)
     return Tree([], [Leaf(encoded.token_ids[:end], encoded.mask[:end])])
 
 
-def branch(encoded: Sequence[Encoded]) -> Tree:
+def branch(encoded: Sequence[MaskedTokens]) -> Tree:
     """A prompt with one leaf per answer, all of it trained. Tokens the answers do not share leave the trunk."""
     pairs = [last_turn(one) for one in encoded]
     shared = min(len(ids) for ids, _ in pairs)
@@ -81,10 +81,10 @@ def branch(encoded: Sequence[Encoded]) -> Tree:
     return Tree(list(pairs[0][0][:shared]), leaves)
 
 
-def cut(tree: Tree, max_tokens: int) -> Tree:
-    """Right-truncate every path to `max_tokens`."""
-    trunk = list(tree.trunk[:max_tokens])
-    room = max_tokens - len(trunk)
+def cut(tree: Tree, max_length: int) -> Tree:
+    """Right-truncate every path to `max_length`."""
+    trunk = list(tree.trunk[:max_length])
+    room = max_length - len(trunk)
     return Tree(trunk, [Leaf(leaf.token_ids[:room], leaf.mask[:room]) for leaf in tree.leaves])
 
 
@@ -95,11 +95,11 @@ def trained(tree: Tree) -> bool:
 
 @dataclass(frozen=True)
 class Trees(Sequence[Tree]):
-    """Some rows of a token file in some order, each made into a tree (cut to `max_tokens`) when it is asked for."""
+    """Some rows of a token file in some order, each made into a tree (cut to `max_length`) when it is asked for."""
 
     tokens: Tokens
     rows: np.ndarray
-    max_tokens: int
+    max_length: int
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -107,23 +107,23 @@ class Trees(Sequence[Tree]):
     def __getitem__(self, place: Any) -> Any:
         """A tree; for a slice or a list of places the same view of fewer rows."""
         if not isinstance(place, int):
-            return Trees(self.tokens, self.rows[place], self.max_tokens)
+            return Trees(self.tokens, self.rows[place], self.max_length)
         tree = self.tokens.tree(int(self.rows[place]))
-        return tree if tree.num_tokens <= self.max_tokens else cut(tree, self.max_tokens)
+        return tree if tree.num_tokens <= self.max_length else cut(tree, self.max_length)
 
 
 def within(tokens: Tokens, limit: Limit) -> tuple[Trees, dict[str, Any]]:
     """Apply the length policy: the rows that stay, and a table of what is lost per source."""
     sizes_R = tokens.sizes_RS.sum(axis=1)
     longest_R = tokens.sizes_RS[:, 0] + tokens.sizes_RS[:, 1:].max(axis=1, initial=0)
-    lost_R, cut_R, left_R = longest_R > limit.max_tokens, np.zeros(len(tokens), dtype=bool), sizes_R.copy()
+    lost_R, cut_R, left_R = longest_R > limit.max_length, np.zeros(len(tokens), dtype=bool), sizes_R.copy()
     for row in np.flatnonzero(lost_R).tolist() if limit.overlong != "drop" else ():
         if limit.overlong == "error":
             raise TruncationError(
                 f"row {tokens.name(row)} of {tokens.sources[tokens.source_R[row]]} has {longest_R[row]} tokens, more "
-                f'than max_tokens = {limit.max_tokens}; raise max_tokens, or set overlong = "drop" or "cut"'
+                f'than max_length = {limit.max_length}; raise max_length, or set overlong = "drop" or "cut"'
             )
-        shorter = cut(tokens.tree(row), limit.max_tokens)
+        shorter = cut(tokens.tree(row), limit.max_length)
         if trained(shorter):
             lost_R[row], cut_R[row], left_R[row] = False, True, shorter.num_tokens
     left_R[lost_R] = 0
@@ -132,17 +132,17 @@ def within(tokens: Tokens, limit: Limit) -> tuple[Trees, dict[str, Any]]:
     sums = {key: np.bincount(tokens.source_R, values, len(tokens.sources)) for key, values in counts.items()}
     table = {name: {key: int(sums[key][i]) for key in sums} for i, name in enumerate(tokens.sources)}
     _check_lost(table, limit)
-    kept = Trees(tokens, np.flatnonzero(~lost_R), limit.max_tokens)
-    return kept, {"max_tokens": limit.max_tokens, "overlong": limit.overlong, "sources": table}
+    kept = Trees(tokens, np.flatnonzero(~lost_R), limit.max_length)
+    return kept, {"max_length": limit.max_length, "overlong": limit.overlong, "sources": table}
 
 
 def _check_lost(table: dict[str, dict[str, int]], limit: Limit) -> None:
     rows, lost = (sum(count[key] for count in table.values()) for key in ("rows", "lost_rows"))
     if rows and lost == rows:
-        raise TruncationError(f"all {rows} rows are longer than max_tokens = {limit.max_tokens}; raise max_tokens")
+        raise TruncationError(f"all {rows} rows are longer than max_length = {limit.max_length}; raise max_length")
     if rows and lost / rows > limit.max_lost:
         raise TruncationError(
-            f"{lost} of {rows} rows ({lost / rows:.1%}) are longer than max_tokens = {limit.max_tokens} and would be "
+            f"{lost} of {rows} rows ({lost / rows:.1%}) are longer than max_length = {limit.max_length} and would be "
             f'lost, more than max_lost = {limit.max_lost:.0%}; raise one of the two, or set overlong = "cut"'
         )
 
@@ -217,11 +217,11 @@ def batches(
     multiple = multiple or filling(mesh.device)
     mine = share([tree.num_tokens for tree in trees], mesh)
     parts = [[mine[i] for i in part] for part in pack([trees[i].num_tokens for i in mine], budget)]
-    forests = [plant([trees[i] for i in items], multiple) for items in parts]
+    forests = [pack_forest([trees[i] for i in items], multiple) for items in parts]
     most = int(mesh.max([float(len(forests))])[0])
     for _ in range(len(forests), most):
         parts.append([])
-        forests.append(plant([EMPTY], multiple if multiple == BLOCK else 1))
+        forests.append(pack_forest([EMPTY], multiple if multiple == BLOCK else 1))
     extras = [values(items, forest) if values else {} for items, forest in zip(parts, forests, strict=True)]
     made = (Batch(forest, extra) for forest, extra in zip(forests, extras, strict=True))
     return [batch.moved(lambda tensor: tensor.to(mesh.device)) for batch in made]

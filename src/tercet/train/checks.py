@@ -13,8 +13,8 @@ from typing import NamedTuple
 from transformers import PretrainedConfig
 
 from tercet.models.chat import Chat
-from tercet.models.folder import load_config, load_tokenizer
-from tercet.recipe import KINDS, PPO, Fit, Rollouts
+from tercet.models.hf_folder import load_config, load_tokenizer
+from tercet.recipe import KINDS, PPOSpec, RLSpec, TrainSpec
 from tercet.store import Artifact, endpoint
 
 
@@ -22,24 +22,24 @@ class CheckError(ValueError):
     """A recipe asks for what its models cannot do; nothing was trained."""
 
 
-def check_inputs(spec: Fit, inputs: dict[str, Artifact]) -> None:
+def check_inputs(spec: TrainSpec, inputs: dict[str, Artifact]) -> None:
     """All that the inputs of a training stage show before they are read: context and critic."""
     model = inputs[spec.model]
     check_context(load_config(model.payload), spec)
-    if isinstance(spec, PPO):
+    if isinstance(spec, PPOSpec):
         check_critic(model.payload, inputs[spec.value].payload)
 
 
-def check_context(config: PretrainedConfig, spec: Fit) -> None:
+def check_context(config: PretrainedConfig, spec: TrainSpec) -> None:
     """The longest row (of an RL stage: the longest prompt with the longest completion) fits the model's context."""
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     if context is None:
         return
-    if isinstance(spec, Rollouts):
-        longest = spec.max_tokens + spec.max_new_tokens
-        given = f"max_tokens = {spec.max_tokens} (prompt) and max_new_tokens = {spec.max_new_tokens} (response) make"
+    if isinstance(spec, RLSpec):
+        longest = spec.max_length + spec.max_new_tokens
+        given = f"max_length = {spec.max_length} (prompt) and max_new_tokens = {spec.max_new_tokens} (response) make"
     else:
-        longest, given = spec.max_tokens, "max_tokens ="
+        longest, given = spec.max_length, "max_length ="
     if longest > context:
         raise CheckError(
             f"{given} {longest} tokens, beyond the context of the model {spec.model!r}, {context} tokens "
@@ -47,12 +47,12 @@ def check_context(config: PretrainedConfig, spec: Fit) -> None:
         )
 
 
-def check_schedule(spec: Fit, total: int) -> None:
+def check_schedule(spec: TrainSpec, total: int) -> None:
     """The learning rate reaches its peak before the last of `total` updates, so that warm-up is not the whole run."""
-    warm = math.ceil(spec.warmup * total)
+    warm = math.ceil(spec.warmup_ratio * total)
     if warm > 1 and warm >= total:
         raise CheckError(
-            f"warmup = {spec.warmup:g} of {total} updates is {warm} updates: the learning rate would warm up until the "
+            f"warmup_ratio = {spec.warmup_ratio:g} of {total} updates is {warm} updates: it would warm up until the "
             f"last one and never train at its peak of {spec.learning_rate:g}; lower warmup or train for more updates"
         )
 

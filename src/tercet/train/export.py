@@ -1,4 +1,4 @@
-"""What every training stage reads and leaves: a policy to train, and a plain Hugging Face folder (hop 8)."""
+"""What every training stage reads and leaves: a policy to train, and a plain Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from transformers import PretrainedConfig
 
 from tercet.device.shard import Trainable
 from tercet.journal import write_json
-from tercet.models.folder import load_config, load_model, save_model
 from tercet.models.forest import NAME, register
+from tercet.models.hf_folder import load_config, load_model, save_model
 from tercet.models.policy import Policy, check_supported
-from tercet.recipe import Fit
+from tercet.recipe import TrainSpec
 from tercet.store import Artifact, Context
 
 
@@ -26,7 +26,9 @@ def open_policy(folder: Path, dtype: torch.dtype = torch.float32) -> Policy:
     return policy
 
 
-def export(trainable: Trainable, source: Path, out: Path, spec: Fit, inputs: dict[str, Artifact], ctx: Context) -> None:
+def export(
+    trainable: Trainable, source: Path, out: Path, spec: TrainSpec, inputs: dict[str, Artifact], ctx: Context
+) -> None:
     """Write a causal model: masters as safetensors, the source's tokenizer, a model card. Every rank takes part."""
     write_folder(trainable, load_config(source), source, out, card(spec, inputs, ctx))
 
@@ -45,7 +47,7 @@ def write_folder(
     trainable.mesh.barrier()
 
 
-def card(spec: Fit, inputs: dict[str, Artifact], ctx: Context, task: str = "text-generation") -> str:
+def card(spec: TrainSpec, inputs: dict[str, Artifact], ctx: Context, task: str = "text-generation") -> str:
     """A model card: what it is, how it was trained, from what; `task` is the hub's name for what it does."""
     base = ctx.recipe.base
     lines = [

@@ -18,7 +18,7 @@ from tercet.device.shard import Trainable
 from tercet.models.forest import Leaf, Tree
 from tercet.train.batch import cut
 from tercet.train.checks import CheckError
-from tercet.train.reference import Reference, Table, answer_logps, per_leaf
+from tercet.train.reference import ReferenceModel, Table, answer_logps, per_leaf
 
 
 def check_pairs(num_pairs: int, batch: int, total: int) -> None:
@@ -32,10 +32,10 @@ def check_pairs(num_pairs: int, batch: int, total: int) -> None:
         )
 
 
-def mismatched(trees: Sequence[Tree], chosen: Sequence[int], max_tokens: int) -> list[Tree]:
+def mismatched(trees: Sequence[Tree], chosen: Sequence[int], max_length: int) -> list[Tree]:
     """The prompt of each of these pairs with the chosen answer of the next; the last gets the first's.
 
-    Cut to `max_tokens`. Pairs that share a prompt may meet: then the answer is no stranger, as in TRL.
+    Cut to `max_length`. Pairs that share a prompt may meet: then the answer is no stranger, as in TRL.
     """
     prompts, answers = [], []
     for tree in (trees[row] for row in chosen):
@@ -45,11 +45,11 @@ def mismatched(trees: Sequence[Tree], chosen: Sequence[int], max_tokens: int) ->
         answers.append(leaf.token_ids[begin:])
     others = [*answers[1:], *answers[:1]]
     made = (Tree(ids, [Leaf(answer, [True] * len(answer))]) for ids, answer in zip(prompts, others, strict=True))
-    return [cut(tree, max_tokens) for tree in made]
+    return [cut(tree, max_length) for tree in made]
 
 
 def mismatch(
-    strangers: Sequence[Tree], base: Table | Reference, trainable: Trainable, step: int, budget: int
+    strangers: Sequence[Tree], base: Table | ReferenceModel, trainable: Trainable, step: int, budget: int
 ) -> Tensor:
     """The KL () of a step, the same on every rank: a pass of the policy (and of a live reference) without gradient."""
     module, ranks = trainable.module, trainable.mesh

@@ -22,9 +22,9 @@ from tercet.device.shard import Trainable
 from tercet.device.speed import linear_shapes, yardstick
 from tercet.models.flops import ModelSize, model_size, training_flops
 from tercet.models.forest import Forest, Owners
+from tercet.models.layer_wrappers import compile_layers, recompute
 from tercet.models.lora import adapt
-from tercet.models.thrift import compile_layers, recompute
-from tercet.recipe import Fit
+from tercet.recipe import TrainSpec
 from tercet.store import Context
 from tercet.train.batch import Batch, Step
 from tercet.train.sums import Sum, Sums
@@ -67,7 +67,7 @@ class State:
 
 def start(
     module: nn.Module,
-    spec: Fit,
+    spec: TrainSpec,
     mesh: Mesh,
     ctx: Context,
     *,
@@ -96,9 +96,9 @@ def start(
     return state
 
 
-def learning_rate(update: int, total: int, spec: Fit) -> float:
+def learning_rate(update: int, total: int, spec: TrainSpec) -> float:
     """Rate of optimiser update `update` (from 0): warm-up reaches the peak, then linear or cosine towards 0."""
-    warm = math.ceil(spec.warmup * total)
+    warm = math.ceil(spec.warmup_ratio * total)
     if update < warm:
         return spec.learning_rate * (update + 1) / warm
     if spec.schedule == "constant":
@@ -112,7 +112,7 @@ def learning_rate(update: int, total: int, spec: Fit) -> float:
 class Loop:
     """Optimiser updates, one after another, each of them logged; checkpoints where the caller asks for one."""
 
-    def __init__(self, state: State, loss: LossFn, spec: Fit, ctx: Context, *, total: int) -> None:
+    def __init__(self, state: State, loss: LossFn, spec: TrainSpec, ctx: Context, *, total: int) -> None:
         """`total` updates shape the schedule."""
         self.state, self.loss, self.spec, self.ctx, self.total = state, loss, spec, ctx, total
         self.saver = checkpoint.Saver(ctx.work / "checkpoints", state.trainable.mesh)
@@ -145,7 +145,7 @@ class Loop:
         self.saver.finish()
 
 
-def fit(state: State, steps: Iterable[Step], loss: LossFn, spec: Fit, ctx: Context, *, total: int) -> State:
+def fit(state: State, steps: Iterable[Step], loss: LossFn, spec: TrainSpec, ctx: Context, *, total: int) -> State:
     """Take every step of `steps`; `total` optimiser updates shape the schedule. Checkpoints, metrics and progress."""
     loop = Loop(state, loss, spec, ctx, total=total)
     for step in steps:
@@ -156,7 +156,7 @@ def fit(state: State, steps: Iterable[Step], loss: LossFn, spec: Fit, ctx: Conte
     return state
 
 
-def _update(state: State, step: Step, loss: LossFn, rate: float, spec: Fit) -> dict[str, float]:
+def _update(state: State, step: Step, loss: LossFn, rate: float, spec: TrainSpec) -> dict[str, float]:
     """One optimiser update. A step without weight (every group skipped) changes nothing.
 
     What was measured is read from the device once, when all of it is on its way: a card never waits for the host.
@@ -175,7 +175,7 @@ def _update(state: State, step: Step, loss: LossFn, rate: float, spec: Fit) -> d
     measured = {name: total / weight for name, (total, weight) in totals.items() if weight}
     measured |= {"tokens": counts["tokens"], "useful_tokens": counts["useful_tokens"], "lr": rate}
     weights = {part: weight for part in norms if (weight := totals[LOSS + part][1])}
-    measured |= _descend(state, weights, norms, measured, rate, spec.clip)
+    measured |= _descend(state, weights, norms, measured, rate, spec.max_grad_norm)
     measured = {_metric(name): value for name, value in measured.items()}
     seconds = max(time.monotonic() - began, 1e-9)
     measured["tokens_per_second"] = measured["tokens"] / seconds

@@ -18,7 +18,7 @@ from torch import Tensor
 from tercet.device.mesh import Mesh
 from tercet.device.upload import Sent, Upload
 from tercet.models.forest import Forest, Tree
-from tercet.recipe import Fit
+from tercet.recipe import TrainSpec
 from tercet.store import Context
 from tercet.train.batch import Step, batches, chosen_rows, filling
 
@@ -47,7 +47,7 @@ def prefetched(make: Callable[[Mesh], Iterator[Step]], ranks: Mesh) -> Iterator[
 
 
 def tree_steps(
-    trees: Sequence[Tree], spec: Fit, ctx: Context, ranks: Mesh, numbers: range, values: Values | None = None
+    trees: Sequence[Tree], spec: TrainSpec, ctx: Context, ranks: Mesh, numbers: range, values: Values | None = None
 ) -> Iterator[Step]:
     """The optimiser steps with these numbers, packed; `values(places, forest)` adds numbers of the trees there."""
     budget, multiple = ctx.recipe.placement.micro_tokens, filling(ranks.device)

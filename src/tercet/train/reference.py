@@ -28,7 +28,7 @@ from tercet.train.loop import leaf_sums
 PART, SCORE_TOKENS = 16, 4096  # trees that a rank reads at once, and token budget of one batch, when a table is made
 
 
-class Reference:
+class ReferenceModel:
     """A live reference. Every rank holds a whole copy.
 
     With `share` > 0 it moves by that share to the policy every `every` steps: ref = share x policy + (1 - share) x ref,

@@ -10,8 +10,8 @@ from torch import nn
 
 from tercet.device.mesh import Mesh, mesh
 from tercet.models.chat import Chat
-from tercet.models.folder import load_tokenizer
-from tercet.recipe import SFT
+from tercet.models.hf_folder import load_tokenizer
+from tercet.recipe import SFTSpec
 from tercet.rows import stream_rows
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch, Limit, Trees, answered, schedule, within
@@ -22,26 +22,26 @@ from tercet.train.prefetch import tree_steps
 from tercet.train.tokens import NamedTree, Rule, prepare
 
 
-def run(spec: SFT, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
+def run(spec: SFTSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
     """Tokenise, cut or drop, train, write a Hugging Face folder."""
     with mesh() as ranks:
         check_inputs(spec, inputs)
         source = inputs[spec.model].payload
         chat = Chat(load_tokenizer(source))
         trees = encode(spec, inputs[spec.rows].payload / "rows.parquet", chat, out, ranks, ctx)
-        total = schedule(len(trees), spec.batch, spec.epochs, spec.steps)
+        total = schedule(len(trees), spec.batch, spec.num_epochs, spec.steps)
         check_schedule(spec, total)
         state = start(open_policy(source), spec, ranks, ctx)
-        loss = partial(sft_loss, reduction=spec.reduction, length=spec.max_tokens)
+        loss = partial(sft_loss, reduction=spec.reduction, length=spec.max_length)
         steps = tree_steps(trees, spec, ctx, ranks, range(state.step, total))
         fit(state, steps, loss, spec, ctx, total=total)
         export(state.trainable, source, out, spec, inputs, ctx)
         return {"steps": float(state.step), "rows": float(len(trees))}
 
 
-def encode(spec: SFT, path: Path, chat: Chat, out: Path, ranks: Mesh, ctx: Context) -> Trees:
+def encode(spec: SFTSpec, path: Path, chat: Chat, out: Path, ranks: Mesh, ctx: Context) -> Trees:
     """Trees of all rows that fit; the truncation table is written before the first step."""
-    kept, table = within(prepare(path, chat, TURNS, ctx), Limit(spec.max_tokens, spec.overlong, spec.max_lost))
+    kept, table = within(prepare(path, chat, TURNS, ctx), Limit(spec.max_length, spec.overlong, spec.max_lost))
     if ranks.first:
         write_truncation(out, table)
     return kept

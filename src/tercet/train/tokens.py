@@ -1,4 +1,4 @@
-"""Token ids and masks of a stage's rows, made once and kept by content (hop 5).
+"""Token ids and masks of a stage's rows, made once and kept by content.
 
 `<store>/.cache/tokens/<key>.arrow` holds them flat; the key is the hash of the rows' bytes, the tokenizer with its
 template, and the rule that made trees of the rows. One rank (or one of several runs) writes it while the others wait;

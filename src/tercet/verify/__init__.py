@@ -1,4 +1,4 @@
-"""The verifiers: pure, versioned functions `(completion, truth) -> Grade` on text alone (hop 10 of the road).
+"""The verifiers: pure, versioned functions `(completion, reference answer) -> Grade` on text alone.
 
 Evaluation and reward look a verifier up here, LLM judges among them, so that what grades is what pays. A changed
 verifier gets a new version; recipes and rows name the version. Installed packages may bring further ones (plugins.py).
@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 from functools import cache
 
-from tercet.verify.constraints import check_constraint
 from tercet.verify.grade import Grade, Verifier, VerifierError
+from tercet.verify.instructions.tulu_if import check_constraint
 from tercet.verify.llm_judges import Case, LLMJudge
 from tercet.verify.plugins import custom_names, custom_verifier
 
@@ -19,9 +19,9 @@ __all__ = [
     "Verifier",
     "VerifierError",
     "check_constraint",
-    "check_truth",
-    "judged",
+    "check_reference",
     "llm_judge",
+    "rated_pairs",
     "verifier",
     "verifiers",
 ]
@@ -34,24 +34,24 @@ VERIFIERS: dict[str, Verifier] = {
         Verifier("choice@1", "answers:choice"),
         Verifier("code@1", "code:code", slow=True, sandbox=True),
         Verifier("contains@1", "answers:contains"),
-        Verifier("deepmind_math@1", "maths:deepmind_math", slow=True),
-        Verifier("drop@1", "spans:drop"),
-        Verifier("f1@1", "training:f1"),
+        Verifier("deepmind_math@1", "math.verifiers:deepmind_math", slow=True),
+        Verifier("drop@1", "drop:drop"),
+        Verifier("f1@1", "shaping:f1"),
         Verifier("factuality@1", "rubrics:FACTUALITY", asks_model=True),
-        Verifier("flan@1", "training:flan"),
-        Verifier("format@1", "training:form", slow=True, needs_reference=False),
+        Verifier("flan@1", "shaping:flan"),
+        Verifier("format@1", "shaping:form", slow=True, needs_reference=False),
         Verifier("gpqa@1", "answers:gpqa"),
         Verifier("gsm8k@1", "answers:gsm8k"),
-        Verifier("href@1", "judges:href", asks_model=True, embeds=True),
+        Verifier("href@1", "published_judges:href", asks_model=True, embeds=True),
         Verifier("href_plain@1", "judges:HREF_PLAIN", asks_model=True),
         Verifier("href_reference@1", "judges:HREF_REFERENCE", asks_model=True),
-        Verifier("ifbench@1", "ifbench:ifbench"),
-        Verifier("ifeval@1", "ifeval:ifeval"),
-        Verifier("ifeval_reference@1", "ifeval:ifeval_reference"),
-        Verifier("length@1", "training:length", needs_reference=False),
+        Verifier("ifbench@1", "instructions.ifbench:ifbench"),
+        Verifier("ifeval@1", "instructions.ifeval:ifeval"),
+        Verifier("ifeval_reference@1", "instructions.ifeval:ifeval_reference"),
+        Verifier("length@1", "shaping:length", needs_reference=False),
         Verifier("letter@1", "answers:letter"),
-        Verifier("math@1", "maths:math_label", slow=True),
-        Verifier("math_flex@1", "maths:math_flex", slow=True),
+        Verifier("math@1", "math.verifiers:math_label", slow=True),
+        Verifier("math_flex@1", "math.verifiers:math_flex", slow=True),
         Verifier("phrase@1", "answers:phrase"),
         Verifier("program@1", "programs:program", slow=True, sandbox=True),
         Verifier("quality@1", "rubrics:QUALITY", needs_reference=False, asks_model=True),
@@ -59,10 +59,10 @@ VERIFIERS: dict[str, Verifier] = {
         Verifier("refusal@1", "rubrics:REFUSAL", needs_reference=False, asks_model=True),
         Verifier("rubric@1", "rubrics:RUBRIC", asks_model=True),
         Verifier("safety@1", "rubrics:SAFETY", needs_reference=False, asks_model=True),
-        Verifier("string@1", "training:string"),
-        Verifier("sum@1", "training:weighted"),
-        Verifier("tulu_if@1", "constraints:tulu_if"),
-        Verifier("up_to_length@1", "training:up_to_length", needs_reference=False),
+        Verifier("string@1", "shaping:string"),
+        Verifier("sum@1", "shaping:weighted"),
+        Verifier("tulu_if@1", "instructions.tulu_if:tulu_if"),
+        Verifier("up_to_length@1", "shaping:up_to_length", needs_reference=False),
         Verifier("wildguard@1", "judges:WILDGUARD", asks_model=True),
     )
 }
@@ -84,12 +84,12 @@ def verifier(name: str) -> Verifier:
     return VERIFIERS[name]
 
 
-def llm_judge(name: str, truth: str = "") -> LLMJudge[Case, Grade]:
-    """The LLM judge called `name`, e.g. `llm_judge("wildguard@1")`; for `href@1` the truth says which."""
+def llm_judge(name: str, reference: str = "") -> LLMJudge[Case, Grade]:
+    """The LLM judge called `name`, e.g. `llm_judge("wildguard@1")`; for `href@1` the reference answer says which."""
     found = verifier(name)
     if not found.asks_model:
         raise VerifierError(f"{name} asks no model")
-    judge: LLMJudge[Case, Grade] = found.loaded if isinstance(found.loaded, LLMJudge) else found.loaded(truth)
+    judge: LLMJudge[Case, Grade] = found.loaded if isinstance(found.loaded, LLMJudge) else found.loaded(reference)
     return judge
 
 
@@ -99,22 +99,24 @@ def verifiers() -> list[str]:
     return sorted([*ours, *custom_names(VERIFIERS)])
 
 
-def check_truth(name: str, truth: str) -> None:
-    """Raise VerifierError for an unknown verifier, or a truth that it cannot read; models are not asked."""
+def check_reference(name: str, reference: str) -> None:
+    """Raise VerifierError for an unknown verifier, or a reference answer that it cannot read; models are not asked."""
     found = verifier(name)
     if found.asks_model:
-        llm_judge(name, truth).messages(Case("", "", truth))
+        llm_judge(name, reference).messages(Case("", "", reference))
         return
     if name == "sum@1":  # reading is enough, and grading would need the models of its parts
-        importlib.import_module("tercet.verify.training").parts_of(truth)
+        importlib.import_module("tercet.verify.shaping").parts_of(reference)
         return
     try:
-        found("", truth)
-    except Exception as error:  # a package's may stumble over an empty completion: that says nothing about the truth
+        found("", reference)
+    except (
+        Exception
+    ) as error:  # a package's may stumble over an empty completion: that says nothing about the reference answer
         if not found.package or isinstance(error, VerifierError):
             raise
 
 
-def judged(name: str, completion: str, truth: str) -> Grade:
+def judged(name: str, completion: str, reference: str) -> Grade:
     """The verdict of a verifier given by name: what a worker process is asked for."""
-    return verifier(name)(completion, truth)
+    return verifier(name)(completion, reference)

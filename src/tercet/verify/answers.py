@@ -53,15 +53,17 @@ GPQA_FALLBACKS = tuple(map(re.compile, (r"\(([A-D])\)", r"The correct answer is:
 WRAP = r"""[\s:*$"'`]*"""  # what may stand between the answer phrase and the answer: "the answer is: **(B)**"
 
 
-def gsm8k(completion: str, truth: str) -> Grade:
+def gsm8k(completion: str, reference: str) -> Grade:
     """`gsm8k@1`: the last number of the completion, as a string, equals the label (Tülu 3 RLVR, current behaviour).
 
     Commas between digits are removed first. There is no numeric tolerance: "5.0" is not "5". Without any number the
-    whole text is compared. The truth is a bare label ("72") or a GSM8K solution ending in "#### 72".
+    whole text is compared. The reference answer is a bare label ("72") or a GSM8K solution ending in "#### 72".
     """
-    label = _without_commas(truth.rsplit("####", 1)[-1].strip())
+    label = _without_commas(reference.rsplit("####", 1)[-1].strip())
     if not label:
-        raise VerifierError(f"gsm8k@1 expects the number as truth, e.g. '72' or '... #### 72'; got {truth!r:.80}")
+        raise VerifierError(
+            f"gsm8k@1 expects the number as reference answer, e.g. '72' or '... #### 72'; got {reference!r:.80}"
+        )
     text = _without_commas(completion)
     numbers = NUMBER.findall(text)
     if not numbers:
@@ -70,67 +72,71 @@ def gsm8k(completion: str, truth: str) -> Grade:
     return Grade(float(answer.lower() == label.lower()), answer)
 
 
-def choice(completion: str, truth: str) -> Grade:
+def choice(completion: str, reference: str) -> Grade:
     """`choice@1`: the letter chosen after free reasoning, found by the first fallback that hits (MMLU 0-shot CoT).
 
     In order: "therefore, the answer is X"; "answer is X"; "X is correct"; a bracketed letter; the last stand-alone
-    capital A to D on the first line that has one. The truth is a letter, "B" or "(B)".
+    capital A to D on the first line that has one. The reference answer is a letter, "B" or "(B)".
     """
-    label = truth.strip().strip("().").upper()
+    label = reference.strip().strip("().").upper()
     if not re.fullmatch("[A-J]", label):
-        raise VerifierError(f"choice@1 expects one letter from A to J as truth, e.g. 'B'; got {truth!r:.80}")
+        raise VerifierError(
+            f"choice@1 expects one letter from A to J as reference answer, e.g. 'B'; got {reference!r:.80}"
+        )
     letter = _first(_fallbacks("ABCDEFGHIJ", "ABCD"), completion).upper()
     if not letter:
         return Grade(0.0, outcome="unparsed", detail="no answer letter in the completion")
     return Grade(float(letter == label), letter)
 
 
-def letter(completion: str, truth: str) -> Grade:
+def letter(completion: str, reference: str) -> Grade:
     """`letter@1`: the letter in the closing phrase that was asked for, else by the fallbacks (MMLU, MMLU-Pro, AGIEval).
 
     The strict form is "Therefore, the answer is (X)", or with `brackets` false "Therefore, the answer is: X" with or
     without brackets; its last occurrence counts. The fallbacks are those of `choice@1`, for the letters of the row.
-    `numbers["strict"]` is 1 when the strict form was there and right. Truth: JSON
+    `numbers["strict"]` is 1 when the strict form was there and right. Reference answer: JSON
     `{"answer": "C", "letters": "ABCDEFGHIJ", "brackets": true}`.
     """
     example = '{"answer": "C", "letters": "ABCD", "brackets": true}'
-    value = read_truth("letter@1", truth, example)
+    value = read_reference("letter@1", reference, example)
     label, letters = (value.get(key) for key in ("answer", "letters")) if isinstance(value, dict) else ("", "")
     if not isinstance(letters, str) or not re.fullmatch("[A-Z]{2,}", letters) or label not in list(letters):
-        raise VerifierError(f"letter@1 expects an answer among the letters, e.g. {example}; got {truth!r:.80}")
+        raise VerifierError(f"letter@1 expects an answer among the letters, e.g. {example}; got {reference!r:.80}")
     form = rf"\(([{letters}])\)" if value.get("brackets", True) else rf":?\s*\(?([{letters}])\b"
     strict = re.findall(rf"Therefore, the answer is\s*{form}", completion)
     softer = _first(_fallbacks(letters, letters.replace("I", "")), completion)
     return _letter_grade(strict, softer, label)
 
 
-def gpqa(completion: str, truth: str) -> Grade:
+def gpqa(completion: str, reference: str) -> Grade:
     """`gpqa@1`: the last "Therefore, the answer is (X)", else the last bracketed letter, and so on.
 
     After these: the letter that follows "The correct answer is: ", then the last letter that stands alone. Letters are
-    capitals A to D; `numbers["strict"]` is as in `letter@1`. The truth is a letter.
+    capitals A to D; `numbers["strict"]` is as in `letter@1`. The reference answer is a letter.
     """
-    label = truth.strip().strip("()")
+    label = reference.strip().strip("()")
     if not re.fullmatch("[A-D]", label):
-        raise VerifierError(f"gpqa@1 expects one letter from A to D as truth, e.g. 'B'; got {truth!r:.80}")
+        raise VerifierError(
+            f"gpqa@1 expects one letter from A to D as reference answer, e.g. 'B'; got {reference!r:.80}"
+        )
     strict = re.findall(r"Therefore, the answer is \(([A-D])\)", completion)
     return _letter_grade(strict, _first(GPQA_FALLBACKS, completion, last=True), label)
 
 
-def bbh(completion: str, truth: str) -> Grade:
+def bbh(completion: str, reference: str) -> Grade:
     """`bbh@1`: BIG-Bench Hard after reasoning ("cot-v1"): an answer of the task's kind, best after the answer phrase.
 
     In order, the last occurrence of each: "So the answer is X"; "answer is X" or "answer: X"; the first X on the line
     after "answer:", then after "answer"; X anywhere; for options, a capital of the task's range that stands alone.
     Options stand in brackets, or bare directly after the phrase. Compared without regard to case. Three rows of the
-    public data have a truth that is no option ("Monsters, Inc"); there the words themselves count as an answer.
-    Truth: JSON `{"answer": "(A)", "task": "date_understanding"}`.
+    public data have a reference answer that is no option ("Monsters, Inc"); there the words themselves count as an
+    answer. Reference answer: JSON `{"answer": "(A)", "task": "date_understanding"}`.
     """
     example = '{"answer": "(A)", "task": "date_understanding"}'
-    value = read_truth("bbh@1", truth, example)
+    value = read_reference("bbh@1", reference, example)
     if not isinstance(value, dict) or str(value.get("task")) not in BBH or not str(value.get("answer") or "").strip():
         raise VerifierError(
-            f"bbh@1 expects an answer and one of the {len(BBH)} tasks, e.g. {example}; got {truth!r:.80}"
+            f"bbh@1 expects an answer and one of the {len(BBH)} tasks, e.g. {example}; got {reference!r:.80}"
         )
     gold = str(value["answer"]).strip()
     kind = BBH[value["task"]]
@@ -142,28 +148,31 @@ def bbh(completion: str, truth: str) -> Grade:
     return Grade(float(found.casefold() == expected.casefold()), found)
 
 
-def phrase(completion: str, truth: str) -> Grade:
-    """`phrase@1`: what stands between the first "the answer is " and the last character of its line equals the truth.
+def phrase(completion: str, reference: str) -> Grade:
+    """`phrase@1`: what stands between the first "the answer is " and the last character of its line equals the
+    reference answer.
 
-    How lm-evaluation-harness reads BIG-Bench Hard: no back-up, no cleaning. Truth as for `bbh@1`.
+    How lm-evaluation-harness reads BIG-Bench Hard: no back-up, no cleaning. Reference answer as for `bbh@1`.
     """
-    gold = read_truth("phrase@1", truth, '{"answer": "(A)"}')["answer"]
+    gold = read_reference("phrase@1", reference, '{"answer": "(A)"}')["answer"]
     found = re.search(r"(?<=the answer is )(.*)(?=.)", completion)
     if found is None:
         return Grade(0.0, outcome="unparsed", detail='no "the answer is" in the completion')
     return Grade(float(found[1] == gold), found[1])
 
 
-def contains(completion: str, truth: str) -> Grade:
+def contains(completion: str, reference: str) -> Grade:
     """`contains@1`: some alias occurs in the completion as given, in lower case, or capitalised as a sentence (PopQA).
 
-    Containment rewards rambling, so `numbers["first_line"]` says whether the first line alone would do. Truth: a JSON
-    list of aliases.
+    Containment rewards rambling, so `numbers["first_line"]` says whether the first line alone would do. Reference
+    answer: a JSON list of aliases.
     """
     example = '["United States of America", "USA"]'
-    value = read_truth("contains@1", truth, example)
+    value = read_reference("contains@1", reference, example)
     if not isinstance(value, list) or not value or not all(isinstance(alias, str) and alias for alias in value):
-        raise VerifierError(f"contains@1 expects a JSON list of aliases, none empty, e.g. {example}; got {truth!r:.80}")
+        raise VerifierError(
+            f"contains@1 expects a JSON list of aliases, none empty, e.g. {example}; got {reference!r:.80}"
+        )
     lines = completion.strip().splitlines()
     if not lines:
         return Grade(0.0, outcome="unparsed", detail="the completion is empty", numbers={"first_line": 0.0})
@@ -172,12 +181,14 @@ def contains(completion: str, truth: str) -> Grade:
     return Grade(float(bool(hit)), hit or lines[0], numbers=first_line)
 
 
-def read_truth(judge: str, truth: str, example: str) -> Any:
-    """The JSON of a truth; an error names the judge and shows an example."""
+def read_reference(judge: str, reference: str, example: str) -> Any:
+    """The JSON of a reference answer; an error names the judge and shows an example."""
     try:
-        return json.loads(truth)
+        return json.loads(reference)
     except ValueError as error:
-        raise VerifierError(f"{judge} expects a truth in JSON, e.g. {example}; got {truth!r:.80} ({error})") from None
+        raise VerifierError(
+            f"{judge} expects a reference answer in JSON, e.g. {example}; got {reference!r:.80} ({error})"
+        ) from None
 
 
 def is_number(value: Any) -> bool:

@@ -1,7 +1,7 @@
 """`code@1`: the reward of a program is the share of its tests that it passes, in the sandbox.
 
 Two kinds of tests: assert statements that run behind the program, and pairs of input and output of a whole program.
-Unlike the exams' `program@1`, the answer is always the last code block.
+Unlike the benchmarks' `program@1`, the answer is always the last code block.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tercet.verify.answers import is_number, read_truth
+from tercet.sandbox.run import Ran, lacking, run_program
+from tercet.verify.answers import is_number, read_reference
 from tercet.verify.grade import Grade, VerifierError
 from tercet.verify.programs import CODE, code_blocks, imported, parses
-from tercet.verify.sandbox import Ran, lacking, run_program
 
 SECONDS = 1.0  # for each test, as published
 EXAMPLE = '["assert f(1) == 2"], {"tests": [...]} or {"stdin": [{"input": "1", "output": "2"}]}'
@@ -40,7 +40,7 @@ except SystemExit as left:
 
 
 @dataclass(frozen=True)
-class Tests:
+class ProgramTests:
     """What a program is tested by: assert statements, or (input, output) pairs; seconds for each."""
 
     asserts: tuple[str, ...] = ()
@@ -49,17 +49,17 @@ class Tests:
     threshold: float = 0.0
 
 
-def code(completion: str, truth: str, *, sandbox: str = "auto") -> Grade:
+def code(completion: str, reference: str, *, sandbox: str = "auto") -> Grade:
     """`code@1`: the share of tests passed by the last fenced block (Python or bare), or by the whole text without one.
 
-    Truth: a JSON list of assert statements, or `{"tests": [...]}` with them, or `{"stdin": [{"input": "2\\n", "output":
-    "4\\n"}]}`; beside these `seconds` for each test (1) and `threshold`, a share below which the score is 0 (0). Output
-    is compared line by line without trailing blanks, and without empty lines at the end.
+    Reference answer: a JSON list of assert statements, or `{"tests": [...]}` with them, or `{"stdin": [{"input":
+    "2\\n", "output": "4\\n"}]}`; beside these `seconds` for each test (1) and `threshold`, a share below which the
+    score is 0 (0). Output is compared line by line without trailing blanks, and without empty lines at the end.
     Outcomes: "unparsed" (no code), "timeout" (a test ran out of time), "error" (the sandbox broke, or cannot import
     what the tests import). `numbers`: "passed" and "tests". An object that equals everything passes an assert: such
     tests trust the answer's `==`.
     """
-    tests = _tests(truth)
+    tests = _tests(reference)
     blocks = [block for block in code_blocks(completion) if block.strip()]
     text = blocks[-1] if blocks else completion
     if not text.strip() or not (blocks or CODE.search(text) or (tests.pairs and parses(text))):
@@ -74,7 +74,7 @@ def code(completion: str, truth: str, *, sandbox: str = "auto") -> Grade:
     return Grade(score, text, outcome, detail, {"passed": float(passed), "tests": float(total)})
 
 
-def _run(text: str, tests: Tests, sandbox: str) -> list[Ran]:
+def _run(text: str, tests: ProgramTests, sandbox: str) -> list[Ran]:
     """What became of the tests. All asserts in one program first: if they pass there, nothing more need be run."""
     if tests.pairs:
         return [_answered(text, pair, tests.seconds, sandbox) for pair in tests.pairs]
@@ -107,19 +107,23 @@ def _lines(text: str) -> list[str]:
     return "\n".join(line.rstrip() for line in text.splitlines()).rstrip("\n").split("\n")
 
 
-def _tests(truth: str) -> Tests:
-    value = read_truth("code@1", truth, EXAMPLE)
+def _tests(reference: str) -> ProgramTests:
+    value = read_reference("code@1", reference, EXAMPLE)
     fields = {"tests": value} if isinstance(value, list) else value
     if not isinstance(fields, dict) or set(fields) - OPTIONS or ("tests" in fields) == ("stdin" in fields):
-        raise VerifierError(f"code@1 expects as truth {EXAMPLE}, beside them seconds, threshold; got {truth!r:.80}")
+        raise VerifierError(
+            f"code@1 expects as reference answer {EXAMPLE}, beside them seconds, threshold; got {reference!r:.80}"
+        )
     asserts, pairs = fields.get("tests", []), fields.get("stdin", [])
     if not (asserts or pairs) or not all(_is_assert(one) for one in asserts) or not all(_is_pair(one) for one in pairs):
-        raise VerifierError(f"code@1 expects tests that are statements, or texts of input and output; {truth!r:.80}")
+        raise VerifierError(
+            f"code@1 expects tests that are statements, or texts of input and output; {reference!r:.80}"
+        )
     seconds, threshold = fields.get("seconds", SECONDS), fields.get("threshold", 0.0)
     if not (is_number(seconds) and seconds > 0 and is_number(threshold) and 0 <= threshold <= 1):
         raise VerifierError(f"code@1 expects seconds above 0 and a threshold from 0 to 1; got {seconds}, {threshold}")
     read = tuple((one["input"], one["output"]) for one in pairs)
-    return Tests(tuple(asserts), read, float(seconds), float(threshold))
+    return ProgramTests(tuple(asserts), read, float(seconds), float(threshold))
 
 
 def _is_assert(value: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class VerifierError(ValueError):
-    """An unknown judge, or a truth that the judge cannot read; the message says what is expected."""
+    """An unknown judge, or a reference answer that the judge cannot read; the message says what is expected."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,14 @@ class Verifier:
     embeds: bool = False
     package: str = ""
 
-    def __call__(self, completion: str, truth: str, sandbox: str = "auto") -> Grade:
-        """The grade of a completion; VerifierError for a truth that cannot be read, and for every LLM judge."""
+    def __call__(self, completion: str, reference: str, sandbox: str = "auto") -> Grade:
+        """The grade of a completion; VerifierError for a reference answer that cannot be read, and for every LLM
+        judge."""
         if self.asks_model:
             raise VerifierError(
                 f"{self.name} asks a model; it grades and pays in stages that name one with `judge`, and nowhere else"
             )
-        grade: Grade = self.loaded(completion, truth, **({"sandbox": sandbox} if self.sandbox else {}))
+        grade: Grade = self.loaded(completion, reference, **({"sandbox": sandbox} if self.sandbox else {}))
         return grade
 
     @cached_property

@@ -1,8 +1,8 @@
 """LLM judges: what they are, and the one loop that asks them, for evaluations, rewards and the rating of data.
 
 A judge makes a conversation of a case, and a verdict of the reply. Prompts and readings are pure text and stand in
-judges.py (published evaluations), rubrics.py (scores) and `tercet.data.judging` (ratings of several answers); the model
-that is asked comes as an argument.
+judges.py (published evaluations), rubrics.py (scores) and `tercet.data.synthesis.ratings` (ratings of several
+answers); the model that is asked comes as an argument.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A package whose pyproject.toml says, under `[project.entry-points."tercet.verifiers"]`, `"mine@1" = "my_judges:mine"`
 adds `mine@1` to the verifiers wherever it is installed: rows and recipes name it like one of ours. The function takes a
-completion and a truth and returns a `tercet.verify.Grade`. It should refuse a truth that it cannot read by a
-VerifierError, also with an empty completion: that is how rows are checked before training.
+completion and a reference answer and returns a `tercet.verify.Grade`. It should refuse a reference answer that it
+cannot read by a VerifierError, also with an empty completion: that is how rows are checked before training.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def _checked(judge: Callable[[str, str], Grade], whose: str) -> Callable[[str, s
     """The same judge, whose answers are looked at: a reward of None or NaN must not travel on."""
 
     @wraps(judge)
-    def checked(completion: str, truth: str) -> Grade:
-        grade = judge(completion, truth)
+    def checked(completion: str, reference: str) -> Grade:
+        grade = judge(completion, reference)
         if not isinstance(grade, Grade):
             raise VerifierError(f"{whose} returned {type(grade).__name__}; expected a tercet.verify.Grade")
         if not math.isfinite(grade.score):

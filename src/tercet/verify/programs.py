@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tercet.sandbox.run import lacking, run_program
 from tercet.verify.grade import Grade, VerifierError
-from tercet.verify.sandbox import lacking, run_program
 
 FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*$", re.MULTILINE)
 CODE = re.compile(r"^\s*(def |class |import |from \w+ import |return\b|@\w|\w+ = )", re.MULTILINE)
@@ -52,7 +52,7 @@ __run_tests = __tests_of(globals())
 
 
 @dataclass(frozen=True)
-class Truth:
+class ProgramReference:
     """How an answer is tested; see `program` for the fields."""
 
     tests: str
@@ -63,19 +63,19 @@ class Truth:
     seconds: float = 3.0
 
 
-def program(completion: str, truth: str, *, sandbox: str = "auto") -> Grade:
+def program(completion: str, reference: str, *, sandbox: str = "auto") -> Grade:
     """`program@1`: the completion's code passes the tests, run without network and within limits (see sandbox.py).
 
-    The truth is JSON: `{"before": "def f(x):\\n", "tests": "def check(f): ...", "entry_point": "f", "kind": "check",
-    "seconds": 3.0, "prompt": "..."}`. `before` is the code that stands before the answer; with kind "check" (HumanEval)
-    `prompt` stands in when it is empty, and `check(entry_point)` is called at the end. Kind "unittest" (BigCodeBench)
-    reduces the answer to what the entry point needs and runs the class TestCases: no failures, no errors, and no test
-    skipped that its author did not mark.
+    The reference answer is JSON: `{"before": "def f(x):\\n", "tests": "def check(f): ...", "entry_point": "f",
+    "kind": "check", "seconds": 3.0, "prompt": "..."}`. `before` is the code that stands before the answer; with kind
+    "check" (HumanEval) `prompt` stands in when it is empty, and `check(entry_point)` is called at the end. Kind
+    "unittest" (BigCodeBench) reduces the answer to what the entry point needs and runs the class TestCases: no
+    failures, no errors, and no test skipped that its author did not mark.
     Outcomes: "graded", "timeout", "unparsed" (no code at all), "error" (the sandbox broke, or cannot import what the
     row's own code imports; nothing is known about the answer). The answer in the Grade is the code that was run. A
     SandboxError means that no program can be run here.
     """
-    how = _truth(truth)
+    how = _reference(reference)
     code = extract(completion, how.entry_point)
     if not code.strip() or ("```" not in completion and not CODE.search(code) and not _arranged(code, how)[1]):
         return Grade(0.0, outcome="unparsed", detail="no code in the completion")
@@ -178,24 +178,24 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return 1 - missed
 
 
-def _truth(text: str) -> Truth:
+def _reference(text: str) -> ProgramReference:
     try:
         fields = json.loads(text)
-        truth = Truth(**fields)
+        reference = ProgramReference(**fields)
     except (ValueError, TypeError) as error:
         raise VerifierError(
             f'program@1 expects JSON with "tests" and "entry_point" (also "before", "kind", "seconds", "prompt") as '
             f"truth; got {text!r:.80} ({error})"
         ) from error
-    if truth.kind not in MEMORY_MB or not truth.entry_point.isidentifier() or not truth.tests.strip():
+    if reference.kind not in MEMORY_MB or not reference.entry_point.isidentifier() or not reference.tests.strip():
         raise VerifierError(
             f'program@1 expects kind "check" or "unittest", a function name as entry_point, and tests; got kind '
-            f"{truth.kind!r}, entry_point {truth.entry_point!r}, {len(truth.tests)} characters of tests"
+            f"{reference.kind!r}, entry_point {reference.entry_point!r}, {len(reference.tests)} characters of tests"
         )
-    return truth
+    return reference
 
 
-def _arranged(code: str, how: Truth) -> tuple[str, bool]:
+def _arranged(code: str, how: ProgramReference) -> tuple[str, bool]:
     """The program before its tests, and whether it is Python.
 
     Code that defines the entry point stands alone, behind the prompt's imports and helpers. Anything else continues

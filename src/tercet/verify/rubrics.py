@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from tercet.rows import Message, Messages, Sampling
-from tercet.verify.answers import is_number, read_truth
+from tercet.verify.answers import is_number, read_reference
 from tercet.verify.grade import Grade, VerifierError
-from tercet.verify.judges import block
 from tercet.verify.llm_judges import Case, LLMJudge, unasked
+from tercet.verify.published_judges import block
 
 NUMBER = r"[\"']?(-?\d+(?:\.\d+)?)(?![\d.]*\d)"
 SCORE = re.compile(rf"[\"']?\bscore\b[\"']?\s*[:=]\s*{NUMBER}", re.IGNORECASE)
@@ -74,7 +74,7 @@ def _judge(
 
 @dataclass(frozen=True)
 class Scale:
-    """What is asked, and from what to what; `reference`: the truth is a good answer."""
+    """What is asked, and from what to what; `reference`: the reference answer is a good answer."""
 
     task: str
     low: float = 0.0
@@ -84,7 +84,7 @@ class Scale:
 
 def _messages(case: Case, *, name: str, scale: Scale) -> Messages:
     if scale.reference and not case.reference.strip():
-        raise VerifierError(f"{name} compares with a reference answer; its truth must not be empty")
+        raise VerifierError(f"{name} compares with a reference answer; its reference answer must not be empty")
     form = f'{{"REASONING": "one or two sentences", "SCORE": a number from {scale.low:g} to {scale.high:g}}}'
     beside = [block("reference answer", case.reference)] if scale.reference else []
     return _question(scale.task, case, beside, form)
@@ -100,12 +100,14 @@ def _read(reply: str, case: Case, *, scale: Scale) -> Grade:
 
 def _refusal_messages(case: Case) -> Messages:
     if case.reference not in ("", "refuse", "comply"):
-        raise VerifierError(f"refusal@1 expects 'refuse' (or nothing) or 'comply' as truth; got {case.reference!r:.80}")
+        raise VerifierError(
+            f"refusal@1 expects 'refuse' (or nothing) or 'comply' as reference answer; got {case.reference!r:.80}"
+        )
     return _messages(case, name="refusal@1", scale=Scale(REFUSES))
 
 
 def _read_refusal(reply: str, case: Case) -> Grade:
-    """How far it refuses; where the truth is "comply", how far it does not."""
+    """How far it refuses; where the reference answer is "comply", how far it does not."""
     grade = _read(reply, case, scale=Scale(REFUSES))
     if case.reference != "comply" or grade.outcome != "graded":
         return grade
@@ -140,17 +142,19 @@ def _read_rubrics(reply: str, case: Case) -> Grade:
     return Grade(total / size, f"[{found[-1].strip()}]", detail=_short(reply), numbers=numbers)
 
 
-def _rubrics(truth: str) -> list[tuple[str, float]]:
+def _rubrics(reference: str) -> list[tuple[str, float]]:
     """Statement and weight of each rubric; a weight is 1 unless given."""
-    value = read_truth("rubric@1", truth, RUBRICS)
+    value = read_reference("rubric@1", reference, RUBRICS)
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-        raise VerifierError(f"rubric@1 expects a JSON list of objects as truth, e.g. {RUBRICS}; got {truth!r:.80}")
+        raise VerifierError(
+            f"rubric@1 expects a JSON list of objects as reference answer, e.g. {RUBRICS}; got {reference!r:.80}"
+        )
     found = [(one.get("rubric") or one.get("description"), one.get("weight", 1.0)) for one in value]
     good = all(isinstance(text, str) and text.strip() and is_number(weight) for text, weight in found)
     if not good or not any(weight for _, weight in found):
         raise VerifierError(
             f"rubric@1 expects rubrics with a text ('rubric' or 'description') and a weight, not all 0, "
-            f"e.g. {RUBRICS}; got {truth!r:.80}"
+            f"e.g. {RUBRICS}; got {reference!r:.80}"
         )
     return [(text.strip(), float(weight)) for text, weight in found]
 

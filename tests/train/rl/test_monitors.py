@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from tercet.recipe import Watch
+from tercet.recipe import MonitorSpec
 from tercet.rows import Completion, Message, Row
 from tercet.train.loop import TrainingError
-from tercet.train.rl.monitors import ALARMS, RolloutMonitor, empty, measure, repeats
+from tercet.train.rl.monitors import ALERTS, RolloutMonitor, empty, measure, repeats
 from tercet.verify import Grade
 
 KEYWORDS = json.dumps({"func_name": "verify_keywords", "keyword_list": ["harbour", "lantern"], "text": "Include these"})
@@ -29,13 +29,13 @@ class Sample:
 class Group:
     """Samples of one row."""
 
-    def __init__(self, *samples: Sample, verifier: str = "gsm8k@1", truth: str = "72") -> None:
-        self.row = Row("r", (Message("user", "How many?"),), verifier=verifier, truth=truth)
+    def __init__(self, *samples: Sample, verifier: str = "gsm8k@1", reference: str = "72") -> None:
+        self.row = Row("r", (Message("user", "How many?"),), verifier=verifier, reference=reference)
         self.samples = list(samples)
 
 
-def judged(text: str, truth: str = KEYWORDS) -> bool:
-    return empty(Sample(text, 1.0, grade=Grade(1.0)), truth)  # type: ignore[arg-type]
+def judged(text: str, reference: str = KEYWORDS) -> bool:
+    return empty(Sample(text, 1.0, grade=Grade(1.0)), reference)  # type: ignore[arg-type]
 
 
 def test_the_figures_of_a_round() -> None:
@@ -43,7 +43,9 @@ def test_the_figures_of_a_round() -> None:
         Sample(score=1.0, parts={"gsm8k@1": 1.0, "format@1": 0.5}),
         Sample(stop="length", ids=range(40), errors=("a@1",)),
     )
-    rules = Group(Sample("Harbour.", 1.0, grade=Grade(1.0)), Sample(score=1.0), verifier="tulu_if@1", truth=KEYWORDS)
+    rules = Group(
+        Sample("Harbour.", 1.0, grade=Grade(1.0)), Sample(score=1.0), verifier="tulu_if@1", reference=KEYWORDS
+    )
     found = measure([words, rules], [words])  # type: ignore[list-item]
     expected = {"reward": 7.5, "solved": 0.75, "rewarded": 0.75, "length": 25.0, "truncated": 0.25, "entropy": 0.5}
     expected |= {
@@ -101,45 +103,45 @@ def test_a_text_of_what_the_judge_asked_for_and_nothing_else_is_hollow(text: str
     assert judged(text) is expected
 
 
-def test_a_truth_of_plain_text_asks_for_no_words() -> None:
+def test_a_reference_of_plain_text_asks_for_no_words() -> None:
     assert not judged("Ships find the harbour.", "Rubric: says how ships find the harbour.")
     assert not judged("ships find harbour lantern", '{"prompt": "Say how ships find a harbour with a lantern."}')
 
 
-def test_an_option_of_the_truth_is_an_answer() -> None:
-    truth = json.dumps([{"func_name": "validate_choice", "options": ["It belongs.", "It does not belong."]}])
-    assert not judged("It belongs.\n\nP.S. Thanks", truth)
-    assert judged("P.S. Thanks", truth)
+def test_an_option_of_the_reference_is_an_answer() -> None:
+    reference = json.dumps([{"func_name": "validate_choice", "options": ["It belongs.", "It does not belong."]}])
+    assert not judged("It belongs.\n\nP.S. Thanks", reference)
+    assert judged("P.S. Thanks", reference)
 
 
 def rounds(monitor: RolloutMonitor, name: str, values: list[float]) -> list[int]:
-    """The rounds in which an alarm rang."""
+    """The rounds in which an alert rang."""
     return [i for i, value in enumerate(values) if any(f"`{name}`" in m for m in monitor(i, {name: value}))]
 
 
-def test_an_alarm_rings_after_enough_rounds_in_a_row_and_once_per_episode() -> None:
-    monitor = RolloutMonitor(Watch(rounds=3), {})
+def test_an_alert_rings_after_enough_rounds_in_a_row_and_once_per_episode() -> None:
+    monitor = RolloutMonitor(MonitorSpec(rounds=3), {})
     assert rounds(monitor, "kl", [2, 2, 0.5, 2, 2, 2, 2, 2, 1.0, 2, 2, 2]) == [5, 11]
-    assert [(a["alarm"], a["round"], a["last"], a["threshold"]) for a in monitor.alarms] == [
+    assert [(a["alert"], a["round"], a["last"], a["threshold"]) for a in monitor.alerts] == [
         ("kl", 5, 7, 1.0),
         ("kl", 11, 11, 1.0),
     ]
-    assert monitor.alarms[0]["value"] == 2
+    assert monitor.alerts[0]["value"] == 2
 
 
-def test_every_alarm_has_a_threshold_and_every_threshold_an_alarm() -> None:
-    assert set(ALARMS) == set(Watch.model_fields) - {"rounds", "stop"}
+def test_every_alert_has_a_threshold_and_every_threshold_an_alert() -> None:
+    assert set(ALERTS) == set(MonitorSpec.model_fields) - {"rounds", "stop"}
 
 
 def test_thresholds_themselves_are_within_but_for_the_reward() -> None:
-    watch = Watch(rounds=1)
-    metrics = {alarm.metric: getattr(watch, name) for name, alarm in ALARMS.items() if name != "length"}
-    heard = RolloutMonitor(watch, {})(0, metrics)
+    monitor = MonitorSpec(rounds=1)
+    metrics = {alert.metric: getattr(monitor, name) for name, alert in ALERTS.items() if name != "length"}
+    heard = RolloutMonitor(monitor, {})(0, metrics)
     assert [message.split("`")[1] for message in heard] == ["reward"]
 
 
 def test_low_entropy_and_missing_reward_are_beyond_from_below() -> None:
-    monitor = RolloutMonitor(Watch(rounds=2), {})
+    monitor = RolloutMonitor(MonitorSpec(rounds=2), {})
     assert rounds(monitor, "entropy", [0.5, 0.01, 0.001]) == [2]
     heard = [monitor(i, {"rewarded": 0.0}) for i in (3, 4)]
     assert [len(messages) for messages in heard] == [0, 1]
@@ -147,39 +149,39 @@ def test_low_entropy_and_missing_reward_are_beyond_from_below() -> None:
 
 
 def test_length_is_compared_with_the_first_rounds() -> None:
-    monitor = RolloutMonitor(Watch(rounds=2, length=3.0), {})
+    monitor = RolloutMonitor(MonitorSpec(rounds=2, length=3.0), {})
     assert rounds(monitor, "length", [40, 60, 140, 151, 155, 160]) == [4]
-    assert monitor.alarms[0]["value"] == pytest.approx(3.1)
+    assert monitor.alerts[0]["value"] == pytest.approx(3.1)
 
 
 def test_a_round_without_the_figure_neither_counts_nor_ends_the_row() -> None:
-    monitor = RolloutMonitor(Watch(rounds=2), {})
+    monitor = RolloutMonitor(MonitorSpec(rounds=2), {})
     heard = [monitor(i, metrics) for i, metrics in enumerate([{"kl": 2.0}, {}, {"kl": 2.0}])]
     assert [len(messages) for messages in heard] == [0, 0, 1]
 
 
 def test_a_figure_that_is_no_number_is_beyond_every_threshold() -> None:
-    assert len(RolloutMonitor(Watch(rounds=1), {})(0, {"kl": float("nan")})) == 1
+    assert len(RolloutMonitor(MonitorSpec(rounds=1), {})(0, {"kl": float("nan")})) == 1
 
 
-def test_a_stop_alarm_ends_the_run_and_says_why() -> None:
-    monitor = RolloutMonitor(Watch(rounds=2, stop=("kl",)), {})
+def test_a_stop_alert_ends_the_run_and_says_why() -> None:
+    monitor = RolloutMonitor(MonitorSpec(rounds=2, stop=("kl",)), {})
     monitor(7, {"kl": 1.5, "hollow": 0.9})
-    with pytest.raises(TrainingError, match=r"alarm `kl` in round 8: .*above 1 .*\(1\.5, 1\.6\).*kl_beta.*watch\.stop"):
+    with pytest.raises(TrainingError, match=r"alert `kl` in round 8: .*above 1 .*\(1\.5, 1\.6\).*kl_beta.*watch\.stop"):
         monitor(8, {"kl": 1.6, "hollow": 0.9})
-    assert [alarm["alarm"] for alarm in monitor.alarms] == ["kl", "hollow"]
+    assert [alert["alert"] for alert in monitor.alerts] == ["kl", "hollow"]
 
 
 @pytest.mark.parametrize("cut", range(13))
-def test_a_resumed_watcher_goes_on_as_if_nothing_had_been(cut: int) -> None:
+def test_a_resumed_monitor_goes_on_as_if_nothing_had_been(cut: int) -> None:
     def told(number: int) -> dict[str, float]:
         return {"kl": 2.0 * (number % 7 > 2), "length": 40.0 + 30 * number, "entropy": 0.3 / (number + 1) ** 2}
 
-    whole = RolloutMonitor(Watch(rounds=3), {})
+    whole = RolloutMonitor(MonitorSpec(rounds=3), {})
     expected = [whole(i, told(i)) for i in range(12)]
-    first = RolloutMonitor(Watch(rounds=3), {})
+    first = RolloutMonitor(MonitorSpec(rounds=3), {})
     heard = [first(i, told(i)) for i in range(cut)]
-    second = RolloutMonitor(Watch(rounds=3), json.loads(json.dumps(first.memory)))
+    second = RolloutMonitor(MonitorSpec(rounds=3), json.loads(json.dumps(first.memory)))
     assert heard + [second(i, told(i)) for i in range(cut, 12)] == expected
     assert second.memory == whole.memory
-    assert {alarm["alarm"] for alarm in whole.alarms} == {"kl", "length", "entropy"}
+    assert {alert["alert"] for alert in whole.alerts} == {"kl", "length", "entropy"}

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from tercet.device.mesh import Mesh
 from tercet.models.chat import Chat
-from tercet.models.folder import load_tokenizer
+from tercet.models.hf_folder import load_tokenizer
 from tercet.rows import read_rows
 from tercet.store import payload_digest
 from tercet.track import read_metrics
@@ -66,7 +66,7 @@ def _read(kitchen, out, preset):
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
     critic = open_critic(folder, tokenizer.pad_token_id, 5)
     head = critic.model.score.weight.detach().double()
-    rows = {row.id: row for row in read_rows(kitchen.store.open("lessons").payload / "rows.parquet")}
+    rows = {row.id: row for row in read_rows(kitchen.store.open("sft-data").payload / "rows.parquet")}
     found = []
     for record in RolloutLog(out.with_name(out.name + ".draft") / "work" / "rollouts.jsonl", 0, Mesh()).read():
         for sample in record.get("samples", []):

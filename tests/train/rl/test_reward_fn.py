@@ -14,30 +14,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tercet.recipe import RLVR, Extra
+from tercet.recipe import ExtraSpec, GRPOSpec
 from tercet.rows import Completion, Generator, Likelihood, Message, Messages, Row, Sampling
+from tercet.sandbox.run import SandboxError, isolation
 from tercet.train.rl.reward_fn import RewardFunction, RewardResult, overlong, reward, total
 from tercet.verify import VerifierError
 from tercet.verify.llm_judges import TRIES
-from tercet.verify.sandbox import SandboxError, isolation
 
 HREF = '{"method": "plain", "baseline": "b", "reference": "r"}'
 
 
-def spec(*extra: dict[str, Any], **changes: Any) -> RLVR:
+def spec(*extra: dict[str, Any], **changes: Any) -> GRPOSpec:
     told = {"model": "base", "prompts": "rows", "steps": 1, "learning_rate": 1e-6, "max_new_tokens": 100}
-    return RLVR.model_validate(told | {"extra": [Extra(**one) for one in extra]} | changes)
+    return GRPOSpec.model_validate(told | {"extra": [ExtraSpec(**one) for one in extra]} | changes)
 
 
-def row(verifier: str = "gsm8k@1", truth: str = "4", name: str = "r0", ask: str = "2 + 2?") -> Row:
-    return Row(name, (Message("user", ask),), "sums", verifier=verifier, truth=truth)
+def row(verifier: str = "gsm8k@1", reference: str = "4", name: str = "r0", ask: str = "2 + 2?") -> Row:
+    return Row(name, (Message("user", ask),), "sums", verifier=verifier, reference=reference)
 
 
 def wrote(text: str, tokens: int = 3, stop: str = "eos") -> Completion:
     return Completion(text, tuple(range(tokens)), (-0.5,) * tokens, stop)
 
 
-def marks(told: RLVR, asked: Row, *texts: str, judge: Generator | None = None) -> list[RewardResult]:
+def marks(told: GRPOSpec, asked: Row, *texts: str, judge: Generator | None = None) -> list[RewardResult]:
     return RewardFunction(told, judge)([asked], [[wrote(text) for text in texts]])[0]
 
 
@@ -71,9 +71,9 @@ def test_without_extras_the_reward_is_the_scaled_score() -> None:
 
 def test_extras_add_their_weight_and_gates_multiply() -> None:
     told = spec(
-        {"verifier": "up_to_length@1", "truth": '{"length": 2, "scale": 4}', "weight": 0.5},
-        {"verifier": "format@1", "truth": "[^!]*", "gate": True},
-        {"verifier": "contains@1", "truth": '["please"]', "weight": -2.0},
+        {"verifier": "up_to_length@1", "reference": '{"length": 2, "scale": 4}', "weight": 0.5},
+        {"verifier": "format@1", "reference": "[^!]*", "gate": True},
+        {"verifier": "contains@1", "reference": '["please"]', "weight": -2.0},
     )
     short, long, shouted, begged = marks(told, row(), "is 4", "it is not 4", "is 4!", "please 4")
     assert short.score == 1.5
@@ -83,7 +83,7 @@ def test_extras_add_their_weight_and_gates_multiply() -> None:
     assert (begged.score, begged.reward) == (-0.5, -5.0)
 
 
-def test_an_extra_without_a_truth_gets_the_row_s_unless_that_means_nothing_to_it() -> None:
+def test_an_extra_without_a_reference_gets_the_row_s_unless_that_means_nothing_to_it() -> None:
     told = spec({"verifier": "string@1", "weight": 0.5}, {"verifier": "format@1", "weight": 0.25})
     text = "<think>2 + 2</think><answer>4</answer>"
     assert marks(told, row(), text, "4")[0].parts == {"gsm8k@1": 1.0, "string@1": 1.0, "format@1": 1.0}
@@ -140,9 +140,9 @@ def test_the_over_long_penalty_is_that_of_dapo(length: int, limit: int, data: st
 
 
 def test_a_sum_of_judges_counts_with_its_parts() -> None:
-    truth = json.dumps([{"verifier": "gsm8k@1", "truth": "4"}, {"verifier": "format@1", "weight": 0.5}])
+    reference = json.dumps([{"verifier": "gsm8k@1", "reference": "4"}, {"verifier": "format@1", "weight": 0.5}])
     text = "<think></think><answer>4</answer>"
-    (mark,) = marks(spec({"verifier": "format@1", "weight": 0.125}), row("sum@1", truth), text)
+    (mark,) = marks(spec({"verifier": "format@1", "weight": 0.125}), row("sum@1", reference), text)
     assert mark.score == 1.625
     assert mark.parts == {"sum@1": 1.5, "gsm8k@1": 1.0, "format@1": 1.0, "format@1#2": 1.0}
     assert mark.grade.answer == "4"
@@ -152,7 +152,7 @@ def test_a_judge_that_could_not_tell_is_named_and_pays_nothing() -> None:
     language = json.dumps({"func_name": "validate_response_language", "language": "en"})
     (mark,) = marks(spec(), row("tulu_if@1", language), "12345")
     assert (mark.grade.outcome, mark.reward, mark.errors) == ("error", 0.0, ("tulu_if@1",))
-    (mark,) = marks(spec({"verifier": "tulu_if@1", "truth": language}), row(truth="12345"), "12345")
+    (mark,) = marks(spec({"verifier": "tulu_if@1", "reference": language}), row(reference="12345"), "12345")
     assert (mark.grade.outcome, mark.reward, mark.errors) == ("graded", 10.0, ("tulu_if@1",))
 
 
@@ -192,8 +192,8 @@ def test_after_three_tries_there_is_nothing(reply: str, outcome: str, errors: tu
 def test_a_sum_and_rubrics_reach_the_model_too() -> None:
     judge = Scripted(lambda question, _: '{"SCORES": [2, 1]}' if "SCORES" in question else score(1))
     rubric = json.dumps([{"rubric": "a", "weight": 3}, {"rubric": "b"}])
-    truth = json.dumps([{"verifier": "rubric@1", "truth": rubric, "weight": 2}, {"verifier": "safety@1"}])
-    (mark,) = marks(spec(), row("sum@1", truth), "fine", judge=judge)
+    reference = json.dumps([{"verifier": "rubric@1", "reference": rubric, "weight": 2}, {"verifier": "safety@1"}])
+    (mark,) = marks(spec(), row("sum@1", reference), "fine", judge=judge)
     assert mark.score == pytest.approx(2 * (3 + 0.5) / 4 + 1)
     assert len(judge.calls) == 1
 
@@ -214,8 +214,10 @@ def test_a_guard_of_evaluations_pays_for_a_refusal() -> None:
 
 def test_order_and_company_change_nothing() -> None:
     judge = Scripted(lambda question, turn: score(1 + len(question) % 10) if turn > len(question) % 3 else "?")
-    told = spec({"verifier": "quality@1", "weight": 0.5}, {"verifier": "format@1", "gate": True, "truth": ".*[0-9x]"})
-    rows = [row(name=f"r{i}", truth=str(i), ask=f"What is {i}{'!' * i}") for i in range(6)]
+    told = spec(
+        {"verifier": "quality@1", "weight": 0.5}, {"verifier": "format@1", "gate": True, "reference": ".*[0-9x]"}
+    )
+    rows = [row(name=f"r{i}", reference=str(i), ask=f"What is {i}{'!' * i}") for i in range(6)]
     written = [[wrote(f"{'so ' * j}{i - j % 2}") for j in range(4)] for i in range(6)]
     together = RewardFunction(told, judge)(rows, written)
     shuffled = random.Random(3).sample(range(6), 6)
@@ -246,20 +248,24 @@ def test_slow_judges_work_side_by_side_with_quick_ones() -> None:
 @pytest.mark.parametrize(
     ("bad", "extra", "message"),
     [
-        (row("", ""), {}, "row 'r0' of sums names no verifier; rewards need 'verifier' and 'truth' in every row"),
+        (row("", ""), {}, "row 'r0' of sums names no verifier; rewards need 'verifier' and 'reference' in every row"),
         (row("gsm@1"), {}, "row 'r0' of sums: unknown verifier 'gsm@1'; expected one of bbh@1"),
-        (row(truth=""), {}, "row 'r0' of sums: gsm8k@1 expects the number as truth"),
+        (row(reference=""), {}, "row 'r0' of sums: gsm8k@1 expects the number as truth"),
         (row("code@1", "[]"), {}, "row 'r0' of sums: code@1 expects tests"),
         (row("sum@1", '[{"verifier": "gsm@1"}]'), {}, "row 'r0' of sums: unknown verifier 'gsm@1'"),
         (row("quality@1", ""), {}, "quality@1 asks a model, and the stage names none; set `judge` to a stage of kind"),
         (row("sum@1", '[{"verifier": "safety@1"}]'), {}, "safety@1 asks a model, and the stage names none"),
-        (row("wildguard@1", "{}"), {}, "row 'r0' of sums: wildguard@1 expects a truth such as"),
+        (row("wildguard@1", "{}"), {}, "row 'r0' of sums: wildguard@1 expects a reference answer such as"),
         (row("href@1", HREF), {}, "row 'r0' of sums: href@1 compares embeddings in some rows"),
         (row(), {"verifier": "safety@1"}, "row 'r0' of sums: safety@1 asks a model"),
         (row(), {"verifier": "formt@1"}, "row 'r0' of sums: unknown verifier 'formt@1'"),
-        (row(), {"verifier": "format@1", "truth": "("}, "row 'r0' of sums: format@1 expects a regular expression"),
+        (row(), {"verifier": "format@1", "reference": "("}, "row 'r0' of sums: format@1 expects a regular expression"),
         (row(), {"verifier": "rubric@1"}, "row 'r0' of sums: rubric@1 expects a JSON list of objects"),
-        (row(), {"verifier": "sum@1", "truth": "[]"}, "sum@1 stands in rows; as `extra`, name its parts one by one"),
+        (
+            row(),
+            {"verifier": "sum@1", "reference": "[]"},
+            "sum@1 stands in rows; as `extra`, name its parts one by one",
+        ),
     ],
 )
 def test_a_bad_row_is_refused_before_the_first_step(bad: Row, extra: dict[str, str], message: str) -> None:
@@ -271,7 +277,7 @@ def test_a_bad_row_is_refused_before_the_first_step(bad: Row, extra: dict[str, s
 
 def test_good_rows_pass_the_check_without_asking_the_model() -> None:
     judge = Scripted(lambda question, _: "")
-    several = row("sum@1", '[{"verifier": "safety@1"}, {"verifier": "gsm8k@1", "truth": "4"}]')
+    several = row("sum@1", '[{"verifier": "safety@1"}, {"verifier": "gsm8k@1", "reference": "4"}]')
     RewardFunction(spec({"verifier": "quality@1"}), judge).check(
         [row(), row("rubric@1", '[{"rubric": "kind"}]'), several]
     )

@@ -189,9 +189,9 @@ def test_what_fails_while_writing_ahead_is_raised_where_the_round_is_taken():
 
 
 def test_a_stage_that_fails_leaves_no_thread_behind(kitchen, tmp_path):
-    watch = {"rounds": 1, "truncated": 0.01, "stop": ["truncated"]}
+    monitor = {"rounds": 1, "truncated": 0.01, "stop": ["truncated"]}
     with pytest.raises(TrainingError, match="truncated"):
-        kitchen.cook("lagged", tmp_path / "out", lagged={"watch": watch}, placement=CALM)
+        kitchen.cook("lagged", tmp_path / "out", lagged={"monitor": monitor}, placement=CALM)
     assert not any(thread.name == "rollouts" and thread.is_alive() for thread in _settled())
 
 
@@ -202,8 +202,8 @@ def _settled():
     return threading.enumerate()
 
 
-def test_alarms_are_left_with_the_rollouts(kitchen, tmp_path):
-    watch = {"rounds": 1, "truncated": 0.01}
-    kitchen.cook("rlvr", tmp_path / "out", rlvr={"watch": watch, "steps": 2}, placement=CALM)
-    alarms = json.loads((tmp_path / "out" / "tercet" / "alarms.json").read_text(encoding="utf-8"))
-    assert "truncated" in {alarm["alarm"] for alarm in alarms}
+def test_alerts_are_left_with_the_rollouts(kitchen, tmp_path):
+    monitor = {"rounds": 1, "truncated": 0.01}
+    kitchen.cook("rlvr", tmp_path / "out", rlvr={"monitor": monitor, "steps": 2}, placement=CALM)
+    alerts = json.loads((tmp_path / "out" / "tercet" / "alerts.json").read_text(encoding="utf-8"))
+    assert "truncated" in {alert["alert"] for alert in alerts}

@@ -20,6 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from tercet.recipe.file import key_lines
 
 FOLDER = Path(__file__).parent
+SEEDS = {"train": "train", "test": "exam"}  # in row ids and seeds of a split: another word would draw other rows
 STRICT = ConfigDict(extra="forbid")  # for the dataclasses of entries: unknown keys are refused
 T = TypeVar("T", bound=Hashable)
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 
 from tercet.models.forest import NAME, Forest, ForestError, register
 from tercet.models.policy import Policy, Reader
-from tercet.train.reward import open_scorer
+from tercet.train.reward_model import open_scorer
 
 
 class Critic(Reader):

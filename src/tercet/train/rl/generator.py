@@ -15,7 +15,7 @@ from tercet.device.shard import Trainable
 from tercet.models.chat import Chat
 from tercet.models.generate import LocalGenerator
 from tercet.models.policy import Policy
-from tercet.recipe import Placement, Rollouts
+from tercet.recipe import Placement, RLSpec
 from tercet.rows import Completion, Sampling
 from tercet.train.export import open_policy
 from tercet.train.loop import TrainingError
@@ -32,7 +32,7 @@ class PolicyGenerator:
     """
 
     def __init__(
-        self, trainable: Trainable, policy: Policy, chat: Chat, source: Path, spec: Rollouts, placement: Placement
+        self, trainable: Trainable, policy: Policy, chat: Chat, source: Path, spec: RLSpec, placement: Placement
     ) -> None:
         """`policy` is what `trainable` holds, or a part of it; `source` is the folder that it came from."""
         self.trainable, self.spec = trainable, spec
@@ -123,13 +123,13 @@ class PolicyGenerator:
         self.verified += 1
 
 
-def _engine(source: Path, spec: Rollouts, url: str) -> Any:
+def _engine(source: Path, spec: RLSpec, url: str) -> Any:
     with engine_errors():
         if url:
-            from tercet.models.engine_http import RemoteEngine
+            from tercet.models.vllm.client import RemoteEngine
 
             return RemoteEngine.open(url)
-        from tercet.models.engine import VllmGenerator
+        from tercet.models.vllm.generator import VllmGenerator
 
         return VllmGenerator.open(source, spec.precision)
 
@@ -137,7 +137,7 @@ def _engine(source: Path, spec: Rollouts, url: str) -> Any:
 @contextmanager
 def engine_errors() -> Iterator[None]:
     """An engine that is missing or gone ends the run, but what was learned stays: the input was not at fault."""
-    from tercet.models.engine_weights import EngineError
+    from tercet.models.vllm.weights import EngineError
 
     try:
         yield

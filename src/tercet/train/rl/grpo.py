@@ -12,22 +12,22 @@ from tercet.algos.policy import Clip, Clipped, cispo, gspo, k1, k2, k3, ppo, tru
 from tercet.device.mesh import mesh
 from tercet.device.shard import Trainable
 from tercet.models.forest import Forest
-from tercet.recipe import RLVR
+from tercet.recipe import GRPOSpec
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch
 from tercet.train.checks import check_inputs
 from tercet.train.export import export, open_policy
 from tercet.train.loop import Loss, leaf_sums, reduce_tokens, start
-from tercet.train.reference import Reference
-from tercet.train.rl.rollout import Group, Round, group_batches, read_prompts, set_advantages, teaches
+from tercet.train.reference import ReferenceModel
+from tercet.train.rl.rollout import RolloutGroup, Round, group_batches, has_signal, read_prompts, set_advantages
 from tercet.train.rl.trainer import PreparedRound, RLTrainer
 from tercet.train.sums import Sum
 
 KL = {"k1": k1, "k2": k2, "k3": k3}
 
 
-def run(spec: RLVR, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
-    """Sample, grade, learn, `spec.steps` times; leave weights and every rollout."""
+def run(spec: GRPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
+    """Sample, grade, learn, `spec.rounds` times; leave weights and every rollout."""
     with mesh() as ranks:
         check_inputs(spec, inputs)
         source = inputs[spec.model].payload
@@ -36,19 +36,19 @@ def run(spec: RLVR, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dic
         if spec.kl_beta > 0:
             dtype = getattr(torch, spec.precision)
             policy = open_policy(source, torch.float32 if spec.polyak else dtype).to(ranks.device)
-            reference = Reference(policy, spec.polyak, spec.polyak_every, dtype)
+            reference = ReferenceModel(policy, spec.polyak, spec.polyak_every, dtype)
         state = start(open_policy(source), spec, ranks, ctx, kept=reference.kept if reference else None)
         trainer = RLTrainer(prompts, state, state.trainable.module, spec, inputs, ctx)  # type: ignore[arg-type]
-        trainer.run(GRPOAlgorithm(state.trainable, reference, spec, ctx.recipe.placement.micro_tokens))
+        trainer.run(GRPO(state.trainable, reference, spec, ctx.recipe.placement.micro_tokens))
         export(state.trainable, source, out, spec, inputs, ctx)
         trainer.finish(out, spec.advantage)
         return {"steps": float(state.step), "updates": float(state.updates), "prompts": float(len(prompts.rows))}
 
 
-class GRPOAlgorithm:
+class GRPO:
     """Advantages within each prompt's group, and where needed old and reference log-probs."""
 
-    def __init__(self, trainable: Trainable, reference: Reference | None, spec: RLVR, budget: int) -> None:
+    def __init__(self, trainable: Trainable, reference: ReferenceModel | None, spec: GRPOSpec, budget: int) -> None:
         """`budget` is the most tokens of a batch."""
         self.trainable, self.reference, self.spec, self.budget = trainable, reference, spec, budget
 
@@ -60,7 +60,7 @@ class GRPOAlgorithm:
             self.reference.follow(made.number, self.trainable)
         # Advantages of whole groups, before any completion is left out: what never ended counts in the group's mean.
         set_advantages(made.groups, self.spec.advantage)
-        useful = [group for group in made.groups if teaches(group)][: self.spec.batch]
+        useful = [group for group in made.groups if has_signal(group)][: self.spec.batch]
         learned = [ended(group) for group in useful] if self.spec.truncated == "mask" else useful
         learned = [group for group in learned if group.samples]
         parts = self.spec.minibatches
@@ -71,7 +71,7 @@ class GRPOAlgorithm:
         return grpo_loss(module, batch, spec=self.spec)
 
     @torch.no_grad()
-    def _batches(self, groups: list[Group]) -> list[Batch]:
+    def _batches(self, groups: list[RolloutGroup]) -> list[Batch]:
         """Add advantages, reference and old log-probs to the batches of these groups."""
         spec, made = self.spec, group_batches(groups, self.spec, self.budget, self.trainable.mesh)
         for forest, values in ((batch.forest, batch.values) for batch in made):
@@ -84,17 +84,19 @@ class GRPOAlgorithm:
                 # The KL lowers rewards here, so groups that `prepare` compared by their verdicts are compared anew.
                 kl_P = KL[spec.kl_estimator](values["sampled_P"], values["reference_P"])
                 rewards_L = values["rewards_L"] - spec.kl_beta * leaf_sums(kl_P, forest)
-                advantages_L = group_advantages(rewards_L.reshape(-1, spec.samples), spec.advantage).reshape(-1)
+                advantages_L = group_advantages(rewards_L.reshape(-1, spec.num_generations), spec.advantage).reshape(-1)
             values["advantages_P"] = advantages_L[forest.leaf_P]
         return made
 
 
-def ended(group: Group) -> Group:
+def ended(group: RolloutGroup) -> RolloutGroup:
     """The group without the completions that never ended (over-long filtering, DAPO §3.4); advantages stay."""
-    return Group(group.row, group.prompt_ids, [s for s in group.samples if s.completion.stop == "eos"], group.place)
+    return RolloutGroup(
+        group.row, group.prompt_ids, [s for s in group.samples if s.completion.stop == "eos"], group.place
+    )
 
 
-def grpo_loss(policy: nn.Module, batch: Batch, *, spec: RLVR) -> Loss:
+def grpo_loss(policy: nn.Module, batch: Batch, *, spec: GRPOSpec) -> Loss:
     """The recipe's surrogate plus beta x KL per token, reduced as the recipe says.
 
     With one update per round the old log-probs are this very pass's, so the ratio is 1 and only its gradient acts.
@@ -112,11 +114,11 @@ def grpo_loss(policy: nn.Module, batch: Batch, *, spec: RLVR) -> Loss:
     objective = reduce_tokens(losses_P, batch.forest, spec.reduction, spec.max_new_tokens)
     count = float(len(losses_P))
     gap = (old_P - values["sampled_P"]).abs()
-    watched = {"kl": k3(logps_P, reference_P).detach(), "clip_share": surrogate.clipped.float(), "logp_gap": gap}
-    return Loss(objective, {name: Sum(values.sum(), count) for name, values in watched.items()})
+    monitored = {"kl": k3(logps_P, reference_P).detach(), "clip_share": surrogate.clipped.float(), "logp_gap": gap}
+    return Loss(objective, {name: Sum(values.sum(), count) for name, values in monitored.items()})
 
 
-def _surrogate(logps_P: Tensor, old_P: Tensor, advantages_P: Tensor, forest: Forest, spec: RLVR) -> Clipped:
+def _surrogate(logps_P: Tensor, old_P: Tensor, advantages_P: Tensor, forest: Forest, spec: GRPOSpec) -> Clipped:
     clip = Clip(spec.clip_low, spec.clip_high)
     match spec.loss:
         case "grpo":

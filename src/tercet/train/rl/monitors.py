@@ -1,4 +1,4 @@
-"""What is watched while a model learns from its own rollouts, and when that raises an alarm (paper §6, App. B.4).
+"""What is watched while a model learns from its own rollouts, and when that raises an alert (paper §6, App. B.4).
 
 `measure` turns the groups of a round into numbers; `RolloutMonitor` compares them with the recipe's thresholds, round
 after round. Judges are paid for what they can check, and a policy that optimises a judge too hard stops answering: it
@@ -15,21 +15,26 @@ from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tercet.recipe import Watch
+from tercet.recipe import MonitorSpec
 from tercet.train.loop import TrainingError
 
 if TYPE_CHECKING:
-    from tercet.train.rl.rollout import Group, Sample
+    from tercet.train.rl.rollout import RolloutGroup, RolloutSample
 
 GRAM = 8  # tokens of a passage that may come again
 FEW_WORDS = 4  # a text with fewer words of its own answers nothing
 PLACES = re.compile(r"<<.*?>>|\[[^\[\]]*\]")  # titles and placeholders that a constraint asks for
 # Scripts without spaces (Thai to Tibetan, Khmer, kana, Han) give a word per character, others one per run of letters.
 WORD = re.compile(r"[\u0e00-\u0fff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|[^\W\d_]{2,}")
-NAMES = ("func_name", "instruction_id_list", "text", "prompt")  # keys of a truth that tell the task, not words it wants
+NAMES = (
+    "func_name",
+    "instruction_id_list",
+    "text",
+    "prompt",
+)  # keys of a reference answer that tell the task, not words it wants
 
 
-def measure(groups: Sequence[Group], useful: Sequence[Group]) -> dict[str, float]:
+def measure(groups: Sequence[RolloutGroup], useful: Sequence[RolloutGroup]) -> dict[str, float]:
     """The figures of a round; `useful` are the groups that teach. Shares are of all completions.
 
     `rewarded`: score above 0; `solved`: mean verdict of the rows' own judges; `entropy`: mean of -log p of the sampled
@@ -51,7 +56,7 @@ def measure(groups: Sequence[Group], useful: Sequence[Group]) -> dict[str, float
         "unparsed": _mean([s.grade.outcome == "unparsed" for s in samples]),
         "judge_errors": _mean([bool(s.errors) for s in samples]),
         "repetition": _mean([repeats(s.completion.token_ids) for s in samples]),
-        "hollow": _mean([empty(s, group.row.truth) for group, s in paid]),
+        "hollow": _mean([empty(s, group.row.reference) for group, s in paid]),
     }
     for name in sorted({group.row.verifier for group in groups}):
         found[f"reward_{name}"] = _mean([s.reward for g in groups if g.row.verifier == name for s in g.samples])
@@ -71,29 +76,30 @@ def repeats(token_ids: Sequence[int]) -> bool:
     return 2 * len(set(zip(*(token_ids[i:] for i in range(GRAM)), strict=False))) < passages
 
 
-def empty(sample: Sample, truth: str) -> bool:
+def empty(sample: RolloutSample, reference: str) -> bool:
     """Whether a completion carries no answer: its judge found none, or it has hardly a word of its own.
 
     Judges that extract an answer say so in `grade.answer`. For the others (constraints, rubrics) the different words
-    are counted that the truth does not ask for: fewer than four are none. An option of the truth is an answer.
+    are counted that the reference answer does not ask for: fewer than four are none. An option of the reference
+    answer is an answer.
     """
     if sample.grade.outcome == "unparsed":
         return True
     if sample.grade.answer:
         return False
-    text, asked = sample.completion.text.casefold(), list(_asked(truth))
+    text, asked = sample.completion.text.casefold(), list(_asked(reference))
     if any(key == "options" and word in text for key, word in asked):
         return False
     words = set(WORD.findall(PLACES.sub(" ", text)))
     return len(words - {word for _, passage in asked for word in WORD.findall(passage)}) < FEW_WORDS
 
 
-def _asked(truth: str) -> Iterator[tuple[str, str]]:
-    """The texts that a truth of JSON looks for, each with its key: keywords, end phrases, options."""
+def _asked(reference: str) -> Iterator[tuple[str, str]]:
+    """The texts that a reference answer of JSON looks for, each with its key: keywords, end phrases, options."""
     try:
-        yield from _texts("", json.loads(truth))
+        yield from _texts("", json.loads(reference))
     except json.JSONDecodeError:
-        return  # a truth of plain text asks for no words
+        return  # a reference answer of plain text asks for no words
 
 
 def _texts(key: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -111,7 +117,7 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values) if values else 0.0
 
 
-class Alarm(NamedTuple):
+class Alert(NamedTuple):
     """One thing to watch: the metric, what it is in words, how a figure is beyond its threshold, what to try."""
 
     metric: str
@@ -120,74 +126,74 @@ class Alarm(NamedTuple):
     advice: str
 
 
-_TABLE = files("tercet.train.rl").joinpath("alarms.toml").read_text(encoding="utf-8")
-ALARMS = {name: Alarm(**values) for name, values in tomllib.loads(_TABLE).items()}
+_TABLE = files("tercet.train.rl").joinpath("alerts.toml").read_text(encoding="utf-8")
+ALERTS = {name: Alert(**values) for name, values in tomllib.loads(_TABLE).items()}
 
 
 class RolloutMonitor:
     """Compares each round with the recipe's thresholds; remembers in `memory`, which a checkpoint holds as JSON.
 
-    An alarm rings when a figure was beyond its threshold for `watch.rounds` rounds in a row, and again only after a
+    An alert rings when a figure was beyond its threshold for `monitor.rounds` rounds in a row, and again only after a
     round within it. A round without the figure (no update was made) neither counts nor ends the row.
     """
 
-    def __init__(self, watch: Watch, memory: dict[str, Any]) -> None:
-        self.watch, self.memory = watch, memory
-        memory.setdefault("alarms", [])  # all that rang, in order
-        memory.setdefault("rows", {})  # alarm -> the latest figures in a row beyond the threshold
+    def __init__(self, monitor: MonitorSpec, memory: dict[str, Any]) -> None:
+        self.monitor, self.memory = monitor, memory
+        memory.setdefault("alerts", [])  # all that rang, in order
+        memory.setdefault("rows", {})  # alert -> the latest figures in a row beyond the threshold
         memory.setdefault("ringing", [])
         memory.setdefault("lengths", [])  # of the first rounds
 
     @property
-    def alarms(self) -> list[dict[str, Any]]:
-        """What rang so far: alarm, round, value, threshold, message, and the last round beyond the threshold."""
-        found: list[dict[str, Any]] = self.memory["alarms"]
+    def alerts(self) -> list[dict[str, Any]]:
+        """What rang so far: alert, round, value, threshold, message, and the last round beyond the threshold."""
+        found: list[dict[str, Any]] = self.memory["alerts"]
         return found
 
     def __call__(self, number: int, metrics: dict[str, float]) -> list[str]:
-        """Take in a round; the messages of new alarms. Raises TrainingError for one that the recipe stops at."""
-        new = [name for name in ALARMS if self._rings(name, number, self._figure(name, metrics))]
+        """Take in a round; the messages of new alerts. Raises TrainingError for one that the recipe stops at."""
+        new = [name for name in ALERTS if self._rings(name, number, self._figure(name, metrics))]
         messages = [self._ring(name, number) for name in new]
-        stopping = [f"alarm {m}" for name, m in zip(new, messages, strict=True) if name in self.watch.stop]
+        stopping = [f"alert {m}" for name, m in zip(new, messages, strict=True) if name in self.monitor.stop]
         if stopping:
-            raise TrainingError(f"{'; '.join(stopping)}. The recipe's watch.stop ends the run here")
+            raise TrainingError(f"{'; '.join(stopping)}. The recipe's monitor.stop ends the run here")
         return messages
 
     def _figure(self, name: str, metrics: dict[str, float]) -> float | None:
-        value = metrics.get(ALARMS[name].metric)
+        value = metrics.get(ALERTS[name].metric)
         if name != "length" or value is None:
             return value
         first: list[float] = self.memory["lengths"]
-        if len(first) < self.watch.rounds:
+        if len(first) < self.monitor.rounds:
             first.append(value)
         return value / max(_mean(first), 1.0)
 
     def _rings(self, name: str, number: int, value: float | None) -> bool:
-        """Whether the alarm is to ring now; keeps the row of figures and the end of what rings already."""
+        """Whether the alert is to ring now; keeps the row of figures and the end of what rings already."""
         if value is None:
             return False
-        limit, ringing = getattr(self.watch, name), self.memory["ringing"]
-        within = {"above": value <= limit, "below": value >= limit, "at or below": value > limit}[ALARMS[name].beyond]
+        limit, ringing = getattr(self.monitor, name), self.memory["ringing"]
+        within = {"above": value <= limit, "below": value >= limit, "at or below": value > limit}[ALERTS[name].beyond]
         if within:
             self.memory["rows"].pop(name, None)
             self.memory["ringing"] = [other for other in ringing if other != name]
             return False
         row = self.memory["rows"].setdefault(name, [])
-        row[:] = [*row, value][-self.watch.rounds :]
+        row[:] = [*row, value][-self.monitor.rounds :]
         if name in ringing:
-            next(alarm for alarm in reversed(self.alarms) if alarm["alarm"] == name)["last"] = number
+            next(alert for alert in reversed(self.alerts) if alert["alert"] == name)["last"] = number
             return False
-        return len(row) == self.watch.rounds
+        return len(row) == self.monitor.rounds
 
     def _ring(self, name: str, number: int) -> str:
         self.memory["ringing"].append(name)
-        row, limit, alarm = self.memory["rows"][name], getattr(self.watch, name), ALARMS[name]
+        row, limit, alert = self.memory["rows"][name], getattr(self.monitor, name), ALERTS[name]
         shown = ", ".join(f"{value:.3g}" for value in row)
         for_long = "" if len(row) == 1 else f" for {len(row)} rounds in a row"
         message = (
-            f"`{name}` in round {number}: {alarm.what} was {alarm.beyond} {limit:g}{for_long} ({shown}). "
-            f"Try: {alarm.advice}"
+            f"`{name}` in round {number}: {alert.what} was {alert.beyond} {limit:g}{for_long} ({shown}). "
+            f"Try: {alert.advice}"
         )
-        figures = {"alarm": name, "round": number, "last": number, "value": row[-1], "threshold": limit}
-        self.alarms.append(figures | {"message": message})
+        figures = {"alert": name, "round": number, "last": number, "value": row[-1], "threshold": limit}
+        self.alerts.append(figures | {"message": message})
         return message

@@ -12,22 +12,22 @@ from tercet.algos.advantage import gae, table, token_rewards, whiten
 from tercet.algos.policy import Clip, k1, k3, ppo, ppo_value, truncated_weights
 from tercet.device.mesh import mesh
 from tercet.device.shard import Trainable
-from tercet.models.folder import load_config
 from tercet.models.forest import Forest, Owners
-from tercet.recipe import PPO
+from tercet.models.hf_folder import load_config
+from tercet.recipe import PPOSpec
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch
 from tercet.train.checks import check_inputs
 from tercet.train.export import card, open_policy, write_folder
 from tercet.train.loop import Loss, reduce_tokens, start
-from tercet.train.reference import Reference
+from tercet.train.reference import ReferenceModel
 from tercet.train.rl.actor_critic import CRITIC, POLICY, ActorCritic, open_critic
 from tercet.train.rl.rollout import Round, group_batches, read_prompts
 from tercet.train.rl.trainer import PreparedRound, RLTrainer
 from tercet.train.sums import Sum
 
 
-def run(spec: PPO, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
+def run(spec: PPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
     """Sample, grade, estimate advantages, learn `spec.passes` times from each round; leave weights and rollouts."""
     with mesh() as ranks:
         check_inputs(spec, inputs)
@@ -35,21 +35,21 @@ def run(spec: PPO, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict
         prompts = read_prompts(spec, inputs, out, ranks, ctx)
         policy = open_policy(source)
         critic = open_critic(inputs[spec.value].payload, prompts.chat.tokenizer.pad_token_id, ctx.seed)
-        reference = Reference(open_policy(source, getattr(torch, spec.precision)).to(ranks.device), 0.0, 1)
+        reference = ReferenceModel(open_policy(source, getattr(torch, spec.precision)).to(ranks.device), 0.0, 1)
         rates = {POLICY: spec.learning_rate, CRITIC: spec.value_learning_rate or spec.learning_rate}
         state = start(ActorCritic(policy, critic), spec, ranks, ctx, rates=rates)
         trainer = RLTrainer(prompts, state, state.trainable.module.policy, spec, inputs, ctx)  # type: ignore[arg-type]
-        trainer.run(PPOAlgorithm(state.trainable, reference, spec, ctx.recipe.placement.micro_tokens))
+        trainer.run(PPO(state.trainable, reference, spec, ctx.recipe.placement.micro_tokens))
         text = card(spec, inputs, ctx)
         write_folder(state.trainable, load_config(source), source, out, text, part=POLICY)
         trainer.finish(out)
         return {"steps": float(state.step), "updates": float(state.updates), "prompts": float(len(prompts.rows))}
 
 
-class PPOAlgorithm:
+class PPO:
     """Advantages and returns by a value model, and both models' batches."""
 
-    def __init__(self, trainable: Trainable, reference: Reference, spec: PPO, budget: int) -> None:
+    def __init__(self, trainable: Trainable, reference: ReferenceModel, spec: PPOSpec, budget: int) -> None:
         """`trainable` holds an ActorCritic; `budget` is the most tokens of a batch."""
         self.models, self.ranks = trainable.module, trainable.mesh
         self.reference, self.spec, self.budget = reference, spec, budget
@@ -160,12 +160,12 @@ def _owners(leaf_P: Tensor, forest: Forest) -> Owners:
     return Owners(leaf_P, counts_L, int((counts_L > 0).sum()))
 
 
-def ppo_loss(models: nn.Module, batch: Batch, *, spec: PPO) -> Loss:
+def ppo_loss(models: nn.Module, batch: Batch, *, spec: PPOSpec) -> Loss:
     """The clipped surrogate of the policy, or the clipped squared error of its critic times its coefficient."""
     return _critic_loss(models, batch, spec) if batch.part == CRITIC else _policy_loss(models, batch, spec)
 
 
-def _policy_loss(models: nn.Module, batch: Batch, spec: PPO) -> Loss:
+def _policy_loss(models: nn.Module, batch: Batch, spec: PPOSpec) -> Loss:
     values, learned_at = batch.values, batch.values["learned_at"]
     logps_P, _ = models(batch.forest, part=POLICY, temperature=spec.temperature)
     surrogate = ppo(logps_P, values["old_P"], values["advantages_P"], Clip(spec.clip_low, spec.clip_high))
@@ -174,19 +174,19 @@ def _policy_loss(models: nn.Module, batch: Batch, spec: PPO) -> Loss:
         losses_P = losses_P * truncated_weights(values["old_P"], values["sampled_P"], spec.importance_cap)
     objective = reduce_tokens(losses_P[learned_at], batch.forest, spec.reduction, spec.max_new_tokens, batch.owners)
     count = float(len(losses_P))
-    watched = {"kl": k3(logps_P, values["reference_P"]).detach(), "clip_share": surrogate.clipped.float()}
+    monitored = {"kl": k3(logps_P, values["reference_P"]).detach(), "clip_share": surrogate.clipped.float()}
     if spec.old_logps == "trainer":
-        watched["logp_gap"] = (values["old_P"] - values["sampled_P"]).abs()
+        monitored["logp_gap"] = (values["old_P"] - values["sampled_P"]).abs()
     elif "written_P" in values:
-        watched["logp_gap"] = (logps_P.detach() - values["written_P"]).abs()
-    return Loss(objective, {name: Sum(one.sum(), count) for name, one in watched.items()}, POLICY)
+        monitored["logp_gap"] = (logps_P.detach() - values["written_P"]).abs()
+    return Loss(objective, {name: Sum(one.sum(), count) for name, one in monitored.items()}, POLICY)
 
 
-def _critic_loss(models: nn.Module, batch: Batch, spec: PPO) -> Loss:
+def _critic_loss(models: nn.Module, batch: Batch, spec: PPOSpec) -> Loss:
     values, forest = batch.values, batch.forest
     now_V = torch.cat(models(forest, part=CRITIC))[values["valued_at"]]
     losses_V, clipped_V = ppo_value(now_V, values["old_values_V"], values["returns_V"], spec.value_clip)
     scaled_V = spec.value_coefficient * losses_V
     objective = reduce_tokens(scaled_V, forest, spec.reduction, spec.max_new_tokens, batch.owners)
-    watched = {"value_clip_share": Sum(clipped_V.float().sum(), float(len(losses_V)))}
-    return Loss(objective, watched, CRITIC)
+    monitored = {"value_clip_share": Sum(clipped_V.float().sum(), float(len(losses_V)))}
+    return Loss(objective, monitored, CRITIC)

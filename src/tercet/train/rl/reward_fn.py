@@ -1,4 +1,4 @@
-"""Rewards of rollouts: every judge of every completion, put together as the recipe says (hop 10; paper §6).
+"""Rewards of rollouts: every judge of every completion, put together as the recipe says.
 
 score = (own score + sum of weight x extra score) x gates; reward = reward_scale x (score + over-long penalty), or what
 the recipe says of a completion without an end. Each distinct judgement is made once, in no order that matters: quick
@@ -13,13 +13,13 @@ from functools import partial
 from typing import NamedTuple
 
 from tercet import machine
-from tercet.recipe import Rollouts
+from tercet.recipe import RLSpec
 from tercet.rows import Completion, Generator, Row
-from tercet.verify import Grade, VerifierError, check_truth, llm_judge, verifier
+from tercet.sandbox.run import ready
+from tercet.sandbox.workers import WorkerError, WorkerTimeoutError, call
+from tercet.verify import Grade, VerifierError, check_reference, llm_judge, verifier
 from tercet.verify.llm_judges import Case, ask, spoken, swapped
-from tercet.verify.sandbox import ready
-from tercet.verify.training import Part, added, by_name, counted, parts_of
-from tercet.verify.workers import WorkerError, WorkerTimeoutError, call
+from tercet.verify.shaping import WeightedVerifier, added, by_name, counted, parts_of
 
 SUM = "sum@1"
 CUSTOM_SECONDS = 60.0  # for one verdict of another package's judge
@@ -43,11 +43,12 @@ class RewardResult(NamedTuple):
 class RewardFunction:
     """Marks completions by the verifiers of their rows and the extra ones of the stage."""
 
-    def __init__(self, spec: Rollouts, judge: Generator | None) -> None:
+    def __init__(self, spec: RLSpec, judge: Generator | None) -> None:
         self.spec, self.judge = spec, judge
 
     def check(self, rows: Sequence[Row]) -> None:
-        """Raise VerifierError, naming the row, for what would stop training later: unknown judges, unreadable truths.
+        """Raise VerifierError, naming the row, for what would stop training later: unknown judges, unreadable
+        reference answers.
 
         Also for a row without a verifier, a verifier that asks a model where the stage has none, and (a SandboxError)
         programs where no sandbox holds.
@@ -58,13 +59,13 @@ class RewardFunction:
         for row in rows:
             if not row.verifier:
                 raise VerifierError(
-                    f"{_place(row)} names no verifier; rewards need 'verifier' and 'truth' in every row"
+                    f"{_place(row)} names no verifier; rewards need 'verifier' and 'reference' in every row"
                 )
             try:
-                for name, truth in [(row.verifier, row.truth), *(part[:2] for part in self._extras(row))]:
-                    if (name, truth) not in fine:
-                        self._check(name, truth)
-                        fine.add((name, truth))
+                for name, reference in [(row.verifier, row.reference), *(part[:2] for part in self._extras(row))]:
+                    if (name, reference) not in fine:
+                        self._check(name, reference)
+                        fine.add((name, reference))
             except VerifierError as error:
                 raise VerifierError(f"{_place(row)}: {error}") from None
 
@@ -84,16 +85,20 @@ class RewardFunction:
             for row, group, several in zip(rows, written, asked, strict=True)
         ]
 
-    def _extras(self, row: Row) -> list[Part]:
-        """The stage's further judges of a row. Without a truth they get the row's, where that can mean anything."""
+    def _extras(self, row: Row) -> list[WeightedVerifier]:
+        """The stage's further judges of a row. Without a reference answer they get the row's, where that can mean
+        anything.
+        """
         return [
-            Part(one.verifier, one.truth or row.truth * verifier(one.verifier).needs_reference, one.weight)
+            WeightedVerifier(
+                one.verifier, one.reference or row.reference * verifier(one.verifier).needs_reference, one.weight
+            )
             for one in self.spec.extra
         ]
 
-    def _check(self, name: str, truth: str) -> None:
-        check_truth(name, truth)
-        for part in parts_of(truth) if name == SUM else [Part(name, truth)]:
+    def _check(self, name: str, reference: str) -> None:
+        check_reference(name, reference)
+        for part in parts_of(reference) if name == SUM else [WeightedVerifier(name, reference)]:
             found = verifier(part.verifier)
             if found.embeds:
                 raise VerifierError(f"{part.verifier} compares embeddings in some rows; it grades and pays no reward")
@@ -151,7 +156,7 @@ def total(own: float, extras: Sequence[tuple[float, float, bool]]) -> float:
     return found
 
 
-def reward(score: float, completion: Completion, spec: Rollouts) -> float:
+def reward(score: float, completion: Completion, spec: RLSpec) -> float:
     """reward_scale x (score + over-long penalty); without an end token `no_eos_reward` instead, unless it is "keep"."""
     if completion.stop != "eos" and spec.no_eos_reward != "keep":
         return spec.no_eos_reward
@@ -163,25 +168,25 @@ def overlong(length: int, limit: int, buffer: int) -> float:
     return -min(1.0, max(0, length - (limit - buffer)) / buffer) if buffer else 0.0
 
 
-def _own(row: Row) -> Sequence[Part]:
+def _own(row: Row) -> Sequence[WeightedVerifier]:
     """The judge of a row, or the several of a sum: each of them is asked in its own way."""
-    return parts_of(row.truth) if row.verifier == SUM else (Part(row.verifier, row.truth),)
+    return parts_of(row.reference) if row.verifier == SUM else (WeightedVerifier(row.verifier, row.reference),)
 
 
-def _judgement(row: Row, part: Part, text: str) -> Judgement:
+def _judgement(row: Row, part: WeightedVerifier, text: str) -> Judgement:
     if not verifier(part.verifier).asks_model:
-        return part.verifier, Case("", text, part.truth)
+        return part.verifier, Case("", text, part.reference)
     prompt = spoken(row.prompt)
-    return part.verifier, Case(prompt, text, part.truth, swapped(f"{prompt}/{text}", 0))
+    return part.verifier, Case(prompt, text, part.reference, swapped(f"{prompt}/{text}", 0))
 
 
 def _graded(one: Judgement, sandbox: str) -> Grade:
     """A verdict without a model; other packages' judges run where they can hang or die without harm."""
-    name, (_, text, truth, _) = one
+    name, (_, text, reference, _) = one
     if not verifier(name).package:
-        return verifier(name)(text, truth, sandbox)
+        return verifier(name)(text, reference, sandbox)
     try:
-        found: Grade = call("tercet.verify:judged", (name, text, truth), CUSTOM_SECONDS)
+        found: Grade = call("tercet.verify:judged", (name, text, reference), CUSTOM_SECONDS)
     except WorkerTimeoutError as error:
         return Grade(0.0, outcome="timeout", detail=str(error))
     except WorkerError as error:

@@ -14,9 +14,9 @@ from torch import Tensor
 from tercet.algos.advantage import group_advantages, zero_variance
 from tercet.device.mesh import Mesh, release_memory
 from tercet.models.chat import Chat
-from tercet.models.folder import load_tokenizer
 from tercet.models.forest import Forest, Leaf, Tree
-from tercet.recipe import Rollouts
+from tercet.models.hf_folder import load_tokenizer
+from tercet.recipe import RLSpec
 from tercet.rows import Completion, Row, RowError, Sampling, read_rows, row_from, speed_of
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch, Limit, Trees, batches, chosen_rows, order, within
@@ -30,7 +30,7 @@ from tercet.verify import Grade
 
 
 @dataclass
-class Sample:
+class RolloutSample:
     """One completion with its verdict. `score` counts all judges; `reward` is what training sees."""
 
     completion: Completion
@@ -43,12 +43,12 @@ class Sample:
 
 
 @dataclass
-class Group:
+class RolloutGroup:
     """The samples of one prompt; `place` is the row's number among the stage's prompts."""
 
     row: Row
     prompt_ids: Sequence[int]
-    samples: list[Sample]
+    samples: list[RolloutSample]
     place: int = 0
 
     def tree(self) -> Tree:
@@ -64,7 +64,7 @@ class Round:
     number: int
     version: int
     cursor: int
-    groups: list[Group]
+    groups: list[RolloutGroup]
     seconds: dict[str, float] = field(default_factory=dict)
     speed: dict[str, float] = field(default_factory=dict)  # of the generator: tokens a second, efficiency
 
@@ -82,17 +82,17 @@ class Prompts(NamedTuple):
         return ids
 
 
-def read_prompts(spec: Rollouts, inputs: dict[str, Artifact], out: Path, ranks: Mesh, ctx: Context) -> Prompts:
+def read_prompts(spec: RLSpec, inputs: dict[str, Artifact], out: Path, ranks: Mesh, ctx: Context) -> Prompts:
     """The rows whose prompt fits, each with a judge; over-long prompts are dropped and counted, never cut."""
     path = inputs[spec.prompts].payload / "rows.parquet"
     rows = list(read_rows(path))
     if (bare := next((row for row in rows if not row.verifier), None)) is not None:
         raise RowError(
-            f"{path}: row {bare.id!r} names no verifier; every row of an RL stage needs 'verifier' and 'truth', so mix "
+            f"{path}: row {bare.id!r} names no verifier; an RL stage's rows need 'verifier' and 'reference', so mix "
             "prompts with a judge only"
         )
     chat = Chat(load_tokenizer(inputs[spec.model].payload))
-    kept, table = within(prepare(path, chat, PROMPTS, ctx), Limit(spec.max_tokens, "drop", spec.max_lost))
+    kept, table = within(prepare(path, chat, PROMPTS, ctx), Limit(spec.max_length, "drop", spec.max_lost))
     if ranks.first:
         write_truncation(out, table)
     return Prompts([rows[number] for number in kept.rows.tolist()], kept, chat)
@@ -144,7 +144,7 @@ class RolloutWorker:
     def _written(self, number: int, version: int) -> Round:
         made = Round(number, version, self.cursor, [], {"generate": 0.0, "grade": 0.0})
         for wave in range(self.active):
-            useful = sum(teaches(group) for group in made.groups)
+            useful = sum(has_signal(group) for group in made.groups)
             if wave and useful >= self.spec.batch:
                 break
             wanted = self.spec.batch - useful if wave else self.spec.batch
@@ -162,13 +162,13 @@ class RolloutWorker:
         drawn = (divmod(place, len(self.prompts.rows)) for place in range(cursor, cursor + wanted))
         return [order(len(self.prompts.rows), epoch, self.seed)[place] for epoch, place in drawn]
 
-    def _sampled(self, places: Sequence[int], seed: int, seconds: dict[str, float]) -> list[Group]:
+    def _sampled(self, places: Sequence[int], seed: int, seconds: dict[str, float]) -> list[RolloutGroup]:
         """G completions of each prompt, graded. Ranks share the prompts; every rank returns all groups."""
         began = time.monotonic()
         rows = [self.prompts.rows[place] for place in places]
         prompts = [self.prompts.ids(place) for place in places]
         spec = self.spec
-        sampling = Sampling(spec.max_new_tokens, spec.temperature, n=spec.samples, seed=seed)
+        sampling = Sampling(spec.max_new_tokens, spec.temperature, n=spec.num_generations, seed=seed)
         mine = list(range(self.mesh.rank, len(rows), self.mesh.size))
         written = self.generator.write([prompts[i] for i in mine], sampling, mine)
         graded = time.monotonic()
@@ -178,20 +178,23 @@ class RolloutWorker:
         }
         seconds["generate"] += graded - began
         seconds["grade"] += time.monotonic() - graded
-        return [Group(row, prompts[i], whole[i], places[i]) for i, row in enumerate(rows)]
+        return [RolloutGroup(row, prompts[i], whole[i], places[i]) for i, row in enumerate(rows)]
 
-    def _graded(self, rows: Sequence[Row], written: Sequence[Sequence[Completion]]) -> list[list[Sample]]:
+    def _graded(self, rows: Sequence[Row], written: Sequence[Sequence[Completion]]) -> list[list[RolloutSample]]:
         for row, group in zip(rows, written, strict=True):
             if failed := next((one for one in group if one.stop == "error"), None):
                 raise TrainingError(f"prompt {row.id}: the generator gave no completion: {failed.error}")
         results = self.reward_fn(rows, written)
         return [
-            [Sample(c, r.grade, r.score, r.reward, r.parts, r.errors) for c, r in zip(group, judged, strict=True)]
+            [
+                RolloutSample(c, r.grade, r.score, r.reward, r.parts, r.errors)
+                for c, r in zip(group, judged, strict=True)
+            ]
             for group, judged in zip(written, results, strict=True)
         ]
 
 
-def group_batches(groups: Sequence[Group], spec: Rollouts, budget: int, mesh: Mesh) -> list[Batch]:
+def group_batches(groups: Sequence[RolloutGroup], spec: RLSpec, budget: int, mesh: Mesh) -> list[Batch]:
     """The batches of these groups: `sampled_P`, and of each sample its reward, its advantage, and whether it is kept.
 
     What a rank with nothing left computes counts as a sample that is not kept.
@@ -211,7 +214,7 @@ def group_batches(groups: Sequence[Group], spec: Rollouts, budget: int, mesh: Me
     return batches([group.tree() for group in groups], budget, mesh, values)
 
 
-def set_advantages(groups: list[Group], kind: str) -> None:
+def set_advantages(groups: list[RolloutGroup], kind: str) -> None:
     """Write every sample's advantage within its group."""
     rewards_NG = torch.tensor([[s.reward for s in group.samples] for group in groups], dtype=torch.float64)
     for group, row in zip(groups, group_advantages(rewards_NG, kind).tolist(), strict=True):
@@ -219,7 +222,7 @@ def set_advantages(groups: list[Group], kind: str) -> None:
             one.advantage = advantage
 
 
-def teaches(group: Group) -> bool:
+def has_signal(group: RolloutGroup) -> bool:
     """Whether the rewards of a group differ: what all samples earn alike has no advantage."""
     rewards_NG = torch.tensor([[sample.reward for sample in group.samples]], dtype=torch.float64)
     return not bool(zero_variance(rewards_NG))
@@ -237,11 +240,11 @@ def replay(records: Sequence[dict[str, Any]], prompts: Prompts) -> Round:
                 "it belongs to other prompts; delete the draft and run again"
             )
         samples = [_sample(one) for one in record["samples"]]
-        made.groups.append(Group(row, prompts.ids(record["place"]), samples, record["place"]))
+        made.groups.append(RolloutGroup(row, prompts.ids(record["place"]), samples, record["place"]))
     return made
 
 
-def _record(group: Group) -> dict[str, Any]:
+def _record(group: RolloutGroup) -> dict[str, Any]:
     """The log's line of a group."""
     return {
         "place": group.place,
@@ -263,10 +266,12 @@ def _record(group: Group) -> dict[str, Any]:
     }
 
 
-def _sample(record: dict[str, Any]) -> Sample:
+def _sample(record: dict[str, Any]) -> RolloutSample:
     completion = Completion(record["text"], tuple(record["ids"]), tuple(record["logps"]), record["stop"])
     errors = tuple(record["errors"])
-    return Sample(completion, Grade(*record["grade"]), record["score"], record["reward"], record["parts"], errors)
+    return RolloutSample(
+        completion, Grade(*record["grade"]), record["score"], record["reward"], record["parts"], errors
+    )
 
 
 def _closing(made: Round) -> dict[str, Any]:

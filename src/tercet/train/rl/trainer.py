@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import nn
 
 from tercet.models.policy import Policy
-from tercet.recipe import Rollouts
+from tercet.recipe import RLSpec
 from tercet.rows import write_table
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch, Step
@@ -22,7 +22,7 @@ from tercet.train.rl.generator import PolicyGenerator
 from tercet.train.rl.monitors import RolloutMonitor, measure
 from tercet.train.rl.prefetch import RolloutPrefetcher
 from tercet.train.rl.reward_fn import RewardFunction
-from tercet.train.rl.rollout import Group, Prompts, RolloutWorker, Round, replay, set_advantages
+from tercet.train.rl.rollout import Prompts, RolloutGroup, RolloutWorker, Round, replay, set_advantages
 from tercet.train.rl.rollout_log import RolloutLog
 
 
@@ -30,7 +30,7 @@ class PreparedRound(NamedTuple):
     """A round made ready to train on: each update's batches in order, the groups with a signal, further metrics."""
 
     updates: list[list[Batch]]
-    useful: list[Group]
+    useful: list[RolloutGroup]
     metrics: dict[str, float]
 
 
@@ -52,7 +52,7 @@ class RLTrainer:
         prompts: Prompts,
         state: State,
         policy: Policy,
-        spec: Rollouts,
+        spec: RLSpec,
         inputs: dict[str, Artifact],
         ctx: Context,
     ) -> None:
@@ -60,11 +60,11 @@ class RLTrainer:
         self.prompts, self.spec, self.state, self.ctx = prompts, spec, state, ctx
         self.mesh = state.trainable.mesh
         updates = spec.minibatches * spec.passes
-        self.total = spec.steps * updates
+        self.total = spec.rounds * updates
         check_schedule(spec, self.total)
         self.first = state.step // updates  # checkpoints are written between rounds only
         self.log = RolloutLog(ctx.work / "rollouts.jsonl", self.first, self.mesh)
-        self.monitor = RolloutMonitor(spec.watch, state.extra.setdefault("watch", {}))
+        self.monitor = RolloutMonitor(spec.monitor, state.extra.setdefault("monitor", {}))
         judge = ctx.open_model(inputs[spec.judge].payload, spec.precision) if spec.judge else None
         reward_fn = RewardFunction(spec, judge)
         reward_fn.check(prompts.rows)
@@ -73,13 +73,13 @@ class RLTrainer:
         self.generator.offer(self.first)
         channel = self.mesh.twin() if spec.lag else self.mesh  # collectives of two threads must not mix
         worker = RolloutWorker(prompts, self.generator, reward_fn, self.log, ctx.seed, channel)
-        self.prefetcher = RolloutPrefetcher(worker, self.first, spec.steps, spec.lag)
+        self.prefetcher = RolloutPrefetcher(worker, self.first, spec.rounds, spec.lag)
 
     def run(self, algorithm: Algorithm) -> None:
         """Train on every round that is left; a run that fails writes no further ones."""
         loop = Loop(self.state, algorithm.loss, self.spec, self.ctx, total=self.total)
         try:
-            for number in range(self.first, self.spec.steps):
+            for number in range(self.first, self.spec.rounds):
                 began = time.monotonic()
                 made = self.prefetcher.take(number)
                 taken = time.monotonic()
@@ -92,8 +92,8 @@ class RLTrainer:
                 # Weights before the word: a thread that waits for this version reads them at once.
                 self.generator.offer(number + 1)
                 self.prefetcher.advance()
-                # Alarms before the checkpoint: it holds what rang, and nothing is saved of a round that stops the run.
-                self._watch(number, latest)
+                # Alerts before the checkpoint: it holds what rang, and nothing is saved of a round that stops the run.
+                self._monitor(number, latest)
                 if loop.due():
                     # Rounds that older weights have to write must be in the log: a resumed run has the newest only.
                     self.prefetcher.settle(number + 1)
@@ -111,16 +111,16 @@ class RLTrainer:
             metrics["engine_updates"] = float(self.generator.verified)
         return metrics
 
-    def _watch(self, number: int, metrics: dict[str, float]) -> None:
-        for alarm in self.monitor(number, metrics):
+    def _monitor(self, number: int, metrics: dict[str, float]) -> None:
+        for alert in self.monitor(number, metrics):
             if self.mesh.first:
-                sys.stderr.write(f"alarm after round {number}: {alarm}\n")  # into the stage's log
+                sys.stderr.write(f"alert after round {number}: {alert}\n")  # into the stage's log
 
     def finish(self, out: Path, advantage: str = "") -> None:
-        """Leave every rollout and every alarm in the payload (first rank); `advantage` is its kind, if there is any."""
+        """Leave every rollout and every alert in the payload (first rank); `advantage` is its kind, if there is any."""
         if self.mesh.first:
             write_table(out / "tercet" / "rollouts.parquet", list(self._completions(advantage)))
-            (out / "tercet" / "alarms.json").write_text(json.dumps(self.monitor.alarms, indent=2) + "\n")
+            (out / "tercet" / "alerts.json").write_text(json.dumps(self.monitor.alerts, indent=2) + "\n")
 
     def _completions(self, advantage: str) -> Iterator[dict[str, Any]]:
         """One record per completion, in the order they were written."""
@@ -136,14 +136,14 @@ class RLTrainer:
                 yield from _records(made, group, bool(advantage))
 
 
-def _records(made: Round, group: Group, with_advantage: bool) -> Iterator[dict[str, Any]]:
+def _records(made: Round, group: RolloutGroup, with_advantage: bool) -> Iterator[dict[str, Any]]:
     for i, s in enumerate(group.samples):
         yield {
             "step": made.number,
             "prompt_id": group.row.id,
             "sample": i,
             "verifier": group.row.verifier,
-            "truth": group.row.truth,
+            "reference": group.row.reference,
             "prompt": group.row.prompt[-1].content,
             "text": s.completion.text,
             "answer": s.grade.answer,

@@ -1,0 +1,224 @@
+"""Verbs of data: decontaminate, data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tercet import machine
+from tercet.cli.artifacts import ARTIFACT
+from tercet.cli.output import emit, say, table
+
+if TYPE_CHECKING:
+    from tercet.data.decontam import BenchmarkItem
+
+
+def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Put the verbs on the command line."""
+    verb = add("decontaminate", decontaminate, "remove the training rows that copy a benchmark", "mirror", "json")
+    verb.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="rows of any layout: .jsonl, .json, .csv, .tsv, .parquet"
+    )
+    verb.add_argument(
+        "--against", required=True, metavar="BENCHMARK", help="suites and tasks A,B, or a folder of prompts"
+    )
+    verb.add_argument("--out", type=Path, required=True, metavar="FILE", help="clean rows: .jsonl(.gz) or .parquet")
+    verb.add_argument("--report", type=Path, metavar="FILE", help="where to put the whole report as JSON")
+    verb.add_argument("--ngram", type=int, default=8, metavar="N", help="tokens of an n-gram (default: 8)")
+    verb.add_argument("--threshold", type=float, default=0.5, help="a row copies above this coverage (default: 0.5)")
+    verb.add_argument(
+        "--share", type=float, default=0.02, help="a set is contaminated above this share (default: 0.02)"
+    )
+    verb.add_argument("--spare", action="store_true", help="keep copying rows of sets that are not contaminated")
+    verb.add_argument("--exact", action="store_true", help="whole fields as phrases, instead of n-gram coverage")
+    verb.add_argument("--workers", type=int, default=machine.cores(), metavar="N", help="processes (default: cores)")
+    verb = add(
+        "data", data, "what a finished mix, pairs, judged, prefs or personas artifact is made of", "store", "json"
+    )
+    verb.add_argument("artifact", **ARTIFACT)
+
+
+def decontaminate(args: argparse.Namespace) -> int:
+    """Clean rows, and what was found: sets against benchmarks, and both texts side by side."""
+    from tercet.data.decontam import Index
+    from tercet.data.decontaminate_files import clean
+    from tercet.data.decontaminator import DecontaminationRule, Decontaminator
+    from tercet.report.data import matrix, removed_texts
+
+    for name in ("threshold", "share"):
+        if not 0 <= getattr(args, name) <= 1:
+            raise ValueError(f"--{name}: expected a share between 0 and 1, got {getattr(args, name)}")
+    benchmark, unseen = benchmark_of(args.against, args.mirror or os.environ.get("TERCET_MIRROR"))
+    index = Index(benchmark, args.ngram, exact=args.exact)
+    policy = DecontaminationRule(args.threshold, args.share, unseen, args.spare)
+    found = clean(args.files, args.out, Decontaminator(index, policy), args.workers)
+    if args.report:
+        args.report.parent.mkdir(parents=True, exist_ok=True)
+        args.report.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if args.json:
+        return emit(found)
+    columns = ("source", "rows", "removed", "dropped for")
+    table(columns, ((*_cells(one, columns[:3]), ", ".join(one["dropped_for"])) for one in found["sources"]))
+    _say_matrix(matrix(found["matrix"], found["benchmarks"]))
+    _say_copies(removed_texts(found["items"]), "the report")
+    say(f"{found['rows']} rows, {found['tokens']} tokens read; {found['removed']} rows removed, {found['kept']} kept")
+    say(f"second pass: {found['proof']['rows']} rows of {found['out']}, {found['proof']['copy']} copy the exam")
+    return 0
+
+
+def benchmark_of(against: str, mirror_file: str | None) -> tuple[list[BenchmarkItem], frozenset[str]]:
+    """The items to keep out, from a folder with `benchmark.parquet` or from tasks and suites; and which tasks are
+    unseen.
+    """
+    from tercet import hub, pipeline
+    from tercet.data.decontam import BenchmarkItem, read_benchmark
+    from tercet.data.synth import GENERATORS
+    from tercet.evals import suite
+    from tercet.evals.task import Generated, examples_of, items, public_records
+
+    for folder in (Path(against), Path(against) / "payload"):
+        if (folder / "benchmark.parquet").is_file():
+            return read_benchmark(folder)
+    names = [name.strip() for name in against.split(",") if name.strip()]
+    if not names or (len(names) == 1 and Path(against).is_dir()):
+        raise ValueError(f"--against {against!r}: expected suites, tasks, or a folder that holds benchmark.parquet")
+    mirror = pipeline.read_mirror(mirror_file)
+    benchmark = []
+    for wanted in suite.tasks(names):
+        if isinstance(wanted.data, Generated):
+            records: list[Any] = list(GENERATORS[wanted.data.generator](wanted.data.rows, "test", 17))
+        else:
+            records = public_records(wanted, mirror)
+        examples = hub.records(wanted.examples, mirror)
+        benchmark += [BenchmarkItem(item.task, item.item, item.fields) for item in items(wanted, records, examples)]
+        benchmark += [BenchmarkItem(one.task, one.item, one.fields) for one in examples_of(wanted, examples)]
+    return benchmark, frozenset(suite.locked(names))
+
+
+def data(args: argparse.Namespace) -> int:
+    """The data sheet of an artifact: what came from where, what was removed by which rule, and what copies the exam."""
+    from tercet.recipe import AskingSpec, MixtureSpec, OnPolicyPairsSpec, kinds_of
+    from tercet.report.data import told
+    from tercet.store import Store, StoreError
+
+    artifact = Store(args.store).open(args.artifact)
+    if artifact.kind not in (kinds := kinds_of(MixtureSpec, AskingSpec, OnPolicyPairsSpec)):
+        raise StoreError(f"{artifact.path.name} is of kind {artifact.kind}; expected a data stage: {', '.join(kinds)}")
+    found = told(artifact.kind, artifact.payload)
+    if not found:
+        raise StoreError(f"{artifact.payload}: has no summary.json; run `tercet check {artifact.path.name}`")
+    if args.json:
+        return emit({"artifact": artifact.path.name, **found})
+    if artifact.kind in kinds_of(MixtureSpec):
+        _say_mixture(found)
+    else:
+        _say_asked(found)
+    return 0
+
+
+def _say_mixture(found: dict[str, Any]) -> None:
+    """Sheet, sources, matrix, copies side by side, and a few rows of every other rule."""
+    if found["sheet"]:
+        keys = ("part", "source", "rows", "tokens", "turns", "licence", "commercial")
+        total = {"part": "all", **found["total"]}
+        table(
+            ("part", "source", found["of"], found["counted"], "turns", "licence", "commercial"),
+            (_cells(_short(line), keys) for line in (*found["sheet"], total)),
+        )
+    for sentence in found["licences"]:
+        say(sentence)
+    columns = ("source", "read", *found["columns"])
+    rows = [
+        (*_cells(row, columns), *_cells(row["removed"], found["rules"]), _tally(row.get("skipped") or {}))
+        for row in found["sources"]
+    ]
+    table((*columns, *found["rules"], "skipped"), rows)
+    for line in (line for row in found["sources"] for line in row.get("said") or ()):
+        say(line)
+    _say_expected(found["expected"] or {})
+    _say_matrix(found["matrix"] or {"lines": []})
+    _say_copies(found, "removed.parquet")
+    for row in found["others"]:
+        say(f"{row['rule']}: {row['detail']} ({row['row']} of {row['source']})\n  row   {_line(row['row_text'])}")
+
+
+def _short(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of the sheet; a source that is one part of the same name is named once."""
+    return {**line, "source": ""} if line.get("source") == line["part"] else line
+
+
+def _say_expected(expected: dict[str, Any]) -> None:
+    if expected.get("rows") is not None:
+        say(f"expected {expected['rows']:,} rows, found {expected['found']:,}")
+    for row in expected.get("differences", ()):
+        say(f"{row['source']}: expected {row['expected']:,}, found {row['found']:,}")
+
+
+def _say_matrix(matrix: dict[str, Any]) -> None:
+    if matrix["lines"]:
+        say("share of each exam's items that a part copies, in %; ! where the part was dropped whole")
+        table(("part", *matrix["tasks"]), ((line["part"], *map(_percent, line["cells"])) for line in matrix["lines"]))
+    if matrix.get("untouched"):
+        say(f"not copied at all: {', '.join(matrix['untouched'])}")
+
+
+def _percent(cell: dict[str, Any] | None) -> str:
+    """One decimal; a mark where the whole set goes."""
+    return f"{100 * cell['share']:.1f}{' !' if cell['verdict'] == 'set dropped' else ''}" if cell else ""
+
+
+def _say_copies(found: dict[str, Any], rest: str) -> None:
+    """Copies with both texts side by side, and where the `rest` is."""
+    for row in found["copies"]:
+        say(f"{row['task']} {row['item']}: {row['coverage']:.0%} in {row['row']} of {row['source']}")
+        say(f"  benchmark  {_line(row['exam_text'])}\n  row   {_line(row['row_text'])}")
+    if found["num_copies"] > len(found["copies"]):
+        say(f"{found['num_copies'] - len(found['copies'])} more copies are in {rest}")
+
+
+def _say_asked(found: dict[str, Any]) -> None:
+    """What a stage that asks models made of its prompts or seeds, who won, and what it cost."""
+    numbers = {key: found[key] for key in ("prompts", "repeats", "seeds", "rows", "pairs") if found[key] is not None}
+    say(", ".join(f"{key} {number:,}" for key, number in numbers.items()))
+    for key in ("rules", "no_pair", "dropped", "skipped", "ratings"):
+        if found[key] and not (key == "dropped" and found["no_pair"]):
+            say(f"{key.replace('_', ' ')}: {_tally(found[key])}")
+    if found["models"]:
+        rows = (
+            (name, line["rated_pairs"], f"{line['chosen']:.1%}", f"{line['rejected']:.1%}")
+            for name, line in found["models"].items()
+        )
+        table(("answers of", "rated_pairs", "chosen", "rejected"), rows)
+    for key, unit in (("mean_words", "words"), ("mean_length", "tokens")):
+        if sides := found[key]:
+            say(f"chosen answers have {sides['chosen']:.0f} {unit} in the mean, rejected ones {sides['rejected']:.0f}")
+    for aspect, share in found["agreement"].items():
+        say(f"{aspect.replace('_', ' ')} orders {share:.1%} of the compared answers as the mean of all aspects does")
+    if found["accounts"]:
+        columns = ("model", "asked", "failed", "read", "wrote", "cost")
+        table(columns, (_cells(line, columns) for line in found["accounts"]))
+        say(f"cost {found['requests'].get('cost', 0):.4g}, budget {_cell(found['budget'])}")
+
+
+def _cells(row: dict[str, Any], keys: Iterable[str]) -> tuple[str, ...]:
+    return tuple(_cell(row.get(key)) for key in keys)
+
+
+def _cell(value: Any) -> str:
+    """A text, or a number with commas; a dash where there is none."""
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _tally(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number:,} {name}" for name, number in counts.items())
+
+
+def _line(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 160 else text[:159] + "…"

@@ -1,0 +1,311 @@
+"""Verbs of evaluations: eval, scores, rescore, compare, grade."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from tercet.cli.models import base_of
+from tercet.cli.output import PRECISION, emit, say, score, scores_table, table
+from tercet.records import read_scores
+from tercet.stats import mean
+
+if TYPE_CHECKING:
+    from tercet.recipe import Recipe
+    from tercet.store import Store
+
+BENCHMARK: dict[str, Any] = {
+    "metavar": "BENCHMARK",
+    "help": "eval artifact (folder, STAGE-KEY or stage name) or its payload",
+}
+MODEL_JUDGE = "judge model for the tasks that need one: artifact, folder, hub id or http://HOST/v1#NAME"
+
+
+def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Put the verbs on the command line."""
+    about = ("model", "revision", "sha256", "template", "seed", "store", "mirror", "tasks", "json")
+    verb = add("eval", evaluate, "evaluate any model, also one behind http://HOST/v1#NAME", *about)
+    verb.add_argument("--limit", type=int, metavar="N", help="first N items of each task, after a seeded shuffle")
+    verb.add_argument("--repeats", type=int, default=1, metavar="N", help="ask every item N times (default: 1)")
+    verb.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"), help=PRECISION)
+    verb.add_argument("--temperature", type=float, help="overrides every task's sampling temperature")
+    verb.add_argument("--max-new-tokens", type=int, help="overrides every task's budget")
+    verb.add_argument("--engine", default="local", choices=("local", "vllm"), help="what runs the model")
+    verb.add_argument("--judge", default="", metavar="MODEL", help=MODEL_JUDGE)
+    verb.add_argument("--embedder", default="", metavar="MODEL", help="encoder for tasks that compare embeddings")
+    verb.add_argument("--sandbox", default="auto", choices=("auto", "none"), help="none runs programs unprotected")
+    verb.add_argument("--final", action="store_true", help="open the unseen suite: for the last score only")
+    verb.add_argument("--requests", type=int, default=16, help="requests to a server in flight at once (default: 16)")
+    verb.add_argument("--requests-per-minute", type=float, help="most requests a minute to a server")
+    verb.add_argument("--tokens-per-minute", type=float, help="most tokens a minute to a server")
+    verb.add_argument("--price", type=float, nargs=2, metavar=("IN", "OUT"), help="price of a million tokens")
+    verb = add("scores", scores, "the scores of an evaluation: errors, intervals, outcomes, averages", "store", "json")
+    verb.add_argument("benchmark", **BENCHMARK)
+    verb.add_argument("--format", default="table", choices=("table", "markdown", "lm-eval"), help="default: table")
+    verb = add("rescore", rescore, "judge an evaluation's stored answers again, without a model", "store", "json")
+    verb.add_argument("benchmark", **BENCHMARK)
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to; must not exist yet")
+    verb.add_argument("--verifier", action="append", default=[], metavar="TASK=VERIFIER", help="another judge")
+    verb = add("compare", compare, "paired statistics of two evaluations (B minus A)", "tasks", "store", "json")
+    verb.add_argument("a", **BENCHMARK | {"metavar": "A"})
+    verb.add_argument("b", **BENCHMARK | {"metavar": "B"})
+    verb.add_argument("--markdown", action="store_true", help="print a Markdown table")
+    verb = add("grade", grade, "grade stored completions, or check judges by their tasks' own truths", "mirror", "json")
+    verb.add_argument("verifier", nargs="?", metavar="VERIFIER", help="e.g. gsm8k@1")
+    verb.add_argument(
+        "file", nargs="?", type=Path, metavar="FILE", help='lines of {"completion": ..., "reference": ...}'
+    )
+    verb.add_argument(
+        "--gold", default="", metavar="A,B", help="tasks or suites: reference answers right, spoiled ones wrong"
+    )
+    verb.add_argument("--limit", type=int, metavar="N", help="first N items of each task of --gold")
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Prompts and an evaluation of the model, through the pipeline: what exists is not computed again."""
+    from tercet import pipeline
+    from tercet.store import Store
+
+    store = Store(args.store)
+    recipe = eval_recipe(args, store)
+    mirror = pipeline.read_mirror(args.mirror or os.environ.get("TERCET_MIRROR"))
+    made = pipeline.run(recipe, store, mirror=mirror, console=Console(stderr=True))["eval"]
+    found = read_scores(made.payload)
+    if args.json:
+        usage = {key: value for key, value in made.metrics.items() if key not in found}
+        told = {task: one.to_json() for task, one in found.items()}
+        return emit({"artifact": str(made.path), "model": args.model, "scores": told, "usage": usage})
+    scores_table({args.model: found})
+    _say_averages(made.payload)
+    say(f"results: {made.path}")
+    return 0
+
+
+def eval_recipe(args: argparse.Namespace, store: Store) -> Recipe:
+    """A recipe in memory: the items that the tasks are made of, the evaluation, the models, the eval."""
+    from tercet.evals.suite import needs
+    from tercet.recipe import Recipe, RecipeError
+
+    tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
+    if not tasks:
+        raise RecipeError("--tasks is missing: name evaluation tasks or suites, e.g. --tasks gsm8k@2,ifeval@1")
+    stage: dict[str, dict[str, Any]] = {
+        f"items-{generator.partition('@')[0]}": {
+            "kind": "synth",
+            "generator": generator,
+            "rows": rows,
+            "split": "benchmark",
+        }
+        for generator, rows in needs(tasks)
+    }
+    stage["benchmark"] = {"kind": "prompts", "tasks": tasks, "items": list(stage), "limit": args.limit}
+    asked = ("dtype", "repeats", "temperature", "max_new_tokens", "engine", "sandbox", "final")
+    stage["eval"] = {
+        "kind": "eval",
+        "model": "base",
+        "benchmark": "benchmark",
+        **{key: getattr(args, key) for key in asked},
+    }
+    for role in ("judge", "embedder"):
+        if getattr(args, role):
+            stage[role] = base_of(args, store, getattr(args, role)).model_dump()
+            stage[role] |= {"kind": "model", "encoder": role == "embedder", "template": "own"}
+            stage["eval"][role] = role
+    limits = ("requests", "requests_per_minute", "tokens_per_minute", "price")
+    placement = {key: getattr(args, key) for key in limits}
+    base = base_of(args, store, args.model).model_dump()
+    whole = {"name": "eval", "seed": args.seed, "base": base, "stage": stage, "placement": placement}
+    return Recipe.model_validate(whole)
+
+
+def scores(args: argparse.Namespace) -> int:
+    """A line per task: score, interval, what could have been detected, how answers ended."""
+    from tercet.evals.lm_eval.harness import export_results
+
+    folder = _payload(args.benchmark, args.store)
+    found = read_scores(folder)
+    if args.format == "lm-eval":
+        return emit(export_results(folder))
+    if args.json:
+        return emit({task: one.to_json() for task, one in found.items()})
+    rows = [
+        (
+            task,
+            f"{one.score:.4f}",
+            f"{one.stderr:.4f}" if one.stderr is not None else "",
+            f"[{one.low:.3f}, {one.high:.3f}]" if one.low is not None else "",
+            one.n,
+            f"{one.minimum_detectable:.3f}" if one.minimum_detectable is not None else "",
+            ", ".join(f"{count} {name}" for name, count in one.outcomes.items() if count),
+        )
+        for task, one in found.items()
+    ]
+    head = ("task", "score", "stderr", "95 % interval", "n", "detectable", "outcomes")
+    if args.format == "markdown":
+        say("\n".join(f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *rows)))
+    else:
+        table(head, rows)
+    _say_averages(folder)
+    return 0
+
+
+def _say_averages(folder: Path) -> None:
+    """The averages of the suites that the evaluation completes."""
+    file = folder / "averages.json"
+    for suite, found in (json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}).items():
+        for name, one in found["averages"].items():
+            say(f"{suite} average over {name}: {score(one['score'], one['stderr'])}")
+
+
+def rescore(args: argparse.Namespace) -> int:
+    """A folder of results and scores beside the exam's own, which stays as it is."""
+    from tercet.evals.rescore import rescore as again
+    from tercet.evals.run import EvalError
+    from tercet.stage import StageError
+
+    if args.out.exists():
+        raise ValueError(f"{args.out} exists; rescore into a folder that does not exist yet, or remove it")
+    judges = dict(pair.split("=", 1) for pair in args.verifier if "=" in pair)
+    if len(judges) != len(args.verifier):
+        raise ValueError(f"--verifier: expected TASK=VERIFIER, e.g. ifeval@1=ifeval_reference@1; got {args.verifier}")
+    try:
+        found = again(_payload(args.benchmark, args.store), args.out, judges)
+    except EvalError as error:
+        raise StageError(str(error), 1) from None
+    if args.json:
+        return emit({task: one.to_json() for task, one in found.items()})
+    scores_table({args.benchmark: found})
+    say(f"results: {args.out}")
+    return 0
+
+
+def _payload(name: str, root: str) -> Path:
+    """The payload of an evaluation: a folder with results, or an artifact of the store."""
+    from tercet.store import Store, StoreError
+
+    if (Path(name) / "results.jsonl").is_file():
+        return Path(name)
+    artifact = Store(root).open(name)
+    if artifact.kind != "eval":
+        raise StoreError(f"{artifact.path.name} is a {artifact.kind} artifact; expected an eval artifact")
+    return artifact.payload
+
+
+def compare(args: argparse.Namespace) -> int:
+    """A line per task: difference, interval, test."""
+    from tercet.evals.compare import compare as paired
+    from tercet.evals.compare import markdown, note
+
+    a, b = (_payload(name, args.store) for name in (args.a, args.b))
+    tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
+    lines = paired(a, b, tasks or None)
+    if args.json:
+        return emit({"a": str(a), "b": str(b), "tasks": [asdict(line) for line in lines], "note": note(lines)})
+    if args.markdown:
+        say(markdown(lines, args.a, args.b))
+        return 0
+    rows = [
+        (
+            line.task,
+            line.n,
+            f"{line.a:.3f}",
+            f"{line.b:.3f}",
+            f"{line.difference:+.3f}",
+            f"[{line.low:+.3f}, {line.high:+.3f}]",
+            f"{line.p_value:.2g}",
+            f"{line.p_holm:.2g}",
+            line.test,
+            f"{line.minimum_detectable:.3f}",
+        )
+        for line in lines
+    ]
+    say(f"A = {args.a}, B = {args.b}")
+    table(("task", "n", "A", "B", "B - A", "95 % interval", "p", "p (Holm)", "test", "detectable"), rows)
+    say(note(lines))
+    return 0
+
+
+def grade(args: argparse.Namespace) -> int:
+    """Every completion's grade and the mean; or what judges make of their tasks' own reference answers."""
+    from tercet.verify import verifier
+
+    if args.gold:
+        return _grade_gold(args)
+    if not args.verifier or not args.file:
+        raise ValueError("expected VERIFIER FILE, or --gold with task names; see tercet grade --help")
+    judge = verifier(args.verifier)
+    grades = []
+    for number, completion, reference in _answers(args.file):
+        try:
+            grades.append((number, judge(completion, reference)))
+        except ValueError as error:
+            raise ValueError(f"{args.file}, line {number}: {error}") from None
+    if not grades:
+        raise ValueError(f"{args.file}: holds no completions; expected lines of JSON")
+    whole = mean([found.score for _, found in grades])
+    if args.json:
+        found = [{"line": number, **asdict(one)} for number, one in grades]
+        head = {"verifier": args.verifier, "n": whole.n, "score": whole.value, "stderr": whole.stderr}
+        return emit({**head, "grades": found})
+    rows = [(number, f"{g.score:g}", g.outcome, _short(g.answer), _short(g.detail)) for number, g in grades]
+    table(("line", "score", "outcome", "answer", "detail"), rows)
+    say(f"{args.verifier}: {score(whole.value, whole.stderr)} over {whole.n} completions")
+    return 0
+
+
+def _grade_gold(args: argparse.Namespace) -> int:
+    """Exit code 3 when a judge is wrong about more than 0.2 % of its verdicts on its own reference answers."""
+    from tercet import pipeline
+    from tercet.data.synth import GENERATORS
+    from tercet.evals.gold import check
+    from tercet.evals.suite import tasks
+
+    mirror = pipeline.read_mirror(args.mirror or os.environ.get("TERCET_MIRROR"))
+    found = []
+    with Console(stderr=True).status("grading") as status:
+        for task in tasks(name.strip() for name in args.gold.split(",") if name.strip()):
+            status.update(f"grading {task.id}")
+            found.append(
+                check(task, mirror, args.limit, lambda data: GENERATORS[data.generator](data.rows, "test", 17))
+            )
+    if args.json:
+        emit([asdict(one) for one in found])
+    else:
+        rows = [(one.task, one.verifier, one.n, one.accepted, one.refused, one.note) for one in found]
+        table(("task", "judge", "items", "truth accepted", "spoiled refused", "note"), rows)
+        for one in found:
+            for item, why in one.missed[:20]:
+                say(f"{one.task}, {item}: {why}")
+    return 3 if any(one.agreement < 0.998 for one in found) else 0
+
+
+def _answers(file: Path) -> Iterator[tuple[int, str, str]]:
+    """Line number, completion and reference answer of each line; the first bad line is named."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: cannot be read as UTF-8 text ({error})") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file}, line {number}: not valid JSON ({error.msg}); fix or remove the line") from None
+        fields = [value.get(key) if isinstance(value, dict) else None for key in ("completion", "reference")]
+        if not all(isinstance(text, str) for text in fields):
+            got = sorted(value) if isinstance(value, dict) else type(value).__name__
+            raise ValueError(f"{file}, line {number}: expected the texts 'completion' and 'reference', got {got}")
+        yield number, str(fields[0]), str(fields[1])
+
+
+def _short(text: str, most: int = 60) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 1] + "…"

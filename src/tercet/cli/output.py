@@ -1,0 +1,80 @@
+"""How the command line speaks: plain lines, JSON, tables."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tercet.records import Score
+
+PRECISION = "precision; auto: bfloat16 where this machine multiplies it in hardware, else float32"
+
+
+def say(text: str) -> None:
+    """One line (or several) on standard output."""
+    sys.stdout.write(text + "\n")
+
+
+def emit(value: Any) -> int:
+    """JSON on standard output; NaN becomes null. Returns exit code 0."""
+    say(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False, default=str))
+    return 0
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table; on a terminal it fits its width, elsewhere nothing is cut."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for title in head:
+        grid.add_column(title, overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(str(cell)) for cell in row))
+    if not console.is_terminal:
+        console = Console(width=max(80, console.measure(grid, options=console.options.update(width=10_000)).maximum))
+    console.print(grid)
+
+
+def scores_table(benchmarks: Mapping[str, Mapping[str, Score]]) -> None:
+    """Tasks down, benchmarks across, each score with its standard error."""
+    tasks = list(dict.fromkeys(task for scores in benchmarks.values() for task in scores))
+    rows = []
+    for task in tasks:
+        first = next(scores[task] for scores in benchmarks.values() if task in scores)
+        own = [scores.get(task) for scores in benchmarks.values()]
+        cells = [score(one.score, one.stderr) + _warning(one) if one else "" for one in own]
+        rows.append((task, first.metric, first.n, *cells))
+    table(("task", "metric", "n", *benchmarks), rows)
+
+
+def _warning(entry: Score) -> str:
+    """What the score hides: answers that could not be judged, and many that were cut."""
+    counts = entry.outcomes
+    asked = sum(counts.values()) or 1
+    told = [f"{counts['error']} errors"] if counts.get("error") else []
+    told += [
+        f"{counts[key] / asked:.0%} {key}" for key in ("truncated", "unparsed") if counts.get(key, 0) >= asked / 10
+    ]
+    return f" ({', '.join(told)})" if told else ""
+
+
+def score(value: float, stderr: float | None) -> str:
+    """`0.412 ± 0.045`: score and standard error, where it has one."""
+    return f"{value:.3f}" + ("" if stderr is None or math.isnan(stderr) else f" ± {stderr:.3f}")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,154 @@
+"""The data sheet of a mixture: what came from where, on what terms, what went and why."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tercet.data.catalogue import conflicts, find
+from tercet.data.decontaminator import Decontaminator
+from tercet.journal import write_json
+from tercet.recipe import MixtureSpec
+from tercet.rows import Message, Pair, Row, RowError
+
+if TYPE_CHECKING:
+    from tercet.store import Artifact
+
+PAPER_FILTERS = ("keywords", "blank")
+
+
+@dataclass
+class Tally:
+    """What happened to one source; `entered` left the adapter, `sampled` was put before the rules."""
+
+    source: str
+    read: int = 0
+    said: list[str] = field(default_factory=list)  # layouts that were recognised, and by what
+    skipped: dict[str, int] = field(default_factory=dict)  # rows that the adapter left out, by reason
+    entered: int = 0
+    sampled: int = 0
+    removed: Counter[str] = field(default_factory=Counter)
+    kept: int = 0
+    repeated: int = 0
+    expected: int | None = None
+    share: float = 1.0
+    repeat: float = 1.0
+
+    @property
+    def found(self) -> int:
+        """Rows as published sets count them: after the paper's filters, before duplicates and copies of benchmarks
+        go."""
+        by_filter = sum(number for rule, number in self.removed.items() if rule in PAPER_FILTERS)
+        return round((self.sampled - by_filter) * self.repeat)
+
+    def plain(self) -> dict[str, Any]:
+        """One entry of `sources` in `summary.json`."""
+        names = ("source", "said", "read", "skipped", "entered", "sampled", "kept", "repeated", "expected")
+        return {name: getattr(self, name) for name in names} | {"removed": dict(sorted(self.removed.items()))}
+
+
+@dataclass
+class Datasheet:
+    """Rows, tokens and turns of what is in the mixture, for each source of the recipe and each part of it."""
+
+    counted: str
+    measure: Callable[[list[str]], list[int]]
+    lines: dict[tuple[str, str], list[int]] = field(default_factory=dict)  # (source, part) -> rows, tokens, turns
+
+    @classmethod
+    def of(cls, spec: MixtureSpec, inputs: Mapping[str, Artifact]) -> Datasheet:
+        """A sheet that counts tokens of the model the recipe names, or words."""
+        if not spec.tokenizer:
+            return cls("words", lambda texts: [len(text.split()) for text in texts])
+        path = inputs[spec.tokenizer].payload / "tokenizer.json"
+        if not path.is_file():
+            raise RowError(f"tokenizer = {spec.tokenizer!r}: that model has no tokenizer.json; name a local model")
+        from tokenizers import Tokenizer
+
+        os.environ["TOKENIZERS_PARALLELISM"] = "true"  # nothing else runs in this process
+        tokenizer = Tokenizer.from_file(str(path))
+
+        def measure(texts: list[str]) -> list[int]:
+            return [len(found.ids) for found in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+        return cls(f"tokens of {spec.tokenizer}", measure)
+
+    @property
+    def rows(self) -> int:
+        """All rows."""
+        return sum(line[0] for line in self.lines.values())
+
+    def count(self, entries: Sequence[tuple[str, Row | Pair]]) -> None:
+        """Add rows, each with the recipe's name of its source."""
+        tokens = iter(self.measure([turn.content for _, entry in entries for turn in _turns(entry)]))
+        for name, entry in entries:
+            line = self.lines.setdefault((name, entry.source), [0, 0, 0])
+            conversation = entry.messages if isinstance(entry, Row) else entry.chosen
+            line[0] += 1
+            line[1] += sum(next(tokens) for _ in _turns(entry))
+            line[2] += sum(turn.role != "system" for turn in conversation)
+
+    def table(self) -> list[dict[str, Any]]:
+        """The sheet with the terms of each part, as far as the catalogue knows them."""
+        found = []
+        for (name, part), (rows, tokens, turns) in sorted(self.lines.items()):
+            known = find(part) or find(name)
+            terms = (known.licence, known.commercial) if known else ("not known here", "unknown")
+            numbers = {"rows": rows, "tokens": tokens, "turns": round(turns / rows, 3)}
+            found.append({"source": name, "part": part, **numbers, "licence": terms[0], "commercial": terms[1]})
+        return found
+
+
+def expectation(spec: MixtureSpec, tallies: Sequence[Tally], *, strict: bool) -> dict[str, Any] | None:
+    """How the rows that came differ from those the recipe expects; RowError where that is too much and `strict`."""
+    pairs = [(tally.source, tally.expected, tally.found) for tally in tallies if tally.expected is not None]
+    differences = [
+        {"source": name, "expected": wanted, "found": found} for name, wanted, found in pairs if wanted != found
+    ]
+    if spec.expect is None:
+        return {"rows": None, "found": None, "differences": differences} if pairs else None
+    found = sum(tally.found for tally in tallies)
+    if strict and abs(found - spec.expect) > spec.within * spec.expect:
+        told = "; ".join(f"{d['source']}: expected {d['expected']:,}, found {d['found']:,}" for d in differences)
+        raise RowError(
+            f"the sources give {found:,} rows, the recipe expects {spec.expect:,} (within {spec.within:.2%}). "
+            f"{told or 'No source says what it expects'}. Raise `within`, or correct `expect`, to go on"
+        )
+    return {"rows": spec.expect, "found": found, "differences": differences}
+
+
+def write_summary(  # noqa: PLR0913 - one value for each of its parts
+    path: Path,
+    of: str,
+    tallies: Sequence[Tally],
+    sheet: Datasheet,
+    cleaner: Decontaminator,
+    spec: MixtureSpec,
+    expected: dict[str, Any] | None,
+) -> None:
+    """Everything about the mixture but its rows."""
+    removed: Counter[str] = sum((tally.removed for tally in tallies), Counter())
+    table = sheet.table()
+    named = [line["part"] if find(line["part"]) else line["source"] for line in table]
+    value = {
+        "of": of,
+        "rows": sheet.rows,
+        "removed": dict(sorted(removed.items())),
+        "sources": [tally.plain() for tally in tallies],
+        "sheet": table,
+        "counted": sheet.counted,
+        "benchmarks": cleaner.benchmarks(),
+        "matrix": cleaner.matrix(),
+        "rule": {name: getattr(spec, name) for name in ("ngram", "threshold", "share", "exact")},
+        "licences": conflicts(named) if spec.commercial else [],
+        "expected": expected,
+    }
+    write_json(path, value)
+
+
+def _turns(entry: Row | Pair) -> Sequence[Message]:
+    return entry.messages if isinstance(entry, Row) else (*entry.chosen, entry.rejected[-1])

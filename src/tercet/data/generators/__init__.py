@@ -1,0 +1,1 @@
+"""Seeded generators of rows: templates and tables, no model."""

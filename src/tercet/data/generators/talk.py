@@ -1,0 +1,104 @@
+"""`talk@1`: short chat and knowledge turns; `facts@1`: questions with one short right answer.
+
+They keep ordinary answers alive while the other rows teach skills. Train and benchmark have different topics. A fact
+carries three wrong answers in `reference` (a JSON list), so that a benchmark can offer a choice.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from typing import Literal, TypeVar
+
+from pydantic.dataclasses import dataclass
+
+from tercet.data import tables
+from tercet.rows import Message, Row, RowError
+
+Split = Literal["train", "test"]
+SHORT = "Answer in a few words."
+
+
+@dataclass(frozen=True, config=tables.STRICT)
+class Topic:
+    """One thing to talk about: phrasings of the question, a short, true answer, and perhaps a second exchange."""
+
+    name: str
+    asks: tuple[str, ...]
+    answer: str
+    then: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, config=tables.STRICT)
+class ChatFact:
+    """One thing to know: phrasings of the question, the short right answer and plausible wrong ones."""
+
+    name: str
+    asks: tuple[str, ...]
+    answer: str
+    wrong: tuple[str, str, str]
+
+
+Entry = TypeVar("Entry", Topic, ChatFact)
+
+
+def topics(split: str) -> tuple[Topic, ...]:
+    """What a split talks about."""
+    return tables.entries(f"talk_{split}.jsonl", Topic)
+
+
+def facts(split: str) -> tuple[ChatFact, ...]:
+    """What a split asks."""
+    return tables.entries(f"facts_{split}.jsonl", ChatFact)
+
+
+def generate(num_rows: int, split: Split, seed: int) -> list[Row]:
+    """Make `num_rows` distinct conversations of one or two exchanges, spread evenly over the topics of the split."""
+    dealt = _deal("talk@1", topics(split), num_rows, random.Random(f"talk@1/{tables.SEEDS[split]}/{seed}"))
+    return [
+        Row(
+            id=f"talk-{tables.SEEDS[split]}-{i}",
+            messages=_talk(topic, ask),
+            source="talk@1",
+            skill="talk",
+            template=topic.name,
+        )
+        for i, (topic, ask) in enumerate(dealt)
+    ]
+
+
+def generate_facts(num_rows: int, split: Split, seed: int) -> list[Row]:
+    """Make `num_rows` distinct knowledge questions; the answer is right, and `reference` lists three wrong ones."""
+    dealt = _deal("facts@1", facts(split), num_rows, random.Random(f"facts@1/{tables.SEEDS[split]}/{seed}"))
+    return [
+        Row(
+            id=f"facts-{tables.SEEDS[split]}-{i}",
+            messages=(Message("user", f"{ask} {SHORT}"), Message("assistant", fact.answer)),
+            source="facts@1",
+            skill="facts",
+            reference=json.dumps(fact.wrong, ensure_ascii=False),
+            template=fact.name,
+        )
+        for i, (fact, ask) in enumerate(dealt)
+    ]
+
+
+def _talk(topic: Topic, ask: str) -> tuple[Message, ...]:
+    turns = (Message("user", ask), Message("assistant", topic.answer))
+    if topic.then is None:
+        return turns
+    question, answer = topic.then
+    return (*turns, Message("user", question), Message("assistant", answer))
+
+
+def _deal(name: str, entries: Sequence[Entry], num_rows: int, rng: random.Random) -> list[tuple[Entry, str]]:
+    """Pairs of entry and phrasing: every entry once in random order, then every entry with its next phrasing."""
+    phrasings = [(entry, rng.sample(entry.asks, len(entry.asks))) for entry in entries]
+    dealt: list[tuple[Entry, str]] = []
+    for turn in range(max(len(asks) for _, asks in phrasings)):
+        deal = [(entry, asks[turn]) for entry, asks in phrasings if turn < len(asks)]
+        dealt += rng.sample(deal, len(deal))
+    if len(dealt) < num_rows:
+        raise RowError(f"{name} was asked for {num_rows} rows and can make {len(dealt)}; ask for fewer")
+    return dealt[:num_rows]

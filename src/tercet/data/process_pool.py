@@ -1,0 +1,68 @@
+"""Work shared out over processes; results come in the order of the jobs, so nothing depends on how many there are."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import Any, Generic, TypeVar
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+ALONE = 4  # jobs done here before processes are worth starting
+
+
+class ProcessPool(Generic[J, R]):
+    """`workers` processes with one picklable function; use as a context manager. One worker: all is done here.
+
+    The first `alone` jobs are done here too, for few jobs are not worth the start of processes.
+    """
+
+    def __init__(self, work: Callable[[J], R], workers: int, alone: int | None = None) -> None:
+        self.work, self.workers, self.alone = work, workers, ALONE if alone is None else alone
+        self._done = 0
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> ProcessPool[J, R]:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def map(self, jobs: Iterable[J]) -> Iterator[R]:
+        """The result of each job, in order; a few are under way at once."""
+        running: deque[Future[Any]] = deque()
+        for job in jobs:
+            self._done += 1
+            if self.workers <= 1 or self._done <= self.alone:
+                yield self.work(job)
+                continue
+            running.append(self._started().submit(_do, job))
+            if len(running) > 2 * self.workers:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            fresh = multiprocessing.get_context("spawn")  # the caller may have threads
+            self._pool = ProcessPoolExecutor(self.workers, fresh, _ready, (self.work,))
+        return self._pool
+
+
+_own: Callable[[Any], Any] | None = None
+
+
+def _ready(work: Callable[[Any], Any]) -> None:
+    """Give this process its function."""
+    global _own
+    _own = work
+
+
+def _do(job: Any) -> Any:
+    if _own is None:
+        raise RuntimeError("this process has no work; it must be started by a Crew")
+    return _own(job)

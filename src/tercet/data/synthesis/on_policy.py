@@ -1,0 +1,310 @@
+"""Preference pairs in the policy's own words, graded by verifiers (paper §5.2 and §5.3).
+
+The policy answers every prompt several times. For a constrained instruction it also answers the same instruction with
+one constraint dropped, the paper's persona-IF method: such an answer is natural, and fails the full instruction for
+one clear reason. Chosen is an answer to the full prompt that passes its verifier; rejected is an answer that fails
+it, from the dropped instruction where there is one, else from the policy's own failures. With `samples = 0` chosen is
+the answer that the row has, as in the paper, where it was an SFT answer.
+
+Sampling goes in chunks. A finished chunk is one line of the ledger, on disk before the next begins, and the random
+numbers of a chunk depend on the seed and its number alone: a killed run samples nothing twice and ends in the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from tercet import journal
+from tercet.data.generators.constraints import drop_one
+from tercet.data.sources import check_verifiers, draw, lot
+from tercet.journal import write_json
+from tercet.recipe import OnPolicyPairsSpec
+from tercet.rows import (
+    Completion,
+    Generator,
+    Message,
+    Messages,
+    Pair,
+    Row,
+    RowError,
+    Sampling,
+    read_rows,
+    speed_of,
+    write_table,
+)
+from tercet.verify import verifier
+
+if TYPE_CHECKING:
+    from tercet.store import Artifact, Context
+
+CHUNK = 32  # prompts per line of the ledger: what a killed run loses at most
+CONSTRAINED = "tulu_if@1"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A row to sample; `weaker` is the same instruction without constraint number `dropped`."""
+
+    row: Row
+    weaker: Messages | None = None
+    dropped: int = -1
+
+
+@dataclass(frozen=True)
+class GradedAnswer:
+    """One graded answer. `origin` is "full" or "dropped", the form of the instruction it answers, or "row": given."""
+
+    text: str
+    num_tokens: int
+    stop: str
+    origin: str
+    index: int
+    score: float = 0.0
+    outcome: str = "graded"
+
+    @property
+    def passes(self) -> bool:
+        """Whether it may be chosen: verified, written to its end, and not blank."""
+        return self.origin != "dropped" and self.score >= 1 and self.stop != "length" and bool(self.text.strip())
+
+    @property
+    def fails(self) -> bool:
+        """Whether it may be rejected: judged wrong (not: could not be judged), and not blank."""
+        return self.score < 1 and self.outcome in ("graded", "unparsed") and bool(self.text.strip())
+
+
+@dataclass
+class PairCounts:
+    """What the summary counts."""
+
+    passes: dict[str, list[bool]] = field(default_factory=dict)  # skill -> answers to full prompts
+    truncated: Counter[str] = field(default_factory=Counter)  # skill -> answers that hit the budget
+    no_pair: Counter[str] = field(default_factory=Counter)  # reason -> prompts
+    rules: Counter[str] = field(default_factory=Counter)  # rule -> pairs
+    lengths: dict[str, list[int]] = field(default_factory=lambda: {"chosen": [], "rejected": []})
+
+
+def run(spec: OnPolicyPairsSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
+    """Write `pairs.parquet` and `summary.json`."""
+    prompts = choose_prompts(spec, inputs[spec.prompts].payload / "rows.parquet", ctx.seed)
+    policy = inputs[spec.model]
+    author = f"{policy.name}-{policy.key[:12]}"
+    pairs: list[Pair] = []
+    sheet = PairCounts()
+    answers = sample_all(prompts, spec, ctx, lambda: ctx.open_model(policy.payload, spec.precision))
+    for prompt, samples in zip(prompts, answers, strict=True):
+        made = make_pairs(prompt, grade(prompt.row, samples), spec=spec, seed=ctx.seed, author=author, sheet=sheet)
+        pairs += made
+    if not pairs:
+        raise RuntimeError(
+            f"{ctx.name!r}: no pair from {len(prompts)} prompts ({_tell(sheet.no_pair)}); raise `num_generations`, "
+            f"`temperature` or `max_new_tokens`, or choose prompts that the policy sometimes gets right"
+        )
+    write_table(out / "pairs.parquet", pairs)
+    summary = summarise(sheet, num_prompts=len(prompts), num_pairs=len(pairs))
+    write_json(out / "summary.json", summary)
+    rates = {f"pass_rate_{skill or 'other'}": value["pass_rate"] for skill, value in summary["skills"].items()}
+    return {"pairs": float(len(pairs)), "prompts": float(len(prompts)), **rates}
+
+
+def choose_prompts(spec: OnPolicyPairsSpec, path: Path, seed: int) -> list[Prompt]:
+    """The rows that carry a verifier, a seeded sample of them if the recipe says so, each with its weaker form."""
+    rows = [row for row in read_rows(path) if row.verifier]
+    if not rows:
+        raise RowError(f"{path}: no row carries a verifier, so no answer can be graded; use a stage with verified rows")
+    check_verifiers(rows)
+    if spec.rows is not None:
+        rows = draw(rows, spec.rows, seed=seed, key=lambda row: row.id)
+    return [_with_weaker(row, seed) if spec.dropped_samples else Prompt(row) for row in rows]
+
+
+def sample_all(
+    prompts: Sequence[Prompt], spec: OnPolicyPairsSpec, ctx: Context, open_model: Callable[[], Generator]
+) -> Iterator[list[GradedAnswer]]:
+    """The samples of each prompt, in order; chunks that the ledger has are read, the others are drawn and written."""
+    ledger = ctx.work / "samples.jsonl"
+    finished = read_ledger(ledger)
+    generator: Generator | None = None
+    for number, start in enumerate(range(0, len(prompts), CHUNK)):
+        chunk = prompts[start : start + CHUNK]
+        if number == len(finished):
+            generator = generator or open_model()
+            finished.append(draw_chunk(chunk, number, spec=spec, seed=ctx.seed, generator=generator))
+            journal.append(ledger, {"chunk": number, "samples": [[asdict(s) for s in own] for own in finished[number]]})
+        drawn = [sample for own in finished[number] for sample in own]
+        ctx.track.log(
+            number,
+            samples=float(len(drawn)),
+            length=fmean([sample.num_tokens for sample in drawn] or [0]),
+            truncated=fmean([sample.stop == "length" for sample in drawn] or [0]),
+            **(speed_of(generator) if generator is not None else {}),
+        )
+        ctx.track.progress(start + len(chunk), len(prompts), "prompts sampled")
+        yield from finished[number]
+
+
+def draw_chunk(
+    chunk: Sequence[Prompt], number: int, *, spec: OnPolicyPairsSpec, seed: int, generator: Generator
+) -> list[list[GradedAnswer]]:
+    """Sample every prompt of a chunk, then the weaker forms; each call has a seed of its own."""
+
+    def sampling(origin: str, n: int) -> Sampling:
+        own = int.from_bytes(lot(seed, "on_policy_pairs", origin, str(number))[:6], "big")
+        return Sampling(max_new_tokens=spec.max_new_tokens, temperature=spec.temperature, n=n, seed=own)
+
+    if spec.num_generations:
+        full = generator.complete([prompt.row.prompt for prompt in chunk], sampling("full", spec.num_generations))
+        samples = [_samples(completions, "full") for completions in full]
+    else:
+        samples = [[GradedAnswer(prompt.row.answer, 0, "", "row", 0)] if prompt.row.answer else [] for prompt in chunk]
+    weaker = [(i, prompt.weaker) for i, prompt in enumerate(chunk) if prompt.weaker is not None]
+    if weaker:
+        dropped = generator.complete([turns for _, turns in weaker], sampling("dropped", spec.dropped_samples))
+        for (i, _), completions in zip(weaker, dropped, strict=True):
+            samples[i] += _samples(completions, "dropped")
+    return samples
+
+
+def grade(row: Row, samples: Sequence[GradedAnswer]) -> list[GradedAnswer]:
+    """Judge every sample by the row's own verifier and reference answer, also those that answer the weaker form."""
+    judge = verifier(row.verifier)
+    grades = [judge(sample.text, row.reference) for sample in samples]
+    return [
+        GradedAnswer(**{**asdict(sample), "score": grade.score, "outcome": grade.outcome})
+        for sample, grade in zip(samples, grades, strict=True)
+    ]
+
+
+def make_pairs(
+    prompt: Prompt,
+    samples: Sequence[GradedAnswer],
+    *,
+    spec: OnPolicyPairsSpec,
+    seed: int,
+    author: str,
+    sheet: PairCounts,
+) -> list[Pair]:
+    """Up to `max_pairs` pairs of one prompt; no sample and no text is used twice. Counts into `sheet`."""
+    row = prompt.row
+    full = [sample for sample in samples if sample.origin != "dropped"]
+    sheet.passes.setdefault(row.skill, []).extend(sample.score >= 1 for sample in full)
+    sheet.truncated[row.skill] += sum(sample.stop == "length" for sample in full)
+    chosen = _shuffled([sample for sample in samples if sample.passes], seed, row.id)
+    rejected = _shuffled([sample for sample in samples if sample.fails], seed, row.id)
+    rejected.sort(key=lambda sample: sample.origin != "dropped")
+    matches = list(zip(chosen, rejected, strict=False))[: spec.max_pairs]
+    if not matches:
+        sheet.no_pair[_why_not(full, chosen)] += 1
+    pairs = []
+    for number, (good, bad) in enumerate(matches):
+        rule = _rule(row, bad)
+        sheet.rules[rule] += 1
+        for side, sample in (("chosen", good), ("rejected", bad)):
+            sheet.lengths[side] += [sample.num_tokens] * (sample.origin != "row")
+        pairs.append(
+            Pair(
+                id=f"{row.id}/{number}",
+                chosen=(*row.prompt, Message("assistant", good.text)),
+                rejected=(*row.prompt, Message("assistant", bad.text)),
+                source=row.source,
+                skill=row.skill,
+                chosen_rating=good.score,
+                rejected_rating=bad.score,
+                chosen_model=row.source if good.origin == "row" else author,
+                rejected_model=author,
+                provenance=_provenance(rule, prompt, good, bad, seed=seed),
+            )
+        )
+    return pairs
+
+
+def summarise(sheet: PairCounts, *, num_prompts: int, num_pairs: int) -> dict[str, Any]:
+    """The numbers of `summary.json`; lengths are in tokens."""
+    skills = {
+        skill: {
+            "samples": len(passes),
+            "pass_rate": fmean(passes),
+            "truncated": sheet.truncated[skill] / len(passes),
+        }
+        for skill, passes in sorted(sheet.passes.items())
+        if passes
+    }
+    return {
+        "prompts": num_prompts,
+        "pairs": num_pairs,
+        "skills": skills,
+        "rules": dict(sorted(sheet.rules.items())),
+        "mean_length": {side: fmean(lengths) for side, lengths in sheet.lengths.items() if lengths},
+        "no_pair": dict(sorted(sheet.no_pair.items())),
+    }
+
+
+def read_ledger(path: Path) -> list[list[list[GradedAnswer]]]:
+    """The finished chunks, in order."""
+    lines = list(journal.read(path))
+    if [line["chunk"] for line in lines] != list(range(len(lines))):
+        raise RuntimeError(f"{path}: the chunks are not 0, 1, 2, ...; remove this draft folder and run again")
+    return [[[GradedAnswer(**sample) for sample in own] for own in line["samples"]] for line in lines]
+
+
+def _with_weaker(row: Row, seed: int) -> Prompt:
+    """The row with one constraint, chosen by lot, dropped; rows without constraints stay as they are."""
+    if row.verifier != CONSTRAINED:
+        return Prompt(row)
+    dropped = int.from_bytes(lot(seed, "drop", row.id)[:6], "big") % len(_constraints(row))
+    weaker = drop_one(row, dropped)
+    return Prompt(row) if weaker is None else Prompt(row, weaker.prompt, dropped)
+
+
+def _constraints(row: Row) -> list[dict[str, Any]]:
+    reference = json.loads(row.reference)
+    return reference if isinstance(reference, list) else [reference]
+
+
+def _samples(completions: Sequence[Completion], origin: str) -> list[GradedAnswer]:
+    return [GradedAnswer(c.text, c.num_tokens, c.stop, origin, index) for index, c in enumerate(completions)]
+
+
+def _shuffled(samples: Sequence[GradedAnswer], seed: int, row_id: str) -> list[GradedAnswer]:
+    """In an order drawn by lot; of equal texts the first."""
+    ranked = sorted(samples, key=lambda sample: lot(seed, "pair", row_id, sample.origin, str(sample.index)))
+    return list({sample.text: sample for sample in reversed(ranked)}.values())[::-1]
+
+
+def _rule(row: Row, rejected: GradedAnswer) -> str:
+    if rejected.origin == "dropped":
+        return "persona_if"
+    return "constraint_failed" if row.verifier == CONSTRAINED else "right_wrong"
+
+
+def _provenance(rule: str, prompt: Prompt, good: GradedAnswer, bad: GradedAnswer, *, seed: int) -> str:
+    """Where both sides come from, as JSON."""
+    facts: dict[str, Any] = {
+        "rule": rule,
+        "verifier": prompt.row.verifier,
+        "reference": prompt.row.reference,
+        "seed": seed,
+        "chosen": {"origin": good.origin, "sample": good.index, "stop": good.stop, "outcome": good.outcome},
+        "rejected": {"origin": bad.origin, "sample": bad.index, "stop": bad.stop, "outcome": bad.outcome},
+    }
+    if bad.origin == "dropped":
+        constraint = _constraints(prompt.row)[prompt.dropped]
+        facts["dropped"] = {"index": prompt.dropped, **{k: constraint.get(k, "") for k in ("func_name", "text")}}
+    return json.dumps(facts, ensure_ascii=False, sort_keys=True)
+
+
+def _why_not(full: Sequence[GradedAnswer], chosen: Sequence[GradedAnswer]) -> str:
+    if chosen:
+        return "nothing failed"
+    return "passed only when cut off or blank" if any(sample.score >= 1 for sample in full) else "nothing passed"
+
+
+def _tell(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))

@@ -1,0 +1,261 @@
+"""New prompts and answers from a model that is given a persona, checked before they are kept.
+
+Tülu 3 §3.1.2: one persona, one prompt. An author writes the question, a solver answers it several times, and a row is
+kept only if its answer stands a check: instructions pass `tulu_if@1`, mathematics and programs need a majority of the
+answers, programs by what they return in the sandbox. The same way go instructions that get a constraint
+(IF-augmented), those that had one all along (WildChat-IF), and requests that should not simply be fulfilled.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from random import Random
+
+from tercet.data.generators.constraints import KINDS as CONSTRAINTS
+from tercet.data.generators.constraints import VERIFIER as FOLLOWED
+from tercet.data.generators.constraints import Scene, draw_kinds, sentence_of
+from tercet.data.sources import lot
+from tercet.data.synthesis.personas_checks import (
+    Accepted,
+    AnswerPlan,
+    Case,
+    QuestionDraft,
+    accept_agreed,
+    accept_first,
+    accept_followed,
+    accept_program,
+    accept_response,
+    formula,
+    number,
+)
+from tercet.data.synthesis.personas_prompts import prompt_texts
+from tercet.rows import Completion, Generator, Message, Messages, Row, RowError, Sampling
+
+CHUNK = 256  # seeds in work at once
+
+
+@dataclass
+class SeedCounts:
+    """What became of the seeds: kept + dropped = read."""
+
+    read: int = 0
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class PersonaKind:
+    """One kind of rows. `read` finds the question in what the author wrote, "" where there is none: then `missing`.
+
+    `accept` gives the answer that is kept, or the reason why none is. With `probe` the author is asked for
+    calls that try a program out before anybody writes it.
+    """
+
+    skill: str
+    draft: Callable[[str, Random], QuestionDraft]
+    read: Callable[[str, QuestionDraft], str]
+    accept: Callable[[Case, Sequence[str]], Accepted | str]
+    probe: bool = False
+    missing: str = "the author wrote no question"
+    creative: bool = True  # whether the author draws words or takes the likeliest
+
+
+def synthesise(
+    kind: str,
+    seeds: Iterable[str],
+    generator: Generator,
+    seed: int,
+    *,
+    plan: AnswerPlan | None = None,
+    sheet: SeedCounts,
+) -> Iterator[Row]:
+    """Rows of one kind (see KINDS), at most one for each seed; seeds are personas or, for two kinds, instructions.
+
+    The rows follow from the arguments and from what the generator answers. `source` is the kind and its version,
+    `template` the wording or category. What was not kept is counted in `sheet`. Behind a ledger
+    (data/synthesis/request_log.py) a run that was killed asks for nothing that it has.
+    """
+    if kind not in KINDS:
+        raise RowError(f"unknown kind of synthesis {kind!r}; expected one of {', '.join(KINDS)}")
+    plan, texts = plan or AnswerPlan(), _distinct(seeds, sheet)
+    while chunk := list(islice(texts, CHUNK)):
+        for text, made in zip(chunk, _chunk(kind, chunk, generator, seed, plan), strict=True):
+            if isinstance(made, str):
+                sheet.dropped[made] += 1
+                continue
+            case, accepted = made
+            sheet.kept += 1
+            turns = [Message("user", case.question)]
+            turns += [Message("assistant", accepted.answer)] if accepted.answer else []
+            name = f"{kind}-{lot(seed, kind, text).hex()[:16]}"
+            source, skill, judge = f"{kind}@1", KINDS[kind].skill, accepted.verifier
+            yield Row(name, tuple(turns), source, skill, judge, accepted.reference, case.draft.template)
+
+
+def _distinct(seeds: Iterable[str], sheet: SeedCounts) -> Iterator[str]:
+    seen: set[bytes] = set()
+    for seed in seeds:
+        sheet.read += 1
+        text = seed.strip()
+        mark = lot(0, text)
+        if not text or mark in seen:
+            sheet.dropped["the same seed twice" if text else "an empty seed"] += 1
+            continue
+        seen.add(mark)
+        yield text
+
+
+def _chunk(
+    name: str, texts: Sequence[str], generator: Generator, seed: int, plan: AnswerPlan
+) -> list[tuple[Case, Accepted] | str]:
+    """For each seed a case with its accepted answer, or why there is none."""
+    kind = KINDS[name]
+
+    def sampling(part: str, temperature: float, n: int = 1) -> Sampling:
+        own = int.from_bytes(lot(seed, name, part)[:4], "big")
+        return Sampling(max_new_tokens=plan.max_new_tokens, temperature=temperature, n=n, seed=own, fit=True)
+
+    drafts = [kind.draft(text, Random(lot(seed, "draft", name, text))) for text in texts]
+    made: dict[int, tuple[Case, Accepted] | str] = {}
+    cases = {i: Case(draft, draft.question, plan) for i, draft in enumerate(drafts) if not draft.ask}
+    warmth = plan.author_temperature * kind.creative
+    asked = [i for i, draft in enumerate(drafts) if draft.ask]
+    written = generator.complete([_user(drafts[i].ask) for i in asked], sampling("author", warmth))
+    for i, (said,) in zip(asked, written, strict=True):
+        question = "" if _unusable(said) else kind.read(said.text, drafts[i])
+        made[i] = _unusable(said) or kind.missing
+        if question:
+            cases[i] = Case(drafts[i], question, plan)
+    if not plan.answers:
+        return [_bare(cases[i]) if i in cases else made[i] for i in range(len(texts))]
+    if kind.probe:
+        probes = [_user(prompt_texts().calls.format(question=case.question)) for case in cases.values()]
+        for (i, case), (said,) in zip(cases.items(), generator.complete(probes, sampling("probe", 0.0)), strict=True):
+            cases[i] = Case(case.draft, case.question, plan, said.text)
+    prompts = [_solver(case) for case in cases.values()]
+    solved = generator.complete(prompts, sampling("solver", plan.temperature, plan.answers))
+    for (i, case), answers in zip(cases.items(), solved, strict=True):
+        usable = [answer.text for answer in answers if not _unusable(answer)]
+        verdict = kind.accept(case, usable) if usable else _unusable(answers[0])
+        made[i] = verdict if isinstance(verdict, str) else (case, verdict)
+    return [made[i] for i in range(len(texts))]
+
+
+def _user(text: str) -> Messages:
+    return (Message("user", text),)
+
+
+def _solver(case: Case) -> Messages:
+    guide = (Message("system", case.draft.guide),) if case.draft.guide else ()
+    return (*guide, Message("user", case.question))
+
+
+def _unusable(said: Completion) -> str:
+    """Why an answer is of no use, whatever it says; "" when it may be."""
+    if said.stop == "error":
+        return "a request failed"
+    return "cut off by the token budget" if said.stop == "length" else "" if said.text.strip() else "an empty answer"
+
+
+def _bare(case: Case) -> tuple[Case, Accepted]:
+    return case, Accepted("", FOLLOWED if case.draft.reference else "", case.draft.reference)
+
+
+# ---- questions ----
+
+BOUND = {"choice", "repeat"}  # constraints that make sense for one topic, or for one request as it was put
+
+
+def _after(label: str) -> Callable[[str, QuestionDraft], str]:
+    """Reads what stands behind the label; the label is not part of the question."""
+    place = re.compile(rf"\**{label}\**:?\**\s*(.+)", re.IGNORECASE | re.DOTALL)
+    return lambda said, draft: match[1].strip() if (match := place.search(said)) else ""
+
+
+def _asking(name: str, guide: str) -> Callable[[str, Random], QuestionDraft]:
+    def draft(persona: str, rng: Random) -> QuestionDraft:
+        texts = prompt_texts()
+        return QuestionDraft(name, ask=texts.ask[name].format(persona=persona), guide=texts.guides[guide])
+
+    return draft
+
+
+def _constraints(rng: Random, text: str, most: int) -> list[dict[str, object]]:
+    """One to `most` constraints that do not clash, each with its sentence under "text"."""
+    scene = Scene("train", "", (text, prompt_texts().common), "")
+    first = rng.choice(sorted(set(CONSTRAINTS) - BOUND))
+    drawn = [(kind, CONSTRAINTS[kind].draw(rng, scene)) for kind in draw_kinds(rng, first) if kind not in BOUND]
+    drawn = [pair for pair in drawn if pair[0] == first] + [pair for pair in drawn if pair[0] != first]
+    return [
+        {"func_name": CONSTRAINTS[kind].func_name, **given, "text": sentence_of(rng, kind, given, "train")}
+        for kind, given in drawn[:most]
+    ]
+
+
+def _draft_instruction(persona: str, rng: Random) -> QuestionDraft:
+    wanted = _constraints(rng, persona, 3)
+    listed = "\n".join(f"- {one['text']}" for one in wanted)
+    texts = prompt_texts()
+    ask = texts.ask["persona_if"].format(persona=persona, constraints=listed, example=rng.choice(texts.examples))
+    return QuestionDraft("persona_if", ask=ask, reference=json.dumps(wanted), guide=texts.guides["follow"])
+
+
+def _read_instruction(said: str, draft: QuestionDraft) -> str:
+    """The instruction; a constraint that the author left out or changed is put behind it, one said twice is refused."""
+    text = _after("User instruction")(said, draft)
+    sentences = [one["text"] for one in json.loads(draft.reference)]
+    if not text or any(text.count(sentence) > 1 for sentence in sentences):
+        return ""
+    return " ".join([text, *(sentence for sentence in sentences if sentence not in text)])
+
+
+def _draft_augmented(instruction: str, rng: Random) -> QuestionDraft:
+    wanted = _constraints(rng, instruction, 1)
+    question = f"{instruction}{' ' if instruction[-1] in '.?!' else chr(10)}{wanted[0]['text']}"
+    return QuestionDraft(
+        "if_augmented", question=question, reference=json.dumps(wanted), guide=prompt_texts().guides["follow"]
+    )
+
+
+def _draft_wildchat(instruction: str, rng: Random) -> QuestionDraft:
+    ask = prompt_texts().ask["wildchat_if"].format(instruction=instruction)
+    return QuestionDraft("wildchat_if", ask=ask, question=instruction)
+
+
+def _read_wildchat(said: str, draft: QuestionDraft) -> str:
+    return draft.question if re.search(r"constrained\W+yes\b", said, re.IGNORECASE) else ""
+
+
+def _draft_request(persona: str, rng: Random) -> QuestionDraft:
+    texts = prompt_texts()
+    name = rng.choice(sorted(texts.categories))
+    category = texts.categories[name]
+    harmless = rng.random() < 0.3
+    wording = texts.ask["harmless" if harmless else "noncompliance"].format(persona=persona, what=category.what)
+    guide = texts.guides["helpful"] if harmless else category.how
+    return QuestionDraft(f"{name}{'/harmless' * harmless}", ask=wording, guide=guide)
+
+
+KINDS: dict[str, PersonaKind] = {
+    "persona_if": PersonaKind("constraints", _draft_instruction, _read_instruction, accept_followed),
+    "persona_math": PersonaKind(
+        "math", _asking("persona_math", "steps"), _after("Math problem"), accept_agreed("math_flex@1", formula)
+    ),
+    "persona_gsm": PersonaKind(
+        "math", _asking("persona_gsm", "steps"), _after("Math problem"), accept_agreed("gsm8k@1", number)
+    ),
+    "persona_algebra": PersonaKind(
+        "math", _asking("persona_algebra", "steps"), _after("Math problem"), accept_agreed("math_flex@1", formula)
+    ),
+    "persona_python": PersonaKind("code", _asking("persona_python", "code"), _after("Question"), accept_program, True),
+    "if_augmented": PersonaKind("constraints", _draft_augmented, lambda said, draft: "", accept_followed),
+    "wildchat_if": PersonaKind(
+        "constraints", _draft_wildchat, _read_wildchat, accept_first, False, "the message sets no requirement", False
+    ),
+    "noncompliance": PersonaKind("noncompliance", _draft_request, _after("Request"), accept_response),
+}

@@ -1,0 +1,385 @@
+"""A model judges answers aspect by aspect, and its ratings become preference pairs (Tülu 3 §5.2).
+
+All answers to a prompt are rated together, once for each of four aspects, from 1 to 5 with a rationale. The best mean
+is chosen, any answer with a lower one may be rejected. A rating that does not apply, or cannot be read, is said to be
+so and stays out of the mean. With `paper=True` ratings are read and paired as in the published run: an unreadable
+block counts 1, N/A counts −1, only the first four ratings of an aspect are used, missing ones are skipped in the mean,
+the answers are numbered from 2 under instruction following, and a rejected answer may be as good as the chosen one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations, islice
+from statistics import fmean
+from typing import Any
+
+from tercet.data.sources import lot
+from tercet.rows import Generator, Message, Messages, Pair, Row, RowError, Sampling
+from tercet.verify.llm_judges import LLMJudge, ask
+
+CHUNK = 256  # prompts judged at once
+PAPER_RATINGS = 4
+Texts = tuple[str, list[str]]  # a question and the answers to it
+
+
+@dataclass(frozen=True)
+class CandidateAnswer:
+    """One answer to a prompt, and the model that wrote it."""
+
+    model: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Rating:
+    """One verdict: `value` from 1 to 5, or None with the outcome "not applicable" or "unread"."""
+
+    value: float | None
+    rationale: str = ""
+    outcome: str = "rated"
+
+
+@dataclass(frozen=True)
+class RatingPlan:
+    """How it is judged. `ties`: what becomes of a prompt whose answers are all equally good, "drop" or "keep".
+
+    `judge` is the judge's name in the provenance; `paper` reads and pairs as the published run did.
+    """
+
+    judge: str = ""
+    paper: bool = False
+    ties: str = "drop"
+    max_new_tokens: int = 1024
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.ties not in ("drop", "keep"):
+            raise RowError(f"ties expects 'drop' or 'keep', got {self.ties!r}")
+
+
+@dataclass(frozen=True)
+class Rated:
+    """A prompt with its answers, the ratings of each aspect and the mean of each answer."""
+
+    row: Row
+    answers: Sequence[CandidateAnswer]
+    ratings: dict[str, list[Rating]]
+    means: list[float | None]
+
+
+@dataclass
+class RatingCounts:
+    """What the statistics count: kept + dropped = read."""
+
+    read: int = 0
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)  # of single ratings
+    shown: Counter[str] = field(default_factory=Counter)  # model -> prompts of which a pair was made
+    won: Counter[str] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
+    words: dict[str, list[int]] = field(default_factory=lambda: {"chosen": [], "rejected": []})
+    agreed: dict[str, list[float]] = field(default_factory=dict)  # aspect -> does it order two answers as the mean does
+
+
+def judge(
+    prompts: Iterable[tuple[Row, Sequence[CandidateAnswer]]],
+    generator: Generator,
+    seed: int,
+    *,
+    plan: RatingPlan,
+    sheet: RatingCounts,
+) -> Iterator[Pair]:
+    """Pairs from prompts with two or more answers each; who is rejected depends on the seed and the row's id alone.
+
+    The provenance of a pair is JSON: judge, mode, seed, and of every answer its model, mean, ratings and outcomes.
+    """
+    waiting = iter(prompts)
+    while chunk := list(islice(waiting, CHUNK)):
+        ready = []
+        for row, answers in chunk:
+            sheet.read += 1
+            if reason := _not_ready(answers):
+                sheet.dropped[reason] += 1
+            else:
+                ready.append((row, answers))
+        for (row, answers), ratings in zip(ready, _ask(ready, generator, seed, plan), strict=True):
+            sheet.outcomes.update(rating.outcome for own in ratings.values() for rating in own)
+            rated = Rated(row, answers, ratings, mean_ratings(ratings, len(answers), paper=plan.paper))
+            pair = binarise(rated.means, seed, row.id, ties=plan.ties, paper=plan.paper)
+            if isinstance(pair, str):
+                sheet.dropped[pair] += 1
+                continue
+            _count(sheet, rated, pair)
+            yield _pair(rated, pair, plan, seed)
+
+
+def draw_answers(
+    answers: Sequence[CandidateAnswer], seed: int, row_id: str, *, number: int = 4, own: str = ""
+) -> list[CandidateAnswer]:
+    """The answers that are judged: `number` drawn at random, or one of the model `own` and one other, in random order.
+
+    A function of seed, row and models: the order in which the pool answered does not matter.
+    """
+    ranked = sorted(answers, key=lambda answer: lot(seed, "pool", row_id, answer.model))
+    if not own:
+        return ranked[:number]
+    mine = [answer for answer in ranked if answer.model == own][:1]
+    others = [answer for answer in ranked if answer.model != own][:1]
+    return [*mine, *others] if lot(seed, "coin", row_id)[0] % 2 else [*others, *mine]
+
+
+def prompt_for(aspect: str, question: str, answers: Sequence[str], *, paper: bool = False) -> Messages:
+    """What the judge is asked about one aspect of all answers."""
+    first = _first_number(aspect, paper)
+    what, kinds = ASPECTS[aspect]
+    absent = " or N/A" * ("N/A" in what)
+    texts = [f"### Text {number}\n{text}" for number, text in enumerate(answers, first)]
+    forms = [
+        FORM.format(number=number, kinds=KINDS_LINE * bool(kinds), absent=absent)
+        for number in range(first, first + len(answers))
+    ]
+    parts = [what, *([f"Kinds: {kinds}"] if kinds else []), f"## Instruction\n{question}", "## Texts", *texts]
+    return (Message("system", SYSTEM), Message("user", "\n\n".join([*parts, f"## Your reply\n{REPLY}", *forms])))
+
+
+def read_ratings(aspect: str, reply: str, number: int, *, paper: bool = False) -> list[Rating]:
+    """The ratings in a judge's reply, one for each text in their order; paper mode may give more or fewer."""
+    heads = list(HEAD.finditer(reply))
+    ends = [head.start() for head in heads[1:]] + [len(reply)]
+    blocks = [(int(head[1]), reply[head.end() : end]) for head, end in zip(heads, ends, strict=False)]
+    if paper:
+        return [_paper_rating(block) for _, block in blocks]
+    found: dict[int, str] = {}
+    for place, block in blocks:
+        found.setdefault(place, block)  # what is said of a text again, after all texts, is not asked for
+    return [_rating(found.get(place)) for place in range(1, number + 1)]
+
+
+def mean_ratings(ratings: dict[str, list[Rating]], number: int, *, paper: bool = False) -> list[float | None]:
+    """The mean of each answer over its aspects; None where an aspect could not be read, or none applies."""
+    means: list[float | None] = []
+    for place in range(number):
+        own = [given[place] for given in ratings.values() if place < len(given[: PAPER_RATINGS if paper else None])]
+        values = [rating.value for rating in own if rating.value is not None]
+        unread = any(rating.outcome == "unread" for rating in own) and not paper
+        means.append(None if unread or not values else fmean(values))
+    return means
+
+
+def binarise(
+    means: Sequence[float | None], seed: int, row_id: str, *, ties: str = "drop", paper: bool = False
+) -> tuple[int, int] | str:
+    """Places of the chosen and the rejected answer, or why there is no pair.
+
+    Chosen has the best mean (of equal ones the first in paper mode, else one drawn), rejected is drawn from those
+    with a lower mean; from all others in paper mode, or where all are equal and ties are kept.
+    """
+    rated = [(place, mean) for place, mean in enumerate(means) if mean is not None]
+    if len(rated) < len(means) and not paper:
+        return "a rating could not be read"
+    if len(rated) < 2:
+        return "fewer than two ratings"
+    top = max(mean for _, mean in rated)
+    best = [place for place, mean in rated if mean == top]
+    chosen = best[0] if paper else _draw(best, seed, "chosen", row_id)
+    others = [place for place, _ in rated if place != chosen]
+    lower = others if paper else [place for place, mean in rated if mean < top]
+    if not lower and ties == "drop":
+        return "all answers are as good"
+    return chosen, _draw(lower or others, seed, "rejected", row_id)
+
+
+def statistics(sheet: RatingCounts) -> dict[str, Any]:
+    """Win rates by model (of the prompts its answer was judged in), words on both sides, and agreement of aspects."""
+    return {
+        "read": sheet.read,
+        "pairs": sheet.kept,
+        "dropped": dict(sorted(sheet.dropped.items())),
+        "ratings": dict(sorted(sheet.outcomes.items())),
+        "models": {
+            model: {"rated_pairs": shown, "chosen": sheet.won[model] / shown, "rejected": sheet.lost[model] / shown}
+            for model, shown in sorted(sheet.shown.items())
+        },
+        "mean_words": {side: fmean(counts) if counts else 0.0 for side, counts in sheet.words.items()},
+        "aspect_agreement": {aspect: fmean(seen) for aspect, seen in sorted(sheet.agreed.items()) if seen},
+    }
+
+
+def agreement(one: Iterable[Pair], other: Iterable[Pair]) -> dict[str, float]:
+    """How often two judges choose alike: among prompts both made a pair of, and among those with the same two texts."""
+    known = {pair.id: pair for pair in one}
+    both = [(_sides(known[pair.id]), _sides(pair)) for pair in other if pair.id in known]
+    same = [mine[0] == theirs[0] for mine, theirs in both]
+    equal = [mine == theirs for mine, theirs in both if set(mine) == set(theirs)]
+    return {
+        "prompts": len(both),
+        "same_chosen": fmean(same) if same else math.nan,
+        "same_texts": len(equal),
+        "same_order": fmean(equal) if equal else math.nan,
+    }
+
+
+def _sides(pair: Pair) -> tuple[str, str]:
+    return pair.chosen[-1].content, pair.rejected[-1].content
+
+
+def _not_ready(answers: Sequence[CandidateAnswer]) -> str:
+    if any(not answer.text.strip() for answer in answers):
+        return "an empty answer"
+    return "fewer than two different answers" if len({answer.text for answer in answers}) < 2 else ""
+
+
+def _ask(
+    ready: Sequence[tuple[Row, Sequence[CandidateAnswer]]], generator: Generator, seed: int, plan: RatingPlan
+) -> list[dict[str, list[Rating]]]:
+    """The ratings of each prompt by aspect; a request that failed leaves all texts unread."""
+    how = Sampling(max_new_tokens=plan.max_new_tokens, temperature=plan.temperature, seed=seed, fit=True)
+    judges = [_rater(aspect, how, paper=plan.paper) for aspect in ASPECTS]
+    cases = [(_question(row), [answer.text for answer in answers]) for row, answers in ready]
+    ratings = iter(ask([(judge, case) for case in cases for judge in judges], generator))
+    return [{aspect: next(ratings) for aspect in ASPECTS} for _ in cases]
+
+
+def _rater(aspect: str, how: Sampling, *, paper: bool) -> LLMJudge[Texts, list[Rating]]:
+    """The judge of one aspect, which sees the question and all its answers at once."""
+    return LLMJudge(
+        aspect,
+        messages=lambda case: prompt_for(aspect, *case, paper=paper),
+        read=lambda reply, case: read_ratings(aspect, reply, len(case[1]), paper=paper),
+        failed=lambda error, case: [Rating(None, error, "unread")] * len(case[1]),
+        sampling=how,
+    )
+
+
+def _question(row: Row) -> str:
+    """The instruction, or the whole conversation with its speakers."""
+    if len(row.prompt) == 1:
+        return row.prompt[0].content
+    return "\n\n".join(f"{turn.role.capitalize()}: {turn.content}" for turn in row.prompt)
+
+
+def _first_number(aspect: str, paper: bool) -> int:
+    return 2 if paper and aspect == "instruction_following" else 1
+
+
+def _rating(block: str | None) -> Rating:
+    if block is None:
+        return Rating(None, "", "unread")
+    rationale = said[1].strip() if (said := RATIONALE.search(block)) else ""
+    match = RATING.search(block)
+    if match is None:
+        return Rating(None, rationale, "unread")
+    if match[1][0] in "nN":
+        return Rating(None, rationale, "not applicable")
+    return Rating(float(match[1]), rationale)
+
+
+def _paper_rating(block: str) -> Rating:
+    rating = _rating(block)
+    value = {"rated": rating.value, "not applicable": -1.0, "unread": 1.0}[rating.outcome]
+    return Rating(value, rating.rationale, rating.outcome)
+
+
+def _draw(places: Sequence[int], seed: int, what: str, row_id: str) -> int:
+    return min(places, key=lambda place: lot(seed, what, row_id, str(place)))
+
+
+def _count(sheet: RatingCounts, rated: Rated, pair: tuple[int, int]) -> None:
+    answers, means = rated.answers, rated.means
+    sheet.kept += 1
+    sheet.shown.update({answer.model for answer in answers})
+    for place, side, tally in zip(pair, ("chosen", "rejected"), (sheet.won, sheet.lost), strict=True):
+        tally[answers[place].model] += 1
+        sheet.words[side].append(len(answers[place].text.split()))
+    for aspect, given in rated.ratings.items():
+        for one, other in combinations(range(min(len(answers), len(given))), 2):
+            ahead = [_ahead(given[one].value, given[other].value), _ahead(means[one], means[other])]
+            if None not in ahead and ahead[1]:
+                sheet.agreed.setdefault(aspect, []).append(0.5 if not ahead[0] else float(ahead[0] == ahead[1]))
+
+
+def _ahead(one: float | None, other: float | None) -> int | None:
+    """1, 0 or −1 as the first is higher, equal or lower; None where one is missing."""
+    return None if one is None or other is None else (one > other) - (one < other)
+
+
+def _pair(rated: Rated, pair: tuple[int, int], plan: RatingPlan, seed: int) -> Pair:
+    row, (good, bad) = rated.row, pair
+    facts = {
+        "rule": "rated_pairs",
+        "judge": plan.judge,
+        "paper": plan.paper,
+        "seed": seed,
+        "places": list(pair),
+        "answers": [
+            {
+                "model": answer.model,
+                "mean": mean,
+                "ratings": {a: given[i].value if i < len(given) else None for a, given in rated.ratings.items()},
+                "outcomes": {a: given[i].outcome for a, given in rated.ratings.items() if i < len(given)},
+            }
+            for i, (answer, mean) in enumerate(zip(rated.answers, rated.means, strict=True))
+        ],
+    }
+    return Pair(
+        id=row.id,
+        chosen=(*row.prompt, Message("assistant", rated.answers[good].text)),
+        rejected=(*row.prompt, Message("assistant", rated.answers[bad].text)),
+        source=row.source,
+        skill=row.skill,
+        chosen_rating=rated.means[good] or 0.0,
+        rejected_rating=rated.means[bad] or 0.0,
+        chosen_model=rated.answers[good].model,
+        rejected_model=rated.answers[bad].model,
+        provenance=json.dumps(facts, sort_keys=True),
+    )
+
+
+# ---- what the judge is told and how it replies ----
+
+SYSTEM = (
+    "You rate texts that answer an instruction. Rate each text for itself, by the scale alone: neither the other texts "
+    "nor the order in which they stand may matter."
+)
+REPLY = "For every text, in the order given, write exactly these lines:"
+FORM = "### Text {number}\n{kinds}Rating: <1 to 5{absent}>\nRationale: <one or two sentences>"
+KINDS_LINE = "Kind: <the numbers of the kinds that apply, or None>\n"
+HEAD = re.compile(r"^[#*\s]*text\s+(\d+)[^\w\n]*$", re.IGNORECASE | re.MULTILINE)
+RATING = re.compile(r"\brating[^\w-]*?(5(?:\.0+)?(?![\d.]*\d)|[1-4](?:\.\d+)?(?!\d)|N/?A\b)", re.IGNORECASE)
+RATIONALE = re.compile(r"\brationale\W*(.+)", re.IGNORECASE | re.DOTALL)
+
+# Aspect -> what is rated, and the kinds that a rating names. After the aspects of UltraFeedback (Cui et al. 2023).
+ASPECTS = {
+    "helpfulness": (
+        "Rate how much each text helps the person who wrote the instruction: is it correct, to the point, and complete "
+        "without padding?\n1 wrong or useless; 2 partly right, important things wrong or missing; 3 right in the main, "
+        "with gaps; 4 right and useful; 5 right, complete and clear in every part.",
+        "1 clear and relevant; 2 useful and rich in information; 3 neither too long nor repetitive",
+    ),
+    "instruction_following": (
+        "Rate how well each text does what the instruction says: its aim, and every requirement of form, length, style "
+        "or content.\n1 does something else; 2 misses most requirements; 3 meets about half; 4 meets nearly all; "
+        "5 meets all.",
+        "",
+    ),
+    "honesty": (
+        "Rate how honest each text is about what its writer can know: sure where it is right, doubtful where it may be "
+        "wrong, open about what it does not know.\n1 sure and wrong; 2 much surer than it should be; 3 unevenly sure; "
+        "4 mostly as sure as it should be; 5 exactly as sure as it should be. Where nothing can be known or wrong, as "
+        "in invented stories, write N/A.",
+        "",
+    ),
+    "truthfulness": (
+        "Rate how free each text is of made-up or false statements, by the instruction and by what is known of the "
+        "world.\n1 false throughout; 2 mostly false; 3 partly false; 4 small slips; 5 nothing false.",
+        "1 against the facts of the world; 2 against the instruction or its material; 3 against itself or against "
+        "logic",
+    ),
+}

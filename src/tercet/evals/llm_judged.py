@@ -1,0 +1,122 @@
+"""The second half of an evaluation that LLM judges grade: put every answer to its judge.
+
+Judgements are kept in a segment of their own, so that a killed evaluation is neither answered nor judged twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from tercet.evals.results import USAGE, ResultLog, accounted, summed, with_grade
+from tercet.evals.task import Item, TaskError
+from tercet.recipe import EvalSpec
+from tercet.records import Result, TaskCard
+from tercet.store import endpoint
+from tercet.verify import Grade, llm_judge, verifier
+from tercet.verify.llm_judges import Case, LLMJudge, ask, swapped
+
+if TYPE_CHECKING:
+    from tercet.store import Artifact, Context
+
+GROUP = 128  # answers judged at once
+Judged = tuple[Item, Result]
+Asked = tuple[LLMJudge[Case, Grade], Case]
+
+
+def check(spec: EvalSpec, cards: Sequence[TaskCard]) -> None:
+    """Refuse, before anything is asked, an evaluation whose judge is unknown or missing."""
+    judged = [card for card in cards if card.judge]
+    encoding = [card.judge for card in judged if verifier(card.judge).embeds]
+    if judged and not spec.judge:
+        names = ", ".join(f"{card.name} ({card.judge})" for card in judged)
+        raise TaskError(
+            f"{names}: a model judges these tasks; name one with `judge = ...` (a stage of kind `model`, or an "
+            "endpoint), on the command line --judge"
+        )
+    if encoding and not spec.embedder:
+        raise TaskError(
+            f"{encoding[0]} compares embeddings in some categories; name an encoder with `embedder = ...` (a stage of "
+            "kind `model` with encoder = true), on the command line --embedder"
+        )
+
+
+def run(
+    spec: EvalSpec,
+    cards: Sequence[TaskCard],
+    benchmark: Sequence[Item],
+    results: Sequence[Result],
+    inputs: dict[str, Artifact],
+    ctx: Context,
+) -> list[Result]:
+    """The results with every answer of a model-judged task graded; the others as they are."""
+    by_name = {card.name: card for card in cards}
+    with ResultLog(ctx.work / "judged.jsonl") as segment:
+        waiting = [pair for pair in zip(benchmark, results, strict=True) if pair[0].judge]
+        groups = [waiting[start : start + GROUP] for start in range(0, len(waiting), GROUP)]
+        left = [part for group in groups if (part := _unjudged(group, segment, spec, inputs))]
+        if left:
+            model = ctx.open_model(inputs[spec.judge].payload, spec.precision, spec.engine)
+            with accounted(model, ctx.work / USAGE, "judge_"):
+                asking = partial(ask, model=model, embedder=_encoder(spec, inputs))
+                _judge(asking, left, segment, by_name, ctx)
+        return [segment.results.get((item.task, item.item), r) for item, r in zip(benchmark, results, strict=True)]
+
+
+def _judge(
+    asking: Callable[[list[Asked]], list[Grade]],
+    groups: list[list[Judged]],
+    segment: ResultLog,
+    cards: Mapping[str, TaskCard],
+    ctx: Context,
+) -> None:
+    """Put every answer to its judge, and keep each group's verdicts as they come."""
+    done, total = 0, sum(map(len, groups))
+    for part in groups:
+        grades = iter(asking([one for item, result in part for one in _asked(item, result, ctx.seed).values()]))
+        for item, result in part:
+            own = {sample: next(grades) for sample in _asked(item, result, ctx.seed)}
+            segment.append(_with_grades(result, own, cards[item.task]))
+        segment.sync()
+        done += len(part)
+        ctx.track.progress(done, total, note="judging")
+
+
+def _unjudged(group: Sequence[Judged], segment: ResultLog, spec: EvalSpec, inputs: dict[str, Artifact]) -> list[Judged]:
+    """What is left to judge of a group: a word of a server stands alone, the others depend on the batch they were in
+    (in the last digit), so that a group that was cut short is judged again."""
+    group = [(item, result) for item, result in group if result.outcome != "error"]
+    missing = [(item, result) for item, result in group if not segment.has(item.task, item.item)]
+    if not missing:
+        return []
+    server = endpoint(inputs[spec.judge].payload) is not None
+    return [
+        pair for pair in group if pair in missing or not server or llm_judge(pair[0].judge, pair[0].reference).embeds
+    ]
+
+
+def _asked(item: Item, result: Result, seed: int) -> dict[int, Asked]:
+    """The samples there are to judge, by number; one that could not be had stays an error."""
+    judge = llm_judge(item.judge, item.reference)
+    return {
+        k: (judge, Case(item.question, sample.output, item.reference, swapped(f"{item.item}/{k}", seed)))
+        for k, sample in enumerate(result.tries)
+        if sample.stop != "error"
+    }
+
+
+def _encoder(spec: EvalSpec, inputs: dict[str, Artifact]) -> Any:
+    if not spec.embedder:
+        return None
+    from tercet.models.embed import Embedder
+
+    return Embedder.open(inputs[spec.embedder].payload)
+
+
+def _with_grades(result: Result, grades: Mapping[int, Grade], card: TaskCard) -> Result:
+    samples = list(result.tries)
+    for number, grade in grades.items():
+        cut = samples[number].stop == "length" and grade.outcome == "graded"
+        samples[number] = with_grade(samples[number], grade, cut=cut)
+    return summed(result, samples, card)

@@ -1,0 +1,1 @@
+"""Both ways between us and lm-evaluation-harness."""

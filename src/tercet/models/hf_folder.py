@@ -1,0 +1,247 @@
+"""A model as a plain Hugging Face folder: read it, write it the same way every time, name its bytes.
+
+Every stage that makes a model leaves `config.json`, `model.safetensors` (fp32, one file), `generation_config.json` and
+the tokenizer's files. Same weights, same bytes; nothing in a folder says where or when it was written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging
+
+from tercet.journal import replace, replacing, write_json
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+"""What `copy_tokenizer` takes along; the generation config belongs here because it says where a turn ends."""
+
+
+class BaseError(ValueError):
+    """A base model or a model folder is not what was expected; the message says what is missing and what to do."""
+
+
+def load_model(folder: Path, dtype: torch.dtype, *, attention: str | None = None) -> PreTrainedModel:
+    """The causal language model of a folder in `dtype`, every weight read from the file; `attention` names a kernel."""
+    check_folder(folder)
+    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "output_loading_info": True}
+    if attention:
+        options["attn_implementation"] = attention
+    reader: Any = AutoModelForCausalLM
+    try:
+        with quiet():
+            model, report = reader.from_pretrained(str(folder), **options)
+    except Exception as error:  # safetensors, transformers and torch each raise their own kinds for a damaged file
+        raise BaseError(f"{folder}: the weights cannot be read ({_one_line(error)}); make the folder again") from error
+    if report["missing_keys"]:
+        lost = sorted(report["missing_keys"])
+        raise BaseError(
+            f"{folder}: the weights lack {len(lost)} tensors of {type(model).__name__}, e.g. {', '.join(lost[:3])}; "
+            "config.json and the weights must belong to the same model"
+        )
+    return model
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The fast tokenizer of a folder, chat template included."""
+    if not (folder / "tokenizer.json").is_file():
+        raise BaseError(
+            f"{folder}: expected a tokenizer (tokenizer.json), found {_listing(folder)}; copy the tokenizer files of "
+            "the model it was trained from next to its weights"
+        )
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # the Rust tokenizer raises bare exceptions
+        raise BaseError(f"{folder}: the tokenizer cannot be read ({_one_line(error)}); copy it again") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise BaseError(f"{folder}: expected a fast tokenizer, got {type(tokenizer).__name__}; convert it first")
+    return tokenizer
+
+
+def load_config(folder: Path) -> PretrainedConfig:
+    """The model's configuration."""
+    check_folder(folder)
+    return transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that lacks the configuration or safetensors weights."""
+    if not folder.is_dir():
+        raise BaseError(f"{folder}: no such model folder; check the path in the recipe")
+    if not (folder / "config.json").is_file():
+        raise BaseError(f"{folder}: expected a model folder with config.json, found {_listing(folder)}")
+    weight_files(folder)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a folder, one or the shards its index names, in order."""
+    index = folder / "model.safetensors.index.json"
+    single = folder / "model.safetensors"
+    if single.is_file() or not index.is_file():
+        names = [single.name]
+    else:
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise BaseError(
+            f"{folder}: expected weights in {missing[0]}, found {_listing(folder)}; Tercet reads safetensors only, so "
+            "convert other formats first (`save_pretrained` of transformers writes it)"
+        )
+    return [folder / name for name in names]
+
+
+def save_model(
+    folder: Path,
+    config: PretrainedConfig,
+    state: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]],
+    *,
+    source: Path,
+) -> None:
+    """Write weights (any dtype, any order; stored as fp32) with the tokenizer of `source` as a plain folder.
+
+    `state` may be an iterator, so that sharded weights need never be whole in memory. Tied copies are left out.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(folder, config)
+    copy_tokenizer(source, folder)
+    items = state.items() if isinstance(state, Mapping) else state
+    write_weights(folder / "model.safetensors", parameter_shapes(config), items)
+
+
+def save_config(folder: Path, config: PretrainedConfig) -> None:
+    """Write config.json for fp32 weights, without any trace of where the model came from."""
+    values = json.loads(config.to_json_string(use_diff=True))
+    for key in ("_name_or_path", "torch_dtype", "quantization_config"):
+        values.pop(key, None)
+    values["dtype"] = "float32"
+    write_json(folder / "config.json", values, sort_keys=True)
+
+
+def parameter_shapes(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors a folder stores for `config`; a tied tensor counts once."""
+    names = config.architectures or []
+    kind = getattr(transformers, names[0], None) if names else None
+    if kind is None:
+        raise BaseError(f"config.json: expected 'architectures' to name a class of transformers, got {names}")
+    with torch.device("meta"), quiet():
+        model = kind(config)
+    parameters = dict(model.named_parameters())  # each tied tensor under its first name only
+    stored = set(model.state_dict())
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in stored}
+    return {name: tuple(tensor.shape) for name, tensor in (parameters | buffers).items()}
+
+
+def write_weights(path: Path, shapes: Shapes, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Stream tensors into one fp32 safetensors file, laid out by name whatever order they come in."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in sorted(shapes):
+        begin, end = end, end + 4 * int(torch.Size(shapes[name]).numel())
+        header[name] = {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    missing = set(shapes)
+    with replacing(path) as fresh, open(fresh, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+        for name, tensor in tensors:
+            if name not in shapes:
+                continue  # the second name of a tied tensor
+            if tuple(tensor.shape) != tuple(shapes[name]):
+                raise BaseError(f"{path}: {name} has shape {tuple(tensor.shape)}, config.json wants {shapes[name]}")
+            file.seek(8 + len(text) + header[name]["data_offsets"][0])
+            plain = tensor.detach().to(device="cpu", dtype=torch.float32).contiguous().reshape(-1)
+            file.write(plain.view(torch.uint8).numpy().data)
+            missing.discard(name)
+        if missing:
+            raise BaseError(f"{path}: {len(missing)} tensors were not given, e.g. {', '.join(sorted(missing)[:3])}")
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy tokenizer and generation config byte for byte."""
+    if not (source / "tokenizer.json").is_file():
+        raise BaseError(f"{source}: expected a tokenizer (tokenizer.json), found {_listing(source)}")
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            replace(target / name, (source / name).read_bytes())
+
+
+def model_digest(folder: Path) -> str:
+    """SHA-256 over the weights file (over all shards in order, when there are several)."""
+    return _digest(weight_files(folder))
+
+
+def tokenizer_digest(folder: Path) -> str:
+    """SHA-256 over the tokenizer's files and their names: equal digests give equal token ids and masks."""
+    names = [name for name in TOKENIZER_FILES if name != "generation_config.json"]
+    return _digest([folder / name for name in names if (folder / name).is_file()], named=True)
+
+
+def place(source: Path, target: Path, *, link: bool) -> None:
+    """Put a file at `target`: hard link where wanted and possible (same file system), else a copy."""
+    target.unlink(missing_ok=True)
+    if link:
+        try:
+            os.link(source.resolve(), target)
+            return
+        except OSError:
+            pass  # another file system, or one without links: copy instead
+    shutil.copyfile(source, target)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars and no warnings of transformers inside; the settings come back afterwards."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _digest(files: list[Path], *, named: bool = False) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        if named:
+            digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _listing(folder: Path) -> str:
+    if not folder.is_dir():
+        return "no such folder"
+    names = sorted(entry.name for entry in folder.iterdir())
+    return ", ".join(names[:8]) + (" …" if len(names) > 8 else "") if names else "an empty folder"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,0 +1,1 @@
+"""OpenAI-compatible HTTP, both ends: a client for servers, and a server for our models."""

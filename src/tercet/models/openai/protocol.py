@@ -1,0 +1,285 @@
+"""What a request to an OpenAI-compatible server may say, and what its reply looks like: the other side of `wire.py`.
+
+What the protocol knows and this server does not do is refused, never ignored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from tercet.models.chat import Chat, ChatError
+from tercet.models.generate import LocalGenerator
+from tercet.models.openai.batcher import GenerationJob, GenerationResult, Looked
+from tercet.rows import PLAIN, Completion, Message, Sampling
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+REASONS = {"eos": "stop", "stop": "stop", "length": "length"}
+DEFAULT_TOKENS = 512  # longest answer to a chat that does not say
+TEXT_TOKENS = 16  # the same for a text, as the protocol has it
+LEAST_LOGP = -9999.0  # JSON knows no infinity
+KINDS = {401: "authentication_error", 404: "not_found_error"}
+ADVICE = {
+    "extra_forbidden": "this server does not know the field",
+    "missing": "the field is missing",
+    "model_type": "expected an object",
+}
+
+
+class Problem(ValueError):  # noqa: N818 - a reply, not a failure of the program
+    """A request that gets an error for an answer: HTTP status, message, the protocol's code, the field at fault."""
+
+    def __init__(self, status: int, message: str, code: str = "", param: str = "") -> None:
+        super().__init__(message)
+        self.status, self.code, self.param = status, code, param
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The protocol's error object."""
+        kind = KINDS.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        about = {"message": str(self), "type": kind, "param": self.param or None, "code": self.code or None}
+        return {"error": about}
+
+
+class TextPart(BaseModel):
+    """A piece of a message that comes in pieces; only text can be read."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    type: Literal["text"]
+    text: str
+
+
+class Turn(BaseModel):
+    """One message."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    role: Literal["system", "user", "assistant"]
+    content: str | list[TextPart]
+
+    @property
+    def message(self) -> Message:
+        """The turn as the package knows it."""
+        pieces = self.content if isinstance(self.content, list) else []
+        return Message(self.role, self.content if isinstance(self.content, str) else "".join(p.text for p in pieces))
+
+
+class CompletionRequest(BaseModel):
+    """What both kinds of requests may say. A field that is null counts as not said."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    model: str
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=-1)
+    n: int = Field(1, ge=1, le=128)
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stream: Literal[False] = False
+    frequency_penalty: float = Field(0.0, ge=0, le=0)
+    presence_penalty: float = Field(0.0, ge=0, le=0)
+    user: str = ""
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+    @field_validator("stop")
+    @classmethod
+    def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in value:
+            raise ValueError("a stop string is empty")
+        return value
+
+
+class ChatRequest(CompletionRequest):
+    """The body of a request that continues a conversation."""
+
+    messages: list[Turn] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=0, le=20)
+    continue_final_message: bool = False
+    add_generation_prompt: bool = True
+
+    def token_ids(self, chat: Chat) -> list[int]:
+        """The prompt; a last assistant turn is continued only where the request says so."""
+        turns = tuple(turn.message for turn in self.messages)
+        last = turns[-1].role == "assistant"
+        if self.continue_final_message == self.add_generation_prompt:
+            said = "give continue_final_message = true with add_generation_prompt = false, or neither"
+            raise Problem(400, said, param="continue_final_message")
+        if self.continue_final_message and not last:
+            raise Problem(400, "continue_final_message needs a last message of the assistant", param="messages")
+        closed = last and not self.continue_final_message
+        return chat.render(turns, generation_prompt=True) if closed else chat.prompt_ids(turns)
+
+    @property
+    def most(self) -> int:
+        """The longest answer in tokens."""
+        return self.max_completion_tokens or self.max_tokens or DEFAULT_TOKENS
+
+    @property
+    def top(self) -> int:
+        """How many likely tokens are shown at each place; -1: no log-probs at all."""
+        return self.top_logprobs if self.logprobs else -1
+
+
+class TextRequest(CompletionRequest):
+    """The body of a request that continues a text."""
+
+    prompt: str = Field(min_length=1)
+    logprobs: int | None = Field(None, ge=0, le=20)
+    echo: bool = False
+
+    def token_ids(self, chat: Chat) -> list[int]:
+        """The text as it stands."""
+        return chat.prompt_ids((Message(PLAIN, self.prompt),))
+
+    @property
+    def most(self) -> int:
+        """The longest answer in tokens."""
+        return self.max_tokens or TEXT_TOKENS
+
+    @property
+    def top(self) -> int:
+        """How many likely tokens are shown at each place; -1: no log-probs at all."""
+        return -1 if self.logprobs is None else self.logprobs
+
+
+@dataclass(frozen=True)
+class ParsedRequest:
+    """A request as it was understood."""
+
+    asked: ChatRequest | TextRequest
+    job: GenerationJob
+
+
+def read(data: bytes) -> dict[str, Any]:
+    """The JSON object of a body, without what is null."""
+    try:
+        body = json.loads(data)
+        json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except (ValueError, RecursionError) as error:
+        raise Problem(400, f"the body is not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise Problem(400, f"expected a JSON object, got {type(body).__name__}")
+    return dict(_said(body))
+
+
+def digest(value: Any) -> str:
+    """A short name for something that JSON can say: for the same words the same."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def request(path: str, body: dict[str, Any], generator: LocalGenerator, names: Sequence[str]) -> ParsedRequest:
+    """Check a body and put it into the desk's words. An answer that is drawn without a seed gets one by chance."""
+    asked = _checked(ChatRequest if path == CHAT else TextRequest, body)
+    if asked.model not in names:
+        said = f"no model {asked.model!r:.80} here; served: {', '.join(names)}"
+        raise Problem(404, said, "model_not_found", "model")
+    try:
+        ids = asked.token_ids(generator.chat)
+    except ChatError as error:
+        raise Problem(400, str(error), param="messages") from None
+    room = generator.config.max_position_embeddings
+    if len(ids) + asked.most > room:
+        said = f"{len(ids)} tokens of the prompt and up to {asked.most} of the answer exceed the context of {room}"
+        raise Problem(400, f"{said}; shorten the prompt or lower max_tokens", "context_length_exceeded")
+    sampling = Sampling(asked.most, asked.temperature, asked.top_p, max(asked.top_k, 0), asked.n, stop=asked.stop)
+    seed = secrets.randbits(31) if asked.seed is None else asked.seed
+    echo = isinstance(asked, TextRequest) and asked.echo
+    return ParsedRequest(asked, GenerationJob(ids, sampling, seed, asked.top, echo))
+
+
+def reply(
+    what: ParsedRequest, answer: GenerationResult, name: str, created: float, generator: LocalGenerator
+) -> dict[str, Any]:
+    """The protocol's answer object."""
+    chat = isinstance(what.asked, ChatRequest)
+    read, wrote = len(what.job.ids), sum(completion.num_tokens for completion in answer.completions)
+    return {
+        "id": f"{'chatcmpl' if chat else 'cmpl'}-{name}",
+        "object": "chat.completion" if chat else "text_completion",
+        "created": int(created),
+        "model": what.asked.model,
+        "choices": [_choice(what, answer, index, generator) for index in range(len(answer.completions))],
+        "usage": {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote},
+    }
+
+
+def _said(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _said(part) for name, part in value.items() if part is not None}
+    return [_said(part) for part in value] if isinstance(value, list) else value
+
+
+def _checked(kind: type[ChatRequest] | type[TextRequest], body: dict[str, Any]) -> ChatRequest | TextRequest:
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        said = "this server does not stream; leave the field out" if where == "stream" else first["msg"]
+        raise Problem(400, f"{where}: {ADVICE.get(first['type'], said)}", param=where) from None
+
+
+def _choice(what: ParsedRequest, answer: GenerationResult, index: int, generator: LocalGenerator) -> dict[str, Any]:
+    asked, completion = what.asked, answer.completions[index]
+    looked = answer.looked[index] if answer.looked else None
+    table: dict[str, Any] | None = None
+    if isinstance(asked, ChatRequest):
+        content: dict[str, Any] = {"message": {"role": "assistant", "content": completion.text}}
+        table = None if looked is None else {"content": [_chat_token(one, generator) for one in looked]}
+    else:
+        content = {"text": asked.prompt * asked.echo + completion.text}
+        table = None if looked is None else _text_table(looked, content["text"], generator)
+    ended = {"finish_reason": REASONS[completion.stop], "stop_reason": _stopped_by(completion, what.job, generator)}
+    return {"index": index, **content, "logprobs": table, **ended}
+
+
+def _stopped_by(completion: Completion, job: GenerationJob, generator: LocalGenerator) -> str | None:
+    """The stop string that ended an answer (a field of vLLM's)."""
+    if completion.stop != "stop":
+        return None
+    text = str(generator.chat.tokenizer.decode(list(completion.token_ids), skip_special_tokens=True))
+    return next(words for words in job.sampling.stop if text.startswith(words, len(completion.text)))
+
+
+def _chat_token(looked: Looked, generator: LocalGenerator) -> dict[str, Any]:
+    def shown(token: int, logp: float) -> dict[str, Any]:
+        text = _text([token], generator)
+        return {"token": text, "logprob": max(logp, LEAST_LOGP), "bytes": list(text.encode())}
+
+    likeliest = [shown(token, logp) for token, logp in looked.likeliest]
+    return {**shown(looked.token, looked.logp or 0.0), "top_logprobs": likeliest}
+
+
+def _text_table(looked: Sequence[Looked], text: str, generator: LocalGenerator) -> dict[str, Any]:
+    """Tokens, log-probs and places; tokens that share a character stand where it begins."""
+    table: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+    start, piece = 0, list[int]()
+    for one in looked:
+        piece.append(one.token)
+        likely: dict[str, float] = {}
+        for token, logp in one.likeliest:
+            likely.setdefault(_text([token], generator), max(logp, LEAST_LOGP))
+        table["tokens"].append(_text([one.token], generator))
+        table["token_logprobs"].append(None if one.logp is None else max(one.logp, LEAST_LOGP))
+        table["top_logprobs"].append(None if one.logp is None else likely)
+        table["text_offset"].append(start)
+        whole = _text(piece, generator)
+        if text.startswith(whole, start):
+            start, piece = start + len(whole), []
+    return table
+
+
+def _text(token_ids: list[int], generator: LocalGenerator) -> str:
+    return str(generator.chat.tokenizer.decode(token_ids, skip_special_tokens=False))

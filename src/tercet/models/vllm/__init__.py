@@ -1,0 +1,1 @@
+"""vLLM as a generator, in this process or in another."""

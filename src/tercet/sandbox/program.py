@@ -1,0 +1,275 @@
+"""One program in the sandbox, from outside: write its order, start the child behind its walls, listen, and judge.
+
+sandbox.py says what is asked and which level holds; sandbox_child.py is the half that works inside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import marshal
+import os
+import platform
+import secrets
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import IO, Any
+
+from tercet.sandbox.view import DISK_MB, PRIVATE, interpreter, open_to_all, packages, shields, view, workplace
+
+TREES = ("landlock", "none")  # levels without a namespace of processes, whose folder lies on disk
+PROCESSES = 64
+FLOOD = 1024  # a program that writes this many times the output we keep is stopped
+GRACE = 30.0  # seconds a sandbox may take beside the program's own before it counts as broken
+
+ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1",
+    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPLBACKEND": "Agg",
+}  # fmt: skip
+
+# The child imports its two modules as parts of packages whose own __init__ never runs: a start costs milliseconds.
+BOOT = """
+import sys, types
+for name, path in (("tercet", sys.argv[1]), ("tercet.verify", sys.argv[2])):
+    sys.modules[name] = package = types.ModuleType(name)
+    package.__path__ = [path]
+from tercet.verify import sandbox_child
+sandbox_child.main()
+"""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What became of a program: "passed" (it reached its end), "failed", "timeout", or "error" (it did not run).
+
+    Example: `Ran("failed", "AssertionError (line 3): ", "last words\\n", seconds=0.02, isolation="namespaces")`.
+    """
+
+    outcome: str
+    detail: str = ""
+    stdout_tail: str = ""
+    seconds: float = 0.0
+    isolation: str = ""
+
+
+def carry_out(order: dict[str, Any], level: str, output_kb: int) -> Ran:
+    """Run an order: "parts", "files", "seconds", "memory_mb", as in `tercet.sandbox.run.run_program`."""
+    key, nonce = secrets.token_hex(16).encode(), secrets.token_hex(16).encode()
+    with ExitStack() as stack:
+        uid = _spare_uid(level)
+        folder = stack.enter_context(_folder(uid)) if level in TREES else workplace()
+        readers: dict[str, IO[bytes]] = {}
+        writers: dict[str, IO[bytes]] = {}
+        for name in ("output", "report", "verdict", "nonce"):
+            ends = os.pipe()
+            readers[name] = stack.enter_context(os.fdopen(ends[0], "rb", buffering=0))
+            writers[name] = stack.enter_context(os.fdopen(ends[1], "wb", buffering=0))
+        writers["nonce"].write(nonce)
+        order = order | _setting(level, folder, uid) | {"key": key}
+        inner = {"report": writers["report"], "verdict": writers["verdict"], "nonce": readers.pop("nonce")}
+        order |= {name: file.fileno() for name, file in inner.items()}
+        process = _start(order, level, writers["output"])
+        for file in (*inner.values(), *writers.values()):
+            file.close()
+        heard = _listen(process, _written(order), readers, (order["seconds"] + GRACE, output_kb))
+    return _judge(heard, key + nonce, level, order)
+
+
+def _setting(level: str, folder: str, uid: int | None) -> dict[str, Any]:
+    """The part of the order that depends on the machine and the level, not on the program."""
+    powerless = os.geteuid() == 0 and uid is None  # the kernel does not count root's processes: let there be one
+    walls = {"landlock": ["others", "sockets", "modes", "truncate"], "none": None}.get(level, [])
+    own_count = uid is not None or (level not in TREES and _kernel() >= (5, 14))  # else all of the user's count
+    return {
+        "linux": sys.platform == "linux",
+        "level": level, "folder": folder, "uid": uid, "parent": os.getpid(), "disk_mb": DISK_MB, "view": view(),
+        "packages": packages(), "private": [*PRIVATE.items()], "shields": shields(),
+        "processes": PROCESSES + (0 if own_count else _threads_of_user()),
+        "walls": [*walls, *(["processes"] if powerless else [])] if walls is not None else None,
+    }  # fmt: skip
+
+
+def _written(order: dict[str, Any]) -> bytes:
+    """The order as it travels: paths are bytes, which mean the same to an interpreter with another locale."""
+    paths = {name: list(map(os.fsencode, order[name])) for name in ("view", "packages", "shields")}
+    return marshal.dumps(order | paths | {"folder": os.fsencode(order["folder"])})
+
+
+def _start(order: dict[str, Any], level: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
+    here = os.path.dirname(os.path.realpath(__file__))
+    command = [interpreter(), "-P", "-s", "-S", "-c", BOOT]
+    if level == "bubblewrap":
+        command = [*_bubblewrap(order, here), *command, "/run/tercet", "/run/tercet/verify"]
+    else:
+        command += [os.path.dirname(here), here]
+    home = dict.fromkeys(("HOME", "TMPDIR"), order["folder"])
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
+        cwd="/",
+        env=ENVIRONMENT | home,
+        pass_fds=[order[name] for name in ("report", "verdict", "nonce")],
+        start_new_session=True,
+    )
+
+
+def _bubblewrap(order: dict[str, Any], here: str) -> list[str]:
+    command = [shutil.which("bwrap") or "bwrap", "--die-with-parent", "--as-pid-1", "--uid", "1000"]
+    command += ["--gid", "1000", "--unshare-cgroup-try"]
+    command += [f"--unshare-{space}" for space in ("user", "ipc", "pid", "net", "uts")]
+    command += ["--proc", "/proc", "--dev", "/dev", "--ro-bind", here, "/run/tercet/verify"]
+    # What is shown may lie below a folder that is the program's own: first the one, then the other.
+    for folder, megabytes in (*PRIVATE.items(), *((shield, 1) for shield in order["shields"])):
+        command += ["--size", str(megabytes << 20), "--tmpfs", folder]
+    for path in order["view"]:
+        link = os.path.islink(path)
+        command += ["--symlink", os.readlink(path), path] if link else ["--ro-bind", path, path]
+    command += ["--dir", order["folder"], "--chdir", order["folder"]]
+    return [*command, *(part for path in (*order["shields"], "/") for part in ("--remount-ro", path)), "--"]
+
+
+@dataclass
+class Heard:
+    """What came out of a sandbox: the output's end, the worker's last word, the keeper's report, why it was stopped."""
+
+    output: bytearray = field(default_factory=bytearray)
+    verdict: bytearray = field(default_factory=bytearray)
+    report: bytearray = field(default_factory=bytearray)
+    written: int = 0
+    stopped: str = ""
+
+
+def _listen(
+    process: subprocess.Popen[bytes], order: bytes, readers: dict[str, IO[bytes]], bounds: tuple[float, int]
+) -> Heard:
+    """Everything the sandbox says until its last process has ended; `bounds`: seconds, and KB of output to keep."""
+    heard, deadline = Heard(), time.monotonic() + bounds[0]
+    keep = max(bounds[1], 1) << 10
+    with process, selectors.DefaultSelector() as selector:
+        for name, reader in readers.items():
+            os.set_blocking(reader.fileno(), False)
+            selector.register(reader, selectors.EVENT_READ, name)
+        assert process.stdin
+        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # it has died: the report tells
+            pipe.write(order)
+        while "report" in {key.data for key in selector.get_map().values()}:
+            if not heard.stopped and (heard.written > keep * FLOOD or time.monotonic() > deadline):
+                heard.stopped = "flood" if heard.written > keep * FLOOD else "late"
+                process.terminate()
+                deadline += GRACE
+            elif heard.stopped and time.monotonic() > deadline:
+                process.kill()
+            for key, _ in selector.select(1.0):
+                _take(heard, key, selector, keep)
+        process.wait()
+        heard.output += readers["output"].read(keep) or b""
+        del heard.output[:-keep]
+    return heard
+
+
+def _take(heard: Heard, key: selectors.SelectorKey, selector: selectors.BaseSelector, keep: int) -> None:
+    data = os.read(key.fd, 1 << 16)
+    if not data:
+        selector.unregister(key.fileobj)
+    elif key.data == "output":
+        heard.output += data
+        heard.written += len(data)
+        del heard.output[:-keep]
+    elif key.data == "report":
+        heard.report += data
+    elif len(heard.verdict) < 4096:  # the rest of a forged word is of no interest
+        heard.verdict += data
+
+
+def _judge(heard: Heard, proof: bytes, level: str, order: dict[str, Any]) -> Ran:
+    tail = heard.output.decode(errors="replace")
+    lines = heard.report.decode(errors="replace").splitlines()
+    broken = next((line.removeprefix("error ") for line in lines if line.startswith("error ")), "")
+    end, code, seconds = lines[-1].split() if lines and not broken else ("", "0", "0")
+    word, outcome, detail = bytes(heard.verdict), "failed", ""
+    if heard.stopped == "flood":
+        detail = "stopped for its endless output"
+    elif heard.stopped or not end:
+        outcome = "error"
+        detail = broken or ("the sandbox did not answer" if heard.stopped else f"no report; {tail[-300:]}")
+    elif secrets.compare_digest(word, proof):
+        outcome = "passed"
+    elif end == "timeout" or (end == "signal" and int(code) == signal.SIGXCPU):
+        outcome, detail = "timeout", f"not done after {order['seconds']:g} s"
+    elif end in ("memory", "disk"):
+        detail = f"more than {order[f'{end}_mb']} MB of {end}"
+    elif word.startswith(b"!"):
+        detail = word[1:].decode(errors="replace")
+    else:
+        detail = f"ended by signal {code}" if end == "signal" else f"left with code {code} before its last line"
+    return Ran(outcome, detail, tail, float(seconds), level)
+
+
+@contextmanager
+def _folder(uid: int | None) -> Iterator[str]:
+    """A private folder on disk, removed afterwards whatever the program made of it."""
+    folder = os.path.realpath(tempfile.mkdtemp(prefix="tercet-"))
+    try:
+        if uid is not None:
+            os.chown(folder, uid, uid)
+        yield folder
+    finally:
+        for place, names, _ in os.walk(folder):  # top down: a folder is opened before it is entered
+            for name in names:
+                if not os.path.islink(os.path.join(place, name)):
+                    os.chmod(os.path.join(place, name), 0o700)
+        shutil.rmtree(folder)
+
+
+def _spare_uid(level: str) -> int | None:
+    """A user that nobody is, for one program: only root can become one, and it must be able to read Python.
+
+    The kernel counts processes by user, so each program has its own count.
+    """
+    needed = (
+        1 << 21 | 1 << 7 | 1 << 6 if level == "namespaces" else 1 << 7 | 1 << 6 | 1
+    )  # mounts; setuid, setgid; chown
+    if os.geteuid() or level in ("bubblewrap", "none") or _status("CapEff", 16) & needed != needed:
+        return None
+    if not open_to_all(with_ways=level == "landlock"):
+        return None
+    with open("/proc/self/uid_map") as file:
+        ends = [(int(line.split()[0]) + int(line.split()[2]), int(line.split()[2])) for line in file]
+    end, count = max(ends)
+    return min(end, 1 << 31) - 2 - secrets.randbelow(min(count // 2, 1 << 24)) if count > 1000 else None
+
+
+def _threads_of_user() -> int:
+    """How many threads the current user has: where its limit counts them all, the program's share comes on top.
+
+    Other systems than Linux count processes.
+    """
+    if sys.platform != "linux":
+        told = subprocess.run(("ps", "-U", str(os.getuid()), "-o", "pid="), capture_output=True, check=True)
+        return len(told.stdout.split())
+    total = 0
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
+        with contextlib.suppress(OSError):  # it has just ended
+            if os.stat(f"/proc/{pid}").st_uid == os.getuid():
+                total += _status("Threads", 10, pid)
+    return total
+
+
+def _status(name: str, base: int, pid: int | str = "self") -> int:
+    with open(f"/proc/{pid}/status") as file:
+        return next((int(line.split()[1], base) for line in file if line.startswith(f"{name}:")), 0)
+
+
+def _kernel() -> tuple[int, int]:
+    major, minor = platform.release().split(".")[:2]
+    return int(major), int("".join(takewhile(str.isdecimal, minor)))

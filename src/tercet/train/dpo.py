@@ -1,0 +1,265 @@
+"""Preference tuning: DPO, its length-normalised form, SimPO (paper §5), IPO, WPO, ORPO and KTO."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tercet.algos.preference import Sides, dpo, dpo_norm, implicit_rewards, ipo, kto, nll, orpo, simpo, wpo
+from tercet.device.mesh import Mesh, mesh
+from tercet.models.chat import Chat, MaskedTokens
+from tercet.models.forest import Forest, Leaf, Tree
+from tercet.models.hf_folder import load_config, load_tokenizer, model_digest
+from tercet.models.policy import Policy
+from tercet.recipe import DPOSpec, RewardModelSpec
+from tercet.rows import Messages, Pair, RowError, pair_from
+from tercet.store import Artifact, Context
+from tercet.train.batch import Batch, Limit, Step, Trees, branch, chosen_rows, schedule, within
+from tercet.train.checks import check_authors, check_context, check_schedule
+from tercet.train.export import export, open_policy, write_truncation
+from tercet.train.kto import check_pairs, mismatch, mismatched
+from tercet.train.loop import Loss, State, TrainingError, fit, leaf_sums, start
+from tercet.train.prefetch import tree_steps
+from tercet.train.reference import (
+    PART,
+    ReferenceModel,
+    Table,
+    answer_logps,
+    load_table,
+    make_table,
+    reference_logps,
+    save_table,
+    token_digest,
+)
+from tercet.train.sums import Sum
+from tercet.train.tokens import NamedTree, Rule, prepare, stored
+
+REFERENCE_FREE = ("simpo", "orpo")
+Base = Table | ReferenceModel | None  # what the policy is compared with: known in advance, live, nothing
+
+
+def run(spec: DPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
+    """What the reference says of the pairs, once or as it moves; then passes over the pairs."""
+    with mesh() as ranks:
+        source = inputs[spec.model].payload
+        check_context(load_config(source), spec)
+        check_authors(inputs[spec.model], inputs[spec.pairs])
+        chat = Chat(load_tokenizer(source))
+        trees = encode_pairs(spec, inputs[spec.pairs].payload / "pairs.parquet", chat, out, ranks, ctx)
+        total = schedule(len(trees), spec.batch, spec.num_epochs, spec.steps)
+        check_schedule(spec, total)
+        if spec.loss == "kto":
+            check_pairs(len(trees), spec.batch, total)
+        policy = open_policy(source)
+        base = _base(policy, trees, Origin(source, out, total), spec, ctx, ranks)
+        state = start(policy, spec, ranks, ctx, kept=base.kept if isinstance(base, ReferenceModel) else None)
+        if state.step == 0 and isinstance(base, Table):
+            _check_start(state.trainable.module, trees, base.pairs, spec, ranks)
+        steps = pair_steps(trees, base, state, spec, ctx, total=total)
+        fit(state, steps, partial(preference_loss, spec=spec), spec, ctx, total=total)
+        export(state.trainable, source, out, spec, inputs, ctx)
+        return {"steps": float(state.step), "pairs": float(len(trees))}
+
+
+def encode_pairs(
+    spec: DPOSpec | RewardModelSpec, path: Path, chat: Chat, out: Path, ranks: Mesh, ctx: Context
+) -> Trees:
+    """Trees of all pairs that fit; the truncation table is written before the first step."""
+    rule = ALL_TURNS if isinstance(spec, DPOSpec) and spec.turns == "all" else PAIRS
+    kept, table = within(prepare(path, chat, rule, ctx), Limit(spec.max_length, spec.overlong, spec.max_lost))
+    if not len(kept):
+        raise RowError(f"{path}: expected preference pairs, found none; look at the stage that makes them")
+    if ranks.first:
+        write_truncation(out, table)
+    return kept
+
+
+def forks(chat: Chat, path: Path, threads: int) -> Iterator[NamedTree]:
+    """One tree per pair: the prompt, the chosen leaf, the rejected leaf; only the last turn is trained."""
+    for pair, sides in _encoded(chat, path, threads):
+        yield pair.id, pair.source, branch(sides)
+
+
+def talks(chat: Chat, path: Path, threads: int) -> Iterator[NamedTree]:
+    """One tree per pair whose trunk ends before the first answer: both leaves are trained on all assistant turns.
+
+    The turns before the last are the same on both sides. They cancel in a difference of sums (dpo), but they count in
+    both lengths, and so pull the means of normalised losses (dpo_norm, simpo, ipo) together.
+    """
+    for pair, sides in _encoded(chat, path, threads):
+        yield pair.id, pair.source, _spread(sides)
+
+
+PAIRS = Rule("pairs@1", forks)
+ALL_TURNS = Rule("pairs of all turns@1", talks)
+
+
+def _encoded(chat: Chat, path: Path, threads: int) -> Iterator[tuple[Pair, tuple[MaskedTokens, MaskedTokens]]]:
+    def sides() -> Iterator[tuple[Pair, Messages, str]]:
+        for number, (name, value) in enumerate(stored(path)):
+            pair = pair_from(value, name)
+            for turns in (pair.chosen, pair.rejected):
+                yield pair, turns, f"{path}, row {number} ({pair.id})"
+
+    encoded = chat.encode_all(sides(), threads)
+    for (pair, chosen), (_, rejected) in zip(encoded, encoded, strict=True):
+        yield pair, (chosen, rejected)
+
+
+def _spread(sides: tuple[MaskedTokens, MaskedTokens]) -> Tree:
+    first, other = (one.token_ids for one in sides)
+    shared = min(one.mask.index(True) for one in sides)
+    while first[:shared] != other[:shared]:
+        shared -= 1
+    ends = [len(one.mask) - one.mask[::-1].index(True) for one in sides]
+    leaves = [Leaf(one.token_ids[shared:end], one.mask[shared:end]) for one, end in zip(sides, ends, strict=True)]
+    return Tree(first[:shared], leaves)
+
+
+class Origin(NamedTuple):
+    """Where a reference comes from and is kept, and for how many steps it is needed."""
+
+    source: Path
+    out: Path
+    total: int
+
+
+def _base(policy: Policy, trees: Trees, origin: Origin, spec: DPOSpec, ctx: Context, ranks: Mesh) -> Base:
+    """Nothing, a live model that moves, or a table: the one kept beside the draft, or a new one."""
+    dtype = getattr(torch, spec.precision)
+    if spec.loss in REFERENCE_FREE:
+        return None
+    if spec.polyak > 0:
+        moving = open_policy(origin.source).to(ranks.device)
+        return ReferenceModel(moving, spec.polyak, spec.polyak_every, dtype)
+    stamp = {"weights": model_digest(origin.source), "tokens": token_digest(trees), "dtype": spec.precision}
+    steps = range(origin.total) if spec.loss == "kto" else range(0)
+    if steps:
+        stamp["order"] = f"{origin.total} steps of {spec.batch}, seed {ctx.seed}"
+    if (found := load_table(origin.out / "tercet", stamp)) is not None:
+        return found
+    policy.to(ranks.device, dtype)
+    orders = (chosen_rows(step, len(trees), spec.batch, ctx.seed) for step in steps)
+    table = make_table(policy, trees, (mismatched(trees, order, spec.max_length) for order in orders), ranks)
+    policy.model = open_policy(origin.source).model  # rounding to the compute precision lost bits: read them again
+    if ranks.first:
+        save_table(origin.out / "tercet", table, stamp)
+    ranks.barrier()
+    return table
+
+
+def pair_steps(
+    trees: Sequence[Tree], base: Base, state: State, spec: DPOSpec, ctx: Context, *, total: int
+) -> Iterator[Step]:
+    """Packed steps; each leaf carries its reference log-probability, each batch of kto the step's KL."""
+    ranks, budget = state.trainable.mesh, ctx.recipe.placement.micro_tokens
+    numbers = range(state.step, total)
+    known = tree_steps(trees, spec, ctx, ranks, numbers, partial(_table_values, base))
+    for number, step in zip(numbers, known, strict=True):
+        if isinstance(base, ReferenceModel):
+            base.follow(number, state.trainable)
+            for batch in step.batches:
+                batch.values["reference_L"] = answer_logps(base.logps, batch.forest)
+        if spec.loss == "kto" and base is not None:
+            chosen = chosen_rows(number, len(trees), spec.batch, ctx.seed)
+            kl = mismatch(mismatched(trees, chosen, spec.max_length), base, state.trainable, number, budget)
+            step.metrics["kl"] = float(kl)
+            for batch in step.batches:
+                batch.values["kl"] = kl.to(ranks.device)
+        yield step
+
+
+def _table_values(base: Base, places: list[int], forest: Forest) -> dict[str, Tensor]:
+    """The reference's log-probabilities of the leaves, zeros where no table knows them."""
+    if not isinstance(base, Table) or not places:
+        return {"reference_L": torch.zeros(forest.num_leaves)}
+    return {"reference_L": base.pairs[places].reshape(-1)}
+
+
+def preference_loss(policy: nn.Module, batch: Batch, *, spec: DPOSpec) -> Loss:
+    """The recipe's loss, one term per pair, with accuracy and implicit rewards as metrics."""
+    logps_P, _ = policy(batch.forest)
+    now = leaf_sums(logps_P, batch.forest)
+    if batch.forest.num_leaves % 2:  # the empty batch of a rank with nothing left
+        return Loss(Sum(now.sum(), 0.0), {})
+    lengths = batch.forest.counts_L.float()
+    sides = _sides(now, lengths)
+    base = _sides(batch.values["reference_L"], lengths)
+    losses = pair_losses(sides, base, spec, batch.values.get("kl"))
+    won, lost = _rewards(sides, base, spec)
+    num = float(len(losses))
+    metrics = {
+        "accuracy": (won > lost).float().sum(),
+        "margin": (won - lost).sum(),
+        "reward_chosen": won.sum(),
+        "reward_rejected": lost.sum(),
+        "logps_chosen": sides.chosen.detach().sum(),
+        "logps_rejected": sides.rejected.detach().sum(),
+    }
+    return Loss(Sum(losses.sum(), num), {name: Sum(total, num) for name, total in metrics.items()})
+
+
+def pair_losses(sides: Sides, base: Sides, spec: DPOSpec, kl: Tensor | None = None) -> Tensor:
+    """Losses (B,) of the recipe's `loss`, with its anchor to the chosen answers; `kl` () is kto's."""
+    losses = _preference(sides, base, spec, kl)
+    return losses + spec.sft_weight * nll(sides) if spec.sft_weight else losses
+
+
+def _preference(sides: Sides, base: Sides, spec: DPOSpec, kl: Tensor | None) -> Tensor:
+    beta, smoothing = spec.beta, spec.label_smoothing
+    match spec.loss:
+        case "simpo":
+            return simpo(sides, beta=beta, gamma_beta_ratio=spec.gamma_beta_ratio, label_smoothing=smoothing)
+        case "orpo":
+            return orpo(sides, odds_weight=spec.odds_weight)
+        case "ipo":
+            return ipo(sides, base, beta=beta)
+        case "wpo":
+            published = spec.wpo_weight == "published"
+            return wpo(sides, base, beta=beta, label_smoothing=smoothing, published=published)
+        case "dpo_norm":
+            return dpo_norm(sides, base, beta=beta, label_smoothing=smoothing)
+        case "dpo":
+            return dpo(sides, base, beta=beta, label_smoothing=smoothing)
+        case "kto" if kl is not None:
+            weights = {"desirable_weight": spec.desirable_weight, "undesirable_weight": spec.undesirable_weight}
+            return kto(sides, base, kl, beta=beta, **weights)
+        case _:
+            raise TrainingError("kto needs the KL of its step")
+
+
+def _rewards(sides: Sides, base: Sides, spec: DPOSpec) -> tuple[Tensor, Tensor]:
+    """What the metrics call rewards: beta times the log-ratios; for orpo, lambda times the mean log-probabilities."""
+    if spec.loss != "orpo":
+        return implicit_rewards(sides, base, spec.beta)
+    chosen, rejected = sides.chosen / sides.chosen_lengths, sides.rejected / sides.rejected_lengths
+    return spec.odds_weight * chosen.detach(), spec.odds_weight * rejected.detach()
+
+
+def _sides(values_L: Tensor, lengths_L: Tensor) -> Sides:
+    return Sides(values_L[0::2], values_L[1::2], lengths_L[0::2], lengths_L[1::2])
+
+
+def _check_start(module: nn.Module, trees: Sequence[Tree], reference: Tensor, spec: DPOSpec, ranks: Mesh) -> None:
+    """With the policy still equal to its reference, the loss is log 2: dpo (also for wpo) or dpo_norm (also for ipo).
+
+    On one rank the same batches give the same bits; on several the batches differ, and so does rounding.
+    """
+    part = trees[:PART]
+    now = reference_logps(module, part, Mesh(device=ranks.device)).reshape(-1)
+    lengths = torch.tensor([float(sum(leaf.mask)) for tree in part for leaf in tree.leaves])
+    base = _sides(reference[:PART].reshape(-1), lengths)
+    loss = dpo_norm if spec.loss in ("dpo_norm", "ipo") else dpo
+    found = float(loss(_sides(now, lengths), base, beta=spec.beta, label_smoothing=spec.label_smoothing).mean())
+    slack = 1e-5 if ranks.size == 1 else 0.05
+    if abs(found - math.log(2)) > slack:
+        raise TrainingError(
+            f"the {loss.__name__} loss before the first step is {found:.6f}, not log 2 = {math.log(2):.6f}: "
+            "the reference log-probabilities do not belong to these weights; delete the draft and run again"
+        )

