@@ -3,7 +3,7 @@
 The mixture is made here from real training files by a seeded recombination: a user turn is a few runs of sentences
 from rows of one file, a few rows are real rows as they are, and a few hold a benchmark item. Each side runs in a
 process of its own; our figure includes reading the file, parsing JSON and starting the workers. The brute force is
-the definition with plain sets, from the exam's side, on the first rows of the same file.
+the definition with plain sets, from the benchmark's side, on the first rows of the same file.
 
     python bench/decontam.py --data ../shared/data --rows 1000000 --workers 2
 """
@@ -30,10 +30,11 @@ from pathlib import Path
 from typing import Any
 
 from tercet import machine
-from tercet.data.decontam import BenchmarkItem, Index, analyse
-from tercet.data.decontaminate_files import batches, scan
+from tercet.data.decontam import BenchmarkItem, Index
+from tercet.data.decontaminate_files import batches, scan, search_pool
 from tercet.data.decontaminator import Decontaminator
 from tercet.data.layouts import user_texts
+from tercet.data.ngrams import analyse
 from tercet.rows import RowError
 
 HERE = Path(__file__).parent
@@ -136,7 +137,9 @@ def ours(job: Job) -> Job:
     benchmark = json.loads(Path(job["benchmark"]).read_text(encoding="utf-8"))
     cleaner = Decontaminator(Index(BenchmarkItem(task, item, tuple(fields)) for task, item, fields in benchmark))
     indexed = time.perf_counter()
-    found = scan([Path(job["rows"])], cleaner, job["workers"])
+    files = [Path(job["rows"])]
+    with search_pool(files, cleaner, job["workers"]) as pool:
+        found = scan(files, cleaner, pool)
     seconds = time.perf_counter() - indexed
     return {
         "index_seconds": indexed - start,
@@ -150,7 +153,7 @@ def ours(job: Job) -> Job:
 
 
 def checked(benchmark: Benchmark, path: Path, count: int, n: int = 8, threshold: float = 0.5) -> Job:
-    """The definition with sets, from the exam's side, on the first `count` rows; AssertionError where we differ."""
+    """The definition with sets, for each benchmark item, on the first `count` rows; AssertionError where we differ."""
     with open(path, encoding="utf-8") as stream:
         rows = [user_texts(json.loads(line), "row") for line in itertools.islice(stream, count)]
     where = grams_of(rows, n)
@@ -225,16 +228,16 @@ def make(train: Path, benchmark: Benchmark, path: Path, count: int, seed: int) -
         for number in range(count):
             name = draw.choices(names, weights)[0]
             turns: list[str] = []
-            room = draw.randint(*WORDS_PER_ROW)
+            words = draw.randint(*WORDS_PER_ROW)
             if draw.random() < 0.002:
                 turns.append(" ".join(draw.choice(benchmark)[2]))
                 planted += 1
             elif draw.random() < 0.02:
                 turns.append(draw.choice(pools[name])[0])
-            while room > 0:
-                turn = recombined(pools[name], draw, min(room, 120))
+            while words > 0:
+                turn = recombined(pools[name], draw, min(words, 120))
                 turns.append(turn)
-                room -= turn.count(" ") + 1
+                words -= turn.count(" ") + 1
             messages = [m for turn in turns for m in ({"role": "user", "content": turn}, ANSWER)]
             stream.write(json.dumps({"id": str(number), "source": name, "messages": messages}) + "\n")
     real = sum(map(len, pools.values()))
@@ -282,7 +285,7 @@ def run(command: list[str], job: Job) -> Job:
 
 
 def held_by(pid: int) -> int:
-    """Resident bytes of a process and its children (what they share counts for each); Linux alone tells."""
+    """Resident bytes of a process and its children (what they share counts for each); 0 where there is no Linux."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

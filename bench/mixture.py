@@ -67,7 +67,7 @@ def mixed(job: decontam.Job) -> decontam.Job:
     sampled = SourceSpec(path=job["rows"], rows=job["count"] // 100, filters=("keywords",))
     recipe = Recipe(name="bench", base=BaseSpec(model="tiny:"), stage={}, placement=Placement(workers=job["workers"]))
     ctx = Context("sft-data", 17, recipe, out / "work", Tracker(None), {}, open_model=lambda *_: None)
-    inputs = {"benchmark": Artifact("prompts", "benchmark", "0" * 64, folder / "benchmark", {}, {})}
+    inputs = {"benchmark": Artifact("benchmark", "benchmark", "0" * 64, folder / "benchmark", {}, {})}
     start = time.perf_counter()
     spec = MixSpec(sources=(sampled, whole), against=("benchmark",))
     metrics = mix.run(spec, inputs, out, ctx)

@@ -106,7 +106,7 @@ def test_packed_files_and_texts_are_read(tmp_path: Path) -> None:
     ]
 
 
-def test_a_mirror_that_names_no_file_is_told(tmp_path: Path) -> None:
+def test_a_mirror_that_names_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RowError, match="no such file"):
         hub.records([Source("p/q")], {"p/q": str(tmp_path / "gone.jsonl")})
     (tmp_path / "two.json").write_text('{"a": [], "b": []}')

@@ -1,10 +1,10 @@
-"""Raw records of a public source: a hub data set, a file of a public repository, or the local file that stands for it.
+"""Raw records of a public source: a hub data set, a file of a public repository, or a local file in place of either.
 
 A source's path is a hub id (`openai/gsm8k`), a file of the hub (`hf:OWNER/NAME/file.csv`), a file at a pinned commit of
 a public repository (`github:OWNER/NAME/path/in/it.txt`) or a local file or folder. A mirror maps such paths to local
 ones; its most exact entry wins: `ID/SUBSET:SPLIT`, `ID:SPLIT`, `ID/SUBSET`, `ID`. In a public path, and in a mirror's
 file name, `{subset}` and `{split}` are filled in; of a folder, the files of the split are read, below the folder of the
-subset where it has one. A revision is a commit; `main` is whatever stands there on the day.
+subset where it has one. A revision is a commit; `main` is the newest one, whatever it holds.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _SPLITS = r"(?:train|test|val|valid|validation|dev|eval)(?:[-.]|_\d)"
 
 
 def records(sources: Sequence[Source], mirror: Mapping[str, str]) -> list[Record]:
-    """All records of some sources, in order. Several sources that one local file stands for are read once."""
+    """All records of some sources, in order. A local file in place of several sources is read once."""
     found: list[Record] = []
     seen: set[str] = set()
     for source in sources:
@@ -69,9 +69,9 @@ def stream(
     *,
     whole: bool = False,
 ) -> Iterator[tuple[Record, Place]]:
-    """The records of one source with the place where each stands, one at a time; `read` reads a local file.
+    """The records of one source, each with its place, one at a time; `read` reads a local file.
 
-    A set of the hub is streamed; `whole` has it downloaded first, so that a later reading finds it in the cache.
+    A hub data set is streamed, or with `whole` downloaded first, so that it is in the cache next time.
     """
     local = local_file(source, mirror) or (source.path if is_local(source.path) else "")
     if local:
@@ -133,9 +133,8 @@ def _files(path: Path, split: str) -> list[Path]:
     """
     if not path.is_dir():
         return [path]
-    names = sorted(
-        file.relative_to(path) for file in path.rglob("*") if TABLE.search(file.name) and not _hidden(file, path)
-    )
+    names = sorted(file.relative_to(path) for file in path.rglob("*") if TABLE.search(file.name))
+    names = [name for name in names if not any(part.startswith(".") for part in name.parts)]  # no hidden ones
     own = re.compile(rf"{re.escape(split)}(?:[-.]|_\d)")
     found = [name for name in names if own.match(name.name) or split in name.parts[:-1]]
     if not found and split == "train" and not any(re.match(_SPLITS, name.name) for name in names):
@@ -146,10 +145,6 @@ def _files(path: Path, split: str) -> list[Path]:
             f"name the file itself, or put the split {split!r} there"
         )
     return [path / name for name in found]
-
-
-def _hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def _numbered(path: Path, read: Callable[[Path], Iterator[Record]]) -> Iterator[tuple[Record, Place]]:

@@ -1,7 +1,7 @@
-"""The rows that travel between rooms, and how they are read and written.
+"""The rows that packages share, and how they are read and written.
 
-A row is a conversation. With a final assistant turn it can be imitated; with a verifier and a reference answer it
-can be rewarded or evaluated; a pair is two conversations that differ in the last turn. Artifacts hold rows as parquet.
+A row is a conversation: with a final assistant turn it can be trained on, with a verifier and a reference answer it can
+be rewarded or evaluated. A pair is two conversations that differ in the last turn. Artifacts hold rows as parquet.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Messages = tuple[Message, ...]
 
 @dataclass(frozen=True)
 class Row:
-    """One conversation, optionally with a judge (`verifier="gsm8k@1"`, `truth="72"`).
+    """One conversation, optionally with a verifier (`verifier="gsm8k@1"`, `reference="72"`).
 
     `template` names the generator template or topic the row came from, so that splits can be checked.
     """
@@ -102,15 +102,15 @@ class Sampling:
     fit: bool = False
 
     def stream(self, number: int) -> tuple[int, int]:
-        """What the random numbers of prompt `number` of a call follow from: a seed, and a number beside it."""
+        """The seed of the random numbers of prompt `number` of a call, and a number beside the seed."""
         return self.seed, number
 
 
 @dataclass(frozen=True)
 class Seeded(Sampling):
-    """Every prompt has a seed of its own, and draws what it would draw alone, whatever is asked beside it.
+    """Every prompt has its own seed, and draws what it would draw alone, whatever else is in the batch.
 
-    (Kernels round by the size of a batch, which seldom in float32 and more often in bfloat16 tips a token.)
+    (Kernels round by the size of a batch, which changes a token rarely in float32 and more often in bfloat16.)
     """
 
     seeds: tuple[int, ...] = ()
@@ -122,10 +122,10 @@ class Seeded(Sampling):
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model wrote: text, token ids (with the end token when it stopped by itself), log-probs in nats.
+    """A model's text, its token ids (with the end token when it stopped by itself) and log-probabilities in nats.
 
-    `error` is set when no answer could be had (a request that failed for good); the text is then empty. A server shows
-    no token ids: it may give their number in `counted`.
+    `error` is set when a request failed for good; the text is then empty. A server gives no token ids, but may give
+    their number in `counted`.
     """
 
     text: str
@@ -137,7 +137,7 @@ class Completion:
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens were written; 0 where nobody knows."""
+        """How many tokens were written; 0 where that is unknown."""
         return len(self.token_ids) or self.counted
 
 
@@ -145,7 +145,7 @@ class Completion:
 class Likelihood:
     """Log-probability of one continuation: summed nats, number of tokens, whether greedy decoding would write it.
 
-    `error` is set, and `logp` NaN, when it could not be had.
+    `error` is set, and `logp` NaN, when the request failed.
     """
 
     logp: float
@@ -155,10 +155,10 @@ class Likelihood:
 
 
 class Generator(Protocol):
-    """Anything that writes and scores: a local model, an engine, an endpoint, a fake in a test.
+    """Anything that generates and scores text: a local model, an engine, an endpoint, a fake in a test.
 
-    A prompt is a conversation that waits for an answer. Where its last turn is the assistant's, that turn is open and
-    the answer continues it. A prompt of one message with the role `text` is read as it stands, without a template.
+    A prompt is a conversation without its answer. Where its last turn is the assistant's, the answer continues that
+    turn. A prompt of one message with the role `text` is read as it is, without a chat template.
     """
 
     def complete(
@@ -178,7 +178,7 @@ class Generator(Protocol):
 
 
 def speed_of(generator: Generator) -> dict[str, float]:
-    """Tokens a second and efficiency since the last call, of a generator that keeps an account; else nothing."""
+    """Tokens a second and efficiency since the last call, of a generator that measures its work; else nothing."""
     work = getattr(generator, "work", None)
     return {} if work is None else dict(work.taken())
 
@@ -205,9 +205,8 @@ def messages_from(value: Iterable[Any], where: str = "row") -> Messages:
         if turn["role"] not in (*ROLES, PLAIN):
             raise RowError(f"{where}: turn {number} has role {turn['role']!r}; expected one of {', '.join(ROLES)}")
         if not isinstance(turn["content"], str):
-            raise RowError(
-                f"{where}: turn {number} has content of type {type(turn['content']).__name__}, expected text"
-            )
+            kind = type(turn["content"]).__name__
+            raise RowError(f"{where}: turn {number} has content of type {kind}, expected text")
         turns.append(Message(turn["role"], turn["content"]))
     if not turns:
         raise RowError(f"{where}: has no messages; give at least one user turn")
@@ -224,8 +223,7 @@ def row_from(value: dict[str, Any], where: str = "row") -> Row:
 
 def pair_from(value: dict[str, Any], where: str = "row") -> Pair:
     """Build a Pair from a stored object; chosen and rejected must share everything but the last assistant turn."""
-    missing = [key for key in ("chosen", "rejected") if not value.get(key)]
-    if missing:
+    if missing := [key for key in ("chosen", "rejected") if not value.get(key)]:
         raise RowError(f"{where}: expected 'chosen' and 'rejected' conversations, missing {' and '.join(missing)}")
     chosen, rejected = (messages_from(value[key], f"{where}.{key}") for key in ("chosen", "rejected"))
     if chosen[:-1] != rejected[:-1] or chosen[-1].role != "assistant" or rejected[-1].role != "assistant":

@@ -38,7 +38,7 @@ def read_file(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
 
 
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:
-    """Page by page: read ahead, as is the default, a row group would be held whole, and some files have but one."""
+    """Reads page by page: the default reads a whole row group ahead, and some files are one row group."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as table:
@@ -62,7 +62,7 @@ class _TwiceError(ValueError):
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of two values under one key JSON would keep the last without a word. (This adds about 15 % to the parsing.)"""
+    """Refuses two values under one key, of which JSON silently keeps the last. (Adds about 15 % to the parsing.)"""
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -103,7 +103,7 @@ def _json(text: str, path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _csv(lines: Iterable[str], path: Path, delimiter: str) -> Iterator[dict[str, Any]]:
-    """Strict: an open quote, or a row with more or fewer cells than the header, would swallow text without a word."""
+    """Strict, because an open quote, or a row with more or fewer cells than the header, would silently lose text."""
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader(lines, strict=True, delimiter=delimiter)
     header = next(reader, [])
@@ -111,8 +111,7 @@ def _csv(lines: Iterable[str], path: Path, delimiter: str) -> Iterator[dict[str,
         raise RowError(f"{path}, line 1: a column name stands twice in {header}; rename one")
     for cells in reader:
         if cells and len(cells) != len(header):
-            raise RowError(
-                f"{path}, line {reader.line_num}: has {len(cells)} cells, the header has {len(header)}; fix it"
-            )
+            counts = f"has {len(cells)} cells, the header has {len(header)}"
+            raise RowError(f"{path}, line {reader.line_num}: {counts}; fix it")
         if cells:
             yield dict(zip(header, cells, strict=True))

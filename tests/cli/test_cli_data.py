@@ -1,4 +1,4 @@
-"""The verbs of data: remove rows which copy a benchmark, and tell what a finished data stage is made of."""
+"""The verbs of data: remove rows which copy a benchmark, and show what a finished data stage is made of."""
 
 from __future__ import annotations
 
@@ -172,12 +172,14 @@ MIX = {
 }
 MIX["sources"][0] |= {"removed": {"duplicate": 1}, "kept": 1200, "repeated": 0, "expected": 1250}  # type: ignore[index]
 GONE: dict[str, object] = {"source": "a", "row": "r1", "rule": "duplicate", "detail": "same as r0", "task": ""}
-GONE |= {"item": "", "coverage": 0.0, "row_text": "Twice told", "benchmark_text": ""}
+GONE |= {"item": "", "coverage": 0.0, "row_text": "A second time", "benchmark_text": ""}
 COPIED = GONE | {"row": "r2", "rule": "contaminated", "task": "new@1", "item": "7", "coverage": 0.9}
 COPIED |= {"row_text": "Homework: what is a pen?", "benchmark_text": "What is a pen?"}
 
 
-def test_a_mixture_tells_its_sheet_rules_matrix_and_copies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mixture_shows_its_datasheet_rules_matrix_and_copies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     stage(tmp_path, "mix", MIX, [GONE, COPIED])
     assert call("data", "mix", "--store", tmp_path) == 0
     said = " ".join(capsys.readouterr().out.split())
@@ -188,7 +190,7 @@ def test_a_mixture_tells_its_sheet_rules_matrix_and_copies(tmp_path: Path, capsy
     assert "set 5.0 !" in said
     assert "not copied at all: b@1" in said
     assert "new@1 7: 90% in r2 of a benchmark What is a pen? row Homework: what is a pen?" in said
-    assert "duplicate: same as r0 (r1 of a) row Twice told" in said
+    assert "duplicate: same as r0 (r1 of a) row A second time" in said
     assert call("data", tmp_path / "mix-0123456789ab", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["artifact"] == "mix-0123456789ab"
@@ -196,7 +198,9 @@ def test_a_mixture_tells_its_sheet_rules_matrix_and_copies(tmp_path: Path, capsy
     assert [row["row"] for row in (*found["copies"], *found["others"])] == ["r2", "r1"]
 
 
-def test_a_judged_stage_tells_who_won_and_what_it_cost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rated_stage_shows_which_models_won_and_what_it_cost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     line = {"asked": 9, "answered": 8, "failed": 1, "tokens": 90, "read": 1234, "wrote": 90, "cost": 0.5}
     summary = {
         "prompts": 4,
@@ -215,7 +219,7 @@ def test_a_judged_stage_tells_who_won_and_what_it_cost(tmp_path: Path, capsys: p
     assert call("data", "rated_pairs", "--store", tmp_path) == 0
     said = " ".join(capsys.readouterr().out.split())
     for part in (
-        "prompts 4, pairs 3 rules: 3 judged no pair: 1 a tie ratings: 32 rated",
+        "prompts 4, pairs 3 rules: 3 rated_pairs no pair: 1 a tie ratings: 32 rated",
         "one 3 66.7% 33.3%",
         "chosen answers have 50 words in the mean, rejected ones 40",
         "honesty orders 75.0%",
@@ -228,11 +232,11 @@ def test_a_judged_stage_tells_who_won_and_what_it_cost(tmp_path: Path, capsys: p
 
 def test_what_is_no_data_stage_is_refused(tmp_path: Path) -> None:
     stage(tmp_path, "sft", {})
-    stage(tmp_path, "pairs", None)
-    with pytest.raises(StoreError, match="is of kind sft; expected a data stage: mix, pairs, judged"):
+    stage(tmp_path, "pair_mix", None)
+    with pytest.raises(StoreError, match="is of kind sft; expected a data stage: mix, pair_mix, personas"):
         call("data", "sft", "--store", tmp_path)
-    with pytest.raises(StoreError, match=r"has no summary\.json; run `tercet check pairs-0123456789ab`"):
-        call("data", "pairs", "--store", tmp_path)
+    with pytest.raises(StoreError, match=r"has no summary\.json; run `tercet check pair_mix-0123456789ab`"):
+        call("data", "pair_mix", "--store", tmp_path)
 
 
 def test_the_two_maths_problems_of_training_and_benchmark_go(

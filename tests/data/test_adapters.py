@@ -147,8 +147,8 @@ def test_what_is_left_out_by_policy_says_why(adapter: str, raw: dict[str, Any], 
         ("kto", {"messages": TURNS, "label": "yes"}, "expected true or false under label, got 'yes'"),
         ("prompt_only", {"topic": "x"}, "expected text under one of prompt, instruction"),
         ("wildjailbreak", {"data_type": "adversarial_benign", "completion": "x"}, "expected text under adversarial"),
-        ("rlvr", {"messages": TURNS, "ground_truth": "3", "dataset": "code"}, "no judge for the data set 'code'"),
-        ("rlvr", {"messages": TURNS, "ground_truth": " ", "dataset": "math"}, "has an empty truth"),
+        ("rlvr", {"messages": TURNS, "ground_truth": "3", "dataset": "code"}, "no verifier for the data set 'code'"),
+        ("rlvr", {"messages": TURNS, "ground_truth": " ", "dataset": "math"}, "has an empty reference answer"),
         ("rlvr", {"messages": TURNS, "ground_truth": "[[]]", "dataset": "ifeval"}, "here: "),
         ("rlvr", {"messages": TURNS, "ground_truth": '{"func_name": "x"}', "dataset": "ifeval"}, "here: .*'x'"),
         ("gsm8k_prompt", {"question": "Hi?", "answer": "3"}, "must end in '#### NUMBER'"),
@@ -275,9 +275,9 @@ def test_the_real_examples_stand_before_the_real_problems(shared_data: Path) -> 
         assert opening not in zero.user_turns[0]
 
 
-def test_a_published_reference_is_one_its_judge_can_grade() -> None:
-    judged = [(adapter, raw) for adapter, raw, row in PUBLIC if row.verifier]
-    for adapter, raw in judged:
+def test_a_published_reference_is_one_its_verifier_can_grade() -> None:
+    graded = [(adapter, raw) for adapter, raw, row in PUBLIC if row.verifier]
+    for adapter, raw in graded:
         row = ADAPTERS[adapter]({**raw, "id": "a"}, "here")
         assert verifier(row.verifier)("no", row.reference).outcome in ("graded", "unparsed")
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tercet.data import ngrams
-from tercet.data.decontam import BenchmarkItem, Index, analyse, excerpt
-from tercet.data.ngrams import Numbers
+from tercet.data.decontam import BenchmarkItem, Index, excerpt
+from tercet.data.ngrams import Numbers, analyse
 
 WORDS = [f"w{number}" for number in range(100)]
 PAST = [f"x{number}" for number in range(100)]
@@ -193,9 +193,9 @@ def test_many_rows_at_once_give_what_each_row_gives(rows: list[list[str]], bench
 def test_words_by_hash_have_the_numbers_of_the_dictionary(documents: list[str], benchmark_texts: list[str]) -> None:
     words = ngrams.vocabulary()
     ngrams.encode(benchmark_texts, words, learn=True)
-    sieve = ngrams.Sieve(words)
-    quick, slow = sieve.encode(documents), ngrams.encode(documents, words)
-    assert sieve.sound
+    hashes = ngrams.WordHashes(words)
+    quick, slow = hashes.encode(documents), ngrams.encode(documents, words)
+    assert hashes.unique
     assert quick.ids.tolist() == slow.ids.tolist()
     assert quick.ends.tolist() == slow.ends.tolist()
 
@@ -204,7 +204,7 @@ def test_where_two_words_of_the_benchmark_have_one_hash_the_dictionary_reads(mon
     monkeypatch.setattr(ngrams, "_SPREAD", np.uint64(0))
     words = ngrams.vocabulary()
     ngrams.encode(["a b"], words, learn=True)
-    assert not ngrams.Sieve(words).sound
+    assert not ngrams.WordHashes(words).unique
     assert coverage([" ".join(WORDS[:20] + PAST)], " ".join(WORDS[:40])) == 0.5
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from tercet.data import decontaminate_files
 from tercet.data.decontam import BenchmarkItem, Index
-from tercet.data.decontaminate_files import batches, documents, scan
+from tercet.data.decontaminate_files import batches, documents, scan, search_pool
 from tercet.data.decontaminator import DecontaminationRule, Decontaminator, prove
 from tercet.data.layouts import user_texts
 from tercet.data.process_pool import ProcessPool
@@ -185,7 +185,8 @@ def test_a_line_that_stays_is_kept_byte_for_byte(tmp_path: Path) -> None:
 def test_a_text_split_over_two_rows_or_said_by_the_assistant_does_not_count(tmp_path: Path) -> None:
     words = COPY["dev@1", "0"].split()
     rows = [said(" ".join(words[:10])), said(" ".join(words[10:])), said(HARMLESS)]
-    assert not scan([write(tmp_path / "rows.jsonl", rows)], Decontaminator(INDEX)).rows
+    files, cleaner = [write(tmp_path / "rows.jsonl", rows)], Decontaminator(INDEX)
+    assert not scan(files, cleaner, search_pool(files, cleaner, 1)).rows
 
 
 def mixture() -> list[dict[str, Any]]:
@@ -276,7 +277,8 @@ def test_the_real_overlap_of_self_instruct_and_alpaca_eval_is_flagged(shared_dat
         BenchmarkItem("alpacaeval@1", f"{row['dataset']}-{k}", (row["instruction"],)) for k, row in enumerate(benchmark)
     ]
     cleaner = Decontaminator(Index(items))
-    scan([shared_data / "train/self_instruct/user_oriented_instructions.jsonl"], cleaner)
+    files = [shared_data / "train/self_instruct/user_oriented_instructions.jsonl"]
+    scan(files, cleaner, search_pool(files, cleaner, 1))
     (cell,) = cleaner.matrix()
     own = [number for number, row in enumerate(benchmark) if row["dataset"] == "selfinstruct"]
     found = {number for numbers in cleaner.copied.values() for number in numbers if number in set(own)}

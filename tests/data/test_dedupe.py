@@ -69,7 +69,7 @@ def test_roles_and_turn_borders_count() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(("similarity", "near"), [(0.75, False), (0.85, True), (0.8, True), (0.79, False), (1, True)])
-def test_planted_near_duplicates_are_judged_by_their_similarity(similarity: float, near: bool, seed: int) -> None:
+def test_planted_near_duplicates_go_by_their_similarity(similarity: float, near: bool, seed: int) -> None:
     one, other = planted(similarity, seed)
     assert jaccard(shingles(one, 5), shingles(other, 5)) == pytest.approx(similarity)
     assert goes([one, "something else entirely", other]) == (

@@ -92,7 +92,7 @@ def test_a_loop_is_repetition_and_a_refrain_is_not() -> None:
     assert fails("repetition", f"{words} {' '.join(words.split()[:20])}", share=0.1)
 
 
-def test_a_language_is_told_by_prose_only() -> None:
+def test_a_language_is_recognised_by_prose_only() -> None:
     assert fails("language", FRENCH)
     assert not fails("language", FRENCH, keep=["en", "fr"])
     assert not fails("language", ENGLISH)

@@ -43,7 +43,7 @@ class Bench:
     def add_benchmark(self, name: str, *fields: tuple[str, ...]) -> None:
         items = [{"task": "words@1", "item": str(i), "fields": list(texts)} for i, texts in enumerate(fields)]
         write_table(self.folder / name / "payload" / "benchmark.parquet", items)
-        self._artifact("prompts", name)
+        self._artifact("benchmark", name)
 
     def run(
         self, *sources: dict[str, Any], seed: int = 17, out: str = "out", workers: int = 1, **spec: Any
@@ -54,7 +54,7 @@ class Bench:
             folder.mkdir(exist_ok=True)
         recipe = Recipe(name="test", base=BaseSpec(model="tiny:"), stage={}, placement=Placement(workers=workers))
         ctx = Context("sft-data", seed, recipe, work, Tracker(None), {}, open_model=lambda *_: None)
-        made = PairMixSpec if spec.get("kind") == "pairs" else MixSpec
+        made = PairMixSpec if spec.get("kind") == "pair_mix" else MixSpec
         return mix.run(made(sources=sources, **spec), self.inputs, payload, ctx)
 
     def rows(self, out: str = "out") -> list[Row]:
@@ -128,7 +128,7 @@ def test_other_words_are_left_alone(text: str) -> None:
 
 
 def test_the_three_planted_rows_go_and_the_honest_ones_stay(bench: Bench) -> None:
-    benchmark = [row for make in (words, constraints) for row in make.generate(20, "benchmark", 5)]
+    benchmark = [row for make in (words, constraints) for row in make.generate(20, "test", 5)]
     bench.add_benchmark("benchmark", *((row.user_turns[-1],) for row in benchmark))
     honest = words.generate(30, "train", 5)
     bench.add("honest", honest)
@@ -143,7 +143,7 @@ def test_the_three_planted_rows_go_and_the_honest_ones_stay(bench: Bench) -> Non
 
 @pytest.mark.parametrize("seed", range(5))
 def test_every_planted_row_is_a_copy_for_any_seed(seed: int) -> None:
-    benchmark = [row for make in (words, constraints) for row in make.generate(10, "benchmark", seed)]
+    benchmark = [row for make in (words, constraints) for row in make.generate(10, "test", seed)]
     index = Index([BenchmarkItem(row.source, row.id, (row.user_turns[-1],)) for row in benchmark])
     rows = contaminated.generate(7, "train", seed)
     assert len({row.id for row in rows}) == 7
@@ -153,17 +153,17 @@ def test_every_planted_row_is_a_copy_for_any_seed(seed: int) -> None:
 
 def test_planted_rows_are_for_mixtures() -> None:
     with pytest.raises(ValueError, match='use split = "train"'):
-        contaminated.generate(3, "benchmark", 5)
+        contaminated.generate(3, "test", 5)
 
 
 def test_a_row_that_survives_decontamination_stops_the_run() -> None:
     search = Decontaminator(Index([BenchmarkItem("words@1", "7", (PROBLEM,))])).search(list)
-    with ProcessPool(search, 1) as process_pool:
-        prove(process_pool, [[Document("a", "fine", ["Hello?"])]], rows=1)
+    with ProcessPool(search, 1) as pool:
+        prove(pool, [[Document("a", "fine", ["Hello?"])]], rows=1)
         with pytest.raises(
             RuntimeError, match=r"expected 1 rows of which 0 copy the benchmark, found 1 and 1 \(copy\)"
         ):
-            prove(process_pool, [[Document("a", "copy", [PROBLEM])]], rows=1)
+            prove(pool, [[Document("a", "copy", [PROBLEM])]], rows=1)
 
 
 def test_same_seed_same_bytes_and_order_of_rows_does_not_matter(bench: Bench) -> None:
@@ -258,7 +258,7 @@ def test_a_set_that_copies_an_unseen_benchmark_goes_as_a_whole(bench: Bench) -> 
     assert bench.run({"stage": "a"}, against=["benchmark"]) == {"rows": 5.0, "removed": 2.0, "contaminated": 2.0}
     rules = {row["row"]: (row["rule"], row["detail"]) for row in bench.removed()}
     assert rules["copy"][0] == "contaminated"
-    assert rules["innocent"] == ("contaminated set", "copies 5.0% of words@1, an unseen exam")
+    assert rules["innocent"] == ("contaminated set", "copies 5.0% of words@1, an unseen benchmark")
     (cell,) = bench.summary()["matrix"]
     numbers = {"copied": 1, "items": 20, "share": 0.05}
     assert cell == {"source": "bad", "task": "words@1", "verdict": "set dropped", **numbers}
@@ -304,7 +304,7 @@ def test_neither_workers_nor_batches_change_a_byte(bench: Bench, monkeypatch: py
     assert bench.summary("one") == bench.summary("two")
 
 
-def test_what_was_expected_is_told_and_asked_of_the_hub(bench: Bench) -> None:
+def test_what_was_expected_is_reported_and_asked_of_the_hub(bench: Bench) -> None:
     bench.add("a", [chat("1", "One?"), chat("2", "Two?", "ChatGPT")])
     bench.run({"stage": "a", "expect": 2}, expect=2)
     difference = [{"source": "a", "expected": 2, "found": 1}]
@@ -344,7 +344,7 @@ def test_a_benchmark_without_fields_is_an_error(bench: Bench) -> None:
     bench.add("a", [chat("x", "One?")])
     bench.add_benchmark("benchmark", ("",))
     write_table(bench.folder / "benchmark" / "payload" / "benchmark.parquet", [{"task": "t", "item": "1"}])
-    with pytest.raises(RowError, match=r"exam\.parquet, row 0: expected task, item and fields"):
+    with pytest.raises(RowError, match=r"benchmark\.parquet, row 0: expected task, item and fields"):
         bench.run({"stage": "a"}, against=["benchmark"])
 
 
@@ -369,7 +369,7 @@ def test_nothing_disappears_silently(texts: list[tuple[str, str]]) -> None:
         assert sorted(found) == sorted(["sure", *(row.id for row in rows)])
 
 
-def test_near_duplicates_go_after_their_first_and_are_taken_off_the_account(bench: Bench) -> None:
+def test_near_duplicates_go_after_their_first_and_are_taken_off_the_counts(bench: Bench) -> None:
     long = "Write a short note to the whole team about the meeting that was moved from Monday to Friday afternoon, {}."
     bench.add("a", [chat("first", long.format("please")), chat("other", "What is rain made of?")])
     bench.add("b", [chat("twin", long.format("thanks"))])
@@ -391,7 +391,7 @@ def test_a_source_may_have_filters_of_its_own_and_the_mix_more(bench: Bench) -> 
         bench.run({"stage": "a"}, filters={"shoe": {}})
 
 
-def test_licences_are_told_where_the_mixture_is_for_sale(bench: Bench) -> None:
+def test_licences_are_named_where_the_mixture_is_for_sale(bench: Bench) -> None:
     bench.add("a", [chat("plain", "Hello there?")])
     bench.run({"stage": "a"}, commercial=True)
     assert bench.summary()["licences"] == ["a: not in the catalogue; its licence is not known here"]

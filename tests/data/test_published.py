@@ -184,10 +184,10 @@ def test_pairs_of_every_part_arrive(made: dict[str, Artifact]) -> None:
     assert skipped == {"chosen and rejected are the same text": 1}
 
 
-def test_rewarded_prompts_bring_their_judges_and_references(made: dict[str, Artifact]) -> None:
+def test_rewarded_prompts_bring_their_verifiers_and_references(made: dict[str, Artifact]) -> None:
     rows = {row.id: row for row in read_rows(made["prompts"].payload / "rows.parquet")}
-    judged = {name: (row.verifier, row.source) for name, row in rows.items()}
-    assert judged == {
+    graded = {name: (row.verifier, row.source) for name, row in rows.items()}
+    assert graded == {
         "RLVR-GSM-1": ("gsm8k@1", "allenai/RLVR-GSM"),
         "RLVR-MATH-1": ("math_flex@1", "allenai/RLVR-MATH"),
         "RLVR-IFeval-1": ("tulu_if@1", "allenai/RLVR-IFeval"),

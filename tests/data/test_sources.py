@@ -340,7 +340,7 @@ def test_a_source_is_from_the_hub_only_where_nothing_stands_for_it(write: Write,
     assert not from_hub(SourceSpec(stage="words"), {})
 
 
-def test_a_part_of_a_published_mix_is_told_by_its_column(write: Write) -> None:
+def test_a_part_of_a_published_mix_is_known_by_its_column(write: Write) -> None:
     mirror = {"allenai/tulu-3-sft-mixture": str(write(*({"messages": TURNS, "source": name} for name in "aba")))}
     reading = Reading()
     source = SourceSpec(path="allenai/tulu-3-sft-mixture", subset="a", adapter="tulu_sft")
@@ -418,7 +418,7 @@ def test_the_hub_is_streamed_at_the_pinned_revision(monkeypatch: pytest.MonkeyPa
     assert len(rows("ai2/mix", revision="main")) == 5
 
 
-def test_the_hub_is_told_what_a_set_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_gets_the_options_that_a_set_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def load_dataset(*args: Any, **options: Any) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Verbs of data: decontaminate, data."""
+"""The verbs `decontaminate` and `data`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,10 @@ if TYPE_CHECKING:
 def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Put the verbs on the command line."""
     verb = add("decontaminate", decontaminate, "remove the training rows that copy a benchmark", "mirror", "json")
-    verb.add_argument(
-        "files", nargs="+", type=Path, metavar="FILE", help="rows of any layout: .jsonl, .json, .csv, .tsv, .parquet"
-    )
-    verb.add_argument(
-        "--against", required=True, metavar="BENCHMARK", help="suites and tasks A,B, or a folder of prompts"
-    )
+    formats = "rows of any layout: .jsonl, .json, .csv, .tsv, .parquet"
+    verb.add_argument("files", nargs="+", type=Path, metavar="FILE", help=formats)
+    against = "suites and tasks A,B, or the folder of a benchmark artifact"
+    verb.add_argument("--against", required=True, metavar="BENCHMARK", help=against)
     verb.add_argument("--out", type=Path, required=True, metavar="FILE", help="clean rows: .jsonl(.gz) or .parquet")
     verb.add_argument("--report", type=Path, metavar="FILE", help="where to put the whole report as JSON")
     verb.add_argument("--ngram", type=int, default=8, metavar="N", help="tokens of an n-gram (default: 8)")
@@ -36,14 +34,12 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("--spare", action="store_true", help="keep copying rows of sets that are not contaminated")
     verb.add_argument("--exact", action="store_true", help="whole fields as phrases, instead of n-gram coverage")
     verb.add_argument("--workers", type=int, default=machine.cores(), metavar="N", help="processes (default: cores)")
-    verb = add(
-        "data", data, "what a finished mix, pairs, judged, prefs or personas artifact is made of", "store", "json"
-    )
+    verb = add("data", data, "what the artifact of a data stage is made of", "store", "json")
     verb.add_argument("artifact", **ARTIFACT)
 
 
 def decontaminate(args: argparse.Namespace) -> int:
-    """Clean rows, and what was found: sets against benchmarks, and both texts side by side."""
+    """Write the clean rows; print sets against benchmarks, and both texts of each copy side by side."""
     from tercet.data.decontam import Index
     from tercet.data.decontaminate_files import clean
     from tercet.data.decontaminator import DecontaminationRule, Decontaminator
@@ -54,8 +50,8 @@ def decontaminate(args: argparse.Namespace) -> int:
             raise ValueError(f"--{name}: expected a share between 0 and 1, got {getattr(args, name)}")
     benchmark, unseen = benchmark_of(args.against, args.mirror or os.environ.get("TERCET_MIRROR"))
     index = Index(benchmark, args.ngram, exact=args.exact)
-    policy = DecontaminationRule(args.threshold, args.share, unseen, args.spare)
-    found = clean(args.files, args.out, Decontaminator(index, policy), args.workers)
+    rule = DecontaminationRule(args.threshold, args.share, unseen, args.spare)
+    found = clean(args.files, args.out, Decontaminator(index, rule), args.workers)
     if args.report:
         args.report.parent.mkdir(parents=True, exist_ok=True)
         args.report.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -66,14 +62,12 @@ def decontaminate(args: argparse.Namespace) -> int:
     _say_matrix(matrix(found["matrix"], found["benchmarks"]))
     _say_copies(removed_texts(found["items"]), "the report")
     say(f"{found['rows']} rows, {found['tokens']} tokens read; {found['removed']} rows removed, {found['kept']} kept")
-    say(f"second pass: {found['proof']['rows']} rows of {found['out']}, {found['proof']['copy']} copy the exam")
+    say(f"second pass: {found['proof']['rows']} rows of {found['out']}, {found['proof']['copy']} copy the benchmark")
     return 0
 
 
 def benchmark_of(against: str, mirror_file: str | None) -> tuple[list[BenchmarkItem], frozenset[str]]:
-    """The items to keep out, from a folder with `benchmark.parquet` or from tasks and suites; and which tasks are
-    unseen.
-    """
+    """The items of a folder with `benchmark.parquet`, or of tasks and suites; and which tasks are unseen."""
     from tercet import hub, pipeline
     from tercet.data.decontam import BenchmarkItem, read_benchmark
     from tercet.data.synth import GENERATORS
@@ -100,7 +94,7 @@ def benchmark_of(against: str, mirror_file: str | None) -> tuple[list[BenchmarkI
 
 
 def data(args: argparse.Namespace) -> int:
-    """The data sheet of an artifact: what came from where, what was removed by which rule, and what copies the exam."""
+    """The datasheet of an artifact: the rows of each source, those each rule removed, and copies of benchmarks."""
     from tercet.recipe import AskingSpec, MixtureSpec, OnPolicyPairsSpec, kinds_of
     from tercet.report.data import told
     from tercet.store import Store, StoreError
@@ -121,21 +115,19 @@ def data(args: argparse.Namespace) -> int:
 
 
 def _say_mixture(found: dict[str, Any]) -> None:
-    """Sheet, sources, matrix, copies side by side, and a few rows of every other rule."""
+    """Datasheet, sources, matrix, copies side by side, and a few rows that other rules removed."""
     if found["sheet"]:
         keys = ("part", "source", "rows", "tokens", "turns", "licence", "commercial")
+        columns = ("part", "source", found["of"], found["counted"], *keys[4:])
         total = {"part": "all", **found["total"]}
-        table(
-            ("part", "source", found["of"], found["counted"], "turns", "licence", "commercial"),
-            (_cells(_short(line), keys) for line in (*found["sheet"], total)),
-        )
+        table(columns, (_cells(_short(line), keys) for line in (*found["sheet"], total)))
     for sentence in found["licences"]:
         say(sentence)
     columns = ("source", "read", *found["columns"])
-    rows = [
+    rows = (
         (*_cells(row, columns), *_cells(row["removed"], found["rules"]), _tally(row.get("skipped") or {}))
         for row in found["sources"]
-    ]
+    )
     table((*columns, *found["rules"], "skipped"), rows)
     for line in (line for row in found["sources"] for line in row.get("said") or ()):
         say(line)
@@ -147,7 +139,7 @@ def _say_mixture(found: dict[str, Any]) -> None:
 
 
 def _short(line: dict[str, Any]) -> dict[str, Any]:
-    """A line of the sheet; a source that is one part of the same name is named once."""
+    """A line of the datasheet; a source that is one part of the same name is named once."""
     return {**line, "source": ""} if line.get("source") == line["part"] else line
 
 
@@ -160,14 +152,14 @@ def _say_expected(expected: dict[str, Any]) -> None:
 
 def _say_matrix(matrix: dict[str, Any]) -> None:
     if matrix["lines"]:
-        say("share of each exam's items that a part copies, in %; ! where the part was dropped whole")
+        say("share of each benchmark's items that a part copies, in %; ! where the part was dropped whole")
         table(("part", *matrix["tasks"]), ((line["part"], *map(_percent, line["cells"])) for line in matrix["lines"]))
     if matrix.get("untouched"):
         say(f"not copied at all: {', '.join(matrix['untouched'])}")
 
 
 def _percent(cell: dict[str, Any] | None) -> str:
-    """One decimal; a mark where the whole set goes."""
+    """One decimal; a mark where the whole set is dropped."""
     return f"{100 * cell['share']:.1f}{' !' if cell['verdict'] == 'set dropped' else ''}" if cell else ""
 
 
@@ -175,13 +167,13 @@ def _say_copies(found: dict[str, Any], rest: str) -> None:
     """Copies with both texts side by side, and where the `rest` is."""
     for row in found["copies"]:
         say(f"{row['task']} {row['item']}: {row['coverage']:.0%} in {row['row']} of {row['source']}")
-        say(f"  benchmark  {_line(row['exam_text'])}\n  row   {_line(row['row_text'])}")
+        say(f"  benchmark  {_line(row['benchmark_text'])}\n  row   {_line(row['row_text'])}")
     if found["num_copies"] > len(found["copies"]):
         say(f"{found['num_copies'] - len(found['copies'])} more copies are in {rest}")
 
 
 def _say_asked(found: dict[str, Any]) -> None:
-    """What a stage that asks models made of its prompts or seeds, who won, and what it cost."""
+    """The rows or pairs of a stage that asks models, which models won, and what the requests cost."""
     numbers = {key: found[key] for key in ("prompts", "repeats", "seeds", "rows", "pairs") if found[key] is not None}
     say(", ".join(f"{key} {number:,}" for key, number in numbers.items()))
     for key in ("rules", "no_pair", "dropped", "skipped", "ratings"):
@@ -192,7 +184,7 @@ def _say_asked(found: dict[str, Any]) -> None:
             (name, line["rated_pairs"], f"{line['chosen']:.1%}", f"{line['rejected']:.1%}")
             for name, line in found["models"].items()
         )
-        table(("answers of", "rated_pairs", "chosen", "rejected"), rows)
+        table(("answers of", "rated pairs", "chosen", "rejected"), rows)
     for key, unit in (("mean_words", "words"), ("mean_length", "tokens")):
         if sides := found[key]:
             say(f"chosen answers have {sides['chosen']:.0f} {unit} in the mean, rejected ones {sides['rejected']:.0f}")

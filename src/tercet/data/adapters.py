@@ -1,7 +1,7 @@
-"""One small function for each public data set: a raw object becomes a row or a pair.
+"""The adapters of the public data sets: one small function each turns a raw object into a row or a pair.
 
-Each function keeps to the contract of `layouts`, which holds the layouts that any file may have. What Tülu 3 keeps of
-each data set, and why, is written in `catalogue`; the section numbers are those of the paper.
+Each function keeps to the contract of `layouts`, which holds the layouts that any file may have. `catalogue` says what
+Tülu 3 keeps of each data set and why; the section numbers are those of the paper.
 """
 
 from __future__ import annotations
@@ -11,46 +11,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tercet.data.layouts import (
-    HH_TURN,
-    Raw,
-    Skip,
-    alpaca,
-    conversation,
-    exchange,
-    guanaco,
-    instances,
-    keys_of,
-    kto,
-    prompt_completion,
-    prompt_only,
-    question_answer,
-    sharegpt,
-    sharegpt_without_tools,
-    spoken,
-    texts,
-    tulu_sft,
-    turn_of,
-    unblanked,
-)
+from tercet.data import layouts
+from tercet.data.layouts import Adapter, Raw, Skip, Unfold, conversation, exchange, keys_of, texts
 from tercet.rows import Message, Messages, Pair, Row, RowError, messages_from, pair_from
 from tercet.verify import VerifierError, verifier
 
-Adapter = Callable[[Raw, str], Row]
 PairAdapter = Callable[[Raw, str], Pair]
-Unfold = Callable[[Iterable[tuple[Raw, str]]], Iterator[tuple[Raw, str]]]
 
 LEFT_OUT = "_left_out"  # key of a raw object that an unfolding leaves out; its value is the reason
-UNCLEAR_RIGHTS = {"sharegpt": "ShareGPT part", "truthful_qa": "TruthfulQA part"}  # what goes out of UltraFeedback
-JUDGES = {"gsm8k": "gsm8k@1", "math": "math_flex@1", "ifeval": "tulu_if@1"}  # `dataset` of a published RLVR row
+UNCLEAR_RIGHTS = {"sharegpt": "ShareGPT part", "truthful_qa": "TruthfulQA part"}  # parts of UltraFeedback left out
+VERIFIERS = {"gsm8k": "gsm8k@1", "math": "math_flex@1", "ifeval": "tulu_if@1"}  # by `dataset` of a published RLVR row
+SKILLS = {"gsm8k@1": "words", "math_flex@1": "maths", "tulu_if@1": "constraints"}  # by verifier
 
 _CALCULATION = re.compile(r"<<[^<>]*>>")
 _SLOT = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 
 
 def gsm8k(raw: Raw, where: str) -> Row:
-    """`question, answer`: calculator marks `<<48/2=24>>` go, the reference answer stands after `####` without
-    commas."""
+    """`question, answer`, without the calculator's `<<48/2=24>>`; the reference answer stands after `####`."""
     question, answer = texts(raw, where, "question", "answer")
     turns = (Message("user", question), Message("assistant", _CALCULATION.sub("", answer)))
     return Row(raw["id"], turns, skill="words", verifier="gsm8k@1", reference=_final_number(answer, where))
@@ -62,7 +40,7 @@ def inputs_targets(raw: Raw, where: str) -> Row:
 
 
 def persona(raw: Raw, where: str) -> Row:
-    """`persona` or Persona Hub's `input persona`: a description that an author writes prompts for, as a bare prompt."""
+    """`persona` or Persona Hub's `input persona`: a description that a model writes prompts for, as a bare prompt."""
     (text,) = texts(raw, where, "persona" if "input persona" not in raw else "input persona")
     return Row(raw["id"], (Message("user", text),), skill="persona")
 
@@ -75,7 +53,7 @@ def oasst(raw: Raw, where: str) -> Row:
 
 
 def wildchat(raw: Raw, where: str) -> Row:
-    """`conversation, model`: only GPT-4's conversations are kept (§2.1); the other columns are left behind."""
+    """`conversation, model`: only GPT-4's conversations are kept (§2.1); other columns are ignored."""
     (model,) = texts(raw, where, "model")
     if "gpt-4" not in model:
         raise Skip("not answered by GPT-4")
@@ -94,8 +72,7 @@ def sciriff(raw: Raw, where: str) -> Row:
     (task,) = texts(raw, where, "dataset")
     if not task.startswith("science"):
         raise Skip("no science task")
-    row = conversation({"id": raw["id"], "messages": raw.get("messages")}, where)
-    return Row(row.id, row.messages, template=task)
+    return replace(conversation({"id": raw["id"], "messages": raw.get("messages")}, where), template=task)
 
 
 def openmath(raw: Raw, where: str) -> Row:
@@ -104,7 +81,7 @@ def openmath(raw: Raw, where: str) -> Row:
 
 
 def openmath_gsm8k(raw: Raw, where: str) -> Row:
-    """The part of OpenMathInstruct-2 that grew from GSM8K, the one in the published mix."""
+    """The part of OpenMathInstruct-2 that grew from GSM8K, which is in the published mix."""
     (part,) = texts(raw, where, "problem_source")
     if "gsm8k" not in part:
         raise Skip("not grown from GSM8K")
@@ -112,7 +89,7 @@ def openmath_gsm8k(raw: Raw, where: str) -> Row:
 
 
 def wildjailbreak(raw: Raw, where: str) -> Row:
-    """`vanilla, adversarial, completion, data_type`: the question is the adversarial text where the type says so."""
+    """`vanilla, adversarial, completion, data_type`: the type says which of the first two is the question."""
     kind, answer = texts(raw, where, "data_type", "completion")
     (question,) = texts(raw, where, "adversarial" if kind.startswith("adversarial") else "vanilla")
     turns = (Message("user", question), Message("assistant", answer))
@@ -120,51 +97,49 @@ def wildjailbreak(raw: Raw, where: str) -> Row:
 
 
 def wildguardmix(raw: Raw, where: str) -> Row:
-    """`prompt` alone: the answers came from weak models and are to be written anew (§2.1)."""
+    """`prompt` alone, because the answers came from weak models and are to be written anew (§2.1)."""
     (prompt,) = texts(raw, where, "prompt")
-    harm = f"{raw['prompt_harm_label']}" if raw.get("prompt_harm_label") else ""
+    harm = str(raw.get("prompt_harm_label") or "")
     return Row(raw["id"], (Message("user", prompt),), skill="safety", template=harm)
 
 
 def hardcoded(raw: Raw, where: str) -> Row:
     """A template with slots such as `{{name}}` in messages or Alpaca's layout; `fill` puts the user's values in."""
-    return conversation(raw, where) if "messages" in raw else alpaca(raw, where)
+    return conversation(raw, where) if "messages" in raw else layouts.alpaca(raw, where)
 
 
 def fill(row: Row, values: Mapping[str, str], where: str) -> Row:
     """The row with every `{{slot}}` replaced by its value; a slot without a value is refused."""
     slots = {slot for turn in row.messages for slot in _SLOT.findall(turn.content)}
-    if missing := sorted(slots - set(values)):
+    if missing := ", ".join(sorted(slots - set(values))):
         given = ", ".join(sorted(values)) or "none"
-        raise RowError(
-            f"{where}: no value for the slot {', '.join(missing)} of this template; the values given: {given}"
-        )
-    turns = tuple(Message(t.role, _SLOT.sub(lambda slot: values[slot[1]], t.content)) for t in row.messages)
-    return Row(row.id, turns, row.source, row.skill, row.verifier, row.reference, row.template)
+        raise RowError(f"{where}: no value for the slot {missing} of this template; the values given: {given}")
+    turns = (Message(turn.role, _SLOT.sub(lambda slot: values[slot[1]], turn.content)) for turn in row.messages)
+    return replace(row, messages=tuple(turns))
 
 
 def rlvr(raw: Raw, where: str) -> Row:
-    """A published RLVR row: `messages, ground_truth, dataset, constraint_type`; it gets the judge of its data set."""
+    """A published RLVR row: `messages, ground_truth, dataset, constraint_type`; its data set decides the verifier."""
     reference, name = texts(raw, where, "ground_truth", "dataset")
-    judge = JUDGES.get(name.lower())
-    if judge is None:
-        raise RowError(f"{where}: no judge for the data set {name!r}; expected one of {', '.join(JUDGES)}")
+    if name.lower() not in VERIFIERS:
+        raise RowError(f"{where}: no verifier for the data set {name!r}; expected one of {', '.join(VERIFIERS)}")
     asked = conversation({"id": raw["id"], "messages": raw.get("messages")}, where).prompt
     kind = str(raw.get("constraint_type") or "")
-    return _problem(raw, asked, judge, reference.replace(",", "") if judge == "gsm8k@1" else reference, where, kind)
+    reference = reference.replace(",", "") if name.lower() == "gsm8k" else reference
+    return _problem(raw, asked, VERIFIERS[name.lower()], reference, where, kind)
 
 
 def gsm8k_prompt(raw: Raw, where: str, examples: Sequence[Mapping[str, Any]] = ()) -> Row:
-    """A GSM8K problem to be rewarded: zero-shot, or behind worked examples `{question, answer}` in one user turn."""
+    """A GSM8K prompt for RL: zero-shot, or behind worked examples `{question, answer}` in one user turn."""
     question, answer = texts(raw, where, "question", "answer")
     text = _behind(examples, ("Question: ", "\nAnswer: "), question, ("question", "answer"))
     return _problem(raw, (Message("user", text),), "gsm8k@1", _final_number(answer, where), where)
 
 
 def math_prompt(raw: Raw, where: str, examples: Sequence[Mapping[str, Any]] = ()) -> Row:
-    """A MATH problem to be rewarded: zero-shot, or behind worked examples `{problem, solution}` in one user turn.
+    """A MATH prompt for RL: zero-shot, or behind worked examples `{problem, solution}` in one user turn.
 
-    The reference answer is the bare `answer` where the row has one, else its reference `solution`.
+    The reference answer is the bare `answer` where the row has one, else its worked `solution`.
     """
     (question,) = texts(raw, where, "problem")
     if "answer" in raw and raw["answer"] in (None, ""):
@@ -182,8 +157,7 @@ def preference(raw: Raw, where: str) -> Pair:
     for name in ("chosen_rating", "rejected_rating"):
         if not isinstance(raw.get(name) or 0.0, int | float):
             raise RowError(f"{where}: expected a number under {name}, got {raw[name]!r:.40}")
-    pair = pair_from({**raw, **{side: unblanked(turns or ()) for side, turns in sides.items()}}, where)
-    return _told_apart(pair)
+    return _usable(pair_from({**raw, **{side: layouts.unblanked(turns or ()) for side, turns in sides.items()}}, where))
 
 
 def ultrafeedback_pair(raw: Raw, where: str) -> Pair:
@@ -208,8 +182,8 @@ def rewardbench(raw: Raw, where: str) -> Pair:
 
 def sharegpt_pair(raw: Raw, where: str) -> Pair:
     """`conversations` that end with a question, and `chosen` and `rejected` turns of `{from, value}`."""
-    turns = sharegpt(raw, where).messages
-    sides = [messages_from([turn_of(raw.get(side), where)], where)[0] for side in ("chosen", "rejected")]
+    turns = layouts.sharegpt(raw, where).messages
+    sides = [messages_from([layouts.turn_of(raw.get(side), where)], where)[0] for side in ("chosen", "rejected")]
     if wrong := [side.role for side in sides if side.role != "assistant"]:
         raise RowError(f"{where}: chosen and rejected must be the assistant's turns, got a turn of the {wrong[0]}")
     return _paired(raw["id"], turns, sides[0].content, sides[1].content)
@@ -217,7 +191,7 @@ def sharegpt_pair(raw: Raw, where: str) -> Pair:
 
 def hh(raw: Raw, where: str) -> Pair:
     """`chosen` and `rejected` dialogues as one text with `Human:` and `Assistant:` before the turns (HH-RLHF)."""
-    good, bad = (spoken(text, HH_TURN, where) for text in texts(raw, where, "chosen", "rejected"))
+    good, bad = (layouts.spoken(text, layouts.HH_TURN, where) for text in texts(raw, where, "chosen", "rejected"))
     if good[-1].role != "assistant" or bad[-1].role != "assistant":
         raise RowError(f"{where}: both dialogues must end with the assistant")
     if good[:-1] != bad[:-1]:
@@ -228,11 +202,11 @@ def hh(raw: Raw, where: str) -> Pair:
 def best_paths(raws: Iterable[tuple[Raw, str]]) -> Iterator[tuple[Raw, str]]:
     """OASST's messages as paths from each root, following the reply of the highest mean quality label (§2.1).
 
-    The first reply wins a tie, a reply without a label counts 0, deleted messages end a branch. As in the published
-    conversion, a best path that ends in a question nobody answered is left out whole.
+    The first reply wins a tie, a reply without a label counts 0, a deleted message ends its branch. As in the published
+    conversion, a best path that ends in an unanswered question is left out whole.
     """
-    nodes = [(raw, where) for raw, where in raws]
-    replies: dict[str, list[int]] = {}
+    nodes = list(raws)
+    replies: dict[str, list[int]] = {}  # by the parent's id, "" for roots
     names: set[str] = set()
     for number, (raw, where) in enumerate(nodes):
         name, _, role = texts(raw, where, "message_id", "text", "role")
@@ -260,63 +234,30 @@ def best_paths(raws: Iterable[tuple[Raw, str]]) -> Iterator[tuple[Raw, str]]:
     yield from (({LEFT_OUT: reason}, nodes[number][1]) for number, reason in enumerate(reasons) if reason)
 
 
-ADAPTERS: dict[str, Adapter] = {
-    "rows": conversation,
-    "alpaca": alpaca,
-    "gsm8k": gsm8k,
-    "gsm8k_prompt": gsm8k_prompt,
-    "guanaco": guanaco,
-    "hardcoded": hardcoded,
-    "inputs_targets": inputs_targets,
-    "kto": kto,
-    "math_prompt": math_prompt,
-    "oasst": oasst,
-    "openmath": openmath,
-    "openmath_gsm8k": openmath_gsm8k,
-    "persona": persona,
-    "prompt_completion": prompt_completion,
-    "prompt_only": prompt_only,
-    "prompt_tree": prompt_only,
-    "question_answer": question_answer,
-    "rlvr": rlvr,
-    "sciriff": sciriff,
-    "self_instruct": alpaca,
-    "sharegpt": sharegpt,
-    "sharegpt_without_tools": sharegpt_without_tools,
-    "tulu_sft": tulu_sft,
-    "ultrafeedback": ultrafeedback,
-    "wildchat": wildchat,
-    "wildguardmix": wildguardmix,
-    "wildjailbreak": wildjailbreak,
-}
-PAIRS: dict[str, PairAdapter] = {
-    "hh": hh,
-    "preference": preference,
-    "prompt_pair": prompt_pair,
-    "rewardbench": rewardbench,
-    "sharegpt_pair": sharegpt_pair,
-    "ultrafeedback_pair": ultrafeedback_pair,
-}
-UNFOLDS: dict[str, Unfold] = {"oasst": best_paths, "self_instruct": instances}  # what comes before the adapter
+ADAPTERS: dict[str, Adapter] = layouts.ADAPTERS | {"gsm8k": gsm8k, "gsm8k_prompt": gsm8k_prompt}
+ADAPTERS |= {"hardcoded": hardcoded, "inputs_targets": inputs_targets, "math_prompt": math_prompt, "oasst": oasst}
+ADAPTERS |= {"openmath": openmath, "openmath_gsm8k": openmath_gsm8k, "persona": persona, "rlvr": rlvr}
+ADAPTERS |= {"sciriff": sciriff, "ultrafeedback": ultrafeedback, "wildchat": wildchat, "wildguardmix": wildguardmix}
+ADAPTERS |= {"wildjailbreak": wildjailbreak}
+PAIRS: dict[str, PairAdapter] = {"hh": hh, "preference": preference, "prompt_pair": prompt_pair}
+PAIRS |= {"rewardbench": rewardbench, "sharegpt_pair": sharegpt_pair, "ultrafeedback_pair": ultrafeedback_pair}
+UNFOLDS: dict[str, Unfold] = {**layouts.UNFOLDS, "oasst": best_paths}  # what comes before the adapter
 WITH_EXAMPLES = {  # adapter -> function, worked examples before each prompt (§2.4), their keys
     "gsm8k_prompt": (gsm8k_prompt, 8, ("question", "answer")),
     "math_prompt": (math_prompt, 3, ("problem", "solution")),
 }
 
 
-def _problem(raw: Raw, asked: Messages, judge: str, reference: str, where: str, template: str = "") -> Row:
-    """A bare prompt with its judge; an empty reference answer, and a constraint nobody can check, are refused before
-    training.
-    """
+def _problem(raw: Raw, asked: Messages, name: str, reference: str, where: str, template: str = "") -> Row:
+    """A bare prompt with its verifier; RowError where no answer could pass, so that training does not meet it."""
     if not reference.strip():
         raise RowError(f"{where}: has an empty reference answer, so no answer could be right")
-    if judge == "tulu_if@1":
+    if name == "tulu_if@1":
         try:
-            verifier(judge)("", reference)
+            verifier(name)("", reference)
         except VerifierError as error:
             raise RowError(f"{where}: {error}") from None
-    skill = {"gsm8k@1": "words", "math_flex@1": "maths", "tulu_if@1": "constraints"}[judge]
-    return Row(raw["id"], asked, skill=skill, verifier=judge, reference=reference, template=template)
+    return Row(raw["id"], asked, skill=SKILLS[name], verifier=name, reference=reference, template=template)
 
 
 def _behind(
@@ -339,11 +280,11 @@ def _final_number(answer: str, where: str) -> str:
 
 def _paired(name: str, prompt: Messages, good: str, bad: str, **models: str) -> Pair:
     sides = ((*prompt, Message("assistant", text)) for text in (good, bad))
-    return _told_apart(Pair(name, *sides, **models))  # type: ignore[arg-type]
+    return _usable(Pair(name, *sides, **models))  # type: ignore[arg-type]
 
 
-def _told_apart(pair: Pair) -> Pair:
-    """The pair, unless nothing can be learnt from it."""
+def _usable(pair: Pair) -> Pair:
+    """The pair; Skip where nothing can be learnt from it: an empty answer, or two equal ones."""
     good, bad = pair.chosen[-1].content, pair.rejected[-1].content
     if not good.strip() or not bad.strip():
         raise Skip("an answer is empty")

@@ -1,7 +1,7 @@
-"""Every data set of the Tülu 3 recipe in one flat table: where it is, on what terms, and what is kept of it.
+"""Every data set of the Tülu 3 recipe in one flat table: where it is, its licence, and what is kept of it.
 
 Counts are those of the paper (T7, T15, T22) and add up to its totals; licences are those of the data cards. A revision
-is given where public code outside its makers pins the same one; an empty one must be pinned in the recipe.
+is given where other public code pins the same one; an empty one must be pinned in the recipe.
 `commercial` reads the licence ("no" forbids it) and the texts' origin: "unclear" where the licence is not stated, is
 disputed, or where answers came from a model whose terms restrict what may be trained on them. It is no legal advice.
 """
@@ -67,7 +67,7 @@ def find(name: str) -> Dataset | None:
 
 
 def conflicts(names: Iterable[str]) -> list[str]:
-    """What stands against commercial use of these sources: one sentence for each that is not plainly allowed."""
+    """The reasons against commercial use of these sources: one sentence for each that is not plainly allowed."""
     found = []
     for name in dict.fromkeys(names):
         dataset = find(name)

@@ -1,4 +1,4 @@
-"""The data sheet of a mixture: what came from where, on what terms, what went and why."""
+"""The datasheet of a mixture: the rows of each source, their licences, and how many each rule removed."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tercet.data.catalogue import conflicts, find
 from tercet.data.decontaminator import Decontaminator
 from tercet.journal import write_json
 from tercet.recipe import MixtureSpec
 from tercet.rows import Message, Pair, Row, RowError
-
-if TYPE_CHECKING:
-    from tercet.store import Artifact
+from tercet.store import Artifact
 
 PAPER_FILTERS = ("keywords", "blank")
 
 
 @dataclass
 class Tally:
-    """What happened to one source; `entered` left the adapter, `sampled` was put before the rules."""
+    """The counts of one source: `entered` rows came from the adapter, `sampled` rows met the rules."""
 
     source: str
     read: int = 0
@@ -40,8 +38,7 @@ class Tally:
 
     @property
     def found(self) -> int:
-        """Rows as published sets count them: after the paper's filters, before duplicates and copies of benchmarks
-        go."""
+        """Rows as published sets count them: after the paper's filters, before duplicates and copies are removed."""
         by_filter = sum(number for rule, number in self.removed.items() if rule in PAPER_FILTERS)
         return round((self.sampled - by_filter) * self.repeat)
 
@@ -53,7 +50,7 @@ class Tally:
 
 @dataclass
 class Datasheet:
-    """Rows, tokens and turns of what is in the mixture, for each source of the recipe and each part of it."""
+    """Rows, tokens and turns in the mixture, for each source of the recipe and each part of it."""
 
     counted: str
     measure: Callable[[list[str]], list[int]]
@@ -61,7 +58,7 @@ class Datasheet:
 
     @classmethod
     def of(cls, spec: MixtureSpec, inputs: Mapping[str, Artifact]) -> Datasheet:
-        """A sheet that counts tokens of the model the recipe names, or words."""
+        """A datasheet that counts tokens of the model the recipe names, or words."""
         if not spec.tokenizer:
             return cls("words", lambda texts: [len(text.split()) for text in texts])
         path = inputs[spec.tokenizer].payload / "tokenizer.json"
@@ -79,7 +76,7 @@ class Datasheet:
 
     @property
     def rows(self) -> int:
-        """All rows."""
+        """The number of rows in the mixture."""
         return sum(line[0] for line in self.lines.values())
 
     def count(self, entries: Sequence[tuple[str, Row | Pair]]) -> None:
@@ -93,18 +90,18 @@ class Datasheet:
             line[2] += sum(turn.role != "system" for turn in conversation)
 
     def table(self) -> list[dict[str, Any]]:
-        """The sheet with the terms of each part, as far as the catalogue knows them."""
+        """The lines with the licence of each part, as far as the catalogue knows it."""
         found = []
         for (name, part), (rows, tokens, turns) in sorted(self.lines.items()):
             known = find(part) or find(name)
-            terms = (known.licence, known.commercial) if known else ("not known here", "unknown")
+            licence, commercial = (known.licence, known.commercial) if known else ("not known here", "unknown")
             numbers = {"rows": rows, "tokens": tokens, "turns": round(turns / rows, 3)}
-            found.append({"source": name, "part": part, **numbers, "licence": terms[0], "commercial": terms[1]})
+            found.append({"source": name, "part": part, **numbers, "licence": licence, "commercial": commercial})
         return found
 
 
 def expectation(spec: MixtureSpec, tallies: Sequence[Tally], *, strict: bool) -> dict[str, Any] | None:
-    """How the rows that came differ from those the recipe expects; RowError where that is too much and `strict`."""
+    """How the number of rows differs from what the recipe expects; RowError where it is too far off and `strict`."""
     pairs = [(tally.source, tally.expected, tally.found) for tally in tallies if tally.expected is not None]
     differences = [
         {"source": name, "expected": wanted, "found": found} for name, wanted, found in pairs if wanted != found
@@ -113,10 +110,10 @@ def expectation(spec: MixtureSpec, tallies: Sequence[Tally], *, strict: bool) ->
         return {"rows": None, "found": None, "differences": differences} if pairs else None
     found = sum(tally.found for tally in tallies)
     if strict and abs(found - spec.expect) > spec.within * spec.expect:
-        told = "; ".join(f"{d['source']}: expected {d['expected']:,}, found {d['found']:,}" for d in differences)
+        listed = "; ".join(f"{d['source']}: expected {d['expected']:,}, found {d['found']:,}" for d in differences)
         raise RowError(
             f"the sources give {found:,} rows, the recipe expects {spec.expect:,} (within {spec.within:.2%}). "
-            f"{told or 'No source says what it expects'}. Raise `within`, or correct `expect`, to go on"
+            f"{listed or 'No source says what it expects'}. Raise `within`, or correct `expect`, to go on"
         )
     return {"rows": spec.expect, "found": found, "differences": differences}
 
@@ -130,7 +127,7 @@ def write_summary(  # noqa: PLR0913 - one value for each of its parts
     spec: MixtureSpec,
     expected: dict[str, Any] | None,
 ) -> None:
-    """Everything about the mixture but its rows."""
+    """Write everything about the mixture but its rows."""
     removed: Counter[str] = sum((tally.removed for tally in tallies), Counter())
     table = sheet.table()
     named = [line["part"] if find(line["part"]) else line["source"] for line in table]

@@ -8,13 +8,12 @@ positions that lie in an n-gram which d contains too:
 
 A field shorter than n tokens has no n-gram and scores 0; a field without any token (a question that has no passage)
 is no field. A row's coverage of an item is the largest over its documents, and the row copies the item when that is
-strictly above the threshold. In exact mode a field scores 1 when all of it stands in d as one phrase, however short
-it is, and a row copies an item when one of its documents holds every field.
+strictly above the threshold. In exact mode a field scores 1 when d holds all of it as one phrase, however short, and a
+row copies an item when one of its documents holds every field.
 
-Two deliberate differences from the published scripts. Both sides go through the same analyser, where the scripts cut
-the benchmark side with spaCy's English pipeline: that one splits clitics and keeps punctuation as tokens, which only
-changes L and breaks n-grams that the corpus side has. And the search is exact and complete, where the scripts ask a
-search engine for the first hundred hits of each n-gram.
+Two deliberate differences from the published scripts: both sides go through the same analyser (the scripts cut the
+benchmark side with spaCy, which splits clitics and keeps punctuation as tokens, and so breaks n-grams that the corpus
+side has), and the search is complete (the scripts ask a search engine for the first hundred hits of each n-gram).
 """
 
 from __future__ import annotations
@@ -28,22 +27,17 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tercet.data.ngrams import END, SEPARATORS, Grams, Numbers, Sieve, WordIds, analyse, encode, vocabulary
+from tercet.data.ngrams import END, SEPARATORS, Grams, Numbers, WordHashes, WordIds, encode, vocabulary
 from tercet.rows import RowError, read_table
-
-__all__ = ["SEPARATORS", "BenchmarkItem", "Hit", "Index", "analyse", "excerpt", "read_benchmark"]
 
 _WORD = re.compile(f"[^{re.escape(SEPARATORS)}]+")
 
 
-def _always(row: int, item: int, coverage: float) -> bool:
-    return True
-
-
 @dataclass(frozen=True)
 class BenchmarkItem:
-    """One benchmark item. Example: `ExamItem("words@1", "17", ("Ann has 3 pens and ...",))`."""
+    """One benchmark item. Example: `BenchmarkItem("words@1", "17", ("Ann has 3 pens and ...",))`."""
 
     task: str
     item: str
@@ -89,16 +83,14 @@ class Index:
         ]
         found = encode((text for _, _, text in every), self._words, learn=True)
         self._spelling = list(self._words)
-        self._sieve = Sieve(self._words)
-        starts = np.concatenate(([0], found.ends[:-1] + 1)) if every else found.ends
-        full = found.ends > starts
+        self._word_hashes = WordHashes(self._words)
         self._ids = found.ids
         self._ends = found.ends  # of every field; one without tokens owns no place
-        self._starts = starts
-        self._lengths = found.ends - starts
+        self._starts = np.concatenate(([0], found.ends[:-1] + 1)) if every else found.ends
+        self._lengths = self._ends - self._starts
         self._item_of = np.array([number for number, _, _ in every], np.int64)
         self._which = np.array([which for _, which, _ in every], np.int64)
-        self._num_fields = np.bincount(self._item_of[full], minlength=len(self.items))
+        self._num_fields = np.bincount(self._item_of[self._lengths > 0], minlength=len(self.items))
         self._tables = [Grams(self._ids, places, length) for length, places in self._places() if len(places)]
 
     def hits(self, row_texts: Sequence[str], threshold: float = 0.5) -> list[Hit]:
@@ -106,29 +98,33 @@ class Index:
         return self.search([row_texts], threshold)[0][0]
 
     def search(
-        self, rows: Sequence[Sequence[str]], threshold: float = 0.5, shown: Callable[[int, int, float], bool] = _always
+        self,
+        rows: Sequence[Sequence[str]],
+        threshold: float = 0.5,
+        shown: Callable[[int, int, float], bool] = lambda row, item, coverage: True,
     ) -> tuple[list[list[Hit]], int]:
         """The items that each of some rows copies, and how many tokens were read; much faster than row by row.
 
-        Which words were copied is told where `shown(row, item, coverage)`; elsewhere a hit's `matched` is empty.
+        A hit's `matched` holds the copied words where `shown(row, item, coverage)`, else nothing.
         """
         documents = [text for texts in rows for text in texts]
         owner = [(number, place) for number, texts in enumerate(rows) for place in range(len(texts))]
         best: list[dict[int, Hit]] = [{} for _ in rows]
-        if self.exact or not self._sieve.sound:
+        if self.exact or not self._word_hashes.unique:
             suspects: Sequence[int] = range(len(documents))
             read = encode(documents, self._words)
             num_tokens = read.num_tokens
         else:
-            sieved = self._sieve.encode(documents)
-            num_tokens = sieved.num_tokens
-            suspects = self._suspects(sieved, threshold)
+            # Word hashes are fast and miss nothing; the few documents that they find are read again exactly.
+            hashed = self._word_hashes.encode(documents)
+            num_tokens = hashed.num_tokens
+            suspects = self._suspects(hashed, threshold)
             read = encode((documents[number] for number in suspects), self._words)
 
-        def worth(document: int, item: int, coverage: float) -> bool:
+        def row_shown(document: int, item: int, coverage: float) -> bool:
             return shown(owner[suspects[document]][0], item, coverage)
 
-        for number, hit in self._phrases(read) if self.exact else self._copies(read, threshold, worth):
+        for number, hit in self._phrases(read) if self.exact else self._copies(read, threshold, row_shown):
             row, place = owner[suspects[number]]
             known = best[row].get(hit.number)
             if known is None or hit.coverage > known.coverage:
@@ -140,20 +136,20 @@ class Index:
         if self.exact:
             head = np.minimum(self._lengths, self.n)
             return [(length, self._starts[head == length]) for length in range(1, self.n + 1)]
-        room = np.repeat(self._ends, self._lengths + 1) - np.arange(len(self._ids))  # tokens left in the field
-        return [(self.n, np.flatnonzero(room >= self.n))]
+        rest = np.repeat(self._ends, self._lengths + 1) - np.arange(len(self._ids))  # tokens left in the field
+        return [(self.n, np.flatnonzero(rest >= self.n))]
 
     def _shares(self, read: WordIds) -> _Shares:
         """Every n-gram that a document and a field share, grouped."""
         size = len(self._ids) + 1
-        keys = [np.empty(0, np.int64)]
+        keys = [np.empty(0, np.int64)]  # a pair of document and place as one number
         for table in self._tables:
             for here, there in table.find(read.ids):
                 keys.append(np.unique(np.searchsorted(read.ends, here) * size + there))
         documents, places = np.divmod(np.unique(np.concatenate(keys)), size)
         fields = np.searchsorted(self._ends, places)
-        new = np.ones(len(places), np.bool_)
-        new[1:] = (documents[1:] != documents[:-1]) | (fields[1:] != fields[:-1])
+        new = _changes(documents, fields)
+        # An n-gram covers n tokens, or as many as there are until the next shared one of the same field begins.
         gains = np.full(len(places), self.n)
         gains[:-1][~new[1:]] = np.minimum(np.diff(places), self.n)[~new[1:]]
         firsts = np.flatnonzero(new)
@@ -189,9 +185,7 @@ class Index:
 
     def _near(self, shares: _Shares, items: Numbers, threshold: float) -> tuple[Numbers, Numbers, Numbers]:
         """First and last part of each document and item, and which of these reach the threshold up to rounding."""
-        new = np.ones(len(items), np.bool_)
-        new[1:] = (shares.documents[1:] != shares.documents[:-1]) | (items[1:] != items[:-1])
-        firsts = np.flatnonzero(new)
+        firsts = np.flatnonzero(_changes(shares.documents, items))
         sums = np.add.reduceat(shares.covered / self._lengths[shares.fields], firsts)
         near = np.flatnonzero(sums / self._num_fields[items[firsts]] > threshold - 1e-9)
         return firsts, np.append(firsts[1:], len(items)), near
@@ -234,8 +228,15 @@ class Index:
         return " ".join(self._spelling[number] for number in self._ids[start:end].tolist() if number != END)
 
 
+def _changes(one: Numbers, other: Numbers) -> NDArray[np.bool_]:
+    """Where a pair of numbers differs from the pair before it; the first always does."""
+    new = np.ones(len(one), np.bool_)
+    new[1:] = (one[1:] != one[:-1]) | (other[1:] != other[:-1])
+    return new
+
+
 def read_benchmark(payload: Path, *, shots: bool = True) -> tuple[list[BenchmarkItem], frozenset[str]]:
-    """The items of a prompts artifact with the fields that rows must not copy, and which of its tasks are unseen.
+    """The items of a benchmark artifact with the fields that rows must not copy, and which of its tasks are unseen.
 
     The worked examples of its prompts (`examples.parquet`, where there is one) come after the items and count under
     tasks of their own: `gsm8k@2:examples`; without `shots` they are left out.
@@ -252,7 +253,7 @@ def read_benchmark(payload: Path, *, shots: bool = True) -> tuple[list[Benchmark
 
 
 def excerpt(text: str, matched: str, *, n: int = 8, margin: int = 40, width: int = 320) -> str:
-    """The stretch of the raw `text` where the first n tokens of `matched` stand, with some context.
+    """The part of the raw `text` around the first n tokens of `matched`.
 
     Example: `excerpt("Well: Ann has 3 PENS.", "ann has 3 pens", n=4, margin=3)` is `"…l: Ann has 3 PENS."`.
     """

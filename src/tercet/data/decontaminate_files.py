@@ -1,8 +1,8 @@
-"""Decontamination of whole files of any layout: scan them, write what stays as it was, prove that it is clean.
+"""Decontamination of whole files of any layout: scan them, write what stays, prove that it is clean.
 
-Files are streamed in batches, any number of processes search them, and results are put together in the order of the
-rows, so that what comes out never depends on how many processes there were. Kept in memory are the index, a few
-batches, a few bytes a row and, for each benchmark item that a data set copies, its best copy.
+Files are streamed in batches and searched by any number of processes; results are joined in the order of the rows, so
+the number of processes changes nothing. Memory holds the index, a few batches, a few bytes a row and, for each
+benchmark item that a data set copies, its best copy.
 """
 
 from __future__ import annotations
@@ -42,14 +42,9 @@ class RowBatch:
     first: int
     rows: Any
 
-    @property
-    def is_table(self) -> bool:
-        """Whether it comes from parquet."""
-        return hasattr(self.rows, "to_pylist")
-
     def plain(self) -> Sequence[Any]:
         """The rows as lines or objects."""
-        return self.rows.to_pylist() if self.is_table else self.rows
+        return self.rows.to_pylist() if hasattr(self.rows, "to_pylist") else self.rows
 
     def objects(self) -> Iterator[tuple[dict[str, Any], str]]:
         """Every row as an object, with the place where it stands; RowError where it is none."""
@@ -66,7 +61,7 @@ class RowBatch:
 
 @dataclass
 class Scan:
-    """What a scan found. A row is known by its number over all files; `origin` holds the number of each row's set."""
+    """The result of a scan. Rows are numbered over all files; `origin` holds the number of each row's data set."""
 
     sources: dict[str, int] = field(default_factory=dict)
     origin: array[int] = field(default_factory=lambda: array("I"))
@@ -80,8 +75,8 @@ def clean(files: Sequence[Path], out: Path, cleaner: Decontaminator, workers: in
         raise ValueError(f"{out} is one of the files to read; write to another")
     if not out.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
         raise ValueError(f"{out}: expected an output named .jsonl, .jsonl.gz or .parquet")
-    with _crew(files, cleaner, workers) as pool:
-        found = _scan(files, cleaner, pool)
+    with search_pool(files, cleaner, workers) as pool:
+        found = scan(files, cleaner, pool)
         gone = _gone(found, cleaner)
         _write(out, _kept(files, gone))
         spared = sum(int((~gone[np.asarray(rows)]).sum()) for rows in found.rows.values())
@@ -92,14 +87,8 @@ def clean(files: Sequence[Path], out: Path, cleaner: Decontaminator, workers: in
     return {**_report(found, cleaner, gone), **named}
 
 
-def scan(files: Sequence[Path], cleaner: Decontaminator, workers: int = 1) -> Scan:
-    """Every row of some files past the benchmark; RowError names file and row of a bad one."""
-    with _crew(files, cleaner, workers) as pool:
-        return _scan(files, cleaner, pool)
-
-
 def documents(batch: RowBatch) -> list[Document]:
-    """What is looked at of the rows of a batch; a row's data set is its own `source` or `dataset`, else the file."""
+    """The searched part of each row of a batch; a row's data set is its own `source` or `dataset`, else the file."""
     found = []
     for number, (value, where) in enumerate(batch.objects(), batch.first):
         source = next((value[key] for key in ("source", "dataset") if value.get(key)), batch.path.name)
@@ -108,12 +97,14 @@ def documents(batch: RowBatch) -> list[Document]:
     return found
 
 
-def _crew(files: Sequence[Path], cleaner: Decontaminator, workers: int) -> ProcessPool[RowBatch, Found]:
+def search_pool(files: Sequence[Path], cleaner: Decontaminator, workers: int) -> ProcessPool[RowBatch, Found]:
+    """Processes that search batches of these files; they start at once where the files are large."""
     large = sum(file.stat().st_size for file in files if file.exists()) > LARGE
     return ProcessPool(cleaner.search(documents), workers, 0 if large else None)
 
 
-def _scan(files: Sequence[Path], cleaner: Decontaminator, pool: ProcessPool[RowBatch, Found]) -> Scan:
+def scan(files: Sequence[Path], cleaner: Decontaminator, pool: ProcessPool[RowBatch, Found]) -> Scan:
+    """Search every row of some files; RowError names file and row of a bad one."""
     whole = Scan()
     for found in pool.map(_stream(files)):
         start = len(whole.origin)
@@ -131,7 +122,7 @@ def _stream(files: Sequence[Path]) -> Iterator[RowBatch]:
 
 
 def _gone(found: Scan, cleaner: Decontaminator) -> NDArray[np.bool_]:
-    """Which rows go (rows,): those of dropped sets, and those that copy where rows are removed."""
+    """Which rows are removed (rows,): those of dropped sets, and those that copy where the verdict removes rows."""
     verdicts = {(cell["source"], cell["task"]): cell["verdict"] for cell in cleaner.matrix()}
     dropped = [found.sources[name] for name in cleaner.dropped()]
     gone: NDArray[np.bool_] = np.isin(np.asarray(found.origin), dropped)
@@ -142,8 +133,8 @@ def _gone(found: Scan, cleaner: Decontaminator) -> NDArray[np.bool_]:
 
 
 def _report(found: Scan, cleaner: Decontaminator, gone: NDArray[np.bool_]) -> dict[str, Any]:
-    """Everything that was found, as plain values: benchmarks, sets, the matrix of both, and every copied item."""
-    index, policy, dropped = cleaner.index, cleaner.policy, cleaner.dropped()
+    """The findings as plain values: benchmarks, sets, the matrix of both, and every copied item."""
+    index, rule, dropped = cleaner.index, cleaner.rule, cleaner.dropped()
     origin = np.asarray(found.origin)
     read, lost = (np.bincount(some, minlength=len(found.sources)).tolist() for some in (origin, origin[gone]))
     sets = [
@@ -157,7 +148,7 @@ def _report(found: Scan, cleaner: Decontaminator, gone: NDArray[np.bool_]) -> di
         for number, copied in sorted(numbers.items())
     ]
     return {
-        "rule": {"ngram": index.n, "exact": index.exact} | asdict(policy) | {"unseen": sorted(policy.unseen)},
+        "rule": {"ngram": index.n, "exact": index.exact} | asdict(rule) | {"unseen": sorted(rule.unseen)},
         "rows": len(origin),
         "kept": len(origin) - int(gone.sum()),
         "removed": int(gone.sum()),
@@ -243,7 +234,7 @@ def _write_table(partial: Path, path: Path, kept: Iterable[tuple[RowBatch, list[
     table: Any = None
     with ExitStack() as stack:
         for batch, stays in kept:
-            if not batch.is_table:
+            if not hasattr(batch.rows, "schema"):
                 raise ValueError(f"{path}: only parquet can become parquet, and {batch.path} is not; choose .jsonl")
             table = table or stack.enter_context(pq.ParquetWriter(partial, batch.rows.schema, compression="zstd"))
             if not table.schema.equals(batch.rows.schema):

@@ -1,8 +1,8 @@
-"""Which rows copy a benchmark, which rows and data sets go for it, and the proof that nothing is left (paper §3.2).
+"""Decontamination: which rows copy a benchmark, which rows and data sets are removed, and a proof (§3.2).
 
-Mixtures and files are cleaned alike. Jobs of rows go to a `Search`, in other processes where there are many; what it
-finds comes back in the order of the rows and is counted by a `Decontaminator`, so that no number of processes changes
-a result. When all rows were seen, its verdicts say which data sets go as a whole.
+Mixtures and files are cleaned alike. A `Search` searches jobs of rows, in other processes where there are many. A
+`Decontaminator` counts its findings in the order of the rows, so the number of processes changes no result. When all
+rows were searched, it says which data sets are removed as a whole.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class DecontaminationRule:
 
 
 class Document(NamedTuple):
-    """What is looked at of a row: its data set, its name and its user turns."""
+    """The part of a row that is searched: its data set, its name and its user turns."""
 
     source: str
     id: str
@@ -58,7 +58,7 @@ class Copy:
 
 
 class RowCopies(NamedTuple):
-    """A row that copies: its place in the job, its name, the numbers of the items, and the copies that are shown."""
+    """A row that copies: its place in the job, its name, the numbers of the items, and the copies with their texts."""
 
     place: int
     id: str
@@ -67,7 +67,7 @@ class RowCopies(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a search of a job found: the data set of every row, the tokens read, and the rows that copy."""
+    """The result of a job: the data set of every row, the tokens read, and the rows that copy."""
 
     sources: list[str]
     tokens: int
@@ -76,10 +76,10 @@ class Found(NamedTuple):
 
 @dataclass
 class Search(Generic[J]):
-    """The search of a job, which `read` makes documents of: a function that can be given to other processes.
+    """Searches a job, of which `read` makes documents; a picklable function for other processes.
 
-    Texts are shown of each row's largest copy where `each_row`, else of a copy that is larger than all that this search
-    saw before of the same item in the same data set. (Making all texts would take longer than finding the copies.)
+    Texts are made of each row's largest copy where `each_row`, else of copies larger than all that this search saw
+    before of the same item in the same data set: making all texts would take longer than finding the copies.
     """
 
     index: Index
@@ -89,16 +89,16 @@ class Search(Generic[J]):
     _best: dict[tuple[str, int], float] = field(default_factory=dict)
 
     def __call__(self, job: J) -> Found:
-        """What the rows of a job copy."""
+        """The rows of a job that copy."""
         rows = self.read(job)
         sources = [row.source for row in rows]
         if not self.index.items:
             return Found(sources, 0, [])
 
-        def told(place: int, item: int, coverage: float) -> bool:
+        def shown(place: int, item: int, coverage: float) -> bool:
             return self.each_row or coverage > self._best.get((sources[place], item), 0.0)
 
-        found, tokens = self.index.search([row.texts for row in rows], self.threshold, told)
+        found, tokens = self.index.search([row.texts for row in rows], self.threshold, shown)
         copies = [
             RowCopies(place, rows[place].id, [hit.number for hit in hits], self._shown(rows[place], hits))
             for place, hits in enumerate(found)
@@ -120,40 +120,38 @@ class Search(Generic[J]):
 
 @dataclass
 class Copied:
-    """An item that a data set copies: by how many rows, and the first of the largest copies that were shown."""
+    """An item that a data set copies: by how many rows, and the first of the largest copies with texts."""
 
     rows: int = 0
     best: Copy | None = None
 
 
 class Decontaminator:
-    """Counts what the data sets copy of a benchmark and says what follows from it."""
+    """Counts what the data sets copy of a benchmark and decides which rows and sets are removed."""
 
-    def __init__(self, index: Index, policy: DecontaminationRule | None = None) -> None:
-        self.index, self.policy = index, policy or DecontaminationRule()
+    def __init__(self, index: Index, rule: DecontaminationRule | None = None) -> None:
+        self.index, self.rule = index, rule or DecontaminationRule()
         self.copied: dict[Cell, dict[int, Copied]] = {}
         self._sizes = Counter(item.task for item in index.items)
 
     @classmethod
     def of(cls, spec: MixtureSpec, inputs: Mapping[str, Artifact]) -> Decontaminator:
-        """The benchmarks and the policy that a mixture's recipe names."""
+        """The benchmarks and the rule that a mixture's recipe names."""
         items: list[BenchmarkItem] = []
         unseen: set[str] = set()
         for name in spec.against:
             found, locked = read_benchmark(inputs[name].payload, shots=spec.shots)
             items += found
             unseen |= locked
-        return cls(
-            Index(items, spec.ngram, exact=spec.exact),
-            DecontaminationRule(spec.threshold, spec.share, frozenset(unseen)),
-        )
+        rule = DecontaminationRule(spec.threshold, spec.share, frozenset(unseen))
+        return cls(Index(items, spec.ngram, exact=spec.exact), rule)
 
     def search(self, read: Callable[[J], Sequence[Document]], *, each_row: bool = False) -> Search[J]:
         """A search for these items."""
-        return Search(self.index, self.policy.threshold, read, each_row)
+        return Search(self.index, self.rule.threshold, read, each_row)
 
     def note(self, source: str, row: RowCopies) -> tuple[Cell, ...]:
-        """Count what a row of a data set copies; the cells that it counts in."""
+        """Count the items that a row of a data set copies; returns the cells that it counts in."""
         cells: dict[Cell, None] = {}
         for number in row.items:
             cell = source, self.index.items[number].task
@@ -166,7 +164,7 @@ class Decontaminator:
         return tuple(cells)
 
     def reason(self, row: RowCopies) -> dict[str, Any]:
-        """Why a row goes, with both texts side by side where it copies most: columns of `removed.parquet`."""
+        """Why a row is removed, with both texts where it copies most: columns of `removed.parquet`."""
         ((number, most),) = row.shown.items()
         item = self.index.items[number]
         detail = f"copies {len(row.items)} benchmark item{'s' if len(row.items) > 1 else ''}"
@@ -174,7 +172,7 @@ class Decontaminator:
         return {**named, "row_text": most.row_text, "benchmark_text": most.benchmark_text}
 
     def matrix(self) -> list[dict[str, Any]]:
-        """The paper's table 37: for each data set and task the items copied, their share, and what follows.
+        """The paper's table 37: the items copied, their share and the verdict, for each data set and task.
 
         The verdict is "set dropped", "rows removed" or "spared".
         """
@@ -186,7 +184,7 @@ class Decontaminator:
         return cells
 
     def dropped(self) -> dict[str, list[dict[str, Any]]]:
-        """The data sets that go as a whole, each with the cells of the matrix that it goes for."""
+        """The data sets that are removed as a whole, each with the cells of the matrix that say so."""
         found: dict[str, list[dict[str, Any]]] = {}
         for cell in self.matrix():
             if cell["verdict"] == "set dropped":
@@ -204,10 +202,10 @@ class Decontaminator:
         ]
 
     def _verdict(self, task: str, share: float) -> str:
-        contaminated = share > self.policy.share
-        if contaminated and task in self.policy.unseen:
+        contaminated = share > self.rule.share
+        if contaminated and task in self.rule.unseen:
             return "set dropped"
-        return "spared" if self.policy.spare and not contaminated else "rows removed"
+        return "spared" if self.rule.spare and not contaminated else "rows removed"
 
 
 def prove(pool: ProcessPool[J, Found], jobs: Iterable[J], *, rows: int, spared: int = 0) -> None:

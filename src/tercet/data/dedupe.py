@@ -1,10 +1,10 @@
-"""Rows that were there before: exactly (a hash of the normalised text), or nearly (MinHash and exact Jaccard).
+"""Duplicates of earlier rows: exact ones (a hash of the normalised text) and near ones (MinHash and exact Jaccard).
 
 Near duplicates (Broder 1997; banding after Leskovec, Rajaraman & Ullman, ch. 3): a text is the set of its 5-grams of
-words and signs (x < 0 is not x > 0). The smallest of its hashes under many permutations, taken together in bands, say
-which earlier texts may be alike; their sets decide. A row goes when its Jaccard similarity to an earlier row that stays
-reaches the threshold. So every removal is true, the first of a cluster stays, and a second pass removes nothing. Beware
-of maths: of two long problems that differ in one number, the second goes at 0.8.
+words and signs (x < 0 is not x > 0). Its smallest hashes under many permutations, joined in bands, propose earlier
+texts that may be alike; the sets decide. A row is removed when its Jaccard similarity to an earlier row that stays
+reaches the threshold. So no removal is wrong, the first of a cluster stays, and a second pass removes nothing. Beware
+of maths: of two long problems that differ in one number, the second is removed at 0.8.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import hashlib
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -27,14 +27,14 @@ Hashes = npt.NDArray[np.uint64]
 Shingles = frozenset[tuple[str, ...]]
 
 _CHUNK = 256  # texts hashed together; no result depends on it
-_MISSED = 0.01  # the greatest chance that the bands overlook a pair that is exactly at the threshold
-_LATE = 1 << 16  # keys that wait in a dictionary, some 10 MB
-_KNOWN = 1_000_000  # words whose hashes are remembered at a time, some 100 MB
+_MISSED = 0.01  # the greatest chance that the bands miss a pair that is exactly at the threshold
+_LATE = 1 << 16  # keys in the dictionary before they are sorted into an array, some 10 MB
+_KNOWN = 1 << 19  # words whose hashes are remembered at a time, some 100 MB
 
 
 @dataclass(frozen=True)
 class Near:
-    """How near duplicates are sought. `words` (or signs) make a shingle; more `permutations` are slower and surer."""
+    """How near duplicates are found. `words` (or signs) make a shingle; more `permutations` are slower and surer."""
 
     threshold: float = 0.8
     words: int = 5
@@ -42,13 +42,12 @@ class Near:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be."""
         if not (0 < self.threshold <= 1 and self.words >= 1 and self.permutations >= 1):
             raise ValueError(f"expected 0 < threshold <= 1, words >= 1 and permutations >= 1, got {self}")
 
     @property
     def bands(self) -> tuple[int, int]:
-        """Bands and rows per band: the widest bands that overlook a pair at the threshold once in a hundred times.
+        """Bands and rows per band: the widest bands that miss a pair at the threshold once in a hundred times.
 
         Two texts of similarity s share a band with probability 1 - (1 - s^rows)^bands. Where no width is good enough
         the bands are one row wide.
@@ -69,17 +68,12 @@ class Twin:
 
 
 def text_of(row: Row) -> str:
-    """What is compared of a row: the turns before the answer, each with its role."""
+    """The compared text of a row: the turns before the answer, each with its role."""
     return "\n".join(f"{turn.role}: {turn.content}" for turn in row.prompt)
 
 
-def normalised(text: str) -> str:
-    """A text without what the eye hardly sees: compatibility forms, case, and kinds and amounts of white space."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
 class Seen:
-    """Numbers by 64-bit keys, 16 bytes each: what was added lately in a dictionary, the rest in few sorted arrays."""
+    """Numbers by 64-bit keys, 16 bytes each: the newest in a dictionary, the rest in a few sorted arrays."""
 
     def __init__(self) -> None:
         self._late: dict[int, int] = {}
@@ -102,6 +96,7 @@ class Seen:
             return
         run = _sorted(np.fromiter(self._late, np.uint64), np.fromiter(self._late.values(), np.uint64))
         self._late.clear()
+        # Arrays of equal size are merged, so their sizes double and a lookup reads only a few of them.
         while self._runs and len(self._runs[-1][0]) <= len(run[0]):
             keys, numbers = self._runs.pop()
             run = _sorted(np.concatenate([keys, run[0]]), np.concatenate([numbers, run[1]]))
@@ -109,19 +104,18 @@ class Seen:
 
 
 class Exact:
-    """A rule with a memory: a prompt seen before, once normalised; the first one stays.
+    """A rule against prompts seen before, once normalised; the first one stays.
 
     24 bytes a row; the names of rows wait on disk. A key has 64 bits: among a million different texts two are taken
     for one with a chance of 1 in 37 million.
     """
 
     def __init__(self) -> None:
-        """Start with nothing seen."""
         self._seen = Seen()
         self._names = DiskList[str]()
 
     def __call__(self, row: Row) -> Finding | None:
-        """What is found names the row that came first."""
+        """The finding names the row that came first."""
         key = row_key(row)
         first = self._seen.get(key)
         if first is not None:
@@ -131,8 +125,9 @@ class Exact:
 
 
 def row_key(row: Row) -> int:
-    """64 bits of a row's normalised prompt."""
-    return key_of("\x1e".join(f"{turn.role}\x1f{normalised(turn.content)}" for turn in row.prompt))
+    """64 bits of a row's prompt without what the eye hardly sees: compatibility forms, case, amounts of white space."""
+    turns = ((turn.role, unicodedata.normalize("NFKC", turn.content).casefold().split()) for turn in row.prompt)
+    return key_of("\x1e".join(f"{role}\x1f{' '.join(words)}" for role, words in turns))
 
 
 def key_of(text: str) -> int:
@@ -143,11 +138,11 @@ def key_of(text: str) -> int:
 def near_duplicates(
     read: Callable[[], Iterable[str]], near: Near | None = None, *, workers: int = 1
 ) -> dict[int, Twin]:
-    """Which texts go, by their number in the input, and what each is like. Nothing depends on `workers`.
+    """The texts that are removed, by their number in the input, with the text each is like. `workers` changes nothing.
 
     `read` gives the texts, and is called twice. Memory: 8 bytes x bands for each text (168 with the defaults), one band
     sorted at a time (17 more), and the shingles of texts that share a band and stay (some 600 bytes a word). Time grows
-    with the square of a crowd of texts that are alike but below the threshold. Texts of white space are never alike.
+    with the square of the number of texts that are alike but below the threshold. Blank texts are never alike.
     """
     near = near or Near()
     keys = band_keys(read(), near, workers=workers)
@@ -238,7 +233,7 @@ def _chunk_keys(texts: Sequence[str], near: Near) -> Hashes:
 
 
 def _shingle_hashes(texts: Sequence[str], words: int) -> tuple[Hashes, npt.NDArray[np.int64]]:
-    """The hashes of all shingles in a row, and where each text's begin (one more number marks the end)."""
+    """The hashes of all shingles, text after text, and where each text's begin (one more number marks the end)."""
     found = [split_words(text, signs=True) for text in texts]
     sizes = np.array([len(each) for each in found], np.int64)
     padded = np.maximum(sizes, np.where(sizes > 0, words, 0))
@@ -255,14 +250,9 @@ def _shingle_hashes(texts: Sequence[str], words: int) -> tuple[Hashes, npt.NDArr
     return total[first + np.arange(counts.sum()) - np.repeat(starts[:-1], counts)], starts
 
 
-def _word_hash(word: str, known: dict[str, int] = {}) -> int:  # noqa: B006 - the memory is meant to stay
-    value = known.get(word)
-    if value is None:
-        if len(known) >= _KNOWN:
-            known.clear()
-        digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        value = known[word] = int.from_bytes(digest, "little")
-    return value
+@lru_cache(maxsize=_KNOWN)
+def _word_hash(word: str) -> int:
+    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def _permutations(near: Near) -> tuple[Hashes, Hashes]:

@@ -1,4 +1,4 @@
-"""Things that wait on disk and are read back in any order, so that a million rows need no memory."""
+"""Lists on disk that are read back in any order, so that a million rows need no memory."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 class DiskList(Generic[T]):
-    """A file without a name: `append` tells the place that `[place]` reads. It is gone when nobody needs it."""
+    """Values in a file without a name: `append` returns the place that `[place]` reads. The file goes with the list."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as the spool
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as the list
         self._end = 0
         self._at_end = True
 

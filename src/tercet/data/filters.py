@@ -1,7 +1,7 @@
-"""Rules that a conversation can break: each a pure function from a row to what it found, or None.
+"""Filters of conversations: each is a pure function from a row to the reason for its removal, or None.
 
-`FILTERS` names them with their parameters; `checks` sets them up from a recipe's table. A filter looks at one row and
-remembers nothing, so filtering twice removes nothing more; what must remember is in `dedupe`.
+`FILTERS` names them; `checks` binds the parameters of a recipe's table. A filter sees one row and remembers nothing, so
+filtering twice removes nothing more; rules that compare rows are in `dedupe`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _CUTOFF = re.compile(
 
 
 class Finding(NamedTuple):
-    """Why a row goes, and the text that shows it (uncut; empty when the detail says all)."""
+    """Why a row is removed, and the text that shows it (uncut; empty when the detail says all)."""
 
     detail: str
     text: str = ""
@@ -75,7 +75,7 @@ Check = Callable[[Row], Finding | None]
 
 
 def checks(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Check]:
-    """The filters of a recipe's table, set up, in the table's order: `{"repetition": {"share": 0.2}, "blank": {}}`."""
+    """The filters of a recipe's table with their parameters, in its order: `{"repetition": {"share": 0.2}, ...}`."""
     ready: dict[str, Check] = {}
     for name, given in settings.items():
         if name not in FILTERS:
@@ -96,7 +96,7 @@ def parameters(name: str) -> dict[str, Any]:
 
 
 def paper_filters(source: str) -> tuple[str, ...]:
-    """Which of the paper's two filters a source gets: both, save for the sources its scripts exempt (Tülu 3 code)."""
+    """The paper's filters that a source gets: both, save for the sources that its scripts exempt (Tülu 3 code)."""
     name = source.casefold().replace("-", "_")
     return next((names for part, names in PAPER if part in name), ("keywords", "blank"))
 
@@ -128,8 +128,8 @@ def repetition(row: Row, *, ngram: int = 10, share: float = 0.3) -> Finding | No
 def language(row: Row, *, keep: Sequence[str] = ("en",), least: int = 100, most: int = 1000) -> Finding | None:
     """An answer is in none of the languages `keep` (langdetect's codes; Cavnar & Trenkle 1994, Shuyo 2010).
 
-    Judged by up to `most` characters of each assistant turn, code blocks left out. A turn with fewer than `least`
-    letters is not judged, nor one with a sign of code or mathematics for every 20 letters.
+    Up to `most` characters of each assistant turn are read, without code blocks. Turns with fewer than `least` letters,
+    or with a sign of code or mathematics for every 20 letters, are passed over.
     """
     for turn in _answers(row):
         text = _CODE.sub(" ", turn)[:most]
@@ -163,28 +163,20 @@ def refusal(row: Row, *, within: int = 200) -> Finding | None:
 
 
 def identity(row: Row, *, names: Sequence[str] = MODELS, makers: Sequence[str] = MAKERS) -> Finding | None:
-    """An assistant turn claims to be another's model or of another maker (as later open-instruct code does).
+    """An assistant turn claims to be another's model or of another maker (as later open-instruct code finds it).
 
-    Only claims in the first person count ("I am Claude", "I was trained by Google"): the bare names are no offence.
+    Only claims in the first person count ("I am Claude", "I was trained by Google"), not the bare names.
     """
     return _said(row, _claim(tuple(names), tuple(makers)))
 
 
 def cutoff(row: Row) -> Finding | None:
-    """An assistant turn speaks of its own knowledge cut-off (as later open-instruct code does)."""
+    """An assistant turn mentions its own knowledge cut-off (as later open-instruct code finds it)."""
     return _said(row, _CUTOFF)
 
 
-FILTERS: dict[str, Callable[..., Finding | None]] = {
-    "keywords": keywords,
-    "blank": blank,
-    "repetition": repetition,
-    "language": language,
-    "length": length,
-    "refusal": refusal,
-    "identity": identity,
-    "cutoff": cutoff,
-}
+FILTERS: dict[str, Callable[..., Finding | None]] = {"keywords": keywords, "blank": blank, "repetition": repetition}
+FILTERS |= {"language": language, "length": length, "refusal": refusal, "identity": identity, "cutoff": cutoff}
 
 
 def split_words(text: str, *, signs: bool = False) -> list[str]:
@@ -193,7 +185,7 @@ def split_words(text: str, *, signs: bool = False) -> list[str]:
 
 
 def repeated(text: str, ngram: int) -> tuple[float, str]:
-    """The share of letters that stand in an n-gram of words seen before in the text, and the commonest such n-gram."""
+    """The share of letters in n-grams of words that the text held before, and the commonest such n-gram."""
     found = split_words(text)
     grams = list(zip(*(found[i:] for i in range(ngram)), strict=False))
     if len(set(grams)) == len(grams):
@@ -213,7 +205,7 @@ def _answers(row: Row) -> Iterator[str]:
 
 
 def _said(row: Row, pattern: re.Pattern[str], within: int | None = None) -> Finding | None:
-    """Where an assistant turn matches, with what stands around it; typographic apostrophes count as plain ones."""
+    """The first match in an assistant turn, with the text around it; typographic apostrophes count as plain ones."""
     for turn in _answers(row):
         found = pattern.search(turn[:within].replace("\u2019", "'"))
         if found:

@@ -1,30 +1,28 @@
-"""The layouts that any file may have, one small function each, and how they are recognised.
+"""The layouts that any file may have: how they are recognised, and one small function (an adapter) for each.
 
-A function is given a raw object and the place where it stands. It returns a `Row`, raises `RowError` where the object
-does not fit, or `Skip` with a reason where such rows are left out by policy; whoever reads counts the reasons, so that
-nothing disappears silently. The public data sets of the published recipe are in `adapters`.
+An adapter takes a raw object and the place where it stands. It returns a `Row`, raises `RowError` where the object does
+not fit, or raises `Skip` with a reason where such rows are left out by policy; the caller counts the reasons, so no
+row disappears silently. The adapters of the public data sets are in `adapters`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from tercet.rows import Message, Messages, Row, RowError, messages_from, row_from
+from tercet.rows import ROLES, Message, Messages, Row, RowError, messages_from, row_from
 
 Raw = dict[str, Any]
+Adapter = Callable[[Raw, str], Row]
+Unfold = Callable[[Iterable[tuple[Raw, str]]], Iterator[tuple[Raw, str]]]
 
 END_MARK = "<|endoftext|>"  # some dumps of training text carry it behind every answer
 HUMAN = ("Human:", "### Human:")  # how a dialogue in one text begins: HH-RLHF, Guanaco
 PROMPTS = ("prompt", "instruction", "Instruction", "question")
 LAYOUTS: tuple[tuple[str, tuple[str, ...], str], ...] = (  # adapter, keys every row has, what that is; first fit wins
-    (
-        "rlvr",
-        ("messages", "ground_truth", "dataset"),
-        "prompts with a ground reference answer, as in the published RLVR sets",
-    ),
+    ("rlvr", ("messages", "ground_truth", "dataset"), "prompts with reference answers, as in the published RLVR sets"),
     ("kto", ("messages", "label"), "conversations with a mark, good or bad"),
     ("rows", ("messages",), "a list of messages with role and content"),
     ("sharegpt_pair", ("conversations", "chosen", "rejected"), "ShareGPT turns with a chosen and a rejected answer"),
@@ -63,14 +61,8 @@ _ANY_TURN = re.compile(r"(?:(?:^|\n)\s*|### )(Human|Assistant):[ \t]*")
 _CONVERSATIONS = ("messages", "conversations", "conversation", "prompt", "chosen", "rejected")
 _QUESTIONS = (*PROMPTS, "problem", "inputs", "persona", "input persona")
 _ANSWERERS = frozenset(("assistant", "gpt", "chatgpt", "system", "tool", "function", "function_call", "observation"))
-_SPEAKERS = {
-    "system": "system",
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "assistant": "assistant",
-}
+_SPEAKERS = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"} | {role: role for role in ROLES}
+_MAY_BE_NULL = ("parent_id", "prompt_harm_label", "adversarial")  # keys that count as present although they hold null
 
 
 def recognise(rows: Sequence[Raw]) -> tuple[str, str]:
@@ -85,12 +77,10 @@ def recognise(rows: Sequence[Raw]) -> tuple[str, str]:
 
 
 def _fits(name: str, keys: tuple[str, ...], row: Raw) -> bool:
-    """Whether the keys are there, and hold what tells layouts with the same keys apart."""
-    if any(row.get(key) is None for key in keys if key not in ("parent_id", "prompt_harm_label", "adversarial")):
+    """Whether the row has the keys, and values that distinguish the layout from others with the same keys."""
+    if any(key not in row or (row[key] is None and key not in _MAY_BE_NULL) for key in keys):
         return False
-    if any(key not in row for key in keys):
-        return False
-    tests: dict[str, bool] = {
+    tests = {
         "kto": isinstance(row.get("label"), bool),
         "preference": isinstance(row.get("chosen"), list | tuple),
         "prompt_pair": isinstance(row.get("chosen"), str),
@@ -103,10 +93,10 @@ def _fits(name: str, keys: tuple[str, ...], row: Raw) -> bool:
 
 
 def user_texts(raw: Raw, where: str) -> list[str]:
-    """What users say in a raw row of any layout, also where an adapter leaves the row out; RowError where nothing.
+    """The user turns of a raw row of any layout, also where an adapter leaves the row out; RowError where it has none.
 
-    This is what decontamination of files looks at, so that no row is kept unseen: both sides of a pair (a turn that
-    both share counts once), and tool calls are passed over. A message of an OASST tree is a row of its own.
+    Decontamination of files compares these texts, so every row must have some. Both sides of a pair are read (a turn
+    that both share counts once), tool calls are not. A message of an OASST tree is a row of its own.
     """
     if raw.get("message_id") and isinstance(raw.get("role"), str) and isinstance(raw.get("text"), str):
         return [raw["text"]] if raw["role"] == "prompter" else []
@@ -116,7 +106,7 @@ def user_texts(raw: Raw, where: str) -> list[str]:
         if isinstance(value, list | tuple):
             found += _user_turns(value, f"{where}, {key}")
         elif isinstance(value, str) and key in ("chosen", "rejected"):
-            found += _said_by_human(value)
+            found += _human_turns(value)
     if found and isinstance(raw.get("prompt"), str):
         found.append(raw["prompt"])
     found = found or _questions(raw)
@@ -126,8 +116,8 @@ def user_texts(raw: Raw, where: str) -> list[str]:
 
 
 def _user_turns(turns: Iterable[Any], where: str) -> list[str]:
-    """Contents of the turns that nobody but a user says; `{role, content}` or `{from, value}`."""
-    with suppress(TypeError, KeyError):  # the common layout, quickly
+    """Contents of the user turns, `{role, content}` or `{from, value}`: of all roles that are not `_ANSWERERS`."""
+    with suppress(TypeError, KeyError):  # the common layout is tried first without checks, for speed
         found = [turn["content"] for turn in turns if turn["role"] not in _ANSWERERS]
         if all(type(text) is str for text in found):
             return found
@@ -151,11 +141,11 @@ def _questions(raw: Raw) -> list[str]:
         contexts = [case.get("input") for case in cases or [raw]]
         return [f"{text}\n\n{more}" if isinstance(more, str) and more.strip() else text for more in contexts]
     asked = [raw[name] for name in ("vanilla", "adversarial") if isinstance(raw.get(name), str)]  # WildJailbreak
-    return asked or _said_by_human("".join(str(raw.get(name) or "") for name in ("text", "input", "output")))
+    return asked or _human_turns("".join(str(raw.get(name) or "") for name in ("text", "input", "output")))
 
 
-def _said_by_human(dialogue: str) -> list[str]:
-    """What the human says in a text of `Human:` and `Assistant:`; nothing in other text."""
+def _human_turns(dialogue: str) -> list[str]:
+    """The human's turns in a text of `Human:` and `Assistant:`; none in other text."""
     parts = _ANY_TURN.split(dialogue)
     return [text.strip() for who, text in zip(parts[1::2], parts[2::2], strict=True) if who == "Human"]
 
@@ -173,7 +163,7 @@ def conversation(raw: Raw, where: str) -> Row:
 
 
 def tulu_sft(raw: Raw, where: str) -> Row:
-    """`id, messages, source`, the layout of the public Tülu 3 SFT mixture; other columns are left behind."""
+    """`id, messages, source`, the layout of the public Tülu 3 SFT mixture; other columns are ignored."""
     return conversation({key: raw[key] for key in ("id", "messages", "source") if key in raw}, where)
 
 
@@ -195,11 +185,10 @@ def sharegpt(raw: Raw, where: str) -> Row:
 
 
 def sharegpt_without_tools(raw: Raw, where: str) -> Row:
-    """`sharegpt`, where conversations with calls of tools are left out: no role of ours stands for them."""
+    """`sharegpt` without the conversations that call tools, for which `Row` has no role."""
     turns = raw.get("conversations")
-    if isinstance(turns, list | tuple) and any(
-        isinstance(turn, dict) and turn.get("from") in ("function_call", "observation", "tool") for turn in turns
-    ):
+    speakers = [turn.get("from") for turn in turns if isinstance(turn, dict)] if isinstance(turns, list | tuple) else []
+    if any(speaker in ("function_call", "observation", "tool") for speaker in speakers):
         raise Skip("calls a tool")
     return sharegpt(raw, where)
 
@@ -211,7 +200,7 @@ def prompt_completion(raw: Raw, where: str) -> Row:
 
 
 def question_answer(raw: Raw, where: str) -> Row:
-    """`question, answer` or `problem, solution`, without a judge."""
+    """`question, answer` or `problem, solution`; the row gets no verifier."""
     names = ("question", "answer") if "question" in raw else ("problem", "solution")
     return exchange(raw, *texts(raw, where, *names))
 
@@ -231,7 +220,7 @@ def guanaco(raw: Raw, where: str) -> Row:
 
 
 def kto(raw: Raw, where: str) -> Row:
-    """`messages` and a `label`: answers that are marked as bad are not imitated."""
+    """`messages` and a `label`: rows whose answer is marked as bad are left out."""
     if not isinstance(raw.get("label"), bool):
         raise RowError(f"{where}: expected true or false under label, got {raw.get('label')!r:.40}")
     if not raw["label"]:
@@ -276,14 +265,13 @@ def turn_of(turn: Any, where: str) -> Message | Raw:
 
 
 def unblanked(turns: Iterable[Any]) -> list[Any]:
-    """Turns whose content is null say nothing; they are judged as empty text."""
+    """The turns with empty text in place of null contents."""
     return [{**t, "content": ""} if isinstance(t, dict) and t.get("content", "") is None else t for t in turns]
 
 
 def texts(raw: Raw, where: str, *names: str) -> list[str]:
     """The columns of these names, which must all be texts."""
-    missing = [name for name in names if not isinstance(raw.get(name), str)]
-    if missing:
+    if missing := [name for name in names if not isinstance(raw.get(name), str)]:
         raise RowError(f"{where}: expected text under {' and '.join(missing)}, got the keys {keys_of(raw)}")
     return [raw[name] for name in names]
 
@@ -291,3 +279,10 @@ def texts(raw: Raw, where: str, *names: str) -> list[str]:
 def keys_of(raw: Raw) -> str:
     """The names of the columns, for a message."""
     return ", ".join(sorted(str(key) for key in raw if key != "id")) or "none"
+
+
+ADAPTERS: dict[str, Adapter] = {"rows": conversation, "alpaca": alpaca, "guanaco": guanaco, "kto": kto}
+ADAPTERS |= {"prompt_completion": prompt_completion, "prompt_only": prompt_only, "prompt_tree": prompt_only}
+ADAPTERS |= {"question_answer": question_answer, "self_instruct": alpaca, "sharegpt": sharegpt}
+ADAPTERS |= {"sharegpt_without_tools": sharegpt_without_tools, "tulu_sft": tulu_sft}
+UNFOLDS: dict[str, Unfold] = {"self_instruct": instances}  # what comes before the adapter

@@ -1,9 +1,9 @@
-"""The mixture: filter, dedupe, decontaminate and shuffle sources into one table.
+"""The mix and pair_mix stages: filter, dedupe, decontaminate and shuffle sources into one table.
 
 Every row that enters is kept, or listed in `removed.parquet` with the rule that removed it, or left out by the sample
 that the recipe asked for: kept + removed = sampled <= entered, per source. Which rows are sampled and the order of the
 result are functions of the seed and the row ids alone. Rows wait on disk: memory holds the benchmark and some 60
-bytes a row. A mixture of preference pairs goes the same way; its filters look at both conversations.
+bytes a row. Preference pairs are mixed alike; the filters look at both conversations.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,20 +27,17 @@ from tercet.data.dedupe import Exact, Near, Seen, key_of, near_duplicates, row_k
 from tercet.data.disk_list import DiskList, batched, in_order
 from tercet.data.filters import Finding, checks, paper_filters
 from tercet.data.process_pool import ProcessPool
-from tercet.data.sources import Reading, check_verifiers, from_hub, label, load, load_pairs, lot, stand_in
+from tercet.data.sources import Reading, check_verifiers, chosen_side, from_hub, label, load, load_pairs, lot, stand_in
 from tercet.recipe import MixtureSpec, PairMixSpec, SourceSpec
 from tercet.rows import Pair, Row, RowError, TableWriter, pair_from, stream_rows
 from tercet.rows_file import read_file
+from tercet.store import Artifact, Context
 
-if TYPE_CHECKING:
-    from tercet.store import Artifact, Context
-
-T = TypeVar("T")
 Entry = Row | Pair
 Rule = Callable[[Row], Finding | None]
 Numbers = npt.NDArray[np.int64]
 
-_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # an odd factor that leads far away
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # an odd factor: multiples of it are spread over all 64-bit numbers
 AT_ONCE = 1000  # rows that are searched, and written, together
 WIDTH = 320  # longest excerpt of a removed row, in characters
 
@@ -73,9 +70,10 @@ def run(spec: MixtureSpec, inputs: dict[str, Artifact], out: Path, ctx: Context)
         for source in spec.sources:
             for removed in mixing.take(source):
                 gone.write(removed)
-        left = np.arange(len(mixing.pot.places))
-        for sieve in (mixing.without_contaminated_sets, mixing.without_twins):
-            left, removed = sieve(left)
+        # These two rules need all rows: which share of a benchmark a set copies, and which row of near twins is first.
+        left = np.arange(len(mixing.kept.places))
+        for rule in (mixing.without_contaminated_sets, mixing.without_twins):
+            left, removed = rule(left)
             gone.write(removed)
         tallies = mixing.tallies
         lost: Counter[str] = sum((tally.removed for tally in tallies), Counter())
@@ -87,6 +85,7 @@ def run(spec: MixtureSpec, inputs: dict[str, Artifact], out: Path, ctx: Context)
             for some in batched(mixing.shuffled(left), AT_ONCE):
                 table.write([entry for _, entry in some])
                 sheet.count([(tallies[source].source, entry) for source, entry in some])
+        # The proof reads the file that was written, not what memory holds.
         written = batched(map(_document, _stored(out / f"{name}.parquet")), AT_ONCE)
         prove(pool, written, rows=sheet.rows)
     write_summary(out / "summary.json", name, mixing.tallies, sheet, cleaner, spec, expected)
@@ -95,24 +94,24 @@ def run(spec: MixtureSpec, inputs: dict[str, Artifact], out: Path, ctx: Context)
 
 
 @dataclass
-class Pot:
-    """The rows that stay so far: on disk, with the number of each one's source."""
+class KeptRows:
+    """The rows that no rule has removed so far: on disk, with the number of each row's source and its sort key."""
 
-    spilled: DiskList[Entry]
+    entries: DiskList[Entry]
     places: array[int] = field(default_factory=lambda: array("Q"))
-    keys: array[int] = field(default_factory=lambda: array("Q"))  # their order in the end
+    keys: array[int] = field(default_factory=lambda: array("Q"))  # the mixture is sorted by them
     sources: array[int] = field(default_factory=lambda: array("H"))
     ids: Seen = field(default_factory=Seen)
     again: Counter[str] = field(default_factory=Counter)
 
-    def add(self, entry: Entry, source: int, draw: Callable[[str], int]) -> None:
-        """Keep a row under an id of its own; `draw` gives its place in the end."""
-        entry = replace(entry, id=self.own_id(entry.id))
-        self.places.append(self.spilled.append(entry))
-        self.keys.append(draw(entry.id))
+    def add(self, entry: Entry, source: int, key: Callable[[str], int]) -> None:
+        """Keep a row under an unused id; `key` gives the sort key of the id."""
+        entry = replace(entry, id=self.unused_id(entry.id))
+        self.places.append(self.entries.append(entry))
+        self.keys.append(key(entry.id))
         self.sources.append(source)
 
-    def own_id(self, name: str) -> str:
+    def unused_id(self, name: str) -> str:
         """The id, with ~2, ~3, ... behind it when it is taken."""
         found = name
         while self.ids.get(key_of(found)) is not None:
@@ -123,7 +122,7 @@ class Pot:
 
 
 class Mixing:
-    """A mixture in the making: what the sources gave and the rules left."""
+    """The state of one mixture: the rows kept so far, and the counts of each source."""
 
     def __init__(
         self,
@@ -134,7 +133,7 @@ class Mixing:
         pool: ProcessPool[list[Document], Found],
     ) -> None:
         self.spec, self.inputs, self.ctx, self.cleaner, self.pool = spec, inputs, ctx, cleaner, pool
-        self.pot = Pot(DiskList(ctx.work))
+        self.kept = KeptRows(DiskList(ctx.work))
         self.tallies: list[Tally] = []
         self._filters: dict[str, Rule] = dict(checks(spec.filters))
         self._exact: dict[str, Rule] = {"duplicate": Exact()} if spec.dedupe else {}
@@ -147,11 +146,13 @@ class Mixing:
         read: Any = load_pairs if isinstance(self.spec, PairMixSpec) else load
         entries: Iterator[Entry] = iter(read(source, self.inputs, self.ctx.mirror, reading))
         if source.rows is not None or tally.share < 1:
+            # A sample is the start of an order drawn from seed and ids, so a larger sample holds the smaller one.
             entries, there = in_order(entries, lambda entry: self._lot(tally.source, entry.id), self.ctx.work)
             entries = islice(entries, round(there * tally.share))
         filters = {**self._own_filters(source, tally), **self._filters}
         once = {**self._elsewhere(source), **self._exact}
         most = source.rows
+        # `rows` counts what the rules leave: for each row they removed, one more is drawn, until there are enough.
         while most is None or tally.kept < most:
             before = tally.sampled
             yield from self._through(entries if most is None else islice(entries, most - tally.kept), filters, once)
@@ -171,7 +172,7 @@ class Mixing:
     def without_contaminated_sets(self, left: Numbers) -> tuple[Numbers, list[Removed]]:
         """Parts that copy too much of an unseen benchmark go as a whole."""
         reasons = {
-            part: f"copies {cells[-1]['share']:.1%} of {cells[-1]['task']}, an unseen exam"
+            part: f"copies {cells[-1]['share']:.1%} of {cells[-1]['task']}, an unseen benchmark"
             for part, cells in self.cleaner.dropped().items()
         }
         if not reasons:
@@ -194,26 +195,28 @@ class Mixing:
 
     def shuffled(self, left: Numbers) -> Iterator[tuple[int, Entry]]:
         """Every row that stays with its source's number, repeated as the recipe asks, in an order drawn from ids."""
-        sources, keys = (np.asarray(part)[left] for part in (self.pot.sources, self.pot.keys))
+        sources, keys = (np.asarray(part)[left] for part in (self.kept.sources, self.kept.keys))
         copies = np.ones(len(left), np.int64)
         for number, tally in enumerate(self.tallies):
             own = np.flatnonzero(sources == number)
             if tally.repeat > 1 and len(own):
+                # 2.5 times 40 rows: all of them twice, and 20 of them, drawn by their keys, a third time.
                 whole, rest = divmod(round(len(own) * tally.repeat), len(own))
                 copies[own] = whole
                 copies[own[np.argsort(keys[own] * _SPREAD, kind="stable")[:rest]]] += 1
                 tally.repeated = int(copies[own].sum()) - len(own)
         which = np.repeat(np.arange(len(left)), copies)
         again = np.arange(len(which)) - np.repeat(np.cumsum(copies) - copies, copies)
+        # The n-th copy of a row gets a key far from that of the first, so that copies do not stand together.
         for place in np.argsort(keys[which] + again.astype(np.uint64) * _SPREAD, kind="stable"):
             number = int(left[which[place]])
             entry = self._entry(number)
-            yield self.pot.sources[number], replace(entry, id=self.pot.own_id(entry.id)) if again[place] else entry
+            yield self.kept.sources[number], replace(entry, id=self.kept.unused_id(entry.id)) if again[place] else entry
 
     def _through(
         self, entries: Iterable[Entry], filters: Mapping[str, Rule], once: Mapping[str, Rule]
     ) -> Iterator[list[Removed]]:
-        """Keep what no rule removes; what goes comes in batches, in an order that no number of workers changes."""
+        """Keep what no rule removes; yield what is removed in batches, whose order does not depend on the workers."""
         tally, number = self.tallies[-1], len(self.tallies) - 1
         waiting = deque[tuple[list[Entry], list[Removed]]]()
 
@@ -221,13 +224,12 @@ class Mixing:
             for batch in batched(entries, AT_ONCE):
                 tally.sampled += len(batch)
                 check_verifiers(entry for entry in batch if isinstance(entry, Row))
-                verdicts = [(entry, _objection(entry, filters, once)) for entry in batch]
-                goes = [_removed(tally.source, entry, *verdict) for entry, verdict in verdicts if verdict]
-                stays = [entry for entry, verdict in verdicts if not verdict]
+                objections = [(entry, _objection(entry, filters, once)) for entry in batch]
+                goes = [_removed(tally.source, entry, *objection) for entry, objection in objections if objection]
+                stays = [entry for entry, objection in objections if not objection]
                 waiting.append((stays, goes))
                 yield list(map(_document, stays))
-                note = f"{tally.source}, {tally.sampled:,} rows"
-                self.ctx.track.progress(number, len(self.spec.sources), note)
+                self.ctx.track.progress(number, len(self.spec.sources), f"{tally.source}, {tally.sampled:,} rows")
 
         for found in self.pool.map(jobs()):
             stays, goes = waiting.popleft()
@@ -237,18 +239,18 @@ class Mixing:
                     self.cleaner.note(entry.source, row)
                     goes.append(Removed(tally.source, entry.id, "contaminated", **self.cleaner.reason(row)))
                 else:
-                    self.pot.add(entry, number, partial(self._lot, "order", tally.source))
+                    self.kept.add(entry, number, partial(self._lot, "order", tally.source))
                     tally.kept += 1
             tally.removed.update(one.rule for one in goes)
             yield goes
 
     def _part(self, left: Numbers, why: Callable[[int, Entry], str], rule: str) -> tuple[Numbers, list[Removed]]:
-        """Take rows off that were kept at first, each with its reason."""
+        """Remove rows that were kept at first, each with its reason."""
         stays, goes = [], []
         for i in map(int, left):
             entry = self._entry(i)
             if reason := why(i, entry):
-                tally = self.tallies[self.pot.sources[i]]
+                tally = self.tallies[self.kept.sources[i]]
                 goes.append(_removed(tally.source, entry, rule, Finding(reason, _view(entry).prompt[-1].content)))
                 tally.kept -= 1
                 tally.removed[rule] += 1
@@ -257,14 +259,13 @@ class Mixing:
         return np.array(stays, np.int64), goes
 
     def _entry(self, number: int) -> Entry:
-        return self.pot.spilled[self.pot.places[number]]
+        return self.kept.entries[self.kept.places[number]]
 
     def _tally(self, source: SourceSpec) -> Tally:
-        """A new account, under the source's name or, when that is taken, the name with ~2, ~3, ... behind it."""
+        """A new tally, under the source's name or, when that is taken, the name with ~2, ~3, ... behind it."""
         name = label(source)
         self._labels[name] += 1
-        if self._labels[name] > 1:
-            name = f"{name}~{self._labels[name]}"
+        name = f"{name}~{self._labels[name]}" if self._labels[name] > 1 else name
         fraction = source.fraction or 1.0
         tally = Tally(name, expected=source.expect, share=min(1.0, fraction), repeat=max(1.0, fraction))
         self.tallies.append(tally)
@@ -280,14 +281,12 @@ class Mixing:
         """A rule against prompts that are in another stage."""
         if not source.without:
             return {}
-        payload, seen = self.inputs[source.without].payload, Seen()
-        for entry in _stored(
-            next(path for path in (payload / "rows.parquet", payload / "pairs.parquet") if path.exists())
-        ):
+        rows, seen = self.inputs[source.without].payload / "rows.parquet", Seen()
+        for entry in _stored(rows if rows.exists() else rows.with_name("pairs.parquet")):
             if seen.get(key := row_key(_view(entry))) is None:
                 seen.add(key, 0)
-        told = f"in {source.without}"
-        return {told: lambda row: Finding(f"its prompt is {told}") if seen.get(row_key(row)) is not None else None}
+        name = f"in {source.without}"
+        return {name: lambda row: Finding(f"its prompt is {name}") if seen.get(row_key(row)) is not None else None}
 
     def _lot(self, *parts: str) -> int:
         return int.from_bytes(lot(self.ctx.seed, *parts)[:8], "big")
@@ -302,7 +301,7 @@ def _stored(path: Path) -> Iterator[Entry]:
 
 def _view(entry: Entry) -> Row:
     """A pair as the conversation that was chosen; a row as it is."""
-    return entry if isinstance(entry, Row) else Row(entry.id, entry.chosen, entry.source, entry.skill)
+    return entry if isinstance(entry, Row) else chosen_side(entry)
 
 
 def _document(entry: Entry) -> Document:

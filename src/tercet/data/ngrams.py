@@ -1,9 +1,9 @@
-"""Words as numbers and n-grams as hashes: what decontamination looks things up with, millions of tokens a second.
+"""Words as numbers and n-grams as hashes: the lookup of decontamination, millions of tokens a second.
 
-A vocabulary holds the exam's words alone, so a word that no benchmark has is one number and ends every n-gram.
-Documents stand end to end in one array, each closed by `END`. Rolling hashes of a whole batch are made at once; a
-table of bits lets nearly every n-gram go that no benchmark has, a binary search finds the places of the others, and
-the words themselves are compared in the end: two n-grams with one hash are never confused.
+The vocabulary holds the benchmark's words alone: every other word is UNKNOWN, and no n-gram with it can match.
+Documents stand end to end in one array, each closed by `END`. The n-grams of a whole batch are hashed at once. A table
+of bits rules out nearly every n-gram that no benchmark has, a binary search finds the places of the others, and in the
+end the words themselves are compared, so that two n-grams with one hash are never confused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SEPARATORS = ' ,.?!:;()"-\n\\'
-UNKNOWN, GAP, END = 0, -1, -2  # a word that no benchmark has; the nothing between two separators; the end of a document
+UNKNOWN, GAP, END = 0, -1, -2  # a word that no benchmark has; the empty text between two separators; a document's end
 
 Numbers = NDArray[np.int64]
 
@@ -71,12 +71,12 @@ def encode(documents: Iterable[str], words: dict[str, int], *, learn: bool = Fal
     return WordIds(ids, np.flatnonzero(ids == END))
 
 
-class Sieve:
+class WordHashes:
     """The numbers of words by hashes of their bytes, whole arrays at once: several times as fast as a dictionary.
 
-    A word that no benchmark has may get a known word's number, once in 2^64; known words never get another. So
-    nothing is missed by what reads this way, and what is found is to be read again by `encode`. Where two words of
-    the benchmark have one hash, `sound` is False and nothing may be read this way.
+    A known word always gets its number; an unknown one gets the number of a known word once in 2^64. So a search of
+    these numbers misses nothing, and documents that it finds must be read again by `encode`. Where two words of the
+    benchmark have one hash, `unique` is False and this class must not be used.
     """
 
     def __init__(self, words: dict[str, int]) -> None:
@@ -87,20 +87,21 @@ class Sieve:
         self._numbers = np.array([words[word] for word in named] or [UNKNOWN], np.int64)
         order = np.argsort(keys)
         self._keys, self._numbers = keys[order], self._numbers[order]
-        self.sound = len(keys) == len(self._numbers) and bool(np.all(self._keys[1:] > self._keys[:-1]))
+        self.unique = len(keys) == len(self._numbers) and bool(np.all(self._keys[1:] > self._keys[:-1]))
         bits = max(10, (4 * len(keys)).bit_length())
         self._shift = np.uint64(64 - bits)
         self._first = np.searchsorted(self._keys >> self._shift, np.arange((1 << bits) + 1, dtype=np.uint64))
         self._deepest = int(np.diff(self._first).max())
 
     def encode(self, documents: Iterable[str]) -> WordIds:
-        """As `encode` without `learn`, up to the unknown words that pass for known ones."""
+        """As `encode` without `learn`, save for unknown words that have a known word's hash."""
         keys, ends = self._hashed([_bytes(text) for text in documents])
+        # The top bits of a hash select a slot of few known words; every word is compared with them one after another.
         slots = (keys >> self._shift).astype(np.int64)
-        first, room = self._first[slots], self._first[slots + 1] - self._first[slots]
+        first, sizes = self._first[slots], self._first[slots + 1] - self._first[slots]
         ids = np.full(len(keys), UNKNOWN, np.int64)
         for step in range(self._deepest):
-            open_ = np.flatnonzero(room > step)
+            open_ = np.flatnonzero(sizes > step)
             at = first[open_] + step
             same = self._keys[at] == keys[open_]
             ids[open_[same]] = self._numbers[at[same]]
@@ -115,9 +116,10 @@ class Sieve:
         inside[1:] = low != _SPACE
         edges = np.flatnonzero(inside[1:] != inside[:-1])
         starts, stops = edges[::2], edges[1::2]
-        power, inverse = _powers(len(low))
+        # One running sum of byte · base^place: a word's hash is the difference over it, divided by base^start.
+        power, inverse = _powers(1 << max(16, len(low).bit_length()))
         sums = np.zeros(len(low) + 1, np.uint64)
-        np.cumsum((low.astype(np.uint64) + np.uint64(1)) * power, out=sums[1:])
+        np.cumsum((low.astype(np.uint64) + np.uint64(1)) * power[: len(low)], out=sums[1:])
         keys = (sums[stops] - sums[starts]) * inverse[starts]
         keys = (keys ^ (keys >> np.uint64(32))) * _SPREAD
         return keys, np.flatnonzero(raw[starts] == 0xFF)
@@ -169,7 +171,7 @@ class Grams:
             start = stop
 
     def _equal(self, ids: Numbers, at: Numbers, first: Numbers, counts: Numbers) -> tuple[Numbers, Numbers]:
-        """Every pair that the hashes propose, less those whose words differ."""
+        """The pairs with equal hashes whose words are equal, too."""
         here = np.repeat(at, counts)
         nth = np.arange(len(here)) - np.repeat(np.cumsum(counts) - counts, counts)
         there = self._places[np.repeat(first, counts) + nth]
@@ -199,8 +201,8 @@ def _bytes(text: str) -> bytes:
 
 
 @lru_cache(maxsize=1)
-def _powers_upto(size: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Powers of the base and of its inverse modulo 2^64, each (size,)."""
+def _powers(size: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Powers of the base and of its inverse modulo 2^64, each (size,); the last size is remembered."""
     found = []
     for base in (_BASE, np.uint64(pow(int(_BASE), -1, 1 << 64))):
         factors = np.full(size, base, np.uint64)
@@ -209,13 +211,8 @@ def _powers_upto(size: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     return found[0], found[1]
 
 
-def _powers(size: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    power, inverse = _powers_upto(1 << max(16, size.bit_length()))
-    return power[:size], inverse[:size]
-
-
 def _pieces(text: str) -> list[str]:
-    """What stands between separators, in lower case; empty where two separators meet."""
+    """The texts between separators, in lower case; empty where two separators meet."""
     if text.isascii():
         return text.translate(_SPACES).lower().split(" ")
     for separator in SEPARATORS[1:]:  # the faster way for other text

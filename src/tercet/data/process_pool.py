@@ -1,4 +1,4 @@
-"""Work shared out over processes; results come in the order of the jobs, so nothing depends on how many there are."""
+"""Jobs over several processes; results come in the order of the jobs, so the number of processes changes none."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Any, Generic, TypeVar
 J = TypeVar("J")
 R = TypeVar("R")
 
-ALONE = 4  # jobs done here before processes are worth starting
+ALONE = 4  # jobs that this process does before it starts others
 
 
 class ProcessPool(Generic[J, R]):
-    """`workers` processes with one picklable function; use as a context manager. One worker: all is done here.
+    """`workers` processes with one picklable function; use as a context manager.
 
-    The first `alone` jobs are done here too, for few jobs are not worth the start of processes.
+    One worker means that this process does all jobs. It also does the first `alone` jobs of several workers, because
+    few jobs are not worth the start of processes.
     """
 
     def __init__(self, work: Callable[[J], R], workers: int, alone: int | None = None) -> None:
@@ -53,16 +54,13 @@ class ProcessPool(Generic[J, R]):
         return self._pool
 
 
-_own: Callable[[Any], Any] | None = None
+_own: Callable[[Any], Any]  # of a worker process, set when it starts
 
 
 def _ready(work: Callable[[Any], Any]) -> None:
-    """Give this process its function."""
     global _own
     _own = work
 
 
 def _do(job: Any) -> Any:
-    if _own is None:
-        raise RuntimeError("this process has no work; it must be started by a Crew")
     return _own(job)

@@ -1,9 +1,8 @@
-"""Raw rows become conversations:.
+"""The rows and pairs of a recipe's source: a stage, a local file or a hub id.
 
-A source is a stage of the recipe, a local file, or a hub id. An adapter is a small function from one raw object to a
-`Row` (`ADAPTERS`) or a `Pair` (`PAIRS`); `auto` recognises the layout and says so. Everything that enters is checked
-here, so that the later hops may trust it: an object is kept, left out with a counted reason, or the reading stops.
-Objects come one at a time, however many there are.
+An adapter turns each raw object into a `Row` (`ADAPTERS`) or a `Pair` (`PAIRS`); `auto` recognises the layout and
+reports it. Every object is checked here, so that later steps may trust it: it is kept, left out with a counted reason,
+or the reading stops. One object is held at a time.
 """
 
 from __future__ import annotations
@@ -18,18 +17,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from tercet import hub
 from tercet.data import tables
-from tercet.data.adapters import ADAPTERS, PAIRS, UNFOLDS, WITH_EXAMPLES, Adapter, fill
-from tercet.data.layouts import Raw, Skip, recognise
+from tercet.data.adapters import ADAPTERS, PAIRS, UNFOLDS, WITH_EXAMPLES, fill
+from tercet.data.layouts import Adapter, Raw, Skip, recognise
 from tercet.recipe import SourceSpec
 from tercet.rows import Pair, Row, RowError, Source
 from tercet.rows_file import read_file
-
-if TYPE_CHECKING:
-    from tercet.store import Artifact
+from tercet.store import Artifact
 
 T = TypeVar("T")
 Entry = TypeVar("Entry", Row, Pair)
@@ -41,10 +38,7 @@ PEEK = 50  # rows that a layout is recognised by
 
 @dataclass
 class Reading:
-    """The account of what was read of a source: kept + skipped = read.
-
-    (A gathering such as OASST's paths keeps fewer rows than it reads objects.)
-    """
+    """The counts of what was read of a source: kept + skipped = read, save where rows join objects (OASST's paths)."""
 
     read: int = 0
     kept: int = 0
@@ -57,8 +51,8 @@ def load(
 ) -> Iterator[Row]:
     """The rows of one source, adapted and checked; `mirror` maps hub ids to local files or folders.
 
-    Rows that an adapter leaves out are counted in `reading`, and public rows with an empty answer. In a stage's or a
-    user's rows of our own layout an empty answer is an error. Of preference pairs the chosen side is the row.
+    `reading` counts rows that an adapter leaves out and public rows with an empty answer. In rows of our own layout,
+    from a stage or a local file, an empty answer is an error. Of preference pairs the chosen side is the row.
     """
     name, raws = _begin(source, _raw(source, inputs, mirror, "rows.parquet"), reading)
     adapter = _adapter(name, source, mirror)
@@ -81,8 +75,7 @@ def load_pairs(
 ) -> Iterator[Pair]:
     """The preference pairs of one source, as `load` gives rows; a stage of pairs needs no adapter."""
     name, raws = _begin(source, _raw(source, inputs, mirror, "pairs.parquet"), reading)
-    if source.stage:
-        name = "preference"
+    name = "preference" if source.stage else name
     if name not in PAIRS:
         known = ", ".join(sorted(PAIRS))
         raise RowError(f"source {label(source)!r}: {name!r} gives no pairs; the adapters of pairs are {known}")
@@ -98,23 +91,20 @@ def load_pairs(
 
 
 def from_hub(source: SourceSpec, mirror: Mapping[str, str]) -> bool:
-    """Whether the rows come over the network: no stage, no template, nothing local, and no local file stands for it."""
-    if source.stage or source.path == TEMPLATE:
-        return False
-    return not stand_in(source, mirror) and not hub.is_local(source.path)
+    """Whether the rows come over the network: from no stage, template, local file, or local stand-in of the mirror."""
+    local = source.stage or source.path == TEMPLATE or hub.is_local(source.path)
+    return not local and not stand_in(source, mirror)
 
 
 def stand_in(source: SourceSpec, mirror: Mapping[str, str]) -> str:
-    """The local file or folder that stands for a hub data set, of which nobody expects the whole; or nothing."""
+    """The mirror's local file or folder for a hub data set, which may hold only a part of it; empty without one."""
     return hub.local_file(_place(source), mirror) if source.path else ""
 
 
 def label(source: SourceSpec) -> str:
-    """What tables call a source: the stage, the hub id, or the name of the local file (never its folder)."""
-    if source.stage:
-        return source.stage
+    """The name of a source in tables: the stage, the hub id, or the local file's name (never its folder)."""
     name = Path(source.path).name if hub.is_local(source.path) else source.path
-    return f"{name}:{source.subset}" if source.subset else name
+    return source.stage or (f"{name}:{source.subset}" if source.subset else name)
 
 
 def draw(rows: Iterable[T], count: int, *, seed: int, key: Callable[[T], str]) -> list[T]:
@@ -125,7 +115,7 @@ def draw(rows: Iterable[T], count: int, *, seed: int, key: Callable[[T], str]) -
 
 
 def lot(seed: int, *parts: str) -> bytes:
-    """A fair draw that is a pure function of its arguments: sort by it to shuffle, cut it to sample."""
+    """A uniform hash of the arguments alone: rows sorted by it are shuffled, and the first of them are a sample."""
     return hashlib.sha256("\x1f".join((str(seed), *parts)).encode("utf-8", "surrogatepass")).digest()
 
 
@@ -144,21 +134,21 @@ def check_verifiers(rows: Iterable[Row]) -> None:
         known.add(row.verifier)
 
 
-def _begin(source: SourceSpec, raws: Raws, account: Reading) -> tuple[str, Raws]:
-    """The adapter's name, recognised where the recipe says `auto`, and the objects it is to see, counted."""
+def _begin(source: SourceSpec, raws: Raws, reading: Reading) -> tuple[str, Raws]:
+    """The adapter's name, recognised where the recipe says `auto`, and the counted objects that go to the adapter."""
     name = source.adapter
-    counted = _counted(raws, account)
+    counted = _counted(raws, reading)
     if name == "auto":
         first = list(islice(counted, PEEK))
         name, why = recognise([raw for raw, _ in first])
-        account.said.append(f"{label(source)} is read as {name!r}: {why}")
+        reading.said.append(f"{label(source)} is read as {name!r}: {why}")
         counted = chain(first, counted)
     return name, UNFOLDS[name](counted) if name in UNFOLDS else counted
 
 
-def _counted(raws: Raws, account: Reading) -> Raws:
+def _counted(raws: Raws, reading: Reading) -> Raws:
     for raw in raws:
-        account.read += 1
+        reading.read += 1
         yield raw
 
 
@@ -167,12 +157,17 @@ def _adapter(adapter: str, source: SourceSpec, mirror: Mapping[str, str]) -> Ada
     if source.examples:
         return _with_examples(adapter, label(source), Source(**source.examples.model_dump()), mirror)
     if adapter in PAIRS:
-        return partial(_chosen, adapter)
+        return lambda raw, where: chosen_side(PAIRS[adapter](raw, where))
     if adapter not in ADAPTERS:
         known = ", ".join(sorted(ADAPTERS))
         more = f"of pairs: {', '.join(sorted(PAIRS))}; auto recognises the layout"
         raise RowError(f"source {label(source)!r}: unknown adapter {adapter!r}; the known adapters are {known}; {more}")
     return ADAPTERS[adapter]
+
+
+def chosen_side(pair: Pair) -> Row:
+    """The chosen conversation of a pair as a row."""
+    return Row(pair.id, pair.chosen, pair.source, pair.skill)
 
 
 def _with_examples(adapter: str, source: str, examples_of: Source, mirror: Mapping[str, str]) -> Adapter:
@@ -194,19 +189,16 @@ def _with_examples(adapter: str, source: str, examples_of: Source, mirror: Mappi
     return partial(function, examples=examples[:shots])
 
 
-def _chosen(adapter: str, raw: Raw, where: str) -> Row:
-    pair = PAIRS[adapter](raw, where)
-    return Row(pair.id, pair.chosen, pair.source, pair.skill)
-
-
 def _adapted(source: SourceSpec, raws: Raws, adapt: Callable[[Raw, str], Entry], reading: Reading) -> Iterator[Entry]:
-    """What the objects become; those that are left out are counted."""
+    """The rows or pairs of the objects; those that are left out are counted. An object without an id is numbered."""
     name, column = label(source), hub.COLUMNS.get(source.path, "")
     for number, (raw, where) in enumerate(raws, 1):
+        identity = raw.get("id")
+        raw["id"] = f"{Path(name).name}-{number}" if identity in (None, "") else str(identity)
         try:
             if column and source.subset and raw.get(column) != source.subset:
                 raise Skip("of another part of the set")
-            entry = adapt(_named(raw, name, number), where)
+            entry = adapt(raw, where)
         except Skip as reason:
             reading.skipped[str(reason)] += 1
             continue
@@ -214,19 +206,11 @@ def _adapted(source: SourceSpec, raws: Raws, adapt: Callable[[Raw, str], Entry],
         yield entry if entry.source else replace(entry, source=name)
 
 
-def _named(raw: Raw, source: str, number: int) -> Raw:
-    """The object with an id: its own, or the source's name and the number."""
-    identity = raw.get("id")
-    raw["id"] = f"{Path(source).name}-{number}" if identity is None or identity == "" else str(identity)
-    return raw
-
-
 def _raw(source: SourceSpec, inputs: Mapping[str, Artifact], mirror: Mapping[str, str], table: str) -> Raws:
     """Raw objects with the place where each stands."""
     if source.path == TEMPLATE:
-        told = tables.entries("hardcoded.jsonl", tuple[str, str])
-        pairs = ({"instruction": question, "output": answer} for question, answer in told)
-        yield from ((raw, f"{TEMPLATE}, row {number}") for number, raw in enumerate(pairs, 1))
+        for number, (question, answer) in enumerate(tables.entries("hardcoded.jsonl", tuple[str, str]), 1):
+            yield {"instruction": question, "output": answer}, f"{TEMPLATE}, row {number}"
         return
     if from_hub(source, mirror) and not source.revision:
         raise RowError(
@@ -242,19 +226,19 @@ def _place(source: SourceSpec) -> Source:
 
 
 def _tree(path: Path) -> Iterator[Raw]:
-    """Prompts that stand as texts in nested JSON lists and objects; `template` is the way of keys that leads there."""
+    """The texts in nested JSON lists and objects as prompts; `template` holds the keys on the path to each."""
     with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as stream:
         waiting: list[tuple[str, Any]] = [("", json.load(stream))]
     while waiting:
-        way, value = waiting.pop()
+        keys, value = waiting.pop()
         if isinstance(value, dict):
-            waiting += [(f"{way}/{key}".strip("/"), below) for key, below in reversed(value.items())]
+            waiting += [(f"{keys}/{key}".strip("/"), below) for key, below in reversed(value.items())]
         elif isinstance(value, list):
-            waiting += [(way, below) for below in reversed(value)]
+            waiting += [(keys, below) for below in reversed(value)]
         elif isinstance(value, str):
-            yield {"prompt": value, "template": way}
+            yield {"prompt": value, "template": keys}
         else:
-            raise RowError(f"{path}: expected nested lists and objects of texts, got {value!r:.40} under {way!r}")
+            raise RowError(f"{path}: expected nested lists and objects of texts, got {value!r:.40} under {keys!r}")
 
 
 def _check(row: Row, where: str, *, require_answer: bool) -> None:
@@ -262,7 +246,7 @@ def _check(row: Row, where: str, *, require_answer: bool) -> None:
         raise RowError(f"{where}: has no user turn; a conversation needs a question before its answer")
     if row.answer is None and require_answer:
         raise RowError(
-            f"{where}: has no assistant turn at its end, so there is nothing to imitate; add the answer, remove the "
+            f"{where}: has no assistant turn at its end, so there is nothing to train on; add the answer, remove the "
             f"row, or set `require_answer = false` for prompts that are only rewarded"
         )
     if row.answer is not None and not row.answer.strip():

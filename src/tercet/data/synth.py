@@ -1,4 +1,4 @@
-"""The synth stage: one of our seeded generators writes a table of rows."""
+"""The synth stage: a seeded generator writes a table of rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GENERATORS = {
     "facts@1": talk.generate_facts,
     "contaminated@1": contaminated.generate,
 }
-TABLES = {  # what a generator reads of `tercet.data.tables`; {split} stands for the split it is asked for
+TABLES = {  # the files of `tercet.data.tables` that a generator reads; {split} is the stage's split
     "words@1": ("words.toml", "words_{split}.jsonl"),
     "constraints@1": ("phrases.toml", "topics_{split}.jsonl"),
     "talk@1": ("talk_{split}.jsonl",),
@@ -29,14 +29,14 @@ TABLES = {  # what a generator reads of `tercet.data.tables`; {split} stands for
 
 
 def run(spec: SynthSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
-    """Write `rows.parquet`; the stage has no inputs, its rows follow from generator, number, split and seed."""
+    """Write `rows.parquet`; the rows depend on generator, number, split and seed alone."""
     rows = GENERATORS[spec.generator](spec.rows, spec.split, ctx.seed)
     write_table(out / "rows.parquet", rows)
     return {"rows": len(rows), "templates": len({row.template for row in rows})}
 
 
 def tables_read(spec: ArtifactSpec) -> dict[str, str]:
-    """For a stage's key, the digest of the text tables that its rows are made of; nothing where it reads none."""
+    """For a stage's key: the digest of the text tables that its rows are made of, if any."""
     read = ["hardcoded.jsonl"] if any(source.path == TEMPLATE for _, source in spec.origins()) else []
     if isinstance(spec, SynthSpec):
         read += [name.format(split=spec.split) for name in TABLES[spec.generator]]

@@ -1,4 +1,4 @@
-"""The instruction rows: every answer passes its own judge, splits share no topic, and a constraint can be dropped."""
+"""The instruction rows: every answer passes its verifier, splits share no topic, and a constraint can be dropped."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal
 
 import pytest
 
+from tercet.data import tables
 from tercet.data.generators.constraints import KINDS, LAYOUTS, drop_one, generate
 from tercet.data.generators.phrases import phrases, topics
 from tercet.rows import Row, read_rows, write_table
@@ -16,7 +17,7 @@ from tercet.verify import verifier
 from tercet.verify.instructions.tulu_if import check_constraint
 
 Split = Literal["train", "test"]
-TRAIN, BENCHMARK = topics("train"), topics("benchmark")
+TRAIN, BENCHMARK = topics("train"), topics("test")
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 
@@ -35,7 +36,7 @@ def grams(text: str) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_every_answer_passes_its_judge(split: Split) -> None:
+def test_every_answer_passes_its_verifier(split: Split) -> None:
     for row in rows_of(split):
         assert row.answer is not None
         assert verifier(row.verifier)(row.answer, row.reference).score == 1, row
@@ -51,7 +52,7 @@ def test_a_seed_gives_the_same_rows_and_another_seed_others(split: Split) -> Non
 @pytest.mark.parametrize("split", SPLITS)
 def test_rows_are_distinct_and_labelled(split: Split) -> None:
     rows = rows_of(split)
-    assert [row.id for row in rows] == [f"constraints-{split}-{n}" for n in range(500)]
+    assert [row.id for row in rows] == [f"constraints-{tables.SEEDS[split]}-{n}" for n in range(500)]
     assert len({row.user_turns[0] for row in rows}) == 500
     assert {(row.source, row.skill, row.verifier) for row in rows} == {("constraints@1", "constraints", "tulu_if@1")}
     assert all([turn.role for turn in row.messages] == ["user", "assistant"] for row in rows)
@@ -63,7 +64,7 @@ def test_the_splits_share_no_topic_and_no_fact() -> None:
         fact for facts in BENCHMARK.values() for fact in facts
     }
     assert {row.template for row in rows_of("train")} <= TRAIN.keys()
-    assert {row.template for row in rows_of("benchmark")} <= BENCHMARK.keys()
+    assert {row.template for row in rows_of("test")} <= BENCHMARK.keys()
     assert len(TRAIN) >= 60
     assert len(BENCHMARK) >= 30
 
@@ -71,7 +72,7 @@ def test_the_splits_share_no_topic_and_no_fact() -> None:
 def test_hardly_a_training_prompt_copies_a_benchmark_prompt() -> None:
     train = [set(grams(row.user_turns[0])) for row in rows_of("train")]
     copied = set()
-    for row in rows_of("benchmark")[:150]:
+    for row in rows_of("test")[:150]:
         own = grams(row.user_turns[0])
         for number, other in enumerate(train):
             places = {i + k for i, gram in enumerate(own) if gram in other for k in range(8)}
@@ -93,8 +94,8 @@ def test_each_kind_has_three_wordings_in_training_and_one_kept_for_the_benchmark
     assert phrases().wordings.keys() == KINDS.keys()
     for wordings in phrases().wordings.values():
         assert len(set(wordings.of("train"))) >= 3
-        assert wordings.benchmark
-        assert not set(wordings.train) & set(wordings.benchmark)
+        assert wordings.test
+        assert not set(wordings.train) & set(wordings.test)
 
 
 def test_clashes_and_layouts_name_kinds() -> None:
@@ -146,5 +147,5 @@ def test_drop_one_of_what_is_not_there_is_none() -> None:
 
 
 def test_a_constraint_can_be_checked_alone() -> None:
-    for row in rows_of("benchmark")[:50]:
+    for row in rows_of("test")[:50]:
         assert all(check_constraint(constraint, row.answer or "") for constraint in constraints_of(row))

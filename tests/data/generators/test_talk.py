@@ -15,9 +15,9 @@ FACTS: dict[str, tuple[ChatFact, ...]] = {split: facts(split) for split in ("tra
 
 CAPACITY = {
     (generate, "train"): 250,
-    (generate, "benchmark"): 60,
+    (generate, "test"): 60,
     (generate_facts, "train"): 120,
-    (generate_facts, "benchmark"): 60,
+    (generate_facts, "test"): 60,
 }
 each_generator = pytest.mark.parametrize(("make", "split"), CAPACITY)
 
@@ -55,18 +55,18 @@ def test_topics_are_distinct_and_no_question_or_answer_is_in_both_splits(table: 
 
 
 def test_no_fact_of_the_benchmark_is_asked_in_the_talk_of_training() -> None:
-    benchmark = {ask for fact in FACTS["benchmark"] for ask in fact.asks}
+    benchmark = {ask for fact in FACTS["test"] for ask in fact.asks}
     assert not benchmark & {ask for topic in TALK["train"] for ask in topic.asks}
 
 
 def test_talk_covers_the_promised_number_of_topics() -> None:
     assert len(TALK["train"]) >= 120
-    assert len(TALK["benchmark"]) >= 60
+    assert len(TALK["test"]) >= 60
     assert all(len(topic.asks) == 2 for topic in TALK["train"])
 
 
 def test_answers_are_one_to_three_sentences_and_questions_one_or_two() -> None:
-    for topic in TALK["train"] + TALK["benchmark"]:
+    for topic in TALK["train"] + TALK["test"]:
         for answer in (topic.answer, *(topic.then[1:] if topic.then else ())):
             assert 5 <= len(answer.split()) <= 55, topic.name
             assert 1 <= sum(answer.count(mark) for mark in (". ", "! ", "? ")) + 1 <= 4, topic.name

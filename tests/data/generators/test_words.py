@@ -14,7 +14,7 @@ from tercet.data.generators.words import HIGH, LOW, STEP, Template, generate, po
 from tercet.rows import Row
 from tercet.verify import verifier
 
-TRAIN, BENCHMARK = templates("train"), templates("benchmark")
+TRAIN, BENCHMARK = templates("train"), templates("test")
 EQUATION = re.compile(r"(\d+) ([-+*/]) (\d+) = (\d+)")
 
 
@@ -77,7 +77,7 @@ def test_every_equation_of_two_thousand_rows_is_true(rows: list[Row]) -> None:
         assert equations[-1][-1] == row.reference
 
 
-def test_the_judge_accepts_every_gold_solution_and_refuses_a_spoiled_one(rows: list[Row]) -> None:
+def test_the_verifier_accepts_every_gold_solution_and_refuses_a_spoiled_one(rows: list[Row]) -> None:
     for row in rows:
         grade = verifier(row.verifier)
         assert grade(row.answer or "", row.reference).score == 1.0
@@ -105,17 +105,13 @@ def test_nothing_is_left_unfilled_and_rows_stay_short(rows: list[Row]) -> None:
 
 
 def test_the_same_seed_gives_the_same_rows_and_another_seed_gives_others() -> None:
-    assert (
-        generate(120, "benchmark", seed=5)
-        == generate(120, "benchmark", seed=5)
-        == generate(200, "benchmark", seed=5)[:120]
-    )
-    assert generate(120, "benchmark", seed=5) != generate(120, "benchmark", seed=6)
+    assert generate(120, "test", seed=5) == generate(120, "test", seed=5) == generate(200, "test", seed=5)[:120]
+    assert generate(120, "test", seed=5) != generate(120, "test", seed=6)
 
 
 def test_no_training_question_covers_half_of_a_benchmark_question_by_eight_grams() -> None:
     train = {gram for row in generate(1500, "train", seed=1) for gram in ngrams(row.messages[0].content)}
-    for row in generate(400, "benchmark", seed=1):
+    for row in generate(400, "test", seed=1):
         grams = ngrams(row.messages[0].content)
         covered = {i + k for i, gram in enumerate(grams) if gram in train for k in range(8)}
         assert len(covered) <= 0.5 * (len(grams) + 7), row.messages[0].content
@@ -135,4 +131,4 @@ def test_asking_for_more_problems_than_there_are_says_how_many_there_are(
     shutil.copy(tables.FOLDER / "words.toml", tmp_path)
     monkeypatch.setattr(tables, "FOLDER", tmp_path)
     with pytest.raises(ValueError, match=r"asked for 5000 rows and can make \d+"):
-        generate(5000, "benchmark", seed=1)
+        generate(5000, "test", seed=1)

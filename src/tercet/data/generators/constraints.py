@@ -1,9 +1,8 @@
 """`constraints@1`: seeded instruction rows with one to three verifiable constraints.
 
 Each row asks for something everyday about a topic, states its constraints in varied plain words, and answers it from
-the topic's facts. The answer is drawn freely and kept only if `tulu_if@1` passes it, so a row cannot contradict its
-own judge. Every constraint keeps its sentence in the reference answer, so that `drop_one` can take exactly that
-sentence away.
+the topic's facts. The answer is drawn freely and kept only if `tulu_if@1` passes it, so no row fails its own verifier.
+The reference answer holds every constraint with its sentence, so that `drop_one` can remove exactly that sentence.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from random import Random
 from typing import Any, Literal
@@ -30,7 +29,7 @@ TRIES = 40
 
 @dataclass(frozen=True)
 class Scene:
-    """What one row is about: its topic and facts, the request, and what the answer greets or chooses."""
+    """The content of one row: its topic and facts, the request, the person whom the answer greets, or its choice."""
 
     split: Split
     topic: str
@@ -49,7 +48,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class ConstraintKind:
-    """One kind of constraint: its function, how arguments are drawn, and the kinds it cannot stand beside."""
+    """One kind of constraint: its function, how arguments are drawn, and the kinds that exclude it."""
 
     func_name: str
     clashes: str = ""
@@ -88,20 +87,15 @@ def drop_one(row: Row, index: int) -> Row | None:
         return None
     before, after = turn.content.split(sentence)
     content = before.rstrip() + after if before else after.lstrip()
-    return Row(
-        id=f"{row.id}-drop{index}",
-        messages=(*row.prompt[:-1], Message(turn.role, content)),
-        source=row.source,
-        skill=row.skill,
-        verifier=VERIFIER if constraints else "",
-        reference=json.dumps(constraints) if constraints else "",
-        template=row.template,
-    )
+    name, turns = f"{row.id}-drop{index}", (*row.prompt[:-1], Message(turn.role, content))
+    if not constraints:
+        return replace(row, id=name, messages=turns, verifier="", reference="")
+    return replace(row, id=name, messages=turns, reference=json.dumps(constraints))
 
 
 def _row(rng: Random, split: Split, first: str, row_id: str) -> Row:
-    """Draw until the answer passes the judge; the leading kind stays, so that all kinds are equally frequent."""
-    judge = verifier(VERIFIER)
+    """Draw until the answer passes the verifier; `first` stays, so that all kinds are equally frequent."""
+    grade = verifier(VERIFIER)
     while True:
         kinds = draw_kinds(rng, first)
         scene = _scene(rng, split, kinds)
@@ -112,7 +106,7 @@ def _row(rng: Random, split: Split, first: str, row_id: str) -> Row:
         )
         for _ in range(TRIES):
             answer = _compose(rng, scene, asked)
-            if judge(answer, reference).score == 1:
+            if grade(answer, reference).score == 1:
                 turns = (Message("user", _prompt(rng, scene, list(sentences.values()))), Message("assistant", answer))
                 return Row(row_id, turns, "constraints@1", "constraints", VERIFIER, reference, scene.topic)
 

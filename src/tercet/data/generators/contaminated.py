@@ -1,9 +1,8 @@
 """`contaminated@1`: rows that copy the benchmark, so that every run shows its decontamination at work.
 
-The rows are the exam's own first word problems and instructions, written differently: another case, other
-punctuation. A careless copy in a public data set looks like that. They go into a mixture like any source, and `mix`
-must take every one of them out again. The exam's generators give the same rows for the same seed, so a recipe gives
-this stage the seed of its benchmark stages.
+The rows are the benchmark's own first word problems and instructions with other case or punctuation, as in a careless
+copy in a public data set. They go into a mixture like any source, and `mix` must remove every one of them. Generators
+make the same rows for the same seed, so a recipe gives this stage the seed of its benchmark stages.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What the instruction rows are about and how they speak: everyday topics with a few plain facts, and `phrases.toml`.
+"""The texts of the instruction rows: everyday topics with a few plain facts, and the phrases of `phrases.toml`.
 
 Train and benchmark topics are disjoint. Facts avoid commas, quotes and pronouns that point to another fact, so that any
-selection of them, in order, reads well; the first one opens the subject. A proper name that begins a fact must be
+selection of them, in order, reads well; the first one names the subject. A proper name that begins a fact must be
 part of the topic's name, because facts are also used in mid-sentence.
 """
 
@@ -32,13 +32,13 @@ class Wordings:
     test: Texts
 
     def of(self, split: str) -> Texts:
-        """All that one split says."""
+        """The wordings of one split."""
         return self.both + (self.train if split == "train" else self.test)
 
 
 @dataclass(frozen=True, config=tables.STRICT)
 class Phrases:
-    """What requests and answers are made of beside the facts; the table says what each is for."""
+    """The parts of requests and answers beside the facts; the table says what each is for."""
 
     requests: Splits
     letters: Splits

@@ -1,7 +1,7 @@
 """`talk@1`: short chat and knowledge turns; `facts@1`: questions with one short right answer.
 
-They keep ordinary answers alive while the other rows teach skills. Train and benchmark have different topics. A fact
-carries three wrong answers in `reference` (a JSON list), so that a benchmark can offer a choice.
+They are ordinary chat beside the rows of skills. Train and benchmark have different topics. A fact carries three wrong
+answers in `reference` (a JSON list), so that a benchmark can offer a choice.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHORT = "Answer in a few words."
 
 @dataclass(frozen=True, config=tables.STRICT)
 class Topic:
-    """One thing to talk about: phrasings of the question, a short, true answer, and perhaps a second exchange."""
+    """A topic of talk: phrasings of the question, a short, true answer, and perhaps a second exchange."""
 
     name: str
     asks: tuple[str, ...]
@@ -32,7 +32,7 @@ class Topic:
 
 @dataclass(frozen=True, config=tables.STRICT)
 class ChatFact:
-    """One thing to know: phrasings of the question, the short right answer and plausible wrong ones."""
+    """A fact: phrasings of the question, the short right answer and plausible wrong ones."""
 
     name: str
     asks: tuple[str, ...]
@@ -44,12 +44,12 @@ Entry = TypeVar("Entry", Topic, ChatFact)
 
 
 def topics(split: str) -> tuple[Topic, ...]:
-    """What a split talks about."""
+    """The topics of a split."""
     return tables.entries(f"talk_{split}.jsonl", Topic)
 
 
 def facts(split: str) -> tuple[ChatFact, ...]:
-    """What a split asks."""
+    """The facts of a split."""
     return tables.entries(f"facts_{split}.jsonl", ChatFact)
 
 
@@ -57,13 +57,7 @@ def generate(num_rows: int, split: Split, seed: int) -> list[Row]:
     """Make `num_rows` distinct conversations of one or two exchanges, spread evenly over the topics of the split."""
     dealt = _deal("talk@1", topics(split), num_rows, random.Random(f"talk@1/{tables.SEEDS[split]}/{seed}"))
     return [
-        Row(
-            id=f"talk-{tables.SEEDS[split]}-{i}",
-            messages=_talk(topic, ask),
-            source="talk@1",
-            skill="talk",
-            template=topic.name,
-        )
+        Row(f"talk-{tables.SEEDS[split]}-{i}", _talk(topic, ask), "talk@1", "talk", template=topic.name)
         for i, (topic, ask) in enumerate(dealt)
     ]
 

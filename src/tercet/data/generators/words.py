@@ -1,9 +1,8 @@
 """`words@1`: grade-school word problems with worked solutions, made from templates.
 
-Training and benchmark use different templates, so the benchmark asks for the arithmetic in stories that were never
-practised. A template is text. `{a}` is a number and `{name}` or `{fruit}` a word of the pools in `words.toml`; in a
-solution, `[a + b = total]` is a step: it is computed, written as "5 + 7 = 12", and gives later steps the number
-`total`. The last step is the answer.
+Training and benchmark use different templates, so the benchmark's stories never occur in training. A template is text:
+`{a}` is a number and `{name}` or `{fruit}` a word of the pools in `words.toml`; in a solution, `[a + b = total]` is a
+step: it is computed, written as "5 + 7 = 12", and gives later steps the number `total`. The last step is the answer.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from tercet.rows import Message, Row, RowError
 
 STEP = re.compile(r"\[(\w+) ([-+*/]) (\w+) = (\w+)\]")
 LOW, HIGH = 2, 200  # every result is a whole number in this range: small sums, and plurals always fit
-PATIENCE = 200  # draws without a new problem after which a template counts as used up
+MAX_DRAWS = 200  # draws without a new problem after which a template counts as used up
 
 
 @dataclass(frozen=True, config=tables.STRICT)
@@ -100,7 +99,7 @@ def _problems(split: str, seed: int) -> Iterator[tuple[Template, str, str, int]]
     while left:
         rng.shuffle(left)
         for template in tuple(left):
-            for _ in range(PATIENCE):
+            for _ in range(MAX_DRAWS):
                 question, solution, answer = _problem(template, rng)
                 if question not in seen:
                     seen.add(question)

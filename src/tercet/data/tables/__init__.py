@@ -1,4 +1,4 @@
-"""Tables of text that generators read and people edit: the JSON lines, CSV and TOML files of this folder.
+"""Tables of text for the generators: the JSON lines, CSV and TOML files of this folder.
 
 A table is read when it is first needed and checked against the type of its entries. The digest of the tables that a
 stage reads is part of its key, so a changed table makes new rows and never passes for the old ones.
@@ -20,7 +20,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from tercet.recipe.file import key_lines
 
 FOLDER = Path(__file__).parent
-SEEDS = {"train": "train", "test": "exam"}  # in row ids and seeds of a split: another word would draw other rows
+SEEDS = {"train": "train", "test": "exam"}  # a split in row ids and seeds; another word would draw other rows
 STRICT = ConfigDict(extra="forbid")  # for the dataclasses of entries: unknown keys are refused
 T = TypeVar("T", bound=Hashable)
 
@@ -54,7 +54,7 @@ def _entries(path: Path, kind: type) -> tuple[Any, ...]:
             found.append(adapter.validate_python(plain))
             line = last + 1
     except ValueError as error:
-        raise TableError(f"{path}:{line}: {_said(error)}") from None
+        raise TableError(f"{path}:{line}: {_describe(error)}") from None
     return tuple(found)
 
 
@@ -77,12 +77,12 @@ def _document(path: Path, kind: type) -> Any:
         lines, place = key_lines(text), error.errors()[0]["loc"]
         while place and place not in lines:
             place = place[:-1]
-        raise TableError(f"{path}:{lines.get(place, 1)}: {_said(error)}") from None
+        raise TableError(f"{path}:{lines.get(place, 1)}: {_describe(error)}") from None
     except tomllib.TOMLDecodeError as error:  # which says the line
         raise TableError(f"{path}: {error}") from None
 
 
-def _said(error: ValueError) -> str:
+def _describe(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     return "; ".join(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors())
