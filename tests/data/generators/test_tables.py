@@ -24,7 +24,7 @@ from tercet.pipeline import graph
 from tercet.recipe import Recipe, SourceSpec
 from tercet.store import Store
 
-# SHA-256 of the rows' values as JSON, by generator, split and number of rows, with seed 5; of talk and facts all there are.
+# SHA-256 of the rows' values as JSON, by generator, split and number of rows (of talk and facts all), with seed 5.
 ROWS: dict[tuple[str, Literal["train", "test"], int], str] = {
     ("words@1", "train", 900): "af57c250c3087e25822f2fd291eaa6cd07318f80ec64c0e2194a67deedcda27f",
     ("words@1", "test", 500): "1bef77bcd0f8086e18eaf5bd8bda887f36e6447a7b33114134b4384d5747d16a",
