@@ -110,7 +110,7 @@ class Bench:
         return json.loads((self.folder / "out" / "summary.json").read_text())
 
     @property
-    def ledger(self) -> Path:
+    def log(self) -> Path:
         return self.folder / "work" / "samples.jsonl"
 
 
@@ -206,18 +206,18 @@ def test_without_samples_the_rows_own_answer_is_chosen(tmp_path: Path) -> None:
     assert bench.summary["mean_length"] == {"rejected": 8.0}
 
 
-@pytest.mark.parametrize("samples", [0, 2])
-def test_rows_of_a_persona_stage_give_persona_if_pairs(tmp_path: Path, samples: int) -> None:
+@pytest.mark.parametrize("num_generations", [0, 2])
+def test_rows_of_a_persona_stage_give_persona_if_pairs(tmp_path: Path, num_generations: int) -> None:
     def author(prompt: str, luck: float) -> str:
         return "User instruction: Plan my week." if "Imagine" in prompt else "my week is calm and slow."
 
     personas = [f"Person number {number} from Leeds" for number in range(150)]
-    rows = list(synthesise("persona_if", personas, Writer(author), 5, plan=AnswerPlan(answers=1), sheet=SeedCounts()))
+    rows = list(synthesise("persona_if", personas, Writer(author), 5, plan=AnswerPlan(answers=1), counts=SeedCounts()))
     assert len(rows) > 5
     bench = Bench(tmp_path, rows)
     whole = {row.prompt[-1].content for row in rows}
     policy = Writer(lambda prompt, luck: "my week is calm and slow." if prompt in whole else "NO, and I, so")
-    bench.run(policy, samples=samples)
+    bench.run(policy, num_generations=num_generations)
     assert len(bench.pairs) > 2
     assert bench.summary["rules"] == {"persona_if": len(bench.pairs)}
     for pair in bench.pairs:
@@ -278,7 +278,7 @@ def test_a_killed_run_continues_and_ends_in_the_same_bytes(tmp_path: Path, calls
     whole.run(Writer(often_right))
     with pytest.raises(Killed):
         killed.run(Writer(often_right, calls_left=calls))
-    with killed.ledger.open("ab") as stream:
+    with killed.log.open("ab") as stream:
         stream.write(b'{"chunk": 9, "samp')  # the line that was being written
     second = Writer(often_right)
     killed.run(second)
@@ -290,9 +290,9 @@ def test_a_killed_run_continues_and_ends_in_the_same_bytes(tmp_path: Path, calls
     assert killed.opened == []  # nothing is left to sample, so no model is loaded
 
 
-def test_a_ledger_with_a_gap_is_refused(tmp_path: Path) -> None:
+def test_a_log_with_a_gap_is_refused(tmp_path: Path) -> None:
     bench = Bench(tmp_path, sums(5))
-    bench.ledger.write_text('{"chunk": 1, "samples": []}\n')
+    bench.log.write_text('{"chunk": 1, "samples": []}\n')
     with pytest.raises(RuntimeError, match=r"samples\.jsonl: the chunks are not 0, 1, 2"):
         bench.run(Writer(often_right))
 

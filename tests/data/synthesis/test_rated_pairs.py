@@ -1,4 +1,4 @@
-"""The stage `judged`: who answers is drawn, every request is paid once, and every prompt ends as a pair or a reason."""
+"""The stage `rated_pairs`: who answers is drawn, a request is paid once, a prompt ends as a pair or a reason."""
 
 from __future__ import annotations
 
@@ -61,17 +61,17 @@ def server() -> Iterator[Author]:
 
 
 @pytest.fixture(scope="module")
-def made(new_batcher, server: Author) -> tuple[Any, Artifact, list]:
-    """A desk, its pairs, and what the server was asked for them: a budget stopped the stage on the way."""
-    batcher = new_batcher()
-    batcher.write(RECIPE.format(url=server.url))
+def made(new_workspace, server: Author) -> tuple[Any, Artifact, list]:
+    """A workspace, its pairs, and what the server was asked for them: a budget stopped the stage on the way."""
+    workspace = new_workspace()
+    workspace.write(RECIPE.format(url=server.url))
     with pytest.raises(StageError, match=r"the budget is 0\.02"):
-        batcher.run("preference-data", "stage.preference-data.budget=0.02")
+        workspace.run("preference-data", "stage.preference-data.budget=0.02")
     assert 10 < len(server.asked) < 60
-    return batcher, batcher.run("preference-data"), list(server.asked)
+    return workspace, workspace.run("preference-data"), list(server.asked)
 
 
-def test_each_request_is_made_once_and_told(made):
+def test_each_request_is_made_once_and_counted(made):
     _, artifact, asked = made
     pairs, summary = read_pairs(artifact.payload / "pairs.parquet"), read_summary(artifact)
     assert len(asked) == len(set(asked)) <= 16 * (1 + 4), "a stopped run has asked for nothing in vain"
@@ -95,8 +95,8 @@ def test_pairs_keep_who_answered_and_what_was_rated(made):
 
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_in_the_same_pairs_and_pays_nothing_twice(made, server):
-    chance, (batcher, whole, undisturbed) = random.Random("judge"), made
-    server.asked, server.pause, again = [], 0.02, batcher.copy(without="preference-data")
+    chance, (workspace, whole, undisturbed) = random.Random("judge"), made
+    server.asked, server.pause, again = [], 0.02, workspace.copy(without="preference-data")
     for moment in (chance.randrange(1, 15), chance.randrange(36, 80)):
         again.kill_when("preference-data", moment, chance.uniform(0.0, 0.03))
     server.pause = 0.0
@@ -135,7 +135,7 @@ class Model:
 
 
 class Bench:
-    """A place where `rows` are answered and judged by local models of these names."""
+    """A place where `rows` are answered and rated by local models of these names."""
 
     def __init__(self, folder: Path, rows: list[Row], *models: Model) -> None:
         self.folder, self.models = folder, {model.name: model for model in models}
@@ -225,14 +225,14 @@ def test_every_prompt_ends_as_a_pair_or_a_reason(tmp_path):
     assert summary["requests"]["failed"] == 1
 
 
-def test_nothing_to_compare_and_no_pair_are_said(tmp_path):
+def test_nothing_to_compare_and_no_pair_are_errors(tmp_path):
     bench = Bench(tmp_path, prompts(3), Model("a"), Model("b"), Model("judge"))
     with pytest.raises(RowError, match="answers of a-a00000000000 alone cannot be compared"):
         bench.run(pool=["a"])
     with pytest.raises(RowError, match="answers of a-a00000000000 alone cannot be compared"):
         bench.run(pool=["a"], own="a")
     with pytest.raises(
-        RuntimeError, match=r"judged 'preference-data': no pair from 3 prompts \(3 all answers are as good\)"
+        RuntimeError, match=r"rated_pairs 'preference-data': no pair from 3 prompts \(3 all answers are as good\)"
     ):
         bench.run(pool=["a", "b"])
     bench.run(pool=["a", "b"], ties="keep")

@@ -1,8 +1,8 @@
 """What was asked of models and what they answered, on disk before it is used: a killed run pays for nothing twice.
 
-A `RequestLog` is one file that only grows. `LoggedModel` is a `Generator` in front of others: what the ledger has is
-read, the rest is noted as asked, put to the model, written and waited for on disk, and only then given to the
-caller. The cost is metered, and a budget stops the run before it could be exceeded. Lines are of two kinds:
+A `RequestLog` is one file that only grows. `LoggedModel` is a `Generator` in front of others: an answer in the log is
+read; any other request is noted as asked and put to the model, and its answer is on disk before the caller gets it.
+The cost is metered, and a budget stops the run before it could be exceeded. Lines are of two kinds:
 
     {"asked": {"1f...": 0.004}}                                    the most each request may cost, before it is sent
     {"key": "1f...", "model": "gpt", "text": "Hello", "stop": "eos", "tokens": 2, "read": 9, "wrote": 2, "cost": 0.0001}
@@ -31,11 +31,11 @@ from tercet.rows import Completion, Generator, Likelihood, Messages, Sampling, S
 Done = Callable[[int, list[Completion]], None]
 AT_ONCE = 64  # requests given to a generator in one call
 TURN = 16  # tokens a chat template may put around one turn
-AWAY = 50  # so many failures without one answer between them: the server is away, or no prompt fits
+AWAY = 50  # failures without one answer between them, after which a run stops: no server is there, or no prompt fits
 
 
 class RequestLogError(ValueError):
-    """The ledger cannot be used: a line in it is not one of ours, or what is asked of it makes no sense."""
+    """The log cannot be used: a line in it is not one of ours, or what is asked of it makes no sense."""
 
 
 class BudgetError(ValueError):
@@ -58,10 +58,15 @@ class Spent:
     cost: float = 0.0
     unknown_cost: float = 0.0
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What stages track; `cost` counts unknown requests with the most they may have cost."""
+        return {"answers": self.answers, "failed": self.failed, "cost": self.cost + self.unknown_cost}
+
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """One answer to one prompt; the key is its name in the ledger, the seed follows from it."""
+    """One answer to one prompt; the key is its name in the log, the seed follows from it."""
 
     key: str
     prompt: Messages
@@ -142,7 +147,7 @@ class RequestLog:
         return allowed
 
     def write(self, key: str, model: str, answer: Completion, used: tuple[int, int, float]) -> Completion:
-        """Put an answer on disk; `used`: tokens read, tokens written, cost. The answer as the ledger will tell it."""
+        """Put an answer on disk; `used`: tokens read, tokens written, cost. The answer as the log has it."""
         facts = {"read": used[0], "wrote": used[1], "cost": used[2]}
         said = {"error": answer.error or "no answer"} if answer.stop == "error" else {"text": answer.text}
         line = {"key": key, "model": model, **said, "stop": answer.stop, "tokens": answer.num_tokens, **facts}
@@ -162,7 +167,7 @@ class RequestLog:
             self._lock.notify_all()
 
     def release(self, mine: Mapping[str, Future[Completion]]) -> None:
-        """Tell threads that wait for claims which were not answered."""
+        """Raise an error in the threads that wait for claims which were not answered."""
         with self._lock:
             for key, claim in mine.items():
                 if not claim.done():
@@ -177,13 +182,11 @@ class RequestLog:
 
     def _too_dear(self, cost: float) -> str:
         spent = self.spent
-        unknown = f", up to {spent.unknown_cost:.6g} for {spent.unknown} requests cut off by a kill" * bool(
-            spent.unknown
-        )
+        lost = f", up to {spent.unknown_cost:.6g} for {spent.unknown} requests cut off by a kill"
         return (
-            f"{self.path}: the budget is {self.budget:g}: {spent.cost:.6g} is spent on {spent.answers} answers{unknown}"
-            f", and the next request may cost {cost:.6g}. Raise the budget, or lower max_new_tokens or the number "
-            "of rows, and run again: what is answered is not asked again"
+            f"{self.path}: the budget is {self.budget:g}: {spent.cost:.6g} is spent on {spent.answers} answers"
+            f"{lost * bool(spent.unknown)}, and the next request may cost {cost:.6g}. Raise the budget, or lower "
+            "max_new_tokens or the number of rows, and run again: what is answered is not asked again"
         )
 
     def _open(self) -> None:
@@ -192,7 +195,9 @@ class RequestLog:
             try:
                 self._count(line, place)
             except (TypeError, KeyError, AttributeError):
-                raise RequestLogError(f"{self.path}, line {number}: not a line of a ledger: {line!r:.80}") from None
+                raise RequestLogError(
+                    f"{self.path}, line {number}: not a line of a request log: {line!r:.80}"
+                ) from None
         for cost in self._under_way.values():
             self._lose(cost)
         self._under_way.clear()
@@ -220,28 +225,24 @@ class RequestLog:
 
 
 def completion(line: dict[str, Any]) -> Completion:
-    """The answer that a line tells; its tokens are counted, not kept."""
+    """The answer that a line holds; its tokens are counted, not kept."""
     return Completion(line.get("text", ""), (), (), line["stop"], line.get("error", ""), line["tokens"])
 
 
-def _nobody(answers: int) -> None:
-    """Hears how many answers came, and does nothing."""
-
-
 class LoggedModel:
-    """A model behind a ledger. Implements `tercet.rows.Generator`; answers carry their text, not their tokens.
+    """A model behind a request log. Implements `tercet.rows.Generator`; answers carry their text, not their tokens.
 
     `lanes` are generators of the same model; requests are shared out among them, at most `at_once` in one call. One
-    that bears several threads may stand in several lanes. A drawn answer has a seed that follows from its key: so a run
-    that was killed draws what it would have drawn. `price` is what a million prompt and a million completion tokens
-    cost; `meter` says how many of each these lanes, and nobody else, have used:
+    that several threads may call may stand in several lanes. A drawn answer has a seed that follows from its key: so a
+    run that was killed draws what it would have drawn. `price` is what a million prompt and a million completion tokens
+    cost; `meter` says how many of each these lanes, and nothing else, have used:
     `lambda: (usage.prompt_tokens, usage.completion_tokens)`. Where the meter never moves an answer counts with the most
-    it may have cost. `heard` is told in the caller's thread how many answers came.
+    it may have cost. `on_answers` is called in the caller's thread with the number of answers that came.
     """
 
     def __init__(
         self,
-        ledger: RequestLog,
+        log: RequestLog,
         model: str,
         lanes: Sequence[Generator],
         *,
@@ -251,16 +252,16 @@ class LoggedModel:
     ) -> None:
         if not lanes or min(price) < 0:
             raise RequestLogError(f"model {model!r} expects at least one generator and prices from 0; got {price}")
-        if ledger.budget is not None and ledger.budget < 0:
-            raise RequestLogError(f"a budget is a number from 0; got {ledger.budget}")
-        self.ledger, self.model, self.price, self.meter = ledger, model, price, meter
+        if log.budget is not None and log.budget < 0:
+            raise RequestLogError(f"a budget is a number from 0; got {log.budget}")
+        self.log, self.model, self.price, self.meter = log, model, price, meter
         self.at_once = at_once
-        self.heard: Callable[[int], None] = _nobody
+        self.on_answers: Callable[[int], None] = lambda answers: None
         self.keys: dict[str, None] = {}  # all that was asked for, known or not
         self._width, self._free = len(lanes), SimpleQueue[Generator]()
         for lane in lanes:
             self._free.put(lane)
-        self._lock, self._told = Lock(), meter()
+        self._lock, self._metered = Lock(), meter()
         self._failing, self._failure = 0, ""
 
     def complete(
@@ -280,7 +281,7 @@ class LoggedModel:
         results: dict[int, list[Completion]] = {}
         for answers in self._answers({request.key: request for own in requests for request in own}, sampling):
             found |= answers
-            self.heard(len(answers))
+            self.on_answers(len(answers))
             for i in sorted({i for key in answers for i in owners[key]}):
                 if all(request.key in found for request in requests[i]):
                     results[i] = [found[request.key] for request in requests[i]]
@@ -291,17 +292,18 @@ class LoggedModel:
     def likelihood(
         self, prompts: Sequence[Messages], options: Sequence[Sequence[str]], *, close: bool = False
     ) -> list[list[Likelihood]]:
-        """Scores are not kept: a ledger is for what is written."""
-        raise RequestLogError("a ledger keeps what a model writes; ask the model itself for likelihoods")
+        """Scores are not kept, so this is an error."""
+        raise RequestLogError("a request log keeps what a model writes; ask the model itself for likelihoods")
 
     def _answers(self, asked: Mapping[str, ModelRequest], sampling: Sampling) -> Iterator[dict[str, Completion]]:
         """All answers in portions: from disk, from the model as they come, from other threads."""
-        known, mine, theirs = self.ledger.claim(list(asked))
+        # A thread that asks what another is asking waits for that answer, so that nothing is paid twice.
+        known, mine, theirs = self.log.claim(list(asked))
         try:
             yield known
             requests = [asked[key] for key in mine]
             size = max(1, min(self.at_once, -(-len(requests) // self._width)))
-            with ThreadPoolExecutor(self._width, thread_name_prefix="ledger") as pool:
+            with ThreadPoolExecutor(self._width, thread_name_prefix="requests") as pool:
                 groups = [requests[start : start + size] for start in range(0, len(requests), size)]
                 futures = [pool.submit(self._ask, group, sampling) for group in groups]
                 try:
@@ -311,7 +313,7 @@ class LoggedModel:
                     for future in futures:
                         future.cancel()
         finally:
-            self.ledger.release(mine)
+            self.log.release(mine)
         yield {key: future.result() for key, future in theirs.items()}
 
     def _ask(self, requests: Sequence[ModelRequest], sampling: Sampling) -> dict[str, Completion]:
@@ -321,12 +323,13 @@ class LoggedModel:
             if self._failing >= AWAY:
                 raise AwayError(
                     f"the last {self._failing} requests to {self.model} failed, the last one with: {self._failure}; "
-                    f"see to it and run the same command again: what is answered is in {self.ledger.path}"
+                    f"see to it and run the same command again: what is answered is in {self.log.path}"
                 )
             most = {key: self._most(request.prompt, sampling) for key, request in left.items()}
             lane, part = self._free.get(), list[ModelRequest]()
             try:
-                part = [left[key] for key in self.ledger.reserve(most)]
+                # On disk before anything is sent: after a kill the next run knows what it may have paid for.
+                part = [left[key] for key in self.log.reserve(most)]
 
                 def note(i: int, found: list[Completion], part: Sequence[ModelRequest] = part) -> None:
                     key = part[i].key
@@ -337,7 +340,7 @@ class LoggedModel:
                     if part[i].key not in answers:
                         note(i, found)
             finally:
-                self.ledger.abandon([request.key for request in part if request.key not in answers])
+                self.log.abandon([request.key for request in part if request.key not in answers])
                 self._free.put(lane)
         return answers
 
@@ -345,12 +348,12 @@ class LoggedModel:
         """Note an answer with what the meter moved since the last one."""
         with self._lock:
             now = self.meter()
-            read, wrote = (after - before for after, before in zip(now, self._told, strict=True))
-            self._told = now
+            read, wrote = (after - before for after, before in zip(now, self._metered, strict=True))
+            self._metered = now
             self._failing, self._failure = (self._failing + 1, answer.error) if answer.stop == "error" else (0, "")
             silent = now == (0, 0) and answer.stop != "error"
             cost = most if silent else (read * self.price[0] + wrote * self.price[1]) / 1e6
-            return self.ledger.write(key, self.model, answer, (read, answer.num_tokens if silent else wrote, cost))
+            return self.log.write(key, self.model, answer, (read, answer.num_tokens if silent else wrote, cost))
 
     def _most(self, prompt: Messages, sampling: Sampling) -> float:
         """What a request costs at most: a token has at least one byte."""

@@ -1,6 +1,6 @@
-"""What is said to an OpenAI-compatible server and what its replies mean: pure functions from and to JSON.
+"""Requests to an OpenAI-compatible server and what its replies mean: pure functions from and to JSON.
 
-What a server cannot say stays unsaid: token ids and log-probs of completions are empty, and an option that is missing
+What a server does not report stays empty: completions have no token ids and log-probs, and an option that is missing
 from the list of likely tokens has an error, not a made-up log-prob.
 """
 
@@ -89,7 +89,7 @@ def completions(reply: Any, sampling: Sampling) -> list[Completion]:
 def _choices(reply: Any, n: int) -> list[dict[str, Any]]:
     choices = reply.get("choices") if isinstance(reply, dict) else None
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
-        raise PassingFailure(f"expected an object with a list of choices, got {said(json.dumps(reply))}")
+        raise PassingFailure(f"expected an object with a list of choices, got {error_text(json.dumps(reply))}")
     ordered = {choice.get("index", place): choice for place, choice in enumerate(choices)}
     if len(choices) != n or set(ordered) != set(range(n)):
         raise PassingFailure(f"expected {n} choices numbered from 0, got {len(choices)}: {sorted(map(str, ordered))}")
@@ -175,7 +175,7 @@ def count_of(usage: Mapping[str, Any], key: str) -> int:
     return number if isinstance(number, int) and number > 0 else 0
 
 
-def said(text: str) -> str:
+def error_text(text: str) -> str:
     """A server's error in one short line, from the protocol's error object where there is one."""
     try:
         error = json.loads(text)["error"]

@@ -1,4 +1,4 @@
-"""The server's end of an engine in another process; `engine_http` is the client's.
+"""The server of an engine in a process of its own; `client.py` is the other side.
 
     GET /health        which engine this is, its dtype and how many updates it has seen
     POST /write        prompts as token ids -> a line for each prompt as it is finished
@@ -23,17 +23,17 @@ from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 
-from tercet.models.vllm.client import BEAT, PART, WHO, sampling_of, unpacked
+from tercet.models.vllm.client import BEAT, ENGINE_HEADER, PART, sampling_of, unpacked
 from tercet.models.vllm.weights import EngineError, Weights
 from tercet.rows import Completion, Sampling
 
-Tell = Callable[[dict[str, Any]], None]
-Work = Callable[[dict[str, Any], Tell], dict[str, Any]]
+Send = Callable[[dict[str, Any]], None]
+Work = Callable[[dict[str, Any], Send], dict[str, Any]]
 LARGEST = 2 * PART  # bytes of a request
 
 
 class Engine(Protocol):
-    """What is served: `VllmGenerator`, or anything that writes and takes weights."""
+    """What is served: `VllmGenerator`, or anything that writes and whose weights can be replaced."""
 
     dtype: str
     version: int
@@ -88,16 +88,16 @@ class EngineServer(ThreadingHTTPServer):
         self.server_activate()
         self.serve_forever()
 
-    def write(self, body: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    def write(self, body: dict[str, Any], send: Send) -> dict[str, Any]:
         """The work of `/write`."""
 
         def done(i: int, group: list[Completion]) -> None:
-            tell({"prompt": i, "written": [asdict(one) for one in group]})
+            send({"prompt": i, "written": [asdict(one) for one in group]})
 
         self.engine.write(body["prompts"], sampling_of(body["sampling"]), done, body["streams"])
         return {}
 
-    def update(self, body: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    def update(self, body: dict[str, Any], send: Send) -> dict[str, Any]:
         """The work of `/update`."""
         with self.lock:
             name, parts = self.parts
@@ -111,7 +111,7 @@ class EngineServer(ThreadingHTTPServer):
         found = self.engine.update(weights.items(), in_flight=bool(body["in_flight"]))
         return {"checksum": found, "engine": self.name}
 
-    def checksum(self, body: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    def checksum(self, body: dict[str, Any], send: Send) -> dict[str, Any]:
         """The work of `/checksum`."""
         return {"checksum": self.engine.checksum()}
 
@@ -161,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self.path not in work:
             self._lost()
-        elif self.headers.get(WHO, self.server.name) != self.server.name:
+        elif self.headers.get(ENGINE_HEADER, self.server.name) != self.server.name:
             again = "the engine server was started again and holds its first weights; run the same command again"
             self._reply(409, {"error": again})
         else:
@@ -170,19 +170,19 @@ class _Handler(BaseHTTPRequestHandler):
             except ValueError as error:
                 self._reply(400, {"error": f"expected JSON: {error}"})
             else:
-                self._stream(lambda tell: work[self.path](body, tell))
+                self._stream(lambda send: work[self.path](body, send))
 
-    def _stream(self, work: Callable[[Tell], dict[str, Any]]) -> None:
-        """Lines of a reply as they come, with empty ones between, so that the client knows that somebody is there."""
+    def _stream(self, work: Callable[[Send], dict[str, Any]]) -> None:
+        """Lines of a reply as they come, with empty ones between, so that the client knows that the server is alive."""
         lines: queue.Queue[dict[str, Any]] = queue.Queue()
         gone = threading.Event()
 
-        def tell(line: dict[str, Any]) -> None:
+        def send(line: dict[str, Any]) -> None:
             if gone.is_set():
                 raise _Gone
             lines.put(line)
 
-        threading.Thread(target=_run, args=(work, tell, lines), daemon=True).start()
+        threading.Thread(target=_run, args=(work, send, lines), daemon=True).start()
         self._begin(200)
         line: dict[str, Any] = {}
         try:
@@ -210,7 +210,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.rfile.read(size)
 
     def _lost(self) -> None:
-        self._reply(404, {"error": f"{self.command} {self.path} is nothing this server knows"})
+        self._reply(404, {"error": f"{self.command} {self.path} is unknown to this server"})
 
     _answered = False
 
@@ -228,10 +228,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def _run(work: Callable[[Tell], dict[str, Any]], tell: Tell, lines: queue.Queue[dict[str, Any]]) -> None:
+def _run(work: Callable[[Send], dict[str, Any]], send: Send, lines: queue.Queue[dict[str, Any]]) -> None:
     """Do the work; its end, or what went wrong, is the last line."""
     try:
-        lines.put({"end": work(tell)})
+        lines.put({"end": work(send)})
     except EngineError as error:
         lines.put({"error": str(error)})
     except _Gone:
