@@ -147,13 +147,13 @@ def test_right_against_wrong(tmp_path: Path) -> None:
     bench = Bench(tmp_path, [*sums(40), Row("chat", (Message("user", "Hi"), Message("assistant", "Ho")))])
     metrics = bench.run(Writer(often_right), num_generations=4)
     assert bench.opened == [(tmp_path / "sft" / "payload", resolve("auto"))]
-    judge = verifier("gsm8k@1")
+    verify = verifier("gsm8k@1")
     references = {row.id: row.reference for row in sums(40)}
     assert len(bench.pairs) == metrics["pairs"] > 25
     for pair in bench.pairs:
         reference = references[pair.id.removesuffix("/0")]
-        assert judge(pair.chosen[-1].content, reference).score == pair.chosen_rating == 1
-        assert judge(pair.rejected[-1].content, reference).score == pair.rejected_rating == 0
+        assert verify(pair.chosen[-1].content, reference).score == pair.chosen_rating == 1
+        assert verify(pair.rejected[-1].content, reference).score == pair.rejected_rating == 0
         assert pair.chosen_model == pair.rejected_model == "sft-abcdef012345"
         facts = json.loads(pair.provenance)
         assert (facts["rule"], facts["verifier"], facts["seed"]) == ("right_wrong", "gsm8k@1", 17)
@@ -176,11 +176,11 @@ def test_rejected_answers_the_instruction_without_one_constraint(tmp_path: Path)
     original, weaker = writer.asked
     assert original == (constrained().prompt[-1].content, 3)
     assert weaker[1] == 2
-    judge = verifier("tulu_if@1")
+    verify = verifier("tulu_if@1")
     for pair in bench.pairs:
         assert pair.prompt == constrained().prompt
-        assert judge(pair.chosen[-1].content, constrained().reference).score == 1
-        assert judge(pair.rejected[-1].content, constrained().reference).score == 0
+        assert verify(pair.chosen[-1].content, constrained().reference).score == 1
+        assert verify(pair.rejected[-1].content, constrained().reference).score == 0
         facts = json.loads(pair.provenance)
         assert facts["rule"] == "persona_if"
         assert facts["rejected"]["origin"] == "dropped"

@@ -113,17 +113,17 @@ def _chunk(
     temperature = plan.author_temperature * kind.creative
     asked = [i for i, draft in enumerate(drafts) if draft.ask]
     written = generator.complete([_user(drafts[i].ask) for i in asked], sampling("author", temperature))
-    for i, (said,) in zip(asked, written, strict=True):
-        question = "" if _unusable(said) else kind.read(said.text, drafts[i])
-        made[i] = _unusable(said) or kind.missing
+    for i, (reply,) in zip(asked, written, strict=True):
+        question = "" if _unusable(reply) else kind.read(reply.text, drafts[i])
+        made[i] = _unusable(reply) or kind.missing
         if question:
             cases[i] = Case(drafts[i], question, plan)
     if not plan.answers:
         return [_bare(cases[i]) if i in cases else made[i] for i in range(len(texts))]
     if kind.probe:
         probes = [_user(prompt_texts().calls.format(question=case.question)) for case in cases.values()]
-        for (i, case), (said,) in zip(cases.items(), generator.complete(probes, sampling("probe", 0.0)), strict=True):
-            cases[i] = Case(case.draft, case.question, plan, said.text)
+        for (i, case), (reply,) in zip(cases.items(), generator.complete(probes, sampling("probe", 0.0)), strict=True):
+            cases[i] = Case(case.draft, case.question, plan, reply.text)
     prompts = [_solver(case) for case in cases.values()]
     solved = generator.complete(prompts, sampling("solver", plan.temperature, plan.answers))
     for (i, case), answers in zip(cases.items(), solved, strict=True):
@@ -142,11 +142,11 @@ def _solver(case: Case) -> Messages:
     return (*guide, Message("user", case.question))
 
 
-def _unusable(said: Completion) -> str:
+def _unusable(reply: Completion) -> str:
     """Why an answer is of no use, whatever it says; "" when it may be."""
-    if said.stop == "error":
+    if reply.stop == "error":
         return "a request failed"
-    return "cut off by the token budget" if said.stop == "length" else "" if said.text.strip() else "an empty answer"
+    return "cut off by the token budget" if reply.stop == "length" else "" if reply.text.strip() else "an empty answer"
 
 
 def _bare(case: Case) -> tuple[Case, Accepted]:
@@ -161,7 +161,7 @@ BOUND = {"choice", "repeat"}  # constraints that make sense for one topic, or fo
 def _after(label: str) -> Callable[[str, QuestionDraft], str]:
     """A reader of what follows the label; the label is not part of the question."""
     place = re.compile(rf"\**{label}\**:?\**\s*(.+)", re.IGNORECASE | re.DOTALL)
-    return lambda said, draft: match[1].strip() if (match := place.search(said)) else ""
+    return lambda reply, draft: match[1].strip() if (match := place.search(reply)) else ""
 
 
 def _asking(name: str, guide: str) -> Callable[[str, Random], QuestionDraft]:
@@ -192,9 +192,9 @@ def _draft_instruction(persona: str, rng: Random) -> QuestionDraft:
     return QuestionDraft("persona_if", ask=ask, reference=json.dumps(wanted), guide=texts.guides["follow"])
 
 
-def _read_instruction(said: str, draft: QuestionDraft) -> str:
+def _read_instruction(reply: str, draft: QuestionDraft) -> str:
     """The instruction; a constraint that the author left out is added, one that is there twice makes it unusable."""
-    text = _after("User instruction")(said, draft)
+    text = _after("User instruction")(reply, draft)
     sentences = [one["text"] for one in json.loads(draft.reference)]
     if not text or any(text.count(sentence) > 1 for sentence in sentences):
         return ""
@@ -214,8 +214,8 @@ def _draft_wildchat(instruction: str, rng: Random) -> QuestionDraft:
     return QuestionDraft("wildchat_if", ask=ask, question=instruction)
 
 
-def _read_wildchat(said: str, draft: QuestionDraft) -> str:
-    return draft.question if re.search(r"constrained\W+yes\b", said, re.IGNORECASE) else ""
+def _read_wildchat(reply: str, draft: QuestionDraft) -> str:
+    return draft.question if re.search(r"constrained\W+yes\b", reply, re.IGNORECASE) else ""
 
 
 def _draft_request(persona: str, rng: Random) -> QuestionDraft:
@@ -243,7 +243,7 @@ KINDS: dict[str, PersonaKind] = {
     "persona_python": PersonaKind(
         "code", _asking("persona_python", "code"), _after("Question"), checks.accept_program, True
     ),
-    "if_augmented": PersonaKind("constraints", _draft_augmented, lambda said, draft: "", checks.accept_followed),
+    "if_augmented": PersonaKind("constraints", _draft_augmented, lambda reply, draft: "", checks.accept_followed),
     "wildchat_if": PersonaKind(
         "constraints",
         _draft_wildchat,

@@ -82,7 +82,7 @@ def accept_agreed(name: str, read: Callable[[str], str]) -> Callable[[Case, Sequ
 
     def accept(case: Case, answers: Sequence[str]) -> Accepted | str:
         verify = verifier(name)
-        found = [(answer, read(said[-1])) for answer in answers if (said := FINAL.findall(answer))]
+        found = [(answer, read(stated[-1])) for answer in answers if (stated := FINAL.findall(answer))]
         found = [(answer, final) for answer, final in found if final]
         finals = [final for _, final in found]
         group = majority(finals, lambda one, other: _right(verify, _closing(other), one))

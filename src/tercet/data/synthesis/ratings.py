@@ -150,7 +150,7 @@ def read_ratings(aspect: str, reply: str, number: int, *, paper: bool = False) -
         return [_paper_rating(block) for _, block in blocks]
     found: dict[int, str] = {}
     for place, block in blocks:
-        found.setdefault(place, block)  # what is said of a text again, after all texts, is not asked for
+        found.setdefault(place, block)  # a text that is rated again after the others was rated in its place
     return [_rating(found.get(place, "")) for place in range(1, number + 1)]
 
 

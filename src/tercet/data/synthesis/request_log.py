@@ -149,8 +149,8 @@ class RequestLog:
     def write(self, key: str, model: str, answer: Completion, used: tuple[int, int, float]) -> Completion:
         """Put an answer on disk; `used`: tokens read, tokens written, cost. The answer as the log has it."""
         facts = {"read": used[0], "wrote": used[1], "cost": used[2]}
-        said = {"error": answer.error or "no answer"} if answer.stop == "error" else {"text": answer.text}
-        line = {"key": key, "model": model, **said, "stop": answer.stop, "tokens": answer.num_tokens, **facts}
+        outcome = {"error": answer.error or "no answer"} if answer.stop == "error" else {"text": answer.text}
+        line = {"key": key, "model": model, **outcome, "stop": answer.stop, "tokens": answer.num_tokens, **facts}
         with self._lock:
             self._count(line, self._journal.append(line))
             self._lock.notify_all()

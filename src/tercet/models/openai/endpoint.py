@@ -276,12 +276,14 @@ class EndpointGenerator:
         status = response.status_code
         if 200 <= status < 300:
             return
-        said = f"{self.url}{path} answered {status}: {payloads.error_text(text)}"
+        message = f"{self.url}{path} answered {status}: {payloads.error_text(text)}"
         if status in HOPELESS or (status == 429 and "insufficient_quota" in text):
-            raise EndpointError(f"{self._hidden(said)}; {HOPELESS.get(status, HOPELESS[402])} (model {self.model!r})")
+            raise EndpointError(
+                f"{self._hidden(message)}; {HOPELESS.get(status, HOPELESS[402])} (model {self.model!r})"
+            )
         if status in PASSING or status >= 500:
-            raise PassingFailure(said, payloads.retry_after(response.headers.get("Retry-After", "")))
-        raise RequestRefused(said)
+            raise PassingFailure(message, payloads.retry_after(response.headers.get("Retry-After", "")))
+        raise RequestRefused(message)
 
     def _settle(self, reply: Any, tokens: int) -> None:
         """Count what the server says it read and wrote, and give back what was reserved too much."""

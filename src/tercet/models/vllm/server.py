@@ -6,8 +6,8 @@
     POST /update       put the parts of an update in -> the engine's checksum
     POST /checksum     of the weights it has
 
-Needs the standard library only. Who may reach the port may change the weights: it listens on this machine unless told
-otherwise, and asks for the key in TERCET_API_KEY where that is set.
+Needs the standard library only. Whoever reaches the port can change the weights: by default only this machine can, and
+the key in TERCET_API_KEY is required where that is set.
 """
 
 from __future__ import annotations
