@@ -265,7 +265,9 @@ def test_seeds_are_taken_as_they_are_needed():
             taken.append(len(taken))
             yield f"Person {len(taken)}"
 
-    rows = synthesise("persona_gsm", endless(), Actor(solving([final("72")] * 4)), 0, counts=SeedCounts())
+    rows = synthesise(
+        "persona_gsm", endless(), Actor(solving([final("72")] * 4)), 0, plan=AnswerPlan(), counts=SeedCounts()
+    )
     assert [next(rows).answer for _ in range(100)] == [final("72")] * 100
     assert len(taken) == CHUNK
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from tercet import journal
 from tercet.data.generators.constraints import drop_one
 from tercet.data.sources import check_verifiers, draw, lot
+from tercet.data.synthesis.requests import title
 from tercet.recipe import OnPolicyPairsSpec
 from tercet.rows import (
     Completion,
@@ -95,13 +96,13 @@ def run(spec: OnPolicyPairsSpec, inputs: dict[str, Artifact], out: Path, ctx: Co
     """Write `pairs.parquet` and `summary.json`."""
     prompts = choose_prompts(spec, inputs[spec.prompts].payload / "rows.parquet", ctx.seed)
     policy = inputs[spec.model]
-    author = f"{policy.name}-{policy.key[:12]}"
+    model = title(policy)
     pairs: list[Pair] = []
     counts = PairCounts()
     answers = sample_all(prompts, spec, ctx, lambda: ctx.open_model(policy.payload, spec.precision))
     for prompt, samples in zip(prompts, answers, strict=True):
         graded = grade(prompt.row, samples)
-        pairs += make_pairs(prompt, graded, spec=spec, seed=ctx.seed, author=author, counts=counts)
+        pairs += make_pairs(prompt, graded, spec=spec, seed=ctx.seed, model=model, counts=counts)
     if not pairs:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.no_pair.items()))
         raise RuntimeError(
@@ -183,20 +184,20 @@ def grade(row: Row, samples: Sequence[GradedAnswer]) -> list[GradedAnswer]:
 
 def make_pairs(
     prompt: Prompt,
-    samples: Sequence[GradedAnswer],
+    graded: Sequence[GradedAnswer],
     *,
     spec: OnPolicyPairsSpec,
     seed: int,
-    author: str,
+    model: str,
     counts: PairCounts,
 ) -> list[Pair]:
     """Up to `max_pairs` pairs of one prompt; no sample and no text is used twice. Adds to `counts`."""
     row = prompt.row
-    full = [sample for sample in samples if sample.origin != "dropped"]
+    full = [sample for sample in graded if sample.origin != "dropped"]
     counts.passes.setdefault(row.skill, []).extend(sample.score >= 1 for sample in full)
     counts.truncated[row.skill] += sum(sample.stop == "length" for sample in full)
-    chosen = _shuffled([sample for sample in samples if sample.passes], seed, row.id)
-    rejected = _shuffled([sample for sample in samples if sample.fails], seed, row.id)
+    chosen = _shuffled([sample for sample in graded if sample.passes], seed, row.id)
+    rejected = _shuffled([sample for sample in graded if sample.fails], seed, row.id)
     # An answer to the weaker instruction fails for a known reason, so it goes before the other failures.
     rejected.sort(key=lambda sample: sample.origin != "dropped")
     matches = list(zip(chosen, rejected, strict=False))[: spec.max_pairs]
@@ -217,8 +218,8 @@ def make_pairs(
                 skill=row.skill,
                 chosen_rating=good.score,
                 rejected_rating=bad.score,
-                chosen_model=row.source if good.origin == "row" else author,
-                rejected_model=author,
+                chosen_model=row.source if good.origin == "row" else model,
+                rejected_model=model,
                 provenance=_provenance(rule, prompt, good, bad, seed=seed),
             )
         )
@@ -227,11 +228,11 @@ def make_pairs(
 
 def summarise(counts: PairCounts, *, num_prompts: int, num_pairs: int) -> dict[str, Any]:
     """The numbers of `summary.json`; lengths are in tokens."""
-    skills = {
-        skill: {"samples": len(passes), "pass_rate": fmean(passes), "truncated": counts.truncated[skill] / len(passes)}
-        for skill, passes in sorted(counts.passes.items())
-        if passes
-    }
+    skills = {}
+    for skill, passes in sorted(counts.passes.items()):
+        if passes:
+            rate, truncated = fmean(passes), counts.truncated[skill] / len(passes)
+            skills[skill] = {"samples": len(passes), "pass_rate": rate, "truncated": truncated}
     return {
         "prompts": num_prompts,
         "pairs": num_pairs,

@@ -55,13 +55,7 @@ class PersonaKind:
 
 
 def synthesise(
-    kind: str,
-    seeds: Iterable[str],
-    generator: Generator,
-    seed: int,
-    *,
-    plan: AnswerPlan | None = None,
-    counts: SeedCounts,
+    kind: str, seeds: Iterable[str], generator: Generator, seed: int, *, plan: AnswerPlan, counts: SeedCounts
 ) -> Iterator[Row]:
     """Rows of one kind (see KINDS), at most one for each seed; seeds are personas or, for two kinds, instructions.
 
@@ -69,7 +63,6 @@ def synthesise(
     `template` the wording or category. What was not kept is counted in `counts`. A generator behind a request log
     (data/synthesis/request_log.py) lets a run that was killed ask only for what it lacks.
     """
-    plan = plan or AnswerPlan()
     for chunk in batched(_distinct(seeds, counts), CHUNK):
         for text, made in zip(chunk, _chunk(kind, chunk, generator, seed, plan), strict=True):
             if isinstance(made, str):
@@ -204,9 +197,8 @@ def _read_instruction(reply: str, draft: QuestionDraft) -> str:
 def _draft_augmented(instruction: str, rng: Random) -> QuestionDraft:
     wanted = _constraints(rng, instruction, 1)
     question = f"{instruction}{' ' if instruction[-1] in '.?!' else chr(10)}{wanted[0]['text']}"
-    return QuestionDraft(
-        "if_augmented", question=question, reference=json.dumps(wanted), guide=prompt_texts().guides["follow"]
-    )
+    guide = prompt_texts().guides["follow"]
+    return QuestionDraft("if_augmented", question=question, reference=json.dumps(wanted), guide=guide)
 
 
 def _draft_wildchat(instruction: str, rng: Random) -> QuestionDraft:
@@ -229,17 +221,13 @@ def _draft_request(persona: str, rng: Random) -> QuestionDraft:
 
 
 MATH_PROBLEM = _after("Math problem")
+SAME_FORMULA = checks.accept_agreed("math_flex@1", checks.formula)
+SAME_NUMBER = checks.accept_agreed("gsm8k@1", checks.number)
 KINDS: dict[str, PersonaKind] = {
     "persona_if": PersonaKind("constraints", _draft_instruction, _read_instruction, checks.accept_followed),
-    "persona_math": PersonaKind(
-        "math", _asking("persona_math", "steps"), MATH_PROBLEM, checks.accept_agreed("math_flex@1", checks.formula)
-    ),
-    "persona_gsm": PersonaKind(
-        "math", _asking("persona_gsm", "steps"), MATH_PROBLEM, checks.accept_agreed("gsm8k@1", checks.number)
-    ),
-    "persona_algebra": PersonaKind(
-        "math", _asking("persona_algebra", "steps"), MATH_PROBLEM, checks.accept_agreed("math_flex@1", checks.formula)
-    ),
+    "persona_math": PersonaKind("math", _asking("persona_math", "steps"), MATH_PROBLEM, SAME_FORMULA),
+    "persona_gsm": PersonaKind("math", _asking("persona_gsm", "steps"), MATH_PROBLEM, SAME_NUMBER),
+    "persona_algebra": PersonaKind("math", _asking("persona_algebra", "steps"), MATH_PROBLEM, SAME_FORMULA),
     "persona_python": PersonaKind(
         "code", _asking("persona_python", "code"), _after("Question"), checks.accept_program, True
     ),

@@ -36,6 +36,9 @@ class CandidateAnswer:
     text: str
 
 
+Candidates = tuple[Row, Sequence[CandidateAnswer]]  # a prompt and the answers to it
+
+
 @dataclass(frozen=True)
 class Rating:
     """One verdict: `value` from 1 to 5, or None with the outcome "not applicable" or "unread"."""
@@ -85,12 +88,7 @@ class RatingCounts:
 
 
 def judge(
-    prompts: Iterable[tuple[Row, Sequence[CandidateAnswer]]],
-    generator: Generator,
-    seed: int,
-    *,
-    plan: RatingPlan,
-    counts: RatingCounts,
+    prompts: Iterable[Candidates], generator: Generator, seed: int, *, plan: RatingPlan, counts: RatingCounts
 ) -> Iterator[Pair]:
     """Pairs from prompts with two or more answers each; who is rejected depends on the seed and the row's id alone.
 
@@ -133,10 +131,8 @@ def prompt_for(aspect: str, question: str, answers: Sequence[str], *, paper: boo
     what, kinds = ASPECTS[aspect]
     absent = " or N/A" * ("N/A" in what)
     texts = [f"### Text {number}\n{text}" for number, text in enumerate(answers, first)]
-    forms = [
-        FORM.format(number=number, kinds=KINDS_LINE * bool(kinds), absent=absent)
-        for number in range(first, first + len(answers))
-    ]
+    numbers = range(first, first + len(answers))
+    forms = [FORM.format(number=number, kinds=KINDS_LINE * bool(kinds), absent=absent) for number in numbers]
     parts = [what, *([f"Kinds: {kinds}"] if kinds else []), f"## Instruction\n{question}", "## Texts", *texts]
     return (Message("system", SYSTEM), Message("user", "\n\n".join([*parts, f"## Your reply\n{REPLY}", *forms])))
 
@@ -150,7 +146,7 @@ def read_ratings(aspect: str, reply: str, number: int, *, paper: bool = False) -
         return [_paper_rating(block) for _, block in blocks]
     found: dict[int, str] = {}
     for place, block in blocks:
-        found.setdefault(place, block)  # a text that is rated again after the others was rated in its place
+        found.setdefault(place, block)  # the first rating of a text counts; some judges repeat one at the end
     return [_rating(found.get(place, "")) for place in range(1, number + 1)]
 
 
@@ -211,7 +207,7 @@ def _not_ready(answers: Sequence[CandidateAnswer]) -> str:
 
 
 def _ask(
-    ready: Sequence[tuple[Row, Sequence[CandidateAnswer]]], generator: Generator, seed: int, plan: RatingPlan
+    ready: Sequence[Candidates], generator: Generator, seed: int, plan: RatingPlan
 ) -> list[dict[str, list[Rating]]]:
     """The ratings of each prompt by aspect; a request that failed leaves all texts unread."""
     how = Sampling(max_new_tokens=plan.max_new_tokens, temperature=plan.temperature, seed=seed, fit=True)
@@ -266,6 +262,7 @@ def _count(counts: RatingCounts, rated: Rated, pair: tuple[int, int]) -> None:
     for place, side, tally in zip(pair, ("chosen", "rejected"), (counts.won, counts.lost), strict=True):
         tally[answers[place].model] += 1
         counts.words[side].append(len(answers[place].text.split()))
+    # Of every two answers: does the aspect order them as the mean does? A tie of the aspect counts one half.
     for aspect, given in rated.ratings.items():
         for one, other in combinations(range(min(len(answers), len(given))), 2):
             ahead = [_ahead(given[one].value, given[other].value), _ahead(means[one], means[other])]
@@ -280,22 +277,13 @@ def _ahead(one: float | None, other: float | None) -> int | None:
 
 def _pair(rated: Rated, pair: tuple[int, int], plan: RatingPlan, seed: int) -> Pair:
     row, (good, bad) = rated.row, pair
-    facts = {
-        "rule": "rated_pairs",
-        "judge": plan.judge,
-        "paper": plan.paper,
-        "seed": seed,
-        "places": list(pair),
-        "answers": [
-            {
-                "model": answer.model,
-                "mean": mean,
-                "ratings": {a: given[i].value if i < len(given) else None for a, given in rated.ratings.items()},
-                "outcomes": {a: given[i].outcome for a, given in rated.ratings.items() if i < len(given)},
-            }
-            for i, (answer, mean) in enumerate(zip(rated.answers, rated.means, strict=True))
-        ],
-    }
+    answers = []
+    for i, (answer, mean) in enumerate(zip(rated.answers, rated.means, strict=True)):
+        values = {aspect: given[i].value if i < len(given) else None for aspect, given in rated.ratings.items()}
+        outcomes = {aspect: given[i].outcome for aspect, given in rated.ratings.items() if i < len(given)}
+        answers.append({"model": answer.model, "mean": mean, "ratings": values, "outcomes": outcomes})
+    facts = {"rule": "rated_pairs", "judge": plan.judge, "paper": plan.paper, "seed": seed}
+    facts |= {"places": list(pair), "answers": answers}
     return Pair(
         id=row.id,
         chosen=(*row.prompt, Message("assistant", rated.answers[good].text)),

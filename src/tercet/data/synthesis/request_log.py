@@ -25,6 +25,7 @@ from queue import SimpleQueue
 from threading import Condition, Lock
 from typing import Any
 
+from tercet.data.disk_list import batched
 from tercet.journal import Journal, Place
 from tercet.rows import Completion, Generator, Likelihood, Messages, Sampling, Seeded
 
@@ -43,7 +44,7 @@ class BudgetError(ValueError):
 
 
 class AwayError(RuntimeError):
-    """Request after request failed: to go on would leave a hole in what is made."""
+    """Many requests in a row failed: to go on would only lose rows."""
 
 
 @dataclass
@@ -64,17 +65,7 @@ class Spent:
         return {"answers": self.answers, "failed": self.failed, "cost": self.cost + self.unknown_cost}
 
 
-@dataclass(frozen=True)
-class ModelRequest:
-    """One answer to one prompt; the key is its name in the log, the seed follows from it."""
-
-    key: str
-    prompt: Messages
-
-    @property
-    def seed(self) -> int:
-        """A seed of its own, so that an answer depends on nothing that is asked beside it."""
-        return int(self.key[:8], 16) >> 1
+Claims = dict[str, Future[Completion]]  # key -> the answer that a thread is asking for
 
 
 def request_key(model: str, prompt: Messages, sampling: Sampling, index: int) -> str:
@@ -84,53 +75,41 @@ def request_key(model: str, prompt: Messages, sampling: Sampling, index: int) ->
     return hashlib.sha256(json.dumps([model, turns, how, index], sort_keys=True).encode()).hexdigest()
 
 
-class RequestLog:
-    """One file of answers, for one process at a time and any number of its threads; use as a context manager.
+class RequestLog(Journal):
+    """A journal of answers, for one process at a time and any number of its threads; use as a context manager.
 
     `budget` is in the currency of the prices and holds for the file, over all models and runs; None: no cap.
     """
 
     def __init__(self, path: Path, budget: float | None = None) -> None:
-        self.path, self.budget, self.spent = path, budget, Spent()
+        super().__init__(path)
+        self.budget, self.spent = budget, Spent()
         self._places: dict[str, Place] = {}  # key -> where its line stands: texts stay on disk
         self._under_way: dict[str, float] = {}  # key -> the most it may cost
-        self._claims: dict[str, Future[Completion]] = {}
+        self._claims: Claims = {}
         self._lock = Condition()
-        self._journal = Journal(path)
         try:
-            self._open()
+            self._read()
         except BaseException:
             self.close()
             raise
 
-    def __enter__(self) -> RequestLog:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self.close()
-
     def __len__(self) -> int:
         return len(self._places)
-
-    def close(self) -> None:
-        """Give the file back."""
-        self._journal.close()
 
     def find(self, key: str) -> dict[str, Any] | None:
         """The line of an answer, or None where there is none."""
         place = self._places.get(key)
-        return self._journal[place] if place else None
+        return self[place] if place else None
 
-    def claim(
-        self, keys: Sequence[str]
-    ) -> tuple[dict[str, Completion], dict[str, Future[Completion]], dict[str, Future[Completion]]]:
+    def claim(self, keys: Sequence[str]) -> tuple[dict[str, Completion], Claims, Claims]:
         """Share out keys: answers on disk, what the caller now has to ask, and what another thread is asking."""
         with self._lock:
             places = {key: self._places[key] for key in keys if key in self._places}
             theirs = {key: self._claims[key] for key in keys if key not in places and key in self._claims}
-            mine: dict[str, Future[Completion]] = {k: Future() for k in keys if k not in places and k not in theirs}
+            mine: Claims = {k: Future() for k in keys if k not in places and k not in theirs}
             self._claims.update(mine)
-        return {key: completion(self._journal[place]) for key, place in places.items()}, mine, theirs
+        return {key: completion(self[place]) for key, place in places.items()}, mine, theirs
 
     def reserve(self, costs: Mapping[str, float]) -> list[str]:
         """Note as asked the first of these requests that the budget surely allows, at least one; else `BudgetError`.
@@ -142,7 +121,7 @@ class RequestLog:
                 if not self._under_way:
                     raise BudgetError(self._too_dear(next(iter(costs.values()))))
                 self._lock.wait()
-            self._journal.append({"asked": {key: costs[key] for key in allowed}})
+            self.append({"asked": {key: costs[key] for key in allowed}})
             self._under_way.update((key, costs[key]) for key in allowed)
         return allowed
 
@@ -152,7 +131,7 @@ class RequestLog:
         outcome = {"error": answer.error or "no answer"} if answer.stop == "error" else {"text": answer.text}
         line = {"key": key, "model": model, **outcome, "stop": answer.stop, "tokens": answer.num_tokens, **facts}
         with self._lock:
-            self._count(line, self._journal.append(line))
+            self._count(line, self.append(line))
             self._lock.notify_all()
             if claim := self._claims.pop(key, None):
                 claim.set_result(completion(line))
@@ -166,7 +145,7 @@ class RequestLog:
                     self._lose(self._under_way.pop(key))
             self._lock.notify_all()
 
-    def release(self, mine: Mapping[str, Future[Completion]]) -> None:
+    def release(self, mine: Claims) -> None:
         """Raise an error in the threads that wait for claims which were not answered."""
         with self._lock:
             for key, claim in mine.items():
@@ -189,9 +168,9 @@ class RequestLog:
             "max_new_tokens or the number of rows, and run again: what is answered is not asked again"
         )
 
-    def _open(self) -> None:
+    def _read(self) -> None:
         """Find every answer, and what was under way at a kill."""
-        for number, (line, place) in enumerate(self._journal, 1):
+        for number, (line, place) in enumerate(self, 1):
             try:
                 self._count(line, place)
             except (TypeError, KeyError, AttributeError):
@@ -252,8 +231,6 @@ class LoggedModel:
     ) -> None:
         if not lanes or min(price) < 0:
             raise RequestLogError(f"model {model!r} expects at least one generator and prices from 0; got {price}")
-        if log.budget is not None and log.budget < 0:
-            raise RequestLogError(f"a budget is a number from 0; got {log.budget}")
         self.log, self.model, self.price, self.meter = log, model, price, meter
         self.at_once = at_once
         self.on_answers: Callable[[int], None] = lambda answers: None
@@ -268,23 +245,20 @@ class LoggedModel:
         self, prompts: Sequence[Messages], sampling: Sampling, done: Done | None = None
     ) -> list[list[Completion]]:
         """`sampling.n` completions of each prompt; the same question twice has the same answers. See `Generator`."""
-        requests = [
-            [ModelRequest(request_key(self.model, prompt, sampling, index), prompt) for index in range(sampling.n)]
-            for prompt in prompts
-        ]
+        keys = [[request_key(self.model, prompt, sampling, index) for index in range(sampling.n)] for prompt in prompts]
         owners: dict[str, list[int]] = defaultdict(list)
-        for i, own in enumerate(requests):
-            for request in own:
-                owners[request.key].append(i)
+        for i, own in enumerate(keys):
+            for key in own:
+                owners[key].append(i)
         self.keys |= dict.fromkeys(owners)
         found: dict[str, Completion] = {}
         results: dict[int, list[Completion]] = {}
-        for answers in self._answers({request.key: request for own in requests for request in own}, sampling):
+        for answers in self._answers({key: prompts[own[0]] for key, own in owners.items()}, sampling):
             found |= answers
             self.on_answers(len(answers))
             for i in sorted({i for key in answers for i in owners[key]}):
-                if all(request.key in found for request in requests[i]):
-                    results[i] = [found[request.key] for request in requests[i]]
+                if all(key in found for key in keys[i]):
+                    results[i] = [found[key] for key in keys[i]]
                     if done is not None:
                         done(i, results[i])
         return [results.get(i, []) for i in range(len(prompts))]
@@ -295,17 +269,16 @@ class LoggedModel:
         """Scores are not kept, so this is an error."""
         raise RequestLogError("a request log keeps what a model writes; ask the model itself for likelihoods")
 
-    def _answers(self, asked: Mapping[str, ModelRequest], sampling: Sampling) -> Iterator[dict[str, Completion]]:
+    def _answers(self, asked: Mapping[str, Messages], sampling: Sampling) -> Iterator[dict[str, Completion]]:
         """All answers in portions: from disk, from the model as they come, from other threads."""
         # A thread that asks what another is asking waits for that answer, so that nothing is paid twice.
         known, mine, theirs = self.log.claim(list(asked))
         try:
             yield known
-            requests = [asked[key] for key in mine]
-            size = max(1, min(self.at_once, -(-len(requests) // self._width)))
+            size = max(1, min(self.at_once, -(-len(mine) // self._width)))
             with ThreadPoolExecutor(self._width, thread_name_prefix="requests") as pool:
-                groups = [requests[start : start + size] for start in range(0, len(requests), size)]
-                futures = [pool.submit(self._ask, group, sampling) for group in groups]
+                groups = batched(mine, size)
+                futures = [pool.submit(self._ask, {key: asked[key] for key in group}, sampling) for group in groups]
                 try:
                     for future in as_completed(futures):
                         yield future.result()
@@ -316,37 +289,39 @@ class LoggedModel:
             self.log.release(mine)
         yield {key: future.result() for key, future in theirs.items()}
 
-    def _ask(self, requests: Sequence[ModelRequest], sampling: Sampling) -> dict[str, Completion]:
+    def _ask(self, prompts: Mapping[str, Messages], sampling: Sampling) -> dict[str, Completion]:
         """Put requests to one lane, as many at once as the budget surely allows."""
         answers: dict[str, Completion] = {}
-        while left := {request.key: request for request in requests if request.key not in answers}:
+        while left := {key: prompt for key, prompt in prompts.items() if key not in answers}:
             if self._failing >= AWAY:
                 raise AwayError(
                     f"the last {self._failing} requests to {self.model} failed, the last one with: {self._failure}; "
                     f"see to it and run the same command again: what is answered is in {self.log.path}"
                 )
-            most = {key: self._most(request.prompt, sampling) for key, request in left.items()}
-            lane, part = self._free.get(), list[ModelRequest]()
+            most = {key: self._most(prompt, sampling) for key, prompt in left.items()}
+            lane, keys = self._free.get(), list[str]()
             try:
                 # On disk before anything is sent: after a kill the next run knows what it may have paid for.
-                part = [left[key] for key in self.log.reserve(most)]
+                keys = self.log.reserve(most)
 
-                def note(i: int, found: list[Completion], part: Sequence[ModelRequest] = part) -> None:
-                    key = part[i].key
-                    answers[key] = self._write(key, found[0], most[key])  # noqa: B023 - called within this round
+                def note(i: int, found: list[Completion], keys: Sequence[str] = keys) -> None:
+                    answers[keys[i]] = self._write(keys[i], found[0], most[keys[i]])  # noqa: B023 - within this round
 
-                how = Seeded(**{**vars(sampling), "n": 1, "seeds": tuple(request.seed for request in part)})
-                for i, found in enumerate(lane.complete([request.prompt for request in part], how, note)):
-                    if part[i].key not in answers:
+                # A seed that follows from the key: an answer depends on nothing that is asked beside it.
+                seeds = tuple(int(key[:8], 16) >> 1 for key in keys)
+                how = Seeded(**{**vars(sampling), "n": 1, "seeds": seeds})
+                for i, found in enumerate(lane.complete([left[key] for key in keys], how, note)):
+                    if keys[i] not in answers:
                         note(i, found)
             finally:
-                self.log.abandon([request.key for request in part if request.key not in answers])
+                self.log.abandon([key for key in keys if key not in answers])
                 self._free.put(lane)
         return answers
 
     def _write(self, key: str, answer: Completion, most: float) -> Completion:
         """Note an answer with what the meter moved since the last one."""
         with self._lock:
+            # Several threads share the meter: each answer takes what was used since the last one, so the sum is exact.
             now = self.meter()
             read, wrote = (after - before for after, before in zip(now, self._metered, strict=True))
             self._metered = now

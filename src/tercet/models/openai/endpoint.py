@@ -241,9 +241,7 @@ class EndpointGenerator:
         self._count(failed=1)
         if not failure.reached and not self._answered:
             raise EndpointError(f"{self.url} cannot be reached ({failure}); is the server running, is the URL right?")
-        raise RequestRefused(
-            self._hidden(f"no answer after {self.limits.retries + 1} attempts; the last one: {failure}")
-        )
+        raise RequestRefused(self._hidden(f"no answer after {attempt + 1} attempts; the last one: {failure}"))
 
     def _attempt(self, path: str, data: str, tokens: int, read: Callable[[Any], T]) -> T:
         deadline = time.monotonic() + self.limits.timeout

@@ -26,6 +26,7 @@ from tercet.models.vllm.weights import EngineError, Weights, checksum
 from tercet.rows import Completion, Sampling, Seeded
 
 Ids = Sequence[int]
+Line = dict[str, Any]  # of a reply
 Done = Callable[[int, list[Completion]], None]
 PART = 256 << 20  # bytes of weights in one request
 BEAT = 5.0  # seconds after which a server without a result sends an empty line
@@ -76,7 +77,7 @@ class RemoteEngine:
         """What the server's engine writes; see `VllmGenerator.write`."""
         results: list[list[Completion]] = [[] for _ in prompts]
 
-        def finished(line: Mapping[str, Any]) -> None:
+        def finished(line: Line) -> None:
             i = int(line["prompt"])
             results[i] = [completion(one) for one in line["written"]]
             if done is not None:
@@ -112,12 +113,7 @@ class RemoteEngine:
         self._client.close()
 
     def _ask(
-        self,
-        verb: str,
-        body: Mapping[str, Any],
-        finished: Callable[[Mapping[str, Any]], None] | None = None,
-        *,
-        mine: bool = True,
+        self, verb: str, body: Mapping[str, Any], finished: Callable[[Line], None] | None = None, *, mine: bool = True
     ) -> dict[str, Any]:
         """Send a request, pass its lines to `finished`, and return what is in the last one."""
         headers = {ENGINE_HEADER: self._engine} if mine else {}
@@ -177,7 +173,7 @@ def completion(body: Mapping[str, Any]) -> Completion:
     return Completion(**{**body, "token_ids": tuple(body["token_ids"]), "logps": tuple(body["logps"])})
 
 
-def _line(url: str, text: str) -> dict[str, Any]:
+def _line(url: str, text: str) -> Line:
     try:
         return dict(json.loads(text or "{}"))
     except ValueError:

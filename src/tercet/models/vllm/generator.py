@@ -35,8 +35,6 @@ ENVIRONMENT = {  # what vLLM reads when it starts; a value that is already set s
 CPU_CACHE_GIB = "2"  # vLLM would otherwise reserve nearly all memory of the machine
 POLL = 0.05  # seconds between two tries to do an update while a write runs
 
-__all__ = ["EngineError", "Gap", "VllmGenerator", "checksum", "logp_gap", "scored", "settings_of"]
-
 
 class Gap(NamedTuple):
     """How far two back-ends disagree about the same tokens: mean and largest |difference| in nats, tokens compared."""
@@ -154,6 +152,8 @@ class VllmGenerator:
         if not in_flight:
             with self._busy:
                 return self._replace(held)
+        # Only the thread that runs the engine may change it: a write does waiting updates between two of its steps.
+        # Where no write runs, or it has just ended, this thread gets the lock and does the update itself.
         swap: Future[str] = Future()
         self._swaps.append((held, swap))
         while not swap.done():
@@ -183,6 +183,7 @@ class VllmGenerator:
     def _replace(self, held: Weights) -> str:
         self._inside(partial(replace, weights=held))
         self.version += 1
+        # The cache cannot be emptied while requests use it; then it is done before the next write begins.
         self._stale = not self.engine.reset_prefix_cache()
         return self.checksum()
 

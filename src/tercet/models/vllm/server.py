@@ -18,43 +18,21 @@ import re
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from tercet.models.vllm.client import BEAT, ENGINE_HEADER, PART, sampling_of, unpacked
-from tercet.models.vllm.weights import EngineError, Weights
-from tercet.rows import Completion, Sampling
+from tercet.models.vllm.weights import EngineError
+from tercet.rows import Completion
+
+if TYPE_CHECKING:
+    from tercet.models.vllm.generator import VllmGenerator
 
 Send = Callable[[dict[str, Any]], None]
 Work = Callable[[dict[str, Any], Send], dict[str, Any]]
 LARGEST = 2 * PART  # bytes of a request
-
-
-class Engine(Protocol):
-    """What is served: `VllmGenerator`, or anything that writes and whose weights can be replaced."""
-
-    dtype: str
-    version: int
-
-    def write(
-        self,
-        prompts: Sequence[Sequence[int]],
-        sampling: Sampling,
-        done: Callable[[int, list[Completion]], None] | None = None,
-        streams: Sequence[int] | None = None,
-    ) -> list[list[Completion]]:
-        """Completions of prompts given as token ids."""
-        ...
-
-    def update(self, weights: Weights, *, in_flight: bool = False) -> str:
-        """Replace all weights; the checksum of what is there then."""
-        ...
-
-    def checksum(self) -> str:
-        """The checksum of the weights."""
-        ...
 
 
 class EngineServer(ThreadingHTTPServer):
@@ -62,7 +40,7 @@ class EngineServer(ThreadingHTTPServer):
 
     daemon_threads = True
     allow_reuse_address = True
-    engine: Engine
+    engine: VllmGenerator  # or another with its `dtype`, `version`, `write`, `update` and `checksum`
 
     def __init__(self, host: str, port: int, key: str = "") -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -82,7 +60,7 @@ class EngineServer(ThreadingHTTPServer):
         host = str(self.server_address[0])
         return f"http://{f'[{host}]' if ':' in host else host}:{self.server_address[1]}"
 
-    def start(self, engine: Engine) -> None:
+    def start(self, engine: VllmGenerator) -> None:
         """Serve an engine until `shutdown` or Ctrl-C."""
         self.engine = engine
         self.server_activate()
