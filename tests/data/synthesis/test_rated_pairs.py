@@ -134,8 +134,8 @@ class Model:
         raise AssertionError("models write here")
 
 
-class Bench:
-    """A place where `rows` are answered and rated by local models of these names."""
+class StageRun:
+    """The stage, run on `rows` with local models of these names."""
 
     def __init__(self, folder: Path, rows: list[Row], *models: Model) -> None:
         self.folder, self.models = folder, {model.name: model for model in models}
@@ -175,36 +175,36 @@ def prompts(count: int) -> list[Row]:
 
 def test_on_policy_pairs_hold_the_policys_answer_and_one_other_in_fair_order(tmp_path):
     models = [Model(name) for name in ("own", "of", "other", "judge")]
-    bench = Bench(tmp_path, prompts(200), *models)
-    bench.run(pool=["of", "other", "own"], own="own")
+    stage = StageRun(tmp_path, prompts(200), *models)
+    stage.run(pool=["of", "other", "own"], own="own")
     own, of, other, judge = (len(model.asked) for model in models)
     assert (own, of + other, judge) == (200, 200, 4 * 200)
     assert 70 < of < 130, "the other one is drawn"
-    assert bench.opened == ["of", "other", "own", "judge"], "one model after another, the judge last"
-    facts = [json.loads(pair.provenance) for pair in bench.pairs]
+    assert stage.opened == ["of", "other", "own", "judge"], "one model after another, the judge last"
+    facts = [json.loads(pair.provenance) for pair in stage.pairs]
     first = sum(one["answers"][0]["model"].startswith("own-") for one in facts)
     assert len(facts) == 200
     assert 70 < first < 130, "a fair coin decides who comes first"
-    assert all(pair.prompt == row.prompt for pair, row in zip(bench.pairs, prompts(200), strict=True))
-    assert {pair.skill for pair in bench.pairs} == {"chat"}
-    assert bench.pairs[0].chosen[-1].content.endswith("says Question 0")
-    rates = bench.summary["models"]
+    assert all(pair.prompt == row.prompt for pair, row in zip(stage.pairs, prompts(200), strict=True))
+    assert {pair.skill for pair in stage.pairs} == {"chat"}
+    assert stage.pairs[0].chosen[-1].content.endswith("says Question 0")
+    rates = stage.summary["models"]
     assert rates["own-own000000000"]["chosen"] == pytest.approx(of / 200), "the longer name wins"
     before = [len(model.asked) for model in models]
-    bench.run(pool=["of", "other", "own"], own="own")
+    stage.run(pool=["of", "other", "own"], own="own")
     assert [len(model.asked) for model in models] == before
-    assert len(bench.opened) == 4, "what is known needs no model"
+    assert len(stage.opened) == 4, "what is known needs no model"
 
 
 def test_only_the_models_that_are_drawn_are_asked(tmp_path):
     models = [Model(name) for name in ("a", "bc", "def", "ghij", "judge")]
-    bench = Bench(tmp_path, prompts(80), *models)
-    bench.run(pool=["a", "bc", "def", "ghij"], drawn=2, rows=60)
+    stage = StageRun(tmp_path, prompts(80), *models)
+    stage.run(pool=["a", "bc", "def", "ghij"], drawn=2, rows=60)
     counts = [len(model.asked) for model in models[:4]]
     assert sum(counts) == 2 * 60
     assert all(15 < count < 45 for count in counts)
     assert len(models[4].asked) == 4 * 60
-    assert bench.summary["pairs"] == bench.summary["prompts"] == 60
+    assert stage.summary["pairs"] == stage.summary["prompts"] == 60
 
 
 def test_every_prompt_ends_as_a_pair_or_a_reason(tmp_path):
@@ -215,25 +215,25 @@ def test_every_prompt_ends_as_a_pair_or_a_reason(tmp_path):
         Model("bcd", lambda text: " " if text == "Question 2" else f"bcd says {text}"),
         Model("judge"),
     ]
-    bench = Bench(tmp_path, [*rows, *again], *models)
-    bench.run(pool=["a", "bcd", "a"], temperature=0.0)
-    summary = bench.summary
+    stage = StageRun(tmp_path, [*rows, *again], *models)
+    stage.run(pool=["a", "bcd", "a"], temperature=0.0)
+    summary = stage.summary
     assert (summary["prompts"], summary["repeats"], summary["pairs"]) == (13, 1, 11)
     assert summary["no_pair"] == {"an answer could not be had": 1, "an empty answer": 1}
-    assert {pair.id for pair in bench.pairs} == {f"r{i}" for i in range(12) if i not in (1, 2)} | {"r5#2"}
-    assert {pair.chosen_model.partition("-")[0] for pair in bench.pairs} == {"bcd"}
+    assert {pair.id for pair in stage.pairs} == {f"r{i}" for i in range(12) if i not in (1, 2)} | {"r5#2"}
+    assert {pair.chosen_model.partition("-")[0] for pair in stage.pairs} == {"bcd"}
     assert summary["requests"]["failed"] == 1
 
 
 def test_nothing_to_compare_and_no_pair_are_errors(tmp_path):
-    bench = Bench(tmp_path, prompts(3), Model("a"), Model("b"), Model("judge"))
+    stage = StageRun(tmp_path, prompts(3), Model("a"), Model("b"), Model("judge"))
     with pytest.raises(RowError, match="answers of a-a00000000000 alone cannot be compared"):
-        bench.run(pool=["a"])
+        stage.run(pool=["a"])
     with pytest.raises(RowError, match="answers of a-a00000000000 alone cannot be compared"):
-        bench.run(pool=["a"], own="a")
+        stage.run(pool=["a"], own="a")
     with pytest.raises(
         RuntimeError, match=r"rated_pairs 'preference-data': no pair from 3 prompts \(3 all answers are as good\)"
     ):
-        bench.run(pool=["a", "b"])
-    bench.run(pool=["a", "b"], ties="keep")
-    assert len(bench.pairs) == 3
+        stage.run(pool=["a", "b"])
+    stage.run(pool=["a", "b"], ties="keep")
+    assert len(stage.pairs) == 3

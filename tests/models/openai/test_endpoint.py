@@ -117,7 +117,7 @@ def test_seeds_of_their_own_are_those_of_prompts_asked_alone():
         assert sorted((body["messages"][0]["content"], body["seed"]) for body in server.bodies) == together
 
 
-def test_a_question_has_one_mark_however_often_it_is_put_again():
+def test_a_question_has_one_idempotency_key_however_often_it_is_put_again():
     with served(lambda prompt, attempt: "500" if attempt < 2 else "") as (server, generator):
         generator.complete(chats("a", "b"), GREEDY)
         generator.complete(chats("a"), Sampling(17))

@@ -217,7 +217,7 @@ def test_what_cannot_be_is_an_error_of_the_protocol(url, body, status, words):
     assert words in reply["error"]["message"]
 
 
-def test_what_is_null_counts_as_not_said(url):
+def test_what_is_null_counts_as_absent(url):
     assert post(url, "/chat/completions", said("a", stop=None, seed=None, stream=None, n=None, tools=None))[0] == 200
 
 

@@ -284,7 +284,7 @@ def test_the_key_is_asked_for(tiny_folder, monkeypatch):
             assert remote.version == 0
 
 
-def test_a_busy_server_is_told_from_a_dead_one(tiny_folder, monkeypatch):
+def test_a_busy_server_is_not_taken_for_a_dead_one(tiny_folder, monkeypatch):
     """While nothing is finished, empty lines come more often than the client loses patience."""
     monkeypatch.setattr(server_module, "BEAT", 0.05)
     monkeypatch.setattr(client_module, "SILENCE", 1.0)

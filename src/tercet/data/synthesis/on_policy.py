@@ -255,14 +255,9 @@ def _with_weaker(row: Row, seed: int) -> Prompt:
     """The row with one constraint, chosen by lot, dropped; rows without constraints stay as they are."""
     if row.verifier != CONSTRAINED:
         return Prompt(row)
-    dropped = int.from_bytes(lot(seed, "drop", row.id)[:6], "big") % len(_constraints(row))
+    dropped = int.from_bytes(lot(seed, "drop", row.id)[:6], "big") % (len(json.loads(row.reference)) or 1)
     weaker = drop_one(row, dropped)
     return Prompt(row) if weaker is None else Prompt(row, weaker.prompt, dropped)
-
-
-def _constraints(row: Row) -> list[dict[str, Any]]:
-    reference = json.loads(row.reference)
-    return reference if isinstance(reference, list) else [reference]
 
 
 def _samples(completions: Sequence[Completion], origin: str) -> list[GradedAnswer]:
@@ -292,7 +287,7 @@ def _provenance(rule: str, prompt: Prompt, good: GradedAnswer, bad: GradedAnswer
         "rejected": {"origin": bad.origin, "sample": bad.index, "stop": bad.stop, "outcome": bad.outcome},
     }
     if bad.origin == "dropped":
-        constraint = _constraints(prompt.row)[prompt.dropped]
+        constraint = json.loads(prompt.row.reference)[prompt.dropped]
         facts["dropped"] = {"index": prompt.dropped, **{k: constraint.get(k, "") for k in ("func_name", "text")}}
     return json.dumps(facts, ensure_ascii=False, sort_keys=True)
 

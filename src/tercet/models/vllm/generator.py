@@ -58,7 +58,7 @@ class VllmGenerator:
         self._busy = threading.RLock()  # held while requests run
         self._swaps: deque[tuple[list[tuple[str, Tensor]], Future[str]]] = deque()  # updates in flight
         self._stale = False  # the prefix cache holds keys of earlier weights
-        self._dead = ""
+        self._dead = ""  # the error that ended the engine
 
     @classmethod
     def open(cls, folder: Path, dtype: str, **options: Any) -> VllmGenerator:
@@ -238,18 +238,15 @@ class VllmGenerator:
         try:
             return list(self.engine.step())
         except Exception as error:
-            self._dead = f"{type(error).__name__}: {error}"
-            raise EngineError(self._death()) from error
+            self._dead = (
+                f"vLLM died while it wrote ({type(error).__name__}: {error}); its log says why. Where memory ran out, "
+                "lower max_num_seqs, max_model_len or gpu_memory_utilization; then open the engine again"
+            )
+            raise EngineError(self._dead) from error
 
     def _check_alive(self) -> None:
         if self._dead:
-            raise EngineError(self._death())
-
-    def _death(self) -> str:
-        return (
-            f"vLLM died while it wrote ({self._dead}); its log says why. Where memory ran out, lower max_num_seqs, "
-            "max_model_len or gpu_memory_utilization; then open the engine again"
-        )
+            raise EngineError(self._dead)
 
     def _completion(self, output: Any, stops: Sequence[str]) -> Completion:
         ids = list(output.token_ids)
