@@ -281,10 +281,10 @@ def test_the_tiny_model_on_real_personas_is_accounted_for_and_not_asked_twice(ki
     plan = AnswerPlan(answers=2, max_new_tokens=6)
     runs = []
     tiny = LocalGenerator.open(tiny_folder, "float32")
-    for lane in (tiny, Actor(lambda asked, sample: pytest.fail("asked twice"))):
+    for generator in (tiny, Actor(lambda asked, sample: pytest.fail("asked twice"))):
         counts = SeedCounts()
         with RequestLog(tmp_path / "log.jsonl") as log:
-            model = LoggedModel(log, "tiny", [lane])
+            model = LoggedModel(log, "tiny", generator)
             runs.append((list(synthesise(kind, personas, model, 1, plan=plan, counts=counts)), counts))
             assert counts.kept + counts.dropped.total() == counts.read == 12
             assert log.spent.answers == len(log) >= 12

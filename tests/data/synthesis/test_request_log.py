@@ -31,7 +31,7 @@ from tercet.models.openai.endpoint import EndpointGenerator
 from tercet.rows import Completion, Message, Messages, Row, Sampling, write_table
 from tercet.rows_file import read_file
 
-KILLS, LANES = 5, 4
+KILLS, WIDTH = 5, 4
 DRAWN = Sampling(max_new_tokens=10, temperature=1.0, n=3, seed=5)
 GREEDY = Sampling(max_new_tokens=10)
 # Children of this server are born with everything imported, so that a kill costs no start.
@@ -48,7 +48,7 @@ class CountingModel:
     def __init__(self, fails: Callable[[str], bool] = lambda text: False, pause: float = 0.0) -> None:
         self.asked: list[str] = []
         self.calls: list[tuple[int, Sampling]] = []
-        self.used = (0, 0)
+        self.used, self.lock = (0, 0), threading.Lock()
         self.fails, self.pause = fails, pause
 
     def complete(self, prompts: Sequence[Messages], sampling: Sampling, done=None) -> list[list[Completion]]:
@@ -61,7 +61,8 @@ class CountingModel:
             if text == "stop":
                 raise RuntimeError("the model is gone")
             failed = self.fails(text)
-            self.used = (self.used[0] + 10, self.used[1] + 5)
+            with self.lock:
+                self.used = (self.used[0] + 10, self.used[1] + 5)
             said = (
                 Completion("", (), (), "error", "full")
                 if failed
@@ -76,11 +77,10 @@ class CountingModel:
         raise AssertionError("not asked for")
 
 
-def open_model(log: RequestLog, *lanes: CountingModel, price: tuple[float, float] = (0.0, 0.0)) -> LoggedModel:
-    def used() -> tuple[int, int]:
-        return sum(lane.used[0] for lane in lanes), sum(lane.used[1] for lane in lanes)
-
-    return LoggedModel(log, "counting", lanes, price=price, meter=used)
+def open_model(
+    log: RequestLog, model: CountingModel, *, width: int = 1, price: tuple[float, float] = (0.0, 0.0)
+) -> LoggedModel:
+    return LoggedModel(log, "counting", model, price=price, meter=lambda: model.used, at_once=(width, 64))
 
 
 def test_what_was_answered_is_read_and_not_asked(tmp_path):
@@ -101,7 +101,7 @@ def test_what_was_answered_is_read_and_not_asked(tmp_path):
 
 def test_an_answer_depends_on_nothing_that_is_asked_beside_it(tmp_path):
     with RequestLog(tmp_path / "one") as one, RequestLog(tmp_path / "two") as two:
-        together = open_model(one, CountingModel(), CountingModel()).complete([ask(str(i)) for i in range(9)], DRAWN)
+        together = open_model(one, CountingModel(), width=2).complete([ask(str(i)) for i in range(9)], DRAWN)
         model = open_model(two, CountingModel())
         assert [model.complete([ask(str(i))], DRAWN)[0] for i in reversed(range(9))] == together[::-1]
 
@@ -132,13 +132,13 @@ def test_requests_go_in_batches_and_drawn_ones_have_seeds_of_their_own(tmp_path,
     assert len({answered[i][0].text.split("/")[1] for i in range(100)}) == 100
     with RequestLog(tmp_path / "other") as log:
         alone = CountingModel()
-        assert LoggedModel(log, "counting", [alone], at_once=1).complete(prompts, sampling) == answered
+        assert LoggedModel(log, "counting", alone, at_once=(1, 1)).complete(prompts, sampling) == answered
         assert [count for count, _ in alone.calls] == [1] * 100
 
 
 def test_done_is_called_once_for_each_prompt_also_for_known_ones(tmp_path):
     with RequestLog(tmp_path / "log") as log:
-        model = open_model(log, CountingModel(), CountingModel())
+        model = open_model(log, CountingModel(), width=2)
         model.complete([ask("b")], DRAWN)
         seen: list[int] = []
         found = model.complete([ask(text) for text in "abcb"], DRAWN, lambda i, answers: seen.append(i))
@@ -226,12 +226,12 @@ def test_an_error_of_the_model_loses_no_answer_and_stops_no_other_caller(tmp_pat
     assert counting.asked == ["a", "stop", "c"]
 
 
-@pytest.mark.parametrize("lanes", [1, 3])
-def test_the_budget_stops_the_run_before_it_is_exceeded(tmp_path, lanes):
+@pytest.mark.parametrize("width", [1, 3])
+def test_the_budget_stops_the_run_before_it_is_exceeded(tmp_path, width):
     path, price = tmp_path / "log", (1000.0, 10000.0)  # an answer costs 0.06, and at most (1 + 16) / 1000 + 0.1
     prompts = [ask(text) for text in "abcdefghijklmnop"]
     with RequestLog(path, budget=0.5) as log:
-        model = open_model(log, *[CountingModel(pause=0.001) for _ in range(lanes)], price=price)
+        model = open_model(log, CountingModel(pause=0.001), width=width, price=price)
         with pytest.raises(BudgetError, match=r"the budget is 0.5: 0.42 is spent on 7 answers, and the next .* 0.117"):
             model.complete(prompts, DRAWN)
         assert log.spent.cost == pytest.approx(0.42)
@@ -267,26 +267,26 @@ def test_requests_under_way_at_a_kill_count_with_the_most_they_may_have_cost(tmp
 
 def test_where_the_meter_stands_still_an_answer_counts_in_full(tmp_path):
     with RequestLog(tmp_path / "log", budget=1.0) as log:
-        LoggedModel(log, "silent", [CountingModel()], price=(0.0, 10000.0)).complete([ask("a")], GREEDY)
+        LoggedModel(log, "silent", CountingModel(), price=(0.0, 10000.0)).complete([ask("a")], GREEDY)
         assert log.spent.cost == pytest.approx(0.1)
 
 
 def test_what_makes_no_sense_is_refused(tmp_path):
     with RequestLog(tmp_path / "log") as log:
-        with pytest.raises(RequestLogError, match="at least one generator"):
-            LoggedModel(log, "none", [])
+        with pytest.raises(RequestLogError, match="prices from 0"):
+            open_model(log, CountingModel(), price=(-1.0, 0.0))
         with pytest.raises(RequestLogError, match="ask the model itself"):
             open_model(log, CountingModel()).likelihood([ask("a")], [["b"]])
 
 
 def logged_model(log: RequestLog, url: str, name: str) -> LoggedModel:
-    """One model of the server behind the log, with a meter of its own; it stands in all lanes."""
-    model = EndpointGenerator.open(url, name, concurrency=LANES)
+    """One model of the server behind the log, with a meter of its own."""
+    model = EndpointGenerator.open(url, name, concurrency=WIDTH)
 
     def used() -> tuple[int, int]:
         return model.usage.prompt_tokens, model.usage.completion_tokens
 
-    return LoggedModel(log, name, [model] * LANES, price=(1.0, 10.0), meter=used, at_once=1)
+    return LoggedModel(log, name, model, price=(1.0, 10.0), meter=used, at_once=(WIDTH, 1))
 
 
 def run_curation(url: str, folder: str, personas: list[str]) -> None:
@@ -372,7 +372,7 @@ def test_killed_five_times_fifty_personas_end_in_the_same_rows_and_nothing_is_pa
         assert not have & {seed for _, seed in asked[before:]}, "what the log had was paid again"
     with RequestLog(killed / "log.jsonl") as log:
         assert len(log) == len(undisturbed) == 200 + 15 * (2 + 4)
-        assert len(asked) - len(set(asked)) <= log.spent.unknown <= KILLS * LANES, "only what a kill cut off"
+        assert len(asked) - len(set(asked)) <= log.spent.unknown <= KILLS * WIDTH, "only what a kill cut off"
     read, kept, dropped, stats = json.loads((calm / "counts.json").read_text())
     assert read == 50 == kept + sum(dropped.values())
     assert 20 < kept < 50

@@ -127,7 +127,7 @@ def test_a_question_has_one_idempotency_key_however_often_it_is_put_again():
 
 
 def test_a_thread_that_is_stopped_stops_no_other():
-    """Many threads may ask one generator: the lanes of a request log do."""
+    """Many threads may ask one generator, as a logged model does."""
     with (
         served(lambda prompt, attempt: "slow" if prompt == "late" and not attempt else "", timeout=1.0) as (
             _,

@@ -21,8 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Condition, Lock
+from threading import Condition, Lock, Semaphore
 from typing import Any
 
 from tercet.data.disk_list import batched
@@ -30,7 +29,7 @@ from tercet.journal import Journal, Place
 from tercet.rows import Completion, Generator, Likelihood, Messages, Sampling, Seeded
 
 Done = Callable[[int, list[Completion]], None]
-AT_ONCE = 64  # requests given to a generator in one call
+AT_ONCE = (1, 64)  # calls of a generator, and requests in one call
 TURN = 16  # tokens a chat template may put around one turn
 AWAY = 50  # failures without one answer between them, after which a run stops: no server is there, or no prompt fits
 
@@ -211,34 +210,30 @@ def completion(line: dict[str, Any]) -> Completion:
 class LoggedModel:
     """A model behind a request log. Implements `tercet.rows.Generator`; answers carry their text, not their tokens.
 
-    `lanes` are generators of the same model; requests are shared out among them, at most `at_once` in one call. One
-    that several threads may call may stand in several lanes. A drawn answer has a seed that follows from its key: so a
-    run that was killed draws what it would have drawn. `price` is what a million prompt and a million completion tokens
-    cost; `meter` says how many of each these lanes, and nothing else, have used:
-    `lambda: (usage.prompt_tokens, usage.completion_tokens)`. Where the meter never moves an answer counts with the most
-    it may have cost. `on_answers` is called in the caller's thread with the number of answers that came.
+    `at_once` are the calls of the generator that run at the same time, and the requests in one call. A drawn answer has
+    a seed that follows from its key: so a run that was killed draws what it would have drawn. `price` is what a million
+    prompt and a million completion tokens cost; `meter` says how many of each this generator has used. Where the meter
+    never moves an answer counts with the most it may have cost. `on_answers` is called in the caller's thread with the
+    number of answers that came.
     """
 
     def __init__(
         self,
         log: RequestLog,
         model: str,
-        lanes: Sequence[Generator],
+        generator: Generator,
         *,
         price: tuple[float, float] = (0.0, 0.0),
         meter: Callable[[], tuple[int, int]] = lambda: (0, 0),
-        at_once: int = AT_ONCE,
+        at_once: tuple[int, int] = AT_ONCE,
     ) -> None:
-        if not lanes or min(price) < 0:
-            raise RequestLogError(f"model {model!r} expects at least one generator and prices from 0; got {price}")
-        self.log, self.model, self.price, self.meter = log, model, price, meter
-        self.at_once = at_once
+        if min(price) < 0:
+            raise RequestLogError(f"model {model!r} expects prices from 0; got {price}")
+        self.log, self.model, self.generator, self.price, self.meter = log, model, generator, price, meter
+        self.num_calls, self.call_size = at_once
         self.on_answers: Callable[[int], None] = lambda answers: None
         self.keys: dict[str, None] = {}  # all that was asked for, known or not
-        self._width, self._free = len(lanes), SimpleQueue[Generator]()
-        for lane in lanes:
-            self._free.put(lane)
-        self._lock, self._metered = Lock(), meter()
+        self._slots, self._lock, self._metered = Semaphore(self.num_calls), Lock(), meter()
         self._failing, self._failure = 0, ""
 
     def complete(
@@ -275,8 +270,8 @@ class LoggedModel:
         known, mine, theirs = self.log.claim(list(asked))
         try:
             yield known
-            size = max(1, min(self.at_once, -(-len(mine) // self._width)))
-            with ThreadPoolExecutor(self._width, thread_name_prefix="requests") as pool:
+            size = max(1, min(self.call_size, -(-len(mine) // self.num_calls)))
+            with ThreadPoolExecutor(self.num_calls, thread_name_prefix="requests") as pool:
                 groups = batched(mine, size)
                 futures = [pool.submit(self._ask, {key: asked[key] for key in group}, sampling) for group in groups]
                 try:
@@ -290,7 +285,7 @@ class LoggedModel:
         yield {key: future.result() for key, future in theirs.items()}
 
     def _ask(self, prompts: Mapping[str, Messages], sampling: Sampling) -> dict[str, Completion]:
-        """Put requests to one lane, as many at once as the budget surely allows."""
+        """Put requests to the generator, as many at once as the budget surely allows."""
         answers: dict[str, Completion] = {}
         while left := {key: prompt for key, prompt in prompts.items() if key not in answers}:
             if self._failing >= AWAY:
@@ -299,7 +294,8 @@ class LoggedModel:
                     f"see to it and run the same command again: what is answered is in {self.log.path}"
                 )
             most = {key: self._most(prompt, sampling) for key, prompt in left.items()}
-            lane, keys = self._free.get(), list[str]()
+            keys: list[str] = []
+            self._slots.acquire()
             try:
                 # On disk before anything is sent: after a kill the next run knows what it may have paid for.
                 keys = self.log.reserve(most)
@@ -310,12 +306,12 @@ class LoggedModel:
                 # A seed that follows from the key: an answer depends on nothing that is asked beside it.
                 seeds = tuple(int(key[:8], 16) >> 1 for key in keys)
                 how = Seeded(**{**vars(sampling), "n": 1, "seeds": seeds})
-                for i, found in enumerate(lane.complete([left[key] for key in keys], how, note)):
+                for i, found in enumerate(self.generator.complete([left[key] for key in keys], how, note)):
                     if keys[i] not in answers:
                         note(i, found)
             finally:
                 self.log.abandon([key for key in keys if key not in answers])
-                self._free.put(lane)
+                self._slots.release()
         return answers
 
     def _write(self, key: str, answer: Completion, most: float) -> Completion:

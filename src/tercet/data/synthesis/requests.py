@@ -45,8 +45,10 @@ class RequestRecord:
 class LazyModel:
     """A model that is loaded when it is first asked. Implements `tercet.rows.Generator`."""
 
+    _model: Any = None
+
     def __init__(self, open_model: Callable[[], Any]) -> None:
-        self._open, self._model, self._lock = open_model, None, Lock()
+        self._open, self._lock = open_model, Lock()
 
     @property
     def model(self) -> Any:
@@ -111,11 +113,11 @@ def logged_model(
         )
     try:
         if server:
-            price, lanes = placement.price or (0.0, 0.0), [lazy] * placement.requests
-            found = LoggedModel(log, model.key, lanes, price=price, meter=lazy.used, at_once=1)
+            price, calls = placement.price or (0.0, 0.0), (placement.requests, 1)
+            found = LoggedModel(log, model.key, lazy, price=price, meter=lazy.used, at_once=calls)
         else:
             how = spec.precision if spec.engine == "local" else f"{spec.precision}/{spec.engine}"
-            found = LoggedModel(log, f"{model.key}/{how}", [lazy], at_once=placement.gen_rows)
+            found = LoggedModel(log, f"{model.key}/{how}", lazy, at_once=(1, placement.gen_rows))
         found.on_answers = on_answers
         yield found
     finally:
