@@ -111,10 +111,12 @@ class _Handler(BaseHTTPRequestHandler):
     server: EngineServer
 
     def do_GET(self) -> None:
-        if not self._refused() and self.path == "/health":
+        if self._refused():
+            return
+        if self.path == "/health":
             engine = self.server.engine
             self._reply(200, {"engine": self.server.name, "dtype": engine.dtype, "version": engine.version})
-        elif not self._answered:
+        else:
             self._lost()
 
     def do_PUT(self) -> None:
@@ -129,17 +131,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._lost()
 
     def do_POST(self) -> None:
-        work: dict[str, Work] = {
-            "/write": self.server.write,
-            "/update": self.server.update,
-            "/checksum": self.server.checksum,
-        }
+        server = self.server
+        work: dict[str, Work] = {"/write": server.write, "/update": server.update, "/checksum": server.checksum}
         text = self._body()
         if text is None or self._refused():
             return
         if self.path not in work:
             self._lost()
-        elif self.headers.get(ENGINE_HEADER, self.server.name) != self.server.name:
+        elif self.headers.get(ENGINE_HEADER, server.name) != server.name:
             again = "the engine server was started again and holds its first weights; run the same command again"
             self._reply(409, {"error": again})
         else:
@@ -176,9 +175,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refused(self) -> bool:
         given = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        if self.server.key and not secrets.compare_digest(given.encode(), self.server.key.encode()):
+        refused = bool(self.server.key) and not secrets.compare_digest(given.encode(), self.server.key.encode())
+        if refused:
             self._reply(401, {"error": "the key is missing or wrong; set TERCET_API_KEY as where the server runs"})
-        return self._answered
+        return refused
 
     def _body(self) -> bytes | None:
         size = int(self.headers.get("Content-Length") or 0)
@@ -190,10 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _lost(self) -> None:
         self._reply(404, {"error": f"{self.command} {self.path} is unknown to this server"})
 
-    _answered = False
-
     def _begin(self, status: int) -> None:
-        self._answered = True
         self.send_response(status)
         self.send_header("Content-Type", "application/x-ndjson")
         self.end_headers()
