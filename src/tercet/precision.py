@@ -1,7 +1,7 @@
 """Which precision this machine computes in: bfloat16 where hardware multiplies it, else float32.
 
 Most CPUs have no bfloat16 matrix units; there it is multiplied in software, three times slower than float32. What
-`dtype = "auto"` means is decided here, without torch, so that a plan knows it and the key can hold it.
+`dtype = "auto"` means is decided here, without torch, so that a plan can show it and a key can hold it.
 """
 
 from __future__ import annotations

@@ -41,17 +41,11 @@ class Recipe(Spec):
     name: str = Field(description="Name of the recipe.")
     seed: int = Field(0, description="Seed of every stage that has none of its own.")
     dtype: Dtype = Field(
-        "auto",
-        description="Precision of stages that say `auto`: "
-        "float32 on a CPU without bf16 matrix units, bfloat16 elsewhere.",
+        "auto", description="Precision of stages that say `auto`; `auto`: bfloat16 where hardware multiplies it."
     )
     base: BaseSpec
-    stage: dict[str, Annotated[StageSpec, _AnyKind()]] = Field(
-        description="The stages by name; they are ordered by what they need."
-    )
-    placement: Placement = Field(
-        default_factory=lambda: Placement.model_validate({}), description="Where and how fast."
-    )
+    stage: dict[str, Annotated[StageSpec, _AnyKind()]] = Field(description="The stages by name, in any order.")
+    placement: Placement = Field(default_factory=Placement, description="Where and how fast.")
     _folder: Path = PrivateAttr(default=Path())
 
     @property
