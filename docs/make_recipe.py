@@ -81,7 +81,7 @@ def table(model: type[BaseModel], skip: set[str] | frozenset[str] = frozenset())
     lines = ["| key | value | default | what it does |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
         if name not in skip:
-            cells = (f"`{field.alias or name}`", value(field.annotation), default(field), field.description or "")
+            cells = (f"`{name}`", value(field.annotation), default(field), field.description or "")
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,4 @@
-"""Facts of the machine and its system, and the calls that only some systems have, each with what stands in for it.
+"""Facts of the machine and its system, and the calls that only some systems have, each with its fallback.
 
 Linux and macOS run everything here; what one of them lacks has its fallback beside it, so that nothing else in the
 package asks which system it is on (but for the sandbox, whose namespaces only Linux has).

@@ -78,7 +78,7 @@ def plan(recipe: Recipe, store: Store, mirror: dict[str, str] | None = None) -> 
     recipe = recipe.resolved()
     lines: dict[str, PlanLine] = {}
     for node in graph(recipe, store, mirror).values():
-        exists = store.find(node.name, node.key) is not None
+        exists, precision = store.find(node.name, node.key) is not None, recipe.spec(node.name).precision
         lines[node.name] = PlanLine(
             name=node.name,
             kind=node.kind,
@@ -86,7 +86,7 @@ def plan(recipe: Recipe, store: Store, mirror: dict[str, str] | None = None) -> 
             exists=exists,
             why="" if exists else _why(node, store),
             path=store.root / f"{node.name}-{node.key}",
-            precision=_precision(recipe, node.name),
+            precision=reason(precision) if precision else "",
         )
         lines[node.name].forecast.update(_forecast(recipe, node.name, lines))
     return list(lines.values())
@@ -141,11 +141,6 @@ def read_mirror(path: str | Path | None) -> dict[str, str]:
     if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
         raise RecipeError(f'{path}: expected a [mirror] table of lines such as "openai/gsm8k" = "gsm8k.jsonl"')
     return {name: str((path.parent / value).resolve()) for name, value in table.items()}
-
-
-def _precision(recipe: Recipe, name: str) -> str:
-    precision = recipe.spec(name).precision
-    return reason(precision) if precision else ""
 
 
 def _identity_spec(recipe: Recipe, name: str, mirror: dict[str, str], cache: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from tercet import machine
 
 UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "Arm BF16", "svebf16": "Arm SVE BF16"}
-"""Flags of /proc/cpuinfo that stand for bfloat16 matrix products in hardware, fastest first."""
+"""Flags of /proc/cpuinfo for bfloat16 matrix products in hardware, fastest first."""
 ACCELERATORS = {
     "libtorch_cuda.so": (("/dev/nvidiactl", "/dev/dxg"), "CUDA_VISIBLE_DEVICES"),
     "libtorch_hip.so": (("/dev/kfd",), "HIP_VISIBLE_DEVICES"),

@@ -176,17 +176,19 @@ class Board:
     def start(self, name: str, note: str = "") -> None:
         """The stage begins, or continues."""
         line = self.lines[name]
-        line.state, line.began = "running", time.monotonic()
-        self._said = line.began
+        line.state, line.progress = "running", {"note": note or "starting"}
+        line.began = self._said = time.monotonic()
         self._say(f"{name} ({line.kind}) starts{note and ': '}{note}")
 
     def update(self, name: str, progress: dict[str, Any]) -> None:
         """The stage has reported how far it is."""
+        if not progress:
+            return
         line = self.lines[name]
-        if progress and not line.first_at:
+        if not line.first_at:
             line.first, line.first_at = progress.get("done", 0), time.monotonic()
         line.progress = progress
-        if progress and time.monotonic() - self._said > self.every:
+        if time.monotonic() - self._said > self.every:
             self._said = time.monotonic()
             self._say(f"{name} {_count(line)}  {_about(line)}".rstrip())
 
@@ -201,11 +203,11 @@ class Board:
         self.lines[name].state = "failed"
 
     def note(self, text: str) -> None:
-        """Print a line."""
-        self._say(text)
+        """Print a line, above the table where there is one."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.note(text)
 
 
 class LiveBoard(Board):
@@ -220,20 +222,8 @@ class LiveBoard(Board):
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def start(self, name: str, note: str = "") -> None:
-        """As in Board; the table shows it."""
-        line = self.lines[name]
-        line.state, line.began, line.progress = "running", time.monotonic(), {"note": note or "starting"}
-
-    def update(self, name: str, progress: dict[str, Any]) -> None:
-        """As in Board; the table shows it."""
-        self.every = math.inf
-        super().update(name, progress or self.lines[name].progress)
-
-    def done(self, name: str, metrics: Values, seconds: float) -> None:
-        """As in Board; the table shows it."""
-        line = self.lines[name]
-        line.state, line.seconds, line.progress = "done", seconds, {"metrics": metrics}
+    def _say(self, text: str) -> None:
+        """Print nothing: the table shows every state."""
 
     def _render(self) -> RenderableType:
         grid = Table.grid(padding=(0, 1))

@@ -83,10 +83,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "only": (("--only",), {"default": "", "metavar": "STAGE,…", "help": "only these stages and what they need"}),
     "json": (("--json",), {"action": "store_true", "help": "print JSON"}),
     "tasks": (("--tasks",), {"default": "", "metavar": "A,B", "help": "tasks or suites"}),
-    "model": (
-        ("model",),
-        {"metavar": "MODEL", "help": "artifact, model folder, hub id, wheel:… or http://HOST/v1#NAME"},
-    ),
+    "model": (("model",), {"metavar": "MODEL", "help": "artifact, folder, hub id, wheel:… or http://HOST/v1#NAME"}),
     "revision": (("--revision",), {"default": "", "help": "pinned revision of a hub id"}),
     "sha256": (("--sha256",), {"default": "", "help": "pinned SHA-256 of a wheel"}),
     "template": (("--template",), {"default": "own", "choices": ("own", "tulu3"), "help": "chat template"}),

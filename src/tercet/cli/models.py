@@ -21,7 +21,7 @@ from tercet.records import read_scores
 
 if TYPE_CHECKING:
     from tercet.recipe import BaseSpec
-    from tercet.rows import Message, Sampling
+    from tercet.rows import Message
     from tercet.store import Artifact, Store
 
 HELP = "/reset starts over, /quit leaves"
@@ -115,7 +115,7 @@ def chat(args: argparse.Namespace) -> int:
             continue
         turns.append(Message("user", line))
         sampling = Sampling(args.max_new_tokens, args.temperature, seed=args.seed + number)
-        answer = _answer(generator.stream, turns, sampling, quiet=args.json)
+        answer = _answer(generator.stream(tuple(turns), sampling), quiet=args.json)
         turns.append(Message("assistant", answer))
         if args.json:
             say(json.dumps({"user": line, "assistant": answer}, ensure_ascii=False))
@@ -204,17 +204,11 @@ def _lines(model: str) -> Iterator[str]:
             yield line
 
 
-def _answer(
-    stream: Callable[[tuple[Message, ...], Sampling], Iterator[str]],
-    turns: list[Message],
-    sampling: Sampling,
-    *,
-    quiet: bool,
-) -> str:
-    """Write an answer as it comes; Ctrl-C ends it, and what was written counts."""
+def _answer(stream: Iterator[str], *, quiet: bool) -> str:
+    """Print an answer as it comes; Ctrl-C ends it, and what was printed counts."""
     pieces: list[str] = []
     try:
-        for piece in stream(tuple(turns), sampling):
+        for piece in stream:
             pieces.append(piece)
             if not quiet:
                 sys.stdout.write(piece)

@@ -31,7 +31,7 @@ from tercet.recipe.specs import (
     StageSpec,
     kinds_of,
 )
-from tercet.recipe.train_specs import DPOSpec, LoraSpec, RewardModelSpec, SFTSpec, TrainSpec
+from tercet.recipe.train_specs import DPOSpec, LoraSpec, OfflineSpec, RewardModelSpec, SFTSpec, TrainSpec
 
 __all__ = [
     "BASE",
@@ -53,6 +53,7 @@ __all__ = [
     "ModelSource",
     "ModelSpec",
     "MonitorSpec",
+    "OfflineSpec",
     "OnPolicyPairsSpec",
     "PPOSpec",
     "PairMixSpec",

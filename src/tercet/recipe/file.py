@@ -1,7 +1,7 @@
 """Recipe files: TOML to a checked `Recipe` and back, with the line of every mistake.
 
-`load` reads the file, follows `extends`, applies `--set` overrides and validates. A scanner remembers on which line
-every key stands, so that an error names file and line, what is allowed there and what was probably meant.
+`load` reads the file, follows `extends`, applies `--set` overrides and validates. A scanner finds the line of each key,
+so that an error names file and line, what is allowed there and what was probably meant.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ class GRPOSpec(RLSpec):
     )
     kl_estimator: Literal["k1", "k2", "k3"] = Field("k3", description="Estimate of the KL (Tülu 3.1: k3).")
     kl_in: Literal["loss", "reward"] = Field(
-        "loss", description="Where the KL stands: in the loss (GRPO), or taken off the reward (k1, summed over tokens)."
+        "loss", description="Where the KL goes: in the loss (GRPO), or taken off the reward (k1, summed over tokens)."
     )
     advantage: Literal["standard", "centered", "leave_one_out"] = Field(
         "standard", description="Divide by the group's standard deviation (Tülu 3.1), only centre, or leave one out."
@@ -198,7 +198,7 @@ class PPOSpec(RLSpec):
     )
     whiten: bool = Field(True, description="Whiten advantages over the tokens of a round (published: of a rank's).")
     score_at: Literal["after_end", "end"] = Field(
-        "after_end", description="Where the score stands: one position past the end token (published) or at it."
+        "after_end", description="Where the score goes: one position past the end token (published) or at it."
     )
     old_logps: Literal["trainer", "generator"] = Field(
         "trainer", description="Behaviour log-probs: computed again before the updates (published), or as sampled."

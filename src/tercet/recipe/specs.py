@@ -1,4 +1,4 @@
-"""What every table of a recipe has, and the contract of a stage kind: all that is to know of it stands on its class.
+"""What every table of a recipe has, and the contract of a stage kind: its class holds all facts about it.
 
 A recipe names stages and their inputs; it never names code. Class defaults are the vetted setting, so what a recipe
 writes down is a decision. `[placement]` changes speed only and is part of no key.
@@ -17,7 +17,7 @@ BASE = "base"
 ROW, PROMPT, ANSWER = 110, 60, 50  # tokens of a row, a prompt and an answer of short chats
 TRAINED = 0.6  # a guess: the share of possible pairs and completions that gives a gradient
 
-Loc = tuple[str | int, ...]  # where a value stands in the TOML: ("stage", "sft", "rows")
+Loc = tuple[str | int, ...]  # the place of a value in the TOML: ("stage", "sft", "rows")
 Dtype = Literal["auto", "bfloat16", "float32"]
 
 
@@ -72,12 +72,12 @@ class Placement(Spec):
     offload: bool = Field(False, description="Keep master weights and optimiser state on the host (CUDA).")
     compile: bool = Field(False, description="Compile the layers with torch.compile; the first steps take minutes.")
     engine_url: str = Field(
-        "", description='Where `engine = "vllm"` of an RL stage is served, `http://HOST:PORT`; here when absent.'
+        "", description='Where `engine = "vllm"` of an RL stage is served, `http://HOST:PORT`; in-process when absent.'
     )
 
 
 class ExamplesSpec(Spec):
-    """Worked examples that stand before every prompt of a source: a public file or a local one."""
+    """Worked examples before every prompt of a source: a public file or a local one."""
 
     path: str = Field(description="Hub id, `github:OWNER/NAME/FILE`, or local jsonl, json, csv or parquet file.")
     subset: str = Field("", description="Hub subset.")
@@ -254,5 +254,5 @@ class ComputeSpec(StageSpec):
         return resolve(self.dtype)
 
     def flops(self, ahead: Mapping[str, int]) -> tuple[float, float]:
-        """Prompts are read and answers written."""
+        """Prompts are read and completions generated."""
         return 0.0, 2.0 * ahead.get("completions", 0) * (PROMPT + ANSWER)
