@@ -80,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tercet.stage", description=__doc__)
     parser.add_argument("--draft", type=Path, required=True, help="the draft folder that holds job.json")
     folder = parser.parse_args(argv).draft.absolute()
-    _die_with_parent()
+    # No orphan may go on or keep the lock. A rank is killed: torchrun gives it a session of its own, and one that
+    # waits for its peers handles no SIGTERM.
+    machine.die_with_parent(signal.SIGKILL if "RANK" in os.environ else signal.SIGTERM)
     machine.keep_heap()
     job = StageJob.read(folder)
     for module in job.kinds:
@@ -207,21 +209,12 @@ def _no_space(error: BaseException | None) -> bool:
     if error is None:
         return False
     code = error.errno if isinstance(error, OSError) else None
-    return (
-        code in NO_SPACE or "No space left on device" in str(error) or _no_space(error.__cause__ or error.__context__)
-    )
+    full = code in NO_SPACE or "No space left on device" in str(error)
+    return full or _no_space(error.__cause__ or error.__context__)
 
 
 def _stop(number: int, _frame: object) -> None:
     raise SystemExit(128 + number)
-
-
-def _die_with_parent() -> None:
-    """End this process when the pipeline dies, so that no orphan keeps working (or keeps the lock).
-
-    A rank is killed: torchrun gives it a session of its own, and one that waits for its peers handles no SIGTERM.
-    """
-    machine.die_with_parent(signal.SIGKILL if "RANK" in os.environ else signal.SIGTERM)
 
 
 def supervise(draft: Draft, recipe: Recipe, lock: int, tick: Callable[[], None]) -> int:

@@ -23,9 +23,7 @@ class SynthSpec(StageSpec):
     module = "tercet.data.synth"
     produces = "rows"
     kind: Literal["synth"] = "synth"
-    generator: Literal["words@1", "constraints@1", "talk@1", "facts@1", "contaminated@1"] = Field(
-        description="Which generator writes the rows."
-    )
+    generator: Literal["words@1", "constraints@1", "talk@1", "facts@1", "contaminated@1"] = Field(description="Which.")
     rows: int = Field(ge=1, description="How many rows.")
     split: Literal["train", "test"] = Field("train", description="The splits share no template and no topic.")
 
@@ -92,9 +90,7 @@ class AskingSpec(ComputeSpec):
 
     max_new_tokens: int = Field(1024, ge=1, description="Longest text, in tokens.")
     budget: float | None = Field(
-        None,
-        ge=0,
-        description="Most that all requests of this stage in one store may cost, in `placement.price`'s unit.",
+        None, ge=0, description="Most that this stage's requests may cost in one store, in `placement.price`'s unit."
     )
     engine: Literal["local", "vllm"] = Field("local", description="What runs local models: ours, or vLLM (an extra).")
 

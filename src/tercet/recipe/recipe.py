@@ -69,7 +69,7 @@ class Recipe(Spec):
     def resolved(self) -> Recipe:
         """The same recipe with this machine's precision in the place of every `auto`."""
         precise = {
-            name: spec.model_copy(update={"dtype": resolve(_first(spec.dtype, self.dtype))})
+            name: spec.model_copy(update={"dtype": resolve(self.dtype if spec.dtype == "auto" else spec.dtype)})
             for name, spec in self.stage.items()
             if isinstance(spec, ComputeSpec)
         }
@@ -94,10 +94,6 @@ class Recipe(Spec):
             waiting.remove(name)
             ready.append(name)
         return ready
-
-
-def _first(own: str, general: str) -> str:
-    return general if own == "auto" else own
 
 
 def _check_references(recipe: Recipe) -> None:

@@ -36,9 +36,7 @@ class MonitorSpec(Spec):
     zero_variance: float = Field(0.95, gt=0, description="Alert `zero_variance`: share of groups with one reward.")
     repetition: float = Field(0.2, gt=0, description="Alert `repetition`: share of completions that repeat themselves.")
     hollow: float = Field(
-        0.2,
-        gt=0,
-        description="Alert `hollow`: share of rewarded completions with under 4 words beyond those asked for.",
+        0.2, gt=0, description="Alert `hollow`: share of rewarded completions with < 4 words beyond those asked for."
     )
     stop: tuple[
         Literal["reward", "kl", "gap", "truncated", "length", "entropy", "zero_variance", "repetition", "hollow"], ...
@@ -71,7 +69,7 @@ class RLSpec(TrainSpec):
         0.0, description='Reward that replaces the score when no end token came (Tülu 3.1: 0); "keep" keeps the score.'
     )
     overlong_tokens: int = Field(
-        0, ge=0, description="Over these last tokens before the limit the reward falls by reward_scale (DAPO, eq. 13)."
+        0, ge=0, description="Over these last tokens before the limit the reward falls by up to reward_scale (DAPO)."
     )
     truncated: Literal["train", "mask"] = Field(
         "train", description="Completions without an end token: train on them, or mask them in the loss (DAPO §3.4)."
