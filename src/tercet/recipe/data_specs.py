@@ -23,7 +23,9 @@ class SynthSpec(StageSpec):
     module = "tercet.data.synth"
     produces = "rows"
     kind: Literal["synth"] = "synth"
-    generator: Literal["words@1", "constraints@1", "talk@1", "facts@1", "contaminated@1"] = Field(description="Which.")
+    generator: Literal["words@1", "constraints@1", "talk@1", "facts@1", "contaminated@1"] = Field(
+        description="Which generator makes the rows."
+    )
     rows: int = Field(ge=1, description="How many rows.")
     split: Literal["train", "test"] = Field("train", description="The splits share no template and no topic.")
 
