@@ -26,7 +26,7 @@ LAYERS = {
     3: r"data|train|evals|report",
     2: r"models|device",
     1: r"algos|kernels|verify|rows\w*|records|hub|stats",
-    0: r"machine|recipe\w*|store|journal|track|precision",
+    0: r"machine|recipe\w*|store|journal|track|precision|sandbox",
 }
 ROOMS = {"data", "train", "evals", "report", "models", "device", "algos", "verify"}
 SIDEWAYS = {
@@ -55,7 +55,7 @@ ONLY_IN = {
     "trl": r"(?!)",
 }
 TORCH_FREE = re.compile(
-    r"tercet(\.(cli\w*|pipeline|forecast|stage|machine|recipe\w*|store|journal|rows\w*|records|hub|stats|track|precision|verify|data|evals|report)(\..*)?)?"
+    r"tercet(\.(cli\w*|pipeline|forecast|stage|machine|recipe\w*|store|journal|rows\w*|records|hub|stats|track|precision|sandbox|verify|data|evals|report)(\..*)?)?"
 )
 # Kernels that are taken when somebody has installed them; nothing asks for them.
 WHEN_PRESENT = {"flash_attn", "liger_kernel", "lm_eval"}

@@ -16,8 +16,7 @@ import math
 from inspect import signature
 from typing import Any
 
-from tercet.verify.answers import is_number
-from tercet.verify.grade import Grade
+from tercet.verify.grade import Grade, is_number
 from tercet.verify.instructions import ifbench_count as count
 from tercet.verify.instructions import ifbench_custom as custom
 from tercet.verify.instructions import ifbench_format as layout
@@ -48,11 +47,8 @@ def _bind(name: str, given: dict[str, Any], row: dict[str, Any]) -> Check:
     """The check of one constraint as a function of the text."""
     if name.startswith("custom:"):
         given = {}  # the reference takes and ignores anything here
-    if (
-        name in CHECKERS
-        and "prompt_to_repeat" in signature(CHECKERS[name]).parameters
-        and not given.get("prompt_to_repeat")
-    ):
+    needs_prompt = name in CHECKERS and "prompt_to_repeat" in signature(CHECKERS[name]).parameters
+    if needs_prompt and not given.get("prompt_to_repeat"):
         given = given | {"prompt_to_repeat": row.get("prompt")}
     return bind(name, given, "ifbench@1", CHECKERS, (ARGUMENTS, (lambda value: isinstance(value, str), "a text")))
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tercet.verify.grade import Grade, VerifierError
+from tercet.verify.grade import Grade, read_reference, unreadable
 from tercet.verify.instructions.language import Argument, Check, Checker, bind, is_texts, is_whole
 
 ROLE_MARKERS = ("<|system|>", "<|user|>", "<|assistant|>")
@@ -33,8 +33,7 @@ OTHER: Argument = (lambda value: isinstance(value, str) and bool(value), "a text
 
 
 def tulu_if(completion: str, reference: str) -> Grade:
-    """`tulu_if@1`: 1 if the completion follows every constraint of the reference answer, else 0; `detail` names what
-    failed.
+    """`tulu_if@1`: 1 if the completion follows every constraint of the row, else 0; `detail` names what failed.
 
     The reference answer is JSON: one constraint `{"func_name": "validate_word_constraint", "N": 30, "quantifier":
     "at most"}`, as in the published rows (null arguments are ignored), or a list of constraints that must all hold.
@@ -62,15 +61,10 @@ def check_constraint(constraint: Mapping[str, Any], text: str) -> bool:
 
 def _parse(reference: str) -> list[dict[str, Any]]:
     example = '{"func_name": "validate_word_constraint", "N": 30, "quantifier": "at most"} or a list of such objects'
-    try:
-        value = json.loads(reference)
-    except json.JSONDecodeError as error:
-        raise VerifierError(
-            f"tulu_if@1 expects JSON as reference answer, {example}; got {reference!r:.80} ({error.msg})"
-        ) from None
+    value = read_reference("tulu_if@1", reference, example)
     specs = [value] if isinstance(value, dict) else value
     if not isinstance(specs, list) or not specs or not all(isinstance(spec, dict) for spec in specs):
-        raise VerifierError(f"tulu_if@1 expects as reference answer {example}; got {reference!r:.80}")
+        raise unreadable("tulu_if@1", f"as reference answer {example}", reference)
     return specs
 
 
