@@ -29,10 +29,7 @@ if TYPE_CHECKING:
 BEAT, SLOW_BEAT = 0.05, 0.25  # seconds between two looks at the memory; the second where a command must be run for it
 ROOT = "/tmp"  # where the new root is built; every Linux has it
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
-TREES = (
-    "landlock",
-    "none",
-)  # levels without a namespace of processes, whose folder lies on disk: the supervisor itself ends all processes
+TREES = ("landlock", "none")  # without a namespace of processes: the supervisor ends them, the folder lies on disk
 
 
 def main() -> None:

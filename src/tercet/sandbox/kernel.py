@@ -157,9 +157,7 @@ def filter_calls(refused: Iterable[str]) -> None:
 
     rules = [_refuse(number(numbers), EPERM) for numbers in DENIED.values()]
     rules.append(_refuse(435, ENOSYS))  # clone3 hides its flags in memory; libc falls back to clone
-    rules.append(
-        _refuse_unless(number((302, 261)), 0, [0, me])
-    )  # prlimit64: the supervisor's limits are not the program's
+    rules.append(_refuse_unless(number((302, 261)), 0, [0, me]))  # prlimit64: not the supervisor's limits
     clone = number((56, 220))
     if "processes" in groups:
         rules += [_refuse(number(numbers), EPERM) for numbers in ((57, -1), (58, -1))]

@@ -17,10 +17,7 @@ from tercet.verify.grade import Grade
 
 C = TypeVar("C")
 V = TypeVar("V")
-TRIES, RETRY_TEMPERATURE = (
-    3,
-    0.7,
-)  # how often a judge is asked for a verdict that is not final; the temperature from try 2
+TRIES, RETRY_TEMPERATURE = 3, 0.7  # for a verdict that is not final; the temperature holds from the second try on
 WORD = Sampling(64, fit=True)  # for a verdict of a few words
 
 

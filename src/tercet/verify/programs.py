@@ -178,9 +178,7 @@ def _reference(text: str) -> ProgramReference:
     try:
         reference = ProgramReference(**json.loads(text))
     except (ValueError, TypeError) as error:
-        expected = (
-            'JSON with "tests" and "entry_point" (also "before", "kind", "seconds", "prompt") as reference answer'
-        )
+        expected = 'JSON with "tests", "entry_point" (also "before", "kind", "seconds", "prompt") as reference answer'
         raise unreadable("program@1", expected, text, error) from error
     if reference.kind not in MEMORY_MB or not reference.entry_point.isidentifier() or not reference.tests.strip():
         raise VerifierError(

@@ -137,12 +137,10 @@ def parts_of(reference: str) -> tuple[WeightedVerifier, ...]:
     value = read_reference("sum@1", reference, example)
     if not isinstance(value, list) or not value or not all(map(_is_part, value)):
         raise unreadable("sum@1", f"a JSON list of parts, {example}, none a sum@1", reference)
-    parts = tuple(
-        WeightedVerifier(one["verifier"], one.get("reference", ""), float(one.get("weight", 1.0))) for one in value
-    )
-    for part in parts:
-        check_reference(part.verifier, part.reference)
-    return parts
+    found = [(one["verifier"], one.get("reference", ""), float(one.get("weight", 1.0))) for one in value]
+    for name, own, _ in found:
+        check_reference(name, own)
+    return tuple(WeightedVerifier(*part) for part in found)
 
 
 def added(parts: Sequence[WeightedVerifier], grades: Sequence[Grade]) -> Grade:

@@ -27,6 +27,7 @@ from tercet.verify.instructions.language import (
     Checker,
     bind,
     grade_instructions,
+    is_text,
     is_whole,
     read_instructions,
 )
@@ -53,19 +54,12 @@ def _bind(name: str, given: dict[str, Any], row: dict[str, Any]) -> Check:
     return bind(name, given, "ifbench@1", CHECKERS, (ARGUMENTS, (lambda value: isinstance(value, str), "a text")))
 
 
-def _is_integer(value: object) -> bool:
-    return is_whole(value, -math.inf)
-
-
 ARGUMENTS: dict[str, Argument] = {
     **dict.fromkeys(("N", "small_n", "min_words", "max_words"), (is_whole, "a whole number from 0")),
     "percentage": (lambda value: is_number(value) and value >= 0, "a number from 0"),
-    **dict.fromkeys(("n", "m"), (lambda value: _is_integer(value) and value != 0, "a whole number, not 0")),
-    **dict.fromkeys(("n_start", "n_end"), (_is_integer, "a whole number")),
-    **dict.fromkeys(
-        ("keyword", "word", "prompt_to_repeat"),
-        (lambda value: isinstance(value, str) and bool(value), "a text that is not empty"),
-    ),
+    **dict.fromkeys(("n", "m"), (lambda value: is_whole(value, -math.inf) and value != 0, "a whole number, not 0")),
+    **dict.fromkeys(("n_start", "n_end"), (lambda value: is_whole(value, -math.inf), "a whole number")),
+    **dict.fromkeys(("keyword", "word", "prompt_to_repeat"), (is_text, "a text that is not empty")),
 }
 
 

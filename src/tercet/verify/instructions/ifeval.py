@@ -167,13 +167,11 @@ CHECKERS: dict[str, Checker] = {
     ),
     "change_case:english_capital": lambda text: text.isupper() and _language(text, "en"),
     "change_case:english_lowercase": lambda text: text.islower() and _language(text, "en"),
-    "combination:repeat_prompt": lambda text, prompt_to_repeat: (
-        text.strip().lower().startswith(prompt_to_repeat.strip().lower())
-    ),
+    "combination:repeat_prompt":
+        lambda text, prompt_to_repeat: text.strip().lower().startswith(prompt_to_repeat.strip().lower()),
     "combination:two_responses": _two_responses,
-    "detectable_content:number_placeholders": lambda text, num_placeholders: (
-        len(re.findall(r"\[.*?\]", text)) >= num_placeholders
-    ),
+    "detectable_content:number_placeholders":
+        lambda text, num_placeholders: len(re.findall(r"\[.*?\]", text)) >= num_placeholders,
     "detectable_content:postscript": lambda text, postscript_marker: _postscript_regex(
         text, postscript_marker if postscript_marker in POSTSCRIPTS else re.escape(postscript_marker)
     ),
@@ -186,9 +184,8 @@ CHECKERS: dict[str, Checker] = {
     "detectable_format:number_highlighted_sections": _highlights,
     "detectable_format:title": _title,
     "keywords:existence": lambda text, keywords: _existence_regex(text, list(map(re.escape, keywords))),
-    "keywords:forbidden_words": lambda text, forbidden_words: _without(
-        text, (rf"(?<!\w){re.escape(word)}(?!\w)" for word in forbidden_words)
-    ),
+    "keywords:forbidden_words":
+        lambda text, forbidden_words: _without(text, (rf"(?<!\w){re.escape(word)}(?!\w)" for word in forbidden_words)),
     "keywords:frequency": lambda text, keyword, frequency, relation: _frequency_regex(
         text, re.escape(keyword.strip()), frequency, relation
     ),
@@ -197,31 +194,26 @@ CHECKERS: dict[str, Checker] = {
     ),
     "language:response_language": _language,
     "length_constraints:nth_paragraph_first_word": _nth_paragraph,
-    "length_constraints:number_paragraphs": lambda text, num_paragraphs: (
-        len(_pieces(re.split(r"\s?\*\*\*\s?", text))) == num_paragraphs
-    ),
-    "length_constraints:number_sentences": lambda text, num_sentences, relation: _compare(
-        len(sentences(text)), num_sentences, relation
-    ),
-    "length_constraints:number_words": lambda text, num_words, relation: _compare(
-        len(re.findall(r"\w+", text)), num_words, relation
-    ),
+    "length_constraints:number_paragraphs":
+        lambda text, num_paragraphs: len(_pieces(re.split(r"\s?\*\*\*\s?", text))) == num_paragraphs,
+    "length_constraints:number_sentences":
+        lambda text, num_sentences, relation: _compare(len(sentences(text)), num_sentences, relation),
+    "length_constraints:number_words":
+        lambda text, num_words, relation: _compare(len(re.findall(r"\w+", text)), num_words, relation),
     "punctuation:no_comma": lambda text: "," not in text,
-    "startend:end_checker": lambda text, end_phrase: (
-        text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
-    ),
+    "startend:end_checker":
+        lambda text, end_phrase: text.strip().strip('"').lower().endswith(end_phrase.strip().lower()),
     "startend:quotation": _quotation,
-}
+}  # fmt: skip
 
 # The reference's own reading, where ours is another.
 QUIRKS: dict[str, Checker] = {
     "detectable_content:postscript": _postscript_regex,
     "detectable_format:multiple_sections": _sections_regex,
     "keywords:existence": _existence_regex,
-    "keywords:forbidden_words": lambda text, forbidden_words: _without(
-        text, (rf"\b{word}\b" for word in forbidden_words)
-    ),
+    "keywords:forbidden_words":
+        lambda text, forbidden_words: _without(text, (rf"\b{word}\b" for word in forbidden_words)),
     "keywords:frequency": _frequency_regex,
     "length_constraints:nth_paragraph_first_word": _nth_paragraph_unfiltered,
-}
+}  # fmt: skip
 REFERENCE = CHECKERS | QUIRKS

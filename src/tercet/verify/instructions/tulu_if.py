@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tercet.verify.grade import Grade, read_reference, unreadable
-from tercet.verify.instructions.language import Argument, Check, Checker, bind, is_texts, is_whole
+from tercet.verify.instructions.language import Argument, Check, Checker, bind, is_text, is_texts, is_whole
 
 ROLE_MARKERS = ("<|system|>", "<|user|>", "<|assistant|>")
 QUANTIFIERS = ("at least", "at most", "around")
@@ -29,7 +29,7 @@ ARGUMENTS: dict[str, Argument] = {
     "letter": (lambda value: isinstance(value, str) and len(value) == 1, "a single character"),
     **dict.fromkeys(("keyword_list", "forbidden_words", "options"), (is_texts, "a list of texts")),
 }
-OTHER: Argument = (lambda value: isinstance(value, str) and bool(value), "a text")
+OTHER: Argument = (is_text, "a text")
 
 
 def tulu_if(completion: str, reference: str) -> Grade:
@@ -128,8 +128,8 @@ def _two_responses(text: str) -> bool:
 FUNCTIONS: dict[str, Checker] = {
     "verify_keywords": lambda text, keyword_list: all(word.lower() in text.lower() for word in keyword_list),
     "verify_keyword_frequency": lambda text, word, N: re.findall(r"\w+", text.lower()).count(word.lower()) == N,
-    "validate_forbidden_words": lambda text, forbidden_words: (
-        not any(word.lower() in text.lower() for word in forbidden_words)
+    "validate_forbidden_words": lambda text, forbidden_words: all(
+        w.lower() not in text.lower() for w in forbidden_words
     ),
     "verify_letter_frequency": lambda text, letter, N: text.count(letter) == N,
     "validate_response_language": _language,
