@@ -26,15 +26,14 @@ LAYERS = {
     4: r"pipeline|stage|forecast",
     3: r"data|train|evals|report",
     2: r"models|device",
-    1: r"algos|kernels|verify|sandbox|rows\w*|records|hub|stats",
-    0: r"machine|recipe\w*|store|journal|track|precision",
+    1: r"algos|kernels|verify|rows\w*|records|hub|stats",
+    0: r"machine|recipe\w*|store|journal|track|precision|sandbox",
 }
 PACKAGES = {"data", "train", "evals", "report", "models", "device", "algos", "verify", "sandbox"}
 SIDEWAYS = {
     ("models", "device"),
     ("verify", "rows"),
     ("verify", "records"),
-    ("verify", "sandbox"),
     ("algos", "kernels"),
 }  # imports within a layer that are allowed
 
