@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 CHUNK = 32  # prompts per line of the ledger: what a killed run loses at most
 CONSTRAINED = "tulu_if@1"
+SALT = "prefs"  # in the seed of every chunk: another word would draw other completions
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def draw_chunk(
     """Sample every prompt of a chunk, then the weaker forms; each call has a seed of its own."""
 
     def sampling(origin: str, n: int) -> Sampling:
-        own = int.from_bytes(lot(seed, "on_policy_pairs", origin, str(number))[:6], "big")
+        own = int.from_bytes(lot(seed, SALT, origin, str(number))[:6], "big")
         return Sampling(max_new_tokens=spec.max_new_tokens, temperature=spec.temperature, n=n, seed=own)
 
     if spec.num_generations:

@@ -98,7 +98,7 @@ def plan_work(spec: RatedPairsSpec, names: Sequence[str], own: str, prompts: Art
         row.id: [one.model for one in ratings.draw_answers(all_of_them, seed, row.id, number=spec.drawn, own=own)]
         for row in rows
     }
-    own_seed = int.from_bytes(lot(seed, "rated_pairs", "answers")[:4], "big")
+    own_seed = int.from_bytes(lot(seed, "judged", "answers")[:4], "big")
     sampling = Sampling(spec.max_new_tokens, spec.temperature, seed=own_seed, fit=True)
     return RatingWork(rows, repeats, models, sampling)
 
