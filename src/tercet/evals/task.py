@@ -48,7 +48,7 @@ class GoldAnswers:
 
 @dataclass(frozen=True)
 class Task:
-    """One task of a benchmark. `prompt`, `reference`, `options` and the like are functions of one record: `Row` or dict.
+    """One task of a benchmark. `prompt`, `reference`, `options` and the like read one record: `Row` or dict.
 
     accuracy: the model writes, and the `verifier` grades, a pure one or an LLM judge. choice: the option with the
     highest log-probability as the text after the prompt counts. mc2: the share of probability on the true options,
