@@ -2,7 +2,7 @@
 
 The texts are real training rows, and edited copies of them (one word in so many is changed). Same shingles, threshold
 and number of permutations on both sides; datasketch's candidates are verified by the same exact Jaccard, and its first
-of a cluster stays too. Reference answer comes from exact Jaccard over an inverted index of all shingles.
+of a cluster stays too. The expected result is that of exact Jaccard over an inverted index of all shingles.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FILES = {
 
 
 def main() -> None:
-    """Time both, compare both with the reference answer, print and write the numbers."""
+    """Time both, compare both with exact Jaccard, print and write the numbers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="The folder of real training files.")
     parser.add_argument("--rows", type=int, default=20_000)

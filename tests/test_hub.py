@@ -88,7 +88,7 @@ def test_one_file_that_stands_for_several_subsets_is_read_once(tmp_path: Path) -
     assert hub.records(sources, mirror) == [{"subject": "a", "_row": 0}, {"subject": "b", "_row": 1}]
 
 
-def test_a_file_for_each_subset_tells_whose_its_rows_are(tmp_path: Path) -> None:
+def test_a_file_for_each_subset_names_the_subset_of_its_rows(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / f"{name}.json").write_text(json.dumps({"canary": "x", "examples": [{"input": name}]}))
     found = hub.records([Source("x/y", subset=n) for n in "ab"], {"x/y": str(tmp_path / "{subset}.json")})
@@ -114,7 +114,7 @@ def test_a_mirror_that_names_no_file_is_refused(tmp_path: Path) -> None:
         hub.records([Source("p/q")], {"p/q": str(tmp_path / "two.json")})
 
 
-def test_a_folder_of_subsets_tells_whose_its_rows_are(tmp_path: Path) -> None:
+def test_a_folder_of_subsets_names_the_subset_of_its_rows(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
         write(tmp_path / name / "test.jsonl", {"of": name})

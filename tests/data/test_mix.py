@@ -127,7 +127,7 @@ def test_other_words_are_left_alone(text: str) -> None:
     assert filters.keywords(chat("a", "Hi", text)) is None
 
 
-def test_the_three_planted_rows_go_and_the_honest_ones_stay(bench: Bench) -> None:
+def test_the_three_contaminated_rows_go_and_the_honest_ones_stay(bench: Bench) -> None:
     benchmark = [row for make in (words, constraints) for row in make.generate(20, "test", 5)]
     bench.add_benchmark("benchmark", *((row.user_turns[-1],) for row in benchmark))
     honest = words.generate(30, "train", 5)
@@ -142,7 +142,7 @@ def test_the_three_planted_rows_go_and_the_honest_ones_stay(bench: Bench) -> Non
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_every_planted_row_is_a_copy_for_any_seed(seed: int) -> None:
+def test_every_contaminated_row_is_a_copy_for_any_seed(seed: int) -> None:
     benchmark = [row for make in (words, constraints) for row in make.generate(10, "test", seed)]
     index = Index([BenchmarkItem(row.source, row.id, (row.user_turns[-1],)) for row in benchmark])
     rows = contaminated.generate(7, "train", seed)
@@ -151,7 +151,7 @@ def test_every_planted_row_is_a_copy_for_any_seed(seed: int) -> None:
     assert not {row.user_turns[0] for row in rows} & {row.user_turns[0] for row in benchmark}
 
 
-def test_planted_rows_are_for_mixtures() -> None:
+def test_contaminated_rows_are_for_mixtures() -> None:
     with pytest.raises(ValueError, match='use split = "train"'):
         contaminated.generate(3, "test", 5)
 

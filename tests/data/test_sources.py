@@ -278,7 +278,7 @@ def test_whatever_a_file_holds_it_is_read_or_named(tmp_path: Path, data: bytes, 
             assert path.name in str(error)  # noqa: PT017 (either end is right)
 
 
-def test_a_truncated_archive_tells_how_far_it_was_read(write: Write) -> None:
+def test_a_truncated_archive_says_how_far_it_was_read(write: Write) -> None:
     path = write(*({"id": str(i), "messages": TURNS, "noise": str(lot(i))} for i in range(2000)), name="r.jsonl.gz")
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(RowError, match=r"cannot be read after row \d{2,4} "):

@@ -27,7 +27,7 @@ def context(tmp_path: Path) -> Context:
 
 @pytest.mark.parametrize("generator", synth.GENERATORS)
 def test_each_generator_writes_its_rows(generator: str, tmp_path: Path, context: Context) -> None:
-    split = "train" if generator == "contaminated@1" else "test"  # planted rows belong into mixtures only
+    split = "train" if generator == "contaminated@1" else "test"  # which is for mixtures only
     metrics = synth.run(spec(generator, 24, split), {}, tmp_path, context)
     rows = read_rows(tmp_path / "rows.parquet")
     assert metrics == {"rows": 24, "templates": len({row.template for row in rows})}

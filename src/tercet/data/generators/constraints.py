@@ -307,61 +307,55 @@ def _bound(lows: tuple[int, ...], highs: tuple[int, ...]) -> Callable[[Random, S
     return draw
 
 
+def _end_phrase(rng: Random, scene: Scene) -> Arguments:
+    return {"end_phrase": rng.choice(phrases().end_phrases[scene.split])}
+
+
+def _postscript_marker(rng: Random, scene: Scene) -> Arguments:
+    return {"postscript_marker": rng.choice(("P.S.", "P.S.", "P.P.S."))}
+
+
+def _first_word(rng: Random, scene: Scene) -> Arguments:
+    return {"N": 2, "first_word": rng.choice(sorted(phrases().openers)), "i": rng.choice((1, 2))}
+
+
+def _sections(rng: Random, scene: Scene) -> Arguments:
+    return {"N": rng.choice((2, 3)), "section_splitter": rng.choice(phrases().splitters[scene.split])}
+
+
 LAYOUTS = {"bullets", "choice", "first_word", "json", "paragraphs", "repeat", "sections", "two_responses"}
-KINDS: dict[str, ConstraintKind] = {
-    "lowercase": ConstraintKind(
-        "validate_lowercase", "uppercase capitals end postscript sections first_word choice repeat"
-    ),
-    "uppercase": ConstraintKind(
+_TABLE: dict[str, tuple[Any, ...]] = {  # the fields of each `ConstraintKind`
+    "lowercase": ("validate_lowercase", "uppercase capitals end postscript sections first_word choice repeat"),
+    "uppercase": (
         "validate_uppercase",
-        "bullets capitals choice end first_word json lowercase paragraphs postscript repeat sections "
-        "sentences two_responses words",
+        "bullets capitals choice end first_word json lowercase paragraphs postscript repeat sections sentences "
+        "two_responses words",
     ),
-    "no_commas": ConstraintKind("validate_no_commas", "json"),
-    "end": ConstraintKind(
-        "validate_end",
-        "quotation json postscript choice",
-        lambda rng, scene: {"end_phrase": rng.choice(phrases().end_phrases[scene.split])},
+    "no_commas": ("validate_no_commas", "json"),
+    "end": ("validate_end", "quotation json postscript choice", _end_phrase),
+    "quotation": ("validate_quotation", "json bullets two_responses repeat choice sections first_word"),
+    "title": ("validate_title", "json sections repeat first_word two_responses choice"),
+    "bullets": ("verify_bullet_points", "highlights sentences", _n(2, 3, 4)),
+    "postscript": ("verify_postscript", "json two_responses sentences first_word", _postscript_marker),
+    "placeholders": ("validate_placeholders", "choice", _n(1, 2, 3)),
+    "highlights": ("validate_highlighted_sections", "bullets paragraphs two_responses json choice", _n(1, 2, 3)),
+    "keywords": ("verify_keywords", "choice", _some_words("keyword_list")),
+    "forbidden": ("validate_forbidden_words", "choice", _some_words("forbidden_words")),
+    "paragraphs": ("verify_paragraph_count", "highlights", _n(2, 3)),
+    "first_word": ("validate_paragraphs", "", _first_word),
+    "sentences": (
+        *("verify_sentence_constraint", "words json choice two_responses sections repeat title"),
+        _bound((3, 4), (1, 2, 3)),
     ),
-    "quotation": ConstraintKind("validate_quotation", "json bullets two_responses repeat choice sections first_word"),
-    "title": ConstraintKind("validate_title", "json sections repeat first_word two_responses choice"),
-    "bullets": ConstraintKind("verify_bullet_points", "highlights sentences", _n(2, 3, 4)),
-    "postscript": ConstraintKind(
-        "verify_postscript",
-        "json two_responses sentences first_word",
-        lambda rng, scene: {"postscript_marker": rng.choice(("P.S.", "P.S.", "P.P.S."))},
-    ),
-    "placeholders": ConstraintKind("validate_placeholders", "choice", _n(1, 2, 3)),
-    "highlights": ConstraintKind(
-        "validate_highlighted_sections", "bullets paragraphs two_responses json choice", _n(1, 2, 3)
-    ),
-    "keywords": ConstraintKind("verify_keywords", "choice", _some_words("keyword_list")),
-    "forbidden": ConstraintKind("validate_forbidden_words", "choice", _some_words("forbidden_words")),
-    "paragraphs": ConstraintKind("verify_paragraph_count", "highlights", _n(2, 3)),
-    "first_word": ConstraintKind(
-        "validate_paragraphs",
-        draw=lambda rng, scene: {"N": 2, "first_word": rng.choice(sorted(phrases().openers)), "i": rng.choice((1, 2))},
-    ),
-    "sentences": ConstraintKind(
-        "verify_sentence_constraint", "words json choice two_responses sections repeat title", _bound((3, 4), (1, 2, 3))
-    ),
-    "words": ConstraintKind(
-        "validate_word_constraint",
-        "json choice two_responses repeat",
+    "words": (
+        *("validate_word_constraint", "json choice two_responses repeat"),
         _bound((20, 25, 30, 35, 40), (12, 15, 20, 25, 30)),
     ),
-    "two_responses": ConstraintKind("validate_two_responses"),
-    "json": ConstraintKind("validate_json_format"),
-    "choice": ConstraintKind(
-        "validate_choice", draw=lambda rng, scene: {"options": list(rng.choice(phrases().choices))}
-    ),
-    "repeat": ConstraintKind("validate_repeat_prompt", draw=lambda rng, scene: {"original_prompt": scene.request}),
-    "sections": ConstraintKind(
-        "validate_sections",
-        draw=lambda rng, scene: {
-            "N": rng.choice((2, 3)),
-            "section_splitter": rng.choice(phrases().splitters[scene.split]),
-        },
-    ),
-    "capitals": ConstraintKind("validate_frequency_capital_words", "choice", _n(1, 2, 3, quantifier="at least")),
+    "two_responses": ("validate_two_responses",),
+    "json": ("validate_json_format",),
+    "choice": ("validate_choice", "", lambda rng, scene: {"options": list(rng.choice(phrases().choices))}),
+    "repeat": ("validate_repeat_prompt", "", lambda rng, scene: {"original_prompt": scene.request}),
+    "sections": ("validate_sections", "", _sections),
+    "capitals": ("validate_frequency_capital_words", "choice", _n(1, 2, 3, quantifier="at least")),
 }
+KINDS = {name: ConstraintKind(*fields) for name, fields in _TABLE.items()}

@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 from pydantic.dataclasses import dataclass
 
 from tercet.data import tables
-from tercet.rows import Message, Row, RowError
+from tercet.rows import Message, Messages, Row, RowError
 
 Split = Literal["train", "test"]
 SHORT = "Answer in a few words."
@@ -67,10 +67,7 @@ def generate_facts(num_rows: int, split: Split, seed: int) -> list[Row]:
     dealt = _deal("facts@1", facts(split), num_rows, random.Random(f"facts@1/{tables.SEEDS[split]}/{seed}"))
     return [
         Row(
-            id=f"facts-{tables.SEEDS[split]}-{i}",
-            messages=(Message("user", f"{ask} {SHORT}"), Message("assistant", fact.answer)),
-            source="facts@1",
-            skill="facts",
+            *(f"facts-{tables.SEEDS[split]}-{i}", _exchange(f"{ask} {SHORT}", fact.answer), "facts@1", "facts"),
             reference=json.dumps(fact.wrong, ensure_ascii=False),
             template=fact.name,
         )
@@ -78,12 +75,12 @@ def generate_facts(num_rows: int, split: Split, seed: int) -> list[Row]:
     ]
 
 
-def _talk(topic: Topic, ask: str) -> tuple[Message, ...]:
-    turns = (Message("user", ask), Message("assistant", topic.answer))
-    if topic.then is None:
-        return turns
-    question, answer = topic.then
-    return (*turns, Message("user", question), Message("assistant", answer))
+def _talk(topic: Topic, ask: str) -> Messages:
+    return _exchange(ask, topic.answer) + (_exchange(*topic.then) if topic.then else ())
+
+
+def _exchange(question: str, answer: str) -> Messages:
+    return Message("user", question), Message("assistant", answer)
 
 
 def _deal(name: str, entries: Sequence[Entry], num_rows: int, rng: random.Random) -> list[tuple[Entry, str]]:

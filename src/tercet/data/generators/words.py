@@ -62,17 +62,9 @@ def generate(num_rows: int, split: Literal["train", "test"], seed: int) -> list[
     for template, question, solution, answer in _problems(split, seed):
         if len(rows) == num_rows:
             break
-        rows.append(
-            Row(
-                id=f"words-{tables.SEEDS[split]}-{len(rows)}",
-                messages=(Message("user", question), Message("assistant", f"{solution} The answer is {answer}.")),
-                source="words@1",
-                skill="words",
-                verifier="gsm8k@1",
-                reference=str(answer),
-                template=template.name,
-            )
-        )
+        name = f"words-{tables.SEEDS[split]}-{len(rows)}"
+        turns = (Message("user", question), Message("assistant", f"{solution} The answer is {answer}."))
+        rows.append(Row(name, turns, "words@1", "words", "gsm8k@1", str(answer), template.name))
     if len(rows) < num_rows:
         raise RowError(f"words@1 ({split}) was asked for {num_rows} rows and can make {len(rows)}; ask for fewer")
     return rows
