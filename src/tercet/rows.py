@@ -48,8 +48,7 @@ class Row:
     @property
     def prompt(self) -> Messages:
         """The turns before the final assistant turn."""
-        last = self.messages[-1]
-        return self.messages[:-1] if last.role == "assistant" else self.messages
+        return self.messages if self.answer is None else self.messages[:-1]
 
     @property
     def answer(self) -> str | None:

@@ -131,7 +131,7 @@ def write_summary(  # noqa: PLR0913 - one value for each of its parts
     removed: Counter[str] = sum((tally.removed for tally in tallies), Counter())
     table = sheet.table()
     named = [line["part"] if find(line["part"]) else line["source"] for line in table]
-    value = {
+    found = {
         "of": of,
         "rows": sheet.rows,
         "removed": dict(sorted(removed.items())),
@@ -144,7 +144,7 @@ def write_summary(  # noqa: PLR0913 - one value for each of its parts
         "licences": conflicts(named) if spec.commercial else [],
         "expected": expected,
     }
-    write_json(path, value)
+    write_json(path, found)
 
 
 def _turns(entry: Row | Pair) -> Sequence[Message]:

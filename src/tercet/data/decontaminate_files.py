@@ -16,7 +16,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from itertools import compress, islice
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tercet.data.decontaminator import Cell, Decontaminator, Document, Found, prove
+from tercet.data.disk_list import batched
 from tercet.data.layouts import user_texts
 from tercet.data.process_pool import ProcessPool
 from tercet.rows import RowError
@@ -106,7 +107,7 @@ def search_pool(files: Sequence[Path], cleaner: Decontaminator, workers: int) ->
 def scan(files: Sequence[Path], cleaner: Decontaminator, pool: ProcessPool[RowBatch, Found]) -> Scan:
     """Search every row of some files; RowError names file and row of a bad one."""
     whole = Scan()
-    for found in pool.map(_stream(files)):
+    for found in pool.map(chain.from_iterable(map(batches, files))):
         start = len(whole.origin)
         whole.origin.extend(whole.sources.setdefault(name, len(whole.sources)) for name in found.sources)
         whole.tokens += found.tokens
@@ -114,11 +115,6 @@ def scan(files: Sequence[Path], cleaner: Decontaminator, pool: ProcessPool[RowBa
             cells = cleaner.note(found.sources[row.place], row)
             whole.rows.setdefault(cells, array("Q")).append(start + row.place)
     return whole
-
-
-def _stream(files: Sequence[Path]) -> Iterator[RowBatch]:
-    for file in files:
-        yield from batches(file)
 
 
 def _gone(found: Scan, cleaner: Decontaminator) -> NDArray[np.bool_]:
@@ -188,15 +184,13 @@ def _pieces(path: Path, name: str) -> Iterator[Any]:
             while lines := stream.readlines(BATCH_BYTES):
                 yield [line for line in lines if not line.isspace()]
     else:
-        rows = read_file(path)
-        while piece := list(islice(rows, BATCH_ROWS)):
-            yield piece
+        yield from batched(read_file(path), BATCH_ROWS)
 
 
 def _kept(files: Sequence[Path], gone: NDArray[np.bool_]) -> Iterator[tuple[RowBatch, list[bool]]]:
     """Every batch with the rows that stay."""
     start = 0
-    for batch in _stream(files):
+    for batch in chain.from_iterable(map(batches, files)):
         end = start + len(batch.rows)
         yield batch, (~gone[start:end]).tolist()
         start = end

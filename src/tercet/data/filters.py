@@ -80,19 +80,14 @@ def checks(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Check]:
     for name, given in settings.items():
         if name not in FILTERS:
             raise ValueError(f"unknown filter {name!r}; the known filters are {', '.join(sorted(FILTERS))}")
-        defaults = parameters(name)
+        known = inspect.signature(FILTERS[name]).parameters.items()
+        defaults = {key: parameter.default for key, parameter in known if parameter.kind is parameter.KEYWORD_ONLY}
         for key, value in given.items():
             if key not in defaults or not _fits(value, defaults[key]):
-                known = ", ".join(f"{k} = {v!r}" for k, v in defaults.items()) or "none"
-                raise ValueError(f"filter {name!r} cannot take {key} = {value!r}; its parameters are: {known}")
+                listed = ", ".join(f"{k} = {v!r}" for k, v in defaults.items()) or "none"
+                raise ValueError(f"filter {name!r} cannot take {key} = {value!r}; its parameters are: {listed}")
         ready[name] = partial(FILTERS[name], **given)
     return ready
-
-
-def parameters(name: str) -> dict[str, Any]:
-    """The parameters of a filter with their defaults."""
-    signature = inspect.signature(FILTERS[name])
-    return {key: p.default for key, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
 def paper_filters(source: str) -> tuple[str, ...]:

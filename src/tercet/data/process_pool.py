@@ -41,17 +41,14 @@ class ProcessPool(Generic[J, R]):
             if self.workers <= 1 or self._done <= self.alone:
                 yield self.work(job)
                 continue
-            running.append(self._started().submit(_do, job))
+            if self._pool is None:
+                fresh = multiprocessing.get_context("spawn")  # because the caller may have threads
+                self._pool = ProcessPoolExecutor(self.workers, fresh, _ready, (self.work,))
+            running.append(self._pool.submit(_do, job))
             if len(running) > 2 * self.workers:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
-
-    def _started(self) -> ProcessPoolExecutor:
-        if self._pool is None:
-            fresh = multiprocessing.get_context("spawn")  # the caller may have threads
-            self._pool = ProcessPoolExecutor(self.workers, fresh, _ready, (self.work,))
-        return self._pool
 
 
 _own: Callable[[Any], Any]  # of a worker process, set when it starts

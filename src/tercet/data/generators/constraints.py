@@ -344,11 +344,13 @@ _TABLE: dict[str, tuple[Any, ...]] = {  # the fields of each `ConstraintKind`
     "paragraphs": ("verify_paragraph_count", "highlights", _n(2, 3)),
     "first_word": ("validate_paragraphs", "", _first_word),
     "sentences": (
-        *("verify_sentence_constraint", "words json choice two_responses sections repeat title"),
+        "verify_sentence_constraint",
+        "words json choice two_responses sections repeat title",
         _bound((3, 4), (1, 2, 3)),
     ),
     "words": (
-        *("validate_word_constraint", "json choice two_responses repeat"),
+        "validate_word_constraint",
+        "json choice two_responses repeat",
         _bound((20, 25, 30, 35, 40), (12, 15, 20, 25, 30)),
     ),
     "two_responses": ("validate_two_responses",),
