@@ -28,9 +28,7 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("--report", type=Path, metavar="FILE", help="where to put the whole report as JSON")
     verb.add_argument("--ngram", type=int, default=8, metavar="N", help="tokens of an n-gram (default: 8)")
     verb.add_argument("--threshold", type=float, default=0.5, help="a row copies above this coverage (default: 0.5)")
-    verb.add_argument(
-        "--share", type=float, default=0.02, help="a set is contaminated above this share (default: 0.02)"
-    )
+    verb.add_argument("--share", type=float, default=0.02, help="a set is contaminated above it (default: 0.02)")
     verb.add_argument("--spare", action="store_true", help="keep copying rows of sets that are not contaminated")
     verb.add_argument("--exact", action="store_true", help="whole fields as phrases, instead of n-gram coverage")
     verb.add_argument("--workers", type=int, default=machine.cores(), metavar="N", help="processes (default: cores)")

@@ -6,12 +6,10 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from tercet.data.catalogue import conflicts, find
 from tercet.data.decontaminator import Decontaminator
-from tercet.journal import write_json
 from tercet.recipe import MixtureSpec
 from tercet.rows import Message, Pair, Row, RowError
 from tercet.store import Artifact
@@ -118,21 +116,12 @@ def expectation(spec: MixtureSpec, tallies: Sequence[Tally], *, strict: bool) ->
     return {"rows": spec.expect, "found": found, "differences": differences}
 
 
-def write_summary(  # noqa: PLR0913 - one value for each of its parts
-    path: Path,
-    of: str,
-    tallies: Sequence[Tally],
-    sheet: Datasheet,
-    cleaner: Decontaminator,
-    spec: MixtureSpec,
-    expected: dict[str, Any] | None,
-) -> None:
-    """Write everything about the mixture but its rows."""
+def summary(tallies: Sequence[Tally], sheet: Datasheet, cleaner: Decontaminator, spec: MixtureSpec) -> dict[str, Any]:
+    """Everything about the mixture but its rows: the content of `summary.json`."""
     removed: Counter[str] = sum((tally.removed for tally in tallies), Counter())
     table = sheet.table()
     named = [line["part"] if find(line["part"]) else line["source"] for line in table]
-    found = {
-        "of": of,
+    return {
         "rows": sheet.rows,
         "removed": dict(sorted(removed.items())),
         "sources": [tally.plain() for tally in tallies],
@@ -142,9 +131,7 @@ def write_summary(  # noqa: PLR0913 - one value for each of its parts
         "matrix": cleaner.matrix(),
         "rule": {name: getattr(spec, name) for name in ("ngram", "threshold", "share", "exact")},
         "licences": conflicts(named) if spec.commercial else [],
-        "expected": expected,
     }
-    write_json(path, found)
 
 
 def _turns(entry: Row | Pair) -> Sequence[Message]:

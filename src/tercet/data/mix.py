@@ -21,13 +21,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tercet import machine
-from tercet.data.datasheet import Datasheet, Tally, expectation, write_summary
+from tercet.data.datasheet import Datasheet, Tally, expectation, summary
 from tercet.data.decontaminator import Decontaminator, Document, Found, Search, prove
 from tercet.data.dedupe import Exact, Near, Seen, key_of, near_duplicates, row_key, text_of
 from tercet.data.disk_list import DiskList, batched, in_order
 from tercet.data.filters import Finding, checks, paper_filters
 from tercet.data.process_pool import ProcessPool
 from tercet.data.sources import Reading, check_verifiers, chosen_side, from_hub, label, load, load_pairs, lot, stand_in
+from tercet.journal import write_json
 from tercet.recipe import MixtureSpec, PairMixSpec, SourceSpec
 from tercet.rows import Pair, Row, RowError, TableWriter, pair_from, stream_rows
 from tercet.rows_file import read_file
@@ -88,7 +89,8 @@ def run(spec: MixtureSpec, inputs: dict[str, Artifact], out: Path, ctx: Context)
         # The proof reads the file that was written, not what memory holds.
         written = batched(map(_document, _stored(out / f"{name}.parquet")), AT_ONCE)
         prove(pool, written, rows=sheet.rows)
-    write_summary(out / "summary.json", name, mixing.tallies, sheet, cleaner, spec, expected)
+    about = summary(mixing.tallies, sheet, cleaner, spec)
+    write_json(out / "summary.json", {"of": name, **about, "expected": expected})
     contaminated = lost["contaminated"] + lost["contaminated set"]
     return {name: float(sheet.rows), "removed": float(lost.total()), "contaminated": float(contaminated)}
 
