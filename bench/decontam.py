@@ -44,9 +44,8 @@ WORDS_PER_ROW = (110, 380)  # words of the user turns of a row, drawn evenly; th
 Benchmark = list[tuple[str, str, list[str]]]  # task, item, fields
 Job = dict[str, Any]
 
-BENCHMARKS: dict[
-    str, tuple[str, tuple[str, ...]]
-] = {  # file of the benchmark folder: task, fields (paper's table of fields)
+# File of the benchmark folder: task, fields (the paper's table of fields).
+BENCHMARKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "mmlu/test.jsonl.gz": ("mmlu", ("question",)),
     "mmlu/dev.jsonl.gz": ("mmlu_dev", ("question",)),
     "mmlu_pro/test.jsonl.gz": ("mmlu_pro", ("question",)),

@@ -264,7 +264,7 @@ class TableWriter:
         self._table.close()
 
     def write(self, rows: Sequence[Any]) -> None:
-        """Add some rows; their number is part of how the file is laid out."""
+        """Add some rows as one row group of the file."""
         import pyarrow as pa
 
         if rows:

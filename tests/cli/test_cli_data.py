@@ -89,10 +89,8 @@ def test_an_unseen_benchmark_drops_the_set(
 def test_generated_tasks_can_be_named_and_json_is_printed(
     tmp_path: Path, rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert (
-        call("decontaminate", rows, "--against", "words@1", "--out", tmp_path / "o.jsonl", "--workers", 1, "--json")
-        == 0
-    )
+    options = ("--out", tmp_path / "o.jsonl", "--workers", 1, "--json")
+    assert call("decontaminate", rows, "--against", "words@1", *options) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["benchmarks"] == [{"task": "words@1", "items": 120, "copied": 0, "share": 0.0}]
     assert (found["rows"], found["removed"], found["rule"]["exact"]) == (3, 0, False)

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tercet.data.adapters import ADAPTERS, PAIRS, UNFOLDS, best_paths, fill, instances
-from tercet.data.layouts import LAYOUTS, Skip, recognise, user_texts
+from tercet.data.adapters import ADAPTERS, PAIRS, UNFOLDS, best_paths, fill
+from tercet.data.layouts import LAYOUTS, Skip, instances, recognise, user_texts
 from tercet.data.sources import Reading, load, load_pairs
 from tercet.recipe import SourceSpec
 from tercet.rows import Message, Pair, Row, RowError

@@ -67,14 +67,10 @@ def test_the_numbers_are_those_of_the_paper(recipe: Recipe) -> None:
     assert sum(map(int, filter(None, flan.values()))) == 89_982
     seventy, largest = (load_recipe(ROOT / "recipes" / f"tulu3-{size}.toml") for size in ("70b", "405b"))
     assert mixture(seventy, "preference-data-70b").expect == TOTALS["preference 70b"] == 334_302
-    assert (
-        mixture(largest, "preference-data-405b").expect
-        == known(mixture(largest, "preference-data-405b").sources[0]).rows
-        == 360_924
-    )
-    assert [mixture(found, "preference-data").expect for found in (seventy, largest)] == [
-        271_409
-    ] * 2  # the reward model's
+    pairs = mixture(largest, "preference-data-405b")
+    assert pairs.expect == known(pairs.sources[0]).rows == 360_924
+    for_reward_model = [mixture(found, "preference-data").expect for found in (seventy, largest)]
+    assert for_reward_model == [271_409] * 2
     assert mixture(largest, "prompts").expect == 7_500  # MATH alone
 
 
