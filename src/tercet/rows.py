@@ -167,13 +167,11 @@ class Generator(Protocol):
         done: Callable[[int, list[Completion]], None] | None = None,
     ) -> list[list[Completion]]:
         """`sampling.n` completions of each prompt; `done(i, completions)` is called as prompt i finishes."""
-        ...
 
     def likelihood(
         self, prompts: Sequence[Messages], options: Sequence[Sequence[str]], *, close: bool = False
     ) -> list[list[Likelihood]]:
         """Score each option as the text that follows the prompt; `close=True` includes the end-of-turn token."""
-        ...
 
 
 def speed_of(generator: Generator) -> dict[str, float]:

@@ -118,7 +118,9 @@ def _say_mixture(found: dict[str, Any]) -> None:
         keys = ("part", "source", "rows", "tokens", "turns", "licence", "commercial")
         columns = ("part", "source", found["of"], found["counted"], *keys[4:])
         total = {"part": "all", **found["total"]}
-        table(columns, (_cells(_short(line), keys) for line in (*found["sheet"], total)))
+        # A source that is one part of the same name is named once.
+        lines = ({**line, "source": ""} if line.get("source") == line["part"] else line for line in found["sheet"])
+        table(columns, (_cells(line, keys) for line in (*lines, total)))
     for sentence in found["licences"]:
         say(sentence)
     columns = ("source", "read", *found["columns"])
@@ -129,23 +131,15 @@ def _say_mixture(found: dict[str, Any]) -> None:
     table((*columns, *found["rules"], "skipped"), rows)
     for line in (line for row in found["sources"] for line in row.get("said") or ()):
         say(line)
-    _say_expected(found["expected"] or {})
-    _say_matrix(found["matrix"] or {"lines": []})
-    _say_copies(found, "removed.parquet")
-    for row in found["others"]:
-        say(f"{row['rule']}: {row['detail']} ({row['row']} of {row['source']})\n  row   {_line(row['row_text'])}")
-
-
-def _short(line: dict[str, Any]) -> dict[str, Any]:
-    """A line of the datasheet; a source that is one part of the same name is named once."""
-    return {**line, "source": ""} if line.get("source") == line["part"] else line
-
-
-def _say_expected(expected: dict[str, Any]) -> None:
+    expected = found["expected"] or {}
     if expected.get("rows") is not None:
         say(f"expected {expected['rows']:,} rows, found {expected['found']:,}")
     for row in expected.get("differences", ()):
         say(f"{row['source']}: expected {row['expected']:,}, found {row['found']:,}")
+    _say_matrix(found["matrix"] or {"lines": []})
+    _say_copies(found, "removed.parquet")
+    for row in found["others"]:
+        say(f"{row['rule']}: {row['detail']} ({row['row']} of {row['source']})\n  row   {_line(row['row_text'])}")
 
 
 def _say_matrix(matrix: dict[str, Any]) -> None:
