@@ -189,8 +189,8 @@ def _payload(name: str, root: str) -> Path:
 
 def compare(args: argparse.Namespace) -> int:
     """A line per task: difference, interval, test."""
+    from tercet.evals.compare import cells, markdown, note
     from tercet.evals.compare import compare as paired
-    from tercet.evals.compare import markdown, note
 
     a, b = (_payload(name, args.store) for name in (args.a, args.b))
     tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
@@ -200,21 +200,7 @@ def compare(args: argparse.Namespace) -> int:
     if args.markdown:
         say(markdown(lines, args.a, args.b))
         return 0
-    rows = [
-        (
-            line.task,
-            line.n,
-            f"{line.a:.3f}",
-            f"{line.b:.3f}",
-            f"{line.difference:+.3f}",
-            f"[{line.low:+.3f}, {line.high:+.3f}]",
-            f"{line.p_value:.2g}",
-            f"{line.p_holm:.2g}",
-            line.test,
-            f"{line.minimum_detectable:.3f}",
-        )
-        for line in lines
-    ]
+    rows = [[*(row := cells(line))[:-1], line.test, row[-1]] for line in lines]
     say(f"A = {args.a}, B = {args.b}")
     table(("task", "n", "A", "B", "B - A", "95 % interval", "p", "p (Holm)", "test", "detectable"), rows)
     say(note(lines))

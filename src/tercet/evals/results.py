@@ -60,7 +60,6 @@ class Metered(Protocol):
     @property
     def usage(self) -> Any:
         """Totals since it was opened, a dataclass of numbers."""
-        ...
 
 
 @contextmanager
@@ -163,6 +162,7 @@ def summary(card: TaskCard, results: Sequence[Result]) -> Score:
     plain = own_estimate or level(scored)
     clustered = estimate(scored, clusters) if 1 < len(set(clusters)) < len(clusters) else None
     low, high, interval = _interval(card, scored, plain)
+    ended = Counter(one.outcome for result in results for one in result.tries)
     return Score(
         metric=card.metric,
         score=plain.value,
@@ -174,7 +174,7 @@ def summary(card: TaskCard, results: Sequence[Result]) -> Score:
         minimum_detectable=_number(minimum_detectable(plain.stderr * math.sqrt(2))) or None,
         stderr_clustered=_number(clustered.stderr) if clustered else None,
         num_clusters=len(set(clusters)) if clustered else None,
-        outcomes=_outcomes(results),
+        outcomes={outcome: ended[outcome] for outcome in OUTCOMES},
         preference=numbers,
         card=card,
         **_details(card, scored),
@@ -189,12 +189,6 @@ def _interval(card: TaskCard, results: Sequence[Result], plain: Estimate) -> tup
     if card.metric == "bpb":
         return plain.low, plain.high, "95 %, Student's t"
     return max(0.0, plain.low), min(1.0, plain.high), "95 %, Student's t"
-
-
-def _outcomes(results: Sequence[Result]) -> dict[str, int]:
-    """How often each class came, over samples."""
-    counted = Counter(one.outcome for result in results for one in result.tries)
-    return {outcome: counted[outcome] for outcome in OUTCOMES}
 
 
 def _details(card: TaskCard, results: Sequence[Result]) -> dict[str, Any]:

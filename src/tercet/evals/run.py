@@ -46,7 +46,6 @@ class Encoder(Protocol):
 
     def encode(self, prompts: Sequence[Messages]) -> list[list[int]]:
         """Token ids of each rendered prompt."""
-        ...
 
 
 @dataclass(frozen=True)
