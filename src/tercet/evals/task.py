@@ -40,7 +40,7 @@ class Generated:
 
 @dataclass(frozen=True)
 class GoldAnswers:
-    """How a verifier is checked: an answer it must accept and one it must refuse, of each row."""
+    """How a verifier is checked: an answer it must accept and one it must refuse, made from a record."""
 
     right: Callable[[Any], str]
     wrong: Callable[[Any], str]
@@ -48,7 +48,7 @@ class GoldAnswers:
 
 @dataclass(frozen=True)
 class Task:
-    """One task of a benchmark. `prompt`, `reference`, `options` and the like are functions of one `Row` or dict.
+    """One task of a benchmark. `prompt`, `reference`, `options` and the like read one record: `Row` or dict.
 
     accuracy: the model writes, and the `verifier` grades, a pure one or an LLM judge. choice: the option with the
     highest log-probability as the text after the prompt counts. mc2: the share of probability on the true options,
