@@ -116,7 +116,7 @@ def eval_recipe(args: argparse.Namespace, store: Store) -> Recipe:
 
 def scores(args: argparse.Namespace) -> int:
     """A line per task: score, interval, what could have been detected, how answers ended."""
-    from tercet.evals.lm_eval.harness import export_results
+    from tercet.evals.lm_eval.export import export_results
 
     folder = _payload(args.evaluation, args.store)
     found = read_scores(folder)

@@ -1,5 +1,5 @@
-"""Gates: what an evaluation must show for the run to go on, e.g. `words >= benchmark-sft - 0.01` or `talk <=
-benchmark-base + 0.05`.
+"""Gates: what an evaluation must show for the run to go on, e.g. `words >= eval-sft - 0.01` or `talk <=
+eval-base + 0.05`.
 
 Only a *significant* regression stops the pipeline: a gate fails when the whole 95 % interval of
 the paired difference to its bound lies on the wrong side.

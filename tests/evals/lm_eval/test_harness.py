@@ -13,7 +13,8 @@ import pytest
 
 from tercet.evals.fakes import EchoGenerator, OracleGenerator
 from tercet.evals.lm_eval import harness
-from tercet.evals.lm_eval.harness import HarnessError, as_lm, export_results, task_of
+from tercet.evals.lm_eval.export import export_results
+from tercet.evals.lm_eval.harness import HarnessError, as_lm, task_of
 
 SHOTS = [{"question": "How many legs have two cats?", "answer": "Two times four is 8. So the answer is 8."}]
 SUMS = [{"question": f"What is {i} plus {i}?", "answer": f"Twice {i}. #### {2 * i}"} for i in range(1, 5)]
@@ -275,7 +276,9 @@ def test_what_a_server_cannot_do_is_said(lm_eval: ModuleType) -> None:
 
 @third_party
 @pytest.mark.parametrize(("name", "glue"), [("gsm8k:lm@1", "Q"), ("gsm8k@2", "Question")])
-def test_our_benchmark_is_judged_by_our_judge(lm_eval: ModuleType, small: dict[str, str], name: str, glue: str) -> None:
+def test_our_benchmark_is_graded_by_our_verifier(
+    lm_eval: ModuleType, small: dict[str, str], name: str, glue: str
+) -> None:
     task = task_of(name, small)
     benchmark = [task.fewshot_context(doc, 0) for doc in task.test_docs()]
     answers = [f"It is {2 * i}." for i in (1, 2, 3, 7)]

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 from tercet import hub
-from tercet.evals.lm_eval.export import BESIDE, HEADLINE, export_results, gen_kwargs, headline
+from tercet.evals.lm_eval.export import BESIDE, HEADLINE, gen_kwargs, headline
 from tercet.evals.results import asked, graded
 from tercet.evals.run import NO_QUESTION, Encoder, measured
 from tercet.evals.suite import task as declared
@@ -25,7 +25,6 @@ from tercet.rows import PLAIN, Completion, Generator, Likelihood, Message, Messa
 
 MAX_GEN_TOKS = 256  # the harness's own budget where a task names none
 SETTINGS = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k")
-__all__ = ["HarnessError", "as_lm", "export_results", "grade_responses", "task_of"]
 
 
 class HarnessError(ValueError):

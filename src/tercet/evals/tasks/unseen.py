@@ -107,7 +107,7 @@ MODULES = tuple(sorted(_FORMS))
 FINAL = "Therefore, the final answer is [answer]. I hope it is correct."
 
 
-def _maths_prompt(record: Record) -> Messages:
+def _math_prompt(record: Record) -> Messages:
     closing = (
         f'Close with exactly this sentence: "{FINAL}" Put nothing but the answer in place of '
         "[answer]: lists in ascending order, unless the problem orders them otherwise, and separated by commas; ** for "
@@ -245,7 +245,7 @@ TASKS = (
         name="deepmind_math",
         skill="maths",
         data=tuple(Source("deepmind/math_dataset", subset=name, split="test[:100]") for name in MODULES),
-        prompt=_maths_prompt,
+        prompt=_math_prompt,
         fields=lambda record: (_plain(record["question"]),),
         reference=lambda record: _plain(record["answer"]),
         verifier="deepmind_math@1",
