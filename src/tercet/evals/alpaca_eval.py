@@ -65,7 +65,7 @@ class Weights(NamedTuple):
 
 
 class Anchor(NamedTuple):
-    """A verdict on a lengthened or shortened version of the baseline, which ties the length coefficient down.
+    """A verdict on a lengthened or shortened version of the baseline, which regularises the length coefficient.
 
     `length` is d / sd(d) within its own set; `preference` is a probability, 0 to 1.
     """

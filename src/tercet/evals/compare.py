@@ -1,4 +1,4 @@
-"""Two evaluations of two checkpoints, item against item: what changed, and could it be chance?
+"""Two evaluations of two checkpoints, item by item: what changed, and whether chance may explain it.
 
 Both checkpoints answered the same questions, so the differences are taken per item, as `tercet.stats.compare` says.
 An item that either of them could not be asked, or that could not be graded, is left out on both sides.

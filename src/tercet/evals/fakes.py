@@ -1,6 +1,6 @@
 """Generators that need no model: one repeats the question, one knows the answers. For tests and dry runs of a recipe.
 
-Their tokens are words (text split at single spaces), so that a token budget can be seen to bite.
+Their tokens are words (text split at single spaces), so that the effect of a token budget is easy to see.
 """
 
 from __future__ import annotations

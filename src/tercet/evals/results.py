@@ -31,7 +31,7 @@ SYNC_EVERY = 8  # lines between fsyncs
 
 
 class ResultLog(Journal):
-    """The journal of an evaluation: what it holds is in `results`, of several lines for one item the last."""
+    """The journal of an evaluation; `results` holds the last line of each item."""
 
     def __init__(self, path: Path) -> None:
         self.results = {(one.task, one.item): one for one in map(Result.from_json, journal.read(path))}
@@ -43,7 +43,7 @@ class ResultLog(Journal):
         return super().append(record.to_json())
 
     def has(self, task: str, item: str) -> bool:
-        """Whether the item is finished; one of which a sample failed is not, so that running again asks it again."""
+        """Whether the item is finished; with a failed sample it is not, so that running again asks it again."""
         found = self.results.get((task, item))
         return found is not None and all(one.outcome != "error" for one in (found, *found.tries))
 

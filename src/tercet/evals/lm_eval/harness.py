@@ -192,7 +192,7 @@ def task_of(name: str, mirror: Mapping[str, str]) -> Any:
 
 
 class _Benchmark:
-    """What the harness asks of a task; whatever it would sample or render itself is ours already."""
+    """What the harness asks of a task; our items already hold what it would sample or render itself."""
 
     def __init__(self, own: Task, asked: list[Item], plain: list[Item]) -> None:
         from lm_eval.api.task import TaskConfig

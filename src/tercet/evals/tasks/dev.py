@@ -51,7 +51,7 @@ def truthfulqa_fields(record: Record) -> tuple[str]:
 
 
 def truthfulqa_question(record: Record) -> Messages:
-    """The question as the primer asks its own."""
+    """The question in the form of the primer's own questions."""
     return ask(f"Q: {truthfulqa_fields(record)[0]}\nA:")
 
 

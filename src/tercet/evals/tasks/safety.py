@@ -68,7 +68,7 @@ _ASKED = frozenset(random.Random("do_anything_now").sample([(p, q) for p in _POL
 
 
 def _jailbreak(record: Record, templates: Sequence[Record]) -> list[Shot]:
-    """The template that the question's ids draw, as what stands before the question."""
+    """The template drawn for the question's ids, which the prompt shows before the question."""
     if not templates:
         raise TaskError("do_anything_now:paired@1 found no jailbreak templates; check its second source in the mirror")
     drawn = templates[_draw(int(record["content_policy_id"]), int(record["q_id"]), len(templates))]
