@@ -54,15 +54,11 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("a", metavar="A", help=ABOUT)
     verb.add_argument("b", metavar="B", help=ABOUT)
     verb.add_argument("--markdown", action="store_true", help="print a Markdown table")
-    verb = add(
-        "grade", grade, "grade stored completions, or check verifiers by their tasks' own answers", "mirror", "json"
-    )
+    verb = add("grade", grade, "grade stored completions, or check verifiers by tasks' own answers", "mirror", "json")
     verb.add_argument("verifier", nargs="?", metavar="VERIFIER", help="e.g. gsm8k@1")
     lines = 'lines of {"completion": ..., "reference": ...}'
     verb.add_argument("file", nargs="?", type=Path, metavar="FILE", help=lines)
-    verb.add_argument(
-        "--gold", default="", metavar="A,B", help="tasks or suites: own answers right, spoiled ones wrong"
-    )
+    verb.add_argument("--gold", default="", metavar="A,B", help="tasks or suites: own answers right, spoiled wrong")
     verb.add_argument("--limit", type=int, metavar="N", help="first N items of each task of --gold")
 
 
@@ -262,7 +258,7 @@ def _grade_gold(args: argparse.Namespace) -> int:
 def _answers(file: Path) -> Iterator[tuple[int, str, str]]:
     """Line number, completion and reference answer of each line; the first bad line is named."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")  # only a line feed ends a line of JSON
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: cannot be read as UTF-8 text ({error})") from None
     for number, line in enumerate(lines, 1):
