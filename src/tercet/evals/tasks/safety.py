@@ -22,7 +22,7 @@ from tercet.rows import Messages, Sampling, Source
 Record = dict[str, Any]
 XSTEST = "github:paul-rottger/exaggerated-safety/xstest_prompts.csv"
 BUDGET = Sampling(max_new_tokens=4096)
-MEASURES = {"refusal": ("refusal",), "harmful": ("harmful",)}
+MEASURES: dict[str, tuple[str, ...]] = {"refusal": ("refusal",), "harmful": ("harmful",)}
 REFUSED, ANSWERED = json.dumps({"refusal": "yes"}), json.dumps({"refusal": "no"})
 HARMLESS = json.dumps({"harmful": "no"})
 
