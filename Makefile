@@ -1,5 +1,6 @@
-# make quickstart   install, then teach and evaluate a real 135M model on this machine
-# make check        the whole gate: format, lint, types, tests
+# make quickstart   install, then train and evaluate a real 135M model on this machine
+# make check        the fast gate: format, lint, types, and every test of a second or two
+# make check-slow   the other tests: kills, ranks, engines, whole recipes
 # make docs         rewrite docs/recipe.md from the specs
 #
 # Needs make and Python 3.11+ with venv (Debian, Ubuntu: apt-get install make python3-venv). Everything else goes
@@ -9,6 +10,7 @@
 PYTHON ?= python3
 TORCH_INDEX ?= auto
 WORKERS ?= 2
+SPREAD = -n $(WORKERS) --dist worksteal
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,19 +20,26 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check 
 # pip writes in a .pth file where this checkout lies, and Python before 3.13 reads it in the letters of the locale.
 export LC_ALL = C.UTF-8
 
-.PHONY: quickstart check format docs bench clean
+.PHONY: quickstart check check-slow durations format docs clean
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.run
 	$(BIN)/tercet run recipes/quickstart.toml
 
-check: export OMP_NUM_THREADS = 1
-check: export TOKENIZERS_PARALLELISM = false
+check check-slow durations: export OMP_NUM_THREADS = 1
+check check-slow durations: export TOKENIZERS_PARALLELISM = false
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/pytest $(SPREAD) -m "not slow"
+
+check-slow: $(VENV)/.dev
+	$(BIN)/pytest $(SPREAD) -m slow
+
+# Every test once; those over the limit are written to tests/slow.txt, which says what `slow` means.
+durations: $(VENV)/.dev
+	$(BIN)/pytest $(SPREAD) --measure-durations
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

@@ -20,7 +20,7 @@ from tercet.device.mesh import Mesh, mesh
 from tercet.models.forest import Forest, Leaf, Tree
 from tercet.models.generate import LocalGenerator
 from tercet.models.hf_folder import load_tokenizer
-from tercet.recipe import BaseSpec, DPOSpec, GRPOSpec, Placement, Recipe, RewardModelSpec, SFTSpec, TrainSpec
+from tercet.recipe import BaseSpec, DPOSpec, GRPOSpec, OfflineSpec, Placement, Recipe, RewardModelSpec, SFTSpec
 from tercet.rows import Row, Sampling, messages_from, write_table
 from tercet.store import Artifact, Context
 from tercet.track import Tracker
@@ -221,7 +221,7 @@ def pair(row: dict[str, Any]) -> Tree:
 
 
 def in_order(
-    trees: list[Tree], spec: TrainSpec, ctx: Context, ranks: Mesh, values: Values | None = None
+    trees: list[Tree], spec: OfflineSpec, ctx: Context, ranks: Mesh, values: Values | None = None
 ) -> Iterator[Step]:
     """Steps of the job's trees in the job's order; `values` is asked by place among all trees."""
     for first in range(0, (spec.steps or 0) * spec.batch, spec.batch):

@@ -20,8 +20,9 @@ HEAD = """\
 <!-- Written by docs/make_recipe.py from src/tercet/recipe; change the specs there and run `make docs`. -->
 
 A recipe is a TOML file. It names a base model and stages; a stage names what it reads by the names of other stages
-(or `"base"`), and the order follows from that. Unknown keys are refused, with the line. A default is the vetted
-setting, so what a recipe writes down is a decision.
+(or `"base"`), and the order follows from that. Unknown keys are refused, with the line; a name of TRL, verl or axolotl
+is answered with the key that takes its place here. A default is the vetted setting, so what a recipe writes down is a
+decision.
 
 ```toml
 name = "example"
@@ -46,9 +47,9 @@ micro_tokens = 4096
 ```
 
 `extends = "other.toml"` starts from another recipe, and what is written here wins. `--set stage.sft.batch=64` does
-the same from the command line. `scale = 2` at the top, or `--set scale=2`, multiplies every `rows` and `steps` of the
-stages and their sources; benchmarks keep their size. `tercet show RECIPE` prints the result; `tercet schema` the JSON
-Schema.
+the same from the command line. `scale = 2` at the top, or `--set scale=2`, multiplies every `rows`, `steps` and
+`rounds` of the stages and their sources; benchmarks keep their size. `tercet show RECIPE` prints the result;
+`tercet schema` the JSON Schema.
 """
 
 
@@ -81,7 +82,7 @@ def table(model: type[BaseModel], skip: set[str] | frozenset[str] = frozenset())
     lines = ["| key | value | default | what it does |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
         if name not in skip:
-            cells = (f"`{field.alias or name}`", value(field.annotation), default(field), field.description or "")
+            cells = (f"`{name}`", value(field.annotation), default(field), field.description or "")
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 

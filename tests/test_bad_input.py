@@ -81,7 +81,7 @@ def fails(place, capsys):
 
 
 def left(place: Path) -> list[str]:
-    """What stands in the store, locks and caches aside."""
+    """What is in the store, without locks and caches."""
     return sorted(path.name for path in (place / "runs").glob("*") if path.name not in (".locks", ".cache"))
 
 
@@ -120,7 +120,7 @@ BAD_ROWS = {
         "fill or remove the row",
     ),
     "an unknown role": (row(2, messages=[{"role": "tool", "content": "x"}]), "row 3", "role 'tool'", "expected one of"),
-    "an unknown judge": (row(2, verifier="gsm9k@1", reference="4"), "'r2'", "gsm9k@1", "gsm8k@1"),
+    "an unknown verifier": (row(2, verifier="gsm9k@1", reference="4"), "'r2'", "gsm9k@1", "gsm8k@1"),
 }
 
 
@@ -146,10 +146,14 @@ def test_after_the_row_is_mended_the_same_command_works(fails, place):
         ("gsm9k@1", '{"completion": "4", "reference": "4"}', ("gsm9k@1", "gsm8k@1")),
         ("gsm8k@1", '{"completion": "4"', ("answers.jsonl, line 1", "not valid JSON", "fix or remove")),
         ("gsm8k@1", '{"completion": "4"}', ("answers.jsonl, line 1", "'reference'")),
-        ("tulu_if@1", '{"completion": "4", "reference": "{}"}', ("answers.jsonl, line 1", "func_name")),
+        (
+            "tulu_if@1",
+            '{"completion": "4", "reference": "{}"}',
+            ("answers.jsonl, line 1", "knows no instruction None; expected one of"),
+        ),
     ],
 )
-def test_grading_names_an_unknown_judge_and_the_line_it_cannot_use(place, capsys, verifier, line, words):
+def test_grading_names_an_unknown_verifier_and_the_line_it_cannot_use(place, capsys, verifier, line, words):
     (place / "answers.jsonl").write_text(line + "\n", encoding="utf-8")
     assert main.main(["grade", verifier, "answers.jsonl"]) == 2
     said = capsys.readouterr().err
@@ -158,12 +162,12 @@ def test_grading_names_an_unknown_judge_and_the_line_it_cannot_use(place, capsys
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A store with the base model and the lessons made, to be linked into a test's own."""
+    """A store with the base model and the SFT data made, to be linked into a test's own."""
     folder = tmp_path_factory.mktemp("model")
     write_rows(folder, [row(number) for number in range(8)])
     (folder / "recipe.toml").write_text(HEAD + SFT, encoding="utf-8")
     store = str(folder / "runs")
-    assert main.main(["run", str(folder / "recipe.toml"), "--only", "base,lessons", "--store", store]) == 0
+    assert main.main(["run", str(folder / "recipe.toml"), "--only", "base,sft-data", "--store", store]) == 0
     yield folder
     subprocess.run(["chmod", "-R", "u+w", str(folder)], check=True)
 
@@ -223,14 +227,14 @@ if os.environ.get("DISK") == "full" and "tercet.stage" in sys.orig_argv:
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_said_and_the_same_command_continues_when_there_is_room(fails, trainer, monkeypatch):
+def test_a_full_disk_is_reported_and_the_same_command_continues_when_there_is_space(fails, trainer, monkeypatch):
     (trainer / "site").mkdir()
     (trainer / "site" / "sitecustomize.py").write_text(FULL, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", f"{trainer / 'site'}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("DISK", "full")
     fails(1, "stage 'sft'", "is full; nothing was committed. Free some space and run the same command", only="sft")
     assert names(trainer) == {"base", "sft-data"}
-    monkeypatch.setenv("DISK", "roomy")
+    monkeypatch.setenv("DISK", "empty")
     assert main.main(["run", "recipe.toml", "--only", "sft"]) == 0
     assert names(trainer) == {"base", "sft-data", "sft"}
     assert not [name for name in left(trainer) if name.startswith(".draft")]

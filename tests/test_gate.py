@@ -41,9 +41,9 @@ def test_the_gate_runs_in_a_clone_below_tmp_with_a_space_and_an_umlaut_and_leave
     (tmp_path / "make").chmod(0o755)
     done = subprocess.run([checkout / ".ci" / "run"], env=environ, cwd="/", check=False)
     assert done.returncode == 7
-    _, place, target, *_, commit = said.read_text().splitlines()
+    _, place, *targets, _, commit = said.read_text().splitlines()
     assert place.startswith("/tmp/")
     assert place.endswith("/tercet gäte")
-    assert (target, commit) == ("check", head)
+    assert (targets, commit) == (["check", "check-slow"], head)
     assert Path(f"{said}.shared").read_text().split() == (["data"] if shared else [])
     assert not Path(place).parent.exists()

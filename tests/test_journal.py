@@ -121,10 +121,10 @@ with Journal(Path(sys.argv[1]), sync_every=0) as log:
         for _ in range(30):
             child.stdout.readline()
         child.send_signal(signal.SIGKILL)
-        told = 30 + child.stdout.read().count(b"\n")
+        announced = 30 + child.stdout.read().count(b"\n")
     found = [number for number, _ in journal.read(tmp_path / "log")]
     assert found == list(range(len(found)))
-    assert told <= len(found) <= told + 1
+    assert announced <= len(found) <= announced + 1
 
 
 def test_one_writer_at_a_time(tmp_path):

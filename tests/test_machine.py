@@ -102,16 +102,16 @@ def test_a_system_that_names_no_processor_leaves_what_python_knows(
     folder: Path, monkeypatch: pytest.MonkeyPatch, system: str
 ) -> None:
     monkeypatch.setattr(sys, "platform", system)
-    monkeypatch.setattr(machine, "_said", lambda *_command: "")
+    monkeypatch.setattr(machine, "_output", lambda *_command: "")
     monkeypatch.setattr(platform, "processor", lambda: "")
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     assert machine.processor() == "riscv64"
 
 
 def test_a_command_that_is_missing_or_fails_says_nothing() -> None:
-    assert machine._said("/no/such/command") == ""
-    assert machine._said(sys.executable, "-c", "print('x'); raise SystemExit(1)") == ""
-    assert machine._said(sys.executable, "-c", "print(' x ')") == "x"
+    assert machine._output("/no/such/command") == ""
+    assert machine._output(sys.executable, "-c", "print('x'); raise SystemExit(1)") == ""
+    assert machine._output(sys.executable, "-c", "print(' x ')") == "x"
 
 
 def test_memory_is_unknown_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,11 +175,11 @@ def test_a_process_ends_with_a_killed_parent_on_every_system(system: str, number
 
 def running(pid: int) -> bool:
     """Whether a process lives; one that waits to be reaped does not."""
-    told = subprocess.run(("ps", "-o", "stat=", "-p", str(pid)), capture_output=True, text=True, check=False).stdout
-    return bool(told.strip()) and not told.strip().startswith("Z")
+    state = subprocess.run(("ps", "-o", "stat=", "-p", str(pid)), capture_output=True, text=True, check=False).stdout
+    return bool(state.strip()) and not state.strip().startswith("Z")
 
 
-def test_a_process_whose_parent_lives_goes_on_where_a_thread_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_whose_parent_lives_goes_on_where_a_thread_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     script = CHILD.format(system="darwin", number="SIGKILL").replace("time.sleep(60)", "time.sleep(1.2)")
     environment = os.environ | {"PYTHONPATH": str(SOURCE.parent)}
     run = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
@@ -198,12 +198,12 @@ FOLDERS = ("/proc", "/sys", "/dev/shm")
 GUARDED = {
     "machine": "the one place",
     "kernels/native": "loads a library of our own",
-    "verify/sandbox": "refuses elsewhere, but for sandbox = none",
-    "verify/sandbox_run": "the same",
-    "verify/sandbox_view": "shows what is there",
-    "verify/sandbox_child": "asks the order whether this is Linux",
-    "verify/sandbox_kernel": "called on Linux alone",
-    "verify/workers": "RLIMIT_AS, where the system takes it",
+    "sandbox/program": "refuses elsewhere, but for sandbox = none",
+    "sandbox/run": "the same",
+    "sandbox/view": "shows what is there",
+    "sandbox/child": "asks the order whether this is Linux",
+    "sandbox/kernel": "called on Linux alone",
+    "sandbox/workers": "RLIMIT_AS, where the system takes it",
 }
 
 
@@ -233,7 +233,7 @@ def test_only_the_machine_and_the_sandbox_use_what_linux_alone_has() -> None:
     "text",
     ["os.sched_getaffinity(0)", "from signal import sigtimedwait", "Path('/proc/cpuinfo')", "usage.ru_maxrss / 1024"],
 )
-def test_a_planted_call_is_found(text: str) -> None:
+def test_a_forbidden_call_is_found(text: str) -> None:
     assert len(only_linux(ast.parse(text))) == 1
 
 

@@ -1,4 +1,4 @@
-"""The pipeline with real stage processes; the rooms are small fakes that tests can stop, kill and break."""
+"""The pipeline with real stage processes; what they run are small fakes that tests can stop, kill and break."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tercet.recipe import KINDS, MixSpec, Recipe, RecipeError, load
 from tercet.stage import StageError, main
 from tercet.store import Store
 
-ROOM = '''
-"""A room for tests: counts up to spec.rows in small steps, keeps its place in `work`, and fails when told to."""
+STAGE = '''
+"""A stage for tests: counts up to spec.rows in small steps, keeps its place in `work`, and fails when ordered to."""
 import os, signal, sys, time
 from pathlib import Path
 from tercet.stats import GateError
@@ -64,14 +64,14 @@ def obey(order, step, ctx, out):
 
 
 @pytest.fixture
-def rooms(tmp_path, monkeypatch):
+def fakes(tmp_path, monkeypatch):
     """Synth, mix and base are fakes; `FAKE=STAGE:ORDER` makes one of them misbehave."""
-    (tmp_path / "rooms").mkdir()
-    (tmp_path / "rooms" / "fake_room.py").write_text(ROOM, encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'rooms'}:{os.environ.get('PYTHONPATH', '')}")
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "fake_stage.py").write_text(STAGE, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'modules'}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     for kind in ("synth", "mix", "base"):
-        monkeypatch.setattr(KINDS[kind], "module", "fake_room")
+        monkeypatch.setattr(KINDS[kind], "module", "fake_stage")
         monkeypatch.setattr(KINDS[kind], "version", 1)
     return tmp_path
 
@@ -111,32 +111,32 @@ def fails(what: Recipe, store: Store) -> StageError:
     return caught.value
 
 
-def test_a_run_makes_what_is_missing_and_a_second_run_makes_nothing(rooms, store):
+def test_a_run_makes_what_is_missing_and_a_second_run_makes_nothing(fakes, store):
     made, text = run(recipe(), store)
-    assert [line.split()[0] for line in calls(rooms)] == ["words", "talk", "mixed"]
+    assert [line.split()[0] for line in calls(fakes)] == ["words", "talk", "mixed"]
     assert made["mixed"].inputs == {"words": made["words"].key, "talk": made["talk"].key}
     assert "words (synth) starts" in text
     assert run(recipe(), store) == (made, "")
-    assert len(calls(rooms)) == 3
+    assert len(calls(fakes)) == 3
 
 
-def test_from_scratch_twice_gives_equal_payloads(rooms, store, tmp_path):
+def test_from_scratch_twice_gives_equal_payloads(fakes, store, tmp_path):
     first, second = run(recipe(), store)[0], run(recipe(), Store(tmp_path / "other"))[0]
     assert [a.record["digest"] for a in first.values()] == [a.record["digest"] for a in second.values()]
 
 
-def test_only_runs_the_stages_asked_for_and_what_they_need(rooms, store):
+def test_only_runs_the_stages_asked_for_and_what_they_need(fakes, store):
     assert list(run(recipe(), store, only=["talk"])[0]) == ["talk"]
     assert list(run(recipe(), store, only=["mixed"])[0]) == ["words", "talk", "mixed"]
     with pytest.raises(RecipeError, match="stages of this recipe: words, talk, mixed"):
         run(recipe(), store, only=["absent"])
 
 
-def test_a_recipe_without_stages_makes_its_base_model(rooms, store):
+def test_a_recipe_without_stages_makes_its_base_model(fakes, store):
     assert list(run(recipe(stage={}), store)[0]) == ["base"]
 
 
-def test_placement_and_name_are_in_no_key_but_seed_and_input_are(rooms, store):
+def test_placement_and_name_are_in_no_key_but_seed_and_input_are(fakes, store):
     def keys(what):
         return {name: node.key for name, node in pipeline.graph(what, store).items()}
 
@@ -149,7 +149,7 @@ def test_placement_and_name_are_in_no_key_but_seed_and_input_are(rooms, store):
     assert longer["mixed"] != plain["mixed"]
 
 
-def test_a_new_version_of_a_room_is_a_new_key(rooms, store, monkeypatch):
+def test_a_new_version_of_a_stage_kind_is_a_new_key(fakes, store, monkeypatch):
     before = pipeline.graph(recipe(), store)
     monkeypatch.setattr(MixSpec, "version", 2)
     after = pipeline.graph(recipe(), store)
@@ -196,7 +196,7 @@ def test_a_wrong_mirror_file_is_named(tmp_path):
         pipeline.read_mirror(tmp_path / "mirror.toml")
 
 
-def test_the_plan_says_why_a_stage_is_missing(rooms, store, monkeypatch):
+def test_the_plan_says_why_a_stage_is_missing(fakes, store, monkeypatch):
     why = {line.name: line.why for line in pipeline.plan(recipe(), store)}
     assert why == {"words": "not made yet", "talk": "not made yet", "mixed": "not made yet"}
     run(recipe(), store)
@@ -208,9 +208,9 @@ def test_the_plan_says_why_a_stage_is_missing(rooms, store, monkeypatch):
     assert pipeline.plan(recipe(rows=9), store)[-1].forecast == {"rows": 12}
 
 
-def test_a_killed_stage_continues_and_ends_in_the_same_bytes(rooms, store, tmp_path, monkeypatch):
+def test_a_killed_stage_continues_and_ends_in_the_same_bytes(fakes, store, tmp_path, monkeypatch):
     whole = run(recipe(rows=6), Store(tmp_path / "whole"))[0]["words"].record["digest"]
-    (rooms / "calls").unlink()
+    (fakes / "calls").unlink()
     monkeypatch.setenv("FAKE", "words:die")
     error = fails(recipe(rows=6), store)
     assert error.code == 1
@@ -219,13 +219,13 @@ def test_a_killed_stage_continues_and_ends_in_the_same_bytes(rooms, store, tmp_p
     assert pipeline.plan(recipe(rows=6), store)[0].why == "started; will continue"
     monkeypatch.delenv("FAKE")
     made, text = run(recipe(rows=6), store)
-    assert calls(rooms)[0] == "words from 2 seed 1"
+    assert calls(fakes)[0] == "words from 2 seed 1"
     assert "continues where it stopped" in text
     assert made["words"].record["digest"] == whole
     assert drafts(store) == []
 
 
-def test_bad_input_is_told_with_its_place_and_leaves_nothing(rooms, store, monkeypatch):
+def test_bad_input_is_reported_with_its_place_and_leaves_nothing(fakes, store, monkeypatch):
     monkeypatch.setenv("FAKE", "words:bad")
     error = fails(recipe(), store)
     assert (error.code, str(error)) == (2, "stage 'words': rows.jsonl, line 3: bad row; fix it")
@@ -233,30 +233,30 @@ def test_bad_input_is_told_with_its_place_and_leaves_nothing(rooms, store, monke
     assert list(store) == []
 
 
-def test_a_librarys_value_error_does_not_cost_finished_work(rooms, store, monkeypatch):
+def test_a_librarys_value_error_does_not_cost_finished_work(fakes, store, monkeypatch):
     monkeypatch.setenv("FAKE", "words:library")
     assert fails(recipe(), store).code == 2
     assert len(drafts(store)) == 1
 
 
-def test_a_crash_shows_the_end_of_the_log(rooms, store, monkeypatch):
+def test_a_crash_shows_the_end_of_the_log(fakes, store, monkeypatch):
     monkeypatch.setenv("FAKE", "talk:crash")
     error = fails(recipe(), store)
     assert error.code == 1
     assert "KeyError: 'a bug'" in str(error)
-    assert "fake_room.py" in str(error)
+    assert "fake_stage.py" in str(error)
     assert [artifact.name for artifact in store] == ["words"]
 
 
-def test_a_gate_that_says_no_stops_the_run_with_its_own_code(rooms, store, monkeypatch):
+def test_a_gate_that_says_no_stops_the_run_with_its_own_code(fakes, store, monkeypatch):
     monkeypatch.setenv("FAKE", "words:gate")
     error = fails(recipe(), store)
     assert error.code == 3
     assert "below 0.3" in str(error)
-    assert calls(rooms) == []
+    assert calls(fakes) == []
 
 
-def test_a_full_disk_is_one_clear_error_and_nothing_is_committed(rooms, store, monkeypatch):
+def test_a_full_disk_is_one_clear_error_and_nothing_is_committed(fakes, store, monkeypatch):
     monkeypatch.setenv("FAKE", "words:full")
     error = fails(recipe(), store)
     assert error.code == 1
@@ -270,7 +270,7 @@ def start(store: Store, rows: int) -> subprocess.Popen[str]:
         "import signal, sys\nfrom tercet import pipeline\nfrom tercet.recipe import KINDS, Recipe\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "from tercet.store import Store\n"
-        "for kind in ('synth', 'mix', 'base'): KINDS[kind].module, KINDS[kind].version = 'fake_room', 1\n"
+        "for kind in ('synth', 'mix', 'base'): KINDS[kind].module, KINDS[kind].version = 'fake_stage', 1\n"
         f"what = Recipe.model_validate_json({recipe(rows).model_dump_json()!r})\n"
         f"try: pipeline.run(what, Store({str(store.root)!r}))\n"
         "except KeyboardInterrupt: sys.exit(130)"
@@ -291,7 +291,7 @@ def place(store: Store) -> list[Path]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_stops_the_stage_and_the_next_run_continues(rooms, store, monkeypatch, number):
+def test_ctrl_c_stops_the_stage_and_the_next_run_continues(fakes, store, monkeypatch, number):
     monkeypatch.setenv("FAKE", "words:slow")
     process = start(store, 2000)
     until(lambda: place(store))
@@ -305,7 +305,7 @@ def test_ctrl_c_stops_the_stage_and_the_next_run_continues(rooms, store, monkeyp
     assert len(drafts(store)) == 1
 
 
-def test_a_killed_pipeline_takes_its_stage_along_and_the_lock_is_free(rooms, store, monkeypatch):
+def test_a_killed_pipeline_takes_its_stage_along_and_the_lock_is_free(fakes, store, monkeypatch):
     monkeypatch.setenv("FAKE", "words:slow")
     process = start(store, 100)
     until(lambda: place(store))
@@ -314,44 +314,44 @@ def test_a_killed_pipeline_takes_its_stage_along_and_the_lock_is_free(rooms, sto
     monkeypatch.delenv("FAKE")
     made, _ = run(recipe(rows=100), store)
     assert made["words"].metrics == {"rows": 100}
-    assert not calls(rooms)[0].startswith("words from 0")
+    assert not calls(fakes)[0].startswith("words from 0")
 
 
-def test_of_two_racing_runs_one_works_and_the_other_waits_and_says_so(rooms, store, monkeypatch):
+def test_of_two_racing_runs_one_works_and_the_other_waits_and_says_so(fakes, store, monkeypatch):
     monkeypatch.setenv("FAKE", "words:slow")
     processes = [start(store, 40) for _ in range(2)]
     texts = [process.communicate(timeout=60)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert any("is being made by process" in text for text in texts)
-    assert sorted(line.split()[0] for line in calls(rooms)) == ["mixed", "talk", "words"]
+    assert sorted(line.split()[0] for line in calls(fakes)) == ["mixed", "talk", "words"]
     assert all(store.check(artifact) == [] for artifact in store)
 
 
-def test_a_stages_process_has_one_hash_seed_and_the_threads_of_the_placement(rooms, store, monkeypatch):
-    room = "import os\ndef run(spec, inputs, out, ctx):\n"
-    room += "    (out / 'env').write_text(' '.join(os.environ[k] for k in ('PYTHONHASHSEED', 'OMP_NUM_THREADS')))\n"
-    (rooms / "rooms" / "env_room.py").write_text(room + "    return {}\n")
-    monkeypatch.setattr(KINDS["base"], "module", "env_room")
+def test_a_stages_process_has_one_hash_seed_and_the_threads_of_the_placement(fakes, store, monkeypatch):
+    module = "import os\ndef run(spec, inputs, out, ctx):\n"
+    module += "    (out / 'env').write_text(' '.join(os.environ[k] for k in ('PYTHONHASHSEED', 'OMP_NUM_THREADS')))\n"
+    (fakes / "modules" / "env_stage.py").write_text(module + "    return {}\n")
+    monkeypatch.setattr(KINDS["base"], "module", "env_stage")
     made = run(recipe(stage={}, placement={"threads": 3}), store)[0]["base"]
     assert (made.payload / "env").read_text() == "0 3"
 
 
-def test_relative_paths_start_at_the_recipes_folder(rooms, store, tmp_path, monkeypatch):
-    room = "import os\ndef run(spec, inputs, out, ctx):\n    (out / 'here').write_text(open('here').read())\n"
-    (rooms / "rooms" / "here_room.py").write_text(room + "    return {}\n")
+def test_relative_paths_start_at_the_recipes_folder(fakes, store, tmp_path, monkeypatch):
+    module = "import os\ndef run(spec, inputs, out, ctx):\n    (out / 'here').write_text(open('here').read())\n"
+    (fakes / "modules" / "here_stage.py").write_text(module + "    return {}\n")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "here").write_text("read")
     (tmp_path / "sub" / "r.toml").write_text('name = "r"\n[base]\nmodel = "tiny:"\n[stage]\n')
-    monkeypatch.setattr(KINDS["base"], "module", "here_room")
+    monkeypatch.setattr(KINDS["base"], "module", "here_stage")
     made = run(load(tmp_path / "sub" / "r.toml"), store)[0]["base"]
     assert (made.payload / "here").read_text() == "read"
 
 
-def test_the_real_rooms_of_floor_three_run_in_their_own_process(store):
+def test_the_real_data_stages_run_in_their_own_process(store):
     stage = {
         "words": {"kind": "synth", "generator": "words@1", "rows": 30},
-        "items": {"kind": "synth", "generator": "words@1", "rows": 20, "split": "benchmark"},
-        "benchmark": {"kind": "prompts", "tasks": ["words@1"], "items": ["items"], "limit": 10},
+        "items": {"kind": "synth", "generator": "words@1", "rows": 20, "split": "test"},
+        "benchmark": {"kind": "benchmark", "tasks": ["words@1"], "items": ["items"], "limit": 10},
         "sft-data": {"kind": "mix", "sources": [{"stage": "words"}], "against": ["benchmark"]},
     }
     made, _ = run(recipe(stage=stage), store)
@@ -386,17 +386,17 @@ def run(spec, inputs, out, ctx):
 
 
 @pytest.fixture
-def counting(rooms, monkeypatch):
+def counting(fakes, monkeypatch):
     """A module that adds the stage kind `count`, which is forgotten after the test."""
-    (rooms / "rooms" / "count_kind.py").write_text(KIND, encoding="utf-8")
-    monkeypatch.syspath_prepend(rooms / "rooms")
+    (fakes / "modules" / "count_kind.py").write_text(KIND, encoding="utf-8")
+    monkeypatch.syspath_prepend(fakes / "modules")
     importlib.import_module("count_kind")
     yield
     del KINDS["count"], sys.modules["count_kind"]
     Recipe.model_rebuild(force=True)
 
 
-def test_a_stage_kind_is_one_class_and_one_module(counting, rooms, store):
+def test_a_stage_kind_is_one_class_and_one_module(counting, fakes, store):
     counts = {"number": {"kind": "count", "of": ["words", "talk"]}, "again": {"kind": "count", "of": ["number"]}}
     what = recipe(stage={name: spec for name, spec in recipe().stage.items() if name != "mixed"} | counts)
     lines = {line.name: line for line in pipeline.plan(what, store)}
@@ -422,12 +422,12 @@ def test_a_kind_of_ones_own_is_checked_like_any_other(counting, tmp_path):
         load(tmp_path / "r.toml")
 
 
-def test_a_second_run_imports_no_torch(rooms, store):
+def test_a_second_run_imports_no_torch(fakes, store):
     run(recipe(), store)
     script = (
         "import sys, tercet.cli.main\nfrom tercet import pipeline\nfrom tercet.recipe import KINDS, Recipe\n"
         "from tercet.store import Store\n"
-        "for kind in ('synth', 'mix', 'base'): KINDS[kind].module, KINDS[kind].version = 'fake_room', 1\n"
+        "for kind in ('synth', 'mix', 'base'): KINDS[kind].module, KINDS[kind].version = 'fake_stage', 1\n"
         f"pipeline.run(Recipe.model_validate_json({recipe().model_dump_json()!r}), Store({str(store.root)!r}))\n"
         "print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
     )
@@ -435,8 +435,8 @@ def test_a_second_run_imports_no_torch(rooms, store):
     assert found.stdout.strip() == "[]"
 
 
-def test_several_ranks_are_launched_and_only_the_first_commits(rooms, store, monkeypatch):
-    room = (
+def test_several_ranks_are_launched_and_only_the_first_commits(fakes, store, monkeypatch):
+    module = (
         "import os, time\ndef run(spec, inputs, out, ctx):\n"
         "    rank = os.environ['RANK']\n    ctx.track.log(0, rank=int(rank))\n"
         "    (ctx.work / rank).write_text('')\n"
@@ -444,13 +444,13 @@ def test_several_ranks_are_launched_and_only_the_first_commits(rooms, store, mon
         "    time.sleep(int(rank == '0'))\n"
         "    if rank == '0': (out / 'world').write_text(os.environ['WORLD_SIZE'])\n    return {}\n"
     )
-    (rooms / "rooms" / "rank_room.py").write_text(room)
-    monkeypatch.setattr(KINDS["sft"], "module", "rank_room")
+    (fakes / "modules" / "rank_stage.py").write_text(module)
+    monkeypatch.setattr(KINDS["sft"], "module", "rank_stage")
     stage = {
         "words": {"kind": "synth", "generator": "words@1", "rows": 3},
-        "teach": {"kind": "sft", "model": "base", "rows": "words"},
+        "sft": {"kind": "sft", "model": "base", "rows": "words"},
     }
-    made = run(recipe(stage=stage, placement={"ranks": 2}), store)[0]["teach"]
+    made = run(recipe(stage=stage, placement={"ranks": 2}), store)[0]["sft"]
     assert (made.payload / "world").read_text() == "2"
     assert (made.path / "metrics.jsonl").read_text() == '{"step": 0, "rank": 0}\n'
 
@@ -460,8 +460,8 @@ def test_a_stage_refuses_a_folder_without_a_job(tmp_path):
         main(["--draft", str(tmp_path)])
 
 
-def test_the_job_in_a_draft_is_plain_json(rooms, store, monkeypatch):
+def test_the_job_in_a_draft_is_plain_json(fakes, store, monkeypatch):
     monkeypatch.setenv("FAKE", "words:die")
     fails(recipe(), store)
     [job] = store.root.glob(".draft-words-*/job.json")
-    assert json.loads(job.read_text())["room"] == "fake_room"
+    assert json.loads(job.read_text())["module"] == "fake_stage"

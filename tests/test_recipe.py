@@ -3,13 +3,14 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from tercet.recipe import EvalSpec, MixSpec, Recipe, RecipeError, dump, gate, key_lines, load
+from tercet.recipe import KINDS, EvalSpec, MixSpec, Recipe, RecipeError, dump, file, gate, key_lines, load
 
 GOOD = """
 name = "small"
@@ -36,7 +37,7 @@ sources = [
     { path = "more.jsonl" },
 ]
 against = ["benchmark"]
-[stage.teach]
+[stage.sft]
 kind = "sft"
 model = "base"
 rows = "sft-data"
@@ -47,7 +48,7 @@ model = "base"
 benchmark = "benchmark"
 [stage.after]
 kind = "eval"
-model = "teach"
+model = "sft"
 benchmark = "benchmark"
 require = ["words >= before - 0.01", "words >= 0.0"]
 [stage.page]
@@ -77,8 +78,8 @@ def line_of(text: str, part: str) -> int:
 
 def test_a_recipe_is_ordered_by_need_and_then_as_it_is_written(write):
     recipe = load(write(GOOD))
-    assert recipe.order() == ["base", "words", "items", "benchmark", "sft-data", "teach", "before", "after", "page"]
-    assert recipe.needs("after") == ["teach", "benchmark", "before"]
+    assert recipe.order() == ["base", "words", "items", "benchmark", "sft-data", "sft", "before", "after", "page"]
+    assert recipe.needs("after") == ["sft", "benchmark", "before"]
     assert recipe.needs("sft-data") == ["benchmark", "words"]
     assert recipe.folder == write(GOOD).parent
 
@@ -120,8 +121,8 @@ def test_seed_falls_back_to_the_recipe(write):
         ('kind = "sfft"', 'kind = "sft"', "did you mean 'sft'"),
         ("learning_rate = nan", "learning_rate = 1e-3", "finite"),
         ('{ pathh = "more.jsonl" }', '{ path = "more.jsonl" }', "did you mean 'path'"),
-        ('rows = "lesons"', 'rows = "sft-data"', "known: base, words"),
-        ('model = "words"', 'model = "teach"', "of that kind: base, teach"),
+        ('rows = "sft-dat"', 'rows = "sft-data"', "known: base, words"),
+        ('model = "words"', 'model = "sft"', "of that kind: base, sft"),
         ('evals = ["before", "aftr"]', 'evals = ["before", "after"]', "unknown stage 'aftr'"),
         ('require = ["words > before"]', 'require = ["words >= before - 0.01", "words >= 0.0"]', "TASK >= 0.3"),
         (
@@ -143,13 +144,65 @@ def test_unknown_key_lists_what_is_allowed(write):
     assert "allowed keys: generator, kind, rows, seed, split" in message
 
 
+def test_an_unknown_key_inside_a_table_lists_the_keys_of_that_table(write):
+    text = GOOD.replace("learning_rate = 1e-3", "learning_rate = 1e-3\nlora = { rank = 4 }")
+    assert "unknown key 'rank' in [stage.sft.lora]; allowed keys: alpha, r, target_modules" in complaint(write(text))
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("per_device_train_batch_size = 4", "here `batch` is global"),
+        ("max_seq_length = 512", "here `max_length`; allowed keys: batch, "),
+        ("lora_r = 16", "here `lora.r`"),
+    ],
+)
+def test_a_key_of_another_framework_is_answered_with_ours(write, line, says):
+    message = complaint(write(GOOD.replace("learning_rate = 1e-3", f"learning_rate = 1e-3\n{line}")))
+    assert f"unknown key {line.split()[0]!r} in [stage.sft]: {says}" in message
+
+
+def test_a_round_is_no_step_and_no_epoch(write):
+    for key in ("steps", "num_epochs"):
+        assert "`rounds`" in complaint(write(RL), f"stage.rlvr.{key}=3")
+
+
+def tables(model: type[BaseModel]) -> set[type[BaseModel]]:
+    """A model and those of the tables in it."""
+    inner = {found for field in model.model_fields.values() for found in file._models(field.annotation)}
+    return {model}.union(*map(tables, inner))
+
+
+SPECS = set().union(*map(tables, [Recipe, *KINDS.values()]))
+
+
+@pytest.mark.parametrize("name", file._HINTS)
+def test_every_hint_names_keys_that_exist_with_values_that_they_take(name):
+    found = re.findall(r"`([\w.]+)(?: = \"(\w+)\")?`", file._HINTS[name])
+    assert found or file._HINTS[name].startswith("no key: ")
+    for path, value in found:
+        fields = [spec.model_fields[path.split(".")[-1]] for spec in SPECS if path.split(".")[-1] in spec.model_fields]
+        assert fields, path
+        assert all(any(part in spec.model_fields for spec in SPECS) for part in path.split("."))
+        takes = [
+            str in (kind := get_args(field.annotation) or (field.annotation,)) or value in kind for field in fields
+        ]
+        assert not value or any(takes), f"{path} = {value}"
+
+
+def test_no_hint_is_for_a_key_that_every_training_stage_has():
+    trained = [spec for spec in KINDS.values() if spec.parallel]
+    assert len(file._HINTS) > 100
+    assert not [name for name in file._HINTS if all(name in spec.model_fields for spec in trained)]
+
+
 def test_missing_key_points_to_its_table_and_says_what_it_is_for(write):
     message = complaint(write(GOOD.replace("rows = 20\n", "")))
     assert f"line {line_of(GOOD, '[stage.items]')}: [stage.items] lacks the key 'rows' (How many rows.)" in message
 
 
-def test_a_stage_without_kind_is_told_the_kinds(write):
-    assert "lacks the key 'kind'; one of model, synth, mix, pairs" in complaint(
+def test_a_stage_without_kind_is_answered_with_the_kinds(write):
+    assert "lacks the key 'kind'; one of model, synth, mix, pair_mix" in complaint(
         write(GOOD.replace('kind = "report"\n', ""))
     )
 
@@ -162,7 +215,7 @@ def test_several_mistakes_are_named_at_once(write):
 def test_a_circle_of_stages_is_named(write):
     text = GOOD.replace('{ stage = "words", rows = 30 }', '{ stage = "again" }')
     text += '[stage.again]\nkind = "mix"\nsources = [{ stage = "sft-data" }]\n'
-    assert "lessons -> again -> lessons" in complaint(write(text))
+    assert "sft-data -> again -> sft-data" in complaint(write(text))
 
 
 def test_a_source_names_a_stage_or_a_path(write):
@@ -187,11 +240,11 @@ def test_missing_and_broken_files_are_named(write, tmp_path):
 
 def test_extends_merges_by_table(write):
     write(GOOD, "parent.toml")
-    child = write('extends = "parent.toml"\nname = "child"\n[stage.teach]\nepochs = 7\n')
+    child = write('extends = "parent.toml"\nname = "child"\n[stage.sft]\nnum_epochs = 7\n')
     recipe = load(child)
     assert recipe.name == "child"
-    assert recipe.stage["teach"].epochs == 7
-    assert recipe.stage["teach"].learning_rate == 1e-3
+    assert recipe.stage["sft"].num_epochs == 7
+    assert recipe.stage["sft"].learning_rate == 1e-3
 
 
 def test_extends_replaces_a_stage_whose_kind_changes(write):
@@ -215,7 +268,7 @@ def test_extends_in_a_circle_or_to_nowhere_is_refused(write):
 @pytest.mark.parametrize(
     ("override", "path", "value"),
     [
-        ("stage.teach.learning_rate=2e-4", ("stage", "teach", "learning_rate"), 2e-4),
+        ("stage.sft.learning_rate=2e-4", ("stage", "sft", "learning_rate"), 2e-4),
         ("name=plain words", ("name",), "plain words"),
         ('name="quoted"', ("name",), "quoted"),
         ("stage.benchmark.tasks=['a@1', 'b@1']", ("stage", "benchmark", "tasks"), ("a@1", "b@1")),
@@ -235,7 +288,7 @@ def test_set_reaches_into_a_list(write):
 
 
 @pytest.mark.parametrize(
-    "override", ["stage.teach.epoch=2", "nokey", "=3", "seed.x=1", "stage.sft-data.sources.9.rows=1"]
+    "override", ["stage.sft.epoch=2", "nokey", "=3", "seed.x=1", "stage.sft-data.sources.9.rows=1"]
 )
 def test_a_wrong_override_is_named_as_such(write, override):
     assert f"--set {override}" in complaint(write(GOOD), override)
@@ -246,7 +299,7 @@ def test_an_override_of_a_list_takes_the_blame_from_the_file(write):
 
 
 def test_gates_are_read_in_all_their_forms():
-    assert gate("words >= benchmark-sft - 0.01")[1:] == ("words", True, "benchmark-sft", -0.01)
+    assert gate("words >= eval-sft - 0.01")[1:] == ("words", True, "eval-sft", -0.01)
     assert gate("words@1 >= base-1 + 1e-2")[1:] == ("words@1", True, "base-1", 0.01)
     assert gate("talk <= before")[1:] == ("talk", False, "before", 0.0)
     assert gate("words>=.3")[1:] == ("words", True, "", 0.3)
@@ -367,13 +420,14 @@ def test_settings_of_rollouts_that_do_not_fit_are_refused(write, override, says)
     assert says in complaint(write(RL), override)
 
 
-def test_scale_multiplies_rows_and_steps_and_leaves_benchmarks(write):
+def test_scale_multiplies_rows_steps_and_rounds_and_leaves_benchmarks(write):
     recipe = load(write(GOOD.replace("learning_rate", "steps = 5\nlearning_rate")), ["scale=0.5"])
     assert recipe.stage["words"].rows == 20
-    assert recipe.stage["items"].rows == 20  # the exam's
+    assert recipe.stage["items"].rows == 20  # the benchmark's
     assert recipe.stage["sft-data"].sources[0].rows == 15
-    assert (recipe.stage["teach"].rows, recipe.stage["teach"].steps) == ("sft-data", 2)
+    assert (recipe.stage["sft"].rows, recipe.stage["sft"].steps) == ("sft-data", 2)
     assert load(write(dump(recipe), "again.toml")) == recipe
     assert load(write(GOOD), ["scale=0.001"]).stage["words"].rows == 1
+    assert load(write(RL), ["scale=3"]).stage["rlvr"].rounds == 6
     for bad in ("0", "-1", "much", "true"):
         assert "scale must be a number above 0" in complaint(write(GOOD), f"scale={bad}")

@@ -29,25 +29,25 @@ SIZES = ("tulu3-8b", "tulu3-70b", "tulu3-405b")
 PUBLISHED: dict[tuple[str, str], Any] = {
     ("sft", "learning_rate"): (5e-6, 2e-6, 2e-6),
     ("sft", "batch"): (128, 128, 256),
-    ("sft", "epochs"): 2,
+    ("sft", "num_epochs"): 2,
     ("sft", "max_length"): 4096,
     ("sft", "schedule"): "linear",
-    ("sft", "warmup"): 0.03,
+    ("sft", "warmup_ratio"): 0.03,
     ("sft", "weight_decay"): 0.0,
     ("sft", "reduction"): "token_mean",
     ("sft", "seed"): (123, 456, 42),
     ("sft", "overlong"): "cut",
     ("sft", "eps"): 1e-8,
     ("sft", "betas"): (0.9, 0.999),
-    ("sft", "clip"): 1.0,
+    ("sft", "max_grad_norm"): 1.0,
     ("dpo", "loss"): "dpo_norm",
     ("dpo", "beta"): 5.0,
     ("dpo", "learning_rate"): (5e-7, 2e-7, 2e-7),
     ("dpo", "batch"): (128, 128, 256),
-    ("dpo", "epochs"): 1,
+    ("dpo", "num_epochs"): 1,
     ("dpo", "max_length"): 2048,
     ("dpo", "schedule"): "linear",
-    ("dpo", "warmup"): 0.1,
+    ("dpo", "warmup_ratio"): 0.1,
     ("dpo", "weight_decay"): 0.0,
     ("dpo", "turns"): "all",
     ("dpo", "label_smoothing"): 0.0,
@@ -57,27 +57,27 @@ PUBLISHED: dict[tuple[str, str], Any] = {
     ("rm", "pairs"): "preference-data",
     ("rm", "learning_rate"): 3e-6,
     ("rm", "schedule"): "linear",
-    ("rm", "warmup"): 0.0,
+    ("rm", "warmup_ratio"): 0.0,
     ("rm", "batch"): 256,
-    ("rm", "epochs"): 1,
+    ("rm", "num_epochs"): 1,
     ("rm", "max_length"): 2048,
     ("rm", "overlong"): "drop",
-    ("rm", "clip"): 1.0,
+    ("rm", "max_grad_norm"): 1.0,
     ("rm", "eps"): 1e-5,
     ("rlvr", "value"): "rm",
     ("rlvr", "model"): "dpo",
     ("rlvr", "learning_rate"): (3e-7, 1e-7, 1e-7),
     ("rlvr", "value_learning_rate"): (3e-7, 1e-7, 1e-7),
     ("rlvr", "schedule"): "linear",
-    ("rlvr", "warmup"): (0.0, 0.1, 0.0),
+    ("rlvr", "warmup_ratio"): (0.0, 0.1, 0.0),
     ("rlvr", "kl_beta"): (0.05, 0.07, 0.05),
     ("rlvr", "batch"): (7 * 32, 40 * 16, 232 * 8),
-    ("rlvr", "samples"): 1,
+    ("rlvr", "num_generations"): 1,
     ("rlvr", "passes"): (4, 4, 1),
     ("rlvr", "minibatches"): 1,
     ("rlvr", "max_length"): 2048,
     ("rlvr", "max_new_tokens"): (2048, 2048, 1024),
-    ("rlvr", "steps"): (100_000 // 224, 400_000 // 640, 75),
+    ("rlvr", "rounds"): (100_000 // 224, 400_000 // 640, 75),
     ("rlvr", "seed"): (3, 8, 3),
     ("rlvr", "gamma"): 1.0,
     ("rlvr", "lam"): 0.95,
@@ -85,7 +85,7 @@ PUBLISHED: dict[tuple[str, str], Any] = {
     ("rlvr", "clip_high"): 0.2,
     ("rlvr", "value_clip"): 0.2,
     ("rlvr", "value_coefficient"): 0.1,
-    ("rlvr", "clip"): 1.0,
+    ("rlvr", "max_grad_norm"): 1.0,
     ("rlvr", "temperature"): 1.0,
     ("rlvr", "reward_scale"): 10.0,
     ("rlvr", "no_eos_reward"): -10.0,
@@ -101,15 +101,15 @@ GRPO = {
     "preset": "tulu3.1",
     "model": "dpo",
     "prompts": "prompts",
-    "steps": 1920,
+    "rounds": 1920,
     "batch": 12 * 4,
-    "samples": 16,
+    "num_generations": 16,
     "minibatches": 2,
     "passes": 1,
     "loss": "grpo",
     "learning_rate": 5e-7,
     "schedule": "constant",
-    "warmup": 0.0,
+    "warmup_ratio": 0.0,
     "kl_beta": 0.01,
     "kl_estimator": "k3",
     "kl_in": "loss",
@@ -151,7 +151,7 @@ def test_the_grpo_run_is_that_of_the_command() -> None:
     spec = recipe("tulu3.1-8b").stage["rlvr"]
     assert isinstance(spec, GRPOSpec)
     assert {key: getattr(spec, key) for key in GRPO} == GRPO
-    assert spec.steps * spec.batch * spec.num_generations == 1_474_560
+    assert spec.rounds * spec.batch * spec.num_generations == 1_474_560
 
 
 @pytest.mark.parametrize("name", [*SIZES, "tulu3.1-8b"])
@@ -168,7 +168,7 @@ def test_every_number_of_a_training_stage_names_its_source(name: str) -> None:
         for table in re.split(r"^(?=\[)", written(name), flags=re.MULTILINE)
         if re.match(r"\[stage\.(sft|dpo|rm|rlvr)\]", table)
         for line in table.splitlines()
-        if re.match(r"\w+ = [-\d]", line) and "#" not in line and not line.startswith("steps = 446")
+        if re.match(r"\w+ = [-\d]", line) and "#" not in line and not line.startswith("rounds = 446")
     ]
     assert not bare
 
@@ -192,17 +192,17 @@ def test_the_critic_is_8b_at_every_size() -> None:
 
 
 @pytest.mark.parametrize("name", [*SIZES, "tulu3.1-8b"])
-def test_every_checkpoint_sits_the_development_suite_and_the_last_one_the_unseen(name: str) -> None:
+def test_every_checkpoint_is_evaluated_on_the_development_suite_and_the_last_one_the_unseen(name: str) -> None:
     found = recipe(name)
     evals = {key: spec for key, spec in found.stage.items() if isinstance(spec, EvalSpec)}
-    asked: dict[str, set[str]] = {}
+    evaluated: dict[str, set[str]] = {}
     for spec in evals.values():
         benchmark = found.stage[spec.benchmark]
         assert isinstance(benchmark, BenchmarkSpec)
         tasks = suite.tasks(benchmark.tasks)
         assert bool(spec.judge) == any(task.judge for task in tasks)
-        asked.setdefault(spec.model, set()).update(task.id for task in tasks)
+        evaluated.setdefault(spec.model, set()).update(task.id for task in tasks)
     counted = {task for names in suite.SUITES["dev"].rows.values() for task in names}
     unseen = set(suite.SUITES["unseen"].tasks)
-    assert asked == {"sft": counted, "dpo": counted, "rlvr": counted | unseen}
+    assert evaluated == {"sft": counted, "dpo": counted, "rlvr": counted | unseen}
     assert [key for key, spec in evals.items() if spec.final] == ["unseen"]

@@ -9,7 +9,7 @@ from tercet.stage import environment
 
 
 @pytest.fixture(autouse=True)
-def untold(monkeypatch):
+def default_allocator(monkeypatch):
     for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"):
         monkeypatch.delenv(name, raising=False)
 
@@ -23,6 +23,6 @@ def test_other_stages_keep_torchs_own_allocator():
 
 
 @pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"])
-def test_what_the_user_told_the_allocator_stands(monkeypatch, name):
+def test_the_users_own_allocator_settings_are_kept(monkeypatch, name):
     monkeypatch.setenv(name, "max_split_size_mb:128")
     assert "PYTORCH_ALLOC_CONF" not in environment(Placement(), parallel=True)

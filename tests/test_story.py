@@ -27,7 +27,7 @@ def tercet(*argv: str, store: Path) -> subprocess.CompletedProcess[str]:
 
 
 def answer(*argv: str, store: Path):
-    """What a verb says with `--json`."""
+    """What a verb prints with `--json`."""
     done = tercet(*argv, "--json", store=store)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -68,12 +68,12 @@ def test_a_second_run_does_nothing_and_says_so_at_once(story):
     assert time.monotonic() - began < 5
 
 
-def test_the_three_planted_rows_went(story):
+def test_the_three_contaminated_rows_are_removed(story):
     store, _ = story
     removed = read_table(store.open("sft-data").payload / "removed.parquet")
-    planted = [row for row in removed if row["source"] == "contaminated"]
-    assert len(planted) == 3
-    assert all("contamin" in row["rule"] for row in planted)
+    contaminated = [row for row in removed if row["source"] == "contaminated"]
+    assert len(contaminated) == 3
+    assert all("contamin" in row["rule"] for row in contaminated)
     kept = read_table(store.open("sft-data").payload / "rows.parquet")
     assert not [row for row in kept if row["source"] == "contaminated"]
     summary = json.loads((store.open("sft-data").payload / "summary.json").read_text(encoding="utf-8"))
@@ -82,7 +82,7 @@ def test_the_three_planted_rows_went(story):
 
 def test_every_training_stage_left_a_model_its_table_and_its_curve(story):
     store, _ = story
-    for name in ("sft", "dpo", "reward_model", "grpo", "ppo"):
+    for name in ("sft", "dpo", "reward", "rlvr", "ppo"):
         artifact = store.open(name)
         for file in ("model.safetensors", "config.json", "tokenizer.json", "README.md", "tercet/truncation.json"):
             assert (artifact.payload / file).is_file(), f"{name} has no {file}"
@@ -91,7 +91,7 @@ def test_every_training_stage_left_a_model_its_table_and_its_curve(story):
         wanted = {"step", "lr", "tokens", "useful_tokens", "tokens_per_second", "memory_gb"}
         assert all(wanted <= line.keys() for line in curve)
     losses = [line["loss"] for line in read_metrics(store.open("sft").path / "metrics.jsonl")]
-    assert losses[-1] < 0.8 * losses[0], "imitation learns something even here"
+    assert losses[-1] < 0.8 * losses[0], "SFT learns something even here"
     rollouts = read_table(store.open("rlvr").payload / "tercet" / "rollouts.parquet")
     assert len(rollouts) == 4 * 8 * 4
 
@@ -111,7 +111,7 @@ def test_plan_says_that_everything_exists(story):
     missing = {line["name"]: line["why"] for line in stale if not line["exists"]}
     assert missing["dpo"] == "beta 5.0 -> 2.0"
     assert missing["rlvr"] == "input dpo changed"
-    assert set(missing) == {"dpo", "grpo", "ppo", "eval-dpo", "eval-rlvr", "eval-ppo", "report"}
+    assert set(missing) == {"dpo", "rlvr", "ppo", "eval-dpo", "eval-rlvr", "eval-ppo", "report"}
 
 
 def test_lineage_goes_back_to_the_base_model(story):

@@ -80,36 +80,36 @@ def test_an_extra_tracker_gets_every_logged_step(tmp_path, monkeypatch):
 
 def test_away_from_a_terminal_the_board_is_lines():
     stream = io.StringIO()
-    with board(Console(file=stream), {"words": "synth", "teach": "sft"}) as view:
+    with board(Console(file=stream), {"words": "synth", "sft": "sft"}) as view:
         view.exists("words", {"rows": 3.0})
-        view.start("teach", "continues where it stopped")
-        view.update("teach", {"done": 1, "total": 4, "metrics": {"loss": 1.5}})
-        view.done("teach", {"steps": 4.0}, 61)
+        view.start("sft", "continues where it stopped")
+        view.update("sft", {"done": 1, "total": 4, "metrics": {"loss": 1.5}})
+        view.done("sft", {"steps": 4.0}, 61)
     assert stream.getvalue().splitlines() == [
-        "teach (sft) starts: continues where it stopped",
-        "teach done in 1:01  steps 4",
+        "sft (sft) starts: continues where it stopped",
+        "sft done in 1:01  steps 4",
     ]
 
 
 def test_a_progress_line_comes_when_its_time_has_come(monkeypatch):
     stream = io.StringIO()
-    view = board(Console(file=stream), {"teach": "sft"})
-    view.start("teach")
+    view = board(Console(file=stream), {"sft": "sft"})
+    view.start("sft")
     view.every = 0.0
-    view.update("teach", {"done": 1, "total": 4, "metrics": {"loss": 1.5, "reward": 0.2, "other": 1}})
-    assert "teach 1/4 0:00 loss 1.5 reward 0.2" in text_of(stream)
+    view.update("sft", {"done": 1, "total": 4, "metrics": {"loss": 1.5, "reward": 0.2, "other": 1}})
+    assert "sft 1/4 0:00 loss 1.5 reward 0.2" in text_of(stream)
 
 
 def test_on_a_terminal_the_board_is_a_live_table():
     stream = io.StringIO()
     view = board(
-        Console(file=stream, force_terminal=True, width=100), {"words": "synth", "teach": "sft", "page": "report"}
+        Console(file=stream, force_terminal=True, width=100), {"words": "synth", "sft": "sft", "page": "report"}
     )
     assert isinstance(view, LiveBoard)
     with view:
         view.exists("words", {"rows": 3.0})
-        view.start("teach")
-        view.update("teach", {"done": 1, "total": 4, "note": "", "metrics": {"tokens_per_second": 123.4, "loss": None}})
+        view.start("sft")
+        view.update("sft", {"done": 1, "total": 4, "note": "", "metrics": {"tokens_per_second": 123.4, "loss": None}})
         view.failed("page")
         view.note("a note")
         row = Console(file=io.StringIO(), width=100)
@@ -124,9 +124,9 @@ def test_on_a_terminal_the_board_is_a_live_table():
 def test_time_left_counts_from_where_this_process_found_the_stage(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(track.time, "monotonic", lambda: clock[0])
-    view = board(Console(file=io.StringIO()), {"teach": "sft"})
-    view.start("teach")
-    view.update("teach", {"done": 50, "total": 100})
+    view = board(Console(file=io.StringIO()), {"sft": "sft"})
+    view.start("sft")
+    view.update("sft", {"done": 50, "total": 100})
     clock[0] += 10
-    view.update("teach", {"done": 60, "total": 100})
-    assert view.lines["teach"].left() == pytest.approx(40)
+    view.update("sft", {"done": 60, "total": 100})
+    assert view.lines["sft"].left() == pytest.approx(40)

@@ -1,7 +1,7 @@
-"""What a run will do and about how long it will take here, said before the first stage begins.
+"""What a run will do and about how long it will take here, printed before the first stage begins.
 
-An estimate to plan a coffee with: parameters x tokens over this machine's measured rate of matrix products. What is not
-known before the data are made (the length of rows and answers) is guessed low, from short chats.
+A rough estimate: parameters x tokens over this machine's measured rate of matrix products. What is not known before the
+data are made (the length of rows and answers) is guessed low, from short chats.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ def opening(recipe: Recipe, missing: Mapping[str, Mapping[str, int]], parameters
         return ""
     parameters = parameters or named_size(recipe.base.model)
     work = [recipe.spec(name).flops(ahead) for name, ahead in missing.items()]
-    said = f"{recipe.name}: {len(missing)} stage{'s' if len(missing) > 1 else ''} to make"
+    stages = f"{recipe.name}: {len(missing)} stage{'s' if len(missing) > 1 else ''} to make"
     parts = [_amounts(missing), precisions(recipe, missing)]
-    learns, writes = SHARES[resolve(recipe.dtype)]
-    rough = parameters * sum(training / learns + writing / writes for training, writing in work)
+    training_share, writing_share = SHARES[resolve(recipe.dtype)]
+    rough = parameters * sum(training / training_share + writing / writing_share for training, writing in work)
     if rough / GUESS > WORTH and (rate := _rate(recipe.dtype)):
         seconds = rough / rate + OPENING * sum(any(pair) for pair in work)
         parts.append(f"about {_duration(seconds)} on this machine ({rate / 1e9:,.0f} GFLOP/s in plain products)")
-    return "; ".join([said, *filter(None, parts)])
+    return "; ".join([stages, *filter(None, parts)])
 
 
 def named_size(model: str) -> float:
-    """The parameters that a model's name tells, 135e6 of `SmolLM2-135M-Instruct`; 0.0 where it tells none."""
+    """The parameters in a model's name, 135e6 for `SmolLM2-135M-Instruct`; 0.0 where there are none."""
     found = _SIZE.search(model.rsplit("/", 1)[-1])
     return float(found[1]) * (1e6 if found[2] in "mM" else 1e9) if found else 0.0
 
@@ -58,14 +58,11 @@ def slow_precision(recipe: Recipe, names: Sequence[str] | Mapping[str, Any]) -> 
     pinned = [name for name in names if name != BASE and getattr(recipe.stage[name], "dtype", "") == "bfloat16"]
     if not pinned or not software_bf16():
         return ""
-    measured = _measured("")
-    rates = {one["dtype"]: one["flops"] for one in measured.get("products", ())}
+    rates = {one["dtype"]: one["flops"] for one in _measured("").get("products", ())}
     ratio = ""
-    if rates.get("bfloat16"):
-        times = rates["float32"] / rates["bfloat16"]
-        ratio = (
-            f" ({rates['bfloat16'] / 1e9:.0f} against {rates['float32'] / 1e9:.0f} GFLOP/s: {times:.1f} times slower)"
-        )
+    if slow := rates.get("bfloat16"):
+        fast = rates["float32"]
+        ratio = f" ({slow / 1e9:.0f} against {fast / 1e9:.0f} GFLOP/s: {fast / slow:.1f} times slower)"
     return (
         f"warning: dtype = bfloat16 of {', '.join(pinned)}: this CPU multiplies it in software{ratio}; "
         'leave dtype out, or set it to "auto" or "float32"'
@@ -87,14 +84,9 @@ def _measured(dtype: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "tercet", "speed", "--seconds", "2", "--json"]
     threads = {"OMP_NUM_THREADS": str(machine.cores())}
     try:
-        done = subprocess.run(
-            command + (["--dtype", dtype] if dtype else []),
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-            env=os.environ | threads,
-        )
+        command += ["--dtype", dtype] if dtype else []
+        env = os.environ | threads
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=env)
         return dict(json.loads(done.stdout))
     except (subprocess.SubprocessError, OSError, ValueError):
         return {}

@@ -60,7 +60,7 @@ class Journal:
         return json.loads(os.pread(self._file.fileno(), size, start))
 
     def append(self, record: Any) -> Place:
-        """Add a record as one line; where it stands."""
+        """Add a record as one line; returns its place."""
         data = json.dumps(record).encode() + b"\n"
         start = self._file.seek(0, os.SEEK_END)
         self._file.write(data)

@@ -1,7 +1,7 @@
-"""Facts of the machine and its system, and the calls that only some systems have, each with what stands in for it.
+"""Facts of the machine and its system, and the calls that only some systems have, each with its fallback.
 
 Linux and macOS run everything here; what one of them lacks has its fallback beside it, so that nothing else in the
-package asks which system it is on (but for the sandbox, whose walls are Linux's own).
+package asks which system it is on (but for the sandbox, whose namespaces only Linux has).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 PR_SET_PDEATHSIG = 1
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
-MONITOR_SECONDS = 0.5  # between two looks at whether the parent lives, where the kernel does not tell
+MONITOR_SECONDS = 0.5  # between two checks that the parent lives, where the kernel sends no signal
 
 # Arm's kernels name a core by numbers: (implementer, part) of the cores that servers are rented with.
 ARM_CORES = {
@@ -73,14 +73,14 @@ def _share(file: Path) -> int | None:
 def processor() -> str:
     """The name of the CPU."""
     if sys.platform == "darwin":
-        found = _said("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string")
+        found = _output("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string")
     else:
-        found = _named_by_linux()
+        found = _linux_processor()
     return found or platform.processor() or platform.machine() or "unknown"
 
 
 def cpu_flags() -> set[str]:
-    """What Linux says the CPU can do, `{"avx2", "amx_bf16"}`; nothing elsewhere."""
+    """What the CPU can do, as Linux lists it, `{"avx2", "amx_bf16"}`; nothing elsewhere."""
     flags = next((line for line in _cpuinfo() if line.lower().startswith(("flags", "features"))), "")
     return set(flags.partition(":")[2].split())
 
@@ -102,7 +102,7 @@ def available_memory() -> float:
     return 1024.0 * int(facts["MemAvailable"].split()[0]) if "MemAvailable" in facts else math.inf
 
 
-def _named_by_linux() -> str:
+def _linux_processor() -> str:
     facts: dict[str, str] = {}
     for line in _cpuinfo():
         key, _, value = line.partition(":")
@@ -113,7 +113,7 @@ def _named_by_linux() -> str:
     return ARM_CORES.get(core, f"Arm core {'/'.join(core)}" if all(core) else "")
 
 
-def _said(*command: str) -> str:
+def _output(*command: str) -> str:
     """What a command of the system prints; nothing where it is missing or fails."""
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
@@ -123,7 +123,7 @@ def _said(*command: str) -> str:
 
 
 def memory_bytes() -> int | None:
-    """The machine's memory, where the system tells."""
+    """The machine's memory, where the system reports it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):

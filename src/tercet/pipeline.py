@@ -78,7 +78,7 @@ def plan(recipe: Recipe, store: Store, mirror: dict[str, str] | None = None) -> 
     recipe = recipe.resolved()
     lines: dict[str, PlanLine] = {}
     for node in graph(recipe, store, mirror).values():
-        exists = store.find(node.name, node.key) is not None
+        exists, precision = store.find(node.name, node.key) is not None, recipe.spec(node.name).precision
         lines[node.name] = PlanLine(
             name=node.name,
             kind=node.kind,
@@ -86,7 +86,7 @@ def plan(recipe: Recipe, store: Store, mirror: dict[str, str] | None = None) -> 
             exists=exists,
             why="" if exists else _why(node, store),
             path=store.root / f"{node.name}-{node.key}",
-            precision=_precision(recipe, node.name),
+            precision=reason(precision) if precision else "",
         )
         lines[node.name].forecast.update(_forecast(recipe, node.name, lines))
     return list(lines.values())
@@ -119,7 +119,7 @@ def run(
 
 
 def announced(recipe: Recipe, store: Store, lines: Sequence[PlanLine]) -> Iterator[str]:
-    """What the person in front of a run wants to know first: how much, how long about, and what makes it slow."""
+    """What a run prints first: how much there is to do, about how long it takes, and what makes it slow."""
     recipe = recipe.resolved()
     missing = {line.name: line.forecast for line in lines if not line.exists}
     base = next((store.find(BASE, line.key) for line in lines if line.name == BASE), None)
@@ -141,11 +141,6 @@ def read_mirror(path: str | Path | None) -> dict[str, str]:
     if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
         raise RecipeError(f'{path}: expected a [mirror] table of lines such as "openai/gsm8k" = "gsm8k.jsonl"')
     return {name: str((path.parent / value).resolve()) for name, value in table.items()}
-
-
-def _precision(recipe: Recipe, name: str) -> str:
-    precision = recipe.spec(name).precision
-    return reason(precision) if precision else ""
 
 
 def _identity_spec(recipe: Recipe, name: str, mirror: dict[str, str], cache: Path) -> dict[str, Any]:
@@ -176,12 +171,12 @@ def _pinned(file: FileRef, where: str, folder: Path, mirror: dict[str, str], cac
     if not found and file.path.startswith(("github:", "hf:")):
         return file.path
     if not local.exists():
-        return _lost(file.path, local) if found else _remote(file.path, where)
+        return _missing(file.path, local) if found else _remote(file.path, where)
     return f"{file.path if found else local.name} sha256:{source_digest(local.resolve(), cache)}"
 
 
 def _remote(path: str, where: str) -> str:
-    """A hub id as it is; anything that looks like a file should have been there."""
+    """A hub id as it is; an error for what looks like a file, because it does not exist."""
     if path.count("/") == 1 and not path.startswith((".", "/", "~")) and not path.endswith(_FILES):
         return path
     raise RecipeError(f"{where}: {path!r} does not exist; paths start at the recipe's folder, hub ids are OWNER/NAME")
@@ -190,13 +185,13 @@ def _remote(path: str, where: str) -> str:
 _FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".gguf", ".safetensors")
 
 
-def _lost(path: str, local: Path) -> str:
+def _missing(path: str, local: Path) -> str:
     raise RecipeError(f"the mirror file maps {path!r} to {local}, which does not exist; fix or remove that line")
 
 
 def _local(key: str, file: str, cache: Path) -> str:
     path = Path(file)
-    return f"sha256:{source_digest(path.resolve(), cache)}" if path.exists() else _lost(key, path)
+    return f"sha256:{source_digest(path.resolve(), cache)}" if path.exists() else _missing(key, path)
 
 
 def _why(node: Node, store: Store) -> str:
@@ -238,7 +233,7 @@ def _forecast(recipe: Recipe, name: str, lines: dict[str, PlanLine]) -> dict[str
     ahead = spec.forecast(known)
     weights = lines[BASE].path / "payload" / "model.safetensors" if BASE in lines else None
     if spec.parallel and weights is not None and weights.is_file():
-        ahead["state_bytes"] = 4 * weights.stat().st_size  # masters, gradients and two moments, all fp32
+        ahead["state_bytes"] = 4 * weights.stat().st_size  # master weights, gradients and two moments, all fp32
     return {key: value for key, value in ahead.items() if value}
 
 

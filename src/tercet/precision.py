@@ -1,7 +1,7 @@
 """Which precision this machine computes in: bfloat16 where hardware multiplies it, else float32.
 
 Most CPUs have no bfloat16 matrix units; there it is multiplied in software, three times slower than float32. What
-`dtype = "auto"` means is decided here, without torch, so that a plan knows it and the key can hold it.
+`dtype = "auto"` means is decided here, without torch, so that a plan can show it and a key can hold it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from tercet import machine
 
 UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "bf16": "Arm BF16", "svebf16": "Arm SVE BF16"}
-"""Flags of /proc/cpuinfo that stand for bfloat16 matrix products in hardware, fastest first."""
+"""Flags of /proc/cpuinfo for bfloat16 matrix products in hardware, fastest first."""
 ACCELERATORS = {
     "libtorch_cuda.so": (("/dev/nvidiactl", "/dev/dxg"), "CUDA_VISIBLE_DEVICES"),
     "libtorch_hip.so": (("/dev/kfd",), "HIP_VISIBLE_DEVICES"),

@@ -1,8 +1,8 @@
 """One stage in its own process: `python -m tercet.stage --draft DIR`.
 
-The pipeline has written `job.json` into the draft and holds its lock; this process imports exactly one room, runs it,
-and commits the draft. How it ended is its exit code, and in `result.json` when it failed: 1 failed, 2 bad input, 3 a
-gate said no.
+The pipeline has written `job.json` into the draft and holds its lock; this process imports the module of the stage's
+kind, runs it, and commits the draft. It reports how it ended by its exit code, and in `result.json` when it failed:
+1 failed, 2 bad input, 3 a gate did not hold.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from tercet.stats import GateError
 from tercet.store import NO_SPACE, Artifact, Context, Draft, Identity, disk_full, endpoint
 from tercet.track import Tracker, sinks
 
-DISK_FULL = os.EX_IOERR  # a full disk may have no room for result.json; the pipeline still hears of it
+DISK_FULL = os.EX_IOERR  # a full disk may not hold result.json; the exit code says it too
 GRACE = 10.0  # seconds a stage gets to stop by itself
 
 
 @dataclass(frozen=True)
 class StageJob:
-    """What `job.json` says: `run(spec, inputs, out, ctx)` of `room`, for this recipe and these inputs."""
+    """What `job.json` says: call `run(spec, inputs, out, ctx)` of `module`, for this recipe and these inputs."""
 
     name: str
-    room: str
+    module: str
     kinds: list[str]  # modules that define the kinds of the recipe's stages
     identity: Identity
     recipe: dict[str, Any]
@@ -57,7 +57,7 @@ class StageJob:
         return cls(name, recipe.spec(name).module, kinds, identity, recipe.model_dump(mode="json"), inputs, mirror)
 
     def write(self, draft: Draft) -> None:
-        """Leave the job in the draft."""
+        """Write the job into the draft."""
         write_json(draft.path / "job.json", asdict(self))
 
     @classmethod
@@ -80,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tercet.stage", description=__doc__)
     parser.add_argument("--draft", type=Path, required=True, help="the draft folder that holds job.json")
     folder = parser.parse_args(argv).draft.absolute()
-    _die_with_parent()
+    # No orphan may go on or keep the lock. A rank is killed: torchrun gives it a session of its own, and one that
+    # waits for its peers handles no SIGTERM.
+    machine.die_with_parent(signal.SIGKILL if "RANK" in os.environ else signal.SIGTERM)
     machine.keep_heap()
     job = StageJob.read(folder)
     for module in job.kinds:
@@ -103,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _launch(ranks: int, folder: Path) -> int:
-    """Let torchrun run this very module in every rank, from this process, which goes on watching its parent."""
+    """Let torchrun run this very module in every rank, from this process, so that it still ends with its parent."""
     sys.argv[1:] = ["--standalone", "--nproc-per-node", str(ranks), "-m", "tercet.stage", "--draft", str(folder)]
     runpy.run_module("torch.distributed.run", run_name="__main__", alter_sys=True)
     return 0
@@ -116,7 +118,7 @@ def environment(placement: Placement, *, parallel: bool = False) -> dict[str, st
     pools = ("OMP", "MKL", "OPENBLAS", "NUMEXPR")
     return {
         **{f"{pool}_NUM_THREADS": threads for pool in pools},
-        "GOMP_SPINCOUNT": "10000",  # long spins let threads crawl as soon as another program wants a core
+        "GOMP_SPINCOUNT": "10000",  # with long spins threads crawl as soon as another program wants a core
         "PYTHONHASHSEED": "0",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -128,19 +130,18 @@ def environment(placement: Placement, *, parallel: bool = False) -> dict[str, st
 
 
 def _allocator() -> dict[str, str]:
-    """Let a trainer's memory on a card grow in place: batches of changing lengths would leave holes.
+    """Let a trainer's memory on a card grow in place, unless the user set something else.
 
-    Whoever has told torch something else is left alone.
+    Batches of changing lengths would leave holes in it.
     """
-    told = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"} & set(os.environ)
-    return {"PYTORCH_ALLOC_CONF": "expandable_segments:True"} if not told else {}
+    own = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"} & set(os.environ)
+    return {"PYTORCH_ALLOC_CONF": "expandable_segments:True"} if not own else {}
 
 
 def _run(job: StageJob, recipe: Recipe, draft: Draft, first: bool) -> None:
-    """Import the room, run it, commit."""
+    """Import the module, run it, commit."""
     extras = sinks(os.environ.get("TERCET_TRACK", ""), recipe.name, draft.path.name[1:]) if first else []
     track = Tracker(draft.path if first else None, extras)
-
     context = Context(
         name=job.name,
         seed=recipe.seed_of(job.name),
@@ -151,7 +152,7 @@ def _run(job: StageJob, recipe: Recipe, draft: Draft, first: bool) -> None:
         open_model=partial(_open_model, recipe.placement),
     )
     inputs = {name: Artifact.read(Path(path)) for name, path in job.inputs.items()}
-    run = importlib.import_module(job.room).run
+    run = importlib.import_module(job.module).run
     metrics = run(recipe.spec(job.name), inputs, draft.payload, context)
     if first:
         draft.commit(job.identity, {name: float(value) for name, value in metrics.items()}, track.seconds)
@@ -180,8 +181,8 @@ def _open_model(placement: Placement, folder: Path, dtype: str, engine: str = "l
 
 
 def _report(error: Exception, draft: Draft, first: bool) -> int:
-    """Say how it ended: traceback to the log (standard error), message to the pipeline. Returns the exit code."""
-    code, message = _judge(error, draft.path)
+    """Report how it ended: traceback to the log (standard error), message to the pipeline. Returns the exit code."""
+    code, message = _exit(error, draft.path)
     ours = type(error).__module__.startswith("tercet.")
     keep = code != 2 or (not ours and any(draft.work.iterdir()))  # a library's ValueError must not cost finished work
     with suppress(OSError):
@@ -192,7 +193,7 @@ def _report(error: Exception, draft: Draft, first: bool) -> int:
     return code
 
 
-def _judge(error: Exception, folder: Path) -> tuple[int, str]:
+def _exit(error: Exception, folder: Path) -> tuple[int, str]:
     """Exit code and message of a failed stage."""
     if isinstance(error, GateError):
         return 3, str(error)
@@ -204,25 +205,16 @@ def _judge(error: Exception, folder: Path) -> tuple[int, str]:
 
 
 def _no_space(error: BaseException | None) -> bool:
-    """Whether a full disk is behind an error; libraries say it in words, or wrap it."""
+    """Whether a full disk caused an error; libraries say so in the text, or wrap the error."""
     if error is None:
         return False
     code = error.errno if isinstance(error, OSError) else None
-    return (
-        code in NO_SPACE or "No space left on device" in str(error) or _no_space(error.__cause__ or error.__context__)
-    )
+    full = code in NO_SPACE or "No space left on device" in str(error)
+    return full or _no_space(error.__cause__ or error.__context__)
 
 
 def _stop(number: int, _frame: object) -> None:
     raise SystemExit(128 + number)
-
-
-def _die_with_parent() -> None:
-    """End this process when the pipeline dies, so that no orphan keeps working (or keeps the lock).
-
-    A rank is ended by force: torchrun gives it a session of its own, and one that waits for its peers hears nothing.
-    """
-    machine.die_with_parent(signal.SIGKILL if "RANK" in os.environ else signal.SIGTERM)
 
 
 def supervise(draft: Draft, recipe: Recipe, lock: int, tick: Callable[[], None]) -> int:
@@ -253,7 +245,7 @@ def supervise(draft: Draft, recipe: Recipe, lock: int, tick: Callable[[], None])
 
 def _end(child: subprocess.Popen[bytes]) -> None:
     """Stop the stage's whole process group: politely, then by force."""
-    with suppress(ProcessLookupError, PermissionError):  # nobody is left; macOS says the second of a group of the dead
+    with suppress(ProcessLookupError, PermissionError):  # the group has ended; of zombies macOS says the second
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
@@ -263,7 +255,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 
 def failure(draft: Draft, code: int) -> StageError:
-    """Why there is no artifact. Bad input leaves nothing behind; anything else keeps the draft, to continue or read."""
+    """Why there is no artifact. Bad input removes the draft; anything else keeps it, to continue from or to read."""
     message, keep, clear = f"its process {_cause(code)}", True, False
     if (draft.path / "result.json").is_file():
         result = json.loads((draft.path / "result.json").read_text(encoding="utf-8"))
@@ -272,7 +264,7 @@ def failure(draft: Draft, code: int) -> StageError:
     if not keep:
         draft.remove()
         return StageError(message, code)
-    unclear = code < 0 or (code == 1 and not clear)  # an error of our own says itself where and what to do
+    unclear = code < 0 or (code == 1 and not clear)  # an error of ours says where and what to do; others need the log
     tail = "".join(f"\n  | {line}" for line in _tail(draft.path / "log.txt")) if unclear else ""
     kept = f"the log and what was done so far are in {draft.path}; the same command continues from there"
     return StageError(f"{message}{tail}\n{kept}", code if code in (2, 3) else 1)

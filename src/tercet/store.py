@@ -43,7 +43,7 @@ class DiskFullError(OSError):
 
 @dataclass(frozen=True)
 class Artifact:
-    """A committed folder. Example: kind "sft", name "teach", key "3f2a90c1b7de", inputs {"base": "91c0…"}."""
+    """A committed folder. Example: kind "sft", name "sft", key "3f2a90c1b7de", inputs {"base": "91c0…"}."""
 
     kind: str
     name: str
@@ -201,7 +201,7 @@ class Draft:
 
     @property
     def path(self) -> Path:
-        """Where the draft stands, beside the artifacts."""
+        """The folder of the draft, beside the artifacts."""
         return self.root / f".draft-{self.name}-{self.key}"
 
     @property
@@ -224,7 +224,7 @@ class Draft:
                 partial.unlink()
 
     def remove(self) -> None:
-        """Leave nothing behind."""
+        """Delete the draft."""
         if self.path.exists():
             _chmod(self.path, writable=True)
             shutil.rmtree(self.path)
@@ -317,7 +317,7 @@ def disk_errors(place: Path) -> Iterator[None]:
 
 
 def disk_full(place: Path) -> str:
-    """What to say when no space is left."""
+    """The message of a full disk."""
     return f"the disk that holds {place} is full; nothing was committed. Free some space and run the same command again"
 
 

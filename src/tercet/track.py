@@ -1,4 +1,4 @@
-"""What a run says while it works: `metrics.jsonl` for later, a live table for the person in front of it.
+"""What a run reports while it works: `metrics.jsonl` for later, and a live table on the terminal.
 
 A stage writes through its `Tracker`; the pipeline reads the small progress file beside the draft and shows it on a
 `Board`, which is a live table on a terminal and plain lines elsewhere. Other trackers are extras, one function each.
@@ -61,7 +61,7 @@ class Tracker:
         self._write()
 
     def progress(self, done: int, total: int, note: str = "") -> None:
-        """Say how far the stage is; cheap enough to call often."""
+        """Report how far the stage is; cheap enough to call often."""
         self._state |= {"done": done, "total": total, "note": note}
         self._write(now=done >= total)
 
@@ -74,7 +74,7 @@ class Tracker:
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
-    """What the stage last said, or nothing yet."""
+    """What the stage last reported; empty before that."""
     try:
         return dict(json.loads((folder / "progress.json").read_text(encoding="utf-8")))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -140,7 +140,7 @@ class BoardLine:
     state: str = "waiting"  # waiting, exists, running, done, failed
     progress: dict[str, Any] = field(default_factory=dict)
     began: float = 0.0
-    first: int = 0  # what was done when this process first heard of it, so that a resumed stage's ETA is right
+    first: int = 0  # steps done when this process first read them, so that a resumed stage's ETA is right
     first_at: float = 0.0
     seconds: float = 0.0
 
@@ -176,17 +176,19 @@ class Board:
     def start(self, name: str, note: str = "") -> None:
         """The stage begins, or continues."""
         line = self.lines[name]
-        line.state, line.began = "running", time.monotonic()
-        self._said = line.began
+        line.state, line.progress = "running", {"note": note or "starting"}
+        line.began = self._said = time.monotonic()
         self._say(f"{name} ({line.kind}) starts{note and ': '}{note}")
 
     def update(self, name: str, progress: dict[str, Any]) -> None:
-        """The stage has said how far it is."""
+        """The stage has reported how far it is."""
+        if not progress:
+            return
         line = self.lines[name]
-        if progress and not line.first_at:
+        if not line.first_at:
             line.first, line.first_at = progress.get("done", 0), time.monotonic()
         line.progress = progress
-        if progress and time.monotonic() - self._said > self.every:
+        if time.monotonic() - self._said > self.every:
             self._said = time.monotonic()
             self._say(f"{name} {_count(line)}  {_about(line)}".rstrip())
 
@@ -201,11 +203,11 @@ class Board:
         self.lines[name].state = "failed"
 
     def note(self, text: str) -> None:
-        """Something to know."""
-        self._say(text)
+        """Print a line, above the table where there is one."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.note(text)
 
 
 class LiveBoard(Board):
@@ -220,20 +222,8 @@ class LiveBoard(Board):
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def start(self, name: str, note: str = "") -> None:
-        """As in Board; the table shows it."""
-        line = self.lines[name]
-        line.state, line.began, line.progress = "running", time.monotonic(), {"note": note or "starting"}
-
-    def update(self, name: str, progress: dict[str, Any]) -> None:
-        """As in Board; the table shows it."""
-        self.every = math.inf
-        super().update(name, progress or self.lines[name].progress)
-
-    def done(self, name: str, metrics: Values, seconds: float) -> None:
-        """As in Board; the table shows it."""
-        line = self.lines[name]
-        line.state, line.seconds, line.progress = "done", seconds, {"metrics": metrics}
+    def _say(self, text: str) -> None:
+        """Print nothing: the table shows every state."""
 
     def _render(self) -> RenderableType:
         grid = Table.grid(padding=(0, 1))
@@ -283,7 +273,7 @@ def _count(line: BoardLine) -> str:
 
 
 def _about(line: BoardLine) -> str:
-    """What the stage says of itself, or its last metrics."""
+    """The note of the stage, or its last metrics."""
     return line.progress.get("note") or _metrics(line)
 
 

@@ -12,8 +12,8 @@ import pytest
 from tercet.cli import main
 from tercet.recipe import KINDS
 
-ROOM = '''
-"""Fakes of the rooms that need weights: a model is a text file, a benchmark gives the same answers every time."""
+STAGE = '''
+"""Fakes of the stages that need weights: a model is a text file, a benchmark gives the same answers every time."""
 import json
 from pathlib import Path
 
@@ -52,7 +52,7 @@ split = "test"
 kind = "benchmark"
 tasks = ["words@1"]
 items = ["items"]
-[stage.teach]
+[stage.sft]
 kind = "sft"
 model = "base"
 rows = "words"
@@ -62,21 +62,21 @@ model = "base"
 benchmark = "benchmark"
 [stage.after]
 kind = "eval"
-model = "teach"
+model = "sft"
 benchmark = "benchmark"
 """
 
 
 def prepare(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put a recipe into a folder and go there; base, sft and eval are fakes, everything else is real."""
-    (folder / "rooms").mkdir()
-    (folder / "rooms" / "cli_room.py").write_text(ROOM, encoding="utf-8")
+    (folder / "modules").mkdir()
+    (folder / "modules" / "cli_stage.py").write_text(STAGE, encoding="utf-8")
     (folder / "recipe.toml").write_text(RECIPE, encoding="utf-8")
-    monkeypatch.setenv("PYTHONPATH", f"{folder / 'rooms'}:{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("PYTHONPATH", f"{folder / 'modules'}:{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.delenv("TERCET_MIRROR", raising=False)
     monkeypatch.chdir(folder)
     for kind in ("base", "sft", "eval"):
-        monkeypatch.setattr(KINDS[kind], "module", "cli_room")
+        monkeypatch.setattr(KINDS[kind], "module", "cli_stage")
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_plan_tells_every_stage_in_words_and_in_json(tercet, place):
     code, out, _ = tercet("plan", "recipe.toml", "--json", "--set", "stage.words.rows=31")
     lines = {line["name"]: line for line in json.loads(out)}
     assert lines["words"]["why"] == "rows 30 -> 31"
-    assert lines["teach"]["forecast"]["steps"] == 1
+    assert lines["sft"]["forecast"]["steps"] == 1
 
 
 def test_show_prints_a_recipe_that_resolves_to_itself(tercet, place):
@@ -151,7 +151,7 @@ def test_show_prints_a_recipe_that_resolves_to_itself(tercet, place):
 
 def test_schema_is_json_schema_with_a_sentence_for_every_knob(tercet):
     found = json.loads(tercet("schema")[1])
-    assert found["$defs"]["SFT"]["additionalProperties"] is False
+    assert found["$defs"]["SFTSpec"]["additionalProperties"] is False
     knobs = [knob for table in found["$defs"].values() for name, knob in table["properties"].items() if name != "kind"]
     assert all(knob.get("description") for knob in knobs)
 
@@ -160,8 +160,8 @@ def test_schema_is_json_schema_with_a_sentence_for_every_knob(tercet):
     ("argv", "says"),
     [
         (("run", "absent.toml"), "no such recipe file"),
-        (("run", "recipe.toml", "--set", "stage.teach.epoch=2"), "did you mean 'epochs'"),
-        (("run", "recipe.toml", "--only", "tech"), "stages of this recipe"),
+        (("run", "recipe.toml", "--set", "stage.sft.epoch=2"), "did you mean 'num_epochs'"),
+        (("run", "recipe.toml", "--only", "sftt"), "stages of this recipe"),
         (("run", "recipe.toml", "--mirror", "absent.toml"), "no such mirror file"),
         (("plan", "recipe.toml", "--set", 'stage.benchmark.tasks=["nope@1"]'), "nope@1"),
         (("eval", "https://example.org/v1", "--tasks", "words@1"), "URL"),
@@ -228,12 +228,12 @@ def test_eval_builds_the_benchmark_and_prints_its_table(tercet, place):
     assert code == 0
     assert json.loads(out)["scores"]["words@1"]["n"] == 40
     assert "eval (eval) starts" in err
-    tercet("run", "recipe.toml", "--only", "teach")
-    [teach] = (place / "runs").glob("teach-*")
-    code, out, _ = tercet("eval", str(teach), "--tasks", "words@1", "--limit", "5", "--json")
+    tercet("run", "recipe.toml", "--only", "sft")
+    [sft] = (place / "runs").glob("sft-*")
+    code, out, _ = tercet("eval", str(sft), "--tasks", "words@1", "--limit", "5", "--json")
     assert code == 0
     found = json.loads(out)["artifact"]
-    assert json.loads(tercet("eval", "teach", "--tasks", "words@1", "--limit", "5", "--json")[1])["artifact"] == found
+    assert json.loads(tercet("eval", "sft", "--tasks", "words@1", "--limit", "5", "--json")[1])["artifact"] == found
 
 
 def test_an_artifact_of_another_kind_is_no_model(tercet, place):
@@ -277,7 +277,7 @@ def test_lineage_shows_what_an_artifact_was_made_from(tercet, finished):
     assert code == 0
     assert [line.split("-")[0].strip() for line in out.splitlines()] == [
         "after",
-        "teach",
+        "sft",
         "base",
         "words",
         "benchmark",
@@ -300,9 +300,9 @@ def test_check_says_no_with_code_three_when_a_payload_has_changed(tercet, place)
 
 def test_export_writes_a_plain_folder_with_a_card(tercet, finished, tmp_path):
     model = str(tmp_path / "model")
-    code, out, _ = tercet("export", "teach", model)
+    code, out, _ = tercet("export", "sft", model)
     assert code == 0
-    assert "exported teach-" in out
+    assert "exported sft-" in out
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["README.md", "config.json"]
     assert os.access(tmp_path / "model" / "config.json", os.W_OK)
     card = (tmp_path / "model" / "README.md").read_text()
@@ -313,14 +313,14 @@ def test_export_writes_a_plain_folder_with_a_card(tercet, finished, tmp_path):
         "| words@1 | accuracy | 1.000 ± 0.050 |",
     ):
         assert part in card
-    assert "exists; export into a folder" in tercet("export", "teach", model)[2]
+    assert "exists; export into a folder" in tercet("export", "sft", model)[2]
     assert "only models can be exported" in tercet("export", "words", "other")[2]
 
 
 def test_report_finds_the_page_of_a_store_and_of_a_recipe(tercet, place, monkeypatch):
-    room = "def run(spec, inputs, out, ctx):\n    (out / 'index.html').write_text('page')\n    return {}\n"
-    (place / "rooms" / "page_room.py").write_text(room)
-    monkeypatch.setattr(KINDS["report"], "module", "page_room")
+    module = "def run(spec, inputs, out, ctx):\n    (out / 'index.html').write_text('page')\n    return {}\n"
+    (place / "modules" / "page_stage.py").write_text(module)
+    monkeypatch.setattr(KINDS["report"], "module", "page_stage")
     (place / "page.toml").write_text('extends = "recipe.toml"\n[stage.page]\nkind = "report"\nevals = ["before"]\n')
     code, out, _ = tercet("report", "page.toml")
     assert code == 0

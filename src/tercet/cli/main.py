@@ -1,6 +1,6 @@
-"""The `tercet` command: thin verbs over the package (floor 5).
+"""The `tercet` command: thin verbs over the package.
 
-Exit codes: 0 done, 1 failed, 2 bad input, 3 a gate or check said no.
+Exit codes: 0 done, 1 failed, 2 bad input, 3 a gate or check failed.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def complain(message: str, code: int) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line, verb by verb."""
+    """The command line with every verb."""
     top = argparse.ArgumentParser(prog="tercet", description="Imitate, prefer, verify: post-training from one recipe.")
     verbs = top.add_subparsers(required=True, metavar="VERB")
 
@@ -82,11 +82,8 @@ OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "mirror": (("--mirror",), {"metavar": "FILE", "help": "TOML table from hub ids to local files (or TERCET_MIRROR)"}),
     "only": (("--only",), {"default": "", "metavar": "STAGE,…", "help": "only these stages and what they need"}),
     "json": (("--json",), {"action": "store_true", "help": "print JSON"}),
-    "tasks": (("--tasks",), {"default": "", "metavar": "A,B", "help": "exam tasks or suites"}),
-    "model": (
-        ("model",),
-        {"metavar": "MODEL", "help": "artifact, model folder, hub id, wheel:… or http://HOST/v1#NAME"},
-    ),
+    "tasks": (("--tasks",), {"default": "", "metavar": "A,B", "help": "tasks or suites"}),
+    "model": (("model",), {"metavar": "MODEL", "help": "artifact, folder, hub id, wheel:… or http://HOST/v1#NAME"}),
     "revision": (("--revision",), {"default": "", "help": "pinned revision of a hub id"}),
     "sha256": (("--sha256",), {"default": "", "help": "pinned SHA-256 of a wheel"}),
     "template": (("--template",), {"default": "own", "choices": ("own", "tulu3"), "help": "chat template"}),
@@ -103,7 +100,7 @@ def inputs(args: argparse.Namespace) -> tuple[Recipe, Store, dict[str, str]]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make what is missing; then the scores and the page."""
+    """Make what is missing; then print the scores and the path of the page."""
     from tercet import pipeline
 
     recipe, store, mirror = inputs(args)
@@ -112,22 +109,22 @@ def run(args: argparse.Namespace) -> int:
     made = pipeline.run(recipe, store, only=only, mirror=mirror)
     if all(artifact.path in before for artifact in made.values()):
         say(f"nothing to do: all {len(made)} stages exist")
-    conclude(made)
+    print_results(made)
     return 0
 
 
-def conclude(made: dict[str, Artifact]) -> None:
-    """The scores of every benchmark and where the page is."""
-    benchmarks = {name: artifact for name, artifact in made.items() if artifact.kind == "eval"}
-    if benchmarks:
-        scores_table({name: read_scores(artifact.payload) for name, artifact in benchmarks.items()})
+def print_results(made: dict[str, Artifact]) -> None:
+    """The scores of every evaluation and where the page is."""
+    evaluations = {name: artifact for name, artifact in made.items() if artifact.kind == "eval"}
+    if evaluations:
+        scores_table({name: read_scores(artifact.payload) for name, artifact in evaluations.items()})
     for artifact in made.values():
         if artifact.kind == "report":
             say(f"report: {artifact.payload / 'index.html'}")
 
 
 def plan(args: argparse.Namespace) -> int:
-    """A line per stage."""
+    """Print a line for each stage."""
     from tercet import pipeline
 
     recipe, store, mirror = inputs(args)
@@ -154,7 +151,7 @@ def _amount(name: str, value: int) -> str:
 
 
 def show(args: argparse.Namespace) -> int:
-    """The recipe with every default."""
+    """Print the recipe with every default."""
     from tercet.recipe import dump, load
 
     recipe = load(args.recipe, args.set)
@@ -165,7 +162,7 @@ def show(args: argparse.Namespace) -> int:
 
 
 def schema(_args: argparse.Namespace) -> int:
-    """For editors."""
+    """Print the JSON Schema, which editors can check a recipe with."""
     from tercet.recipe import Recipe
 
     return emit(Recipe.model_json_schema())

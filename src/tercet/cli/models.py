@@ -21,7 +21,7 @@ from tercet.records import read_scores
 
 if TYPE_CHECKING:
     from tercet.recipe import BaseSpec
-    from tercet.rows import Message, Sampling
+    from tercet.rows import Message
     from tercet.store import Artifact, Store
 
 HELP = "/reset starts over, /quit leaves"
@@ -36,20 +36,20 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("--max-new-tokens", type=int, default=512, help="longest answer (default: 512)")
     verb.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"), help=PRECISION)
     verb = add("serve", serve, "serve a model to OpenAI-compatible clients until Ctrl-C", *about[:4], "store", "mirror")
-    _listening(verb, 8000, "float64")
+    _server_options(verb, 8000, "float64")
     verb.add_argument("--rows", type=int, default=16, metavar="N", help="most answers written at once (default: 16)")
     verb.add_argument("--name", action="append", default=[], help="name of the model for clients; may be repeated")
     verb.add_argument("--log", type=Path, metavar="FILE", help="append a JSON line for every request")
-    text = "serve a model to a training run: vLLM, whose weights the run replaces as it learns, until Ctrl-C"
+    text = "serve a model to a training run: vLLM, whose weights the run replaces as it trains, until Ctrl-C"
     verb = add("engine", engine, text, *about[:4], "store", "mirror")
-    _listening(verb, 8001, "float16")
+    _server_options(verb, 8001, "float16")
     verb.add_argument("--option", action="append", default=[], metavar="A=V", help="for vllm.LLM: max_model_len=4096")
     verb = add("export", export, "copy a model out as a plain Hugging Face folder with its card", "store", "json")
     verb.add_argument("artifact", metavar="ARTIFACT", help="folder, STAGE-KEY or stage name")
     verb.add_argument("folder", type=Path, metavar="DIR", help="where to; must not exist yet")
 
 
-def _listening(verb: argparse.ArgumentParser, port: int, precision: str) -> None:
+def _server_options(verb: argparse.ArgumentParser, port: int, precision: str) -> None:
     """The options of a server."""
     verb.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     verb.add_argument("--port", type=int, default=port, help=f"port; 0 takes a free one (default: {port})")
@@ -57,7 +57,7 @@ def _listening(verb: argparse.ArgumentParser, port: int, precision: str) -> None
 
 
 def base_of(args: argparse.Namespace, store: Store, name: str) -> BaseSpec:
-    """What the command line means by a model's name."""
+    """The spec of the model that the command line names."""
     from tercet.recipe import BaseSpec, RecipeError, kinds_of
 
     model, revision = name, args.revision if name == args.model else ""
@@ -115,7 +115,7 @@ def chat(args: argparse.Namespace) -> int:
             continue
         turns.append(Message("user", line))
         sampling = Sampling(args.max_new_tokens, args.temperature, seed=args.seed + number)
-        answer = _answer(generator.stream, turns, sampling, quiet=args.json)
+        answer = _answer(generator.stream(tuple(turns), sampling), quiet=args.json)
         turns.append(Message("assistant", answer))
         if args.json:
             say(json.dumps({"user": line, "assistant": answer}, ensure_ascii=False))
@@ -151,7 +151,7 @@ def serve(args: argparse.Namespace) -> int:
 
 
 def engine(args: argparse.Namespace) -> int:
-    """What `engine_url` of a placement points to; clients need the key in TERCET_API_KEY where that is set."""
+    """The server that `engine_url` of a placement names; clients need the key in TERCET_API_KEY where that is set."""
     from tercet.models.vllm.generator import VllmGenerator
     from tercet.models.vllm.server import EngineServer
 
@@ -188,7 +188,7 @@ def served_name(model: str) -> str:
 
 
 def _lines(model: str) -> Iterator[str]:
-    """What the person types, or the lines of a pipe; empty lines are skipped."""
+    """The lines that are typed or come from a pipe, without empty ones."""
     if not sys.stdin.isatty():
         yield from (line.rstrip("\n") for line in sys.stdin if line.strip())
         return
@@ -204,17 +204,11 @@ def _lines(model: str) -> Iterator[str]:
             yield line
 
 
-def _answer(
-    stream: Callable[[tuple[Message, ...], Sampling], Iterator[str]],
-    turns: list[Message],
-    sampling: Sampling,
-    *,
-    quiet: bool,
-) -> str:
-    """Write an answer as it comes; Ctrl-C ends it, and what was written counts."""
+def _answer(stream: Iterator[str], *, quiet: bool) -> str:
+    """Print an answer as it comes; Ctrl-C ends it, and what was printed counts."""
     pieces: list[str] = []
     try:
-        for piece in stream(tuple(turns), sampling):
+        for piece in stream:
             pieces.append(piece)
             if not quiet:
                 sys.stdout.write(piece)
@@ -275,7 +269,7 @@ def model_card(artifact: Artifact, store: Store) -> str:
 
 
 def _data(line: list[Artifact]) -> list[str]:
-    """The sources of every mixture on the way, and the generators."""
+    """The sources of every mixture in the lineage, and the generators."""
     found = []
     for artifact in line:
         spec = artifact.record["spec"]
@@ -289,14 +283,14 @@ def _data(line: list[Artifact]) -> list[str]:
 
 
 def _scores(artifact: Artifact, store: Store) -> list[str]:
-    """Every benchmark of this very model in the store."""
+    """Every evaluation of this very model in the store."""
     rows = []
-    for benchmark in store:
-        asked = benchmark.kind == "eval" and benchmark.inputs.get(artifact.name) == artifact.key
-        if asked and benchmark.record["spec"]["model"] == artifact.name:
+    for evaluation in store:
+        used = evaluation.kind == "eval" and evaluation.inputs.get(artifact.name) == artifact.key
+        if used and evaluation.record["spec"]["model"] == artifact.name:
             rows += [
-                f"| {task} | {s.metric} | {score(s.score, s.stderr)} | {s.n} | {benchmark.path.name} |"
-                for task, s in read_scores(benchmark.payload).items()
+                f"| {task} | {s.metric} | {score(s.score, s.stderr)} | {s.n} | {evaluation.path.name} |"
+                for task, s in read_scores(evaluation.payload).items()
             ]
-    head = ["| task | metric | score ± standard error | n | benchmark |", "|---|---|---|---|---|"]
+    head = ["| task | metric | score ± standard error | n | evaluation |", "|---|---|---|---|---|"]
     return [*head, *rows] if rows else ["Not evaluated yet."]

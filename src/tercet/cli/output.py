@@ -1,4 +1,4 @@
-"""How the command line speaks: plain lines, JSON, tables."""
+"""What the command line prints: plain lines, JSON, tables."""
 
 from __future__ import annotations
 
@@ -42,27 +42,27 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     console.print(grid)
 
 
-def scores_table(benchmarks: Mapping[str, Mapping[str, Score]]) -> None:
-    """Tasks down, benchmarks across, each score with its standard error."""
-    tasks = list(dict.fromkeys(task for scores in benchmarks.values() for task in scores))
+def scores_table(evaluations: Mapping[str, Mapping[str, Score]]) -> None:
+    """Tasks down, evaluations across, each score with its standard error."""
+    tasks = list(dict.fromkeys(task for scores in evaluations.values() for task in scores))
     rows = []
     for task in tasks:
-        first = next(scores[task] for scores in benchmarks.values() if task in scores)
-        own = [scores.get(task) for scores in benchmarks.values()]
+        first = next(scores[task] for scores in evaluations.values() if task in scores)
+        own = [scores.get(task) for scores in evaluations.values()]
         cells = [score(one.score, one.stderr) + _warning(one) if one else "" for one in own]
         rows.append((task, first.metric, first.n, *cells))
-    table(("task", "metric", "n", *benchmarks), rows)
+    table(("task", "metric", "n", *evaluations), rows)
 
 
 def _warning(entry: Score) -> str:
-    """What the score hides: answers that could not be judged, and many that were cut."""
+    """What the score hides: answers that could not be graded, and many that were cut."""
     counts = entry.outcomes
-    asked = sum(counts.values()) or 1
-    told = [f"{counts['error']} errors"] if counts.get("error") else []
-    told += [
-        f"{counts[key] / asked:.0%} {key}" for key in ("truncated", "unparsed") if counts.get(key, 0) >= asked / 10
+    total = sum(counts.values()) or 1
+    parts = [f"{counts['error']} errors"] if counts.get("error") else []
+    parts += [
+        f"{counts[key] / total:.0%} {key}" for key in ("truncated", "unparsed") if counts.get(key, 0) >= total / 10
     ]
-    return f" ({', '.join(told)})" if told else ""
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def score(value: float, stderr: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The verb `speed`: the yardstick of this machine on a model's own shapes."""
+"""The verb `speed`: this machine's rate of matrix products on a model's own shapes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tercet.cli.output import PRECISION, emit, say, table
 
 def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Put the verb on the command line."""
-    text = "measure how fast this machine multiplies a model's matrices: what efficiency is told against"
+    text = "measure how fast this machine multiplies a model's matrices: the rate that efficiencies are relative to"
     verb = add("speed", speed, text, "json")
     verb.add_argument(
         "model", nargs="?", default="", metavar="MODEL", help="a model folder (default: shapes of SmolLM2-135M)"
@@ -24,7 +24,7 @@ SMOLLM2 = {(576, 576): 60, (192, 576): 60, (1536, 576): 60, (576, 1536): 30, (49
 
 
 def speed(args: argparse.Namespace) -> int:
-    """A line per precision; what was measured is remembered for the efficiencies of later stages."""
+    """A line per precision; the rates are kept for the efficiencies of later stages."""
     found = _measured(args)
     if args.json:
         return emit(found)

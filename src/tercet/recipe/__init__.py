@@ -21,7 +21,6 @@ from tercet.recipe.specs import (
     BASE,
     KINDS,
     BaseSpec,
-    ComputeSpec,
     ExamplesSpec,
     FileRef,
     ModelSource,
@@ -31,7 +30,7 @@ from tercet.recipe.specs import (
     StageSpec,
     kinds_of,
 )
-from tercet.recipe.train_specs import DPOSpec, LoraSpec, RewardModelSpec, SFTSpec, TrainSpec
+from tercet.recipe.train_specs import DPOSpec, LoraSpec, OfflineSpec, RewardModelSpec, SFTSpec, TrainSpec
 
 __all__ = [
     "BASE",
@@ -39,7 +38,6 @@ __all__ = [
     "AskingSpec",
     "BaseSpec",
     "BenchmarkSpec",
-    "ComputeSpec",
     "DPOSpec",
     "EvalSpec",
     "ExamplesSpec",
@@ -53,6 +51,7 @@ __all__ = [
     "ModelSource",
     "ModelSpec",
     "MonitorSpec",
+    "OfflineSpec",
     "OnPolicyPairsSpec",
     "PPOSpec",
     "PairMixSpec",

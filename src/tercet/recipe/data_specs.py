@@ -11,7 +11,7 @@ from tercet.recipe.specs import ComputeSpec, Loc, ModelSource, SourceSpec, Stage
 
 
 class ModelSpec(StageSpec, ModelSource):
-    """Another model beside the base: a judge, a teacher, an encoder for embeddings."""
+    """Another model beside the base: an LLM judge, an author of data, an encoder for embeddings."""
 
     kind: Literal["model"] = "model"
     encoder: bool = Field(False, description="An encoder such as RoBERTa, read for embeddings: no chat template.")
@@ -24,12 +24,10 @@ class SynthSpec(StageSpec):
     produces = "rows"
     kind: Literal["synth"] = "synth"
     generator: Literal["words@1", "constraints@1", "talk@1", "facts@1", "contaminated@1"] = Field(
-        description="Which generator writes the rows."
+        description="Which generator makes the rows."
     )
     rows: int = Field(ge=1, description="How many rows.")
-    split: Literal["train", "test"] = Field(
-        "train", description="Templates and topics are disjoint between the splits."
-    )
+    split: Literal["train", "test"] = Field("train", description="The splits share no template and no topic.")
 
     def forecast(self, rows: Mapping[str, int]) -> dict[str, int]:
         """As many as are asked for."""
@@ -42,51 +40,28 @@ class MixtureSpec(StageSpec):
     module = "tercet.data.mix"
     accepts = {"against": ("benchmark",), "tokenizer": ("weights",)}
     sources: tuple[SourceSpec, ...] = Field(min_length=1, description="What goes in.")
-    against: tuple[str, ...] = Field((), description="Prompts stages whose items must not be in the mixture.")
+    against: tuple[str, ...] = Field((), description="Benchmark stages whose items must not be in the mixture.")
     ngram: int = Field(8, ge=1, description="N-gram size of decontamination (paper §3.2).")
     threshold: float = Field(
-        0.5,
-        gt=0,
-        le=1,
-        description="A row goes when it covers more than this share of one benchmark item (paper §3.2).",
+        0.5, gt=0, le=1, description="A row goes when it covers more than this share of a benchmark item (paper §3.2)."
     )
     share: float = Field(
-        0.02,
-        ge=0,
-        le=1,
-        description="A data set that copies more than this share of an unseen benchmark goes as a whole (paper §3.2).",
+        0.02, ge=0, le=1, description="A source goes whole when it copies more than this share of an unseen benchmark."
     )
     exact: bool = Field(False, description="Look for whole benchmark fields as phrases instead of n-gram coverage.")
     shots: bool = Field(
-        True,
-        description="Rows must not copy the exam's worked examples either; false where prompts show them on purpose (RLVR, paper §6.1).",
+        True, description="Rows may not copy worked examples either; false where prompts show them (paper §6.1)."
     )
     dedupe: bool = Field(True, description="Remove rows whose prompt was seen before (normalised text).")
-    keywords: bool = Field(
-        True, description="Drop rows whose assistant names another maker's model (the list of Tülu 3's SFT filters)."
-    )
+    keywords: bool = Field(True, description="Drop rows whose assistant names another maker's model (Tülu 3's list).")
     filters: dict[str, dict[str, Any]] = Field(
-        {},
-        description="Further filters with their parameters, e.g. `{ repetition = { share = 0.3 } }`; see `tercet.data.filters`.",
+        {}, description="More filters with parameters, `{ repetition = { share = 0.3 } }`; see `tercet.data.filters`."
     )
-    near: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="Jaccard similarity of prompts from which the later row goes; 0 keeps near duplicates.",
-    )
-    commercial: bool = Field(
-        False, description="The mixture is meant for commercial use: licences that stand against it are listed."
-    )
-    tokenizer: str = Field(
-        "", description="The model whose tokenizer counts the tokens of the data sheet; words are counted when absent."
-    )
-    expect: int | None = Field(
-        None, ge=1, description="Rows that the sources together are known to give, before copies of benchmarks go."
-    )
-    within: float = Field(
-        0.0, ge=0, le=1, description="How far, as a share, the rows may differ from `expect` before the stage stops."
-    )
+    near: float = Field(0.0, ge=0, le=1, description="Drop prompts of this Jaccard similarity to an earlier one.")
+    commercial: bool = Field(False, description="For commercial use: list the licences that stand against it.")
+    tokenizer: str = Field("", description="Model whose tokenizer counts the datasheet's tokens; words when absent.")
+    expect: int | None = Field(None, ge=1, description="Rows that the sources give together, before decontamination.")
+    within: float = Field(0.0, ge=0, le=1, description="Share by which the rows may miss `expect` without an error.")
 
     def origins(self) -> Iterator[tuple[Loc, SourceSpec]]:
         """The sources."""
@@ -117,9 +92,7 @@ class AskingSpec(ComputeSpec):
 
     max_new_tokens: int = Field(1024, ge=1, description="Longest text, in tokens.")
     budget: float | None = Field(
-        None,
-        ge=0,
-        description="Most that the requests of this stage may cost, over all its runs in one store, in the currency of `placement.price`; no cap when absent.",
+        None, ge=0, description="Most that this stage's requests may cost in one store, in `placement.price`'s unit."
     )
     engine: Literal["local", "vllm"] = Field("local", description="What runs local models: ours, or vLLM (an extra).")
 
@@ -160,7 +133,7 @@ class PersonasSpec(AskingSpec):
 
 
 class RatedPairsSpec(AskingSpec):
-    """Preference pairs from answers of several models that a judge rates in four aspects (paper §5.2)."""
+    """Preference pairs from answers of several models that an LLM judge rates in four aspects (paper §5.2)."""
 
     module = "tercet.data.synthesis.rated_pairs"
     version = 2
@@ -171,7 +144,7 @@ class RatedPairsSpec(AskingSpec):
     prompts: str = Field(description="A stage whose rows give the prompts; answers they have are ignored.")
     pool: tuple[str, ...] = Field(min_length=1, description="The models that answer: local ones and servers.")
     own: str = Field("", description="The policy: each prompt gets its answer and one of the pool (on-policy pairs).")
-    judge: str = Field(description="The model that rates.")
+    judge: str = Field(description="The LLM judge that rates.")
     rows: int | None = Field(None, ge=1, description="Use this many prompts (seeded sample); all when absent.")
     drawn: int = Field(4, ge=2, description="Answers rated per prompt, drawn from the pool (paper: 4).")
     temperature: float = Field(1.0, ge=0, description="Sampling temperature of answers (paper: 1.0).")
@@ -198,12 +171,8 @@ class OnPolicyPairsSpec(ComputeSpec):
     model: str = Field(description="The policy that writes both sides; usually the SFT stage.")
     prompts: str = Field(description="A stage of rows that carry verifiers: mix, synth or personas.")
     rows: int | None = Field(None, ge=1, description="Use this many prompts (seeded sample); all when absent.")
-    num_generations: int = Field(
-        4, ge=0, description="Completions drawn per prompt; 0: the answer that the row has is the chosen one."
-    )
-    dropped_samples: int = Field(
-        1, ge=0, description="Completions per prompt with one constraint dropped (persona-IF rule)."
-    )
+    num_generations: int = Field(4, ge=0, description="Completions per prompt; 0: the row's own answer is chosen.")
+    dropped_samples: int = Field(1, ge=0, description="Completions with one constraint dropped (persona-IF rule).")
     max_pairs: int = Field(1, ge=1, description="Pairs kept per prompt.")
     temperature: float = Field(1.0, gt=0, description="Sampling temperature (paper pipeline: 1.0).")
     max_new_tokens: int = Field(160, ge=1, description="Longest completion, in tokens.")
@@ -211,7 +180,5 @@ class OnPolicyPairsSpec(ComputeSpec):
     def forecast(self, rows: Mapping[str, int]) -> dict[str, int]:
         """The most pairs that the prompts may give, and what is drawn for them."""
         prompts = min(rows[self.prompts], self.rows or rows[self.prompts])
-        return {
-            "rows": prompts * self.max_pairs,
-            "completions": prompts * (self.num_generations + self.dropped_samples),
-        }
+        drawn = self.num_generations + self.dropped_samples
+        return {"rows": prompts * self.max_pairs, "completions": prompts * drawn}

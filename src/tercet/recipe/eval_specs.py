@@ -1,4 +1,4 @@
-"""The stages that evaluate models and tell the run, and the gates of an evaluation."""
+"""The stages that collect benchmarks, evaluate models and report on the run, and the gates of an evaluation."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ _GATE = re.compile(
 
 
 class BenchmarkSpec(StageSpec):
-    """Write every prompt of a benchmark to a folder, so that `mix` can decontaminate against it and `eval` can run
-    it."""
+    """Collect the items of tasks, so that `mix` can decontaminate against them and `eval` can run them."""
 
     module = "tercet.evals.benchmark"
     version = 3
@@ -28,9 +27,7 @@ class BenchmarkSpec(StageSpec):
     files = "tercet.evals.suite:files"
     kind: Literal["benchmark"] = "benchmark"
     tasks: tuple[str, ...] = Field(description="Task names, e.g. `words@1`; see `tercet.evals.suite`.")
-    items: tuple[str, ...] = Field(
-        (), description='Synth stages (split = "test") that made the items of generated tasks.'
-    )
+    items: tuple[str, ...] = Field((), description='Synth stages (split = "test") with items of generated tasks.')
     limit: int | None = Field(None, ge=1, description="First N items per task, after a seeded shuffle.")
 
 
@@ -44,18 +41,16 @@ class EvalSpec(ComputeSpec):
     check = "tercet.evals.suite:check_final"
     kind: Literal["eval"] = "eval"
     model: str = Field(description="Stage, or `base`.")
-    benchmark: str = Field(description="A prompts stage.")
-    judge: str = Field("", description="Model that judges the tasks which need one (a stage, usually kind `model`).")
+    benchmark: str = Field(description="A stage of kind `benchmark`.")
+    judge: str = Field("", description="LLM judge of the tasks that need one (a stage, usually of kind `model`).")
     embedder: str = Field("", description="Encoder for the tasks that compare embeddings (a stage of kind `model`).")
     engine: Literal["local", "vllm"] = Field("local", description="What runs the model: ours, or vLLM (an extra).")
     repeats: int = Field(1, ge=1, description="Ask every item so often; the item's score is the mean.")
     sandbox: Literal["auto", "none"] = Field("auto", description="How programs run; none means unprotected.")
     temperature: float | None = Field(None, ge=0, description="Overrides every task's sampling temperature.")
-    max_new_tokens: int | None = Field(None, ge=1, description="Overrides every task's budget.")
+    max_new_tokens: int | None = Field(None, ge=1, description="Overrides every task's most new tokens.")
     final: bool = Field(False, description="Marks the one stage that may open the unseen suite.")
-    require: tuple[str, ...] = Field(
-        (), description="Gates, e.g. `words >= benchmark-sft - 0.01` against another eval stage."
-    )
+    require: tuple[str, ...] = Field((), description="Gates, e.g. `words >= eval-sft - 0.01`, against another eval.")
 
     def references(self) -> Iterator[StageReference]:
         """Also the evals that its gates compare with."""
@@ -70,16 +65,14 @@ class EvalSpec(ComputeSpec):
 
 
 class ReportSpec(StageSpec):
-    """One self-contained page that tells the run."""
+    """One self-contained page about the run."""
 
     module = "tercet.report.page"
     version = 4
     produces = "page"
     accepts = {"evals": ("scores",)}
     kind: Literal["report"] = "report"
-    evals: tuple[str, ...] = Field(
-        min_length=1, description="Eval stages in the order to tell them; the first is the baseline."
-    )
+    evals: tuple[str, ...] = Field(min_length=1, description="Eval stages in their order; the first is the baseline.")
     title: str = Field("", description="Title of the page; the recipe's name when absent.")
 
     def identity(self, seed: int, recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,9 +81,7 @@ class ReportSpec(StageSpec):
 
 
 class Gate(NamedTuple):
-    """`words >= benchmark-sft - 0.01` is `Gate(text, "words", True, "benchmark-sft", -0.01)`; a plain bound has no
-    stage.
-    """
+    """`words >= eval-sft - 0.01` is `Gate(text, "words", True, "eval-sft", -0.01)`; a plain bound has no stage."""
 
     text: str
     task: str

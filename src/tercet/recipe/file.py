@@ -1,7 +1,7 @@
 """Recipe files: TOML to a checked `Recipe` and back, with the line of every mistake.
 
-`load` reads the file, follows `extends`, applies `--set` overrides and validates. A scanner remembers on which line
-every key stands, so that an error names file and line, what is allowed there and what was probably meant.
+`load` reads the file, follows `extends`, applies `--set` overrides and validates. A scanner finds the line of each key,
+so that an error names file and line, what is allowed there and what was probably meant.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from tercet.recipe.recipe import Recipe
-from tercet.recipe.specs import BASE, KINDS, Loc, Placement, RecipeError, SourceSpec
+from tercet.recipe.specs import BASE, KINDS, Loc, RecipeError
 
-SCALED = ("rows", "steps")  # what a recipe's `scale` multiplies
+SCALED = ("rows", "steps", "rounds")  # what a recipe's `scale` multiplies
+_HINTS: dict[str, str] = tomllib.loads(Path(__file__).with_name("hints.toml").read_text(encoding="utf-8"))
 Places = dict[Loc, str]  # where each key was written: "recipes/tiny.toml, line 12" or "--set stage.sft.batch=8"
 
 
@@ -124,7 +125,7 @@ def _override(document: dict[str, Any], places: Places, override: str) -> Places
 
 
 def _scale(document: dict[str, Any], places: Places) -> None:
-    """Take `scale` out of the document: every `rows` and `steps` of stages and sources times that, at least 1.
+    """Take `scale` out of the document: every number of `SCALED` in stages and sources times that, at least 1.
 
     Benchmarks keep their size, so that scores compare: `limit`, and rows of the split "test".
     """
@@ -161,9 +162,9 @@ def _explain(problem: Any, document: dict[str, Any], places: Places) -> str:
     where, kind = _place(places, loc), problem["type"]
     if kind == "extra_forbidden":
         allowed = sorted(_model(loc[:-1], document).model_fields)
-        return f"{where}: unknown key {loc[-1]!r} in {_table(loc[:-1])}{_meant(str(loc[-1]), allowed)}; " + (
-            f"allowed keys: {', '.join(allowed)}"
-        )
+        hint = _HINTS.get(str(loc[-1]))
+        meant = f": here {hint}" if hint else _meant(str(loc[-1]), allowed)
+        return f"{where}: unknown key {loc[-1]!r} in {_table(loc[:-1])}{meant}; allowed keys: {', '.join(allowed)}"
     if kind == "missing":
         field = _model(loc[:-1], document).model_fields.get(str(loc[-1]))
         about = f" ({field.description})" if field is not None and field.description else ""
@@ -194,11 +195,21 @@ def _clean(loc: tuple[Any, ...], document: dict[str, Any]) -> Loc:
 
 def _model(loc: Loc, document: dict[str, Any]) -> type[BaseModel]:
     """The model that checks the table at `loc`."""
-    if not loc:
-        return Recipe
-    if loc[0] == "stage" and len(loc) > 1:
-        return SourceSpec if "sources" in loc[2:] else KINDS[document["stage"][loc[1]]["kind"]]
-    return KINDS[BASE] if loc[0] == BASE else Placement
+    model: type[BaseModel] = Recipe
+    if loc[:1] == ("stage",) and len(loc) > 1:
+        model, loc = KINDS[document["stage"][loc[1]]["kind"]], loc[2:]
+    for key in loc:
+        if isinstance(key, str):  # a number is a place in a list of tables
+            model = next(_models(model.model_fields[key].annotation))
+    return model
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models in a type: `LoraSpec` of `LoraSpec | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
 
 
 def _stage_kinds() -> list[str]:

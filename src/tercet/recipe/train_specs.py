@@ -8,7 +8,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from tercet.recipe.specs import ROW, TAUGHT, ComputeSpec, Spec
+from tercet.recipe.specs import ROW, TRAINED, ComputeSpec, Spec
+
+Schedule = Literal["linear", "cosine", "constant"]
+Reduction = Literal["token_mean", "sequence_mean", "constant"]
 
 
 class LoraSpec(Spec):
@@ -26,72 +29,66 @@ class TrainSpec(ComputeSpec):
 
     produces = "weights"
     parallel = True
-    learns_from: ClassVar[str]  # field that names the stage of its rows or pairs
-    sides: ClassVar[float] = 2.6 * TAUGHT  # of a pair: two answers and what the reference reads; 1 of a row
     model: str = Field(description="Stage (or `base`) whose weights start the training.")
     learning_rate: float = Field(gt=0, description="Peak learning rate, per optimiser step.")
-    schedule: Literal["linear", "cosine", "constant"] = Field(
-        "linear", description="After warm-up: linear or cosine to 0, or constant (paper: linear)."
-    )
+    schedule: Schedule = Field("linear", description="After warm-up: to 0, or constant (paper: linear).")
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="Share of steps that warm up (paper T11: 3%).")
-    batch: int = Field(128, ge=1, description="Rows (SFT), pairs (DPO, reward) per optimiser step (paper T11: 128).")
-    num_epochs: int = Field(1, ge=1, description="Passes over the rows.")
-    steps: int | None = Field(None, ge=1, description="Stop after this many optimiser steps; the schedule ends there.")
+    batch: int = Field(128, ge=1, description="Rows or pairs (DPO, reward model) per step (paper T11: 128).")
     max_length: int = Field(2048, ge=8, description="Longest row in tokens.")
-    overlong: Literal["drop", "cut", "error"] = Field(
-        "drop", description="Rows longer than max_length: drop them, cut them, or stop with an error."
-    )
-    max_lost: float = Field(
-        0.05, ge=0, le=1, description="Stop when more than this share of rows is lost to max_length."
-    )
+    overlong: Literal["drop", "cut", "error"] = Field("drop", description="What becomes of rows over max_length.")
+    max_lost: float = Field(0.05, ge=0, le=1, description="Stop when more than this share of rows is too long.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay (paper: 0).")
     betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW betas.")
     eps: float = Field(1e-8, gt=0, description="AdamW epsilon.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm clip.")
-    optimizer: Literal["adamw", "adamw8bit"] = Field(
-        "adamw", description="AdamW, or bitsandbytes' AdamW with moments of 8 bits (CUDA, an extra)."
-    )
+    optimizer: Literal["adamw", "adamw8bit"] = Field("adamw", description="AdamW; or with bitsandbytes' 8-bit moments.")
     lora: LoraSpec | None = Field(None, description="Train low-rank adapters only; all weights when absent.")
+
+
+class OfflineSpec(TrainSpec):
+    """What the stages share that train on rows or pairs which exist before the training starts."""
+
+    data_field: ClassVar[str]  # the field that names the stage of its rows or pairs
+    sides: ClassVar[float] = 2.6 * TRAINED  # of a pair: two answers and what the reference reads; 1 of a row
+    num_epochs: int = Field(1, ge=1, description="Passes over the rows.")
+    steps: int | None = Field(None, ge=1, description="Stop after this many optimiser steps; the schedule ends there.")
 
     def forecast(self, rows: Mapping[str, int]) -> dict[str, int]:
         """Optimiser steps."""
-        return {"steps": self.steps or math.ceil(rows[getattr(self, self.learns_from)] * self.num_epochs / self.batch)}
+        return {"steps": self.steps or math.ceil(rows[getattr(self, self.data_field)] * self.num_epochs / self.batch)}
 
     def flops(self, ahead: Mapping[str, int]) -> tuple[float, float]:
         """Six per trained token."""
         return 6.0 * ahead.get("steps", 0) * self.batch * ROW * self.sides, 0.0
 
 
-class SFTSpec(TrainSpec):
+class SFTSpec(OfflineSpec):
     """Supervised finetuning on all assistant turns (paper §4)."""
 
     module = "tercet.train.sft"
     version = 3
     accepts = {"model": ("weights",), "rows": ("rows",)}
     label = "SFT"
-    learns_from = "rows"
+    data_field = "rows"
     sides = 1.0
     kind: Literal["sft"] = "sft"
     rows: str = Field(description="A stage of rows: mix, synth or personas.")
     learning_rate: float = Field(5e-6, gt=0, description="Peak learning rate (paper T11: 5e-6 for 8B).")
     num_epochs: int = Field(2, ge=1, description="Passes over the rows (paper T11: 2).")
     max_length: int = Field(4096, ge=8, description="Longest row in tokens (paper T11: 4,096).")
-    reduction: Literal["token_mean", "sequence_mean", "constant"] = Field(
-        "token_mean",
-        description="token_mean: every trained token of the batch weighs the same (the paper's sum loss up to scale).",
-    )
+    reduction: Reduction = Field("token_mean", description="token_mean is the paper's sum loss, up to scale.")
 
 
-class DPOSpec(TrainSpec):
+class DPOSpec(OfflineSpec):
     """Preference tuning (paper §5). simpo and orpo need no reference model; ipo averages log-ratios per token."""
 
     module = "tercet.train.dpo"
     version = 3
     accepts = {"model": ("weights",), "pairs": ("pairs",)}
     label = "DPO"
-    learns_from = "pairs"
+    data_field = "pairs"
     kind: Literal["dpo"] = "dpo"
-    pairs: str = Field(description="A stage of pairs: prefs, judged or pairs.")
+    pairs: str = Field(description="A stage of pairs: on_policy_pairs, rated_pairs or pair_mix.")
     loss: Literal["dpo", "dpo_norm", "simpo", "ipo", "wpo", "orpo", "kto"] = Field(
         "dpo_norm", description="Loss (paper: length-normalised DPO)."
     )
@@ -102,22 +99,15 @@ class DPOSpec(TrainSpec):
     label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="Share of flipped preferences assumed.")
     sft_weight: float = Field(0.0, ge=0, description="Adds this times the chosen answer's mean token loss (RPO: 1).")
     wpo_weight: Literal["mean", "published"] = Field(
-        "mean",
-        description="WPO's weight: from mean log-probs, without gradient; or from sums, with it, as the published code.",
+        "mean", description="WPO's weight: of mean log-probs, without gradient; or of sums, with it, as published."
     )
     odds_weight: float = Field(0.1, gt=0, description="ORPO's lambda, the weight of its log odds ratio.")
     desirable_weight: float = Field(1.0, gt=0, description="KTO's weight of chosen answers.")
     undesirable_weight: float = Field(1.0, gt=0, description="KTO's weight of rejected answers.")
     turns: Literal["last", "all"] = Field(
-        "last",
-        description="Log-probs of the last assistant turn, or of all of them (the paper's run; the turns before the last are alike).",
+        "last", description="Log-probs of the last assistant turn, or of all (as published; earlier ones are alike)."
     )
-    polyak: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Every `polyak_every` steps the reference moves by this share to the policy; 0: frozen.",
-    )
+    polyak: float = Field(0.0, ge=0, lt=1, description="Share by which the reference moves to the policy; 0: frozen.")
     polyak_every: int = Field(100, ge=1, description="Steps between two moves of the reference.")
     learning_rate: float = Field(5e-7, gt=0, description="Peak learning rate (paper T20: 5e-7 for 8B).")
     warmup_ratio: float = Field(0.1, ge=0, lt=1, description="Share of steps that warm up (paper T20: 10%).")
@@ -129,15 +119,12 @@ class DPOSpec(TrainSpec):
         weighted = self._changed("desirable_weight") or self._changed("undesirable_weight")
         refused = (
             (smoothed, "label_smoothing is not defined for it; dpo, dpo_norm, simpo and wpo have it"),
-            (
-                self.sft_weight > 0 and orpo,
-                "sft_weight would count the chosen answers twice; orpo has that term already",
-            ),
+            (self.sft_weight > 0 and orpo, "sft_weight would count the chosen answers twice; orpo has that term"),
             (self._changed("beta") and orpo, "beta is not part of it; the weight of the odds ratio is odds_weight"),
             (self._changed("odds_weight") and not orpo, "odds_weight belongs to orpo"),
             (self._changed("wpo_weight") and self.loss != "wpo", "wpo_weight belongs to wpo"),
             (weighted and self.loss != "kto", "desirable_weight and undesirable_weight belong to kto"),
-            (self.turns == "all" and self.loss == "kto", 'it judges one answer to a prompt; leave turns = "last"'),
+            (self.turns == "all" and self.loss == "kto", 'it scores one answer to a prompt; leave turns = "last"'),
             (self.polyak > 0 and self.loss in ("simpo", "orpo"), "it has no reference that polyak could move"),
         )
         if found := [why for bad, why in refused if bad]:
@@ -148,7 +135,7 @@ class DPOSpec(TrainSpec):
         return bool(getattr(self, key) != type(self).model_fields[key].default)
 
 
-class RewardModelSpec(TrainSpec):
+class RewardModelSpec(OfflineSpec):
     """Bradley-Terry reward model (paper §5.4.1, T36)."""
 
     module = "tercet.train.reward_model"
@@ -156,9 +143,9 @@ class RewardModelSpec(TrainSpec):
     produces = "reward model"
     accepts = {"model": ("weights",), "pairs": ("pairs",), "tests": ("pairs",)}
     label = "Reward"
-    learns_from = "pairs"
+    data_field = "pairs"
     kind: Literal["reward_model"] = "reward_model"
-    pairs: str = Field(description="A stage of pairs: prefs, judged or pairs.")
+    pairs: str = Field(description="A stage of pairs: on_policy_pairs, rated_pairs or pair_mix.")
     learning_rate: float = Field(3e-6, gt=0, description="Peak learning rate (paper T36: 3e-6).")
     warmup_ratio: float = Field(0.0, ge=0, lt=1, description="Share of steps that warm up (paper T36: none).")
     batch: int = Field(256, ge=1, description="Pairs per optimiser step (paper T36: 256).")
@@ -167,6 +154,4 @@ class RewardModelSpec(TrainSpec):
     margin: float = Field(
         0.0, ge=0, description="Chosen answers must win by this times the difference of the ratings (Llama 2, eq. 2)."
     )
-    tests: tuple[str, ...] = Field(
-        (), description="Stages of pairs whose accuracy is reported by subset, e.g. RewardBench."
-    )
+    tests: tuple[str, ...] = Field((), description="Pairs whose accuracy is reported by subset, e.g. RewardBench.")
