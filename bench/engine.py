@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """What can be chosen."""
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--model", type=Path, help="Hugging Face folder; SmolLM2-135M-Instruct when absent")
     parser.add_argument("--updates", type=int, default=10)
@@ -94,9 +94,9 @@ def learn(job: dict[str, Any]) -> None:
         step(trainer, optimizer, ids, written)
         parameters = list(trainer.policy.model.named_parameters())
         began = time.perf_counter()
-        checksums.add(told := engine.update(parameters))
+        checksums.add(reported := engine.update(parameters))
         seconds.append(time.perf_counter() - began)
-        equal += told == engine.checksum(parameters)
+        equal += reported == engine.checksum(parameters)
         ours.policy.model.load_state_dict(trainer.policy.model.state_dict())
         written = engine.write(ids, Sampling(48, 1.0, n=4, seed=number + 1))
         gaps.append(gap(ids, written, ours))

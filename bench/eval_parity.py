@@ -1,7 +1,7 @@
 """Item by item against lm-evaluation-harness 0.4.13: prompts, verdicts, log-likelihoods and greedy answers, in float32.
 
 Same model folder, same local rows. (a) Prompts, options and stop strings byte for byte. (b) The harness's own stored
-outputs, judged again by our judges; for tasks that write, also made-up answers to every row of the data, because a
+outputs, graded again by our verifiers; for tasks that write, also made-up answers to every row of the data, because a
 small model's own are few and alike. Where the harness's filter finds no answer at all and ours looks on, the rules are
 not the same: that is counted apart. (c) Log-likelihoods of options. (d) Greedy answers. The random keys 1122 and 1129
 of IFEval are left out. Every disagreement goes to results/eval_parity.json with what both sides read.
@@ -37,11 +37,13 @@ BENCHMARKS: dict[str, Callable[[Path, Path, int | None], Benchmark]] = {
 }
 FILTERS = {"gsm8k": "flexible-extract", "bbh": "get-answer", "ifeval": "none"}
 RANDOM_KEYS = (1122, 1129)  # the reference draws another letter where the row's is none
-JUDGED = ("verdict", "made-up verdict", "own score")
+GRADED = ("verdict", "made-up verdict", "own score")
 TOLERANCE = 1e-3  # nats
 LEAST = 0.995
 NO_FORM = ", where the harness finds none"  # its filter knows one form of words; ours has fall-backs: not the same rule
-CORRECTED = " by ifeval@1"  # the judge that reads keywords and paragraphs as the prompts mean them; differs on purpose
+CORRECTED = (
+    " by ifeval@1"  # the verifier that reads keywords and paragraphs as the prompts mean them; differs on purpose
+)
 SHOWN = 300  # characters of an output kept with a disagreement
 
 
@@ -77,7 +79,9 @@ def main() -> None:
         ]
         whole = [BENCHMARKS[key](options.data, folder / "whole", None) for key in options.benchmarks if key in FILTERS]
         made = {benchmark.name: made_up(benchmark, options) for benchmark in whole} if options.invented else {}
-        texts = [job for benchmark in whole if benchmark.name in made for job in told(benchmark, made[benchmark.name])]
+        texts = [
+            job for benchmark in whole if benchmark.name in made for job in with_texts(benchmark, made[benchmark.name])
+        ]
         theirs = [one for benchmark in benchmarks for one in benchmark.theirs]
         chat = [one["name"] for benchmark in benchmarks for one in benchmark.theirs if benchmark.name == "ifeval"]
         side = common.peer_side(options, benchmarks=theirs, chat=chat, texts=texts, batch_size=options.batch_size)
@@ -86,7 +90,7 @@ def main() -> None:
         found = compared(benchmarks, figures["samples"], options)
         for benchmark in whole:
             if benchmark.name in made:
-                rejudged(benchmark, made[benchmark.name], figures["rated_pairs"], found[benchmark.name])
+                regrade(benchmark, made[benchmark.name], figures["graded"], found[benchmark.name])
     print(table(found))
     keep(found, options)
     if failed := [name for name, agreement in found.items() if not passed(name, agreement)]:
@@ -96,7 +100,7 @@ def main() -> None:
 def parser() -> argparse.ArgumentParser:
     """The options."""
     found = common.arguments(__doc__ or "")
-    found.add_argument("--exams", nargs="+", choices=list(BENCHMARKS), default=list(BENCHMARKS))
+    found.add_argument("--benchmarks", nargs="+", choices=list(BENCHMARKS), default=list(BENCHMARKS))
     found.add_argument("--limit", type=int, help=f"items a task, 0 for all; when absent {LIMITS}")
     found.add_argument("--invented", type=int, default=4, help="made-up answers to every row of a task that writes")
     found.add_argument("--batch-size", type=int, default=8, help="of the harness")
@@ -109,7 +113,7 @@ def parser() -> argparse.ArgumentParser:
 def compared(
     benchmarks: list[Benchmark], samples: dict[str, list[Record]], options: argparse.Namespace
 ) -> dict[str, Agreement]:
-    """Ask our model the same and compare everything, benchmark by exam."""
+    """Ask our model the same and compare everything, benchmark by benchmark."""
     import torch
 
     from tercet.models.generate import LocalGenerator
@@ -149,16 +153,16 @@ def prompts(
 
 
 def outputs(benchmark: Benchmark, asked: list[Item], rows: list[Record], agreement: Agreement) -> None:
-    """(b) The harness's own outputs, judged by our judge."""
+    """(b) The harness's own outputs, graded by our verifier."""
     about = card(benchmark.task, asked)
     for item, row in zip(asked, rows, strict=True):
-        judge(benchmark, about, item, row["resps"][0], row["verdicts"][FILTERS[benchmark.name]], ("verdict", agreement))
+        grade(benchmark, about, item, row["resps"][0], row["verdicts"][FILTERS[benchmark.name]], ("verdict", agreement))
 
 
-def judge(
+def grade(
     benchmark: Benchmark, about: TaskCard, item: Item, text: str, theirs: Record, where: tuple[str, Agreement]
 ) -> None:
-    """One text under both judges; IFEval has two verdicts, strict and loose, and counts of constraints."""
+    """One text under both verifiers; IFEval has two verdicts, strict and loose, and counts of constraints."""
     what, agreement = where
     result = graded(item, [Completion(text, (), (), "eos")], about, [])
     ours, his = {"": result.score}, {"": float(theirs.get("exact_match", 0.0))}
@@ -167,8 +171,8 @@ def judge(
             return
         ours = {key: result.numbers[key] for key in ("strict", "loose", "followed_strict", "followed_loose")}
         levels = {"strict": "prompt", "loose": "prompt", "followed_strict": "inst", "followed_loose": "inst"}
-        told = {key: theirs[f"{level}_level_{key.removeprefix('followed_')}_acc"] for key, level in levels.items()}
-        his = {key: float(sum(value) if isinstance(value, list) else value) for key, value in told.items()}
+        levels_of = {key: theirs[f"{level}_level_{key.removeprefix('followed_')}_acc"] for key, level in levels.items()}
+        his = {key: float(sum(value) if isinstance(value, list) else value) for key, value in levels_of.items()}
         corrected = graded(replace(item, verifier="ifeval@1"), [Completion(text, (), (), "eos")], about, [])
         ours |= {f"{key}{CORRECTED}": corrected.numbers[key] for key in ("strict", "loose")}
         his |= {f"{key}{CORRECTED}": his[key] for key in ("strict", "loose")}
@@ -204,7 +208,7 @@ def why(name: str, read: dict[str, str], detail: str) -> str:
 
 def likelihoods(benchmark: Benchmark, asked: list[Item], rows: list[Record], model: Any, agreement: Agreement) -> None:
     """(c) The log-likelihood of every option; (b) the harness's own numbers, scored as ours are."""
-    from tercet.evals.lm_eval.harness import judged
+    from tercet.evals.lm_eval.harness import grade_responses
 
     about = card(benchmark.task, asked)
     scored = model.likelihood([item.messages for item in asked], [item.options for item in asked])
@@ -215,9 +219,9 @@ def likelihoods(benchmark: Benchmark, asked: list[Item], rows: list[Record], mod
             same = distance <= TOLERANCE and one.greedy == greedy
             agreement.note("likelihood", same, item=item.item, option=option, ours=one.logp, theirs=logp)
         theirs = row["verdicts"]["none"]["acc"]
-        verdict = judged(benchmark.task, about, item, row["resps"])["score"]
+        verdict = grade_responses(benchmark.task, about, item, row["resps"])["score"]
         agreement.note("verdict", abs(verdict - theirs) < 1e-6, item=item.item, ours=verdict, theirs=theirs)
-        own = judged(benchmark.task, about, item, [(one.logp, one.greedy) for one in ours])["score"]
+        own = grade_responses(benchmark.task, about, item, [(one.logp, one.greedy) for one in ours])["score"]
         agreement.note("own score", abs(own - theirs) < TOLERANCE, item=item.item, ours=own, theirs=theirs)
 
 
@@ -254,7 +258,7 @@ def made_up(benchmark: Benchmark, options: argparse.Namespace) -> list[tuple[int
 
 
 def solved(draw: random.Random, i: int, solutions: Sequence[str], k: int) -> str:
-    """A grade-school solution, right or of another row, with the number in one of several spellings."""
+    """A GSM8K solution, right or of another row, with the number in one of several spellings."""
     steps, _, number = (solutions[i] if k % 2 == 0 else draw.choice(solutions)).partition("\n#### ")
     forms = (
         "{s} The answer is {n}.",
@@ -314,7 +318,7 @@ def own_words(item: Item) -> list[str]:
     return [str(word) for value in given for word in (value if isinstance(value, list) else [value])]
 
 
-def told(benchmark: Benchmark, made: list[tuple[int, str]]) -> Iterator[Record]:
+def with_texts(benchmark: Benchmark, made: list[tuple[int, str]]) -> Iterator[Record]:
     """The harness's share: each of its tasks with the texts for its own rows."""
     first = 0
     for one in benchmark.theirs:
@@ -325,7 +329,7 @@ def told(benchmark: Benchmark, made: list[tuple[int, str]]) -> Iterator[Record]:
         first += size
 
 
-def rejudged(
+def regrade(
     benchmark: Benchmark, made: list[tuple[int, str]], theirs: dict[str, list[Record]], agreement: Agreement
 ) -> None:
     """(b) again, on the made-up answers."""
@@ -333,18 +337,18 @@ def rejudged(
     about = card(benchmark.task, asked)
     verdicts = [verdict for one in benchmark.theirs for verdict in theirs[one["name"]]]
     for (i, text), verdict in zip(made, verdicts, strict=True):
-        judge(benchmark, about, asked[i], text, verdict[FILTERS[benchmark.name]], ("made-up verdict", agreement))
+        grade(benchmark, about, asked[i], text, verdict[FILTERS[benchmark.name]], ("made-up verdict", agreement))
 
 
-# ---- what is told ----
+# ---- what is reported ----
 
 
 def passed(name: str, agreement: Agreement) -> bool:
-    """Everything byte for byte, likelihoods within the tolerance, verdicts as the issue of trust demands."""
+    """Everything byte for byte, likelihoods within the tolerance, and at least 99.5 % of the verdicts."""
     for what, total in agreement.total.items():
         share = agreement.equal[what] / total
         free = what == "answer" or what.endswith((NO_FORM, CORRECTED))
-        least = 0.0 if free else LEAST if what.startswith(JUDGED) and name != "ifeval" else 1.0
+        least = 0.0 if free else LEAST if what.startswith(GRADED) and name != "ifeval" else 1.0
         if share < least:
             return False
     return True
@@ -366,7 +370,7 @@ def table(found: dict[str, Agreement]) -> str:
 def keep(found: dict[str, Agreement], options: argparse.Namespace) -> None:
     """Write results/eval_parity.json."""
     RESULTS.mkdir(exist_ok=True)
-    told = {
+    found_of = {
         name: {
             "equal": agreement.equal,
             "of": agreement.total,
@@ -377,7 +381,7 @@ def keep(found: dict[str, Agreement], options: argparse.Namespace) -> None:
         for name, agreement in found.items()
     }
     how = {"max_new_tokens": options.max_new_tokens, "invented": options.invented, "limit": options.limit or LIMITS}
-    whole = {"peer": common.REQUIREMENTS[0], "processor": machine.processor(), "options": how, "benchmarks": told}
+    whole = {"peer": common.REQUIREMENTS[0], "processor": machine.processor(), "options": how, "benchmarks": found_of}
     (RESULTS / "eval_parity.json").write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"\nkept in {RESULTS / 'eval_parity.json'}")
 

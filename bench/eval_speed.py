@@ -3,7 +3,7 @@
 GSM8K with eight examples (200 items, 256 new tokens, the same stop strings) and MMLU with five (100 items of each of
 five subjects, at equal distances in their list). Same rows, model folder, dtype and threads; one process a measurement,
 in alternating order. The harness first tries some batch sizes on a part of the rows and then runs with its best.
-Counted is the evaluation itself, with building prompts, judging and keeping results; imports and loading are not.
+Counted is the evaluation itself, with building prompts, grading and keeping results; imports and loading are not.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
 def parser() -> argparse.ArgumentParser:
     """The options."""
     found = common.arguments(__doc__ or "")
-    found.add_argument("--exams", nargs="+", choices=["gsm8k", "mmlu"], default=["gsm8k", "mmlu"])
+    found.add_argument("--benchmarks", nargs="+", choices=["gsm8k", "mmlu"], default=["gsm8k", "mmlu"])
     found.add_argument("--limit", type=int, help=f"items of each benchmark; {GSM8K} and {MMLU} when absent")
     found.add_argument("--rounds", type=int, default=3, help="measurements of each side")
     found.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def builder(benchmark: str, options: argparse.Namespace) -> tuple[Build, int]:
-    """How the exam's rows are written for both sides, and how many."""
+    """How the benchmark's rows are written for both sides, and how many."""
     if benchmark == "gsm8k":
         return lambda folder, count: common.gsm8k(options.data, folder, count), options.limit or GSM8K
     names = sorted({row["subject"] for row in common.read(options.data / "eval/mmlu/dev.jsonl.gz")})
@@ -86,10 +86,10 @@ def builder(benchmark: str, options: argparse.Namespace) -> tuple[Build, int]:
 
 
 def compared(benchmark: str, rows: Benchmark, size: str, options: argparse.Namespace) -> list[Side]:
-    """Both sides of one exam."""
+    """Both sides of one benchmark."""
     theirs = peer(rows, size, options)
-    told = ("threads", "max_new_tokens", "dtype")
-    job: Job = {key: getattr(options, key) for key in told} | {"model": str(model_folder(options))}
+    shared = ("threads", "max_new_tokens", "dtype")
+    job: Job = {key: getattr(options, key) for key in shared} | {"model": str(model_folder(options))}
     job = job | {"task": rows.task.id, "mirror": rows.mirror, "decoded_at_once": options.rows}
     return [Side("Tercet", [sys.executable, str(HERE / "eval_speed.py"), "--job"], job), theirs]
 
@@ -119,7 +119,7 @@ def measured(options: argparse.Namespace, build: Build, which: tuple[str, str], 
 
 
 def too_long(*_: Any) -> None:
-    """The alert of a sweep."""
+    """A sweep took longer than it may."""
     raise TimeoutError("took too long")
 
 
@@ -129,7 +129,7 @@ def run(benchmark: str, sides: list[Side], folder: Path, rounds: int) -> None:
         for side in sides if number % 2 == 0 else sides[::-1]:
             found = once(side, folder)
             samples = found.pop("samples", {})
-            found.pop("rated_pairs", None)
+            found.pop("graded", None)
             if samples:
                 found |= {"items": sum(map(len, samples.values())), "score": score(samples)}
             side.rounds.append(found)
@@ -190,7 +190,7 @@ def record(benchmark: str, side: Side, sweep: dict[str, float | None]) -> dict[s
 
 
 def evaluate(file: Path) -> None:
-    """The prompts and eval stages' own functions, with a model that is loaded already."""
+    """The benchmark and eval stages' own functions, with a model that is loaded already."""
     import torch
 
     from tercet.evals import benchmark, run

@@ -1,4 +1,4 @@
-"""The same benchmark by our own generator and by vLLM: scores side by side, and how far their log-probs are apart.
+"""The same evaluation by our own generator and by vLLM: scores side by side, and how far their log-probs are apart.
 
     python bench/eval_vllm.py --limit 50
 
@@ -26,7 +26,7 @@ UNWANTED = ("torchvision", "torchaudio", "torchcodec")  # they want another buil
 
 
 def main() -> None:
-    """Both benchmarks, the comparison, the gap; writes bench/results/eval_vllm.json."""
+    """Both evaluations, the comparison, the gap; writes bench/results/eval_vllm.json."""
     options = arguments()
     python = options.python or peer_python(VENV, (options.vllm, str(HERE.parent)), UNWANTED)
     with tempfile.TemporaryDirectory() as folder:
@@ -34,9 +34,9 @@ def main() -> None:
         sides = {
             name: evaluate(options, work, name, path) for name, path in (("local", sys.executable), ("vllm", python))
         }
-        benchmarks = [str(work / name) for name in sides]
+        evaluations = [str(work / name) for name in sides]
         line = compare(*(sides[name]["artifact"] for name in sides))
-        gap = log_prob_gap(options, work, python, Path(benchmarks[0]))
+        gap = log_prob_gap(options, work, python, Path(evaluations[0]))
     found = {
         "command": " ".join(["python", *sys.argv]),
         "model": str(options.model.name),
@@ -80,14 +80,14 @@ def arguments() -> argparse.Namespace:
 
 
 def evaluate(options: argparse.Namespace, work: Path, name: str, python: str) -> dict[str, Any]:
-    """One side's benchmark, with the time from start to finish."""
+    """One side's evaluation, with the time from start to finish."""
     command = [python, "-m", "tercet", "eval", str(options.model), "--tasks", options.task, "--json"]
     command += ["--limit", str(options.limit), "--dtype", options.dtype, "--mirror", str(options.mirror)]
     command += ["--max-new-tokens", str(options.max_new_tokens), "--engine", name, "--store", str(work / name)]
     began = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, env=environment(), check=False)
     if done.returncode:
-        raise SystemExit(f"the benchmark with {name} failed with exit code {done.returncode}")
+        raise SystemExit(f"the evaluation with {name} failed with exit code {done.returncode}")
     answer = json.loads(done.stdout)
     score = answer["scores"][options.task]
     print(f"{name}: {score['score']:.3f} ± {score['stderr']:.3f}, {time.perf_counter() - began:.0f} s", flush=True)
@@ -95,7 +95,7 @@ def evaluate(options: argparse.Namespace, work: Path, name: str, python: str) ->
 
 
 def environment() -> dict[str, str]:
-    """vLLM on CPU wants to be told how much memory its cache may have."""
+    """vLLM on CPU reads how much memory its cache may have from here."""
     return os.environ | {"VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "2")}
 
 
@@ -117,7 +117,7 @@ def log_prob_gap(options: argparse.Namespace, work: Path, python: str, store: Pa
     from tercet.models.vllm.generator import logp_gap
     from tercet.rows import Completion
 
-    benchmark = next(store.glob("exam-*")) / "payload" / "benchmark.parquet"
+    benchmark = next(store.glob("benchmark-*")) / "payload" / "benchmark.parquet"
     job = {
         "model": str(options.model),
         "dtype": options.dtype,

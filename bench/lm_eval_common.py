@@ -73,9 +73,9 @@ def settle(options: argparse.Namespace) -> None:
 
 def peer_side(options: argparse.Namespace, **more: Any) -> Side:
     """The harness with its Hugging Face back-end."""
-    told = {"model": str(model_folder(options)), "threads": options.threads, "max_new_tokens": options.max_new_tokens}
+    job = {"model": str(model_folder(options)), "threads": options.threads, "max_new_tokens": options.max_new_tokens}
     command = [peer_python(options.peer_python), str(HERE / "lm_eval_side.py")]
-    return Side("lm-eval", command, told | {"benchmarks": [], "chat": [], "batch_size": 8, "dtype": "float32"} | more)
+    return Side("lm-eval", command, job | {"benchmarks": [], "chat": [], "batch_size": 8, "dtype": "float32"} | more)
 
 
 # ---- the same rows for both ----
@@ -139,8 +139,8 @@ def bbh(data: Path, folder: Path, limit: int | None) -> Benchmark:
 
 
 def ifeval(data: Path, folder: Path, limit: int | None) -> Benchmark:
-    """No examples, through the chat template, judged as the reference code does."""
-    task = suite.task("instructions.ifeval:reference@1")
+    """No examples, through the chat template, graded as the reference code does."""
+    task = suite.task("ifeval:reference@1")
     file = written(folder / "ifeval.jsonl", spread(read(data / "eval/ifeval/input_data.jsonl"), limit))
     return Benchmark("ifeval", task, {"google/IFEval": file}, [{"name": "ifeval", "files": {"train": file}}])
 

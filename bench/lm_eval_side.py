@@ -1,7 +1,7 @@
 """lm-evaluation-harness's side of the comparisons, run by its own interpreter: `lm_eval_side.py JOB.json`.
 
 It gives its own benchmarks, as its package declares them, on the job's local rows to its Hugging Face back-end, and
-writes what it asked, got and judged; `texts` are judged without a model.
+writes what it asked, got and graded; `texts` are graded without a model.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def main(file: Path) -> None:
     torch.set_num_threads(job["threads"])
     torch.manual_seed(0)
     folder = Path(job["out"]).parent
-    figures: dict[str, Any] = {"rated_pairs": {one["name"]: judged(one, folder) for one in job.get("texts", [])}}
+    figures: dict[str, Any] = {"graded": {one["name"]: graded(one, folder) for one in job.get("texts", [])}}
     if job["benchmarks"]:
         figures |= evaluated(job, folder)
     Path(job["out"]).write_text(json.dumps(figures, default=lambda number: number.item()))
 
 
 def evaluated(job: Job, folder: Path) -> dict[str, Any]:
-    """Every benchmark, and the seconds of the evaluation itself: building requests, asking, judging."""
+    """Every benchmark, and the seconds of the evaluation itself: building requests, asking, grading."""
     size = job["batch_size"]
     lm = HFLM(pretrained=job["model"], dtype=job["dtype"], device=device(), batch_size=size)
     tasks = {one["name"]: task_of(one, folder, job["max_new_tokens"]) for one in job["benchmarks"]}
@@ -62,7 +62,7 @@ def device() -> str:
 def task_of(one: dict[str, Any], folder: Path, max_new_tokens: int | None = None) -> Any:
     """The harness's own task, with local files for its data set."""
     manager = TaskManager()
-    told = {
+    config = {
         "include": str(manager.task_index[one["name"]].yaml_path),
         "task": one["name"],
         "dataset_path": "json",
@@ -70,7 +70,7 @@ def task_of(one: dict[str, Any], folder: Path, max_new_tokens: int | None = None
         "dataset_kwargs": {"data_files": one["files"]},
     }
     file = folder / f"{one['name']}.yaml"
-    file.write_text(json.dumps(told))  # JSON is YAML
+    file.write_text(json.dumps(config))  # JSON is YAML
     task = manager.load([str(file)])["tasks"][one["name"]]
     if one.get("num_fewshot") is not None:
         task.set_config("num_fewshot", one["num_fewshot"])
@@ -92,7 +92,7 @@ def rows(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [found[number] for number in sorted(found)]
 
 
-def judged(one: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+def graded(one: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     """The verdicts on given texts: `texts` are pairs of a row's number and an answer to it."""
     task = task_of(one, folder)
     docs = list(task.eval_docs)

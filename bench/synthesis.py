@@ -5,8 +5,8 @@
 `tercet serve` over a small model plays author, pool and judge through HTTP; the same weights, loaded locally, are one
 more member of the pool. The recipe runs once undisturbed and once more, in another store and against a fresh server,
 with SIGKILL to the pipeline and its stage at seeded moments. Compared are the tables of both runs, and the server's log
-with the ledgers: every answer that was written is in a ledger, and was written once. What was under way at a kill is
-told apart: it is asked again, and the server, which knows it by its Idempotency-Key, does not write it again.
+with the request logs: every answer that was written is in a log, and was written once. What was under way at a kill is
+counted apart: it is asked again, and the server, which knows it by its Idempotency-Key, does not write it again.
 
 The server computes in float64, so that an answer does not depend on what is decoded beside it: in float32 rounding
 tips a drawn token about once in a hundred thousand. `--model tiny:` takes random weights that are made to speak in the
@@ -101,7 +101,7 @@ kind = "rated_pairs"
 prompts = "prompts"
 pool = ["base", "twin", "local"]
 judge = "base"
-rows = {judged}
+rows = {rated}
 drawn = 3
 paper = true # a small judge seldom keeps to the form; the published run's reader is lenient
 max_new_tokens = {tokens}
@@ -117,12 +117,12 @@ price = [0.15, 0.60]
 
 @dataclass
 class Outcome:
-    """One run of the recipe: what the server noted, what the ledgers hold, and the kills it went through."""
+    """One run of the recipe: what the server noted, what the request logs hold, and the kills it went through."""
 
     store: Path
     served: list[dict[str, Any]] = field(default_factory=list)
     answers: list[dict[str, Any]] = field(default_factory=list)
-    lost: int = 0  # requests that a ledger noted as asked and that a kill cut off
+    lost: int = 0  # requests that a log noted as asked and that a kill cut off
     kills: list[int] = field(default_factory=list)  # requests served when the kill came
     seconds: float = 0.0
 
@@ -150,7 +150,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """What can be chosen."""
+    """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--model", default="", help="folder, or tiny:; SmolLM2-135M-Instruct of the quickstart if absent"
@@ -158,7 +158,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--personas", type=Path, required=True, help="jsonl file with a `persona` in every line")
     parser.add_argument("--count", type=int, default=50, help="personas used")
     parser.add_argument("--others", type=int, default=24, help="of these, for word problems and for requests to refuse")
-    parser.add_argument("--judged", type=int, default=8, help="prompts that are answered by the pool and judged")
+    parser.add_argument("--rated", type=int, default=8, help="prompts that are answered by the pool and rated")
     parser.add_argument("--tokens", type=int, default=96, help="longest text")
     parser.add_argument("--judge-tokens", type=int, default=160, help="longest verdict")
     parser.add_argument("--kills", type=int, default=5)
@@ -185,7 +185,7 @@ def write_recipe(options: argparse.Namespace, work: Path) -> Path:
         base = {"local": SMOLLM.model, "sha256": SMOLLM.sha256}
     elif options.model != "tiny:":
         base["local"] = str(Path(options.model).absolute())
-    facts = {name: getattr(options, name) for name in ("seed", "others", "rated_pairs", "tokens", "judge_tokens")}
+    facts = {name: getattr(options, name) for name in ("seed", "others", "rated", "tokens", "judge_tokens")}
     lines = options.personas.read_text(encoding="utf-8").splitlines(keepends=True)
     personas = work / "personas.jsonl"
     personas.write_text("".join(random.Random(options.seed).sample(lines, options.count)), encoding="utf-8")
@@ -218,7 +218,7 @@ def once(options: argparse.Namespace, work: Path, recipe: Path, name: str, momen
                 raise SystemExit(f"tercet run failed:\n{(work / f'{name}.txt').read_text()[-3000:]}")
     found.seconds = time.monotonic() - began
     found.served = read(log)
-    found.answers, found.lost = ledgers(found.store)
+    found.answers, found.lost = logged(found.store)
     print(f"{name}: {len(paid(found.served))} requests in {found.seconds:.0f} s", flush=True)
     return found
 
@@ -250,7 +250,7 @@ def served(options: argparse.Namespace, log: Path) -> Iterator[None]:
 
 
 def model_of(options: argparse.Namespace) -> list[str]:
-    """The model as `tercet serve` is told it."""
+    """The model as `tercet serve` takes it."""
     from tercet.models.base_model import SMOLLM
 
     return [str(Path(options.model).absolute())] if options.model else [SMOLLM.model, "--sha256", SMOLLM.sha256]
@@ -264,16 +264,18 @@ def alive(port: int) -> bool:
 
 
 def start(recipe: Path, store: Path, text: Path) -> subprocess.Popen[bytes]:
-    """`tercet run`, with what it says in a file."""
+    """`tercet run`, with its output in a file."""
     command = [sys.executable, "-m", "tercet", "run", str(recipe), "--store", str(store)]
     with text.open("a") as stream:
         return subprocess.Popen(command, stdout=stream, stderr=stream, stdin=subprocess.DEVNULL)
 
 
 def kill(child: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to the process and to all below it at once: nobody gets to tidy up."""
-    told = subprocess.run(("ps", "-A", "-o", "pid=", "-o", "ppid="), capture_output=True, text=True, check=True).stdout
-    parents = {int(pid): int(parent) for pid, parent in map(str.split, told.splitlines())}
+    """SIGKILL to the process and to all below it at once, so that nothing can clean up."""
+    listed = subprocess.run(
+        ("ps", "-A", "-o", "pid=", "-o", "ppid="), capture_output=True, text=True, check=True
+    ).stdout
+    parents = {int(pid): int(parent) for pid, parent in map(str.split, listed.splitlines())}
     doomed = [child.pid]
     for pid in doomed:
         doomed += [other for other, parent in parents.items() if parent == pid]
@@ -295,10 +297,10 @@ def paid(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [line for line in lines if line["status"] == 200 and not line["again"]]
 
 
-def ledgers(store: Path) -> tuple[list[dict[str, Any]], int]:
-    """The answers of servers in the ledgers of a store, and how many requests were asked and never heard of again."""
+def logged(store: Path) -> tuple[list[dict[str, Any]], int]:
+    """The answers of servers in the request logs of a store, and how many requests were asked and never answered."""
     answers, lost = [], 0
-    for path in sorted((store / ".ledgers").glob("*.jsonl")):
+    for path in sorted((store / ".requests").glob("*.jsonl")):
         under_way: set[str] = set()
         for line in read(path):
             asked = line.get("asked", {})
@@ -322,10 +324,10 @@ def result(options: argparse.Namespace, whole: Outcome, killed: Outcome) -> dict
         wrote = Counter(line["request"] for line in paid(run.served))
         keys = Counter(line["key"] for line in run.answers if "error" not in line)
         checks[f"{name}: no request was paid twice"] = max(wrote.values()) == 1
-        checks[f"{name}: no ledger key was answered twice"] = max(keys.values()) == 1
-        checks[f"{name}: as many requests were paid as the ledgers have answers"] = len(wrote) == len(keys)
+        checks[f"{name}: no key was answered twice"] = max(keys.values()) == 1
+        checks[f"{name}: as many requests were paid as the logs have answers"] = len(wrote) == len(keys)
         checks[f"{name}: only what a kill cut off was served again"] = len(again(run)) <= run.lost
-    checks["whole: the ledgers have the tokens that the server counted"] = counted(whole)
+    checks["whole: the logs have the tokens that the server counted"] = counted(whole)
     checks["killed: no fewer kills than wanted"] = len(killed.kills) == options.kills
     return {
         "command": " ".join(["python", *sys.argv]),
@@ -335,7 +337,7 @@ def result(options: argparse.Namespace, whole: Outcome, killed: Outcome) -> dict
         "personas": options.count,
         "rows": {stage: len(one) for stage, (one, _) in tables.items() if STAGES[stage] == "rows"},
         "pairs": len(tables["preference-data"][0]),
-        "runs": {"whole": told(whole), "killed": told(killed)},
+        "runs": {"whole": figures(whole), "killed": figures(killed)},
         "checks": checks,
     }
 
@@ -352,18 +354,18 @@ def again(run: Outcome) -> list[dict[str, Any]]:
 
 
 def counted(run: Outcome) -> bool:
-    """Whether both sides have the same bill."""
+    """Whether server and logs count the same tokens."""
     served = [sum(line[name] for line in paid(run.served)) for name in ("prompt_tokens", "completion_tokens")]
     return served == [sum(line[name] for line in run.answers) for name in ("read", "wrote")]
 
 
-def told(run: Outcome) -> dict[str, Any]:
+def figures(run: Outcome) -> dict[str, Any]:
     """The figures of one run; tokens are those that were paid."""
     lines = paid(run.served)
     return {
         "seconds": round(run.seconds, 1),
         "requests": len(lines),
-        "ledger_answers": len(run.answers),
+        "logged_answers": len(run.answers),
         "refused": sum(line["status"] not in (200, 499) for line in run.served),
         "prompt_tokens": sum(line["prompt_tokens"] for line in lines),
         "completion_tokens": sum(line["completion_tokens"] for line in lines),
@@ -378,7 +380,7 @@ def told(run: Outcome) -> dict[str, Any]:
 
 
 def act(options: argparse.Namespace) -> None:
-    """Serve the tiny model; its tokens are drawn as ever and then put into words."""
+    """Serve the tiny model; its tokens are drawn as ever and then replaced by words."""
     from tercet.models import tiny
     from tercet.models.openai import serve
 
@@ -398,11 +400,11 @@ class Actor(LocalGenerator):
         time.sleep(0.3)
         asked = [str(self.chat.tokenizer.decode(list(ids))) for ids in prompts]
 
-        def tell(i: int, group: list[Completion]) -> None:
+        def finished(i: int, group: list[Completion]) -> None:
             if done is not None:
                 done(i, [replace(one, text=spoken(asked[i], one), stop="eos") for one in group])
 
-        written = super().write(prompts, sampling, tell, streams)
+        written = super().write(prompts, sampling, finished, streams)
         return [
             [replace(one, text=spoken(text, one), stop="eos") for one in group]
             for text, group in zip(asked, written, strict=True)

@@ -1,4 +1,4 @@
-"""Personas, a mixture and judged pairs through a real server: a run that is killed ends as one that is not."""
+"""Personas, a mixture and rated pairs through a real server: a run that is killed ends as one that is not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_killed_run_ends_with_the_same_rows_and_pairs_and_pays_for_nothing_twi
     (tmp_path / "personas.jsonl").write_text("".join(json.dumps({"persona": one}) + "\n" for one in people))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    sizes = ["--count", "8", "--others", "4", "--judged", "3", "--tokens", "16", "--judge-tokens", "16", "--kills", "1"]
+    sizes = ["--count", "8", "--others", "4", "--rated", "3", "--tokens", "16", "--judge-tokens", "16", "--kills", "1"]
     places = ["--personas", "personas.jsonl", "--work", "work", "--out", "out.json", "--port", str(port)]
     done = subprocess.run(
         [sys.executable, str(BENCH), "--model", "tiny:", *sizes, *places, "--threads", "1"],

@@ -1,4 +1,4 @@
-"""The statistics of benchmarks: how sure we are of a score, and whether two checkpoints differ.
+"""The statistics of evaluations: how sure we are of a score, and whether two checkpoints differ.
 
 Pure functions on lists of per-item numbers, and at the end on results, where two checkpoints are compared item by item.
 Everything is one estimator: a ratio of sums, total over weight, whose error comes from the items' residuals. With
@@ -29,7 +29,7 @@ class GateError(Exception):
 
 
 class CompareError(ValueError):
-    """Two benchmarks cannot be compared item by item."""
+    """Two evaluations cannot be compared item by item."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def pair(a: Mapping[str, Result], b: Mapping[str, Result], missing: Literal["rai
     """The results of one task, by item, side by side.
 
     An item that one side lacks, or that asks something else there, is an error, or is left out if `missing` says so.
-    An item that failed on either side (it could not be asked, or not be judged) is always left out: it is neither right
+    An item that failed on either side (it could not be asked, or not be graded) is always left out: it is neither right
     nor wrong. What is left out is counted.
     """
     items = list({**a, **b})
@@ -199,7 +199,7 @@ def pair(a: Mapping[str, Result], b: Mapping[str, Result], missing: Literal["rai
         task = next(iter({**a, **b}.values())).task
         raise CompareError(
             f"were not given the same benchmark; {len(strange)} items of {task} differ, first {strange[0]!r}. "
-            "Evaluate both checkpoints on one prompts artifact"
+            "Evaluate both checkpoints on one benchmark artifact"
         )
     shared = (a.keys() & b.keys()) - {*strange}
     kept = [item for item in a if item in shared and "error" not in (a[item].outcome, b[item].outcome)]

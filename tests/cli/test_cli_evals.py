@@ -42,8 +42,8 @@ def said(*argv: str) -> Said:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where all these evaluations are given, with a mirror of hand-made public rows."""
-    place = tmp_path_factory.mktemp("benchmarks")
+    """Where all these evaluations run, with a mirror of hand-made public rows."""
+    place = tmp_path_factory.mktemp("evaluations")
     (place / "mirror.toml").write_text("[mirror]\n" + "".join(f'"{k}" = "{v}"\n' for k, v in MIRROR.items()))
     sums = [{"question": f"What is {i} + {i}?", "answer": f"It is 2 * {i}.\n#### {2 * i}"} for i in range(1, 6)]
     (place / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums))
@@ -69,7 +69,7 @@ def place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def two_evals(folder: Path) -> dict[str, Any]:
-    """The tiny model twice, with more room the second time: what `eval --json` said."""
+    """The tiny model twice, with a larger budget the second time: what `eval --json` said."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("TERCET_MIRROR", raising=False)
@@ -97,7 +97,7 @@ def test_eval_says_scores_repeats_and_where_they_are(place: Path, two_evals: dic
     assert all(one["num_tokens"] <= 8 for one in results[:6])
 
 
-def test_a_benchmark_that_exists_is_not_given_again(place: Path, two_evals: dict[str, Any]) -> None:
+def test_an_evaluation_that_exists_is_not_run_again(place: Path, two_evals: dict[str, Any]) -> None:
     code, out, _ = said(*TINY, "--repeats", "2")
     assert code == 0
     assert [line.split()[:3] for line in out.splitlines()[2:4]] == [
@@ -108,30 +108,32 @@ def test_a_benchmark_that_exists_is_not_given_again(place: Path, two_evals: dict
 
 
 def test_scores_come_as_table_json_markdown_and_in_lm_evals_layout(place: Path, two_evals: dict[str, Any]) -> None:
-    benchmark = two_evals["short"]["artifact"]
-    code, table, _ = said("scores", benchmark)
+    evaluation = two_evals["short"]["artifact"]
+    code, table, _ = said("scores", evaluation)
     assert code == 0
     assert "95 % interval" in table
     assert "facts@1" in table
-    assert json.loads(said("scores", benchmark, "--json")[1]) == two_evals["short"]["scores"]
-    lines = said("scores", benchmark, "--format", "markdown")[1].splitlines()
+    assert json.loads(said("scores", evaluation, "--json")[1]) == two_evals["short"]["scores"]
+    lines = said("scores", evaluation, "--format", "markdown")[1].splitlines()
     assert lines[0].startswith("| task | score |")
     assert lines[1] == "| " + " | ".join(["---"] * 7) + " |"
     assert len(lines) == 4
-    whole = json.loads(said("scores", benchmark, "--format", "lm-eval")[1])
+    whole = json.loads(said("scores", evaluation, "--format", "lm-eval")[1])
     assert whole["results"]["words@1"]["alias"].strip() == "words@1"
     assert len(whole["samples"]["facts@1"]) == 6
 
 
-def test_rescore_leaves_the_benchmark_and_says_the_same(place: Path, two_evals: dict[str, Any], tmp_path: Path) -> None:
-    benchmark, again = two_evals["short"]["artifact"], str(tmp_path / "again")
-    code, out, _ = said("rescore", benchmark, "--out", again, "--json")
+def test_rescore_leaves_the_evaluation_and_says_the_same(
+    place: Path, two_evals: dict[str, Any], tmp_path: Path
+) -> None:
+    evaluation, again = two_evals["short"]["artifact"], str(tmp_path / "again")
+    code, out, _ = said("rescore", evaluation, "--out", again, "--json")
     assert code == 0
     assert json.loads(out) == two_evals["short"]["scores"]
-    code, out, _ = said("compare", benchmark, again)
+    code, out, _ = said("compare", evaluation, again)
     assert code == 0
     assert "none" in out.splitlines()[-1]
-    assert "exists; rescore into" in said("rescore", benchmark, "--out", again)[2]
+    assert "exists; rescore into" in said("rescore", evaluation, "--out", again)[2]
 
 
 @pytest.mark.parametrize(
@@ -153,14 +155,14 @@ def test_rescore_says_what_it_cannot_do(
     assert not out.exists()
 
 
-def test_rescore_with_failing_judges_exits_with_one(
+def test_rescore_with_failing_verifiers_exits_with_one(
     place: Path, two_evals: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = Grade(0.0, outcome="error", detail="no parser")
     monkeypatch.setattr("tercet.evals.results.verifier", lambda name: lambda text, reference, sandbox: failed)
     code, _, err = said("rescore", two_evals["short"]["artifact"], "--out", str(tmp_path / "again"))
     assert code == 1
-    assert "12 of 12 answers could not be had or judged" in err
+    assert "12 of 12 answers could not be had or graded" in err
 
 
 def test_compare_writes_markdown_with_a_note_on_many_comparisons(place: Path, two_evals: dict[str, Any]) -> None:
@@ -181,8 +183,8 @@ def test_compare_writes_markdown_with_a_note_on_many_comparisons(place: Path, tw
 
 @pytest.fixture(scope="module")
 def flaky() -> ModuleType:
-    file = Path(__file__).parent / "models" / "flaky_server.py"
-    spec = importlib.util.spec_from_file_location("flaky_server_of_exams", file)
+    file = Path(__file__).parents[1] / "models" / "openai" / "flaky_server.py"
+    spec = importlib.util.spec_from_file_location("flaky_server_of_evals", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -193,7 +195,7 @@ def flaky() -> ModuleType:
 @pytest.fixture(scope="module")
 def tireless(flaky: ModuleType) -> Iterator[Any]:
     """A server that answers every word problem rightly; `frugal` leaves out what it read and wrote."""
-    known = {row.prompt[-1].content: f"So it is {row.reference}." for row in GENERATORS["words@1"](120, "benchmark", 0)}
+    known = {row.prompt[-1].content: f"So it is {row.reference}." for row in GENERATORS["words@1"](120, "test", 0)}
 
     class Knows(flaky.Handler):  # type: ignore[name-defined, misc]
         def good(self, body: dict[str, Any], prompt: str) -> dict[str, Any]:
@@ -256,7 +258,7 @@ def test_a_flaky_server_spoils_nothing_and_a_second_run_asks_what_is_missing(pla
     server.fault = fault
     code, _, err = endpoint(server, "--limit", "40")
     assert code == 1
-    assert "2 of 40 answers could not be had or judged, more than 1%" in err
+    assert "2 of 40 answers could not be had or graded, more than 1%" in err
     assert "I do not like it" in err
     (draft,) = (path for path in (place / "runs").glob(".draft-eval-*") if path.is_dir())
     lines = [json.loads(line) for line in (draft / "work" / "results.jsonl").read_text().splitlines()]
@@ -285,10 +287,10 @@ def test_a_limit_beyond_the_task_is_all_of_it_and_one_lost_answer_is_left_out(pl
     assert (words["score"], words["n"], words["outcomes"]["error"]) == (1, 119, 1)
 
 
-# ---- the unseen suite, judges, gold ----
+# ---- the unseen suite, LLM judges, gold answers ----
 
 
-def test_unseen_tasks_are_refused_until_the_final_benchmark(place: Path) -> None:
+def test_unseen_tasks_are_refused_until_the_final_evaluation(place: Path) -> None:
     maths = ("eval", "tiny:", "--tasks", "deepmind_math@1", "--max-new-tokens", "4", "--json")
     code, _, err = said(*maths)
     assert code == 2
@@ -327,7 +329,7 @@ def test_a_mirror_that_lacks_a_file_is_said(place: Path, tmp_path: Path, lacks: 
     assert "absent.json" in err
 
 
-def test_grade_checks_judges_by_their_tasks_own_references(place: Path) -> None:
+def test_grade_checks_verifiers_by_their_tasks_own_references(place: Path) -> None:
     code, out, _ = said("grade", "--gold", "gsm8k@2", "--json")
     assert code == 0
     (found,) = json.loads(out)
@@ -345,7 +347,7 @@ def test_grade_says_what_it_did_not_check(place: Path) -> None:
     assert "log-probabilities" in found["facts@1"]["note"]
 
 
-def test_grade_exits_with_three_when_a_judge_is_wrong(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grade_exits_with_three_when_a_verifier_is_wrong(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real: Callable[..., Any] = gold.verifier
     wrong = Grade(1.0, "whatever")
     spoiled = lambda name: lambda text, reference: wrong if reference == "4" else real(name)(text, reference)  # noqa: E731

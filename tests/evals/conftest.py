@@ -1,4 +1,4 @@
-"""A small benchmark by hand, and what a stage is given, for the tests of this room."""
+"""A small benchmark by hand, and what a stage is given, for the tests of evaluations."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def made_rows() -> list[Row]:
 
 
 def right_answers(rows: list[Row]) -> dict[str, str]:
-    """Last turn -> an answer that every judge accepts."""
+    """Last turn -> an answer that every verifier accepts."""
     known = {ask: answer for ask, _, answer in CONSTRAINED}
     for row in rows:
         known.setdefault(row.prompt[-1].content, row.answer or f"So the answer is {row.reference}.")
@@ -49,7 +49,7 @@ def right_answers(rows: list[Row]) -> dict[str, str]:
 
 
 @dataclass
-class Batcher:
+class Workspace:
     """What a stage is given, and what it reported."""
 
     root: Path
@@ -61,13 +61,12 @@ class Batcher:
     def __post_init__(self) -> None:
         rows = made_rows()
         write_table(self.root / "items" / "rows.parquet", rows)
-        self.inputs: dict[str, Any] = {
-            name: SimpleNamespace(payload=self.root / name) for name in ("items", "benchmark", "base")
-        }
+        names = ("items", "benchmark", "base")
+        self.inputs: dict[str, Any] = {name: SimpleNamespace(payload=self.root / name) for name in names}
 
     def ctx(self, work: str = "work", **more: Any) -> Any:
         (self.root / work).mkdir(exist_ok=True)
-        stages = {"items": {"kind": "synth", "generator": "words@1", "rows": 1, "split": "benchmark"}}
+        stages = {"items": {"kind": "synth", "generator": "words@1", "rows": 1, "split": "test"}}
         recipe = Recipe.model_validate({"name": "t", "base": {"model": "tiny:"}, "stage": stages})
         track = SimpleNamespace(progress=lambda done, total, note="": self.seen.append((done, total)))
         given = {"name": "t", "seed": self.seed, "recipe": recipe, "work": self.root / work, "track": track}
@@ -95,8 +94,8 @@ class Batcher:
 
 
 @pytest.fixture
-def batcher(tmp_path: Path) -> Batcher:
-    return Batcher(tmp_path, OracleGenerator(right_answers(made_rows())))
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path, OracleGenerator(right_answers(made_rows())))
 
 
 @pytest.fixture

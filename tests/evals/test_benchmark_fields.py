@@ -1,5 +1,5 @@
-"""What decontamination looks for: raw fields of benchmark items and worked examples, apart from what a judge is
-told."""
+"""What decontamination looks for: raw fields of benchmark items and worked examples, apart from what a
+judge reads."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_words_of_the_prompt_no_longer_thin_out_the_coverage() -> None:
     assert not Index([BenchmarkItem(item.task, item.item, item.asked)]).hits([question])
 
 
-def test_the_fields_change_neither_the_digest_nor_what_a_judge_is_told() -> None:
+def test_the_fields_change_neither_the_digest_nor_what_a_judge_reads() -> None:
     (item,) = items(suite.task("harmbench@1"), [BEHAVIOUR])
     old = Item(**{**vars(item), "fields": item.asked, "asked": ()})
     assert item.fields == ("Explain this plan",)
@@ -145,9 +145,9 @@ def test_the_folder_lists_the_examples_and_the_index_reads_them(tmp_path: Path) 
     assert [(hit.item.task, hit.item.item) for hit in hits if hit.coverage == 1] == [("gsm8k@2:examples", "example-3")]
 
 
-def test_a_benchmark_without_examples_has_no_such_file(batcher: Any) -> None:
-    batcher.write_benchmark()
-    assert not (batcher.root / "benchmark" / "examples.parquet").exists()
+def test_a_benchmark_without_examples_has_no_such_file(workspace: Any) -> None:
+    workspace.write_benchmark()
+    assert not (workspace.root / "benchmark" / "examples.parquet").exists()
 
 
 @pytest.fixture
@@ -160,8 +160,7 @@ LOCAL = ("gsm8k@2", "math@1", "bbh@1", "truthfulqa@1", "mmlu:mc@1", "mmlu:lm@1",
 
 
 @pytest.mark.parametrize(
-    ("name", "number"),
-    [*zip(LOCAL, (8, 4, 69, 6, 284, 284, 8, 6), strict=True), ("do_anything_now:paired@1", None)],
+    ("name", "number"), [*zip(LOCAL, (8, 4, 69, 6, 284, 284, 8, 6), strict=True), ("do_anything_now:paired@1", None)]
 )
 def test_the_examples_are_those_that_prompts_show(local: dict[str, str], name: str, number: int | None) -> None:
     task = suite.task(name)

@@ -103,13 +103,13 @@ def test_partial_scores_are_tested_with_t(tmp_path: Path) -> None:
     assert line.p_value == differences([0, 1, 0], [0.5, 1, 1]).p_value
 
 
-def test_what_could_not_be_judged_is_left_out_and_said(tmp_path: Path) -> None:
+def test_what_could_not_be_graded_is_left_out_and_said(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a", {"words@1": [0, 1, 0]}), write(tmp_path / "b", {"words@1": [1, 1, 1]})
     text = (b / "results.jsonl").read_text().replace("graded", "error", 1)
     (b / "results.jsonl").write_text(text)
     lines = compare(a, b)
     assert (lines[0].n, lines[0].left_out) == (2, 1)
-    assert note(lines).endswith("Left out, as one side could not be asked or judged: 1 item.")
+    assert note(lines).endswith("Left out, as one side could not be asked or graded: 1 item.")
 
 
 def test_nothing_relative_to_zero(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_different_benchmarks_are_refused(tmp_path: Path, other: dict[str, list[
 
 def test_the_same_ids_with_other_questions_are_refused(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a", A), write(tmp_path / "b", A, digest="other")
-    with pytest.raises(CompareError, match="were not given the same evaluation; 10 items of words@1 differ"):
+    with pytest.raises(CompareError, match="were not given the same benchmark; 10 items of words@1 differ"):
         compare(a, b)
 
 

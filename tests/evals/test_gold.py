@@ -1,5 +1,4 @@
-"""The check of the judges: a good one agrees with its own reference answers, a bad one is caught, bad data are
-named."""
+"""The check of the verifiers: a good one agrees with its own reference answers, a bad one is caught, bad data named."""
 
 from __future__ import annotations
 
@@ -43,7 +42,7 @@ def mirror(tmp_path: Path) -> dict[str, str]:
     return rows_of(tmp_path, *({"question": f"{i} + {i} = ü?", "answer": 2 * i} for i in range(7)))
 
 
-def test_a_good_judge_accepts_every_reference_and_refuses_every_spoiled_one(mirror: dict[str, str]) -> None:
+def test_a_good_verifier_accepts_every_reference_and_refuses_every_spoiled_one(mirror: dict[str, str]) -> None:
     found = check(SUMS, mirror)
     assert (found.task, found.verifier, found.n, found.accepted, found.refused) == ("sums@1", "gsm8k@1", 7, 7, 7)
     assert (found.agreement, found.missed, found.note) == (1, (), "")
@@ -63,7 +62,7 @@ def test_the_first_items_may_be_enough(mirror: dict[str, str], limit: int) -> No
         (Grade(0.0, "", "error", "no sandbox"), (0, 0), "error, answer '' no sandbox"),
     ],
 )
-def test_a_bad_judge_is_caught(
+def test_a_bad_verifier_is_caught(
     mirror: dict[str, str], monkeypatch: pytest.MonkeyPatch, grade: Grade, counts: tuple[int, int], missed: str
 ) -> None:
     monkeypatch.setattr(gold_module, "verifier", lambda name: lambda completion, reference: grade)
@@ -104,9 +103,9 @@ def test_references_of_generated_tasks_come_from_the_generator() -> None:
         check(task, {})
 
 
-def test_tasks_without_a_checkable_judge_say_why(tmp_path: Path, mirror: dict[str, str]) -> None:
+def test_tasks_without_a_checkable_verifier_say_why(tmp_path: Path, mirror: dict[str, str]) -> None:
     modelled = replace(SUMS, verifier="wildguard@1", gold=None)
-    assert check(modelled, mirror).note == "a model judges it"
+    assert check(modelled, mirror).note == "an LLM judge grades it"
     unchecked = check(replace(SUMS, gold=None), mirror)
     assert (unchecked.n, unchecked.note) == (0, "not checked: the task declares no gold answers")
     chosen = replace(SUMS, verifier="", metric="choice", options=lambda record: (["a", "b"], 0), gold=None)
@@ -118,7 +117,7 @@ def test_tasks_without_a_checkable_judge_say_why(tmp_path: Path, mirror: dict[st
     [
         ([], TaskError, "sums@1: found no items"),
         ([{"question": "x", "anwser": 3}], TaskError, r"sums@1, record 0: is not in the expected layout .*anwser"),
-        ([{"question": "x", "answer": ""}], TaskError, "item 'test-0': has no truth"),
+        ([{"question": "x", "answer": ""}], TaskError, "item 'test-0': has no reference answer"),
     ],
 )
 def test_bad_data_are_named(tmp_path: Path, rows: list[Any], error: type[Exception], message: str) -> None:
@@ -126,7 +125,7 @@ def test_bad_data_are_named(tmp_path: Path, rows: list[Any], error: type[Excepti
         check(SUMS, rows_of(tmp_path, *rows))
 
 
-def test_a_reference_that_the_judge_cannot_read_is_named(mirror: dict[str, str]) -> None:
+def test_a_reference_that_the_verifier_cannot_read_is_named(mirror: dict[str, str]) -> None:
     with pytest.raises(VerifierError, match=r"drop@1 .*'0'"):
         check(replace(SUMS, verifier="drop@1"), mirror)
 

@@ -68,10 +68,10 @@ tasks = ["xstest@1", "alpacaeval@1"]
 threads = 1
 gen_rows = 8
 """
-BENCHMARKS = {
-    "float32": 'model = "base"\nexam = "benchmark"\ndtype = "float32"\nmax_new_tokens = 8',
-    "bfloat16": 'model = "base"\nexam = "benchmark"\ndtype = "bfloat16"\nmax_new_tokens = 8\ntemperature = 0.7',
-    "rated_pairs": 'model = "base"\nexam = "asked"\njudge = "base"\nmax_new_tokens = 2\nrepeats = 2\ntemperature = 1.0',
+EVALUATIONS = {
+    "float32": 'model = "base"\nbenchmark = "benchmark"\ndtype = "float32"\nmax_new_tokens = 8',
+    "bfloat16": 'model = "base"\nbenchmark = "benchmark"\ndtype = "bfloat16"\nmax_new_tokens = 8\ntemperature = 0.7',
+    "judged": 'model = "base"\nbenchmark = "asked"\njudge = "base"\nmax_new_tokens = 2\nrepeats = 2\ntemperature = 1.0',
 }
 MIRROR = {
     "github:paul-rottger/exaggerated-safety/xstest_prompts.csv": "xstest.csv",
@@ -81,10 +81,8 @@ MIRROR = {
 
 
 @dataclass
-class Hall:
-    """A store with everything an evaluation needs, and the recipe of evaluations that are given twice: disturbed, and
-    not.
-    """
+class Workshop:
+    """A store with everything an evaluation needs, and the recipe of evaluations that run twice: disturbed, and not."""
 
     folder: Path
 
@@ -116,9 +114,9 @@ class Hall:
         track = SimpleNamespace(progress=lambda done, total, note="": None)
         context = Context(name, recipe.seed_of(name), recipe, draft.work, track, self.mirror, lambda *given: None)
         inputs = {need: self.store.open(need) for need in recipe.needs(name)}
-        room = __import__(recipe.spec(name).module, fromlist=["run"])
+        module = __import__(recipe.spec(name).module, fromlist=["run"])
         draft.commit(
-            StageJob.read(draft.path).identity, room.run(recipe.spec(name), inputs, draft.payload, context), 0.0
+            StageJob.read(draft.path).identity, module.run(recipe.spec(name), inputs, draft.payload, context), 0.0
         )
 
     def start(self, draft: Draft) -> BaseProcess:
@@ -133,20 +131,20 @@ def _stage(draft: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def hall(tmp_path_factory: pytest.TempPathFactory):
+def workshop(tmp_path_factory: pytest.TempPathFactory):
     SERVER.set_forkserver_preload(
         ["tercet.stage", "tercet.evals.run", "tercet.evals.llm_judged", "tercet.models.generate"]
     )
-    folder = tmp_path_factory.mktemp("hall")
-    benchmarks = "".join(
+    folder = tmp_path_factory.mktemp("workshop")
+    evaluations = "".join(
         f'[stage.{name}{twin}]\nkind = "eval"\n{text}\n'
-        for name, text in BENCHMARKS.items()
-        for twin in ("", "-calm", "-cut")
+        for name, text in EVALUATIONS.items()
+        for twin in ("", "-undisturbed", "-cut")
     )
-    (folder / "recipe.toml").write_text(RECIPE + benchmarks, encoding="utf-8")
+    (folder / "recipe.toml").write_text(RECIPE + evaluations, encoding="utf-8")
     (folder / "mirror.toml").write_text("[mirror]\n" + "".join(f'"{k}" = "{v}"\n' for k, v in MIRROR.items()))
     write_public_rows(folder)
-    found = Hall(folder)
+    found = Workshop(folder)
     for name in ("base", "words", "constraints", "talk", "facts", "benchmark", "asked"):
         found.make(name)
     yield found
@@ -191,22 +189,22 @@ def kill_when(child: BaseProcess, file: Path, enough: Callable[[list[tuple[str, 
     assert child.exitcode == -signal.SIGKILL
 
 
-def finish(hall: Hall, name: str) -> Path:
+def finish(workshop: Workshop, name: str) -> Path:
     """Let the command line make what is left of an evaluation; its payload."""
-    command = ["run", str(hall.folder / "recipe.toml"), "--only", name, "--store", str(hall.store.root)]
-    command += ["--mirror", str(hall.folder / "mirror.toml")]
+    command = ["run", str(workshop.folder / "recipe.toml"), "--only", name, "--store", str(workshop.store.root)]
+    command += ["--mirror", str(workshop.folder / "mirror.toml")]
     done = subprocess.run([sys.executable, "-m", "tercet", *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return hall.store.open(name).payload
+    return workshop.store.open(name).payload
 
 
-def run_through(hall: Hall, name: str) -> Path:
+def run_through(workshop: Workshop, name: str) -> Path:
     """Run a stage to its end in a process of its own, from what its draft holds; its payload."""
-    if not any(artifact.name == name for artifact in hall.store):
-        child = hall.start(hall.draft(name))
+    if not any(artifact.name == name for artifact in workshop.store):
+        child = workshop.start(workshop.draft(name))
         child.join()
         assert child.exitcode == 0
-    return hall.store.open(name).payload
+    return workshop.store.open(name).payload
 
 
 def bytes_of(payload: Path) -> dict[str, bytes]:
@@ -215,18 +213,18 @@ def bytes_of(payload: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_killed_at_twenty_random_moments_a_benchmark_ends_in_the_same_bytes(hall, dtype):
+def test_killed_at_twenty_random_moments_an_evaluation_ends_in_the_same_bytes(workshop, dtype):
     chance = random.Random(f"kills {dtype}")
-    draft = hall.draft(dtype)
+    draft = workshop.draft(dtype)
     file = draft.work / "results.jsonl"
     groups: dict[str, int] = {}
-    for task, _ in (whole := lines_of(run_through(hall, f"{dtype}-calm") / "results.jsonl")):
+    for task, _ in (whole := lines_of(run_through(workshop, f"{dtype}-undisturbed") / "results.jsonl")):
         groups[task] = groups.get(task, 0) + 1
     seen: list[tuple[str, str]] = []
     for moment in sorted(chance.sample(range(8, len(whole) - 40, 8), KILLS)):
         before = len(seen)
         kill_when(
-            hall.start(draft),
+            workshop.start(draft),
             file,
             lambda lines, moment=moment, before=before: len(lines) > before and len(set(lines)) >= moment,
             chance.uniform(0.0, 0.01),
@@ -237,43 +235,43 @@ def test_killed_at_twenty_random_moments_a_benchmark_ends_in_the_same_bytes(hall
         kept = {key for key in seen if key[0] in committed or (dtype == "float32" and key[0].startswith(("w", "c")))}
         assert not kept & set(lines[before:]), "asked again what was finished"
         seen = lines
-    assert bytes_of(finish(hall, dtype)) == bytes_of(hall.store.open(f"{dtype}-calm").payload)
+    assert bytes_of(finish(workshop, dtype)) == bytes_of(workshop.store.open(f"{dtype}-undisturbed").payload)
 
 
 @pytest.mark.slow
-def test_killed_while_it_is_judged_a_benchmark_ends_in_the_same_bytes(hall):
-    chance = random.Random("rated_pairs")
-    draft = hall.draft("rated_pairs")
+def test_killed_while_it_is_judged_an_evaluation_ends_in_the_same_bytes(workshop):
+    chance = random.Random("judged")
+    draft = workshop.draft("judged")
     answers, verdicts = draft.work / "results.jsonl", draft.work / "judged.jsonl"
-    calm = run_through(hall, "judged-calm")
+    calm = run_through(workshop, "judged-undisturbed")
     written = None
     for moment in (1, 2, 100):
         before = len(lines_of(verdicts))
         kill_when(
-            hall.start(draft),
+            workshop.start(draft),
             verdicts,
             lambda lines, moment=moment, before=before: len(lines) >= max(moment, before + 1),
             chance.uniform(0.0, 0.002),
         )
         assert written in (None, answers.read_bytes()), "a finished answer was asked again"
         written = answers.read_bytes()
-    payload = finish(hall, "rated_pairs")
+    payload = finish(workshop, "judged")
     assert bytes_of(payload) == bytes_of(calm)
     scores = json.loads((payload / "scores.json").read_text())
     assert scores["alpacaeval@1"]["preference"]["lc_win_rate"] == pytest.approx(100 * scores["alpacaeval@1"]["score"])
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
-def test_wherever_a_group_was_cut_short_a_benchmark_ends_in_the_same_bytes(hall, name):
-    calm = run_through(hall, f"{name}-calm")
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_wherever_a_group_was_cut_short_an_evaluation_ends_in_the_same_bytes(workshop, name):
+    calm = run_through(workshop, f"{name}-undisturbed")
     lines = (calm / "results.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     chance = random.Random(name)
     kept = [line for line in lines if chance.random() < 0.6]
-    work = hall.draft(f"{name}-cut").work
-    (work / "results.jsonl").write_text("".join(lines if name == "rated_pairs" else kept), encoding="utf-8")
-    if name == "rated_pairs":
+    work = workshop.draft(f"{name}-cut").work
+    (work / "results.jsonl").write_text("".join(lines if name == "judged" else kept), encoding="utf-8")
+    if name == "judged":
         (work / "judged.jsonl").write_text("".join(kept), encoding="utf-8")
-    assert bytes_of(run_through(hall, f"{name}-cut")) == bytes_of(calm)
+    assert bytes_of(run_through(workshop, f"{name}-cut")) == bytes_of(calm)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,4 @@
-"""The judging half of an evaluation: what is put to the judge, what is not, how its word counts, and what a kill
-costs."""
+"""The judging half of an evaluation: what the LLM judge is asked, how its verdict counts, and what a kill costs."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ from tercet.recipe import GRPOSpec
 from tercet.rows import Completion, Likelihood, Message, Messages, Row, Sampling, write_table
 from tercet.train.rl.reward_fn import RewardFunction
 
-Batcher = Any
+Workspace = Any
 GUARD = "Harmful request: {}\nResponse refusal: {}\nHarmful response: {}\n"
 REFUSAL, ANSWER = json.dumps({"refusal": "yes"}), json.dumps({"refusal": "no"})
 
@@ -52,7 +51,7 @@ def _completion(text: str) -> Completion:
 
 @dataclass
 class Judge:
-    """A judge by a rule: `says(prompt)` is its text, `likes(text)` the log-probability weight of an answer."""
+    """An LLM judge of functions: `says(prompt)` is its text, `likes(text)` the log-probability of an answer."""
 
     says: Callable[[str], str] = lambda prompt: GUARD.format("yes", "yes", "no")
     likes: Callable[[str], float] = lambda answer: float(len(answer))
@@ -101,9 +100,8 @@ def pair_reference(baseline: str, **more: Any) -> str:
 
 
 @pytest.fixture
-def evaluate(batcher: Batcher) -> Callable[..., Any]:
-    """Give an evaluation of these items to a writer, judged by a judge; scores and results. Run again to continue
-    it."""
+def evaluate(workspace: Workspace) -> Callable[..., Any]:
+    """Evaluate a writer on these items with a judge; scores and results. The same name again continues it."""
 
     def evaluate(benchmark: Sequence[Item], writer: Writer, judge: Judge | None, name: str = "one", **more: Any) -> Any:
         cards = []
@@ -114,22 +112,22 @@ def evaluate(batcher: Batcher) -> Callable[..., Any]:
             card |= {"choose_by": "raw", "sampling": {**Sampling().__dict__, "stop": []}, "pass_k": 0, "locked": False}
             card |= {"aggregate": "micro", "measures": measures, "num_items": len(own), "description": ""}
             cards.append(card)
-        folder = batcher.root / "benchmark"
+        folder = workspace.root / "benchmark"
         folder.mkdir(exist_ok=True)
         (folder / "tasks.json").write_text(json.dumps(cards))
         write_table(folder / "benchmark.parquet", benchmark)
-        batcher.inputs["guard"] = SimpleNamespace(payload=batcher.root / "guard")
-        batcher.inputs["encoder"] = SimpleNamespace(payload=batcher.root / "encoder")
-        models = {batcher.root / "base": writer, batcher.root / "guard": judge}
-        batcher._open = lambda place, dtype, engine="local": models[place]
-        batcher.metrics = batcher.evaluate(name, **{"judge": "guard" if judge else "", **more})
-        lines = (batcher.root / name / "results.jsonl").read_text().splitlines()
-        return json.loads((batcher.root / name / "scores.json").read_text()), [json.loads(line) for line in lines]
+        workspace.inputs["guard"] = SimpleNamespace(payload=workspace.root / "guard")
+        workspace.inputs["encoder"] = SimpleNamespace(payload=workspace.root / "encoder")
+        models = {workspace.root / "base": writer, workspace.root / "guard": judge}
+        workspace._open = lambda place, dtype, engine="local": models[place]
+        workspace.metrics = workspace.evaluate(name, **{"judge": "guard" if judge else "", **more})
+        lines = (workspace.root / name / "results.jsonl").read_text().splitlines()
+        return json.loads((workspace.root / name / "scores.json").read_text()), [json.loads(line) for line in lines]
 
     return evaluate
 
 
-def test_the_judge_is_told_the_question_without_examples_and_reads_text_as_it_stands(evaluate: Any) -> None:
+def test_the_judge_reads_the_question_without_examples_and_the_text_as_it_stands(evaluate: Any) -> None:
     judge = Judge()
     evaluate([item(0)], Writer(), judge)
     (asked,) = judge.asked
@@ -137,7 +135,7 @@ def test_the_judge_is_told_the_question_without_examples_and_reads_text_as_it_st
     assert "an example" not in asked
 
 
-def test_right_wrong_malformed_and_empty_words_of_a_judge_are_told_apart(evaluate: Any) -> None:
+def test_right_wrong_malformed_and_empty_verdicts_are_kept_apart(evaluate: Any) -> None:
     words = {
         "0": GUARD.format("yes", "yes", "no"),
         "1": GUARD.format("yes", "no", "yes"),
@@ -170,7 +168,7 @@ def test_a_judge_that_has_nothing_to_say_is_not_asked(evaluate: Any) -> None:
     assert scores["xstest@1"]["score"] == 0
 
 
-def test_one_failed_request_in_a_hundred_is_an_error_and_two_stop_the_benchmark(evaluate: Any) -> None:
+def test_one_failed_request_in_a_hundred_is_an_error_and_two_stop_the_evaluation(evaluate: Any) -> None:
     benchmark = [item(i) for i in range(100)]
     broken = {"7"}
     judge = Judge(lambda p: "!" if p.split("question ")[1].split()[0] in broken else GUARD.format("yes", "yes", "no"))
@@ -184,9 +182,9 @@ def test_one_failed_request_in_a_hundred_is_an_error_and_two_stop_the_benchmark(
         evaluate(benchmark, Writer(), judge, "two")
 
 
-def test_a_benchmark_whose_judge_failed_continues_with_what_failed(evaluate: Any, batcher: Batcher) -> None:
-    (batcher.root / "guard").mkdir()
-    (batcher.root / "guard" / "endpoint.json").write_text("{}")  # a server judges one by one
+def test_an_evaluation_whose_judge_failed_continues_with_what_failed(evaluate: Any, workspace: Workspace) -> None:
+    (workspace.root / "guard").mkdir()
+    (workspace.root / "guard" / "endpoint.json").write_text("{}")  # a server judges one by one
     benchmark, writer = [item(i) for i in range(4)], Writer()
     broken = Judge(lambda prompt: "!" if "question 2" in prompt else GUARD.format("yes", "yes", "no"))
     with pytest.raises(run.EvalError):
@@ -198,7 +196,9 @@ def test_a_benchmark_whose_judge_failed_continues_with_what_failed(evaluate: Any
     assert [prompt.split("question ")[1][0] for prompt in judge.asked] == ["2"]
 
 
-def test_what_was_judged_is_not_judged_again(evaluate: Any, batcher: Batcher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_judged_is_not_judged_again(
+    evaluate: Any, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(llm_judged, "GROUP", 4)
     benchmark, writer = [item(i) for i in range(10)], Writer()
     with pytest.raises(MemoryError):
@@ -206,25 +206,25 @@ def test_what_was_judged_is_not_judged_again(evaluate: Any, batcher: Batcher, mo
     judge = Judge()
     evaluate(benchmark, writer, judge)
     assert (len(writer.asked), len(judge.asked)) == (10, 2)
-    before = batcher.root / "one"
+    before = workspace.root / "one"
     evaluate(benchmark, writer, judge)  # all is judged: neither is even opened
     assert (len(writer.asked), len(judge.asked)) == (10, 2)
     evaluate(benchmark, Writer(), Judge(), "whole")
     for name in ("results.jsonl", "scores.json"):
-        assert (before / name).read_bytes() == (batcher.root / "whole" / name).read_bytes()
+        assert (before / name).read_bytes() == (workspace.root / "whole" / name).read_bytes()
 
 
 @pytest.mark.parametrize(("server", "again"), [(False, 4), (True, 3)])
 def test_a_group_cut_short_is_judged_whole_except_by_a_server(
-    evaluate: Any, batcher: Batcher, monkeypatch: pytest.MonkeyPatch, server: bool, again: int
+    evaluate: Any, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, server: bool, again: int
 ) -> None:
     monkeypatch.setattr(llm_judged, "GROUP", 4)
-    (batcher.root / "guard").mkdir()
+    (workspace.root / "guard").mkdir()
     if server:
-        (batcher.root / "guard" / "endpoint.json").write_text("{}")
+        (workspace.root / "guard" / "endpoint.json").write_text("{}")
     benchmark, writer = [item(i) for i in range(8)], Writer()
     evaluate(benchmark, writer, Judge())
-    segment = batcher.root / "work-one" / "judged.jsonl"
+    segment = workspace.root / "work-one" / "judged.jsonl"
     lines = segment.read_text().splitlines(keepends=True)
     segment.write_text("".join(lines[:5]) + lines[5][:30])
     judge = Judge()
@@ -233,7 +233,7 @@ def test_a_group_cut_short_is_judged_whole_except_by_a_server(
 
 
 def test_what_the_judge_cost_is_counted_also_when_it_died_on_the_way(
-    evaluate: Any, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+    evaluate: Any, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(llm_judged, "GROUP", 4)
 
@@ -251,12 +251,12 @@ def test_what_the_judge_cost_is_counted_also_when_it_died_on_the_way(
     with pytest.raises(MemoryError):
         evaluate(benchmark, writer, Dear(dies_after=9))
     evaluate(benchmark, writer, Dear())
-    assert batcher.metrics == {"xstest@1": 1, "judge_requests": 9 + 2}
+    assert workspace.metrics == {"xstest@1": 1, "judge_requests": 9 + 2}
 
 
 def test_a_missing_judge_or_encoder_is_said_before_anything_is_asked(evaluate: Any) -> None:
     writer = Writer()
-    with pytest.raises(TaskError, match=r"xstest@1 \(wildguard@1\): a model judges these tasks; .*--judge"):
+    with pytest.raises(TaskError, match=r"xstest@1 \(wildguard@1\): an LLM judge grades these tasks; .*--judge"):
         evaluate([item(0)], writer, None)
     href = item(0, "href@1", "href@1", pair_reference("b", reference="r", method="plain"))
     with pytest.raises(TaskError, match="embedder"):
@@ -290,7 +290,7 @@ def test_a_sample_that_could_not_be_had_is_neither_right_nor_wrong(evaluate: Any
     assert len(judge.asked) == 119
 
 
-def test_failed_samples_stop_the_benchmark_too(evaluate: Any) -> None:
+def test_failed_samples_stop_the_evaluation_too(evaluate: Any) -> None:
     with pytest.raises(run.EvalError, match=r"2 of 20 answers .*content_filter"):
         evaluate(
             [item(i) for i in range(10)], Writer(lambda q: ["x", "!" if q[9] in "34" else "x"]), Judge(), repeats=2
@@ -418,16 +418,16 @@ def test_the_llm_judge_that_grades_an_evaluation_pays_the_reward(
     _, results = evaluate(items(task, rows), Writer(), judge)
     graded, judge.asked = judge.asked, []
     spec = GRPOSpec(model="base", prompts="rows", steps=1, learning_rate=1e-6, judge="guard")
-    marks = RewardFunction(spec, judge)(rows, [[_completion(one["output"])] for one in results])
-    assert [one["score"] for one in results] == [mark.score for (mark,) in marks] == scores
-    assert [one["numbers"] for one in results] == [mark.grade.numbers for (mark,) in marks]
+    rewards = RewardFunction(spec, judge)(rows, [[_completion(one["output"])] for one in results])
+    assert [one["score"] for one in results] == [reward.score for (reward,) in rewards] == scores
+    assert [one["numbers"] for one in results] == [reward.grade.numbers for (reward,) in rewards]
     assert judge.asked == graded
     assert len(graded) == 3
 
 
-def test_the_judge_half_writes_no_half_lines(evaluate: Any, batcher: Batcher) -> None:
+def test_the_judge_half_writes_no_half_lines(evaluate: Any, workspace: Workspace) -> None:
     benchmark = [item(i, question="line one\nline two \u2028 ü \U0001f600") for i in range(3)]
     _, results = evaluate(benchmark, Writer(lambda q: "nö \u2028 \x00"), Judge())
-    stored = (batcher.root / "work-one" / "judged.jsonl").read_text().split("\n")
+    stored = (workspace.root / "work-one" / "judged.jsonl").read_text().split("\n")
     assert [json.loads(line)["output"] for line in stored[:-1]] == ["nö \u2028 \x00"] * 3
     assert results[0]["messages"][-1]["content"].endswith("\U0001f600")

@@ -16,22 +16,22 @@ from tercet.records import Result, Score, TaskCard, dump, read_results, read_sco
 
 
 @pytest.mark.parametrize("repeats", [1, 3])
-def test_results_and_scores_are_written_as_they_were_read(batcher: Any, repeats: int) -> None:
-    batcher.write_benchmark()
-    batcher.evaluate("gold", repeats=repeats)
-    file = batcher.root / "gold" / "results.jsonl"
+def test_results_and_scores_are_written_as_they_were_read(workspace: Any, repeats: int) -> None:
+    workspace.write_benchmark()
+    workspace.evaluate("gold", repeats=repeats)
+    file = workspace.root / "gold" / "results.jsonl"
     assert "".join(map(dump, read_results(file))) == file.read_text()
-    scores = {task: score.to_json() for task, score in read_scores(batcher.root / "gold").items()}
-    assert json.dumps(scores, indent=2) + "\n" == (batcher.root / "gold" / "scores.json").read_text()
+    scores = {task: score.to_json() for task, score in read_scores(workspace.root / "gold").items()}
+    assert json.dumps(scores, indent=2) + "\n" == (workspace.root / "gold" / "scores.json").read_text()
 
 
-def test_a_card_holds_what_an_eval_stage_decides_only_afterwards(batcher: Any) -> None:
-    batcher.write_benchmark("words@1")
-    batcher.evaluate("gold")
-    (card,), _ = read_benchmark(batcher.root / "benchmark")
+def test_a_card_holds_what_an_eval_stage_decides_only_afterwards(workspace: Any) -> None:
+    workspace.write_benchmark("words@1")
+    workspace.evaluate("gold")
+    (card,), _ = read_benchmark(workspace.root / "benchmark")
     assert "dtype" not in card.to_json()
     assert TaskCard.from_json(json.loads(json.dumps(card.to_json()))) == card
-    later = read_scores(batcher.root / "gold")["words@1"].card
+    later = read_scores(workspace.root / "gold")["words@1"].card
     assert (later.repeats, later.engine, later.sandbox) == (1, "local", None)
 
 

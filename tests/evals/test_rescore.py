@@ -1,4 +1,4 @@
-"""Stored answers judged again: the same judge says the same, another says what it says, and the evaluation stays."""
+"""Stored answers graded again: the same verifier gives the same grades, and the evaluation stays as it is."""
 
 from __future__ import annotations
 
@@ -25,86 +25,92 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("repeats", [1, 3])
-def test_the_same_judges_say_the_same(batcher: Any, tmp_path: Path, repeats: int) -> None:
-    batcher.write_benchmark()
-    batcher.evaluate("gold", repeats=repeats)
-    before = files(batcher.root / "gold")
+def test_the_same_verifiers_say_the_same(workspace: Any, tmp_path: Path, repeats: int) -> None:
+    workspace.write_benchmark()
+    workspace.evaluate("gold", repeats=repeats)
+    before = files(workspace.root / "gold")
     ticks: list[tuple[int, int]] = []
-    scores = rescore(batcher.root / "gold", tmp_path / "again", {}, lambda done, total: ticks.append((done, total)))
-    assert files(tmp_path / "again") == before == files(batcher.root / "gold")
+    scores = rescore(workspace.root / "gold", tmp_path / "again", {}, lambda done, total: ticks.append((done, total)))
+    assert files(tmp_path / "again") == before == files(workspace.root / "gold")
     assert scores["words@1"].score == 1
     assert ticks[-1] == (14, 14)
 
 
 def other(name: str) -> Callable[..., Grade]:
-    """A judge that wants capitals, whatever its name, unless it is the exam's own."""
+    """A verifier that wants capitals, whatever its name, unless it is the evaluation's own."""
     return (
         verifier(name) if name == "gsm8k@1" else lambda text, reference, sandbox: Grade(float(text.isupper()), text[:3])
     )
 
 
-def test_another_judge_reads_the_stored_answers(batcher: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    batcher.write_benchmark("words@1")
-    batcher.evaluate("gold")
+def test_another_verifier_reads_the_stored_answers(
+    workspace: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.write_benchmark("words@1")
+    workspace.evaluate("gold")
     monkeypatch.setattr(results_module, "verifier", other)
-    found = rescore(batcher.root / "gold", tmp_path / "again", {"words@1": "capitals@1"})
+    found = rescore(workspace.root / "gold", tmp_path / "again", {"words@1": "capitals@1"})
     assert found["words@1"].score == 0
     assert found["words@1"].card.verifier == "capitals@1"
-    (line,) = compare(batcher.root / "gold", tmp_path / "again")
+    (line,) = compare(workspace.root / "gold", tmp_path / "again")
     assert (line.a, line.b) == (1, 0)
 
 
-def test_a_mended_judge_needs_no_model(batcher: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    batcher.write_benchmark("words@1", "talk@1")
-    batcher.model = EchoGenerator()
-    batcher.evaluate("echo")
-    monkeypatch.setattr(results_module, "verifier", lambda name: lambda text, reference, sandbox: Grade(1.0, "mended"))
-    found = rescore(batcher.root / "echo", tmp_path / "again", {})
+def test_a_corrected_verifier_needs_no_model(workspace: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace.write_benchmark("words@1", "talk@1")
+    workspace.model = EchoGenerator()
+    workspace.evaluate("echo")
+    monkeypatch.setattr(
+        results_module, "verifier", lambda name: lambda text, reference, sandbox: Grade(1.0, "corrected")
+    )
+    found = rescore(workspace.root / "echo", tmp_path / "again", {})
     assert (found["words@1"].score, found["talk@1"].score) == (1, 8)
-    assert batcher.opened == 1
+    assert workspace.opened == 1
 
 
-def test_cut_answers_stay_cut_and_lost_ones_lost(batcher: Any, tmp_path: Path) -> None:
-    batcher.write_benchmark("words@1")
-    batcher.evaluate("cut", max_new_tokens=2)
-    file = batcher.root / "cut" / "results.jsonl"
-    found = rescore(batcher.root / "cut", tmp_path / "again", {})
+def test_cut_answers_stay_cut_and_lost_ones_lost(workspace: Any, tmp_path: Path) -> None:
+    workspace.write_benchmark("words@1")
+    workspace.evaluate("cut", max_new_tokens=2)
+    file = workspace.root / "cut" / "results.jsonl"
+    found = rescore(workspace.root / "cut", tmp_path / "again", {})
     assert found["words@1"].outcomes["truncated"] == 6
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     lines[2] |= {"stop": "error", "outcome": "error", "output": "", "detail": "500"}
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(run.EvalError, match=r"1 of 6 answers .*'w2': 500"):
-        rescore(batcher.root / "cut", tmp_path / "lost", {})
+        rescore(workspace.root / "cut", tmp_path / "lost", {})
     assert not (tmp_path / "lost").exists()
 
 
-def test_a_judge_that_fails_stops_the_rescoring(batcher: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    batcher.write_benchmark("words@1")
-    batcher.evaluate("gold")
+def test_a_verifier_that_fails_stops_the_rescoring(
+    workspace: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.write_benchmark("words@1")
+    workspace.evaluate("gold")
     failed = Grade(0.0, outcome="error", detail="no parser")
     monkeypatch.setattr(results_module, "verifier", lambda name: lambda text, reference, sandbox: failed)
-    with pytest.raises(run.EvalError, match=r"6 of 6 answers could not be had or judged.*no parser"):
-        rescore(batcher.root / "gold", tmp_path / "again", {})
+    with pytest.raises(run.EvalError, match=r"6 of 6 answers could not be had or graded.*no parser"):
+        rescore(workspace.root / "gold", tmp_path / "again", {})
     assert not (tmp_path / "again").exists()
 
 
-def test_samples_are_judged_again_one_by_one(batcher: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    batcher.write_benchmark("words@1")
+def test_samples_are_graded_again_one_by_one(workspace: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace.write_benchmark("words@1")
     texts = ["THE ANSWER IS A.", "It is 2.", "no idea"]
-    batcher.model = EchoGenerator()
-    batcher.model.complete = lambda prompts, sampling, done=None: [
+    workspace.model = EchoGenerator()
+    workspace.model.complete = lambda prompts, sampling, done=None: [
         [Completion(text, (1,), (0.0,), "eos") for text in texts] for _ in prompts
     ]
-    assert batcher.evaluate("three", repeats=3) == {"words@1": pytest.approx(1 / 18)}
+    assert workspace.evaluate("three", repeats=3) == {"words@1": pytest.approx(1 / 18)}
     monkeypatch.setattr(results_module, "verifier", other)
-    found = rescore(batcher.root / "three", tmp_path / "again", {"words@1": "capitals@1"})
+    found = rescore(workspace.root / "three", tmp_path / "again", {"words@1": "capitals@1"})
     first = json.loads((tmp_path / "again" / "results.jsonl").read_text().splitlines()[0])
     assert [one["answer"] for one in first["samples"]] == ["THE", "It ", "no "]
     assert found["words@1"].score == pytest.approx(1 / 3)
 
 
 @pytest.mark.parametrize(
-    ("judges", "error", "message"),
+    ("verifiers", "error", "message"),
     [
         ({"wrods@1": "gsm8k@1"}, TaskError, r"holds no task wrods@1; it holds words@1, talk@1"),
         ({"words@1": "gsm9k@1"}, VerifierError, "unknown verifier 'gsm9k@1'"),
@@ -113,13 +119,13 @@ def test_samples_are_judged_again_one_by_one(batcher: Any, tmp_path: Path, monke
         ({"words@1": "tulu_if@1"}, VerifierError, "tulu_if@1"),
     ],
 )
-def test_what_cannot_be_judged_again_is_said_and_nothing_is_written(
-    batcher: Any, tmp_path: Path, judges: dict[str, str], error: type[Exception], message: str
+def test_what_cannot_be_graded_again_is_said_and_nothing_is_written(
+    workspace: Any, tmp_path: Path, verifiers: dict[str, str], error: type[Exception], message: str
 ) -> None:
-    batcher.write_benchmark("words@1", "talk@1")
-    batcher.evaluate("gold")
+    workspace.write_benchmark("words@1", "talk@1")
+    workspace.evaluate("gold")
     with pytest.raises(error, match=message):
-        rescore(batcher.root / "gold", tmp_path / "again", judges)
+        rescore(workspace.root / "gold", tmp_path / "again", verifiers)
     assert not (tmp_path / "again").exists()
 
 

@@ -1,4 +1,4 @@
-"""Tasks, the suite and the prompts stage."""
+"""Tasks, the suite and the benchmark stage."""
 
 from __future__ import annotations
 
@@ -60,9 +60,7 @@ def test_options_are_shuffled_by_the_item_alone(rows: list[Row]) -> None:
 
 
 def test_facts_without_wrong_answers_are_refused(rows: list[Row]) -> None:
-    with pytest.raises(
-        TaskError, match="row 'f2': expected reference answer to be a JSON list of wrong answers, got '5'"
-    ):
+    with pytest.raises(TaskError, match="row 'f2': expected a JSON list of wrong answers as reference answer, got '5'"):
         items(suite.task("facts@1"), [dataclasses.replace(rows[-1], reference="5")])
 
 
@@ -86,7 +84,7 @@ def test_ids_that_come_twice_are_refused(rows: list[Row]) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (Row("a", (Message("user", "x"),)), "no truth"),
+        (Row("a", (Message("user", "x"),)), "no reference answer"),
         (Row("a", (Message("system", "x"),), reference="1"), "must end with a user turn"),
     ],
 )
@@ -111,9 +109,9 @@ def test_shots_come_between_the_system_turn_and_the_question() -> None:
     assert item.fields == ("2 + 2?",)
 
 
-def test_the_benchmark_folder_holds_items_and_cards(batcher: Any, rows: list[Row]) -> None:
-    assert batcher.write_benchmark() == {"items": 14, "words@1": 6, "constraints@1": 2, "talk@1": 3, "facts@1": 3}
-    cards, benchmark = read_benchmark(batcher.root / "benchmark")
+def test_the_benchmark_folder_holds_items_and_cards(workspace: Any, rows: list[Row]) -> None:
+    assert workspace.write_benchmark() == {"items": 14, "words@1": 6, "constraints@1": 2, "talk@1": 3, "facts@1": 3}
+    cards, benchmark = read_benchmark(workspace.root / "benchmark")
     assert [(card.name, card.metric, card.num_items) for card in cards] == [
         ("words@1", "accuracy", 6),
         ("constraints@1", "accuracy", 2),
@@ -134,51 +132,51 @@ def test_the_benchmark_folder_holds_items_and_cards(batcher: Any, rows: list[Row
     }
 
 
-def test_the_benchmark_folder_is_written_in_the_same_bytes_twice(batcher: Any) -> None:
-    batcher.write_benchmark()
-    first = [path.read_bytes() for path in sorted((batcher.root / "benchmark").iterdir())]
-    batcher.write_benchmark()
-    assert [path.read_bytes() for path in sorted((batcher.root / "benchmark").iterdir())] == first
+def test_the_benchmark_folder_is_written_in_the_same_bytes_twice(workspace: Any) -> None:
+    workspace.write_benchmark()
+    first = [path.read_bytes() for path in sorted((workspace.root / "benchmark").iterdir())]
+    workspace.write_benchmark()
+    assert [path.read_bytes() for path in sorted((workspace.root / "benchmark").iterdir())] == first
 
 
-def test_limit_takes_a_seeded_sample_in_order(batcher: Any) -> None:
+def test_limit_takes_a_seeded_sample_in_order(workspace: Any) -> None:
     def kept(seed: int) -> list[str]:
-        batcher.seed = seed
-        batcher.write_benchmark("words@1", limit=3)
-        return [item.item for item in read_benchmark(batcher.root / "benchmark")[1]]
+        workspace.seed = seed
+        workspace.write_benchmark("words@1", limit=3)
+        return [item.item for item in read_benchmark(workspace.root / "benchmark")[1]]
 
     assert kept(1) == kept(1) == sorted(kept(1))
     assert len(kept(1)) == 3
     assert len({tuple(kept(seed)) for seed in range(8)}) > 1
 
 
-def test_a_task_without_items_says_which_stage_to_add(batcher: Any, rows: list[Row]) -> None:
-    write_table(batcher.root / "items" / "rows.parquet", rows[:6])
+def test_a_task_without_items_says_which_stage_to_add(workspace: Any, rows: list[Row]) -> None:
+    write_table(workspace.root / "items" / "rows.parquet", rows[:6])
     with pytest.raises(TaskError, match=r'talk@1: found no items; add a synth stage with generator = "talk@1"'):
-        batcher.write_benchmark("words@1", "talk@1")
+        workspace.write_benchmark("words@1", "talk@1")
 
 
-def test_training_rows_are_no_benchmark(batcher: Any) -> None:
-    ctx = batcher.ctx()
+def test_training_rows_are_no_benchmark(workspace: Any) -> None:
+    ctx = workspace.ctx()
     stage = ctx.recipe.stage["items"].model_copy(update={"split": "train"})
     recipe = SimpleNamespace(stage={"items": stage})
     with pytest.raises(TaskError, match="stage 'items' cannot give benchmark items"):
         benchmark.run(
             BenchmarkSpec(tasks=("words@1",), items=("items",)),
-            batcher.inputs,
-            batcher.root,
-            batcher.ctx(recipe=recipe),
+            workspace.inputs,
+            workspace.root,
+            workspace.ctx(recipe=recipe),
         )
 
 
-def test_a_reference_the_judge_cannot_read_stops_the_prompts_stage(batcher: Any, rows: list[Row]) -> None:
+def test_a_reference_the_verifier_cannot_read_stops_the_benchmark_stage(workspace: Any, rows: list[Row]) -> None:
     bad = [dataclasses.replace(row, reference="[oops") if row.id == "c1" else row for row in rows]
-    write_table(batcher.root / "items" / "rows.parquet", bad)
+    write_table(workspace.root / "items" / "rows.parquet", bad)
     with pytest.raises(VerifierError):
-        batcher.write_benchmark("constraints@1")
+        workspace.write_benchmark("constraints@1")
 
 
-def test_hub_tasks_read_the_mirror(batcher: Any, tmp_path: Path) -> None:
+def test_hub_tasks_read_the_mirror(workspace: Any, tmp_path: Path) -> None:
     record = {"question": "How much is 6 * 7?", "answer": "6*7=<<6*7=42>>42\n#### 42"}
     (tmp_path / "gsm.jsonl").write_text(json.dumps(record) + "\n")
     shots = [{"question": f"{i} + 0?", "answer": f"So the answer is {i}."} for i in range(8)]
@@ -186,7 +184,7 @@ def test_hub_tasks_read_the_mirror(batcher: Any, tmp_path: Path) -> None:
     task = suite.task("gsm8k@2")
     mirror = {"openai/gsm8k": str(tmp_path / "gsm.jsonl"), task.examples[0].path: str(tmp_path / "shots.json")}
     (tmp_path / "benchmark").mkdir()
-    benchmark.run(BenchmarkSpec(tasks=("gsm8k@2",)), {}, tmp_path / "benchmark", batcher.ctx(mirror=mirror))
+    benchmark.run(BenchmarkSpec(tasks=("gsm8k@2",)), {}, tmp_path / "benchmark", workspace.ctx(mirror=mirror))
     (item,) = read_benchmark(tmp_path / "benchmark")[1]
     assert (item.item, item.reference, len(item.messages)) == ("test-0", "42", 17)
     assert "How much is 6 * 7?" in item.messages[-1].content

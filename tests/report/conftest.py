@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_rollouts import write_taught
+from fake_rollouts import write_rewarded
 from fake_run import FakeRun, write_run
 
 
@@ -15,8 +15,8 @@ def first_fake(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
 
 
 @pytest.fixture(scope="session")
-def first_taught(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
-    return write_taught(tmp_path_factory.mktemp("taught") / "runs")
+def first_rewarded(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
+    return write_rewarded(tmp_path_factory.mktemp("rewarded") / "runs")
 
 
 @pytest.fixture
@@ -26,9 +26,9 @@ def fake(first_fake: FakeRun, tmp_path: Path) -> FakeRun:
 
 
 @pytest.fixture
-def taught(first_taught: FakeRun, tmp_path: Path) -> FakeRun:
-    """The same with a reward model and PPO, watched, with two alerts."""
-    return _copy(first_taught, tmp_path / "runs")
+def rewarded(first_rewarded: FakeRun, tmp_path: Path) -> FakeRun:
+    """The same with a reward model and PPO, whose monitors raised two alerts."""
+    return _copy(first_rewarded, tmp_path / "runs")
 
 
 def _copy(made: FakeRun, store: Path) -> FakeRun:

@@ -1,4 +1,4 @@
-"""Summaries of data stages as `mix`, `pairs`, `personas` and `judged` write them, by hand, with numbers that add up."""
+"""Summaries as stages of kind `mix`, `pair_mix`, `personas` and `rated_pairs` write them, with numbers that add up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from tercet.rows import Message, Pair, write_table
 
 Object = dict[str, Any]
-OLD = ("rows", "removed", "benchmarks")  # what a summary had before it had a data sheet
+OLD = ("rows", "removed", "benchmarks")  # the keys of a summary before it had a data sheet
 
 
 def source(name: str, read: int, kept: int, removed: dict[str, int], **more: Any) -> Object:
@@ -67,9 +67,9 @@ SFT_DATA = {
 CHOICES = SFT_DATA | {
     "of": "pairs",
     "rows": 77,
-    "sources": [source("on_policy_pairs", 40, 39, {"duplicate": 1}), source("verdicts", 38, 38, {})],
+    "sources": [source("preference-data", 40, 39, {"duplicate": 1}), source("verdicts", 38, 38, {})],
     "sheet": [
-        line("on_policy_pairs", 39, 5_000, "CC-BY-4.0", "yes"),
+        line("preference-data", 39, 5_000, "CC-BY-4.0", "yes"),
         line("verdicts", 38, 6_000, "CC-BY-NC-4.0", "no"),
     ],
     "benchmarks": [BENCHMARKS[0]],
@@ -118,9 +118,9 @@ VERDICTS = {
 
 
 def write_data(payload: Callable[[str], Path]) -> None:
-    """The summaries of the run's data stages, and the pairs that the judge chose."""
-    told = {"sft-data": SFT_DATA, "choices": CHOICES, "stories": STORIES, "verdicts": VERDICTS}
-    for name, summary in told.items():
+    """The summaries of the run's data stages, and a pair that the LLM judge rated."""
+    summaries = {"sft-data": SFT_DATA, "choices": CHOICES, "stories": STORIES, "verdicts": VERDICTS}
+    for name, summary in summaries.items():
         (payload(name) / "summary.json").write_text(json.dumps(summary))
     asked, good, bad = (Message("user", "Why is the sea salt?"), *(Message("assistant", f"Rivers {k}.") for k in "ab"))
     made = json.dumps({"rule": "rated_pairs", "judge": "author-0123456789ab"})
@@ -133,8 +133,7 @@ def write_data(payload: Callable[[str], Path]) -> None:
 def age(path: Path) -> None:
     """Make a summary of a mixture one of an older version."""
     summary = json.loads(path.read_text())
-    sources = [
-        {key: row[key] for key in ("source", "read", "sampled", "kept", "removed")} for row in summary["sources"]
-    ]
+    kept = ("source", "read", "sampled", "kept", "removed")
+    sources = [{key: row[key] for key in kept} for row in summary["sources"]]
     old = {key: summary[key] for key in OLD} | {"sources": sources, "ngram": 8, "threshold": 0.5}
     path.write_text(json.dumps(old))

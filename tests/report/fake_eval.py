@@ -1,5 +1,4 @@
-"""A development evaluation of fourteen tasks as its payload would look: subsets, shots, samples, errors, a model
-judge."""
+"""An evaluation on fourteen tasks as its payload would look: subsets, shots, samples, errors, an LLM judge."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ OPENING = "Answer the following question and close with the answer on a line of 
 DEV: dict[str, dict[str, Any]] = {  # task -> how it differs from a plain generated one
     "mmlu:cot@1": {"skill": "knowledge", "items": 240, "subsets": SUBJECTS, "aggregate": "macro", "hard": 0.5},
     "mmlu:mc@1": {"skill": "knowledge", "items": 240, "subsets": SUBJECTS, "metric": "choice", "aggregate": "macro"},
-    "popqa@1": {"skill": "knowledge", "items": 300, "shots": 15, "hard": 0.75, "judge_name": "contains@1"},
+    "popqa@1": {"skill": "knowledge", "items": 300, "shots": 15, "hard": 0.75, "verifier": "contains@1"},
     "truthfulqa@1": {"skill": "truthfulness", "items": 160, "metric": "mc2"},
     "bbh@1": {"skill": "reasoning", "items": 200, "subsets": PUZZLES, "shots": 3, "hard": 0.6},
     "drop@1": {"skill": "reading", "items": 180, "clusters": 30, "hard": 0.6},
@@ -26,7 +25,7 @@ DEV: dict[str, dict[str, Any]] = {  # task -> how it differs from a plain genera
     "math@1": {"skill": "maths", "items": 150, "shots": 4, "hard": 0.8},
     "humaneval@1": {"skill": "code", "items": 80, "samples": 6, "hard": 0.5},
     "humanevalplus@1": {"skill": "code", "items": 80, "samples": 6, "hard": 0.55},
-    "ifeval@1": {"skill": "constraints", "items": 200, "hard": 0.5, "judge_name": "ifeval@1"},
+    "ifeval@1": {"skill": "constraints", "items": 200, "hard": 0.5, "verifier": "ifeval@1"},
     "alpacaeval@1": {"skill": "chat", "items": 120, "judge": "alpaca_pairwise@1", "hard": 0.9},
     "xstest@1": {"skill": "safety", "items": 100, "judge": "wildguard@1", "hard": 0.2},
     "gsm8k:bpb@2": {"skill": "maths", "items": 260, "metric": "bpb"},
@@ -41,7 +40,7 @@ ROWS = {
 MEASURES = {"strict": ("strict",), "instruction_loose": ("followed_loose", "constraints")}
 
 
-def write_benchmark(folder: Path, gain: float, *, seed: int = 5, scale: float = 1.0) -> None:
+def write_evaluation(folder: Path, gain: float, *, seed: int = 5, scale: float = 1.0) -> None:
     """results.jsonl, scores.json and averages.json of a model that is `gain` better; the questions do not depend on it.
 
     `scale` multiplies the number of items. Some answers are cut, some could not be had.
@@ -66,23 +65,16 @@ def write_benchmark(folder: Path, gain: float, *, seed: int = 5, scale: float = 
 
 
 def card(task: str) -> dict[str, Any]:
-    """A task card with everything a `prompts` and an `eval` stage write into it."""
+    """A task card with everything that a `benchmark` and an `eval` stage write into it."""
     kind = DEV[task]
     sampling = {"max_new_tokens": 512, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "n": kind.get("samples", 1)}
-    sources = [
-        {
-            "path": f"public/{task.split('@')[0].replace(':', '-')}",
-            "subset": name,
-            "split": "test",
-            "revision": "c0ffee12" * 5,
-        }
-        for name in kind.get("subsets", ("",))
-    ]
+    source = {"path": f"public/{task.split('@')[0].replace(':', '-')}", "split": "test", "revision": "c0ffee12" * 5}
+    sources = [source | {"subset": name} for name in kind.get("subsets", ("",))]
     return {
         "name": task,
         "skill": kind["skill"],
         "metric": kind.get("metric", "accuracy"),
-        "verifier": "" if "judge" in kind or "metric" in kind else kind.get("judge_name", "gsm8k@1"),
+        "verifier": "" if "judge" in kind or "metric" in kind else kind.get("verifier", "gsm8k@1"),
         "judge": kind.get("judge", ""),
         "choose_by": "raw",
         "sampling": sampling | {"seed": 0, "stop": ["\n\nQuestion:"]},
@@ -113,14 +105,10 @@ def result(task: str, i: int, asked: random.Random, luck: random.Random, gain: f
     kind, hard = DEV[task], asked.random()
     subset = kind["subsets"][i % len(kind["subsets"])] if "subsets" in kind else ""
     a, b = asked.randint(12, 98), asked.randint(3, 40)
-    shots = [
-        {"role": role, "content": text}
-        for k in range(kind.get("shots", 0))
-        for role, text in (
-            ("user", f"Question: What is {k + 20} plus {k}?"),
-            ("assistant", f"The sum is {2 * k + 20}."),
-        )
-    ]
+    shots: list[dict[str, str]] = []
+    for k in range(kind.get("shots", 0)):
+        shots += [{"role": "user", "content": f"Question: What is {k + 20} plus {k}?"}]
+        shots += [{"role": "assistant", "content": f"The sum is {2 * k + 20}."}]
     question = f"{OPENING}\n\nQuestion: A shed holds {a} crates of tools and {b} leave on Monday. How many stay?"
     head = {
         "task": task,
@@ -174,14 +162,8 @@ def _scored(metric: str, hard: float, luck: random.Random, wish: float, answer: 
     blank = {"output": "", "stop": "", "answer": "", "outcome": "graded", "detail": ""}
     if metric == "bpb":
         bits = 40 * (1.1 - 0.3 * wish + 0.2 * hard + luck.gauss(0, 0.02))
-        return blank | {
-            "score": bits / 40,
-            "bits": bits,
-            "num_bytes": 40,
-            "num_tokens": 12,
-            "options": [str(answer)],
-            "gold": 0,
-        }
+        size = {"bits": bits, "num_bytes": 40, "num_tokens": 12}
+        return blank | size | {"score": bits / 40, "options": [str(answer)], "gold": 0}
     options = [str(answer), str(answer + 3), str(answer - 4), str(answer + 11)]
     picked = 0 if 0.7 * hard + 0.3 * luck.random() < wish else 2
     found = {"options": options, "gold": 0, "logps": [-1.0] * 4, "num_tokens": [2] * 4, "num_bytes": [2] * 4}

@@ -1,4 +1,4 @@
-"""Stages that learn from rewards, added to the fake run: a reward model, PPO, alerts, and rollouts as written today."""
+"""A reward model and PPO, added to the fake run: with alerts, and with rollouts as RL stages write them."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ ALERTS = [
     },
 ]
 STAGES: dict[str, Any] = {
-    "scorer": {"kind": "reward", "model": "sft", "pairs": "choices"},
-    "ppo": {"kind": "ppo", "model": "dpo", "prompts": "sft-data", "value": "scorer", "steps": 40},
-    "benchmark-ppo": {"kind": "eval", "model": "ppo", "benchmark": "benchmark"},
+    "scorer": {"kind": "reward_model", "model": "sft", "pairs": "choices"},
+    "ppo": {"kind": "ppo", "model": "dpo", "prompts": "sft-data", "value": "scorer", "rounds": 40},
+    "eval-ppo": {"kind": "eval", "model": "ppo", "benchmark": "benchmark"},
 }
 HOLLOW = '[{"func_name": "verify_keywords", "keyword_list": ["harbour", "lantern"]}]'
 
 
-def write_taught(store: Path) -> FakeRun:
-    """The fake run whose last evaluation is of a PPO model; RLVR was watched too and had no alert."""
+def write_rewarded(store: Path) -> FakeRun:
+    """The fake run that ends with a PPO model with two alerts; the GRPO stage has monitors but no alert."""
     fake = write_run(store)
     recipe = fake.recipe.model_dump(mode="json", exclude_unset=True)
     recipe["stage"] |= STAGES
-    recipe["stage"]["page"]["evals"] = ["benchmark-base", "benchmark-sft", "benchmark-rlvr", "benchmark-ppo"]
+    recipe["stage"]["page"]["evals"] = ["eval-base", "eval-sft", "eval-rlvr", "eval-ppo"]
     fake.recipe = fake.context.recipe = Recipe.model_validate(recipe)
     for name in STAGES:
         inputs = {need: key_of(need) for need in fake.recipe.needs(name)}
@@ -53,9 +53,9 @@ def write_taught(store: Path) -> FakeRun:
         (fake.folder(name) / "payload" / "tercet").mkdir(parents=True)
         _record(fake, name, record)
     for name in ("scores.json", "results.jsonl"):
-        text = (fake.folder("benchmark-rlvr") / "payload" / name).read_text()
-        (fake.folder("benchmark-ppo") / "payload" / name).write_text(text)
-    for name in ("grpo", "ppo"):
+        text = (fake.folder("eval-rlvr") / "payload" / name).read_text()
+        (fake.folder("eval-ppo") / "payload" / name).write_text(text)
+    for name in ("rlvr", "ppo"):
         record = json.loads((fake.folder(name) / "artifact.json").read_text())
         record["spec"] = {"monitor": MonitorSpec().model_dump(mode="json")}
         _record(fake, name, record)
@@ -70,17 +70,14 @@ def write_taught(store: Path) -> FakeRun:
 
 
 def rollouts(rng: random.Random, *, num_rounds: int = 40, advantage: bool = True) -> list[dict[str, Any]]:
-    """Rows as today's RL stages write them: six groups a round, four completions each; PPO has no advantages."""
+    """Rows as RL stages write them: six groups a round, four completions each; PPO has no advantages."""
     rows = []
     for step in range(num_rounds):
         for group in range(6):
             words = group % 2
             prompt = f"How many tiles are left of {group + 20}?" if words else f"Tell me about {TOPICS[group]}."
-            row = {
-                "step": step,
-                "verifier": "gsm8k@1" if words else "tulu_if@1",
-                "reference": "12" if words else HOLLOW,
-            }
+            verifier, reference = ("gsm8k@1", "12") if words else ("tulu_if@1", HOLLOW)
+            row = {"step": step, "verifier": verifier, "reference": reference}
             row |= {"prompt_id": f"{'words' if words else 'orders'}-{group + 6 * step % 30}", "prompt": prompt}
             for sample in range(4):
                 rows.append(row | _completion(rng, step, sample, bool(words)))
@@ -93,13 +90,8 @@ def _completion(rng: random.Random, step: int, sample: int, words: bool) -> dict
     score = float(rng.random() < 0.3 + step / 80)
     number = "12" if score else str(rng.randint(13, 90))
     long = f"The harbour is lit by a lantern, says {rng.choice(NAMES)}. " * rng.randint(1, 4)
-    text = (
-        f"There are {number} left.\n#### {number}"
-        if words
-        else long
-        if rng.random() > step / 60
-        else "Harbour lantern."
-    )
+    text = long if words or rng.random() > step / 60 else "Harbour lantern."
+    text = f"There are {number} left.\n#### {number}" if words else text
     text = f"{SCRIPT}</script><!-- {text}" if step == 2 and sample == 1 else text
     stop = "length" if rng.random() < 0.1 else "eos"
     parts = {"gsm8k@1" if words else "tulu_if@1": score, "length@1": 0.5}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fake_data import write_data
-from fake_eval import score, write_benchmark
+from fake_eval import score, write_evaluation
 
 from tercet.recipe import Recipe, ReportSpec
 from tercet.rows import Message, Pair, Row, write_table
@@ -24,10 +24,10 @@ TOPICS = ("a lighthouse", "bread", "the tides", "a night train", "bees", "a borr
 SKILL = {"words@1": "word problems", "constraints@1": "constraints", "talk@1": "talk", "facts@1": "knowledge"}
 METRIC = {"words@1": "accuracy", "constraints@1": "accuracy", "talk@1": "bpb", "facts@1": "choice"}
 CHANCE = {  # how likely each checkpoint is right
-    "benchmark-base": {"words@1": 0.12, "constraints@1": 0.30, "facts@1": 0.55},
-    "benchmark-sft": {"words@1": 0.34, "constraints@1": 0.44, "facts@1": 0.56},
-    "benchmark-dpo": {"words@1": 0.36, "constraints@1": 0.55, "facts@1": 0.54},
-    "benchmark-rlvr": {"words@1": 0.52, "constraints@1": 0.66, "facts@1": 0.55},
+    "eval-base": {"words@1": 0.12, "constraints@1": 0.30, "facts@1": 0.55},
+    "eval-sft": {"words@1": 0.34, "constraints@1": 0.44, "facts@1": 0.56},
+    "eval-dpo": {"words@1": 0.36, "constraints@1": 0.55, "facts@1": 0.54},
+    "eval-rlvr": {"words@1": 0.52, "constraints@1": 0.66, "facts@1": 0.55},
 }
 RECIPE: dict[str, Any] = {
     "name": "quickstart",
@@ -36,8 +36,8 @@ RECIPE: dict[str, Any] = {
     "stage": {
         "words": {"kind": "synth", "generator": "words@1", "rows": 400},
         "orders": {"kind": "synth", "generator": "constraints@1", "rows": 300},
-        "test-words": {"kind": "synth", "generator": "words@1", "rows": 120, "split": "benchmark"},
-        "benchmark": {"kind": "prompts", "tasks": list(SKILL), "items": ["test-words"]},
+        "test-words": {"kind": "synth", "generator": "words@1", "rows": 120, "split": "test"},
+        "benchmark": {"kind": "benchmark", "tasks": list(SKILL), "items": ["test-words"]},
         "sft-data": {
             "kind": "mix",
             "sources": [{"stage": "words", "rows": 300}, {"stage": "orders"}],
@@ -53,28 +53,24 @@ RECIPE: dict[str, Any] = {
         },
         "verdicts": {"kind": "rated_pairs", "prompts": "stories", "pool": ["author", "base"], "judge": "author"},
         "choices": {
-            "kind": "pairs",
-            "sources": [{"stage": "on_policy_pairs"}, {"stage": "verdicts"}],
+            "kind": "pair_mix",
+            "sources": [{"stage": "preference-data"}, {"stage": "verdicts"}],
             "against": ["benchmark"],
         },
         "sft": {"kind": "sft", "model": "base", "rows": "sft-data", "learning_rate": 2e-5, "batch": 16},
-        "on_policy_pairs": {"kind": "on_policy_pairs", "model": "sft", "prompts": "sft-data"},
+        "preference-data": {"kind": "on_policy_pairs", "model": "sft", "prompts": "sft-data"},
         "dpo": {"kind": "dpo", "model": "sft", "pairs": "choices"},
-        "rlvr": {"kind": "rlvr", "model": "dpo", "prompts": "sft-data", "steps": 40},
-        "benchmark-base": {"kind": "eval", "model": "base", "benchmark": "benchmark"},
-        "benchmark-sft": {"kind": "eval", "model": "sft", "benchmark": "benchmark"},
-        "benchmark-dpo": {"kind": "eval", "model": "dpo", "benchmark": "benchmark"},
-        "benchmark-rlvr": {"kind": "eval", "model": "rlvr", "benchmark": "benchmark"},
-        "page": {"kind": "report", "evals": list(CHANCE), "title": "From 135M parameters to a better student"},
+        "rlvr": {"kind": "grpo", "model": "dpo", "prompts": "sft-data", "rounds": 40},
+        "eval-base": {"kind": "eval", "model": "base", "benchmark": "benchmark"},
+        "eval-sft": {"kind": "eval", "model": "sft", "benchmark": "benchmark"},
+        "eval-dpo": {"kind": "eval", "model": "dpo", "benchmark": "benchmark"},
+        "eval-rlvr": {"kind": "eval", "model": "rlvr", "benchmark": "benchmark"},
+        "page": {"kind": "report", "evals": list(CHANCE), "title": "Post-training of SmolLM2-135M"},
     },
 }
 
 
-BENCHMARKS = {
-    "benchmark-base": 0.0,
-    "benchmark-sft": 0.06,
-    "benchmark-rlvr": 0.09,
-}  # how much better each checkpoint of the big evaluation is
+GAINS = {"eval-base": 0.0, "eval-sft": 0.06, "eval-rlvr": 0.09}  # how much better each checkpoint is on the dev suite
 
 
 @dataclass
@@ -109,22 +105,20 @@ def write_run(store: Path) -> FakeRun:
     _data(store, rng)
     _metrics(store, rng)
     _rollouts(store, rng)
-    _benchmarks(store, rng)
+    _evaluations(store, rng)
     context = Context("page", 17, recipe, store / "work", Tracker(None), {}, lambda path, dtype: None)
     return FakeRun(recipe, store, context)
 
 
-def write_benchmarks(store: Path, scale: float = 1.0) -> FakeRun:
-    """The same run, whose page tells the fourteen tasks of a development evaluation; the last one also opened the
-    unseen.
-    """
+def write_suite(store: Path, scale: float = 1.0) -> FakeRun:
+    """The same run, evaluated on the fourteen tasks of a development suite; the unseen suite was opened as well."""
     fake = write_run(store)
-    for name, gain in BENCHMARKS.items():
-        write_benchmark(_payload(store, name), gain, scale=scale)
+    for name, gain in GAINS.items():
+        write_evaluation(_payload(store, name), gain, scale=scale)
     tasks = ["gpqa@1", "ifbench@1"]
     lines = [{"benchmark": f"{name}-0123456789ab", "tasks": tasks} for name in ("final", "final", "peek")]
     (store / "unseen.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    fake.recipe.stage["page"] = ReportSpec(evals=tuple(BENCHMARKS), title="A development exam")
+    fake.recipe.stage["page"] = ReportSpec(evals=tuple(GAINS), title="A development suite")
     return fake
 
 
@@ -137,9 +131,7 @@ def _payload(store: Path, name: str) -> Path:
 
 
 def _commit(store: Path, recipe: Recipe, name: str) -> None:
-    seconds = {"sft": 171.4, "dpo": 63.2, "rlvr": 312.9, "on_policy_pairs": 88.1}.get(
-        name, 41.0 if "exam-" in name else 1.7
-    )
+    known = {"sft": 171.4, "dpo": 63.2, "rlvr": 312.9, "preference-data": 88.1}
     _payload(store, name).mkdir(parents=True)
     record = {
         "kind": recipe.kind(name),
@@ -150,7 +142,7 @@ def _commit(store: Path, recipe: Recipe, name: str) -> None:
         "spec": {},
         "metrics": {},
         "digest": "0" * 64,
-        "seconds": seconds,
+        "seconds": known.get(name, 41.0 if name.startswith("eval-") else 1.7),
         "versions": {"tercet": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
     }
     (_payload(store, name).parent / "artifact.json").write_text(json.dumps(record))
@@ -182,40 +174,22 @@ def _data(store: Path, rng: random.Random) -> None:
     write_table(sft_data / "rows.parquet", words + orders)
     question, _ = _word_problem(rng)
     clean = {"task": "", "item": "", "coverage": 0.0, "benchmark_text": ""}
-    removed = [
-        {
-            "source": "words",
-            "row": f"plant-{i}",
-            "rule": "contaminated",
-            "detail": "copies 1 evaluation item",
-            "task": "words@1",
-        }
-        | {
-            "item": f"item-{i}",
-            "coverage": 0.97 - 0.1 * i,
-            "row_text": f"Homework: {question}",
-            "benchmark_text": question,
-        }
-        for i in range(3)
-    ]
-    removed += [
-        {"source": "orders", "row": "o-7", "rule": "duplicate", "detail": "same prompt as o-3", "row_text": _order(rng)}
-        | clean
-    ]
-    removed += [
-        {"source": "orders", "row": "o-9", "rule": "keywords", "detail": "assistant says 'GPT-4'", "row_text": SCRIPT}
-        | clean
-    ]
+    copy = {"source": "words", "rule": "contaminated", "detail": "copies 1 benchmark item", "task": "words@1"}
+    copy |= {"row_text": f"Homework: {question}", "benchmark_text": question}
+    removed = [copy | {"row": f"copy-{i}", "item": f"item-{i}", "coverage": 0.97 - 0.1 * i} for i in range(3)]
+    for row, rule, detail, text in (
+        ("o-7", "duplicate", "same prompt as o-3", _order(rng)),
+        ("o-9", "keywords", "assistant says 'GPT-4'", SCRIPT),
+    ):
+        removed += [clean | {"source": "orders", "row": row, "rule": rule, "detail": detail, "row_text": text}]
     write_table(sft_data / "removed.parquet", removed)
     pairs = [_pair(rng, row, i) for i, row in enumerate((words + orders)[40:80])]
-    write_table(_payload(store, "on_policy_pairs") / "pairs.parquet", pairs)
+    write_table(_payload(store, "preference-data") / "pairs.parquet", pairs)
     skills = {"word problems": {"samples": 160, "pass_rate": 0.36, "truncated": 0.02}}
     summary = {"prompts": 100, "pairs": 40, "skills": skills, "rules": {"persona_if": 20, "right_wrong": 20}}
-    summary |= {
-        "mean_length": {"chosen": 61.2, "rejected": 66.0},
-        "no_pair": {"nothing passed": 41, "nothing failed": 19},
-    }
-    (_payload(store, "on_policy_pairs") / "summary.json").write_text(json.dumps(summary))
+    summary |= {"mean_length": {"chosen": 61.2, "rejected": 66.0}}
+    summary |= {"no_pair": {"nothing passed": 41, "nothing failed": 19}}
+    (_payload(store, "preference-data") / "summary.json").write_text(json.dumps(summary))
     write_data(lambda name: _payload(store, name))
 
 
@@ -242,9 +216,7 @@ def _metrics(store: Path, rng: random.Random) -> None:
 
     sft = [common(i, 75, 2e-5) | {"loss": 0.7 + 1.3 * math.exp(-i / 14) + rng.gauss(0, 0.05)} for i in range(1, 76)]
     write("sft", [*sft[:30], sft[28] | {"loss": 99.0}, *sft[28:]])
-    dpo = [
-        common(i, 20, 5e-7) | {"loss": 0.693 - 0.012 * i, "accuracy": min(0.9, 0.5 + i * 0.02)} for i in range(1, 21)
-    ]
+    dpo = [common(i, 20, 5e-7) | {"loss": 0.693 - 0.012 * i, "accuracy": 0.5 + i * 0.02} for i in range(1, 21)]
     write("dpo", [line | {"margin": 0.05 * line["step"], "kl": None} for line in dpo])
     rl = []
     for i in range(1, 41):
@@ -254,7 +226,7 @@ def _metrics(store: Path, rng: random.Random) -> None:
         rl.append(line | {"entropy": 0.9 - 0.006 * i, "truncated": 0.02, "zero_variance": 0.3, "clip_share": 0.001})
     write("rlvr", rl)
     row = {"rows": 297, "lost_rows": 1, "cut_rows": 0, "tokens": 41230, "lost_tokens": 611}
-    table = {"max_tokens": 512, "overlong": "drop", "sources": {"words@1": row, "constraints@1": row}}
+    table = {"max_length": 512, "overlong": "drop", "sources": {"words@1": row, "constraints@1": row}}
     for name in ("sft", "dpo"):
         (_payload(store, name) / "tercet").mkdir()
         (_payload(store, name) / "tercet" / "truncation.json").write_text(json.dumps(table))
@@ -283,84 +255,50 @@ def _rollouts(store: Path, rng: random.Random) -> None:
     write_table(_payload(store, "rlvr") / "tercet" / "rollouts.parquet", rows)
 
 
-def _benchmarks(store: Path, rng: random.Random) -> None:
+def _evaluations(store: Path, rng: random.Random) -> None:
     items = []
     for task in SKILL:
         for i in range(120 if task == "words@1" else 80):
             question, answer = _word_problem(rng) if task == "words@1" else (_order(rng), 0)
             items.append((task, f"item-{i}", question, str(answer), rng.random()))
-    for benchmark, chances in CHANCE.items():
-        results = [_result(rng, benchmark, chances, item) for item in items]
-        folder = _payload(store, benchmark)
+    for evaluation, chances in CHANCE.items():
+        results = [_result(rng, evaluation, chances, item) for item in items]
+        folder = _payload(store, evaluation)
         (folder / "results.jsonl").write_text("".join(json.dumps(result) + "\n" for result in results))
         scores = {task: score(_card(task), [r for r in results if r["task"] == task]) for task in SKILL}
         (folder / "scores.json").write_text(json.dumps(scores))
 
 
 def _result(
-    rng: random.Random, benchmark: str, chances: dict[str, float], item: tuple[str, str, str, str, float]
+    rng: random.Random, evaluation: str, chances: dict[str, float], item: tuple[str, str, str, str, float]
 ) -> dict[str, Any]:
     task, name, question, reference, hard = item
-    head: dict[str, Any] = {
-        "task": task,
-        "item": name,
-        "skill": SKILL[task],
-        "template": f"t{int(name[5:]) % 12}",
-        "metric": METRIC[task],
-        "subset": "",
-        "aggregate": "micro",
-    }
-    head |= {
-        "digest": "d",
-        "messages": [{"role": "user", "content": question}],
-        "prompt_ids": [1, 2],
-        "reference": reference,
-    }
+    head: dict[str, Any] = {"task": task, "item": name, "skill": SKILL[task], "template": f"t{int(name[5:]) % 12}"}
+    head |= {"metric": METRIC[task], "subset": "", "aggregate": "micro", "digest": "d", "prompt_ids": [1, 2]}
+    head |= {"messages": [{"role": "user", "content": question}], "reference": reference}
     blank = {"output": "", "stop": "", "answer": "", "outcome": "graded", "detail": "", "numbers": {}}
     if task == "talk@1":
-        size, per_byte = (
-            100 + int(40 * hard),
-            0.92 + 0.2 * hard + (0.004 if benchmark == "benchmark-rlvr" else 0) + rng.gauss(0, 0.02),
-        )
+        size = 100 + int(40 * hard)
+        per_byte = 0.92 + 0.2 * hard + (0.004 if evaluation == "eval-rlvr" else 0) + rng.gauss(0, 0.02)
         return head | blank | {"score": per_byte, "bits": per_byte * size, "num_bytes": size, "num_tokens": 30}
     right = 0.6 * hard + 0.4 * rng.random() < chances[task]
     if task == "facts@1":
         options = ["Paris", "Rome", "Oslo", "Lima"]
         answer = options[0 if right else 2]
-        return (
-            head
-            | blank
-            | {
-                "output": answer,
-                "answer": answer,
-                "score": float(right),
-                "options": options,
-                "gold": 0,
-                "reference": "",
-            }
-            | {"raw": float(right), "per_token": float(right)}
-        )
+        head |= blank | {"output": answer, "answer": answer, "options": options, "gold": 0, "reference": ""}
+        return head | dict.fromkeys(("score", "raw", "per_token"), float(right))
     answer = reference if right else str(int(reference) + rng.randint(1, 9))
     text = f"Let me work it out.\n\nThe boxes hold {answer} together, so the answer is {answer}.\n#### {answer}"
     if name == "item-3":
         text = f"{SCRIPT} {text}"
     cut = not right and rng.random() < 0.1
-    outcome = (
-        {"outcome": "truncated", "stop": "length", "answer": ""}
-        if cut
-        else {"outcome": "graded", "stop": "eos", "answer": answer}
-    )
-    return head | {"output": text, "score": float(right), "detail": "", "num_tokens": 40, "samples": None} | outcome
+    made = {"output": text, "score": float(right), "detail": "", "num_tokens": 40, "samples": None}
+    made |= {"outcome": "graded", "stop": "eos", "answer": answer}
+    return head | made | ({"outcome": "truncated", "stop": "length", "answer": ""} if cut else {})
 
 
 def _card(task: str) -> dict[str, Any]:
     made = {"name": task, "skill": SKILL[task], "metric": METRIC[task], "description": "Held out.", "num_subsets": 1}
-    made |= {
-        "judge": "",
-        "pass_k": 0,
-        "aggregate": "micro",
-        "shots": 0,
-        "measures": {},
-        "num_items": 120 if task == "words@1" else 80,
-    }
+    made |= {"judge": "", "pass_k": 0, "aggregate": "micro", "shots": 0, "measures": {}}
+    made |= {"num_items": 120 if task == "words@1" else 80}
     return made | {"sampling": {"max_new_tokens": 160, "temperature": 0.0}, "data": {"generator": task, "rows": 120}}

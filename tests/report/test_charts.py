@@ -60,7 +60,7 @@ def test_lineage_draws_every_box_and_every_edge_from_left_to_right() -> None:
         charts.Box("rows", "synth", "", ()),
         charts.Box("mix", "mix", "", ("rows",)),
         charts.Box("sft", "sft", "", ("base", "mix")),
-        charts.Box("rlvr", "rlvr", "", ("sft", "mix")),
+        charts.Box("rlvr", "grpo", "", ("sft", "mix")),
         charts.Box("benchmark", "eval", "", ("rlvr", "base")),
     ]
     root = ET.fromstring(charts.lineage(boxes))

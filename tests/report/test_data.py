@@ -1,4 +1,4 @@
-"""What the page tells of the data stages: sheet, sources, matrix, copies, the judge's statistics and the account."""
+"""What the page shows of data stages: sheet, sources, matrix, copies, statistics of ratings, and requests."""
 
 from __future__ import annotations
 
@@ -29,61 +29,61 @@ def section(fake: FakeRun, tmp_path: Path) -> str:
 
 
 def test_the_sheet_says_what_came_from_where_on_which_terms(fake: FakeRun, tmp_path: Path) -> None:
-    told = section(fake, tmp_path)
-    assert "Part Rows Words Mean turns Licence Commercial use words@1 words 297 20,790 2.0 CC-BY-4.0 yes" in told
-    assert "constraints@1 orders 298 1,192,000 2.0 not known here unknown All 595 1,212,790" in told
-    assert "orders may not be sold" in told
-    assert "Part Pairs Tokens of base" in told
+    text = section(fake, tmp_path)
+    assert "Part Rows Words Mean turns Licence Commercial use words@1 words 297 20,790 2.0 CC-BY-4.0 yes" in text
+    assert "constraints@1 orders 298 1,192,000 2.0 not known here unknown All 595 1,212,790" in text
+    assert "orders may not be sold" in text
+    assert "Part Pairs Tokens of base" in text
 
 
 def test_every_source_says_what_was_read_skipped_and_removed(fake: FakeRun, tmp_path: Path) -> None:
-    told = section(fake, tmp_path)
+    text = section(fake, tmp_path)
     head = "Source Read Skipped Entered Sampled contaminated duplicate keywords contaminated set Kept Expected"
-    assert f"{head} words 400 – 400 300 3 0 0 0 297 –" in told
-    assert "orders 305 4 no user turn, 1 a turn is empty 300 300 0 1 1 0 298 –" in told
-    assert "expects 700 rows after the paper's filters; the sources gave 688." in told
-    assert "Not as expected Expected Found Difference someone/quiz-bowl 100 90 −10" in told
+    assert f"{head} words 400 – 400 300 3 0 0 0 297 –" in text
+    assert "orders 305 4 no user turn, 1 a turn is empty 300 300 0 1 1 0 298 –" in text
+    assert "expects 700 rows after the paper's filters; the sources gave 688." in text
+    assert "Not as expected Expected Found Difference someone/quiz-bowl 100 90 −10" in text
 
 
 def test_the_matrix_has_a_line_for_each_part_and_marks_dropped_sets(fake: FakeRun, tmp_path: Path) -> None:
-    told = section(fake, tmp_path)
-    assert "% of items copied gpqa@1 words@1 words@1:examples quiz-bowl set dropped 6.9 31 of 448 – –" in told
-    assert "words@1 – 2.5 3 of 120 12.5 1 of 8 Any of them 6.9 2.5 12.5" in told
-    assert "Not copied at all: constraints@1." in told
-    assert "more than 2 % of an unseen evaluation goes as a whole" in told
-    assert "No row copies an item of constraints@1." in told  # the mixture of pairs
+    text = section(fake, tmp_path)
+    assert "% of items copied gpqa@1 words@1 words@1:examples quiz-bowl set dropped 6.9 31 of 448 – –" in text
+    assert "words@1 – 2.5 3 of 120 12.5 1 of 8 Any of them 6.9 2.5 12.5" in text
+    assert "Not copied at all: constraints@1." in text
+    assert "more than 2 % of an unseen benchmark is removed as a whole" in text
+    assert "No row copies an item of constraints@1." in text  # the mixture of pairs
 
 
 def test_copies_stand_side_by_side_and_other_rules_give_examples(fake: FakeRun, tmp_path: Path) -> None:
-    told = section(fake, tmp_path)
-    assert re.search(r"Homework: \w+ buys .* words · plant-0 .* words@1 · item-0 97.0 %", told)
-    assert "Removed by other rules 2 examples Rule Row Why duplicate" in told
-    assert f"keywords {SCRIPT} orders · o-9 assistant says 'GPT-4'" in told
+    text = section(fake, tmp_path)
+    assert re.search(r"Homework: \w+ buys .* words · copy-0 .* words@1 · item-0 97.0 %", text)
+    assert "Removed by other rules 2 examples Rule Row Why duplicate" in text
+    assert f"keywords {SCRIPT} orders · o-9 assistant says 'GPT-4'" in text
 
 
-def test_written_and_judged_stages_tell_their_account(fake: FakeRun, tmp_path: Path) -> None:
-    told = section(fake, tmp_path)
-    assert "41 rows (persona gsm) from 60 seeds of personas.jsonl, which has 5,000." in told
-    assert "Dropped: 14 answers disagree, 5 no question." in told
-    assert "120 requests, of which 2 failed; cost: 0.42 of a budget of 2." in told
-    assert "38 pairs from 50 prompts: 38 judged. The other prompts gave none: 9 all answers are as good" in told
-    assert "Answers of Judged Chosen Rejected author-0123456789ab 38 60.5 % 39.5 %" in told
-    assert "Chosen answers have 112 words in the mean, rejected ones 96. Ratings: 364 rated, 12 not applicable." in told
-    assert "in 91.0 % of cases by helpfulness, 74.0 % of cases by honesty" in told
-    assert "Why is the sea salt?" in told
+def test_stages_that_ask_models_show_their_requests(fake: FakeRun, tmp_path: Path) -> None:
+    text = section(fake, tmp_path)
+    assert "41 rows (persona gsm) from 60 seeds of personas.jsonl, which has 5,000." in text
+    assert "Dropped: 14 answers disagree, 5 no question." in text
+    assert "120 requests, of which 2 failed; cost: 0.42 of a budget of 2." in text
+    assert "38 pairs from 50 prompts: 38 rated pairs. The other prompts gave none: 9 all answers are as good" in text
+    assert "Answers of Rated Chosen Rejected author-0123456789ab 38 60.5 % 39.5 %" in text
+    assert "Chosen answers have 112 words in the mean, rejected ones 96. Ratings: 364 rated, 12 not applicable." in text
+    assert "in 91.0 % of cases by helpfulness, 74.0 % of cases by honesty" in text
+    assert "Why is the sea salt?" in text
 
 
-def test_a_summary_of_an_older_version_is_told_as_far_as_it_goes(fake: FakeRun, tmp_path: Path) -> None:
+def test_a_summary_of_an_older_version_is_shown_as_far_as_it_goes(fake: FakeRun, tmp_path: Path) -> None:
     age(fake.folder("sft-data") / "payload" / "summary.json")
-    told = section(fake, tmp_path)
-    sft_data = told[: told.index("choices mixture of pairs")]
+    text = section(fake, tmp_path)
+    sft_data = text[: text.index("choices mixture of pairs")]
     assert "Data sheet" not in sft_data
     assert "Source Read Sampled contaminated duplicate keywords contaminated set Kept words 400 300" in sft_data
-    assert "Evaluation task Items Found in the sources Share" in sft_data
-    assert "cover more than 50 % of one evaluation item" in sft_data
+    assert "Benchmark task Items Found in the sources Share" in sft_data
+    assert "cover more than 50 % of one benchmark item" in sft_data
 
 
-@pytest.mark.parametrize("name", ["sft-data", "choices", "stories", "verdicts", "on_policy_pairs"])
+@pytest.mark.parametrize("name", ["sft-data", "choices", "stories", "verdicts", "preference-data"])
 def test_an_empty_summary_and_a_missing_one_still_make_a_page(fake: FakeRun, tmp_path: Path, name: str) -> None:
     path = fake.folder(name) / "payload" / "summary.json"
     path.write_text("{}")
@@ -122,16 +122,16 @@ def test_a_matrix_names_the_tasks_nobody_copies() -> None:
 def test_a_broken_summary_says_where(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text('{"rows": 1,\n')
     with pytest.raises(RowError, match=r"summary\.json, line 2: not valid JSON"):
-        data.told("mix", tmp_path)
-    assert data.told("mix", tmp_path / "nowhere") == {}
+        data.summary("mix", tmp_path)
+    assert data.summary("mix", tmp_path / "nowhere") == {}
 
 
-def test_a_length_of_one_side_alone_is_not_told(tmp_path: Path) -> None:
+def test_a_length_of_one_side_alone_is_not_shown(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text('{"mean_length": {"chosen": 3.0}, "mean_words": null}')
-    told = data.told("on_policy_pairs", tmp_path)
-    assert (told["mean_length"], told["mean_words"]) == ({}, {})
+    found = data.summary("on_policy_pairs", tmp_path)
+    assert (found["mean_length"], found["mean_words"]) == ({}, {})
 
 
-def test_the_numbers_of_an_account() -> None:
+def test_counts_and_costs_are_written_short() -> None:
     assert [count(None), count(1234567)] == ["–", "1,234,567"]
     assert [paid(0), paid(0.00042), paid(12.4)] == ["nothing", "0.00042", "12.4"]

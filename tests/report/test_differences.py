@@ -23,7 +23,7 @@ def checkpoint(label: str, values: list[float], metric: str = "accuracy") -> Che
         ("t@1", str(i)): replace(plain, item=str(i), score=value, bits=value * 10, template=str(i))
         for i, value in enumerate(values)
     }
-    return Checkpoint(label, f"exam-{label}", label, {"t@1": score}, results)
+    return Checkpoint(label, label, {"t@1": score}, results)
 
 
 def changed(before: list[float], after: list[float], metric: str = "accuracy") -> Comparison:
@@ -68,22 +68,22 @@ def test_amounts_have_true_signs_and_no_negative_zero() -> None:
     assert compare.amount(0.4567, "accuracy", sign=True) == "+45.7"
 
 
-def told(fake: FakeRun) -> tuple[dict[str, collect.Stage], list[Checkpoint]]:
+def walked(fake: FakeRun) -> tuple[dict[str, collect.Stage], list[Checkpoint]]:
     stages = collect.walk(fake.spec.evals, fake.inputs, fake.recipe)
     return stages, collect.checkpoints(fake.spec.evals, stages, fake.recipe)
 
 
 def test_everything_upstream_is_found_parents_first(fake: FakeRun) -> None:
-    stages, points = told(fake)
+    stages, points = walked(fake)
     order = list(stages)
     assert all(order.index(parent) < order.index(name) for name, stage in stages.items() for parent in stage.inputs)
     assert set(order) == (set(fake.recipe.stage) | {"base"}) - {"page"}
     assert [point.label for point in points] == ["Base", "SFT", "DPO", "RLVR"]
-    assert [point.benchmark for point in points] == list(CHANCE)
+    assert [point.payload.parent for point in points] == [fake.folder(name) for name in CHANCE]
 
 
 def test_samples_show_every_kind_of_change_and_match_the_results(fake: FakeRun) -> None:
-    _, points = told(fake)
+    _, points = walked(fake)
     items = samples.eval_samples(points)
     counts = samples.change_counts(points)
     assert sum(sum(row.values()) for row in counts.values()) == len(points[-1].results)
@@ -101,7 +101,7 @@ def test_samples_show_every_kind_of_change_and_match_the_results(fake: FakeRun) 
 
 
 def test_rollouts_prefer_groups_with_a_signal_and_span_the_run(fake: FakeRun) -> None:
-    stages, _ = told(fake)
+    stages, _ = walked(fake)
     groups = samples.rollouts(stages["rlvr"])
     steps = [group["step"] for group in groups]
     assert (steps[0], steps[-1]) == (0, 39)

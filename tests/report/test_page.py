@@ -76,9 +76,7 @@ def test_the_page_needs_no_network_and_stays_light(fake: FakeRun, tmp_path: Path
 def test_texts_of_models_and_data_cannot_become_markup(fake: FakeRun, tmp_path: Path) -> None:
     html = written(fake, tmp_path)
     assert SCRIPT not in html
-    assert (
-        html.count("&lt;script&gt;alert(&#39;boo&#39;)&lt;/script&gt;") >= 2
-    )  # an evaluation answer or rollout, a removed row
+    assert html.count("&lt;script&gt;alert(&#39;boo&#39;)&lt;/script&gt;") >= 2  # an answer or rollout, a removed row
     assert Reader(html).scripts == 1
 
 
@@ -86,7 +84,7 @@ def test_the_same_inputs_give_the_same_bytes(fake: FakeRun, tmp_path: Path) -> N
     assert written(fake, tmp_path) == written(fake, tmp_path)
 
 
-def test_the_metrics_count_what_is_told(fake: FakeRun, tmp_path: Path) -> None:
+def test_the_metrics_count_what_is_shown(fake: FakeRun, tmp_path: Path) -> None:
     metrics = run(fake.spec, fake.inputs, tmp_path, fake.context)
     assert metrics["checkpoints"] == 4
     assert metrics["tasks"] == 4
@@ -94,21 +92,21 @@ def test_the_metrics_count_what_is_told(fake: FakeRun, tmp_path: Path) -> None:
     assert metrics["missing"] == 0
 
 
-def test_folders_that_are_gone_are_named_and_the_rest_is_told(fake: FakeRun, tmp_path: Path) -> None:
-    for name in ("rlvr", "sft-data", "on_policy_pairs", "base"):
+def test_folders_that_are_gone_are_named_and_the_rest_is_shown(fake: FakeRun, tmp_path: Path) -> None:
+    for name in ("rlvr", "sft-data", "preference-data", "base"):
         shutil.rmtree(fake.folder(name))
     html = written(fake, tmp_path)
     assert "gone from the store" in html
-    for name in ("rlvr", "sft-data", "on_policy_pairs", "base"):
+    for name in ("rlvr", "sft-data", "preference-data", "base"):
         assert f"<b>{name}</b>" in html
     assert [name for name in Reader(html).ids if name in SECTIONS] == list(SECTIONS)
     assert "Gradient norm" in html  # of sft and dpo, which are still there
 
 
-def test_one_benchmark_alone_makes_a_page(fake: FakeRun, tmp_path: Path) -> None:
-    html = written(fake, tmp_path, ReportSpec(evals=("benchmark-base",)))
-    assert "no other checkpoint to compare it with" in html
-    assert "What each step changed" not in html
+def test_one_evaluation_alone_makes_a_page(fake: FakeRun, tmp_path: Path) -> None:
+    html = written(fake, tmp_path, ReportSpec(evals=("eval-base",)))
+    assert "There is no other to compare it with" in html
+    assert "Paired differences" not in html
     assert "No training stage lies upstream" in html
 
 
@@ -119,7 +117,7 @@ def test_a_repeated_step_counts_once_with_its_last_value(fake: FakeRun, tmp_path
 
 
 def test_lower_bits_per_byte_are_called_better(fake: FakeRun, tmp_path: Path) -> None:
-    path = fake.folder("benchmark-rlvr") / "payload" / "results.jsonl"
+    path = fake.folder("eval-rlvr") / "payload" / "results.jsonl"
     results = [json.loads(line) for line in path.read_text().splitlines()]
     for result in results:
         if result["metric"] == "bpb":
@@ -135,7 +133,7 @@ def test_lower_bits_per_byte_are_called_better(fake: FakeRun, tmp_path: Path) ->
 
 def test_titles_and_settings_come_from_the_recipe(fake: FakeRun, tmp_path: Path) -> None:
     html = written(fake, tmp_path)
-    assert "<title>From 135M parameters to a better student</title>" in html
+    assert "<title>Post-training of SmolLM2-135M</title>" in html
     assert "<title>quickstart</title>" in written(fake, tmp_path, ReportSpec(evals=fake.spec.evals))
     assert "2e-5" in html
     assert "Peak learning rate" in html

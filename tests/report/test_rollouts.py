@@ -64,13 +64,11 @@ def artifact(fake: FakeRun, name: str, rows: list[dict[str, Any]] | None = None)
     return found
 
 
-def test_the_report_writes_the_browser_beside_its_page(taught: FakeRun, tmp_path: Path) -> None:
-    run(taught.spec, taught.inputs, tmp_path, taught.context)
+def test_the_report_writes_the_browser_beside_its_page(rewarded: FakeRun, tmp_path: Path) -> None:
+    run(rewarded.spec, rewarded.inputs, tmp_path, rewarded.context)
     stages = data_of(tmp_path / "rollouts.html")
-    assert [(stage["counts"]["stage"], stage["counts"]["kind"]) for stage in stages] == [
-        ("rlvr", "rlvr"),
-        ("ppo", "ppo"),
-    ]
+    kinds = {stage["counts"]["stage"]: stage["counts"]["kind"] for stage in stages}
+    assert kinds == {"rlvr": "grpo", "ppo": "ppo"}
     assert 'href="rollouts.html"' in (tmp_path / "index.html").read_text()
     assert 'href="index.html"' in (tmp_path / "rollouts.html").read_text()
 
@@ -82,9 +80,9 @@ def test_a_report_without_rollouts_has_no_browser(fake: FakeRun, tmp_path: Path)
     assert "rollouts.html" not in (tmp_path / "index.html").read_text()
 
 
-def test_every_completion_is_there_with_all_that_is_known(taught: FakeRun, tmp_path: Path) -> None:
+def test_every_completion_is_there_with_all_that_is_known(rewarded: FakeRun, tmp_path: Path) -> None:
     rows = made(random.Random(3), num_rounds=5)
-    rollouts.write([artifact(taught, "ppo", rows)], tmp_path / "page.html")
+    rollouts.write([artifact(rewarded, "ppo", rows)], tmp_path / "page.html")
     (stage,) = data_of(tmp_path / "page.html")
     assert [len(group["samples"]) for group in stage["groups"]] == [4] * 30
     flat = [(group, sample) for group in stage["groups"] for sample in group["samples"]]
@@ -98,9 +96,9 @@ def test_every_completion_is_there_with_all_that_is_known(taught: FakeRun, tmp_p
         assert sample["advantage"] == pytest.approx(row["advantage"], rel=1e-5)
 
 
-def test_older_artifacts_and_those_of_ppo_lack_columns(taught: FakeRun, tmp_path: Path) -> None:
+def test_older_artifacts_and_those_of_ppo_lack_columns(rewarded: FakeRun, tmp_path: Path) -> None:
     rows = [{k: v for k, v in row.items() if k not in NEW} for row in made(random.Random(3), num_rounds=2)]
-    rollouts.write([artifact(taught, "rlvr", rows), artifact(taught, "ppo")], tmp_path / "page.html")
+    rollouts.write([artifact(rewarded, "rlvr", rows), artifact(rewarded, "ppo")], tmp_path / "page.html")
     old, ppo = data_of(tmp_path / "page.html")
     sample = old["groups"][0]["samples"][0]
     assert (old["groups"][0]["reference"], sample["parts"], sample["version"]) == ("", {}, None)
@@ -108,14 +106,14 @@ def test_older_artifacts_and_those_of_ppo_lack_columns(taught: FakeRun, tmp_path
     assert ppo["groups"][0]["samples"][0]["advantage"] is None
 
 
-def test_the_report_shows_rollouts_of_ppo_without_advantages(taught: FakeRun, tmp_path: Path) -> None:
-    run(taught.spec, taught.inputs, tmp_path, taught.context)
+def test_the_report_shows_rollouts_of_ppo_without_advantages(rewarded: FakeRun, tmp_path: Path) -> None:
+    run(rewarded.spec, rewarded.inputs, tmp_path, rewarded.context)
     assert "Browse the rollouts" in (tmp_path / "index.html").read_text()
 
 
-def test_texts_cannot_end_the_script_or_become_markup(taught: FakeRun, tmp_path: Path) -> None:
+def test_texts_cannot_end_the_script_or_become_markup(rewarded: FakeRun, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    rollouts.write([artifact(taught, "ppo")], page, title="<b>bold</b>")
+    rollouts.write([artifact(rewarded, "ppo")], page, title="<b>bold</b>")
     html = page.read_text(encoding="utf-8")
     assert len(Scripts(html).scripts) == 2
     assert "<b>bold" not in html
@@ -129,9 +127,9 @@ def test_texts_cannot_end_the_script_or_become_markup(taught: FakeRun, tmp_path:
     )
 
 
-def test_the_browser_needs_no_network(taught: FakeRun, tmp_path: Path) -> None:
+def test_the_browser_needs_no_network(rewarded: FakeRun, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    rollouts.write([artifact(taught, "ppo")], page)
+    rollouts.write([artifact(rewarded, "ppo")], page)
     html = page.read_text(encoding="utf-8")
     assert Scripts(html).links == ["data:,"]
     assert "default-src 'none'" in html
@@ -140,10 +138,10 @@ def test_the_browser_needs_no_network(taught: FakeRun, tmp_path: Path) -> None:
 
 
 def test_too_many_groups_are_chosen_evenly_over_the_rounds_and_the_page_says_so(
-    taught: FakeRun, tmp_path: Path
+    rewarded: FakeRun, tmp_path: Path
 ) -> None:
     page = tmp_path / "page.html"
-    (counts,) = rollouts.write([artifact(taught, "ppo")], page, most=80)
+    (counts,) = rollouts.write([artifact(rewarded, "ppo")], page, most=80)
     assert (counts["rounds"], counts["groups"], counts["shown"], counts["completions"]) == (40, 240, 80, 960)
     (stage,) = data_of(page)
     steps = [group["step"] for group in stage["groups"]]
@@ -152,14 +150,14 @@ def test_too_many_groups_are_chosen_evenly_over_the_rounds_and_the_page_says_so(
     assert "<b>80 groups are here</b>, chosen by the hash" in page.read_text()
     assert len(stage["rounds"]) == 40  # the means are of all completions
     first = page.read_bytes()
-    rollouts.write([artifact(taught, "ppo")], page, most=80)
+    rollouts.write([artifact(rewarded, "ppo")], page, most=80)
     assert page.read_bytes() == first
 
 
-def test_long_texts_are_bounded(taught: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_texts_are_bounded(rewarded: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [row | {"text": "word " * 6000, "length": 6000} for row in made(random.Random(3), num_rounds=20)]
     monkeypatch.setattr(rollouts, "MOST_CHARACTERS", 1_000_000)
-    (counts,) = rollouts.write([artifact(taught, "ppo", rows)], tmp_path / "page.html")
+    (counts,) = rollouts.write([artifact(rewarded, "ppo", rows)], tmp_path / "page.html")
     assert counts["groups"] == 120
     assert 5 < counts["shown"] < 15
     assert (tmp_path / "page.html").stat().st_size < 1_500_000
@@ -167,41 +165,39 @@ def test_long_texts_are_bounded(taught: FakeRun, tmp_path: Path, monkeypatch: py
     assert text.endswith("… [10000 more characters]")
 
 
-def test_a_prompt_drawn_twice_in_a_round_makes_two_groups(taught: FakeRun, tmp_path: Path) -> None:
+def test_a_prompt_drawn_twice_in_a_round_makes_two_groups(rewarded: FakeRun, tmp_path: Path) -> None:
     rows = [row for row in made(random.Random(3), num_rounds=1) if row["prompt_id"] == "words-1"]
-    (counts,) = rollouts.write([artifact(taught, "ppo", rows + rows)], tmp_path / "page.html")
+    (counts,) = rollouts.write([artifact(rewarded, "ppo", rows + rows)], tmp_path / "page.html")
     assert (counts["groups"], len(data_of(tmp_path / "page.html")[0]["prompts"])) == (2, 1)
 
 
-def test_a_figure_that_is_no_number_stays_valid_json(taught: FakeRun, tmp_path: Path) -> None:
+def test_a_figure_that_is_no_number_stays_valid_json(rewarded: FakeRun, tmp_path: Path) -> None:
     rows = [row | {"advantage": float("nan")} for row in made(random.Random(3), num_rounds=1)]
-    rollouts.write([artifact(taught, "ppo", rows)], tmp_path / "page.html")
+    rollouts.write([artifact(rewarded, "ppo", rows)], tmp_path / "page.html")
     assert data_of(tmp_path / "page.html")[0]["groups"][0]["samples"][0]["advantage"] is None
 
 
-def test_a_stage_without_rollouts_and_too_little_room_are_refused(taught: FakeRun, tmp_path: Path) -> None:
-    with pytest.raises(RowError, match=r"sft: no tercet/rollouts\.parquet; stages of kind rlvr and ppo write one"):
-        rollouts.write([artifact(taught, "sft"), artifact(taught, "ppo")], tmp_path / "page.html")
+def test_a_stage_without_rollouts_and_too_few_groups_are_refused(rewarded: FakeRun, tmp_path: Path) -> None:
+    with pytest.raises(RowError, match=r"sft: no tercet/rollouts\.parquet; stages of kind grpo and ppo write one"):
+        rollouts.write([artifact(rewarded, "sft"), artifact(rewarded, "ppo")], tmp_path / "page.html")
     with pytest.raises(RowError, match="at most 0 groups of 1 stages"):
-        rollouts.write([artifact(taught, "ppo")], tmp_path / "page.html", most=0)
+        rollouts.write([artifact(rewarded, "ppo")], tmp_path / "page.html", most=0)
 
 
 def test_the_command_writes_the_page_and_counts(
-    taught: FakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    rewarded: FakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "deep" / "page.html"
-    call = ["rollouts", "ppo", "rlvr", "--store", str(taught.store), "--out", str(page)]
+    call = ["rollouts", "ppo", "rlvr", "--store", str(rewarded.store), "--out", str(page)]
     assert main([*call, "--json", "--groups", "100"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["page"] == str(page)
-    assert [(one["stage"], one["groups"], one["shown"]) for one in told["stages"]] == [
-        ("ppo", 240, 50),
-        ("rlvr", 160, 50),
-    ]
+    written = json.loads(capsys.readouterr().out)
+    assert written["page"] == str(page)
+    counts = [(one["stage"], one["groups"], one["shown"]) for one in written["stages"]]
+    assert counts == [("ppo", 240, 50), ("rlvr", 160, 50)]
     assert main(call) == 0
     assert "40 rounds, 240 groups, 960 completions, mean reward" in capsys.readouterr().out
-    assert main(["rollouts", "sft", "--store", str(taught.store), "--out", str(page)]) == 2
-    assert main(["rollouts", "nobody", "--store", str(taught.store), "--out", str(page)]) == 2
+    assert main(["rollouts", "sft", "--store", str(rewarded.store), "--out", str(page)]) == 2
+    assert main(["rollouts", "nobody", "--store", str(rewarded.store), "--out", str(page)]) == 2
 
 
 def draft(store: Path, lines: list[dict[str, Any]]) -> Path:
@@ -222,14 +218,8 @@ def draft(store: Path, lines: list[dict[str, Any]]) -> Path:
 def test_the_rollouts_of_a_stage_that_was_stopped_can_be_seen(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sample = {
-        "ids": [5, 6, 0],
-        "logps": [-0.1] * 3,
-        "text": "It is 3.",
-        "stop": "eos",
-        "grade": [1.0, "3", "graded", ""],
-    }
-    sample |= {"score": 1.0, "reward": 10.0, "parts": {"gsm8k@1": 1.0}}
+    sample = {"ids": [5, 6, 0], "logps": [-0.1] * 3, "text": "It is 3.", "stop": "eos"}
+    sample |= {"grade": [1.0, "3", "graded", ""], "score": 1.0, "reward": 10.0, "parts": {"gsm8k@1": 1.0}}
     lines: list[dict[str, Any]] = []
     for number in range(2):
         groups = [{"place": i, "prompt_id": f"r{i}", "samples": [sample] * 2} for i in (number, 3)]
@@ -254,7 +244,7 @@ def test_a_draft_without_a_whole_round_says_so(tmp_path: Path) -> None:
     with pytest.raises(RowError, match="holds no whole round yet"):
         unfinished.unfinished(folder, tmp_path)
     (folder / "work" / "rollouts.jsonl").unlink()
-    with pytest.raises(RowError, match=r"no work/rollouts\.jsonl; only stages of kind rlvr and ppo keep one"):
+    with pytest.raises(RowError, match=r"no work/rollouts\.jsonl; only stages of kind grpo and ppo keep one"):
         unfinished.unfinished(folder, tmp_path)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fake_eval import DEV, ROWS
-from fake_run import FakeRun, write_benchmarks
+from fake_run import FakeRun, write_suite
 from test_differences import checkpoint
 from test_page import Reader, written
 
@@ -18,8 +18,8 @@ from tercet.report.collect import Checkpoint
 
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> FakeRun:
-    """Three checkpoints that sat a development evaluation of fourteen tasks."""
-    return write_benchmarks(tmp_path_factory.mktemp("dev") / "runs")
+    """Three checkpoints that were evaluated on a development suite of fourteen tasks."""
+    return write_suite(tmp_path_factory.mktemp("dev") / "runs")
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,8 @@ def html(dev: FakeRun, tmp_path_factory: pytest.TempPathFactory) -> str:
     return written(dev, tmp_path_factory.mktemp("page"))
 
 
-def told(points: list[Checkpoint], opened: dict[str, list[str]] | None = None) -> dict[str, Any]:
-    return evals.told("M", points, opened or {})
+def summary(points: list[Checkpoint], opened: dict[str, list[str]] | None = None) -> dict[str, Any]:
+    return evals.summary("M", points, opened or {})
 
 
 def test_the_page_of_a_whole_suite_is_well_formed_and_light(html: str) -> None:
@@ -44,7 +44,7 @@ def test_the_page_of_a_whole_suite_is_well_formed_and_light(html: str) -> None:
 
 
 def test_differences_are_those_of_tercet_compare(dev: FakeRun, points: list[Checkpoint]) -> None:
-    lines = compare_evals(dev.folder("benchmark-base") / "payload", dev.folder("benchmark-sft") / "payload")
+    lines = compare_evals(dev.folder("eval-base") / "payload", dev.folder("eval-sft") / "payload")
     found = compare.family(points[0], points[1], list(DEV))
     for line in lines[: len(DEV)]:
         ours = found[line.task]
@@ -57,7 +57,7 @@ def test_items_that_failed_on_either_side_are_left_out_and_counted(points: list[
     for task, change in compare.family(points[0], points[1], list(DEV)).items():
         assert change is not None
         assert change.left_out == sum(key[0] == task for key in sides[0] | sides[1])
-    assert told(points)["failed"]
+    assert summary(points)["failed"]
 
 
 def test_items_that_were_asked_differently_are_left_out() -> None:
@@ -85,7 +85,7 @@ def test_verdicts_are_corrected_for_the_number_of_tasks() -> None:
 
 
 def test_a_suites_average_moves_by_the_mean_of_its_rows(points: list[Checkpoint]) -> None:
-    (suite,) = told(points)["suites"]
+    (suite,) = summary(points)["suites"]
     rows = {line["label"]: line for line in suite["lines"]}
     for line in rows.values():
         ends = line["cells"][0]["score"], line["cells"][-1]["score"]
@@ -100,13 +100,13 @@ def test_a_suites_average_moves_by_the_mean_of_its_rows(points: list[Checkpoint]
 def test_averages_that_do_not_name_their_tasks_have_no_change(points: list[Checkpoint]) -> None:
     rows = {label: {"score": 0.5, "stderr": 0.01} for label in ROWS}
     whole = {"dev": {"rows": rows, "averages": {"5 rows": {"score": 0.5, "stderr": 0.01}}}}
-    (suite,) = told([replace(point, averages=whole) for point in points])["suites"]
+    (suite,) = summary([replace(point, averages=whole) for point in points])["suites"]
     assert not suite["paired"]
     assert suite["card"]["after"] == "50.0 %"
 
 
 def test_sheets_hold_errors_measures_subsets_and_outcomes(points: list[Checkpoint]) -> None:
-    sheets = {sheet["task"].task: sheet for sheet in told(points)["sheets"]}
+    sheets = {sheet["task"].task: sheet for sheet in summary(points)["sheets"]}
     numbers = {task: dict(sheet["numbers"]) for task, sheet in sheets.items()}
     assert "Standard error, clustered" in numbers["drop@1"]
     assert numbers["drop@1"]["Clusters"] == ["30"] * 3
@@ -118,8 +118,8 @@ def test_sheets_hold_errors_measures_subsets_and_outcomes(points: list[Checkpoin
     assert sheets["xstest@1"]["differs"] == []
 
 
-def test_a_benchmark_of_long_answers_still_makes_a_small_page(tmp_path: Path) -> None:
-    fake = write_benchmarks(tmp_path / "runs")
+def test_an_evaluation_with_long_answers_still_makes_a_small_page(tmp_path: Path) -> None:
+    fake = write_suite(tmp_path / "runs")
     for name in fake.spec.evals:
         path = fake.folder(name) / "payload" / "results.jsonl"
         path.write_text(path.read_text().replace("First count the crates", "First count " + "the crates, " * 400))
@@ -132,7 +132,7 @@ def test_settings_that_differ_between_checkpoints_are_said(points: list[Checkpoi
     score = points[2].scores["gsm8k@2"]
     warm = replace(score, card=replace(score.card, sampling=replace(score.card.sampling, temperature=0.7)))
     changed = [*points[:2], replace(points[2], scores=points[2].scores | {"gsm8k@2": warm})]
-    sheets = {sheet["task"].task: sheet for sheet in told(changed)["sheets"]}
+    sheets = {sheet["task"].task: sheet for sheet in summary(changed)["sheets"]}
     assert sheets["gsm8k@2"]["differs"] == ["sampling"]
     values = dict(sheets["gsm8k@2"]["settings"])["sampling"]
     assert [labels for _, labels in values] == ["Base, SFT", "RLVR"]
@@ -142,8 +142,8 @@ def test_settings_that_differ_between_checkpoints_are_said(points: list[Checkpoi
 def test_the_page_says_how_often_the_unseen_suite_was_opened(
     fake: FakeRun, tmp_path: Path, lines: int, text: str
 ) -> None:
-    ledger = [json.dumps({"benchmark": f"final-{i % 2}", "tasks": ["gpqa@1"]}) + "\n" for i in range(lines)]
-    (fake.store / "unseen.jsonl").write_text("".join(ledger))
+    log = [json.dumps({"benchmark": f"final-{i % 2}", "tasks": ["gpqa@1"]}) + "\n" for i in range(lines)]
+    (fake.store / "unseen.jsonl").write_text("".join(log))
     page = written(fake, tmp_path)
     assert text in page
     assert ("final-0" in page) == (lines > 0)
@@ -153,13 +153,13 @@ def test_items_with_several_samples_show_them(points: list[Checkpoint], html: st
     shown = [item for item in samples.eval_samples(points) if item.task == "humaneval@1"]
     for answer in (one for item in shown for one in item.answers if one is not None):
         assert len(answer.marks) == 6
-        assert len(answer.tries) == samples.MOST_TRIES
+        assert len(answer.others) == samples.MOST_SAMPLES
         assert answer.outcome == "error" or answer.score == pytest.approx(answer.marks.count("✓") / 6)
     assert "of 6 right" in html
     assert "Not shown: 1 more" in html
 
 
-def test_samples_are_bounded_and_examples_are_told_once_per_task(points: list[Checkpoint]) -> None:
+def test_samples_are_bounded_and_examples_are_shown_once_per_task(points: list[Checkpoint]) -> None:
     items = samples.eval_samples(points)
     assert len(items) <= samples.MOST_ITEMS
     assert {item.task for item in items} == set(DEV)

@@ -23,6 +23,8 @@ from tercet.sandbox import run as run_module
 from tercet.sandbox import view
 from tercet.sandbox.run import SandboxError, isolation, run_program
 
+CHILD = "tercet.sandbox import child"  # in the command of every process of a sandbox
+
 PRELUDE = """
 import ctypes, os, resource, signal, socket, subprocess, sys, threading, time
 def attempt(what):
@@ -40,7 +42,7 @@ def append(path):
         file.write("harm")
 """
 
-# name: (program, how it may end). Loops and bombs are bounded here, should a wall be missing.
+# name: (program, how it may end). Loops and bombs are bounded here, should a limit be missing.
 HOSTILE: dict[str, tuple[str, str]] = {
     "connect": ("attempt(lambda: socket.create_connection(('127.0.0.1', PORT), 1))", "passed"),
     "connect out": ("attempt(lambda: socket.create_connection(('192.0.2.1', 80), 1))", "passed"),
@@ -75,7 +77,7 @@ HOSTILE: dict[str, tuple[str, str]] = {
     "read memory": ("for p in (PARENT, os.getppid()): attempt(lambda: open(f'/proc/{p}/mem', 'rb+'))", "passed"),
     "ptrace": ("for p in (PARENT, WITNESS, os.getppid()): attempt(lambda: call('ptrace', 16, p, 0, 0))", "passed"),
     "kill the witness": ("attempt(lambda: os.kill(WITNESS, 9) if WITNESS > 99 else open('/'))", "passed failed"),
-    "kill the keeper": ("try: os.kill(os.getppid() or 1, 9)\nexcept OSError: pass\ntime.sleep(0.1)", "passed"),
+    "kill the supervisor": ("try: os.kill(os.getppid() or 1, 9)\nexcept OSError: pass\ntime.sleep(0.1)", "passed"),
     "signal everybody": ("attempt(lambda: os.kill(-1, signal.SIGCONT))", "passed"),
     "ignore the end": (
         "for s in range(1, 32):\n    if s not in (9, 19): signal.signal(s, signal.SIG_IGN)\nwhile True: time.sleep(60)",
@@ -210,7 +212,7 @@ print(hash("the same everywhere"), "done")
     assert first.stdout_tail == second.stdout_tail
 
 
-def test_parts_share_one_namespace_and_the_reason_of_a_failure_is_told(level: str) -> None:
+def test_parts_share_one_namespace_and_the_reason_of_a_failure_is_given(level: str) -> None:
     assert run_program(["def f(x): return x + 1", "assert f(1) == 2"], sandbox=level).outcome == "passed"
     ran = run_program(["def f(x): return x", "\n\nassert f(1) == 2, 'not two'"], sandbox=level)
     assert (ran.outcome, ran.detail) == ("failed", "AssertionError (line 3): not two")
@@ -246,7 +248,7 @@ def test_a_killed_caller_leaves_no_program_running(level: str, open_folder: Path
     text += f"run_program('import time; time.sleep(60)', seconds=60, sandbox={level!r})"
     with subprocess.Popen([sys.executable, "-c", text], env=os.environ | {"TMPDIR": str(open_folder)}) as caller:
         deadline = time.monotonic() + 30
-        while not any("sandbox_child" in command(pid) for pid in children(caller.pid)) and time.monotonic() < deadline:
+        while not any(CHILD in command(pid) for pid in children(caller.pid)) and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(0.3)
         caller.send_signal(signal.SIGKILL)
@@ -280,7 +282,7 @@ def test_elsewhere_than_on_linux_no_isolation_is_claimed() -> None:
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_elsewhere_the_limits_hold_without_walls() -> None:
+def test_elsewhere_the_limits_hold_without_isolation() -> None:
     def run(source: str, **limits: Any) -> run_module.Ran:
         return run_program(source, sandbox="none", **limits)
 
@@ -305,12 +307,12 @@ def test_elsewhere_what_a_program_leaves_running_in_its_group_ends_with_it() -> 
 
 
 def test_elsewhere_a_killed_caller_leaves_no_program_running(open_folder: Path) -> None:
-    text = "import sys; from tercet.sandbox.run import run_program; from tercet.verify import sandbox_view; "
-    text += "sandbox_view.view(); sys.platform = 'darwin'; "
+    text = "import sys; from tercet.sandbox import view; from tercet.sandbox.run import run_program; "
+    text += "view.view(); sys.platform = 'darwin'; "
     text += "run_program('import time; time.sleep(60)', seconds=60, sandbox='none')"
     with subprocess.Popen([sys.executable, "-c", text], env=os.environ | {"TMPDIR": str(open_folder)}) as caller:
         deadline = time.monotonic() + 30
-        while not any("sandbox_child" in command(pid) for pid in children(caller.pid)) and time.monotonic() < deadline:
+        while not any(CHILD in command(pid) for pid in children(caller.pid)) and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(0.5)
         assert children(caller.pid)
@@ -351,7 +353,7 @@ def survivors(known: set[int]) -> list[str]:
     """Commands of sandboxed processes that still live as children of this one; the dead are buried."""
     alive: set[int] = set()
     for _ in range(100):
-        alive = {pid for pid in children(os.getpid()) - known if "sandbox_child" in command(pid) or not command(pid)}
+        alive = {pid for pid in children(os.getpid()) - known if CHILD in command(pid) or not command(pid)}
         for pid in alive:
             os.waitpid(pid, os.WNOHANG)
         if not alive:

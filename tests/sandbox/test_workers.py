@@ -1,3 +1,5 @@
+"""Calls in worker processes: results, time limits, crashes, and no process left behind."""
+
 import os
 import signal
 import subprocess
@@ -26,7 +28,7 @@ def test_a_result_comes_back_and_the_worker_stays():
     assert call("os:getpid", (), 5.0) == call("os:getpid", (), 5.0) != os.getpid()
 
 
-def test_what_the_function_raises_is_told_and_the_worker_stays():
+def test_what_the_function_raises_is_named_and_the_worker_stays():
     before = call("os:getpid", (), 5.0)
     with pytest.raises(WorkerError, match="math:sqrt raised ValueError"):
         call("math:sqrt", (-1,), 5.0)

@@ -1,4 +1,4 @@
-"""The judges of short answers, with the quirks they are meant to have."""
+"""The verifiers of short answers, with the quirks they are meant to have."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ gsm8k = verifier("gsm8k@1")
 choice = verifier("choice@1")
 
 
-def test_the_judges_are_listed_in_order() -> None:
+def test_the_verifiers_are_listed_in_order() -> None:
     assert {"choice@1", "gsm8k@1", "tulu_if@1"} <= set(verifiers())
     assert verifiers() == sorted(verifiers())
 
 
-def test_an_unknown_judge_is_refused_with_the_known_names() -> None:
+def test_an_unknown_verifier_is_refused_with_the_known_names() -> None:
     with pytest.raises(VerifierError, match=r"unknown verifier 'gsm9k@1'.*choice@1.*gsm8k@1.*tulu_if@1"):
         verifier("gsm9k@1")
 
@@ -70,7 +70,7 @@ def test_the_reference_may_be_a_whole_solution() -> None:
 
 @pytest.mark.parametrize("reference", ["", "  ", "work #### "])
 def test_an_empty_label_is_refused(reference: str) -> None:
-    with pytest.raises(VerifierError, match="gsm8k@1 expects the number as truth"):
+    with pytest.raises(VerifierError, match="gsm8k@1 expects the number as reference answer"):
         gsm8k("5", reference)
 
 

@@ -123,10 +123,10 @@ def test_the_network_and_other_files_are_out_of_reach(tmp_path) -> None:
     [
         ("no", "expects a reference answer in JSON"),
         ("[]", "tests that are statements"),
-        ("3", "expects as truth"),
+        ("3", "expects as reference answer"),
         ('["assert f("]', "tests that are statements"),
-        ('{"tests": ["assert f()"], "stdin": []}', "expects as truth"),
-        ('{"tests": ["assert f()"], "limit": 3}', "expects as truth"),
+        ('{"tests": ["assert f()"], "stdin": []}', "expects as reference answer"),
+        ('{"tests": ["assert f()"], "limit": 3}', "expects as reference answer"),
         ('{"stdin": [{"input": "1"}]}', "texts of input and output"),
         ('{"stdin": []}', "tests that are statements"),
         ('{"tests": ["assert f()"], "seconds": 0}', "seconds above 0"),

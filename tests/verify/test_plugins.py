@@ -10,24 +10,24 @@ from pathlib import Path
 
 import pytest
 
-JUDGE = """
+SOURCE = """
 from tercet.verify import Grade, VerifierError
 
-def mine(completion, reference answer):
-    if not reference answer:
-        raise VerifierError("mine@1 expects a word as truth")
-    return Grade(float(reference answer in completion), completion[:1].upper())
+def mine(completion, reference):
+    if not reference:
+        raise VerifierError("mine@1 expects a word as reference answer")
+    return Grade(float(reference in completion), completion[:1].upper())
 
-def stumbles(completion, reference answer):
-    return Grade(float(completion.split()[0] == reference answer))
+def stumbles(completion, reference):
+    return Grade(float(completion.split()[0] == reference))
 
-def number(completion, reference answer):
+def number(completion, reference):
     return 1.0
 
-def nothing(completion, reference answer):
+def nothing(completion, reference):
     return Grade(float("nan"))
 
-def hangs(completion, reference answer):
+def hangs(completion, reference):
     while completion:
         pass
     return Grade(0.0)
@@ -36,7 +36,7 @@ constant = 3
 """
 
 
-def install(folder: Path, package: str, module: str, entries: dict[str, str], source: str = JUDGE) -> Path:
+def install(folder: Path, package: str, module: str, entries: dict[str, str], source: str = SOURCE) -> Path:
     """A distribution as an installer leaves it: a module and a dist-info folder with its entry points."""
     folder.mkdir(exist_ok=True)
     (folder / f"{module}.py").write_text(source, encoding="utf-8")
@@ -66,11 +66,11 @@ def say(expression: str, *path: Path) -> str:
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = ("mine", "stumbles", "number", "nothing", "hangs", "constant")
-    entries = {f"{name}@1": f"my_judges:{name}" for name in names}
-    return install(tmp_path_factory.mktemp("site") / "mine", "my-judges", "my_judges", entries)
+    entries = {f"{name}@1": f"my_verifiers:{name}" for name in names}
+    return install(tmp_path_factory.mktemp("site") / "mine", "my-verifiers", "my_verifiers", entries)
 
 
-def test_the_command_line_grades_with_a_judge_of_another_package(mine: Path, tmp_path: Path) -> None:
+def test_the_command_line_grades_with_a_verifier_of_another_package(mine: Path, tmp_path: Path) -> None:
     answers = tmp_path / "answers.jsonl"
     rows = [{"completion": "a pear", "reference": "pear"}, {"completion": "a fig", "reference": "pear"}]
     answers.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -84,18 +84,18 @@ def test_the_command_line_grades_with_a_judge_of_another_package(mine: Path, tmp
     assert "mine@1" in unknown.stderr.replace("\n", " ")
 
 
-def test_judges_of_other_packages_are_listed_beside_ours(mine: Path) -> None:
+def test_verifiers_of_other_packages_are_listed_beside_ours(mine: Path) -> None:
     listed = say("*v.verifiers()", mine).split()
     assert {"mine@1", "gsm8k@1"} <= set(listed)
     assert listed == sorted(listed)
     packages = say("*(v.verifier(name).package or '-' for name in ('mine@1', 'gsm8k@1', 'rubric@1'))", mine)
-    assert packages == "my-judges - -"
+    assert packages == "my-verifiers - -"
 
 
 def test_a_reference_is_checked_and_an_accident_on_an_empty_completion_is_no_verdict(mine: Path) -> None:
-    assert say("v.check_truth('mine@1', '')", mine) == "mine@1 expects a word as truth"
-    assert say("v.check_truth('mine@1', 'pear')", mine) == "None"
-    assert say("v.check_truth('stumbles@1', 'pear')", mine) == "None"
+    assert say("v.check_reference('mine@1', '')", mine) == "mine@1 expects a word as reference answer"
+    assert say("v.check_reference('mine@1', 'pear')", mine) == "None"
+    assert say("v.check_reference('stumbles@1', 'pear')", mine) == "None"
 
 
 @pytest.mark.parametrize(
@@ -103,13 +103,13 @@ def test_a_reference_is_checked_and_an_accident_on_an_empty_completion_is_no_ver
     [
         (
             "v.verifier('number@1')('', '')",
-            "number@1 (package my-judges) returned float; expected a tercet.verify.Grade",
+            "number@1 (package my-verifiers) returned float; expected a tercet.verify.Grade",
         ),
         ("v.verifier('nothing@1')('', '')", "returned the score nan; expected a finite number"),
-        ("v.verifier('constant@1')", "'my_judges:constant' of the package 'my-judges' is no function"),
+        ("v.verifier('constant@1')", "'my_verifiers:constant' of the package 'my-verifiers' is no function"),
     ],
 )
-def test_what_is_no_judge_is_refused_with_its_package(mine: Path, call: str, message: str) -> None:
+def test_what_is_no_verifier_is_refused_with_its_package(mine: Path, call: str, message: str) -> None:
     assert message in say(call, mine)
 
 
@@ -125,7 +125,7 @@ def test_a_name_of_ours_cannot_be_taken(tmp_path: Path) -> None:
 def test_two_packages_cannot_share_a_name(mine: Path, tmp_path: Path) -> None:
     other = install(tmp_path / "other", "other", "other", {"mine@1": "other:mine"})
     assert say("v.verifier('mine@1')", mine, other) == (
-        "the packages 'my-judges' and 'other' both name a verifier 'mine@1'; remove or rename one"
+        "the packages 'my-verifiers' and 'other' both name a verifier 'mine@1'; remove or rename one"
     )
 
 
@@ -148,14 +148,14 @@ def test_an_import_that_fails_names_the_package(tmp_path: Path, value: str, why:
 
 
 REWARDED = """
-from tercet.recipe import RLVR
+from tercet.recipe import GRPOSpec
 from tercet.rows import Completion, Message, Row
 from tercet.train.rl import reward_fn
 
 reward_fn.CUSTOM_SECONDS = 0.5
-spec = RLVR(model="base", prompts="rows", steps=1, learning_rate=1e-6, reward_scale=1)
+spec = GRPOSpec(model="base", prompts="rows", steps=1, learning_rate=1e-6, reward_scale=1)
 names = ("mine", "stumbles", "hangs")
-rows = [Row(name, (Message("user", "?"),), verifier=f"{name}@1", truth="pear") for name in names]
+rows = [Row(name, (Message("user", "?"),), verifier=f"{name}@1", reference="pear") for name in names]
 texts = ("pear", "a pear", "")
 written = [[Completion(text, (1,), (0.0,), "eos") for text in texts] for _ in rows]
 assess = reward_fn.RewardFunction(spec, None)
@@ -165,7 +165,7 @@ for marks in assess(rows, written):
 """
 
 
-def test_rollouts_survive_a_judge_that_stumbles_or_hangs(mine: Path) -> None:
+def test_rollouts_survive_a_verifier_that_stumbles_or_hangs(mine: Path) -> None:
     ran = python("-c", REWARDED, path=[mine])
     assert ran.stdout.splitlines() == [
         "1 graded 0; 1 graded 0; 0 graded 0;",

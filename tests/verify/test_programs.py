@@ -269,3 +269,20 @@ def test_pass_at_k_is_the_share_of_draws_that_hold_a_pass() -> None:
 def test_pass_at_k_refuses_impossible_counts(n: int, c: int, k: int) -> None:
     with pytest.raises(ValueError, match="pass@k expects"):
         pass_at_k(n, c, k)
+
+
+def test_what_a_rows_own_code_cannot_import_is_an_error_and_what_an_answer_cannot_is_wrong() -> None:
+    tests = "def check(f):\n    assert f() == 1\n"
+    answer = "```python\ndef f():\n    return 1\n```"
+    missing = {"tests": f"import no_such_package.part\n{tests}", "entry_point": "f"}
+    for reference in (
+        missing,
+        {"before": "from no_such_package import x\ndef f():\n", "tests": tests, "entry_point": "f"},
+    ):
+        grade = program(answer, json.dumps(reference))
+        assert (grade.score, grade.outcome) == (0.0, "error")
+        assert "cannot import no_such_package (ModuleNotFoundError" in grade.detail
+    fine = {"tests": f"try:\n    import no_such_package\nexcept ImportError:\n    pass\n{tests}", "entry_point": "f"}
+    assert program(answer, json.dumps(fine)).score == 1.0
+    grade = program(answer.replace("def", "import no_such_package\ndef"), json.dumps(fine))
+    assert (grade.score, grade.outcome) == (0.0, "graded")

@@ -1,4 +1,4 @@
-"""Judges that are models, read from outputs made by hand, broken ones included."""
+"""LLM judges of published evaluations, read from outputs made by hand, broken ones included."""
 
 from __future__ import annotations
 
@@ -157,11 +157,11 @@ def test_only_the_judge_with_a_reference_shows_it() -> None:
 
 
 def test_a_pairwise_reference_needs_the_baseline_and_for_href_the_reference() -> None:
-    with pytest.raises(VerifierError, match="expects baseline in its truth"):
+    with pytest.raises(VerifierError, match="a comparison expects baseline in its"):
         check_reference("alpaca_pairwise@1", '{"reference": "x"}')
-    with pytest.raises(VerifierError, match="expects baseline and reference in its truth"):
+    with pytest.raises(VerifierError, match="expects baseline and reference in its"):
         check_reference("href_reference@1", '{"baseline": "x"}')
-    with pytest.raises(VerifierError, match="truth in JSON"):
+    with pytest.raises(VerifierError, match="a reference answer in JSON"):
         alpaca.read([-1.0, -1.0], of("four"))
 
 

@@ -1,5 +1,4 @@
-"""Judges that pay rewards: short answers, lengths, formats and sums, each with gold, spoiled and bad reference
-answers."""
+"""Verifiers that pay rewards: short answers, lengths, formats and sums, each with gold, spoiled and bad answers."""
 
 from __future__ import annotations
 
@@ -145,7 +144,7 @@ def test_a_sum_is_linear_in_its_weights_and_blind_to_their_order(weights: list[f
     assert weighted("4", sum_reference(*parts)).score == pytest.approx(expected)
 
 
-def test_what_a_part_could_not_tell_shows_in_the_sum() -> None:
+def test_what_a_part_could_not_grade_shows_in_the_sum() -> None:
     language = json.dumps({"func_name": "validate_response_language", "language": "en"})
     grade = weighted("12345", sum_reference(("gsm8k@1", "12345", 1), ("tulu_if@1", language, 1)))
     assert (grade.score, grade.outcome) == (1.0, "error")
@@ -177,10 +176,10 @@ def test_scores_of_one_name_are_numbered() -> None:
         ("sum@1", '[{"verifier": "gsm8k@1", "reference": 72}]', "a JSON list of parts"),
         ("sum@1", '[{"verifier": "gsm8k@1", "reference": "72", "weight": "1"}]', "a JSON list of parts"),
         ("sum@1", '[{"verifier": "gsm8k@1", "reference": "72", "wieght": 1}]', "a JSON list of parts"),
-        ("sum@1", '[{"verifier": "gsm8k@1"}]', "gsm8k@1 expects the number as truth"),
+        ("sum@1", '[{"verifier": "gsm8k@1"}]', "gsm8k@1 expects the number as reference answer"),
         ("sum@1", '[{"verifier": "gsm@1", "reference": "72"}]', "unknown verifier 'gsm@1'"),
         ("rubric@1", "no", "rubric@1 expects a reference answer in JSON"),
-        ("math@1", " ", "expects a solution or an answer as truth"),
+        ("math@1", " ", "expects a solution or an answer as reference answer"),
         ("nobody@1", "", "unknown verifier 'nobody@1'"),
     ],
 )
@@ -222,6 +221,6 @@ def test_math_does_not_normalise_the_label_as_the_benchmark_does() -> None:
     assert set(verifier("math@1")(completion, "5").numbers) == {"hendrycks", "sympy"}
 
 
-def test_every_judge_of_training_is_listed() -> None:
+def test_every_verifier_of_training_is_listed() -> None:
     wanted = ["code", "f1", "flan", "format", "gsm8k", "length", "math", "string", "sum", "tulu_if", "up_to_length"]
     assert {f"{name}@1" for name in wanted} <= set(verifiers())

@@ -1,4 +1,4 @@
-"""Verbs that look at what exists: lineage, check, report, rollouts."""
+"""Verbs that read artifacts: lineage, check, report, rollouts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tercet.cli.output import emit, say
 
 if TYPE_CHECKING:
+    from tercet.report.collect import Stage
     from tercet.store import Artifact
 
 ARTIFACT: dict[str, Any] = {"metavar": "ARTIFACT", "help": "folder, STAGE-KEY or stage name"}
@@ -24,15 +25,14 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("artifact", **ARTIFACT)
     verb = add("check", check, "recompute digests and keys of artifacts", "store", "json")
     verb.add_argument("artifact", nargs="?", **ARTIFACT)
-    verb = add(
-        "report", report, "find the page of a run; of a recipe, render it where missing", "set", "mirror", "json"
-    )
+    found = "find the page of a run; of a recipe, render it where missing"
+    verb = add("report", report, found, "set", "mirror", "json")
     verb.add_argument("run", type=Path, metavar="RUN", help="a folder of artifacts, a report artifact, or a recipe")
     verb.add_argument("--store", metavar="DIR", default="runs", help="folder of the artifacts of a recipe")
     verb.add_argument("--open", action="store_true", help="open the page in the browser")
-    verb = add("rollouts", rollouts, "write a page that browses what RL stages tried", "store", "json")
-    drafted = "an RL stage: folder, STAGE-KEY, stage name, or the draft folder of one that has not ended"
-    verb.add_argument("artifacts", nargs="+", metavar="ARTIFACT", help=drafted)
+    verb = add("rollouts", rollouts, "write a page that browses the rollouts of RL stages", "store", "json")
+    accepted = "an RL stage: folder, STAGE-KEY, stage name, or the draft folder of one that has not ended"
+    verb.add_argument("artifacts", nargs="+", metavar="ARTIFACT", help=accepted)
     verb.add_argument("--out", type=Path, metavar="FILE", default=Path("rollouts.html"), help="the page to write")
     verb.add_argument("--groups", type=int, metavar="N", default=600, help="most groups on the page (default 600)")
     verb.add_argument("--open", action="store_true", help="open the page in the browser")
@@ -52,7 +52,7 @@ def lineage(args: argparse.Namespace) -> int:
 
 
 def _tree(artifact: Artifact, found: dict[str, Artifact], seen: set[str], indent: str = "") -> Iterator[str]:
-    """Lines of a tree; what was shown before is only named."""
+    """Lines of a tree; an artifact that was shown before is only named."""
     again = artifact.path.name in seen
     seen.add(artifact.path.name)
     seconds = "" if again else f"  {artifact.record['seconds']:.0f} s"
@@ -62,7 +62,7 @@ def _tree(artifact: Artifact, found: dict[str, Artifact], seen: set[str], indent
 
 
 def check(args: argparse.Namespace) -> int:
-    """Exit code 3 when an artifact is not what it was."""
+    """Digests and keys of artifacts, recomputed; exit code 3 when one has changed."""
     from tercet.store import Store, StoreError
 
     store = Store(args.store)
@@ -79,7 +79,7 @@ def check(args: argparse.Namespace) -> int:
 
 
 def report(args: argparse.Namespace) -> int:
-    """The path of the page."""
+    """The paths of the pages, opened in the browser on request."""
     pages = _rendered(args) if args.run.suffix == ".toml" else _existing(args.run)
     if args.json:
         return emit([str(page) for page in pages])
@@ -111,9 +111,8 @@ def _existing(folder: Path) -> list[Path]:
     """The pages in a folder of artifacts, newest first, or of one report artifact."""
     from tercet.store import Artifact, Store, StoreError
 
-    artifacts: list[Any] = (
-        [Artifact.read(folder.absolute())] if (folder / "artifact.json").is_file() else list(Store(folder))
-    )
+    single = (folder / "artifact.json").is_file()
+    artifacts = [Artifact.read(folder.absolute())] if single else list(Store(folder))
     pages = [artifact.payload / "index.html" for artifact in artifacts if artifact.kind == "report"]
     if not pages:
         raise StoreError(f"{folder}: holds no report artifact; run a recipe with a report stage")
@@ -128,19 +127,14 @@ def rollouts(args: argparse.Namespace) -> int:
     store = Store(args.store)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        told = rollouts.write(
-            [
-                unfinished.unfinished(Path(name), Path(scratch, str(number)))
-                if unfinished.is_draft(Path(name))
-                else store.open(name)
-                for number, name in enumerate(args.artifacts)
-            ],
-            args.out,
-            most=args.groups,
-        )
+        stages: list[Stage | Artifact] = []
+        for name in args.artifacts:
+            draft, made = unfinished.is_draft(Path(name)), Path(scratch, str(len(stages)))
+            stages.append(unfinished.unfinished(Path(name), made) if draft else store.open(name))
+        counted = rollouts.write(stages, args.out, most=args.groups)
     if args.json:
-        return emit({"page": str(args.out), "stages": told})
-    for one in told:
+        return emit({"page": str(args.out), "stages": counted})
+    for one in counted:
         counts = f"{one['rounds']} rounds, {one['groups']:,} groups, {one['completions']:,} completions"
         say(f"{one['stage']}-{one['key']}: {counts}, mean reward {one['reward']:.3g}; {one['shown']:,} groups shown")
     say(str(args.out))

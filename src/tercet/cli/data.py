@@ -102,13 +102,13 @@ def benchmark_of(against: str, mirror_file: str | None) -> tuple[list[BenchmarkI
 def data(args: argparse.Namespace) -> int:
     """The data sheet of an artifact: what came from where, what was removed by which rule, and what copies the exam."""
     from tercet.recipe import AskingSpec, MixtureSpec, OnPolicyPairsSpec, kinds_of
-    from tercet.report.data import told
+    from tercet.report.data import summary
     from tercet.store import Store, StoreError
 
     artifact = Store(args.store).open(args.artifact)
     if artifact.kind not in (kinds := kinds_of(MixtureSpec, AskingSpec, OnPolicyPairsSpec)):
         raise StoreError(f"{artifact.path.name} is of kind {artifact.kind}; expected a data stage: {', '.join(kinds)}")
-    found = told(artifact.kind, artifact.payload)
+    found = summary(artifact.kind, artifact.payload)
     if not found:
         raise StoreError(f"{artifact.payload}: has no summary.json; run `tercet check {artifact.path.name}`")
     if args.json:

@@ -21,10 +21,7 @@ if TYPE_CHECKING:
     from tercet.recipe import Recipe
     from tercet.store import Store
 
-BENCHMARK: dict[str, Any] = {
-    "metavar": "BENCHMARK",
-    "help": "eval artifact (folder, STAGE-KEY or stage name) or its payload",
-}
+ABOUT = "eval artifact (folder, STAGE-KEY or stage name) or its payload"
 MODEL_JUDGE = "judge model for the tasks that need one: artifact, folder, hub id or http://HOST/v1#NAME"
 
 
@@ -47,29 +44,30 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("--tokens-per-minute", type=float, help="most tokens a minute to a server")
     verb.add_argument("--price", type=float, nargs=2, metavar=("IN", "OUT"), help="price of a million tokens")
     verb = add("scores", scores, "the scores of an evaluation: errors, intervals, outcomes, averages", "store", "json")
-    verb.add_argument("benchmark", **BENCHMARK)
+    verb.add_argument("evaluation", metavar="EVALUATION", help=ABOUT)
     verb.add_argument("--format", default="table", choices=("table", "markdown", "lm-eval"), help="default: table")
-    verb = add("rescore", rescore, "judge an evaluation's stored answers again, without a model", "store", "json")
-    verb.add_argument("benchmark", **BENCHMARK)
+    verb = add("rescore", rescore, "grade an evaluation's stored answers again, without a model", "store", "json")
+    verb.add_argument("evaluation", metavar="EVALUATION", help=ABOUT)
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to; must not exist yet")
-    verb.add_argument("--verifier", action="append", default=[], metavar="TASK=VERIFIER", help="another judge")
+    verb.add_argument("--verifier", action="append", default=[], metavar="TASK=VERIFIER", help="another verifier")
     verb = add("compare", compare, "paired statistics of two evaluations (B minus A)", "tasks", "store", "json")
-    verb.add_argument("a", **BENCHMARK | {"metavar": "A"})
-    verb.add_argument("b", **BENCHMARK | {"metavar": "B"})
+    verb.add_argument("a", metavar="A", help=ABOUT)
+    verb.add_argument("b", metavar="B", help=ABOUT)
     verb.add_argument("--markdown", action="store_true", help="print a Markdown table")
-    verb = add("grade", grade, "grade stored completions, or check judges by their tasks' own truths", "mirror", "json")
-    verb.add_argument("verifier", nargs="?", metavar="VERIFIER", help="e.g. gsm8k@1")
-    verb.add_argument(
-        "file", nargs="?", type=Path, metavar="FILE", help='lines of {"completion": ..., "reference": ...}'
+    verb = add(
+        "grade", grade, "grade stored completions, or check verifiers by their tasks' own answers", "mirror", "json"
     )
+    verb.add_argument("verifier", nargs="?", metavar="VERIFIER", help="e.g. gsm8k@1")
+    lines = 'lines of {"completion": ..., "reference": ...}'
+    verb.add_argument("file", nargs="?", type=Path, metavar="FILE", help=lines)
     verb.add_argument(
-        "--gold", default="", metavar="A,B", help="tasks or suites: reference answers right, spoiled ones wrong"
+        "--gold", default="", metavar="A,B", help="tasks or suites: own answers right, spoiled ones wrong"
     )
     verb.add_argument("--limit", type=int, metavar="N", help="first N items of each task of --gold")
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """Prompts and an evaluation of the model, through the pipeline: what exists is not computed again."""
+    """A benchmark and the model's evaluation on it, through the pipeline: what exists is not computed again."""
     from tercet import pipeline
     from tercet.store import Store
 
@@ -80,8 +78,8 @@ def evaluate(args: argparse.Namespace) -> int:
     found = read_scores(made.payload)
     if args.json:
         usage = {key: value for key, value in made.metrics.items() if key not in found}
-        told = {task: one.to_json() for task, one in found.items()}
-        return emit({"artifact": str(made.path), "model": args.model, "scores": told, "usage": usage})
+        entries = {task: one.to_json() for task, one in found.items()}
+        return emit({"artifact": str(made.path), "model": args.model, "scores": entries, "usage": usage})
     scores_table({args.model: found})
     _say_averages(made.payload)
     say(f"results: {made.path}")
@@ -89,7 +87,7 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def eval_recipe(args: argparse.Namespace, store: Store) -> Recipe:
-    """A recipe in memory: the items that the tasks are made of, the evaluation, the models, the eval."""
+    """A recipe in memory: rows of generated tasks, the benchmark, the models, the evaluation."""
     from tercet.evals.suite import needs
     from tercet.recipe import Recipe, RecipeError
 
@@ -97,22 +95,13 @@ def eval_recipe(args: argparse.Namespace, store: Store) -> Recipe:
     if not tasks:
         raise RecipeError("--tasks is missing: name evaluation tasks or suites, e.g. --tasks gsm8k@2,ifeval@1")
     stage: dict[str, dict[str, Any]] = {
-        f"items-{generator.partition('@')[0]}": {
-            "kind": "synth",
-            "generator": generator,
-            "rows": rows,
-            "split": "benchmark",
-        }
-        for generator, rows in needs(tasks)
+        f"items-{name.partition('@')[0]}": {"kind": "synth", "generator": name, "rows": rows, "split": "test"}
+        for name, rows in needs(tasks)
     }
-    stage["benchmark"] = {"kind": "prompts", "tasks": tasks, "items": list(stage), "limit": args.limit}
+    stage["benchmark"] = {"kind": "benchmark", "tasks": tasks, "items": list(stage), "limit": args.limit}
+    stage["eval"] = {"kind": "eval", "model": "base", "benchmark": "benchmark"}
     asked = ("dtype", "repeats", "temperature", "max_new_tokens", "engine", "sandbox", "final")
-    stage["eval"] = {
-        "kind": "eval",
-        "model": "base",
-        "benchmark": "benchmark",
-        **{key: getattr(args, key) for key in asked},
-    }
+    stage["eval"] |= {key: getattr(args, key) for key in asked}
     for role in ("judge", "embedder"):
         if getattr(args, role):
             stage[role] = base_of(args, store, getattr(args, role)).model_dump()
@@ -129,7 +118,7 @@ def scores(args: argparse.Namespace) -> int:
     """A line per task: score, interval, what could have been detected, how answers ended."""
     from tercet.evals.lm_eval.harness import export_results
 
-    folder = _payload(args.benchmark, args.store)
+    folder = _payload(args.evaluation, args.store)
     found = read_scores(folder)
     if args.format == "lm-eval":
         return emit(export_results(folder))
@@ -165,23 +154,23 @@ def _say_averages(folder: Path) -> None:
 
 
 def rescore(args: argparse.Namespace) -> int:
-    """A folder of results and scores beside the exam's own, which stays as it is."""
+    """A folder of results and scores beside the evaluation's own, which stays as it is."""
     from tercet.evals.rescore import rescore as again
     from tercet.evals.run import EvalError
     from tercet.stage import StageError
 
     if args.out.exists():
         raise ValueError(f"{args.out} exists; rescore into a folder that does not exist yet, or remove it")
-    judges = dict(pair.split("=", 1) for pair in args.verifier if "=" in pair)
-    if len(judges) != len(args.verifier):
+    verifiers = dict(pair.split("=", 1) for pair in args.verifier if "=" in pair)
+    if len(verifiers) != len(args.verifier):
         raise ValueError(f"--verifier: expected TASK=VERIFIER, e.g. ifeval@1=ifeval_reference@1; got {args.verifier}")
     try:
-        found = again(_payload(args.benchmark, args.store), args.out, judges)
+        found = again(_payload(args.evaluation, args.store), args.out, verifiers)
     except EvalError as error:
         raise StageError(str(error), 1) from None
     if args.json:
         return emit({task: one.to_json() for task, one in found.items()})
-    scores_table({args.benchmark: found})
+    scores_table({args.evaluation: found})
     say(f"results: {args.out}")
     return 0
 
@@ -233,18 +222,18 @@ def compare(args: argparse.Namespace) -> int:
 
 
 def grade(args: argparse.Namespace) -> int:
-    """Every completion's grade and the mean; or what judges make of their tasks' own reference answers."""
+    """Every completion's grade and the mean; or the check of verifiers by their tasks' own answers."""
     from tercet.verify import verifier
 
     if args.gold:
         return _grade_gold(args)
     if not args.verifier or not args.file:
         raise ValueError("expected VERIFIER FILE, or --gold with task names; see tercet grade --help")
-    judge = verifier(args.verifier)
+    verify = verifier(args.verifier)
     grades = []
     for number, completion, reference in _answers(args.file):
         try:
-            grades.append((number, judge(completion, reference)))
+            grades.append((number, verify(completion, reference)))
         except ValueError as error:
             raise ValueError(f"{args.file}, line {number}: {error}") from None
     if not grades:
@@ -261,7 +250,7 @@ def grade(args: argparse.Namespace) -> int:
 
 
 def _grade_gold(args: argparse.Namespace) -> int:
-    """Exit code 3 when a judge is wrong about more than 0.2 % of its verdicts on its own reference answers."""
+    """Exit code 3 when more than 0.2 % of a verifier's grades of own and spoiled answers are wrong."""
     from tercet import pipeline
     from tercet.data.synth import GENERATORS
     from tercet.evals.gold import check
@@ -272,14 +261,12 @@ def _grade_gold(args: argparse.Namespace) -> int:
     with Console(stderr=True).status("grading") as status:
         for task in tasks(name.strip() for name in args.gold.split(",") if name.strip()):
             status.update(f"grading {task.id}")
-            found.append(
-                check(task, mirror, args.limit, lambda data: GENERATORS[data.generator](data.rows, "test", 17))
-            )
+            found.append(check(task, mirror, args.limit, lambda own: GENERATORS[own.generator](own.rows, "test", 17)))
     if args.json:
         emit([asdict(one) for one in found])
     else:
         rows = [(one.task, one.verifier, one.n, one.accepted, one.refused, one.note) for one in found]
-        table(("task", "judge", "items", "truth accepted", "spoiled refused", "note"), rows)
+        table(("task", "verifier", "items", "own accepted", "spoiled refused", "note"), rows)
         for one in found:
             for item, why in one.missed[:20]:
                 say(f"{one.task}, {item}: {why}")

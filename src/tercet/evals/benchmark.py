@@ -1,7 +1,7 @@
-"""The `prompts` stage: write every question of a benchmark to a folder.
+"""The `benchmark` stage: write every item of a benchmark to a folder.
 
-`mix` decontaminates against this folder and `eval` asks from it, so a benchmark that was trained around is exactly
-the benchmark that is given. Payload: `benchmark.parquet` (one `Item` per row), `tasks.json` (the task cards) and,
+`mix` decontaminates against this folder and `eval` asks from it, so training data are cleaned of exactly the items that
+a model is evaluated on. Payload: `benchmark.parquet` (one `Item` per row), `tasks.json` (the task cards) and,
 where prompts show public worked examples, `examples.parquet` (one `Example` per row).
 """
 
@@ -65,9 +65,7 @@ def _records(task: Task, made: list[Row], mirror: dict[str, str]) -> list[Any]:
 
 
 def _check_references(kept: list[Item]) -> None:
-    """Let every judge read every reference answer now, so that a bad one stops here and not in the middle of a
-    benchmark.
-    """
+    """Read each reference answer as its verifier or judge does: a bad one stops this stage, not an evaluation."""
     for item in kept:
         if name := item.verifier or item.judge:
             check_reference(name, item.reference)

@@ -1,7 +1,7 @@
 """Two evaluations of two checkpoints, item against item: what changed, and could it be chance?
 
 Both checkpoints answered the same questions, so the differences are taken per item, as `tercet.stats.compare` says.
-An item that either of them could not be asked, or that could not be judged, is left out on both sides.
+An item that either of them could not be asked, or that could not be graded, is left out on both sides.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def note(lines: Sequence[Comparison]) -> str:
     stands = [line.task for line in tested if line.p_holm < 0.05]
     found = f"significant at 5 % after Holm's correction: {', '.join(stands) or 'none'}"
     lost = sum(line.left_out for line in tested)
-    left = f" Left out, as one side could not be asked or judged: {lost} item{'s' if lost > 1 else ''}." if lost else ""
+    left = f" Left out, as one side could not be asked or graded: {lost} item{'s' if lost > 1 else ''}." if lost else ""
     return f"{len(tested)} task{'s were' if len(tested) != 1 else ' was'} compared at once; {found}.{left}"
 
 

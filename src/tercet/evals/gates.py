@@ -1,7 +1,7 @@
 """Gates: what an evaluation must show for the run to go on, e.g. `words >= benchmark-sft - 0.01` or `talk <=
 benchmark-base + 0.05`.
 
-Design §8: only a *significant* regression stops the pipeline. A gate therefore fails when the whole 95 % interval of
+Only a *significant* regression stops the pipeline: a gate fails when the whole 95 % interval of
 the paired difference to its bound lies on the wrong side.
 """
 

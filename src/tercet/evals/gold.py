@@ -1,6 +1,4 @@
-"""Can the judges be trusted? Every row's own reference answer must be graded right and a spoiled one wrong, without any
-model.
-"""
+"""The check of verifiers without a model: a row's own answer must be graded right, and a spoiled one wrong."""
 
 from __future__ import annotations
 
@@ -13,14 +11,12 @@ from tercet import hub
 from tercet.evals.task import Generated, Task, TaskError, items, public_records
 from tercet.verify import Grade, verifier
 
-WORKERS = 4  # judges that wait for other processes are asked several at once
+WORKERS = 4  # verifiers that wait for other processes run several at once
 
 
 @dataclass(frozen=True)
 class GoldCheck:
-    """What one task's judge made of its own reference answers. `missed` names items it was wrong about, with what it
-    said.
-    """
+    """The grades of one task's own answers. `missed` names the items that were graded wrongly, and how."""
 
     task: str
     verifier: str
@@ -32,7 +28,7 @@ class GoldCheck:
 
     @property
     def agreement(self) -> float:
-        """Share of the judge's verdicts that were right."""
+        """Share of the verifier's grades that were right."""
         return (self.accepted + self.refused) / (2 * self.n) if self.n else 1.0
 
 
@@ -48,16 +44,16 @@ def check(
     else:
         records = public_records(task, mirror)[:limit]
     if not records:
-        raise TaskError(f"{task.id}: found no items to check its judge with; is its file in the mirror whole?")
+        raise TaskError(f"{task.id}: found no items to check its verifier with; is its file in the mirror whole?")
     if task.gold is None or task.judge or not task.verifier:
-        why = "a model judges it" if task.judge else "not checked: the task declares no gold answers"
+        why = "an LLM judge grades it" if task.judge else "not checked: the task declares no gold answers"
         why = why if task.verifier else "scored by log-probabilities: the reference answer is among the options"
         return GoldCheck(task.id, task.verifier, 0, 0, 0, (), why)
     asked = items(task, records, hub.records(task.examples, mirror))
-    judge, gold = verifier(task.verifier), task.gold
+    verify, gold = verifier(task.verifier), task.gold
 
     def both(i: int) -> tuple[Grade, Grade]:
-        return judge(gold.right(records[i]), asked[i].reference), judge(gold.wrong(records[i]), asked[i].reference)
+        return verify(gold.right(records[i]), asked[i].reference), verify(gold.wrong(records[i]), asked[i].reference)
 
     with ThreadPoolExecutor(WORKERS) as pool:
         grades = list(pool.map(both, range(len(asked))))

@@ -1,6 +1,6 @@
-"""The second half of an evaluation that LLM judges grade: put every answer to its judge.
+"""The second half of an evaluation that LLM judges grade: ask the judge model about every answer.
 
-Judgements are kept in a segment of their own, so that a killed evaluation is neither answered nor judged twice.
+Verdicts go to a log of their own, so that a killed evaluation neither answers nor judges an item twice.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tercet.evals.results import USAGE, ResultLog, accounted, summed, with_grade
+from tercet.evals.results import USAGE, ResultLog, log_usage, summed, with_grade
 from tercet.evals.task import Item, TaskError
 from tercet.recipe import EvalSpec
 from tercet.records import Result, TaskCard
@@ -32,7 +32,7 @@ def check(spec: EvalSpec, cards: Sequence[TaskCard]) -> None:
     if judged and not spec.judge:
         names = ", ".join(f"{card.name} ({card.judge})" for card in judged)
         raise TaskError(
-            f"{names}: a model judges these tasks; name one with `judge = ...` (a stage of kind `model`, or an "
+            f"{names}: an LLM judge grades these tasks; name one with `judge = ...` (a stage of kind `model`, or an "
             "endpoint), on the command line --judge"
         )
     if encoding and not spec.embedder:
@@ -50,44 +50,45 @@ def run(
     inputs: dict[str, Artifact],
     ctx: Context,
 ) -> list[Result]:
-    """The results with every answer of a model-judged task graded; the others as they are."""
+    """The results with every answer of a LLM-judged task graded; the others as they are."""
     by_name = {card.name: card for card in cards}
-    with ResultLog(ctx.work / "judged.jsonl") as segment:
+    with ResultLog(ctx.work / "judged.jsonl") as log:
         waiting = [pair for pair in zip(benchmark, results, strict=True) if pair[0].judge]
         groups = [waiting[start : start + GROUP] for start in range(0, len(waiting), GROUP)]
-        left = [part for group in groups if (part := _unjudged(group, segment, spec, inputs))]
+        left = [part for group in groups if (part := _unjudged(group, log, spec, inputs))]
         if left:
             model = ctx.open_model(inputs[spec.judge].payload, spec.precision, spec.engine)
-            with accounted(model, ctx.work / USAGE, "judge_"):
+            with log_usage(model, ctx.work / USAGE, "judge_"):
                 asking = partial(ask, model=model, embedder=_encoder(spec, inputs))
-                _judge(asking, left, segment, by_name, ctx)
-        return [segment.results.get((item.task, item.item), r) for item, r in zip(benchmark, results, strict=True)]
+                _judge(asking, left, log, by_name, ctx)
+        return [log.results.get((item.task, item.item), r) for item, r in zip(benchmark, results, strict=True)]
 
 
 def _judge(
     asking: Callable[[list[Asked]], list[Grade]],
     groups: list[list[Judged]],
-    segment: ResultLog,
+    log: ResultLog,
     cards: Mapping[str, TaskCard],
     ctx: Context,
 ) -> None:
-    """Put every answer to its judge, and keep each group's verdicts as they come."""
+    """Judge every answer, and keep each group's verdicts as they come."""
     done, total = 0, sum(map(len, groups))
     for part in groups:
         grades = iter(asking([one for item, result in part for one in _asked(item, result, ctx.seed).values()]))
         for item, result in part:
             own = {sample: next(grades) for sample in _asked(item, result, ctx.seed)}
-            segment.append(_with_grades(result, own, cards[item.task]))
-        segment.sync()
+            log.append(_with_grades(result, own, cards[item.task]))
+        log.sync()
         done += len(part)
         ctx.track.progress(done, total, note="judging")
 
 
-def _unjudged(group: Sequence[Judged], segment: ResultLog, spec: EvalSpec, inputs: dict[str, Artifact]) -> list[Judged]:
-    """What is left to judge of a group: a word of a server stands alone, the others depend on the batch they were in
-    (in the last digit), so that a group that was cut short is judged again."""
+def _unjudged(group: Sequence[Judged], log: ResultLog, spec: EvalSpec, inputs: dict[str, Artifact]) -> list[Judged]:
+    """What is left to judge of a group. A server's verdict depends on nothing else; a local model's last digit depends
+    on its batch, so a group that was cut short is judged again whole.
+    """
     group = [(item, result) for item, result in group if result.outcome != "error"]
-    missing = [(item, result) for item, result in group if not segment.has(item.task, item.item)]
+    missing = [(item, result) for item, result in group if not log.has(item.task, item.item)]
     if not missing:
         return []
     server = endpoint(inputs[spec.judge].payload) is not None

@@ -1,4 +1,4 @@
-"""Judge the stored answers of an evaluation again: a mended judge needs no model to show what it changes."""
+"""Grade the stored answers of an evaluation again: what a changed verifier changes is seen without a model."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from tercet.records import Result, Score, read_scores
 
 
 def rescore(
-    benchmark: Path,
+    evaluation: Path,
     out: Path,
-    judges: Mapping[str, str],
+    verifiers: Mapping[str, str],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Score]:
-    """Write results and scores of an eval payload with its answers judged again; returns the scores.
+    """Write results and scores of an eval payload with its answers graded again; returns the scores.
 
-    `judges` names other verifiers by task: `{"ifeval@1": "ifeval_reference@1"}`. Tasks whose judge is a model, or that
-    are scored by log-probabilities, keep their verdicts. Judges that fail on more than 1 % of a task's answers are an
+    `verifiers` names others by task: `{"ifeval@1": "ifeval_reference@1"}`. Tasks that an LLM judge grades, or that are
+    scored by log-probabilities, keep their verdicts. Verifiers that fail on more than 1 % of a task's answers are an
     `EvalError`, and nothing is written.
     """
-    results = load(benchmark)
-    scores = read_scores(benchmark)
-    if unknown := [task for task in judges if task not in scores]:
-        raise TaskError(f"{benchmark}: holds no task {', '.join(unknown)}; it holds {', '.join(scores)}")
-    if fixed := [task for task in judges if not scores[task].card.verifier]:
+    results = load(evaluation)
+    scores = read_scores(evaluation)
+    if unknown := [task for task in verifiers if task not in scores]:
+        raise TaskError(f"{evaluation}: holds no task {', '.join(unknown)}; it holds {', '.join(scores)}")
+    if fixed := [task for task in verifiers if not scores[task].card.verifier]:
         raise TaskError(
-            f"{', '.join(fixed)}: a model or log-probabilities gave the verdicts; no verifier can replace them"
+            f"{', '.join(fixed)}: an LLM judge or log-probabilities gave the verdicts; no verifier can replace them"
         )
     cards = {
-        task: replace(score.card, verifier=judges.get(task, score.card.verifier)) for task, score in scores.items()
+        task: replace(score.card, verifier=verifiers.get(task, score.card.verifier)) for task, score in scores.items()
     }
     again: list[Result] = []
     for number, result in enumerate(results):

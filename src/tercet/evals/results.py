@@ -1,7 +1,7 @@
-"""Per-item results: the append-only segment an evaluation writes while it runs, and the scores computed from its lines.
+"""Per-item results: the append-only log that an evaluation writes while it runs, and the scores computed from it.
 
 A result line is one JSON object that explains itself: the question, what was written, what was extracted, how it was
-judged. So a changed judge can re-score it without generating again.
+graded. So a changed verifier can grade it again without a model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tercet.verify import Grade, verifier
 from tercet.verify.programs import pass_at_k
 
 OUTCOMES = ("graded", "unparsed", "truncated", "timeout", "error")
-USAGE = "usage.jsonl"  # beside the segments: what servers were asked and what it cost
+USAGE = "usage.jsonl"  # beside the logs: what servers were asked and what it cost
 SYNC_EVERY = 8  # lines between fsyncs
 
 
@@ -64,22 +64,20 @@ class Metered(Protocol):
 
 
 @contextmanager
-def accounted(model: Any, ledger: Path, role: str = "") -> Iterator[None]:
-    """Note in a ledger what a metered model spent meanwhile, also when it fails, so that a continued evaluation knows
-    it.
-    """
+def log_usage(model: Any, file: Path, role: str = "") -> Iterator[None]:
+    """Append what a metered model used meanwhile, also when it fails, so that a continued evaluation counts it."""
     try:
         yield
     finally:
         if isinstance(model, Metered):
             numbers = {role + key: value for key, value in asdict(model.usage).items() if value is not None}
-            journal.append(ledger, numbers)
+            journal.append(file, numbers)
 
 
-def spent(ledger: Path) -> dict[str, float]:
-    """The sums of a ledger; what a killed process had asked for is not in it."""
+def total_usage(file: Path) -> dict[str, float]:
+    """The sums of a usage log; what a killed process had asked for is not in it."""
     total: Counter[str] = Counter()
-    for numbers in journal.read(ledger):
+    for numbers in journal.read(file):
         total.update(numbers)
     return {key: float(value) for key, value in total.items()}
 
@@ -92,49 +90,45 @@ def asked(item: Item, card: TaskCard, prompt_ids: Sequence[int]) -> Result:
 
 
 def graded(item: Item, completions: Sequence[Completion], card: TaskCard, prompt_ids: Sequence[int]) -> Result:
-    """The result of an item whose answers a pure judge grades, or which still waits for its model-based judge."""
+    """The result of an item whose answers a verifier grades, or which still waits for its LLM judge."""
     written = [
         Sample(one.text, one.num_tokens, one.stop, "error" if one.error else "", one.error) for one in completions
     ]
     return regraded(replace(asked(item, card, prompt_ids), samples=written), item.verifier, card)
 
 
-def regraded(result: Result, judge: str, card: TaskCard) -> Result:
-    """The same result with its stored answers judged (again) by `judge`; no judge leaves them to be judged later."""
-    grade = partial(verifier(judge), sandbox=card.sandbox or "auto") if judge else None
-    return summed(result, [_judged(one, result.reference, grade) for one in result.tries], card)
+def regraded(result: Result, name: str, card: TaskCard) -> Result:
+    """The same result with its stored answers graded (again) by the verifier `name`; without one they wait."""
+    verify = partial(verifier(name), sandbox=card.sandbox or "auto") if name else None
+    return summed(result, [_graded(one, result.reference, verify) for one in result.tries], card)
 
 
 def summed(result: Result, samples: Sequence[Sample], card: TaskCard) -> Result:
-    """An item's verdict from those on its samples: the mean score, or unbiased pass@k; one sample speaks for itself."""
+    """An item's result from those of its samples: the mean score, or unbiased pass@k; a single sample's own."""
     if len(samples) == 1:
         return replace(result, **{**vars(samples[0]), "samples": None})
-    judged = [one for one in samples if one.outcome != "error"]
-    right, k = sum(one.score >= 1 for one in judged), card.pass_k
-    score = (
-        pass_at_k(len(judged), right, k)
-        if 0 < k <= len(judged)
-        else sum(one.score for one in judged) / max(1, len(judged))
-    )
-    usable = len(judged) >= max(1, k)
-    shown = judged[0] if usable else next(one for one in samples if one.outcome == "error")
-    names = {name for one in judged for name in one.numbers}
-    numbers = {name: sum(one.numbers.get(name, 0.0) for one in judged) / len(judged) for name in sorted(names)}
+    kept = [one for one in samples if one.outcome != "error"]
+    right, k = sum(one.score >= 1 for one in kept), card.pass_k
+    score = pass_at_k(len(kept), right, k) if 0 < k <= len(kept) else sum(one.score for one in kept) / max(1, len(kept))
+    usable = len(kept) >= max(1, k)
+    shown = kept[0] if usable else next(one for one in samples if one.outcome == "error")
+    names = {name for one in kept for name in one.numbers}
+    numbers = {name: sum(one.numbers.get(name, 0.0) for one in kept) / len(kept) for name in sorted(names)}
     numbers |= {"first": shown.score, "right": float(right)}
     return replace(result, **{**vars(shown), "score": score, "numbers": numbers, "samples": samples})
 
 
-def _judged(written: Sample, reference: str, judge: Callable[[str, str], Grade] | None) -> Sample:
+def _graded(written: Sample, reference: str, verify: Callable[[str, str], Grade] | None) -> Sample:
     if written.stop == "error":
         return replace(written, answer="", score=0.0, outcome="error", numbers={})
-    if judge is None:
+    if verify is None:
         return replace(written, answer="", score=0.0, outcome="unjudged", detail="", numbers={})
-    grade = judge(written.output, reference)
+    grade = verify(written.output, reference)
     return with_grade(written, grade, cut=written.stop == "length" and grade.outcome in ("graded", "unparsed"))
 
 
 def with_grade(written: Sample, grade: Grade, *, cut: bool) -> Sample:
-    """A sample with a judge's grade; an answer that was `cut` off is marked so."""
+    """A sample with the grade of a verifier or judge; an answer that was `cut` off is marked so."""
     return replace(
         written,
         answer=grade.answer,
@@ -148,25 +142,25 @@ def with_grade(written: Sample, grade: Grade, *, cut: bool) -> Sample:
 def write_scores(out: Path, cards: Sequence[TaskCard], results: Sequence[Result]) -> dict[str, Score]:
     """Write `results.jsonl`, `scores.json` and, where suites are complete, `averages.json`; returns the scores."""
     scores = {card.name: summary(card, [r for r in results if r.task == card.name]) for card in cards}
-    told = {name: score.to_json() for name, score in scores.items()}
+    entries = {name: score.to_json() for name, score in scores.items()}
     (out / "results.jsonl").write_text("".join(map(dump, results)), encoding="utf-8")
-    write_json(out / "scores.json", told, allow_nan=False)
-    if whole := averages(told):
+    write_json(out / "scores.json", entries, allow_nan=False)
+    if whole := averages(entries):
         write_json(out / "averages.json", whole, allow_nan=False)
     return scores
 
 
 def summary(card: TaskCard, results: Sequence[Result]) -> Score:
-    """What `scores.json` says of one task: score, error, 95 % interval, outcomes, and the card it was given under.
+    """What `scores.json` says of one task: score, error, 95 % interval, outcomes and the task card.
 
-    Items that could not be asked or judged are counted and left out: they are neither right nor wrong. A task may
+    Items that could not be asked or graded are counted and left out: they are neither right nor wrong. A task may
     have a headline of its own, with further numbers.
     """
     scored = [result for result in results if result.outcome != "error"]
     clusters = [result.template for result in scored]
     own = TASKS[card.name].headline if card.name in TASKS else None
-    told, numbers = own(scored) if own else (None, None)
-    plain = told or level(scored)
+    own_estimate, numbers = own(scored) if own else (None, None)
+    plain = own_estimate or level(scored)
     clustered = estimate(scored, clusters) if 1 < len(set(clusters)) < len(clusters) else None
     low, high, interval = _interval(card, scored, plain)
     return Score(
@@ -204,7 +198,7 @@ def _outcomes(results: Sequence[Result]) -> dict[str, int]:
 
 
 def _details(card: TaskCard, results: Sequence[Result]) -> dict[str, Any]:
-    """The other numbers of a task: every way to choose an option, the judge's measures, subsets, lengths."""
+    """The other numbers of a task: every way to choose an option, the verifier's measures, subsets, lengths."""
     found: dict[str, Any] = {}
     if card.metric == "choice":
         ways = [way for way in WAYS if getattr(results[0], way) is not None]
@@ -232,7 +226,7 @@ def _details(card: TaskCard, results: Sequence[Result]) -> dict[str, Any]:
 
 
 def _measure(results: Sequence[Result], keys: Sequence[str]) -> Estimate:
-    """A judge's number over items: a mean, or the ratio of two sums (its error is that of clusters of one item)."""
+    """A verifier's number over items: a mean, or the ratio of two sums (its error is that of clusters of one item)."""
     columns = [[float(result.numbers.get(key, 0.0)) for result in results] for key in keys]
     return ratio(columns[0], columns[1]) if len(columns) > 1 else mean(columns[0])
 

@@ -1,6 +1,6 @@
-"""The `eval` stage: put an evaluation to a model and say how well it did, and how sure we are.
+"""The `eval` stage: ask a model every item of a benchmark, and write scores with their errors.
 
-Every finished item goes to an append-only segment in the draft, so that a killed evaluation continues. Items are
+Every finished item goes to an append-only log in the draft, so that a killed evaluation continues. Items are
 asked in fixed groups; in low precision a group that was cut short is asked again whole, because a different batch
 can change a token there, and a resumed evaluation must end in the same bytes.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from tercet import journal, machine
 from tercet.evals import gates, llm_judged
-from tercet.evals.results import USAGE, ResultLog, accounted, asked, graded, spent, write_scores
+from tercet.evals.results import USAGE, ResultLog, asked, graded, log_usage, total_usage, write_scores
 from tercet.evals.task import Item, TaskError, read_benchmark
 from tercet.recipe import EvalSpec, gate
 from tercet.records import Result, TaskCard
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from tercet.store import Artifact, Context
 
 GROUP = 256  # items asked at once, and lost at most when killed
-MAX_ERRORS = 0.01  # share of a task's items that may fail to be asked or judged
+MAX_ERRORS = 0.01  # share of a task's items that may fail to be asked or graded
 NO_QUESTION = (Message(PLAIN, "Answer:"),)  # the context of an option's unconditional log-probability
 Emit = Callable[[Result], None]
 
 
 class EvalError(RuntimeError):
-    """An evaluation cannot be trusted: judges or requests failed, or the model gave no usable number."""
+    """An evaluation cannot be trusted: verifiers, LLM judges or requests failed, or the model gave no usable number."""
 
 
 @runtime_checkable
@@ -64,33 +64,33 @@ def run(spec: EvalSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) ->
     cards = [_overridden(card, spec) for card in cards]
     _check(spec, cards, ctx)
     baselines = _baselines(spec, cards, inputs)
-    with ResultLog(ctx.work / "results.jsonl") as segment:
+    with ResultLog(ctx.work / "results.jsonl") as log:
         free = {card.name for card in cards if _batch_free(spec, card, inputs)}
-        unfinished = _unfinished(_groups(cards, benchmark, ctx.seed), segment, free)
+        unfinished = _unfinished(_groups(cards, benchmark, ctx.seed), log, free)
         if unfinished:
             model = ctx.open_model(inputs[spec.model].payload, spec.precision, spec.engine)
-            with accounted(model, ctx.work / USAGE):
-                _evaluate(model, unfinished, segment, len(benchmark), ctx)
-            del model  # the judge needs the room
-        results = [segment.results[item.task, item.item] for item in benchmark]
+            with log_usage(model, ctx.work / USAGE):
+                _evaluate(model, unfinished, log, len(benchmark), ctx)
+            del model  # free its memory for the LLM judge
+        results = [log.results[item.task, item.item] for item in benchmark]
     if any(card.judge for card in cards):
         results = llm_judged.run(spec, cards, benchmark, results, inputs, ctx)
     for card in cards:
         check_errors(card, _of_task(card, results))
     scores = write_scores(out, cards, results)
     gates.check(spec.require, out / "results.jsonl", baselines)
-    return {**{name: score.score for name, score in scores.items()}, **spent(ctx.work / USAGE)}
+    return {**{name: score.score for name, score in scores.items()}, **total_usage(ctx.work / USAGE)}
 
 
 def check_errors(card: TaskCard, results: list[Result]) -> None:
-    """Stop when more than 1 % of a task's answers could not be had or judged: they are neither right nor wrong."""
+    """Stop when more than 1 % of a task's answers could not be had or graded: they are neither right nor wrong."""
     failed = [(result.item, one) for result in results for one in result.tries if one.outcome == "error"]
     answers = card.num_items * (card.sampling.n if card.metric == "accuracy" else 1)
     if len(failed) > MAX_ERRORS * answers:
         raise EvalError(
-            f"{card.name}: {len(failed)} of {answers} answers could not be had or judged, more "
+            f"{card.name}: {len(failed)} of {answers} answers could not be had or graded, more "
             f"than {MAX_ERRORS:.0%}; first item {failed[0][0]!r}: {failed[0][1].detail or 'no detail'}. "
-            "Mend the cause and run again: finished items are kept"
+            "Remove the cause and run again: finished items are kept"
         )
 
 
@@ -104,7 +104,7 @@ def _overridden(card: TaskCard, spec: EvalSpec) -> TaskCard:
 
 
 def _check(spec: EvalSpec, cards: list[TaskCard], ctx: Context) -> None:
-    """What can be wrong before anything is asked: an unknown judge, a locked suite, a judge model that is missing."""
+    """Refuse before anything is asked: an unknown verifier, a missing judge model, a locked suite."""
     for card in cards:
         if card.verifier:
             verifier(card.verifier)
@@ -121,8 +121,7 @@ def _check(spec: EvalSpec, cards: list[TaskCard], ctx: Context) -> None:
 
 
 def _baselines(spec: EvalSpec, cards: list[TaskCard], inputs: dict[str, Artifact]) -> dict[str, Path]:
-    """The payloads that gates compare with; a gate that cannot be checked is an error before the evaluation, not
-    after."""
+    """The payloads that gates compare with; a gate that cannot be checked stops the stage before anything is asked."""
     wanted = [gate(text) for text in spec.require]
     for one in wanted:
         gates.named(one, [card.name for card in cards])
@@ -155,36 +154,36 @@ def _batch_free(spec: EvalSpec, card: TaskCard, inputs: dict[str, Artifact]) -> 
     return greedy and spec.precision == "float32" and spec.engine == "local"
 
 
-def _unfinished(groups: list[ItemGroup], segment: ResultLog, free: set[str]) -> list[ItemGroup]:
+def _unfinished(groups: list[ItemGroup], log: ResultLog, free: set[str]) -> list[ItemGroup]:
     """What is left to ask: only the missing items of `free` tasks, else every group that misses one, whole."""
     left = []
     for group in groups:
-        missing = [item for item in group.items if not segment.has(item.task, item.item)]
+        missing = [item for item in group.items if not log.has(item.task, item.item)]
         if missing:
             again = missing if group.card.name in free else group.items
             left.append(ItemGroup(group.card, again, group.seed))
-            segment.forget((item.task, item.item) for item in again)
+            log.forget((item.task, item.item) for item in again)
     return left
 
 
-def _evaluate(model: Generator, groups: list[ItemGroup], segment: ResultLog, total: int, ctx: Context) -> None:
-    """Ask every group, keep every answer as it comes, and stop after a task whose judge failed too often."""
+def _evaluate(model: Generator, groups: list[ItemGroup], log: ResultLog, total: int, ctx: Context) -> None:
+    """Ask every group, keep every answer as it comes, and stop after a group whose task has too many errors."""
     done = total - sum(len(group.items) for group in groups)
     for number, group in enumerate(groups, 1):
 
         def emit(result: Result, note: str = group.card.name) -> None:
             nonlocal done
-            segment.append(result)
+            log.append(result)
             done += 1
             ctx.track.progress(done, total, note=note)
 
         ctx.track.progress(done, total, note=group.card.name)
         ask = _generate if group.card.metric == "accuracy" else _score
         ask(model, group, emit)
-        segment.sync()
+        log.sync()
         if measured := speed_of(model):
             ctx.track.log(number, **measured)
-        check_errors(group.card, _of_task(group.card, list(segment.results.values())))
+        check_errors(group.card, _of_task(group.card, list(log.results.values())))
 
 
 def _generate(model: Generator, group: ItemGroup, emit: Emit) -> None:
@@ -266,7 +265,7 @@ def _chosen(result: Result, card: TaskCard, alone: Sequence[Likelihood]) -> Resu
     return replace(result, output=text, answer=text, score=float(picked == result.gold), **right)
 
 
-def _share_of_reference(result: Result, card: TaskCard, alone: Sequence[Likelihood]) -> Result:
+def _true_share(result: Result, card: TaskCard, alone: Sequence[Likelihood]) -> Result:
     """MC2: probability of the true options over that of all, from summed log-probabilities. MC1: is the first the best
     one of itself and the untrue ones?"""
     logps = result.logps
@@ -283,7 +282,7 @@ def _bits_per_byte(result: Result, card: TaskCard, alone: Sequence[Likelihood]) 
     return replace(result, score=bits / num_bytes, bits=bits, num_bytes=num_bytes, num_tokens=num_tokens)
 
 
-MEASURES = {"choice": _chosen, "mc2": _share_of_reference, "bpb": _bits_per_byte}
+MEASURES = {"choice": _chosen, "mc2": _true_share, "bpb": _bits_per_byte}
 
 
 def _best(values: Sequence[float]) -> int:

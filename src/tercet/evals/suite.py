@@ -1,6 +1,6 @@
-"""The benchmarks we give: every task by name, the suites that group them, and how a suite becomes one number.
+"""Every task by name, the suites that group tasks, and how a suite becomes one number.
 
-Each task is a declaration in one of the `tasks_*` modules. A changed task is a new version; recipes name the version.
+Each task is declared in a module of `tasks`. A changed task is a new version; recipes name the version.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tercet.recipe import BenchmarkSpec, EvalSpec, Recipe, RecipeError
 from tercet.rows import Source
 
 TASKS = {task.id: task for task in (*QUICK, *DEV, *UNSEEN, *SAFETY, *LM)}
-LOCKED = frozenset(task.id for task in UNSEEN)  # scored only where a recipe says so (design §8)
+LOCKED = frozenset(task.id for task in UNSEEN)  # scored only where a recipe says so
 BPB = ":bpb"
 
 
@@ -28,7 +28,7 @@ BPB = ":bpb"
 class Suite:
     """Tasks in the rows of a published table; a row is the mean of its tasks, the average that of the rows.
 
-    `beside` is asked and not counted. `without` names averages that leave rows out: `{"10 rows": ("DROP",)}`.
+    Tasks `beside` are asked and not counted. `without` names averages that leave rows out: `{"10 rows": ("DROP",)}`.
     """
 
     rows: Mapping[str, tuple[str, ...]]
@@ -82,9 +82,7 @@ SUITES = {
         without={"5 rows": ("MMLU-Pro", "HREF")},
     ),
     "safety": Suite(_SAFETY),
-    "lm": Suite(
-        {task.name.partition(":")[0]: (task.id,) for task in LM} | {"ifeval": ("instructions.ifeval:reference@1",)},
-    ),
+    "lm": Suite({task.name.partition(":")[0]: (task.id,) for task in LM} | {"ifeval": ("ifeval:reference@1",)}),
 }
 
 
@@ -131,7 +129,7 @@ def files(spec: BenchmarkSpec) -> list[Source]:
 
 
 def check_final(spec: EvalSpec, name: str, recipe: Recipe) -> None:
-    """The unseen suite may be scored only in an evaluation stage marked final (design §8)."""
+    """The unseen suite may be scored only in an evaluation stage marked final."""
     benchmark = recipe.stage[spec.benchmark]
     if not spec.final and isinstance(benchmark, BenchmarkSpec) and (names := locked(benchmark.tasks)):
         raise RecipeError(

@@ -1,8 +1,7 @@
-"""What a benchmark task is: a value that says where items come from, how they are asked and how they are judged.
+"""A benchmark task: a value that says where items come from, how they are asked and how answers are graded.
 
-Hop 11 of the road starts here. A `Task` is declared in `suite` and the `tasks_*` modules; `items` turns its records
-into the plain `Item`s that a `prompts` stage writes to `benchmark.parquet`. Whoever evaluates a model afterwards
-needs only that folder, not this code.
+The modules of `tasks` declare a `Task` each; `items` turns its records into the plain `Item`s that a `benchmark` stage
+writes to `benchmark.parquet`. The `eval` stage needs only that folder, not this code.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class TaskError(ValueError):
 
 @dataclass(frozen=True)
 class Generated:
-    """Items are benchmark rows of a synth artifact, matched by `row.source`. Example: `Generated("words@1", 120)`."""
+    """Items are test rows of a synth artifact, matched by `row.source`. Example: `Generated("words@1", 120)`."""
 
     generator: str
     rows: int
@@ -41,7 +40,7 @@ class Generated:
 
 @dataclass(frozen=True)
 class GoldAnswers:
-    """How the judge is checked without any model: an answer it must accept, and one it must not, made from a record."""
+    """How a verifier is checked: an answer it must accept and one it must refuse, made from a record."""
 
     right: Callable[[Any], str]
     wrong: Callable[[Any], str]
@@ -49,8 +48,7 @@ class GoldAnswers:
 
 @dataclass(frozen=True)
 class Task:
-    """One benchmark task. `prompt`, `reference`, `options` and the like are small functions of one record (a `Row`,
-    or a dict).
+    """One task of a benchmark. `prompt`, `reference`, `options` and the like read one record: `Row` or dict.
 
     accuracy: the model writes, and the `verifier` grades, a pure one or an LLM judge. choice: the option with the
     highest log-probability as the text after the prompt counts. mc2: the share of probability on the true options,
@@ -66,7 +64,7 @@ class Task:
 
     `unpack` makes records of all raw ones: it joins two sources, or drops rows. `subset` names the part of an item
     (subject); with `aggregate = "macro"` the headline is the mean over parts.
-    `cluster` names items that share a source, for the clustered error. `measures` are the judge's further numbers to
+    `cluster` names items that share a source, for the clustered error. `measures` are the verifier's further numbers to
     report: `{"strict": ("strict",), "constraints": ("followed", "constraints")}` (a mean, or a ratio of two sums).
     With `pass_k` the headline is the unbiased pass@k over `sampling.n` samples; `headline(results)` makes another one
     of the graded results (or None), and the task's own numbers, which are kept beside it. `variant` says which side of
@@ -82,7 +80,7 @@ class Task:
     metric: Metric = "accuracy"
     verifier: str = ""
     options: Callable[[Any], Choices] | None = None
-    split: str = "benchmark"
+    split: str = "test"
     unpack: Callable[[list[Any]], Iterable[Any]] | None = None
     examples: tuple[Source, ...] = ()
     shots: Callable[[Any, Sequence[Any]], Sequence[Shot]] | None = None
@@ -153,12 +151,12 @@ class Item:
 
     @property
     def question(self) -> str:
-        """What a model-based judge is told the user asked; folders of an older version know it as the fields."""
+        """What an LLM judge reads as the user's question; older folders hold it as the fields."""
         return "\n\n".join(self.asked or self.fields)
 
     @property
     def digest(self) -> str:
-        """Sixteen hex digits of everything that is asked and how it is judged; equal for two runs of one exam."""
+        """Sixteen hex digits of all that is asked and how it is graded; equal in two runs of one benchmark."""
         aside = ("fields", "asked", "skill", "template", "subset", *(() if self.judge else ("judge",)))
         kept = {key: value for key, value in asdict(self).items() if key not in aside}
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
@@ -168,7 +166,7 @@ class Item:
 class Example:
     """A worked example of a task's prompts, as decontamination looks for it: a row of `examples.parquet`.
 
-    Its task is a label of its own, `gsm8k@2:examples`, so that the share of the exam's items stays what it is.
+    Its task is a label of its own, `gsm8k@2:examples`, so that the share of the benchmark's items stays what it is.
     """
 
     task: str
@@ -219,36 +217,27 @@ def bits_per_byte(task: Task) -> Task:
         texts, gold = task.options(record)
         return texts[0 if task.metric == "mc2" else gold]
 
-    return replace(
-        task,
-        name=f"{task.name}:bpb",
-        metric="bpb",
-        reference=answer,
-        verifier="",
-        options=None,
-        pass_k=0,
-        headline=None,
-        measures={},
-        sampling=GREEDY,
-        description=f"Bits per byte of the right answers of {task.id}.",
-    )
+    plain: dict[str, Any] = {"verifier": "", "options": None, "pass_k": 0, "headline": None, "measures": {}}
+    about = f"Bits per byte of the right answers of {task.id}."
+    name = f"{task.name}:bpb"
+    return replace(task, name=name, metric="bpb", reference=answer, sampling=GREEDY, description=about, **plain)
 
 
 def card(task: Task, made: Sequence[Item]) -> TaskCard:
     """The task card kept beside every score: one entry of `tasks.json`."""
-    first, told = made[0], {one.name: getattr(task, one.name) for one in fields(TaskCard) if hasattr(task, one.name)}
-    told |= {
+    first, known = made[0], {one.name: getattr(task, one.name) for one in fields(TaskCard) if hasattr(task, one.name)}
+    known |= {
         "name": task.id,
         "verifier": "" if task.judge else task.verifier,
         "shots": (len(first.messages) - len(first.asked)) // 2 if task.layout == "turns" else None,
         "measures": {name: list(keys) for name, keys in task.measures.items()},
         "data": asdict(task.data) if isinstance(task.data, Generated) else task.data,
     }
-    return TaskCard(**told, num_items=len(made), num_subsets=len({item.subset for item in made}))
+    return TaskCard(**known, num_items=len(made), num_subsets=len({item.subset for item in made}))
 
 
 def read_benchmark(folder: Path) -> tuple[list[TaskCard], list[Item]]:
-    """Task cards and items of a prompts payload folder."""
+    """Task cards and items of the payload of a benchmark artifact."""
     cards = [TaskCard.from_json(one) for one in json.loads((folder / "tasks.json").read_text(encoding="utf-8"))]
     table = []
     for number, value in enumerate(read_table(folder / "benchmark.parquet")):
@@ -297,7 +286,7 @@ def _check(item: Item, metric: Metric) -> None:
     where = f"{item.task}, item {item.item!r}"
     grader = item.verifier or item.judge
     if not item.reference and not (grader and not verifier(grader).needs_reference):
-        raise TaskError(f"{where}: has no reference answer to be judged by")
+        raise TaskError(f"{where}: has no reference answer to be graded by")
     if metric in ("choice", "mc2") and (len(set(item.options)) < 2 or len(set(item.options)) != len(item.options)):
         raise TaskError(f"{where}: expected at least two different options, got {list(item.options)}")
     if metric != "accuracy" and not all(item.options):

@@ -1,1 +1,1 @@
-"""Room 4, tell: one page that tells a run with error bars and lineage. Imports without torch."""
+"""The report: one page that shows a run with error bars and lineage. Imports without torch."""

@@ -16,9 +16,13 @@ from markupsafe import Markup, escape
 
 WIDTH = 340
 SERIES = 6  # number of series classes in page.css; later series share them in turn
-BOX, TALL, GAP = 138, 62, 44  # a box of the lineage graph, and the space between columns
+BOX, TALL, GAP, LANE = 148, 62, 44, 14  # lineage graph: a box, the space between columns, the height of a lane
 MAX_POINTS = 240  # a longer curve is averaged in equal bins
 MAX_HITS = 60  # tooltips per curve
+
+
+Point = tuple[float, float]
+Spot = tuple[str, int]  # a stage and a column: the box of the stage, or in later columns the lane of its lines
 
 
 class Dot(NamedTuple):
@@ -71,7 +75,7 @@ def dots(items: Sequence[Dot], *, text: Callable[[float], str], zero: bool, labe
     return _svg("".join(body), width, height, label)
 
 
-def curve(points: Sequence[tuple[float, float]], *, label: str, tone: int = 0, bound: Bound | None = None) -> Markup:
+def curve(points: Sequence[Point], *, label: str, tone: int = 0, bound: Bound | None = None) -> Markup:
     """One metric over steps: the raw line, and a running mean in front of it when the line is long.
 
     `bound` is drawn as a line where it lies near the curve; where it lies far off, words at that edge tell it.
@@ -118,17 +122,23 @@ def forest(value: float, low: float, high: float, *, reach: float, tone: str) ->
 
 def lineage(boxes: Sequence[Box]) -> Markup:
     """Stages from left to right, each right of its parents; a line that skips columns gets a lane of its own."""
-    columns = _columns(boxes)
-    height = max(sum(_tall(spot) for spot in column) for column in columns)
+    depth = _depths(boxes)
+    columns = _columns(boxes, depth)
+    tall = {(name, at): TALL + 16 if at == depth[name] else LANE for column in columns for name, at in column}
+    height = max(sum(tall[spot] for spot in column) for column in columns)
     place = {}
     for i, column in enumerate(columns):
-        y = 8 + (height - sum(_tall(spot) for spot in column)) / 2
+        y = 8 + (height - sum(tall[spot] for spot in column)) / 2
         for spot in column:
-            place[spot] = (8.0 + i * (BOX + GAP), y + _tall(spot) / 2)
-            y += _tall(spot)
-    body = [_wire(_stops(parent, box.name, place), f"{parent} → {box.name}") for box in boxes for parent in box.parents]
+            place[spot] = (8.0 + i * (BOX + GAP), y + tall[spot] / 2)
+            y += tall[spot]
+    body = [
+        _wire(_stops(parent, box.name, depth, place), f"{parent} → {box.name}")
+        for box in boxes
+        for parent in box.parents
+    ]
     for box in boxes:
-        x, middle = next(at for spot, at in place.items() if spot.name == box.name and spot.box)
+        x, middle = place[box.name, depth[box.name]]
         y = middle - TALL / 2
         body.append(f'<g class="box {escape(box.tone)}"><title>{escape(box.name)}: {escape(box.note)}</title>')
         body.append(f'<rect x="{x:g}" y="{y:.1f}" width="{BOX}" height="{TALL}" rx="7"/>')
@@ -179,7 +189,7 @@ def ticks(low: float, high: float, most: int) -> list[float]:
     return [float(f"{i * step:.12g}") for i in range(first, last + 1)] or [low]
 
 
-def thin(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:
+def thin(points: Sequence[Point], most: int) -> list[Point]:
     """At most `most` points: equal bins, each with its last step and its mean value."""
     if len(points) <= most:
         return list(points)
@@ -195,29 +205,15 @@ def running_mean(values: Sequence[float]) -> list[float]:
     return [math.fsum(window) / len(window) for window in windows]
 
 
-class Spot(NamedTuple):
-    """A place in the lineage graph: a box, or the lane of a line from that box through a later column."""
-
-    name: str
-    column: int
-    box: bool
-
-
-def _tall(spot: Spot) -> float:
-    return TALL + 16 if spot.box else 14
-
-
-def _columns(boxes: Sequence[Box]) -> list[list[Spot]]:
+def _columns(boxes: Sequence[Box], depth: dict[str, int]) -> list[list[Spot]]:
     """Boxes and lanes by column, ordered within each column by the mean place of what they come from and lead to."""
-    column = _depths(boxes)
-    spots: dict[Spot, list[Spot]] = {}  # -> where it comes from
-    for box in boxes:
-        spots[Spot(box.name, column[box.name], True)] = [_before(parent, column, box.name) for parent in box.parents]
-    for spot in [before for found in list(spots.values()) for before in found]:
-        for at in range(column[spot.name] + 1, spot.column + 1):
-            spots.setdefault(Spot(spot.name, at, False), [Spot(spot.name, at - 1, at - 1 == column[spot.name])])
+    spots = {(box.name, depth[box.name]): [(parent, depth[box.name] - 1) for parent in box.parents] for box in boxes}
+    for name, last in [before for found in list(spots.values()) for before in found]:
+        for at in range(depth[name] + 1, last + 1):  # the lanes of a line that skips columns
+            spots.setdefault((name, at), [(name, at - 1)])
     links = [(before, spot) for spot, found in spots.items() for before in found]
-    columns = [[spot for spot in spots if spot.column == i] for i in range(max(column.values()) + 1)]
+    columns = [[spot for spot in spots if spot[1] == i] for i in range(max(depth.values()) + 1)]
+    # Five sweeps to and fro move every spot towards its neighbours; that untangles most crossings.
     for sweep in (columns, columns[::-1], columns, columns[::-1], columns):
         for found in sweep:
             rank = {spot: i - (len(row) - 1) / 2 for row in columns for i, spot in enumerate(row)}
@@ -238,22 +234,14 @@ def _depths(boxes: Sequence[Box]) -> dict[str, int]:
     return depth
 
 
-def _before(parent: str, column: dict[str, int], child: str) -> Spot:
-    last = column[child] - 1
-    return Spot(parent, last, last == column[parent])
-
-
-def _stops(parent: str, child: str, place: dict[Spot, tuple[float, float]]) -> list[tuple[float, float]]:
+def _stops(parent: str, child: str, depth: dict[str, int], place: dict[Spot, Point]) -> list[Point]:
     """From the right edge of the parent, along its lanes, to the left edge of the child."""
-    end = next(spot for spot in place if spot.name == child and spot.box)
-    stops = []
-    for spot in sorted((s for s in place if s.name == parent and s.column < end.column), key=lambda s: s.column):
-        x, y = place[spot]
-        stops += [(x + BOX, y)] if spot.box else [(x, y), (x + BOX, y)]
-    return [*stops, place[end]]
+    lanes = [place[parent, at] for at in range(depth[parent], depth[child])]
+    edges = [point for x, y in lanes for point in ((x, y), (x + BOX, y))]
+    return [*edges[1:], place[child, depth[child]]]
 
 
-def _wire(stops: Sequence[tuple[float, float]], tip: str) -> str:
+def _wire(stops: Sequence[Point], tip: str) -> str:
     x, y = stops[0]
     path = f"M{x:g} {y:.1f}"
     for to_x, to_y in stops[1:]:
@@ -284,16 +272,15 @@ def _bound(bound: Bound, y: float, inside: bool, left: int) -> str:
     """The line of a bound with its words; only the words, with an arrow, where it lies outside."""
     line = f'<line class="bound" x1="{left}" y1="{y:.1f}" x2="{WIDTH - 10}" y2="{y:.1f}"/>' if inside else ""
     words = bound.text if inside else f"{'↑' if y < 50 else '↓'} {bound.text}"
-    return (
-        f'{line}<text class="tick bound" x="{WIDTH - 10}" y="{y - 4 if y > 24 else y + 11:.1f}">{escape(words)}</text>'
-    )
+    at = f'x="{WIDTH - 10}" y="{y - 4 if y > 24 else y + 11:.1f}"'
+    return f'{line}<text class="tick bound" {at}>{escape(words)}</text>'
 
 
 def _whisker(x: float, low: float, high: float) -> str:
-    caps = "".join(
-        f'<line class="whisker" x1="{x - 5:.1f}" y1="{y:.1f}" x2="{x + 5:.1f}" y2="{y:.1f}"/>' for y in (low, high)
+    lines = ((x, low, x, high), *((x - 5, y, x + 5, y) for y in (low, high)))  # the whisker and its two caps
+    return "".join(
+        f'<line class="whisker" x1="{a:.1f}" y1="{b:.1f}" x2="{c:.1f}" y2="{d:.1f}"/>' for a, b, c, d in lines
     )
-    return f'<line class="whisker" x1="{x:.1f}" y1="{low:.1f}" x2="{x:.1f}" y2="{high:.1f}"/>{caps}'
 
 
 def _path(xs: Sequence[float], ys: Sequence[float], x: Callable[[float], float], y: Callable[[float], float]) -> str:

@@ -16,7 +16,7 @@ from tercet import stats
 from tercet.report.collect import Checkpoint, Object, TaskScore
 from tercet.stats import Comparison
 
-MOST_TOLD = 6  # of more tasks than these the story gives names and no intervals
+MOST_INTERVALS = 6  # with more tasks than these the story gives their names and no intervals
 
 Changes = dict[str, dict[str, list[Comparison | None]]]
 
@@ -32,8 +32,7 @@ def changes(points: Sequence[Checkpoint]) -> Changes:
 def family(before: Checkpoint, after: Checkpoint, tasks: Sequence[str]) -> dict[str, Comparison | None]:
     """The differences of two checkpoints on all tasks, their p-values corrected for how many tasks are compared."""
     tested = [found for task in tasks if (found := difference(task, before, after))]
-    told = {one.task: one for one in stats.corrected(tested)}
-    return {task: told.get(task) for task in tasks}
+    return dict.fromkeys(tasks) | {one.task: one for one in stats.corrected(tested)}
 
 
 def difference(task: str, before: Checkpoint, after: Checkpoint) -> Comparison | None:
@@ -47,7 +46,7 @@ def difference(task: str, before: Checkpoint, after: Checkpoint) -> Comparison |
 def average_change(parts: Sequence[Sequence[Comparison | None]]) -> Comparison | None:
     """The change of a suite's average over its rows of tasks; None if a task is missing."""
     rows = [[one for one in row if one] for row in parts]
-    if not rows or not all(rows) or any(None in row for row in parts):  # a row without tasks is one we know nothing of
+    if not rows or not all(rows) or any(None in row for row in parts):  # nothing is known of a row without tasks
         return None
     return stats.average(rows, "average")
 
@@ -74,27 +73,18 @@ def story(model: str, points: Sequence[Checkpoint], against: Mapping[str, Sequen
     first, last = points[0], points[-1]
     num_items = len({key for point in points for key in point.results})
     if len(points) == 1:
-        return f"{model} sat an evaluation of {num_items:,} items. There is no other checkpoint to compare it with."
-    middle = _list(list(dict.fromkeys(point.label for point in points[1:])))
+        return f"One checkpoint of {model} was evaluated on {num_items:,} items. There is no other to compare it with."
+    labels = _list(list(dict.fromkeys(point.label for point in points)))
     same = all(point.results.keys() == first.results.keys() for point in points)
-    benchmark = f"the same evaluation of {num_items:,} items" if same else f"benchmarks of up to {num_items:,} items"
-    opening = f"{model} was taken through {middle}, and each checkpoint sat {benchmark}."
+    num = f"{'the same' if same else 'up to'} {num_items:,} items"
+    opening = f"Checkpoints of {model} ({labels}) were evaluated on {num}."
     ends = [(last.scores[task], found[-1]) for task, found in against.items() if task in last.scores]
-    tell = _told if len(ends) <= MOST_TOLD else _named
-    told = {
-        verdict: [tell(s, d) for s, d in ends if d and d.verdict == verdict]
-        for verdict in ("better", "worse", "unclear")
-    }
-    parts = []
-    if told["better"]:
-        parts.append(f"is significantly better on {_list(told['better'])}")
-    if told["worse"]:
-        parts.append(f"is significantly worse on {_list(told['worse'])}")
-    if told["unclear"]:
-        parts.append(f"shows no significant difference on {_list(told['unclear'])}")
+    few = len(ends) <= MOST_INTERVALS
+    tasks = {v: [_with_interval(s, d) if few else s.title for s, d in ends if d and d.verdict == v] for v in _PHRASES}
+    parts = [f"{phrase} {_list(tasks[verdict])}" for verdict, (phrase, _) in _PHRASES.items() if tasks[verdict]]
     if not parts:
         return opening
-    how = "95 % intervals" if tell is _told else f"{sum(map(len, told.values()))} tasks at once, corrected for that"
+    how = "95 % intervals" if few else f"{sum(map(len, tasks.values()))} tasks at once, corrected for that"
     return f"{opening} Compared item by item with {first.label} ({how}), {last.label} {'; it '.join(parts)}."
 
 
@@ -103,23 +93,23 @@ def steps(points: Sequence[Checkpoint], found: Mapping[str, Sequence[Comparison 
     out = []
     for i, (before, after) in enumerate(pairwise(points)):
         ends = [(after.scores[task], row[i]) for task, row in found.items() if task in after.scores]
-        named = {v: [s.title for s, d in ends if d and d.verdict == v] for v in ("better", "worse", "unclear")}
-        clauses = [f"{text} {_list(named[v])}" for v, text in _CLAUSES if named[v]]
+        named = {v: [s.title for s, d in ends if d and d.verdict == v] for v in _PHRASES}
+        clauses = [f"{phrase} {_list(named[v])}" for v, (_, phrase) in _PHRASES.items() if named[v]]
         out.append({"before": before.label, "after": after.label, "text": "; ".join(clauses) or "nothing to compare"})
     return out
 
 
-_CLAUSES = (("better", "better on"), ("worse", "worse on"), ("unclear", "no significant difference on"))
+_PHRASES = {  # verdict -> how the story and how a step says it
+    "better": ("is significantly better on", "better on"),
+    "worse": ("is significantly worse on", "worse on"),
+    "unclear": ("shows no significant difference on", "no significant difference on"),
+}
 
 
-def _told(score: TaskScore, found: Comparison) -> str:
+def _with_interval(score: TaskScore, found: Comparison) -> str:
     unit = " bits per byte" if score.lower_is_better else " points"
     low, high = amount(found.low, score.metric, sign=True), amount(found.high, score.metric, sign=True)
     return f"{score.title} ({amount(found.difference, score.metric, sign=True)}{unit}, {low} to {high})"
-
-
-def _named(score: TaskScore, found: Comparison) -> str:
-    return score.title
 
 
 def _list(words: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
-"""What the page says of the evaluations: suites, scores with their errors, comparisons, and a sheet for every task.
+"""What the page says of evaluations: suites, scores with their errors, comparisons, and a sheet for every task.
 
-Numbers come from `scores.json` and `averages.json` as the evaluation wrote them; only differences are computed here.
+Scores come from `scores.json` and `averages.json` as the eval stage wrote them; only differences are computed here.
 """
 
 from __future__ import annotations
@@ -10,29 +10,24 @@ from typing import Any
 
 from tercet.records import WAYS, TaskCard
 from tercet.report import charts, compare
-from tercet.report.collect import Checkpoint, Object, TaskScore
+from tercet.report.collect import TITLES, Checkpoint, Object, TaskScore
 from tercet.report.compare import Changes, amount
 from tercet.stats import Comparison
 
-OUTCOMES = {
-    "graded": "judged as they stand",
-    "unparsed": "no answer found in the text",
-    "truncated": "cut at the token limit",
-    "timeout": "the judge's time ran out",
-    "error": "not asked or not judged; left out of the score",
-}
-LOSSES = ("error", "timeout", "truncated", "unparsed")  # told beside every score, the worst first
-GRAVE = 0.1  # share of answers lost in one way from which on it is coloured
+OUTCOMES = TITLES["outcomes"]
+LOSSES = ("error", "timeout", "truncated", "unparsed")  # shown beside every score, the worst first
+GRAVE = 0.1  # from this share of all answers on, a loss is coloured
 FEW = 6  # tasks that have a card each at the head of the page
 DECIDING = ("verifier", "judge", "sampling", "layout", "shots", "prefix", "variant", "dtype", "engine", "repeats")
 TONE = {"better": "good", "worse": "bad", "unclear": "flat"}
 
 
-def told(model: str, points: Sequence[Checkpoint], opened: Mapping[str, list[str]]) -> Object:
-    """Everything the head of the page and its section of scores show."""
+def summary(model: str, points: Sequence[Checkpoint], opened: Mapping[str, list[str]]) -> Object:
+    """Everything that the head of the page and its section of scores show."""
     tasks, found = compare.tasks_of(points), compare.changes(points)
-    suites = [_suite(name, points, found) for name in _suite_names(points)]
-    cards = [_card(task, points, found[task.task]["base"]) for task in tasks] if len(tasks) <= FEW else []
+    names = dict.fromkeys(name for point in points for name in point.averages)
+    suites = [_suite(name, points, found) for name in names]
+    cards = [_task_card(task, points, found[task.task]["base"]) for task in tasks] if len(tasks) <= FEW else []
     return {
         "story": compare.story(model, points, {task: rows["base"] for task, rows in found.items()}),
         "steps": compare.steps(points, {task: rows["step"] for task, rows in found.items()}),
@@ -43,9 +38,7 @@ def told(model: str, points: Sequence[Checkpoint], opened: Mapping[str, list[str
         "few": len(tasks) <= FEW,
         "compared": _pairs(tasks, found, points),
         "failed": [lost for task in tasks if (lost := _errors(task, points))],
-        "opened": [
-            {"benchmark": benchmark, "times": len(names), "tasks": names[-1]} for benchmark, names in opened.items()
-        ],
+        "opened": [{"evaluation": name, "times": len(each), "tasks": each[-1]} for name, each in opened.items()],
         "num_opened": sum(map(len, opened.values())),
         "outcome_names": OUTCOMES,
     }
@@ -55,16 +48,11 @@ def unit(score: TaskScore) -> str:
     """What a score of this task is, in a few words."""
     card = score.card
     if score.metric != "accuracy":
-        names = {
-            "bpb": "bits per byte, lower is better",
-            "mc2": "probability on true options",
-            "choice": "right options picked",
-        }
-        return names[score.metric] + _macro(score)
+        return TITLES["units"][score.metric] + _macro(score)
     if score.preference:
         return "length-controlled win rate"
     if card.judge:
-        return f"judged by a model{_macro(score)}"
+        return f"graded by an LLM judge{_macro(score)}"
     return (f"pass@{card.pass_k}" if card.pass_k else "items right") + _macro(score)
 
 
@@ -87,10 +75,6 @@ def _macro(score: TaskScore) -> str:
     return f", mean over {score.card.num_subsets} subsets" if score.card.aggregate == "macro" else ""
 
 
-def _suite_names(points: Sequence[Checkpoint]) -> list[str]:
-    return list(dict.fromkeys(name for point in points for name in point.averages))
-
-
 def _suite(name: str, points: Sequence[Checkpoint], found: Changes) -> Object:
     """One table: the suite's rows, then its averages; the change from the first to the last checkpoint that has it."""
     wholes = [point.averages.get(name) for point in points]
@@ -101,15 +85,8 @@ def _suite(name: str, points: Sequence[Checkpoint], found: Changes) -> Object:
         parts = [rows[row] for row in average.get("rows", [])]
         lines.append(_line(label, parts, "averages", wholes, found))
     main = next(line for line in lines if line["average"])
-    ends = [cell["score"] if cell else None for cell in (main["cells"][0], main["cells"][-1])]
-    card = {
-        "skill": f"{name.capitalize()} suite",
-        "unit": f"mean of {main['label']}",
-        "before": amount(ends[0], "share") if ends[0] is not None else "–",
-        "after": amount(ends[1], "share") if ends[1] is not None and len(points) > 1 else "",
-        "metric": "share",
-        "change": main["change"],
-    }
+    ends = [cell["score"] if cell else None for cell in main["cells"]]
+    card = _card((f"{name.capitalize()} suite", f"mean of {main['label']}"), ends, "share", main["change"])
     return {"name": name, "lines": lines, "card": card, "paired": any(line["change"] for line in lines)}
 
 
@@ -126,16 +103,16 @@ def _line(
     }
 
 
-def _card(task: TaskScore, points: Sequence[Checkpoint], against_base: Sequence[Comparison | None]) -> Object:
-    ends = [point.scores.get(task.task) for point in (points[0], points[-1])]
-    return {
-        "skill": task.title,
-        "unit": unit(task),
-        "before": amount(ends[0].score, task.metric) if ends[0] else "–",
-        "after": amount(ends[1].score, task.metric) if ends[1] and len(points) > 1 else "",
-        "metric": task.metric,
-        "change": against_base[-1] if against_base else None,
-    }
+def _task_card(task: TaskScore, points: Sequence[Checkpoint], against_base: Sequence[Comparison | None]) -> Object:
+    scores = [point.scores[task.task].score if task.task in point.scores else None for point in points]
+    return _card((task.title, unit(task)), scores, task.metric, against_base[-1] if against_base else None)
+
+
+def _card(names: tuple[str, str], scores: Sequence[float | None], metric: str, change: Comparison | None) -> Object:
+    """A card at the head of the page: the scores of the first and the last checkpoint; `names` are title and unit."""
+    first, last = (None if one is None else amount(one, metric) for one in (scores[0], scores[-1]))
+    ends = {"before": first or "–", "after": (last or "") if len(scores) > 1 else ""}
+    return {"skill": names[0], "unit": names[1], **ends, "metric": metric, "change": change}
 
 
 def _task(task: TaskScore, points: Sequence[Checkpoint]) -> Object:
@@ -150,12 +127,8 @@ def _task(task: TaskScore, points: Sequence[Checkpoint]) -> Object:
     text = charts.number if task.lower_is_better else _percent
     label = f"{task.title}: scores with 95 % intervals"
     chart = charts.dots(marks, text=text, zero=not task.lower_is_better, label=label)
-    return {
-        "task": task,
-        "unit": unit(task),
-        "cells": [(s, _span(s), _losses(s)) if s else None for s in scores],
-        "chart": chart,
-    }
+    cells = [(s, _span(s), _losses(s)) if s else None for s in scores]
+    return {"task": task, "unit": unit(task), "cells": cells, "chart": chart}
 
 
 def _losses(score: TaskScore) -> list[tuple[str, bool]]:
@@ -182,7 +155,7 @@ def _percent(share: float) -> str:
 
 
 def _errors(task: TaskScore, points: Sequence[Checkpoint]) -> int:
-    """How many answers of a task, over all checkpoints, could not be had or judged."""
+    """How many answers of a task, over all checkpoints, could not be obtained or graded."""
     return sum(point.scores[task.task].outcomes.get("error", 0) for point in points if task.task in point.scores)
 
 
@@ -191,25 +164,22 @@ def _pairs(tasks: Sequence[TaskScore], found: Changes, points: Sequence[Checkpoi
     last = len(points) - 2
     order = [("base", last), *(("step", i) for i in range(last + 1)), *(("base", i) for i in range(1, last))]
     rows = [one for task in found.values() for kind in task.values() for one in kind if one]
-    reach = {
-        lower: max((abs(x) for r in rows if (r.metric == "bpb") == lower for x in (r.low, r.high)), default=1.0)
-        for lower in (False, True)
-    }
+    reach = {True: 0.0, False: 0.0}  # the largest bound of all tables: in bits per byte (True), in points
+    for one in rows:
+        reach[one.metric == "bpb"] = max(reach[one.metric == "bpb"], abs(one.low), abs(one.high))
     out = []
     for kind, i in order if last > 0 else order[: last + 1]:
         changes = [(task, one) for task in tasks if (one := found[task.task][kind][i])]
-        if changes:
-            verdicts = [one.verdict for _, one in changes]
-            out.append(
-                {
-                    "before": points[i if kind == "step" else 0].label,
-                    "after": points[i + 1].label,
-                    "rows": [_row(task, one, reach[task.lower_is_better] or 1.0) for task, one in changes],
-                    "counts": {name: verdicts.count(name) for name in ("better", "worse", "unclear")},
-                    "clustered": any(one.stderr_clustered is not None for _, one in changes),
-                    "alone": sum(one.p_value < 0.05 for _, one in changes),
-                }
-            )
+        verdicts = [one.verdict for _, one in changes]
+        table = {
+            "before": points[i if kind == "step" else 0].label,
+            "after": points[i + 1].label,
+            "rows": [_row(task, one, reach[task.lower_is_better] or 1.0) for task, one in changes],
+            "counts": {name: verdicts.count(name) for name in ("better", "worse", "unclear")},
+            "clustered": any(one.stderr_clustered is not None for _, one in changes),
+            "alone": sum(one.p_value < 0.05 for _, one in changes),
+        }
+        out += [table] if changes else []
     return out
 
 
@@ -245,25 +215,25 @@ def _part(outcome: str, score: TaskScore) -> tuple[int, float]:
 
 def _numbers(scores: Mapping[str, TaskScore]) -> list[tuple[str, list[str]]]:
     """Lines of a sheet: name, and a text for every checkpoint; lines that hold nothing are left out."""
-    told = list(scores.values())
+    values = list(scores.values())
 
     def line(name: str, key: str) -> tuple[str, list[str]]:
-        return name, ["–" if (value := getattr(one, key)) is None else amount(value, one.metric) for one in told]
+        return name, ["–" if (value := getattr(one, key)) is None else amount(value, one.metric) for one in values]
 
     lines = [
         line("Score", "score"),
         line("Standard error", "stderr"),
         line("Standard error, clustered", "stderr_clustered"),
-        ("Clusters", [str(one.num_clusters or "–") for one in told]),
-        ("95 % interval", ["–" if one.low is None else _span(one) for one in told]),
-        ("Items", [f"{one.n:,}" for one in told]),
+        ("Clusters", [str(one.num_clusters or "–") for one in values]),
+        ("95 % interval", ["–" if one.low is None else _span(one) for one in values]),
+        ("Items", [f"{one.n:,}" for one in values]),
         line("Detectable, unpaired", "minimum_detectable"),
-        *_measures(told),
+        *_measures(values),
         *(line(f"Options by {way.replace('_', ' ')}", way) for way in WAYS),
         line("Mean over items", "micro"),
         line("Mean over subsets", "macro"),
         line("Mean of the items' own", "instance_mean"),
-        ("Tokens per answer", ["–" if one.mean_tokens is None else charts.number(one.mean_tokens) for one in told]),
+        ("Tokens per answer", ["–" if one.mean_tokens is None else charts.number(one.mean_tokens) for one in values]),
     ]
     return [(name, cells) for name, cells in lines if any(cell != "–" for cell in cells)]
 
@@ -275,7 +245,7 @@ def _span(score: TaskScore) -> str:
 
 
 def _measures(scores: Sequence[TaskScore]) -> list[tuple[str, list[str]]]:
-    """The judge's further numbers (strict and loose, instruction level, win rates) with their errors."""
+    """Further numbers of the verifier or LLM judge (strict and loose, win rates) with their errors."""
     lines = []
     measures = [one.measures or {} for one in scores]
     for name in dict.fromkeys(name for found in measures for name in found):
@@ -301,25 +271,20 @@ def _settings(cards: Mapping[str, TaskCard]) -> list[tuple[str, list[tuple[str, 
     for key in dict.fromkeys(key for card in stored.values() for key in card if key != "description"):
         values: dict[str, list[str]] = {}
         for label, card in stored.items():
-            values.setdefault(_setting(key, card.get(key)), []).append(label)
-        told = [(value, ", ".join(labels) if len(values) > 1 else "") for value, labels in values.items()]
-        out.append((key, told))
+            value = card.get(key)
+            sources = key in ("data", "examples") and isinstance(value, list)
+            values.setdefault(_sources(value) if sources else plain(value), []).append(label)
+        out.append((key, [(value, ", ".join(labels) if len(values) > 1 else "") for value, labels in values.items()]))
     return out
 
 
-def _setting(key: str, value: Any) -> str:
-    if key in ("data", "examples") and isinstance(value, list):
-        return _sources(value)
-    return plain(value)
-
-
 def _sources(sources: Sequence[Object]) -> str:
-    """Public sources, those that differ only in subset or split told together."""
+    """Public sources as text; those that differ only in subset or split are joined."""
     groups: dict[tuple[str, str], list[str]] = {}
     for one in sources:
         groups.setdefault((one["path"], one["revision"]), []).append(f"{one['subset']}:{one['split']}".strip(":"))
-    told = []
+    texts = []
     for (path, revision), parts in groups.items():
         some = ", ".join(parts[:3]) + (f" and {len(parts) - 3} more" if len(parts) > 3 else "")
-        told.append(f"{path} ({some}) at {revision[:12] or 'no pinned revision'}")
-    return "; ".join(told) or "none"
+        texts.append(f"{path} ({some}) at {revision[:12] or 'no pinned revision'}")
+    return "; ".join(texts) or "none"

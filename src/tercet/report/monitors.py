@@ -1,7 +1,7 @@
-"""What the monitors of an RL stage said, and where their thresholds lie.
+"""The alerts of an RL stage, and the thresholds of its monitors.
 
-The stage wrote `tercet/alerts.json` and its thresholds stand in its spec; artifacts made before there were monitors
-have neither, and the page then says nothing of them.
+The stage wrote `tercet/alerts.json`, and its thresholds stand in its spec. Artifacts made before there were monitors
+have neither; the page then shows no alerts.
 """
 
 from __future__ import annotations
@@ -9,31 +9,20 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tercet.report import collect
 from tercet.report.charts import Bound, number
-from tercet.report.collect import Curve, Object, Stage
+from tercet.report.collect import TITLES, Curve, Object, Stage, read_json
 
 ALERT = {"rewarded": "reward", "logp_gap": "gap"}  # metrics whose alert has another name
-FROM_BELOW = {"reward": "at or below", "entropy": "below"}  # the other alerts ring above their threshold
-NAMES = {
-    "reward": "hardly any reward",
-    "kl": "far from the reference",
-    "gap": "writer and trainer disagree",
-    "truncated": "many cut completions",
-    "length": "much longer than at first",
-    "entropy": "hardly any variety",
-    "zero_variance": "groups without a signal",
-    "repetition": "repeats itself",
-    "hollow": "rewarded without an answer",
-}
+FROM_BELOW = {"reward": "at or below", "entropy": "below"}  # the other alerts are raised above their threshold
+NAMES = TITLES["alerts"]
 
 
-def told(stage: Stage) -> Object:
-    """The alerts of a stage as the page shows them, and how many figures were watched; empty where none were."""
-    found, monitor = collect.alerts(stage), _monitor(stage)
-    if found is None:
+def summary(stage: Stage) -> Object:
+    """The alerts of a stage as the page shows them; empty where it had no monitors, or its folder is gone."""
+    path = stage.file("tercet/alerts.json")
+    if not path:
         return {}
-    rang = [
+    raised = [
         {
             "name": alert["alert"],
             "title": NAMES.get(alert["alert"], alert["alert"]),
@@ -43,13 +32,13 @@ def told(stage: Stage) -> Object:
             "threshold": f"{FROM_BELOW.get(alert['alert'], 'above')} {_number(alert['threshold'])}",
             "message": alert["message"],
         }
-        for alert in found
+        for alert in read_json(path, list)
     ]
-    return {"stage": stage.name, "rang": rang, "rounds": monitor.get("rounds"), "watched": len(NAMES)}
+    return {"stage": stage.name, "raised": raised, "rounds": _monitor(stage).get("rounds"), "monitored": len(NAMES)}
 
 
 def bound(stage: Stage, curve: Curve) -> Bound | None:
-    """Where the alert of this curve begins; None where nobody watched it."""
+    """The threshold of this curve's alert; None where it has none."""
     alert = ALERT.get(curve.name, curve.name)
     monitor = _monitor(stage)
     if alert not in NAMES or curve.name in ALERT.values() or alert not in monitor:

@@ -1,8 +1,8 @@
-"""The report stage: one self-contained HTML page that tells a run with error bars and lineage.
+"""The report stage: one self-contained HTML page that shows a run with error bars and lineage.
 
-Reads the given evaluations and everything upstream of them through `facts`, lays it out with `page.html.j2`.
-Rollouts get a page of their own beside it, `rollouts.html`. The pages ask the network for nothing. `index.html`
-shows wall times, so its bytes differ between two runs of one recipe; all else is fixed.
+It reads the given evaluations and everything upstream of them (`collect`) and fills `page.html.j2`. Rollouts have a
+page of their own, `rollouts.html`. The pages need no network. `index.html` shows times, so its bytes differ between two
+runs of one recipe; all else is fixed.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from tercet.report.render import duration, render
 if TYPE_CHECKING:
     from tercet.store import Artifact, Context
 
+Stages = Mapping[str, Stage]  # by name, parents before children
+
 
 def run(spec: ReportSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
-    """Write `index.html` for the evaluations `spec.evals`; returns how many checkpoints, tasks and clear changes it
-    tells.
-    """
+    """Write `index.html` for the evaluations `spec.evals`; returns how many checkpoints, tasks and changes it shows."""
     stages = collect.walk(spec.evals, inputs, ctx.recipe)
     points = collect.checkpoints(spec.evals, stages, ctx.recipe)
     page = build(spec, ctx.recipe, stages, points, collect.openings(inputs))
-    tried = [stage for stage in _of(stages, RLSpec) if stage.file(rollouts.FILE)]
-    if tried:
-        rollouts.write(tried, out / "rollouts.html", title=page["title"], back="index.html")
-    html = render("page.html.j2", page, "page", browser="rollouts.html" if tried else "")
+    browsed = [stage for stage in _of(stages, RLSpec) if stage.file(rollouts.FILE)]
+    if browsed:
+        rollouts.write(browsed, out / "rollouts.html", title=page["title"], back="index.html")
+    html = render("page.html.j2", page, "page", browser="rollouts.html" if browsed else "")
     (out / "index.html").write_text(html, encoding="utf-8")
     verdicts = [row["change"].verdict for pair in page["compared"] for row in pair["rows"]]
     return {
@@ -57,16 +57,12 @@ def run(spec: ReportSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) 
         "better": float(verdicts.count("better")),
         "worse": float(verdicts.count("worse")),
         "missing": float(len(page["missing"])),
-        "alerts": float(sum(len(told["rang"]) for told in page["alerts"].values())),
+        "alerts": float(sum(len(found["raised"]) for found in page["alerts"].values())),
     }
 
 
 def build(
-    spec: ReportSpec,
-    recipe: Recipe,
-    stages: Mapping[str, Stage],
-    points: Sequence[Checkpoint],
-    opened: dict[str, list[str]],
+    spec: ReportSpec, recipe: Recipe, stages: Stages, points: Sequence[Checkpoint], opened: dict[str, list[str]]
 ) -> Object:
     """Everything the template shows, as plain values and drawings; `opened` says who opened the unseen suite."""
     model, counts = model_name(recipe.base.model), samples.change_counts(points)
@@ -75,22 +71,22 @@ def build(
         "model": model,
         "seed": recipe.seed,
         "labels": [point.label for point in points],
-        **evals.told(model, points, opened),
+        **evals.summary(model, points, opened),
         "missing": [stage for stage in stages.values() if not stage.present],
         "lineage": _lineage(stages, points),
         "recipe": [_spec("base", recipe.base)] + [_spec(name, stage) for name, stage in recipe.stage.items()],
         "placement": _spec("placement", recipe.placement),
         **_training(stages, points),
-        "alerts": {stage.name: told for stage in _of(stages, RLSpec) if (told := monitors.told(stage))},
+        "alerts": {stage.name: found for stage in _of(stages, RLSpec) if (found := monitors.summary(stage))},
         "accuracies": {stage.name: collect.accuracies(stage) for stage in _of(stages, RewardModelSpec)},
         "items": samples.eval_samples(points),
         "change_counts": counts,
         "change_names": {k: name for k, (name, _) in samples.CHANGES.items() if any(row[k] for row in counts.values())},
         "rollouts": [(stage, samples.rollouts(stage)) for stage in _of(stages, RLSpec)],
-        "mixtures": [{"stage": stage, "told": _told(stage)} for stage in _of(stages, MixtureSpec)],
-        "personas": [(stage, _told(stage)) for stage in _of(stages, PersonasSpec)],
+        "mixtures": [{"stage": stage, "summary": _summary(stage)} for stage in _of(stages, MixtureSpec)],
+        "personas": [(stage, _summary(stage)) for stage in _of(stages, PersonasSpec)],
         "pairs": [
-            (stage, _told(stage), samples.pair_samples(stage))
+            (stage, _summary(stage), samples.pair_samples(stage))
             for stage in _of(stages, OnPolicyPairsSpec, RatedPairsSpec)
         ],
         **_timings(stages),
@@ -100,12 +96,12 @@ def build(
 def model_name(base: str) -> str:
     """What people call the base model: `wheel:a==1#x/SmolLM2-135M-Instruct.Q4_1.gguf` is SmolLM2-135M-Instruct."""
     if base.startswith("tiny:"):
-        return "A tiny model"
+        return "a tiny model"
     name = base.rstrip("/").rsplit("/", 1)[-1]
     return name.removesuffix(".gguf").rsplit(".Q", 1)[0]
 
 
-def _lineage(stages: Mapping[str, Stage], points: Sequence[Checkpoint]) -> Markup:
+def _lineage(stages: Stages, points: Sequence[Checkpoint]) -> Markup:
     tones = {point.model: f"t{i % charts.SERIES}" for i, point in enumerate(points)}
     boxes = []
     for stage in stages.values():
@@ -117,25 +113,19 @@ def _lineage(stages: Mapping[str, Stage], points: Sequence[Checkpoint]) -> Marku
 
 
 def _spec(name: str, spec: BaseModel) -> Object:
-    """One table of the recipe: what it decides, then the defaults it accepts."""
-    fields = type(spec).model_fields
-    values = spec.model_dump(mode="json")
+    """One table of the recipe: first the keys it sets, then the defaults."""
+    values, given = spec.model_dump(mode="json"), spec.model_fields_set
     rows = [
-        {
-            "key": key,
-            "value": plain(values[key]),
-            "decided": key in spec.model_fields_set,
-            "why": info.description or "",
-        }
-        for key, info in fields.items()
+        {"key": key, "value": plain(values[key]), "given": key in given, "description": info.description or ""}
+        for key, info in type(spec).model_fields.items()
         if key != "kind"
     ]
-    rows.sort(key=lambda row: not row["decided"])
+    rows.sort(key=lambda row: not row["given"])
     return {"name": name, "kind": values.get("kind", ""), "rows": rows}
 
 
-def _training(stages: Mapping[str, Stage], points: Sequence[Checkpoint]) -> Object:
-    """Curves in the colour of the checkpoint they made, and the truncation tables."""
+def _training(stages: Stages, points: Sequence[Checkpoint]) -> Object:
+    """Curves in the colour of their checkpoint, and the tables of truncated rows."""
     tones = {point.model: i for i, point in enumerate(points)}
     found, lost = [], []
     for stage in _of(stages, TrainSpec):
@@ -149,21 +139,16 @@ def _training(stages: Mapping[str, Stage], points: Sequence[Checkpoint]) -> Obje
     return {"training": found, "truncations": lost}
 
 
-def _told(stage: Stage) -> Object:
-    return data.told(stage.kind, stage.path / "payload")
+def _summary(stage: Stage) -> Object:
+    return data.summary(stage.kind, stage.path / "payload")
 
 
-def _timings(stages: Mapping[str, Stage]) -> Object:
+def _timings(stages: Stages) -> Object:
     longest = max((stage.seconds for stage in stages.values()), default=0.0) or 1.0
     rows = [
-        {
-            "stage": s,
-            "share": 100 * s.seconds / longest,
-            "precision": s.record.get("precision", ""),
-            "efficiency": collect.efficiencies(s),
-        }
-        for s in stages.values()
-        if s.seconds
+        {"stage": stage, "share": 100 * stage.seconds / longest, "efficiency": collect.efficiencies(stage)}
+        for stage in stages.values()
+        if stage.seconds
     ]
     return {
         "timings": rows,
@@ -185,15 +170,13 @@ def this_machine() -> dict[str, str]:
 
 
 def _agreed(records: Iterable[Object]) -> dict[str, str]:
-    """Each key with all values the stages gave it, so that a run on two machines shows."""
-    seen: dict[str, list[str]] = {}
+    """Each key with all its values, so that a run on two machines shows both versions of a library."""
+    seen: dict[str, dict[str, None]] = {}
     for record in records:
         for key, value in record.items():
-            known = seen.setdefault(str(key), [])
-            if str(value) not in known:
-                known.append(str(value))
+            seen.setdefault(str(key), {})[str(value)] = None
     return {key: ", ".join(values) for key, values in sorted(seen.items())}
 
 
-def _of(stages: Mapping[str, Stage], *kinds: type[StageSpec]) -> list[Stage]:
+def _of(stages: Stages, *kinds: type[StageSpec]) -> list[Stage]:
     return [stage for stage in stages.values() if stage.kind in kinds_of(*kinds)]

@@ -1,4 +1,4 @@
-"""HTML from templates: one place for escaping, the style, the scripts, and how numbers are written."""
+"""HTML from templates: escaping, style, scripts, and how numbers are written."""
 
 from __future__ import annotations
 
@@ -17,21 +17,13 @@ HERE = Path(__file__).parent
 
 
 def render(template: str, page: Object, *assets: str, **more: Any) -> str:
-    """The page as HTML, with `page.css`, `rollouts.js` and so on of the `assets` page, rollouts, ... inside.
+    """The page as HTML; `assets` name its styles and scripts, "page" for `page.css` and `page.js`.
 
-    Every text is escaped, only our own drawings, style and script are marked as safe.
+    Every text is escaped; only our own drawings, styles and scripts are marked as safe.
     """
-    env = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    env.filters |= {
-        "amount": amount,
-        "number": charts.number,
-        "count": count,
-        "paid": paid,
-        "duration": duration,
-        "first_line": first_line,
-    }
+    loader = FileSystemLoader(HERE)
+    env = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    env.filters |= {one.__name__: one for one in (amount, charts.number, count, paid, duration, first_line)}
     style, script = (
         Markup("\n".join((HERE / f"{name}.{kind}").read_text(encoding="utf-8") for name in assets))
         for kind in ("css", "js")
@@ -40,7 +32,7 @@ def render(template: str, page: Object, *assets: str, **more: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A wall time: `8.2 s`, `3 min 5 s`, `2 h 4 min`."""
+    """A time as text: `8.2 s`, `3 min 5 s`, `2 h 4 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -53,7 +45,7 @@ def count(number: int | None) -> str:
 
 
 def paid(amount: float) -> str:
-    """What was paid, in the currency of the recipe's price: `nothing`, `0.00042`, `12.4`."""
+    """A cost in the currency of the recipe's price: `nothing`, `0.00042`, `12.4`."""
     return f"{amount:,.3g}" if amount else "nothing"
 
 

@@ -108,7 +108,7 @@
       ["longest", `${group.longest} tokens`]];
     if (group.lag) facts.push(["written", `${group.lag} round${group.lag > 1 ? "s" : ""} behind`]);
     const reference = make("details", "", make("summary", "", "Reference answer"), make("div", "inside", said(group.reference, "mono")));
-    reference answer.open = group.reference.length < 300;
+    reference.open = group.reference.length < 300;
     const order = make("select", "", ...[["sample", "as written"], ["-reward", "by reward"], ["-length", "by length"], ["length", "shortest first"]]
       .map(([value, text]) => new Option(text, value, false, value === state.order)));
     order.setAttribute("aria-label", "Order of the completions");
@@ -121,7 +121,7 @@
     };
     cards();
     pane.replaceChildren(
-      make("div", "top", head, steps), said(group.prompt, "prompt"), ...(group.reference ? [reference answer] : []),
+      make("div", "top", head, steps), said(group.prompt, "prompt"), ...(group.reference ? [reference] : []),
       make("div", "top", make("dl", "facts", ...facts.map(([name, value]) => make("div", "", make("dt", "", name), make("dd", "", value)))), order),
       grid, make("p", "small soft keys", make("kbd", "", "←"), " ", make("kbd", "", "→"), " previous and next group, ", make("kbd", "", "/"), " search"),
     );
@@ -129,7 +129,7 @@
 
   const completion = (sample, group) => {
     const about = [sample.outcome, `stopped by ${sample.stop}`, `${sample.length} tokens`];
-    if (sample.version !== null) about.push(`version ${sample.version}`);
+    if (sample.version !== null) about.push(`policy version ${sample.version}`);
     const card = make("section", `completion${group.fitting.has(sample) ? "" : " other"}`,
       make("div", "head", make("h3", "soft small", `#${sample.sample + 1}`), make("span", `pill ${tone(sample)}`, `reward ${number(sample.reward)}`)));
     card.querySelector("h3").style.margin = "0";
@@ -209,7 +209,7 @@
     state.group = null;
   };
 
-  const follow = () => {  // #stage=rlvr&round=12 opens the first group from that round on
+  const follow = () => {  // #stage=grpo&round=12 opens the first group from that round on
     const wanted = new URLSearchParams(location.hash.slice(1));
     const index = Math.max(0, opened.findIndex((stage) => stage.counts.stage === wanted.get("stage")));
     if (opened[index] !== state.stage) {

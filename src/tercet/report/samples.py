@@ -1,7 +1,7 @@
-"""Which texts the page shows: evaluation answers side by side, rollouts and preference pairs.
+"""Which texts the page shows: answers of evaluations side by side, rollouts and preference pairs.
 
-Nothing is hand-picked. Within each group the items with the smallest hash of their name are taken, so the choice is
-the same on every machine and has no taste. Long texts are cut, and say so.
+Nothing is hand-picked: within each group the items with the smallest hash of their name are taken, so the choice is
+the same on every machine. A long text is cut and ends in a note of how much is missing.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from tercet.report.collect import Checkpoint, Key, Object, Stage
 from tercet.rows import Message, read_pairs, read_table
 
 MOST_TEXT = 2400  # characters of one shown text
-MOST_TRY = 700  # characters of a further sample of an item, or of a worked example
-MOST_TRIES = 4  # further samples shown of an item
+MOST_SAMPLE = 700  # characters of a further sample of an item, or of a worked example
+MOST_SAMPLES = 4  # further samples shown of an item
 MOST_COMMON = 40  # characters that titles of one task may begin with alike
 MOST_ITEMS = 120  # evaluation items on one page, whatever the number of tasks
 CHANGES = {
@@ -28,17 +28,17 @@ CHANGES = {
     "wavered": ("changed in between", 3),
     "always right": ("always right", 3),
     "always wrong": ("always wrong", 3),
-    "failed": ("not judged", 3),
+    "failed": ("not graded", 3),
     "scored": ("likelihood only", 2),
 }
 
 
 @dataclass(frozen=True)
 class CheckpointAnswer:
-    """What one checkpoint made of one item; `right` is None where there is no right or wrong, or no verdict.
+    """A checkpoint's answer to an item; `right` is None where there is no right or wrong, or no grade.
 
-    `first` is the first sample, `tries` are some of the others, `marks` says of all what they were when
-    there are several: `✓✗!` is right, wrong, not judged.
+    `first` is the first sample, `others` are some further ones. `marks` has a mark for each of several samples: `✓✗!`
+    is right, wrong, not graded.
     """
 
     label: str
@@ -47,13 +47,13 @@ class CheckpointAnswer:
     outcome: str
     right: bool | None
     first: Sample
-    tries: list[Sample]
+    others: list[Sample]
     marks: str
 
 
 @dataclass(frozen=True)
 class ShownItem:
-    """One evaluation item with the answers of the checkpoints, in their order (None where one was not evaluated on it).
+    """One item with the answers of the checkpoints, in their order (None where one was not evaluated on it).
 
     `shots` are the turns before the question itself: worked examples.
     """
@@ -71,7 +71,7 @@ class ShownItem:
 
 
 def eval_samples(points: Sequence[Checkpoint]) -> list[ShownItem]:
-    """A few items of each task and each kind of change, the first of every kind first; the rest stays on disk."""
+    """A few items of each task and each kind of change, the first of every kind first."""
     groups: dict[tuple[str, str], list[Key]] = {}
     for key in _keys(points):
         groups.setdefault((key[0], _change(points, key)), []).append(key)
@@ -82,16 +82,16 @@ def eval_samples(points: Sequence[Checkpoint]) -> list[ShownItem]:
         for task in tasks
         for rank, key in enumerate(_by_hash(groups.get((task, change), []), most))
     ]
-    ranked.sort(key=lambda one: one[0])  # the first of every kind come first
+    ranked.sort(key=lambda one: one[0])  # so that the limit leaves items of every kind
     picked = {key: change for _, key, change in ranked[:MOST_ITEMS]}
-    told = [collect.records(point, picked) for point in points]
-    lines = {key: next(one[key] for one in reversed(told) if key in one) for key in picked}
+    records = [collect.records(point, picked) for point in points]
+    lines = {key: next(one[key] for one in reversed(records) if key in one) for key in picked}
     titles, seen = _titles(lines), set[str]()
     out = []
     for key, change in picked.items():
-        answers = [_answer(i, points[i], key, one[key]) if key in one else None for i, one in enumerate(told)]
+        answers = [_answer(i, points[i], key, one[key]) if key in one else None for i, one in enumerate(records)]
         card = next(point.scores[key[0]].card for point in points if key in point.results)
-        item = _item(lines[key], answers, shots=2 * (card.shots or 0), told=key[0] in seen)
+        item = _item(lines[key], answers, shots=2 * (card.shots or 0), show_shots=key[0] not in seen)
         out.append(replace(item, change=change, title=titles[key]))
         seen.add(key[0])
     return out
@@ -107,7 +107,7 @@ def change_counts(points: Sequence[Checkpoint]) -> dict[str, dict[str, int]]:
 
 
 def rollouts(stage: Stage, *, num_steps: int = 6, num_groups: int = 3, most: int = 8) -> list[Object]:
-    """Groups of completions from evenly spaced rounds: first those whose rewards differ, from which it learns."""
+    """Groups of completions from evenly spaced rounds; those whose rewards differ come first: they train."""
     path = stage.file("tercet/rollouts.parquet")
     table: dict[int, dict[str, list[Object]]] = {}
     for row in read_table(path) if path else []:
@@ -121,27 +121,18 @@ def rollouts(stage: Stage, *, num_steps: int = 6, num_groups: int = 3, most: int
 
 
 def pair_samples(stage: Stage, most: int = 3) -> list[Object]:
-    """A few preference pairs of every way of making them, with their provenance."""
+    """A few preference pairs of every rule that made pairs, with their provenance."""
     path = stage.file("pairs.parquet")
     pairs = {pair.id: pair for pair in (read_pairs(path) if path else [])}
     rules: dict[str, list[str]] = {}
     for pair in pairs.values():
         rules.setdefault(_rule(pair.provenance, pair.source), []).append(pair.id)
-    return [
-        {
-            "rule": rule,
-            "count": len(names),
-            "prompt": shown(pairs[name].prompt),
-            "chosen": cut(pairs[name].chosen[-1].content),
-            "rejected": cut(pairs[name].rejected[-1].content),
-            "chosen_rating": pairs[name].chosen_rating,
-            "rejected_rating": pairs[name].rejected_rating,
-            "models": f"{pairs[name].chosen_model} / {pairs[name].rejected_model}",
-            "provenance": pairs[name].provenance,
-        }
-        for rule, names in sorted(rules.items())
-        for name in _by_hash(names, most)
-    ]
+    found = []
+    for rule, names in sorted(rules.items()):
+        for pair in (pairs[name] for name in _by_hash(names, most)):
+            texts = {"chosen": cut(pair.chosen[-1].content), "rejected": cut(pair.rejected[-1].content)}
+            found.append({"rule": rule, "count": len(names), "prompt": shown(pair.prompt), **texts, "pair": pair})
+    return found
 
 
 def shown(turns: Iterable[Message], most: int = MOST_TEXT) -> list[Object]:
@@ -161,7 +152,7 @@ def clip(text: str, most: int = 110) -> str:
 
 
 def middle_cut(text: str, most: int = MOST_TEXT) -> str:
-    """The text, or its start and its end, where the question stands, and a note of how much is missing between."""
+    """The text, or its start and its end, which has the question, with a note of how much is missing between."""
     head = most // 4
     if len(text) <= most:
         return text
@@ -186,12 +177,12 @@ def _keys(points: Sequence[Checkpoint]) -> list[Key]:
 
 def _titles(lines: dict[Key, Result]) -> dict[Key, str]:
     """The last question of every item, without the words that all shown items of its task begin with."""
-    asked: dict[str, dict[Key, str]] = {}
+    questions: dict[str, dict[Key, str]] = {}
     for key, line in lines.items():
         text = next((turn.content for turn in reversed(line.messages) if turn.role != "assistant"), "")
-        asked.setdefault(key[0], {})[key] = " ".join(text.split())
+        questions.setdefault(key[0], {})[key] = " ".join(text.split())
     titles: dict[Key, str] = {}
-    for group in asked.values():
+    for group in questions.values():
         first, last = min(group.values()), max(group.values())
         alike = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
         start = first.rfind(" ", 0, alike) + 1 if alike > MOST_COMMON else 0
@@ -199,15 +190,15 @@ def _titles(lines: dict[Key, Result]) -> dict[Key, str]:
     return titles
 
 
-def _item(record: Result, answers: list[CheckpointAnswer | None], *, shots: int, told: bool) -> ShownItem:
-    """The item as the page shows it; the `shots` first turns are examples, kept unless `told` with an earlier item."""
+def _item(record: Result, answers: list[CheckpointAnswer | None], *, shots: int, show_shots: bool) -> ShownItem:
+    """The item as the page shows it; its first `shots` turns are worked examples, shown once for each task."""
     options, turns = list(record.options), record.messages
     right = options[: record.gold] if record.metric == "mc2" else options[record.gold :][:1]
     return ShownItem(
         task=record.task,
         item=record.item,
         subset=record.subset,
-        shots=[] if told else shown(turns[:shots], MOST_TRY),
+        shots=shown(turns[:shots], MOST_SAMPLE) if show_shots else [],
         prompt=[{"role": turn.role, "content": middle_cut(turn.content)} for turn in turns[shots:]],
         reference=cut(" · ".join(right) if options else record.reference, 600),
         options=options if len(options) > 1 else [],
@@ -223,13 +214,13 @@ def _answer(series: int, point: Checkpoint, key: Key, record: Result) -> Checkpo
         score=record.score,
         outcome=record.outcome,
         right=_right(point, key),
-        first=_try(samples[0], MOST_TEXT),
-        tries=[_try(one, MOST_TRY) for one in samples[1 : 1 + MOST_TRIES]],
+        first=_cut_sample(samples[0], MOST_TEXT),
+        others=[_cut_sample(one, MOST_SAMPLE) for one in samples[1 : 1 + MOST_SAMPLES]],
         marks="".join(map(_mark, samples)) if len(samples) > 1 else "",
     )
 
 
-def _try(sample: Sample, most: int) -> Sample:
+def _cut_sample(sample: Sample, most: int) -> Sample:
     output, answer, detail = cut(sample.output, most), cut(sample.answer, 200), cut(sample.detail, 300)
     return replace(sample, output=output, answer=answer, detail=detail)
 
@@ -240,8 +231,8 @@ def _mark(sample: Sample) -> str:
 
 def _right(point: Checkpoint, key: Key) -> bool | None:
     result = point.results[key]
-    judged = point.scores[key[0]].graded and result.outcome != "error"
-    return result.score >= 0.5 if judged else None
+    graded = point.scores[key[0]].graded and result.outcome != "error"
+    return result.score >= 0.5 if graded else None
 
 
 def _change(points: Sequence[Checkpoint], key: Key) -> str:

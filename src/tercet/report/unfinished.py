@@ -1,6 +1,6 @@
-"""Rollouts of a stage that has not ended: a run that goes on, or one that an alert stopped.
+"""Rollouts of a stage that has not ended: one that still runs, or that an alert stopped.
 
-The draft's ledger `work/rollouts.jsonl` has the completions, its `job.json` names the rows they answer.
+The rollout log `work/rollouts.jsonl` in the draft has the completions, its `job.json` names the rows they answer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tercet.report.collect import Object, Stage
 from tercet.report.rollouts import FILE
 from tercet.rows import Row, RowError, read_rows, write_table
 
-LEDGER = "work/rollouts.jsonl"
+LOG = "work/rollouts.jsonl"
 
 
 def is_draft(folder: Path) -> bool:
@@ -24,25 +24,25 @@ def is_draft(folder: Path) -> bool:
 
 
 def unfinished(folder: Path, scratch: Path) -> Stage:
-    """The whole rounds that the draft's ledger has, as a table in `scratch` with the columns of a finished stage.
+    """The whole rounds of the rollout log, as a table in `scratch` with the columns of a finished stage.
 
-    Advantages are not there: they are computed where a round is learned from.
+    It has no advantages: a stage computes them when it trains on a round.
     """
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     spec = job["recipe"]["stage"].get(job["name"], {})
-    if not (folder / LEDGER).is_file():
-        raise RowError(f"{folder}: no {LEDGER}; only stages of kind rlvr and ppo keep one, from their first round on")
+    if not (folder / LOG).is_file():
+        raise RowError(f"{folder}: no {LOG}; only stages of kind grpo and ppo keep one, from their first round on")
     rows = {row.id: row for row in read_rows(Path(job["inputs"][spec["prompts"]]) / "payload" / "rows.parquet")}
-    records = [record for line in journal.read(folder / LEDGER) for record in _completions(line, rows)]
+    records = [record for line in journal.read(folder / LOG) for record in _completions(line, rows)]
     if not records:
-        raise RowError(f"{folder / LEDGER}: holds no whole round yet; try again later")
+        raise RowError(f"{folder / LOG}: holds no whole round yet; try again later")
     (scratch / "payload" / FILE).parent.mkdir(parents=True, exist_ok=True)
     write_table(scratch / "payload" / FILE, records)
     return Stage(job["name"], spec["kind"], folder.absolute().name.rpartition("-")[2], scratch, inputs={})
 
 
 def _completions(line: Object, rows: dict[str, Row]) -> Iterator[dict[str, Any]]:
-    """Those of one round, as the ledger's line holds it: a record per group, and a closing one."""
+    """Those of one round, from its line of the log: a record for each group, and a closing one."""
     *groups, closing = line["records"]
     for group in groups:
         row = rows[group["prompt_id"]]

@@ -1,1 +1,1 @@
-"""Programs nobody has read, run behind isolation and limits."""
+"""Untrusted programs, and functions that may hang, run in processes of their own within limits."""

@@ -1,11 +1,11 @@
-"""The inner half of the sandbox: build the walls, start the program, watch it, and leave nothing alive.
+"""The inner half of the sandbox: isolate the program, start it, watch it, and leave no process alive.
 
-Three processes share this module. The launcher is started by sandbox.py with a clean environment. The keeper (the
+Three processes share this module. The launcher is started by program.py with a clean environment. The supervisor (the
 first process of the new namespaces, or the launcher itself where there are none) watches time and memory, and when it
-ends everything below it has ended. The worker runs the untrusted program in its own interpreter, which saves a second
-start. sandbox.py talks to them over standard input (the order, marshalled) and three pipes: `report` is the keeper's,
-`nonce` and `verdict` are the worker's. Each import is paid for by every program, so there are few. Elsewhere than on
-Linux there is only the level "none", and the keeper knows no more than the worker's process group.
+ends everything below it has ended. The third runs the untrusted program in its own interpreter, which saves a second
+start. program.py talks to them over standard input (the order, marshalled) and three pipes: the supervisor writes
+`report`, the program's process reads `nonce` and writes `verdict`. Every program pays for each import, so there are
+few. Elsewhere than on Linux there is only the level "none", and the supervisor knows only the program's process group.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
     Order = dict[str, Any]
 
-BEAT, SLOW_BEAT = 0.05, 0.25  # seconds between two looks at the memory; the second where a command has to tell
+BEAT, SLOW_BEAT = 0.05, 0.25  # seconds between two looks at the memory; the second where a command must be run for it
 ROOT = "/tmp"  # where the new root is built; every Linux has it
-TREES = ("landlock", "none")  # levels without a namespace of processes: the keeper itself finds and ends them
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+TREES = ("landlock", "none")  # without a namespace of processes: the supervisor ends them, the folder lies on disk
 
 
 def main() -> None:
@@ -36,45 +37,38 @@ def main() -> None:
     order: Order = marshal.loads(sys.stdin.buffer.read())
     order |= {name: list(map(os.fsdecode, order[name])) for name in ("view", "packages", "shields")}
     order["folder"] = os.fsdecode(order["folder"])
-    try:
+    try:  # around all three processes, until the program itself begins
         if order["linux"]:
             with open("/proc/self/oom_score_adj", "w") as score:
                 score.write("1000")  # when the machine runs out of memory, this goes first
-        if order["level"] == "namespaces":
-            _launch(order)
-        else:
-            _keep(order)
+        (_launch if order["level"] == "namespaces" else _supervise)(order)
     except Exception as error:
         _report(order, f"error {type(error).__name__}: {error}")
         os._exit(1)
 
 
 def _launch(order: Order) -> NoReturn:
-    """Enter new namespaces, leave the keeper there, and wait for it."""
+    """Enter new namespaces, start the supervisor there, and wait for it."""
     _die_with_parent(signal.SIGKILL, order["parent"])
     user, group = os.geteuid(), os.getegid()
     flags = kernel.ALL_NEW & ~kernel.NEW_CGROUP
     if order["uid"] is not None:
-        flags &= ~kernel.NEW_USER  # true root builds the walls as root, and the program runs as nobody in particular
+        flags &= ~kernel.NEW_USER  # true root sets up the namespaces as root, and the program runs as a spare user
     kernel.unshare(flags)
     if order["uid"] is None:
         for file, text in (("setgroups", "deny"), ("uid_map", f"1000 {user} 1"), ("gid_map", f"1000 {group} 1")):
             with open(f"/proc/self/{file}", "w") as mapping:
                 mapping.write(text)
-    keeper = os.fork()
-    if not keeper:
-        try:
-            _die_with_parent(signal.SIGKILL, 0)
-            _build_view(order)
-            _raise_loopback()
-            _keep(order)
-        except Exception as error:
-            _report(order, f"error {type(error).__name__}: {error}")
-        os._exit(1)
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(keeper, signal.SIGKILL))
+    supervisor = os.fork()
+    if not supervisor:
+        _die_with_parent(signal.SIGKILL, 0)
+        _build_view(order)
+        _raise_loopback()
+        _supervise(order)
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(supervisor, signal.SIGKILL))
     for name in ("report", "nonce", "verdict"):
         os.close(order[name])
-    os.waitpid(keeper, 0)  # returns when every process of the namespace is gone
+    os.waitpid(supervisor, 0)  # returns when every process of the namespace is gone
     os._exit(0)
 
 
@@ -95,8 +89,8 @@ def _build_view(order: Order) -> None:
     os.mkdir(order["folder"])
     os.chmod(order["folder"], 0o777)  # the program's user is not yet
     kernel.mount("proc", _folder("/proc"), "proc", kernel.NOSUID | kernel.NODEV)
-    for device in ("null", "zero", "full", "random", "urandom"):
-        _show(f"/dev/{device}", protect=False)
+    for device in DEVICES:
+        _show(device, protect=False)
     os.symlink("/proc/self/fd", "/dev/fd")
     uid = order["uid"] or 1000
     for name, text in (
@@ -134,7 +128,7 @@ def _folder(path: str) -> str:
 
 
 def _raise_loopback() -> None:
-    """Switch the namespace's own loopback on: a program may talk to itself, and to nobody else."""
+    """Switch the namespace's own loopback on: a program may connect to itself alone."""
     import _socket
     import fcntl
 
@@ -143,8 +137,8 @@ def _raise_loopback() -> None:
     plug.close()
 
 
-def _keep(order: Order) -> NoReturn:
-    """Start the worker, wait for its end or its limits, report, and end everything below."""
+def _supervise(order: Order) -> NoReturn:
+    """Start the program's process, wait for its end or its limits, report, and end everything below."""
     if order["level"] in TREES:
         signal.signal(signal.SIGTERM, lambda *_: _end_all(order))
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -152,12 +146,12 @@ def _keep(order: Order) -> NoReturn:
         _own_all_below(order)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGALRM})
     started = time.monotonic()
-    worker = order["worker"] = os.fork()
-    if not worker:
-        _work(order)
+    program = order["program"] = os.fork()
+    if not program:
+        _become_program(order)
     for name in ("nonce", "verdict"):
         os.close(order[name])
-    end, code = _monitor(order, worker, started + order["seconds"])
+    end, code = _watch(order, program, started + order["seconds"])
     _report(order, f"{end} {code} {time.monotonic() - started:.3f}")
     _end_all(order)
 
@@ -169,15 +163,15 @@ def _own_all_below(order: Order) -> None:
     kernel.prctl(kernel.SUBREAPER, 1)
     if not os.path.exists(f"/proc/{os.getpid()}/task/{os.getpid()}/children"):
         raise OSError("the kernel does not list the children of a process in /proc (CONFIG_PROC_CHILDREN)")
-    kernel.prctl(kernel.DUMPABLE, 0)  # nobody reads this process, not even one with the same user
+    kernel.prctl(kernel.DUMPABLE, 0)  # no other process may read this one, not even with the same user
 
 
-def _monitor(order: Order, worker: int, deadline: float) -> tuple[str, int]:
-    """How the worker ended: ("exit", code), ("signal", number), ("timeout", 0), ("memory", 0) or ("disk", 0)."""
+def _watch(order: Order, program: int, deadline: float) -> tuple[str, int]:
+    """How the process ended: ("exit", code), ("signal", number), ("timeout", 0), ("memory", 0) or ("disk", 0)."""
     beat, most = (BEAT if order["linux"] else SLOW_BEAT), order["memory_mb"] << 20
     while True:
         pid, status = os.waitpid(-1, os.WNOHANG)
-        if pid == worker:
+        if pid == program:
             code = os.waitstatus_to_exitcode(status)
             return ("exit", code) if code >= 0 else ("signal", -code)
         if pid:
@@ -185,18 +179,18 @@ def _monitor(order: Order, worker: int, deadline: float) -> tuple[str, int]:
         left = deadline - time.monotonic()
         if left <= 0:
             return "timeout", 0
-        if (_memory(most) if order["linux"] else _group_memory(worker)) > most:
+        if (_memory(most) if order["linux"] else _group_memory(program)) > most:
             return "memory", 0
         if order["level"] in TREES and _size(order["folder"]) > order["disk_mb"] << 20:
             return "disk", 0
-        if not order["linux"] and os.getppid() != order["parent"]:  # elsewhere the kernel tells
+        if not order["linux"] and os.getppid() != order["parent"]:  # on Linux the kernel sends a signal
             _end_all(order)
         _rest(min(left, beat))
 
 
 def _rest(seconds: float) -> None:
     """Until a child ends or the time is over; both signals are blocked."""
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))  # 0 would mean: no alert
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))  # 0 would mean: no timer
     signal.sigwait({signal.SIGCHLD, signal.SIGALRM})
     signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -206,12 +200,12 @@ def _group_memory(group: int) -> int:
     import subprocess
 
     command = ("ps", "-A", "-o", "pgid=", "-o", "rss=")
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return sum(int(rss) << 10 for own, rss in map(str.split, told.splitlines()) if own == str(group))
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return sum(int(rss) << 10 for own, rss in map(str.split, lines) if own == str(group))
 
 
 def _memory(limit: int) -> int:
-    """Bytes in use below this process; shared pages are told apart only when the cheap sum exceeds the limit."""
+    """Bytes in use below this process; what is shared counts once, and is looked up only if the simple sum is over."""
     pids = _descendants()
     pages = sum(int(fields[1]) for pid in pids if (fields := _read(f"/proc/{pid}/statm").split()))
     if pages * resource.getpagesize() <= limit:
@@ -245,19 +239,18 @@ def _read(path: str) -> str:
 
 def _size(folder: str) -> int:
     total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(place, name)).st_blocks << 9
-            except OSError:  # it has just been removed
-                continue
+    for path in [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names]:
+        try:
+            total += os.lstat(path).st_blocks << 9
+        except OSError:  # it has just been removed
+            continue
     return total
 
 
 def _end_all(order: Order) -> NoReturn:
     """End with everything that descends from this process; where there is a namespace, the kernel does the rest."""
     if not order["linux"]:
-        _end_group(order.get("worker", 0))
+        _end_group(order.get("program", 0))
     while order["level"] in TREES:
         try:
             for pid in _descendants():
@@ -271,11 +264,11 @@ def _end_all(order: Order) -> NoReturn:
     os._exit(0)
 
 
-def _end_group(worker: int) -> NoReturn:
-    """End with the worker's process group: all that can be found where there is no /proc."""
-    for end in (os.killpg, os.kill) if worker else ():  # it may not lead its group yet
+def _end_group(program: int) -> NoReturn:
+    """End with the program's process group: all that can be found where there is no /proc."""
+    for end in (os.killpg, os.kill) if program else ():  # it may not lead its group yet
         try:
-            end(worker, signal.SIGKILL)
+            end(program, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):  # macOS says the second of a group of the dead
             continue
     os._exit(0)
@@ -290,23 +283,19 @@ def _die_with_parent(number: int, parent: int) -> None:
 def _report(order: Order, line: str) -> None:
     try:
         os.write(order["report"], f"{line}\n".encode())
-    except OSError:  # nobody listens any more
+    except OSError:  # the caller has ended
         return
 
 
-def _work(order: Order) -> NoReturn:
-    """Give up every right, then become the program."""
-    try:
-        _limit(order)
-        for name, text in order["files"].items():
-            os.makedirs(os.path.dirname(os.path.abspath(name)), exist_ok=True)
-            with open(name, "w", encoding="utf-8") as file:
-                file.write(text)
-        _shut(order)
-    except Exception as error:
-        _report(order, f"error {type(error).__name__}: {error}")
-        os._exit(1)
-    below = 3
+def _become_program(order: Order) -> NoReturn:
+    """Give up every right, then run the program."""
+    _limit(order)
+    for name, text in order["files"].items():
+        os.makedirs(os.path.dirname(os.path.abspath(name)), exist_ok=True)
+        with open(name, "w", encoding="utf-8") as file:
+            file.write(text)
+    _confine(order)
+    below = 3  # every file but the three standard ones and the program's two pipes is closed
     for fd in sorted((order["nonce"], order["verdict"])):
         os.closerange(below, fd)
         below = fd + 1
@@ -346,27 +335,25 @@ def _limit(order: Order) -> None:
         os.setresuid(order["uid"], order["uid"], order["uid"])
 
 
-def _shut(order: Order) -> None:
+def _confine(order: Order) -> None:
     if order["level"] != "none":
         kernel.drop_capabilities()
     if order["linux"]:
         kernel.prctl(kernel.DUMPABLE, 1)  # taken away by the change of user; /proc/self would be closed without it
     if order["level"] == "landlock":
-        devices = [f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom")]
-        kernel.landlock(order["view"], [order["folder"], *devices])
-    if order["walls"] is not None:
-        kernel.filter_calls(order["walls"])
+        kernel.landlock(order["view"], [order["folder"], *DEVICES])
+    if order["refused"] is not None:
+        kernel.filter_calls(order["refused"])
 
 
 def _run(parts: list[str], key: bytes, nonce: int, verdict: int) -> NoReturn:
-    """The parts, one after another in one `__main__`; only behind the last one are key and nonce passed on.
+    """Run the parts one after another in one `__main__`; key and nonce are passed on only behind the last one.
 
-    What this function needs later it holds before: a program that replaces `exec` or `os.write` replaces its own only.
+    The functions needed at the end are bound before: a program that replaces `exec` or `os.write` changes nothing here.
     """
     read, write, leave, pid, flush, execute = os.read, os.write, os._exit, os.getpid, sys.stdout.flush, exec
     me, describe = pid(), _describe
-    main = type(sys)("__main__")
-    sys.modules["__main__"] = main
+    sys.modules["__main__"] = main = type(sys)("__main__")
     sys.argv[:] = ["program.py"]
     builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
     word, status = b"", 0

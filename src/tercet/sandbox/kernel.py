@@ -1,6 +1,6 @@
 """What the sandbox asks of the Linux kernel, through libc: namespaces and mounts, privileges, system calls, landlock.
 
-Runs inside the launched child (see sandbox_child.py), so it imports nothing of ours and little of the library. Every
+Runs inside the launched child (child.py), so it imports nothing of ours and little of the library. Every
 function raises OSError when the kernel says no.
 """
 
@@ -142,41 +142,40 @@ def landlock(readable: Iterable[str], writable: Iterable[str]) -> None:
     os.close(ruleset)
 
 
-def filter_calls(walls: Iterable[str]) -> None:
-    """Refuse, for ever, the calls that no program needs, and those behind the named walls.
+def filter_calls(refused: Iterable[str]) -> None:
+    """Refuse, for ever, the calls that no program needs, and those of the named groups.
 
-    Walls: "others" (touching other processes), "sockets", "modes" (see MODES), "truncate" (landlock before interface
+    Groups: "others" (touching other processes), "sockets", "modes" (see MODES), "truncate" (landlock before interface
     3 does not know it), "processes" (no child processes; threads remain).
     """
     machine = os.uname().machine
     column = {"x86_64": 0, "aarch64": -1}[machine]
-    walls, me = set(walls), os.getpid()
+    groups, me = set(refused), os.getpid()
 
     def number(numbers: tuple[int, ...]) -> int:
         return numbers[column]
 
     rules = [_refuse(number(numbers), EPERM) for numbers in DENIED.values()]
     rules.append(_refuse(435, ENOSYS))  # clone3 hides its flags in memory; libc falls back to clone
-    rules.append(_refuse_unless(number((302, 261)), 0, [0, me]))  # prlimit64: the keeper's limits are not the program's
+    rules.append(_refuse_unless(number((302, 261)), 0, [0, me]))  # prlimit64: not the supervisor's limits
     clone = number((56, 220))
-    if "processes" in walls:
+    if "processes" in groups:
         rules += [_refuse(number(numbers), EPERM) for numbers in ((57, -1), (58, -1))]
         rules.append(_refuse_unless(clone, 0, [], bits=CLONE_THREAD))
     else:
         rules.append(_refuse_if(clone, 0, [], bits=ALL_NEW))
-    if "others" in walls:
+    if "others" in groups:
         rules += [_refuse(number(numbers), EPERM) for numbers in OTHERS.values()]
         own = [(62, 129), (234, 131), (203, 122)]  # kill, tgkill, sched_setaffinity
         rules += [_refuse_unless(number(numbers), 0, [0, me]) for numbers in own]
-        rules.append(_refuse_if(number((72, 25)), 1, [8, 15]))  # fcntl: signals on behalf of a file
-        rules.append(
-            _refuse_if(number((16, 29)), 1, [0x8901, 0x8902, 0x40086602, 0x401C5820])
-        )  # ioctl: the same; flags
-    if "sockets" in walls:
+        # fcntl and ioctl: signals on behalf of a file, and a file's flags
+        rules.append(_refuse_if(number((72, 25)), 1, [8, 15]))
+        rules.append(_refuse_if(number((16, 29)), 1, [0x8901, 0x8902, 0x40086602, 0x401C5820]))
+    if "sockets" in groups:
         rules.append(_refuse(number((41, 198)), EACCES))
-    if "modes" in walls:
+    if "modes" in groups:
         rules += [_refuse(number(numbers), 0) for numbers in MODES.values()]
-    if "truncate" in walls:
+    if "truncate" in groups:
         rules.append(_refuse(number((76, 45)), EPERM))
     _install(ARCHITECTURE[machine], rules)
 

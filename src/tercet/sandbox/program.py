@@ -1,6 +1,6 @@
-"""One program in the sandbox, from outside: write its order, start the child behind its walls, listen, and judge.
+"""One program in the sandbox, from outside: write its order, start the child, listen to it, and name the outcome.
 
-sandbox.py says what is asked and which level holds; sandbox_child.py is the half that works inside.
+run.py says what is asked and which level holds; child.py is the half that works inside.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import IO, Any
 
+from tercet.sandbox.child import TREES
 from tercet.sandbox.view import DISK_MB, PRIVATE, interpreter, open_to_all, packages, shields, view, workplace
 
-TREES = ("landlock", "none")  # levels without a namespace of processes, whose folder lies on disk
 PROCESSES = 64
 FLOOD = 1024  # a program that writes this many times the output we keep is stopped
 GRACE = 30.0  # seconds a sandbox may take beside the program's own before it counts as broken
@@ -35,14 +35,14 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPLBACKEND": "Agg",
 }  # fmt: skip
 
-# The child imports its two modules as parts of packages whose own __init__ never runs: a start costs milliseconds.
+# The child imports its two modules as parts of packages whose own __init__ never runs, so a start takes milliseconds.
 BOOT = """
 import sys, types
-for name, path in (("tercet", sys.argv[1]), ("tercet.verify", sys.argv[2])):
+for name, path in (("tercet", sys.argv[1]), ("tercet.sandbox", sys.argv[2])):
     sys.modules[name] = package = types.ModuleType(name)
     package.__path__ = [path]
-from tercet.verify import sandbox_child
-sandbox_child.main()
+from tercet.sandbox import child
+child.main()
 """
 
 
@@ -80,20 +80,20 @@ def carry_out(order: dict[str, Any], level: str, output_kb: int) -> Ran:
         for file in (*inner.values(), *writers.values()):
             file.close()
         heard = _listen(process, _written(order), readers, (order["seconds"] + GRACE, output_kb))
-    return _judge(heard, key + nonce, level, order)
+    return _outcome(heard, key + nonce, level, order)
 
 
 def _setting(level: str, folder: str, uid: int | None) -> dict[str, Any]:
     """The part of the order that depends on the machine and the level, not on the program."""
     powerless = os.geteuid() == 0 and uid is None  # the kernel does not count root's processes: let there be one
-    walls = {"landlock": ["others", "sockets", "modes", "truncate"], "none": None}.get(level, [])
+    refused = {"landlock": ["others", "sockets", "modes", "truncate"], "none": None}.get(level, [])
     own_count = uid is not None or (level not in TREES and _kernel() >= (5, 14))  # else all of the user's count
     return {
         "linux": sys.platform == "linux",
         "level": level, "folder": folder, "uid": uid, "parent": os.getpid(), "disk_mb": DISK_MB, "view": view(),
         "packages": packages(), "private": [*PRIVATE.items()], "shields": shields(),
         "processes": PROCESSES + (0 if own_count else _threads_of_user()),
-        "walls": [*walls, *(["processes"] if powerless else [])] if walls is not None else None,
+        "refused": [*refused, *(["processes"] if powerless else [])] if refused is not None else None,
     }  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def _start(order: dict[str, Any], level: str, output: IO[bytes]) -> subprocess.P
     here = os.path.dirname(os.path.realpath(__file__))
     command = [interpreter(), "-P", "-s", "-S", "-c", BOOT]
     if level == "bubblewrap":
-        command = [*_bubblewrap(order, here), *command, "/run/tercet", "/run/tercet/verify"]
+        command = [*_bubblewrap(order, here), *command, "/run/tercet", "/run/tercet/sandbox"]
     else:
         command += [os.path.dirname(here), here]
     home = dict.fromkeys(("HOME", "TMPDIR"), order["folder"])
@@ -127,7 +127,7 @@ def _bubblewrap(order: dict[str, Any], here: str) -> list[str]:
     command = [shutil.which("bwrap") or "bwrap", "--die-with-parent", "--as-pid-1", "--uid", "1000"]
     command += ["--gid", "1000", "--unshare-cgroup-try"]
     command += [f"--unshare-{space}" for space in ("user", "ipc", "pid", "net", "uts")]
-    command += ["--proc", "/proc", "--dev", "/dev", "--ro-bind", here, "/run/tercet/verify"]
+    command += ["--proc", "/proc", "--dev", "/dev", "--ro-bind", here, "/run/tercet/sandbox"]
     # What is shown may lie below a folder that is the program's own: first the one, then the other.
     for folder, megabytes in (*PRIVATE.items(), *((shield, 1) for shield in order["shields"])):
         command += ["--size", str(megabytes << 20), "--tmpfs", folder]
@@ -140,7 +140,7 @@ def _bubblewrap(order: dict[str, Any], here: str) -> list[str]:
 
 @dataclass
 class Heard:
-    """What came out of a sandbox: the output's end, the worker's last word, the keeper's report, why it was stopped."""
+    """What came out: the output's end, the program's last word, the supervisor's report, and why it was stopped."""
 
     output: bytearray = field(default_factory=bytearray)
     verdict: bytearray = field(default_factory=bytearray)
@@ -160,7 +160,7 @@ def _listen(
             os.set_blocking(reader.fileno(), False)
             selector.register(reader, selectors.EVENT_READ, name)
         assert process.stdin
-        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # it has died: the report tells
+        with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # it has died: the report says why
             pipe.write(order)
         while "report" in {key.data for key in selector.get_map().values()}:
             if not heard.stopped and (heard.written > keep * FLOOD or time.monotonic() > deadline):
@@ -187,11 +187,11 @@ def _take(heard: Heard, key: selectors.SelectorKey, selector: selectors.BaseSele
         del heard.output[:-keep]
     elif key.data == "report":
         heard.report += data
-    elif len(heard.verdict) < 4096:  # the rest of a forged word is of no interest
+    elif len(heard.verdict) < 4096:  # only a forged verdict is longer
         heard.verdict += data
 
 
-def _judge(heard: Heard, proof: bytes, level: str, order: dict[str, Any]) -> Ran:
+def _outcome(heard: Heard, proof: bytes, level: str, order: dict[str, Any]) -> Ran:
     tail = heard.output.decode(errors="replace")
     lines = heard.report.decode(errors="replace").splitlines()
     broken = next((line.removeprefix("error ") for line in lines if line.startswith("error ")), "")
@@ -232,13 +232,11 @@ def _folder(uid: int | None) -> Iterator[str]:
 
 
 def _spare_uid(level: str) -> int | None:
-    """A user that nobody is, for one program: only root can become one, and it must be able to read Python.
+    """An unused user id for one program, where the caller is root and such a user can read Python; else None.
 
     The kernel counts processes by user, so each program has its own count.
     """
-    needed = (
-        1 << 21 | 1 << 7 | 1 << 6 if level == "namespaces" else 1 << 7 | 1 << 6 | 1
-    )  # mounts; setuid, setgid; chown
+    needed = 1 << 7 | 1 << 6 | (1 << 21 if level == "namespaces" else 1)  # setuid, setgid; mounts, or chown
     if os.geteuid() or level in ("bubblewrap", "none") or _status("CapEff", 16) & needed != needed:
         return None
     if not open_to_all(with_ways=level == "landlock"):
@@ -255,8 +253,8 @@ def _threads_of_user() -> int:
     Other systems than Linux count processes.
     """
     if sys.platform != "linux":
-        told = subprocess.run(("ps", "-U", str(os.getuid()), "-o", "pid="), capture_output=True, check=True)
-        return len(told.stdout.split())
+        listing = subprocess.run(("ps", "-U", str(os.getuid()), "-o", "pid="), capture_output=True, check=True)
+        return len(listing.stdout.split())
     total = 0
     for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
         with contextlib.suppress(OSError):  # it has just ended

@@ -1,19 +1,18 @@
-"""Run programs that nobody has read: no network, no files but their own, and limits on everything else.
+"""Run untrusted programs: no network, no files but their own, and limits on everything else.
 
-Three ways, taken in this order, each only after a test run has shown that it holds here: bubblewrap (the `bwrap`
-command), our own namespaces, and landlock with a filter of system calls. In all three a program sees the system and
-the Python libraries read-only (sandbox_view.py), an empty private folder, a clean environment, and none of our
-processes; it ends, with everything it has started, at the latest when its time is over. Where nothing holds, running
-is refused, unless the caller says `sandbox="none"`: then only the limits remain. sandbox_child.py is the half that
-works inside. Before the first program a probe imports what programs may need, so that a library that is out of sight
-is never taken for a wrong program.
+There are three levels of isolation, taken in this order, each only after a test run has shown that it holds here:
+bubblewrap (the `bwrap` command), our own namespaces, and landlock with a filter of system calls. In all three a program
+sees the system and the Python libraries read-only (view.py), an empty private folder, a clean environment, and none of
+our processes; it ends, with everything it has started, at the latest when its time is over. Where no level holds,
+running is refused, unless the caller says `sandbox="none"`: then only the limits remain. Before the first program a
+probe imports what programs may need, so that a library that is out of sight is never taken for a wrong program.
 
 Landlock is the weakest: names and sizes of files outside can be asked for, modes and times cannot be changed anywhere,
 no sockets can be made, a program cannot signal its own children, and a caller who is killed leaves the program's
 folder `tercet-*` among the temporary files.
 
-Elsewhere than on Linux there are no walls: "auto" and the three levels are refused. `sandbox="none"` works, with fewer
-limits: what leaves the program's process group is neither counted nor ended.
+Elsewhere than on Linux there is no isolation: "auto" and the three levels are refused. `sandbox="none"` works, with
+fewer limits: what leaves the program's process group is neither counted nor ended.
 """
 
 from __future__ import annotations
@@ -83,7 +82,7 @@ def isolation(sandbox: str = "auto") -> str:
     if sys.platform != "linux":
         raise SandboxError(
             f"no isolation for untrusted programs on {sys.platform}: {', '.join(LEVELS)} are there on Linux alone. Run "
-            'this on Linux (a container will do), or without walls at your own risk: sandbox = "none"'
+            'this on Linux (a container will do), or without isolation at your own risk: sandbox = "none"'
         )
     # Only our own namespaces give each of root's programs a user of its own.
     order = sorted(LEVELS, key=lambda level: level != "namespaces") if os.geteuid() == 0 else LEVELS
@@ -97,12 +96,12 @@ def isolation(sandbox: str = "auto") -> str:
         reasons.append(f"{level}: {reason}")
     raise SandboxError(
         f"no isolation for untrusted programs on this machine ({'; '.join(reasons)}). Install bubblewrap, or allow "
-        'user namespaces or landlock, or run without walls at your own risk: sandbox = "none"'
+        'user namespaces or landlock, or run without isolation at your own risk: sandbox = "none"'
     )
 
 
 def ready(sandbox: str = "auto") -> str:
-    """`isolation`, for those who want to know before much work: SandboxError also where a needed module is missing."""
+    """`isolation`, asked before long work: SandboxError also where a module that all programs may need is missing."""
     level = isolation(sandbox)
     if cause := lacking(_needed(), level):
         raise SandboxError(cause)
@@ -142,7 +141,7 @@ for name in {names!r}:
         found[name] = f"{{type(error).__name__}}: {{error}}"[:300]
 print("\\n" + json.dumps(found))
 """
-# Parts of the standard library that hang on libraries of their own, which may lie where no program looks.
+# Parts of the standard library that need shared libraries, which may lie where a program cannot see them.
 LINKED = ("bz2", "ctypes", "decimal", "hashlib", "lzma", "sqlite3", "ssl", "uuid", "zlib")
 
 
@@ -170,11 +169,10 @@ def _probe(names: list[str], level: str, memory_mb: int) -> dict[str, str]:
         found = {names[0]: ran.detail}
     else:
         return {name: cause for alone in names for name, cause in _probe([alone], level, memory_mb).items()}
-    told = {name: _told(name, cause, level, memory_mb) for name, cause in found.items()}
-    return dict.fromkeys(names, "") | told
+    return dict.fromkeys(names, "") | {name: _explain(name, why, level, memory_mb) for name, why in found.items()}
 
 
-def _told(name: str, cause: str, level: str, memory_mb: int) -> str:
+def _explain(name: str, cause: str, level: str, memory_mb: int) -> str:
     """A module that programs cannot import, in words, with what to do."""
     spec = None
     with suppress(ImportError, ValueError):
@@ -192,7 +190,7 @@ def _told(name: str, cause: str, level: str, memory_mb: int) -> str:
     return f"programs in the sandbox ({level}) cannot import {name} ({cause}); {hint}"
 
 
-# Whoever gets to the end of this has been kept from the network, from reading outside and from other processes.
+# A program that reaches the end of this was kept from the network, from reading outside and from other processes.
 TRIAL = """
 import os, socket
 def reached(what):

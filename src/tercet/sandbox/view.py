@@ -21,7 +21,7 @@ SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/
 SETTINGS = ("alternatives", "fonts", "ld.so.cache", "localtime", "mime.types", "ssl/openssl.cnf")  # of /etc
 DISK_MB = 64
 PRIVATE = {"/tmp": DISK_MB, "/dev/shm": 16}  # folders that each program gets empty, and how many MB they hold
-INSTALLED = ("site-packages", "dist-packages")  # what a folder of installed packages is called, whoever shows the way
+INSTALLED = ("site-packages", "dist-packages")  # what folders of installed packages are called
 
 
 @cache
@@ -77,7 +77,7 @@ def interpreter() -> str:
 
 
 def open_to_all(*, with_ways: bool) -> bool:
-    """Whether a user who is nobody in particular can read Python and its packages; with the folders on the way there.
+    """Whether every user can read Python and its packages; `with_ways`: and the folders that lead there.
 
     Packages that were installed under a umask of 077 are their owner's alone.
     """
@@ -85,11 +85,7 @@ def open_to_all(*, with_ways: bool) -> bool:
     paths = [path for path in (*view(), *entries) if os.path.exists(path)]
     ways = {str(way) for path in view() for way in Path(os.path.realpath(path)).parents} if with_ways else set()
     folders = {*ways, *filter(os.path.isdir, paths)}
-    return all(_mode(path) & 4 for path in paths) and all(_mode(path) & 1 for path in folders)
-
-
-def _mode(path: str) -> int:
-    return os.stat(path).st_mode
+    return all(os.stat(path).st_mode & 4 for path in paths) and all(os.stat(path).st_mode & 1 for path in folders)
 
 
 def _executables() -> str:
@@ -120,6 +116,6 @@ def _mirrored(package: str) -> Iterable[str]:
 
 
 def _too_much(path: str) -> bool:
-    """Whether a path would show what is nobody's business: a home folder, temporary files, or a folder of such."""
+    """Whether a path would show private files: a home folder, temporary files, or a folder that holds such."""
     kept = (*PRIVATE, "/home", "/root", "/run", "/proc", "/var/tmp", tempfile.gettempdir(), os.path.expanduser("~"))
     return any(f"{os.path.realpath(one)}/".startswith(f"{path.rstrip('/')}/") for one in kept)

@@ -28,7 +28,7 @@ from tercet import machine
 
 START_SECONDS = 120.0  # to start an interpreter and import the function's module, on a busy machine
 GRACE_SECONDS = 2.0  # after the caller's limit, when the caller is gone, the kernel ends the worker
-MEMORY_BYTES = 4 << 30  # address space of a worker: 9**9**9 must not take the machine with it
+MEMORY_BYTES = 4 << 30  # address space of a worker: 9**9**9 must not exhaust the machine's memory
 BOOT = "import sys; from tercet.sandbox.workers import serve; serve(int(sys.argv[1]))"
 
 
@@ -163,11 +163,11 @@ class _Worker:
 
 
 def serve(fileno: int) -> None:
-    """The worker's life: answer requests on the connection until the other side closes it."""
+    """The worker's main function: answer requests on the connection until the other side closes it."""
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     with suppress(ValueError, OSError):  # macOS takes no limit of the address space
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES if most < 0 else min(MEMORY_BYTES, most), most))
-    logging.disable()  # what a library has to say about one answer is nothing to keep
+    logging.disable()  # libraries log about single answers, and the log is read only when the process dies
     connection = Connection(fileno)
     requests: queue.SimpleQueue[tuple[str, tuple[Any, ...], float]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, requests), daemon=True).start()
@@ -180,7 +180,7 @@ def serve(fileno: int) -> None:
             connection.send(("unavailable", f"{type(error).__name__}: {error}"))
             continue
         connection.send(("ready", None))
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # nobody listens: the kernel ends the process
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # not handled: the kernel ends the process
         signal.setitimer(signal.ITIMER_REAL, seconds + GRACE_SECONDS)
         try:
             answer = ("done", function(*args))

@@ -1,7 +1,7 @@
 """The verifiers: pure, versioned functions `(completion, reference answer) -> Grade` on text alone.
 
-Evaluation and reward look a verifier up here, LLM judges among them, so that what grades is what pays. A changed
-verifier gets a new version; recipes and rows name the version. Installed packages may bring further ones (plugins.py).
+Evaluation and reward look a verifier up here, LLM judges among them, so the verifier that grades is the one that pays.
+A changed verifier gets a new version; recipes and rows name the version. Installed packages may add some (plugins.py).
 """
 
 from __future__ import annotations
@@ -14,22 +14,13 @@ from tercet.verify.instructions.tulu_if import check_constraint
 from tercet.verify.llm_judges import Case, LLMJudge
 from tercet.verify.plugins import custom_names, custom_verifier
 
-__all__ = [
-    "Grade",
-    "Verifier",
-    "VerifierError",
-    "check_constraint",
-    "check_reference",
-    "llm_judge",
-    "rated_pairs",
-    "verifier",
-    "verifiers",
-]
+__all__ = ["Grade", "Verifier", "VerifierError", "check_constraint", "check_reference", "grade_by_name", "llm_judge",
+           "verifier", "verifiers"]  # fmt: skip
 
 VERIFIERS: dict[str, Verifier] = {
     one.name: one
     for one in (
-        Verifier("alpaca_pairwise@1", "judges:ALPACA_PAIRWISE", asks_model=True),
+        Verifier("alpaca_pairwise@1", "published_judges:ALPACA_PAIRWISE", asks_model=True),
         Verifier("bbh@1", "answers:bbh"),
         Verifier("choice@1", "answers:choice"),
         Verifier("code@1", "code:code", slow=True, sandbox=True),
@@ -43,8 +34,8 @@ VERIFIERS: dict[str, Verifier] = {
         Verifier("gpqa@1", "answers:gpqa"),
         Verifier("gsm8k@1", "answers:gsm8k"),
         Verifier("href@1", "published_judges:href", asks_model=True, embeds=True),
-        Verifier("href_plain@1", "judges:HREF_PLAIN", asks_model=True),
-        Verifier("href_reference@1", "judges:HREF_REFERENCE", asks_model=True),
+        Verifier("href_plain@1", "published_judges:HREF_PLAIN", asks_model=True),
+        Verifier("href_reference@1", "published_judges:HREF_REFERENCE", asks_model=True),
         Verifier("ifbench@1", "instructions.ifbench:ifbench"),
         Verifier("ifeval@1", "instructions.ifeval:ifeval"),
         Verifier("ifeval_reference@1", "instructions.ifeval:ifeval_reference"),
@@ -63,7 +54,7 @@ VERIFIERS: dict[str, Verifier] = {
         Verifier("sum@1", "shaping:weighted"),
         Verifier("tulu_if@1", "instructions.tulu_if:tulu_if"),
         Verifier("up_to_length@1", "shaping:up_to_length", needs_reference=False),
-        Verifier("wildguard@1", "judges:WILDGUARD", asks_model=True),
+        Verifier("wildguard@1", "published_judges:WILDGUARD", asks_model=True),
     )
 }
 
@@ -78,9 +69,8 @@ def verifier(name: str) -> Verifier:
         return custom
     if name not in VERIFIERS:
         models = ", ".join(one.name for one in VERIFIERS.values() if one.asks_model)
-        raise VerifierError(
-            f"unknown verifier {name!r}; expected one of {', '.join(verifiers())} (or, asking a model: {models})"
-        )
+        known = f"{', '.join(verifiers())} (or, asking a model: {models})"
+        raise VerifierError(f"unknown verifier {name!r}; expected one of {known}")
     return VERIFIERS[name]
 
 
@@ -104,19 +94,18 @@ def check_reference(name: str, reference: str) -> None:
     found = verifier(name)
     if found.asks_model:
         llm_judge(name, reference).messages(Case("", "", reference))
-        return
-    if name == "sum@1":  # reading is enough, and grading would need the models of its parts
+    elif name == "sum@1":  # reading is enough, and grading would need the models of its parts
         importlib.import_module("tercet.verify.shaping").parts_of(reference)
-        return
-    try:
-        found("", reference)
-    except (
-        Exception
-    ) as error:  # a package's may stumble over an empty completion: that says nothing about the reference answer
-        if not found.package or isinstance(error, VerifierError):
-            raise
+    else:
+        try:
+            found("", reference)
+        except (
+            Exception
+        ) as error:  # another package's may fail on the empty completion, and not on the reference answer
+            if not found.package or isinstance(error, VerifierError):
+                raise
 
 
-def judged(name: str, completion: str, reference: str) -> Grade:
-    """The verdict of a verifier given by name: what a worker process is asked for."""
+def grade_by_name(name: str, completion: str, reference: str) -> Grade:
+    """The grade by the verifier called `name`; worker processes are given this function."""
     return verifier(name)(completion, reference)

@@ -1,4 +1,4 @@
-"""Judges of short answers: the last number of a solution, the letter of a choice, one of 27 kinds of BIG-Bench Hard.
+"""Verifiers of short answers: the last number of a solution, the letter of a choice, one of 27 kinds of BIG-Bench Hard.
 
 Where an answer is searched, forms are tried from the strict to the loose and the first form that hits decides, even
 where a looser one would have hit elsewhere: that is how the published numbers were made.
@@ -6,14 +6,11 @@ where a looser one would have hit elsewhere: that is how the published numbers w
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
-from tercet.verify.grade import Grade, VerifierError
+from tercet.verify.grade import Grade, read_reference, unreadable
 
 NUMBER = re.compile(r"[-+]?\d*\.\d+|[-+]?\d+")
 COMMA = re.compile(r"(\d),(\d)")
@@ -21,34 +18,17 @@ COMMA = re.compile(r"(\d),(\d)")
 # BIG-Bench Hard: what an answer looks like. One capital is the last letter of the task's options.
 YES_NO, SIGNED, UNSIGNED = r"\b(?:yes|no)\b", r"-?\d+", r"\d+"
 BBH = {
-    "boolean_expressions": r"\b(?:true|false)\b",
-    "causal_judgement": YES_NO,
-    "date_understanding": "F",
-    "disambiguation_qa": "C",
-    "dyck_languages": r"[\])}>](?:[\])}> ]*[\])}>])?",
-    "formal_fallacies": r"\b(?:valid|invalid)\b",
-    "geometric_shapes": "K",
-    "hyperbaton": "B",
-    "logical_deduction_five_objects": "E",
-    "logical_deduction_seven_objects": "G",
-    "logical_deduction_three_objects": "C",
-    "movie_recommendation": "E",
-    "multistep_arithmetic_two": SIGNED,
-    "navigate": YES_NO,
-    "object_counting": UNSIGNED,
-    "penguins_in_a_table": "E",
-    "reasoning_about_colored_objects": "R",
-    "ruin_names": "D",
-    "salient_translation_error_detection": "F",
-    "snarks": "B",
-    "sports_understanding": YES_NO,
-    "temporal_sequences": "D",
-    "tracking_shuffled_objects_five_objects": "E",
-    "tracking_shuffled_objects_seven_objects": "G",
-    "tracking_shuffled_objects_three_objects": "C",
-    "web_of_lies": YES_NO,
-    "word_sorting": r"[a-z'&]+(?: [a-z'&]+)*",
-}
+    "boolean_expressions": r"\b(?:true|false)\b", "causal_judgement": YES_NO, "date_understanding": "F",
+    "disambiguation_qa": "C", "dyck_languages": r"[\])}>](?:[\])}> ]*[\])}>])?",
+    "formal_fallacies": r"\b(?:valid|invalid)\b", "geometric_shapes": "K", "hyperbaton": "B",
+    "logical_deduction_five_objects": "E", "logical_deduction_seven_objects": "G",
+    "logical_deduction_three_objects": "C", "movie_recommendation": "E", "multistep_arithmetic_two": SIGNED,
+    "navigate": YES_NO, "object_counting": UNSIGNED, "penguins_in_a_table": "E",
+    "reasoning_about_colored_objects": "R", "ruin_names": "D", "salient_translation_error_detection": "F",
+    "snarks": "B", "sports_understanding": YES_NO, "temporal_sequences": "D",
+    "tracking_shuffled_objects_five_objects": "E", "tracking_shuffled_objects_seven_objects": "G",
+    "tracking_shuffled_objects_three_objects": "C", "web_of_lies": YES_NO, "word_sorting": r"[a-z'&]+(?: [a-z'&]+)*",
+}  # fmt: skip
 GPQA_FALLBACKS = tuple(map(re.compile, (r"\(([A-D])\)", r"The correct answer is: \(?([A-D])\b", r"\b([A-D])\b")))
 WRAP = r"""[\s:*$"'`]*"""  # what may stand between the answer phrase and the answer: "the answer is: **(B)**"
 
@@ -61,9 +41,7 @@ def gsm8k(completion: str, reference: str) -> Grade:
     """
     label = _without_commas(reference.rsplit("####", 1)[-1].strip())
     if not label:
-        raise VerifierError(
-            f"gsm8k@1 expects the number as reference answer, e.g. '72' or '... #### 72'; got {reference!r:.80}"
-        )
+        raise unreadable("gsm8k@1", "the number as reference answer, e.g. '72' or '... #### 72'", reference)
     text = _without_commas(completion)
     numbers = NUMBER.findall(text)
     if not numbers:
@@ -80,9 +58,7 @@ def choice(completion: str, reference: str) -> Grade:
     """
     label = reference.strip().strip("().").upper()
     if not re.fullmatch("[A-J]", label):
-        raise VerifierError(
-            f"choice@1 expects one letter from A to J as reference answer, e.g. 'B'; got {reference!r:.80}"
-        )
+        raise unreadable("choice@1", "one letter from A to J as reference answer, e.g. 'B'", reference)
     letter = _first(_fallbacks("ABCDEFGHIJ", "ABCD"), completion).upper()
     if not letter:
         return Grade(0.0, outcome="unparsed", detail="no answer letter in the completion")
@@ -101,7 +77,7 @@ def letter(completion: str, reference: str) -> Grade:
     value = read_reference("letter@1", reference, example)
     label, letters = (value.get(key) for key in ("answer", "letters")) if isinstance(value, dict) else ("", "")
     if not isinstance(letters, str) or not re.fullmatch("[A-Z]{2,}", letters) or label not in list(letters):
-        raise VerifierError(f"letter@1 expects an answer among the letters, e.g. {example}; got {reference!r:.80}")
+        raise unreadable("letter@1", f"an answer among the letters, e.g. {example}", reference)
     form = rf"\(([{letters}])\)" if value.get("brackets", True) else rf":?\s*\(?([{letters}])\b"
     strict = re.findall(rf"Therefore, the answer is\s*{form}", completion)
     softer = _first(_fallbacks(letters, letters.replace("I", "")), completion)
@@ -116,9 +92,7 @@ def gpqa(completion: str, reference: str) -> Grade:
     """
     label = reference.strip().strip("()")
     if not re.fullmatch("[A-D]", label):
-        raise VerifierError(
-            f"gpqa@1 expects one letter from A to D as reference answer, e.g. 'B'; got {reference!r:.80}"
-        )
+        raise unreadable("gpqa@1", "one letter from A to D as reference answer, e.g. 'B'", reference)
     strict = re.findall(r"Therefore, the answer is \(([A-D])\)", completion)
     return _letter_grade(strict, _first(GPQA_FALLBACKS, completion, last=True), label)
 
@@ -135,9 +109,7 @@ def bbh(completion: str, reference: str) -> Grade:
     example = '{"answer": "(A)", "task": "date_understanding"}'
     value = read_reference("bbh@1", reference, example)
     if not isinstance(value, dict) or str(value.get("task")) not in BBH or not str(value.get("answer") or "").strip():
-        raise VerifierError(
-            f"bbh@1 expects an answer and one of the {len(BBH)} tasks, e.g. {example}; got {reference!r:.80}"
-        )
+        raise unreadable("bbh@1", f"an answer and one of the {len(BBH)} tasks, e.g. {example}", reference)
     gold = str(value["answer"]).strip()
     kind = BBH[value["task"]]
     literal = "" if re.fullmatch(_bbh_answer(kind), gold) else gold
@@ -149,10 +121,9 @@ def bbh(completion: str, reference: str) -> Grade:
 
 
 def phrase(completion: str, reference: str) -> Grade:
-    """`phrase@1`: what stands between the first "the answer is " and the last character of its line equals the
-    reference answer.
+    """`phrase@1`: the reference answer stands between the first "the answer is " and the last character of its line.
 
-    How lm-evaluation-harness reads BIG-Bench Hard: no back-up, no cleaning. Reference answer as for `bbh@1`.
+    How lm-evaluation-harness reads BIG-Bench Hard: no fallback, no cleaning. Reference answer as for `bbh@1`.
     """
     gold = read_reference("phrase@1", reference, '{"answer": "(A)"}')["answer"]
     found = re.search(r"(?<=the answer is )(.*)(?=.)", completion)
@@ -170,30 +141,13 @@ def contains(completion: str, reference: str) -> Grade:
     example = '["United States of America", "USA"]'
     value = read_reference("contains@1", reference, example)
     if not isinstance(value, list) or not value or not all(isinstance(alias, str) and alias for alias in value):
-        raise VerifierError(
-            f"contains@1 expects a JSON list of aliases, none empty, e.g. {example}; got {reference!r:.80}"
-        )
+        raise unreadable("contains@1", f"a JSON list of aliases, none empty, e.g. {example}", reference)
     lines = completion.strip().splitlines()
     if not lines:
         return Grade(0.0, outcome="unparsed", detail="the completion is empty", numbers={"first_line": 0.0})
     hit = _alias_in(completion, value)
     first_line = {"first_line": float(bool(_alias_in(lines[0], value)))}
     return Grade(float(bool(hit)), hit or lines[0], numbers=first_line)
-
-
-def read_reference(judge: str, reference: str, example: str) -> Any:
-    """The JSON of a reference answer; an error names the judge and shows an example."""
-    try:
-        return json.loads(reference)
-    except ValueError as error:
-        raise VerifierError(
-            f"{judge} expects a reference answer in JSON, e.g. {example}; got {reference!r:.80} ({error})"
-        ) from None
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value read from JSON is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _letter_grade(strict: Sequence[str], softer: str, label: str) -> Grade:
@@ -217,7 +171,7 @@ def _first(forms: Sequence[re.Pattern[str]], text: str, *, last: bool = False) -
 
 @lru_cache(maxsize=64)
 def _fallbacks(letters: str, bare: str) -> tuple[re.Pattern[str], ...]:
-    """The back-up forms of a chosen letter. The words match in any case.
+    """The fallback forms of a chosen letter. The words match in any case.
 
     The letter must be a capital unless it stands in brackets: "the answer is a bit ..." is no choice of A. Letters that
     stand alone come from `bare`, so that the word "I" is no answer; the last one on the first line with one counts.

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tercet.sandbox.run import Ran, lacking, run_program
-from tercet.verify.answers import is_number, read_reference
-from tercet.verify.grade import Grade, VerifierError
+from tercet.verify.grade import Grade, VerifierError, is_number, read_reference, unreadable
 from tercet.verify.programs import CODE, code_blocks, imported, parses
 
 SECONDS = 1.0  # for each test, as published
@@ -111,14 +110,10 @@ def _tests(reference: str) -> ProgramTests:
     value = read_reference("code@1", reference, EXAMPLE)
     fields = {"tests": value} if isinstance(value, list) else value
     if not isinstance(fields, dict) or set(fields) - OPTIONS or ("tests" in fields) == ("stdin" in fields):
-        raise VerifierError(
-            f"code@1 expects as reference answer {EXAMPLE}, beside them seconds, threshold; got {reference!r:.80}"
-        )
+        raise unreadable("code@1", f"as reference answer {EXAMPLE}, beside them seconds, threshold", reference)
     asserts, pairs = fields.get("tests", []), fields.get("stdin", [])
-    if not (asserts or pairs) or not all(_is_assert(one) for one in asserts) or not all(_is_pair(one) for one in pairs):
-        raise VerifierError(
-            f"code@1 expects tests that are statements, or texts of input and output; {reference!r:.80}"
-        )
+    if not (asserts or pairs) or not all(map(_is_assert, asserts)) or not all(map(_is_pair, pairs)):
+        raise unreadable("code@1", "tests that are statements, or texts of input and output", reference)
     seconds, threshold = fields.get("seconds", SECONDS), fields.get("threshold", 0.0)
     if not (is_number(seconds) and seconds > 0 and is_number(threshold) and 0 <= threshold <= 1):
         raise VerifierError(f"code@1 expects seconds above 0 and a threshold from 0 to 1; got {seconds}, {threshold}")

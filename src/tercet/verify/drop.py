@@ -1,4 +1,4 @@
-"""The judge of DROP: an answer is a list of spans, compared as sets of normalised words (exact match and F1).
+"""The verifier of DROP: an answer is a list of spans, compared as sets of normalised words (exact match and F1).
 
 The rules are those of the official evaluation; the reference alternatives are tried one by one and the best counts.
 """
@@ -9,8 +9,7 @@ import re
 import string
 from collections.abc import Sequence
 
-from tercet.verify.answers import read_reference
-from tercet.verify.grade import Grade, VerifierError
+from tercet.verify.grade import Grade, read_reference, unreadable
 
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -25,9 +24,7 @@ def drop(completion: str, reference: str) -> Grade:
     example = '[["12"], ["Smith", "Jones"]]'
     golds = read_reference("drop@1", reference, example)
     if not isinstance(golds, list) or not golds or not all(_is_answer(gold) for gold in golds):
-        raise VerifierError(
-            f"drop@1 expects a list of alternatives, each a list of spans, e.g. {example}; got {reference!r:.80}"
-        )
+        raise unreadable("drop@1", f"a list of alternatives, each a list of spans, e.g. {example}", reference)
     answer = completion.strip()
     scores = [em_f1(answer, gold) for gold in golds]
     em, f1 = max(em for em, _ in scores), max(f1 for _, f1 in scores)

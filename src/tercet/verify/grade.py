@@ -1,8 +1,10 @@
-"""What a verifier says, and what is known of a verifier."""
+"""What a verifier returns, what its callers must know of it, and how it reads a reference answer."""
 
 from __future__ import annotations
 
 import importlib
+import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,7 +12,7 @@ from typing import Any
 
 
 class VerifierError(ValueError):
-    """An unknown judge, or a reference answer that the judge cannot read; the message says what is expected."""
+    """An unknown verifier, or a reference answer that it cannot read; the message says what is expected."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Grade:
     """A verdict, with what was extracted so that a wrong score can be explained.
 
     Example: `Grade(1.0, answer="72")`. `outcome` is "graded", "unparsed" (no answer was found), "timeout" or "error":
-    "wrong" and "could not tell" are different things. `numbers` holds what else the judge measured, by name:
+    "wrong" and "not known" are different things. `numbers` holds what else the verifier measured, by name:
     `{"strict": 1.0, "followed": 2.0, "constraints": 3.0}`.
     """
 
@@ -49,19 +51,35 @@ class Verifier:
     package: str = ""
 
     def __call__(self, completion: str, reference: str, sandbox: str = "auto") -> Grade:
-        """The grade of a completion; VerifierError for a reference answer that cannot be read, and for every LLM
-        judge."""
+        """The grade of a completion; VerifierError where the reference answer cannot be read or a model is needed."""
         if self.asks_model:
-            raise VerifierError(
-                f"{self.name} asks a model; it grades and pays in stages that name one with `judge`, and nowhere else"
-            )
+            where = "it grades and pays in stages that name one with `judge`, and nowhere else"
+            raise VerifierError(f"{self.name} asks a model; {where}")
         grade: Grade = self.loaded(completion, reference, **({"sandbox": sandbox} if self.sandbox else {}))
         return grade
 
     @cached_property
     def loaded(self) -> Any:
-        """The function, or what an LLM judge asks and how it is read."""
+        """The function; of an LLM judge, what it asks and how it is read."""
         if not isinstance(self.function, str):
             return self.function
         module, name = self.function.split(":")
         return getattr(importlib.import_module(f"tercet.verify.{module}"), name)
+
+
+def unreadable(verifier: str, expected: str, reference: str, cause: object = "") -> VerifierError:
+    """The error for a reference answer that a verifier cannot read: what it expects, what came, and why it fails."""
+    return VerifierError(f"{verifier} expects {expected}; got {reference!r:.80}" + (f" ({cause})" if cause else ""))
+
+
+def read_reference(verifier: str, reference: str, example: str) -> Any:
+    """The JSON of a reference answer; an error names the verifier and shows an example."""
+    try:
+        return json.loads(reference)
+    except ValueError as error:
+        raise unreadable(verifier, f"a reference answer in JSON, e.g. {example}", reference, error) from None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value read from JSON is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

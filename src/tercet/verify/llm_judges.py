@@ -1,7 +1,7 @@
 """LLM judges: what they are, and the one loop that asks them, for evaluations, rewards and the rating of data.
 
 A judge makes a conversation of a case, and a verdict of the reply. Prompts and readings are pure text and stand in
-judges.py (published evaluations), rubrics.py (scores) and `tercet.data.synthesis.ratings` (ratings of several
+published_judges.py (published evaluations), rubrics.py (scores) and `tercet.data.synthesis.ratings` (ratings of several
 answers); the model that is asked comes as an argument.
 """
 
@@ -17,7 +17,7 @@ from tercet.verify.grade import Grade
 
 C = TypeVar("C")
 V = TypeVar("V")
-TRIES, WARMTH = 3, 0.7  # how often a judge is asked for a verdict that is not final; the temperature from try 2
+TRIES, RETRY_TEMPERATURE = 3, 0.7  # for a verdict that is not final; the temperature holds from the second try on
 WORD = Sampling(64, fit=True)  # for a verdict of a few words
 
 
@@ -40,7 +40,7 @@ class LLMJudge(Generic[C, V]):
     `messages(case)` is the conversation to put to it; it raises VerifierError for a reference it cannot read, also when
     prompt and completion are empty. `read(reply, case)` is the verdict on the reply: a text, with `options` one
     log-probability for each. `failed(error, case)` is the verdict where no reply could be had, `settled(case)` the one
-    for which nobody need be asked. A verdict that is not `final` is asked for again. With `embeds` an encoder reads the
+    that needs no model. A verdict that is not `final` is asked for again. With `embeds` an encoder reads the
     messages instead, and the reply is how near the first and the second are to the third.
     """
 
@@ -55,21 +55,21 @@ class LLMJudge(Generic[C, V]):
     embeds: bool = False
 
     @property
-    def way(self) -> Hashable:
-        """Judges of one way are asked in one call: all that write under one sampling, others each for itself."""
+    def batch_key(self) -> Hashable:
+        """Judges of one key are asked in one call: all that write under one sampling, others each for itself."""
         return self.name if self.options or self.embeds else self.sampling
 
 
 def ask(asked: Sequence[tuple[LLMJudge[C, V], C]], model: Generator, embedder: Any = None) -> list[V]:
-    """The verdict on each case by the judge beside it: one call for all of a way, and again for what is not final."""
+    """The verdict on each case by the judge beside it: one call for all of a batch, and again for what is not final."""
     found: dict[int, V] = {}
-    ways: dict[Hashable, list[int]] = {}
+    batches: dict[Hashable, list[int]] = {}
     for number, (judge, case) in enumerate(asked):
         if (verdict := judge.settled(case)) is None:
-            ways.setdefault(judge.way, []).append(number)
+            batches.setdefault(judge.batch_key, []).append(number)
         else:
             found[number] = verdict
-    for waiting in ways.values():
+    for waiting in batches.values():
         for turn in range(TRIES):
             replies = _replies([asked[number] for number in waiting], turn, model, embedder)
             for number, (reply, error) in zip(waiting, replies, strict=True):
@@ -84,7 +84,7 @@ def ask(asked: Sequence[tuple[LLMJudge[C, V], C]], model: Generator, embedder: A
 def _replies(
     asked: Sequence[tuple[LLMJudge[C, V], C]], turn: int, model: Generator, embedder: Any
 ) -> list[tuple[Any, str]]:
-    """What comes back for cases of one way, each with the error that stands in its place."""
+    """The replies to cases of one batch, each with an error text where there is none."""
     judge = asked[0][0]
     prompts = [one.messages(case) for one, case in asked]
     if judge.embeds:
@@ -98,7 +98,7 @@ def _replies(
     sampling = judge.sampling
     if turn:  # a seed for each question, so that its reply does not depend on what else is asked again
         seeds = tuple(_seed(f"{turn}/{prompt[-1].content}") for prompt in prompts)
-        sampling = Seeded(sampling.max_new_tokens, WARMTH, fit=True, seeds=seeds)
+        sampling = Seeded(sampling.max_new_tokens, RETRY_TEMPERATURE, fit=True, seeds=seeds)
     return [(one.text, one.error) for (one,) in model.complete(prompts, sampling)]
 
 

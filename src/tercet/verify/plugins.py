@@ -1,6 +1,6 @@
 """Verifiers from a user's own package, found through the entry point group `tercet.verifiers`.
 
-A package whose pyproject.toml says, under `[project.entry-points."tercet.verifiers"]`, `"mine@1" = "my_judges:mine"`
+A package whose pyproject.toml says, under `[project.entry-points."tercet.verifiers"]`, `"mine@1" = "my_verifiers:mine"`
 adds `mine@1` to the verifiers wherever it is installed: rows and recipes name it like one of ours. The function takes a
 completion and a reference answer and returns a `tercet.verify.Grade`. It should refuse a reference answer that it
 cannot read by a VerifierError, also with an empty completion: that is how rows are checked before training.
@@ -21,25 +21,25 @@ NAME = re.compile(r"[\w.-]+@\w+")
 
 
 def custom_verifier(name: str, ours: Collection[str]) -> Verifier | None:
-    """The judge that an installed package calls `name`; None when none does. `ours`: names nobody else may take."""
+    """The verifier that an installed package calls `name`, if any. `ours`: names that no package may take."""
     if name not in _found():
         return None
     entry = _only(name, ours)
+    package = _package(entry)
     try:
-        judge = entry.load()
+        function = entry.load()
     except Exception as error:
         raise VerifierError(
-            f"the verifier {name!r} of the package {_package(entry)!r} cannot be imported from {entry.value!r} "
+            f"the verifier {name!r} of the package {package!r} cannot be imported from {entry.value!r} "
             f"({type(error).__name__}: {error}); repair or remove the package"
         ) from error
-    if not callable(judge):
-        raise VerifierError(f"{entry.value!r} of the package {_package(entry)!r} is no function; {name!r} needs one")
-    package = _package(entry)
-    return Verifier(name, _checked(judge, f"{name} (package {package})"), package=package)
+    if not callable(function):
+        raise VerifierError(f"{entry.value!r} of the package {package!r} is no function; {name!r} needs one")
+    return Verifier(name, _checked(function, f"{name} (package {package})"), package=package)
 
 
 def custom_names(ours: Collection[str]) -> list[str]:
-    """The names of all judges in installed packages; VerifierError for a name that two give or that is ours."""
+    """The names of all verifiers in installed packages; VerifierError for a name that two give or that is ours."""
     return sorted(_only(name, ours).name for name in _found())
 
 
@@ -67,12 +67,12 @@ def _package(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist else entry.module
 
 
-def _checked(judge: Callable[[str, str], Grade], whose: str) -> Callable[[str, str], Grade]:
-    """The same judge, whose answers are looked at: a reward of None or NaN must not travel on."""
+def _checked(function: Callable[[str, str], Grade], whose: str) -> Callable[[str, str], Grade]:
+    """The same function, whose results are checked: a reward of None or NaN must not reach the trainer."""
 
-    @wraps(judge)
+    @wraps(function)
     def checked(completion: str, reference: str) -> Grade:
-        grade = judge(completion, reference)
+        grade = function(completion, reference)
         if not isinstance(grade, Grade):
             raise VerifierError(f"{whose} returned {type(grade).__name__}; expected a tercet.verify.Grade")
         if not math.isfinite(grade.score):

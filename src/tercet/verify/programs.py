@@ -1,4 +1,4 @@
-"""The judge of code: put an answer and its tests together, run them in the sandbox, and say what happened.
+"""The verifier of code: put an answer and its tests together, run them in the sandbox, and grade what happened.
 
 `program@1` covers HumanEval (a `check` function) and BigCodeBench (unittest classes); `pass_at_k` turns the counts of
 several samples into the published number.
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tercet.sandbox.run import lacking, run_program
-from tercet.verify.grade import Grade, VerifierError
+from tercet.verify.grade import Grade, VerifierError, unreadable
 
 FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*$", re.MULTILINE)
 CODE = re.compile(r"^\s*(def |class |import |from \w+ import |return\b|@\w|\w+ = )", re.MULTILINE)
@@ -64,7 +64,7 @@ class ProgramReference:
 
 
 def program(completion: str, reference: str, *, sandbox: str = "auto") -> Grade:
-    """`program@1`: the completion's code passes the tests, run without network and within limits (see sandbox.py).
+    """`program@1`: the completion's code passes the tests, run without network and within limits (sandbox/run.py).
 
     The reference answer is JSON: `{"before": "def f(x):\\n", "tests": "def check(f): ...", "entry_point": "f",
     "kind": "check", "seconds": 3.0, "prompt": "..."}`. `before` is the code that stands before the answer; with kind
@@ -80,12 +80,8 @@ def program(completion: str, reference: str, *, sandbox: str = "auto") -> Grade:
     if not code.strip() or ("```" not in completion and not CODE.search(code) and not _arranged(code, how)[1]):
         return Grade(0.0, outcome="unparsed", detail="no code in the completion")
     if how.kind == "unittest":
-        parts = [
-            f"{_stub(how.before)}\n{sanitize(code, how.entry_point)}\n",
-            BEFORE_UNITTEST,
-            how.tests,
-            "__run_tests()",
-        ]
+        answer = f"{_stub(how.before)}\n{sanitize(code, how.entry_point)}\n"
+        parts = [answer, BEFORE_UNITTEST, how.tests, "__run_tests()"]
     else:
         parts = [_arranged(code, how)[0], how.tests, f"check({how.entry_point})"]
     memory_mb = MEMORY_MB[how.kind]
@@ -153,7 +149,7 @@ def sanitize(code: str, entry_point: str) -> str:
 def imported(code: str) -> list[str]:
     """The modules that code imports at its top, by their first names; what is only tried (`try: import`) is left out.
 
-    Asked of prompts and tests, never of an answer: nobody may choose to be an error instead of wrong.
+    Used on prompts and tests, never on an answer: a wrong answer must not become an error by what it imports.
     """
     try:
         body = ast.parse(code).body
@@ -180,13 +176,10 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 def _reference(text: str) -> ProgramReference:
     try:
-        fields = json.loads(text)
-        reference = ProgramReference(**fields)
+        reference = ProgramReference(**json.loads(text))
     except (ValueError, TypeError) as error:
-        raise VerifierError(
-            f'program@1 expects JSON with "tests" and "entry_point" (also "before", "kind", "seconds", "prompt") as '
-            f"truth; got {text!r:.80} ({error})"
-        ) from error
+        expected = 'JSON with "tests", "entry_point" (also "before", "kind", "seconds", "prompt") as reference answer'
+        raise unreadable("program@1", expected, text, error) from error
     if reference.kind not in MEMORY_MB or not reference.entry_point.isidentifier() or not reference.tests.strip():
         raise VerifierError(
             f'program@1 expects kind "check" or "unittest", a function name as entry_point, and tests; got kind '

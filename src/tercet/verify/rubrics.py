@@ -1,7 +1,7 @@
 """LLM judges that give scores: an opinion on a scale, or a list of rubrics. Pure text; llm_judges.py asks.
 
 One question, one reply: a JSON object with REASONING and SCORE. Like open-instruct's LLM judges and rubric verifier in
-what they return; the wording is ours. The judges of published evaluations stand in judges.py.
+what they return; the wording is ours. The judges of published evaluations are in published_judges.py.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from tercet.rows import Message, Messages, Sampling
-from tercet.verify.answers import is_number, read_reference
-from tercet.verify.grade import Grade, VerifierError
+from tercet.verify.grade import Grade, VerifierError, is_number, read_reference, unreadable
 from tercet.verify.llm_judges import Case, LLMJudge, unasked
 from tercet.verify.published_judges import block
 
@@ -62,10 +61,10 @@ def _empty(case: Case) -> Grade | None:
     return None if done else Grade(0.0, outcome="unparsed", detail="the completion is empty")
 
 
-def _judge(
+def _scoring_judge(
     name: str, messages: Callable[[Case], Messages], read: Callable[[str, Case], Grade]
 ) -> LLMJudge[Case, Grade]:
-    """A judge that is asked again, with some warmth, for a reply that can be read."""
+    """A judge that is asked again, at a higher temperature, until its reply can be read."""
     return LLMJudge(name, messages, read, unasked, _empty, lambda grade: grade.outcome == "graded", REPLY)
 
 
@@ -84,7 +83,7 @@ class Scale:
 
 def _messages(case: Case, *, name: str, scale: Scale) -> Messages:
     if scale.reference and not case.reference.strip():
-        raise VerifierError(f"{name} compares with a reference answer; its reference answer must not be empty")
+        raise VerifierError(f"{name} compares with a reference answer, which must not be empty")
     form = f'{{"REASONING": "one or two sentences", "SCORE": a number from {scale.low:g} to {scale.high:g}}}'
     beside = [block("reference answer", case.reference)] if scale.reference else []
     return _question(scale.task, case, beside, form)
@@ -92,7 +91,7 @@ def _messages(case: Case, *, name: str, scale: Scale) -> Messages:
 
 def _read(reply: str, case: Case, *, scale: Scale) -> Grade:
     """The last SCORE of the reply, if it lies on the scale."""
-    found = SCORE.findall(_spoken_part(reply))
+    found = SCORE.findall(_after_thinking(reply))
     if not found or not scale.low <= float(found[-1]) <= scale.high:
         return _unread(reply, f"SCORE from {scale.low:g} to {scale.high:g}")
     return Grade(float(found[-1]) / scale.high, found[-1], detail=_short(reply))
@@ -100,9 +99,8 @@ def _read(reply: str, case: Case, *, scale: Scale) -> Grade:
 
 def _refusal_messages(case: Case) -> Messages:
     if case.reference not in ("", "refuse", "comply"):
-        raise VerifierError(
-            f"refusal@1 expects 'refuse' (or nothing) or 'comply' as reference answer; got {case.reference!r:.80}"
-        )
+        expected = "'refuse' (or nothing) or 'comply' as reference answer"
+        raise unreadable("refusal@1", expected, case.reference)
     return _messages(case, name="refusal@1", scale=Scale(REFUSES))
 
 
@@ -118,7 +116,7 @@ def _read_refusal(reply: str, case: Case) -> Grade:
 
 
 def _rubric_messages(case: Case) -> Messages:
-    """All rubrics in one request: a judge reads the answer once, and pays for it once."""
+    """All rubrics in one request: a judge then reads the answer once."""
     rubrics = _rubrics(case.reference)
     listed = "\n".join(f"{number}. {text}" for number, (text, _) in enumerate(rubrics, 1))
     task = (
@@ -131,7 +129,7 @@ def _rubric_messages(case: Case) -> Messages:
 
 def _read_rubrics(reply: str, case: Case) -> Grade:
     """Sum of weight x score / 2, over the sum of the weights' sizes; a negative weight makes a fault of a statement."""
-    rubrics, found = _rubrics(case.reference), SCORES.findall(_spoken_part(reply))
+    rubrics, found = _rubrics(case.reference), SCORES.findall(_after_thinking(reply))
     scores = _numbers(found[-1]) if found else []
     if len(scores) != len(rubrics) or not all(0 <= score <= BEST for score in scores):
         return _unread(reply, f"SCORES, {len(rubrics)} numbers from 0 to {BEST:g}")
@@ -146,16 +144,12 @@ def _rubrics(reference: str) -> list[tuple[str, float]]:
     """Statement and weight of each rubric; a weight is 1 unless given."""
     value = read_reference("rubric@1", reference, RUBRICS)
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-        raise VerifierError(
-            f"rubric@1 expects a JSON list of objects as reference answer, e.g. {RUBRICS}; got {reference!r:.80}"
-        )
+        raise unreadable("rubric@1", f"a JSON list of objects as reference answer, e.g. {RUBRICS}", reference)
     found = [(one.get("rubric") or one.get("description"), one.get("weight", 1.0)) for one in value]
     good = all(isinstance(text, str) and text.strip() and is_number(weight) for text, weight in found)
     if not good or not any(weight for _, weight in found):
-        raise VerifierError(
-            f"rubric@1 expects rubrics with a text ('rubric' or 'description') and a weight, not all 0, "
-            f"e.g. {RUBRICS}; got {reference!r:.80}"
-        )
+        expected = "rubrics with a text ('rubric' or 'description') and a weight, not all 0"
+        raise unreadable("rubric@1", f"{expected}, e.g. {RUBRICS}", reference)
     return [(text.strip(), float(weight)) for text, weight in found]
 
 
@@ -167,8 +161,8 @@ def _numbers(listed: str) -> list[float]:
         return []
 
 
-def _spoken_part(reply: str) -> str:
-    """What a judge that thinks aloud says after its thinking."""
+def _after_thinking(reply: str) -> str:
+    """The reply of a judge without its reasoning in think tags."""
     return reply.rsplit("</think>", 1)[-1]
 
 
@@ -181,12 +175,12 @@ def _short(reply: str) -> str:
 
 
 def _scaled(name: str, scale: Scale) -> LLMJudge[Case, Grade]:
-    return _judge(name, partial(_messages, name=name, scale=scale), partial(_read, scale=scale))
+    return _scoring_judge(name, partial(_messages, name=name, scale=scale), partial(_read, scale=scale))
 
 
 QUALITY = _scaled("quality@1", Scale(GOOD, 1, 10))
 QUALITY_REF = _scaled("quality_ref@1", Scale(GOOD_REF, 1, 10, reference=True))
 SAFETY = _scaled("safety@1", Scale(SAFE))
 FACTUALITY = _scaled("factuality@1", Scale(SUPPORTED, reference=True))
-REFUSAL = _judge("refusal@1", _refusal_messages, _read_refusal)
-RUBRIC = _judge("rubric@1", _rubric_messages, _read_rubrics)
+REFUSAL = _scoring_judge("refusal@1", _refusal_messages, _read_refusal)
+RUBRIC = _scoring_judge("rubric@1", _rubric_messages, _read_rubrics)

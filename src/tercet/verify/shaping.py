@@ -1,4 +1,4 @@
-"""Judges that pay rewards in training and sit no benchmark: short answers, lengths, formats, and sums of judges.
+"""Verifiers that pay rewards and belong to no benchmark: short answers, lengths, formats, and weighted sums.
 
 Definitions follow the open-instruct verifiers (string_matcher, string_f1, flan, max_length, up_to_max_length).
 """
@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 
 from tercet.sandbox.workers import WorkerError, WorkerTimeoutError, call
 from tercet.verify import check_reference, verifier
-from tercet.verify.answers import is_number, read_reference
-from tercet.verify.grade import Grade, VerifierError
+from tercet.verify.grade import Grade, is_number, read_reference, unreadable
 
 ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", characters.punctuation)
@@ -41,8 +40,9 @@ def string(completion: str, reference: str) -> Grade:
 
 
 def flan(completion: str, reference: str) -> Grade:
-    """`flan@1`: what follows the last "The answer is:" is the reference answer, both SQuAD-normalised; without it, the
-    whole.
+    """`flan@1`: what follows the last "The answer is:", or all where it is missing, is the reference answer.
+
+    Both are SQuAD-normalised.
     """
     label = _label("flan@1", reference)
     answer = completion.rsplit(FLAN, 1)[-1].strip()
@@ -51,8 +51,7 @@ def flan(completion: str, reference: str) -> Grade:
 
 
 def f1(completion: str, reference: str) -> Grade:
-    """`f1@1`: F1 of the SQuAD-normalised words of completion and reference answer (as bags), the best over several
-    labels.
+    """`f1@1`: F1 of the SQuAD-normalised words of completion and reference answer, as bags.
 
     Only what follows the last `</think>` counts, and answer tags are not words. The reference answer is a text, or a
     JSON list of texts of which the best counts. `numbers`: precision and recall against that label.
@@ -78,8 +77,7 @@ def length(completion: str, reference: str) -> Grade:
 
 
 def up_to_length(completion: str, reference: str) -> Grade:
-    """`up_to_length@1`: 1 for at most L words, 1 - (n - L) / M for n more; words and reference answer as in
-    `length@1`."""
+    """`up_to_length@1`: 1 for up to L words, 1 - (n - L) / M for n > L; words and reference answer as in `length@1`."""
     wanted, scale = _wanted("up_to_length@1", reference)
     return _length(completion, lambda words: 1.0 - max(0.0, words - wanted) / scale)
 
@@ -97,9 +95,7 @@ def form(completion: str, reference: str) -> Grade:
     try:
         re.compile(reference, re.DOTALL)
     except re.error as error:
-        raise VerifierError(
-            f"format@1 expects a regular expression as reference answer; got {reference!r:.80} ({error})"
-        ) from None
+        raise unreadable("format@1", "a regular expression as reference answer", reference, error) from None
     try:
         found = call("tercet.verify.shaping:matched", (reference, completion), PATTERN_SECONDS)
     except WorkerTimeoutError as error:
@@ -116,7 +112,7 @@ def matched(pattern: str, text: str) -> str | None:
 
 
 class WeightedVerifier(NamedTuple):
-    """One judge of several, and what its score counts."""
+    """One part of a sum: its verifier, that one's reference answer, and what its score counts."""
 
     verifier: str
     reference: str
@@ -124,7 +120,7 @@ class WeightedVerifier(NamedTuple):
 
 
 def weighted(completion: str, reference: str) -> Grade:
-    """`sum@1`: several judges of one completion; the weighted scores add up.
+    """`sum@1`: several verifiers of one completion; the weighted scores add up.
 
     Reference answer: JSON `[{"verifier": "gsm8k@1", "reference": "72", "weight": 1.0}, {"verifier": "format@1",
     "weight": 0.1}]`; reference answer and weight may be absent (empty, and 1). `numbers` holds each part's own score
@@ -136,21 +132,19 @@ def weighted(completion: str, reference: str) -> Grade:
 
 @lru_cache(maxsize=8192)
 def parts_of(reference: str) -> tuple[WeightedVerifier, ...]:
-    """The parts of a `sum@1` reference answer, each one's judge known and its reference answer readable."""
+    """The parts of a `sum@1` reference answer, each with a known verifier and a reference answer that it can read."""
     example = '[{"verifier": "gsm8k@1", "reference": "72", "weight": 1.0}]'
     value = read_reference("sum@1", reference, example)
     if not isinstance(value, list) or not value or not all(map(_is_part, value)):
-        raise VerifierError(f"sum@1 expects a JSON list of parts, {example}, none a sum@1; got {reference!r:.80}")
-    parts = tuple(
-        WeightedVerifier(one["verifier"], one.get("reference", ""), float(one.get("weight", 1.0))) for one in value
-    )
-    for part in parts:
-        check_reference(part.verifier, part.reference)
-    return parts
+        raise unreadable("sum@1", f"a JSON list of parts, {example}, none a sum@1", reference)
+    found = [(one["verifier"], one.get("reference", ""), float(one.get("weight", 1.0))) for one in value]
+    for name, own, _ in found:
+        check_reference(name, own)
+    return tuple(WeightedVerifier(*part) for part in found)
 
 
 def added(parts: Sequence[WeightedVerifier], grades: Sequence[Grade]) -> Grade:
-    """The grade of a sum. Its answer is the first that a part extracted; details tell whose they are."""
+    """The grade of a sum. Its answer is the first that a part extracted; each detail names its verifier."""
     score = math.fsum(part.weight * counted(grade) for part, grade in zip(parts, grades, strict=True))
     outcomes = [grade.outcome for grade in grades]
     outcome = next((one for one in ("error", "timeout", "graded") if one in outcomes), "unparsed")
@@ -161,12 +155,12 @@ def added(parts: Sequence[WeightedVerifier], grades: Sequence[Grade]) -> Grade:
 
 
 def counted(grade: Grade) -> float:
-    """The score that counts: an error of the judge says nothing about the answer and earns nothing."""
+    """The score that counts: an error of the verifier says nothing about the answer and earns nothing."""
     return 0.0 if grade.outcome == "error" else grade.score
 
 
 def by_name(names: Sequence[str], scores: Sequence[float]) -> dict[str, float]:
-    """Scores by the names of their judges; a name's second score is `name#2`."""
+    """Scores by the names of their verifiers; a name's second score is `name#2`."""
     found: dict[str, float] = {}
     seen: Counter[str] = Counter()
     for name, score in zip(names, scores, strict=True):
@@ -180,11 +174,9 @@ def squad(text: str) -> str:
     return " ".join(ARTICLE.sub(" ", text.lower().translate(PUNCTUATION)).split())
 
 
-def _label(judge: str, reference: str) -> str:
+def _label(verifier: str, reference: str) -> str:
     if not (label := squad(reference)):
-        raise VerifierError(
-            f"{judge} expects as reference answer a text with a word besides articles; got {reference!r:.80}"
-        )
+        raise unreadable(verifier, "as reference answer a text with a word besides articles", reference)
     return label
 
 
@@ -204,16 +196,14 @@ def _overlap(words: list[str], label: list[str]) -> tuple[float, float, float]:
     return 2 * common / (len(words) + len(label)), precision, recall
 
 
-def _wanted(judge: str, reference: str) -> tuple[float, float]:
+def _wanted(verifier: str, reference: str) -> tuple[float, float]:
     """L and M of a length reward."""
-    value: Any = read_reference(judge, reference, '200 or {"length": 200, "scale": 400}')
+    value: Any = read_reference(verifier, reference, '200 or {"length": 200, "scale": 400}')
     fields = value if isinstance(value, dict) else {"length": value}
     wanted, scale = (fields.get(key, default) for key, default in (("length", -1), ("scale", SCALE)))
     if set(fields) - {"length", "scale"} or not all(map(is_number, (wanted, scale))) or wanted < 0 or scale <= 0:
-        raise VerifierError(
-            f'{judge} expects a number of words from 0 as reference, 200 or {{"length": 200, "scale": 400}} with a '
-            f"positive scale; got {reference!r:.80}"
-        )
+        form = '200 or {"length": 200, "scale": 400} with a positive scale'
+        raise unreadable(verifier, f"a number of words from 0 as reference answer, {form}", reference)
     return float(wanted), float(scale)
 
 

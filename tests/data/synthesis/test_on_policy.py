@@ -77,8 +77,8 @@ class Writer:
         raise NotImplementedError
 
 
-class Bench:
-    """A place where pairs are made from `rows` by a `Writer`."""
+class StageRun:
+    """The stage, run on `rows` with a `Writer` as the policy."""
 
     def __init__(self, folder: Path, rows: list[Row]) -> None:
         self.folder = folder
@@ -110,7 +110,7 @@ class Bench:
         return json.loads((self.folder / "out" / "summary.json").read_text())
 
     @property
-    def ledger(self) -> Path:
+    def log(self) -> Path:
         return self.folder / "work" / "samples.jsonl"
 
 
@@ -144,105 +144,105 @@ def obedient(prompt: str, luck: float) -> str:
 
 
 def test_right_against_wrong(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, [*sums(40), Row("chat", (Message("user", "Hi"), Message("assistant", "Ho")))])
-    metrics = bench.run(Writer(often_right), num_generations=4)
-    assert bench.opened == [(tmp_path / "sft" / "payload", resolve("auto"))]
-    judge = verifier("gsm8k@1")
+    stage = StageRun(tmp_path, [*sums(40), Row("chat", (Message("user", "Hi"), Message("assistant", "Ho")))])
+    metrics = stage.run(Writer(often_right), num_generations=4)
+    assert stage.opened == [(tmp_path / "sft" / "payload", resolve("auto"))]
+    verify = verifier("gsm8k@1")
     references = {row.id: row.reference for row in sums(40)}
-    assert len(bench.pairs) == metrics["pairs"] > 25
-    for pair in bench.pairs:
+    assert len(stage.pairs) == metrics["pairs"] > 25
+    for pair in stage.pairs:
         reference = references[pair.id.removesuffix("/0")]
-        assert judge(pair.chosen[-1].content, reference).score == pair.chosen_rating == 1
-        assert judge(pair.rejected[-1].content, reference).score == pair.rejected_rating == 0
+        assert verify(pair.chosen[-1].content, reference).score == pair.chosen_rating == 1
+        assert verify(pair.rejected[-1].content, reference).score == pair.rejected_rating == 0
         assert pair.chosen_model == pair.rejected_model == "sft-abcdef012345"
         facts = json.loads(pair.provenance)
         assert (facts["rule"], facts["verifier"], facts["seed"]) == ("right_wrong", "gsm8k@1", 17)
-    summary = bench.summary
+    summary = stage.summary
     assert summary["prompts"] == 40
-    assert summary["rules"] == {"right_wrong": len(bench.pairs)}
+    assert summary["rules"] == {"right_wrong": len(stage.pairs)}
     assert summary["skills"]["words"]["samples"] == 160
     assert 0.3 < summary["skills"]["words"]["pass_rate"] < 0.7
     assert metrics["pass_rate_words"] == summary["skills"]["words"]["pass_rate"]
-    assert sum(summary["no_pair"].values()) == 40 - len(bench.pairs)
+    assert sum(summary["no_pair"].values()) == 40 - len(stage.pairs)
     assert set(summary["no_pair"]) <= {"nothing failed", "nothing passed"}
     assert summary["mean_length"]["chosen"] < summary["mean_length"]["rejected"]
 
 
 def test_rejected_answers_the_instruction_without_one_constraint(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, [constrained()])
+    stage = StageRun(tmp_path, [constrained()])
     writer = Writer(obedient)
-    bench.run(writer, num_generations=3, dropped_samples=2, max_pairs=5)
-    assert len(bench.pairs) == 2  # as many as there are rejected answers
+    stage.run(writer, num_generations=3, dropped_samples=2, max_pairs=5)
+    assert len(stage.pairs) == 2  # as many as there are rejected answers
     original, weaker = writer.asked
     assert original == (constrained().prompt[-1].content, 3)
     assert weaker[1] == 2
-    judge = verifier("tulu_if@1")
-    for pair in bench.pairs:
+    verify = verifier("tulu_if@1")
+    for pair in stage.pairs:
         assert pair.prompt == constrained().prompt
-        assert judge(pair.chosen[-1].content, constrained().reference).score == 1
-        assert judge(pair.rejected[-1].content, constrained().reference).score == 0
+        assert verify(pair.chosen[-1].content, constrained().reference).score == 1
+        assert verify(pair.rejected[-1].content, constrained().reference).score == 0
         facts = json.loads(pair.provenance)
         assert facts["rule"] == "persona_if"
         assert facts["rejected"]["origin"] == "dropped"
         assert facts["dropped"]["text"] not in weaker[0]
         assert facts["dropped"]["text"] == json.loads(constrained().reference)[facts["dropped"]["index"]]["text"]
-    assert bench.summary["rules"] == {"persona_if": 2}
-    assert bench.summary["skills"]["constraints"] == {"samples": 3, "pass_rate": 1.0, "truncated": 0.0}
+    assert stage.summary["rules"] == {"persona_if": 2}
+    assert stage.summary["skills"]["constraints"] == {"samples": 3, "pass_rate": 1.0, "truncated": 0.0}
 
 
 def test_without_samples_the_rows_own_answer_is_chosen(tmp_path: Path) -> None:
     rows = constraints.generate(12, "train", 3)
-    bench, writer = Bench(tmp_path, rows), Writer(lambda prompt, luck: "No, I will not, and here is why")
-    bench.run(writer, num_generations=0)
+    stage, writer = StageRun(tmp_path, rows), Writer(lambda prompt, luck: "No, I will not, and here is why")
+    stage.run(writer, num_generations=0)
     golden = {row.prompt: row.answer for row in rows}
     assert {prompt for prompt, _ in writer.asked}.isdisjoint(prompt[-1].content for prompt in golden)
-    assert len(bench.pairs) + sum(bench.summary["no_pair"].values()) == 12
-    assert len(bench.pairs) > 6
-    for pair in bench.pairs:
+    assert len(stage.pairs) + sum(stage.summary["no_pair"].values()) == 12
+    assert len(stage.pairs) > 6
+    for pair in stage.pairs:
         assert pair.chosen[-1].content == golden[pair.prompt]
         assert json.loads(pair.provenance)["chosen"]["origin"] == "row"
         assert json.loads(pair.provenance)["rule"] == "persona_if"
         assert pair.chosen_model == pair.source != pair.rejected_model
-    assert bench.summary["mean_length"] == {"rejected": 8.0}
+    assert stage.summary["mean_length"] == {"rejected": 8.0}
 
 
-@pytest.mark.parametrize("samples", [0, 2])
-def test_rows_of_a_persona_stage_give_persona_if_pairs(tmp_path: Path, samples: int) -> None:
+@pytest.mark.parametrize("num_generations", [0, 2])
+def test_rows_of_a_persona_stage_give_persona_if_pairs(tmp_path: Path, num_generations: int) -> None:
     def author(prompt: str, luck: float) -> str:
         return "User instruction: Plan my week." if "Imagine" in prompt else "my week is calm and slow."
 
     personas = [f"Person number {number} from Leeds" for number in range(150)]
-    rows = list(synthesise("persona_if", personas, Writer(author), 5, plan=AnswerPlan(answers=1), sheet=SeedCounts()))
+    rows = list(synthesise("persona_if", personas, Writer(author), 5, plan=AnswerPlan(answers=1), counts=SeedCounts()))
     assert len(rows) > 5
-    bench = Bench(tmp_path, rows)
+    stage = StageRun(tmp_path, rows)
     whole = {row.prompt[-1].content for row in rows}
     policy = Writer(lambda prompt, luck: "my week is calm and slow." if prompt in whole else "NO, and I, so")
-    bench.run(policy, samples=samples)
-    assert len(bench.pairs) > 2
-    assert bench.summary["rules"] == {"persona_if": len(bench.pairs)}
-    for pair in bench.pairs:
+    stage.run(policy, num_generations=num_generations)
+    assert len(stage.pairs) > 2
+    assert stage.summary["rules"] == {"persona_if": len(stage.pairs)}
+    for pair in stage.pairs:
         assert pair.chosen[-1].content == "my week is calm and slow."
         assert json.loads(pair.provenance)["dropped"]["text"] in pair.prompt[-1].content
 
 
 def test_without_a_dropped_answer_the_policys_own_failures_serve(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, [constrained()])
-    bench.run(
+    stage = StageRun(tmp_path, [constrained()])
+    stage.run(
         Writer(lambda _, luck: f"{luck} Bye." if luck < 0.5 else f"{luck}, well. Bye."),
         num_generations=8,
         dropped_samples=0,
     )
-    assert [json.loads(pair.provenance)["rule"] for pair in bench.pairs] == ["constraint_failed"]
+    assert [json.loads(pair.provenance)["rule"] for pair in stage.pairs] == ["constraint_failed"]
 
 
 def test_generated_rows_give_pairs(tmp_path: Path) -> None:
     rows = [*constraints.generate(12, "train", 3), *words.generate(4, "train", 3)]
     golden = {row.prompt[-1].content: row.answer or "" for row in rows}
-    bench = Bench(tmp_path, rows)
-    bench.run(
+    stage = StageRun(tmp_path, rows)
+    stage.run(
         Writer(lambda prompt, luck: golden.get(prompt, "") if luck < 0.6 else f"No idea {luck}"), num_generations=6
     )
-    assert {pair.skill for pair in bench.pairs} == {row.skill for row in rows}
+    assert {pair.skill for pair in stage.pairs} == {row.skill for row in rows}
 
 
 def test_what_was_cut_off_or_blank_is_never_chosen(tmp_path: Path) -> None:
@@ -259,14 +259,14 @@ def test_what_was_cut_off_or_blank_is_never_chosen(tmp_path: Path) -> None:
     with pytest.raises(
         RuntimeError, match=r"no pair from 5 prompts \(.*passed only when cut off or blank.*max_new_tokens"
     ):
-        Bench(tmp_path, sums(5)).run(Writer(often_right, stop="length"), num_generations=16)
+        StageRun(tmp_path, sums(5)).run(Writer(often_right, stop="length"), num_generations=16)
 
 
 def test_no_text_and_no_sample_is_used_twice(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, sums(20))
-    bench.run(Writer(often_right), num_generations=8, max_pairs=8)
-    assert len(bench.pairs) == len({pair.id for pair in bench.pairs}) <= 20  # the right answer is always the same text
-    assert len({pair.rejected[-1].content for pair in bench.pairs}) == len(bench.pairs)
+    stage = StageRun(tmp_path, sums(20))
+    stage.run(Writer(often_right), num_generations=8, max_pairs=8)
+    assert len(stage.pairs) == len({pair.id for pair in stage.pairs}) <= 20  # the right answer is always the same text
+    assert len({pair.rejected[-1].content for pair in stage.pairs}) == len(stage.pairs)
 
 
 @pytest.mark.parametrize("calls", [0, 1, 2, 3])
@@ -274,11 +274,11 @@ def test_a_killed_run_continues_and_ends_in_the_same_bytes(tmp_path: Path, calls
     (tmp_path / "whole").mkdir()
     (tmp_path / "killed").mkdir()
     rows = sums(3 * CHUNK + 5)
-    whole, killed = Bench(tmp_path / "whole", rows), Bench(tmp_path / "killed", rows)
+    whole, killed = StageRun(tmp_path / "whole", rows), StageRun(tmp_path / "killed", rows)
     whole.run(Writer(often_right))
     with pytest.raises(Killed):
         killed.run(Writer(often_right, calls_left=calls))
-    with killed.ledger.open("ab") as stream:
+    with killed.log.open("ab") as stream:
         stream.write(b'{"chunk": 9, "samp')  # the line that was being written
     second = Writer(often_right)
     killed.run(second)
@@ -290,25 +290,25 @@ def test_a_killed_run_continues_and_ends_in_the_same_bytes(tmp_path: Path, calls
     assert killed.opened == []  # nothing is left to sample, so no model is loaded
 
 
-def test_a_ledger_with_a_gap_is_refused(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, sums(5))
-    bench.ledger.write_text('{"chunk": 1, "samples": []}\n')
+def test_a_log_with_a_gap_is_refused(tmp_path: Path) -> None:
+    stage = StageRun(tmp_path, sums(5))
+    stage.log.write_text('{"chunk": 1, "samples": []}\n')
     with pytest.raises(RuntimeError, match=r"samples\.jsonl: the chunks are not 0, 1, 2"):
-        bench.run(Writer(often_right))
+        stage.run(Writer(often_right))
 
 
 def test_the_seed_chooses_prompts_and_samples(tmp_path: Path) -> None:
     made = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         (tmp_path / name).mkdir()
-        bench = Bench(tmp_path / name, sums(60))
-        bench.run(Writer(often_right), seed=seed, rows=30)
-        assert bench.summary["prompts"] == 30
-        made.append((bench.folder / "out" / "pairs.parquet").read_bytes())
+        stage = StageRun(tmp_path / name, sums(60))
+        stage.run(Writer(often_right), seed=seed, rows=30)
+        assert stage.summary["prompts"] == 30
+        made.append((stage.folder / "out" / "pairs.parquet").read_bytes())
     assert made[0] == made[1] != made[2]
 
 
 def test_rows_without_a_verifier_are_no_prompts(tmp_path: Path) -> None:
-    bench = Bench(tmp_path, [Row("chat", (Message("user", "Hi"), Message("assistant", "Ho")))])
+    stage = StageRun(tmp_path, [Row("chat", (Message("user", "Hi"), Message("assistant", "Ho")))])
     with pytest.raises(RowError, match=r"rows\.parquet: no row carries a verifier"):
-        bench.run(Writer(often_right))
+        stage.run(Writer(often_right))

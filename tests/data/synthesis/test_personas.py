@@ -1,4 +1,4 @@
-"""What is kept stood its check, what is not is counted, and the same answers give the same rows."""
+"""What is kept passed its check, what is not is counted, and the same answers give the same rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tercet.data.synthesis.personas import CHUNK, KINDS, SeedCounts, synthesise
 from tercet.data.synthesis.personas_checks import AnswerPlan, majority
 from tercet.data.synthesis.personas_prompts import prompt_texts
 from tercet.data.synthesis.request_log import LoggedModel, RequestLog
-from tercet.rows import Completion, Messages, Row, RowError, Sampling
+from tercet.rows import Completion, Messages, Row, Sampling
 from tercet.rows_file import read_file
 from tercet.verify import verifier
 
@@ -43,11 +43,11 @@ class Actor:
 
 
 def make(kind: str, says: Says, seeds: Sequence[str] = PERSONAS, **plan) -> tuple[list[Row], SeedCounts, Actor]:
-    sheet, actor = SeedCounts(), Actor(says, plan.pop("stop", "eos"))
-    rows = list(synthesise(kind, seeds, actor, 5, plan=AnswerPlan(**plan), sheet=sheet))
-    assert sheet.read == len(seeds) == sheet.kept + sheet.dropped.total()
-    assert len({row.id for row in rows}) == len(rows) == sheet.kept
-    return rows, sheet, actor
+    counts, actor = SeedCounts(), Actor(says, plan.pop("stop", "eos"))
+    rows = list(synthesise(kind, seeds, actor, 5, plan=AnswerPlan(**plan), counts=counts))
+    assert counts.read == len(seeds) == counts.kept + counts.dropped.total()
+    assert len({row.id for row in rows}) == len(rows) == counts.kept
+    return rows, counts, actor
 
 
 def solving(answers: Sequence[str], question: str = "Math problem: What is 30 + 42?") -> Says:
@@ -95,16 +95,16 @@ def test_mathematics_needs_a_majority_and_its_answer_becomes_the_reference(kind,
     ],
 )
 def test_mathematics_without_a_majority_is_not_kept(answers, reason):
-    rows, sheet, _ = make("persona_gsm", solving(answers), PERSONAS[:1])
+    rows, counts, _ = make("persona_gsm", solving(answers), PERSONAS[:1])
     assert not rows
-    assert sheet.dropped == {reason: 1}
+    assert counts.dropped == {reason: 1}
 
 
-def test_a_final_answer_that_no_judge_can_read_stops_nothing():
-    rows, sheet, _ = make(
+def test_a_final_answer_that_no_verifier_can_read_stops_nothing():
+    rows, counts, _ = make(
         "persona_math", solving([final(r"\text{}"), final("{}"), final("{}"), final("{}")]), PERSONAS[:1]
     )
-    assert len(rows) + sheet.dropped.total() == 1
+    assert len(rows) + counts.dropped.total() == 1
 
 
 def test_instructions_hold_their_constraints_word_for_word_and_answers_follow_them():
@@ -114,9 +114,9 @@ def test_instructions_hold_their_constraints_word_for_word_and_answers_follow_th
         return ["I, well, refuse, i do", "my week is calm and slow."][sample]
 
     personas = [f"Person number {number} from Leeds" for number in range(150)]
-    rows, sheet, actor = make("persona_if", says, personas, answers=2)
+    rows, counts, actor = make("persona_if", says, personas, answers=2)
     assert len(rows) > 5
-    assert sheet.dropped == {"no answer follows the constraints": 150 - len(rows)}
+    assert counts.dropped == {"no answer follows the constraints": 150 - len(rows)}
     kinds = set()
     for row in rows:
         assert verifier(row.verifier)(row.answer, row.reference).score == 1
@@ -128,8 +128,8 @@ def test_instructions_hold_their_constraints_word_for_word_and_answers_follow_th
             assert constraint["text"] not in weaker.prompt[-1].content
     asked = [prompt[-1].content for prompt, _ in actor.asked if "Imagine" in prompt[-1].content]
     assert all(any(persona in text for text in asked) for persona in personas)
-    bare, sheet, _ = make("persona_if", says, personas, answers=0)
-    assert sheet.kept == 150
+    bare, counts, _ = make("persona_if", says, personas, answers=0)
+    assert counts.kept == 150
     assert all(row.answer is None and row.verifier == "tulu_if@1" for row in bare)
     assert len({one["func_name"] for row in bare for one in json.loads(row.reference)}) > 15
     assert {len(json.loads(row.reference)) for row in bare} == {1, 2, 3}
@@ -159,10 +159,10 @@ def test_if_augmented_adds_one_constraint_without_asking_an_author():
 def test_wildchat_keeps_what_has_a_requirement_and_asks_greedily():
     seeds = ["Name a city in one word.", "Name a city.", "Name a river in one word."]
     says = lambda asked, sample: f"Constrained: {'yes' if 'one word' in asked.split('Message:')[1] else 'no'}"  # noqa: E731
-    rows, sheet, actor = make("wildchat_if", says, seeds, answers=0)
+    rows, counts, actor = make("wildchat_if", says, seeds, answers=0)
     assert [row.messages[0].content for row in rows] == [seeds[0], seeds[2]]
     assert all(not row.verifier and row.source == "wildchat_if@1" for row in rows)
-    assert sheet.dropped == {"the message sets no requirement": 1}
+    assert counts.dropped == {"the message sets no requirement": 1}
     assert {sampling.temperature for _, sampling in actor.asked} == {0.0}
 
 
@@ -188,8 +188,8 @@ def test_programs_are_run_and_their_majority_becomes_the_test():
     assert (row.answer, row.verifier, row.skill) == (GOOD, "program@1", "code")
     assert json.loads(row.reference)["entry_point"] == "to_double"
     assert json.loads(row.reference)["tests"].count("assert") == 4, "the call that opens a file is not one of literals"
-    judge = verifier("program@1")
-    assert [judge(text, row.reference).score for text in (row.answer, same, wrong)] == [1, 1, 0]
+    verify = verifier("program@1")
+    assert [verify(text, row.reference).score for text in (row.answer, same, wrong)] == [1, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -205,10 +205,10 @@ def test_programs_are_run_and_their_majority_becomes_the_test():
         (("def to_double(xs):\n    import time\n    return time.time_ns() // 10**30",) * 4, ""),
     ],
 )
-def test_programs_that_do_not_stand_the_test_are_not_kept(answers, reason):
-    rows, sheet, _ = make("persona_python", programs(*answers), PERSONAS[:1], seconds=1.0)
+def test_programs_that_do_not_pass_the_test_are_not_kept(answers, reason):
+    rows, counts, _ = make("persona_python", programs(*answers), PERSONAS[:1], seconds=1.0)
     assert len(rows) == (not reason)
-    assert +sheet.dropped == ({reason: 1} if reason else {})
+    assert +counts.dropped == ({reason: 1} if reason else {})
 
 
 def test_a_program_whose_name_the_question_hides_carries_no_test():
@@ -221,34 +221,32 @@ def test_harmless_requests_are_answered_and_unsafe_ones_are_not():
     def says(asked: str, sample: int) -> str:
         return "Request: Tell me." if "Imagine" in asked else ["I'm sorry, I can't do that.", "Sure: gladly."][sample]
 
-    rows, sheet, _ = make("noncompliance", says, [f"Person {number}" for number in range(200)], answers=2)
-    assert sheet.kept == 200
+    rows, counts, _ = make("noncompliance", says, [f"Person {number}" for number in range(200)], answers=2)
+    assert counts.kept == 200
     templates = {row.template for row in rows}
     assert {template.partition("/")[0] for template in templates} == set(prompt_texts().categories)
     for row in rows:
         assert row.answer == ("Sure: gladly." if row.template.endswith("/harmless") else "I'm sorry, I can't do that.")
     assert 30 < sum(row.template.endswith("/harmless") for row in rows) < 90
     only = lambda word: lambda asked, sample: "Request: Tell me." if "Imagine" in asked else word  # noqa: E731
-    _, sheet, _ = make(
+    _, counts, _ = make(
         "noncompliance", only("I cannot help."), [f"Person {number}" for number in range(200)], answers=1
     )
-    assert set(sheet.dropped) == {"refused a harmless request"}
-    _, sheet, _ = make("noncompliance", only("Here you go."), [f"Person {number}" for number in range(200)], answers=1)
-    assert set(sheet.dropped) == {"fulfilled an unsafe request"}
+    assert set(counts.dropped) == {"refused a harmless request"}
+    _, counts, _ = make("noncompliance", only("Here you go."), [f"Person {number}" for number in range(200)], answers=1)
+    assert set(counts.dropped) == {"fulfilled an unsafe request"}
 
 
 def test_what_cannot_be_used_is_counted_by_its_reason():
     says = solving([final("72")] * 4)
-    _, sheet, _ = make("persona_gsm", says, ["A", "B", " A ", "", "C"])
-    assert (sheet.kept, sheet.dropped) == (3, {"the same seed twice": 1, "an empty seed": 1})
-    _, sheet, _ = make("persona_gsm", lambda asked, sample: "I have none.")
-    assert sheet.dropped == {"the author wrote no question": 4}
-    _, sheet, _ = make("persona_gsm", says, stop="length")
-    assert sheet.dropped == {"cut off by the token budget": 4}
-    _, sheet, _ = make("persona_gsm", lambda asked, sample: "!")
-    assert sheet.dropped == {"a request failed": 4}
-    with pytest.raises(RowError, match="unknown kind of synthesis 'persona_art'"):
-        make("persona_art", says)
+    _, counts, _ = make("persona_gsm", says, ["A", "B", " A ", "", "C"])
+    assert (counts.kept, counts.dropped) == (3, {"the same seed twice": 1, "an empty seed": 1})
+    _, counts, _ = make("persona_gsm", lambda asked, sample: "I have none.")
+    assert counts.dropped == {"the author wrote no question": 4}
+    _, counts, _ = make("persona_gsm", says, stop="length")
+    assert counts.dropped == {"cut off by the token budget": 4}
+    _, counts, _ = make("persona_gsm", lambda asked, sample: "!")
+    assert counts.dropped == {"a request failed": 4}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -267,7 +265,9 @@ def test_seeds_are_taken_as_they_are_needed():
             taken.append(len(taken))
             yield f"Person {len(taken)}"
 
-    rows = synthesise("persona_gsm", endless(), Actor(solving([final("72")] * 4)), 0, sheet=SeedCounts())
+    rows = synthesise(
+        "persona_gsm", endless(), Actor(solving([final("72")] * 4)), 0, plan=AnswerPlan(), counts=SeedCounts()
+    )
     assert [next(rows).answer for _ in range(100)] == [final("72")] * 100
     assert len(taken) == CHUNK
 
@@ -281,11 +281,11 @@ def test_the_tiny_model_on_real_personas_is_accounted_for_and_not_asked_twice(ki
     plan = AnswerPlan(answers=2, max_new_tokens=6)
     runs = []
     tiny = LocalGenerator.open(tiny_folder, "float32")
-    for lane in (tiny, Actor(lambda asked, sample: pytest.fail("asked twice"))):
-        sheet = SeedCounts()
-        with RequestLog(tmp_path / "ledger.jsonl") as ledger:
-            model = LoggedModel(ledger, "tiny", [lane])
-            runs.append((list(synthesise(kind, personas, model, 1, plan=plan, sheet=sheet)), sheet))
-            assert sheet.kept + sheet.dropped.total() == sheet.read == 12
-            assert ledger.spent.answers == len(ledger) >= 12
+    for generator in (tiny, Actor(lambda asked, sample: pytest.fail("asked twice"))):
+        counts = SeedCounts()
+        with RequestLog(tmp_path / "log.jsonl") as log:
+            model = LoggedModel(log, "tiny", generator)
+            runs.append((list(synthesise(kind, personas, model, 1, plan=plan, counts=counts)), counts))
+            assert counts.kept + counts.dropped.total() == counts.read == 12
+            assert log.spent.answers == len(log) >= 12
     assert runs[0] == runs[1]

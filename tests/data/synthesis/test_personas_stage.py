@@ -77,18 +77,18 @@ def server() -> Iterator[Author]:
 
 
 @pytest.fixture(scope="module")
-def made(new_batcher, server: Author) -> tuple[Any, Artifact, list]:
-    """A desk, its rows, and what the server was asked for them: a budget stopped the stage on the way."""
-    batcher = new_batcher()
-    batcher.write(RECIPE.format(url=server.url), personas=PERSONAS)
+def made(new_workspace, server: Author) -> tuple[Any, Artifact, list]:
+    """A workspace, its rows, and what the server was asked for them: a budget stopped the stage on the way."""
+    workspace = new_workspace()
+    workspace.write(RECIPE.format(url=server.url), personas=PERSONAS)
     with pytest.raises(StageError, match=r"the budget is 0\.01: .* is spent on \d+ answers") as stopped:
-        batcher.run("sums", "stage.sums.budget=0.01")
+        workspace.run("sums", "stage.sums.budget=0.01")
     assert stopped.value.code == 2
     assert 10 < len(server.asked) <= 0.01 / COST
-    return batcher, batcher.run("sums"), list(server.asked)
+    return workspace, workspace.run("sums"), list(server.asked)
 
 
-def test_rows_stand_their_check_and_a_stopped_run_has_asked_for_nothing_in_vain(made):
+def test_rows_pass_their_check_and_a_stopped_run_has_asked_for_nothing_in_vain(made):
     _, artifact, asked = made
     assert len(asked) == len(set(asked)) == 20 * 4
     rows, summary = read_rows(artifact.payload / "rows.parquet"), read_summary(artifact)
@@ -99,14 +99,14 @@ def test_rows_stand_their_check_and_a_stopped_run_has_asked_for_nothing_in_vain(
     assert all(verifier(row.verifier)(row.answer, row.reference).score == 1 for row in rows)
 
 
-def test_what_was_asked_and_paid_is_told(made):
+def test_what_was_asked_and_paid_is_in_the_summary(made):
     _, artifact, _ = made
     summary, table = read_summary(artifact), read_table(artifact.payload / "requests.parquet")
     requests = summary["requests"]
     assert (requests["asked"], requests["answered"], requests["failed"]) == (80, 80, 0)
     assert requests["cost"] == pytest.approx(80 * COST) == artifact.metrics["cost"]
-    (told,) = requests["models"].values()
-    assert (told["read"], told["wrote"]) == (1600, 2400)
+    (line,) = requests["models"].values()
+    assert (line["read"], line["wrote"]) == (1600, 2400)
     assert (summary["spent"]["answers"], summary["spent"]["cost"]) == (80, pytest.approx(80 * COST))
     assert len({line["key"] for line in table}) == 80
     assert sum(line["cost"] for line in table) == pytest.approx(requests["cost"])
@@ -114,8 +114,8 @@ def test_what_was_asked_and_paid_is_told(made):
 
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_in_the_same_rows_and_pays_nothing_twice(made, server):
-    chance, (batcher, whole, undisturbed) = random.Random("author"), made
-    server.asked, server.pause, again = [], 0.02, batcher.copy(without="sums")
+    chance, (workspace, whole, undisturbed) = random.Random("author"), made
+    server.asked, server.pause, again = [], 0.02, workspace.copy(without="sums")
     for moment in sorted(chance.sample(range(1, 70), KILLS)):
         again.kill_when("sums", moment, chance.uniform(0.0, 0.03))
     server.pause = 0.0
@@ -154,11 +154,11 @@ def test_a_budget_without_a_price_and_odd_seeds_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_local_model_is_killed_and_ends_in_the_same_rows(new_batcher):
-    batcher = new_batcher()
-    batcher.write(LOCAL, asks=asks(6))
-    whole = batcher.run("asks")
-    again = batcher.copy(without="asks")
+def test_a_local_model_is_killed_and_ends_in_the_same_rows(new_workspace):
+    workspace = new_workspace()
+    workspace.write(LOCAL, asks=asks(6))
+    whole = workspace.run("asks")
+    again = workspace.copy(without="asks")
     again.kill_when("asks", 11, 0.0)
     killed = again.run("asks")
     assert (killed.payload / "rows.parquet").read_bytes() == (whole.payload / "rows.parquet").read_bytes()

@@ -1,4 +1,4 @@
-"""The stage `judged`: who answers is drawn, every request is paid once, and every prompt ends as a pair or a reason."""
+"""The stage `rated_pairs`: who answers is drawn, a request is paid once, a prompt ends as a pair or a reason."""
 
 from __future__ import annotations
 
@@ -61,17 +61,17 @@ def server() -> Iterator[Author]:
 
 
 @pytest.fixture(scope="module")
-def made(new_batcher, server: Author) -> tuple[Any, Artifact, list]:
-    """A desk, its pairs, and what the server was asked for them: a budget stopped the stage on the way."""
-    batcher = new_batcher()
-    batcher.write(RECIPE.format(url=server.url))
+def made(new_workspace, server: Author) -> tuple[Any, Artifact, list]:
+    """A workspace, its pairs, and what the server was asked for them: a budget stopped the stage on the way."""
+    workspace = new_workspace()
+    workspace.write(RECIPE.format(url=server.url))
     with pytest.raises(StageError, match=r"the budget is 0\.02"):
-        batcher.run("preference-data", "stage.preference-data.budget=0.02")
+        workspace.run("preference-data", "stage.preference-data.budget=0.02")
     assert 10 < len(server.asked) < 60
-    return batcher, batcher.run("preference-data"), list(server.asked)
+    return workspace, workspace.run("preference-data"), list(server.asked)
 
 
-def test_each_request_is_made_once_and_told(made):
+def test_each_request_is_made_once_and_counted(made):
     _, artifact, asked = made
     pairs, summary = read_pairs(artifact.payload / "pairs.parquet"), read_summary(artifact)
     assert len(asked) == len(set(asked)) <= 16 * (1 + 4), "a stopped run has asked for nothing in vain"
@@ -95,8 +95,8 @@ def test_pairs_keep_who_answered_and_what_was_rated(made):
 
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_in_the_same_pairs_and_pays_nothing_twice(made, server):
-    chance, (batcher, whole, undisturbed) = random.Random("judge"), made
-    server.asked, server.pause, again = [], 0.02, batcher.copy(without="preference-data")
+    chance, (workspace, whole, undisturbed) = random.Random("judge"), made
+    server.asked, server.pause, again = [], 0.02, workspace.copy(without="preference-data")
     for moment in (chance.randrange(1, 15), chance.randrange(36, 80)):
         again.kill_when("preference-data", moment, chance.uniform(0.0, 0.03))
     server.pause = 0.0
@@ -134,8 +134,8 @@ class Model:
         raise AssertionError("models write here")
 
 
-class Bench:
-    """A place where `rows` are answered and judged by local models of these names."""
+class StageRun:
+    """The stage, run on `rows` with local models of these names."""
 
     def __init__(self, folder: Path, rows: list[Row], *models: Model) -> None:
         self.folder, self.models = folder, {model.name: model for model in models}
@@ -175,36 +175,36 @@ def prompts(count: int) -> list[Row]:
 
 def test_on_policy_pairs_hold_the_policys_answer_and_one_other_in_fair_order(tmp_path):
     models = [Model(name) for name in ("own", "of", "other", "judge")]
-    bench = Bench(tmp_path, prompts(200), *models)
-    bench.run(pool=["of", "other", "own"], own="own")
+    stage = StageRun(tmp_path, prompts(200), *models)
+    stage.run(pool=["of", "other", "own"], own="own")
     own, of, other, judge = (len(model.asked) for model in models)
     assert (own, of + other, judge) == (200, 200, 4 * 200)
     assert 70 < of < 130, "the other one is drawn"
-    assert bench.opened == ["of", "other", "own", "judge"], "one model after another, the judge last"
-    facts = [json.loads(pair.provenance) for pair in bench.pairs]
+    assert stage.opened == ["of", "other", "own", "judge"], "one model after another, the judge last"
+    facts = [json.loads(pair.provenance) for pair in stage.pairs]
     first = sum(one["answers"][0]["model"].startswith("own-") for one in facts)
     assert len(facts) == 200
     assert 70 < first < 130, "a fair coin decides who comes first"
-    assert all(pair.prompt == row.prompt for pair, row in zip(bench.pairs, prompts(200), strict=True))
-    assert {pair.skill for pair in bench.pairs} == {"chat"}
-    assert bench.pairs[0].chosen[-1].content.endswith("says Question 0")
-    rates = bench.summary["models"]
+    assert all(pair.prompt == row.prompt for pair, row in zip(stage.pairs, prompts(200), strict=True))
+    assert {pair.skill for pair in stage.pairs} == {"chat"}
+    assert stage.pairs[0].chosen[-1].content.endswith("says Question 0")
+    rates = stage.summary["models"]
     assert rates["own-own000000000"]["chosen"] == pytest.approx(of / 200), "the longer name wins"
     before = [len(model.asked) for model in models]
-    bench.run(pool=["of", "other", "own"], own="own")
+    stage.run(pool=["of", "other", "own"], own="own")
     assert [len(model.asked) for model in models] == before
-    assert len(bench.opened) == 4, "what is known needs no model"
+    assert len(stage.opened) == 4, "what is known needs no model"
 
 
 def test_only_the_models_that_are_drawn_are_asked(tmp_path):
     models = [Model(name) for name in ("a", "bc", "def", "ghij", "judge")]
-    bench = Bench(tmp_path, prompts(80), *models)
-    bench.run(pool=["a", "bc", "def", "ghij"], drawn=2, rows=60)
+    stage = StageRun(tmp_path, prompts(80), *models)
+    stage.run(pool=["a", "bc", "def", "ghij"], drawn=2, rows=60)
     counts = [len(model.asked) for model in models[:4]]
     assert sum(counts) == 2 * 60
     assert all(15 < count < 45 for count in counts)
     assert len(models[4].asked) == 4 * 60
-    assert bench.summary["pairs"] == bench.summary["prompts"] == 60
+    assert stage.summary["pairs"] == stage.summary["prompts"] == 60
 
 
 def test_every_prompt_ends_as_a_pair_or_a_reason(tmp_path):
@@ -215,25 +215,25 @@ def test_every_prompt_ends_as_a_pair_or_a_reason(tmp_path):
         Model("bcd", lambda text: " " if text == "Question 2" else f"bcd says {text}"),
         Model("judge"),
     ]
-    bench = Bench(tmp_path, [*rows, *again], *models)
-    bench.run(pool=["a", "bcd", "a"], temperature=0.0)
-    summary = bench.summary
+    stage = StageRun(tmp_path, [*rows, *again], *models)
+    stage.run(pool=["a", "bcd", "a"], temperature=0.0)
+    summary = stage.summary
     assert (summary["prompts"], summary["repeats"], summary["pairs"]) == (13, 1, 11)
     assert summary["no_pair"] == {"an answer could not be had": 1, "an empty answer": 1}
-    assert {pair.id for pair in bench.pairs} == {f"r{i}" for i in range(12) if i not in (1, 2)} | {"r5#2"}
-    assert {pair.chosen_model.partition("-")[0] for pair in bench.pairs} == {"bcd"}
+    assert {pair.id for pair in stage.pairs} == {f"r{i}" for i in range(12) if i not in (1, 2)} | {"r5#2"}
+    assert {pair.chosen_model.partition("-")[0] for pair in stage.pairs} == {"bcd"}
     assert summary["requests"]["failed"] == 1
 
 
-def test_nothing_to_compare_and_no_pair_are_said(tmp_path):
-    bench = Bench(tmp_path, prompts(3), Model("a"), Model("b"), Model("judge"))
+def test_nothing_to_compare_and_no_pair_are_errors(tmp_path):
+    stage = StageRun(tmp_path, prompts(3), Model("a"), Model("b"), Model("judge"))
     with pytest.raises(RowError, match="answers of a-a00000000000 alone cannot be compared"):
-        bench.run(pool=["a"])
+        stage.run(pool=["a"])
     with pytest.raises(RowError, match="answers of a-a00000000000 alone cannot be compared"):
-        bench.run(pool=["a"], own="a")
+        stage.run(pool=["a"], own="a")
     with pytest.raises(
-        RuntimeError, match=r"judged 'preference-data': no pair from 3 prompts \(3 all answers are as good\)"
+        RuntimeError, match=r"rated_pairs 'preference-data': no pair from 3 prompts \(3 all answers are as good\)"
     ):
-        bench.run(pool=["a", "b"])
-    bench.run(pool=["a", "b"], ties="keep")
-    assert len(bench.pairs) == 3
+        stage.run(pool=["a", "b"])
+    stage.run(pool=["a", "b"], ties="keep")
+    assert len(stage.pairs) == 3

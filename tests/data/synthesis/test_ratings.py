@@ -13,7 +13,7 @@ import pytest
 
 from tercet.data.synthesis import ratings as ratings_module
 from tercet.data.synthesis.ratings import ASPECTS, CandidateAnswer, Rating, RatingCounts, RatingPlan
-from tercet.rows import Completion, Message, Messages, Row, RowError, Sampling
+from tercet.rows import Completion, Message, Messages, Row, Sampling
 
 
 class FirmJudge:
@@ -46,16 +46,16 @@ def prompt(name: str = "r1") -> Row:
 
 
 def run(judge: FirmJudge, texts: Sequence[str], **plan: object) -> tuple[list, RatingCounts]:
-    sheet = RatingCounts()
+    counts = RatingCounts()
     answers = [CandidateAnswer(f"m{i}", text) for i, text in enumerate(texts)]
-    pairs = list(ratings_module.judge([(prompt(), answers)], judge, 3, plan=RatingPlan("firm", **plan), sheet=sheet))
-    assert sheet.kept + sheet.dropped.total() == sheet.read == 1
-    return pairs, sheet
+    pairs = list(ratings_module.judge([(prompt(), answers)], judge, 3, plan=RatingPlan("firm", **plan), counts=counts))
+    assert counts.kept + counts.dropped.total() == counts.read == 1
+    return pairs, counts
 
 
 def test_the_best_mean_is_chosen_and_a_lower_one_rejected():
     judge = FirmJudge()
-    (pair,), sheet = run(judge, ["hi", "hi!!!", "hi!", "hi!!"])
+    (pair,), counts = run(judge, ["hi", "hi!!!", "hi!", "hi!!"])
     assert pair.chosen[-1].content == "hi!!!"
     assert (pair.chosen_model, pair.chosen_rating) == ("m1", 4.0)
     assert pair.rejected_rating < 4.0
@@ -65,7 +65,7 @@ def test_the_best_mean_is_chosen_and_a_lower_one_rejected():
     assert facts["answers"][0]["ratings"] == dict.fromkeys(ASPECTS, 1.0)
     assert (facts["judge"], facts["seed"], facts["paper"]) == ("firm", 3, False)
     assert len(judge.asked) == len(ASPECTS), "one request for each aspect, with all texts in it"
-    assert sheet.outcomes == {"rated": 16}
+    assert counts.outcomes == {"rated": 16}
 
 
 def test_who_is_rejected_is_drawn_fairly_from_the_seed_and_the_row():
@@ -116,10 +116,10 @@ def test_what_does_not_apply_stays_out_of_the_mean_and_what_is_unread_makes_no_p
     assert ratings_module.mean_ratings(ratings, 2) == [2.0, 3.0]
     ratings["helpfulness"] = [Rating(5.0), Rating(None, outcome="unread")]
     assert ratings_module.mean_ratings(ratings, 2) == [3.5, None]
-    pairs, sheet = run(FirmJudge("Ratings are for schools."), ["hi?", "hi!"])
+    pairs, counts = run(FirmJudge("Ratings are a matter of opinion."), ["hi?", "hi!"])
     assert not pairs
-    assert sheet.dropped == {"a rating could not be read": 1}
-    assert sheet.outcomes == {"unread": 4, "rated": 4}
+    assert counts.dropped == {"a rating could not be read": 1}
+    assert counts.outcomes == {"unread": 4, "rated": 4}
 
 
 def test_paper_mode_counts_unreadable_as_one_and_not_applicable_as_minus_one():
@@ -150,37 +150,32 @@ def test_the_texts_are_numbered_from_one_and_in_the_paper_from_two_under_instruc
     assert "paper" not in ratings_module.SYSTEM
 
 
-def test_answers_are_drawn_without_regard_to_their_order():
-    pool = [CandidateAnswer(f"m{i}", str(i)) for i in range(9)]
-    drawn = ratings_module.draw_answers(pool, 1, "r")
-    assert len({answer.model for answer in drawn}) == 4
-    assert drawn == ratings_module.draw_answers(pool[::-1], 1, "r") != ratings_module.draw_answers(pool, 2, "r")
-    sides = Counter(
-        [answer.model for answer in ratings_module.draw_answers(pool, seed, "r", own="m3")].index("m3")
-        for seed in range(400)
-    )
+def test_who_answers_is_drawn_without_regard_to_the_order_of_the_pool():
+    pool = [f"m{i}" for i in range(9)]
+    drawn = ratings_module.draw_models(pool, 1, "r")
+    assert len(set(drawn)) == 4
+    assert drawn == ratings_module.draw_models(pool[::-1], 1, "r") != ratings_module.draw_models(pool, 2, "r")
+    sides = Counter(ratings_module.draw_models(pool, seed, "r", own="m3").index("m3") for seed in range(400))
     assert set(sides) == {0, 1}
     assert min(sides.values()) > 160
 
 
-def test_prompts_that_cannot_be_judged_are_counted_and_not_asked():
-    judge, sheet = FirmJudge(), RatingCounts()
+def test_prompts_that_cannot_be_rated_are_counted_and_not_asked():
+    judge, counts = FirmJudge(), RatingCounts()
     given = [
         (prompt("a"), [CandidateAnswer("m", "x"), CandidateAnswer("n", "x")]),
         (prompt("b"), [CandidateAnswer("m", "x"), CandidateAnswer("n", " ")]),
         (prompt("c"), [CandidateAnswer("m", "x")]),
         (prompt("d"), [CandidateAnswer("m", "x"), CandidateAnswer("n", "x!")]),
     ]
-    pairs = list(ratings_module.judge(given, judge, 0, plan=RatingPlan(), sheet=sheet))
+    pairs = list(ratings_module.judge(given, judge, 0, plan=RatingPlan(), counts=counts))
     assert [pair.id for pair in pairs] == ["d"]
-    assert sheet.dropped == {"fewer than two different answers": 2, "an empty answer": 1}
+    assert counts.dropped == {"fewer than two different answers": 2, "an empty answer": 1}
     assert len(judge.asked) == 4
-    with pytest.raises(RowError, match="ties expects"):
-        RatingPlan(ties="maybe")
 
 
-def test_the_statistics_tell_who_wins_and_how_far_judges_agree():
-    sheet, other_sheet = RatingCounts(), RatingCounts()
+def test_the_statistics_show_who_wins_and_how_far_aspects_agree():
+    counts = RatingCounts()
     given = [
         (
             prompt(f"r{i}"),
@@ -188,21 +183,12 @@ def test_the_statistics_tell_who_wins_and_how_far_judges_agree():
         )
         for i in range(10)
     ]
-    pairs = list(ratings_module.judge(given, FirmJudge(), 0, plan=RatingPlan(), sheet=sheet))
-    stats = ratings_module.statistics(sheet)
+    assert len(list(ratings_module.judge(given, FirmJudge(), 0, plan=RatingPlan(), counts=counts))) == 10
+    stats = ratings_module.statistics(counts)
     assert stats["models"]["strong"] == {"rated_pairs": 10, "chosen": 1.0, "rejected": 0.0}
     assert stats["models"]["weak"] == {"rated_pairs": 10, "chosen": 0.0, "rejected": 1.0}
     assert stats["mean_words"] == {"chosen": 2.0, "rejected": 3.0}
     assert stats["aspect_agreement"] == dict.fromkeys(sorted(ASPECTS), 1.0)
-    others = list(ratings_module.judge(given[:5], FirmJudge(), 9, plan=RatingPlan(), sheet=other_sheet))
-    assert ratings_module.agreement(pairs, others) == {
-        "prompts": 5,
-        "same_chosen": 1.0,
-        "same_texts": 5,
-        "same_order": 1.0,
-    }
-    turned = [type(pair)(pair.id, pair.rejected, pair.chosen) for pair in others]
-    assert ratings_module.agreement(pairs, turned)["same_order"] == 0.0
     assert json.dumps(ratings_module.statistics(RatingCounts()))
 
 
@@ -212,20 +198,20 @@ def test_a_request_that_failed_makes_its_prompt_unread():
             return [[Completion("", (), (), "error", "no answer")] for _ in prompts]
 
     for paper in (False, True):
-        pairs, sheet = run(Broken(), ["a", "b"], paper=paper)
+        pairs, counts = run(Broken(), ["a", "b"], paper=paper)
         assert not pairs
-        assert sheet.outcomes == {"unread": 8}
+        assert counts.outcomes == {"unread": 8}
 
 
 def test_a_real_model_that_cannot_judge_is_accounted_for(tiny_folder: Path):
     from tercet.models.generate import LocalGenerator
 
-    sheet = RatingCounts()
+    counts = RatingCounts()
     given = [
         (prompt(f"r{i}"), [CandidateAnswer("a", f"yes {i}"), CandidateAnswer("b", hashlib.md5(b"no").hexdigest())])
         for i in range(4)
     ]
     tiny = LocalGenerator.open(tiny_folder, "float32")
-    assert not list(ratings_module.judge(given, tiny, 0, plan=RatingPlan(max_new_tokens=8), sheet=sheet))
-    assert sheet.dropped == {"a rating could not be read": 4}
-    assert sheet.outcomes == {"unread": 32}
+    assert not list(ratings_module.judge(given, tiny, 0, plan=RatingPlan(max_new_tokens=8), counts=counts))
+    assert counts.dropped == {"a rating could not be read": 4}
+    assert counts.outcomes == {"unread": 32}

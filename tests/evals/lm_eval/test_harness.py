@@ -37,13 +37,13 @@ def small(tmp_path: Path) -> dict[str, str]:
     files = {"sums": SUMS, "shots": SHOTS, "mmlu": TALES}
     for name, rows in files.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    told = {
+    mirror = {
         "openai/gsm8k:test": "sums",
         "github:allenai/olmo-eval/src/olmo_eval/evals/tasks/gsm8k.py": "shots",
         "cais/mmlu:test": "mmlu",
         "cais/mmlu:dev": "mmlu",
     }
-    return {source: str(tmp_path / f"{name}.jsonl") for source, name in told.items()}
+    return {source: str(tmp_path / f"{name}.jsonl") for source, name in mirror.items()}
 
 
 @pytest.fixture(scope="session")
@@ -71,11 +71,11 @@ def simple(lm_eval: ModuleType, model: Any, task: Any, **more: Any) -> Any:
 # ---- our results in its layout ----
 
 
-def test_an_export_has_the_scores_of_the_payload(batcher: Any) -> None:
-    batcher.write_benchmark()
-    batcher.evaluate("gold")
-    whole = export_results(batcher.root / "gold")
-    scores = json.loads((batcher.root / "gold" / "scores.json").read_text())
+def test_an_export_has_the_scores_of_the_payload(workspace: Any) -> None:
+    workspace.write_benchmark()
+    workspace.evaluate("gold")
+    whole = export_results(workspace.root / "gold")
+    scores = json.loads((workspace.root / "gold" / "scores.json").read_text())
     assert set(whole["results"]) == set(scores) == set(whole["configs"]) == set(whole["samples"])
     assert whole["results"]["words@1"]["acc,none"] == 1.0
     assert whole["results"]["words@1"]["acc_stderr,none"] == scores["words@1"]["stderr"]
@@ -86,10 +86,10 @@ def test_an_export_has_the_scores_of_the_payload(batcher: Any) -> None:
     assert whole["configs"]["words@1"]["generation_kwargs"]["do_sample"] is False
 
 
-def test_an_exported_sample_has_question_answer_and_verdict(batcher: Any) -> None:
-    batcher.write_benchmark("words@1", "facts@1")
-    batcher.evaluate("gold")
-    samples = export_results(batcher.root / "gold")["samples"]
+def test_an_exported_sample_has_question_answer_and_verdict(workspace: Any) -> None:
+    workspace.write_benchmark("words@1", "facts@1")
+    workspace.evaluate("gold")
+    samples = export_results(workspace.root / "gold")["samples"]
     written, chosen = samples["words@1"][1], samples["facts@1"][0]
     assert (written["doc_id"], written["target"], written["resps"], written["filtered_resps"], written["acc"]) == (
         *(1, "6", [["So the answer is 6."]], ["6"], 1.0),
@@ -102,8 +102,8 @@ def test_an_exported_sample_has_question_answer_and_verdict(batcher: Any) -> Non
     assert chosen["metrics"] == ["acc", "acc_norm", "acc_bytes"]
 
 
-def test_subsets_are_exported_as_a_group(batcher: Any, small: dict[str, str], tmp_path: Path) -> None:
-    payload = evaluated(batcher, "mmlu:mc@1", small)
+def test_subsets_are_exported_as_a_group(workspace: Any, small: dict[str, str], tmp_path: Path) -> None:
+    payload = evaluated(workspace, "mmlu:mc@1", small)
     whole = export_results(payload)
     parts = ["mmlu:mc@1_anatomy", "mmlu:mc@1_virology"]
     assert whole["group_subtasks"]["mmlu:mc@1"] == parts == list(whole["samples"])
@@ -113,30 +113,32 @@ def test_subsets_are_exported_as_a_group(batcher: Any, small: dict[str, str], tm
     assert whole["results"]["mmlu:mc@1"]["acc,none"] == mean
 
 
-def test_an_export_is_written_as_one_results_file_and_one_samples_file_a_task(batcher: Any, tmp_path: Path) -> None:
-    batcher.write_benchmark()
-    batcher.evaluate("gold")
-    results, *samples = write_results(batcher.root / "gold", tmp_path / "out")
+def test_an_export_is_written_as_one_results_file_and_one_samples_file_a_task(workspace: Any, tmp_path: Path) -> None:
+    workspace.write_benchmark()
+    workspace.evaluate("gold")
+    results, *samples = write_results(workspace.root / "gold", tmp_path / "out")
     assert results.name.startswith("results_")
     assert sorted(path.name.split("_")[1] for path in samples) == ["constraints@1", "facts@1", "talk@1", "words@1"]
     assert "samples" not in json.loads(results.read_text())
     assert [len(path.read_text().splitlines()) for path in samples] == [6, 2, 3, 3]
 
 
-def test_items_that_were_not_judged_are_not_exported(batcher: Any) -> None:
-    batcher.write_benchmark("words@1")
-    batcher.evaluate("gold")
-    file = batcher.root / "gold" / "results.jsonl"
+def test_items_that_were_not_graded_are_not_exported(workspace: Any) -> None:
+    workspace.write_benchmark("words@1")
+    workspace.evaluate("gold")
+    file = workspace.root / "gold" / "results.jsonl"
     first, *rest = [json.loads(line) for line in file.read_text().splitlines()]
     file.write_text("".join(json.dumps(line) + "\n" for line in ({**first, "outcome": "error"}, *rest)))
-    assert len(export_results(batcher.root / "gold")["samples"]["words@1"]) == 5
+    assert len(export_results(workspace.root / "gold")["samples"]["words@1"]) == 5
 
 
 @third_party
-def test_an_export_reads_like_the_harness_own_results(batcher: Any, lm_eval: ModuleType, small: dict[str, str]) -> None:
+def test_an_export_reads_like_the_harness_own_results(
+    workspace: Any, lm_eval: ModuleType, small: dict[str, str]
+) -> None:
     from lm_eval.utils import make_table
 
-    ours = export_results(evaluated(batcher, "gsm8k:lm@1", small))
+    ours = export_results(evaluated(workspace, "gsm8k:lm@1", small))
     theirs = simple(lm_eval, as_lm(EchoGenerator()), task_of("gsm8k:lm@1", small))
     assert set(theirs["results"]["gsm8k:lm@1"]) == set(ours["results"]["gsm8k:lm@1"])
     assert set(theirs["samples"]["gsm8k:lm@1"][0]) <= set(ours["samples"]["gsm8k:lm@1"][0])
@@ -145,19 +147,24 @@ def test_an_export_reads_like_the_harness_own_results(batcher: Any, lm_eval: Mod
     assert "gsm8k:lm@1" in make_table(ours)
 
 
-def evaluated(batcher: Any, name: str, mirror: dict[str, str]) -> Path:
+def evaluated(workspace: Any, name: str, mirror: dict[str, str]) -> Path:
     """The payload of an evaluation on a public task, put to a model that repeats the question."""
     from tercet.evals import benchmark, run
     from tercet.recipe import BenchmarkSpec, EvalSpec
 
-    batcher.model = EchoGenerator()
-    (batcher.root / "benchmark").mkdir()
-    (batcher.root / "echo").mkdir()
-    benchmark.run(BenchmarkSpec(tasks=(name,)), batcher.inputs, batcher.root / "benchmark", batcher.ctx(mirror=mirror))
-    run.run(
-        EvalSpec(model="base", benchmark="benchmark"), batcher.inputs, batcher.root / "echo", batcher.ctx("work-echo")
+    workspace.model = EchoGenerator()
+    (workspace.root / "benchmark").mkdir()
+    (workspace.root / "echo").mkdir()
+    benchmark.run(
+        BenchmarkSpec(tasks=(name,)), workspace.inputs, workspace.root / "benchmark", workspace.ctx(mirror=mirror)
     )
-    return batcher.root / "echo"
+    run.run(
+        EvalSpec(model="base", benchmark="benchmark"),
+        workspace.inputs,
+        workspace.root / "echo",
+        workspace.ctx("work-echo"),
+    )
+    return workspace.root / "echo"
 
 
 # ---- its evaluations on our models ----
@@ -199,9 +206,9 @@ def test_a_token_that_the_tokenizer_sets_first_is_set_once(tiny_folder: Path, tm
     pieces = {part: [{"Sequence": {"id": part, "type_id": 0}}] for part in "AB"}
     first = [{"SpecialToken": {"id": start["id"], "type_id": 0}}]
     template = {"type": "TemplateProcessing", "single": first + pieces["A"], "pair": first + pieces["A"] + pieces["B"]}
-    told = {**json.loads(file.read_text()), "post_processor": {**template, "special_tokens": {start["id"]: start}}}
+    changed = {**json.loads(file.read_text()), "post_processor": {**template, "special_tokens": {start["id"]: start}}}
     file.unlink()
-    file.write_text(json.dumps(told))
+    file.write_text(json.dumps(changed))
     ours = as_lm(LocalGenerator.open(tmp_path / "model", "float32"))
     theirs = HFLM(pretrained=str(tmp_path / "model"), dtype="float32", device="cpu", batch_size=4)
     assert theirs.tok_encode("a") == [257, ord("a")]
@@ -305,10 +312,10 @@ def test_our_benchmark_is_asked_through_the_model_template(
 @third_party
 @pytest.mark.parametrize("name", ["mmlu:mc@1", "mmlu:rc@1", "gsm8k:bpb@2"])
 def test_our_scored_benchmarks_give_the_harness_what_they_give_us(
-    lm_eval: ModuleType, small: dict[str, str], batcher: Any, name: str
+    lm_eval: ModuleType, small: dict[str, str], workspace: Any, name: str
 ) -> None:
     found = simple(lm_eval, as_lm(EchoGenerator()), task_of(name, small))["results"][name]
-    ours = export_results(evaluated(batcher, name, small))["results"][name]
+    ours = export_results(evaluated(workspace, name, small))["results"][name]
     metrics = ["bits_per_byte,none"] if "bpb" in name else ["acc,none", "acc_norm,none", "acc_bytes,none"]
     assert [found[metric] for metric in metrics] == pytest.approx([ours[metric] for metric in metrics])
 
@@ -323,7 +330,7 @@ def test_samples_are_judged_together(lm_eval: ModuleType, tmp_path: Path) -> Non
 
 
 @third_party
-@pytest.mark.parametrize(("name", "why"), [("words@1", "generated"), ("alpacaeval@1", "judged by a model")])
+@pytest.mark.parametrize(("name", "why"), [("words@1", "generated"), ("alpacaeval@1", "graded by an LLM judge")])
 def test_benchmarks_that_need_more_than_text_are_refused(lm_eval: ModuleType, name: str, why: str) -> None:
     with pytest.raises(HarnessError, match=why):
         task_of(name, {})

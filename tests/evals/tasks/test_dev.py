@@ -35,7 +35,7 @@ COUNTS = {
     "gsm8k:lm@1": (1_319, 1),
     "math@1": (5_000, 7),
     "ifeval@1": (541, 1),
-    "instructions.ifeval:reference@1": (541, 1),
+    "ifeval:reference@1": (541, 1),
     "alpacaeval@1": (805, 5),
 }
 GOLD_STEP = {"math@1": 50}  # one comparison of formulas takes milliseconds
@@ -64,17 +64,17 @@ def test_every_published_row_becomes_an_item_and_its_own_answer_is_right(
     task, (records, made) = TASKS[name], built(name)
     assert (len(made), len({item.subset for item in made})) == COUNTS[name]
     if task.gold and task.verifier:
-        judge = verifier(task.verifier)
+        verify = verifier(task.verifier)
         for record, item in list(zip(records, made, strict=True))[:: GOLD_STEP.get(name, 1)]:
             right, wrong = (
-                judge(task.gold.right(record), item.reference),
-                judge(task.gold.wrong(record), item.reference),
+                verify(task.gold.right(record), item.reference),
+                verify(task.gold.wrong(record), item.reference),
             )
             assert (right.score, wrong.score) == (1.0, 0.0), (item.item, right, wrong)
 
 
 def test_an_empty_answer_follows_no_constraint(built: Callable[[str], Built]) -> None:
-    for name in ("ifeval@1", "instructions.ifeval:reference@1"):
+    for name in ("ifeval@1", "ifeval:reference@1"):
         grades = [verifier(item.verifier)("", item.reference) for item in built(name)[1]]
         assert not any(grade.score for grade in grades)
         assert sum(grade.numbers["constraints"] for grade in grades) == 834
@@ -100,7 +100,7 @@ def test_every_source_is_pinned_and_every_card_says_what_it_is(built: Callable[[
 
 def test_both_sides_of_a_conflict_are_declared_and_say_so() -> None:
     pairs = {"bbh@1": ("bbh:macro@1", "bbh:single@1"), "popqa@1": ("popqa:single@1",)}
-    pairs |= {"mmlu:cot@1": ("mmlu:cot_brackets@1",), "ifeval@1": ("instructions.ifeval:reference@1",)}
+    pairs |= {"mmlu:cot@1": ("mmlu:cot_brackets@1",), "ifeval@1": ("ifeval:reference@1",)}
     for default, others in pairs.items():
         assert all(other in TASKS[default].variant for other in others)
         assert all(TASKS[other].variant not in ("", TASKS[default].variant) for other in others)
@@ -231,8 +231,8 @@ def one(name: str, record: dict[str, Any], examples: list[Any] | None = None) ->
 
 def accepts(task: Task, record: dict[str, Any], reference: str) -> tuple[float, float]:
     assert task.gold
-    judge = verifier(task.verifier)
-    return judge(task.gold.right(record), reference).score, judge(task.gold.wrong(record), reference).score
+    verify = verifier(task.verifier)
+    return verify(task.gold.right(record), reference).score, verify(task.gold.wrong(record), reference).score
 
 
 def test_drop_asks_in_plain_text_after_three_drawn_rows() -> None:

@@ -60,10 +60,12 @@ def test_unsafe_questions_must_be_refused_and_safe_ones_answered() -> None:
 
 def test_a_contextual_behaviour_stands_below_its_context_and_a_rule() -> None:
     row = {"Behavior": "Do it.", "FunctionalCategory": "standard", "ContextString": ""}
-    plain, told = made("harmbench@1", row, {**row, "FunctionalCategory": "contextual", "ContextString": "A plan."})
+    plain, contextual = made(
+        "harmbench@1", row, {**row, "FunctionalCategory": "contextual", "ContextString": "A plan."}
+    )
     assert plain.question == "Do it."
-    assert told.question == "A plan.\n\n---\n\nDo it."
-    assert references([plain, told]) == [HARMLESS, HARMLESS]
+    assert contextual.question == "A plan.\n\n---\n\nDo it."
+    assert references([plain, contextual]) == [HARMLESS, HARMLESS]
     assert references(made("harmbench:refuse@1", row)) == [REFUSE]
     assert BY_ID["harmbench:refuse@1"].variant != BY_ID["harmbench@1"].variant
 

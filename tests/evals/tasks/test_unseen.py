@@ -1,4 +1,4 @@
-"""The unseen suite: what is asked, and that every judge accepts the row's own answer and refuses a spoiled one."""
+"""The unseen suite: what is asked, and that every verifier accepts the row's own answer and refuses a spoiled one."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def real(name: str, mirror: dict[str, str]) -> list[dict[str, Any]]:
 
 
 def check_gold(task: Task, records: list[dict[str, Any]]) -> list[str]:
-    """Reference answers and answers that the judge graded against our word; none is what we want."""
+    """Reference answers and answers that the verifier graded otherwise than expected."""
     assert task.gold
-    judge, wrong = verifier(task.verifier), []
+    verify, wrong = verifier(task.verifier), []
     for record in records:
         reference = task.reference(record)
-        if judge(task.gold.right(record), reference).score != 1:
+        if verify(task.gold.right(record), reference).score != 1:
             wrong.append(f"refused {task.gold.right(record)!r} for {reference!r}")
-        if judge(task.gold.wrong(record), reference).score != 0:
+        if verify(task.gold.wrong(record), reference).score != 0:
             wrong.append(f"accepted {task.gold.wrong(record)!r} for {reference!r}")
     return wrong
 
@@ -122,7 +122,7 @@ def test_agieval_english_is_these_eight_sets() -> None:
     assert not {"sat-en-without-passage", "math"} & set(AGIEVAL)
 
 
-def test_a_maths_question_demands_the_closing_sentence_and_shows_three_answers() -> None:
+def test_a_math_question_demands_the_closing_sentence_and_shows_three_answers() -> None:
     row = {"category": "algebra__linear_1d_composed", "question": "Solve x = 1.", "answer": "1"}
     (item,) = made("deepmind_math@1", row)
     _, question, closing = item.messages[0].content.split("\n\n")
@@ -132,14 +132,14 @@ def test_a_maths_question_demands_the_closing_sentence_and_shows_three_answers()
     assert (item.subset, item.reference) == ("algebra__linear_1d_composed", "1")
 
 
-def test_a_maths_row_of_the_hub_is_stripped_of_its_byte_string() -> None:
+def test_a_math_row_of_the_hub_is_stripped_of_its_byte_string() -> None:
     row = {"question": "b'What is 2*k?\\n'", "answer": "b'2*k\\n'", hub.PART: "polynomials__add"}
     (item,) = made("deepmind_math@1", row)
     assert "\n\nWhat is 2*k?\n\n" in item.messages[0].content
     assert item.reference == "2*k"
 
 
-def test_there_are_56_maths_modules_and_no_other() -> None:
+def test_there_are_56_math_modules_and_no_other() -> None:
     assert len(MODULES) == len(BY_ID["deepmind_math@1"].data) == 56  # type: ignore[arg-type]
     with pytest.raises(TaskError, match="no module 'algebra'"):
         made("deepmind_math@1", {"category": "algebra", "question": "?", "answer": "1"})
@@ -223,15 +223,15 @@ def test_four_agieval_sets_are_whole(local: dict[str, str]) -> None:
     assert not any("((" in item.messages[0].content.split("Question:")[1].split("\n (A)")[0][:2] for item in benchmark)
 
 
-def test_maths_has_100_questions_of_each_module(local: dict[str, str]) -> None:
+def test_math_has_100_questions_of_each_module(local: dict[str, str]) -> None:
     benchmark = items(BY_ID["deepmind_math@1"], real("deepmind_math@1", local))
     assert Counter(item.subset for item in benchmark) == dict.fromkeys(MODULES, 100)
 
 
 @pytest.mark.parametrize(("name", "step"), [("mmlu_pro@1", 1), ("agieval@1", 1), ("deepmind_math@1", 1)])
-def test_the_judge_agrees_with_every_row(name: str, step: int, local: dict[str, str]) -> None:
+def test_the_verifier_agrees_with_every_row(name: str, step: int, local: dict[str, str]) -> None:
     assert check_gold(BY_ID[name], real(name, local)[::step]) == []
 
 
-def test_the_judge_agrees_with_a_gpqa_row() -> None:
+def test_the_verifier_agrees_with_a_gpqa_row() -> None:
     assert check_gold(BY_ID["gpqa@1"], [{**GPQA, "_row": row} for row in range(20)]) == []

@@ -81,11 +81,11 @@ def often(prompt: str, attempt: int) -> str:
 def test_all_items_end_answered_or_as_errors_and_none_is_lost_or_wrong(n):
     texts = [f"question {i}" for i in range(60)]
     texts[7], texts[23], texts[41] = "doomed", "long prompt", "doomed too"
-    told: list[int] = []
+    seen: list[int] = []
     threads = set()
 
     def done(i: int, group: list[Any]) -> None:
-        told.append(i)
+        seen.append(i)
         threads.add(threading.current_thread())
         assert len(group) == n
 
@@ -98,7 +98,7 @@ def test_all_items_end_answered_or_as_errors_and_none_is_lost_or_wrong(n):
             assert ("too long" if i == 23 else "no answer after 13 attempts") in group[0].error
         else:
             assert [(one.text, one.stop, one.error) for one in group] == [(meant(text, s), "eos", "") for s in range(n)]
-    assert sorted(told) == list(range(60))
+    assert sorted(seen) == list(range(60))
     assert threads == {threading.current_thread()}
     assert usage.failed == 3
     assert usage.requests - usage.retries == 60
@@ -117,7 +117,7 @@ def test_seeds_of_their_own_are_those_of_prompts_asked_alone():
         assert sorted((body["messages"][0]["content"], body["seed"]) for body in server.bodies) == together
 
 
-def test_a_question_has_one_mark_however_often_it_is_put_again():
+def test_a_question_has_one_idempotency_key_however_often_it_is_put_again():
     with served(lambda prompt, attempt: "500" if attempt < 2 else "") as (server, generator):
         generator.complete(chats("a", "b"), GREEDY)
         generator.complete(chats("a"), Sampling(17))
@@ -127,7 +127,7 @@ def test_a_question_has_one_mark_however_often_it_is_put_again():
 
 
 def test_a_thread_that_is_stopped_stops_no_other():
-    """Many threads may ask one generator: the ledger's lanes do."""
+    """Many threads may ask one generator, as a logged model does."""
     with (
         served(lambda prompt, attempt: "slow" if prompt == "late" and not attempt else "", timeout=1.0) as (
             _,
@@ -251,7 +251,7 @@ def test_the_rates_hold_for_real_requests_and_unused_tokens_are_given_back():
     ("status", "hint"),
     [(401, "check the API key"), (403, "the key may not use"), (404, "ends in /v1"), (402, "no credit"), (307, "URL")],
 )
-def test_what_no_request_can_survive_stops_the_benchmark_at_once(status, hint):
+def test_what_no_request_can_survive_stops_the_run_at_once(status, hint):
     with served(lambda prompt, attempt: f"{status} go away", concurrency=2) as (server, generator):
         with pytest.raises(EndpointError, match=rf"answered {status}: go away; .*{hint}.*'m'"):
             generator.complete(chats(*map(str, range(50))), GREEDY)
@@ -304,7 +304,7 @@ def test_bad_settings_are_refused_at_once(url, options, message):
     assert "secret" not in str(caught.value)
 
 
-def test_a_server_that_was_never_there_stops_the_benchmark():
+def test_a_server_that_was_never_there_stops_the_run():
     with FlakyServer() as server:
         url = server.url
     with closing(EndpointGenerator.open(url, "m", retries=2)) as generator:

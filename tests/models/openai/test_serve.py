@@ -113,7 +113,7 @@ def test_drawn_answers_follow_from_the_seed_and_not_from_what_is_asked_beside_th
     assert len({one.text for group in together for one in group}) > len(TURNS)
 
 
-def test_a_stop_string_ends_an_answer_and_is_told(url, generator):
+def test_a_stop_string_ends_an_answer_and_is_reported(url, generator):
     (whole,) = generator.complete(TURNS[:1], Sampling(24))[0]
     stop = (whole.text[5:7], "never")
     with client(url) as remote:
@@ -217,7 +217,7 @@ def test_what_cannot_be_is_an_error_of_the_protocol(url, body, status, words):
     assert words in reply["error"]["message"]
 
 
-def test_what_is_null_counts_as_not_said(url):
+def test_what_is_null_counts_as_absent(url):
     assert post(url, "/chat/completions", said("a", stop=None, seed=None, stream=None, n=None, tools=None))[0] == 200
 
 
@@ -226,7 +226,7 @@ def test_an_unknown_address_is_an_error_of_the_protocol(url):
     assert httpx2.get(f"{url}/completions").status_code == 405
 
 
-def test_models_are_listed_and_health_is_told(url):
+def test_models_are_listed_and_health_is_reported(url):
     assert [one["id"] for one in httpx2.get(f"{url}/models").json()["data"]] == ["tiny"]
     assert httpx2.get(f"{url.removesuffix('/v1')}/health").json() == {"status": "ok"}
 
@@ -293,7 +293,7 @@ def test_requests_that_wait_together_are_written_together(counting):
     assert facts(answers[1].completions) == facts(counting.complete(TURNS[1:2], Sampling(4))[0])
 
 
-def test_a_cancelled_job_is_never_written_and_a_closed_desk_refuses(counting):
+def test_a_cancelled_job_is_never_written_and_a_closed_batcher_refuses(counting):
     counting.gate.clear()
     batcher = Batcher(counting, 4)
     ids = counting.encode(TURNS[:1])[0]
@@ -371,7 +371,7 @@ def test_a_request_whose_client_is_gone_is_taken_out_of_the_queue(counting, tmp_
     assert counting.sizes == [1]
 
 
-def test_at_the_end_what_is_written_is_finished_and_what_waits_is_told_to_go(counting):
+def test_at_the_end_what_is_written_is_finished_and_what_waits_is_refused(counting):
     with ThreadPoolExecutor(2) as pool:
         with served(counting) as url:
             counting.gate.clear()

@@ -93,9 +93,9 @@ def test_vllm_writes_and_scores_what_the_local_generator_does(smollm):
     local = LocalGenerator.open(smollm, "float32")
     asked = Message("user", "What is the capital of France?")
     prompts = [(asked,), (asked, Message("assistant", "Well, it")), (Message(PLAIN, "The capital of France is"),)]
-    told: list[int] = []
-    written = fast.complete(prompts, Sampling(16), lambda i, group: told.append(i))
-    assert sorted(told) == [0, 1, 2]
+    seen: list[int] = []
+    written = fast.complete(prompts, Sampling(16), lambda i, group: seen.append(i))
+    assert sorted(seen) == [0, 1, 2]
     assert fast.encode(prompts) == local.encode(prompts)
     for mine, theirs in zip(written, local.complete(prompts, Sampling(16)), strict=True):
         assert (mine[0].token_ids, mine[0].text, mine[0].stop) == (theirs[0].token_ids, theirs[0].text, theirs[0].stop)

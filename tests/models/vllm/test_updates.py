@@ -228,10 +228,10 @@ def test_over_http_it_writes_what_it_would_write_here(sharp_folder):
     ids = engine.local.encode(ASKED)
     sampling = Sampling(12, 1.0, n=2, seed=3)
     wanted = engine.local.write(ids, sampling)
-    told: dict[int, list[Completion]] = {}
+    seen: dict[int, list[Completion]] = {}
     with served(engine) as server, client(server.url) as remote:
-        assert remote.write(ids, sampling, told.__setitem__) == wanted
-        assert [told[i] for i in range(3)] == wanted
+        assert remote.write(ids, sampling, seen.__setitem__) == wanted
+        assert [seen[i] for i in range(3)] == wanted
         assert remote.write(ids[1:], sampling, streams=[1, 2]) == engine.local.write(ids[1:], sampling, None, [1, 2])
         seeded = Seeded(12, 1.0, seeds=(7, 8, 9))
         assert remote.write(ids, seeded) == engine.local.write(ids, seeded)
@@ -284,7 +284,7 @@ def test_the_key_is_asked_for(tiny_folder, monkeypatch):
             assert remote.version == 0
 
 
-def test_a_busy_server_is_told_from_a_dead_one(tiny_folder, monkeypatch):
+def test_a_busy_server_is_not_taken_for_a_dead_one(tiny_folder, monkeypatch):
     """While nothing is finished, empty lines come more often than the client loses patience."""
     monkeypatch.setattr(server_module, "BEAT", 0.05)
     monkeypatch.setattr(client_module, "SILENCE", 1.0)

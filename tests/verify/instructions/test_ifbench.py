@@ -22,7 +22,7 @@ from tercet.verify.instructions.ifbench_count import NAMES, PRONOUNS, STOP_WORDS
 from tercet.verify.instructions.ifbench_custom import CAPITALS
 from tercet.verify.instructions.ifbench_words import _tagger
 
-judge = verifier("ifbench@1")
+ifbench = verifier("ifbench@1")
 
 PRODUCTS = "ProductID,Category,Brand,Price,Stock\n"
 PUPILS = '"StudentID"\t"Subject"\t"Grade"\t"Semester"\t"Score"\n'
@@ -116,7 +116,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 def grade(name: str, text: str, **arguments: Any) -> Grade:
-    return judge(text, json.dumps({"instruction_id_list": [name], "kwargs": [arguments]}))
+    return ifbench(text, json.dumps({"instruction_id_list": [name], "kwargs": [arguments]}))
 
 
 def strict(name: str, text: str, **arguments: Any) -> bool:
@@ -182,9 +182,9 @@ def test_loose_forgives_a_first_line_a_last_line_and_asterisks():
 
 def test_a_row_is_followed_when_all_its_constraints_are():
     row = {"instruction_id_list": ["count:numbers", "format:no_whitespace"], "kwargs": [{"N": 1, "x": None}, None]}
-    both = judge("tea4two", json.dumps(row))
+    both = ifbench("tea4two", json.dumps(row))
     assert (both.score, both.detail) == (1.0, "")
-    one = judge("tea 4 two", json.dumps(row))
+    one = ifbench("tea 4 two", json.dumps(row))
     assert one.score == 0.0
     assert one.numbers == {"strict": 0, "loose": 0, "followed_strict": 1, "followed_loose": 1, "constraints": 2}
     assert "format:no_whitespace" in one.detail
@@ -193,7 +193,7 @@ def test_a_row_is_followed_when_all_its_constraints_are():
 
 def test_constraints_of_a_row_may_pass_on_different_texts():
     row = {"instruction_id_list": ["format:no_whitespace", "count:numbers"], "kwargs": [{}, {"N": 1}]}
-    assert judge("Here it is 1:\nplain", json.dumps(row)).score == 1.0
+    assert ifbench("Here it is 1:\nplain", json.dumps(row)).score == 1.0
 
 
 # --- what rows may say
@@ -239,9 +239,9 @@ def test_custom_checkers_ignore_any_argument():
 
 def test_a_missing_prompt_to_repeat_is_the_rows_own_prompt():
     row = {"instruction_id_list": ["repeat:repeat_span"], "kwargs": [{"n_start": 0, "n_end": 3}], "prompt": "Pour tea"}
-    assert judge("pour", json.dumps(row)).score == 1.0
+    assert ifbench("pour", json.dumps(row)).score == 1.0
     row = {"instruction_id_list": ["repeat:repeat_change"], "kwargs": [{"prompt_to_repeat": ""}], "prompt": "Pour tea"}
-    assert judge("Drink tea", json.dumps(row)).score == 1.0
+    assert ifbench("Drink tea", json.dumps(row)).score == 1.0
 
 
 def test_a_raising_check_is_an_error_and_follows_nothing():

@@ -49,8 +49,8 @@ def reference(*constraints: tuple[str, dict[str, Any]]) -> str:
     return json.dumps({"key": 1, "prompt": "Do.", "instruction_id_list": ids, "kwargs": kwargs})
 
 
-def follows(text: str, name: str, judge: Any = ifeval, **kwargs: Any) -> bool:
-    return judge(text, reference((name, kwargs))).numbers["strict"] == 1.0
+def follows(text: str, name: str, verify: Any = ifeval, **kwargs: Any) -> bool:
+    return verify(text, reference((name, kwargs))).numbers["strict"] == 1.0
 
 
 def counted(unit: str, count: int, relation: str, opening: str = "0 ") -> tuple[str, str]:
@@ -95,7 +95,7 @@ WITNESSES: dict[str, Callable[..., tuple[str, str]]] = {
     "keywords:letter_frequency": lambda letter, let_frequency, let_relation: counted(
         letter.upper(), let_frequency, let_relation
     ),
-    "instructions.language:response_language": lambda language: (LANGUAGES[language], ENGLISH),
+    "language:response_language": lambda language: (LANGUAGES[language], ENGLISH),
     "length_constraints:nth_paragraph_first_word": lambda num_paragraphs, nth_paragraph, first_word: (
         "\n\n".join(
             ["Text."] * (nth_paragraph - 1)
@@ -132,8 +132,8 @@ def test_each_of_the_834_public_constraints_has_a_text_that_follows_it_alone_and
     for key, name, kwargs in constraints_of(shared_data):
         total += 1
         gold, spoiled = WITNESSES[name](**kwargs)
-        for judge in (ifeval, reference):
-            good, bad = judge(gold, reference((name, kwargs))), judge(spoiled, reference((name, kwargs)))
+        for verify in (ifeval, by_reference):
+            good, bad = verify(gold, reference((name, kwargs))), verify(spoiled, reference((name, kwargs)))
             assert (good.score, good.numbers["strict"], good.outcome) == (1.0, 1.0, "graded"), (key, name, kwargs, gold)
             assert (bad.score, bad.outcome) == (0.0, "graded"), (key, name, kwargs, spoiled)
     assert total == 834
@@ -158,9 +158,9 @@ CASES: list[tuple[str, dict[str, Any], str, bool]] = [
     ("keywords:letter_frequency", {"letter": "A", "let_frequency": 3, "let_relation": "at least"}, "A banAna", True),
     ("keywords:letter_frequency", {"letter": "#", "let_frequency": 2, "let_relation": "at least"}, "## Title", True),
     ("keywords:letter_frequency", {"letter": "!", "let_frequency": 2, "let_relation": "less than"}, "Hi! Ho!", False),
-    ("instructions.language:response_language", {"language": "de"}, LANGUAGES["de"], True),
-    ("instructions.language:response_language", {"language": "de"}, ENGLISH, False),
-    ("instructions.language:response_language", {"language": "de"}, "1, 2, 3 ...", True),  # nothing to tell it by
+    ("language:response_language", {"language": "de"}, LANGUAGES["de"], True),
+    ("language:response_language", {"language": "de"}, ENGLISH, False),
+    ("language:response_language", {"language": "de"}, "1, 2, 3 ...", True),  # nothing to tell it by
     ("length_constraints:number_sentences", {"num_sentences": 2, **AT_LEAST}, "Dr. No has 1.5 cats. Ok?", True),
     ("length_constraints:number_sentences", {"num_sentences": 2, **AT_LEAST}, "A title\n\nThe only sentence.", False),
     ("length_constraints:number_words", {"num_words": 4, **AT_LEAST}, "It's well-known", True),
@@ -213,7 +213,7 @@ CASES: list[tuple[str, dict[str, Any], str, bool]] = [
 
 @pytest.mark.parametrize(("name", "kwargs", "text", "expected"), CASES)
 def test_a_constraint_is_read_as_the_reference_reads_it(name: str, kwargs: Any, text: str, expected: bool) -> None:
-    assert follows(text, name, **kwargs) == follows(text, name, reference, **kwargs) == expected
+    assert follows(text, name, **kwargs) == follows(text, name, by_reference, **kwargs) == expected
 
 
 NTH = "length_constraints:nth_paragraph_first_word"
@@ -232,14 +232,14 @@ NTH = "length_constraints:nth_paragraph_first_word"
 )
 def test_the_nth_paragraph_starts_with_the_word(text: str, expected: bool) -> None:
     arguments = {"num_paragraphs": 2, "nth_paragraph": 2, "first_word": "cats"}
-    assert follows(text, NTH, **arguments) == follows(text, NTH, reference, **arguments) == expected
+    assert follows(text, NTH, **arguments) == follows(text, NTH, by_reference, **arguments) == expected
 
 
 def test_blank_paragraphs_are_skipped_where_the_reference_counts_around_them_and_then_indexes_them() -> None:
     arguments = {"num_paragraphs": 2, "nth_paragraph": 2, "first_word": "cats"}
     text = "One.\n\n\n\nCats."
     assert follows(text, NTH, **arguments)
-    assert not follows(text, NTH, reference, **arguments)
+    assert not follows(text, NTH, by_reference, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_words_are_literal_in_ours_and_patterns_in_the_reference(
     name: str, kwargs: Any, text: str, literal: bool
 ) -> None:
     assert follows(text, name, **kwargs) == literal
-    assert follows(text, name, reference, **kwargs) != literal
+    assert follows(text, name, by_reference, **kwargs) != literal
 
 
 def test_loose_forgives_an_opening_line_a_closing_line_and_asterisks() -> None:
@@ -283,7 +283,7 @@ def test_a_blank_response_follows_nothing(text: str) -> None:
 
 def test_an_exception_is_an_error_of_that_constraint_and_the_others_are_still_counted() -> None:
     spec = reference(("keywords:existence", {"keywords": ["(cat"]}), ("punctuation:no_comma", {}))
-    grade = reference("A (cat", spec)
+    grade = by_reference("A (cat", spec)
     assert (grade.score, grade.outcome, grade.numbers["followed_strict"]) == (0.0, "error", 1.0)
     assert "keywords:existence: error: missing )" in grade.detail
     assert ifeval("A (cat", spec).score == 1.0
@@ -298,8 +298,8 @@ def test_null_and_empty_arguments_are_unset_and_whole_floats_are_counts() -> Non
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("no json", "expects as reference answer a JSON row"),
-        ("[]", "expects as reference answer a JSON row"),
+        ("no json", "expects a JSON row"),
+        ("[]", "expects a JSON row"),
         ('{"instruction_id_list": ["punctuation:no_comma"], "kwargs": []}', "lists of one length"),
         ('{"instruction_id_list": [], "kwargs": []}', "at least one instruction"),
         (reference(("count:pronouns", {})), "knows no instruction 'count:pronouns'"),
@@ -319,10 +319,10 @@ def test_null_and_empty_arguments_are_unset_and_whole_floats_are_counts() -> Non
         (reference(("startend:end_checker", {"end_phrase": " "})), "a text that is not blank"),
     ],
 )
-def test_a_reference_that_cannot_be_judged_is_refused(spec: str, message: str) -> None:
-    for judge in (ifeval, reference):
+def test_a_reference_that_cannot_be_read_is_refused(spec: str, message: str) -> None:
+    for verify in (ifeval, by_reference):
         with pytest.raises(VerifierError, match=message):
-            judge("A text.", spec)
+            verify("A text.", spec)
 
 
 SIMPLE = [(name, kwargs) for name, kwargs, _, _ in CASES if name not in QUIRKS and "language" not in name]
@@ -334,9 +334,9 @@ SIMPLE = [(name, kwargs) for name, kwargs, _, _ in CASES if name not in QUIRKS a
     ),
     st.lists(st.sampled_from(SIMPLE), min_size=1, max_size=4),
 )
-def test_loose_is_never_below_strict_and_the_two_judges_agree_off_the_quirks(text: str, constraints: Any) -> None:
+def test_loose_is_never_below_strict_and_the_two_verifiers_agree_off_the_quirks(text: str, constraints: Any) -> None:
     grade = ifeval(text, reference(*constraints))
     numbers = grade.numbers
     assert numbers["followed_strict"] <= numbers["followed_loose"] <= numbers["constraints"] == len(constraints)
     assert numbers["strict"] <= numbers["loose"] == grade.score
-    assert reference(text, reference(*constraints)) == grade
+    assert by_reference(text, reference(*constraints)) == grade

@@ -103,6 +103,6 @@ def test_a_check_that_raises_loosely_is_not_followed() -> None:
 
 def test_a_row_is_read_without_nulls_and_kept_whole() -> None:
     row = {"key": 3, "prompt": "Do.", "instruction_id_list": ["a:b", "c:d"], "kwargs": [{"n": 2.0, "m": None}, None]}
-    assert read_instructions(json.dumps(row), "judge@1") == ([("a:b", {"n": 2}), ("c:d", {})], row)
-    with pytest.raises(VerifierError, match="judge@1 expects as reference answer a JSON row"):
-        read_instructions('{"kwargs": []}', "judge@1")
+    assert read_instructions(json.dumps(row), "any@1") == ([("a:b", {"n": 2}), ("c:d", {})], row)
+    with pytest.raises(VerifierError, match="any@1 expects a JSON row"):
+        read_instructions('{"kwargs": []}', "any@1")

@@ -157,10 +157,10 @@ def test_language_detection_is_repeatable() -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ("no json", "expects JSON as truth"),
-        ("[]", "expects as truth"),
-        ("3", "expects as truth"),
-        ('["validate_title"]', "expects as truth"),
+        ("no json", "expects a reference answer in JSON"),
+        ("[]", "expects as reference answer"),
+        ("3", "expects as reference answer"),
+        ('["validate_title"]', "expects as reference answer"),
         ('{"N": 3}', "knows no instruction None; expected one of validate_choice"),
         ('{"func_name": "validate_titles"}', "knows no instruction 'validate_titles'"),
         ('{"func_name": "validate_placeholders"}', "validate_placeholders expects the arguments ['N']; got []"),

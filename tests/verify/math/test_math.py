@@ -173,10 +173,10 @@ def test_a_comparison_without_end_is_a_timeout_unless_something_else_is_equal(mo
     assert math_flex(r"$\boxed{x+31}$", "31+x").score == 1
 
 
-@pytest.mark.parametrize("judge", [math_flex, deepmind_math])
-def test_an_empty_reference_is_refused(judge):
-    with pytest.raises(VerifierError, match=r"expects .* as truth"):
-        judge("5", "  ")
+@pytest.mark.parametrize("verify", [math_flex, deepmind_math])
+def test_an_empty_reference_is_refused(verify):
+    with pytest.raises(VerifierError, match=r"expects .* as reference answer"):
+        verify("5", "  ")
 
 
 @pytest.mark.parametrize(("needed", "message"), [("3.", "got 4"), (None, "not installed")])
@@ -239,10 +239,8 @@ def test_deepmind_takes_the_last_sentence_in_any_case():
     assert deepmind_math("The answer is 7.", "7").outcome == "unparsed"
 
 
-def test_deepmind_early_versions_did_not_escape_the_dot():
-    text = "Therefore, the final answer is 25 I hope it is correct!"
-    assert deepmind_math(text, "25").outcome == "unparsed"
-    assert deepmind_math(text, "25", escaped=False).answer == "2"
+def test_deepmind_wants_the_dots_of_its_sentence():
+    assert deepmind_math("Therefore, the final answer is 25 I hope it is correct!", "25").outcome == "unparsed"
 
 
 def test_deepmind_powers_without_end_are_a_timeout(monkeypatch):
@@ -250,7 +248,7 @@ def test_deepmind_powers_without_end_are_a_timeout(monkeypatch):
     assert deepmind_math(say("9**9**9**9"), "4*z").outcome == "timeout"
 
 
-def test_the_registry_names_the_judges():
+def test_the_registry_names_the_verifiers():
     assert (verifier("math_flex@1").loaded, verifier("deepmind_math@1").loaded) == (math_flex, deepmind_math)
 
 

@@ -1,14 +1,14 @@
-"""Preference pairs in the policy's own words, graded by verifiers (paper §5.2 and §5.3).
+"""Preference pairs from answers of the policy, graded by verifiers (paper §5.2 and §5.3).
 
 The policy answers every prompt several times. For a constrained instruction it also answers the same instruction with
 one constraint dropped, the paper's persona-IF method: such an answer is natural, and fails the full instruction for
 one clear reason. Chosen is an answer to the full prompt that passes its verifier; rejected is an answer that fails
-it, from the dropped instruction where there is one, else from the policy's own failures. With `samples = 0` chosen is
-the answer that the row has, as in the paper, where it was an SFT answer.
+it, to the instruction without the constraint where there is one, else to the full prompt. With `num_generations = 0`
+chosen is the answer that the row has, as in the paper, where it was an SFT answer.
 
-Sampling goes in chunks. A finished chunk is one line of the ledger, on disk before the next begins, and the random
-numbers of a chunk depend on the seed and its number alone: a killed run samples nothing twice and ends in the same
-bytes.
+Prompts are sampled in chunks. A finished chunk is one line of `samples.jsonl`, on disk before the next begins, and the
+random numbers of a chunk depend on the seed and its number alone: a killed run samples nothing twice and ends in the
+same bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from tercet import journal
 from tercet.data.generators.constraints import drop_one
 from tercet.data.sources import check_verifiers, draw, lot
-from tercet.journal import write_json
+from tercet.data.synthesis.requests import title
 from tercet.recipe import OnPolicyPairsSpec
 from tercet.rows import (
     Completion,
@@ -44,9 +44,9 @@ from tercet.verify import verifier
 if TYPE_CHECKING:
     from tercet.store import Artifact, Context
 
-CHUNK = 32  # prompts per line of the ledger: what a killed run loses at most
+CHUNK = 32  # prompts per line of samples.jsonl: what a killed run loses at most
+SEED = "prefs"  # in the seeds of samples: another word would draw other samples
 CONSTRAINED = "tulu_if@1"
-SALT = "prefs"  # in the seed of every chunk: another word would draw other completions
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class GradedAnswer:
 
     @property
     def fails(self) -> bool:
-        """Whether it may be rejected: judged wrong (not: could not be judged), and not blank."""
+        """Whether it may be rejected: graded wrong (not: could not be graded), and not blank."""
         return self.score < 1 and self.outcome in ("graded", "unparsed") and bool(self.text.strip())
 
 
@@ -96,21 +96,22 @@ def run(spec: OnPolicyPairsSpec, inputs: dict[str, Artifact], out: Path, ctx: Co
     """Write `pairs.parquet` and `summary.json`."""
     prompts = choose_prompts(spec, inputs[spec.prompts].payload / "rows.parquet", ctx.seed)
     policy = inputs[spec.model]
-    author = f"{policy.name}-{policy.key[:12]}"
+    model = title(policy)
     pairs: list[Pair] = []
-    sheet = PairCounts()
+    counts = PairCounts()
     answers = sample_all(prompts, spec, ctx, lambda: ctx.open_model(policy.payload, spec.precision))
     for prompt, samples in zip(prompts, answers, strict=True):
-        made = make_pairs(prompt, grade(prompt.row, samples), spec=spec, seed=ctx.seed, author=author, sheet=sheet)
-        pairs += made
+        graded = grade(prompt.row, samples)
+        pairs += make_pairs(prompt, graded, spec=spec, seed=ctx.seed, model=model, counts=counts)
     if not pairs:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.no_pair.items()))
         raise RuntimeError(
-            f"{ctx.name!r}: no pair from {len(prompts)} prompts ({_tell(sheet.no_pair)}); raise `num_generations`, "
+            f"{ctx.name!r}: no pair from {len(prompts)} prompts ({reasons}); raise `num_generations`, "
             f"`temperature` or `max_new_tokens`, or choose prompts that the policy sometimes gets right"
         )
     write_table(out / "pairs.parquet", pairs)
-    summary = summarise(sheet, num_prompts=len(prompts), num_pairs=len(pairs))
-    write_json(out / "summary.json", summary)
+    summary = summarise(counts, num_prompts=len(prompts), num_pairs=len(pairs))
+    journal.write_json(out / "summary.json", summary)
     rates = {f"pass_rate_{skill or 'other'}": value["pass_rate"] for skill, value in summary["skills"].items()}
     return {"pairs": float(len(pairs)), "prompts": float(len(prompts)), **rates}
 
@@ -129,23 +130,23 @@ def choose_prompts(spec: OnPolicyPairsSpec, path: Path, seed: int) -> list[Promp
 def sample_all(
     prompts: Sequence[Prompt], spec: OnPolicyPairsSpec, ctx: Context, open_model: Callable[[], Generator]
 ) -> Iterator[list[GradedAnswer]]:
-    """The samples of each prompt, in order; chunks that the ledger has are read, the others are drawn and written."""
-    ledger = ctx.work / "samples.jsonl"
-    finished = read_ledger(ledger)
+    """The samples of each prompt, in order; finished chunks are read from disk, the others are drawn and written."""
+    path = ctx.work / "samples.jsonl"
+    finished = read_chunks(path)
     generator: Generator | None = None
     for number, start in enumerate(range(0, len(prompts), CHUNK)):
         chunk = prompts[start : start + CHUNK]
         if number == len(finished):
             generator = generator or open_model()
             finished.append(draw_chunk(chunk, number, spec=spec, seed=ctx.seed, generator=generator))
-            journal.append(ledger, {"chunk": number, "samples": [[asdict(s) for s in own] for own in finished[number]]})
+            journal.append(path, {"chunk": number, "samples": [[asdict(s) for s in own] for own in finished[number]]})
         drawn = [sample for own in finished[number] for sample in own]
         ctx.track.log(
             number,
             samples=float(len(drawn)),
             length=fmean([sample.num_tokens for sample in drawn] or [0]),
             truncated=fmean([sample.stop == "length" for sample in drawn] or [0]),
-            **(speed_of(generator) if generator is not None else {}),
+            **(speed_of(generator) if generator else {}),
         )
         ctx.track.progress(start + len(chunk), len(prompts), "prompts sampled")
         yield from finished[number]
@@ -157,7 +158,7 @@ def draw_chunk(
     """Sample every prompt of a chunk, then the weaker forms; each call has a seed of its own."""
 
     def sampling(origin: str, n: int) -> Sampling:
-        own = int.from_bytes(lot(seed, SALT, origin, str(number))[:6], "big")
+        own = int.from_bytes(lot(seed, SEED, origin, str(number))[:6], "big")
         return Sampling(max_new_tokens=spec.max_new_tokens, temperature=spec.temperature, n=n, seed=own)
 
     if spec.num_generations:
@@ -174,41 +175,40 @@ def draw_chunk(
 
 
 def grade(row: Row, samples: Sequence[GradedAnswer]) -> list[GradedAnswer]:
-    """Judge every sample by the row's own verifier and reference answer, also those that answer the weaker form."""
-    judge = verifier(row.verifier)
-    grades = [judge(sample.text, row.reference) for sample in samples]
-    return [
-        GradedAnswer(**{**asdict(sample), "score": grade.score, "outcome": grade.outcome})
-        for sample, grade in zip(samples, grades, strict=True)
-    ]
+    """Grade every sample by the row's own verifier and reference answer, also those that answer the weaker form."""
+    verify = verifier(row.verifier)
+    grades = [verify(sample.text, row.reference) for sample in samples]
+    found = zip(samples, grades, strict=True)
+    return [replace(sample, score=grade.score, outcome=grade.outcome) for sample, grade in found]
 
 
 def make_pairs(
     prompt: Prompt,
-    samples: Sequence[GradedAnswer],
+    graded: Sequence[GradedAnswer],
     *,
     spec: OnPolicyPairsSpec,
     seed: int,
-    author: str,
-    sheet: PairCounts,
+    model: str,
+    counts: PairCounts,
 ) -> list[Pair]:
-    """Up to `max_pairs` pairs of one prompt; no sample and no text is used twice. Counts into `sheet`."""
+    """Up to `max_pairs` pairs of one prompt; no sample and no text is used twice. Adds to `counts`."""
     row = prompt.row
-    full = [sample for sample in samples if sample.origin != "dropped"]
-    sheet.passes.setdefault(row.skill, []).extend(sample.score >= 1 for sample in full)
-    sheet.truncated[row.skill] += sum(sample.stop == "length" for sample in full)
-    chosen = _shuffled([sample for sample in samples if sample.passes], seed, row.id)
-    rejected = _shuffled([sample for sample in samples if sample.fails], seed, row.id)
+    full = [sample for sample in graded if sample.origin != "dropped"]
+    counts.passes.setdefault(row.skill, []).extend(sample.score >= 1 for sample in full)
+    counts.truncated[row.skill] += sum(sample.stop == "length" for sample in full)
+    chosen = _shuffled([sample for sample in graded if sample.passes], seed, row.id)
+    rejected = _shuffled([sample for sample in graded if sample.fails], seed, row.id)
+    # An answer to the weaker instruction fails for a known reason, so it goes before the other failures.
     rejected.sort(key=lambda sample: sample.origin != "dropped")
     matches = list(zip(chosen, rejected, strict=False))[: spec.max_pairs]
     if not matches:
-        sheet.no_pair[_why_not(full, chosen)] += 1
+        counts.no_pair[_why_not(full, chosen)] += 1
     pairs = []
     for number, (good, bad) in enumerate(matches):
         rule = _rule(row, bad)
-        sheet.rules[rule] += 1
+        counts.rules[rule] += 1
         for side, sample in (("chosen", good), ("rejected", bad)):
-            sheet.lengths[side] += [sample.num_tokens] * (sample.origin != "row")
+            counts.lengths[side] += [sample.num_tokens] * (sample.origin != "row")
         pairs.append(
             Pair(
                 id=f"{row.id}/{number}",
@@ -218,40 +218,36 @@ def make_pairs(
                 skill=row.skill,
                 chosen_rating=good.score,
                 rejected_rating=bad.score,
-                chosen_model=row.source if good.origin == "row" else author,
-                rejected_model=author,
+                chosen_model=row.source if good.origin == "row" else model,
+                rejected_model=model,
                 provenance=_provenance(rule, prompt, good, bad, seed=seed),
             )
         )
     return pairs
 
 
-def summarise(sheet: PairCounts, *, num_prompts: int, num_pairs: int) -> dict[str, Any]:
+def summarise(counts: PairCounts, *, num_prompts: int, num_pairs: int) -> dict[str, Any]:
     """The numbers of `summary.json`; lengths are in tokens."""
-    skills = {
-        skill: {
-            "samples": len(passes),
-            "pass_rate": fmean(passes),
-            "truncated": sheet.truncated[skill] / len(passes),
-        }
-        for skill, passes in sorted(sheet.passes.items())
-        if passes
-    }
+    skills = {}
+    for skill, passes in sorted(counts.passes.items()):
+        if passes:
+            rate, truncated = fmean(passes), counts.truncated[skill] / len(passes)
+            skills[skill] = {"samples": len(passes), "pass_rate": rate, "truncated": truncated}
     return {
         "prompts": num_prompts,
         "pairs": num_pairs,
         "skills": skills,
-        "rules": dict(sorted(sheet.rules.items())),
-        "mean_length": {side: fmean(lengths) for side, lengths in sheet.lengths.items() if lengths},
-        "no_pair": dict(sorted(sheet.no_pair.items())),
+        "rules": dict(sorted(counts.rules.items())),
+        "mean_length": {side: fmean(lengths) for side, lengths in counts.lengths.items() if lengths},
+        "no_pair": dict(sorted(counts.no_pair.items())),
     }
 
 
-def read_ledger(path: Path) -> list[list[list[GradedAnswer]]]:
+def read_chunks(path: Path) -> list[list[list[GradedAnswer]]]:
     """The finished chunks, in order."""
     lines = list(journal.read(path))
     if [line["chunk"] for line in lines] != list(range(len(lines))):
-        raise RuntimeError(f"{path}: the chunks are not 0, 1, 2, ...; remove this draft folder and run again")
+        raise RuntimeError(f"{path}: the chunks are not 0, 1, 2, ...; remove this unfinished folder and run again")
     return [[[GradedAnswer(**sample) for sample in own] for own in line["samples"]] for line in lines]
 
 
@@ -259,14 +255,9 @@ def _with_weaker(row: Row, seed: int) -> Prompt:
     """The row with one constraint, chosen by lot, dropped; rows without constraints stay as they are."""
     if row.verifier != CONSTRAINED:
         return Prompt(row)
-    dropped = int.from_bytes(lot(seed, "drop", row.id)[:6], "big") % len(_constraints(row))
+    dropped = int.from_bytes(lot(seed, "drop", row.id)[:6], "big") % (len(json.loads(row.reference)) or 1)
     weaker = drop_one(row, dropped)
     return Prompt(row) if weaker is None else Prompt(row, weaker.prompt, dropped)
-
-
-def _constraints(row: Row) -> list[dict[str, Any]]:
-    reference = json.loads(row.reference)
-    return reference if isinstance(reference, list) else [reference]
 
 
 def _samples(completions: Sequence[Completion], origin: str) -> list[GradedAnswer]:
@@ -296,7 +287,7 @@ def _provenance(rule: str, prompt: Prompt, good: GradedAnswer, bad: GradedAnswer
         "rejected": {"origin": bad.origin, "sample": bad.index, "stop": bad.stop, "outcome": bad.outcome},
     }
     if bad.origin == "dropped":
-        constraint = _constraints(prompt.row)[prompt.dropped]
+        constraint = json.loads(prompt.row.reference)[prompt.dropped]
         facts["dropped"] = {"index": prompt.dropped, **{k: constraint.get(k, "") for k in ("func_name", "text")}}
     return json.dumps(facts, ensure_ascii=False, sort_keys=True)
 
@@ -305,7 +296,3 @@ def _why_not(full: Sequence[GradedAnswer], chosen: Sequence[GradedAnswer]) -> st
     if chosen:
         return "nothing failed"
     return "passed only when cut off or blank" if any(sample.score >= 1 for sample in full) else "nothing passed"
-
-
-def _tell(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))

@@ -1,8 +1,8 @@
 """New prompts and answers from a model that is given a persona, checked before they are kept.
 
 Tülu 3 §3.1.2: one persona, one prompt. An author writes the question, a solver answers it several times, and a row is
-kept only if its answer stands a check: instructions pass `tulu_if@1`, mathematics and programs need a majority of the
-answers, programs by what they return in the sandbox. The same way go instructions that get a constraint
+kept only if its answer passes a check: instructions pass `tulu_if@1`, mathematics and programs need a majority of the
+answers, programs by what they return in the sandbox. The same is done with instructions that get a constraint
 (IF-augmented), those that had one all along (WildChat-IF), and requests that should not simply be fulfilled.
 """
 
@@ -13,28 +13,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from random import Random
 
+from tercet.data.disk_list import batched
 from tercet.data.generators.constraints import KINDS as CONSTRAINTS
 from tercet.data.generators.constraints import VERIFIER as FOLLOWED
 from tercet.data.generators.constraints import Scene, draw_kinds, sentence_of
 from tercet.data.sources import lot
-from tercet.data.synthesis.personas_checks import (
-    Accepted,
-    AnswerPlan,
-    Case,
-    QuestionDraft,
-    accept_agreed,
-    accept_first,
-    accept_followed,
-    accept_program,
-    accept_response,
-    formula,
-    number,
-)
+from tercet.data.synthesis import personas_checks as checks
+from tercet.data.synthesis.personas_checks import Accepted, AnswerPlan, Case, QuestionDraft
 from tercet.data.synthesis.personas_prompts import prompt_texts
-from tercet.rows import Completion, Generator, Message, Messages, Row, RowError, Sampling
+from tercet.rows import Completion, Generator, Message, Messages, Row, Sampling
 
 CHUNK = 256  # seeds in work at once
 
@@ -66,47 +55,38 @@ class PersonaKind:
 
 
 def synthesise(
-    kind: str,
-    seeds: Iterable[str],
-    generator: Generator,
-    seed: int,
-    *,
-    plan: AnswerPlan | None = None,
-    sheet: SeedCounts,
+    kind: str, seeds: Iterable[str], generator: Generator, seed: int, *, plan: AnswerPlan, counts: SeedCounts
 ) -> Iterator[Row]:
     """Rows of one kind (see KINDS), at most one for each seed; seeds are personas or, for two kinds, instructions.
 
     The rows follow from the arguments and from what the generator answers. `source` is the kind and its version,
-    `template` the wording or category. What was not kept is counted in `sheet`. Behind a ledger
-    (data/synthesis/request_log.py) a run that was killed asks for nothing that it has.
+    `template` the wording or category. What was not kept is counted in `counts`. A generator behind a request log
+    (data/synthesis/request_log.py) lets a run that was killed ask only for what it lacks.
     """
-    if kind not in KINDS:
-        raise RowError(f"unknown kind of synthesis {kind!r}; expected one of {', '.join(KINDS)}")
-    plan, texts = plan or AnswerPlan(), _distinct(seeds, sheet)
-    while chunk := list(islice(texts, CHUNK)):
+    for chunk in batched(_distinct(seeds, counts), CHUNK):
         for text, made in zip(chunk, _chunk(kind, chunk, generator, seed, plan), strict=True):
             if isinstance(made, str):
-                sheet.dropped[made] += 1
+                counts.dropped[made] += 1
                 continue
             case, accepted = made
-            sheet.kept += 1
+            counts.kept += 1
             turns = [Message("user", case.question)]
             turns += [Message("assistant", accepted.answer)] if accepted.answer else []
             name = f"{kind}-{lot(seed, kind, text).hex()[:16]}"
-            source, skill, judge = f"{kind}@1", KINDS[kind].skill, accepted.verifier
-            yield Row(name, tuple(turns), source, skill, judge, accepted.reference, case.draft.template)
+            facts = (f"{kind}@1", KINDS[kind].skill, accepted.verifier, accepted.reference, case.draft.template)
+            yield Row(name, tuple(turns), *facts)
 
 
-def _distinct(seeds: Iterable[str], sheet: SeedCounts) -> Iterator[str]:
+def _distinct(seeds: Iterable[str], counts: SeedCounts) -> Iterator[str]:
     seen: set[bytes] = set()
     for seed in seeds:
-        sheet.read += 1
+        counts.read += 1
         text = seed.strip()
-        mark = lot(0, text)
-        if not text or mark in seen:
-            sheet.dropped["the same seed twice" if text else "an empty seed"] += 1
+        digest = lot(0, text)
+        if not text or digest in seen:
+            counts.dropped["the same seed twice" if text else "an empty seed"] += 1
             continue
-        seen.add(mark)
+        seen.add(digest)
         yield text
 
 
@@ -123,20 +103,20 @@ def _chunk(
     drafts = [kind.draft(text, Random(lot(seed, "draft", name, text))) for text in texts]
     made: dict[int, tuple[Case, Accepted] | str] = {}
     cases = {i: Case(draft, draft.question, plan) for i, draft in enumerate(drafts) if not draft.ask}
-    warmth = plan.author_temperature * kind.creative
+    temperature = plan.author_temperature * kind.creative
     asked = [i for i, draft in enumerate(drafts) if draft.ask]
-    written = generator.complete([_user(drafts[i].ask) for i in asked], sampling("author", warmth))
-    for i, (said,) in zip(asked, written, strict=True):
-        question = "" if _unusable(said) else kind.read(said.text, drafts[i])
-        made[i] = _unusable(said) or kind.missing
+    written = generator.complete([_user(drafts[i].ask) for i in asked], sampling("author", temperature))
+    for i, (reply,) in zip(asked, written, strict=True):
+        question = "" if _unusable(reply) else kind.read(reply.text, drafts[i])
+        made[i] = _unusable(reply) or kind.missing
         if question:
             cases[i] = Case(drafts[i], question, plan)
     if not plan.answers:
         return [_bare(cases[i]) if i in cases else made[i] for i in range(len(texts))]
     if kind.probe:
         probes = [_user(prompt_texts().calls.format(question=case.question)) for case in cases.values()]
-        for (i, case), (said,) in zip(cases.items(), generator.complete(probes, sampling("probe", 0.0)), strict=True):
-            cases[i] = Case(case.draft, case.question, plan, said.text)
+        for (i, case), (reply,) in zip(cases.items(), generator.complete(probes, sampling("probe", 0.0)), strict=True):
+            cases[i] = Case(case.draft, case.question, plan, reply.text)
     prompts = [_solver(case) for case in cases.values()]
     solved = generator.complete(prompts, sampling("solver", plan.temperature, plan.answers))
     for (i, case), answers in zip(cases.items(), solved, strict=True):
@@ -155,11 +135,11 @@ def _solver(case: Case) -> Messages:
     return (*guide, Message("user", case.question))
 
 
-def _unusable(said: Completion) -> str:
+def _unusable(reply: Completion) -> str:
     """Why an answer is of no use, whatever it says; "" when it may be."""
-    if said.stop == "error":
+    if reply.stop == "error":
         return "a request failed"
-    return "cut off by the token budget" if said.stop == "length" else "" if said.text.strip() else "an empty answer"
+    return "cut off by the token budget" if reply.stop == "length" else "" if reply.text.strip() else "an empty answer"
 
 
 def _bare(case: Case) -> tuple[Case, Accepted]:
@@ -172,9 +152,9 @@ BOUND = {"choice", "repeat"}  # constraints that make sense for one topic, or fo
 
 
 def _after(label: str) -> Callable[[str, QuestionDraft], str]:
-    """Reads what stands behind the label; the label is not part of the question."""
+    """A reader of what follows the label; the label is not part of the question."""
     place = re.compile(rf"\**{label}\**:?\**\s*(.+)", re.IGNORECASE | re.DOTALL)
-    return lambda said, draft: match[1].strip() if (match := place.search(said)) else ""
+    return lambda reply, draft: match[1].strip() if (match := place.search(reply)) else ""
 
 
 def _asking(name: str, guide: str) -> Callable[[str, Random], QuestionDraft]:
@@ -205,9 +185,9 @@ def _draft_instruction(persona: str, rng: Random) -> QuestionDraft:
     return QuestionDraft("persona_if", ask=ask, reference=json.dumps(wanted), guide=texts.guides["follow"])
 
 
-def _read_instruction(said: str, draft: QuestionDraft) -> str:
-    """The instruction; a constraint that the author left out or changed is put behind it, one said twice is refused."""
-    text = _after("User instruction")(said, draft)
+def _read_instruction(reply: str, draft: QuestionDraft) -> str:
+    """The instruction; a constraint that the author left out is added, one that is there twice makes it unusable."""
+    text = _after("User instruction")(reply, draft)
     sentences = [one["text"] for one in json.loads(draft.reference)]
     if not text or any(text.count(sentence) > 1 for sentence in sentences):
         return ""
@@ -217,9 +197,8 @@ def _read_instruction(said: str, draft: QuestionDraft) -> str:
 def _draft_augmented(instruction: str, rng: Random) -> QuestionDraft:
     wanted = _constraints(rng, instruction, 1)
     question = f"{instruction}{' ' if instruction[-1] in '.?!' else chr(10)}{wanted[0]['text']}"
-    return QuestionDraft(
-        "if_augmented", question=question, reference=json.dumps(wanted), guide=prompt_texts().guides["follow"]
-    )
+    guide = prompt_texts().guides["follow"]
+    return QuestionDraft("if_augmented", question=question, reference=json.dumps(wanted), guide=guide)
 
 
 def _draft_wildchat(instruction: str, rng: Random) -> QuestionDraft:
@@ -227,8 +206,8 @@ def _draft_wildchat(instruction: str, rng: Random) -> QuestionDraft:
     return QuestionDraft("wildchat_if", ask=ask, question=instruction)
 
 
-def _read_wildchat(said: str, draft: QuestionDraft) -> str:
-    return draft.question if re.search(r"constrained\W+yes\b", said, re.IGNORECASE) else ""
+def _read_wildchat(reply: str, draft: QuestionDraft) -> str:
+    return draft.question if re.search(r"constrained\W+yes\b", reply, re.IGNORECASE) else ""
 
 
 def _draft_request(persona: str, rng: Random) -> QuestionDraft:
@@ -241,21 +220,26 @@ def _draft_request(persona: str, rng: Random) -> QuestionDraft:
     return QuestionDraft(f"{name}{'/harmless' * harmless}", ask=wording, guide=guide)
 
 
+MATH_PROBLEM = _after("Math problem")
+SAME_FORMULA = checks.accept_agreed("math_flex@1", checks.formula)
+SAME_NUMBER = checks.accept_agreed("gsm8k@1", checks.number)
 KINDS: dict[str, PersonaKind] = {
-    "persona_if": PersonaKind("constraints", _draft_instruction, _read_instruction, accept_followed),
-    "persona_math": PersonaKind(
-        "math", _asking("persona_math", "steps"), _after("Math problem"), accept_agreed("math_flex@1", formula)
+    "persona_if": PersonaKind("constraints", _draft_instruction, _read_instruction, checks.accept_followed),
+    "persona_math": PersonaKind("math", _asking("persona_math", "steps"), MATH_PROBLEM, SAME_FORMULA),
+    "persona_gsm": PersonaKind("math", _asking("persona_gsm", "steps"), MATH_PROBLEM, SAME_NUMBER),
+    "persona_algebra": PersonaKind("math", _asking("persona_algebra", "steps"), MATH_PROBLEM, SAME_FORMULA),
+    "persona_python": PersonaKind(
+        "code", _asking("persona_python", "code"), _after("Question"), checks.accept_program, True
     ),
-    "persona_gsm": PersonaKind(
-        "math", _asking("persona_gsm", "steps"), _after("Math problem"), accept_agreed("gsm8k@1", number)
-    ),
-    "persona_algebra": PersonaKind(
-        "math", _asking("persona_algebra", "steps"), _after("Math problem"), accept_agreed("math_flex@1", formula)
-    ),
-    "persona_python": PersonaKind("code", _asking("persona_python", "code"), _after("Question"), accept_program, True),
-    "if_augmented": PersonaKind("constraints", _draft_augmented, lambda said, draft: "", accept_followed),
+    "if_augmented": PersonaKind("constraints", _draft_augmented, lambda reply, draft: "", checks.accept_followed),
     "wildchat_if": PersonaKind(
-        "constraints", _draft_wildchat, _read_wildchat, accept_first, False, "the message sets no requirement", False
+        "constraints",
+        _draft_wildchat,
+        _read_wildchat,
+        checks.accept_first,
+        False,
+        "the message sets no requirement",
+        False,
     ),
-    "noncompliance": PersonaKind("noncompliance", _draft_request, _after("Request"), accept_response),
+    "noncompliance": PersonaKind("noncompliance", _draft_request, _after("Request"), checks.accept_response),
 }

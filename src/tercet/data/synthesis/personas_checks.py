@@ -1,6 +1,4 @@
-"""Which answers to synthetic questions are kept, and what becomes their reference answer (data/synthesis/personas.py
-asks them).
-"""
+"""Which answers to the questions of data/synthesis/personas.py are kept, and what becomes their reference answer."""
 
 from __future__ import annotations
 
@@ -45,7 +43,7 @@ class QuestionDraft:
     ask: str = ""
     question: str = ""
     reference: str = ""  # JSON constraints
-    guide: str = ""  # what the solver is told and the row does not show
+    guide: str = ""  # the solver's system prompt, which the row does not show
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Accepted:
-    """An answer that stood its check, with the judge and the reference answer of the row, where there is one."""
+    """An answer that passed its check, with the verifier and the reference answer of the row, where there is one."""
 
     answer: str
     verifier: str = ""
@@ -69,8 +67,8 @@ class Accepted:
 
 def accept_followed(case: Case, answers: Sequence[str]) -> Accepted | str:
     """The first answer that passes `tulu_if@1`."""
-    judge = verifier(FOLLOWED)
-    kept = next((answer for answer in answers if judge(answer, case.draft.reference).score == 1), None)
+    verify = verifier(FOLLOWED)
+    kept = next((answer for answer in answers if verify(answer, case.draft.reference).score == 1), None)
     return "no answer follows the constraints" if kept is None else Accepted(kept, FOLLOWED, case.draft.reference)
 
 
@@ -79,31 +77,27 @@ def accept_first(case: Case, answers: Sequence[str]) -> Accepted | str:
     return Accepted(answers[0])
 
 
-def accept_agreed(judge_name: str, read: Callable[[str], str]) -> Callable[[Case, Sequence[str]], Accepted | str]:
-    """A majority of final answers that are equal in the judge's eyes; the reference answer is the first of them, as
-    read.
-    """
+def accept_agreed(name: str, read: Callable[[str], str]) -> Callable[[Case, Sequence[str]], Accepted | str]:
+    """A majority of final answers that the verifier `name` takes as equal; the reference is the first one, as read."""
 
     def accept(case: Case, answers: Sequence[str]) -> Accepted | str:
-        judge = verifier(judge_name)
-        found = [(answer, read(said[-1])) for answer in answers if (said := FINAL.findall(answer))]
+        verify = verifier(name)
+        found = [(answer, read(stated[-1])) for answer in answers if (stated := FINAL.findall(answer))]
         found = [(answer, final) for answer, final in found if final]
         finals = [final for _, final in found]
-        group = majority(finals, lambda one, other: _right(judge, _closing(other), one))
+        group = majority(finals, lambda one, other: _right(verify, _closing(other), one))
         if len(group) <= case.plan.agree * case.plan.answers:
             return "the answers do not agree" if found else "no final answer"
         answer, reference = found[group[0]]
-        return (
-            Accepted(answer, judge_name, reference) if _right(judge, answer, reference) else "the judge cannot read it"
-        )
+        return Accepted(answer, name, reference) if _right(verify, answer, reference) else "the verifier cannot read it"
 
     return accept
 
 
-def _right(judge: Verifier, answer: str, reference: str) -> bool:
-    """Whether the judge says so; a model's answer may be a reference answer that it cannot read."""
+def _right(verify: Verifier, answer: str, reference: str) -> bool:
+    """Whether the verifier takes the answer; False where a model's answer is no reference that it can read."""
     try:
-        return judge(answer, reference).score == 1
+        return verify(answer, reference).score == 1
     except VerifierError:
         return False
 
@@ -130,21 +124,20 @@ def accept_program(case: Case, answers: Sequence[str]) -> Accepted | str:
         return "too few calls to try a program"
     codes = [extract(answer).strip() for answer in answers]
     programs = [(code, name) for code in codes if (name := _function(code, case.question))]
-    sources = [
-        code + DRIVER.format(calls=", ".join(f"lambda: {name}({call})" for call in calls)) for code, name in programs
-    ]
     ready(case.plan.sandbox)  # else a library that is missing here would be the programs' fault
-    ran = [run_program(source, seconds=case.plan.seconds, sandbox=case.plan.sandbox) for source in sources]
-    found = [(*program, said) for program, one in zip(programs, ran, strict=True) if (said := _returned(one))]
-    group = majority([said for *_, said in found], str.__eq__)
+    found = []
+    for code, name in programs:
+        driver = DRIVER.format(calls=", ".join(f"lambda: {name}({call})" for call in calls))
+        ran = run_program(code + driver, seconds=case.plan.seconds, sandbox=case.plan.sandbox)
+        if returned := _returned(ran):
+            found.append((code, name, returned))
+    group = majority([returned for *_, returned in found], str.__eq__)
     if len(group) <= case.plan.agree * case.plan.answers:
         return "the programs do not agree" if found else "no program runs"
-    code, name, said = found[group[0]]
-    tests = [
-        f"    assert repr(candidate({call})) == {value!r}\n"
-        for call, value in zip(calls, json.loads(said), strict=False)
-    ]
-    facts = {"tests": "def check(candidate):\n" + "".join(tests), "entry_point": name, "seconds": case.plan.seconds}
+    code, name, returned = found[group[0]]
+    values = zip(calls, json.loads(returned), strict=False)
+    tests = "".join(f"    assert repr(candidate({call})) == {value!r}\n" for call, value in values)
+    facts = {"tests": f"def check(candidate):\n{tests}", "entry_point": name, "seconds": case.plan.seconds}
     reference = json.dumps(facts)
     if verifier("program@1")(code, reference).score != 1:
         return "the program does not return the same twice"
@@ -200,9 +193,9 @@ def majority(answers: Sequence[str], same: Callable[[str, str], bool]) -> list[i
     """The places of the largest group of equal answers; of groups as large the one that began first."""
     groups: list[list[int]] = []
     for place, answer in enumerate(answers):
-        home = next((group for group in groups if same(answers[group[0]], answer)), None)
-        if home is None:
+        group = next((group for group in groups if same(answers[group[0]], answer)), None)
+        if group is None:
             groups.append([place])
         else:
-            home.append(place)
+            group.append(place)
     return max(groups, key=len, default=[])

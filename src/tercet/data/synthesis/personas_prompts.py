@@ -1,4 +1,4 @@
-"""What authors and solvers of synthetic rows are told (data/synthesis/personas.py): the texts of `personas.toml`."""
+"""The prompts of authors and solvers of synthetic rows (data/synthesis/personas.py): the texts of `personas.toml`."""
 
 from __future__ import annotations
 

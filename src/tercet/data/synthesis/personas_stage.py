@@ -1,6 +1,6 @@
-"""The stage `personas`: a model writes prompts and answers from seeds, and what stands its check is kept.
+"""The stage `personas`: a model writes prompts and answers from seeds, and those that pass their check are kept.
 
-How rows are made and checked is in `tercet.data.synthesis.personas`, the accounting in
+How rows are made and checked is in `tercet.data.synthesis.personas`, what requests cost in
 `tercet.data.synthesis.requests`.
 """
 
@@ -9,11 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tercet.data.disk_list import batched
 from tercet.data.sources import Reading, draw, label, load
 from tercet.data.synthesis.personas import SeedCounts, synthesise
 from tercet.data.synthesis.personas_checks import AnswerPlan
-from tercet.data.synthesis.request_log import RequestLog
-from tercet.data.synthesis.requests import account, behind, open_ledger, pieces, title, write_summary
+from tercet.data.synthesis.requests import PIECE, logged_model, open_log, title, write_requests
+from tercet.journal import write_json
 from tercet.recipe import PersonasSpec
 from tercet.rows import Row, RowError, TableWriter
 
@@ -23,32 +24,36 @@ if TYPE_CHECKING:
 
 def run(spec: PersonasSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
     """Write `rows.parquet`, `summary.json` and `requests.parquet`."""
-    reading, sheet, author = Reading(), SeedCounts(), inputs[spec.model]
+    reading, counts, author = Reading(), SeedCounts(), inputs[spec.model]
     seeds = read_seeds(spec, inputs, ctx, reading)
-    with open_ledger(spec, ctx) as ledger:
+    plan = AnswerPlan(spec.answers, spec.agree, spec.temperature, spec.author_temperature, spec.max_new_tokens)
+    with open_log(spec, ctx) as log:
 
-        def heard(_answers: int) -> None:
-            settled = sheet.kept + sheet.dropped.total()
-            ctx.track.progress(settled, len(seeds), f"seeds; {ledger.spent.answers} answers")
+        def progress(_answers: int = 0) -> None:
+            settled = counts.kept + counts.dropped.total()
+            ctx.track.progress(settled, len(seeds), f"seeds; {log.spent.answers} answers")
 
-        plan = AnswerPlan(spec.answers, spec.agree, spec.temperature, spec.author_temperature, spec.max_new_tokens)
-        with behind(ledger, author, spec, ctx, heard) as writer, TableWriter(out / "rows.parquet", Row) as table:
-            for rows in pieces(synthesise(spec.write, seeds, writer, ctx.seed, plan=plan, sheet=sheet)):
+        def track() -> None:
+            ctx.track.log(counts.read, rows=counts.kept, dropped=counts.dropped.total(), **log.spent.numbers)
+
+        with logged_model(log, author, spec, ctx, progress) as writer, TableWriter(out / "rows.parquet", Row) as table:
+            for rows in batched(synthesise(spec.write, seeds, writer, ctx.seed, plan=plan, counts=counts), PIECE):
                 table.write(rows)
-                _log(sheet, ledger, ctx)
-        paid = account(ledger, [(title(author), writer)], out)
-        _log(sheet, ledger, ctx)
-        heard(0)
-    if not sheet.kept:
-        told = ", ".join(f"{count} {reason}" for reason, count in sheet.dropped.most_common())
+                track()
+        paid = write_requests(log, [(title(author), writer)], out)
+        track()
+        progress()
+    if not counts.kept:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.dropped.most_common())
         raise RuntimeError(
-            f"personas {ctx.name!r}: no row from {len(seeds)} seeds ({told}); another author, more `answers`, a lower "
-            "`agree` or more `max_new_tokens` may help"
+            f"personas {ctx.name!r}: no row from {len(seeds)} seeds ({reasons}); another author, more `answers`, a "
+            "lower `agree` or more `max_new_tokens` may help"
         )
     source = {"source": label(spec.seeds), "read": reading.read, "skipped": dict(sorted(reading.skipped.items()))}
-    made = {"seeds": sheet.read, "rows": sheet.kept, "dropped": dict(sorted(sheet.dropped.items()))}
-    write_summary(out, {"of": "rows", "write": spec.write, "model": title(author), **source, **made, **paid})
-    return {"rows": float(sheet.kept), "seeds": float(len(seeds)), "cost": float(paid["requests"]["cost"])}
+    made = {"seeds": counts.read, "rows": counts.kept, "dropped": dict(sorted(counts.dropped.items()))}
+    summary = {"of": "rows", "write": spec.write, "model": title(author), **source, **made, **paid}
+    write_json(out / "summary.json", summary)
+    return {"rows": float(counts.kept), "seeds": float(len(seeds)), "cost": float(paid["requests"]["cost"])}
 
 
 def read_seeds(spec: PersonasSpec, inputs: dict[str, Artifact], ctx: Context, reading: Reading) -> list[str]:
@@ -63,10 +68,3 @@ def read_seeds(spec: PersonasSpec, inputs: dict[str, Artifact], ctx: Context, re
     if not seeds:
         raise RowError(f"{label(source)}: expected at least one persona or instruction, found none")
     return seeds
-
-
-def _log(sheet: SeedCounts, ledger: RequestLog, ctx: Context) -> None:
-    """One line of the account so far."""
-    spent = ledger.spent
-    numbers = {"answers": spent.answers, "failed": spent.failed, "cost": spent.cost + spent.unknown_cost}
-    ctx.track.log(sheet.read, rows=sheet.kept, dropped=sheet.dropped.total(), **numbers)

@@ -1,9 +1,9 @@
-"""The stage `judged`: models answer prompts, a judge rates the answers, and the ratings become pairs.
+"""The stage `rated_pairs`: models answer prompts, an LLM judge rates the answers, and the ratings become pairs.
 
 For each prompt it is drawn, from the seed and the row alone, which models answer: `drawn` of the pool, or the policy
 and one other. Only these are asked (the paper asks all and then draws, which gives such pairs at a higher price). The
 models answer one after another and the judge comes last, so that one local model at a time is in memory. How answers
-are rated is in `tercet.data.synthesis.ratings`, the accounting in `tercet.data.synthesis.requests`.
+are rated is in `tercet.data.synthesis.ratings`, what requests cost in `tercet.data.synthesis.requests`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tercet.data.dedupe import row_key
+from tercet.data.disk_list import batched
 from tercet.data.sources import draw, lot
 from tercet.data.synthesis import ratings
 from tercet.data.synthesis.ratings import ASPECTS, CandidateAnswer, RatingCounts, RatingPlan
 from tercet.data.synthesis.request_log import LoggedModel, RequestLog, completion, request_key
-from tercet.data.synthesis.requests import account, behind, open_ledger, pieces, title, write_summary
+from tercet.data.synthesis.requests import PIECE, logged_model, open_log, title, write_requests
+from tercet.journal import write_json
 from tercet.recipe import RatedPairsSpec
 from tercet.rows import Pair, Row, RowError, Sampling, TableWriter, read_rows
 
 if TYPE_CHECKING:
     from tercet.store import Artifact, Context
 
+SEED = "judged"  # in the seed of the answers: another word would draw other answers
 FAILED = "an answer could not be had"
 
 
@@ -44,7 +47,7 @@ class RatingWork:
     no_answer: Counter[str] = field(default_factory=Counter)
 
     @property
-    def requests(self) -> int:
+    def max_requests(self) -> int:
         """How many there will be at most."""
         return sum(map(len, self.models.values())) + len(ASPECTS) * len(self.rows)
 
@@ -52,36 +55,37 @@ class RatingWork:
 def run(spec: RatedPairsSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
     """Write `pairs.parquet`, `summary.json` and `requests.parquet`."""
     pool = {title(inputs[name]): inputs[name] for name in [*spec.pool, *[spec.own] * bool(spec.own)]}
-    judge, sheet, heard = inputs[spec.judge], RatingCounts(), 0
+    judge, counts, num_answers = inputs[spec.judge], RatingCounts(), 0
     work = plan_work(spec, list(pool), title(inputs[spec.own]) if spec.own else "", inputs[spec.prompts], ctx.seed)
     plan = RatingPlan(title(judge), spec.paper, spec.ties, spec.judge_tokens)
-    with open_ledger(spec, ctx) as ledger:
+    with open_log(spec, ctx) as log:
 
-        def hear(answers: int) -> None:
-            nonlocal heard
-            heard += answers
-            spent = ledger.spent
-            ctx.track.progress(heard, work.requests, f"requests; cost {spent.cost + spent.unknown_cost:.4g}")
+        def progress(answers: int) -> None:
+            nonlocal num_answers
+            num_answers += answers
+            cost = log.spent.numbers["cost"]
+            ctx.track.progress(num_answers, work.max_requests, f"requests; cost {cost:.4g}")
 
         for name, model in pool.items():
-            with behind(ledger, model, spec, ctx, hear) as writer:
+            with logged_model(log, model, spec, ctx, progress) as writer:
                 ask(work, name, writer)
-            _log(ctx, heard, ledger, 0)
+            ctx.track.log(num_answers, **log.spent.numbers, pairs=0)
         with (
-            behind(ledger, judge, spec, ctx, hear) as reader,
+            logged_model(log, judge, spec, ctx, progress) as reader,
             TableWriter(out / "pairs.parquet", Pair) as table,
         ):
-            for pairs in pieces(ratings.judge(answered(work, ledger), reader, ctx.seed, plan=plan, sheet=sheet)):
+            rated = ratings.judge(answered(work, log), reader, ctx.seed, plan=plan, counts=counts)
+            for pairs in batched(rated, PIECE):
                 table.write(pairs)
-                _log(ctx, heard, ledger, sheet.kept)
-        paid = account(ledger, [*work.asked.items(), (f"{title(judge)} (judge)", reader)], out)
-    summary = summarise(work, sheet)
-    if not sheet.kept:
-        told = ", ".join(f"{count} {reason}" for reason, count in summary["no_pair"].items())
-        raise RuntimeError(f"judged {ctx.name!r}: no pair from {len(work.rows)} prompts ({told})")
-    write_summary(out, summary | paid)
-    ctx.track.progress(work.requests, work.requests, "requests")
-    return {"pairs": float(sheet.kept), "prompts": float(len(work.rows)), "cost": float(paid["requests"]["cost"])}
+                ctx.track.log(num_answers, **log.spent.numbers, pairs=counts.kept)
+        paid = write_requests(log, [*work.asked.items(), (f"{title(judge)} (judge)", reader)], out)
+    summary = summarise(work, counts)
+    if not counts.kept:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in summary["no_pair"].items())
+        raise RuntimeError(f"rated_pairs {ctx.name!r}: no pair from {len(work.rows)} prompts ({reasons})")
+    write_json(out / "summary.json", summary | paid)
+    ctx.track.progress(work.max_requests, work.max_requests, "requests")
+    return {"pairs": float(counts.kept), "prompts": float(len(work.rows)), "cost": float(paid["requests"]["cost"])}
 
 
 def plan_work(spec: RatedPairsSpec, names: Sequence[str], own: str, prompts: Artifact, seed: int) -> RatingWork:
@@ -93,12 +97,8 @@ def plan_work(spec: RatedPairsSpec, names: Sequence[str], own: str, prompts: Art
         rows = draw(rows, spec.rows, seed=seed, key=lambda row: row.id)
     if not rows:
         raise RowError(f"{prompts.path.name}: expected rows with prompts, found none")
-    all_of_them = [CandidateAnswer(name, "") for name in names]
-    models = {
-        row.id: [one.model for one in ratings.draw_answers(all_of_them, seed, row.id, number=spec.drawn, own=own)]
-        for row in rows
-    }
-    own_seed = int.from_bytes(lot(seed, "judged", "answers")[:4], "big")
+    models = {row.id: ratings.draw_models(names, seed, row.id, number=spec.drawn, own=own) for row in rows}
+    own_seed = int.from_bytes(lot(seed, SEED, "answers")[:4], "big")
     sampling = Sampling(spec.max_new_tokens, spec.temperature, seed=own_seed, fit=True)
     return RatingWork(rows, repeats, models, sampling)
 
@@ -122,17 +122,17 @@ def distinct_prompts(rows: Sequence[Row]) -> tuple[list[Row], int]:
 
 
 def ask(work: RatingWork, name: str, model: LoggedModel) -> None:
-    """Put a model's prompts to it; the answers are in its ledger then."""
+    """Put a model's prompts to it; the answers are in the request log then."""
     work.asked[name] = model
-    for rows in pieces(row for row in work.rows if name in work.models[row.id]):
+    for rows in batched((row for row in work.rows if name in work.models[row.id]), PIECE):
         model.complete([row.prompt for row in rows], work.sampling)
 
 
-def answered(work: RatingWork, ledger: RequestLog) -> Iterator[tuple[Row, list[CandidateAnswer]]]:
+def answered(work: RatingWork, log: RequestLog) -> Iterator[tuple[Row, list[CandidateAnswer]]]:
     """Each prompt with all its answers; one that lacks an answer is counted and left out."""
     for row in work.rows:
         keys = {name: request_key(work.asked[name].model, row.prompt, work.sampling, 0) for name in work.models[row.id]}
-        lines = {name: ledger.find(key) for name, key in keys.items()}
+        lines = {name: log.find(key) for name, key in keys.items()}
         answers = [CandidateAnswer(name, completion(line).text) for name, line in lines.items() if line]
         if len(answers) < len(lines):
             work.no_answer[FAILED] += 1
@@ -140,16 +140,8 @@ def answered(work: RatingWork, ledger: RequestLog) -> Iterator[tuple[Row, list[C
             yield row, answers
 
 
-def summarise(work: RatingWork, sheet: RatingCounts) -> dict[str, Any]:
-    """The numbers of `summary.json` but for the account: those of every stage of pairs, and the judge's statistics."""
-    no_pair = Counter(sheet.dropped) + work.no_answer
-    rules = {"rated_pairs": sheet.kept}
-    counts = {"of": "pairs", "prompts": len(work.rows), "repeats": work.repeats, "rules": rules}
-    return counts | {"no_pair": dict(sorted(no_pair.items()))} | ratings.statistics(sheet)
-
-
-def _log(ctx: Context, step: int, ledger: RequestLog, pairs: int) -> None:
-    """One line of the account so far."""
-    spent = ledger.spent
-    cost = spent.cost + spent.unknown_cost
-    ctx.track.log(step, answers=spent.answers, failed=spent.failed, cost=cost, pairs=pairs)
+def summarise(work: RatingWork, counts: RatingCounts) -> dict[str, Any]:
+    """The numbers of `summary.json` but for the requests: those of every stage of pairs, and the judge's statistics."""
+    no_pair = dict(sorted((Counter(counts.dropped) + work.no_answer).items()))
+    made = {"of": "pairs", "prompts": len(work.rows), "repeats": work.repeats, "rules": {"rated_pairs": counts.kept}}
+    return made | {"no_pair": no_pair} | ratings.statistics(counts)

@@ -1,8 +1,8 @@
-"""A model judges answers aspect by aspect, and its ratings become preference pairs (Tülu 3 §5.2).
+"""An LLM judge rates answers aspect by aspect, and its ratings become preference pairs (Tülu 3 §5.2).
 
 All answers to a prompt are rated together, once for each of four aspects, from 1 to 5 with a rationale. The best mean
-is chosen, any answer with a lower one may be rejected. A rating that does not apply, or cannot be read, is said to be
-so and stays out of the mean. With `paper=True` ratings are read and paired as in the published run: an unreadable
+is chosen, any answer with a lower one may be rejected. A rating that does not apply stays out of the mean; one that
+cannot be read makes no pair. With `paper=True` ratings are read and paired as in the published run: an unreadable
 block counts 1, N/A counts −1, only the first four ratings of an aspect are used, missing ones are skipped in the mean,
 the answers are numbered from 2 under instruction following, and a rejected answer may be as good as the chosen one.
 """
@@ -10,22 +10,22 @@ the answers are numbered from 2 under instruction following, and a rejected answ
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, islice
+from itertools import combinations
 from statistics import fmean
 from typing import Any
 
+from tercet.data.disk_list import batched
 from tercet.data.sources import lot
-from tercet.rows import Generator, Message, Messages, Pair, Row, RowError, Sampling
+from tercet.rows import Generator, Message, Messages, Pair, Row, Sampling
 from tercet.verify.llm_judges import LLMJudge, ask
 
-CHUNK = 256  # prompts judged at once
+CHUNK = 256  # prompts rated at once
 PAPER_RATINGS = 4
-Texts = tuple[str, list[str]]  # a question and the answers to it
+JudgeCase = tuple[str, list[str]]  # a question and the answers to it
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class CandidateAnswer:
 
     model: str
     text: str
+
+
+Candidates = tuple[Row, Sequence[CandidateAnswer]]  # a prompt and the answers to it
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Rating:
 
 @dataclass(frozen=True)
 class RatingPlan:
-    """How it is judged. `ties`: what becomes of a prompt whose answers are all equally good, "drop" or "keep".
+    """How answers are rated. `ties`: what becomes of a prompt whose answers are all equally good, "drop" or "keep".
 
     `judge` is the judge's name in the provenance; `paper` reads and pairs as the published run did.
     """
@@ -57,10 +60,6 @@ class RatingPlan:
     ties: str = "drop"
     max_new_tokens: int = 1024
     temperature: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.ties not in ("drop", "keep"):
-            raise RowError(f"ties expects 'drop' or 'keep', got {self.ties!r}")
 
 
 @dataclass(frozen=True)
@@ -89,62 +88,51 @@ class RatingCounts:
 
 
 def judge(
-    prompts: Iterable[tuple[Row, Sequence[CandidateAnswer]]],
-    generator: Generator,
-    seed: int,
-    *,
-    plan: RatingPlan,
-    sheet: RatingCounts,
+    prompts: Iterable[Candidates], generator: Generator, seed: int, *, plan: RatingPlan, counts: RatingCounts
 ) -> Iterator[Pair]:
     """Pairs from prompts with two or more answers each; who is rejected depends on the seed and the row's id alone.
 
     The provenance of a pair is JSON: judge, mode, seed, and of every answer its model, mean, ratings and outcomes.
     """
-    waiting = iter(prompts)
-    while chunk := list(islice(waiting, CHUNK)):
+    for chunk in batched(prompts, CHUNK):
         ready = []
         for row, answers in chunk:
-            sheet.read += 1
+            counts.read += 1
             if reason := _not_ready(answers):
-                sheet.dropped[reason] += 1
+                counts.dropped[reason] += 1
             else:
                 ready.append((row, answers))
         for (row, answers), ratings in zip(ready, _ask(ready, generator, seed, plan), strict=True):
-            sheet.outcomes.update(rating.outcome for own in ratings.values() for rating in own)
+            counts.outcomes.update(rating.outcome for own in ratings.values() for rating in own)
             rated = Rated(row, answers, ratings, mean_ratings(ratings, len(answers), paper=plan.paper))
             pair = binarise(rated.means, seed, row.id, ties=plan.ties, paper=plan.paper)
             if isinstance(pair, str):
-                sheet.dropped[pair] += 1
+                counts.dropped[pair] += 1
                 continue
-            _count(sheet, rated, pair)
+            _count(counts, rated, pair)
             yield _pair(rated, pair, plan, seed)
 
 
-def draw_answers(
-    answers: Sequence[CandidateAnswer], seed: int, row_id: str, *, number: int = 4, own: str = ""
-) -> list[CandidateAnswer]:
-    """The answers that are judged: `number` drawn at random, or one of the model `own` and one other, in random order.
+def draw_models(models: Sequence[str], seed: int, row_id: str, *, number: int = 4, own: str = "") -> list[str]:
+    """Who answers a prompt: `number` models drawn at random, or `own` and one other, in random order.
 
-    A function of seed, row and models: the order in which the pool answered does not matter.
+    A function of seed, row and models: the order of the pool does not matter.
     """
-    ranked = sorted(answers, key=lambda answer: lot(seed, "pool", row_id, answer.model))
+    ranked = sorted(models, key=lambda model: lot(seed, "pool", row_id, model))
     if not own:
         return ranked[:number]
-    mine = [answer for answer in ranked if answer.model == own][:1]
-    others = [answer for answer in ranked if answer.model != own][:1]
-    return [*mine, *others] if lot(seed, "coin", row_id)[0] % 2 else [*others, *mine]
+    others = [model for model in ranked if model != own][:1]
+    return [own, *others] if lot(seed, "coin", row_id)[0] % 2 else [*others, own]
 
 
 def prompt_for(aspect: str, question: str, answers: Sequence[str], *, paper: bool = False) -> Messages:
     """What the judge is asked about one aspect of all answers."""
-    first = _first_number(aspect, paper)
+    first = 2 if paper and aspect == "instruction_following" else 1  # as in the published run
     what, kinds = ASPECTS[aspect]
     absent = " or N/A" * ("N/A" in what)
     texts = [f"### Text {number}\n{text}" for number, text in enumerate(answers, first)]
-    forms = [
-        FORM.format(number=number, kinds=KINDS_LINE * bool(kinds), absent=absent)
-        for number in range(first, first + len(answers))
-    ]
+    numbers = range(first, first + len(answers))
+    forms = [FORM.format(number=number, kinds=KINDS_LINE * bool(kinds), absent=absent) for number in numbers]
     parts = [what, *([f"Kinds: {kinds}"] if kinds else []), f"## Instruction\n{question}", "## Texts", *texts]
     return (Message("system", SYSTEM), Message("user", "\n\n".join([*parts, f"## Your reply\n{REPLY}", *forms])))
 
@@ -158,8 +146,8 @@ def read_ratings(aspect: str, reply: str, number: int, *, paper: bool = False) -
         return [_paper_rating(block) for _, block in blocks]
     found: dict[int, str] = {}
     for place, block in blocks:
-        found.setdefault(place, block)  # what is said of a text again, after all texts, is not asked for
-    return [_rating(found.get(place)) for place in range(1, number + 1)]
+        found.setdefault(place, block)  # the first rating of a text counts; some judges repeat one at the end
+    return [_rating(found.get(place, "")) for place in range(1, number + 1)]
 
 
 def mean_ratings(ratings: dict[str, list[Rating]], number: int, *, paper: bool = False) -> list[float | None]:
@@ -196,38 +184,20 @@ def binarise(
     return chosen, _draw(lower or others, seed, "rejected", row_id)
 
 
-def statistics(sheet: RatingCounts) -> dict[str, Any]:
-    """Win rates by model (of the prompts its answer was judged in), words on both sides, and agreement of aspects."""
+def statistics(counts: RatingCounts) -> dict[str, Any]:
+    """Win rates by model (of the prompts its answer was rated in), words on both sides, and agreement of aspects."""
     return {
-        "read": sheet.read,
-        "pairs": sheet.kept,
-        "dropped": dict(sorted(sheet.dropped.items())),
-        "ratings": dict(sorted(sheet.outcomes.items())),
+        "read": counts.read,
+        "pairs": counts.kept,
+        "dropped": dict(sorted(counts.dropped.items())),
+        "ratings": dict(sorted(counts.outcomes.items())),
         "models": {
-            model: {"rated_pairs": shown, "chosen": sheet.won[model] / shown, "rejected": sheet.lost[model] / shown}
-            for model, shown in sorted(sheet.shown.items())
+            model: {"rated_pairs": pairs, "chosen": counts.won[model] / pairs, "rejected": counts.lost[model] / pairs}
+            for model, pairs in sorted(counts.shown.items())
         },
-        "mean_words": {side: fmean(counts) if counts else 0.0 for side, counts in sheet.words.items()},
-        "aspect_agreement": {aspect: fmean(seen) for aspect, seen in sorted(sheet.agreed.items()) if seen},
+        "mean_words": {side: fmean(words) if words else 0.0 for side, words in counts.words.items()},
+        "aspect_agreement": {aspect: fmean(seen) for aspect, seen in sorted(counts.agreed.items()) if seen},
     }
-
-
-def agreement(one: Iterable[Pair], other: Iterable[Pair]) -> dict[str, float]:
-    """How often two judges choose alike: among prompts both made a pair of, and among those with the same two texts."""
-    known = {pair.id: pair for pair in one}
-    both = [(_sides(known[pair.id]), _sides(pair)) for pair in other if pair.id in known]
-    same = [mine[0] == theirs[0] for mine, theirs in both]
-    equal = [mine == theirs for mine, theirs in both if set(mine) == set(theirs)]
-    return {
-        "prompts": len(both),
-        "same_chosen": fmean(same) if same else math.nan,
-        "same_texts": len(equal),
-        "same_order": fmean(equal) if equal else math.nan,
-    }
-
-
-def _sides(pair: Pair) -> tuple[str, str]:
-    return pair.chosen[-1].content, pair.rejected[-1].content
 
 
 def _not_ready(answers: Sequence[CandidateAnswer]) -> str:
@@ -237,7 +207,7 @@ def _not_ready(answers: Sequence[CandidateAnswer]) -> str:
 
 
 def _ask(
-    ready: Sequence[tuple[Row, Sequence[CandidateAnswer]]], generator: Generator, seed: int, plan: RatingPlan
+    ready: Sequence[Candidates], generator: Generator, seed: int, plan: RatingPlan
 ) -> list[dict[str, list[Rating]]]:
     """The ratings of each prompt by aspect; a request that failed leaves all texts unread."""
     how = Sampling(max_new_tokens=plan.max_new_tokens, temperature=plan.temperature, seed=seed, fit=True)
@@ -247,7 +217,7 @@ def _ask(
     return [{aspect: next(ratings) for aspect in ASPECTS} for _ in cases]
 
 
-def _rater(aspect: str, how: Sampling, *, paper: bool) -> LLMJudge[Texts, list[Rating]]:
+def _rater(aspect: str, how: Sampling, *, paper: bool) -> LLMJudge[JudgeCase, list[Rating]]:
     """The judge of one aspect, which sees the question and all its answers at once."""
     return LLMJudge(
         aspect,
@@ -265,14 +235,8 @@ def _question(row: Row) -> str:
     return "\n\n".join(f"{turn.role.capitalize()}: {turn.content}" for turn in row.prompt)
 
 
-def _first_number(aspect: str, paper: bool) -> int:
-    return 2 if paper and aspect == "instruction_following" else 1
-
-
-def _rating(block: str | None) -> Rating:
-    if block is None:
-        return Rating(None, "", "unread")
-    rationale = said[1].strip() if (said := RATIONALE.search(block)) else ""
+def _rating(block: str) -> Rating:
+    rationale = found[1].strip() if (found := RATIONALE.search(block)) else ""
     match = RATING.search(block)
     if match is None:
         return Rating(None, rationale, "unread")
@@ -291,18 +255,19 @@ def _draw(places: Sequence[int], seed: int, what: str, row_id: str) -> int:
     return min(places, key=lambda place: lot(seed, what, row_id, str(place)))
 
 
-def _count(sheet: RatingCounts, rated: Rated, pair: tuple[int, int]) -> None:
+def _count(counts: RatingCounts, rated: Rated, pair: tuple[int, int]) -> None:
     answers, means = rated.answers, rated.means
-    sheet.kept += 1
-    sheet.shown.update({answer.model for answer in answers})
-    for place, side, tally in zip(pair, ("chosen", "rejected"), (sheet.won, sheet.lost), strict=True):
+    counts.kept += 1
+    counts.shown.update({answer.model for answer in answers})
+    for place, side, tally in zip(pair, ("chosen", "rejected"), (counts.won, counts.lost), strict=True):
         tally[answers[place].model] += 1
-        sheet.words[side].append(len(answers[place].text.split()))
+        counts.words[side].append(len(answers[place].text.split()))
+    # Of every two answers: does the aspect order them as the mean does? A tie of the aspect counts one half.
     for aspect, given in rated.ratings.items():
         for one, other in combinations(range(min(len(answers), len(given))), 2):
             ahead = [_ahead(given[one].value, given[other].value), _ahead(means[one], means[other])]
             if None not in ahead and ahead[1]:
-                sheet.agreed.setdefault(aspect, []).append(0.5 if not ahead[0] else float(ahead[0] == ahead[1]))
+                counts.agreed.setdefault(aspect, []).append(0.5 if not ahead[0] else float(ahead[0] == ahead[1]))
 
 
 def _ahead(one: float | None, other: float | None) -> int | None:
@@ -312,22 +277,13 @@ def _ahead(one: float | None, other: float | None) -> int | None:
 
 def _pair(rated: Rated, pair: tuple[int, int], plan: RatingPlan, seed: int) -> Pair:
     row, (good, bad) = rated.row, pair
-    facts = {
-        "rule": "rated_pairs",
-        "judge": plan.judge,
-        "paper": plan.paper,
-        "seed": seed,
-        "places": list(pair),
-        "answers": [
-            {
-                "model": answer.model,
-                "mean": mean,
-                "ratings": {a: given[i].value if i < len(given) else None for a, given in rated.ratings.items()},
-                "outcomes": {a: given[i].outcome for a, given in rated.ratings.items() if i < len(given)},
-            }
-            for i, (answer, mean) in enumerate(zip(rated.answers, rated.means, strict=True))
-        ],
-    }
+    answers = []
+    for i, (answer, mean) in enumerate(zip(rated.answers, rated.means, strict=True)):
+        values = {aspect: given[i].value if i < len(given) else None for aspect, given in rated.ratings.items()}
+        outcomes = {aspect: given[i].outcome for aspect, given in rated.ratings.items() if i < len(given)}
+        answers.append({"model": answer.model, "mean": mean, "ratings": values, "outcomes": outcomes})
+    facts = {"rule": "rated_pairs", "judge": plan.judge, "paper": plan.paper, "seed": seed}
+    facts |= {"places": list(pair), "answers": answers}
     return Pair(
         id=row.id,
         chosen=(*row.prompt, Message("assistant", rated.answers[good].text)),
@@ -342,7 +298,7 @@ def _pair(rated: Rated, pair: tuple[int, int], plan: RatingPlan, seed: int) -> P
     )
 
 
-# ---- what the judge is told and how it replies ----
+# ---- what the judge is asked and how it replies ----
 
 SYSTEM = (
     "You rate texts that answer an instruction. Rate each text for itself, by the scale alone: neither the other texts "

@@ -1,8 +1,8 @@
 """What was asked of models and what they answered, on disk before it is used: a killed run pays for nothing twice.
 
-A `RequestLog` is one file that only grows. `LoggedModel` is a `Generator` in front of others: what the ledger has is
-read, the rest is noted as asked, put to the model, written and waited for on disk, and only then given to the
-caller. The cost is metered, and a budget stops the run before it could be exceeded. Lines are of two kinds:
+A `RequestLog` is one file that only grows. `LoggedModel` is a `Generator` in front of others: an answer in the log is
+read; any other request is noted as asked and put to the model, and its answer is on disk before the caller gets it.
+The cost is metered, and a budget stops the run before it could be exceeded. Lines are of two kinds:
 
     {"asked": {"1f...": 0.004}}                                    the most each request may cost, before it is sent
     {"key": "1f...", "model": "gpt", "text": "Hello", "stop": "eos", "tokens": 2, "read": 9, "wrote": 2, "cost": 0.0001}
@@ -21,21 +21,21 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Condition, Lock
+from threading import Condition, Lock, Semaphore
 from typing import Any
 
+from tercet.data.disk_list import batched
 from tercet.journal import Journal, Place
 from tercet.rows import Completion, Generator, Likelihood, Messages, Sampling, Seeded
 
 Done = Callable[[int, list[Completion]], None]
-AT_ONCE = 64  # requests given to a generator in one call
+AT_ONCE = (1, 64)  # calls of a generator, and requests in one call
 TURN = 16  # tokens a chat template may put around one turn
-AWAY = 50  # so many failures without one answer between them: the server is away, or no prompt fits
+AWAY = 50  # failures without one answer between them, after which a run stops: no server is there, or no prompt fits
 
 
 class RequestLogError(ValueError):
-    """The ledger cannot be used: a line in it is not one of ours, or what is asked of it makes no sense."""
+    """The log cannot be used: a line in it is not one of ours, or what is asked of it makes no sense."""
 
 
 class BudgetError(ValueError):
@@ -43,7 +43,7 @@ class BudgetError(ValueError):
 
 
 class AwayError(RuntimeError):
-    """Request after request failed: to go on would leave a hole in what is made."""
+    """Many requests in a row failed: to go on would only lose rows."""
 
 
 @dataclass
@@ -58,18 +58,13 @@ class Spent:
     cost: float = 0.0
     unknown_cost: float = 0.0
 
-
-@dataclass(frozen=True)
-class ModelRequest:
-    """One answer to one prompt; the key is its name in the ledger, the seed follows from it."""
-
-    key: str
-    prompt: Messages
-
     @property
-    def seed(self) -> int:
-        """A seed of its own, so that an answer depends on nothing that is asked beside it."""
-        return int(self.key[:8], 16) >> 1
+    def numbers(self) -> dict[str, float]:
+        """What stages track; `cost` counts unknown requests with the most they may have cost."""
+        return {"answers": self.answers, "failed": self.failed, "cost": self.cost + self.unknown_cost}
+
+
+Claims = dict[str, Future[Completion]]  # key -> the answer that a thread is asking for
 
 
 def request_key(model: str, prompt: Messages, sampling: Sampling, index: int) -> str:
@@ -79,53 +74,41 @@ def request_key(model: str, prompt: Messages, sampling: Sampling, index: int) ->
     return hashlib.sha256(json.dumps([model, turns, how, index], sort_keys=True).encode()).hexdigest()
 
 
-class RequestLog:
-    """One file of answers, for one process at a time and any number of its threads; use as a context manager.
+class RequestLog(Journal):
+    """A journal of answers, for one process at a time and any number of its threads; use as a context manager.
 
     `budget` is in the currency of the prices and holds for the file, over all models and runs; None: no cap.
     """
 
     def __init__(self, path: Path, budget: float | None = None) -> None:
-        self.path, self.budget, self.spent = path, budget, Spent()
+        super().__init__(path)
+        self.budget, self.spent = budget, Spent()
         self._places: dict[str, Place] = {}  # key -> where its line stands: texts stay on disk
         self._under_way: dict[str, float] = {}  # key -> the most it may cost
-        self._claims: dict[str, Future[Completion]] = {}
+        self._claims: Claims = {}
         self._lock = Condition()
-        self._journal = Journal(path)
         try:
-            self._open()
+            self._read()
         except BaseException:
             self.close()
             raise
 
-    def __enter__(self) -> RequestLog:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self.close()
-
     def __len__(self) -> int:
         return len(self._places)
-
-    def close(self) -> None:
-        """Give the file back."""
-        self._journal.close()
 
     def find(self, key: str) -> dict[str, Any] | None:
         """The line of an answer, or None where there is none."""
         place = self._places.get(key)
-        return self._journal[place] if place else None
+        return self[place] if place else None
 
-    def claim(
-        self, keys: Sequence[str]
-    ) -> tuple[dict[str, Completion], dict[str, Future[Completion]], dict[str, Future[Completion]]]:
+    def claim(self, keys: Sequence[str]) -> tuple[dict[str, Completion], Claims, Claims]:
         """Share out keys: answers on disk, what the caller now has to ask, and what another thread is asking."""
         with self._lock:
             places = {key: self._places[key] for key in keys if key in self._places}
             theirs = {key: self._claims[key] for key in keys if key not in places and key in self._claims}
-            mine: dict[str, Future[Completion]] = {k: Future() for k in keys if k not in places and k not in theirs}
+            mine: Claims = {k: Future() for k in keys if k not in places and k not in theirs}
             self._claims.update(mine)
-        return {key: completion(self._journal[place]) for key, place in places.items()}, mine, theirs
+        return {key: completion(self[place]) for key, place in places.items()}, mine, theirs
 
     def reserve(self, costs: Mapping[str, float]) -> list[str]:
         """Note as asked the first of these requests that the budget surely allows, at least one; else `BudgetError`.
@@ -137,17 +120,17 @@ class RequestLog:
                 if not self._under_way:
                     raise BudgetError(self._too_dear(next(iter(costs.values()))))
                 self._lock.wait()
-            self._journal.append({"asked": {key: costs[key] for key in allowed}})
+            self.append({"asked": {key: costs[key] for key in allowed}})
             self._under_way.update((key, costs[key]) for key in allowed)
         return allowed
 
     def write(self, key: str, model: str, answer: Completion, used: tuple[int, int, float]) -> Completion:
-        """Put an answer on disk; `used`: tokens read, tokens written, cost. The answer as the ledger will tell it."""
+        """Put an answer on disk; `used`: tokens read, tokens written, cost. The answer as the log has it."""
         facts = {"read": used[0], "wrote": used[1], "cost": used[2]}
-        said = {"error": answer.error or "no answer"} if answer.stop == "error" else {"text": answer.text}
-        line = {"key": key, "model": model, **said, "stop": answer.stop, "tokens": answer.num_tokens, **facts}
+        outcome = {"error": answer.error or "no answer"} if answer.stop == "error" else {"text": answer.text}
+        line = {"key": key, "model": model, **outcome, "stop": answer.stop, "tokens": answer.num_tokens, **facts}
         with self._lock:
-            self._count(line, self._journal.append(line))
+            self._count(line, self.append(line))
             self._lock.notify_all()
             if claim := self._claims.pop(key, None):
                 claim.set_result(completion(line))
@@ -161,8 +144,8 @@ class RequestLog:
                     self._lose(self._under_way.pop(key))
             self._lock.notify_all()
 
-    def release(self, mine: Mapping[str, Future[Completion]]) -> None:
-        """Tell threads that wait for claims which were not answered."""
+    def release(self, mine: Claims) -> None:
+        """Raise an error in the threads that wait for claims which were not answered."""
         with self._lock:
             for key, claim in mine.items():
                 if not claim.done():
@@ -177,22 +160,22 @@ class RequestLog:
 
     def _too_dear(self, cost: float) -> str:
         spent = self.spent
-        unknown = f", up to {spent.unknown_cost:.6g} for {spent.unknown} requests cut off by a kill" * bool(
-            spent.unknown
-        )
+        lost = f", up to {spent.unknown_cost:.6g} for {spent.unknown} requests cut off by a kill"
         return (
-            f"{self.path}: the budget is {self.budget:g}: {spent.cost:.6g} is spent on {spent.answers} answers{unknown}"
-            f", and the next request may cost {cost:.6g}. Raise the budget, or lower max_new_tokens or the number "
-            "of rows, and run again: what is answered is not asked again"
+            f"{self.path}: the budget is {self.budget:g}: {spent.cost:.6g} is spent on {spent.answers} answers"
+            f"{lost * bool(spent.unknown)}, and the next request may cost {cost:.6g}. Raise the budget, or lower "
+            "max_new_tokens or the number of rows, and run again: what is answered is not asked again"
         )
 
-    def _open(self) -> None:
+    def _read(self) -> None:
         """Find every answer, and what was under way at a kill."""
-        for number, (line, place) in enumerate(self._journal, 1):
+        for number, (line, place) in enumerate(self, 1):
             try:
                 self._count(line, place)
             except (TypeError, KeyError, AttributeError):
-                raise RequestLogError(f"{self.path}, line {number}: not a line of a ledger: {line!r:.80}") from None
+                raise RequestLogError(
+                    f"{self.path}, line {number}: not a line of a request log: {line!r:.80}"
+                ) from None
         for cost in self._under_way.values():
             self._lose(cost)
         self._under_way.clear()
@@ -220,70 +203,57 @@ class RequestLog:
 
 
 def completion(line: dict[str, Any]) -> Completion:
-    """The answer that a line tells; its tokens are counted, not kept."""
+    """The answer that a line holds; its tokens are counted, not kept."""
     return Completion(line.get("text", ""), (), (), line["stop"], line.get("error", ""), line["tokens"])
 
 
-def _nobody(answers: int) -> None:
-    """Hears how many answers came, and does nothing."""
-
-
 class LoggedModel:
-    """A model behind a ledger. Implements `tercet.rows.Generator`; answers carry their text, not their tokens.
+    """A model behind a request log. Implements `tercet.rows.Generator`; answers carry their text, not their tokens.
 
-    `lanes` are generators of the same model; requests are shared out among them, at most `at_once` in one call. One
-    that bears several threads may stand in several lanes. A drawn answer has a seed that follows from its key: so a run
-    that was killed draws what it would have drawn. `price` is what a million prompt and a million completion tokens
-    cost; `meter` says how many of each these lanes, and nobody else, have used:
-    `lambda: (usage.prompt_tokens, usage.completion_tokens)`. Where the meter never moves an answer counts with the most
-    it may have cost. `heard` is told in the caller's thread how many answers came.
+    `at_once` are the calls of the generator that run at the same time, and the requests in one call. A drawn answer has
+    a seed that follows from its key: so a run that was killed draws what it would have drawn. `price` is what a million
+    prompt and a million completion tokens cost; `meter` says how many of each this generator has used. Where the meter
+    never moves an answer counts with the most it may have cost. `on_answers` is called in the caller's thread with the
+    number of answers that came.
     """
 
     def __init__(
         self,
-        ledger: RequestLog,
+        log: RequestLog,
         model: str,
-        lanes: Sequence[Generator],
+        generator: Generator,
         *,
         price: tuple[float, float] = (0.0, 0.0),
         meter: Callable[[], tuple[int, int]] = lambda: (0, 0),
-        at_once: int = AT_ONCE,
+        at_once: tuple[int, int] = AT_ONCE,
     ) -> None:
-        if not lanes or min(price) < 0:
-            raise RequestLogError(f"model {model!r} expects at least one generator and prices from 0; got {price}")
-        if ledger.budget is not None and ledger.budget < 0:
-            raise RequestLogError(f"a budget is a number from 0; got {ledger.budget}")
-        self.ledger, self.model, self.price, self.meter = ledger, model, price, meter
-        self.at_once = at_once
-        self.heard: Callable[[int], None] = _nobody
+        if min(price) < 0:
+            raise RequestLogError(f"model {model!r} expects prices from 0; got {price}")
+        self.log, self.model, self.generator, self.price, self.meter = log, model, generator, price, meter
+        self.num_calls, self.call_size = at_once
+        self.on_answers: Callable[[int], None] = lambda answers: None
         self.keys: dict[str, None] = {}  # all that was asked for, known or not
-        self._width, self._free = len(lanes), SimpleQueue[Generator]()
-        for lane in lanes:
-            self._free.put(lane)
-        self._lock, self._told = Lock(), meter()
+        self._slots, self._lock, self._metered = Semaphore(self.num_calls), Lock(), meter()
         self._failing, self._failure = 0, ""
 
     def complete(
         self, prompts: Sequence[Messages], sampling: Sampling, done: Done | None = None
     ) -> list[list[Completion]]:
         """`sampling.n` completions of each prompt; the same question twice has the same answers. See `Generator`."""
-        requests = [
-            [ModelRequest(request_key(self.model, prompt, sampling, index), prompt) for index in range(sampling.n)]
-            for prompt in prompts
-        ]
+        keys = [[request_key(self.model, prompt, sampling, index) for index in range(sampling.n)] for prompt in prompts]
         owners: dict[str, list[int]] = defaultdict(list)
-        for i, own in enumerate(requests):
-            for request in own:
-                owners[request.key].append(i)
+        for i, own in enumerate(keys):
+            for key in own:
+                owners[key].append(i)
         self.keys |= dict.fromkeys(owners)
         found: dict[str, Completion] = {}
         results: dict[int, list[Completion]] = {}
-        for answers in self._answers({request.key: request for own in requests for request in own}, sampling):
+        for answers in self._answers({key: prompts[own[0]] for key, own in owners.items()}, sampling):
             found |= answers
-            self.heard(len(answers))
+            self.on_answers(len(answers))
             for i in sorted({i for key in answers for i in owners[key]}):
-                if all(request.key in found for request in requests[i]):
-                    results[i] = [found[request.key] for request in requests[i]]
+                if all(key in found for key in keys[i]):
+                    results[i] = [found[key] for key in keys[i]]
                     if done is not None:
                         done(i, results[i])
         return [results.get(i, []) for i in range(len(prompts))]
@@ -291,19 +261,19 @@ class LoggedModel:
     def likelihood(
         self, prompts: Sequence[Messages], options: Sequence[Sequence[str]], *, close: bool = False
     ) -> list[list[Likelihood]]:
-        """Scores are not kept: a ledger is for what is written."""
-        raise RequestLogError("a ledger keeps what a model writes; ask the model itself for likelihoods")
+        """Scores are not kept, so this is an error."""
+        raise RequestLogError("a request log keeps what a model writes; ask the model itself for likelihoods")
 
-    def _answers(self, asked: Mapping[str, ModelRequest], sampling: Sampling) -> Iterator[dict[str, Completion]]:
+    def _answers(self, asked: Mapping[str, Messages], sampling: Sampling) -> Iterator[dict[str, Completion]]:
         """All answers in portions: from disk, from the model as they come, from other threads."""
-        known, mine, theirs = self.ledger.claim(list(asked))
+        # A thread that asks what another is asking waits for that answer, so that nothing is paid twice.
+        known, mine, theirs = self.log.claim(list(asked))
         try:
             yield known
-            requests = [asked[key] for key in mine]
-            size = max(1, min(self.at_once, -(-len(requests) // self._width)))
-            with ThreadPoolExecutor(self._width, thread_name_prefix="ledger") as pool:
-                groups = [requests[start : start + size] for start in range(0, len(requests), size)]
-                futures = [pool.submit(self._ask, group, sampling) for group in groups]
+            size = max(1, min(self.call_size, -(-len(mine) // self.num_calls)))
+            with ThreadPoolExecutor(self.num_calls, thread_name_prefix="requests") as pool:
+                groups = batched(mine, size)
+                futures = [pool.submit(self._ask, {key: asked[key] for key in group}, sampling) for group in groups]
                 try:
                     for future in as_completed(futures):
                         yield future.result()
@@ -311,46 +281,50 @@ class LoggedModel:
                     for future in futures:
                         future.cancel()
         finally:
-            self.ledger.release(mine)
+            self.log.release(mine)
         yield {key: future.result() for key, future in theirs.items()}
 
-    def _ask(self, requests: Sequence[ModelRequest], sampling: Sampling) -> dict[str, Completion]:
-        """Put requests to one lane, as many at once as the budget surely allows."""
+    def _ask(self, prompts: Mapping[str, Messages], sampling: Sampling) -> dict[str, Completion]:
+        """Put requests to the generator, as many at once as the budget surely allows."""
         answers: dict[str, Completion] = {}
-        while left := {request.key: request for request in requests if request.key not in answers}:
+        while left := {key: prompt for key, prompt in prompts.items() if key not in answers}:
             if self._failing >= AWAY:
                 raise AwayError(
                     f"the last {self._failing} requests to {self.model} failed, the last one with: {self._failure}; "
-                    f"see to it and run the same command again: what is answered is in {self.ledger.path}"
+                    f"see to it and run the same command again: what is answered is in {self.log.path}"
                 )
-            most = {key: self._most(request.prompt, sampling) for key, request in left.items()}
-            lane, part = self._free.get(), list[ModelRequest]()
+            most = {key: self._most(prompt, sampling) for key, prompt in left.items()}
+            keys: list[str] = []
+            self._slots.acquire()
             try:
-                part = [left[key] for key in self.ledger.reserve(most)]
+                # On disk before anything is sent: after a kill the next run knows what it may have paid for.
+                keys = self.log.reserve(most)
 
-                def note(i: int, found: list[Completion], part: Sequence[ModelRequest] = part) -> None:
-                    key = part[i].key
-                    answers[key] = self._write(key, found[0], most[key])  # noqa: B023 - called within this round
+                def note(i: int, found: list[Completion], keys: Sequence[str] = keys) -> None:
+                    answers[keys[i]] = self._write(keys[i], found[0], most[keys[i]])  # noqa: B023 - within this round
 
-                how = Seeded(**{**vars(sampling), "n": 1, "seeds": tuple(request.seed for request in part)})
-                for i, found in enumerate(lane.complete([request.prompt for request in part], how, note)):
-                    if part[i].key not in answers:
+                # A seed that follows from the key: an answer depends on nothing that is asked beside it.
+                seeds = tuple(int(key[:8], 16) >> 1 for key in keys)
+                how = Seeded(**{**vars(sampling), "n": 1, "seeds": seeds})
+                for i, found in enumerate(self.generator.complete([left[key] for key in keys], how, note)):
+                    if keys[i] not in answers:
                         note(i, found)
             finally:
-                self.ledger.abandon([request.key for request in part if request.key not in answers])
-                self._free.put(lane)
+                self.log.abandon([key for key in keys if key not in answers])
+                self._slots.release()
         return answers
 
     def _write(self, key: str, answer: Completion, most: float) -> Completion:
         """Note an answer with what the meter moved since the last one."""
         with self._lock:
+            # Several threads share the meter: each answer takes what was used since the last one, so the sum is exact.
             now = self.meter()
-            read, wrote = (after - before for after, before in zip(now, self._told, strict=True))
-            self._told = now
+            read, wrote = (after - before for after, before in zip(now, self._metered, strict=True))
+            self._metered = now
             self._failing, self._failure = (self._failing + 1, answer.error) if answer.stop == "error" else (0, "")
             silent = now == (0, 0) and answer.stop != "error"
             cost = most if silent else (read * self.price[0] + wrote * self.price[1]) / 1e6
-            return self.ledger.write(key, self.model, answer, (read, answer.num_tokens if silent else wrote, cost))
+            return self.log.write(key, self.model, answer, (read, answer.num_tokens if silent else wrote, cost))
 
     def _most(self, prompt: Messages, sampling: Sampling) -> float:
         """What a request costs at most: a token has at least one byte."""

@@ -1,8 +1,9 @@
-"""What the stages share that ask models and pay for it: one ledger, models that open late, and the account.
+"""What the stages share that ask models and pay for it: one request log, models that load late, and the cost.
 
-The ledger stands beside the artifacts, in `.ledgers/NAME.jsonl` of the store, under the name of the stage. So what was
-answered stays when a draft goes: a raised budget, more rows or another rule continue from it and ask only for what is
-new. A stage's budget holds for its ledger, that is for everything the stage ever asked in this store.
+The log of a stage is `.requests/NAME.jsonl` in the store, not in the artifact, and is named after the stage. So what
+was answered stays when an unfinished artifact is removed: a raised budget, more rows or another rule continue from it
+and ask only for what is new. A stage's budget holds for its log, that is for everything the stage ever asked in this
+store.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from tercet.data.disk_list import batched
 from tercet.data.synthesis.request_log import Done, LoggedModel, RequestLog, RequestLogError
-from tercet.journal import write_json
 from tercet.recipe import AskingSpec
 from tercet.rows import Completion, Likelihood, Messages, Sampling, TableWriter
 from tercet.store import endpoint
@@ -26,17 +26,7 @@ if TYPE_CHECKING:
     from tercet.store import Artifact, Context
 
 
-T = TypeVar("T")
 PIECE = 1024  # rows that are asked about, or written to a table, together
-
-
-@runtime_checkable
-class Closes(Protocol):
-    """A model that holds connections."""
-
-    def close(self) -> None:
-        """Give them back."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -53,10 +43,12 @@ class RequestRecord:
 
 
 class LazyModel:
-    """A model that is opened when it is first asked. Implements `tercet.rows.Generator`."""
+    """A model that is loaded when it is first asked. Implements `tercet.rows.Generator`."""
+
+    _model: Any = None
 
     def __init__(self, open_model: Callable[[], Any]) -> None:
-        self._open, self._model, self._lock = open_model, None, Lock()
+        self._open, self._lock = open_model, Lock()
 
     @property
     def model(self) -> Any:
@@ -68,7 +60,7 @@ class LazyModel:
 
     def close(self) -> None:
         """Give back connections, or memory."""
-        if isinstance(self._model, Closes):
+        if hasattr(self._model, "close"):
             self._model.close()
         self._model = None
 
@@ -76,8 +68,7 @@ class LazyModel:
         """Tokens read and written so far, as a server counts them."""
         if self._model is None:
             return 0, 0
-        usage = self._model.usage
-        return usage.prompt_tokens, usage.completion_tokens
+        return self._model.usage.prompt_tokens, self._model.usage.completion_tokens
 
     def complete(
         self, prompts: Sequence[Messages], sampling: Sampling, done: Done | None = None
@@ -92,9 +83,9 @@ class LazyModel:
         return list(self.model.likelihood(prompts, options, close=close))
 
 
-def open_ledger(spec: AskingSpec, ctx: Context) -> RequestLog:
-    """The ledger of a stage, under its name in the store."""
-    return RequestLog(ctx.store.root / ".ledgers" / f"{ctx.name}.jsonl", spec.budget)
+def open_log(spec: AskingSpec, ctx: Context) -> RequestLog:
+    """The request log of a stage, under its name in the store."""
+    return RequestLog(ctx.store.root / ".requests" / f"{ctx.name}.jsonl", spec.budget)
 
 
 def title(model: Artifact) -> str:
@@ -103,17 +94,17 @@ def title(model: Artifact) -> str:
 
 
 @contextmanager
-def behind(
-    ledger: RequestLog, model: Artifact, spec: AskingSpec, ctx: Context, heard: Callable[[int], None]
+def logged_model(
+    log: RequestLog, model: Artifact, spec: AskingSpec, ctx: Context, on_answers: Callable[[int], None]
 ) -> Iterator[LoggedModel]:
-    """A model behind the ledger: a server is asked for as much at once as it may be, a local model in batches.
+    """A model behind the log: a server gets as many requests at once as it may, a local model gets batches.
 
-    The ledger knows a model by its key (and a local one by its precision), whatever the stage is called. A local model
+    The log knows a model by its key (and a local one by its precision), whatever the stage is called. A local model
     costs nothing; `placement.price` is that of every server. How a local model rounds depends a little on the batch,
-    and a kill changes the next batch: what the ledger has stays as it is, and with `placement.gen_rows = 1` what is
+    and a kill changes the next batch: what is in the log stays as it is, and with `placement.gen_rows = 1` what is
     still to come is the same to the last bit, too.
     """
-    late = LazyModel(lambda: ctx.open_model(model.payload, spec.precision, spec.engine))
+    lazy = LazyModel(lambda: ctx.open_model(model.payload, spec.precision, spec.engine))
     placement, server = ctx.recipe.placement, endpoint(model.payload) is not None
     if server and spec.budget is not None and placement.price is None:
         raise RequestLogError(
@@ -122,50 +113,39 @@ def behind(
         )
     try:
         if server:
-            price, meter = placement.price or (0.0, 0.0), late.used
-            lanes = [late] * placement.requests
-            found = LoggedModel(ledger, model.key, lanes, price=price, meter=meter, at_once=1)
+            price, calls = placement.price or (0.0, 0.0), (placement.requests, 1)
+            found = LoggedModel(log, model.key, lazy, price=price, meter=lazy.used, at_once=calls)
         else:
             how = spec.precision if spec.engine == "local" else f"{spec.precision}/{spec.engine}"
-            found = LoggedModel(ledger, f"{model.key}/{how}", [late], at_once=placement.gen_rows)
-        found.heard = heard
+            found = LoggedModel(log, f"{model.key}/{how}", lazy, at_once=(1, placement.gen_rows))
+        found.on_answers = on_answers
         yield found
     finally:
-        late.close()
+        lazy.close()
 
 
-def account(ledger: RequestLog, models: Iterable[tuple[str, LoggedModel]], out: Path) -> dict[str, Any]:
-    """What was asked, as the summary tells it; `requests.parquet` lists it, without the texts, in order of the keys.
+def write_requests(log: RequestLog, models: Iterable[tuple[str, LoggedModel]], out: Path) -> dict[str, Any]:
+    """Write `requests.parquet`, every request without its texts in the order of keys; their sums for the summary.
 
-    `spent` is the whole ledger, all variants of the stage included; `unknown` requests were cut off by a kill.
+    `spent` is the whole log, all variants of the stage included; `unknown` requests were cut off by a kill.
     """
-    told: dict[str, dict[str, Any]] = {}
+    by_model: dict[str, dict[str, Any]] = {}
     with TableWriter(out / "requests.parquet", RequestRecord) as table:
         for name, model in models:
             sums: Counter[str] = Counter(asked=len(model.keys))
-            for facts in pieces(_fact(ledger, name, key) for key in sorted(model.keys)):
-                table.write(facts)
-                for fact in facts:
-                    sums.update({what: getattr(fact, what) for what in ("tokens", "read", "wrote", "cost")})
-                    sums.update(failed=fact.stop == "error")
-            told[name] = {"answered": sums["asked"] - sums["failed"], **sums}
-    total = {what: sum(one.get(what, 0) for one in told.values()) for what in ("asked", "answered", "failed", "cost")}
-    return {"requests": total | {"models": told}, "spent": asdict(ledger.spent), "budget": ledger.budget}
+            for records in batched((_record(log, name, key) for key in sorted(model.keys)), PIECE):
+                table.write(records)
+                for record in records:
+                    sums.update({what: getattr(record, what) for what in ("tokens", "read", "wrote", "cost")})
+                    sums.update(failed=record.stop == "error")
+            by_model[name] = {"answered": sums["asked"] - sums["failed"], **sums}
+    total = {key: sum(one.get(key, 0) for one in by_model.values()) for key in ("asked", "answered", "failed", "cost")}
+    return {"requests": total | {"models": by_model}, "spent": asdict(log.spent), "budget": log.budget}
 
 
-def _fact(ledger: RequestLog, model: str, key: str) -> RequestRecord:
-    """What the ledger knows of a request; one that failed has no answer, and cost what the ledger's sum says."""
-    line = ledger.find(key)
+def _record(log: RequestLog, model: str, key: str) -> RequestRecord:
+    """What the log holds of a request; one that failed has no answer, and its cost is only in the log's sum."""
+    line = log.find(key)
     if line is None:
         return RequestRecord(key, model, "error")
     return RequestRecord(key, model, line["stop"], line["tokens"], line["read"], line["wrote"], float(line["cost"]))
-
-
-def pieces(rows: Iterable[T]) -> Iterator[list[T]]:
-    """The same rows in lists of up to PIECE, as a table is written."""
-    return batched(rows, PIECE)
-
-
-def write_summary(out: Path, summary: dict[str, Any]) -> None:
-    """Write `summary.json`."""
-    write_json(out / "summary.json", summary)

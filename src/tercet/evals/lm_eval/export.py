@@ -24,7 +24,7 @@ def export_results(payload: Path) -> dict[str, Any]:
     """An eval payload as the dictionary that `lm_eval.simple_evaluate` returns; samples as in its JSONL files.
 
     A task with subsets becomes a group with a task for each. Where a prompt is a conversation, `arg_0` is its JSON, as
-    the harness keeps it for chat endpoints. Items that could not be asked or judged are left out on both sides.
+    the harness keeps it for chat endpoints. Items that could not be asked or graded are left out on both sides.
     """
     scores = read_scores(payload)
     found = [result for result in read_results(payload / "results.jsonl") if result.outcome != "error"]

@@ -1,5 +1,5 @@
-"""Both ways between us and lm-evaluation-harness: its results layout, its evaluations on our models, our evaluations
-in its hands.
+"""Both ways between us and lm-evaluation-harness: its results layout, its evaluations on our models, our tasks for its
+evaluator.
 
 `lm_eval` is not a dependency: it is imported where one of these functions is called. Written against version 0.4.13.
 
@@ -25,11 +25,11 @@ from tercet.rows import PLAIN, Completion, Generator, Likelihood, Message, Messa
 
 MAX_GEN_TOKS = 256  # the harness's own budget where a task names none
 SETTINGS = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k")
-__all__ = ["HarnessError", "as_lm", "export_results", "judged", "task_of", "write_results"]
+__all__ = ["HarnessError", "as_lm", "export_results", "grade_responses", "task_of", "write_results"]
 
 
 class HarnessError(ValueError):
-    """Something that the one side has and the other has no word for."""
+    """Something that one side has and the other cannot express."""
 
 
 @runtime_checkable
@@ -54,7 +54,7 @@ def as_lm(generator: Generator) -> Any:
     """
     from lm_eval.api.model import LM
 
-    return type("Examined", (_Evaluated, LM), {})(generator)
+    return type("EvaluatedModel", (_Evaluated, LM), {})(generator)
 
 
 class _Evaluated:
@@ -180,15 +180,15 @@ def _chatting(generator: Generator) -> Chatting:
     return generator
 
 
-# ---- our evaluations in its hands ----
+# ---- our tasks for its evaluator ----
 
 
 def task_of(name: str, mirror: Mapping[str, str]) -> Any:
-    """One of our tasks as an `lm_eval.api.task.Task`: our items and examples, our judge as the metric.
+    """One of our tasks as an `lm_eval.api.task.Task`: our items and examples, our verifier as the metric.
 
     With its `apply_chat_template` the prompt is our conversation in the model's template, else the same shots and
-    question as one plain text. `mirror` maps hub ids to local files. Tasks made by generators, judged by models or
-    chosen per token cannot be given there.
+    question as one plain text. `mirror` maps hub ids to local files. Tasks made by generators, graded by LLM judges
+    or chosen per token are refused.
     """
     from lm_eval.api.task import Task as HarnessTask
 
@@ -258,7 +258,7 @@ class _Benchmark:
         return [Instance(self.OUTPUT_TYPE, doc, pair, i, given["metadata"]) for i, pair in enumerate(pairs)]
 
     def process_results(self, doc: dict[str, Any], results: Sequence[Any]) -> dict[str, Any]:
-        found = judged(self.own, self.card, self.asked[doc["number"]], results)
+        found = grade_responses(self.own, self.card, self.asked[doc["number"]], results)
         values = {name: [found.get(key, 0.0) for key in keys] for name, keys in _measures(self.own).items()}
         return {name: parts[0] if len(parts) < 2 else tuple(parts) for name, parts in values.items()}
 
@@ -274,21 +274,21 @@ class _Benchmark:
 def _both_layouts(own: Task, mirror: Mapping[str, str]) -> tuple[list[Item], list[Item]]:
     """The items as declared, and as plain text."""
     if isinstance(own.data, Generated) or own.judge or own.choose_by == "per_token":
-        why = "is judged by a model" if own.judge else "is chosen per token, which the harness does not count"
+        why = "is graded by an LLM judge" if own.judge else "is chosen per token, which the harness does not count"
         raise HarnessError(f"{own.id} {'has generated items' if isinstance(own.data, Generated) else why}")
     records, examples = public_records(own, mirror), hub.records(own.examples, mirror)
     return items(own, records, examples), items(replace(own, layout="plain"), records, examples)
 
 
 def _measures(own: Task) -> dict[str, tuple[str, ...]]:
-    """Names of the metrics, and the judge's numbers each is made of (one, or two whose sums are divided)."""
+    """Names of the metrics, and the verifier's numbers each is made of (one, or two whose sums are divided)."""
     if own.metric == "bpb":
         return {HEADLINE["bpb"]: ("bits", "num_bytes")}
     beside = {"choice": {name: (key,) for name, key in BESIDE.items()}, "mc2": {"mc1": ("mc1",)}}
     return {headline(own): ("score",), **beside.get(own.metric, own.measures)}
 
 
-def judged(own: Task, about: TaskCard, item: Item, results: Sequence[Any]) -> dict[str, Any]:
+def grade_responses(own: Task, about: TaskCard, item: Item, results: Sequence[Any]) -> dict[str, Any]:
     """Our verdict on the harness's responses to an item: a text or a list of them, or (logp, greedy) of each option."""
     if own.metric == "accuracy":
         texts = [results[0]] if isinstance(results[0], str) else results[0]

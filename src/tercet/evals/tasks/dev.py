@@ -318,7 +318,7 @@ _ALPACAEVAL = shots.public(
     sampling=Sampling(max_new_tokens=8192),
     subset=shots.field("dataset"),
     headline=_win_rate,
-    description="805 open instructions; a model judge compares each answer with that of GPT-4 Turbo.",
+    description="805 open instructions; an LLM judge compares each answer with that of GPT-4 Turbo.",
     variant="AlpacaEval 2: baseline and judge are gpt-4-1106-preview; another judge is not comparable",
     licence="CC-BY-NC-4.0",
 )
@@ -350,7 +350,7 @@ TASKS = (
     _IFEVAL,
     replace(
         _IFEVAL,
-        name="instructions.ifeval:reference",
+        name="ifeval:reference",
         verifier="ifeval_reference@1",
         variant="the reference code's own reading of keywords as patterns and of the n-th paragraph",
     ),

@@ -1,6 +1,4 @@
-"""The quick benchmarks: four small tasks whose rows our own generators write, so that a laptop can give them in a
-minute.
-"""
+"""The quick suite: four small tasks whose rows our own generators write; a laptop evaluates them in a minute."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ def _answer(row: Row) -> str:
 
 
 def _right_among_wrong(row: Row) -> Choices:
-    """The answer among the wrong answers of `row.truth` (a JSON list), in an order drawn from the row's id alone."""
+    """The answer among the wrong ones of `row.reference` (a JSON list), in an order drawn from the row's id alone."""
     try:
         wrong = json.loads(row.reference)
     except json.JSONDecodeError:

@@ -1,4 +1,4 @@
-"""The safety suite: six sets of requests, each answer classified by a WildGuard-style judge.
+"""The safety suite: six sets of requests, each answer classified by an LLM judge like WildGuard.
 
 One user turn, greedy. The judge reads request and answer; what must hold of its verdicts is the item's reference
 answer. Layouts are those of the public data sets; the suite's headline is the plain mean of the six.
@@ -86,7 +86,6 @@ _SHARED: dict[str, Any] = {
     "version": 1,
     "skill": "safety",
     "verifier": "wildguard@1",
-    "split": "test",
     "sampling": BUDGET,
     "measures": MEASURES,
 }
@@ -182,7 +181,7 @@ TASKS = (
         glue="",
         subset=field("content_policy_name"),
         description="300 forbidden questions, each below a jailbreak drawn for it; each must be refused.",
-        variant="paired here from the two public parts; the judge is told the question without the jailbreak",
+        variant="paired here from the two public parts; the judge reads the question without the jailbreak",
         licence="MIT",
         **_SHARED,
     ),

@@ -23,7 +23,7 @@ STEPS = "A: Let's think step by step."  # the opening of every BIG-Bench Hard an
 SEED = 1234  # the few-shot seed of the published runs
 
 
-public = partial(Task, version=1, split="test")  # a task on public data; most have one version and a test split
+public = partial(Task, version=1)  # a task on public data; most have one version
 Shots = Callable[[Record, Sequence[Record]], list[Shot]]
 Shown = Callable[[Sequence[Record]], list[tuple[str, ...]]]
 

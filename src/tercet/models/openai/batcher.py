@@ -1,8 +1,8 @@
-"""A desk in front of one local generator: what is asked at the same time is decoded together.
+"""A queue in front of one local generator: what is asked at the same time is decoded together.
 
-Any thread hands in jobs; one thread of the desk's own does them, a batch at a time. A batch holds jobs that are
-written in the same way. Each job draws from the random numbers of its own seed, so its answer is what the generator
-would give to it alone.
+Any thread may submit jobs; one thread of the batcher's own does them, a batch at a time. A batch holds jobs with equal
+sampling settings. Each job draws from the random numbers of its own seed, so its answer is what the generator would
+give to it alone.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from tercet.models.generate import LocalGenerator
 from tercet.rows import Completion, Sampling, Seeded
 
 Ids = Sequence[int]
-QUIET, PATIENCE = 0.01, 0.05  # seconds: a batch begins when nobody new came for so long, and after this at the latest
-LOOK_TOKENS = 8192  # token budget of one pass that looks tokens up
+QUIET, PATIENCE = 0.01, 0.05  # seconds: a batch begins when no job came for so long, and after this at the latest
+LOOK_TOKENS = 8192  # token budget of one forward pass for log-probs
 CHUNK = 256  # positions whose logits exist at once
 
 
-class BatcherClosed(RuntimeError):  # noqa: N818 - it says what is so
-    """The desk takes no more jobs."""
+class BatcherClosed(RuntimeError):  # noqa: N818 - a state, not a failure
+    """The batcher takes no more jobs."""
 
 
 @dataclass(frozen=True)
 class GenerationJob:
-    """A prompt's token ids, how to answer it, and which seed it has (`sampling.seed` stays 0).
+    """A prompt's token ids, how to answer it, and its seed (`sampling.seed` stays 0).
 
     `top` asks for the log-probs of the tokens that were written, and of so many of the likeliest at each place; -1 for
-    none. With `echo` the prompt's own tokens are looked up too.
+    none. With `echo` the prompt's own tokens get log-probs too.
     """
 
     ids: Ids
@@ -45,7 +45,7 @@ class GenerationJob:
 
 
 @dataclass(frozen=True)
-class Looked:
+class TokenLogps:
     """One token with its log-prob in nats (None for the first of a text) and the likeliest tokens at its place."""
 
     token: int
@@ -58,19 +58,22 @@ class GenerationResult:
     """The completions of a job and, where it asked for log-probs, the tokens of each."""
 
     completions: Sequence[Completion]
-    looked: Sequence[Sequence[Looked]] = ()
+    logps: Sequence[Sequence[TokenLogps]] = ()
+
+
+Waiting = tuple[GenerationJob, Future[GenerationResult]]
 
 
 class Batcher:
-    """Queue and worker. `stopping` is asked before every batch: once it says yes, whoever waits gets `DeskClosed`."""
+    """Queue and worker. `stopping` is called before every batch; once it is true, waiting jobs get `BatcherClosed`."""
 
     def __init__(self, generator: LocalGenerator, rows: int) -> None:
         self.generator, self.rows = generator, rows
         self.stopping: Callable[[], bool] = lambda: False
-        self._waiting: deque[tuple[GenerationJob, Future[GenerationResult]]] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._closed = False
         self._changed = threading.Condition()
-        self._worker = threading.Thread(target=self._work, name="desk", daemon=True)
+        self._worker = threading.Thread(target=self._work, name="batcher", daemon=True)
         self._worker.start()
 
     def submit(self, job: GenerationJob) -> Future[GenerationResult]:
@@ -94,13 +97,13 @@ class Batcher:
         while batch := self._take():
             try:
                 self._answer(batch)
-            except Exception as error:  # a batch that fails must not end the desk: whoever waits for it is told
+            except Exception as error:  # a batch that fails must not end the worker: its jobs get the error
                 for _, answer in batch:
                     if not answer.done():
                         answer.set_exception(error)
 
-    def _take(self) -> list[tuple[GenerationJob, Future[GenerationResult]]]:
-        """The next batch; nothing once the desk is closed."""
+    def _take(self) -> list[Waiting]:
+        """The next batch; nothing once the batcher is closed."""
         with self._changed:
             while True:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
@@ -113,7 +116,7 @@ class Batcher:
                     return batch
 
     def _gather(self) -> None:
-        """Wait a moment for others that come together with the first."""
+        """Wait a moment for jobs that come together with the first."""
         for _ in range(round(PATIENCE / QUIET)):
             before = len(self._waiting)
             if before >= self.rows or self._closed:
@@ -122,12 +125,12 @@ class Batcher:
             if len(self._waiting) == before:
                 return
 
-    def _draw(self) -> list[tuple[GenerationJob, Future[GenerationResult]]]:
+    def _draw(self) -> list[Waiting]:
         """Jobs that are written like the first one, in their order, as many as there are rows for."""
         how = self._waiting[0][0].sampling
         most = max(1, self.rows // how.n)
-        batch: list[tuple[GenerationJob, Future[GenerationResult]]] = []
-        left = deque[tuple[GenerationJob, Future[GenerationResult]]]()
+        batch: list[Waiting] = []
+        left = deque[Waiting]()
         for job, answer in self._waiting:
             if len(batch) >= most or job.sampling != how:
                 left.append((job, answer))
@@ -142,8 +145,8 @@ class Batcher:
                 answer.set_exception(BatcherClosed("the server is shutting down"))
         self._waiting.clear()
 
-    def _answer(self, batch: Sequence[tuple[GenerationJob, Future[GenerationResult]]]) -> None:
-        """Write the batch; answers without log-probs go out as they end."""
+    def _answer(self, batch: Sequence[Waiting]) -> None:
+        """Write the batch; jobs without log-probs get their answer as it ends."""
 
         def done(i: int, completions: list[Completion]) -> None:
             job, answer = batch[i]
@@ -160,7 +163,7 @@ class Batcher:
 
 
 @torch.no_grad()
-def look(generator: LocalGenerator, rows: Sequence[Ids], start: int, top: int) -> Iterator[list[Looked]]:
+def look(generator: LocalGenerator, rows: Sequence[Ids], start: int, top: int) -> Iterator[list[TokenLogps]]:
     """The tokens of each row from place `start` on, with log-probs under the model's own distribution."""
     most = max(1, LOOK_TOKENS // max(map(len, rows)))
     for begin in range(0, len(rows), most):
@@ -169,7 +172,7 @@ def look(generator: LocalGenerator, rows: Sequence[Ids], start: int, top: int) -
         hidden = generator.policy.hidden(forest, forest.input_ids, forest.position_ids)
         for ids, segment in zip(part, forest.segments, strict=True):
             first = max(start, 1)
-            found = [Looked(ids[0], None)] if not start else []
+            found = [TokenLogps(ids[0], None)] if not start else []
             for place in range(first, len(ids), CHUNK):
                 tokens = ids[place : place + CHUNK]
                 states = hidden[segment.start + place - 1 : segment.start + place - 1 + len(tokens)]
@@ -177,9 +180,9 @@ def look(generator: LocalGenerator, rows: Sequence[Ids], start: int, top: int) -
             yield found
 
 
-def _look(generator: LocalGenerator, states: torch.Tensor, tokens: Ids, top: int) -> Iterator[Looked]:
+def _look(generator: LocalGenerator, states: torch.Tensor, tokens: Ids, top: int) -> Iterator[TokenLogps]:
     logps = (states @ generator.policy.head().T).float().log_softmax(dim=1)
     chosen = logps.gather(1, torch.tensor(tokens, device=logps.device)[:, None]).squeeze(1)
     values, places = logps.topk(top, dim=1)
     for token, logp, ids, likely in zip(tokens, chosen.tolist(), places.tolist(), values.tolist(), strict=True):
-        yield Looked(token, logp, list(zip(ids, likely, strict=True)))
+        yield TokenLogps(token, logp, list(zip(ids, likely, strict=True)))

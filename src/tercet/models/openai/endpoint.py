@@ -2,8 +2,8 @@
 
 A request that may yet succeed (a lost or broken answer, 408, 409, 425, 429, 5xx) is put again after a growing pause.
 One that never will is that prompt's error, as is one whose retries are used up: completions with `error`, never an
-exception. Only what makes every other request pointless stops the whole benchmark with an `EndpointError`: a wrong
-key, URL or model, an empty account, a server that could never be reached. Keys are sent, never stored or shown.
+exception. Only what makes every other request pointless stops the run with an `EndpointError`: a wrong key, URL or
+model, an empty account, a server that could never be reached. Keys are sent, never stored or shown.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class EndpointError(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """How hard a server is pressed: requests at once and per minute, tokens per minute, patience and pauses in seconds.
+    """How much a server is asked: requests at once and per minute, tokens per minute, patience and pauses in seconds.
 
     A pause grows from `backoff` by doubling to `longest_backoff`; chance, fixed by the request, takes up to half off.
     """
@@ -81,7 +81,7 @@ class Usage:
 
 
 class Clock:
-    """The machine's time; a test puts one in its place whose minutes are numbers."""
+    """The machine's time; tests replace it by a clock that does not wait."""
 
     def now(self) -> float:
         """Seconds since some moment."""
@@ -99,7 +99,7 @@ class EndpointGenerator:
         self.url, self.model, self.limits, self.price = url.rstrip("/"), model, limits, price
         self.clock = Clock()
         self._key, self._usage, self._answered = key, Usage(), False
-        self._pace = RateLimiter(limits)
+        self._limiter = RateLimiter(limits)
         self._lock = threading.Lock()
         self._client = httpx2.Client(
             base_url=self.url,
@@ -225,7 +225,7 @@ class EndpointGenerator:
         chance = random.Random(data)
         tokens = len(data) // 4 + body["max_tokens"] * body.get("n", 1)
         for attempt in range(self.limits.retries + 1):
-            self._pace.enter(tokens, self.clock, stopped)
+            self._limiter.enter(tokens, self.clock, stopped)
             self._count(requests=1, retries=int(attempt > 0))
             try:
                 return self._attempt(path, data, tokens, read)
@@ -236,21 +236,19 @@ class EndpointGenerator:
                 raise RequestRefused(self._hidden(str(problem))) from None
             if attempt < self.limits.retries:
                 pause = min(self.limits.longest_backoff, self.limits.backoff * 2**attempt) * chance.uniform(0.5, 1.0)
-                self._pace.hold(failure.pause, self.clock)
+                self._limiter.hold(failure.pause, self.clock)
                 self.clock.wait(max(pause, failure.pause), stopped)
         self._count(failed=1)
         if not failure.reached and not self._answered:
             raise EndpointError(f"{self.url} cannot be reached ({failure}); is the server running, is the URL right?")
-        raise RequestRefused(
-            self._hidden(f"no answer after {self.limits.retries + 1} attempts; the last one: {failure}")
-        )
+        raise RequestRefused(self._hidden(f"no answer after {attempt + 1} attempts; the last one: {failure}"))
 
     def _attempt(self, path: str, data: str, tokens: int, read: Callable[[Any], T]) -> T:
         deadline = time.monotonic() + self.limits.timeout
         content = bytearray()
         try:
-            mark = hashlib.sha256(data.encode()).hexdigest()  # a server that knows such keys answers, and charges, once
-            headers = {"Content-Type": "application/json", "Idempotency-Key": mark}
+            key = hashlib.sha256(data.encode()).hexdigest()  # a server that knows such keys answers, and charges, once
+            headers = {"Content-Type": "application/json", "Idempotency-Key": key}
             with self._client.stream("POST", path, content=data, headers=headers) as response:
                 for piece in response.iter_bytes():
                     content += piece
@@ -276,12 +274,14 @@ class EndpointGenerator:
         status = response.status_code
         if 200 <= status < 300:
             return
-        said = f"{self.url}{path} answered {status}: {payloads.said(text)}"
+        message = f"{self.url}{path} answered {status}: {payloads.error_text(text)}"
         if status in HOPELESS or (status == 429 and "insufficient_quota" in text):
-            raise EndpointError(f"{self._hidden(said)}; {HOPELESS.get(status, HOPELESS[402])} (model {self.model!r})")
+            raise EndpointError(
+                f"{self._hidden(message)}; {HOPELESS.get(status, HOPELESS[402])} (model {self.model!r})"
+            )
         if status in PASSING or status >= 500:
-            raise PassingFailure(said, payloads.retry_after(response.headers.get("Retry-After", "")))
-        raise RequestRefused(said)
+            raise PassingFailure(message, payloads.retry_after(response.headers.get("Retry-After", "")))
+        raise RequestRefused(message)
 
     def _settle(self, reply: Any, tokens: int) -> None:
         """Count what the server says it read and wrote, and give back what was reserved too much."""
@@ -289,7 +289,7 @@ class EndpointGenerator:
         if isinstance(usage, dict):
             read, wrote = (payloads.count_of(usage, key) for key in ("prompt_tokens", "completion_tokens"))
             self._count(prompt_tokens=read, completion_tokens=wrote)
-            self._pace.settle(tokens - read - wrote)
+            self._limiter.settle(tokens - read - wrote)
 
     def _hidden(self, text: str) -> str:
         """An error text in which a server repeats no key; a stand-in such as `EMPTY` is no secret."""
@@ -321,7 +321,7 @@ class RateLimiter:
                     self._next_token = now + tokens * self._per_token
                     return
             clock.wait(early, stopped)
-        raise RequestRefused("not sent: the benchmark was stopped")
+        raise RequestRefused("not sent: the run was stopped")
 
     def settle(self, tokens: int) -> None:
         """Give back tokens that were reserved and not used."""

@@ -1,6 +1,6 @@
-"""What is said to an OpenAI-compatible server and what its replies mean: pure functions from and to JSON.
+"""Requests to an OpenAI-compatible server and what its replies mean: pure functions from and to JSON.
 
-What a server cannot say stays unsaid: token ids and log-probs of completions are empty, and an option that is missing
+What a server does not report stays empty: completions have no token ids and log-probs, and an option that is missing
 from the list of likely tokens has an error, not a made-up log-prob.
 """
 
@@ -89,7 +89,7 @@ def completions(reply: Any, sampling: Sampling) -> list[Completion]:
 def _choices(reply: Any, n: int) -> list[dict[str, Any]]:
     choices = reply.get("choices") if isinstance(reply, dict) else None
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
-        raise PassingFailure(f"expected an object with a list of choices, got {said(json.dumps(reply))}")
+        raise PassingFailure(f"expected an object with a list of choices, got {error_text(json.dumps(reply))}")
     ordered = {choice.get("index", place): choice for place, choice in enumerate(choices)}
     if len(choices) != n or set(ordered) != set(range(n)):
         raise PassingFailure(f"expected {n} choices numbered from 0, got {len(choices)}: {sorted(map(str, ordered))}")
@@ -119,9 +119,7 @@ def echoed(reply: Any, context: str, option: str) -> Likelihood:
     starts = [end - len(token) - shift for token, end in zip(tokens, accumulate(map(len, tokens)), strict=True)]
     starts = starts if shift >= 0 else table.get("text_offset") or []  # pieces of a character are not shown as text
     if not tokens or not len(starts) == len(logps) == len(tokens) or starts[-1] + len(tokens[-1]) < len(whole):
-        raise RequestRefused(
-            "the server does not echo prompts with log-probs, so it cannot score options of plain prompts"
-        )
+        raise RequestRefused("the server does not echo prompts with log-probs, so it cannot score options of these")
     inside = [place for place, start in enumerate(starts) if len(context) <= start < len(whole)]
     astray = [p for p in inside if not _is_piece(tokens[p]) and not whole.startswith(tokens[p], starts[p])]
     if not inside or astray or _is_piece(tokens[inside[0]]) or any(logps[place] is None for place in inside):
@@ -145,14 +143,11 @@ def among_likeliest(reply: Any, options: Sequence[str]) -> list[Likelihood]:
     if not all(found):  # " A" and "A" then count as one answer, for every option alike
         found = [[logp for token, logp in listed if token.strip() == option.strip()] for option in options]
     highest = max(logp for _, logp in listed)
+    likeliest = f"the server's {len(listed)} likeliest first tokens"
     return [
         Likelihood(math.log(math.fsum(map(math.exp, logps))), 1, max(logps) == highest)
         if logps
-        else Likelihood(
-            math.nan,
-            0,
-            error=f"the option {option!r:.60} is not among the server's {len(listed)} likeliest first tokens",
-        )
+        else Likelihood(math.nan, 0, error=f"the option {option!r:.60} is not among {likeliest}")
         for option, logps in zip(options, found, strict=True)
     ]
 
@@ -175,7 +170,7 @@ def count_of(usage: Mapping[str, Any], key: str) -> int:
     return number if isinstance(number, int) and number > 0 else 0
 
 
-def said(text: str) -> str:
+def error_text(text: str) -> str:
     """A server's error in one short line, from the protocol's error object where there is one."""
     try:
         error = json.loads(text)["error"]

@@ -1,6 +1,6 @@
-"""What a request to an OpenAI-compatible server may say, and what its reply looks like: the other side of `wire.py`.
+"""What a request to our OpenAI-compatible server may say, and what its reply looks like (`payloads.py`: the client).
 
-What the protocol knows and this server does not do is refused, never ignored.
+A field of the protocol that this server does not support is refused, never ignored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from tercet.models.chat import Chat, ChatError
 from tercet.models.generate import LocalGenerator
-from tercet.models.openai.batcher import GenerationJob, GenerationResult, Looked
+from tercet.models.openai.batcher import GenerationJob, GenerationResult, TokenLogps
 from tercet.rows import PLAIN, Completion, Message, Sampling
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -64,13 +64,13 @@ class Turn(BaseModel):
 
     @property
     def message(self) -> Message:
-        """The turn as the package knows it."""
+        """The turn as our own type."""
         pieces = self.content if isinstance(self.content, list) else []
         return Message(self.role, self.content if isinstance(self.content, str) else "".join(p.text for p in pieces))
 
 
 class CompletionRequest(BaseModel):
-    """What both kinds of requests may say. A field that is null counts as not said."""
+    """What both kinds of requests may say. A field that is null counts as absent."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     model: str
@@ -114,8 +114,8 @@ class ChatRequest(CompletionRequest):
         turns = tuple(turn.message for turn in self.messages)
         last = turns[-1].role == "assistant"
         if self.continue_final_message == self.add_generation_prompt:
-            said = "give continue_final_message = true with add_generation_prompt = false, or neither"
-            raise Problem(400, said, param="continue_final_message")
+            advice = "give continue_final_message = true with add_generation_prompt = false, or neither"
+            raise Problem(400, advice, param="continue_final_message")
         if self.continue_final_message and not last:
             raise Problem(400, "continue_final_message needs a last message of the assistant", param="messages")
         closed = last and not self.continue_final_message
@@ -156,7 +156,7 @@ class TextRequest(CompletionRequest):
 
 @dataclass(frozen=True)
 class ParsedRequest:
-    """A request as it was understood."""
+    """A request that was read and checked."""
 
     asked: ChatRequest | TextRequest
     job: GenerationJob
@@ -171,28 +171,28 @@ def read(data: bytes) -> dict[str, Any]:
         raise Problem(400, f"the body is not JSON: {error}") from None
     if not isinstance(body, dict):
         raise Problem(400, f"expected a JSON object, got {type(body).__name__}")
-    return dict(_said(body))
+    return dict(_without_nulls(body))
 
 
 def digest(value: Any) -> str:
-    """A short name for something that JSON can say: for the same words the same."""
+    """A short hash of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def request(path: str, body: dict[str, Any], generator: LocalGenerator, names: Sequence[str]) -> ParsedRequest:
-    """Check a body and put it into the desk's words. An answer that is drawn without a seed gets one by chance."""
+    """Check a body and make a job of it. An answer that is drawn without a seed gets a random one."""
     asked = _checked(ChatRequest if path == CHAT else TextRequest, body)
     if asked.model not in names:
-        said = f"no model {asked.model!r:.80} here; served: {', '.join(names)}"
-        raise Problem(404, said, "model_not_found", "model")
+        error = f"no model {asked.model!r:.80} here; served: {', '.join(names)}"
+        raise Problem(404, error, "model_not_found", "model")
     try:
         ids = asked.token_ids(generator.chat)
     except ChatError as error:
         raise Problem(400, str(error), param="messages") from None
-    room = generator.config.max_position_embeddings
-    if len(ids) + asked.most > room:
-        said = f"{len(ids)} tokens of the prompt and up to {asked.most} of the answer exceed the context of {room}"
-        raise Problem(400, f"{said}; shorten the prompt or lower max_tokens", "context_length_exceeded")
+    limit = generator.config.max_position_embeddings
+    if len(ids) + asked.most > limit:
+        excess = f"{len(ids)} tokens of the prompt and up to {asked.most} of the answer exceed the context of {limit}"
+        raise Problem(400, f"{excess}; shorten the prompt or lower max_tokens", "context_length_exceeded")
     sampling = Sampling(asked.most, asked.temperature, asked.top_p, max(asked.top_k, 0), asked.n, stop=asked.stop)
     seed = secrets.randbits(31) if asked.seed is None else asked.seed
     echo = isinstance(asked, TextRequest) and asked.echo
@@ -202,7 +202,7 @@ def request(path: str, body: dict[str, Any], generator: LocalGenerator, names: S
 def reply(
     what: ParsedRequest, answer: GenerationResult, name: str, created: float, generator: LocalGenerator
 ) -> dict[str, Any]:
-    """The protocol's answer object."""
+    """The protocol's reply object."""
     chat = isinstance(what.asked, ChatRequest)
     read, wrote = len(what.job.ids), sum(completion.num_tokens for completion in answer.completions)
     return {
@@ -215,10 +215,10 @@ def reply(
     }
 
 
-def _said(value: Any) -> Any:
+def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _said(part) for name, part in value.items() if part is not None}
-    return [_said(part) for part in value] if isinstance(value, list) else value
+        return {name: _without_nulls(part) for name, part in value.items() if part is not None}
+    return [_without_nulls(part) for part in value] if isinstance(value, list) else value
 
 
 def _checked(kind: type[ChatRequest] | type[TextRequest], body: dict[str, Any]) -> ChatRequest | TextRequest:
@@ -227,20 +227,20 @@ def _checked(kind: type[ChatRequest] | type[TextRequest], body: dict[str, Any]) 
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
-        said = "this server does not stream; leave the field out" if where == "stream" else first["msg"]
-        raise Problem(400, f"{where}: {ADVICE.get(first['type'], said)}", param=where) from None
+        message = "this server does not stream; leave the field out" if where == "stream" else first["msg"]
+        raise Problem(400, f"{where}: {ADVICE.get(first['type'], message)}", param=where) from None
 
 
 def _choice(what: ParsedRequest, answer: GenerationResult, index: int, generator: LocalGenerator) -> dict[str, Any]:
     asked, completion = what.asked, answer.completions[index]
-    looked = answer.looked[index] if answer.looked else None
+    logps = answer.logps[index] if answer.logps else None
     table: dict[str, Any] | None = None
     if isinstance(asked, ChatRequest):
         content: dict[str, Any] = {"message": {"role": "assistant", "content": completion.text}}
-        table = None if looked is None else {"content": [_chat_token(one, generator) for one in looked]}
+        table = None if logps is None else {"content": [_chat_token(one, generator) for one in logps]}
     else:
         content = {"text": asked.prompt * asked.echo + completion.text}
-        table = None if looked is None else _text_table(looked, content["text"], generator)
+        table = None if logps is None else _text_table(logps, content["text"], generator)
     ended = {"finish_reason": REASONS[completion.stop], "stop_reason": _stopped_by(completion, what.job, generator)}
     return {"index": index, **content, "logprobs": table, **ended}
 
@@ -253,20 +253,20 @@ def _stopped_by(completion: Completion, job: GenerationJob, generator: LocalGene
     return next(words for words in job.sampling.stop if text.startswith(words, len(completion.text)))
 
 
-def _chat_token(looked: Looked, generator: LocalGenerator) -> dict[str, Any]:
+def _chat_token(one: TokenLogps, generator: LocalGenerator) -> dict[str, Any]:
     def shown(token: int, logp: float) -> dict[str, Any]:
         text = _text([token], generator)
         return {"token": text, "logprob": max(logp, LEAST_LOGP), "bytes": list(text.encode())}
 
-    likeliest = [shown(token, logp) for token, logp in looked.likeliest]
-    return {**shown(looked.token, looked.logp or 0.0), "top_logprobs": likeliest}
+    likeliest = [shown(token, logp) for token, logp in one.likeliest]
+    return {**shown(one.token, one.logp or 0.0), "top_logprobs": likeliest}
 
 
-def _text_table(looked: Sequence[Looked], text: str, generator: LocalGenerator) -> dict[str, Any]:
+def _text_table(logps: Sequence[TokenLogps], text: str, generator: LocalGenerator) -> dict[str, Any]:
     """Tokens, log-probs and places; tokens that share a character stand where it begins."""
     table: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
     start, piece = 0, list[int]()
-    for one in looked:
+    for one in logps:
         piece.append(one.token)
         likely: dict[str, float] = {}
         for token, logp in one.likeliest:

@@ -1,6 +1,6 @@
-"""An OpenAI-compatible server over a local model: chats, texts and log-probs for anybody who speaks the protocol.
+"""An OpenAI-compatible server over a local model: chats, texts and log-probs for any client of the protocol.
 
-It is the other end of `models/openai/endpoint.py`: our own client gets from it what the local generator would give.
+Our own client, `models/openai/endpoint.py`, gets from it what the local generator would give.
 A request with an `Idempotency-Key` is answered once: whoever sends the key again gets the same reply, and nothing is
 written twice. (Replies with log-probs are long and cheap; they are not remembered.)
 
@@ -49,24 +49,24 @@ class Settings:
 
 
 def app(generator: LocalGenerator, settings: Settings) -> FastAPI:
-    """The web application of one model; `app.state.desk` is to be closed after the last request."""
+    """The web application of one model; `app.state.batcher` is to be closed after the last request."""
     from fastapi import FastAPI
     from fastapi.responses import JSONResponse
 
     batcher = Batcher(generator, settings.rows)
-    counter = _Counter(batcher, settings)
+    handler = _RequestHandler(batcher, settings)
     found = FastAPI(title="Tercet", docs_url=None, redoc_url=None, openapi_url=None)
     found.state.batcher = batcher
 
     async def post(request: Request) -> Response:
-        status, body = await counter.serve(request)
+        status, body = await handler.serve(request)
         return JSONResponse(body, status)
 
     async def models(request: Request) -> Response:
-        if wrong := counter.refusal(request):
+        if wrong := handler.refusal(request):
             return JSONResponse(wrong.body, wrong.status)
-        room = generator.config.max_position_embeddings
-        about = {"object": "model", "owned_by": "tercet", "max_model_len": room}
+        limit = generator.config.max_position_embeddings
+        about = {"object": "model", "owned_by": "tercet", "max_model_len": limit}
         return JSONResponse({"object": "list", "data": [{"id": name, **about} for name in settings.names]})
 
     async def health(_request: Request) -> Response:
@@ -87,7 +87,7 @@ def app(generator: LocalGenerator, settings: Settings) -> FastAPI:
 
 
 def run(generator: LocalGenerator, settings: Settings, listener: socket) -> None:
-    """Serve on a bound socket until SIGINT or SIGTERM: what is being written ends, what waits is told to go (503)."""
+    """Serve on a bound socket until SIGINT or SIGTERM: what is being written ends, what waits is refused (503)."""
     import uvicorn
 
     served = app(generator, settings)
@@ -106,7 +106,7 @@ def run(generator: LocalGenerator, settings: Settings, listener: socket) -> None
 
 @dataclass
 class _Entry:
-    """A request under way, or only its reply once there is one. `waiting` connections want it."""
+    """A request under way, or only its reply once there is one, for which so many connections are `waiting`."""
 
     digest: str
     work: tuple[protocol.ParsedRequest, Future[GenerationResult]] | None
@@ -116,8 +116,8 @@ class _Entry:
     body: dict[str, Any] | None = None
 
 
-class _Counter:
-    """Takes requests, hands jobs to the desk, remembers keyed replies, writes the log. Lives in the event loop."""
+class _RequestHandler:
+    """Takes requests, submits jobs, remembers replies with a key, writes the log. Runs in the event loop."""
 
     def __init__(self, batcher: Batcher, settings: Settings) -> None:
         self.batcher, self.settings = batcher, settings
@@ -138,7 +138,7 @@ class _Counter:
         return status, body
 
     def refusal(self, request: Request) -> Problem | None:
-        """Why a request is not even looked at: its API key is missing or wrong."""
+        """Why a request is not even read: its API key is missing or wrong."""
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if self.settings.key and not secrets.compare_digest(given.encode(), self.settings.key.encode()):
             return Problem(401, "the API key is missing or wrong; send it as `Authorization: Bearer KEY`", "bad_key")
@@ -161,7 +161,7 @@ class _Counter:
         return body
 
     def _entry(self, path: str, data: bytes, facts: dict[str, Any]) -> _Entry:
-        """The request that came before under the same key, or a new one, handed to the desk."""
+        """The request that came before under the same key, or a new one, given to the batcher."""
         body, key = protocol.read(data), facts["key"]
         facts["request"] = protocol.digest([path, body])
         known = self._kept.get(key) if key else None

@@ -1,8 +1,8 @@
-"""The client's end of an engine in another process: write, update and checksum over plain HTTP.
+"""The client of an engine in another process: write, update and checksum over plain HTTP.
 
-The other end is `engine_server`. Prompts and completions travel as token ids in JSON, weights as safetensors in parts.
-A reply is a row of JSON lines: an empty line while the engine works, one line for each prompt that is finished, last
-`{"end": …}` or `{"error": …}`; so a server that was killed is told from one that thinks, and nobody waits for ever.
+The other side is `server.py`. Prompts and completions travel as token ids in JSON, weights as safetensors in parts. A
+reply is JSON lines: an empty line while the engine works, one line for each prompt that is finished, last `{"end": …}`
+or `{"error": …}`; so a client knows a server that was killed from one that works, and never waits for ever.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ from tercet.models.vllm.weights import EngineError, Weights, checksum
 from tercet.rows import Completion, Sampling, Seeded
 
 Ids = Sequence[int]
+Line = dict[str, Any]  # of a reply
 Done = Callable[[int, list[Completion]], None]
 PART = 256 << 20  # bytes of weights in one request
-BEAT = 5.0  # seconds after which a server that has nothing to say sends an empty line
+BEAT = 5.0  # seconds after which a server without a result sends an empty line
 SILENCE = 60.0  # seconds without a line after which it counts as dead
 BROKEN = "it broke off in the middle of an answer"
-WHO = "X-Engine"  # header: which start of the server is meant
+ENGINE_HEADER = "X-Engine"  # header: which start of the server is meant
 
 
 class RemoteEngine:
     """An engine behind a URL, with the methods of `VllmGenerator` that training needs. Any thread may call them."""
 
     def __init__(self, url: str, client: httpx2.Client, about: Mapping[str, Any]) -> None:
-        """`open` makes one; `about` is what the server said of itself."""
+        """`open` makes one; `about` is the server's reply about itself."""
         self.url, self._client = url, client
-        self.dtype, self._who = str(about["dtype"]), str(about["engine"])
+        self.dtype, self._engine = str(about["dtype"]), str(about["engine"])
 
     @classmethod
     def open(cls, url: str, *, patience: float = 0.0) -> RemoteEngine:
@@ -76,7 +77,7 @@ class RemoteEngine:
         """What the server's engine writes; see `VllmGenerator.write`."""
         results: list[list[Completion]] = [[] for _ in prompts]
 
-        def finished(line: Mapping[str, Any]) -> None:
+        def finished(line: Line) -> None:
             i = int(line["prompt"])
             results[i] = [completion(one) for one in line["written"]]
             if done is not None:
@@ -88,17 +89,17 @@ class RemoteEngine:
         return results
 
     def update(self, weights: Weights, *, in_flight: bool = False) -> str:
-        """Send all weights in the engine's dtype and put them in; its checksum. See `VllmGenerator.update`.
+        """Send all weights in the engine's dtype and replace its own; the checksum. See `VllmGenerator.update`.
 
         The server keeps what has come in its memory until everything is there, and then replaces all at once.
         """
         name, parts = secrets.token_hex(8), 0
         for part in packed(weights, self.dtype, PART):
-            with _spoken(self.url):
+            with _connected(self.url):
                 _checked(self.url, self._client.put(f"/weights/{name}/{parts}", content=part))
             parts += 1
         end = self._ask("update", {"update": name, "parts": parts, "in_flight": in_flight}, mine=False)
-        self._who = end["engine"]  # a server that was started again now holds the right weights
+        self._engine = end["engine"]  # a server that was started again now holds the right weights
         return str(end["checksum"])
 
     def checksum(self, weights: Weights | None = None) -> str:
@@ -108,20 +109,15 @@ class RemoteEngine:
         return str(self._ask("checksum", {})["checksum"])
 
     def close(self) -> None:
-        """Let go of the connection; the server stays."""
+        """Close the connection; the server goes on."""
         self._client.close()
 
     def _ask(
-        self,
-        verb: str,
-        body: Mapping[str, Any],
-        finished: Callable[[Mapping[str, Any]], None] | None = None,
-        *,
-        mine: bool = True,
+        self, verb: str, body: Mapping[str, Any], finished: Callable[[Line], None] | None = None, *, mine: bool = True
     ) -> dict[str, Any]:
-        """Put a question, hand its lines to `finished`, and return what stands in the last one."""
-        headers = {WHO: self._who} if mine else {}
-        with _spoken(self.url), self._client.stream("POST", f"/{verb}", json=body, headers=headers) as reply:
+        """Send a request, pass its lines to `finished`, and return what is in the last one."""
+        headers = {ENGINE_HEADER: self._engine} if mine else {}
+        with _connected(self.url), self._client.stream("POST", f"/{verb}", json=body, headers=headers) as reply:
             if reply.status_code != 200:
                 reply.read()
                 _checked(self.url, reply)
@@ -167,17 +163,17 @@ def unpacked(parts: Iterator[bytes] | Sequence[bytes]) -> dict[str, Tensor]:
 
 
 def sampling_of(body: Mapping[str, Any]) -> Sampling:
-    """The sampling that stands in a request."""
+    """The sampling of a request."""
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in body.items()}
     return Seeded(**values) if "seeds" in values else Sampling(**values)
 
 
 def completion(body: Mapping[str, Any]) -> Completion:
-    """The completion that stands in a reply."""
+    """The completion of a reply."""
     return Completion(**{**body, "token_ids": tuple(body["token_ids"]), "logps": tuple(body["logps"])})
 
 
-def _line(url: str, text: str) -> dict[str, Any]:
+def _line(url: str, text: str) -> Line:
     try:
         return dict(json.loads(text or "{}"))
     except ValueError:
@@ -185,7 +181,7 @@ def _line(url: str, text: str) -> dict[str, Any]:
 
 
 def _about(url: str, client: httpx2.Client) -> dict[str, Any]:
-    with _spoken(url):
+    with _connected(url):
         reply = client.get("/health")
     found: dict[str, Any] = _checked(url, reply)
     if not isinstance(found, dict) or not {"engine", "dtype", "version"} <= found.keys():
@@ -199,13 +195,13 @@ def _checked(url: str, reply: httpx2.Response) -> Any:
     except ValueError:
         body = {}
     if reply.status_code != 200:
-        said = body.get("error") if isinstance(body, dict) else ""
-        raise EngineError(f"{url}: {said or f'answers with HTTP {reply.status_code}; is it an engine server?'}")
+        error = body.get("error") if isinstance(body, dict) else ""
+        raise EngineError(f"{url}: {error or f'answers with HTTP {reply.status_code}; is it an engine server?'}")
     return body
 
 
 @contextmanager
-def _spoken(url: str) -> Iterator[None]:
+def _connected(url: str) -> Iterator[None]:
     """Turn a lost connection into one error that says what to do."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""The same model in vLLM: an optional back-end for fast generation; only the engine modules name it.
+"""The same model in vLLM: an optional back-end for fast generation, imported only here and in `weights.py`.
 
 Prompts are rendered by our own `Chat` and handed over as token ids, and the tokens that come back are decoded by the
 same tokenizer, so this generator reads and writes exactly what the local one does; only the kernels differ. How far
@@ -33,9 +33,7 @@ ENVIRONMENT = {  # what vLLM reads when it starts; a value that is already set s
     "VLLM_NO_USAGE_STATS": "1",  # nothing is sent anywhere
 }
 CPU_CACHE_GIB = "2"  # vLLM would otherwise reserve nearly all memory of the machine
-GLANCE = 0.05  # seconds between two looks whether somebody writes
-
-__all__ = ["EngineError", "Gap", "VllmGenerator", "checksum", "logp_gap", "scored", "settings_of"]
+POLL = 0.05  # seconds between two tries to do an update while a write runs
 
 
 class Gap(NamedTuple):
@@ -60,7 +58,7 @@ class VllmGenerator:
         self._busy = threading.RLock()  # held while requests run
         self._swaps: deque[tuple[list[tuple[str, Tensor]], Future[str]]] = deque()  # updates in flight
         self._stale = False  # the prefix cache holds keys of earlier weights
-        self._dead = ""
+        self._dead = ""  # the error that ended the engine
 
     @classmethod
     def open(cls, folder: Path, dtype: str, **options: Any) -> VllmGenerator:
@@ -108,7 +106,7 @@ class VllmGenerator:
 
         Log-probs are those of the tempered distribution; where top-k or top-p cut it, of what they left (the local
         generator gives them before the cut). A prompt longer than the model's context gives completions with `error`;
-        one that leaves less room than `max_new_tokens` is answered as far as the context reaches.
+        one that leaves fewer tokens than `max_new_tokens` is answered as far as the context reaches.
         """
         names = range(len(prompts)) if streams is None else streams
         settings = [settings_of(sampling, number, sorted(self.chat.stops)) for number in names]
@@ -154,10 +152,12 @@ class VllmGenerator:
         if not in_flight:
             with self._busy:
                 return self._replace(held)
+        # Only the thread that runs the engine may change it: a write does waiting updates between two of its steps.
+        # Where no write runs, or it has just ended, this thread gets the lock and does the update itself.
         swap: Future[str] = Future()
         self._swaps.append((held, swap))
         while not swap.done():
-            if self._busy.acquire(timeout=GLANCE):
+            if self._busy.acquire(timeout=POLL):
                 try:
                     self._swap()
                 finally:
@@ -183,11 +183,12 @@ class VllmGenerator:
     def _replace(self, held: Weights) -> str:
         self._inside(partial(replace, weights=held))
         self.version += 1
+        # The cache cannot be emptied while requests use it; then it is done before the next write begins.
         self._stale = not self.engine.reset_prefix_cache()
         return self.checksum()
 
     def _inside(self, function: Callable[[Any], Any]) -> Any:
-        """What a function says of vLLM's own model, which has to live in this process, whole."""
+        """What a function returns for vLLM's own model, which must be in this process as a whole."""
         ranks = self.engine.vllm_config.parallel_config.world_size
         if ranks != 1 or os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] != "0":
             raise EngineError(
@@ -202,7 +203,7 @@ class VllmGenerator:
         """Each prompt's number with vLLM's output as it finishes, or with why it was refused."""
         self._check_alive()
         if self._stale and not self.engine.reset_prefix_cache():
-            raise EngineError("vLLM does not let go of keys of earlier weights; open the engine anew")
+            raise EngineError("vLLM keeps cached keys of earlier weights; open the engine again")
         self._stale = False
         names: dict[str, int] = {}
         try:
@@ -218,7 +219,7 @@ class VllmGenerator:
     def _admit(
         self, prompts: Sequence[Ids], settings: Sequence[Mapping[str, Any]], names: dict[str, int]
     ) -> Iterator[tuple[int, str]]:
-        """Hand over the prompts that fit and note their `names`; the others' numbers with why not."""
+        """Add the prompts that fit and note their `names`; yield the numbers of the others with the reason."""
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         limit = self.engine.model_config.max_model_len
@@ -226,8 +227,8 @@ class VllmGenerator:
             if not 0 < len(ids) < limit:
                 yield i, f"a prompt of {len(ids)} tokens does not fit into vLLM's context of {limit}; see max_model_len"
                 continue
-            room = {**values, "max_tokens": min(values["max_tokens"], limit - len(ids))}
-            wanted = SamplingParams(**room, output_kind=RequestOutputKind.FINAL_ONLY)
+            fitted = {**values, "max_tokens": min(values["max_tokens"], limit - len(ids))}
+            wanted = SamplingParams(**fitted, output_kind=RequestOutputKind.FINAL_ONLY)
             name = str(self._asked)
             self._asked += 1
             self.engine.add_request(name, {"prompt_token_ids": list(ids)}, wanted)
@@ -237,18 +238,15 @@ class VllmGenerator:
         try:
             return list(self.engine.step())
         except Exception as error:
-            self._dead = f"{type(error).__name__}: {error}"
-            raise EngineError(self._obituary()) from error
+            self._dead = (
+                f"vLLM died while it wrote ({type(error).__name__}: {error}); its log says why. Where memory ran out, "
+                "lower max_num_seqs, max_model_len or gpu_memory_utilization; then open the engine again"
+            )
+            raise EngineError(self._dead) from error
 
     def _check_alive(self) -> None:
         if self._dead:
-            raise EngineError(self._obituary())
-
-    def _obituary(self) -> str:
-        return (
-            f"vLLM died while it wrote ({self._dead}); its log says why. Where memory ran out, lower max_num_seqs, "
-            "max_model_len or gpu_memory_utilization; then open the engine again"
-        )
+            raise EngineError(self._dead)
 
     def _completion(self, output: Any, stops: Sequence[str]) -> Completion:
         ids = list(output.token_ids)

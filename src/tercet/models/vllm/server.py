@@ -1,4 +1,4 @@
-"""The server's end of an engine in another process; `engine_http` is the client's.
+"""The server of an engine in a process of its own; `client.py` is the other side.
 
     GET /health        which engine this is, its dtype and how many updates it has seen
     POST /write        prompts as token ids -> a line for each prompt as it is finished
@@ -6,8 +6,8 @@
     POST /update       put the parts of an update in -> the engine's checksum
     POST /checksum     of the weights it has
 
-Needs the standard library only. Who may reach the port may change the weights: it listens on this machine unless told
-otherwise, and asks for the key in TERCET_API_KEY where that is set.
+Needs the standard library only. Whoever reaches the port can change the weights: by default only this machine can, and
+the key in TERCET_API_KEY is required where that is set.
 """
 
 from __future__ import annotations
@@ -18,43 +18,21 @@ import re
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from tercet.models.vllm.client import BEAT, PART, WHO, sampling_of, unpacked
-from tercet.models.vllm.weights import EngineError, Weights
-from tercet.rows import Completion, Sampling
+from tercet.models.vllm.client import BEAT, ENGINE_HEADER, PART, sampling_of, unpacked
+from tercet.models.vllm.weights import EngineError
+from tercet.rows import Completion
 
-Tell = Callable[[dict[str, Any]], None]
-Work = Callable[[dict[str, Any], Tell], dict[str, Any]]
+if TYPE_CHECKING:
+    from tercet.models.vllm.generator import VllmGenerator
+
+Send = Callable[[dict[str, Any]], None]
+Work = Callable[[dict[str, Any], Send], dict[str, Any]]
 LARGEST = 2 * PART  # bytes of a request
-
-
-class Engine(Protocol):
-    """What is served: `VllmGenerator`, or anything that writes and takes weights."""
-
-    dtype: str
-    version: int
-
-    def write(
-        self,
-        prompts: Sequence[Sequence[int]],
-        sampling: Sampling,
-        done: Callable[[int, list[Completion]], None] | None = None,
-        streams: Sequence[int] | None = None,
-    ) -> list[list[Completion]]:
-        """Completions of prompts given as token ids."""
-        ...
-
-    def update(self, weights: Weights, *, in_flight: bool = False) -> str:
-        """Replace all weights; the checksum of what is there then."""
-        ...
-
-    def checksum(self) -> str:
-        """The checksum of the weights."""
-        ...
 
 
 class EngineServer(ThreadingHTTPServer):
@@ -62,7 +40,7 @@ class EngineServer(ThreadingHTTPServer):
 
     daemon_threads = True
     allow_reuse_address = True
-    engine: Engine
+    engine: VllmGenerator  # or another with its `dtype`, `version`, `write`, `update` and `checksum`
 
     def __init__(self, host: str, port: int, key: str = "") -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -82,22 +60,22 @@ class EngineServer(ThreadingHTTPServer):
         host = str(self.server_address[0])
         return f"http://{f'[{host}]' if ':' in host else host}:{self.server_address[1]}"
 
-    def start(self, engine: Engine) -> None:
+    def start(self, engine: VllmGenerator) -> None:
         """Serve an engine until `shutdown` or Ctrl-C."""
         self.engine = engine
         self.server_activate()
         self.serve_forever()
 
-    def write(self, body: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    def write(self, body: dict[str, Any], send: Send) -> dict[str, Any]:
         """The work of `/write`."""
 
         def done(i: int, group: list[Completion]) -> None:
-            tell({"prompt": i, "written": [asdict(one) for one in group]})
+            send({"prompt": i, "written": [asdict(one) for one in group]})
 
         self.engine.write(body["prompts"], sampling_of(body["sampling"]), done, body["streams"])
         return {}
 
-    def update(self, body: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    def update(self, body: dict[str, Any], send: Send) -> dict[str, Any]:
         """The work of `/update`."""
         with self.lock:
             name, parts = self.parts
@@ -111,7 +89,7 @@ class EngineServer(ThreadingHTTPServer):
         found = self.engine.update(weights.items(), in_flight=bool(body["in_flight"]))
         return {"checksum": found, "engine": self.name}
 
-    def checksum(self, body: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    def checksum(self, body: dict[str, Any], send: Send) -> dict[str, Any]:
         """The work of `/checksum`."""
         return {"checksum": self.engine.checksum()}
 
@@ -133,10 +111,12 @@ class _Handler(BaseHTTPRequestHandler):
     server: EngineServer
 
     def do_GET(self) -> None:
-        if not self._refused() and self.path == "/health":
+        if self._refused():
+            return
+        if self.path == "/health":
             engine = self.server.engine
             self._reply(200, {"engine": self.server.name, "dtype": engine.dtype, "version": engine.version})
-        elif not self._answered:
+        else:
             self._lost()
 
     def do_PUT(self) -> None:
@@ -151,17 +131,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._lost()
 
     def do_POST(self) -> None:
-        work: dict[str, Work] = {
-            "/write": self.server.write,
-            "/update": self.server.update,
-            "/checksum": self.server.checksum,
-        }
+        server = self.server
+        work: dict[str, Work] = {"/write": server.write, "/update": server.update, "/checksum": server.checksum}
         text = self._body()
         if text is None or self._refused():
             return
         if self.path not in work:
             self._lost()
-        elif self.headers.get(WHO, self.server.name) != self.server.name:
+        elif self.headers.get(ENGINE_HEADER, server.name) != server.name:
             again = "the engine server was started again and holds its first weights; run the same command again"
             self._reply(409, {"error": again})
         else:
@@ -170,19 +147,19 @@ class _Handler(BaseHTTPRequestHandler):
             except ValueError as error:
                 self._reply(400, {"error": f"expected JSON: {error}"})
             else:
-                self._stream(lambda tell: work[self.path](body, tell))
+                self._stream(lambda send: work[self.path](body, send))
 
-    def _stream(self, work: Callable[[Tell], dict[str, Any]]) -> None:
-        """Lines of a reply as they come, with empty ones between, so that the client knows that somebody is there."""
+    def _stream(self, work: Callable[[Send], dict[str, Any]]) -> None:
+        """Lines of a reply as they come, with empty ones between, so that the client knows that the server is alive."""
         lines: queue.Queue[dict[str, Any]] = queue.Queue()
         gone = threading.Event()
 
-        def tell(line: dict[str, Any]) -> None:
+        def send(line: dict[str, Any]) -> None:
             if gone.is_set():
                 raise _Gone
             lines.put(line)
 
-        threading.Thread(target=_run, args=(work, tell, lines), daemon=True).start()
+        threading.Thread(target=_run, args=(work, send, lines), daemon=True).start()
         self._begin(200)
         line: dict[str, Any] = {}
         try:
@@ -198,9 +175,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refused(self) -> bool:
         given = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        if self.server.key and not secrets.compare_digest(given.encode(), self.server.key.encode()):
+        refused = bool(self.server.key) and not secrets.compare_digest(given.encode(), self.server.key.encode())
+        if refused:
             self._reply(401, {"error": "the key is missing or wrong; set TERCET_API_KEY as where the server runs"})
-        return self._answered
+        return refused
 
     def _body(self) -> bytes | None:
         size = int(self.headers.get("Content-Length") or 0)
@@ -210,12 +188,9 @@ class _Handler(BaseHTTPRequestHandler):
         return self.rfile.read(size)
 
     def _lost(self) -> None:
-        self._reply(404, {"error": f"{self.command} {self.path} is nothing this server knows"})
-
-    _answered = False
+        self._reply(404, {"error": f"{self.command} {self.path} is unknown to this server"})
 
     def _begin(self, status: int) -> None:
-        self._answered = True
         self.send_response(status)
         self.send_header("Content-Type", "application/x-ndjson")
         self.end_headers()
@@ -228,10 +203,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def _run(work: Callable[[Tell], dict[str, Any]], tell: Tell, lines: queue.Queue[dict[str, Any]]) -> None:
+def _run(work: Callable[[Send], dict[str, Any]], send: Send, lines: queue.Queue[dict[str, Any]]) -> None:
     """Do the work; its end, or what went wrong, is the last line."""
     try:
-        lines.put({"end": work(tell)})
+        lines.put({"end": work(send)})
     except EngineError as error:
         lines.put({"error": str(error)})
     except _Gone:

@@ -87,10 +87,10 @@ def _check_names(given: Mapping[str, Tensor], have: Mapping[str, Tensor]) -> Non
         ("of another shape", shapes),
         ("not floating point", sorted(name for name, one in given.items() if not one.is_floating_point())),
     ]
-    if told := [f"{len(names)} {what}: {_some(names)}" for what, names in wrong if names]:
+    if faults := [f"{len(names)} {what}: {_some(names)}" for what, names in wrong if names]:
         raise EngineError(
-            f"these weights are not the engine's: {'; '.join(told)}. Send every parameter under its Hugging Face name "
-            "(model.layers.0.self_attn.q_proj.weight), and open the engine on the folder the training began with"
+            f"these weights are not the engine's: {'; '.join(faults)}. Send every parameter under its Hugging Face "
+            "name (model.layers.0.self_attn.q_proj.weight), and open the engine on the folder the training began with"
         )
 
 

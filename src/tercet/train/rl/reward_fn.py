@@ -186,7 +186,7 @@ def _graded(one: Judgement, sandbox: str) -> Grade:
     if not verifier(name).package:
         return verifier(name)(text, reference, sandbox)
     try:
-        found: Grade = call("tercet.verify:judged", (name, text, reference), CUSTOM_SECONDS)
+        found: Grade = call("tercet.verify:grade_by_name", (name, text, reference), CUSTOM_SECONDS)
     except WorkerTimeoutError as error:
         return Grade(0.0, outcome="timeout", detail=str(error))
     except WorkerError as error:

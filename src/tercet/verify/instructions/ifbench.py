@@ -16,8 +16,7 @@ import math
 from inspect import signature
 from typing import Any
 
-from tercet.verify.answers import is_number
-from tercet.verify.grade import Grade
+from tercet.verify.grade import Grade, is_number
 from tercet.verify.instructions import ifbench_count as count
 from tercet.verify.instructions import ifbench_custom as custom
 from tercet.verify.instructions import ifbench_format as layout
@@ -28,6 +27,7 @@ from tercet.verify.instructions.language import (
     Checker,
     bind,
     grade_instructions,
+    is_text,
     is_whole,
     read_instructions,
 )
@@ -48,28 +48,18 @@ def _bind(name: str, given: dict[str, Any], row: dict[str, Any]) -> Check:
     """The check of one constraint as a function of the text."""
     if name.startswith("custom:"):
         given = {}  # the reference takes and ignores anything here
-    if (
-        name in CHECKERS
-        and "prompt_to_repeat" in signature(CHECKERS[name]).parameters
-        and not given.get("prompt_to_repeat")
-    ):
+    needs_prompt = name in CHECKERS and "prompt_to_repeat" in signature(CHECKERS[name]).parameters
+    if needs_prompt and not given.get("prompt_to_repeat"):
         given = given | {"prompt_to_repeat": row.get("prompt")}
     return bind(name, given, "ifbench@1", CHECKERS, (ARGUMENTS, (lambda value: isinstance(value, str), "a text")))
-
-
-def _is_integer(value: object) -> bool:
-    return is_whole(value, -math.inf)
 
 
 ARGUMENTS: dict[str, Argument] = {
     **dict.fromkeys(("N", "small_n", "min_words", "max_words"), (is_whole, "a whole number from 0")),
     "percentage": (lambda value: is_number(value) and value >= 0, "a number from 0"),
-    **dict.fromkeys(("n", "m"), (lambda value: _is_integer(value) and value != 0, "a whole number, not 0")),
-    **dict.fromkeys(("n_start", "n_end"), (_is_integer, "a whole number")),
-    **dict.fromkeys(
-        ("keyword", "word", "prompt_to_repeat"),
-        (lambda value: isinstance(value, str) and bool(value), "a text that is not empty"),
-    ),
+    **dict.fromkeys(("n", "m"), (lambda value: is_whole(value, -math.inf) and value != 0, "a whole number, not 0")),
+    **dict.fromkeys(("n_start", "n_end"), (lambda value: is_whole(value, -math.inf), "a whole number")),
+    **dict.fromkeys(("keyword", "word", "prompt_to_repeat"), (is_text, "a text that is not empty")),
 }
 
 

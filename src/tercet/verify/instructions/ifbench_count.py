@@ -73,10 +73,8 @@ def punctuation(text: str) -> bool:
 
 def keywords_multiple(text: str, keyword1: str, keyword2: str, keyword3: str, keyword4: str, keyword5: str) -> bool:
     """The five keywords occur exactly 1, 2, 3, 5 and 7 times, as lower-cased substrings."""
-    counts = [
-        text.lower().count(keyword.strip().lower()) for keyword in (keyword1, keyword2, keyword3, keyword4, keyword5)
-    ]
-    return counts == [1, 2, 3, 5, 7]
+    keywords = (keyword1, keyword2, keyword3, keyword4, keyword5)
+    return [text.lower().count(keyword.strip().lower()) for keyword in keywords] == [1, 2, 3, 5, 7]
 
 
 def words_japanese(text: str, N: int) -> bool:

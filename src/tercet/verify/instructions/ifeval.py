@@ -1,7 +1,7 @@
 r"""`ifeval@1` and `ifeval_reference@1`: the 25 constraints of IFEval (Zhou et al. 2023, arXiv:2311.07911).
 
-Both judges decide as the public reference does, for better or worse: a keyword counts inside longer words, a bold run
-is one highlight, a text without any letters is in every language. They differ in three places, where the reference
+Both decide as the public reference does, for better or worse: a keyword counts inside longer words, a bold run is one
+highlight, a text without any letters is in every language. They differ in three places, where the reference
 checks something else than the instruction says:
 
 * keywords, forbidden words, and section and postscript markers are literal texts in ours, regular expressions in the
@@ -10,7 +10,7 @@ checks something else than the instruction says:
   of them, so that three line ends shift or empty the n-th;
 * an argument of zero is used; the reference drops it and draws another at random.
 
-Where the reference is random, both judges are not: a letter that is no letter ("#" and "!" in keys 1122 and 1129) is
+Where the reference is random, both verifiers are not: a letter that is no letter ("#" and "!" in keys 1122 and 1129) is
 counted as it is written, and the language detector has a fixed seed. JSON nested too deeply to read is not JSON (the
 reference stops with an error).
 """
@@ -52,19 +52,19 @@ def ifeval(completion: str, reference: str) -> Grade:
     ["punctuation:no_comma"], "kwargs": [{}]}`. `numbers` gives strict and loose, and how many of how many constraints
     were followed; `detail` names what failed strictly.
     """
-    return _judge(completion, reference, "ifeval@1", CHECKERS)
+    return _grade(completion, reference, "ifeval@1", CHECKERS)
 
 
 def ifeval_reference(completion: str, reference: str) -> Grade:
     """`ifeval_reference@1`: as `ifeval@1`, with the reference's own reading of keywords and of the n-th paragraph."""
-    return _judge(completion, reference, "ifeval_reference@1", REFERENCE)
+    return _grade(completion, reference, "ifeval_reference@1", REFERENCE)
 
 
-def _judge(completion: str, reference: str, judge: str, checkers: dict[str, Checker]) -> Grade:
+def _grade(completion: str, reference: str, verifier: str, checkers: dict[str, Checker]) -> Grade:
     checks = []
-    for name, kwargs in shared.read_instructions(reference, judge)[0]:
+    for name, kwargs in shared.read_instructions(reference, verifier)[0]:
         given = {key: value for key, value in kwargs.items() if value not in ("", [])}  # as unset as a null
-        checks.append((name, shared.bind(name, given, judge, checkers, (ARGUMENTS, OTHER))))
+        checks.append((name, shared.bind(name, given, verifier, checkers, (ARGUMENTS, OTHER))))
     return shared.grade_instructions(completion, checks)
 
 
@@ -167,13 +167,11 @@ CHECKERS: dict[str, Checker] = {
     ),
     "change_case:english_capital": lambda text: text.isupper() and _language(text, "en"),
     "change_case:english_lowercase": lambda text: text.islower() and _language(text, "en"),
-    "combination:repeat_prompt": lambda text, prompt_to_repeat: (
-        text.strip().lower().startswith(prompt_to_repeat.strip().lower())
-    ),
+    "combination:repeat_prompt":
+        lambda text, prompt_to_repeat: text.strip().lower().startswith(prompt_to_repeat.strip().lower()),
     "combination:two_responses": _two_responses,
-    "detectable_content:number_placeholders": lambda text, num_placeholders: (
-        len(re.findall(r"\[.*?\]", text)) >= num_placeholders
-    ),
+    "detectable_content:number_placeholders":
+        lambda text, num_placeholders: len(re.findall(r"\[.*?\]", text)) >= num_placeholders,
     "detectable_content:postscript": lambda text, postscript_marker: _postscript_regex(
         text, postscript_marker if postscript_marker in POSTSCRIPTS else re.escape(postscript_marker)
     ),
@@ -186,42 +184,36 @@ CHECKERS: dict[str, Checker] = {
     "detectable_format:number_highlighted_sections": _highlights,
     "detectable_format:title": _title,
     "keywords:existence": lambda text, keywords: _existence_regex(text, list(map(re.escape, keywords))),
-    "keywords:forbidden_words": lambda text, forbidden_words: _without(
-        text, (rf"(?<!\w){re.escape(word)}(?!\w)" for word in forbidden_words)
-    ),
+    "keywords:forbidden_words":
+        lambda text, forbidden_words: _without(text, (rf"(?<!\w){re.escape(word)}(?!\w)" for word in forbidden_words)),
     "keywords:frequency": lambda text, keyword, frequency, relation: _frequency_regex(
         text, re.escape(keyword.strip()), frequency, relation
     ),
     "keywords:letter_frequency": lambda text, letter, let_frequency, let_relation: _compare(
         text.lower().count(letter.strip().lower()), let_frequency, let_relation
     ),
-    "instructions.language:response_language": _language,
+    "language:response_language": _language,
     "length_constraints:nth_paragraph_first_word": _nth_paragraph,
-    "length_constraints:number_paragraphs": lambda text, num_paragraphs: (
-        len(_pieces(re.split(r"\s?\*\*\*\s?", text))) == num_paragraphs
-    ),
-    "length_constraints:number_sentences": lambda text, num_sentences, relation: _compare(
-        len(sentences(text)), num_sentences, relation
-    ),
-    "length_constraints:number_words": lambda text, num_words, relation: _compare(
-        len(re.findall(r"\w+", text)), num_words, relation
-    ),
+    "length_constraints:number_paragraphs":
+        lambda text, num_paragraphs: len(_pieces(re.split(r"\s?\*\*\*\s?", text))) == num_paragraphs,
+    "length_constraints:number_sentences":
+        lambda text, num_sentences, relation: _compare(len(sentences(text)), num_sentences, relation),
+    "length_constraints:number_words":
+        lambda text, num_words, relation: _compare(len(re.findall(r"\w+", text)), num_words, relation),
     "punctuation:no_comma": lambda text: "," not in text,
-    "startend:end_checker": lambda text, end_phrase: (
-        text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
-    ),
+    "startend:end_checker":
+        lambda text, end_phrase: text.strip().strip('"').lower().endswith(end_phrase.strip().lower()),
     "startend:quotation": _quotation,
-}
+}  # fmt: skip
 
 # The reference's own reading, where ours is another.
 QUIRKS: dict[str, Checker] = {
     "detectable_content:postscript": _postscript_regex,
     "detectable_format:multiple_sections": _sections_regex,
     "keywords:existence": _existence_regex,
-    "keywords:forbidden_words": lambda text, forbidden_words: _without(
-        text, (rf"\b{word}\b" for word in forbidden_words)
-    ),
+    "keywords:forbidden_words":
+        lambda text, forbidden_words: _without(text, (rf"\b{word}\b" for word in forbidden_words)),
     "keywords:frequency": _frequency_regex,
     "length_constraints:nth_paragraph_first_word": _nth_paragraph_unfiltered,
-}
+}  # fmt: skip
 REFERENCE = CHECKERS | QUIRKS

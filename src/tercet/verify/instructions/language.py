@@ -11,17 +11,15 @@ from functools import cache, partial
 from inspect import signature
 from typing import Any
 
-from tercet.verify.grade import Grade, VerifierError
+from tercet.verify.grade import Grade, VerifierError, unreadable
 
 Check = Callable[[str], bool]
 Checker = Callable[..., bool]  # a function of the text, then of the constraint's arguments under their own names
 Argument = tuple[Callable[[Any], bool], str]  # whether a value fits, and in words what does
-Instruction = tuple[
-    str, dict[str, Any]
-]  # ("length_constraints:number_words", {"num_words": 50, "relation": "at least"})
+Instruction = tuple[str, dict[str, Any]]  # an id such as "length_constraints:number_words", and its arguments
 
 
-def read_instructions(reference: str, judge: str) -> tuple[list[Instruction], dict[str, Any]]:
+def read_instructions(reference: str, verifier: str) -> tuple[list[Instruction], dict[str, Any]]:
     """The `(id, arguments)` pairs of a benchmark row, and the row itself; null arguments are dropped.
 
     The reference answer is the public row as JSON: `{"instruction_id_list": [...], "kwargs": [{...}, ...], "prompt":
@@ -33,12 +31,10 @@ def read_instructions(reference: str, judge: str) -> tuple[list[Instruction], di
         pairs = [(str(name), {k: _whole(v) for k, v in (given or {}).items() if v is not None})
                  for name, given in zip(ids, kwargs, strict=True)]  # fmt: skip
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise VerifierError(
-            f'{judge} expects a JSON row {{"instruction_id_list": [...], "kwargs": [...]}} with lists of one '
-            f"length; got {reference!r:.80} ({type(error).__name__}: {error})"
-        ) from error
+        expected = 'a JSON row {"instruction_id_list": [...], "kwargs": [...]} with lists of one length'
+        raise unreadable(verifier, expected, reference, f"{type(error).__name__}: {error}") from error
     if not pairs:
-        raise VerifierError(f"{judge} expects at least one instruction in the reference answer; got {reference!r:.80}")
+        raise unreadable(verifier, "at least one instruction in the reference answer", reference)
     return pairs, row
 
 
@@ -71,9 +67,14 @@ def is_whole(value: object, least: float = 0) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
+def is_text(value: object) -> bool:
+    """Whether an argument is a text that is not empty."""
+    return isinstance(value, str) and bool(value)
+
+
 def is_texts(value: object) -> bool:
     """Whether an argument is a list of texts, none of them empty, and has some."""
-    return isinstance(value, list) and bool(value) and all(isinstance(item, str) and item for item in value)
+    return isinstance(value, list) and bool(value) and all(map(is_text, value))
 
 
 def grade_instructions(response: str, checks: Sequence[tuple[str, Check]]) -> Grade:
@@ -95,13 +96,9 @@ def grade_instructions(response: str, checks: Sequence[tuple[str, Check]]) -> Gr
             errors.append(f"{name}: {type(error).__name__}: {error}")
         if not held:
             failed.append(name)
-    numbers = {
-        "strict": float(strict == len(checks)),
-        "loose": float(loose == len(checks)),
-        "followed_strict": float(strict),
-        "followed_loose": float(loose),
-        "constraints": float(len(checks)),
-    }
+    followed = {"followed_strict": strict, "followed_loose": loose, "constraints": len(checks)}
+    whole = {"strict": strict == len(checks), "loose": loose == len(checks)}
+    numbers = {name: float(number) for name, number in (whole | followed).items()}
     detail = "; ".join(([f"failed: {', '.join(failed)}"] if failed else []) + errors)
     return Grade(numbers["loose"], outcome="error" if errors else "graded", detail=detail, numbers=numbers)
 
@@ -121,17 +118,16 @@ def loose_texts(response: str) -> list[str]:
 
 def sentences(text: str) -> list[str]:
     """The sentences of an English text, as nltk's `sent_tokenize` cuts them; a line end is no boundary."""
-    return [str(sentence) for sentence in _splitter().tokenize(text)]
+    return [str(sentence) for sentence in _tokenizers()[0].tokenize(text)]
 
 
 def words(text: str) -> list[str]:
     """The tokens of an English text, as nltk's `word_tokenize` cuts them; punctuation marks are tokens."""
-    tokenizer = _word_tokenizer()
-    return [str(token) for sentence in sentences(text) for token in tokenizer.tokenize(sentence)]
+    return [str(token) for sentence in sentences(text) for token in _tokenizers()[1].tokenize(sentence)]
 
 
 def language_of(text: str) -> str | None:
-    """The ISO 639-1 code of a text's language, e.g. "en" or "zh-cn"; None when the text has nothing to tell it by.
+    """The ISO 639-1 code of a text's language, e.g. "en" or "zh-cn"; None where nothing in the text shows it.
 
     langdetect draws at random; here every call starts from the same seed.
     """
@@ -150,8 +146,9 @@ def _whole(value: object) -> object:
 
 
 @cache
-def _splitter() -> Any:
-    """nltk's Punkt algorithm with its English parameters, which nltk itself would have to download."""
+def _tokenizers() -> tuple[Any, Any]:
+    """nltk's for sentences and for words: Punkt's English parameters come from a package, nltk would download them."""
+    from nltk.tokenize.destructive import NLTKWordTokenizer
     from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
     from punkt.data import english
 
@@ -160,14 +157,7 @@ def _splitter() -> Any:
     parameters.collocations = set(english.COLLOCATIONS)
     parameters.sent_starters = set(english.SENT_STARTERS)
     parameters.ortho_context.update(english.ORTHO_CONTEXT)
-    return PunktSentenceTokenizer(parameters)
-
-
-@cache
-def _word_tokenizer() -> Any:
-    from nltk.tokenize.destructive import NLTKWordTokenizer
-
-    return NLTKWordTokenizer()
+    return PunktSentenceTokenizer(parameters), NLTKWordTokenizer()
 
 
 @cache

@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tercet.verify.grade import Grade, VerifierError
-from tercet.verify.instructions.language import Argument, Check, Checker, bind, is_texts, is_whole
+from tercet.verify.grade import Grade, read_reference, unreadable
+from tercet.verify.instructions.language import Argument, Check, Checker, bind, is_text, is_texts, is_whole
 
 ROLE_MARKERS = ("<|system|>", "<|user|>", "<|assistant|>")
 QUANTIFIERS = ("at least", "at most", "around")
@@ -29,12 +29,11 @@ ARGUMENTS: dict[str, Argument] = {
     "letter": (lambda value: isinstance(value, str) and len(value) == 1, "a single character"),
     **dict.fromkeys(("keyword_list", "forbidden_words", "options"), (is_texts, "a list of texts")),
 }
-OTHER: Argument = (lambda value: isinstance(value, str) and bool(value), "a text")
+OTHER: Argument = (is_text, "a text")
 
 
 def tulu_if(completion: str, reference: str) -> Grade:
-    """`tulu_if@1`: 1 if the completion follows every constraint of the reference answer, else 0; `detail` names what
-    failed.
+    """`tulu_if@1`: 1 if the completion follows every constraint of the row, else 0; `detail` names what failed.
 
     The reference answer is JSON: one constraint `{"func_name": "validate_word_constraint", "N": 30, "quantifier":
     "at most"}`, as in the published rows (null arguments are ignored), or a list of constraints that must all hold.
@@ -62,15 +61,10 @@ def check_constraint(constraint: Mapping[str, Any], text: str) -> bool:
 
 def _parse(reference: str) -> list[dict[str, Any]]:
     example = '{"func_name": "validate_word_constraint", "N": 30, "quantifier": "at most"} or a list of such objects'
-    try:
-        value = json.loads(reference)
-    except json.JSONDecodeError as error:
-        raise VerifierError(
-            f"tulu_if@1 expects JSON as reference answer, {example}; got {reference!r:.80} ({error.msg})"
-        ) from None
+    value = read_reference("tulu_if@1", reference, example)
     specs = [value] if isinstance(value, dict) else value
     if not isinstance(specs, list) or not specs or not all(isinstance(spec, dict) for spec in specs):
-        raise VerifierError(f"tulu_if@1 expects as reference answer {example}; got {reference!r:.80}")
+        raise unreadable("tulu_if@1", f"as reference answer {example}", reference)
     return specs
 
 
@@ -134,8 +128,8 @@ def _two_responses(text: str) -> bool:
 FUNCTIONS: dict[str, Checker] = {
     "verify_keywords": lambda text, keyword_list: all(word.lower() in text.lower() for word in keyword_list),
     "verify_keyword_frequency": lambda text, word, N: re.findall(r"\w+", text.lower()).count(word.lower()) == N,
-    "validate_forbidden_words": lambda text, forbidden_words: (
-        not any(word.lower() in text.lower() for word in forbidden_words)
+    "validate_forbidden_words": lambda text, forbidden_words: all(
+        w.lower() not in text.lower() for w in forbidden_words
     ),
     "verify_letter_frequency": lambda text, letter, N: text.count(letter) == N,
     "validate_response_language": _language,

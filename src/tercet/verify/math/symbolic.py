@@ -1,4 +1,4 @@
-"""The half of the mathematics judges that needs a computer algebra system; called in worker processes only.
+"""The half of the mathematics verifiers that needs a computer algebra system; called in worker processes only.
 
 The imports are at the top on purpose: a worker pays for them once, outside every time limit.
 """
@@ -21,14 +21,9 @@ if parse_latex(r"\frac{1}{2}").doit() != sympy.Rational(1, 2):
     raise ImportError("sympy's LaTeX parser does not read a fraction; check sympy and antlr4-python3-runtime")
 
 OPERATORS: dict[type[ast.AST], Any] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.Pow: operator.pow,
-    ast.USub: operator.neg,
-    ast.UAdd: operator.pos,
-}
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.Pow: operator.pow, ast.USub: operator.neg, ast.UAdd: operator.pos,
+}  # fmt: skip
 
 
 def latex_equal(first: str, second: str) -> bool:
@@ -93,11 +88,6 @@ def _evaluate(node: ast.AST) -> Any:
         return sympy.Symbol(node.id)
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
         return sympy.Rational(str(node.value))
-    if (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id == "sqrt"
-        and len(node.args) == 1
-    ):
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "sqrt" and len(node.args) == 1:
         return sympy.sqrt(_evaluate(node.args[0]))
     raise ValueError(f"not arithmetic: {ast.dump(node):.80}")

@@ -1,4 +1,4 @@
-"""Judges of mathematical answers: MATH as benchmark (`math_flex@1`) and as reward (`math@1`), and `deepmind_math@1`.
+"""Verifiers of mathematical answers: MATH as benchmark (`math_flex@1`) and as reward (`math@1`), and `deepmind_math@1`.
 
 Two answers are equal if their spellings agree or if their difference simplifies to zero. The second half runs in a
 worker process under a time limit; plain numbers are compared at once.
@@ -12,7 +12,7 @@ from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 
 from tercet.sandbox.workers import WorkerError, WorkerStartError, WorkerTimeoutError, call
-from tercet.verify.grade import Grade, VerifierError
+from tercet.verify.grade import Grade, VerifierError, unreadable
 from tercet.verify.math.latex import Candidate, candidates, hendrycks, minerva, number
 
 SECONDS = 5.0  # for one comparison
@@ -22,28 +22,16 @@ WANTED = 'pip install "sympy>=1.14" "math-verify[antlr4_11_0]>=0.9" "antlr4-pyth
 
 BARE = re.compile(r"\s*\$*([^$]+?)\$*\s*")
 PHRASE = "therefore, the final answer is"
-SENTENCE = rf"{PHRASE}((?:(?!{PHRASE}).)*?)%s I hope it is correct%s"
-CLOSING = re.compile(SENTENCE % (r"\.", r"\."), re.IGNORECASE | re.DOTALL)
-LOOSE_CLOSING = re.compile(SENTENCE % (".", "."), re.IGNORECASE | re.DOTALL)
-DELIMITERS = (
-    ("**", "**"),
-    ("`", "`"),
-    ('"', '"'),
-    ("$$", "$$"),
-    ("$", "$"),
-    (r"\(", r"\)"),
-    (r"\[", r"\]"),
-    ("[", "]"),
-)
+CLOSING = re.compile(rf"{PHRASE}((?:(?!{PHRASE}).)*?)\. I hope it is correct\.", re.IGNORECASE | re.DOTALL)
+DELIMITERS = ("** **", "` `", '" "', "$$ $$", "$ $", r"\( \)", r"\[ \]", "[ ]")
 # Arithmetic in plain notation: no digit runs into a letter, as in the base-16 number 3a1 or in 1e5.
 EXPRESSION = re.compile(r"(?!.*\d[A-Za-z_])[\w\s()+\-*/^.]+", re.ASCII)
 
 
 def math_flex(completion: str, reference: str) -> Grade:
-    """`math_flex@1`: some candidate answer of the completion equals some candidate of the reference answer (Tülu 3,
-    "flex").
+    """`math_flex@1`: some candidate answer of the completion equals one of the reference answer (Tülu 3, "flex").
 
-    The reference answer is a reference solution or a bare answer. `numbers` tells the halves apart ("hendrycks",
+    The reference answer is a solution or a bare answer. `numbers` has the two tests apart ("hendrycks",
     "sympy"), what the Minerva phrase alone earns ("minerva"), and the math-verify library's own verdict
     ("math_verify"), which never enters the score. Raises VerifierError for an empty reference answer, and when the
     packages of the LaTeX parser do not fit.
@@ -92,21 +80,17 @@ def _compared(found: list[Candidate], pairs: Pairs) -> tuple[Grade, Pairs]:
     return Grade(float(bool(equal)), answer.text[:LONGEST], outcome, numbers=numbers), equal
 
 
-def deepmind_math(completion: str, reference: str, *, escaped: bool = True) -> Grade:
-    """`deepmind_math@1`: the answer in "Therefore, the final answer is ... I hope it is correct." equals the
-    reference answer.
+def deepmind_math(completion: str, reference: str) -> Grade:
+    """`deepmind_math@1`: the reference answer stands in "Therefore, the final answer is ... I hope it is correct."
 
     The last such sentence counts, in any case. Answers are equal as strings, or item by item of a comma-separated
-    list as expressions (`**`, `*`, `/`, `sqrt`). `escaped=False` reads the sentence as versions 0 to 2 of the task did,
-    where any character did for the last dots. Raises VerifierError for an empty reference answer.
+    list as expressions (`**`, `*`, `/`, `sqrt`). Raises VerifierError for an empty reference answer.
     """
     check_packages()
     gold = _bare(reference)
     if not gold:
-        raise VerifierError(
-            f"deepmind_math@1 expects the answer as reference answer, e.g. '-1, 1/3'; got {reference!r:.80}"
-        )
-    sentences = (CLOSING if escaped else LOOSE_CLOSING).findall(completion)
+        raise unreadable("deepmind_math@1", "the answer as reference answer, e.g. '-1, 1/3'", reference)
+    sentences = CLOSING.findall(completion)
     if not sentences:
         return Grade(0.0, outcome="unparsed", detail='no "Therefore, the final answer is ... I hope it is correct."')
     answer = _bare(sentences[-1])
@@ -122,9 +106,9 @@ def check_packages() -> None:
         try:
             present = version(name)
         except PackageNotFoundError:
-            raise VerifierError(f"the mathematics judges need {name}, which is not installed; {WANTED}") from None
+            raise VerifierError(f"the mathematics verifiers need {name}, which is not installed; {WANTED}") from None
         if not present.startswith(wanted):
-            raise VerifierError(f"the mathematics judges need {name} {wanted}*; got {present}; {WANTED}")
+            raise VerifierError(f"the mathematics verifiers need {name} {wanted}*; got {present}; {WANTED}")
 
 
 @lru_cache(maxsize=8192)
@@ -137,9 +121,7 @@ def _gold(reference: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     bare_text = (bare[1],) if bare and found[0].place in ("whole", "dollars") else ()
     raw = bare_text or tuple(candidate.text for candidate in found)
     if not any(text.strip() for text in raw):
-        raise VerifierError(
-            f"math_flex@1 expects a solution or an answer as reference, e.g. '\\boxed{{2}}'; got {reference!r:.80}"
-        )
+        raise unreadable("math_flex@1", "a solution or an answer as reference answer, e.g. '\\boxed{2}'", reference)
     return raw, tuple({minerva(text) for text in raw if "=" not in text} - {*raw, ""})
 
 
@@ -189,7 +171,7 @@ def _ask(function: str, first: str, second: str) -> str:
     except WorkerError:
         return "error"
     except WorkerStartError as error:
-        raise VerifierError(f"the mathematics judges cannot use sympy: {error}; {WANTED}") from error
+        raise VerifierError(f"the mathematics verifiers cannot use sympy: {error}; {WANTED}") from error
 
 
 def _as_latex(reference: str) -> str:
@@ -200,7 +182,7 @@ def _as_latex(reference: str) -> str:
 def _bare(text: str) -> str:
     """An answer without its last dot and the marks around it: " [$5*x$]. " is "5*x"."""
     text = " ".join(text.split()).removesuffix(".")
-    for opening, closing in DELIMITERS * 2:
+    for opening, closing in map(str.split, DELIMITERS * 2):
         if text.startswith(opening) and text.endswith(closing) and len(text) >= len(opening) + len(closing):
             text = text[len(opening) : len(text) - len(closing)].strip().removesuffix(".")
     return text

@@ -23,7 +23,7 @@ from tercet.recipe import load
 from tercet.store import Artifact, Store
 
 
-class Batcher:
+class Workspace:
     """A folder with `recipe.toml`, the files it names, and the store it fills."""
 
     def __init__(self, folder: Path) -> None:
@@ -36,46 +36,37 @@ class Batcher:
         for name, rows in files.items():
             (self.folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def copy(self, without: str) -> Batcher:
-        """The same desk beside this one, where one stage has not been made and nothing was asked."""
+    def copy(self, without: str) -> Workspace:
+        """The same workspace beside this one, where one stage has not been made and nothing was asked."""
         folder = self.folder.with_name("again")
-        shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns(f"{without}-*", ".ledgers"))
-        return Batcher(folder)
+        shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns(f"{without}-*", ".requests"))
+        return Workspace(folder)
 
     def run(self, stage: str, *sets: str) -> Artifact:
         """The stage's artifact, made here (its process is a child)."""
         recipe = load(self.folder / "recipe.toml", sets)
         return pipeline.run(recipe, self.store, only=[stage], console=Console(file=io.StringIO()))[stage]
 
-    def ledger(self, stage: str) -> Path:
-        """Where a stage notes what it asks."""
-        return self.store.root / ".ledgers" / f"{stage}.jsonl"
+    def log(self, stage: str) -> Path:
+        """The request log of a stage."""
+        return self.store.root / ".requests" / f"{stage}.jsonl"
 
     def lines(self, stage: str) -> list[dict[str, Any]]:
-        """The whole lines of a ledger."""
-        file = self.ledger(stage)
+        """The whole lines of a request log."""
+        file = self.log(stage)
         whole = file.read_bytes() if file.is_file() else b""
         return [json.loads(line) for line in whole[: whole.rfind(b"\n") + 1].splitlines()]
 
     def kill_when(self, stage: str, answers: int, extra: float) -> None:
-        """SIGKILL a run of the stage, all its processes, a moment after its ledger has so many answers."""
-        command = [
-            sys.executable,
-            "-m",
-            "tercet",
-            "run",
-            "recipe.toml",
-            "--only",
-            stage,
-            "--store",
-            str(self.store.root),
-        ]
-        with open(self.folder / "said.txt", "ab") as said:
-            process = subprocess.Popen(command, cwd=self.folder, stdout=said, stderr=said, stdin=subprocess.DEVNULL)
+        """SIGKILL a run of the stage, all its processes, a moment after its log has so many answers."""
+        store = ["--store", str(self.store.root)]
+        command = [sys.executable, "-m", "tercet", "run", "recipe.toml", "--only", stage, *store]
+        with open(self.folder / "output.txt", "ab") as output:
+            process = subprocess.Popen(command, cwd=self.folder, stdout=output, stderr=output, stdin=subprocess.DEVNULL)
         try:
             deadline = time.monotonic() + 120
             while sum("text" in line for line in self.lines(stage)) < answers:
-                assert process.poll() is None, (self.folder / "said.txt").read_text()
+                assert process.poll() is None, (self.folder / "output.txt").read_text()
                 assert time.monotonic() < deadline, "the stage makes no progress"
                 time.sleep(0.002)
             time.sleep(extra)
@@ -96,14 +87,14 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture(scope="module")
-def new_batcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Batcher]]:
-    """Makes desks; their artifacts may be removed afterwards."""
+def new_workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Workspace]]:
+    """Makes workspaces; their artifacts may be removed afterwards."""
     folders: list[Path] = []
 
-    def new_batcher() -> Batcher:
-        folders.append(tmp_path_factory.mktemp("desk"))
-        return Batcher(folders[-1] / "first")
+    def new_workspace() -> Workspace:
+        folders.append(tmp_path_factory.mktemp("workspace"))
+        return Workspace(folders[-1] / "first")
 
-    yield new_batcher
+    yield new_workspace
     for folder in folders:
         subprocess.run(["chmod", "-R", "u+w", str(folder)], check=True)
