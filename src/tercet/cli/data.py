@@ -175,7 +175,7 @@ def _say_copies(found: dict[str, Any], rest: str) -> None:
     """Copies with both texts side by side, and where the `rest` is."""
     for row in found["copies"]:
         say(f"{row['task']} {row['item']}: {row['coverage']:.0%} in {row['row']} of {row['source']}")
-        say(f"  benchmark  {_line(row['exam_text'])}\n  row   {_line(row['row_text'])}")
+        say(f"  benchmark  {_line(row['benchmark_text'])}\n  row   {_line(row['row_text'])}")
     if found["num_copies"] > len(found["copies"]):
         say(f"{found['num_copies'] - len(found['copies'])} more copies are in {rest}")
 
