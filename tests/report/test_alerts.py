@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from fake_run import FakeRun
+from test_page import written
 
 from tercet.report import charts, collect, monitors
 from tercet.report.collect import Curve, Stage
@@ -17,19 +20,12 @@ def stage_of(fake: FakeRun, name: str) -> Stage:
     return collect.walk(fake.spec.evals, fake.inputs, fake.recipe)[name]
 
 
-def page_of(fake: FakeRun, tmp_path: Path) -> str:
-    out = tmp_path / "out"
-    out.mkdir(exist_ok=True)
-    run(fake.spec, fake.inputs, out, fake.context)
-    return (out / "index.html").read_text(encoding="utf-8")
-
-
 def text_of(html: str) -> str:
     return " ".join(re.sub(r"<[^>]+>", " ", html).split())
 
 
 def test_alerts_stand_at_the_top_and_beside_the_curves(rewarded: FakeRun, tmp_path: Path) -> None:
-    html = page_of(rewarded, tmp_path)
+    html = written(rewarded, tmp_path)
     head, rest = html.split("<main")
     assert "2 alerts in the training of ppo" in text_of(head)
     assert "rewarded without an answer (round 21), hardly any variety (round 34)" in text_of(head)
@@ -40,13 +36,18 @@ def test_alerts_stand_at_the_top_and_beside_the_curves(rewarded: FakeRun, tmp_pa
     assert 'href="rollouts.html#stage=ppo&amp;round=21"' in rest
 
 
+def test_every_alert_of_the_trainer_has_a_title() -> None:
+    known = tomllib.loads(files("tercet.train.rl").joinpath("alerts.toml").read_text(encoding="utf-8"))
+    assert set(monitors.NAMES) == set(known)
+
+
 def test_the_metrics_of_the_report_count_alerts(rewarded: FakeRun, tmp_path: Path) -> None:
     assert run(rewarded.spec, rewarded.inputs, tmp_path, rewarded.context)["alerts"] == 2
 
 
 def test_an_artifact_from_before_the_monitors_shows_no_alerts(fake: FakeRun, tmp_path: Path) -> None:
     assert monitors.summary(stage_of(fake, "rlvr")) == {}
-    html = page_of(fake, tmp_path)
+    html = written(fake, tmp_path)
     shown = html.split("</style>")[1].split('id="recipe"')[0]
     assert "alert" not in shown.replace("alert(", "")  # the texts hold a script
 
@@ -111,7 +112,7 @@ def test_monitored_figures_are_main_curves_of_reinforcement_learning_only(reward
 
 
 def test_a_reward_model_shows_its_accuracy_by_subset(rewarded: FakeRun, tmp_path: Path) -> None:
-    text = text_of(page_of(rewarded, tmp_path))
+    text = text_of(written(rewarded, tmp_path))
     assert "pairs held out 78.0 % ± 2.0 412 words@1 81.0 % ± 1.9 411 orders 100.0 % 1" in text
     assert "bench 75.0 % ± 2.4 336 Chat section 94.0 % ± 2.4 100" in text
 
@@ -119,6 +120,6 @@ def test_a_reward_model_shows_its_accuracy_by_subset(rewarded: FakeRun, tmp_path
 def test_a_reward_model_without_accuracies_has_no_table_of_them(rewarded: FakeRun, tmp_path: Path) -> None:
     path = rewarded.folder("scorer") / "payload" / "tercet" / "accuracy.json"
     path.write_text('{"held_out": null, "tests": {}}')
-    assert "how often it preferred" not in page_of(rewarded, tmp_path)
+    assert "how often it preferred" not in written(rewarded, tmp_path)
     path.unlink()
-    assert "how often it preferred" not in page_of(rewarded, tmp_path)
+    assert "how often it preferred" not in written(rewarded, tmp_path)

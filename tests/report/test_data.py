@@ -11,19 +11,16 @@ from typing import Any
 import pytest
 from fake_data import BENCHMARKS, MATRIX, age
 from fake_run import SCRIPT, FakeRun
+from test_page import written
 
 from tercet.report import data
-from tercet.report.page import run
 from tercet.report.render import count, paid
 from tercet.rows import RowError
 
 
 def section(fake: FakeRun, tmp_path: Path) -> str:
     """The texts of the data section, one after another."""
-    out = tmp_path / "out"
-    out.mkdir(exist_ok=True)
-    run(fake.spec, fake.inputs, out, fake.context)
-    html = (out / "index.html").read_text(encoding="utf-8")
+    html = written(fake, tmp_path)
     part = html[html.index('<section id="data">') : html.index('<section id="recipe">')]
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", part)).split())
 

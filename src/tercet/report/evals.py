@@ -170,6 +170,8 @@ def _pairs(tasks: Sequence[TaskScore], found: Changes, points: Sequence[Checkpoi
     out = []
     for kind, i in order if last > 0 else order[: last + 1]:
         changes = [(task, one) for task in tasks if (one := found[task.task][kind][i])]
+        if not changes:
+            continue
         verdicts = [one.verdict for _, one in changes]
         table = {
             "before": points[i if kind == "step" else 0].label,
@@ -179,7 +181,7 @@ def _pairs(tasks: Sequence[TaskScore], found: Changes, points: Sequence[Checkpoi
             "clustered": any(one.stderr_clustered is not None for _, one in changes),
             "alone": sum(one.p_value < 0.05 for _, one in changes),
         }
-        out += [table] if changes else []
+        out.append(table)
     return out
 
 
