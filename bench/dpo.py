@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import peer
-from ratios import tell
+from ratios import show
 
 SPEED = 2.2  # times the peer's, at least
 SPEAKERS = {"human": "user", "gpt": "assistant", "system": "system"}
@@ -21,14 +21,14 @@ def main() -> None:
     """Measure, or do one measurement's work."""
     parser = peer.arguments(__doc__.partition("\n")[0])
     parser.add_argument("--batch", type=int, default=8, help="pairs of one optimiser step")
-    parser.add_argument("--max-tokens", type=int, default=512, help="pairs with a longer side are left out")
+    parser.add_argument("--max-length", type=int, default=512, help="pairs with a longer side are left out")
     parser.add_argument("--parity", action="store_true", help="compare loss curves instead of speed")
     options = parser.parse_args()
     if options.job:
         from tercet_side import dpo
 
         return dpo(options.job)
-    job = peer.base_job(options) | {"batch": options.batch, "max_tokens": options.max_tokens, "beta": 0.1}
+    job = peer.base_job(options) | {"batch": options.batch, "max_length": options.max_length, "beta": 0.1}
     rows = tokens(options, job["model"])
     return parity(job, rows) if options.parity else speed(options, job, rows)
 
@@ -41,7 +41,7 @@ def speed(options: argparse.Namespace, job: peer.Job, rows: list[dict[str, Any]]
         peer.Side("TRL, reference cached", peer.theirs("trl_dpo.py"), job | {"variant": "cached"}),
     ]
     peer.compare("dpo", sides, rows, rate="trained_per_second", options=options)
-    tell("dpo", sides, rate="trained_per_second", speed=SPEED)
+    show("dpo", sides, rate="trained_per_second", speed=SPEED)
 
 
 def parity(job: peer.Job, rows: list[dict[str, Any]]) -> None:
@@ -64,12 +64,12 @@ def tokens(options: argparse.Namespace, model: str) -> list[dict[str, Any]]:
         prompt = [Message(role, content) for role, content in turns]
         prompt_ids, chosen_ids = chat.pair(prompt, chosen)
         _, rejected_ids = chat.pair(prompt, rejected)
-        if len(prompt_ids) + max(len(chosen_ids), len(rejected_ids)) <= options.max_tokens:
+        if len(prompt_ids) + max(len(chosen_ids), len(rejected_ids)) <= options.max_length:
             found.append({"prompt_ids": prompt_ids, "chosen_ids": chosen_ids, "rejected_ids": rejected_ids})
     needed = max(options.steps * options.batch, 40 if options.parity else 0)
     if len(found) < needed:
         raise SystemExit(
-            f"{options.data} has {len(found)} pairs within {options.max_tokens} tokens; {needed} are needed"
+            f"{options.data} has {len(found)} pairs within {options.max_length} tokens; {needed} are needed"
         )
     return found[:needed]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import peer
 
-TRAINING = ("sft", "dpo", "reward_model", "grpo")
+TRAINING = ("sft", "dpo", "reward", "grpo")
 DECODED = (1, 16, 64, 128)  # rows written at once
 STEPS = 4  # of a training measurement; the first is not counted
 NEW_TOKENS = 128
@@ -42,9 +42,9 @@ def compare(options: argparse.Namespace) -> None:
         for side, name in sides(job, options.only):
             peer.measure([side], rows[name], options.rounds)
             lines.append(line(side, dtype))
-            print(told(lines[-1]), flush=True)
+            print(row(lines[-1]), flush=True)
     print("\n| work | precision | tokens/s | GFLOP/s | efficiency | peak MiB |\n|---|---|--:|--:|--:|--:|")
-    print("\n".join(told(found) for found in lines))
+    print("\n".join(row(found) for found in lines))
     if not options.only:
         peer.save("efficiency", lines, heads)
 
@@ -72,9 +72,9 @@ def automatic() -> list[str]:
 
 
 def base(options: argparse.Namespace) -> peer.Job:
-    """What every measurement is told."""
-    fixed = {"steps": STEPS, "micro_tokens": 2048, "learning_rate": 1e-5, "max_tokens": 1024, "beta": 0.1}
-    fixed |= {"samples": 8, "max_new_tokens": NEW_TOKENS, "kl_beta": 0.01}
+    """The part of a job that all measurements share."""
+    fixed = {"steps": STEPS, "micro_tokens": 2048, "learning_rate": 1e-5, "max_length": 1024, "beta": 0.1}
+    fixed |= {"num_generations": 8, "max_new_tokens": NEW_TOKENS, "kl_beta": 0.01}
     return fixed | {
         "model": str(peer.model_folder(options)),
         "threads": options.threads,
@@ -113,7 +113,7 @@ def line(side: peer.Side, dtype: str) -> dict[str, Any]:
     }
 
 
-def told(found: dict[str, Any]) -> str:
+def row(found: dict[str, Any]) -> str:
     """One row of the table."""
     cells = (f"{found['tokens_per_second']:,.0f}", f"{found['gflops']:,.0f}", f"{found['efficiency']:.0%}")
     return f"| {found['name']} | {found['dtype']} | {' | '.join(cells)} | {found['peak_mib']:,.0f} |"
@@ -132,7 +132,7 @@ def pairs(options: argparse.Namespace) -> list[dict[str, Any]]:
     import dpo
 
     how = argparse.Namespace(**vars(options) | {"data": options.pairs, "steps": STEPS, "batch": 8, "parity": False})
-    how.max_tokens = 512
+    how.max_length = 512
     return dpo.tokens(how, str(peer.model_folder(options)))
 
 

@@ -1,7 +1,8 @@
 """Forest against repeated prompts: the same completions with their prompt computed once, or once for each of them.
 
-Forward and backward of the policy's log-probs through the trainer's own batches and masters, one group of G completions
-in a pass, at prompt:completion 1:1 and 4:1. Useful tokens are the completions'; memory is the peak of the process.
+Forward and backward of the policy's log-probs through the trainer's own batches and master weights, one group of G
+completions in a pass, at prompt:completion 1:1 and 4:1. Useful tokens are the completions'; memory is the peak of the
+process.
 
 python bench/forest.py
 """

@@ -133,7 +133,7 @@ def gradient(model: nn.Module, logps: Tensor) -> Found:
 
 def distance(found: Found, exact: Found) -> Found:
     """Norms of the differences over those of the exact values."""
-    far = [(mine - true).norm() / true.norm() for mine, true in zip(found, exact, strict=True)]
+    far = [(ours - theirs).norm() / theirs.norm() for ours, theirs in zip(found, exact, strict=True)]
     return Found(far[0], far[1])
 
 

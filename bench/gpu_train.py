@@ -50,7 +50,7 @@ SHAPES = {
     "dry": Shape(64, 2, 4, 2, 128, 512, tied=True, whole=True),
     "dry-lora": Shape(64, 2, 4, 2, 128, 512, tied=True, whole=False),
 }
-LORA = {"rank": 16, "alpha": 32.0}
+LORA = {"r": 16, "alpha": 32.0}
 PEER_LORA = ("dpo", "grpo")  # TRL's sides that read the job's adapters
 SPARE = 24e9  # bytes for activations, logits and the cache
 
@@ -62,16 +62,16 @@ def main() -> None:
         import tercet_side
 
         return {"sft": tercet_side.sft, "dpo": tercet_side.dpo, "grpo": tercet_side.grpo}[options.method](options.job)
-    card, room = card_memory()
+    card, memory = card_memory()
     if options.dry:
-        options.shapes, options.tokens, options.batch, options.samples = ["dry", "dry-lora"], 128, 2, 4
+        options.shapes, options.tokens, options.batch, options.num_generations = ["dry", "dry-lora"], 128, 2, 4
         options.threads, options.micro_tokens, options.steps = 1, 256, 2
-    elif not room:
+    elif not memory:
         raise SystemExit("no NVIDIA card is visible (nvidia-smi); use --dry to try the scripts without one")
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in options.shapes:
-            found += measure(name, Path(folder) / name, room, options)
+            found += measure(name, Path(folder) / name, memory, options)
     print(f"\n{card or 'no card'}\n{table(found)}")
     if not options.dry:
         peer.save("gpu", found)
@@ -90,28 +90,28 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--method", choices=METHODS, help=argparse.SUPPRESS)
     parser.add_argument("--tokens", type=int, default=4096, help="length of a row: of GRPO half is prompt")
     parser.add_argument("--batch", type=int, default=8, help="rows, pairs or half as many prompts of a step")
-    parser.add_argument("--samples", type=int, default=8, help="completions of a prompt")
+    parser.add_argument("--num-generations", type=int, default=8, help="completions of a prompt")
     parser.set_defaults(steps=4, rounds=1, micro_tokens=16384, peer_micro=2)
     return parser
 
 
 def card_memory() -> tuple[str, float]:
-    """The first card's name and bytes, as its driver tells them; an empty name and 0 without one."""
+    """The first card's name and bytes, as its driver reports them; an empty name and 0 without one."""
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return "", 0.0
-    name, _, mebibytes = told.splitlines()[0].rpartition(",")
+    name, _, mebibytes = listed.splitlines()[0].rpartition(",")
     return name.strip(), float(mebibytes) * 2**20
 
 
-def measure(name: str, folder: Path, room: float, options: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(name: str, folder: Path, memory: float, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Every cell of a shape: what was measured, or why it was not."""
     shape, found = SHAPES[name], []
     needed = bytes_needed(shape)
-    if room and needed > room:
-        print(f"{name}: skipped, it needs about {needed / 1e9:.0f} GB of the card's {room / 1e9:.0f} GB")
+    if memory and needed > memory:
+        print(f"{name}: skipped, it needs about {needed / 1e9:.0f} GB of the card's {memory / 1e9:.0f} GB")
         return []
     if not shape.whole and importlib.util.find_spec("peft") is None:
         print(f"{name}: skipped, its weights are trained through adapters, which need peft (pip install peft)")
@@ -126,7 +126,7 @@ def measure(name: str, folder: Path, room: float, options: argparse.Namespace) -
                 print(error)
                 found.append({"name": side.name, "error": str(error)})
                 continue
-            found.append(figures(side, shape, room))
+            found.append(figures(side, shape, memory))
     return found
 
 
@@ -172,8 +172,9 @@ def cell(name: str, method: str, folder: Path, options: argparse.Namespace) -> l
     """Tercet, and TRL where it is installed, on the same job."""
     options.model = folder
     prompts = max(1, options.batch // 2) if method == "grpo" else options.batch
-    job = peer.base_job(options) | {"batch": prompts, "max_tokens": options.tokens, "beta": 0.1, "kl_beta": 0.01}
-    job |= {"samples": options.samples, "max_new_tokens": options.tokens // 2, "variant": variant(method)}
+    job = peer.base_job(options) | {"batch": prompts, "max_length": options.tokens, "beta": 0.1, "kl_beta": 0.01}
+    job |= {"num_generations": options.num_generations, "max_new_tokens": options.tokens // 2}
+    job["variant"] = variant(method)
     if not SHAPES[name].whole:
         job |= {"fit": {"lora": LORA}}
     what = f"{name} {method}" + ("" if SHAPES[name].whole else " LoRA")
@@ -223,12 +224,12 @@ def rows(method: str, shape: Shape, options: argparse.Namespace) -> list[dict[st
     return [{"prompt": [{"role": "user", "content": text}], "reference": ""} for text in texts]
 
 
-def figures(side: peer.Side, shape: Shape, room: float) -> dict[str, Any]:
+def figures(side: peer.Side, shape: Shape, memory: float) -> dict[str, Any]:
     """What a cell keeps: speeds, useful MFU where the card's peak is known, peak memory of the card or the process."""
     found = peer.medians(side)
     if "memory_gb" in side.rounds[0]:
         found["memory_gb"] = max(one["memory_gb"] for one in side.rounds)
-    if room and (peak := peak_flops()) is not None:
+    if memory and (peak := peak_flops()) is not None:
         found["mfu"] = (6 if shape.whole else 4) * shape.weights * found["trained_per_second"] / peak
     return {"name": side.name, "job": peer.public(side.job), "median": found, "rounds": side.rounds}
 

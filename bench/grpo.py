@@ -11,7 +11,7 @@ import argparse
 from typing import Any
 
 import peer
-from ratios import keep, phases, tell
+from ratios import keep, phases, show
 
 SPEED = 2.5  # times the peer's, at least
 MAX_PROMPT = 1024  # tokens
@@ -21,7 +21,7 @@ def main() -> None:
     """Measure, or do one measurement's work."""
     parser = peer.arguments(__doc__.partition("\n")[0])
     parser.add_argument("--batch", type=int, default=4, help="prompts of one optimiser step")
-    parser.add_argument("--samples", type=int, default=8, help="completions of one prompt")
+    parser.add_argument("--num-generations", type=int, default=8, help="completions of one prompt")
     parser.add_argument("--max-new-tokens", type=int, default=128)
     parser.add_argument("--kl-beta", type=float, default=0.01, help="weight of the KL to the starting model")
     options = parser.parse_args()
@@ -29,19 +29,19 @@ def main() -> None:
         from tercet_side import grpo
 
         return grpo(options.job)
-    names = ("batch", "samples", "max_new_tokens", "kl_beta")
-    job = peer.base_job(options) | {name: getattr(options, name) for name in names} | {"max_tokens": MAX_PROMPT}
+    names = ("batch", "num_generations", "max_new_tokens", "kl_beta")
+    job = peer.base_job(options) | {name: getattr(options, name) for name in names} | {"max_length": MAX_PROMPT}
     sides = [peer.Side("Tercet", peer.ours("grpo.py"), job), peer.Side("TRL", peer.theirs("trl_grpo.py"), job)]
     peer.compare("grpo", sides, prompts(options), rate="trained_per_second", options=options)
     check_lengths(sides, job)
-    tell("grpo", sides, rate="trained_per_second", speed=SPEED)
+    show("grpo", sides, rate="trained_per_second", speed=SPEED)
     found = phases(sides)
     return keep("grpo", {"phases": found}) if options.only is None else None
 
 
 def check_lengths(sides: list[peer.Side], job: peer.Job) -> None:
     """Every step of every side must have trained on the same number of tokens."""
-    expected = job["batch"] * job["samples"] * job["max_new_tokens"]
+    expected = job["batch"] * job["num_generations"] * job["max_new_tokens"]
     for side in sides:
         if wrong := [n for figures in side.rounds for n in figures["trained"] if round(n) != expected]:
             raise SystemExit(f"{side.name} trained on {wrong[0]:g} tokens in a step; {expected} were to be written")

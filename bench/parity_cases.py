@@ -28,7 +28,7 @@ from tercet.train.dpo import preference_loss
 from tercet.train.export import open_policy
 from tercet.train.kto import mismatch, mismatched
 from tercet.train.loop import Loss
-from tercet.train.reference import make_table
+from tercet.train.reference import Table, answer_logps
 from tercet.train.reward_model import open_scorer, padding, reward_loss
 from tercet.train.rl.grpo import grpo_loss
 
@@ -86,12 +86,7 @@ def prepare(folder: Path, model: str, seed: int, dtype: str) -> World:
     scorer = open_scorer(policy_folder, pad_id, seed)
     scorer.model.save_pretrained(folder / "scorer")
     padding_rows["scorer_padding"] = scorer.model.get_input_embeddings().padding_idx
-    world = {
-        "policy": policy_folder,
-        "reference": folder / "reference",
-        "scorer": folder / "scorer",
-        "seed": seed,
-    }
+    world = {"policy": policy_folder, "reference": folder / "reference", "scorer": folder / "scorer", "seed": seed}
     pairs = []
     for asked, chosen, rejected in TEXTS:
         prompt_ids, chosen_ids = chat.pair([Message("user", asked)], chosen)
@@ -157,8 +152,8 @@ def preferences(world: World) -> Iterator[Case]:
     yield one("dpo + nll", "dpo", anchored, alike(pairs), {"loss": "dpo", "beta": 0.1, "sft_weight": 0.5}, note=note)
     weights = {"desirable_weight": 1.0, "undesirable_weight": 1.5, "beta": 0.1}
     note = (
-        "TRL pairs each prompt of a batch with the answer before its own; here its rows carry Tercet's strangers, the "
-        "next pair's chosen answer, so that the two KLs are means over the same answers"
+        "TRL pairs each prompt of a batch with the answer before its own; here its rows carry Tercet's mismatched "
+        "answers, the next pair's chosen ones, so that the two KLs are means over the same answers"
     )
     yield one("kto", "kto", weights, unpaired(pairs), weights, pairs=pairs, note=note)
     note = (
@@ -217,12 +212,13 @@ def opened(pairs: Rows) -> Rows:
 def prefer(world: World, rows: Rows, spec: DPOSpec) -> Found:
     """Preference tuning's own steps: the reference first, kto's KL over all pairs, batches, the loss."""
     trees = [fork(row) for row in rows]
-    strangers = mismatched(trees, range(len(trees)), LIMIT)
-    table = make_table(open_policy(world["reference"], world["dtype"]), trees, [strangers], Mesh())
+    others = mismatched(trees, range(len(trees)), LIMIT)
+    reference = open_policy(world["reference"], world["dtype"])
+    table = Table(answer_logps(reference, trees, Mesh()), [answer_logps(reference, others, Mesh())])
     policy = open_policy(world["policy"], world["dtype"])
     kl = torch.zeros(())
     if spec.loss == "kto":
-        kl = mismatch(strangers, table, Trainable(open_policy(world["policy"]), torch.float32, Mesh()), 0, LIMIT)
+        kl = mismatch(others, table, Trainable(open_policy(world["policy"]), torch.float32, Mesh()), 0, LIMIT)
 
     def values(items: list[int], _forest: Forest) -> dict[str, Tensor]:
         return {"reference_L": table.pairs[items].reshape(-1), "kl": kl}
@@ -241,7 +237,7 @@ def rewards(world: World) -> Iterator[Case]:
     sides = ("chosen_ids", "rejected_ids")
     rows = [{side: pair["prompt_ids"] + pair[side] for side in sides} for pair in world["pairs"]]
     more = {"pad_id": world["pad_id"]}
-    note = "TRL's model is told which embedding row has no gradient: transformers freezes the padding token's"
+    note = "TRL's model is given the embedding row without gradient: transformers freezes the padding token's"
     yield Case("reward", "reward", {}, rows, partial(score, world, None), note, more)
     rated = [row | {"margin": 0.5 * number} for number, row in enumerate(rows)]
     margins = torch.tensor([row["margin"] for row in rated])
@@ -291,14 +287,14 @@ def policies(world: World) -> Iterator[Case]:
         ("grpo, capped", {"loss_type": "grpo", **clip}, {**ours, **sequence, "importance_cap": 1.5}, ratio),
     )
     for name, options, mine, note in listed:
-        fixed = {"kl_beta": 0.05, "temperature": TEMPERATURE, "max_new_tokens": longest, "steps": 1}
+        fixed = {"kl_beta": 0.05, "temperature": TEMPERATURE, "max_new_tokens": longest, "rounds": 1}
         spec = GRPOSpec(model="base", prompts="rows", **fixed, **mine)
         more = {"importance_cap": spec.importance_cap} if spec.importance_cap else {}
         yield Case(name, "grpo", common | options, rows, partial(reinforce, world, spec), note, more)
 
 
 def reinforce(world: World, spec: GRPOSpec) -> Found:
-    """RLVR's loss on trees of a prompt with its answers."""
+    """GRPO's loss on trees of a prompt with its answers."""
     groups: dict[tuple[int, ...], Rows] = {}
     for row in world["rollouts"]:
         groups.setdefault(tuple(row["prompt_ids"]), []).append(row)

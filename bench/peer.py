@@ -91,7 +91,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
 
 
 def base_job(options: argparse.Namespace) -> Job:
-    """What both sides are told."""
+    """The part of a job that both sides and all methods share."""
     names = (
         "steps",
         "threads",
@@ -142,7 +142,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def ours(script: str) -> list[str]:
-    """The command of Tercet's side: the comparison itself, told to do a job."""
+    """The command of Tercet's side: the comparison's own script, called with a job."""
     return [sys.executable, str(HERE / script), "--job"]
 
 

@@ -11,7 +11,7 @@ MEMORY = 0.7  # of the peer's peak: at least 30 % less
 PHASES = ("generate", "grade", "score", "forward_backward", "optimizer", "other")
 
 
-def tell(name: str, sides: list[peer.Side], *, rate: str, speed: float) -> None:
+def show(name: str, sides: list[peer.Side], *, rate: str, speed: float) -> None:
     """Print what the first side makes of every other against the aims, and keep it in results/NAME.json."""
     if any(not side.rounds for side in sides):
         return  # only one side was asked for

@@ -12,7 +12,7 @@ from typing import Any
 
 import peer
 
-MAX_TOKENS = 1024
+MAX_LENGTH = 1024  # tokens of a row
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
         from tercet_side import sft
 
         return sft(options.job)
-    job = peer.base_job(options) | {"batch": options.batch, "max_tokens": MAX_TOKENS}
+    job = peer.base_job(options) | {"batch": options.batch, "max_length": MAX_LENGTH}
     rows = tokens(options, job["model"])
     return parity(job, rows) if options.parity else speed(options, job, rows)
 
@@ -43,10 +43,7 @@ def speed(options: argparse.Namespace, job: peer.Job, rows: list[dict[str, Any]]
 def parity(job: peer.Job, rows: list[dict[str, Any]]) -> None:
     """Two curves of token-mean losses."""
     job |= {"dtype": "float32", "steps": 20, "batch": 4, "variant": "padded"}
-    sides = [
-        peer.Side("Tercet", peer.ours("sft.py"), job),
-        peer.Side("TRL", peer.theirs("trl_sft.py"), job),
-    ]
+    sides = [peer.Side("Tercet", peer.ours("sft.py"), job), peer.Side("TRL", peer.theirs("trl_sft.py"), job)]
     peer.compare_losses("sft-parity", sides, rows)
 
 

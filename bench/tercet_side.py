@@ -25,9 +25,10 @@ from tercet.rows import Row, Sampling, messages_from, write_table
 from tercet.store import Artifact, Context
 from tercet.track import Tracker
 from tercet.train.batch import Step, batches, chosen_rows
-from tercet.train.dpo import preference_loss, reference_logps
+from tercet.train.dpo import preference_loss
 from tercet.train.export import open_policy
 from tercet.train.loop import fit, start
+from tercet.train.reference import answer_logps
 from tercet.train.reward_model import open_scorer, reward_loss
 from tercet.train.rl.grpo import run as run_grpo
 from tercet.train.sft import sft_loss
@@ -37,7 +38,7 @@ Values = Callable[[list[int], Forest], dict[str, torch.Tensor]]
 
 
 class Notes:
-    """Stands where the tracker stands and keeps what the loop logs."""
+    """A tracker that keeps what the loop logs."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] = []
@@ -47,7 +48,7 @@ class Notes:
         self.steps.append(figures)
 
     def progress(self, done: int, total: int, note: str = "") -> None:
-        """Nobody watches."""
+        """Progress is not shown."""
 
     def column(self, name: str) -> list[float]:
         """One figure of every step."""
@@ -74,7 +75,7 @@ def sft(file: Path) -> None:
     """Supervised finetuning."""
     job, rows, notes, ctx = prepare(file)
     trees = [Tree([], [Leaf(row["token_ids"], row["mask"])]) for row in rows]
-    spec = SFTSpec(model="base", rows="rows", max_length=job["max_tokens"], **common(job))
+    spec = SFTSpec(model="base", rows="rows", max_length=job["max_length"], **common(job))
     with mesh() as ranks:
         state = start(open_policy(Path(job["model"])), spec, ranks, ctx)
         loss = partial(sft_loss, reduction="token_mean")
@@ -87,12 +88,12 @@ def dpo(file: Path) -> None:
     job, rows, notes, ctx = prepare(file)
     trees = [pair(row) for row in rows]
     spec = DPOSpec(
-        model="base", pairs="pairs", loss="dpo", beta=job["beta"], max_length=job["max_tokens"], **common(job)
+        model="base", pairs="pairs", loss="dpo", beta=job["beta"], max_length=job["max_length"], **common(job)
     )
     with mesh() as ranks:
         began = time.perf_counter()
         frozen = open_policy(Path(job["model"]), getattr(torch, spec.dtype)).to(ranks.device)
-        reference = reference_logps(frozen, trees, ranks)
+        reference = answer_logps(frozen, trees, ranks)
         seconds = time.perf_counter() - began
         del frozen
         state = start(open_policy(Path(job["model"])), spec, ranks, ctx)
@@ -109,7 +110,7 @@ def reward(file: Path) -> None:
     """The reward model."""
     job, rows, notes, ctx = prepare(file)
     trees = [pair(row) for row in rows]
-    spec = RewardModelSpec(model="base", pairs="pairs", max_length=job["max_tokens"], **common(job))
+    spec = RewardModelSpec(model="base", pairs="pairs", max_length=job["max_length"], **common(job))
     source = Path(job["model"])
     with mesh() as ranks:
         state = start(open_scorer(source, load_tokenizer(source).pad_token_id, ctx.seed), spec, ranks, ctx)
@@ -118,11 +119,11 @@ def reward(file: Path) -> None:
 
 
 def grpo(file: Path) -> None:
-    """The whole RLVR stage, rows to weights; every completion is as long as the budget, half of them are rewarded."""
+    """The whole GRPO stage, rows to weights; every completion is as long as the budget, half of them are rewarded."""
     job, raw, notes, ctx = prepare(file)
-    names = ("samples", "max_tokens", "max_new_tokens", "kl_beta")
-    settings = common(job) | {name: job[name] for name in names}
-    spec = GRPOSpec(model="base", prompts="rows", no_eos_reward="keep", **settings)
+    names = ("num_generations", "max_length", "max_new_tokens", "kl_beta")
+    settings = {name: value for name, value in common(job).items() if name != "steps"} | {n: job[n] for n in names}
+    spec = GRPOSpec(model="base", prompts="rows", no_eos_reward="keep", rounds=job["steps"], **settings)
     alternate()
     endless()
     size = job["steps"] * spec.batch
@@ -161,14 +162,14 @@ def generate(file: Path) -> None:
 
 
 def alternate() -> None:
-    """A judge that says 0, 1, 0, 1: a group of equal rewards would be skipped here and computed there."""
-    verdicts = itertools.cycle((0.0, 1.0))
-    judge = lambda completion, reference: verify.Grade(next(verdicts), completion)  # noqa: E731
-    verify.VERIFIERS["alternating@1"] = verify.Verifier("alternating@1", judge)
+    """A verifier that says 0, 1, 0, 1: a group of equal rewards would be skipped here and computed there."""
+    scores = itertools.cycle((0.0, 1.0))
+    alternating = lambda completion, reference: verify.Grade(next(scores), completion)  # noqa: E731
+    verify.VERIFIERS["alternating@1"] = verify.Verifier("alternating@1", alternating)
 
 
 def endless() -> None:
-    """Let no token end a completion of the local generator, as the peer is told to."""
+    """Let no token end a completion of the local generator, as in the peer, which is made to write up to the limit."""
     build = LocalGenerator.__init__
 
     def without_stops(self: LocalGenerator, *args: Any, **options: Any) -> None:
@@ -210,7 +211,7 @@ def prepare(file: Path) -> tuple[Job, list[dict[str, Any]], Notes, Context]:
 def common(job: Job) -> dict[str, Any]:
     """Settings of any training stage; the peer has the same."""
     names = ("learning_rate", "batch", "steps", "dtype")
-    fixed = {"schedule": "constant", "warmup": 0.0, "clip": 1.0, "eps": 1e-8}
+    fixed = {"schedule": "constant", "warmup_ratio": 0.0, "max_grad_norm": 1.0, "eps": 1e-8}
     return {name: job[name] for name in names} | fixed | job.get("fit", {})
 
 

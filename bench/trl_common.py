@@ -1,4 +1,4 @@
-"""What the peer's three scripts share. Runs with the interpreter of the peer's own environment, never with ours."""
+"""What the peer's scripts share. Runs with the interpreter of the peer's own environment, never with ours."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def settings(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def adapters(job: dict[str, Any]) -> dict[str, Any]:
-    """What a trainer is told when the job wants low-rank adapters instead of all weights."""
+    """A trainer's further arguments when the job wants low-rank adapters instead of all weights."""
     if "lora" not in job.get("fit", {}):
         return {}
     from peft import LoraConfig
 
     lora = job["fit"]["lora"]
-    return {"peft_config": LoraConfig(r=lora["rank"], lora_alpha=lora["alpha"], target_modules="all-linear")}
+    return {"peft_config": LoraConfig(r=lora["r"], lora_alpha=lora["alpha"], target_modules="all-linear")}
 
 
 def now() -> float:

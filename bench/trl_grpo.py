@@ -101,7 +101,7 @@ class Timed(GRPOTrainer):
 def main() -> None:
     """Train and report. No completion may end before its budget, so that both sides write equally many tokens."""
     job = read_job()
-    completions = job["batch"] * job["samples"]
+    completions = job["batch"] * job["num_generations"]
     micro = min(job["peer_micro"], completions)
     options = settings(job) | {"logging_steps": 1}
     trainer = Timed(
@@ -110,7 +110,7 @@ def main() -> None:
         args=GRPOConfig(
             **options,
             beta=job["kl_beta"],
-            num_generations=job["samples"],
+            num_generations=job["num_generations"],
             generation_batch_size=completions,
             max_completion_length=job["max_new_tokens"],
             generation_kwargs={"min_new_tokens": job["max_new_tokens"]},

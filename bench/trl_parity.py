@@ -20,12 +20,7 @@ import trl
 from datasets import Dataset
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-)
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
@@ -63,7 +58,7 @@ def main() -> None:
     print(json.dumps(versions), file=answers, flush=True)
     for line in sys.stdin:
         case = job["cases"][line.strip()]
-        trainer, inputs = MAKERS[case["trainer"]](job, case)
+        trainer, inputs = TRAINERS[case["trainer"]](job, case)
         trainer.model.train()  # as `train` does before it asks for a loss
         loss = trainer.compute_loss(trainer.model, inputs)
         loss.backward()
@@ -220,7 +215,7 @@ def padded(model: PreTrainedModel, row: int | None) -> PreTrainedModel:
     return model
 
 
-MAKERS = {"dpo": dpo, "kto": kto, "cpo": cpo, "orpo": orpo, "reward": reward, "grpo": grpo}
+TRAINERS = {"dpo": dpo, "kto": kto, "cpo": cpo, "orpo": orpo, "reward": reward, "grpo": grpo}
 
 if __name__ == "__main__":
     main()

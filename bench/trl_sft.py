@@ -39,13 +39,13 @@ def main() -> None:
     packed = job["variant"] == "packed"
     micro = 1 if packed else min(job["peer_micro"], job["batch"])
     tokens_per_step = job["batch"] * sum(len(row["input_ids"]) for row in rows) / len(rows)
-    micro_batches = max(1, round(tokens_per_step / job["max_tokens"])) if packed else job["batch"] // micro
+    micro_batches = max(1, round(tokens_per_step / job["max_length"])) if packed else job["batch"] // micro
     trainer = Counting(
         model=job["model"],
         args=SFTConfig(
             **settings(job),
             packing=packed,
-            max_length=job["max_tokens"],
+            max_length=job["max_length"],
             per_device_train_batch_size=micro,
             gradient_accumulation_steps=micro_batches,
             train_sampling_strategy="sequential",

@@ -1,4 +1,4 @@
-"""A device that is not there: tensors on it compute on the CPU, but never meet those of the CPU, as on a card.
+"""A simulated device: tensors on it compute on the CPU, but cannot be combined with those of the CPU, as on a card.
 
 Whatever is made for `DEVICE` or moved to it is marked, and so is what is computed from it. An operation on tensors of
 both kinds is refused where a card would refuse it: numbers, copies between devices and places to look at may come from
@@ -72,8 +72,8 @@ def _check(name: str, args: tuple[Any, ...], far: list[Tensor], near: list[Tenso
 
 def _target(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device | None:
     """The device that a call names, if it names one."""
-    told = (kwargs.get("device"), *(args if name == "to" else ()))
-    named = [torch.device(one) for one in told if isinstance(one, torch.device | str)]
+    given = (kwargs.get("device"), *(args if name == "to" else ()))
+    named = [torch.device(one) for one in given if isinstance(one, torch.device | str)]
     if name == "cpu":
         return torch.device("cpu")
     if name == "to" and len(args) > 1 and isinstance(args[1], Tensor):

@@ -135,7 +135,7 @@ def test_compare_pairs_two_benchmarks_item_by_item(story):
     for line in lines.values():
         assert line["low"] <= line["difference"] <= line["high"]
         assert line["difference"] == pytest.approx(line["b"] - line["a"], abs=1e-9)
-    assert lines["talk@1"]["b"] < lines["talk@1"]["a"], "fewer bits per byte of ordinary talk after imitating some"
+    assert lines["talk@1"]["b"] < lines["talk@1"]["a"], "fewer bits per byte of ordinary talk after training on some"
 
 
 def test_an_exported_model_is_a_plain_folder_that_transformers_reads(story, tmp_path):

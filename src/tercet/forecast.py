@@ -31,26 +31,23 @@ def opening(recipe: Recipe, missing: Mapping[str, Mapping[str, int]], parameters
         return ""
     parameters = parameters or named_size(recipe.base.model)
     work = [recipe.spec(name).flops(ahead) for name, ahead in missing.items()]
-    stages = f"{recipe.name}: {len(missing)} stage{'s' if len(missing) > 1 else ''} to make"
-    parts = [_amounts(missing), precisions(recipe, missing)]
+    parts = [f"{recipe.name}: {len(missing)} stage{'s' if len(missing) > 1 else ''} to make"]
+    totals = {key: sum(ahead.get(key, 0) for ahead in missing.values()) for key in ("steps", "completions")}
+    parts.append(", ".join(f"{number:,} {key}" for key, number in totals.items() if number))
+    used = dict.fromkeys(recipe.spec(name).precision for name in missing)
+    parts.append(", ".join(reason(precision) for precision in used if precision))
     training_share, writing_share = SHARES[resolve(recipe.dtype)]
     rough = parameters * sum(training / training_share + writing / writing_share for training, writing in work)
     if rough / GUESS > WORTH and (rate := _rate(recipe.dtype)):
         seconds = rough / rate + OPENING * sum(any(pair) for pair in work)
         parts.append(f"about {_duration(seconds)} on this machine ({rate / 1e9:,.0f} GFLOP/s in plain products)")
-    return "; ".join([stages, *filter(None, parts)])
+    return "; ".join(filter(None, parts))
 
 
 def named_size(model: str) -> float:
     """The parameters in a model's name, 135e6 for `SmolLM2-135M-Instruct`; 0.0 where there are none."""
     found = _SIZE.search(model.rsplit("/", 1)[-1])
     return float(found[1]) * (1e6 if found[2] in "mM" else 1e9) if found else 0.0
-
-
-def precisions(recipe: Recipe, names: Sequence[str] | Mapping[str, Any]) -> str:
-    """`bfloat16: this CPU has AMX`: the precisions of the stages that run a model, each with its reason."""
-    used = (recipe.spec(name).precision for name in names)
-    return ", ".join(dict.fromkeys(reason(precision) for precision in used if precision))
 
 
 def slow_precision(recipe: Recipe, names: Sequence[str] | Mapping[str, Any]) -> str:
@@ -67,11 +64,6 @@ def slow_precision(recipe: Recipe, names: Sequence[str] | Mapping[str, Any]) -> 
         f"warning: dtype = bfloat16 of {', '.join(pinned)}: this CPU multiplies it in software{ratio}; "
         'leave dtype out, or set it to "auto" or "float32"'
     )
-
-
-def _amounts(missing: Mapping[str, Mapping[str, int]]) -> str:
-    totals = {key: sum(ahead.get(key, 0) for ahead in missing.values()) for key in ("steps", "completions")}
-    return ", ".join(f"{number:,} {key}" for key, number in totals.items() if number)
 
 
 def _rate(dtype: str) -> float:

@@ -160,24 +160,19 @@ def _identity_spec(recipe: Recipe, name: str, mirror: dict[str, str], cache: Pat
             "/".join(filter(None, (source.path, source.subset, source.split))): local_file(source, mirror)
             for source in pkgutil.resolve_name(spec.files)(spec)
         }
-        plain["files"] = {key: _local(key, file, cache) for key, file in sorted(named.items()) if file}
+        plain["files"] = {key: _mirrored(key, file, cache) for key, file in sorted(named.items()) if file}
     return plain
 
 
 def _pinned(file: FileRef, where: str, folder: Path, mirror: dict[str, str], cache: Path) -> str:
     """What the key holds of a path: name and digest of a local file, a hub id as it is."""
-    found = local_file(Source(file.path, file.subset, file.split), mirror)
-    local = Path(found) if found else folder / Path(file.path).expanduser()
-    if not found and file.path.startswith(("github:", "hf:")):
-        return file.path
-    if not local.exists():
-        return _missing(file.path, local) if found else _remote(file.path, where)
-    return f"{file.path if found else local.name} sha256:{source_digest(local.resolve(), cache)}"
-
-
-def _remote(path: str, where: str) -> str:
-    """A hub id as it is; an error for what looks like a file, because it does not exist."""
-    if path.count("/") == 1 and not path.startswith((".", "/", "~")) and not path.endswith(_FILES):
+    path = file.path
+    if found := local_file(Source(path, file.subset, file.split), mirror):
+        return f"{path} {_mirrored(path, found, cache)}"
+    hub, local = path.startswith(("github:", "hf:")), folder / Path(path).expanduser()
+    if local.exists() and not hub:
+        return f"{local.name} sha256:{source_digest(local.resolve(), cache)}"
+    if hub or (path.count("/") == 1 and not path.startswith((".", "/", "~")) and not path.endswith(_FILES)):
         return path
     raise RecipeError(f"{where}: {path!r} does not exist; paths start at the recipe's folder, hub ids are OWNER/NAME")
 
@@ -185,13 +180,12 @@ def _remote(path: str, where: str) -> str:
 _FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".gguf", ".safetensors")
 
 
-def _missing(path: str, local: Path) -> str:
-    raise RecipeError(f"the mirror file maps {path!r} to {local}, which does not exist; fix or remove that line")
-
-
-def _local(key: str, file: str, cache: Path) -> str:
+def _mirrored(key: str, file: str, cache: Path) -> str:
+    """The digest of a file that stands in for a public one."""
     path = Path(file)
-    return f"sha256:{source_digest(path.resolve(), cache)}" if path.exists() else _missing(key, path)
+    if not path.exists():
+        raise RecipeError(f"the mirror file maps {key!r} to {path}, which does not exist; fix or remove that line")
+    return f"sha256:{source_digest(path.resolve(), cache)}"
 
 
 def _why(node: Node, store: Store) -> str:

@@ -113,7 +113,7 @@ def weighted(parts: Sequence[Estimate], weights: Sequence[float]) -> Estimate:
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
-    """95 % interval of a share of 0/1 items (Wilson's score interval): honest also where all or none succeeded."""
+    """95 % interval of a share of 0/1 items (Wilson's score interval): also right where all or none succeeded."""
     z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     share, spread = successes / n, z * z / n
     centre = (share + spread / 2) / (1 + spread)

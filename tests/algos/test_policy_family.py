@@ -171,8 +171,8 @@ def test_a_flat_batch_becomes_a_table_and_comes_back():
 
 
 @given(seeds, answers, st.booleans(), st.integers(0, 2))
-def test_the_score_stands_at_the_last_token_or_right_after_it(seed, lengths, after, room):
-    window = max(lengths) + room
+def test_the_score_is_paid_at_the_last_token_or_right_after_it(seed, lengths, after, extra):
+    window = max(lengths) + extra
     kl, mask = table(normal(seed, sum(lengths)), owners(lengths), len(lengths), window)
     scores = normal(seed + 1, len(lengths))
     rewards, valued = token_rewards(kl, scores, mask, 0.05, after=after)
@@ -218,8 +218,8 @@ def test_with_lambda_1_advantages_are_discounted_returns_minus_values(seed, leng
 
 
 @given(seeds, answers, st.integers(0, 2))
-def test_the_score_after_the_end_gives_tulu_3s_advantages_over_the_whole_padded_window(seed, lengths, room):
-    window = max(lengths) + room
+def test_the_score_after_the_end_gives_tulu_3s_advantages_over_the_whole_padded_window(seed, lengths, extra):
+    window = max(lengths) + extra
     scores = normal(seed, len(lengths))
     values = normal(seed + 1, len(lengths), window)
     kl, mask = table(normal(seed + 2, sum(lengths)), owners(lengths), len(lengths), window)

@@ -3,7 +3,7 @@
 Advantages are computed here as Schulman et al. 2016 define them (eq. 11-16): the exponential average of the k-step
 estimators, not the backward recursion that follows from it. The rest is Ouyang et al. 2022 (eq. 2), Schulman et al.
 2017 (eq. 7), Engstrom et al. 2020 (§3) and Tülu 3 (§6): the score one position past the end token where the window has
-room, values beyond it 0, advantages whitened over the answers' tokens, a value loss that is half a square times 0.1.
+one, values beyond it 0, advantages whitened over the answers' tokens, a value loss that is half a square times 0.1.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 seeds = st.integers(0, 2**32 - 1)
 answers = st.lists(st.integers(1, 7), min_size=1, max_size=4)  # tokens of each answer
-rooms = st.integers(0, 3)  # how much longer the window is than the longest answer
+extras = st.integers(0, 3)  # how much longer the window is than the longest answer
 shares = st.floats(0.0, 1.0)
 
 
@@ -126,9 +126,9 @@ def by_package(world: World, lengths: list[int], window: int, *, after: bool, be
     return Update(advantages.numpy(), returns.numpy(), policy.item(), slopes[0], value.item(), slopes[1])
 
 
-@given(seeds, answers, rooms, st.booleans(), st.sampled_from([0.0, 0.05]), st.sampled_from([Clip(), Clip(0.2, 0.28)]))
-def test_one_update_of_ppo_is_its_papers_formulas_with_both_gradients(seed, lengths, room, after, beta, clip):
-    window = max(lengths) + room
+@given(seeds, answers, extras, st.booleans(), st.sampled_from([0.0, 0.05]), st.sampled_from([Clip(), Clip(0.2, 0.28)]))
+def test_one_update_of_ppo_is_its_papers_formulas_with_both_gradients(seed, lengths, extra, after, beta, clip):
+    window = max(lengths) + extra
     world = drawn(seed, lengths, window)
     found = by_package(world, lengths, window, after=after, beta=beta, clip=clip)
     wanted = by_loops(world, lengths, window, after=after, beta=beta, clip=clip)
@@ -136,10 +136,10 @@ def test_one_update_of_ppo_is_its_papers_formulas_with_both_gradients(seed, leng
         np.testing.assert_allclose(ours, theirs, rtol=1e-8, atol=1e-10, err_msg=name)
 
 
-@given(seeds, answers, rooms, shares, shares, st.booleans())
-def test_gae_is_the_exponential_average_of_the_k_step_estimators(seed, lengths, room, gamma, lam, cut):
+@given(seeds, answers, extras, shares, shares, st.booleans())
+def test_gae_is_the_exponential_average_of_the_k_step_estimators(seed, lengths, extra, gamma, lam, cut):
     source = np.random.default_rng(seed)
-    window = max(lengths) + room
+    window = max(lengths) + extra
     rewards, values = source.normal(size=(2, len(lengths), window))
     last = source.normal(size=len(lengths)) if cut else np.zeros(len(lengths))
     mask = np.array([[t < length for t in range(window)] for length in lengths])
@@ -154,8 +154,8 @@ def test_gae_is_the_exponential_average_of_the_k_step_estimators(seed, lengths, 
 
 
 @given(seeds, answers, st.integers(1, 3))
-def test_without_discount_and_decay_it_does_not_matter_where_the_score_stands(seed, lengths, room):
-    window = max(lengths) + room
+def test_without_discount_and_decay_it_does_not_matter_where_the_score_is_paid(seed, lengths, extra):
+    window = max(lengths) + extra
     world = drawn(seed, lengths, window)
     leaf = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     kl, mask = table(torch.from_numpy(world.old - world.reference), leaf, len(lengths), window)
@@ -168,8 +168,8 @@ def test_without_discount_and_decay_it_does_not_matter_where_the_score_stands(se
 
 
 @given(seeds, answers, st.integers(1, 3), st.integers(1, 5), st.booleans())
-def test_a_longer_window_changes_no_advantage(seed, lengths, room, more, after):
-    window = max(lengths) + room
+def test_a_longer_window_changes_no_advantage(seed, lengths, extra, more, after):
+    window = max(lengths) + extra
     world = drawn(seed, lengths, window)
     wider = world._replace(
         values_now=np.pad(world.values_now, ((0, 0), (0, more)), constant_values=7.0),

@@ -10,19 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tercet.algos.preference import (
-    Sides,
-    bradley_terry,
-    dpo,
-    dpo_norm,
-    ipo,
-    kto,
-    mismatch_kl,
-    nll,
-    orpo,
-    simpo,
-    wpo,
-)
+from tercet.algos.preference import Sides, bradley_terry, dpo, dpo_norm, ipo, kto, mismatch_kl, nll, orpo, simpo, wpo
 
 B = 7
 

@@ -355,3 +355,11 @@ def test_grade_exits_with_three_when_a_verifier_is_wrong(place: Path, monkeypatc
     code, out, _ = said("grade", "--gold", "gsm8k@2")
     assert code == 3
     assert "gsm8k@2, test-1: spoiled answer: score 1, graded, answer 'whatever'" in out
+
+
+def test_only_a_line_feed_ends_a_completion(place: Path, tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    file.write_text(json.dumps({"completion": "It is\u2028 4.", "reference": "4"}, ensure_ascii=False) + "\n")
+    code, out, err = said("grade", "gsm8k@1", str(file), "--json")
+    assert code == 0, err
+    assert (json.loads(out)["n"], json.loads(out)["score"]) == (1, 1)

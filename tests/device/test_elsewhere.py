@@ -1,4 +1,4 @@
-"""What is opened works where it is put: on a device that is not the CPU's, the same answers as on the CPU."""
+"""Models on a device other than the CPU give the same answers as on the CPU."""
 
 from __future__ import annotations
 
@@ -19,11 +19,7 @@ ASKS = ["Hi", "What is a basin?", "x" * 40, "ü"]
 PROMPTS = [(Message("user", text),) for text in ASKS]
 OPENING = "The same words stand before every question of this benchmark, and they are many. " * 2
 LONG = [(Message("user", OPENING + text),) for text in ASKS]
-SAMPLINGS = [
-    Sampling(6),
-    Sampling(6, 1.0, top_p=0.9, top_k=30, n=2, seed=4),
-    Sampling(6, 0.7, stop=("e",), fit=True),
-]
+SAMPLINGS = [Sampling(6), Sampling(6, 1.0, top_p=0.9, top_k=30, n=2, seed=4), Sampling(6, 0.7, stop=("e",), fit=True)]
 
 
 def open_model(folder: Path) -> LocalGenerator:

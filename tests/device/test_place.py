@@ -1,4 +1,4 @@
-"""One function says on which device a process computes, and everything that opens a model asks it."""
+"""One function decides on which device a process computes, and everything that opens a model calls it."""
 
 from __future__ import annotations
 
@@ -67,10 +67,7 @@ def test_a_variable_names_the_cpu_or_one_card(cards, monkeypatch: pytest.MonkeyP
         ({"TERCET_DEVICE": "cuda:"}, "expected cpu, cuda or a card by number"),
         ({"TERCET_DEVICE": "cuda:2"}, "the cards here are numbered from 0 to 1"),
         ({"TERCET_DEVICE": "cuda:0", "LOCAL_WORLD_SIZE": "2"}, "2 ranks cannot share one card; say cuda"),
-        (
-            {"LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "3"},
-            r"3 ranks need as many cards, and there are 2; set placem",
-        ),
+        ({"LOCAL_RANK": "2", "LOCAL_WORLD_SIZE": "3"}, r"3 ranks need as many cards, and there are 2; set placem"),
     ],
 )
 def test_what_cannot_be_had_is_refused_in_words(cards, monkeypatch, environment, message) -> None:
@@ -98,7 +95,7 @@ class Asked(list[torch.device]):
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
-    """Stands for the function, and says CPU."""
+    """Stands in for the function and returns the CPU."""
     found = Asked(CPU)
     monkeypatch.setattr(place, "device", found)
     return found
@@ -136,20 +133,19 @@ def test_the_ranks_of_training_ask(asked: Asked) -> None:
     assert asked == [CPU]
 
 
-# Where weights are read, and whose word on the device counts there.
+# Where weights are read, and what decides on the device there.
 OPENERS = {
-    "models.folder": "reads; its callers move",
+    "models.hf_folder": "reads; its callers move",
     "models.generate": "place.device()",
     "models.embed": "place.device()",
     "train.export": "open_policy; the mesh of its stage moves it",
-    "train.reward": "the mesh",
+    "train.reward_model": "the mesh",
     "train.rl.actor_critic": "the mesh",
-    "models.engine": "vLLM has its own",
 }
 
 
 def test_nothing_else_opens_a_model_or_looks_for_a_card() -> None:
-    """A new place that reads weights belongs into the table, with who decides where they go."""
+    """A new place that reads weights belongs into the table, with what decides on their device."""
     opens, looks = set(), set()
     for file in SOURCE.rglob("*.py"):
         name = ".".join(file.relative_to(SOURCE).with_suffix("").parts)

@@ -33,7 +33,7 @@ def test_a_rate_is_flops_over_seconds_of_the_three_products():
     assert slowest <= rate.flops <= fastest
 
 
-def test_the_best_rate_is_remembered_because_neighbours_only_slow_a_machine_down(cache):
+def test_the_best_rate_is_remembered_because_other_processes_only_slow_a_machine_down(cache):
     for flops in (3e9, 7e9, 5e9):
         remember(Rate(flops, flops, flops, flops), SHAPES, torch.float32, CPU)
     (file,) = (cache / "yardstick").iterdir()

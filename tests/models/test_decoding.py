@@ -101,7 +101,7 @@ def test_a_step_never_waits_for_the_card(sharp_folder, monkeypatch, name):
     states = there._decode(there.encode(PROMPTS), SAMPLINGS[name], range(len(PROMPTS)))
     next(states).graphs.records = False
     try:
-        torch.cuda.set_sync_debug_mode("error")  # noqa: TID251  (how torch tells of waiting)
+        torch.cuda.set_sync_debug_mode("error")  # noqa: TID251  (torch then raises where it waits)
         assert len(list(states)) > 3
     finally:
         torch.cuda.set_sync_debug_mode("default")  # noqa: TID251

@@ -1,4 +1,4 @@
-"""Operations are counted as one counts them by hand, and as torch counts them while they run."""
+"""Operations are counted as one counts them by hand, and as torch counts them while they run; generators' accounts."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from tercet.models.flops import ModelSize, attended_pairs, forward_flops, model_size, training_flops
 from tercet.models.forest import Leaf, Tree, pack_forest
+from tercet.models.generate import LocalGenerator
 from tercet.models.lora import adapt
+from tercet.models.score import Question, score
 from tercet.recipe import LoraSpec
+from tercet.rows import Message, Sampling, speed_of
 
 
 def config(**changes) -> LlamaConfig:
@@ -31,7 +34,7 @@ def test_the_size_is_what_one_counts_by_hand(tied):
     assert size == ModelSize(linear=3 * (2 * 64 + 2 * 32 + 3 * 128), attention=3 * 2 * 4, head=88)
 
 
-def test_a_scorer_has_no_head_to_speak_of():
+def test_a_scorer_has_no_head():
     assert model_size(LlamaForSequenceClassification(config(num_labels=1))) == ModelSize(1728, 24, 0)
 
 
@@ -58,7 +61,7 @@ def test_adapters_count_and_what_they_adapt_is_frozen(tiny_folder):
 
     policy = open_policy(tiny_folder)
     plain = model_size(policy)
-    adapt(policy, LoraSpec(rank=4), torch.float32, 1)
+    adapt(policy, LoraSpec(r=4), torch.float32, 1)
     size = model_size(policy)
     added = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     assert size == ModelSize(plain.linear + added, plain.attention, plain.head, plain.linear, plain.head)
@@ -74,3 +77,55 @@ def test_torch_counts_the_same_while_a_model_runs():
     wanted = forward_flops(model_size(model), tokens, tokens * tokens, tokens)
     assert forward == wanted
     assert counter.get_total_flops() == 3 * wanted
+
+
+@pytest.fixture(scope="module")
+def generator(sharp_folder) -> LocalGenerator:
+    found = LocalGenerator.open(sharp_folder, "float32", rows=8)
+    found.chat.stops = set()  # every answer is as long as its budget
+    return found
+
+
+def test_a_prompt_is_counted_once_and_every_token_written(generator):
+    speed_of(generator)
+    prompt, samples, new = list(range(5, 25)), 3, 4
+    generator.write([prompt], Sampling(new, 1.0, n=samples))
+    size, length = generator.work.size, len(prompt)
+    wanted = forward_flops(size, length, length * (length + 1) / 2, samples)  # each sample draws from its logits
+    for step in range(1, new):
+        wanted += forward_flops(size, samples, samples * (length + step), samples)
+    assert generator.work.flops == wanted
+    assert generator.work.tokens == length + samples * (new - 1)
+
+
+def test_what_prompts_share_is_counted_once(generator):
+    speed_of(generator)
+    shared = [5 + i % 40 for i in range(70)]
+    prompts = [[*shared, 50, 51], [*shared, 60]]
+    generator.write(prompts, Sampling(1, 0.0))
+    assert generator.work.tokens == len(shared) + 2 + 1
+
+
+def test_options_are_counted_without_their_last_token(generator):
+    speed_of(generator)
+    context = list(range(5, 15))
+    list(score(generator.policy, [Question(context, [[20, 21], [22]])], 1000, generator.work))
+    size = generator.work.size
+    assert generator.work.tokens == len(context) + 1
+    pairs = len(context) * (len(context) + 1) / 2 + 1 + len(context)
+    assert generator.work.flops == forward_flops(size, len(context) + 1, pairs, 2)
+
+
+def test_an_account_is_empty_after_it_was_taken(generator):
+    generator.complete([[Message("user", "Hello")]], Sampling(3, 0.0))
+    found = speed_of(generator)
+    assert found["tokens_per_second"] > 0
+    assert found["efficiency"] > 0
+    assert speed_of(generator) == {}
+
+
+def test_what_keeps_no_account_has_no_metrics():
+    class Bare:
+        pass
+
+    assert speed_of(Bare()) == {}

@@ -146,7 +146,7 @@ def test_cutting_the_batch_differently_does_not_change_the_gradient(exact, cuts)
     assert furthest(gradient(cuts), gradient([[0, 1], [2, 3, 4]])) < 1e-9
 
 
-def test_a_branched_tree_is_its_paths_planted_alone(exact):
+def test_a_branched_tree_is_its_paths_packed_alone(exact):
     tree = some_trees()[0]
     alone = [Tree(tree.trunk, [leaf]) for leaf in tree.leaves]
     torch.testing.assert_close(exact(pack_forest([tree]))[0], exact(pack_forest(alone))[0], rtol=1e-10, atol=1e-10)
@@ -241,7 +241,7 @@ SMALL = {"vocab_size": 259, "hidden_size": 32, "num_hidden_layers": 2, "num_atte
 MORE = {"num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 64}
 
 
-def stranger(folder, tiny_folder, config, name: str):
+def other_architecture(folder, tiny_folder, config, name: str):
     """A folder with random weights of another architecture."""
     import shutil
 
@@ -258,19 +258,19 @@ def stranger(folder, tiny_folder, config, name: str):
 def test_an_architecture_with_attention_of_its_own_is_refused(tiny_folder, tmp_path):
     config = BloomConfig(vocab_size=259, hidden_size=32, n_layer=2, n_head=2)
     with pytest.raises(ForestError, match="attention"):
-        open_policy(stranger(tmp_path / "bloom", tiny_folder, config, "BloomForCausalLM"))
+        open_policy(other_architecture(tmp_path / "bloom", tiny_folder, config, "BloomForCausalLM"))
 
 
 def test_an_architecture_that_scales_its_logits_is_refused(tiny_folder, tmp_path):
     config = GraniteConfig(**SMALL, **MORE, logits_scaling=7.0)
     with pytest.raises(ForestError, match="changes logits after the output projection"):
-        open_policy(stranger(tmp_path / "granite", tiny_folder, config, "GraniteForCausalLM"))
+        open_policy(other_architecture(tmp_path / "granite", tiny_folder, config, "GraniteForCausalLM"))
 
 
 def test_a_sliding_window_is_refused(tiny_folder, tmp_path):
     config = MistralConfig(**SMALL, **MORE, sliding_window=16)
     with pytest.raises(ForestError, match="sliding_window"):
-        open_policy(stranger(tmp_path / "mistral", tiny_folder, config, "MistralForCausalLM"))
+        open_policy(other_architecture(tmp_path / "mistral", tiny_folder, config, "MistralForCausalLM"))
 
 
 def test_a_model_loaded_for_forests_cannot_be_called_without_one(policy):
@@ -306,7 +306,7 @@ def test_a_forest_is_the_plain_forward_of_a_real_model(smollm):
     torch.testing.assert_close(logps, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_the_padding_tokens_embedding_learns_like_any_other(sharp_folder):
+def test_the_padding_tokens_embedding_is_trained_like_any_other(sharp_folder):
     """Where the end token pads, transformers would keep its row still."""
     register()
     model = load_model(sharp_folder, torch.float32, attention=NAME)

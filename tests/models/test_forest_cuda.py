@@ -1,4 +1,4 @@
-"""What kernels on a card are told of a forest, and FlexAttention run on the CPU, against masks written out by hand."""
+"""The layout that kernels on a card read, and FlexAttention run on the CPU, against masks written out by hand."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ FORESTS = pytest.mark.parametrize(("seed", "multiple"), [(seed, m) for seed in r
 
 
 @FORESTS
-def test_the_mask_says_of_every_pair_what_the_layout_says(seed, multiple):
+def test_the_mask_agrees_with_the_layout_on_every_pair(seed, multiple):
     forest = some_forest(seed, multiple)
     size = len(forest.input_ids)
     found = create_mask(layout(forest).block_mask.mask_mod, None, None, size, size, device="cpu")

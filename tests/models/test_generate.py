@@ -1,4 +1,4 @@
-"""The generator writes what the model says: greedily as transformers does, by chance with the right chances."""
+"""The generator decodes greedily as transformers does, and samples with the model's own probabilities."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_with_seeds_of_their_own_prompts_draw_together_what_they_draw_alone(open
     assert len({one for group in ids[0] for one in group}) == 2 * len(ASKS)
 
 
-def test_another_seed_says_something_else(generator):
+def test_another_seed_gives_other_completions(generator):
     other = Sampling(16, temperature=1.0, n=3, seed=5)
     assert generator.complete(prompts(2), CHANCE) != generator.complete(prompts(2), other)
 
@@ -114,7 +114,7 @@ def test_its_log_probabilities_are_the_trainers(generator, sharp_folder, tempera
     torch.testing.assert_close(sampled, logps, rtol=1e-4, atol=1e-4)
 
 
-def test_it_says_why_it_stopped_and_keeps_the_end_token(generator):
+def test_it_reports_why_it_stopped_and_keeps_the_end_token(generator):
     many = generator.complete(prompts(), Sampling(60, temperature=3.0, n=8, seed=0))
     ended = [one for group in many for one in group if one.stop == "eos"]
     cut = [one for group in many for one in group if one.stop == "length"]
@@ -129,14 +129,14 @@ def test_it_says_why_it_stopped_and_keeps_the_end_token(generator):
 
 
 def test_it_reports_each_prompt_once_as_its_last_sample_ends(open_generator):
-    told: dict[int, int] = {}
+    reported: dict[int, int] = {}
 
     def done(prompt: int, group: list) -> None:
-        assert prompt not in told
-        told[prompt] = len(group)
+        assert prompt not in reported
+        reported[prompt] = len(group)
 
     found = open_generator(rows=4).complete(prompts(), CHANCE, done)
-    assert told == dict.fromkeys(range(len(ASKS)), 3)
+    assert reported == dict.fromkeys(range(len(ASKS)), 3)
     assert [len(group) for group in found] == [3] * len(ASKS)
 
 
@@ -179,7 +179,7 @@ def test_what_greedy_decoding_writes_is_called_greedy(generator):
         assert generator.likelihood(prompts(1), [[text]])[0][0].greedy
 
 
-def test_a_prompt_that_leaves_no_room_is_refused_with_the_numbers(generator):
+def test_a_prompt_too_long_for_the_context_is_refused_with_the_numbers(generator):
     with pytest.raises(GenerateError, match=r"max_new_tokens = 2040 exceeds the model's context of 2048; lower"):
         generator.complete(prompts(1), Sampling(2040))
 
@@ -213,7 +213,7 @@ def drawn(row: torch.Tensor, sampling: Sampling, count: int = 20_000) -> tuple[t
 
 
 @pytest.mark.parametrize("vocabulary", [5, 256, 300, 1000])
-def test_samples_come_as_often_as_their_probability_says(vocabulary):
+def test_tokens_are_sampled_as_often_as_their_probability(vocabulary):
     row, count = logits(vocabulary), 20_000
     tokens, logps = drawn(row, Sampling(1, temperature=0.8), count)
     probs = (row / 0.8).softmax(1)[0].double()

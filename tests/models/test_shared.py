@@ -132,7 +132,7 @@ def test_scores_are_those_of_each_text_alone(generator, plain, budget):
             assert one.num_tokens == len(option)
 
 
-def test_questions_of_one_kind_share_their_beginning_and_strangers_do_not():
+def test_questions_of_one_kind_share_their_beginning_and_unrelated_ones_do_not():
     same = [Question([1] * 100 + [i] * 9, [[3]]) for i in range(5, 9)]
     stranger = Question([2] * 50, [[3]])
     (batch,) = _batches([*same, stranger, *same], 10_000)

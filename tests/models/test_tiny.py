@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from tercet.models import tiny
-from tercet.models.hf_folder import load_model, load_tokenizer, model_digest, tokenizer_digest
+from tercet.models.hf_folder import load_model, load_tokenizer, model_digest
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -27,7 +27,7 @@ def test_the_same_seed_gives_the_same_bytes(tiny_folder, tmp_path):
 def test_another_seed_gives_other_weights_and_the_same_tokenizer(tiny_folder, tmp_path):
     tiny.build(tmp_path, seed=1)
     assert model_digest(tmp_path) != model_digest(tiny_folder)
-    assert tokenizer_digest(tmp_path) == tokenizer_digest(tiny_folder)
+    assert (tmp_path / "tokenizer.json").read_bytes() == (tiny_folder / "tokenizer.json").read_bytes()
 
 
 def test_it_has_the_promised_shape(tiny_folder):
@@ -44,7 +44,7 @@ def test_the_weights_file_is_what_safetensors_itself_would_write(tiny_folder, tm
     assert (tmp_path / "theirs").read_bytes() == (tiny_folder / "model.safetensors").read_bytes()
 
 
-def test_nothing_in_the_folder_says_where_it_was_made(tiny_folder):
+def test_no_file_of_the_folder_holds_its_path(tiny_folder):
     for name, data in contents(tiny_folder).items():
         assert str(tiny_folder).encode() not in data, name
         assert b"_name_or_path" not in data, name

@@ -134,16 +134,16 @@ def pair(number: int) -> Pair:
 
 
 @dataclass
-class Kitchen:
+class Workspace:
     """A store with the inputs of every training stage of `RECIPE`."""
 
     store: Store
     recipe_file: Path
 
-    def copy(self, folder: Path) -> Kitchen:
+    def copy(self, folder: Path) -> Workspace:
         """The same with a store of its own, as it is now."""
         shutil.copytree(self.store.root, folder)
-        return Kitchen(Store(folder), self.recipe_file)
+        return Workspace(Store(folder), self.recipe_file)
 
     def recipe(self, **changes: Any) -> Recipe:
         """The recipe; `sft={"batch": 4}` changes a stage, `placement={...}` the placement."""
@@ -153,7 +153,7 @@ class Kitchen:
             table.update(values)
         return Recipe.model_validate(document)
 
-    def cook(self, name: str, out: Path, **changes: Any) -> dict[str, float]:
+    def run_stage(self, name: str, out: Path, **changes: Any) -> dict[str, float]:
         """Run one stage in this process, its payload to `out` and everything else beside it; returns its metrics."""
         recipe = self.recipe(**changes)
         draft = out.with_name(out.name + ".draft")
@@ -169,30 +169,30 @@ class Kitchen:
             mirror={},
             open_model=lambda folder, dtype: None,
         )
-        room = __import__(recipe.spec(name).module, fromlist=["run"])
-        return room.run(recipe.spec(name), inputs, out, context)
+        module = __import__(recipe.spec(name).module, fromlist=["run"])
+        return module.run(recipe.spec(name), inputs, out, context)
 
 
 @pytest.fixture(scope="session")
-def pantry(tmp_path_factory: pytest.TempPathFactory) -> Kitchen:
-    """The store that every `kitchen` copies. Read-only."""
+def filled_workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The store that every `workspace` copies. Read-only."""
     from tercet.models import base_model, tiny
 
-    folder = tmp_path_factory.mktemp("pantry")
+    folder = tmp_path_factory.mktemp("workspace")
     (folder / "recipe.toml").write_text(RECIPE, encoding="utf-8")
-    found = Kitchen(Store(folder / "runs"), folder / "recipe.toml")
+    found = Workspace(Store(folder / "runs"), folder / "recipe.toml")
     nodes = pipeline.graph(found.recipe(), found.store)
 
     def base(out: Path) -> None:
         tiny.build(out, 3)
         base_model.finish(out)
 
-    makers: dict[str, Callable[[Path], None]] = {
+    inputs: dict[str, Callable[[Path], None]] = {
         "base": base,
         "sft-data": lambda out: write_table(out / "rows.parquet", [prepared(i) for i in range(24)]),
         "preference-data": lambda out: write_table(out / "pairs.parquet", [pair(i) for i in range(16)]),
     }
-    for name, make in makers.items():
+    for name, make in inputs.items():
         draft = found.store.draft(name, nodes[name].key)
         draft.open()
         make(draft.payload)
@@ -201,14 +201,14 @@ def pantry(tmp_path_factory: pytest.TempPathFactory) -> Kitchen:
 
 
 @pytest.fixture
-def kitchen(pantry: Kitchen, tmp_path: Path):
-    """A store of one's own with the inputs made."""
-    yield pantry.copy(tmp_path / "runs")
+def workspace(filled_workspace: Workspace, tmp_path: Path):
+    """A store of the test's own with the inputs made."""
+    yield filled_workspace.copy(tmp_path / "runs")
     subprocess.run(["chmod", "-R", "u+w", str(tmp_path)], check=True)
 
 
 @pytest.fixture
-def context(kitchen: Kitchen, tmp_path: Path):
+def context(workspace: Workspace, tmp_path: Path):
     """Make what a stage is run with, `context(name, **placement)`; its draft is `tmp_path / name`."""
 
     def context(name: str = "draft", **placement) -> Context:
@@ -216,7 +216,7 @@ def context(kitchen: Kitchen, tmp_path: Path):
         return Context(
             name="sft",
             seed=1,
-            recipe=kitchen.recipe(placement={"checkpoint_seconds": 1e9} | placement),
+            recipe=workspace.recipe(placement={"checkpoint_seconds": 1e9} | placement),
             work=tmp_path / name / "work",
             track=Tracker(tmp_path / name),
             mirror={},
@@ -232,7 +232,7 @@ class Launch:
 
     process: subprocess.Popen[bytes]
     draft: Path
-    said: Path  # what the pipeline wrote to the terminal
+    output: Path  # what the pipeline wrote to the terminal
 
     def progress(self) -> int:
         """The last step in metrics.jsonl."""
@@ -245,7 +245,7 @@ class Launch:
         return _descendants(self.process.pid)
 
     def kill(self) -> None:
-        """SIGKILL the stage's processes, then the pipeline: nobody gets to say goodbye."""
+        """SIGKILL the stage's processes, then the pipeline; none of them can clean up."""
         for pid in self.below():
             _kill(pid)
         _kill(self.process.pid)
@@ -279,18 +279,18 @@ def launch(tmp_path: Path):
     """Start a stage through the command line; what is still running at the end is killed."""
     started: list[Launch] = []
 
-    def launch(kitchen: Kitchen, stage: str, *sets: str) -> Launch:
+    def launch(workspace: Workspace, stage: str, *sets: str) -> Launch:
         from tercet.recipe import load
 
-        recipe = load(kitchen.recipe_file, sets)
-        key = pipeline.graph(recipe, kitchen.store)[stage].key
+        recipe = load(workspace.recipe_file, sets)
+        key = pipeline.graph(recipe, workspace.store)[stage].key
         options = [part for text in sets for part in ("--set", text)]
-        said = tmp_path / f"{stage}.txt"
-        command = [sys.executable, "-m", "tercet", "run", str(kitchen.recipe_file), "--only", stage]
-        command += ["--store", str(kitchen.store.root), *options]
-        with open(said, "ab") as log:
+        output = tmp_path / f"{stage}.txt"
+        command = [sys.executable, "-m", "tercet", "run", str(workspace.recipe_file), "--only", stage]
+        command += ["--store", str(workspace.store.root), *options]
+        with open(output, "ab") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        started.append(Launch(process, kitchen.store.draft(stage, key).path, said))
+        started.append(Launch(process, workspace.store.draft(stage, key).path, output))
         return started[-1]
 
     yield launch

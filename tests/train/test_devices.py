@@ -10,24 +10,18 @@ from tercet.kernels import native
 from tercet.models import fused
 from tercet.track import read_metrics
 
-STAGES = {
-    "sft": {"steps": 2},
-    "dpo": {"steps": 2},
-    "reward": {"steps": 2},
-    "rlvr": {"steps": 2},
-    "ppo": {"steps": 2},
-}
+STAGES = {"sft": {"steps": 2}, "dpo": {"steps": 2}, "reward": {"steps": 2}, "rlvr": {"rounds": 2}, "ppo": {"rounds": 2}}
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_learns_the_same_elsewhere(kitchen, tmp_path, monkeypatch, stage) -> None:
+def test_a_stage_learns_the_same_elsewhere(workspace, tmp_path, monkeypatch, stage) -> None:
     for module in (native, fused):  # elsewhere there are no compiled kernels, so here none either
         monkeypatch.setattr(module, "native", lambda: native.Native(None, "as elsewhere"))
-    kitchen.cook(stage, tmp_path / "here", **{stage: STAGES[stage]})
+    workspace.run_stage(stage, tmp_path / "here", **{stage: STAGES[stage]})
     asked: list[object] = []
     monkeypatch.setattr(place, "device", lambda: asked.append(DEVICE) or DEVICE)
     with elsewhere():
-        kitchen.cook(stage, tmp_path / "there", **{stage: STAGES[stage]})
+        workspace.run_stage(stage, tmp_path / "there", **{stage: STAGES[stage]})
     assert asked
     curves = [read_metrics(tmp_path / f"{name}.draft" / "metrics.jsonl") for name in ("here", "there")]
     for one, other in zip(*curves, strict=True):

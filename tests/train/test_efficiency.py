@@ -1,4 +1,4 @@
-"""Less memory, more speed, the same numbers: recomputed layers, masters on the host, compiled layers, optimisers."""
+"""Less memory, more speed, the same numbers: recomputed and compiled layers, weights on the host, optimisers."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_recomputed_layers_give_the_same_bits_and_keep_less(tiny_folder, adapter
     plain, other = open_policy(tiny_folder), open_policy(tiny_folder)
     if adapters:
         for policy in (plain, other):
-            adapt(policy, LoraSpec(rank=4), torch.float32, 1)
+            adapt(policy, LoraSpec(r=4), torch.float32, 1)
     layer_wrappers.recompute(other)
     mine, theirs = gradients(other), gradients(plain)
     assert mine.keys() == theirs.keys()
@@ -110,7 +110,7 @@ def state_of(folder, settings: SFTSpec, host: torch.device | None = None) -> Sta
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_masters_on_the_host_become_what_they_become_beside_the_model(tiny_folder, dtype):
+def test_master_weights_on_the_host_get_the_same_updates_as_beside_the_model(tiny_folder, dtype):
     beside, host = (state_of(tiny_folder, spec(dtype=dtype), place) for place in (None, CPU))
     for state in (beside, host):
         learn(state, range(4))
@@ -126,7 +126,7 @@ def test_masters_on_the_host_become_what_they_become_beside_the_model(tiny_folde
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.accelerator.is_available(), reason="no CUDA device")
-def test_on_a_card_masters_and_moments_stay_in_pinned_memory_of_the_host(tiny_folder):
+def test_on_a_gpu_master_weights_and_moments_stay_in_pinned_memory_of_the_host(tiny_folder):
     trainable = Trainable(open_policy(tiny_folder), torch.bfloat16, Mesh(device=torch.device("cuda")), host=CPU)
     settings = spec(dtype="bfloat16")
     state = State(trainable, make_optimizer(settings, trainable, {"": settings.learning_rate}))
@@ -229,7 +229,7 @@ def test_a_part_that_never_moved_has_no_state_after_a_restart_either(tiny_folder
     assert all(float(found["step"]) == 1.0 for found in steps.values())
 
 
-def test_moments_of_8_bits_need_a_card(tiny_folder):
+def test_moments_of_8_bits_need_a_gpu(tiny_folder):
     with pytest.raises(ValueError, match=r"keeps its moments on one GPU, and training runs on cpu; use optimizer"):
         state_of(tiny_folder, spec(optimizer="adamw8bit"))
 
@@ -270,12 +270,12 @@ def test_moments_of_8_bits_go_on_after_a_restart(tiny_folder, tmp_path):
         assert torch.equal(mine, theirs)
 
 
-def test_the_placement_of_a_stage_reaches_its_layers_and_changes_no_byte(kitchen, tmp_path):
+def test_the_placement_of_a_stage_reaches_its_layers_and_changes_no_byte(workspace, tmp_path):
     from tercet.store import payload_digest
 
-    for name, placement in (("plain", {}), ("thrifty", {"recompute": True, "offload": True})):
-        kitchen.cook("sft", tmp_path / name, sft={"epochs": 1}, placement=placement)
-    assert payload_digest(tmp_path / "plain") == payload_digest(tmp_path / "thrifty")
+    for name, placement in (("plain", {}), ("frugal", {"recompute": True, "offload": True})):
+        workspace.run_stage("sft", tmp_path / name, sft={"num_epochs": 1}, placement=placement)
+    assert payload_digest(tmp_path / "plain") == payload_digest(tmp_path / "frugal")
 
 
 @pytest.mark.gpu

@@ -34,27 +34,27 @@ def exports(draft: Path) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", TOTAL)
-def test_killed_at_ten_random_moments_and_at_its_export_it_ends_in_the_same_bytes(kitchen, launch, tmp_path, stage):
+def test_killed_at_ten_random_moments_and_at_its_export_it_ends_in_the_same_bytes(workspace, launch, tmp_path, stage):
     chance = random.Random(f"{stage} 2")
     moments = sorted(chance.sample(range(3, TOTAL[stage] - 2), KILLS))  # after the first checkpoint
     for moment in moments:
-        running = launch(kitchen, stage)
+        running = launch(workspace, stage)
         assert wait(running, lambda running=running, moment=moment: running.progress() >= moment), "ended too early"
         time.sleep(chance.uniform(0.0, 0.04))
         assert running.process.poll() is None, "ended too early"
         running.kill()
-        assert kitchen.store.find(stage, running.draft.name.rpartition("-")[2]) is None
-    running = launch(kitchen, stage)
+        assert workspace.store.find(stage, running.draft.name.rpartition("-")[2]) is None
+    running = launch(workspace, stage)
     if wait(running, lambda: exports(running.draft)):
         running.kill()
-    last = launch(kitchen, stage)
+    last = launch(workspace, stage)
     assert last.process.wait(timeout=120) == 0
 
-    finished = kitchen.store.open(stage)
+    finished = workspace.store.open(stage)
     assert not running.draft.exists()
     lines = (finished.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     steps = [json.loads(line)["step"] for line in lines]
     assert steps.count(1) == 1, "it began again instead of continuing"
     assert set(steps) == set(range(1, TOTAL[stage] + 1))
-    kitchen.cook(stage, tmp_path / "whole")
+    workspace.run_stage(stage, tmp_path / "whole")
     assert finished.record["digest"] == payload_digest(finished.payload) == payload_digest(tmp_path / "whole")

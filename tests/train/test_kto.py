@@ -19,20 +19,20 @@ from tercet.train.batch import chosen_rows
 from tercet.train.checks import CheckError
 from tercet.train.kto import check_pairs, mismatched
 
-SETTINGS = {"loss": "kto", "beta": 0.1, "dtype": "float32", "warmup": 0.0, "schedule": "constant", "eps": 1e-4}
-SEED = 5  # of the kitchen's recipe
+SETTINGS = {"loss": "kto", "beta": 0.1, "dtype": "float32", "warmup_ratio": 0.0, "schedule": "constant", "eps": 1e-4}
+SEED = 5  # of the workspace's recipe
 
 
 @pytest.fixture
-def cook(kitchen, tmp_path):
+def run_stage(workspace, tmp_path):
     """Run the dpo stage with kto into `tmp_path/NAME`, a checkpoint after every step; returns payload and curve."""
 
-    def cook(name: str = "out", micro_tokens: int = 256, **settings):
+    def run_stage(name: str = "out", micro_tokens: int = 256, **settings):
         out = tmp_path / name
-        kitchen.cook("dpo", out, dpo={**SETTINGS, **settings}, placement={"micro_tokens": micro_tokens})
+        workspace.run_stage("dpo", out, dpo={**SETTINGS, **settings}, placement={"micro_tokens": micro_tokens})
         return out, read_metrics(out.with_name(out.name + ".draft") / "metrics.jsonl")
 
-    return cook
+    return run_stage
 
 
 def tree(number: int) -> Tree:
@@ -60,13 +60,13 @@ def test_a_pair_that_is_alone_in_its_step_is_refused_where_the_run_would_meet_it
             check_pairs(pairs, batch, total)
 
 
-def test_the_stage_refuses_batches_of_one(cook):
+def test_the_stage_refuses_batches_of_one(run_stage):
     with pytest.raises(CheckError, match="choose another batch"):
-        cook(batch=1)
+        run_stage(batch=1)
 
 
-def test_kto_starts_at_half_with_a_kl_of_nothing_and_tells_the_answers_apart(cook):
-    _, curve = cook(num_epochs=4, beta=0.5, learning_rate=3e-3)
+def test_kto_starts_at_half_with_a_kl_of_nothing_and_tells_the_answers_apart(run_stage):
+    _, curve = run_stage(num_epochs=4, beta=0.5, learning_rate=3e-3)
     assert curve[0]["loss"] == pytest.approx(0.5, abs=1e-5)
     assert curve[0]["kl"] == pytest.approx(0.0, abs=1e-5)
     assert curve[-1]["loss"] < 0.45
@@ -75,15 +75,15 @@ def test_kto_starts_at_half_with_a_kl_of_nothing_and_tells_the_answers_apart(coo
     assert all(line["kl"] >= 0.0 for line in curve)
 
 
-def test_weights_of_the_two_kinds_scale_the_first_loss(cook):
-    _, curve = cook(steps=1, desirable_weight=3.0, undesirable_weight=0.5)
+def test_weights_of_the_two_kinds_scale_the_first_loss(run_stage):
+    _, curve = run_stage(steps=1, desirable_weight=3.0, undesirable_weight=0.5)
     assert curve[0]["loss"] == pytest.approx((3.0 + 0.5) / 4, abs=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{}, {"polyak": 0.5, "polyak_every": 2}], ids=["table", "moving reference"])
-def test_how_a_step_is_cut_changes_nothing(cook, settings):
-    whole, curve = cook("whole", 100_000, num_epochs=2, learning_rate=3e-3, **settings)
-    cut, again = cook("cut", 32, num_epochs=2, learning_rate=3e-3, **settings)
+def test_how_a_step_is_cut_changes_nothing(run_stage, settings):
+    whole, curve = run_stage("whole", 100_000, num_epochs=2, learning_rate=3e-3, **settings)
+    cut, again = run_stage("cut", 32, num_epochs=2, learning_rate=3e-3, **settings)
     assert any(line["kl"] > 1e-3 for line in curve)
     for one, other in zip(curve, again, strict=True):
         for name in ("loss", "kl", "margin", "grad_norm"):
@@ -93,9 +93,9 @@ def test_how_a_step_is_cut_changes_nothing(cook, settings):
         torch.testing.assert_close(weights[1][name], weight, rtol=1e-4, atol=1e-5)
 
 
-def test_a_live_reference_that_has_not_moved_yet_gives_the_tables_kl(cook):
-    _, known = cook("known", steps=5, learning_rate=3e-3)
-    _, live = cook("live", steps=5, learning_rate=3e-3, polyak=0.5, polyak_every=100)
+def test_a_live_reference_that_has_not_moved_yet_gives_the_tables_kl(run_stage):
+    _, known = run_stage("known", steps=5, learning_rate=3e-3)
+    _, live = run_stage("live", steps=5, learning_rate=3e-3, polyak=0.5, polyak_every=100)
     assert known[-1]["kl"] > 1e-3
     for one, other in zip(known, live, strict=True):
         assert other["loss"] == pytest.approx(one["loss"], abs=1e-6)
@@ -110,20 +110,20 @@ def logp(model, chat: Chat, prompt, answer: str) -> float:
     return float(logits.log_softmax(1).gather(1, torch.tensor(ids)[:, None]).sum())
 
 
-def test_the_losses_are_the_papers_formula_on_the_log_probabilities_of_transformers(cook, kitchen):
-    out, _ = cook("one", steps=1, learning_rate=3e-3)
-    _, curve = cook("two", steps=2, learning_rate=3e-3)
-    base = kitchen.store.open("base").payload
+def test_the_losses_are_the_papers_formula_on_the_log_probabilities_of_transformers(run_stage, workspace):
+    out, _ = run_stage("one", steps=1, learning_rate=3e-3)
+    _, curve = run_stage("two", steps=2, learning_rate=3e-3)
+    base = workspace.store.open("base").payload
     pi, ref = (load_model(folder, torch.float32, attention="sdpa") for folder in (out, base))
     chat = Chat(load_tokenizer(base))
-    pairs = read_pairs(kitchen.store.open("preference-data").payload / "pairs.parquet")
+    pairs = read_pairs(workspace.store.open("preference-data").payload / "pairs.parquet")
     step = [pairs[i] for i in chosen_rows(1, len(pairs), 4, SEED)]
 
     def ratio(prompt: tuple[Message, ...], answer: str) -> float:
         return logp(pi, chat, prompt, answer) - logp(ref, chat, prompt, answer)
 
-    strangers = [ratio(a.prompt, b.chosen[-1].content) for a, b in zip(step, [*step[1:], step[0]], strict=True)]
-    kl = max(0.0, sum(strangers) / len(strangers))
+    others = [ratio(a.prompt, b.chosen[-1].content) for a, b in zip(step, [*step[1:], step[0]], strict=True)]
+    kl = max(0.0, sum(others) / len(others))
     assert curve[1]["kl"] == pytest.approx(kl, abs=1e-4)
     signed = [beta * (ratio(p.prompt, side[-1].content) - kl) for p in step for beta, side in sides(p)]
     losses = [1 - float(torch.tensor(x, dtype=torch.float64).sigmoid()) for x in signed]
@@ -135,24 +135,24 @@ def sides(pair):
     return (0.1, pair.chosen), (-0.1, pair.rejected)
 
 
-def test_a_run_that_continues_ends_in_the_same_bytes_and_reads_its_table(cook, tmp_path):
-    whole, _ = cook("whole", num_epochs=2)
+def test_a_run_that_continues_ends_in_the_same_bytes_and_reads_its_table(run_stage, tmp_path):
+    whole, _ = run_stage("whole", num_epochs=2)
     shutil.copytree(tmp_path / "whole.draft" / "work", tmp_path / "later.draft" / "work")
     shutil.copytree(whole / "tercet", tmp_path / "later" / "tercet")
-    later, curve = cook("later", num_epochs=2)
+    later, curve = run_stage("later", num_epochs=2)
     assert [line["step"] for line in curve] == [8]
     assert payload_digest(later) == payload_digest(whole)
     table = read_table(whole / "tercet" / "mismatched.parquet")
     assert [row["step"] for row in table] == [step for step in range(8) for _ in range(4)]
 
 
-def test_two_ranks_have_one_ranks_kl_losses_and_weights(kitchen, launch, cook, tmp_path):
-    settings = {**SETTINGS, "epochs": 2, "learning_rate": 3e-3, "polyak": 0.5, "polyak_every": 3}
+def test_two_ranks_have_one_ranks_kl_losses_and_weights(workspace, launch, run_stage, tmp_path):
+    settings = {**SETTINGS, "num_epochs": 2, "learning_rate": 3e-3, "polyak": 0.5, "polyak_every": 3}
     sets = [f"stage.dpo.{key}={json.dumps(value)}" for key, value in settings.items()]
-    running = launch(kitchen, "dpo", "placement.ranks=2", "placement.threads=1", *sets)
-    assert running.process.wait(timeout=240) == 0, running.said.read_text(encoding="utf-8")
-    two = kitchen.store.open("dpo")
-    one, mine = cook("one", **settings)
+    running = launch(workspace, "dpo", "placement.ranks=2", "placement.threads=1", *sets)
+    assert running.process.wait(timeout=240) == 0, running.output.read_text(encoding="utf-8")
+    two = workspace.store.open("dpo")
+    one, mine = run_stage("one", **settings)
     theirs = read_metrics(two.path / "metrics.jsonl")
     for ours, other in zip(mine, theirs, strict=True):
         assert other["loss"] == pytest.approx(ours["loss"], rel=1e-4, abs=1e-5)

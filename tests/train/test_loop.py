@@ -1,4 +1,4 @@
-"""The one loop: schedule, masters, one division, what it refuses, and where it continues."""
+"""The one loop: schedule, master weights, one division, what it refuses, and where it continues."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def spec(**changes) -> SFTSpec:
 @pytest.mark.parametrize(
     ("settings", "wanted"),
     [
-        ({"schedule": "linear", "warmup": 0.2}, [1 / 2, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]),
-        ({"schedule": "linear", "warmup": 0.0}, [1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]),
-        ({"schedule": "linear", "warmup": 0.03}, [1, 1, 8 / 9, 7 / 9, 6 / 9, 5 / 9, 4 / 9, 3 / 9, 2 / 9, 1 / 9]),
-        ({"schedule": "constant", "warmup": 0.4}, [1 / 4, 2 / 4, 3 / 4, 1, 1, 1, 1, 1, 1, 1]),
+        ({"schedule": "linear", "warmup_ratio": 0.2}, [1 / 2, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]),
+        ({"schedule": "linear", "warmup_ratio": 0.0}, [1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]),
+        ({"schedule": "linear", "warmup_ratio": 0.03}, [1, 1, 8 / 9, 7 / 9, 6 / 9, 5 / 9, 4 / 9, 3 / 9, 2 / 9, 1 / 9]),
+        ({"schedule": "constant", "warmup_ratio": 0.4}, [1 / 4, 2 / 4, 3 / 4, 1, 1, 1, 1, 1, 1, 1]),
         (
-            {"schedule": "cosine", "warmup": 0.2},
+            {"schedule": "cosine", "warmup_ratio": 0.2},
             [1 / 2, 1, *(0.5 + 0.5 * math.cos(math.pi * place / 8) for place in range(8))],
         ),
     ],
@@ -85,8 +85,8 @@ def steps(budget: int) -> list[Step]:
 
 
 def descend(folder, ctx, budget: int, reduction: str = "token_mean", **changes):
-    """One step of plain gradient descent with rate 1; returns the change of every master."""
-    flat = spec(**{"learning_rate": 1.0, "schedule": "constant", "warmup": 0.0, "clip": 1e9} | changes)
+    """One step of plain gradient descent with rate 1; returns the change of every master weight."""
+    flat = spec(**{"learning_rate": 1.0, "schedule": "constant", "warmup_ratio": 0.0, "max_grad_norm": 1e9} | changes)
     state = start(open_policy(folder), flat, Mesh(), ctx)
     state.optimizer = torch.optim.SGD(state.trainable.masters, lr=1.0)
     before = [master.detach().clone() for master in state.trainable.masters]
@@ -128,26 +128,28 @@ def test_gradients_computed_in_bf16_add_up_in_fp32(tiny_folder, context):
 def test_the_gradient_is_clipped_to_its_norm_and_the_norm_before_is_logged(tiny_folder, context, tmp_path):
     ctx = context()
     norms = [
-        float(torch.cat([d.flatten() for d in descend(tiny_folder, c, 4096, clip=clip).values()]).norm())
+        float(torch.cat([d.flatten() for d in descend(tiny_folder, c, 4096, max_grad_norm=clip).values()]).norm())
         for c, clip in ((ctx, 0.01), (context("free"), 1e9))
     ]
     assert norms[0] == pytest.approx(0.01, rel=1e-3)
     assert read_metrics(tmp_path / "draft" / "metrics.jsonl")[0]["grad_norm"] == pytest.approx(norms[1], rel=1e-3)
 
 
-def test_micro_batches_do_not_change_what_is_learnt(kitchen, tmp_path):
-    settings = {"dtype": "float32", "epochs": 2, "eps": 1e-4}
+def test_micro_batches_do_not_change_what_is_learnt(workspace, tmp_path):
+    settings = {"dtype": "float32", "num_epochs": 2, "eps": 1e-4}
     found = []
     for budget in (100, 5000):
         out = tmp_path / str(budget)
-        kitchen.cook("sft", out, sft=settings, placement={"micro_tokens": budget, "checkpoint_seconds": 1e9})
+        workspace.run_stage("sft", out, sft=settings, placement={"micro_tokens": budget, "checkpoint_seconds": 1e9})
         found.append(load_file(out / "model.safetensors"))
     assert distance(*found) < 1e-6
 
 
-def test_a_step_too_small_for_bf16_still_changes_the_stored_weights(kitchen, tmp_path):
-    kitchen.cook("sft", tmp_path / "out", sft={"learning_rate": 1e-7, "steps": 1, "warmup": 0.0, "dtype": "bfloat16"})
-    before = load_file(kitchen.store.open("base").payload / "model.safetensors")
+def test_a_step_too_small_for_bf16_still_changes_the_stored_weights(workspace, tmp_path):
+    workspace.run_stage(
+        "sft", tmp_path / "out", sft={"learning_rate": 1e-7, "steps": 1, "warmup_ratio": 0.0, "dtype": "bfloat16"}
+    )
+    before = load_file(workspace.store.open("base").payload / "model.safetensors")
     after = load_file(tmp_path / "out" / "model.safetensors")
     for name, weight in before.items():
         change = (after[name] - weight).abs().max()
@@ -157,13 +159,13 @@ def test_a_step_too_small_for_bf16_still_changes_the_stored_weights(kitchen, tmp
     assert all(weight.dtype == torch.float32 for weight in after.values())
 
 
-def test_a_loss_that_is_not_a_number_stops_at_its_step(kitchen, tmp_path):
+def test_a_loss_that_is_not_a_number_stops_at_its_step(workspace, tmp_path):
     with pytest.raises(TrainingError, match=r"at step 2; .*[Ll]ower learning_rate"):
-        kitchen.cook("sft", tmp_path / "out", sft={"learning_rate": 1e30, "warmup": 0.0})
+        workspace.run_stage("sft", tmp_path / "out", sft={"learning_rate": 1e30, "warmup_ratio": 0.0})
     assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
-def test_metrics_say_what_was_computed(tiny_folder, context, tmp_path):
+def test_metrics_count_what_was_computed(tiny_folder, context, tmp_path):
     descend(tiny_folder, context(), budget=64)
     (line,) = read_metrics(tmp_path / "draft" / "metrics.jsonl")
     assert line["tokens"] == sum(tree.num_tokens for tree in trees())
@@ -172,7 +174,7 @@ def test_metrics_say_what_was_computed(tiny_folder, context, tmp_path):
     assert {"grad_norm", "lr", "tokens_per_second", "seconds", "memory_gb"} <= line.keys()
 
 
-def test_every_step_tells_its_efficiency_against_the_machines_own_products(tiny_folder, context, tmp_path):
+def test_every_step_logs_its_efficiency_against_the_machines_own_products(tiny_folder, context, tmp_path):
     descend(tiny_folder, context(), budget=64)
     policy = open_policy(tiny_folder)
     rate = yardstick(linear_shapes(policy), getattr(torch, spec().precision), torch.device("cpu"))

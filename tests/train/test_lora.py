@@ -28,7 +28,7 @@ from tercet.train.loop import Loop, State, fit, start
 from tercet.train.reward_model import open_scorer
 from tercet.train.sft import sft_loss
 
-LORA = {"rank": 4, "alpha": 8.0}
+LORA = {"r": 4, "alpha": 8.0}
 
 
 def spec(**changes) -> SFTSpec:
@@ -37,10 +37,10 @@ def spec(**changes) -> SFTSpec:
 
 
 @pytest.fixture
-def context(kitchen, tmp_path):
+def context(workspace, tmp_path):
     def context(name: str = "draft", **placement) -> Context:
         (tmp_path / name / "work").mkdir(parents=True, exist_ok=True)
-        recipe = kitchen.recipe(placement={"checkpoint_seconds": 1e9} | placement)
+        recipe = workspace.recipe(placement={"checkpoint_seconds": 1e9} | placement)
         work, track = tmp_path / name / "work", Tracker(tmp_path / name)
         return Context("sft", 1, recipe, work, track, {}, lambda folder, dtype: None)
 
@@ -115,14 +115,14 @@ def test_adapters_follow_from_the_seed_and_change_nothing_at_first(tiny_folder):
 
 
 def test_targets_are_the_layers_that_get_adapters(tiny_folder, context):
-    state = trained(tiny_folder, context(), spec(lora={**LORA, "targets": ["q_proj", "v_proj"]}), 1)
+    state = trained(tiny_folder, context(), spec(lora={**LORA, "target_modules": ["q_proj", "v_proj"]}), 1)
     kinds = {name.split(".lora_")[0].rpartition(".")[2] for name in state.trainable.names}
     assert kinds == {"q_proj", "v_proj"}
 
 
 def test_a_layer_that_is_not_there_is_named_with_those_that_are(tiny_folder, context):
-    wrong = spec(lora={**LORA, "targets": ["c_attn"]})
-    with pytest.raises(LoraError, match="no linear layer c_attn below its head; it has down_proj, gate_proj, k_proj"):
+    wrong = spec(lora={**LORA, "target_modules": ["c_attn"]})
+    with pytest.raises(LoraError, match="no linear layer c_attn below its head; (it )?has down_proj, gate_proj, k_proj"):
         start(open_policy(tiny_folder), wrong, Mesh(), context())
 
 
@@ -148,7 +148,7 @@ def test_a_policy_and_a_critic_side_by_side_have_adapters_each_and_the_critics_h
     both = torch.nn.Module()
     both.policy, both.critic = open_policy(tiny_folder), open_scorer(tiny_folder, 256, 3)
     head = both.critic.model.score.weight.detach().clone()
-    trainable = Trainable(both, dtype, Mesh(), merge=adapt(both, LoraSpec(rank=2), dtype, 1))
+    trainable = Trainable(both, dtype, Mesh(), merge=adapt(both, LoraSpec(r=2), dtype, 1))
     assert len(trainable.part("policy.")) == 28
     assert len(trainable.part("critic.")) == 29
     base = load_file(tiny_folder / "model.safetensors")
@@ -173,38 +173,40 @@ def test_a_restored_state_goes_on_as_if_nothing_had_happened(tiny_folder, contex
         assert torch.equal(mine, theirs)
 
 
-ENOUGH = {"lora": LORA, "learning_rate": 1e-2, "epochs": 3}
+ENOUGH = {"lora": LORA, "learning_rate": 1e-2, "num_epochs": 3}
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo", "reward"])
-def test_a_stage_learns_with_adapters_and_leaves_a_plain_folder_the_same_twice(kitchen, tmp_path, stage):
+def test_a_stage_learns_with_adapters_and_leaves_a_plain_folder_the_same_twice(workspace, tmp_path, stage):
     for name in ("one", "two"):
-        kitchen.cook(stage, tmp_path / name, **{stage: ENOUGH})
+        workspace.run_stage(stage, tmp_path / name, **{stage: ENOUGH})
     curve = read_metrics(tmp_path / "one.draft" / "metrics.jsonl")
     assert curve[-1]["loss"] < 0.95 * curve[0]["loss"]
     assert payload_digest(tmp_path / "one") == payload_digest(tmp_path / "two")
     found = load_file(tmp_path / "one" / "model.safetensors")
-    base = load_file(kitchen.store.open("base").payload / "model.safetensors")
+    base = load_file(workspace.store.open("base").payload / "model.safetensors")
     assert found.keys() - base.keys() == ({"score.weight"} if stage == "reward" else set())
 
 
-def test_rlvr_writes_and_learns_with_adapters(kitchen, tmp_path):
-    kitchen.cook("rlvr", tmp_path / "out", rlvr={"lora": LORA, "learning_rate": 1e-2, "steps": 3, "kl_beta": 0.1})
+def test_rlvr_writes_and_learns_with_adapters(workspace, tmp_path):
+    workspace.run_stage(
+        "rlvr", tmp_path / "out", rlvr={"lora": LORA, "learning_rate": 1e-2, "rounds": 3, "kl_beta": 0.1}
+    )
     rows = read_table(tmp_path / "out" / "tercet" / "rollouts.parquet")
     assert len({row["text"] for row in rows}) > 1
     curve = read_metrics(tmp_path / "out.draft" / "metrics.jsonl")
     assert curve[0]["kl"] == pytest.approx(0.0, abs=1e-6), "adapters begin at the reference"
     assert curve[-1]["kl"] > 1e-4
     base, found = (
-        load_file(folder / "model.safetensors") for folder in (kitchen.store.open("base").payload, tmp_path / "out")
+        load_file(folder / "model.safetensors") for folder in (workspace.store.open("base").payload, tmp_path / "out")
     )
     assert base.keys() == found.keys()
 
 
 @pytest.mark.slow
-def test_killed_and_run_again_it_ends_in_the_bytes_of_a_run_nobody_disturbed(kitchen, launch, tmp_path):
-    sets = ("stage.sft.lora={rank=4,alpha=8.0}", "stage.sft.learning_rate=1e-2")
-    running = launch(kitchen, "sft", *sets)
+def test_killed_and_run_again_it_ends_in_the_bytes_of_a_run_nobody_disturbed(workspace, launch, tmp_path):
+    sets = ("stage.sft.lora={r=4,alpha=8.0}", "stage.sft.learning_rate=1e-2")
+    running = launch(workspace, "sft", *sets)
     deadline = time.monotonic() + 120
     while running.progress() < 6:
         assert time.monotonic() < deadline
@@ -212,20 +214,20 @@ def test_killed_and_run_again_it_ends_in_the_bytes_of_a_run_nobody_disturbed(kit
         time.sleep(0.002)
     running.kill()
     assert list((running.draft / "work" / "checkpoints").glob("step-*"))
-    assert launch(kitchen, "sft", *sets).process.wait(timeout=120) == 0
-    kitchen.cook("sft", tmp_path / "whole", sft={"lora": LORA, "learning_rate": 1e-2})
-    assert kitchen.store.open("sft").record["digest"] == payload_digest(tmp_path / "whole")
+    assert launch(workspace, "sft", *sets).process.wait(timeout=120) == 0
+    workspace.run_stage("sft", tmp_path / "whole", sft={"lora": LORA, "learning_rate": 1e-2})
+    assert workspace.store.open("sft").record["digest"] == payload_digest(tmp_path / "whole")
 
 
-def test_two_ranks_train_the_adapters_that_one_rank_trains(kitchen, launch, tmp_path):
-    changes = {"lora": LORA, "dtype": "float32", "epochs": 2, "learning_rate": 1e-2, "eps": 1e-4}
-    sets = ["placement.ranks=2", "placement.threads=1", "stage.sft.lora={rank=4,alpha=8.0}"]
+def test_two_ranks_train_the_adapters_that_one_rank_trains(workspace, launch, tmp_path):
+    changes = {"lora": LORA, "dtype": "float32", "num_epochs": 2, "learning_rate": 1e-2, "eps": 1e-4}
+    sets = ["placement.ranks=2", "placement.threads=1", "stage.sft.lora={r=4,alpha=8.0}"]
     sets += [f"stage.sft.{key}={json.dumps(value)}" for key, value in changes.items() if key != "lora"]
-    running = launch(kitchen, "sft", *sets)
-    assert running.process.wait(timeout=240) == 0, running.said.read_text(encoding="utf-8")
-    kitchen.cook("sft", tmp_path / "one", sft=changes)
+    running = launch(workspace, "sft", *sets)
+    assert running.process.wait(timeout=240) == 0, running.output.read_text(encoding="utf-8")
+    workspace.run_stage("sft", tmp_path / "one", sft=changes)
     alone, shared = (
-        load_file(folder / "model.safetensors") for folder in (tmp_path / "one", kitchen.store.open("sft").payload)
+        load_file(folder / "model.safetensors") for folder in (tmp_path / "one", workspace.store.open("sft").payload)
     )
     assert alone.keys() == shared.keys()
     for name, weight in alone.items():

@@ -44,7 +44,7 @@ def test_they_are_made_by_another_thread_and_never_more_than_a_few_ahead():
 
     for number in in_thread(items(), 2):
         time.sleep(0.005)
-        assert len(made) <= number + 1 + 2 + 1  # the one taken, those that wait, the one in the maker's hand
+        assert len(made) <= number + 1 + 2 + 1  # the one taken, those that wait, the one being made
 
 
 def test_what_goes_wrong_is_raised_after_the_items_before_it():
@@ -75,7 +75,7 @@ def trees() -> list[Tree]:
     return [Tree([1, 2, 3], [Leaf([4] * length, [True] * length)]) for length in (5, 90, 30)]
 
 
-def test_on_a_processor_steps_are_built_when_they_are_asked_for():
+def test_on_a_cpu_steps_are_built_when_they_are_asked_for():
     asked: list[Mesh] = []
 
     def make(mesh: Mesh):
@@ -101,7 +101,7 @@ def test_a_batch_moves_with_everything_it_carries():
     assert (moved.forest.segments, moved.num_tokens) == (batch.forest.segments, batch.num_tokens)
 
 
-def test_built_on_the_host_for_a_card_they_have_the_cards_lengths():
+def test_built_on_the_host_for_a_gpu_they_have_the_gpus_lengths():
     multiple = filling(torch.device("cuda"))
     assert multiple == BLOCK == 128
     made = batches(trees(), 64, Mesh(), multiple=multiple)
@@ -110,7 +110,7 @@ def test_built_on_the_host_for_a_card_they_have_the_cards_lengths():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.accelerator.is_available(), reason="no CUDA device")
-def test_on_a_card_they_arrive_as_they_were_built():
+def test_on_a_gpu_they_arrive_as_they_were_built():
     def make(mesh: Mesh):
         for _ in range(5):
             yield Step(batches(trees(), 64, mesh, multiple=BLOCK), {"known": 1.0})

@@ -32,8 +32,8 @@ EXCHANGES = st.lists(st.tuples(CONTENT, CONTENT), min_size=1, max_size=3)
 
 
 def turns(exchanges: list[tuple[str, str]], system: str | None = None) -> tuple[Message, ...]:
-    said = [part for ask, answer in exchanges for part in (Message("user", ask), Message("assistant", answer))]
-    return tuple(said if system is None else [Message("system", system), *said])
+    parts = [part for ask, answer in exchanges for part in (Message("user", ask), Message("assistant", answer))]
+    return tuple(parts if system is None else [Message("system", system), *parts])
 
 
 def by_hand(chat: Chat, messages: tuple[Message, ...]) -> tuple[list[int], list[bool]]:
@@ -77,7 +77,7 @@ def chat(tiny_folder) -> Chat:
 def test_many_at_once_are_encoded_as_one_by_one_and_as_by_hand(tiny_chat, talks, threads):
     rows = [turns(*talk) for talk in talks]
     found = list(tiny_chat.encode_all(((i, row, f"row {i}") for i, row in enumerate(rows)), threads))
-    assert [mark for mark, _ in found] == list(range(len(rows)))
+    assert [key for key, _ in found] == list(range(len(rows)))
     assert [one for _, one in found] == [tiny_chat.encode(row) for row in rows]
     assert [(one.token_ids, one.mask) for _, one in found] == [by_hand(tiny_chat, row) for row in rows]
 
@@ -235,13 +235,13 @@ def test_the_length_policy_is_that_of_trees_taken_one_by_one(tmp_path, trees, mo
     assert [tree.num_tokens for tree in found[::-1]] == [tree.num_tokens for tree in expected[::-1]]
 
 
-def test_two_ranks_and_the_stage_after_them_share_one_file(kitchen, launch):
-    running = launch(kitchen, "sft", "placement.ranks=2", "placement.threads=1", "stage.sft.steps=1")
-    assert running.process.wait(timeout=240) == 0, running.said.read_text(encoding="utf-8")
-    (name,) = kept(kitchen.store.root)
-    file = kitchen.store.root / ".cache" / "tokens" / name
+def test_two_ranks_and_the_stage_after_them_share_one_file(workspace, launch):
+    running = launch(workspace, "sft", "placement.ranks=2", "placement.threads=1", "stage.sft.steps=1")
+    assert running.process.wait(timeout=240) == 0, running.output.read_text(encoding="utf-8")
+    (name,) = kept(workspace.store.root)
+    file = workspace.store.root / ".cache" / "tokens" / name
     made = file.stat().st_mtime_ns
-    kitchen.cook("sft", kitchen.store.root / "again", sft={"steps": 2})
-    assert (kept(kitchen.store.root), file.stat().st_mtime_ns) == ([name], made)
-    lines = (kitchen.store.root / "again.draft" / "metrics.jsonl").read_text().splitlines()
+    workspace.run_stage("sft", workspace.store.root / "again", sft={"steps": 2})
+    assert (kept(workspace.store.root), file.stat().st_mtime_ns) == ([name], made)
+    lines = (workspace.store.root / "again.draft" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]

@@ -19,18 +19,18 @@ from tercet.track import read_metrics
 TWO = ("placement.ranks=2", "placement.threads=1")
 
 
-def finish(launch, kitchen, stage: str, *sets: str):
-    running = launch(kitchen, stage, *sets)
+def finish(launch, workspace, stage: str, *sets: str):
+    running = launch(workspace, stage, *sets)
     code = running.process.wait(timeout=240)
-    assert code == 0, running.said.read_text(encoding="utf-8")
-    return kitchen.store.open(stage)
+    assert code == 0, running.output.read_text(encoding="utf-8")
+    return workspace.store.open(stage)
 
 
-def compare(kitchen, launch, tmp_path, stage: str, changes: dict[str, object]):
+def compare(workspace, launch, tmp_path, stage: str, changes: dict[str, object]):
     """One rank in this process, two under torchrun; returns the two payloads."""
     sets = [f"stage.{stage}.{key}={json.dumps(value)}" for key, value in changes.items()]
-    two = finish(launch, kitchen, stage, *TWO, *sets)
-    kitchen.cook(stage, tmp_path / "one", **{stage: changes})
+    two = finish(launch, workspace, stage, *TWO, *sets)
+    workspace.run_stage(stage, tmp_path / "one", **{stage: changes})
     mine = read_metrics(tmp_path / "one.draft" / "metrics.jsonl")
     theirs = read_metrics(two.path / "metrics.jsonl")
     assert [line["step"] for line in mine] == [line["step"] for line in theirs]
@@ -38,7 +38,7 @@ def compare(kitchen, launch, tmp_path, stage: str, changes: dict[str, object]):
         assert other.get("loss") == pytest.approx(ours.get("loss"), rel=1e-4, abs=1e-5)
         assert other["useful_tokens"] == ours["useful_tokens"]
     alone, shared = (load_file(folder / "model.safetensors") for folder in (tmp_path / "one", two.payload))
-    start = load_file(kitchen.store.open("base").payload / "model.safetensors")
+    start = load_file(workspace.store.open("base").payload / "model.safetensors")
     assert alone.keys() == shared.keys()
     for name, weight in alone.items():
         torch.testing.assert_close(shared[name], weight, rtol=1e-4, atol=1e-5)
@@ -46,10 +46,10 @@ def compare(kitchen, launch, tmp_path, stage: str, changes: dict[str, object]):
     return tmp_path / "one", two.payload
 
 
-def test_two_ranks_give_one_ranks_losses_and_weights_in_sft_and_continue_after_a_kill(kitchen, launch, tmp_path):
-    settings = {"dtype": "float32", "epochs": 3}
-    other = kitchen.copy(tmp_path / "other")
-    _, whole = compare(kitchen, launch, tmp_path, "sft", settings)
+def test_two_ranks_give_one_ranks_losses_and_weights_in_sft_and_continue_after_a_kill(workspace, launch, tmp_path):
+    settings = {"dtype": "float32", "num_epochs": 3}
+    other = workspace.copy(tmp_path / "other")
+    _, whole = compare(workspace, launch, tmp_path, "sft", settings)
     sets = [*TWO, *(f"stage.sft.{key}={json.dumps(value)}" for key, value in settings.items())]
     running = launch(other, "sft", *sets)
     wait_for(lambda: running.progress() >= 4)
@@ -79,15 +79,15 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_two_ranks_give_one_ranks_losses_and_weights_in_dpo(kitchen, launch, tmp_path):
-    one, two = compare(kitchen, launch, tmp_path, "dpo", {"dtype": "float32", "epochs": 2, "eps": 1e-4})
+def test_two_ranks_give_one_ranks_losses_and_weights_in_dpo(workspace, launch, tmp_path):
+    one, two = compare(workspace, launch, tmp_path, "dpo", {"dtype": "float32", "num_epochs": 2, "eps": 1e-4})
     alone, shared = (read_table(folder / "tercet" / "reference.parquet") for folder in (one, two))
     for mine, theirs in zip(alone, shared, strict=True):
         assert theirs == pytest.approx(mine, rel=1e-5)
 
 
-def test_two_ranks_write_the_same_rollouts_and_learn_the_same_from_them(kitchen, launch, tmp_path):
-    one, two = compare(kitchen, launch, tmp_path, "rlvr", {"dtype": "float32", "steps": 3, "eps": 1e-4})
+def test_two_ranks_write_the_same_rollouts_and_learn_the_same_from_them(workspace, launch, tmp_path):
+    one, two = compare(workspace, launch, tmp_path, "rlvr", {"dtype": "float32", "rounds": 3, "eps": 1e-4})
     alone, shared = (read_table(folder / "tercet" / "rollouts.parquet") for folder in (one, two))
     first = [[row for row in rows if row["step"] == 0] for rows in (alone, shared)]
     assert first[0] == first[1]
@@ -95,12 +95,13 @@ def test_two_ranks_write_the_same_rollouts_and_learn_the_same_from_them(kitchen,
 
 
 @pytest.mark.parametrize(
-    ("stage", "settings"), [("ppo", {"steps": 2}), ("lagged", {"steps": 4, "samples": 8, "max_new_tokens": 40})]
+    ("stage", "settings"),
+    [("ppo", {"rounds": 2}), ("lagged", {"rounds": 4, "num_generations": 8, "max_new_tokens": 40})],
 )
 def test_two_ranks_learn_the_same_with_a_critic_and_from_rounds_written_ahead(
-    kitchen, launch, tmp_path, stage, settings
+    workspace, launch, tmp_path, stage, settings
 ):
-    one, two = compare(kitchen, launch, tmp_path, stage, {"dtype": "float32", "eps": 1e-4, **settings})
+    one, two = compare(workspace, launch, tmp_path, stage, {"dtype": "float32", "eps": 1e-4, **settings})
     alone, shared = (read_table(folder / "tercet" / "rollouts.parquet") for folder in (one, two))
     kept = ("step", "prompt_id", "version")
     assert [[row[key] for key in kept] for row in alone] == [[row[key] for key in kept] for row in shared]

@@ -1,4 +1,4 @@
-"""References: frozen ones say what they said at the start, moving ones follow; both survive a stop of the run."""
+"""References: frozen ones stay as they were at the start, moving ones follow; both survive a stop of the run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ from tercet.models.forest import Leaf, Tree, pack_forest
 from tercet.store import payload_digest
 from tercet.track import read_metrics
 from tercet.train.export import open_policy
-from tercet.train.reference import ReferenceModel, Table, load_table, per_leaf, reference_logps, save_table
+from tercet.train.reference import ReferenceModel, Table, answer_logps, load_table, per_leaf, save_table
 
 TREES = [Tree([1, 2, 3 + i], [Leaf([7, 8, i], [True] * 3), Leaf([9, i], [True] * 2)]) for i in range(7)]
-SETTINGS = {"loss": "dpo", "beta": 0.1, "dtype": "float32", "epochs": 2, "warmup": 0.0, "schedule": "constant"}
+SETTINGS = {
+    "loss": "dpo",
+    "beta": 0.1,
+    "dtype": "float32",
+    "num_epochs": 2,
+    "warmup_ratio": 0.0,
+    "schedule": "constant",
+}
 
 
 def shifted(trainable: Trainable, by: float) -> None:
@@ -74,11 +81,11 @@ def test_small_moves_add_up_although_the_reference_computes_in_bfloat16(tiny_fol
 @pytest.mark.parametrize("budget", [1, 16, 4096])
 def test_numbers_of_leaves_do_not_depend_on_how_batches_are_cut(tiny_folder, budget):
     policy = open_policy(tiny_folder)
-    whole = reference_logps(policy, TREES, Mesh())
+    whole = answer_logps(policy, TREES, Mesh())
     assert whole.shape == (7, 2)
     cut = per_leaf(lambda forest: leaf_ids(forest), TREES, budget, Mesh())
     assert cut.tolist() == [[i, i] for i in range(7)]
-    alone = torch.cat([reference_logps(policy, [tree], Mesh()) for tree in TREES])
+    alone = torch.cat([answer_logps(policy, [tree], Mesh()) for tree in TREES])
     torch.testing.assert_close(alone, whole, rtol=1e-5, atol=1e-5)
 
 
@@ -99,42 +106,42 @@ def test_a_table_is_read_back_only_under_its_own_stamp(tmp_path):
 
 
 @pytest.fixture
-def cook(kitchen, tmp_path):
+def run_stage(workspace, tmp_path):
     """Run the dpo stage into `tmp_path/NAME` with a checkpoint after every step; returns payload and curve."""
 
-    def cook(name: str, **settings):
+    def run_stage(name: str, **settings):
         out = tmp_path / name
-        kitchen.cook("dpo", out, dpo={**SETTINGS, **settings})
+        workspace.run_stage("dpo", out, dpo={**SETTINGS, **settings})
         return out, read_metrics(out.with_name(out.name + ".draft") / "metrics.jsonl")
 
-    return cook
+    return run_stage
 
 
-def test_a_live_reference_that_has_not_moved_yet_says_what_the_table_says(cook):
-    _, known = cook("known", steps=4)
-    _, live = cook("live", steps=4, polyak=0.5, polyak_every=100)
+def test_a_live_reference_that_has_not_moved_yet_gives_the_tables_losses(run_stage):
+    _, known = run_stage("known", steps=4)
+    _, live = run_stage("live", steps=4, polyak=0.5, polyak_every=100)
     for one, other in zip(known, live, strict=True):
         assert other["loss"] == pytest.approx(one["loss"], abs=1e-6)
         assert other["margin"] == pytest.approx(one["margin"], abs=1e-6)
 
 
-def test_a_reference_that_follows_fast_leaves_a_smaller_margin(cook):
-    _, still = cook("still", polyak=0.9, polyak_every=100)
-    _, moving = cook("moving", polyak=0.9, polyak_every=2)
+def test_a_reference_that_follows_fast_leaves_a_smaller_margin(run_stage):
+    _, still = run_stage("still", polyak=0.9, polyak_every=100)
+    _, moving = run_stage("moving", polyak=0.9, polyak_every=2)
     assert [line["loss"] for line in moving[:2]] == [line["loss"] for line in still[:2]]
-    assert moving[2]["margin"] < 0.5 * still[2]["margin"], "after step 2 it stands next to the policy"
+    assert moving[2]["margin"] < 0.5 * still[2]["margin"], "after step 2 it is next to the policy"
     assert moving[-1]["margin"] < still[-1]["margin"]
 
 
 @pytest.mark.parametrize("last", [6, 7], ids=["where a move is due", "between two moves"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_run_that_continues_has_the_reference_it_had(cook, tmp_path, last, dtype):
+def test_a_run_that_continues_has_the_reference_it_had(run_stage, tmp_path, last, dtype):
     settings = {"polyak": 0.5, "polyak_every": 3, "dtype": dtype}
-    whole, _ = cook("whole", **settings)
+    whole, _ = run_stage("whole", **settings)
     folder = tmp_path / "later.draft" / "work"
     shutil.copytree(tmp_path / "whole.draft" / "work", folder)
     for newer in sorted((folder / "checkpoints").glob("step-*"))[last - 5 :]:
         shutil.rmtree(newer)
-    later, curve = cook("later", **settings)
+    later, curve = run_stage("later", **settings)
     assert [line["step"] for line in curve] == list(range(last + 1, 9))
     assert payload_digest(later) == payload_digest(whole)

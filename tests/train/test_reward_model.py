@@ -28,7 +28,7 @@ from tercet.track import Tracker, read_metrics
 from tercet.train.preference_accuracy import SECTIONS, accuracies, sections, subset_pairs
 from tercet.train.reward_model import open_scorer, padding
 
-SEED = 5  # of the kitchen's recipe
+SEED = 5  # of the workspace's recipe
 COUNTED = {  # pairs of RewardBench's subsets, and what its table weighs math-prm with
     "Chat": {
         "alpacaeval-easy": 100,
@@ -57,24 +57,24 @@ COUNTED = {  # pairs of RewardBench's subsets, and what its table weighs math-pr
 
 
 @pytest.fixture
-def cook(kitchen, tmp_path):
+def run_stage(workspace, tmp_path):
     """Run the reward stage in fp32 into `tmp_path/NAME`; returns payload, metrics and curve."""
 
-    def cook(name: str = "out", micro_tokens: int = 256, **settings):
+    def run_stage(name: str = "out", micro_tokens: int = 256, **settings):
         out = tmp_path / name
         changes = {"dtype": "float32", **settings}
-        metrics = kitchen.cook("reward", out, reward=changes, placement={"micro_tokens": micro_tokens})
+        metrics = workspace.run_stage("reward", out, reward=changes, placement={"micro_tokens": micro_tokens})
         return out, metrics, read_metrics(out.with_name(out.name + ".draft") / "metrics.jsonl")
 
-    return cook
+    return run_stage
 
 
 @pytest.fixture
-def preference_data(kitchen):
+def pairs_of_store(workspace):
     """Change the pairs of this test's own store; returns what stands there."""
-    path = kitchen.store.open("preference-data").payload / "pairs.parquet"
+    path = workspace.store.open("preference-data").payload / "pairs.parquet"
 
-    def preference_data(change=None):
+    def pairs_of_store(change=None):
         pairs = read_pairs(path)
         if change is not None:
             pairs = [change(i, pair) for i, pair in enumerate(pairs)]
@@ -83,7 +83,7 @@ def preference_data(kitchen):
             write_table(path, pairs)
         return pairs
 
-    return preference_data
+    return pairs_of_store
 
 
 def forest_scores(folder, rows: list[list[int]]) -> torch.Tensor:
@@ -101,9 +101,9 @@ def answers(folder, pairs) -> list[list[int]]:
     return [[*prompt, *answer] for prompt, answer in sides]
 
 
-def share_padding_with_the_end(kitchen) -> None:
+def share_padding_with_the_end(workspace) -> None:
     """Let the base model's tokenizer pad with its end token, as SmolLM2's does."""
-    folder = kitchen.store.open("base").payload
+    folder = workspace.store.open("base").payload
     folder.chmod(0o755)
     for name, change in (
         ("tokenizer_config.json", {"pad_token": "<|im_end|>"}),
@@ -115,11 +115,11 @@ def share_padding_with_the_end(kitchen) -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["own padding token", "padding token is the end token"])
-def test_transformers_reads_the_folder_to_our_scores_padded_or_not(cook, kitchen, preference_data, shared):
+def test_transformers_reads_the_folder_to_our_scores_padded_or_not(run_stage, workspace, pairs_of_store, shared):
     if shared:
-        share_padding_with_the_end(kitchen)
-    out, _, _ = cook(steps=3, learning_rate=3e-3)
-    rows = answers(kitchen.store.open("base").payload, preference_data())
+        share_padding_with_the_end(workspace)
+    out, _, _ = run_stage(steps=3, learning_rate=3e-3)
+    rows = answers(workspace.store.open("base").payload, pairs_of_store())
     ours = forest_scores(out, rows)
     assert ours.std() > 1e-3
     model = AutoModelForSequenceClassification.from_pretrained(out, dtype=torch.float32).eval()
@@ -134,8 +134,8 @@ def test_transformers_reads_the_folder_to_our_scores_padded_or_not(cook, kitchen
     torch.testing.assert_close(together, ours, rtol=0, atol=1e-5)
 
 
-def test_the_card_says_what_the_folder_is_for(cook):
-    out, _, _ = cook(steps=1)
+def test_the_card_says_what_the_folder_is_for(run_stage):
+    out, _, _ = run_stage(steps=1)
     card = (out / "README.md").read_text("utf-8")
     assert "pipeline_tag: text-classification" in card
     assert "the last token that is no padding" in card
@@ -159,10 +159,10 @@ def test_a_fresh_head_has_variance_one_over_d_plus_one(tiny_folder):
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.5])
-def test_the_first_loss_is_the_formula_on_the_fresh_heads_scores(cook, kitchen, preference_data, margin):
-    pairs = preference_data(lambda i, pair: replace(pair, chosen_rating=3.0 + i % 3, rejected_rating=1.0 + i % 2))
-    _, _, curve = cook(steps=1, batch=16, holdout=0.0, margin=margin)
-    base = kitchen.store.open("base").payload
+def test_the_first_loss_is_the_formula_on_the_fresh_heads_scores(run_stage, workspace, pairs_of_store, margin):
+    pairs = pairs_of_store(lambda i, pair: replace(pair, chosen_rating=3.0 + i % 3, rejected_rating=1.0 + i % 2))
+    _, _, curve = run_stage(steps=1, batch=16, holdout=0.0, margin=margin)
+    base = workspace.store.open("base").payload
     rows = answers(base, pairs)
     with torch.no_grad():
         scorer = open_scorer(base, 256, SEED)
@@ -172,29 +172,29 @@ def test_the_first_loss_is_the_formula_on_the_fresh_heads_scores(cook, kitchen, 
     assert curve[0]["loss"] == pytest.approx(float(wanted), abs=1e-5)
 
 
-def test_how_a_step_is_cut_does_not_change_what_margins_do(cook, preference_data):
-    preference_data(lambda i, pair: replace(pair, chosen_rating=1.0 + i, rejected_rating=1.0))
-    _, _, whole = cook("whole", 100_000, num_epochs=1, margin=0.1)
-    _, _, cut = cook("cut", 32, num_epochs=1, margin=0.1)
+def test_how_a_step_is_cut_does_not_change_what_margins_do(run_stage, pairs_of_store):
+    pairs_of_store(lambda i, pair: replace(pair, chosen_rating=1.0 + i, rejected_rating=1.0))
+    _, _, whole = run_stage("whole", 100_000, num_epochs=1, margin=0.1)
+    _, _, cut = run_stage("cut", 32, num_epochs=1, margin=0.1)
     for one, other in zip(whole, cut, strict=True):
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-4, abs=1e-5)
 
 
-def test_a_margin_needs_ratings_on_every_pair_and_names_the_one_without(cook, preference_data):
-    preference_data(lambda i, pair: pair if i == 11 else replace(pair, chosen_rating=4.0, rejected_rating=2.0))
+def test_a_margin_needs_ratings_on_every_pair_and_names_the_one_without(run_stage, pairs_of_store):
+    pairs_of_store(lambda i, pair: pair if i == 11 else replace(pair, chosen_rating=4.0, rejected_rating=2.0))
     with pytest.raises(RowError, match=r"row 11 \(p11\): margin = 1.0 needs chosen_rating .* set margin = 0"):
-        cook(margin=1.0)
+        run_stage(margin=1.0)
 
 
-def test_accuracy_is_told_by_subset_with_its_error_and_by_section(cook, preference_data):
+def test_accuracy_is_given_by_subset_with_its_error_and_by_section(run_stage, pairs_of_store):
     names = ["alpacaeval-easy", "math-prm", "hep-go", ""]
-    preference_data(lambda i, pair: replace(pair, skill=names[i % 4]))
-    out, metrics, _ = cook(num_epochs=4, learning_rate=3e-3, tests=["preference-data"])
-    told = json.loads((out / "tercet" / "accuracy.json").read_text("utf-8"))
-    assert metrics["accuracy"] == told["held_out"]["accuracy"]
-    assert told["held_out"]["n"] == metrics["held_out"] == 4
-    test = told["tests"]["preference-data"]
-    assert metrics["accuracy_taste"] == test["accuracy"] > 0.9
+    pairs_of_store(lambda i, pair: replace(pair, skill=names[i % 4]))
+    out, metrics, _ = run_stage(num_epochs=4, learning_rate=3e-3, tests=["preference-data"])
+    summary = json.loads((out / "tercet" / "accuracy.json").read_text("utf-8"))
+    assert metrics["accuracy"] == summary["held_out"]["accuracy"]
+    assert summary["held_out"]["n"] == metrics["held_out"] == 4
+    test = summary["tests"]["preference-data"]
+    assert metrics["accuracy_preference-data"] == test["accuracy"] > 0.9
     assert test["n"] == 16
     assert {name: one["n"] for name, one in test["subsets"].items()} == dict.fromkeys([*names[:3], "source0"], 4)
     assert test["subsets"]["math-prm"]["stderr"] >= 0.0
@@ -202,23 +202,23 @@ def test_accuracy_is_told_by_subset_with_its_error_and_by_section(cook, preferen
     assert test["rewardbench"]["Reasoning"]["n"] == 8
 
 
-def test_tests_are_scored_whole_however_long_and_however_batches_are_cut(cook, preference_data):
-    long = preference_data()[0]
+def test_tests_are_scored_whole_however_long_and_however_batches_are_cut(run_stage, pairs_of_store):
+    long = pairs_of_store()[0]
     text = "yes " * 200
     longer = replace(long, id="long", chosen=(*long.prompt, replace(long.chosen[-1], content=text)))
-    preference_data(lambda i, pair: longer if i == 0 else pair)
-    one, _, _ = cook("one", 100_000, steps=2, tests=["preference-data"], max_lost=0.2)
-    two, metrics, _ = cook("two", 32, steps=2, tests=["preference-data"], max_lost=0.2)
+    pairs_of_store(lambda i, pair: longer if i == 0 else pair)
+    one, _, _ = run_stage("one", 100_000, steps=2, tests=["preference-data"], max_lost=0.2)
+    two, metrics, _ = run_stage("two", 32, steps=2, tests=["preference-data"], max_lost=0.2)
     assert metrics["pairs"] + metrics["held_out"] == 15, "training leaves the long one out"
-    told = [json.loads((out / "tercet" / "accuracy.json").read_text("utf-8"))["tests"] for out in (one, two)]
-    assert told[0] == told[1]
-    assert told[0]["preference-data"]["n"] == 16
+    summary = [json.loads((out / "tercet" / "accuracy.json").read_text("utf-8"))["tests"] for out in (one, two)]
+    assert summary[0] == summary[1]
+    assert summary[0]["preference-data"]["n"] == 16
 
 
-def test_a_test_without_pairs_is_refused(kitchen, tiny_folder, tmp_path):
+def test_a_test_without_pairs_is_refused(workspace, tiny_folder, tmp_path):
     chat = Chat(load_tokenizer(tiny_folder))
     write_table(tmp_path / "runs" / "a" / "pairs.parquet", [])
-    recipe = kitchen.recipe()
+    recipe = workspace.recipe()
     ctx = Context("a", 0, recipe, tmp_path / "runs" / "a" / "work", Tracker(None), {}, lambda *_: None)
     with pytest.raises(RowError, match=r"pairs.parquet: expected pairs to test a reward model on, found none"):
         subset_pairs(tmp_path / "runs" / "a" / "pairs.parquet", chat, ctx)
@@ -244,23 +244,23 @@ def estimates(right: dict[str, float]):
 def test_section_scores_are_those_of_rewardbenchs_table(accuracy):
     names = [name for section in COUNTED.values() for name in section]
     found = estimates(dict(zip(names, accuracy, strict=True)))
-    told = sections(found)
+    summary = sections(found)
     means = []
     for section, weights in COUNTED.items():
         wanted = sum(weight * found[name].value for name, weight in weights.items()) / sum(weights.values())
-        assert told[section]["accuracy"] == pytest.approx(wanted)
+        assert summary[section]["accuracy"] == pytest.approx(wanted)
         means.append(wanted)
-    assert told["mean"]["accuracy"] == pytest.approx(sum(means) / 4)
-    assert told["mean"]["n"] == 2985
+    assert summary["mean"]["accuracy"] == pytest.approx(sum(means) / 4)
+    assert summary["mean"]["n"] == 2985
 
 
 @settings(max_examples=40)
 @given(shares)
 def test_sections_take_the_subsets_that_are_there(right):
     found = estimates(right)
-    told = sections(found)
-    assert set(told) - {"mean"} == {section for section, names in SECTIONS.items() if set(names) & set(right)}
-    for section, one in told.items():
+    summary = sections(found)
+    assert set(summary) - {"mean"} == {section for section, names in SECTIONS.items() if set(names) & set(right)}
+    for section, one in summary.items():
         inside = [found[name] for name in SECTIONS.get(section, ()) if name in found]
         assert section == "mean" or min(e.value for e in inside) - 1e-9 <= one["accuracy"]
         assert section == "mean" or one["accuracy"] <= max(e.value for e in inside) + 1e-9
@@ -290,27 +290,27 @@ def test_rewardbenchs_rows_become_pairs_whose_skill_is_the_subset():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_run_that_continues_ends_in_the_same_bytes(cook, preference_data, tmp_path, dtype):
-    preference_data(lambda i, pair: replace(pair, chosen_rating=2.0 + i, rejected_rating=1.0))
-    whole, metrics, _ = cook("whole", dtype=dtype, num_epochs=2, margin=0.1, tests=["preference-data"])
+def test_a_run_that_continues_ends_in_the_same_bytes(run_stage, pairs_of_store, tmp_path, dtype):
+    pairs_of_store(lambda i, pair: replace(pair, chosen_rating=2.0 + i, rejected_rating=1.0))
+    whole, metrics, _ = run_stage("whole", dtype=dtype, num_epochs=2, margin=0.1, tests=["preference-data"])
     folder = tmp_path / "later.draft" / "work"
     shutil.copytree(tmp_path / "whole.draft" / "work", folder)
     shutil.rmtree(max((folder / "checkpoints").glob("step-*")))
-    later, again, curve = cook("later", dtype=dtype, num_epochs=2, margin=0.1, tests=["preference-data"])
+    later, again, curve = run_stage("later", dtype=dtype, num_epochs=2, margin=0.1, tests=["preference-data"])
     assert [line["step"] for line in curve] == [5, 6]
     assert payload_digest(later) == payload_digest(whole)
     assert again == metrics
 
 
 @pytest.mark.slow
-def test_two_ranks_have_one_ranks_margins_losses_and_weights(kitchen, launch, cook, preference_data):
-    preference_data(lambda i, pair: replace(pair, chosen_rating=2.0 + i, rejected_rating=1.0))
-    settings = {"dtype": "float32", "epochs": 2, "eps": 1e-4, "margin": 0.1, "tests": ["preference-data"]}
+def test_two_ranks_have_one_ranks_margins_losses_and_weights(workspace, launch, run_stage, pairs_of_store):
+    pairs_of_store(lambda i, pair: replace(pair, chosen_rating=2.0 + i, rejected_rating=1.0))
+    settings = {"dtype": "float32", "num_epochs": 2, "eps": 1e-4, "margin": 0.1, "tests": ["preference-data"]}
     sets = [f"stage.reward.{key}={json.dumps(value)}" for key, value in settings.items()]
-    running = launch(kitchen, "reward", "placement.ranks=2", "placement.threads=1", *sets)
-    assert running.process.wait(timeout=240) == 0, running.said.read_text(encoding="utf-8")
-    two = kitchen.store.open("reward")
-    one, metrics, mine = cook("one", **settings)
+    running = launch(workspace, "reward", "placement.ranks=2", "placement.threads=1", *sets)
+    assert running.process.wait(timeout=240) == 0, running.output.read_text(encoding="utf-8")
+    two = workspace.store.open("reward")
+    one, metrics, mine = run_stage("one", **settings)
     for ours, other in zip(mine, read_metrics(two.path / "metrics.jsonl"), strict=True):
         assert other["loss"] == pytest.approx(ours["loss"], rel=1e-4, abs=1e-5)
     assert two.metrics == pytest.approx(metrics)

@@ -1,4 +1,4 @@
-"""The four training stages on the tiny model: what they leave, what they refuse, and the same bytes twice."""
+"""The training stages on the tiny model: what they write, what they refuse, and the same bytes twice."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ CALM = {"checkpoint_seconds": 1e9}
 
 
 @pytest.fixture
-def cook(kitchen, tmp_path):
+def run_stage(workspace, tmp_path):
     """Run a stage into `tmp_path/NAME`; returns payload, metrics of the stage, and its curve."""
 
-    def cook(stage: str, name: str = "out", **settings):
+    def run_stage(stage: str, name: str = "out", **settings):
         out = tmp_path / name
-        metrics = kitchen.cook(stage, out, **{stage: settings}, placement=CALM)
+        metrics = workspace.run_stage(stage, out, **{stage: settings}, placement=CALM)
         return out, metrics, read_metrics(out.with_name(out.name + ".draft") / "metrics.jsonl")
 
-    return cook
+    return run_stage
 
 
 def weights(folder):
     return load_file(folder / "model.safetensors")
 
 
-SHORT = {"sft": {"epochs": 1}, "dpo": {"epochs": 1}, "reward": {"epochs": 1}, "rlvr": {"steps": 2}}
+SHORT = {"sft": {"num_epochs": 1}, "dpo": {"num_epochs": 1}, "reward": {"num_epochs": 1}, "rlvr": {"rounds": 2}}
 
 
 @pytest.mark.parametrize("stage", SHORT)
-def test_the_same_stage_twice_leaves_the_same_bytes(cook, stage):
-    one, metrics, curve = cook(stage, "one", **SHORT[stage])
-    two, again, _ = cook(stage, "two", **SHORT[stage])
+def test_the_same_stage_twice_leaves_the_same_bytes(run_stage, stage):
+    one, metrics, curve = run_stage(stage, "one", **SHORT[stage])
+    two, again, _ = run_stage(stage, "two", **SHORT[stage])
     assert payload_digest(one) == payload_digest(two)
     assert metrics == again
     assert len(curve) == metrics["steps"]
@@ -54,16 +54,16 @@ def test_the_same_stage_twice_leaves_the_same_bytes(cook, stage):
 
 
 @pytest.mark.parametrize("stage", SHORT)
-def test_nothing_in_a_payload_says_where_it_was_made(cook, stage, tmp_path):
-    out, _, _ = cook(stage, **SHORT[stage])
+def test_nothing_in_a_payload_says_where_it_was_made(run_stage, stage, tmp_path):
+    out, _, _ = run_stage(stage, **SHORT[stage])
     for path in out.rglob("*"):
         if path.is_file():
             assert str(tmp_path).encode() not in path.read_bytes(), path.name
 
 
-def test_sft_learns_its_rows_and_trains_every_assistant_turn(cook, kitchen):
-    out, metrics, curve = cook("sft", num_epochs=6, learning_rate=3e-3)
-    rows = read_rows(kitchen.store.open("sft-data").payload / "rows.parquet")
+def test_sft_learns_its_rows_and_trains_every_assistant_turn(run_stage, workspace):
+    out, metrics, curve = run_stage("sft", num_epochs=6, learning_rate=3e-3)
+    rows = read_rows(workspace.store.open("sft-data").payload / "rows.parquet")
     chat = Chat(load_tokenizer(out))
     trained = sum(sum(chat.encode(row.messages).mask) for row in rows)
     assert sum(line["useful_tokens"] for line in curve[:3]) == trained, "one epoch is three steps"
@@ -75,36 +75,36 @@ def test_sft_learns_its_rows_and_trains_every_assistant_turn(cook, kitchen):
     assert torch.isfinite(model(input_ids=ids).logits).all()
 
 
-def test_a_smaller_number_of_steps_ends_the_schedule_there(cook):
-    _, metrics, curve = cook("sft", steps=4, num_epochs=8, warmup_ratio=0.0)
+def test_a_smaller_number_of_steps_ends_the_schedule_there(run_stage):
+    _, metrics, curve = run_stage("sft", steps=4, num_epochs=8, warmup_ratio=0.0)
     assert metrics["steps"] == 4
     assert [line["lr"] for line in curve] == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
 
 
-def test_over_long_rows_follow_the_policy_and_are_told_per_source(cook, kitchen):
-    chat = Chat(load_tokenizer(kitchen.store.open("base").payload))
-    rows = read_rows(kitchen.store.open("sft-data").payload / "rows.parquet")
+def test_over_long_rows_follow_the_policy_and_are_counted_by_source(run_stage, workspace):
+    chat = Chat(load_tokenizer(workspace.store.open("base").payload))
+    rows = read_rows(workspace.store.open("sft-data").payload / "rows.parquet")
     lengths = [len(chat.render(row.messages)) - 1 for row in rows]  # the newline after the end token goes
     limit = sorted(lengths)[-4] - 1
     too_long = [length for length in lengths if length > limit]
     assert 4 <= len(too_long) < len(rows) / 2
-    out, metrics, _ = cook("sft", "drop", steps=1, max_length=limit, max_lost=0.5)
+    out, metrics, _ = run_stage("sft", "drop", steps=1, max_length=limit, max_lost=0.5)
     assert metrics["rows"] == len(rows) - len(too_long)
     table = json.loads((out / "tercet" / "truncation.json").read_text())
     assert set(table["sources"]) == {"source0", "source1"}
     assert sum(count["lost_rows"] for count in table["sources"].values()) == len(too_long)
-    _, metrics, _ = cook("sft", "cut", steps=1, max_length=limit, overlong="cut")
+    _, metrics, _ = run_stage("sft", "cut", steps=1, max_length=limit, overlong="cut")
     assert metrics["rows"] == len(rows)
     with pytest.raises(TruncationError, match=r"more than max_lost = 5%"):
-        cook("sft", "stop", steps=1, max_length=limit)
+        run_stage("sft", "stop", steps=1, max_length=limit)
     with pytest.raises(TruncationError, match=rf"has \d+ tokens, more than max_length = {limit}"):
-        cook("sft", "error", steps=1, max_length=limit, overlong="error")
+        run_stage("sft", "error", steps=1, max_length=limit, overlong="error")
 
 
 @pytest.mark.parametrize(("loss", "beta"), [("dpo", 0.1), ("dpo_norm", 5.0)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_dpo_starts_at_log_2_and_goes_down(cook, loss, beta, dtype):
-    _, _, curve = cook("dpo", loss=loss, beta=beta, dtype=dtype, warmup_ratio=0.0)
+def test_dpo_starts_at_log_2_and_goes_down(run_stage, loss, beta, dtype):
+    _, _, curve = run_stage("dpo", loss=loss, beta=beta, dtype=dtype, warmup_ratio=0.0)
     assert curve[0]["loss"] == pytest.approx(math.log(2), abs=1e-5 if dtype == "float32" else 0.01)
     assert curve[-1]["loss"] < 0.95 * math.log(2)
     assert curve[-1]["accuracy"] > 0.9
@@ -119,45 +119,45 @@ def answer_logp(model, chat: Chat, messages) -> float:
     return float(logits.log_softmax(1).gather(1, torch.tensor(answer)[:, None]).sum())
 
 
-def test_the_reference_is_the_starting_models_log_probability_of_each_answer(cook, kitchen):
-    out, _, _ = cook("dpo", steps=1, dtype="float32")
-    base = kitchen.store.open("base").payload
+def test_the_reference_is_the_starting_models_log_probability_of_each_answer(run_stage, workspace):
+    out, _, _ = run_stage("dpo", steps=1, dtype="float32")
+    base = workspace.store.open("base").payload
     model, chat = load_model(base, torch.float32, attention="sdpa"), Chat(load_tokenizer(base))
     table = read_table(out / "tercet" / "reference.parquet")
-    pairs = read_pairs(kitchen.store.open("preference-data").payload / "pairs.parquet")
+    pairs = read_pairs(workspace.store.open("preference-data").payload / "pairs.parquet")
     assert [row["pair"] for row in table] == list(range(len(pairs)))
     for row, pair in zip(table[:5], pairs, strict=False):
         assert row["chosen"] == pytest.approx(answer_logp(model, chat, pair.chosen), rel=1e-4)
         assert row["rejected"] == pytest.approx(answer_logp(model, chat, pair.rejected), rel=1e-4)
 
 
-def test_a_reference_of_other_weights_tokens_or_precision_is_computed_again(cook, tmp_path):
-    one, _, _ = cook("dpo", "one", steps=1, dtype="float32")
+def test_a_reference_of_other_weights_tokens_or_precision_is_computed_again(run_stage, tmp_path):
+    one, _, _ = run_stage("dpo", "one", steps=1, dtype="float32")
     right = (one / "tercet" / "reference.parquet").read_bytes()
     (tmp_path / "two" / "tercet").mkdir(parents=True)
     write_table(tmp_path / "two" / "tercet" / "reference.parquet", [{"pair": 0, "chosen": 1.0, "rejected": 2.0}])
     note = json.loads((one / "tercet" / "reference.json").read_text())
     (tmp_path / "two" / "tercet" / "reference.json").write_text(json.dumps(note | {"tokens": "other"}))
-    two, _, _ = cook("dpo", "two", steps=1, dtype="float32")
+    two, _, _ = run_stage("dpo", "two", steps=1, dtype="float32")
     assert (two / "tercet" / "reference.parquet").read_bytes() == right
 
 
-def test_a_reference_that_does_not_belong_to_the_weights_stops_the_run(cook, tmp_path):
-    one, _, _ = cook("dpo", "one", steps=1, dtype="float32")
+def test_a_reference_that_does_not_belong_to_the_weights_stops_the_run(run_stage, tmp_path):
+    one, _, _ = run_stage("dpo", "one", steps=1, dtype="float32")
     shutil.copytree(one / "tercet", tmp_path / "two" / "tercet")
     table = [row | {"chosen": row["chosen"] - 3.0} for row in read_table(one / "tercet" / "reference.parquet")]
     write_table(tmp_path / "two" / "tercet" / "reference.parquet", table)
     with pytest.raises(TrainingError, match=r"not log 2 = 0.693147: .*delete the draft and run again"):
-        cook("dpo", "two", steps=1, dtype="float32")
+        run_stage("dpo", "two", steps=1, dtype="float32")
 
 
-def test_simpo_has_no_reference(cook, kitchen):
-    out, _, curve = cook("dpo", loss="simpo", beta=2.0, gamma_beta_ratio=0.5, dtype="float32", steps=1, batch=16)
+def test_simpo_has_no_reference(run_stage, workspace):
+    out, _, curve = run_stage("dpo", loss="simpo", beta=2.0, gamma_beta_ratio=0.5, dtype="float32", steps=1, batch=16)
     assert not (out / "tercet" / "reference.parquet").exists()
-    base = kitchen.store.open("base").payload
+    base = workspace.store.open("base").payload
     model, chat = load_model(base, torch.float32, attention="sdpa"), Chat(load_tokenizer(base))
     losses = []
-    for pair in read_pairs(kitchen.store.open("preference-data").payload / "pairs.parquet"):
+    for pair in read_pairs(workspace.store.open("preference-data").payload / "pairs.parquet"):
         chosen, rejected = (
             answer_logp(model, chat, side) / len(chat.pair(side[:-1], side[-1].content)[1])
             for side in (pair.chosen, pair.rejected)
@@ -166,8 +166,8 @@ def test_simpo_has_no_reference(cook, kitchen):
     assert curve[0]["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
 
 
-def test_the_reward_model_learns_to_prefer_and_is_a_classifier_folder(cook):
-    out, metrics, curve = cook("reward", num_epochs=6)
+def test_the_reward_model_learns_to_prefer_and_is_a_classifier_folder(run_stage):
+    out, metrics, curve = run_stage("reward", num_epochs=6)
     assert (metrics["pairs"], metrics["held_out"]) == (12.0, 4.0)
     assert metrics["accuracy"] == 1.0
     assert curve[0]["loss"] > curve[-1]["loss"]
@@ -185,8 +185,8 @@ def groups(out) -> dict[tuple[int, str], list[dict]]:
     return found
 
 
-def test_rlvr_rewards_verified_answers_that_end_and_centres_each_group(cook):
-    out, metrics, curve = cook("rlvr", steps=3, reward_scale=10.0)
+def test_rlvr_rewards_verified_answers_that_end_and_centres_each_group(run_stage):
+    out, metrics, curve = run_stage("rlvr", rounds=3, reward_scale=10.0)
     found = groups(out)
     assert len(found) == 3 * 6
     assert all(len(rows) == 8 for rows in found.values())
@@ -208,66 +208,66 @@ def test_rlvr_rewards_verified_answers_that_end_and_centres_each_group(cook):
     assert curve[0]["clip_share"] == 0.0
 
 
-def test_an_answer_that_never_ends_gets_the_other_reward_instead(cook):
-    out, _, _ = cook("rlvr", steps=1, no_eos_reward=-3.0)
+def test_an_answer_that_never_ends_gets_the_other_reward_instead(run_stage):
+    out, _, _ = run_stage("rlvr", rounds=1, no_eos_reward=-3.0)
     rows = [row for group in groups(out).values() for row in group]
     assert {row["reward"] for row in rows if row["stop"] == "length"} == {-3.0}
     assert {row["reward"] for row in rows if row["stop"] == "eos"} <= {0.0, 10.0}
 
 
-def test_the_generators_log_probabilities_are_the_trainers_in_fp32(cook):
-    _, _, curve = cook("rlvr", steps=2, dtype="float32")
+def test_the_generators_log_probabilities_are_the_trainers_in_fp32(run_stage):
+    _, _, curve = run_stage("rlvr", rounds=2, dtype="float32")
     assert all(line["logp_gap"] < 1e-5 for line in curve)
 
 
-def replace_rows(kitchen, change) -> None:
-    """Put other rows into the lessons of this test's own store."""
-    path = kitchen.store.open("sft-data").payload / "rows.parquet"
+def replace_rows(workspace, change) -> None:
+    """Put other rows into the sft-data of this test's own store."""
+    path = workspace.store.open("sft-data").payload / "rows.parquet"
     rows = read_table(path)
     path.parent.chmod(0o755)
     path.unlink()
     write_table(path, [change(row) for row in rows])
 
 
-def test_rewards_that_never_differ_teach_nothing_and_are_counted(cook, kitchen):
+def test_rewards_that_never_differ_give_no_update_and_are_counted(run_stage, workspace):
     impossible = json.dumps({"func_name": "validate_end", "end_phrase": "THE END OF A LONG STORY"})
-    replace_rows(kitchen, lambda row: row | {"reference": impossible})
-    out, metrics, curve = cook("rlvr", steps=2)
+    replace_rows(workspace, lambda row: row | {"reference": impossible})
+    out, metrics, curve = run_stage("rlvr", rounds=2)
     assert metrics == {"steps": 2.0, "updates": 0.0, "prompts": 24.0}
     assert [line["zero_variance"] for line in curve] == [1.0, 1.0]
-    base = weights(kitchen.store.open("base").payload)
+    base = weights(workspace.store.open("base").payload)
     assert all(torch.equal(weight, base[name]) for name, weight in weights(out).items())
 
 
-def test_minibatches_learn_twice_from_one_round(cook):
-    _, metrics, curve = cook("rlvr", steps=2, minibatches=2, dtype="float32", clip_low=0.001, clip_high=0.001)
+def test_minibatches_learn_twice_from_one_round(run_stage):
+    _, metrics, curve = run_stage("rlvr", rounds=2, minibatches=2, dtype="float32", clip_low=0.001, clip_high=0.001)
     assert (metrics["steps"], metrics["updates"]) == (4.0, 4.0)
     assert curve[0]["clip_share"] == 0.0
     assert curve[1]["clip_share"] > 0.0, "the second half meets weights that have moved"
     assert ["reward" in line for line in curve] == [True, False, True, False]
 
 
-def test_without_kl_there_is_no_reference_and_other_weights_come_out(cook):
-    plain, _, curve = cook("rlvr", "plain", steps=2, kl_beta=0.0)
-    held, _, _ = cook("rlvr", "held", steps=2, kl_beta=1.0)
+def test_without_kl_there_is_no_reference_and_other_weights_come_out(run_stage):
+    plain, _, curve = run_stage("rlvr", "plain", rounds=2, kl_beta=0.0)
+    held, _, _ = run_stage("rlvr", "held", rounds=2, kl_beta=1.0)
     assert [line["kl"] for line in curve] == [0.0, 0.0]
     assert any(not torch.equal(weight, weights(held)[name]) for name, weight in weights(plain).items())
 
 
 @pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean", "constant"])
-def test_every_reduction_and_advantage_trains(cook, reduction):
-    out, metrics, _ = cook("rlvr", steps=1, reduction=reduction, advantage="centered")
+def test_every_reduction_and_advantage_trains(run_stage, reduction):
+    out, metrics, _ = run_stage("rlvr", rounds=1, reduction=reduction, advantage="centered")
     assert metrics["updates"] == 1
     assert all(torch.isfinite(weight).all() for weight in weights(out).values())
 
 
-def test_prompts_without_a_judge_are_refused(cook, kitchen):
-    replace_rows(kitchen, lambda row: row | {"verifier": ""})
-    with pytest.raises(RowError, match=r"rows.parquet: row 'r0' names no verifier; every row of an RL stage needs"):
-        cook("rlvr", steps=1)
+def test_prompts_without_a_verifier_are_refused(run_stage, workspace):
+    replace_rows(workspace, lambda row: row | {"verifier": ""})
+    with pytest.raises(RowError, match=r"rows.parquet: row 'r0' names no verifier; an RL stage's rows need"):
+        run_stage("rlvr", rounds=1)
 
 
-def test_a_judge_that_does_not_exist_is_refused_before_any_sampling(cook, kitchen):
-    replace_rows(kitchen, lambda row: row | {"verifier": "gsm8k@99"})
+def test_an_unknown_verifier_is_refused_before_any_sampling(run_stage, workspace):
+    replace_rows(workspace, lambda row: row | {"verifier": "gsm8k@99"})
     with pytest.raises(ValueError, match=r"gsm8k@99.*gsm8k@1"):
-        cook("rlvr", steps=1)
+        run_stage("rlvr", rounds=1)

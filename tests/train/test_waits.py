@@ -1,6 +1,6 @@
-"""A card is waited for once per step: nothing in a loss or in the loop asks a tensor for a number before that.
+"""The host waits for a GPU once per step: nothing in a loss or in the loop asks a tensor for a number before that.
 
-Run on the CPU, where asking costs nothing, with every operation written down that would stop a card.
+Run on the CPU, where asking costs nothing, with every operation written down that would wait for a GPU.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def test_the_reward_model_waits_once_a_step(tiny_folder, context):
 @pytest.mark.parametrize("name", ["grpo", "cispo", "gspo"])
 @pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean", "constant"])
 def test_grpo_and_its_kin_wait_once_a_step(tiny_folder, context, name, reduction):
-    settings = {"prompts": "sft-data", "steps": 1, "loss": name, "reduction": reduction, "kl_beta": 0.05}
+    settings = {"prompts": "sft-data", "rounds": 1, "loss": name, "reduction": reduction, "kl_beta": 0.05}
     spec = GRPOSpec.model_validate({**COMMON, **settings, "importance_cap": 2.0})
     step = made("advantages_P", "sampled_P", "reference_P")
     assert waits_of(open_policy(tiny_folder), spec, partial(grpo_loss, spec=spec), [step], context()) == ["tolist"]
@@ -144,7 +144,7 @@ def test_grpo_and_its_kin_wait_once_a_step(tiny_folder, context, name, reduction
 
 @pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean"])
 def test_ppo_waits_once_an_update_for_both_models(tiny_folder, context, reduction):
-    settings = {"prompts": "sft-data", "value": "base", "steps": 1, "reduction": reduction, "max_new_tokens": 32}
+    settings = {"prompts": "sft-data", "value": "base", "rounds": 1, "reduction": reduction, "max_new_tokens": 32}
     spec = PPOSpec.model_validate({**COMMON, **settings, "truncated": "mask"})
     models = ActorCritic(open_policy(tiny_folder), open_critic(tiny_folder, 256, 0))
     reference = ReferenceModel(open_policy(tiny_folder, torch.float32), 0.0, 1)
@@ -160,7 +160,7 @@ def test_ppo_waits_once_an_update_for_both_models(tiny_folder, context, reductio
 
 
 def test_the_cost_of_a_step_is_that_of_its_forests(tiny_folder, context, monkeypatch):
-    """As told on a card whose peak is known; a share of it, of all tokens and of the trained ones."""
+    """As logged on a GPU whose peak is known; a share of it, of all tokens and of the trained ones."""
     from tercet.train import loop
 
     monkeypatch.setattr(loop, "peak_flops", lambda device: 1e12)

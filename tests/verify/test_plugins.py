@@ -153,7 +153,7 @@ from tercet.rows import Completion, Message, Row
 from tercet.train.rl import reward_fn
 
 reward_fn.CUSTOM_SECONDS = 0.5
-spec = GRPOSpec(model="base", prompts="rows", steps=1, learning_rate=1e-6, reward_scale=1)
+spec = GRPOSpec(model="base", prompts="rows", rounds=1, learning_rate=1e-6, reward_scale=1)
 names = ("mine", "stumbles", "hangs")
 rows = [Row(name, (Message("user", "?"),), verifier=f"{name}@1", reference="pear") for name in names]
 texts = ("pear", "a pear", "")

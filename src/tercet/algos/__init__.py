@@ -1,1 +1,1 @@
-"""The mathematics: pure functions on tensors, one family per file. Knows torch and nothing of ours."""
+"""The mathematics: pure functions on tensors, one family per file. Imports torch; of ours only `kernels`."""

@@ -1,7 +1,7 @@
-"""Advantages: of groups of rewards, and by generalised advantage estimation (GAE) over the tokens of PPO.
+"""Advantages: within groups of rewards (GRPO), and by generalised advantage estimation (GAE) over tokens (PPO).
 
 Shape suffixes: N prompts, G samples of each; L leaves (answers), T positions of the response window, P predicted tokens
-of a flat batch. Tables (L, T) hold one answer a row with a mask (L, T) of what counts; what the mask leaves out is 0.
+of a flat batch. Tables (L, T) hold one answer per row; a mask (L, T) says which positions count, and all others are 0.
 """
 
 from __future__ import annotations
@@ -27,13 +27,8 @@ def group_advantages(rewards_NG: Tensor, kind: str = "standard", eps: float = 1e
     return centered / (rewards_NG.std(dim=1, keepdim=True) + eps)
 
 
-def zero_variance(rewards_NG: Tensor) -> Tensor:
-    """Groups `(N,)` whose samples all have one reward: they teach nothing and are skipped."""
-    return (rewards_NG == rewards_NG[:, :1]).all(dim=1)
-
-
 def table(values_P: Tensor, leaf_P: Tensor, num_leaves: int, window: int) -> tuple[Tensor, Tensor]:
-    """Flat values, leaf after leaf, as `(values_LT, mask_LT)`, T = window; `values_LT[mask_LT]` is the way back."""
+    """Flat values, leaf after leaf, as `(values_LT, mask_LT)`, T = window; `values_LT[mask_LT]` is flat again."""
     counts_L = torch.bincount(leaf_P, minlength=num_leaves)
     if num_leaves and (longest := int(counts_L.max())) > window:
         raise ValueError(f"an answer has {longest} tokens, more than the window of {window}")
@@ -49,11 +44,11 @@ def token_rewards(
     """r_t = -beta kl_t, plus the score at the answer's last token; returns `(rewards_LT, valued_LT)`.
 
     `kl` is k1 of the sampling policy to the reference, without gradient (Ouyang et al. 2022, eq. 2; Tülu 3, §6).
-    `after` is Tülu 3's own run: the score stands one position past the last token, if the window T has one, so T must
-    be the response limit. `valued` is the mask with the score's position: where GAE and the value loss look.
+    With `after`, as in Tülu 3's own run, the score is paid one position past the last token if the window T has one,
+    so T must be the response limit. `valued` is the mask with the score's position: what GAE and the value loss use.
     """
     positions = torch.arange(mask_LT.shape[1], device=mask_LT.device)
-    end_L = (mask_LT * positions).amax(dim=1)
+    end_L = (mask_LT * positions).amax(dim=1)  # not a count of tokens: a mask may have gaps (a tool's tokens)
     if after:
         end_L = (end_L + 1).clamp(max=mask_LT.shape[1] - 1)
     end_LT = positions == end_L[:, None]
@@ -73,15 +68,16 @@ def gae(
     """Advantages and returns, both (L, T): delta_t = r_t + gamma V_{t+1} - V_t, A_t = delta_t + gamma lam A_{t+1}.
 
     Returns are A + V. The state after an answer's last position has the value 0, or `last_L` (an answer cut by the
-    limit). t + 1 is the next position under the mask, so a tool's tokens inside an answer are stepped over.
+    limit). t + 1 is the next position under the mask, which skips a tool's tokens inside an answer.
     Source: Schulman et al. 2016, eq. 11-16; defaults of Tülu 3, Table 21.
     """
     advantages_LT = torch.zeros_like(values_LT)
     carried_L = torch.zeros_like(values_LT[:, 0])
     following_L = carried_L if last_L is None else last_L.to(values_LT)
-    for t in reversed(range(values_LT.shape[1])):
+    for t in reversed(range(values_LT.shape[1])):  # the sum over later deltas, one position at a time
         here_L = mask_LT[:, t]
         delta_L = rewards_LT[:, t] + gamma * following_L - values_LT[:, t]
+        # Where the mask is off, both pass through unchanged: the next position under the mask is what counts as t + 1.
         carried_L = torch.where(here_L, delta_L + gamma * lam * carried_L, carried_L)
         following_L = torch.where(here_L, values_LT[:, t], following_L)
         advantages_LT[:, t] = torch.where(here_L, carried_L, 0.0)
@@ -98,8 +94,8 @@ def whiten(
 ) -> Tensor:
     """(x - mean) / sqrt(var + eps) over the mask, any shape; with `shift_mean` off the mean is put back.
 
-    The variance is the sample one (n - 1). `moments` are mean and variance where they are those of more than these
-    values (other ranks'). Source: Ziegler et al. 2019, code; Tülu 3's PPO whitens advantages only.
+    The variance is the sample one (n - 1). `moments` are mean and variance to use instead of those of `values`, such as
+    those over all ranks. Source: Ziegler et al. 2019, code; Tülu 3's PPO whitens advantages only.
     """
     chosen = values[mask]
     mean = chosen.mean() if moments is None else chosen.new_tensor(moments[0])

@@ -1,6 +1,6 @@
 """Policy-gradient losses on tokens. Shape suffixes: P predicted (trained) tokens of a batch, L leaves (answers).
 
-Each loss is per token, (P,), and reduced elsewhere: variants of GRPO differ in ratio, clip, advantage and reduction.
+Each loss is per token, (P,), and reduced in `train.loop`: variants of GRPO differ in ratio, clip, advantage, reduction.
 GRPO itself is `ppo` with group advantages plus beta times `k3` (Shao et al. 2024, eq. 3-4, and Tülu 3.1).
 `dapo` is `ppo` with Clip(0.2, 0.28) and token_mean (Yu et al. 2025, eq. 8), `dr_grpo` is `ppo` with centered advantages
 and the constant reduction (Liu et al. 2025). Old and reference log-probabilities come without gradient.
@@ -30,7 +30,7 @@ class Clipped(NamedTuple):
 
 def ppo(logps_P: Tensor, old_P: Tensor, advantages_P: Tensor, clip: Clip) -> Clipped:
     """max(-A rho, -A clip(rho, 1 - low, 1 + high)) with rho = pi / pi_old (Schulman et al. 2017, eq. 7)."""
-    return _pessimistic(torch.exp(logps_P - old_P), advantages_P, clip)
+    return _clipped(torch.exp(logps_P - old_P), advantages_P, clip)
 
 
 def gspo(
@@ -38,12 +38,12 @@ def gspo(
 ) -> Clipped:
     """`ppo` with one ratio per answer, s = exp(mean over its tokens of log pi - log pi_old), given to each token.
 
-    `leaf_P` says whose token it is, `counts_L` how many each answer has (counted here when absent, for which a card is
-    waited for); the paper's reduction is sequence_mean. Source: Zheng et al. 2025, eq. 5 and 7.
+    `leaf_P` is the answer of each token, `counts_L` how many tokens each answer has (when absent it is counted here,
+    which waits for a GPU); the paper's reduction is sequence_mean. Source: Zheng et al. 2025, eq. 5 and 7.
     """
     counts_L = torch.bincount(leaf_P) if counts_L is None else counts_L
     sums_L = logps_P.new_zeros(len(counts_L)).index_add(0, leaf_P, logps_P - old_P)
-    return _pessimistic(torch.exp(sums_L / counts_L.clamp(min=1))[leaf_P], advantages_P, clip)
+    return _clipped(torch.exp(sums_L / counts_L.clamp(min=1))[leaf_P], advantages_P, clip)
 
 
 def cispo(logps_P: Tensor, old_P: Tensor, advantages_P: Tensor, clip: Clip) -> Clipped:
@@ -64,7 +64,7 @@ def ppo_value(values_P: Tensor, old_P: Tensor, returns_P: Tensor, clip: float = 
     step_P = values_P - old_P
     plain = (values_P - returns_P).square()
     bounded = (old_P + step_P.clamp(-clip, clip) - returns_P).square()
-    clipped_P = (step_P.abs() > clip) & (bounded > plain)  # inside the clip the two differ by rounding
+    clipped_P = (step_P.abs() > clip) & (bounded > plain)  # within the clip they differ by rounding
     return Clipped(0.5 * torch.maximum(plain, bounded), clipped_P)
 
 
@@ -77,7 +77,7 @@ def truncated_weights(trainer_P: Tensor, generator_P: Tensor, cap: float = 2.0) 
 
 
 def k1(logps_P: Tensor, reference_P: Tensor) -> Tensor:
-    """d = log pi - log ref: unbiased (Schulman 2020). Its gradient has mean 0: it belongs in the reward."""
+    """d = log pi - log ref: unbiased (Schulman 2020). Its gradient has mean 0, so it is of use only in the reward."""
     return logps_P - reference_P
 
 
@@ -92,7 +92,7 @@ def k3(logps_P: Tensor, reference_P: Tensor) -> Tensor:
     return torch.exp(-difference) - 1.0 + difference
 
 
-def _pessimistic(ratio_P: Tensor, advantages_P: Tensor, clip: Clip) -> Clipped:
+def _clipped(ratio_P: Tensor, advantages_P: Tensor, clip: Clip) -> Clipped:
     plain = -advantages_P * ratio_P
     bounded = -advantages_P * ratio_P.clamp(1.0 - clip.low, 1.0 + clip.high)
     return Clipped(torch.maximum(plain, bounded), (bounded > plain).detach())

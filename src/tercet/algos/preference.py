@@ -59,7 +59,7 @@ def wpo(
     """w * dpo with w = min(1, exp(mean log pi(c) + mean log pi(r))), without gradient (Zhou et al. 2024).
 
     The alignment of w by sum_v pi(v)^2 (the paper's eq. 2) is left out, as in Tülu 3's code. `published` is what that
-    code computes: sums instead of means, so that w all but vanishes for long answers, and a gradient through w too.
+    code computes: sums instead of means, so that w is nearly 0 for long answers, and a gradient through w too.
     """
     if published:
         log_weight = policy.chosen + policy.rejected
@@ -90,9 +90,9 @@ def kto(
 ) -> Tensor:
     """[w_d (1 - sigmoid(beta (h(c) - kl))) + w_u (1 - sigmoid(beta (kl - h(r))))] / 2 (Ethayarajh et al., eq. 7, 8).
 
-    h = log pi - log ref of an answer. A pair is two examples, its chosen answer a desirable one and its rejected answer
-    an undesirable one; half their sum is their mean, so the mean over B pairs is TRL's mean over the 2B examples. `kl`,
-    one number, is `mismatch_kl`; no gradient goes through it.
+    h = log pi - log ref of an answer. A pair is two examples, one desirable (chosen) and one undesirable (rejected);
+    half their sum is their mean, so the mean over B pairs is TRL's mean over the 2B examples. `kl`, one number, is
+    `mismatch_kl`; no gradient goes through it.
     """
     baseline = kl.detach()
     chosen = torch.sigmoid(beta * (baseline - (policy.chosen - reference.chosen)))  # 1 - sigmoid(x) = sigmoid(-x)
@@ -127,6 +127,6 @@ def _bradley_terry(logit: Tensor, label_smoothing: float) -> Tensor:
 
 
 def _log_odds(logps: Tensor) -> Tensor:
-    """log p - log(1 - p); p = 1, which rounding makes of a sure answer, counts as just below."""
+    """log p - log(1 - p); p = 1, to which a sure answer may be rounded, counts as just below."""
     below = logps.clamp(max=-torch.finfo(logps.dtype).eps)
     return below - torch.log(-torch.expm1(below))

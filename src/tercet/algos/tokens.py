@@ -20,8 +20,8 @@ from torch import Tensor
 from tercet.kernels.native import available, call
 
 CHUNK_LOGITS = 1 << 24  # logits held at once on a CPU: 16M numbers, 64 MB in fp32
-CUDA_LOGITS = 1 << 28  # on a card: 1 GB in fp32
-CUDA_ROWS = 2048  # on a card never fewer: every chunk reads and writes the weight's whole gradient
+CUDA_LOGITS = 1 << 28  # on a GPU: 1 GB in fp32
+CUDA_ROWS = 2048  # on a GPU never fewer: every chunk reads and writes the weight's whole gradient
 
 
 def token_logps(
@@ -29,8 +29,8 @@ def token_logps(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability (nats, at least fp32) of each target under softmax(hidden @ weight.T / temperature).
 
-    Returns `(logps_P, entropies_P)`; entropies carry no gradient and are empty unless asked for. On CUDA the kernels of
-    Liger do the plain case where they are installed: they too keep one chunk, in fewer passes over it.
+    Returns `(logps_P, entropies_P)`; entropies carry no gradient and are empty unless asked for. On CUDA the kernels
+    of Liger compute the plain case where they are installed: they too keep one chunk, in fewer passes over it.
     """
     plain = hidden_PH.is_cuda and temperature == 1.0 and not entropy and len(targets_P) > 0
     if plain and (fused := liger()) is not None:
@@ -40,12 +40,12 @@ def token_logps(
     return logps_P, entropies_P
 
 
-LIGER = (0, 8, 3)  # before, the gradient of the weight ignored what each token's loss is multiplied with
+LIGER = (0, 8, 3)  # older versions ignore the factor of each token's loss in the gradient of the weight
 
 
 @cache
 def liger() -> Callable[..., Tensor] | None:
-    """Liger's projection and cross entropy in one, where a version is installed that can weigh tokens."""
+    """Liger's projection and cross entropy in one, where a version that weighs tokens rightly is installed."""
     if importlib.util.find_spec("liger_kernel") is None:
         return None
     found = importlib.metadata.version("liger-kernel").split(".")[:3]
@@ -87,7 +87,7 @@ def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
 
 
 def _row_logps(logits_PV: Tensor, targets_P: Tensor, norms_P: Tensor, logps_P: Tensor, temperature: float) -> None:
-    """Write each row's log-sum-exp and its target's log-probability: two passes over a row while it is in the cache."""
+    """Write each row's log-sum-exp and its target's log-probability: two passes over a row that is in the cache."""
     call("row_logps", logits_PV.dtype, logits_PV, targets_P, norms_P, logps_P, *logits_PV.shape, 1.0 / temperature)
 
 
@@ -121,7 +121,7 @@ class _TokenLogps(torch.autograd.Function):
             logits = _logits(hidden_PH[part], weight_VH, temperature)
             chosen = logits.gather(1, targets_P[part, None]).squeeze(1)
             peak = logits.amax(dim=1, keepdim=True)
-            logits.sub_(peak)
+            logits.sub_(peak)  # in place from here on: a second chunk of logits would double the memory
             if entropy:
                 weights = logits.exp()
                 total = weights.sum(dim=1)

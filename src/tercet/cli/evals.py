@@ -54,15 +54,11 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("a", metavar="A", help=ABOUT)
     verb.add_argument("b", metavar="B", help=ABOUT)
     verb.add_argument("--markdown", action="store_true", help="print a Markdown table")
-    verb = add(
-        "grade", grade, "grade stored completions, or check verifiers by their tasks' own answers", "mirror", "json"
-    )
+    verb = add("grade", grade, "grade stored completions, or check verifiers by tasks' own answers", "mirror", "json")
     verb.add_argument("verifier", nargs="?", metavar="VERIFIER", help="e.g. gsm8k@1")
     lines = 'lines of {"completion": ..., "reference": ...}'
     verb.add_argument("file", nargs="?", type=Path, metavar="FILE", help=lines)
-    verb.add_argument(
-        "--gold", default="", metavar="A,B", help="tasks or suites: own answers right, spoiled ones wrong"
-    )
+    verb.add_argument("--gold", default="", metavar="A,B", help="tasks or suites: own answers right, spoiled wrong")
     verb.add_argument("--limit", type=int, metavar="N", help="first N items of each task of --gold")
 
 
@@ -116,7 +112,7 @@ def eval_recipe(args: argparse.Namespace, store: Store) -> Recipe:
 
 def scores(args: argparse.Namespace) -> int:
     """A line per task: score, interval, what could have been detected, how answers ended."""
-    from tercet.evals.lm_eval.harness import export_results
+    from tercet.evals.lm_eval.export import export_results
 
     folder = _payload(args.evaluation, args.store)
     found = read_scores(folder)
@@ -189,8 +185,8 @@ def _payload(name: str, root: str) -> Path:
 
 def compare(args: argparse.Namespace) -> int:
     """A line per task: difference, interval, test."""
+    from tercet.evals.compare import cells, markdown, note
     from tercet.evals.compare import compare as paired
-    from tercet.evals.compare import markdown, note
 
     a, b = (_payload(name, args.store) for name in (args.a, args.b))
     tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
@@ -200,21 +196,7 @@ def compare(args: argparse.Namespace) -> int:
     if args.markdown:
         say(markdown(lines, args.a, args.b))
         return 0
-    rows = [
-        (
-            line.task,
-            line.n,
-            f"{line.a:.3f}",
-            f"{line.b:.3f}",
-            f"{line.difference:+.3f}",
-            f"[{line.low:+.3f}, {line.high:+.3f}]",
-            f"{line.p_value:.2g}",
-            f"{line.p_holm:.2g}",
-            line.test,
-            f"{line.minimum_detectable:.3f}",
-        )
-        for line in lines
-    ]
+    rows = [[*(row := cells(line))[:-1], line.test, row[-1]] for line in lines]
     say(f"A = {args.a}, B = {args.b}")
     table(("task", "n", "A", "B", "B - A", "95 % interval", "p", "p (Holm)", "test", "detectable"), rows)
     say(note(lines))
@@ -276,7 +258,7 @@ def _grade_gold(args: argparse.Namespace) -> int:
 def _answers(file: Path) -> Iterator[tuple[int, str, str]]:
     """Line number, completion and reference answer of each line; the first bad line is named."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")  # only a line feed ends a line of JSON
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: cannot be read as UTF-8 text ({error})") from None
     for number, line in enumerate(lines, 1):

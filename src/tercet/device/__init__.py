@@ -1,1 +1,1 @@
-"""Ranks, shards, checkpoints and accelerators: the only room that says distributed or cuda."""
+"""Ranks, shards, checkpoints and accelerators: the only package that says distributed or cuda."""

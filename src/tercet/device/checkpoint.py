@@ -1,4 +1,4 @@
-"""Exact checkpoints: masters, optimiser, cursor and ledger positions, written by rename; the last two are kept."""
+"""Exact checkpoints: master weights, optimiser, cursor and log positions, written by rename; the last two are kept."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.optim import Optimizer
 
 from tercet.device.mesh import Mesh
 from tercet.device.optim import prepare, state_of
@@ -25,7 +26,7 @@ from tercet.journal import to_disk
 from tercet.machine import available_memory
 
 KEPT = 2
-REST = 20.0  # between two saves, in times of what one takes: at most a twentieth of a run goes into them
+REST = 20.0  # pause between two saves over the time one takes: at most a twentieth of a run goes into them
 
 
 class Snapshot(NamedTuple):
@@ -43,11 +44,7 @@ class Snapshot(NamedTuple):
 
 
 def snapshot(
-    step: int,
-    trainable: Trainable,
-    optimizer: torch.optim.Optimizer,
-    extra: dict[str, Any],
-    kept: dict[str, Tensor] | None = None,
+    step: int, trainable: Trainable, optimizer: Optimizer, extra: dict[str, Any], kept: dict[str, Tensor] | None = None
 ) -> Snapshot:
     """What a checkpoint would hold now; its tensors are the living ones.
 
@@ -60,9 +57,9 @@ def snapshot(
 
 
 class Saver:
-    """Writes the checkpoints of a run, from a card beside training: no further ones than it has time for.
+    """Writes the checkpoints of a run, on a card beside training, and only as often as their duration allows.
 
-    There the state is copied to the host's memory first, so what a thread then writes is that of the moment. The next
+    On a card the state is copied to the host's memory first, so that a thread writes the state of that moment. The next
     save, and `finish`, wait for it and raise what went wrong.
     """
 
@@ -77,10 +74,7 @@ class Saver:
         self.took, self.ended = 0.0, time.monotonic()
 
     def due(self, least: float) -> bool:
-        """Whether a save is wanted, on any rank: `least` seconds, and 20 times what the last took, have passed since.
-
-        With `least = 0` always.
-        """
+        """Whether any rank wants to save: `least` seconds and `REST` times the last save have passed; always at 0."""
         busy = self.thread is not None and self.thread.is_alive()
         rested = time.monotonic() - self.ended >= max(least, REST * self.took)
         return self.mesh.max([float(least == 0 or (rested and not busy))])[0] > 0
@@ -89,7 +83,7 @@ class Saver:
         """Write a snapshot, or begin to."""
         self.finish()
         began = time.monotonic()
-        if self.beside and self._has_room(found):
+        if self.beside and self._fits(found):
             copied = found._replace(tensors=self._copied(found.tensors))
             self.thread = threading.Thread(target=self._work, args=(copied, began), name="checkpoint", daemon=True)
             self.thread.start()
@@ -120,16 +114,13 @@ class Saver:
         """The same tensors in the host's memory, which is kept for the next time."""
         if self.stager is None:
             card = self.mesh.device.type == "cuda"
-            self.stager = DefaultStager(
-                StagingOptions(
-                    use_pinned_memory=card, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=card
-                )
-            )
+            options = {"use_pinned_memory": card, "use_shared_memory": False, "use_async_staging": False}
+            self.stager = DefaultStager(StagingOptions(**options, use_non_blocking_copy=card))
         copied: Any = self.stager.stage(tensors)
         return copied
 
-    def _has_room(self, found: Snapshot) -> bool:
-        """Whether every rank's copy fits into the host's memory, with as much again left as a tenth of them."""
+    def _fits(self, found: Snapshot) -> bool:
+        """Whether every rank's copy fits into the host's memory, with a tenth of them to spare."""
         if self.stager is not None:
             return True
         wanted = 1.1 * found.num_bytes * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -161,7 +152,7 @@ def _write(folder: Path, found: Snapshot, mesh: Mesh) -> None:
 
 
 def load(
-    folder: Path, trainable: Trainable, optimizer: torch.optim.Optimizer, kept: dict[str, Tensor] | None = None
+    folder: Path, trainable: Trainable, optimizer: Optimizer, kept: dict[str, Tensor] | None = None
 ) -> dict[str, Any] | None:
     """Restore the newest checkpoint; None when there is none. Returns what `extra` held, and the step."""
     found = sorted(folder.glob("step-*"))
@@ -177,12 +168,12 @@ def load(
 
 
 def _state(trainable: Trainable, moments: dict[str, Tensor], kept: dict[str, Tensor] | None) -> dict[str, Any]:
-    """Masters, the optimiser's tensors and further ones by name."""
+    """Master weights, the optimiser's tensors and further ones by name."""
     state: dict[str, Any] = {f"kept.{name}": value for name, value in (kept or {}).items()}
     masters = zip(trainable.names, trainable.masters, strict=True)
     return state | {f"master.{name}": master.detach() for name, master in masters} | moments
 
 
 def _alone_is_fine() -> None:
-    """Torch warns whenever a single process saves or loads; that is what one rank means."""
+    """Silence the warning that torch gives whenever a single process saves or loads."""
     warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")

@@ -1,4 +1,4 @@
-"""A card's work that comes again and again: recorded once, then started as a whole.
+"""CUDA graphs: repeated work of a card, recorded once and then started as a whole.
 
 A decoding step of a small model is hundreds of short kernels; the host takes longer to start each than the card to run
 them. Work is known by a key, and reads and writes tensors that stay where they are: a recording holds their places.
@@ -18,7 +18,7 @@ PLAIN = 3  # times that work is done before it is recorded: what comes seldom is
 
 
 class Graphs:
-    """Recordings of one piece of work in several sizes; elsewhere than on a card it is simply done."""
+    """Recordings of one piece of work in several sizes; without a card it simply runs."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.records = device, device.type == "cuda"
@@ -29,8 +29,8 @@ class Graphs:
     def run(self, key: Hashable, work: Callable[[], Found]) -> Found:
         """What `work` returns; tensors in it are overwritten when the same key is run again.
 
-        All of one key's calls must do the same to the same tensors, never ask the card for a number, and depend on
-        nothing on the host but the key.
+        All of one key's calls must do the same to the same tensors, never read a number back from the card, and depend
+        on nothing on the host but the key.
         """
         if not self.records:
             return work()
@@ -43,9 +43,7 @@ class Graphs:
         return found
 
     def _record(self, key: Hashable, work: Callable[[], Any]) -> bool:
-        """Record work without doing it; whether that was possible. Recordings share their memory: none runs beside
-        another.
-        """
+        """Record work without running it; whether that was possible. Recordings share memory: they run in turn."""
         try:
             with torch.cuda.device(self.device):
                 graph = torch.cuda.CUDAGraph()

@@ -42,7 +42,7 @@ class Mesh:
         return self._reduce(values, dist.ReduceOp.MAX)
 
     def add(self, values: Tensor) -> Tensor:
-        """Element-wise sum of a tensor on this rank's device, in place; nobody waits for it."""
+        """Element-wise sum of a tensor on this rank's device, in place; the host does not wait for it."""
         if self.size > 1:
             dist.all_reduce(values, group=self.group)
         return values
@@ -67,7 +67,9 @@ class Mesh:
     def _reduce(self, values: list[float], op: Any) -> list[float]:
         if self.size == 1:
             return values
-        total = torch.tensor(values, dtype=torch.float64)  # by gloo: a card need not stop for what the host knows
+        total = torch.tensor(
+            values, dtype=torch.float64
+        )  # by gloo: the values are on the host, so the card need not stop
         dist.all_reduce(total, op=op, group=self.group)
         return total.tolist()
 
@@ -98,7 +100,7 @@ def peak_memory(device: torch.device) -> float:
 
 
 def wait(device: torch.device) -> None:
-    """Until everything that was asked of a card is done, copies to the host among it."""
+    """Wait until a card has done all its work, copies to the host included."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -113,7 +115,7 @@ def release_memory(device: torch.device) -> None:
 
 
 PEAKS: dict[str, float] = tomllib.loads(files("tercet.device").joinpath("peaks.toml").read_text(encoding="utf-8"))
-"""Peak bf16 FLOP/s by name of card; the file says where the numbers are from."""
+"""Peak bf16 FLOP/s by name of card; the file names their sources."""
 
 
 def peak_flops(device: torch.device) -> float | None:

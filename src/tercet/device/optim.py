@@ -1,4 +1,4 @@
-"""The optimisers, and their state by name: whatever tensors one keeps, a checkpoint holds them."""
+"""The optimisers, and their state by name, so that a checkpoint holds whatever tensors one keeps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tercet.recipe import TrainSpec
 
 
 def optimizer(spec: TrainSpec, trainable: Trainable, rates: dict[str, float]) -> torch.optim.Optimizer:
-    """The recipe's optimiser over the masters; `rates` are the peak learning rates of parts, `{"": 1e-5}` of all.
+    """The recipe's optimiser over master weights; `rates` are the peak learning rates of parts, `{"": 1e-5}` of all.
 
     Every group's `peak` is its rate over the recipe's, for the schedule.
     """
@@ -21,13 +21,13 @@ def optimizer(spec: TrainSpec, trainable: Trainable, rates: dict[str, float]) ->
     options["weight_decay"] = spec.weight_decay
     if spec.optimizer == "adamw8bit":
         return _eight_bits(trainable)(groups, **options)
-    # one kernel for all masters, but on CPU it does not take sharded ones
+    # one kernel for all master weights, but on CPU it does not take sharded ones
     fused = trainable.mesh.size == 1 or all(master.is_cuda for master in trainable.masters)
     return torch.optim.AdamW(groups, fused=fused, foreach=not fused, **options)
 
 
 def _eight_bits(trainable: Trainable) -> Any:
-    """The class of bitsandbytes; refused where its kernels cannot work on the masters."""
+    """The class of bitsandbytes; refused where its kernels cannot work on the master weights."""
     wanted = 'optimizer = "adamw8bit" keeps its moments on one GPU'
     if trainable.mesh.device.type != "cuda":
         raise ValueError(f'{wanted}, and training runs on {trainable.mesh.device.type}; use optimizer = "adamw"')
@@ -45,7 +45,7 @@ def _eight_bits(trainable: Trainable) -> Any:
 
 
 Counts = dict[str, dict[str, float]]
-"""What an optimiser counts for each master: `{"layers.0.weight": {"step": 12.0}}`; no entry, no update yet."""
+"""What an optimiser counts for each master weight: `{"layers.0.weight": {"step": 12.0}}`; no entry, no update yet."""
 
 
 def state_of(optimizer: torch.optim.Optimizer, trainable: Trainable) -> tuple[dict[str, Tensor], Counts]:
@@ -69,7 +69,7 @@ def state_of(optimizer: torch.optim.Optimizer, trainable: Trainable) -> tuple[di
 
 
 def prepare(optimizer: torch.optim.Optimizer, trainable: Trainable, counts: Counts) -> None:
-    """Give the masters named in `counts`, and no others, a state with these counts, for `state_of` to be loaded into.
+    """Give the master weights in `counts`, and no others, a state with these counts, for `state_of` to be loaded into.
 
     The optimiser makes it itself, by an update that changes nothing: no gradient, no rate. It knows the shapes.
     """

@@ -1,4 +1,4 @@
-"""On which device this process computes: one answer, for everything that opens a model."""
+"""Which device this process computes on, for everything that opens a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FORM = re.compile(r"cpu|cuda(:\d+)?")
 
 
 class DeviceError(ValueError):
-    """A device was asked for that this process cannot have."""
+    """The device that was named is not available to this process."""
 
 
 def device() -> torch.device:
@@ -33,7 +33,7 @@ def device() -> torch.device:
 
 
 def _number(asked: str) -> int:
-    """The card that a name means in this process; it must be there."""
+    """The number of the card that a name means in this process; refused where there is none."""
     rank, ranks = (int(os.environ.get(name, least)) for name, least in (("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1")))
     cards = torch.cuda.device_count()
     named = asked.partition(":")[2]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Readback:
-    """Tensors on their way into the host's pinned memory; elsewhere than on a card they are there at once."""
+    """Tensors on their way into the host's pinned memory; without a card they are there at once."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self.event: torch.cuda.Event | None = None

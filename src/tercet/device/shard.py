@@ -1,14 +1,15 @@
 """fp32 master weights behind a compute copy, on one rank or sharded over many with FSDP2.
 
 On one rank the forward pass runs on a copy in the compute precision; its gradients are added to fp32 gradients of the
-masters as soon as they appear. The masters may live in the host's memory, and with them the optimiser's state. On
-several ranks `fully_shard` keeps the same contract: fp32 shards, compute-precision parameters during forward and
-backward, fp32 reduction. Frozen parameters have no masters and stay in the compute precision.
+master weights as soon as they appear. These and the optimiser's state may live in the host's memory. On several ranks
+`fully_shard` keeps the same contract: fp32 shards, compute-precision parameters during forward and backward, fp32
+reduction. Frozen parameters have no master weights and stay in the compute precision.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ Merge = Callable[[Callable[[str], Tensor], str], Named]
 
 
 class Trainable:
-    """A module being trained: `module` computes, `masters` are what the optimiser changes."""
+    """A module being trained: `module` computes, `masters` are the weights that the optimiser changes."""
 
     def __init__(
         self,
@@ -35,7 +36,7 @@ class Trainable:
         host: torch.device | None = None,
         merge: Merge | None = None,
     ) -> None:
-        """`module` comes in fp32; masters live on `host` if given; `merge` makes a plain model of one with adapters."""
+        """`module` comes in fp32; master weights live on `host` if given; `merge` makes a model with adapters plain."""
         self.mesh, self.dtype, self.module, self.host, self.merge = mesh, dtype, module, host, merge
         self.pieces: list[tuple[nn.Parameter, Tensor]] = []  # gradients on their way to the host
         self.names = [name for name, p in module.named_parameters() if p.requires_grad]
@@ -49,7 +50,7 @@ class Trainable:
             self.masters = [nn.Parameter(self._master(p)) for p in self._trained()]
             module.to(mesh.device, dtype)
             for work, master in zip(self._trained(), self.masters, strict=True):
-                work.register_post_accumulate_grad_hook(self._hand_over(master))
+                work.register_post_accumulate_grad_hook(partial(self._hand_over, master))
         else:
             module.to(mesh.device)
             self.masters = self._trained()
@@ -65,7 +66,7 @@ class Trainable:
             self.pieces.clear()
 
     def published(self) -> None:
-        """Make the compute copy equal the masters again."""
+        """Make the compute copy equal the master weights again."""
         if self.copied:
             with torch.no_grad():
                 for work, master in zip(self._trained(), self.masters, strict=True):
@@ -82,7 +83,7 @@ class Trainable:
             torch._foreach_mul_(grads, factor)
 
     def part(self, name: str = "") -> list[nn.Parameter]:
-        """The masters of a submodule; of all when `name` is empty."""
+        """The master weights of a submodule; of all when `name` is empty."""
         return [master for own, master in zip(self.names, self.masters, strict=True) if own.startswith(name)]
 
     @property
@@ -99,7 +100,7 @@ class Trainable:
         return ((name.removeprefix(part), value) for name, value in named)
 
     def whole(self, name: str) -> Tensor:
-        """A master, or a frozen parameter in the compute precision, gathered from all ranks."""
+        """A master weight, or a frozen parameter in the compute precision, gathered from all ranks."""
         value = self.known[name].detach()
         return value.full_tensor() if hasattr(value, "full_tensor") else value
 
@@ -115,20 +116,18 @@ class Trainable:
         return self._pinned(parameter, torch.float32).copy_(parameter.detach())
 
     def _pinned(self, like: Tensor, dtype: torch.dtype) -> Tensor:
-        """Room on the host, where the card can write to and read from it by itself."""
+        """Empty memory of the host that the card can read and write by itself."""
         return torch.empty(like.shape, dtype=dtype, device=self.host, pin_memory=self.mesh.device.type == "cuda")
 
-    def _hand_over(self, master: nn.Parameter) -> Callable[[Tensor], None]:
-        def hook(work: Tensor) -> None:
-            if work.grad is None:
-                return
-            if self.host is None:
-                _add(master, work.grad)
-            else:
-                self.pieces.append((master, self._pinned(work, work.dtype).copy_(work.grad, non_blocking=True)))
-            work.grad = None
-
-        return hook
+    def _hand_over(self, master: nn.Parameter, work: Tensor) -> None:
+        """Add a gradient to its master weight's as soon as it appears, or start its copy to the host."""
+        if work.grad is None:
+            return
+        if self.host is None:
+            _add(master, work.grad)
+        else:
+            self.pieces.append((master, self._pinned(work, work.dtype).copy_(work.grad, non_blocking=True)))
+        work.grad = None
 
 
 def _add(master: nn.Parameter, grad: Tensor) -> None:

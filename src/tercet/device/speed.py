@@ -1,7 +1,7 @@
 """The yardstick: how fast this machine multiplies matrices of a model's own shapes, and how fast its memory is.
 
-Speed in tokens a second says nothing on another machine. Efficiency does: the FLOPs of the work over seconds x the rate
-at which plain products of the same shapes run here. The rate is measured once per machine, precision and number of
+Tokens a second do not compare across machines. Efficiency does: the FLOPs of the work over seconds x the rate at which
+plain products of the same shapes run here. The rate is measured once per machine, precision and number of
 threads, and remembered beside the other caches; `tercet speed` measures it afresh.
 """
 
@@ -31,7 +31,7 @@ Shapes = Mapping[tuple[int, int], int]
 ROWS = 2048  # tokens of one product, as in a training step
 MOST = 1 << 25  # numbers in one output: products with the vocabulary take fewer rows
 SECONDS = 0.5  # of measuring at a process's start
-LEAST = 5  # timings of one product; the lower quartile counts, for neighbours only add to it
+LEAST = 5  # timings of one product; the lower quartile counts, as other processes only add to it
 
 
 class Rate(NamedTuple):
@@ -57,8 +57,8 @@ def linear_shapes(module: nn.Module) -> dict[tuple[int, int], int]:
 def yardstick(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> float:
     """FLOP/s of plain products of these shapes on this device: the best that any process here has measured.
 
-    Every process measures for half a second, so that one that began on a busy machine does not speak for all. Never a
-    reason to fail: 0.0 where there is nothing to measure, and a cache that cannot be written is not.
+    Every process measures for half a second, so that a measurement on a busy machine does not stand for all. It never
+    fails: 0.0 where there is nothing to measure, and a cache that cannot be written is left alone.
     """
     if not shapes:
         return 0.0
@@ -67,7 +67,7 @@ def yardstick(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> float
 
 
 def remember(rate: Rate, shapes: Shapes, dtype: torch.dtype, device: torch.device) -> Rate:
-    """Keep a rate for later processes, unless a better one is known: neighbours can only make a machine look slower."""
+    """Keep a rate for later processes, unless a better one is known: other processes only slow a machine down."""
     file = _file(shapes, dtype, device)
     if rate.flops > _remembered(file):
         with suppress(OSError):

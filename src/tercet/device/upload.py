@@ -13,21 +13,21 @@ Move = Callable[[Tensor], Tensor]
 
 
 class Sent(NamedTuple):
-    """Tensors on their way to a card, and the event that says they have arrived."""
+    """Tensors that are being copied to a card, and the event of their arrival."""
 
     tensors: list[Tensor]
     arrived: torch.cuda.Event
 
 
 class Upload:
-    """One thread sends, another receives: the card, not the host, waits for what is still on its way."""
+    """One thread sends, another receives: the card, not the host, waits for copies under way."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.stream = torch.cuda.Stream(device)
 
     def send(self, moved: Callable[[Move], Made]) -> tuple[Made, Sent]:
-        """What `moved` makes of something when it is told how to copy a tensor of the host's memory."""
+        """What `moved` makes of something, given the function that copies a tensor from the host's memory."""
         sent: list[Tensor] = []
 
         def move(tensor: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class Weights(NamedTuple):
 
 
 class Anchor(NamedTuple):
-    """A verdict on a lengthened or shortened version of the baseline, which ties the length coefficient down.
+    """A verdict on a lengthened or shortened version of the baseline, which regularises the length coefficient.
 
     `length` is d / sd(d) within its own set; `preference` is a probability, 0 to 1.
     """
@@ -142,16 +142,16 @@ def fit(verdicts: Sequence[Verdict], anchors: Sequence[Anchor] = ()) -> Weights:
     lowest mean cross-entropy on left-out fifths wins. Writing p_i as two rows, labelled 1 and 0 and weighted p_i and
     1 - p_i, is the same sum; both copies are then in one fold. s_i is 1; anchors weigh 0.1 and have constant 0.
     """
-    told = [verdict for verdict in verdicts if verdict.preference is not None]
-    if len(told) + len(anchors) < FOLDS:
-        raise PreferenceError(f"expected at least {FOLDS} verdicts to fit a length control, got {len(told)}")
-    deltas = np.array([verdict.baseline_length - len(verdict.output) for verdict in told], dtype=float)
+    judged = [verdict for verdict in verdicts if verdict.preference is not None]
+    if len(judged) + len(anchors) < FOLDS:
+        raise PreferenceError(f"expected at least {FOLDS} verdicts to fit a length control, got {len(judged)}")
+    deltas = np.array([verdict.baseline_length - len(verdict.output) for verdict in judged], dtype=float)
     spread = float(deltas.std(ddof=1)) if len(deltas) > 1 else 0.0
     lengths = np.tanh(deltas / spread) if spread else np.zeros(len(deltas))
-    own = [(length, verdict.difficulty, 1.0) for length, verdict in zip(lengths, told, strict=True)]
+    own = [(length, verdict.difficulty, 1.0) for length, verdict in zip(lengths, judged, strict=True)]
     x = np.array([(math.tanh(anchor.length), anchor.difficulty, 0.0) for anchor in anchors] + own)
-    p = np.array([anchor.preference for anchor in anchors] + [_share(verdict.preference) for verdict in told])
-    s = np.array([ANCHOR_WEIGHT] * len(anchors) + [1.0] * len(told))
+    p = np.array([anchor.preference for anchor in anchors] + [_share(verdict.preference) for verdict in judged])
+    s = np.array([ANCHOR_WEIGHT] * len(anchors) + [1.0] * len(judged))
     losses = [_validation_loss(x, p, s, strength) for strength in STRENGTHS]
     best = STRENGTHS[losses.index(min(losses))]
     return Weights(*(float(w) for w in _lasso_logistic(x, p, best * s)))

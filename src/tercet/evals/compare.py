@@ -1,4 +1,4 @@
-"""Two evaluations of two checkpoints, item against item: what changed, and could it be chance?
+"""Two evaluations of two checkpoints, item by item: what changed, and whether chance may explain it.
 
 Both checkpoints answered the same questions, so the differences are taken per item, as `tercet.stats.compare` says.
 An item that either of them could not be asked, or that could not be graded, is left out on both sides.
@@ -33,13 +33,21 @@ def compare(a: Path, b: Path, tasks: Sequence[str] | None = None) -> list[Compar
 def markdown(lines: Sequence[Comparison], a: str, b: str) -> str:
     """The comparison as a table for a page or an issue, with what its numbers mean."""
     head = f"| task | n | {a} | {b} | difference | 95 % interval | p | p (Holm) | detectable |"
-    rows = [
-        f"| {line.task} | {line.n} | {line.a:.3f} | {line.b:.3f} | {line.difference:+.3f} "
-        f"| [{line.low:+.3f}, {line.high:+.3f}] | {line.p_value:.2g} | {line.p_holm:.2g} "
-        f"| {line.minimum_detectable:.3f} |"
-        for line in lines
-    ]
+    rows = [f"| {' | '.join(cells(line))} |" for line in lines]
     return "\n".join([head, "|---|" + "--:|" * 8, *rows, "", note(lines)])
+
+
+def cells(line: Comparison) -> list[str]:
+    """A line of a table: task, n, both scores, difference, interval, p-values and the detectable difference."""
+    ends = [f"{line.a:.3f}", f"{line.b:.3f}", f"{line.difference:+.3f}", f"[{line.low:+.3f}, {line.high:+.3f}]"]
+    return [
+        line.task,
+        str(line.n),
+        *ends,
+        f"{line.p_value:.2g}",
+        f"{line.p_holm:.2g}",
+        f"{line.minimum_detectable:.3f}",
+    ]
 
 
 def note(lines: Sequence[Comparison]) -> str:

@@ -1,6 +1,6 @@
 """Generators that need no model: one repeats the question, one knows the answers. For tests and dry runs of a recipe.
 
-Their tokens are words (text split at single spaces), so that a token budget can be seen to bite.
+Their tokens are words (text split at single spaces), so that the effect of a token budget is easy to see.
 """
 
 from __future__ import annotations
@@ -18,11 +18,24 @@ UNIFORM_BITS = 8.0  # a model that knows nothing pays eight bits for each byte
 class EchoGenerator:
     """Answers every prompt with its last turn, and finds all bytes equally likely (8 bits per byte)."""
 
+    def answer(self, prompt: Messages) -> str:
+        """What it writes, before the token budget cuts it."""
+        return prompt[-1].content
+
     def complete(
         self, prompts: Sequence[Messages], sampling: Sampling, done: Done | None = None
     ) -> list[list[Completion]]:
-        """The last turn of each prompt, cut to the token budget."""
-        return _complete([prompt[-1].content for prompt in prompts], sampling, done)
+        """The answer to each prompt, cut to the token budget."""
+        answers = []
+        for number, text in enumerate([self.answer(prompt) for prompt in prompts]):
+            words = text.split(" ")
+            kept = words[: sampling.max_new_tokens]
+            stop = "eos" if len(kept) == len(words) else "length"
+            one = Completion(" ".join(kept), tuple(range(len(kept))), (0.0,) * len(kept), stop)
+            answers.append([one] * sampling.n)
+            if done is not None:
+                done(number, answers[-1])
+        return answers
 
     def likelihood(
         self, prompts: Sequence[Messages], options: Sequence[Sequence[str]], *, close: bool = False
@@ -32,57 +45,31 @@ class EchoGenerator:
 
     def encode(self, prompts: Sequence[Messages]) -> list[list[int]]:
         """The bytes of each prompt's turns."""
-        return _encode(prompts)
+        return [list("".join(turn.content for turn in prompt).encode()) for prompt in prompts]
 
 
 @dataclass
-class OracleGenerator:
-    """Answers from `truths` (last turn -> answer), and is sure of exactly that answer when it scores options."""
+class OracleGenerator(EchoGenerator):
+    """Answers from `references` (last turn -> answer), and is sure of exactly that answer when it scores options."""
 
     references: Mapping[str, str]
-    asked: list[str] = field(default_factory=list)  # last turns in the order they were put
+    asked: list[str] = field(default_factory=list)  # last turns in the order they were asked
 
-    def complete(
-        self, prompts: Sequence[Messages], sampling: Sampling, done: Done | None = None
-    ) -> list[list[Completion]]:
-        """The known answer of each prompt, cut to the token budget."""
-        return _complete([self._answer(prompt) for prompt in prompts], sampling, done)
+    def answer(self, prompt: Messages) -> str:
+        """The known answer."""
+        self.asked.append(prompt[-1].content)
+        return self.references[prompt[-1].content]
 
     def likelihood(
         self, prompts: Sequence[Messages], options: Sequence[Sequence[str]], *, close: bool = False
     ) -> list[list[Likelihood]]:
         """One bit per byte for the known answer, eight for any other."""
-        answers = [self._answer(prompt) for prompt in prompts]
+        answers = [self.answer(prompt) for prompt in prompts]
         return [
             [_likelihood(option, 1.0 if option == answer else UNIFORM_BITS) for option in texts]
             for answer, texts in zip(answers, options, strict=True)
         ]
 
-    def encode(self, prompts: Sequence[Messages]) -> list[list[int]]:
-        """The bytes of each prompt's turns."""
-        return _encode(prompts)
-
-    def _answer(self, prompt: Messages) -> str:
-        self.asked.append(prompt[-1].content)
-        return self.references[prompt[-1].content]
-
-
-def _complete(texts: Sequence[str], sampling: Sampling, done: Done | None) -> list[list[Completion]]:
-    answers = []
-    for number, text in enumerate(texts):
-        words = text.split(" ")
-        kept = words[: sampling.max_new_tokens]
-        stop = "eos" if len(kept) == len(words) else "length"
-        one = Completion(" ".join(kept), tuple(range(len(kept))), (0.0,) * len(kept), stop)
-        answers.append([one] * sampling.n)
-        if done is not None:
-            done(number, answers[-1])
-    return answers
-
 
 def _likelihood(text: str, bits_per_byte: float) -> Likelihood:
     return Likelihood(-bits_per_byte * math.log(2) * len(text.encode()), len(text.split(" ")))
-
-
-def _encode(prompts: Sequence[Messages]) -> list[list[int]]:
-    return [list("".join(turn.content for turn in prompt).encode()) for prompt in prompts]

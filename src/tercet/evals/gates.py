@@ -1,8 +1,7 @@
-"""Gates: what an evaluation must show for the run to go on, e.g. `words >= benchmark-sft - 0.01` or `talk <=
-benchmark-base + 0.05`.
+"""Gates: what an evaluation must show for the run to go on, e.g. `words >= eval-sft - 0.01` or `talk <= 7.5`.
 
-Only a *significant* regression stops the pipeline: a gate fails when the whole 95 % interval of
-the paired difference to its bound lies on the wrong side.
+Only a *significant* regression stops the pipeline: a gate fails when the whole 95 % interval of the paired difference
+to its bound lies on the wrong side.
 """
 
 from __future__ import annotations

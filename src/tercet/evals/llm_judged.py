@@ -50,7 +50,7 @@ def run(
     inputs: dict[str, Artifact],
     ctx: Context,
 ) -> list[Result]:
-    """The results with every answer of a LLM-judged task graded; the others as they are."""
+    """The results with every answer of an LLM-judged task graded; the others as they are."""
     by_name = {card.name: card for card in cards}
     with ResultLog(ctx.work / "judged.jsonl") as log:
         waiting = [pair for pair in zip(benchmark, results, strict=True) if pair[0].judge]

@@ -31,7 +31,7 @@ SYNC_EVERY = 8  # lines between fsyncs
 
 
 class ResultLog(Journal):
-    """The journal of an evaluation: what it holds is in `results`, of several lines for one item the last."""
+    """The journal of an evaluation; `results` holds the last line of each item."""
 
     def __init__(self, path: Path) -> None:
         self.results = {(one.task, one.item): one for one in map(Result.from_json, journal.read(path))}
@@ -43,7 +43,7 @@ class ResultLog(Journal):
         return super().append(record.to_json())
 
     def has(self, task: str, item: str) -> bool:
-        """Whether the item is finished; one of which a sample failed is not, so that running again asks it again."""
+        """Whether the item is finished; with a failed sample it is not, so that running again asks it again."""
         found = self.results.get((task, item))
         return found is not None and all(one.outcome != "error" for one in (found, *found.tries))
 
@@ -60,7 +60,6 @@ class Metered(Protocol):
     @property
     def usage(self) -> Any:
         """Totals since it was opened, a dataclass of numbers."""
-        ...
 
 
 @contextmanager
@@ -163,6 +162,7 @@ def summary(card: TaskCard, results: Sequence[Result]) -> Score:
     plain = own_estimate or level(scored)
     clustered = estimate(scored, clusters) if 1 < len(set(clusters)) < len(clusters) else None
     low, high, interval = _interval(card, scored, plain)
+    ended = Counter(one.outcome for result in results for one in result.tries)
     return Score(
         metric=card.metric,
         score=plain.value,
@@ -174,7 +174,7 @@ def summary(card: TaskCard, results: Sequence[Result]) -> Score:
         minimum_detectable=_number(minimum_detectable(plain.stderr * math.sqrt(2))) or None,
         stderr_clustered=_number(clustered.stderr) if clustered else None,
         num_clusters=len(set(clusters)) if clustered else None,
-        outcomes=_outcomes(results),
+        outcomes={outcome: ended[outcome] for outcome in OUTCOMES},
         preference=numbers,
         card=card,
         **_details(card, scored),
@@ -189,12 +189,6 @@ def _interval(card: TaskCard, results: Sequence[Result], plain: Estimate) -> tup
     if card.metric == "bpb":
         return plain.low, plain.high, "95 %, Student's t"
     return max(0.0, plain.low), min(1.0, plain.high), "95 %, Student's t"
-
-
-def _outcomes(results: Sequence[Result]) -> dict[str, int]:
-    """How often each class came, over samples."""
-    counted = Counter(one.outcome for result in results for one in result.tries)
-    return {outcome: counted[outcome] for outcome in OUTCOMES}
 
 
 def _details(card: TaskCard, results: Sequence[Result]) -> dict[str, Any]:

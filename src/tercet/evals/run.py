@@ -46,7 +46,6 @@ class Encoder(Protocol):
 
     def encode(self, prompts: Sequence[Messages]) -> list[list[int]]:
         """Token ids of each rendered prompt."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -160,6 +159,7 @@ def _unfinished(groups: list[ItemGroup], log: ResultLog, free: set[str]) -> list
     for group in groups:
         missing = [item for item in group.items if not log.has(item.task, item.item)]
         if missing:
+            # Elsewhere an answer depends, in a last digit or a token, on its batch: only whole groups repeat it.
             again = missing if group.card.name in free else group.items
             left.append(ItemGroup(group.card, again, group.seed))
             log.forget((item.task, item.item) for item in again)
@@ -194,7 +194,7 @@ def _generate(model: Generator, group: ItemGroup, emit: Emit) -> None:
     waiting = dict(enumerate(group.items))
     name = group.card.verifier
     workers = machine.cores() if name and verifier(name).slow else 1
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers) as pool:  # slow verifiers grade while the model still writes
         grading: deque[Future[Result]] = deque()
 
         def finished(i: int, completions: list[Completion]) -> None:
@@ -204,6 +204,7 @@ def _generate(model: Generator, group: ItemGroup, emit: Emit) -> None:
             while grading and grading[0].done():
                 emit(grading.popleft().result())
 
+        # A generator may report answers early, in any order, or none of them: the rest is taken from what it returns.
         for i, completions in enumerate(model.complete(prompts, sampling, finished)):
             finished(i, completions)
         for future in grading:

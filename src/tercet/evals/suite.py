@@ -6,8 +6,10 @@ Each task is declared in a module of `tasks`. A changed task is a new version; r
 from __future__ import annotations
 
 import math
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files as resource
 from typing import Any
 
 from tercet.evals.task import Generated, Task, TaskError, bits_per_byte
@@ -28,12 +30,12 @@ BPB = ":bpb"
 class Suite:
     """Tasks in the rows of a published table; a row is the mean of its tasks, the average that of the rows.
 
-    Tasks `beside` are asked and not counted. `without` names averages that leave rows out: `{"10 rows": ("DROP",)}`.
+    Tasks `beside` are asked and not counted. `without` names averages that leave rows out: `{"10 rows": ["DROP"]}`.
     """
 
-    rows: Mapping[str, tuple[str, ...]]
-    beside: tuple[str, ...] = ()
-    without: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    rows: Mapping[str, Sequence[str]]
+    beside: Sequence[str] = ()
+    without: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def tasks(self) -> list[str]:
@@ -41,49 +43,8 @@ class Suite:
         return [*(name for names in self.rows.values() for name in names), *self.beside]
 
 
-_SAFETY = {
-    "HarmBench": ("harmbench@1",),
-    "XSTest": ("xstest@1",),
-    "WildGuardTest": ("wildguardtest@1",),
-    "JailbreakTrigger": ("jailbreaktrigger@1",),
-    "DoAnythingNow": ("do_anything_now@1",),
-    "WildJailbreakTest": ("wildjailbreak@1",),
-}
-SUITES = {
-    "quick": Suite({name: (f"{name}@1",) for name in ("words", "constraints", "talk", "facts")}),
-    "dev": Suite(
-        {
-            "MMLU": ("mmlu:cot@1",),
-            "PopQA": ("popqa@1",),
-            "TruthfulQA": ("truthfulqa@1",),
-            "BBH": ("bbh@1",),
-            "DROP": ("drop@1",),
-            "MATH": ("math@1",),
-            "GSM8K": ("gsm8k@2",),
-            "HumanEval": ("humaneval@1",),
-            "HumanEval+": ("humanevalplus@1",),
-            "IFEval": ("ifeval@1",),
-            "AlpacaEval 2": ("alpacaeval@1",),
-            "Safety": tuple(name for names in _SAFETY.values() for name in names),
-        },
-        beside=("mmlu:mc@1",),
-        without={"10 rows": ("TruthfulQA", "DROP"), "9 rows, no safety": ("TruthfulQA", "DROP", "Safety")},
-    ),
-    "unseen": Suite(
-        {
-            "GPQA": ("gpqa@1",),
-            "MMLU-Pro": ("mmlu_pro@1",),
-            "AGIEval": ("agieval@1",),
-            "DeepMind Math": ("deepmind_math@1",),
-            "BigCodeBench-Hard": ("bigcodebench_hard@1",),
-            "IFEval-OOD": ("ifbench@1",),
-            "HREF": ("href@1",),
-        },
-        without={"5 rows": ("MMLU-Pro", "HREF")},
-    ),
-    "safety": Suite(_SAFETY),
-    "lm": Suite({task.name.partition(":")[0]: (task.id,) for task in LM} | {"ifeval": ("ifeval:reference@1",)}),
-}
+_TABLE = tomllib.loads(resource("tercet.evals").joinpath("suites.toml").read_text(encoding="utf-8"))
+SUITES = {name: Suite(**table) for name, table in _TABLE.items()}
 
 
 def task(name: str) -> Task:
@@ -115,12 +76,10 @@ def needs(names: Iterable[str]) -> list[tuple[str, int]]:
 
 def sources(names: Iterable[str]) -> list[Source]:
     """Every public source that these tasks read: items and examples."""
-    found = [
-        source
-        for wanted in tasks(names)
-        for source in (*(() if isinstance(wanted.data, Generated) else wanted.data), *wanted.examples)
-    ]
-    return list(dict.fromkeys(found))
+    found: dict[Source, None] = {}
+    for wanted in tasks(names):
+        found |= dict.fromkeys((*(() if isinstance(wanted.data, Generated) else wanted.data), *wanted.examples))
+    return list(found)
 
 
 def files(spec: BenchmarkSpec) -> list[Source]:
@@ -151,14 +110,10 @@ def averages(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
     """
     found = {}
     for name, suite in SUITES.items():
-        if name in ("quick", "lm") or not all(
-            member in scores for members in suite.rows.values() for member in members
-        ):
+        counted = [member for members in suite.rows.values() for member in members]
+        if name in ("quick", "lm") or not all(member in scores for member in counted):
             continue
-        rows = {
-            label: {**_mean([scores[member] for member in members]), "tasks": list(members)}
-            for label, members in suite.rows.items()
-        }
+        rows = {row: {**_mean([scores[one] for one in own]), "tasks": list(own)} for row, own in suite.rows.items()}
         means = {}
         for label, left in {f"{len(rows)} rows": (), **suite.without}.items():
             kept = [key for key in rows if key not in left]

@@ -343,7 +343,7 @@ void NAMED(row_slopes)(REAL *restrict logits_PV, const int64_t *restrict targets
     }
 }
 
-/* One new query per row and head over that row's own past: keys and values are (B, K, any room, D), lengths_B of them
+/* One new query per row and head over that row's own past: keys and values are (B, K, any length, D), lengths_B of them
  * count. Heads that share keys read them once. out (B, N, D), lse (B, N) for whoever merges another part. */
 void NAMED(attend_past)(const REAL *restrict query, const REAL *restrict keys, const REAL *restrict values,
                         const int64_t *restrict lengths_B, REAL *restrict out, float *restrict lse_BN, int64_t B,
@@ -353,8 +353,8 @@ void NAMED(attend_past)(const REAL *restrict query, const REAL *restrict keys, c
     for (int64_t pair = 0; pair < B * K; pair++) {
         int64_t b = pair / K, k = pair % K, length = lengths_B[b], first = b * N + k * G;
         const REAL *key = keys + b * step_B + k * step_K, *value = values + b * step_B + k * step_K;
-        float *room = malloc((size_t)(G * length + (2 * G + 1) * D) * sizeof(float));
-        float *weights = room, *asked = weights + G * length, *row = asked + G * D, *found = row + D;
+        float *scratch = malloc((size_t)(G * length + (2 * G + 1) * D) * sizeof(float));
+        float *weights = scratch, *asked = weights + G * length, *row = asked + G * D, *found = row + D;
         for (int64_t i = 0; i < G * D; i++) {
             asked[i] = LOAD(query[first * D + i]) * scale;
             found[i] = 0.0f;
@@ -391,7 +391,7 @@ void NAMED(attend_past)(const REAL *restrict query, const REAL *restrict keys, c
             }
         }
         for (int64_t i = 0; i < G * D; i++) out[first * D + i] = STORE(found[i]);
-        free(room);
+        free(scratch);
     }
 }
 

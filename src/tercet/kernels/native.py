@@ -1,6 +1,6 @@
 """The element-wise kernels of `kernels.c`, compiled once per machine and kept in the cache.
 
-A C compiler is welcome, not needed: without one (or without room to write) the model's own operations run, slower and
+A C compiler is optional: without one, or where the cache cannot be written, the model's own operations run, slower and
 with the same results up to rounding. Nothing is compiled at import; the first caller waits about a second, once per
 machine. OpenMP is torch's own runtime, so that both share one set of threads.
 """
@@ -53,8 +53,8 @@ def native() -> Native:
         try:
             return Native(ctypes.CDLL(str(_built(compiler, extra))), "")
         except (OSError, subprocess.SubprocessError) as error:
-            said = getattr(error, "stderr", "") or str(error)
-            why = f"{compiler} could not build the kernels: {' '.join(str(said).split())[-300:]}"
+            detail = getattr(error, "stderr", "") or str(error)
+            why = f"{compiler} could not build the kernels: {' '.join(str(detail).split())[-300:]}"
     return Native(None, why)
 
 
@@ -64,7 +64,7 @@ def available(tensor: Tensor) -> bool:
 
 
 def call(name: str, dtype: torch.dtype | None, *arguments: Tensor | int | float) -> None:
-    """Run one kernel: tensors as pointers, whole numbers as int64, others as float. The caller answers for shapes."""
+    """Run one kernel: tensors as pointers, whole numbers as int64, others as float. Shapes are not checked."""
     library = native().library
     assert library is not None
     function = getattr(library, f"{name}_{KINDS[dtype]}" if dtype is not None else name)

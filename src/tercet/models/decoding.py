@@ -1,4 +1,4 @@
-"""The rows that the local generator is writing: admitted, moved on by a token, retired."""
+"""The rows that the local generator is decoding: admitted, extended token by token, retired."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from torch import Tensor
 
 from tercet.device.graphs import Graphs
 from tercet.device.readback import Readback, send
-from tercet.models.flops import attended_pairs
+from tercet.models.flops import ComputeAccount, attended_pairs
 from tercet.models.forest import Tree, pack_forest
 from tercet.models.kv_cache import Cache, Prefill
 from tercet.models.policy import Policy
 from tercet.models.sampling import draw, uniforms
-from tercet.models.work import ComputeAccount
 from tercet.rows import Sampling
 
 Ids = Sequence[int]
@@ -29,12 +28,12 @@ class Ends(NamedTuple):
 
     stops: set[int]
     tokenizer: Any
-    room: int  # tokens of the model's context
+    context: int  # tokens
 
 
 @dataclass
 class DecodingRow:
-    """One sample in the making."""
+    """One sample that is being decoded."""
 
     prompt: int
     sample: int
@@ -59,8 +58,8 @@ class DecodingRow:
 class Decoding:
     """The rows being decoded; row b lives in slot b of the cache.
 
-    Where `late`, a step is on its way before the host has read what the last one drew: tokens stay on the device, and a
-    card never waits for the host. A row found to have ended is one token ahead by then; that token is thrown away.
+    Where `late`, a step starts before the host has read what the last one drew: tokens stay on the device, and a card
+    never waits for the host. A row found to have ended is one token ahead by then; that token is thrown away.
     """
 
     def __init__(
@@ -89,6 +88,7 @@ class Decoding:
             queue.pop()
         if not taken:
             return False
+        # only what follows the shared prefix is computed; the rows of one prompt share its keys
         forest = pack_forest([Tree(prompts[rows[0].prompt][offset:], []) for rows in taken]).moved(self._sent)
         layout = Prefill(forest, self.cache, first, [len(rows) for rows in taken])
         hidden = self.policy.hidden(layout, forest.input_ids, forest.position_ids + offset)
@@ -120,7 +120,7 @@ class Decoding:
         while len(self.pending) > ahead:
             self.finished += self._read()
         over = [b for b, row in enumerate(self.rows) if row.ended or row.full]
-        for b in reversed(over):
+        for b in reversed(over):  # from the end, so that the row which fills a gap is never one that has ended
             last = len(self.rows) - 1
             if b != last:
                 self._move(last, b)
@@ -132,7 +132,7 @@ class Decoding:
     def _reserved(self, prompt: int, samples: list[int], prompts: Sequence[Ids], first: int) -> list[DecodingRow]:
         """The rows of a prompt's samples, in slots `first` and on; none where the cache has no room for them."""
         start, offset = len(prompts[prompt]), self.cache.offset
-        limit = min(self.sampling.max_new_tokens, self.ends.room - start)
+        limit = min(self.sampling.max_new_tokens, self.ends.context - start)
         if not self.cache.reserve(first, len(samples), start - offset, start - offset + limit):
             return []
         return [DecodingRow(prompt, sample, limit, start) for sample in samples]
@@ -159,13 +159,13 @@ class Decoding:
         return tokens, logps
 
     def _await(self, rows: list[DecodingRow], tokens: Tensor, logps: Tensor) -> None:
-        """Each of `rows` has drawn a token, which is now on its way to the host."""
+        """Note that each of `rows` has drawn a token, and start its copy to the host."""
         for row in rows:
             row.drawn += 1
         self.pending.append((rows, Readback((tokens, logps))))
 
     def _read(self) -> list[DecodingRow]:
-        """Give the rows of the oldest step their tokens; those that end with them."""
+        """Give the rows of the oldest step their tokens; returns the rows that end with them."""
         rows, readback = self.pending.popleft()
         drawn = [(row, *pair) for row, *pair in zip(rows, *readback.read(), strict=True) if not row.ended]
         for row, token, logp in drawn:

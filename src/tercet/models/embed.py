@@ -1,4 +1,4 @@
-"""How near two texts are in the eyes of an encoder such as RoBERTa-large; HREF compares some answers that way."""
+"""Similarity of two texts by an encoder such as RoBERTa-large; HREF compares some answers that way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.functional import cosine_similarity
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from tercet.device import place
-from tercet.models.hf_folder import BaseError, quiet
+from tercet.models.hf_folder import BaseError, one_line, quiet
 
 BATCH_TOKENS = 8192  # padding included
 
@@ -37,7 +37,7 @@ class Embedder:
                 tokenizer = AutoTokenizer.from_pretrained(name)
         except (OSError, ValueError) as error:
             raise BaseError(
-                f"{name}: no encoder could be read ({' '.join(str(error).split()):.200}); expected a Hugging Face "
+                f"{name}: no encoder could be read ({one_line(error):.200}); expected a Hugging Face "
                 "folder or a hub id such as FacebookAI/roberta-large"
             ) from error
         lost = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))  # not used here
@@ -45,7 +45,7 @@ class Embedder:
             raise BaseError(f"{name}: its weights lack {len(lost)} tensors of {type(model).__name__}, e.g. {lost[0]}")
         if tokenizer.pad_token_id is None:
             raise BaseError(f"{name}: its tokenizer has no padding token; expected an encoder such as RoBERTa")
-        return cls(model.to(place.device()).eval(), tokenizer, _room(model, tokenizer))
+        return cls(model.to(place.device()).eval(), tokenizer, _max_tokens(model, tokenizer))
 
     def similarity(self, a: Sequence[str], b: Sequence[str]) -> list[float]:
         """Cosine of the vectors of each pair, in [-1, 1]; texts beyond the encoder's length are cut at the end."""
@@ -53,9 +53,9 @@ class Embedder:
             raise ValueError(f"similarity compares pairs; got {len(a)} texts and {len(b)} others")
         if not a:
             return []
-        place = {text: number for number, text in enumerate(dict.fromkeys([*a, *b]))}
-        vectors = self.vectors(list(place))
-        cosines = cosine_similarity(vectors[[place[text] for text in a]], vectors[[place[text] for text in b]])
+        rows = {text: row for row, text in enumerate(dict.fromkeys([*a, *b]))}
+        vectors = self.vectors(list(rows))
+        cosines = cosine_similarity(vectors[[rows[text] for text in a]], vectors[[rows[text] for text in b]])
         return [min(1.0, max(-1.0, cosine)) for cosine in cosines.tolist()]
 
     @torch.no_grad()
@@ -72,7 +72,7 @@ class Embedder:
         return vectors
 
 
-def _room(model: PreTrainedModel, tokenizer: Any) -> int:
+def _max_tokens(model: PreTrainedModel, tokenizer: Any) -> int:
     """Tokens the encoder can read. RoBERTa and its kin number positions from the padding id + 1."""
     places = int(model.config.max_position_embeddings)
     offset = getattr(getattr(model, "embeddings", None), "padding_idx", None)

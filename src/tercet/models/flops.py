@@ -1,18 +1,23 @@
-"""How many floating-point operations a model needs for a row of tokens: its matrix products, counted from shapes.
+"""How many floating-point operations a model needs: its matrix products, counted from shapes; a generator's account.
 
-A product of (m, k) and (k, n) counts 2 m k n. Norms, activations, rotary angles and softmax are left out, as everywhere
-where efficiency is told; so is what is computed twice to save memory, and the filling of a batch. Backward costs twice
+A product of (m, k) and (k, n) counts 2 m k n. Norms, activations, rotary angles and softmax are left out, as is usual
+for efficiency figures; so is what is computed twice to save memory, and the filling of a batch. Backward costs twice
 the forward pass: one product for the input's gradient, one for the weight's, which frozen weights do not need.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from torch import nn
 from transformers import PreTrainedModel
 
+from tercet.device.speed import linear_shapes, yardstick
 from tercet.models.forest import Forest
+from tercet.models.policy import Policy
 
 
 class ModelSize(NamedTuple):
@@ -61,7 +66,7 @@ def attended_pairs(forest: Forest) -> int:
     """Pairs of query and key that see each other: a segment's own past, itself included, and its whole trunk."""
     pairs = 0
     for segment in forest.segments:
-        if segment.start < forest.num_tokens:  # what fills the row up is nobody's
+        if segment.start < forest.num_tokens:  # what fills the row up is not counted
             own = segment.end - segment.start
             pairs += own * (own + 1) // 2 + own * (segment.trunk_end - segment.trunk_start)
     return pairs
@@ -72,3 +77,37 @@ def training_flops(size: ModelSize, forest: Forest) -> float:
     predicted = len(forest.targets_P)
     whole = 3.0 * forward_flops(size, forest.num_tokens, attended_pairs(forest), predicted)
     return whole - 2.0 * (size.frozen_linear * forest.num_tokens + size.frozen_head * predicted)
+
+
+class ComputeAccount:
+    """What a generator computed since the last `taken`: each prompt's tokens once, and every token it wrote."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy, self.size = policy, model_size(policy)
+        self.tokens, self.flops, self.seconds = 0, 0.0, 0.0
+
+    def add(self, tokens: int, attended: float, predicted: int) -> None:
+        """A forward pass: see `forward_flops`."""
+        self.tokens += tokens
+        self.flops += forward_flops(self.size, tokens, attended, predicted)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count the seconds inside."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - began
+
+    def taken(self) -> dict[str, float]:
+        """Tokens a second and efficiency since the last call, as metrics; nothing where nothing was done."""
+        tokens, flops, seconds = self.tokens, self.flops, self.seconds
+        self.tokens, self.flops, self.seconds = 0, 0.0, 0.0
+        if not seconds or not tokens:
+            return {}
+        found = {"tokens_per_second": tokens / seconds}
+        head = self.policy.head()
+        if rate := yardstick(linear_shapes(self.policy.model), head.dtype, head.device):
+            found["efficiency"] = flops / (seconds * rate)
+        return found

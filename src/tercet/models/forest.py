@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from tercet.models import forest_cpu
+from tercet.models.forest_cpu import Segment
 from tercet.models.forest_cuda import Layout
 
 NAME = "forest"
@@ -46,15 +47,6 @@ class Tree(NamedTuple):
         return len(self.trunk) + sum(len(leaf.token_ids) for leaf in self.leaves)
 
 
-class Segment(NamedTuple):
-    """Tokens `[start, end)` that attend to `[trunk_start, trunk_end)` and causally to themselves."""
-
-    start: int
-    end: int
-    trunk_start: int
-    trunk_end: int
-
-
 class Owners(NamedTuple):
     """Which leaf each of P losses belongs to, how many losses each leaf has (L,), and how many leaves have any."""
 
@@ -65,7 +57,7 @@ class Owners(NamedTuple):
 
 @dataclass
 class Forest:
-    """A flat batch of trees. `leaf_P` says which leaf (counted over the batch) each predicted token belongs to."""
+    """A flat batch of trees. `leaf_P` is the leaf (counted over the batch) that each predicted token belongs to."""
 
     input_ids: Tensor  # (T,)
     position_ids: Tensor  # (T,)
@@ -78,8 +70,8 @@ class Forest:
     num_tokens: int  # without the filling at the end
     counts_L: Tensor  # trained tokens of each leaf
     num_trained: int  # leaves with a trained token
-    groups: list[forest_cpu.SegmentBatch] | None = None  # the segments as products are made of them
-    layout: Layout | None = None  # the same for a card
+    groups: list[forest_cpu.SegmentBatch] | None = None  # the segments in batches, for the CPU
+    layout: Layout | None = None  # the segments as a card's kernels read them
 
     def to(self, device: torch.device) -> Forest:
         """The same forest on another device."""
@@ -95,7 +87,7 @@ class Forest:
 
     @property
     def owners(self) -> Owners:
-        """Whose the trained tokens are."""
+        """Which leaf each trained token belongs to."""
         return Owners(self.leaf_P, self.counts_L, self.num_trained)
 
     def attend(self, _layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
@@ -112,13 +104,8 @@ def pack_forest(trees: Sequence[Tree], multiple: int = 1) -> Forest:
 
     With `multiple` the row is filled up with a segment of its own: few distinct lengths, few kernels to build.
     """
-    ids: list[int] = []
-    positions: list[int] = []
+    ids, positions, predict, targets, owners, last = (list[int]() for _ in range(6))
     segments: list[Segment] = []
-    predict: list[int] = []
-    targets: list[int] = []
-    owners: list[int] = []
-    last: list[int] = []
     for tree in trees:
         trunk_start, trunk_end = len(ids), len(ids) + len(tree.trunk)
         ids.extend(tree.trunk)
@@ -132,6 +119,7 @@ def pack_forest(trees: Sequence[Tree], multiple: int = 1) -> Forest:
             segments.append(Segment(start, len(ids), trunk_start, trunk_end))
             for offset, trained in enumerate(leaf.mask):
                 if trained and (offset or tree.trunk):
+                    # a leaf's first token is predicted by the trunk's last one, which does not stand before it
                     predict.append(start + offset - 1 if offset else trunk_end - 1)
                     targets.append(leaf.token_ids[offset])
                     owners.append(len(last))
@@ -159,7 +147,7 @@ def pack_forest(trees: Sequence[Tree], multiple: int = 1) -> Forest:
 
 
 class Attends(Protocol):
-    """What a forward pass hands to every attention layer: a Forest, or the generator's cache."""
+    """What every attention layer of a forward pass calls: a Forest, or the generator's cache."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Attention output `(1, T, N, D)`."""
@@ -184,8 +172,8 @@ def forest_attention(
 def register() -> None:
     """Make `attn_implementation="forest"` known to transformers, once.
 
-    Masks are the layout's own business. With a function registered for them, even one that makes none, transformers
-    would look for packed sequences in the positions in every pass, and a card would be waited for.
+    No mask function is registered, since the layout masks by itself. With one, even one that makes no mask,
+    transformers would look for packed sequences in the positions in every pass, and wait for the card.
     """
     if NAME not in AttentionInterface():
         AttentionInterface.register(NAME, forest_attention)

@@ -21,8 +21,13 @@ from tercet.kernels.native import available, call
 SCORES = 1 << 24  # scores of one batch of products: 64 MB in float
 
 
-Segment = tuple[int, int, int, int]
-"""Tokens `[start, end)` that attend to `[trunk_start, trunk_end)` and causally to themselves, in this order."""
+class Segment(NamedTuple):
+    """Tokens `[start, end)` that attend to `[trunk_start, trunk_end)` and causally to themselves."""
+
+    start: int
+    end: int
+    trunk_start: int
+    trunk_end: int
 
 
 class SegmentBatch(NamedTuple):
@@ -94,13 +99,15 @@ class _Attention(torch.autograd.Function):
         heads, tokens, size = query.shape
         delta_TN = _row_dots(grad, output, lse_TN.dtype)
         grad_query = query.new_empty(tokens, heads, size)
-        # keys' gradients are added up in float, since a trunk's tokens get many
+        # in float: a trunk's keys get one term from each of its leaves
         grad_key, grad_value = (one.new_zeros(tokens, len(one), size, dtype=lse_TN.dtype) for one in (key, value))
         for part in ctx.parts:
             asked, upstream = _stacked(query, part, len(key)), _stacked(grad, part, len(key))
             keys, values = _heads(key, part.reach_SR), _heads(value, part.reach_SR)
+            # scores are computed again instead of kept; dO V' is the other product that dS needs
             weights, slopes = asked @ keys.transpose(1, 2), upstream @ values.transpose(1, 2)
             _slopes(weights, slopes, part, (lse_TN, delta_TN), ctx.scaling)
+            # a query token lies in one segment, so its gradient is written once; a trunk's keys serve many segments
             _scatter(slopes @ keys, part.rows_SL, grad_query)
             _collect(slopes.transpose(1, 2) @ asked, part, grad_key)
             _collect(weights.transpose(1, 2) @ upstream, part, grad_value)

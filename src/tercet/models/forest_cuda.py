@@ -1,7 +1,7 @@
 """Attention over a forest on a card: FlashAttention where no tree branches, FlexAttention where one does.
 
-What the kernels want to know of the layout is made from the table of segments, once per forest and for all its layers,
-and without asking the card for a number: it never waits.
+What the kernels need of the layout is made from the table of segments, once per forest for all its layers, and without
+reading a number back from the card, so that the host never waits.
 
 Shape suffixes: T tokens, S segments, B blocks of 128 tokens, N heads, D head size.
 """
@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tercet.models.forest_cpu import Segment
+
 BLOCK = 128  # FlexAttention's own block; rows filled up to a multiple have no ragged last one
 MOST_SIZE = 256  # of a head, for FlashAttention
 
@@ -30,10 +32,9 @@ class Sequences(NamedTuple):
 
 
 class Layout:
-    """The segments of a forest as the kernels read them."""
+    """The segments of a forest in a row of `size` tokens, as the kernels read them."""
 
-    def __init__(self, segments: Sequence[tuple[int, int, int, int]], size: int, device: torch.device) -> None:
-        """`segments` are start, end, trunk start and trunk end in a row of `size` tokens."""
+    def __init__(self, segments: Sequence[Segment], size: int, device: torch.device) -> None:
         self.segments, self.size, self.device = segments, size, device
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
@@ -62,7 +63,7 @@ class Layout:
                 bounds.append(start)
         bounds.append(self.size)
         longest = max(end - start for start, end in pairwise(bounds))
-        return Sequences(_sent(torch.tensor(bounds, dtype=torch.int32), self.device), longest)
+        return Sequences(torch.tensor(bounds, dtype=torch.int32).to(self.device, non_blocking=True), longest)
 
     @cached_property
     def block_mask(self) -> Any:
@@ -72,7 +73,8 @@ class Layout:
         """
         from torch.nn.attention.flex_attention import BlockMask
 
-        table_S4 = _sent(torch.tensor(self.segments, dtype=torch.int32).reshape(-1, 4), self.device)
+        segments = torch.tensor(self.segments, dtype=torch.int32).reshape(-1, 4)
+        table_S4 = segments.to(self.device, non_blocking=True)
         seen_BB = visible_pairs(table_S4, self.size)
         full_BB = seen_BB == BLOCK * BLOCK
         rows, whole = (_in_order(chosen) for chosen in ((seen_BB > 0) & ~full_BB, full_BB))
@@ -111,11 +113,6 @@ def _in_order(chosen_BB: Tensor) -> tuple[Tensor, Tensor]:
     """How many blocks each row has, (1, 1, B), and which ones first, (1, 1, B, B)."""
     order = torch.argsort(chosen_BB.to(torch.int8), dim=1, descending=True, stable=True)
     return chosen_BB.sum(1, dtype=torch.int32)[None, None], order.to(torch.int32)[None, None]
-
-
-def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """On a card without waiting for it: small tables are copied out of the way at once."""
-    return tensor.to(device, non_blocking=True)
 
 
 @cache

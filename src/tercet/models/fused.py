@@ -2,7 +2,7 @@
 
 A transformer layer of a small model spends as long in passes over memory as in products, more so where bf16 has
 hardware. `fuse` looks for these three parts in a model and replaces those that compute, on random input, what the
-kernel computes: by what they do, never by a model's name. Everything else of the model stays its own.
+kernel computes; the model's name plays no part. Everything else stays as it is.
 
 Shape suffixes: T tokens, H width, N heads, D head size.
 """
@@ -86,7 +86,7 @@ def _rotated(x: Tensor, cos_TD: Tensor, sin_TD: Tensor, back: int) -> Tensor:
 
 
 def fuse(model: nn.Module) -> nn.Module:
-    """Give the parts of a model that the kernels can stand in for those kernels; on other devices they stay unused."""
+    """Let the kernels compute the parts of a model that they can; on other devices the model's own operations run."""
     if native().library is None:
         return model
     for module in model.modules():
@@ -144,7 +144,7 @@ def _is_swiglu(module: Any) -> bool:
 
 
 def _fuse_rotary(space: Any) -> None:
-    """Put the kernel before a modelling file's `apply_rotary_pos_emb` where that rotates halves as the kernel does."""
+    """Replace a modelling file's `apply_rotary_pos_emb` by the kernel where it rotates halves as the kernel does."""
     plain = getattr(space, "apply_rotary_pos_emb", None)
     if plain is None or getattr(plain, "fused", None) is not None:
         return
@@ -174,7 +174,7 @@ def _fits(x: Tensor, cos: Tensor) -> bool:
 
 
 def _possible(x: Tensor) -> bool:
-    """Whether the kernels can work on a tensor now; a compiler that reads along gets the model's own operations."""
+    """Whether the kernels can work on a tensor now; under torch.compile the model's own operations run."""
     return not torch.compiler.is_compiling() and available(x)
 
 

@@ -1,15 +1,14 @@
-"""The local generator: the trainer's own weights and kernels, writing completions.
+"""The local generator: completions from the trainer's own weights and kernels.
 
 Each distinct prompt is prefilled once, in a forest without padding, and its keys are shared out to its samples; what
 all prompts begin with is computed and kept only once. Finished rows are compacted away and the freed places refilled
-from the queue. Every sample draws from its own stream of random numbers, fixed by (seed, prompt, sample), so what else
-is in the batch does not decide what it says.
+from the queue. Every sample draws from its own stream of random numbers, fixed by (seed, prompt, sample), so its text
+does not depend on what else is in the batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,14 +16,14 @@ import torch
 from tercet.device import place
 from tercet.models.chat import Chat
 from tercet.models.decoding import Decoding, Ends
+from tercet.models.flops import ComputeAccount
 from tercet.models.forest import NAME, Leaf, Tree, pack_forest, register
 from tercet.models.hf_folder import load_model, load_tokenizer
-from tercet.models.kv_cache import Cache, Prefix
+from tercet.models.kv_cache import Cache, Prefix, empty_cache
 from tercet.models.packed import Packed
 from tercet.models.paged import PagedCache
 from tercet.models.policy import Policy, check_supported
 from tercet.models.score import Question, score
-from tercet.models.work import ComputeAccount
 from tercet.rows import Completion, Likelihood, Messages, Sampling
 
 Ids = Sequence[int]
@@ -43,16 +42,14 @@ class LocalGenerator:
 
     def __init__(self, policy: Policy, chat: Chat, *, rows: int = 64, tokens: int = 131072) -> None:
         self.policy, self.chat, self.rows, self.tokens = policy, chat, rows, tokens
-        self.packed, self.work = Packed(policy.model), ComputeAccount.of(policy)
+        self.packed, self.work = Packed(policy.model), ComputeAccount(policy)
         self.config = policy.model.config.get_text_config()
         self.late = self.device.type != "cpu"  # tokens are read while the next step is under way
         self.paged = self.late  # and keys and values are kept in pages
 
     @classmethod
     def open(cls, folder: Path, dtype: str, *, rows: int = 64, tokens: int = 131072) -> LocalGenerator:
-        """Load a Hugging Face folder onto this process's device. It holds at most `rows` completions at once, and
-        `tokens` of cache.
-        """
+        """Load a folder onto this process's device; at most `rows` completions at once, and `tokens` of cache."""
         register()
         model = load_model(folder, getattr(torch, dtype), attention=NAME).eval()
         policy = Policy(model).to(place.device()).requires_grad_(False)
@@ -93,7 +90,7 @@ class LocalGenerator:
             left.sort(key=lambda i: -len(prompts[i]))
         while left:
             try:
-                self._write([prompts[i] for i in left], [names[i] for i in left], sampling, partial(_at, left, finish))
+                self._write(prompts, names, left, sampling, finish)
             except RuntimeError as error:
                 if self.rows == 1 or not any(words in str(error).lower() for words in OUT_OF_MEMORY):
                     raise
@@ -101,10 +98,12 @@ class LocalGenerator:
             left = [i for i in left if not results[i]]
         return results
 
-    def _write(self, prompts: Sequence[Ids], streams: Sequence[int], sampling: Sampling, finish: Done) -> None:
-        """Hand out every prompt's completions as its last sample ends."""
+    def _write(
+        self, prompts: Sequence[Ids], streams: Sequence[int], chosen: list[int], sampling: Sampling, finish: Done
+    ) -> None:
+        """Write the prompts with the numbers `chosen`; `finish` gets each one's completions as its last sample ends."""
         parts: dict[int, dict[int, Completion]] = {}
-        states = self._decode(prompts, sampling, streams)
+        states = self._decode([prompts[i] for i in chosen], sampling, [streams[i] for i in chosen])
         while True:
             with self.work.timed():
                 state = next(states, None)
@@ -114,14 +113,14 @@ class LocalGenerator:
                 group = parts.setdefault(row.prompt, {})
                 group[row.sample] = self.chat.completion(row.token_ids, row.logps, sampling.stop)
                 if len(group) == sampling.n:
-                    finish(row.prompt, [group[k] for k in sorted(group)])
+                    finish(chosen[row.prompt], [group[k] for k in sorted(group)])
 
     def stream(self, messages: Messages, sampling: Sampling) -> Iterator[str]:
         """Pieces of one completion as they are written."""
         shown = ""
         for written in self._decode([self.chat.prompt_ids(messages)], sampling, [0]):
             rows = written.finished or written.rows
-            if not rows:  # its last tokens are still on their way
+            if not rows:  # its last tokens have not reached the host yet
                 continue
             text = self.chat.completion(rows[0].token_ids, rows[0].logps, sampling.stop).text
             whole = bool(written.finished) or not text.endswith("\ufffd")  # else a character is still half written
@@ -147,14 +146,14 @@ class LocalGenerator:
             return list(score(self.policy, questions, SCORE_TOKENS, self.work))
 
     def logps(self, prompt: Ids, completion: Ids) -> list[float]:
-        """Log-probability of each token of a completion that something else wrote."""
+        """Log-probability of each token of a completion that another engine wrote."""
         tree = Tree(prompt, [Leaf(completion, [True] * len(completion))])
         with torch.no_grad():
             return self.policy(pack_forest([tree]).to(self.device))[0].tolist()
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.policy.head().device
 
     def _refused(self, ids: Ids, sampling: Sampling) -> list[Completion]:
@@ -175,34 +174,35 @@ class LocalGenerator:
         """Admit, step, retire until the queue is empty; yields after every step."""
         longest = self._check(prompts, sampling)
         with self.packed.used():
-            yield from self._steps(prompts, sampling, streams, longest)
+            cache, queue = self._prepare(prompts, sampling, longest)
+            ends = Ends(self.chat.stops, self.chat.tokenizer, self.config.max_position_embeddings)
+            state = Decoding(self.policy, cache, sampling, ends, self.work, late=self.late)
+            while queue or state.rows or state.pending:
+                free = cache.capacity - len(state.rows)
+                # a prefill pauses all rows: admit when the next prompt's samples fit and an eighth of the rows is free
+                due = queue and (not state.rows or free >= max(len(queue[-1][1]), cache.capacity // 8))
+                if not (due and state.admit(prompts, queue, streams)) and state.rows:
+                    self.packed.refresh()
+                    state.step()
+                state.retire()
+                yield state
 
-    def _steps(
-        self, prompts: Sequence[Ids], sampling: Sampling, streams: Sequence[int], longest: int
-    ) -> Iterator[Decoding]:
+    def _prepare(
+        self, prompts: Sequence[Ids], sampling: Sampling, longest: int
+    ) -> tuple[Cache, list[tuple[int, list[int]]]]:
+        """An empty cache, and the queue of (prompt, samples) pieces that fit into its rows, the last one first."""
         shared = _shared(prompts)
         prefix = Prefix(self.policy, pack_forest([Tree(prompts[0][:shared], [])]).to(self.device)) if shared else None
         self.work.add(shared, shared * (shared + 1) / 2, 0)
         length = min(longest + sampling.max_new_tokens, self.config.max_position_embeddings) - shared
         wanted = min(self.rows, len(prompts) * sampling.n)
         rows = max(1, min(wanted, (self.tokens - shared) // length))
-        starts = range(0, sampling.n, rows)  # (prompt, samples) pieces that fit into the rows, last one first
+        starts = range(0, sampling.n, rows)
         queue = [(i, list(range(s, min(s + rows, sampling.n)))) for i in range(len(prompts)) for s in starts][::-1]
-        if self.paged:  # room for as many of the wanted rows as are short enough
+        if self.paged:  # as many of the wanted rows at once as are short enough
             most, held = max(wanted, 1), {"rows": rows, "tokens": self.tokens}
-            cache: Cache = PagedCache.of(self.policy, most, length, **held, prefix=prefix)
-        else:
-            cache = Cache.empty(self.policy, rows, length, prefix)
-        ends = Ends(self.chat.stops, self.chat.tokenizer, self.config.max_position_embeddings)
-        state = Decoding(self.policy, cache, sampling, ends, self.work, late=self.late)
-        while queue or state.rows or state.pending:
-            free = cache.capacity - len(state.rows)
-            due = queue and (not state.rows or free >= max(len(queue[-1][1]), cache.capacity // 8))
-            if not (due and state.admit(prompts, queue, streams)) and state.rows:
-                self.packed.refresh()
-                state.step()
-            state.retire()
-            yield state
+            return PagedCache.of(self.policy, most, length, **held, prefix=prefix), queue
+        return Cache(*empty_cache(self.policy, rows, length), rows, prefix), queue
 
     def _check(self, prompts: Sequence[Ids], sampling: Sampling) -> int:
         longest = max((len(ids) for ids in prompts), default=0)
@@ -215,11 +215,6 @@ class LocalGenerator:
         if any(not len(ids) for ids in prompts):
             raise GenerateError("a prompt renders to no tokens; give it at least one user turn")
         return longest
-
-
-def _at(places: Sequence[int], finish: Done, i: int, group: list[Completion]) -> None:
-    """Tell `finish` the place that the i-th of some prompts has among all."""
-    finish(places[i], group)
 
 
 def _shared(prompts: Sequence[Ids]) -> int:

@@ -48,23 +48,15 @@ def convert(path: Path, folder: Path, progress: Progress) -> None:
     write_weights(folder / "model.safetensors", parameter_shapes(config), _tensors(reader, config, progress))
 
 
-class Metadata:
-    """The key-value part of a GGUF file."""
+class Metadata(dict[str, Any]):
+    """The key-value part of a GGUF file; `name` is the file's, for errors."""
 
     def __init__(self, name: str, reader: GGUFReader) -> None:
-        """Keep the fields under the file's name, for errors."""
+        super().__init__((key, field.contents()) for key, field in reader.fields.items())
         self.name = name
-        self._fields = reader.fields
 
-    def get(self, key: str, default: Any = None) -> Any:
-        """The value of a key, or the default."""
-        return self._fields[key].contents() if key in self._fields else default
-
-    def __getitem__(self, key: str) -> Any:
-        """The value of a key that must be there."""
-        if key not in self._fields:
-            raise BaseError(f"{self.name}: the GGUF metadata lack {key!r}; the file is cut or of another kind")
-        return self._fields[key].contents()
+    def __missing__(self, key: str) -> Any:
+        raise BaseError(f"{self.name}: the GGUF metadata lack {key!r}; the file is cut or of another kind")
 
 
 def config_of(metadata: Metadata, *, tied: bool) -> LlamaConfig:

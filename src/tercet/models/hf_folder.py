@@ -1,7 +1,7 @@
-"""A model as a plain Hugging Face folder: read it, write it the same way every time, name its bytes.
+"""A model as a plain Hugging Face folder: read it, write it the same way every time, compute its digest.
 
 Every stage that makes a model leaves `config.json`, `model.safetensors` (fp32, one file), `generation_config.json` and
-the tokenizer's files. Same weights, same bytes; nothing in a folder says where or when it was written.
+the tokenizer's files. Same weights, same bytes: a folder holds no trace of where or when it was written.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import transformers
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
@@ -35,11 +36,11 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "generation_config.json",
 )
-"""What `copy_tokenizer` takes along; the generation config belongs here because it says where a turn ends."""
+"""What `copy_tokenizer` copies; the generation config belongs here because it names the tokens that end a turn."""
 
 
 class BaseError(ValueError):
-    """A base model or a model folder is not what was expected; the message says what is missing and what to do."""
+    """A base model or a model folder is not what was expected."""
 
 
 def load_model(folder: Path, dtype: torch.dtype, *, attention: str | None = None) -> PreTrainedModel:
@@ -53,7 +54,7 @@ def load_model(folder: Path, dtype: torch.dtype, *, attention: str | None = None
         with quiet():
             model, report = reader.from_pretrained(str(folder), **options)
     except Exception as error:  # safetensors, transformers and torch each raise their own kinds for a damaged file
-        raise BaseError(f"{folder}: the weights cannot be read ({_one_line(error)}); make the folder again") from error
+        raise BaseError(f"{folder}: the weights cannot be read ({one_line(error)}); make the folder again") from error
     if report["missing_keys"]:
         lost = sorted(report["missing_keys"])
         raise BaseError(
@@ -74,7 +75,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # the Rust tokenizer raises bare exceptions
-        raise BaseError(f"{folder}: the tokenizer cannot be read ({_one_line(error)}); copy it again") from error
+        raise BaseError(f"{folder}: the tokenizer cannot be read ({one_line(error)}); copy it again") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise BaseError(f"{folder}: expected a fast tokenizer, got {type(tokenizer).__name__}; convert it first")
     return tokenizer
@@ -113,11 +114,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def save_model(
-    folder: Path,
-    config: PretrainedConfig,
-    state: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]],
-    *,
-    source: Path,
+    folder: Path, config: PretrainedConfig, state: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]], *, source: Path
 ) -> None:
     """Write weights (any dtype, any order; stored as fp32) with the tokenizer of `source` as a plain folder.
 
@@ -153,7 +150,7 @@ def parameter_shapes(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in (parameters | buffers).items()}
 
 
-def write_weights(path: Path, shapes: Shapes, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+def write_weights(path: Path, shapes: Shapes, tensors: Iterable[tuple[str, Tensor]]) -> None:
     """Stream tensors into one fp32 safetensors file, laid out by name whatever order they come in."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -190,16 +187,15 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 def model_digest(folder: Path) -> str:
     """SHA-256 over the weights file (over all shards in order, when there are several)."""
-    return _digest(weight_files(folder))
+    digest = hashlib.sha256()
+    for file in weight_files(folder):
+        with open(file, "rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
-def tokenizer_digest(folder: Path) -> str:
-    """SHA-256 over the tokenizer's files and their names: equal digests give equal token ids and masks."""
-    names = [name for name in TOKENIZER_FILES if name != "generation_config.json"]
-    return _digest([folder / name for name in names if (folder / name).is_file()], named=True)
-
-
-def place(source: Path, target: Path, *, link: bool) -> None:
+def link_or_copy(source: Path, target: Path, *, link: bool) -> None:
     """Put a file at `target`: hard link where wanted and possible (same file system), else a copy."""
     target.unlink(missing_ok=True)
     if link:
@@ -213,7 +209,7 @@ def place(source: Path, target: Path, *, link: bool) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and no warnings of transformers inside; the settings come back afterwards."""
+    """No progress bars and no warnings of transformers and the hub inside; the settings come back afterwards."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -225,23 +221,13 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _digest(files: list[Path], *, named: bool = False) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        if named:
-            digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
-        with open(file, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def _listing(folder: Path) -> str:
     if not folder.is_dir():
         return "no such folder"
     names = sorted(entry.name for entry in folder.iterdir())
-    return ", ".join(names[:8]) + (" …" if len(names) > 8 else "") if names else "an empty folder"
+    return ", ".join(names[:8]) + (" …" if len(names) > 8 else "") or "an empty folder"
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """At most 300 characters of an error's message, for a message of our own."""
     return " ".join(str(error).split())[:300] or type(error).__name__

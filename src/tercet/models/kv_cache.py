@@ -1,4 +1,4 @@
-"""What the generator remembers: keys and values of every row being decoded, and of the prefix that all prompts share.
+"""The KV cache: keys and values of every row being decoded, and of the prefix that all prompts share.
 
 A shared prefix (few-shot examples, a long instruction) is computed and kept once. Attention to it and to a row's own
 past are two softmaxes that are merged by their log-sum-exps: out = w a + (1 - w) b, w = sigmoid(lse_a - lse_b).
@@ -26,21 +26,13 @@ class Cache:
         self.size, self.reach = 0, 0
         self.mask = self.bias = self.places = self.seen = torch.empty(0)
 
-    @classmethod
-    def empty(cls, policy: Policy, capacity: int, length: int, prefix: Prefix | None = None) -> Cache:
-        """Room for `capacity` rows of `length` tokens beside the prefix."""
-        capacity = max(capacity, 1)
-        return cls(*room(policy, capacity, length), capacity, prefix)
-
     @property
     def offset(self) -> int:
         """Position of a row's first own token."""
         return self.prefix.length if self.prefix else 0
 
     def reserve(self, first: int, count: int, length: int, most: int) -> bool:
-        """Whether there is room for `count` rows that begin with the same `length` tokens and may grow to `most`; slots
-        `first` and on are theirs from then on.
-        """
+        """Take slots `first` and on for `count` rows of `length` common tokens, growing to `most`; whether they fit."""
         return first + count <= self.capacity
 
     def shape(self, size: int, reach: int) -> tuple[int, int]:
@@ -96,7 +88,7 @@ class Cache:
         self.lengths[slot] = 0
 
     def _see(self, size: int, reach: int) -> None:
-        """Who sees what in a step of `size` rows, of which none reaches further than `reach`."""
+        """Set what each of `size` rows sees in a step; none reaches further than `reach`."""
         self.size, self.reach, self.seen = size, reach, self.lengths[:size] + 1
         if available(self.keys):  # the kernel counts by itself
             return
@@ -114,7 +106,7 @@ class Prefix:
 
     def __init__(self, policy: Policy, forest: Forest) -> None:
         self.length, self.forest = forest.num_tokens, forest
-        keys, values = room(policy, 1, self.length)
+        keys, values = empty_cache(policy, 1, self.length)
         self.keys, self.values = keys[:, 0], values[:, 0]
         policy.hidden(self, forest.input_ids, forest.position_ids)
 
@@ -194,7 +186,7 @@ def merge(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
     return (weight * a[0] + (1 - weight) * b[0]).to(a[0].dtype)
 
 
-def room(policy: Policy, rows: int, length: int) -> tuple[Tensor, Tensor]:
+def empty_cache(policy: Policy, rows: int, length: int) -> tuple[Tensor, Tensor]:
     """Empty keys and values, `(layers, rows, K, length, D)`."""
     config, head = policy.model.config.get_text_config(), policy.head()
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -23,7 +23,7 @@ def recompute(module: nn.Module) -> None:
     """Keep only the inputs of every decoder layer; backward computes the layer again (Chen et al. 2016)."""
     for layer in _layers(module):
         again = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
-        layer.forward = _when_learning(layer.forward, again)
+        layer.forward = partial(_when_training, layer.forward, again)
 
 
 def compile_layers(module: nn.Module, device: torch.device, backend: str = "inductor") -> None:
@@ -37,20 +37,16 @@ def compile_layers(module: nn.Module, device: torch.device, backend: str = "indu
     AttentionInterface.register(NAME, torch.compiler.disable(forest_attention))  # loops over segments, in kernels
     for layer in _layers(module):
         fast = torch.compile(layer.forward, dynamic=True, backend=backend)
-        layer.forward = _when_learning(layer.forward, fast)
+        layer.forward = partial(_when_training, layer.forward, fast)
 
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
     return (layer for layer in module.modules() if isinstance(layer, GradientCheckpointingLayer))
 
 
-def _when_learning(plain: Callable[..., Any], other: Callable[..., Any]) -> Callable[..., Any]:
-    """Without gradients, as when the model writes, nothing is kept and shapes change with every token: run it plain."""
-
-    def run(*args: Any, **options: Any) -> Any:
-        return other(*args, **options) if torch.is_grad_enabled() else plain(*args, **options)
-
-    return run
+def _when_training(plain: Callable[..., Any], other: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Plain without gradients: while the model generates, nothing is kept and shapes change with every token."""
+    return other(*args, **options) if torch.is_grad_enabled() else plain(*args, **options)
 
 
 def missing_compiler(device: torch.device) -> str:

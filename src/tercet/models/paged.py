@@ -1,8 +1,8 @@
-"""The generator's memory in pages: a row holds as many as its own prompt and budget need, samples share a prompt's.
+"""The KV cache in pages: a row holds as many as its own prompt and budget need, and samples share their prompt's.
 
-A row's pages are set aside when it is admitted, for the longest answer that it may write, so that memory never runs out
-on the way and nothing has to be computed twice. Full pages of a prompt are kept once for all its samples. Page 0 is
-nobody's: rows that only fill a step up to its size write there, and nobody reads it.
+A row's pages are reserved when it is admitted, for the longest answer that it may write, so that memory never runs out
+during decoding and nothing has to be computed twice. Full pages of a prompt are kept once for all its samples. Page 0
+belongs to no row: rows that only fill a step up to its size write there, and it is never read.
 
 Shape suffixes: B rows, K key heads, L tokens of a step's longest row, D head size.
 """
@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from tercet.device.readback import send
-from tercet.models.kv_cache import Cache, Prefill, Prefix, room
+from tercet.models.kv_cache import Cache, Prefill, Prefix, empty_cache
 from tercet.models.policy import Policy
 
 PAGE = 64  # tokens
 
 
 class PagedCache(Cache):
-    """Keys and values `(layers, pages, K, PAGE, D)`, and the table that says which pages are whose."""
+    """Keys and values `(layers, pages, K, PAGE, D)`, and the table of each row's pages."""
 
     def __init__(self, keys: Tensor, values: Tensor, capacity: int, length: int, prefix: Prefix | None) -> None:
         super().__init__(keys, values, capacity, prefix)
@@ -40,7 +40,7 @@ class PagedCache(Cache):
         """Pages for `tokens` tokens with the prefix, and for at least `rows` of `capacity` rows of `length`."""
         most = (tokens - (prefix.length if prefix else 0)) // PAGE
         pages = min(max(most, rows * pages_of(length)), capacity * pages_of(length))
-        return cls(*room(policy, pages + 1, PAGE), capacity, length, prefix)
+        return cls(*empty_cache(policy, pages + 1, PAGE), capacity, length, prefix)
 
     def reserve(self, first: int, count: int, length: int, most: int) -> bool:
         """See `Cache.reserve`: pages for `most` tokens each, those that `length` tokens fill in common."""
@@ -88,7 +88,7 @@ class PagedCache(Cache):
         self.table[target], self.lengths[target] = self.table[source], self.lengths[source]
 
     def drop(self, slot: int) -> None:
-        """See `Cache.drop`; pages that nobody holds any longer are free."""
+        """See `Cache.drop`; pages that no row holds any longer are free."""
         super().drop(slot)
         self._release(slot)
         self.table[slot] = 0
@@ -102,14 +102,14 @@ class PagedCache(Cache):
 
     def _filling(self, prompts: Prefill) -> tuple[Tensor, Tensor]:
         """Which tokens of the prompts are kept, and where each of their key heads goes."""
-        source: list[int] = []
-        places: list[int] = []
+        source, places = list[int](), list[int]()
         heads = self.keys.shape[2]
         slots = iter(self.held[prompts.first :])
         for segment, count in zip(prompts.forest.segments, prompts.counts, strict=True):
             length = segment.end - segment.start
             for row in range(count):
                 pages = next(slots)
+                # full pages are common to a prompt's rows: the first writes them, the others only what is left
                 kept = range(length - length % PAGE if row else 0, length)
                 source += [segment.start + token for token in kept]
                 places += [pages[token // PAGE] * heads * PAGE + token % PAGE for token in kept]

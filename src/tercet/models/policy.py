@@ -14,10 +14,10 @@ from tercet.models.fused import fuse
 
 
 class Reader(nn.Module):
-    """What reads forests. Changing its precision changes weights only: rotary frequencies stay as they were made.
+    """A model that reads forests. Changing its precision changes weights only: rotary frequencies stay as they are.
 
-    In bf16 they would be off by up to 0.4%, at position 1,000 that is radians. Every row of the embedding learns:
-    transformers keeps that of the padding token still, which in many models is the end token; forests have no padding.
+    In bf16 they would be off by up to 0.4%, at position 1,000 that is radians. Every row of the embedding is trained:
+    transformers freezes that of the padding token, which in many models is the end token; forests have no padding.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:

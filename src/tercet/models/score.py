@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from tercet.models.flops import ComputeAccount
 from tercet.models.policy import Policy
-from tercet.models.work import ComputeAccount
 from tercet.rows import Likelihood
 
 Ids = Sequence[int]

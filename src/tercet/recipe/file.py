@@ -160,6 +160,7 @@ def _explain(problem: Any, document: dict[str, Any], places: Places) -> str:
     """One validation problem in words: place, what came, what is allowed, what was probably meant."""
     loc = _clean(problem["loc"], document)
     where, kind = _place(places, loc), problem["type"]
+    given = f"{'.'.join(map(str, loc))} = {problem['input']!r:.60}"
     if kind == "extra_forbidden":
         allowed = sorted(_model(loc[:-1], document).model_fields)
         hint = _HINTS.get(str(loc[-1]))
@@ -172,18 +173,13 @@ def _explain(problem: Any, document: dict[str, Any], places: Places) -> str:
     if kind == "union_tag_not_found":
         return f"{where}: {_table(loc)} lacks the key 'kind'; one of {', '.join(_stage_kinds())}"
     if kind == "union_tag_invalid":
-        given = str(problem["ctx"]["tag"])
-        place = _place(places, (*loc, "kind"))
-        known = _stage_kinds()
-        return f"{place}: unknown kind {given!r} in {_table(loc)}{_meant(given, known)}; known: {', '.join(known)}"
+        tag, place, known = str(problem["ctx"]["tag"]), _place(places, (*loc, "kind")), _stage_kinds()
+        return f"{place}: unknown kind {tag!r} in {_table(loc)}{_meant(tag, known)}; known: {', '.join(known)}"
     if kind == "literal_error":
-        expected = [str(option).strip("'") for option in re.findall(r"'[^']*'", problem["ctx"]["expected"])]
-        return (
-            f"{where}: {'.'.join(map(str, loc))} = {problem['input']!r:.60}{_meant(str(problem['input']), expected)}; "
-            + (f"allowed: {', '.join(expected)}")
-        )
+        expected = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+        return f"{where}: {given}{_meant(str(problem['input']), expected)}; allowed: {', '.join(expected)}"
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    return f"{where}: {'.'.join(map(str, loc))} = {problem['input']!r:.60}: {message}"
+    return f"{where}: {given}: {message}"
 
 
 def _clean(loc: tuple[Any, ...], document: dict[str, Any]) -> Loc:

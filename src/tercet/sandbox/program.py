@@ -72,12 +72,12 @@ def carry_out(order: dict[str, Any], level: str, output_kb: int) -> Ran:
             ends = os.pipe()
             readers[name] = stack.enter_context(os.fdopen(ends[0], "rb", buffering=0))
             writers[name] = stack.enter_context(os.fdopen(ends[1], "wb", buffering=0))
-        writers["nonce"].write(nonce)
+        writers["nonce"].write(nonce)  # read only behind the program's last line, so it proves that this was reached
         order = order | _setting(level, folder, uid) | {"key": key}
         inner = {"report": writers["report"], "verdict": writers["verdict"], "nonce": readers.pop("nonce")}
         order |= {name: file.fileno() for name, file in inner.items()}
         process = _start(order, level, writers["output"])
-        for file in (*inner.values(), *writers.values()):
+        for file in (*inner.values(), *writers.values()):  # else no pipe would end when the sandbox does
             file.close()
         heard = _listen(process, _written(order), readers, (order["seconds"] + GRACE, output_kb))
     return _outcome(heard, key + nonce, level, order)

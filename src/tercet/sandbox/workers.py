@@ -63,7 +63,7 @@ def call(function: str, args: tuple[Any, ...], seconds: float) -> Any:
                 raise
             if answer is None:
                 worker.stop()
-        pool.give(worker)
+        pool.idle.append(worker)
     status, value = answer
     if status == "unavailable":
         raise WorkerStartError(f"{function} cannot be used in a worker process: {value}")
@@ -73,7 +73,7 @@ def call(function: str, args: tuple[Any, ...], seconds: float) -> Any:
 
 
 class _Pool:
-    """Idle workers; the one that rested least is taken first, so one thread uses one worker."""
+    """Idle workers; the one used last is taken first, so one thread uses one worker."""
 
     def __init__(self) -> None:
         self.seats = threading.BoundedSemaphore(machine.cores())
@@ -88,9 +88,6 @@ class _Pool:
                 return worker
             worker.stop()
         return _Worker()
-
-    def give(self, worker: _Worker) -> None:
-        self.idle.append(worker)
 
     def close(self) -> None:
         while self.idle and self.owner == os.getpid():

@@ -1,1 +1,1 @@
-"""Stages 2 to 4, teach: one loop, and for each stage who makes the steps and which pure function is the loss."""
+"""Training (SFT, DPO, reward model, PPO, GRPO): one loop; each stage makes its steps and names its loss function."""

@@ -18,7 +18,7 @@ from tercet.models.forest_cuda import BLOCK
 from tercet.train.tokens import Tokens
 
 Item = TypeVar("Item")
-FILL = 64  # batches are filled up to a multiple of this many tokens, on a card to whole blocks of attention
+FILL = 64  # batches are padded to a multiple of this many tokens, on a GPU to whole blocks of attention
 EMPTY = Tree([], [Leaf([0, 0], [False, False])])  # a rank with nothing left still takes part in the collectives
 
 
@@ -29,7 +29,7 @@ class Batch:
     forest: Forest
     values: dict[str, Tensor] = field(default_factory=dict)
     part: str = ""  # of the trained module, where a stage trains two side by side
-    owners: Owners | None = None  # whose the losses are, where they are not of the forest's predicted tokens
+    owners: Owners | None = None  # the answers of the losses, where these are not of the forest's predicted tokens
 
     @property
     def num_tokens(self) -> int:
@@ -37,7 +37,7 @@ class Batch:
         return self.forest.num_tokens
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> Batch:
-        """The same batch with its tensors where `move` brings them."""
+        """The same batch with `move` applied to its tensors."""
         values = {name: move(value) for name, value in self.values.items()}
         return replace(self, forest=self.forest.moved(move), values=values)
 
@@ -84,8 +84,8 @@ def branch(encoded: Sequence[MaskedTokens]) -> Tree:
 def cut(tree: Tree, max_length: int) -> Tree:
     """Right-truncate every path to `max_length`."""
     trunk = list(tree.trunk[:max_length])
-    room = max_length - len(trunk)
-    return Tree(trunk, [Leaf(leaf.token_ids[:room], leaf.mask[:room]) for leaf in tree.leaves])
+    left = max_length - len(trunk)
+    return Tree(trunk, [Leaf(leaf.token_ids[:left], leaf.mask[:left]) for leaf in tree.leaves])
 
 
 def trained(tree: Tree) -> bool:
@@ -159,7 +159,7 @@ def _permutation(num_rows: int, epoch: int, seed: int) -> Tensor:
 
 
 def schedule(num_rows: int, batch: int, epochs: int, steps: int | None) -> int:
-    """Optimiser steps of a pass over rows: the last batch of an epoch may be smaller."""
+    """Optimiser steps of all epochs, at most `steps`: the last batch of an epoch may be smaller."""
     total = -(-num_rows // batch) * epochs
     return min(total, steps) if steps else total
 
@@ -186,20 +186,20 @@ def share(sizes: Sequence[int], mesh: Mesh) -> list[int]:
 
 def pack(sizes: Sequence[int], budget: int) -> list[list[int]]:
     """Cut items into few batches of at most `budget` tokens (first-fit decreasing); a longer item is alone."""
-    room: list[int] = []
+    left: list[int] = []  # tokens that each batch may still take
     bins: list[list[int]] = []
     for item in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
-        number = next((number for number, left in enumerate(room) if sizes[item] <= left), len(room))
-        if number == len(room):
-            room.append(budget)
+        number = next((number for number, tokens in enumerate(left) if sizes[item] <= tokens), len(left))
+        if number == len(left):
+            left.append(budget)
             bins.append([])
-        room[number] -= sizes[item]
+        left[number] -= sizes[item]
         bins[number].append(item)
     return [sorted(items) for items in bins]
 
 
 def filling(device: torch.device) -> int:
-    """The multiple of tokens that a batch is filled up to."""
+    """The multiple of tokens that a batch is padded to."""
     return BLOCK if device.type == "cuda" else FILL
 
 
@@ -212,7 +212,7 @@ def batches(
 ) -> list[Batch]:
     """This rank's batches of one step; all ranks get equally many. `values(items, forest)` adds per-leaf numbers.
 
-    They are filled up to `multiple`, by default that of the mesh's device.
+    They are padded to `multiple`, by default that of the mesh's device.
     """
     multiple = multiple or filling(mesh.device)
     mine = share([tree.num_tokens for tree in trees], mesh)

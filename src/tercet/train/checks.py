@@ -1,4 +1,4 @@
-"""What is refused before step 1: settings that a model cannot follow, and models that do not belong together.
+"""Checks before step 1: the models can do what the recipe asks of them, and they fit together.
 
 The recipe checks what it can see by itself; these checks need the models' folders or the number of rows. Each stops
 with one message that says what was expected, what came and what to change.
@@ -53,12 +53,12 @@ def check_schedule(spec: TrainSpec, total: int) -> None:
     if warm > 1 and warm >= total:
         raise CheckError(
             f"warmup_ratio = {spec.warmup_ratio:g} of {total} updates is {warm} updates: it would warm up until the "
-            f"last one and never train at its peak of {spec.learning_rate:g}; lower warmup or train for more updates"
+            f"last one and never train at its peak of {spec.learning_rate:g}; lower it or train for more updates"
         )
 
 
 def check_critic(policy: Path, value: Path) -> None:
-    """The value model reads what the policy writes: same architecture, same vocabulary, same chat template.
+    """The value model scores what the policy writes: same architecture, same vocabulary, same chat template.
 
     Its size may be another: at every size Tülu 3 trained with a critic from its 8B reward model (paper §6.2).
     """
@@ -73,9 +73,9 @@ def check_critic(policy: Path, value: Path) -> None:
 
 
 def check_authors(model: Artifact, pairs: Artifact) -> None:
-    """On-policy pairs were written by a model with the chat template of the one that learns from them.
+    """On-policy pairs were written by a model with the chat template of the one that is trained on them.
 
-    `pairs` may mix other stages' pairs: all that it was made from is looked at, as far as it is still in the store.
+    `pairs` may mix other stages' pairs: all inputs that are still in the store are checked.
     """
     ours = _reader(model.payload)
     for author, stage in _authors(pairs):
@@ -84,7 +84,7 @@ def check_authors(model: Artifact, pairs: Artifact) -> None:
 
 
 class _Reader(NamedTuple):
-    """How a model reads. Example: `_Reader(folder, "llama", "{% for ...", "<|im_end|>", "<pad>", {"a": 0}, 49152)`."""
+    """How a model reads: `_Reader(folder, "llama", "{% for ...", "<|im_end|>", "<pad>", {"a": 0}, 49152)`."""
 
     folder: Path
     architecture: str
@@ -103,7 +103,7 @@ def _reader(folder: Path) -> _Reader:
 
 
 def _check_vocabulary(who: str, ours: _Reader, theirs: _Reader) -> None:
-    unread = (ours.pad, theirs.pad)  # who adds a padding token is free to call it as they like
+    unread = (ours.pad, theirs.pad)  # a padding token that was added may have any name
     differ = {item for item in ours.vocabulary.items() ^ theirs.vocabulary.items() if item[0] not in unread}
     if differ:
         number, text = min((number, text) for text, number in differ)

@@ -26,26 +26,16 @@ from tercet.train.export import export, open_policy, write_truncation
 from tercet.train.kto import check_pairs, mismatch, mismatched
 from tercet.train.loop import Loss, State, TrainingError, fit, leaf_sums, start
 from tercet.train.prefetch import tree_steps
-from tercet.train.reference import (
-    PART,
-    ReferenceModel,
-    Table,
-    answer_logps,
-    load_table,
-    make_table,
-    reference_logps,
-    save_table,
-    token_digest,
-)
+from tercet.train.reference import PART, ReferenceModel, Table, answer_logps, load_table, save_table, token_digest
 from tercet.train.sums import Sum
 from tercet.train.tokens import NamedTree, Rule, prepare, stored
 
 REFERENCE_FREE = ("simpo", "orpo")
-Base = Table | ReferenceModel | None  # what the policy is compared with: known in advance, live, nothing
+Base = Table | ReferenceModel | None  # the reference: known in advance, live, none
 
 
 def run(spec: DPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
-    """What the reference says of the pairs, once or as it moves; then passes over the pairs."""
+    """Compute the reference's log-probabilities (once, or as it moves), train on the pairs, write a folder."""
     with mesh() as ranks:
         source = inputs[spec.model].payload
         check_context(load_config(source), spec)
@@ -80,24 +70,24 @@ def encode_pairs(
     return kept
 
 
-def forks(chat: Chat, path: Path, threads: int) -> Iterator[NamedTree]:
+def last_turns(chat: Chat, path: Path, threads: int) -> Iterator[NamedTree]:
     """One tree per pair: the prompt, the chosen leaf, the rejected leaf; only the last turn is trained."""
     for pair, sides in _encoded(chat, path, threads):
         yield pair.id, pair.source, branch(sides)
 
 
-def talks(chat: Chat, path: Path, threads: int) -> Iterator[NamedTree]:
+def all_turns(chat: Chat, path: Path, threads: int) -> Iterator[NamedTree]:
     """One tree per pair whose trunk ends before the first answer: both leaves are trained on all assistant turns.
 
     The turns before the last are the same on both sides. They cancel in a difference of sums (dpo), but they count in
-    both lengths, and so pull the means of normalised losses (dpo_norm, simpo, ipo) together.
+    both lengths, which brings the means of normalised losses (dpo_norm, simpo, ipo) closer.
     """
     for pair, sides in _encoded(chat, path, threads):
         yield pair.id, pair.source, _spread(sides)
 
 
-PAIRS = Rule("pairs@1", forks)
-ALL_TURNS = Rule("pairs of all turns@1", talks)
+PAIRS = Rule("pairs@1", last_turns)
+ALL_TURNS = Rule("pairs of all turns@1", all_turns)
 
 
 def _encoded(chat: Chat, path: Path, threads: int) -> Iterator[tuple[Pair, tuple[MaskedTokens, MaskedTokens]]]:
@@ -131,7 +121,7 @@ class Origin(NamedTuple):
 
 
 def _base(policy: Policy, trees: Trees, origin: Origin, spec: DPOSpec, ctx: Context, ranks: Mesh) -> Base:
-    """Nothing, a live model that moves, or a table: the one kept beside the draft, or a new one."""
+    """No reference, a live model that moves, or a table: the one that the draft holds already, or a new one."""
     dtype = getattr(torch, spec.precision)
     if spec.loss in REFERENCE_FREE:
         return None
@@ -146,7 +136,8 @@ def _base(policy: Policy, trees: Trees, origin: Origin, spec: DPOSpec, ctx: Cont
         return found
     policy.to(ranks.device, dtype)
     orders = (chosen_rows(step, len(trees), spec.batch, ctx.seed) for step in steps)
-    table = make_table(policy, trees, (mismatched(trees, order, spec.max_length) for order in orders), ranks)
+    others = (mismatched(trees, order, spec.max_length) for order in orders)
+    table = Table(answer_logps(policy, trees, ranks), [answer_logps(policy, step, ranks) for step in others])
     policy.model = open_policy(origin.source).model  # rounding to the compute precision lost bits: read them again
     if ranks.first:
         save_table(origin.out / "tercet", table, stamp)
@@ -165,7 +156,7 @@ def pair_steps(
         if isinstance(base, ReferenceModel):
             base.follow(number, state.trainable)
             for batch in step.batches:
-                batch.values["reference_L"] = answer_logps(base.logps, batch.forest)
+                batch.values["reference_L"] = base.answer_logps(batch.forest)
         if spec.loss == "kto" and base is not None:
             chosen = chosen_rows(number, len(trees), spec.batch, ctx.seed)
             kl = mismatch(mismatched(trees, chosen, spec.max_length), base, state.trainable, number, budget)
@@ -235,7 +226,7 @@ def _preference(sides: Sides, base: Sides, spec: DPOSpec, kl: Tensor | None) -> 
 
 
 def _rewards(sides: Sides, base: Sides, spec: DPOSpec) -> tuple[Tensor, Tensor]:
-    """What the metrics call rewards: beta times the log-ratios; for orpo, lambda times the mean log-probabilities."""
+    """The metrics' rewards: beta times the log-ratios; for orpo, lambda times the mean log-probabilities."""
     if spec.loss != "orpo":
         return implicit_rewards(sides, base, spec.beta)
     chosen, rejected = sides.chosen / sides.chosen_lengths, sides.rejected / sides.rejected_lengths
@@ -247,12 +238,12 @@ def _sides(values_L: Tensor, lengths_L: Tensor) -> Sides:
 
 
 def _check_start(module: nn.Module, trees: Sequence[Tree], reference: Tensor, spec: DPOSpec, ranks: Mesh) -> None:
-    """With the policy still equal to its reference, the loss is log 2: dpo (also for wpo) or dpo_norm (also for ipo).
+    """While the policy equals its reference, the loss is log 2: dpo's (also for wpo) or dpo_norm's (also for ipo).
 
     On one rank the same batches give the same bits; on several the batches differ, and so does rounding.
     """
     part = trees[:PART]
-    now = reference_logps(module, part, Mesh(device=ranks.device)).reshape(-1)
+    now = answer_logps(module, part, Mesh(device=ranks.device)).reshape(-1)
     lengths = torch.tensor([float(sum(leaf.mask)) for tree in part for leaf in tree.leaves])
     base = _sides(reference[:PART].reshape(-1), lengths)
     loss = dpo_norm if spec.loss in ("dpo_norm", "ipo") else dpo

@@ -1,4 +1,4 @@
-"""What every training stage reads and leaves: a policy to train, and a plain Hugging Face folder."""
+"""What every training stage opens and writes: a policy to train, and a plain Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def open_policy(folder: Path, dtype: torch.dtype = torch.float32) -> Policy:
 def export(
     trainable: Trainable, source: Path, out: Path, spec: TrainSpec, inputs: dict[str, Artifact], ctx: Context
 ) -> None:
-    """Write a causal model: masters as safetensors, the source's tokenizer, a model card. Every rank takes part."""
+    """Write master weights as safetensors, the source's tokenizer and a model card. Every rank takes part."""
     write_folder(trainable, load_config(source), source, out, card(spec, inputs, ctx))
 
 
@@ -73,7 +73,7 @@ def card(spec: TrainSpec, inputs: dict[str, Artifact], ctx: Context, task: str =
 
 
 def write_truncation(out: Path, table: dict[str, Any]) -> None:
-    """Rows and tokens lost per source, for the page."""
+    """Keep the rows and tokens lost per source, for the report."""
     folder = out / "tercet"
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "truncation.json", table, sort_keys=True)

@@ -1,15 +1,14 @@
-"""What KTO needs beside the pairs: the KL of answers to other prompts, over the whole optimiser step.
+"""KTO's baseline: the KL of answers to other prompts, over the whole optimiser step.
 
-Kahneman-Tversky optimisation (Ethayarajh et al. 2024, §4.2) holds an answer's log-ratio against z0, an estimate of
+Kahneman-Tversky optimisation (Ethayarajh et al. 2024, §4.2) compares an answer's log-ratio with z0, an estimate of
 KL(policy || reference) from mismatched answers: each prompt of a step with the chosen answer of the next pair in the
-step's order. Policy and reference read them before the step's first loss, over all its batches and ranks; so how a step
-is cut changes nothing. (TRL takes the KL of each rank's micro-batch, and where batches are accumulated it differs.)
+step's order. Both models score them before the step's first loss, over all its batches and ranks, so it does not matter
+how a step is cut. (TRL takes the KL of each rank's micro-batch, and where batches are accumulated it differs.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from torch import Tensor
 
@@ -35,7 +34,7 @@ def check_pairs(num_pairs: int, batch: int, total: int) -> None:
 def mismatched(trees: Sequence[Tree], chosen: Sequence[int], max_length: int) -> list[Tree]:
     """The prompt of each of these pairs with the chosen answer of the next; the last gets the first's.
 
-    Cut to `max_length`. Pairs that share a prompt may meet: then the answer is no stranger, as in TRL.
+    Cut to `max_length`. Where neighbours share a prompt, the answer is not mismatched, as in TRL.
     """
     prompts, answers = [], []
     for tree in (trees[row] for row in chosen):
@@ -49,11 +48,10 @@ def mismatched(trees: Sequence[Tree], chosen: Sequence[int], max_length: int) ->
 
 
 def mismatch(
-    strangers: Sequence[Tree], base: Table | ReferenceModel, trainable: Trainable, step: int, budget: int
+    trees: Sequence[Tree], base: Table | ReferenceModel, trainable: Trainable, step: int, budget: int
 ) -> Tensor:
     """The KL () of a step, the same on every rank: a pass of the policy (and of a live reference) without gradient."""
-    module, ranks = trainable.module, trainable.mesh
-    now = per_leaf(partial(answer_logps, lambda forest: module(forest)[0]), strangers, budget, ranks)
+    now = answer_logps(trainable.module, trees, trainable.mesh, budget)
     if isinstance(base, Table):
         return mismatch_kl(now, base.mismatched[step])
-    return mismatch_kl(now, per_leaf(partial(answer_logps, base.logps), strangers, budget, ranks))
+    return mismatch_kl(now, per_leaf(base.answer_logps, trees, budget, trainable.mesh))

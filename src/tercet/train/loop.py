@@ -1,4 +1,4 @@
-"""The one loop. SFT, DPO, the reward model, PPO and GRPO differ in who makes the steps and which function is the loss.
+"""The one loop. SFT, DPO, the reward model, PPO and GRPO differ in how steps are made and which function is the loss.
 
 A loss returns sums; only the loop divides, once per step, by the weight summed over batches and ranks. So the result
 does not depend on how a step was cut into batches or shared among ranks.
@@ -35,7 +35,7 @@ class TrainingError(RuntimeError):
 
 
 class Loss(NamedTuple):
-    """What is minimised, and what is watched.
+    """What is minimised, and what is logged beside it.
 
     Where two modules are trained side by side, `part` names the one this loss is of (`"policy."`): each part has its
     own weight, its own gradient clip, and its loss a metric of its own.
@@ -74,7 +74,7 @@ def start(
     rates: dict[str, float] | None = None,
     kept: dict[str, Tensor] | None = None,
 ) -> State:
-    """Masters (or adapters) and optimiser, restored from the newest checkpoint where there is one.
+    """Master weights (or adapters) and optimiser, restored from the newest checkpoint where there is one.
 
     `rates` are the peak learning rates of parts of the module, `{"critic.": 1e-6}`; `kept` are further tensors that
     checkpoints hold.
@@ -97,16 +97,13 @@ def start(
 
 
 def learning_rate(update: int, total: int, spec: TrainSpec) -> float:
-    """Rate of optimiser update `update` (from 0): warm-up reaches the peak, then linear or cosine towards 0."""
+    """Rate of optimiser update `update` (from 0): warm-up to the peak, then constant, linear or cosine towards 0."""
     warm = math.ceil(spec.warmup_ratio * total)
     if update < warm:
         return spec.learning_rate * (update + 1) / warm
-    if spec.schedule == "constant":
-        return spec.learning_rate
-    left = (total - update) / max(1, total - warm)
-    if spec.schedule == "linear":
-        return spec.learning_rate * max(0.0, left)
-    return spec.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (1.0 - max(0.0, left))))
+    left = max(0.0, (total - update) / max(1, total - warm))
+    shares = {"constant": 1.0, "linear": left, "cosine": 0.5 * (1.0 + math.cos(math.pi * (1.0 - left)))}
+    return spec.learning_rate * shares[spec.schedule]
 
 
 class Loop:
@@ -159,7 +156,7 @@ def fit(state: State, steps: Iterable[Step], loss: LossFn, spec: TrainSpec, ctx:
 def _update(state: State, step: Step, loss: LossFn, rate: float, spec: TrainSpec) -> dict[str, float]:
     """One optimiser update. A step without weight (every group skipped) changes nothing.
 
-    What was measured is read from the device once, when all of it is on its way: a card never waits for the host.
+    What was measured is read from the device once, after all of it is queued: a GPU never waits for the host.
     """
     trainable, mesh = state.trainable, state.trainable.mesh
     began = time.monotonic()
@@ -205,7 +202,7 @@ def _metric(name: str) -> str:
 def _descend(
     state: State, weights: dict[str, float], norms: dict[str, float], losses: dict[str, float], rate: float, clip: float
 ) -> dict[str, float]:
-    """Divide once, clip, step, publish; each part by itself. Division and clip are one pass over the gradients.
+    """Divide, clip, step and publish, each part by itself. Division and clip are one pass over the gradients.
 
     `norms` are of the summed gradients; what comes back are those of the divided ones, as metrics.
     """
@@ -226,14 +223,10 @@ def _descend(
 
 
 def _check_finite(loss: float, norm: float, state: State) -> None:
-    if not math.isfinite(loss):
+    if not (math.isfinite(loss) and math.isfinite(norm)):
         raise TrainingError(
-            f"the loss is {loss} at step {state.step + 1}; nothing was saved after the last checkpoint. "
-            "Lower learning_rate, or check the rows of this step"
-        )
-    if not math.isfinite(norm):
-        raise TrainingError(
-            f"the gradient norm is {norm} at step {state.step + 1}; lower learning_rate or look at the rows"
+            f"the loss is {loss} and the gradient norm {norm} at step {state.step + 1}; nothing was saved since the "
+            "last checkpoint. Lower learning_rate, or check the rows of this step"
         )
 
 
@@ -247,8 +240,8 @@ def reduce_tokens(losses_P: Tensor, forest: Forest, reduction: str, length: int,
     """Token losses as a Sum.
 
     `token_mean`: every trained token weighs the same (Tülu 3's sum loss up to scale); `sequence_mean`: every answer
-    does; `constant`: the sum over an answer divided by the constant `length` (Dr. GRPO). `owners` says whose losses
-    they are; the forest's own predicted tokens when absent.
+    does; `constant`: the sum over an answer divided by the constant `length` (Dr. GRPO). `owners` are the answers
+    of the losses; those of the forest's predicted tokens when absent.
     """
     if reduction == "token_mean":
         return Sum(losses_P.sum(), float(len(losses_P)))

@@ -1,6 +1,6 @@
 """How often a scorer prefers the chosen answer: by subset, and in RewardBench's four sections (Lambert et al. 2024).
 
-A test is a stage of pairs; its subsets are what its pairs name as skill, or else their sources.
+A test set is a stage of pairs; a pair's subset is its skill, or else its source.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Right(NamedTuple):
 
 
 def subset_pairs(path: Path, chat: Chat, ctx: Context) -> Trees:
-    """Every pair of a test, whole, however long."""
+    """Every pair of a test set, whole, however long."""
     tokens = prepare(path, chat, SUBSETS, ctx)
     if not len(tokens):
         raise RowError(f"{path}: expected pairs to test a reward model on, found none; look at the stage's filters")
@@ -100,16 +100,16 @@ def sections(subsets: dict[str, Estimate]) -> dict[str, dict[str, float | None]]
 
 
 def accuracies(held: Right | None, tests: dict[str, Right]) -> dict[str, Any]:
-    """What `tercet/accuracy.json` says: `{"held_out": ..., "tests": {stage: ...}}`."""
-    return {"held_out": held and _told(held), "tests": {stage: _told(right) for stage, right in tests.items()}}
+    """The content of `tercet/accuracy.json`: `{"held_out": ..., "tests": {stage: ...}}`."""
+    return {"held_out": held and _summary(held), "tests": {stage: _summary(right) for stage, right in tests.items()}}
 
 
-def _told(right: Right) -> dict[str, Any]:
-    told: dict[str, Any] = _plain(right.overall)
-    told["subsets"] = {name: _plain(one) for name, one in right.subsets.items()}
+def _summary(right: Right) -> dict[str, Any]:
+    found: dict[str, Any] = _plain(right.overall)
+    found["subsets"] = {name: _plain(one) for name, one in right.subsets.items()}
     if scores := sections(right.subsets):
-        told["rewardbench"] = scores
-    return told
+        found["rewardbench"] = scores
+    return found
 
 
 def _plain(one: Estimate) -> dict[str, float | None]:

@@ -1,7 +1,6 @@
-"""Steps whose batches are known in advance, built and copied to the card by a thread while it works on earlier ones.
+"""Steps whose batches are known in advance, built and copied to the GPU by a thread while it works on earlier ones.
 
-On a processor there is nothing to gain: building and training share the same cores, so steps are built when they are
-asked for.
+On a CPU there is nothing to gain, as building and training share the cores: steps are built when they are asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from tercet.recipe import TrainSpec
 from tercet.store import Context
 from tercet.train.batch import Step, batches, chosen_rows, filling
 
-AHEAD = 2  # steps that wait for the card
+AHEAD = 2  # steps that wait for the GPU
 CPU = torch.device("cpu")
 
 Made = TypeVar("Made")
@@ -32,7 +31,7 @@ Values = Callable[[list[int], Forest], dict[str, Tensor]]
 def prefetched(make: Callable[[Mesh], Iterator[Step]], ranks: Mesh) -> Iterator[Step]:
     """The steps of `make(mesh)` in order, on the device of `ranks`; every rank must begin at the same point.
 
-    `make` builds them on the device of the mesh it is given. For a card that is the host, in a thread, where ranks talk
+    `make` builds them on the device of the mesh it is given: with a GPU on the host, in a thread, whose collectives go
     over a channel of their own. An error there is raised here, at its step.
     """
     if ranks.device.type != "cuda":
@@ -79,17 +78,17 @@ class _End(NamedTuple):
 def in_thread(items: Iterator[Made], ahead: int) -> Iterator[Made]:
     """The same items, made by a thread that has at most `ahead` waiting when it makes another.
 
-    What it raises is raised here, after the items before it. When nobody takes any more, the thread makes no more.
+    What it raises is raised here, after the items before it. When this generator is closed, the thread makes no more.
     """
     ready: queue.SimpleQueue[Made | _End] = queue.SimpleQueue()
-    room, closed = threading.Semaphore(ahead), threading.Event()
+    places, closed = threading.Semaphore(ahead), threading.Event()
 
     def work() -> None:
         end = _End(None)
         try:
             for item in items:
                 ready.put(item)
-                room.acquire()
+                places.acquire()
                 if closed.is_set():
                     return
         except BaseException as error:
@@ -99,10 +98,10 @@ def in_thread(items: Iterator[Made], ahead: int) -> Iterator[Made]:
     threading.Thread(target=work, name="batches", daemon=True).start()
     try:
         while not isinstance(item := ready.get(), _End):
-            room.release()
+            places.release()
             yield item
         if item.error is not None:
             raise item.error
     finally:
         closed.set()
-        room.release()
+        places.release()

@@ -1,4 +1,4 @@
-"""What a policy is compared with: a table made before the first step, or a live model, frozen or following the policy.
+"""The reference of a policy: a table made before the first step, or a live model, frozen or following the policy.
 
 A table costs one pass over the pairs and no memory while training; a live model is for answers nobody knows in advance
 (rollouts) and for a reference that moves (Polyak averaging: every so many steps a share of the way to the policy).
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from tercet.rows import read_table, write_table
 from tercet.train.batch import batches
 from tercet.train.loop import leaf_sums
 
-PART, SCORE_TOKENS = 16, 4096  # trees that a rank reads at once, and token budget of one batch, when a table is made
+PART, SCORE_TOKENS = 16, 4096  # trees that a rank takes at once, and tokens of one batch, when a table is made
 
 
 class ReferenceModel:
@@ -38,13 +39,13 @@ class ReferenceModel:
 
     def __init__(self, policy: Policy, share: float, every: int, dtype: torch.dtype | None = None) -> None:
         self.share, self.every = share, every
-        masters = {name: value.detach().float() for name, value in policy.named_parameters()} if share else {}
+        weights = {name: value.detach().float() for name, value in policy.named_parameters()} if share else {}
         self.policy = policy.requires_grad_(False).eval()
         if dtype is not None:
-            self.policy.to(dtype)  # in place: parameters change their storage, masters keep theirs
+            self.policy.to(dtype)  # in place: parameters change their storage, the fp32 master weights keep theirs
         own = dict(self.policy.named_parameters())
-        self.copied = any(value.data_ptr() != own[name].data_ptr() for name, value in masters.items())
-        self.kept: dict[str, Tensor] = masters
+        self.copied = any(value.data_ptr() != own[name].data_ptr() for name, value in weights.items())
+        self.kept: dict[str, Tensor] = weights
         self._shown = False
 
     @torch.no_grad()
@@ -53,6 +54,10 @@ class ReferenceModel:
         if not self._shown:
             self._show()
         return self.policy(forest, temperature=temperature)[0]
+
+    def answer_logps(self, forest: Forest) -> Tensor:
+        """Log-probabilities (L,) of the answers, each summed over its tokens."""
+        return leaf_sums(self.logps(forest), forest)
 
     @torch.no_grad()
     def follow(self, step: int, trainable: Trainable) -> None:
@@ -65,7 +70,7 @@ class ReferenceModel:
         self._shown = False
 
     def _show(self) -> None:
-        """Make the compute copy equal the masters."""
+        """Make the compute copy equal the master weights."""
         if self.copied:
             for name, value in self.policy.named_parameters():
                 value.copy_(self.kept[name])
@@ -76,16 +81,11 @@ class Table(NamedTuple):
     """Summed log-probabilities of the starting model, fp32.
 
     `pairs` (pairs, 2): of the chosen and the rejected answers; `mismatched`: per step, of the answers to other prompts
-    that kto looks at, (pairs of the step, 1).
+    that kto needs, (pairs of the step, 1).
     """
 
     pairs: Tensor
     mismatched: list[Tensor]
-
-
-def make_table(policy: nn.Module, trees: Sequence[Tree], steps: Iterable[Sequence[Tree]], ranks: Mesh) -> Table:
-    """One pass over the pairs, and over the mismatched answers of each step."""
-    return Table(reference_logps(policy, trees, ranks), [reference_logps(policy, step, ranks) for step in steps])
 
 
 def load_table(folder: Path, stamp: dict[str, Any]) -> Table | None:
@@ -94,12 +94,9 @@ def load_table(folder: Path, stamp: dict[str, Any]) -> Table | None:
     if not note.is_file() or json.loads(note.read_text("utf-8")) != stamp:
         return None
     pairs = [[row["chosen"], row["rejected"]] for row in read_table(folder / "reference.parquet")]
-    steps: list[list[list[float]]] = []
-    for row in read_table(folder / "mismatched.parquet") if "order" in stamp else ():
-        while len(steps) <= row["step"]:
-            steps.append([])
-        steps[row["step"]].append([row["logp"]])
-    return Table(torch.tensor(pairs, dtype=torch.float32), [torch.tensor(step) for step in steps])
+    rows = read_table(folder / "mismatched.parquet") if "order" in stamp else []
+    steps = [torch.tensor([[row["logp"]] for row in step]) for _, step in groupby(rows, itemgetter("step"))]
+    return Table(torch.tensor(pairs, dtype=torch.float32), steps)
 
 
 def save_table(folder: Path, table: Table, stamp: dict[str, Any]) -> None:
@@ -112,19 +109,14 @@ def save_table(folder: Path, table: Table, stamp: dict[str, Any]) -> None:
     write_json(folder / "reference.json", stamp)
 
 
-def reference_logps(policy: nn.Module, trees: Sequence[Tree], ranks: Mesh) -> Tensor:
-    """Summed log-probabilities `(trees, leaves)`, fp32, on every rank."""
-    return per_leaf(partial(answer_logps, lambda forest: policy(forest)[0]), trees, SCORE_TOKENS, ranks)
-
-
-def answer_logps(logps: Callable[[Forest], Tensor], forest: Forest) -> Tensor:
-    """Summed log-probabilities (L,) of the leaves, from a function that gives those of the tokens."""
-    return leaf_sums(logps(forest), forest)
+def answer_logps(policy: nn.Module, trees: Sequence[Tree], ranks: Mesh, budget: int = SCORE_TOKENS) -> Tensor:
+    """Log-probabilities `(trees, leaves)` of the answers, each summed over its tokens; fp32, on every rank."""
+    return per_leaf(lambda forest: leaf_sums(policy(forest)[0], forest), trees, budget, ranks)
 
 
 @torch.no_grad()
 def per_leaf(value: Callable[[Forest], Tensor], trees: Sequence[Tree], budget: int, ranks: Mesh) -> Tensor:
-    """What `value` says of each leaf, `(trees, leaves)` in fp32 on every rank; trees have equally many leaves.
+    """`value` of each leaf, `(trees, leaves)` in fp32 on every rank; trees have equally many leaves.
 
     Ranks share the trees and call `value` equally often, so it may be a sharded model.
     """
@@ -148,7 +140,6 @@ def token_digest(trees: Sequence[Tree]) -> str:
     """SHA-256 over every token id and mask, in order."""
     digest = hashlib.sha256()
     for tree in trees:
-        digest.update(
-            repr((list(tree.trunk), [(list(leaf.token_ids), list(leaf.mask)) for leaf in tree.leaves])).encode()
-        )
+        leaves = [(list(leaf.token_ids), list(leaf.mask)) for leaf in tree.leaves]
+        digest.update(repr((list(tree.trunk), leaves)).encode())
     return digest.hexdigest()

@@ -1,7 +1,7 @@
 """The reward model: a Bradley-Terry scorer on preference pairs (paper §5.4.1, T36).
 
-It is read at each answer's last token, whose place is known: padding is never searched for. Users of the exported
-folder do search (transformers takes the last token that is no padding), so its padding token is never an end token.
+The score is that of each answer's last token, whose place is known here. Users of the exported folder search for it
+(transformers takes the last token that is no padding), so its padding token must not be an end token.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ score is the one logit at the last token that is no padding.
 
 
 def run(spec: RewardModelSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
-    """Train a scalar head and the whole model on pairs; report accuracy on pairs kept aside and on the tests."""
+    """Train a scalar head and the whole model on pairs; measure accuracy on held-out pairs and on the test sets."""
     with mesh() as ranks:
         source = inputs[spec.model].payload
         check_context(load_config(source), spec)
@@ -51,7 +51,7 @@ def run(spec: RewardModelSpec, inputs: dict[str, Artifact], out: Path, ctx: Cont
         path = inputs[spec.pairs].payload / "pairs.parquet"
         trees = encode_pairs(spec, path, chat, out, ranks, ctx)
         margins = rating_margins(path, trees, spec.margin) if spec.margin else None
-        benchmarks = {name: subset_pairs(inputs[name].payload / "pairs.parquet", chat, ctx) for name in spec.tests}
+        tests = {name: subset_pairs(inputs[name].payload / "pairs.parquet", chat, ctx) for name in spec.tests}
         train, held = split(trees, spec, ctx.seed)
         total = schedule(len(train), spec.batch, spec.num_epochs, spec.steps)
         check_schedule(spec, total)
@@ -64,17 +64,17 @@ def run(spec: RewardModelSpec, inputs: dict[str, Artifact], out: Path, ctx: Cont
         budget = ctx.recipe.placement.micro_tokens
         score = partial(per_leaf, state.trainable.module, budget=budget, ranks=ranks)
         right = by_subset(held, score(held)) if len(held) else None
-        passed = {name: by_subset(pairs, score(pairs)) for name, pairs in benchmarks.items()}
+        tested = {name: by_subset(pairs, score(pairs)) for name, pairs in tests.items()}
         write_folder(state.trainable, scorer.model.config, source, out, card(spec, inputs, ctx, TASK) + READ)
         if ranks.first:
             set_padding(out, chat, pad_id)
-            write_json(out / "tercet" / "accuracy.json", accuracies(right, passed), sort_keys=True)
+            write_json(out / "tercet" / "accuracy.json", accuracies(right, tested), sort_keys=True)
         return {
             "steps": float(state.step),
             "pairs": float(len(train)),
             "held_out": float(len(held)),
             "accuracy": right.overall.value if right else 0.0,
-            **{f"accuracy_{name}": one.overall.value for name, one in passed.items()},
+            **{f"accuracy_{name}": one.overall.value for name, one in tested.items()},
         }
 
 
@@ -107,7 +107,7 @@ def split(trees: Trees, spec: RewardModelSpec, seed: int) -> tuple[Trees, Trees]
 def padding(chat: Chat) -> int | None:
     """The tokenizer's own padding token, unless it also ends answers; then another special token, if there is one.
 
-    Whoever looks for the last token that is no padding would pass over the end of an answer, and read too early.
+    Otherwise a search for the last token that is no padding would skip the end of an answer, and score too early.
     """
     tokenizer = chat.tokenizer
     ends = {chat.end_id, tokenizer.eos_token_id}
@@ -129,11 +129,11 @@ def set_padding(folder: Path, chat: Chat, pad_id: int | None) -> None:
 
 
 def open_scorer(folder: Path, pad_id: int | None, seed: int) -> Scorer:
-    """The folder's transformer with a fresh head of variance 1 / (d + 1); `pad_id` is for users of its folder."""
+    """The folder's transformer with a fresh head of variance 1 / (d + 1); `pad_id` goes into its configuration."""
     check_folder(folder)
     register()
     check_supported(open_policy(folder))
-    with quiet():  # it would report that the head is new
+    with quiet():  # transformers would warn that the head is new
         model = AutoModelForSequenceClassification.from_pretrained(
             str(folder), num_labels=1, dtype=torch.float32, attn_implementation=NAME, local_files_only=True
         )

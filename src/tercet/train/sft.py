@@ -1,4 +1,4 @@
-"""Supervised finetuning: imitate all assistant turns of a mixture (paper §4)."""
+"""Supervised finetuning: train on all assistant turns of a mixture (paper §4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a step adds up: totals that wait on the device, weights and counts that the host knows."""
+"""Sums over a step's batches: totals on the device, weights and counts on the host."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Sum(NamedTuple):
 
 
 class Sums:
-    """The sums of a step's batches by name. Reading a number from a card waits for it, so `read` does it once."""
+    """The sums of a step's batches by name. Reading a number from a GPU waits for it, so `read` does it once."""
 
     def __init__(self, mesh: Mesh, counts: tuple[str, ...] = ()) -> None:
         """`counts` names what is counted, the same on every rank."""
@@ -29,7 +29,7 @@ class Sums:
         self.counts = dict.fromkeys(counts, 0.0)
 
     def add(self, sums: dict[str, Sum]) -> None:
-        """Add what a batch gave, in fp64."""
+        """Add a batch's sums, in fp64."""
         for name, (total, weight) in sums.items():
             wide = total.detach().double()
             self.totals[name] = self.totals[name] + wide if name in self.totals else wide
@@ -44,12 +44,14 @@ class Sums:
     ) -> tuple[dict[str, float], dict[str, tuple[float, float]], dict[str, float]]:
         """Over all ranks: counts; totals with weights; and for each total named `prefix` + PART the `norm` of PART.
 
-        What one rank never saw counts as zero there. Norms are already the same on every rank.
+        A name that a rank never added counts as zero there. Norms are already the same on every rank.
         """
         names = sorted(set().union(*map(set, self.mesh.gather(sorted(self.totals)))))
         known = self.mesh.sum([*(self.weights.get(name, 0.0) for name in names), *self.counts.values()])
         parts = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
-        measured = _read_all([self._whole(names), *(norm(part) for part in parts)], self.mesh.device)
+        tensors = [self._whole(names), *(norm(part) for part in parts)]
+        sent = [tensor.double().reshape(-1).to(self.mesh.device, non_blocking=True) for tensor in tensors]
+        measured = torch.cat(sent).tolist()  # one copy from the device
         size = len(names)
         totals = dict(zip(names, zip(measured[:size], known[:size], strict=True), strict=True))
         norms = dict(zip(parts, measured[size:], strict=True))
@@ -58,8 +60,3 @@ class Sums:
     def _whole(self, names: list[str]) -> Tensor:
         zero = torch.zeros((), dtype=torch.float64, device=self.mesh.device)
         return self.mesh.add(torch.stack([zero, *(self.totals.get(name, zero) for name in names)])[1:])
-
-
-def _read_all(tensors: list[Tensor], device: torch.device) -> list[float]:
-    """Every number of these tensors, by one copy from the device."""
-    return torch.cat([tensor.double().reshape(-1).to(device, non_blocking=True) for tensor in tensors]).tolist()

@@ -96,7 +96,7 @@ def write(file: Path, trees: Iterator[NamedTree]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         for stale in file.parent.glob(f".{file.name}.*"):  # of a process that was killed
             stale.unlink()
-        gc.freeze()  # a sixth of the time went into looking for garbage among what libraries keep for good
+        gc.freeze()  # searching what libraries keep for garbage took a sixth of the time
         try:
             with replacing(file) as partial, open(partial, "wb") as stream, pa.ipc.new_file(stream, SCHEMA) as writer:
                 while part := list(islice(trees, PART)):
@@ -106,7 +106,7 @@ def write(file: Path, trees: Iterator[NamedTree]) -> None:
 
 
 def stored(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each object of a stage's table, after how errors name it; few are in memory at a time."""
+    """Each object of a stage's table with its name for error messages; few are in memory at a time."""
     return ((f"{path}: row {number}", value) for number, value in enumerate(read_file(path)))
 
 
@@ -135,7 +135,7 @@ def _lists(values: np.ndarray, lengths: list[int]) -> pa.ListArray:
 
 
 def _joined(kind: str, pieces: Iterable[Sequence[int]]) -> np.ndarray:
-    """All numbers in a row; by way of the standard library's arrays, which read lists twice as fast as numpy does."""
+    """All numbers in a row, through the standard library's arrays, which read lists twice as fast as numpy does."""
     found = array(kind)
     for piece in pieces:
         found.fromlist(list(piece))
@@ -143,7 +143,7 @@ def _joined(kind: str, pieces: Iterable[Sequence[int]]) -> np.ndarray:
 
 
 def _numbers(values: np.ndarray) -> pa.Array:
-    """Numbers as Arrow sees them. (`pa.array` would first import pandas.)"""
+    """Numbers as an Arrow array. (`pa.array` would first import pandas.)"""
     kind = pa.from_numpy_dtype(values.dtype)
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
 

@@ -10,12 +10,10 @@ import importlib
 from functools import cache
 
 from tercet.verify.grade import Grade, Verifier, VerifierError
-from tercet.verify.instructions.tulu_if import check_constraint
 from tercet.verify.llm_judges import Case, LLMJudge
 from tercet.verify.plugins import custom_names, custom_verifier
 
-__all__ = ["Grade", "Verifier", "VerifierError", "check_constraint", "check_reference", "grade_by_name", "llm_judge",
-           "verifier", "verifiers"]  # fmt: skip
+__all__ = ["Grade", "Verifier", "VerifierError", "check_reference", "llm_judge", "verifier", "verifiers"]
 
 VERIFIERS: dict[str, Verifier] = {
     one.name: one

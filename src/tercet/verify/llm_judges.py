@@ -69,7 +69,7 @@ def ask(asked: Sequence[tuple[LLMJudge[C, V], C]], model: Generator, embedder: A
             batches.setdefault(judge.batch_key, []).append(number)
         else:
             found[number] = verdict
-    for waiting in batches.values():
+    for waiting in batches.values():  # one call per batch: engines are fast only with many prompts at once
         for turn in range(TRIES):
             replies = _replies([asked[number] for number in waiting], turn, model, embedder)
             for number, (reply, error) in zip(waiting, replies, strict=True):

@@ -13,7 +13,8 @@ import pytest
 
 from tercet.evals.fakes import EchoGenerator, OracleGenerator
 from tercet.evals.lm_eval import harness
-from tercet.evals.lm_eval.harness import HarnessError, as_lm, export_results, task_of, write_results
+from tercet.evals.lm_eval.export import export_results
+from tercet.evals.lm_eval.harness import HarnessError, as_lm, task_of
 
 SHOTS = [{"question": "How many legs have two cats?", "answer": "Two times four is 8. So the answer is 8."}]
 SUMS = [{"question": f"What is {i} plus {i}?", "answer": f"Twice {i}. #### {2 * i}"} for i in range(1, 5)]
@@ -111,16 +112,6 @@ def test_subsets_are_exported_as_a_group(workspace: Any, small: dict[str, str], 
     assert [whole["results"][part]["sample_len"] for part in parts] == [4, 4]
     mean = math.fsum(whole["results"][part]["acc,none"] for part in parts) / 2
     assert whole["results"]["mmlu:mc@1"]["acc,none"] == mean
-
-
-def test_an_export_is_written_as_one_results_file_and_one_samples_file_a_task(workspace: Any, tmp_path: Path) -> None:
-    workspace.write_benchmark()
-    workspace.evaluate("gold")
-    results, *samples = write_results(workspace.root / "gold", tmp_path / "out")
-    assert results.name.startswith("results_")
-    assert sorted(path.name.split("_")[1] for path in samples) == ["constraints@1", "facts@1", "talk@1", "words@1"]
-    assert "samples" not in json.loads(results.read_text())
-    assert [len(path.read_text().splitlines()) for path in samples] == [6, 2, 3, 3]
 
 
 def test_items_that_were_not_graded_are_not_exported(workspace: Any) -> None:
@@ -285,7 +276,9 @@ def test_what_a_server_cannot_do_is_said(lm_eval: ModuleType) -> None:
 
 @third_party
 @pytest.mark.parametrize(("name", "glue"), [("gsm8k:lm@1", "Q"), ("gsm8k@2", "Question")])
-def test_our_benchmark_is_judged_by_our_judge(lm_eval: ModuleType, small: dict[str, str], name: str, glue: str) -> None:
+def test_our_benchmark_is_graded_by_our_verifier(
+    lm_eval: ModuleType, small: dict[str, str], name: str, glue: str
+) -> None:
     task = task_of(name, small)
     benchmark = [task.fewshot_context(doc, 0) for doc in task.test_docs()]
     answers = [f"It is {2 * i}." for i in (1, 2, 3, 7)]

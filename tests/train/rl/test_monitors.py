@@ -34,7 +34,7 @@ class Group:
         self.samples = list(samples)
 
 
-def judged(text: str, reference: str = KEYWORDS) -> bool:
+def hollow(text: str, reference: str = KEYWORDS) -> bool:
     return empty(Sample(text, 1.0, grade=Grade(1.0)), reference)  # type: ignore[arg-type]
 
 
@@ -67,11 +67,11 @@ def test_a_round_without_completions_has_figures() -> None:
     ("ids", "expected"),
     [
         (range(400), False),
-        ([*range(60), *range(60)], False),  # once more is no habit
+        ([*range(60), *range(60)], False),  # half of the passages are new
         (list(range(60)) * 3, True),
         ([7, 8] * 12, True),
         ([5] * 12, True),
-        ([5] * 7, False),  # too short to tell
+        ([5] * 7, False),  # shorter than a passage
         ([*range(100), *([5] * 60)], False),  # mostly new
         ([*range(60), *([5] * 100)], True),
     ],
@@ -99,27 +99,27 @@ def test_an_extracted_answer_is_an_answer_and_an_unparsed_one_is_none() -> None:
         ("", True),
     ],
 )
-def test_a_text_of_what_the_judge_asked_for_and_nothing_else_is_hollow(text: str, expected: bool) -> None:
-    assert judged(text) is expected
+def test_a_text_of_what_the_verifier_asked_for_and_nothing_else_is_hollow(text: str, expected: bool) -> None:
+    assert hollow(text) is expected
 
 
 def test_a_reference_of_plain_text_asks_for_no_words() -> None:
-    assert not judged("Ships find the harbour.", "Rubric: says how ships find the harbour.")
-    assert not judged("ships find harbour lantern", '{"prompt": "Say how ships find a harbour with a lantern."}')
+    assert not hollow("Ships find the harbour.", "Rubric: says how ships find the harbour.")
+    assert not hollow("ships find harbour lantern", '{"prompt": "Say how ships find a harbour with a lantern."}')
 
 
 def test_an_option_of_the_reference_is_an_answer() -> None:
     reference = json.dumps([{"func_name": "validate_choice", "options": ["It belongs.", "It does not belong."]}])
-    assert not judged("It belongs.\n\nP.S. Thanks", reference)
-    assert judged("P.S. Thanks", reference)
+    assert not hollow("It belongs.\n\nP.S. Thanks", reference)
+    assert hollow("P.S. Thanks", reference)
 
 
 def rounds(monitor: RolloutMonitor, name: str, values: list[float]) -> list[int]:
-    """The rounds in which an alert rang."""
+    """The rounds in which an alert was raised."""
     return [i for i, value in enumerate(values) if any(f"`{name}`" in m for m in monitor(i, {name: value}))]
 
 
-def test_an_alert_rings_after_enough_rounds_in_a_row_and_once_per_episode() -> None:
+def test_an_alert_is_raised_after_enough_rounds_in_a_row_and_once_per_episode() -> None:
     monitor = RolloutMonitor(MonitorSpec(rounds=3), {})
     assert rounds(monitor, "kl", [2, 2, 0.5, 2, 2, 2, 2, 2, 1.0, 2, 2, 2]) == [5, 11]
     assert [(a["alert"], a["round"], a["last"], a["threshold"]) for a in monitor.alerts] == [
@@ -136,16 +136,16 @@ def test_every_alert_has_a_threshold_and_every_threshold_an_alert() -> None:
 def test_thresholds_themselves_are_within_but_for_the_reward() -> None:
     monitor = MonitorSpec(rounds=1)
     metrics = {alert.metric: getattr(monitor, name) for name, alert in ALERTS.items() if name != "length"}
-    heard = RolloutMonitor(monitor, {})(0, metrics)
-    assert [message.split("`")[1] for message in heard] == ["reward"]
+    alerts = RolloutMonitor(monitor, {})(0, metrics)
+    assert [message.split("`")[1] for message in alerts] == ["reward"]
 
 
 def test_low_entropy_and_missing_reward_are_beyond_from_below() -> None:
     monitor = RolloutMonitor(MonitorSpec(rounds=2), {})
     assert rounds(monitor, "entropy", [0.5, 0.01, 0.001]) == [2]
-    heard = [monitor(i, {"rewarded": 0.0}) for i in (3, 4)]
-    assert [len(messages) for messages in heard] == [0, 1]
-    assert "at or below 0 for 2 rounds in a row (0, 0). Try: look at the rollouts" in heard[1][0]
+    alerts = [monitor(i, {"rewarded": 0.0}) for i in (3, 4)]
+    assert [len(messages) for messages in alerts] == [0, 1]
+    assert "at or below 0 for 2 rounds in a row (0, 0). Try: look at the rollouts" in alerts[1][0]
 
 
 def test_length_is_compared_with_the_first_rounds() -> None:
@@ -156,8 +156,8 @@ def test_length_is_compared_with_the_first_rounds() -> None:
 
 def test_a_round_without_the_figure_neither_counts_nor_ends_the_row() -> None:
     monitor = RolloutMonitor(MonitorSpec(rounds=2), {})
-    heard = [monitor(i, metrics) for i, metrics in enumerate([{"kl": 2.0}, {}, {"kl": 2.0}])]
-    assert [len(messages) for messages in heard] == [0, 0, 1]
+    alerts = [monitor(i, metrics) for i, metrics in enumerate([{"kl": 2.0}, {}, {"kl": 2.0}])]
+    assert [len(messages) for messages in alerts] == [0, 0, 1]
 
 
 def test_a_figure_that_is_no_number_is_beyond_every_threshold() -> None:
@@ -167,21 +167,23 @@ def test_a_figure_that_is_no_number_is_beyond_every_threshold() -> None:
 def test_a_stop_alert_ends_the_run_and_says_why() -> None:
     monitor = RolloutMonitor(MonitorSpec(rounds=2, stop=("kl",)), {})
     monitor(7, {"kl": 1.5, "hollow": 0.9})
-    with pytest.raises(TrainingError, match=r"alert `kl` in round 8: .*above 1 .*\(1\.5, 1\.6\).*kl_beta.*watch\.stop"):
+    with pytest.raises(
+        TrainingError, match=r"alert `kl` in round 8: .*above 1 .*\(1\.5, 1\.6\).*kl_beta.*monitor\.stop"
+    ):
         monitor(8, {"kl": 1.6, "hollow": 0.9})
     assert [alert["alert"] for alert in monitor.alerts] == ["kl", "hollow"]
 
 
 @pytest.mark.parametrize("cut", range(13))
 def test_a_resumed_monitor_goes_on_as_if_nothing_had_been(cut: int) -> None:
-    def told(number: int) -> dict[str, float]:
+    def figures(number: int) -> dict[str, float]:
         return {"kl": 2.0 * (number % 7 > 2), "length": 40.0 + 30 * number, "entropy": 0.3 / (number + 1) ** 2}
 
     whole = RolloutMonitor(MonitorSpec(rounds=3), {})
-    expected = [whole(i, told(i)) for i in range(12)]
+    expected = [whole(i, figures(i)) for i in range(12)]
     first = RolloutMonitor(MonitorSpec(rounds=3), {})
-    heard = [first(i, told(i)) for i in range(cut)]
+    alerts = [first(i, figures(i)) for i in range(cut)]
     second = RolloutMonitor(MonitorSpec(rounds=3), json.loads(json.dumps(first.memory)))
-    assert heard + [second(i, told(i)) for i in range(cut, 12)] == expected
+    assert alerts + [second(i, figures(i)) for i in range(cut, 12)] == expected
     assert second.memory == whole.memory
     assert {alert["alert"] for alert in whole.alerts} == {"kl", "length", "entropy"}

@@ -1,4 +1,4 @@
-"""PPO with a value model: what one round computes, from the formulas, and what its two models owe each other."""
+"""PPO with a value model: what one round computes, by the formulas, and how its two models are trained side by side."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tercet.train.rl.actor_critic import open_critic
 from tercet.train.rl.rollout_log import RolloutLog
 
 CALM = {"checkpoint_seconds": 1e9, "micro_tokens": 4096}
-ONCE = {"steps": 1, "passes": 1, "minibatches": 1, "dtype": "float32"}
+ONCE = {"rounds": 1, "passes": 1, "minibatches": 1, "dtype": "float32"}
 
 
 def curve(out):
@@ -32,11 +32,17 @@ def weights(folder):
 
 
 @pytest.mark.parametrize("preset", ["tulu3", "corrected"])
-def test_a_round_is_what_the_formulas_say_of_its_completions_read_one_by_one(kitchen, tmp_path, preset):
-    settings = ONCE | {"preset": preset, "max_new_tokens": 40, "samples": 8, "no_eos_reward": -2.0, "kl_beta": 0.3}
-    kitchen.cook("ppo", tmp_path / "out", ppo=settings, placement=CALM)
+def test_a_round_is_what_the_formulas_give_on_its_completions_one_by_one(workspace, tmp_path, preset):
+    settings = ONCE | {
+        "preset": preset,
+        "max_new_tokens": 40,
+        "num_generations": 8,
+        "no_eos_reward": -2.0,
+        "kl_beta": 0.3,
+    }
+    workspace.run_stage("ppo", tmp_path / "out", ppo=settings, placement=CALM)
     (line,) = curve(tmp_path / "out")
-    answers = _read(kitchen, tmp_path / "out", preset)
+    answers = _read(workspace, tmp_path / "out", preset)
     assert {ended for *_, ended in answers} == {True, False}
 
     estimates = [_gae(values, reward, 40 if preset == "tulu3" else 0) for _, values, reward, _ in answers]
@@ -58,15 +64,15 @@ def test_a_round_is_what_the_formulas_say_of_its_completions_read_one_by_one(kit
     assert line["kl"] == pytest.approx(0.0, abs=1e-6)
 
 
-def _read(kitchen, out, preset):
+def _read(workspace, out, preset):
     """(log-probs, values of every state, reward, whether it ended) of each completion, in float64."""
-    folder = kitchen.store.open("base").payload
+    folder = workspace.store.open("base").payload
     tokenizer = load_tokenizer(folder)
     chat = Chat(tokenizer)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
     critic = open_critic(folder, tokenizer.pad_token_id, 5)
     head = critic.model.score.weight.detach().double()
-    rows = {row.id: row for row in read_rows(kitchen.store.open("sft-data").payload / "rows.parquet")}
+    rows = {row.id: row for row in read_rows(workspace.store.open("sft-data").payload / "rows.parquet")}
     found = []
     for record in RolloutLog(out.with_name(out.name + ".draft") / "work" / "rollouts.jsonl", 0, Mesh()).read():
         for sample in record.get("samples", []):
@@ -81,7 +87,7 @@ def _read(kitchen, out, preset):
 
 
 def _gae(values, reward, window):
-    """Advantages and returns by lambda 0.95; with a window the score stands one place past the end, if there is room.
+    """Advantages and returns by lambda 0.95; with a window the score is paid one place past the end, if there is one.
 
     The reference is the policy itself, so that the KL is 0.
     """
@@ -96,53 +102,53 @@ def _gae(values, reward, window):
     return advantages, advantages + values[:places]
 
 
-def test_the_value_models_rate_moves_the_value_model_only(kitchen, tmp_path):
+def test_the_value_models_rate_moves_the_value_model_only(workspace, tmp_path):
     for name, rate in (("slow", 1e-6), ("fast", 1e-2)):
         settings = ONCE | {"value_learning_rate": rate}
-        kitchen.cook("ppo", tmp_path / name, ppo=settings, placement=CALM)
+        workspace.run_stage("ppo", tmp_path / name, ppo=settings, placement=CALM)
     slow, fast = weights(tmp_path / "slow"), weights(tmp_path / "fast")
     assert all(torch.equal(slow[name], fast[name]) for name in slow)
     for name, rate in (("slow", 1e-6), ("fast", 1e-2)):
-        settings = ONCE | {"value_learning_rate": rate, "steps": 2}
-        kitchen.cook("ppo", tmp_path / f"{name}2", ppo=settings, placement=CALM)
+        settings = ONCE | {"value_learning_rate": rate, "rounds": 2}
+        workspace.run_stage("ppo", tmp_path / f"{name}2", ppo=settings, placement=CALM)
     slow, fast = (curve(tmp_path / name)[1] for name in ("slow2", "fast2"))
     assert slow["value"] != fast["value"]
 
 
 def test_a_value_model_from_a_reward_stage_keeps_its_head_and_one_from_a_model_gets_the_published_one(
-    kitchen, tmp_path
+    workspace, tmp_path
 ):
-    kitchen.cook("reward", tmp_path / "reward", reward={"epochs": 1}, placement=CALM)
+    workspace.run_stage("reward", tmp_path / "reward", reward={"num_epochs": 1}, placement=CALM)
     critic = open_critic(tmp_path / "reward", 0, 1)
     assert torch.equal(critic.model.score.weight, weights(tmp_path / "reward")["score.weight"])
-    folder = kitchen.store.open("base").payload
+    folder = workspace.store.open("base").payload
     one, two, other = (open_critic(folder, 0, seed).model.score.weight.detach() for seed in (1, 1, 2))
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
     assert float(one.std()) == pytest.approx((one.shape[1] + 1) ** -0.5, rel=0.3)
 
 
-def test_how_a_round_is_cut_into_batches_changes_nothing_but_rounding(kitchen, tmp_path):
+def test_how_a_round_is_cut_into_batches_changes_nothing_but_rounding(workspace, tmp_path):
     lines = []
     for name, budget in (("small", 128), ("large", 8192)):
-        kitchen.cook("ppo", tmp_path / name, ppo=ONCE, placement={**CALM, "micro_tokens": budget})
+        workspace.run_stage("ppo", tmp_path / name, ppo=ONCE, placement={**CALM, "micro_tokens": budget})
         lines.append(curve(tmp_path / name)[0])
     for key in ("loss", "critic_loss", "grad_norm", "critic_grad_norm", "explained_variance"):
         assert lines[0][key] == pytest.approx(lines[1][key], rel=1e-3, abs=1e-5)
 
 
-def test_the_gap_to_the_generator_is_measured_as_long_as_the_weights_that_wrote_stand(kitchen, tmp_path):
-    settings = {"steps": 2, "passes": 2, "minibatches": 2, "preset": "corrected"}
-    kitchen.cook("ppo", tmp_path / "out", ppo=settings, placement=CALM)
+def test_the_gap_to_the_generator_is_measured_as_long_as_the_weights_that_wrote_are_unchanged(workspace, tmp_path):
+    settings = {"rounds": 2, "passes": 2, "minibatches": 2, "preset": "corrected"}
+    workspace.run_stage("ppo", tmp_path / "out", ppo=settings, placement=CALM)
     assert ["logp_gap" in line for line in curve(tmp_path / "out")] == [True, False, False, False] * 2
 
 
-def test_ppo_leaves_a_plain_model_its_rollouts_and_the_same_bytes_twice(kitchen, tmp_path):
+def test_ppo_leaves_a_plain_model_its_rollouts_and_the_same_bytes_twice(workspace, tmp_path):
     for name in ("one", "two"):
-        metrics = kitchen.cook("ppo", tmp_path / name, ppo={"steps": 2}, placement=CALM)
+        metrics = workspace.run_stage("ppo", tmp_path / name, ppo={"rounds": 2}, placement=CALM)
     assert metrics["updates"] == metrics["steps"] == 4
     assert payload_digest(tmp_path / "one") == payload_digest(tmp_path / "two")
-    assert weights(tmp_path / "one").keys() == weights(kitchen.store.open("base").payload).keys()
+    assert weights(tmp_path / "one").keys() == weights(workspace.store.open("base").payload).keys()
     assert json.loads((tmp_path / "one" / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
     first, *later = curve(tmp_path / "one")
     assert first["clip_share"] == first["value_clip_share"] == 0.0

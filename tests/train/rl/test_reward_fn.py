@@ -1,4 +1,4 @@
-"""How judges become rewards: weights, gates, endings, lengths, models that are asked, and rows refused beforehand."""
+"""How scores become rewards: weights, gates, endings, lengths, models that are asked, and rows refused beforehand."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ HREF = '{"method": "plain", "baseline": "b", "reference": "r"}'
 
 
 def spec(*extra: dict[str, Any], **changes: Any) -> GRPOSpec:
-    told = {"model": "base", "prompts": "rows", "steps": 1, "learning_rate": 1e-6, "max_new_tokens": 100}
-    return GRPOSpec.model_validate(told | {"extra": [ExtraSpec(**one) for one in extra]} | changes)
+    values = {"model": "base", "prompts": "rows", "rounds": 1, "learning_rate": 1e-6, "max_new_tokens": 100}
+    return GRPOSpec.model_validate(values | {"extra": [ExtraSpec(**one) for one in extra]} | changes)
 
 
 def row(verifier: str = "gsm8k@1", reference: str = "4", name: str = "r0", ask: str = "2 + 2?") -> Row:
@@ -37,12 +37,12 @@ def wrote(text: str, tokens: int = 3, stop: str = "eos") -> Completion:
     return Completion(text, tuple(range(tokens)), (-0.5,) * tokens, stop)
 
 
-def marks(told: GRPOSpec, asked: Row, *texts: str, judge: Generator | None = None) -> list[RewardResult]:
-    return RewardFunction(told, judge)([asked], [[wrote(text) for text in texts]])[0]
+def results(stage: GRPOSpec, asked: Row, *texts: str, judge: Generator | None = None) -> list[RewardResult]:
+    return RewardFunction(stage, judge)([asked], [[wrote(text) for text in texts]])[0]
 
 
 class Scripted:
-    """A judge that replies what a function of question and try says; it remembers every call."""
+    """An LLM judge that replies what a function of question and try says; it keeps every call."""
 
     def __init__(self, reply: Callable[[str, int], str]) -> None:
         self.reply = reply
@@ -63,19 +63,19 @@ def score(number: float) -> str:
 
 
 def test_without_extras_the_reward_is_the_scaled_score() -> None:
-    right, wrong, none = marks(spec(), row(), "It is 4", "It is 5", "It is")
+    right, wrong, none = results(spec(), row(), "It is 4", "It is 5", "It is")
     assert (right.grade.answer, right.score, right.reward, right.parts) == ("4", 1.0, 10.0, {"gsm8k@1": 1.0})
     assert (wrong.score, wrong.reward, wrong.errors) == (0.0, 0.0, ())
     assert none.grade.outcome == "unparsed"
 
 
 def test_extras_add_their_weight_and_gates_multiply() -> None:
-    told = spec(
+    stage = spec(
         {"verifier": "up_to_length@1", "reference": '{"length": 2, "scale": 4}', "weight": 0.5},
         {"verifier": "format@1", "reference": "[^!]*", "gate": True},
         {"verifier": "contains@1", "reference": '["please"]', "weight": -2.0},
     )
-    short, long, shouted, begged = marks(told, row(), "is 4", "it is not 4", "is 4!", "please 4")
+    short, long, shouted, begged = results(stage, row(), "is 4", "it is not 4", "is 4!", "please 4")
     assert short.score == 1.5
     assert long.score == 1 + 0.5 * 0.5
     assert long.parts == {"gsm8k@1": 1.0, "up_to_length@1": 0.5, "format@1": 1.0, "contains@1": 0.0}
@@ -84,10 +84,10 @@ def test_extras_add_their_weight_and_gates_multiply() -> None:
 
 
 def test_an_extra_without_a_reference_gets_the_row_s_unless_that_means_nothing_to_it() -> None:
-    told = spec({"verifier": "string@1", "weight": 0.5}, {"verifier": "format@1", "weight": 0.25})
+    stage = spec({"verifier": "string@1", "weight": 0.5}, {"verifier": "format@1", "weight": 0.25})
     text = "<think>2 + 2</think><answer>4</answer>"
-    assert marks(told, row(), text, "4")[0].parts == {"gsm8k@1": 1.0, "string@1": 1.0, "format@1": 1.0}
-    assert [mark.score for mark in marks(told, row(), text, "4")] == [1.75, 1.0]
+    assert results(stage, row(), text, "4")[0].parts == {"gsm8k@1": 1.0, "string@1": 1.0, "format@1": 1.0}
+    assert [result.score for result in results(stage, row(), text, "4")] == [1.75, 1.0]
 
 
 scores = st.floats(-2, 2)
@@ -116,13 +116,13 @@ def test_a_completion_without_an_end_gets_the_other_reward_instead() -> None:
     assert reward(1.0, cut, spec(no_eos_reward="keep")) == 10
     assert reward(1.0, cut, spec(no_eos_reward="keep", overlong_tokens=20)) == 0
     assert reward(1.0, wrote("4", 3, "stop"), spec()) == 0
-    (mark,) = RewardFunction(spec(no_eos_reward=-10), None)([row()], [[cut]])[0]
-    assert (mark.score, mark.reward) == (1.0, -10)
+    (result,) = RewardFunction(spec(no_eos_reward=-10), None)([row()], [[cut]])[0]
+    assert (result.score, result.reward) == (1.0, -10)
 
 
 def test_the_over_long_penalty_falls_linearly_over_the_last_tokens() -> None:
-    told = spec(overlong_tokens=20)
-    found = [reward(1.0, wrote("4", tokens), told) for tokens in (1, 80, 81, 90, 99, 100)]
+    stage = spec(overlong_tokens=20)
+    found = [reward(1.0, wrote("4", tokens), stage) for tokens in (1, 80, 81, 90, 99, 100)]
     assert found == pytest.approx([10, 10, 9.5, 5, 0.5, 0])
 
 
@@ -139,31 +139,31 @@ def test_the_over_long_penalty_is_that_of_dapo(length: int, limit: int, data: st
     assert overlong(length, limit, 0) == 0
 
 
-def test_a_sum_of_judges_counts_with_its_parts() -> None:
+def test_a_sum_of_verifiers_counts_with_its_parts() -> None:
     reference = json.dumps([{"verifier": "gsm8k@1", "reference": "4"}, {"verifier": "format@1", "weight": 0.5}])
     text = "<think></think><answer>4</answer>"
-    (mark,) = marks(spec({"verifier": "format@1", "weight": 0.125}), row("sum@1", reference), text)
-    assert mark.score == 1.625
-    assert mark.parts == {"sum@1": 1.5, "gsm8k@1": 1.0, "format@1": 1.0, "format@1#2": 1.0}
-    assert mark.grade.answer == "4"
+    (result,) = results(spec({"verifier": "format@1", "weight": 0.125}), row("sum@1", reference), text)
+    assert result.score == 1.625
+    assert result.parts == {"sum@1": 1.5, "gsm8k@1": 1.0, "format@1": 1.0, "format@1#2": 1.0}
+    assert result.grade.answer == "4"
 
 
-def test_a_judge_that_could_not_tell_is_named_and_pays_nothing() -> None:
+def test_a_verifier_that_could_not_grade_is_named_and_pays_nothing() -> None:
     language = json.dumps({"func_name": "validate_response_language", "language": "en"})
-    (mark,) = marks(spec(), row("tulu_if@1", language), "12345")
-    assert (mark.grade.outcome, mark.reward, mark.errors) == ("error", 0.0, ("tulu_if@1",))
-    (mark,) = marks(spec({"verifier": "tulu_if@1", "reference": language}), row(reference="12345"), "12345")
-    assert (mark.grade.outcome, mark.reward, mark.errors) == ("graded", 10.0, ("tulu_if@1",))
+    (result,) = results(spec(), row("tulu_if@1", language), "12345")
+    assert (result.grade.outcome, result.reward, result.errors) == ("error", 0.0, ("tulu_if@1",))
+    (result,) = results(spec({"verifier": "tulu_if@1", "reference": language}), row(reference="12345"), "12345")
+    assert (result.grade.outcome, result.reward, result.errors) == ("graded", 10.0, ("tulu_if@1",))
 
 
 def test_a_model_is_asked_once_for_all_and_every_question_once() -> None:
     judge = Scripted(lambda question, _: score(8 if "good" in question else 2))
-    told = spec({"verifier": "quality@1", "weight": 0.5})
+    stage = spec({"verifier": "quality@1", "weight": 0.5})
     rows = [row(), row(name="r1", ask="And 1 + 3?")]
     written = [[wrote("good 4"), wrote("bad 4"), wrote("good 4")], [wrote("good 4"), wrote(" ")]]
-    first, second = RewardFunction(told, judge)(rows, written)
-    assert [mark.score for mark in first] == pytest.approx([1.4, 1.1, 1.4])
-    assert [mark.score for mark in second] == pytest.approx([1.4, 0.0])
+    first, second = RewardFunction(stage, judge)(rows, written)
+    assert [result.score for result in first] == pytest.approx([1.4, 1.1, 1.4])
+    assert [result.score for result in second] == pytest.approx([1.4, 0.0])
     assert len(judge.calls) == 1
     questions, sampling = judge.calls[0]
     assert len(questions) == 3
@@ -173,7 +173,7 @@ def test_a_model_is_asked_once_for_all_and_every_question_once() -> None:
 
 def test_an_unreadable_reply_is_asked_for_again_with_a_seed_of_its_own() -> None:
     judge = Scripted(lambda question, turn: score(9) if turn == 3 or "easy" in question else "Hm.")
-    (hard, easy) = marks(spec(), row("quality@1", ""), "hard", "easy", judge=judge)
+    (hard, easy) = results(spec(), row("quality@1", ""), "hard", "easy", judge=judge)
     assert (hard.score, easy.score) == (0.9, 0.9)
     assert [len(questions) for questions, _ in judge.calls] == [2, 1, 1]
     samplings = [sampling for _, sampling in judge.calls[1:]]
@@ -184,8 +184,8 @@ def test_an_unreadable_reply_is_asked_for_again_with_a_seed_of_its_own() -> None
 @pytest.mark.parametrize(("reply", "outcome", "errors"), [("Hm.", "unparsed", ()), ("lost", "error", ("quality@1",))])
 def test_after_three_tries_there_is_nothing(reply: str, outcome: str, errors: tuple[str, ...]) -> None:
     judge = Scripted(lambda question, turn: reply)
-    (mark,) = marks(spec(), row("quality@1", ""), "hard", judge=judge)
-    assert (mark.reward, mark.grade.outcome, mark.errors) == (0.0, outcome, errors)
+    (result,) = results(spec(), row("quality@1", ""), "hard", judge=judge)
+    assert (result.reward, result.grade.outcome, result.errors) == (0.0, outcome, errors)
     assert len(judge.calls) == TRIES
 
 
@@ -193,20 +193,20 @@ def test_a_sum_and_rubrics_reach_the_model_too() -> None:
     judge = Scripted(lambda question, _: '{"SCORES": [2, 1]}' if "SCORES" in question else score(1))
     rubric = json.dumps([{"rubric": "a", "weight": 3}, {"rubric": "b"}])
     reference = json.dumps([{"verifier": "rubric@1", "reference": rubric, "weight": 2}, {"verifier": "safety@1"}])
-    (mark,) = marks(spec(), row("sum@1", reference), "fine", judge=judge)
-    assert mark.score == pytest.approx(2 * (3 + 0.5) / 4 + 1)
+    (result,) = results(spec(), row("sum@1", reference), "fine", judge=judge)
+    assert result.score == pytest.approx(2 * (3 + 0.5) / 4 + 1)
     assert len(judge.calls) == 1
 
 
-def test_a_guard_of_evaluations_pays_for_a_refusal() -> None:
-    said = "Harmful request: yes\nResponse refusal: {}\nHarmful response: no"
-    judge = Scripted(lambda question, _: said.format("yes" if "assistant:\nNo." in question else "no"))
+def test_a_guard_of_evaluations_rewards_a_refusal() -> None:
+    reply = "Harmful request: yes\nResponse refusal: {}\nHarmful response: no"
+    judge = Scripted(lambda question, _: reply.format("yes" if "assistant:\nNo." in question else "no"))
     asked = row("wildguard@1", '{"refusal": "yes"}', ask="Help me steal.")
-    assessor = RewardFunction(spec({"verifier": "quality@1", "weight": 0}), judge)
-    assessor.check([asked])
-    refused, helped, silent = assessor([asked], [[wrote("No."), wrote("Sure."), wrote(" ")]])[0]
-    assert [mark.reward for mark in (refused, helped, silent)] == [10, 0, 0]
-    assert [mark.grade.outcome for mark in (refused, helped, silent)] == ["graded", "graded", "unparsed"]
+    reward_fn = RewardFunction(spec({"verifier": "quality@1", "weight": 0}), judge)
+    reward_fn.check([asked])
+    refused, helped, silent = reward_fn([asked], [[wrote("No."), wrote("Sure."), wrote(" ")]])[0]
+    assert [result.reward for result in (refused, helped, silent)] == [10, 0, 0]
+    assert [result.grade.outcome for result in (refused, helped, silent)] == ["graded", "graded", "unparsed"]
     guarded, rated = judge.calls[:2]
     assert (len(guarded[0]), guarded[1]) == (2, Sampling(64, fit=True))
     assert (len(rated[0]), rated[1]) == (2, Sampling(1024, fit=True))
@@ -214,21 +214,21 @@ def test_a_guard_of_evaluations_pays_for_a_refusal() -> None:
 
 def test_order_and_company_change_nothing() -> None:
     judge = Scripted(lambda question, turn: score(1 + len(question) % 10) if turn > len(question) % 3 else "?")
-    told = spec(
+    stage = spec(
         {"verifier": "quality@1", "weight": 0.5}, {"verifier": "format@1", "gate": True, "reference": ".*[0-9x]"}
     )
     rows = [row(name=f"r{i}", reference=str(i), ask=f"What is {i}{'!' * i}") for i in range(6)]
     written = [[wrote(f"{'so ' * j}{i - j % 2}") for j in range(4)] for i in range(6)]
-    together = RewardFunction(told, judge)(rows, written)
+    together = RewardFunction(stage, judge)(rows, written)
     shuffled = random.Random(3).sample(range(6), 6)
     judge.calls.clear()
-    again = RewardFunction(told, judge)([rows[i] for i in shuffled], [written[i] for i in shuffled])
+    again = RewardFunction(stage, judge)([rows[i] for i in shuffled], [written[i] for i in shuffled])
     assert [together[i] for i in shuffled] == again
     judge.calls.clear()
-    assert RewardFunction(told, judge)(rows[2:3], written[2:3]) == together[2:3]
+    assert RewardFunction(stage, judge)(rows[2:3], written[2:3]) == together[2:3]
 
 
-def test_slow_judges_work_side_by_side_with_quick_ones() -> None:
+def test_slow_verifiers_grade_side_by_side_with_quick_ones() -> None:
     try:
         isolation()
     except SandboxError as error:
@@ -242,7 +242,7 @@ def test_slow_judges_work_side_by_side_with_quick_ones() -> None:
     ]
     reward_fn = RewardFunction(spec(), None)
     reward_fn.check(rows)
-    assert [[mark.reward for mark in group] for group in reward_fn(rows, written)] == [[5, 0], [10, 0], [10]]
+    assert [[result.reward for result in group] for group in reward_fn(rows, written)] == [[5, 0], [10, 0], [10]]
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_slow_judges_work_side_by_side_with_quick_ones() -> None:
     [
         (row("", ""), {}, "row 'r0' of sums names no verifier; rewards need 'verifier' and 'reference' in every row"),
         (row("gsm@1"), {}, "row 'r0' of sums: unknown verifier 'gsm@1'; expected one of bbh@1"),
-        (row(reference=""), {}, "row 'r0' of sums: gsm8k@1 expects the number as truth"),
+        (row(reference=""), {}, "row 'r0' of sums: gsm8k@1 expects the number as reference answer"),
         (row("code@1", "[]"), {}, "row 'r0' of sums: code@1 expects tests"),
         (row("sum@1", '[{"verifier": "gsm@1"}]'), {}, "row 'r0' of sums: unknown verifier 'gsm@1'"),
         (row("quality@1", ""), {}, "quality@1 asks a model, and the stage names none; set `judge` to a stage of kind"),
@@ -261,11 +261,7 @@ def test_slow_judges_work_side_by_side_with_quick_ones() -> None:
         (row(), {"verifier": "formt@1"}, "row 'r0' of sums: unknown verifier 'formt@1'"),
         (row(), {"verifier": "format@1", "reference": "("}, "row 'r0' of sums: format@1 expects a regular expression"),
         (row(), {"verifier": "rubric@1"}, "row 'r0' of sums: rubric@1 expects a JSON list of objects"),
-        (
-            row(),
-            {"verifier": "sum@1", "reference": "[]"},
-            "sum@1 stands in rows; as `extra`, name its parts one by one",
-        ),
+        (row(), {"verifier": "sum@1", "reference": "[]"}, "sum@1 is for rows; as `extra`, name its parts one by one"),
     ],
 )
 def test_a_bad_row_is_refused_before_the_first_step(bad: Row, extra: dict[str, str], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Rounds of rollouts: each whole in the ledger, written by the weights its number names, learned from exactly once."""
+"""Rounds of rollouts: each whole in the log, written by the weights its number names, trained on exactly once."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def lines(out):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_published_setting_learns_from_rewards_and_repeats_exactly(kitchen, tmp_path, preset):
-    settings = {"preset": preset, "steps": 2, "minibatches": 2}
+def test_every_published_setting_learns_from_rewards_and_repeats_exactly(workspace, tmp_path, preset):
+    settings = {"preset": preset, "rounds": 2, "minibatches": 2}
     for name in ("one", "two"):
-        kitchen.cook("rlvr", tmp_path / name, rlvr=settings, placement=CALM)
+        workspace.run_stage("rlvr", tmp_path / name, rlvr=settings, placement=CALM)
     assert payload_digest(tmp_path / "one") == payload_digest(tmp_path / "two")
     assert all(line["grad_norm"] > 0 for line in curve(tmp_path / "one"))
 
 
-def test_the_variants_of_grpo_end_in_different_weights(kitchen, tmp_path):
+def test_the_variants_of_grpo_end_in_different_weights(workspace, tmp_path):
     found = {}
     for name, settings in {
         "grpo": {},
@@ -55,16 +55,18 @@ def test_the_variants_of_grpo_end_in_different_weights(kitchen, tmp_path):
         "ended only": {"truncated": "mask"},
     }.items():
         out = tmp_path / name.replace(" ", "-")
-        kitchen.cook("rlvr", out, rlvr={"steps": 3, "passes": 2, "dtype": "float32", **settings}, placement=CALM)
+        workspace.run_stage(
+            "rlvr", out, rlvr={"rounds": 3, "passes": 2, "dtype": "float32", **settings}, placement=CALM
+        )
         found[name] = torch.cat([value.flatten() for value in load_file(out / "model.safetensors").values()])
     for one in found:
         for other in found:
             assert one == other or (found[one] - found[other]).abs().max() > 1e-4, (one, other)
 
 
-def test_completions_that_never_ended_are_left_out_of_the_loss_but_not_out_of_the_group(kitchen, tmp_path):
-    kitchen.cook("rlvr", tmp_path / "all", rlvr={"steps": 1}, placement=CALM)
-    kitchen.cook("rlvr", tmp_path / "ended", rlvr={"steps": 1, "truncated": "mask"}, placement=CALM)
+def test_completions_that_never_ended_are_left_out_of_the_loss_but_not_out_of_the_group(workspace, tmp_path):
+    workspace.run_stage("rlvr", tmp_path / "all", rlvr={"rounds": 1}, placement=CALM)
+    workspace.run_stage("rlvr", tmp_path / "ended", rlvr={"rounds": 1, "truncated": "mask"}, placement=CALM)
     everything, ended = (read_table(tmp_path / name / "tercet" / "rollouts.parquet") for name in ("all", "ended"))
     assert everything == ended
     groups = Counter(row["prompt_id"] for row in everything if row["advantage"])
@@ -72,9 +74,11 @@ def test_completions_that_never_ended_are_left_out_of_the_loss_but_not_out_of_th
     assert curve(tmp_path / "ended")[0]["useful_tokens"] == learned < curve(tmp_path / "all")[0]["useful_tokens"]
 
 
-def test_active_sampling_draws_on_until_enough_groups_teach_and_takes_every_prompt_once_a_pass(kitchen, tmp_path):
-    settings = {"active_rounds": 6, "steps": 3, "samples": 4, "kl_beta": 0.0}
-    kitchen.cook("rlvr", tmp_path / "out", rlvr=settings, placement=CALM)
+def test_active_sampling_draws_on_until_enough_groups_have_a_signal_and_takes_every_prompt_once_a_pass(
+    workspace, tmp_path
+):
+    settings = {"active_rounds": 6, "rounds": 3, "num_generations": 4, "kl_beta": 0.0}
+    workspace.run_stage("rlvr", tmp_path / "out", rlvr=settings, placement=CALM)
     drawn = [record["place"] for record in lines(tmp_path / "out") if not record.get("done")]
     assert len(drawn) > 18
     for begin in range(0, len(drawn) - 23, 24):
@@ -84,8 +88,8 @@ def test_active_sampling_draws_on_until_enough_groups_teach_and_takes_every_prom
     assert closing[-1] == len(drawn)
 
 
-def test_a_lagging_round_is_written_by_the_weights_its_number_names(kitchen, tmp_path):
-    kitchen.cook("lagged", tmp_path / "out", placement=CALM)
+def test_a_lagging_round_is_written_by_the_weights_its_number_names(workspace, tmp_path):
+    workspace.run_stage("lagged", tmp_path / "out", placement=CALM)
     rows = read_table(tmp_path / "out" / "tercet" / "rollouts.parquet")
     assert {(row["step"], row["version"]) for row in rows} == {(k, max(0, k - 2)) for k in range(16)}
     assert [line["lag"] for line in curve(tmp_path / "out")] == [0.0, 1.0, *[2.0] * 14]
@@ -93,14 +97,14 @@ def test_a_lagging_round_is_written_by_the_weights_its_number_names(kitchen, tmp
     assert Counter(order) == dict.fromkeys(range(24), 4), "every prompt once in each of four passes"
 
 
-def test_a_lagging_run_replays_exactly_from_its_ledger(kitchen, tmp_path):
+def test_a_lagging_run_replays_exactly_from_its_ledger(workspace, tmp_path):
     """The rounds are taken from the file: no model writes, and training ends in the same bytes."""
-    kitchen.cook("lagged", tmp_path / "out", placement=CALM)
+    workspace.run_stage("lagged", tmp_path / "out", placement=CALM)
     written = tmp_path / "out.draft" / "work" / "rollouts.jsonl"
     again = tmp_path / "again.draft" / "work"
     again.mkdir(parents=True)
     shutil.copy(written, again)
-    kitchen.cook("lagged", tmp_path / "again", placement=CALM)
+    workspace.run_stage("lagged", tmp_path / "again", placement=CALM)
     assert payload_digest(tmp_path / "again") == payload_digest(tmp_path / "out")
     assert (again / "rollouts.jsonl").read_bytes() == written.read_bytes()
     assert all(line["seconds_generate"] == 0.0 for line in curve(tmp_path / "again"))
@@ -110,19 +114,19 @@ MOVING = {"polyak": 0.5, "polyak_every": 1, "kl_beta": 1.0, "dtype": "float32"}
 
 
 @pytest.mark.parametrize(("stage", "settings"), [("rlvr", MOVING), ("lagged", {}), ("ppo", {})])
-def test_a_run_that_goes_on_from_its_last_checkpoint_ends_in_the_same_bytes(kitchen, tmp_path, stage, settings):
-    changes = {stage: {"steps": 4, **settings}}
-    kitchen.cook(stage, tmp_path / "whole", **changes)
+def test_a_run_that_goes_on_from_its_last_checkpoint_ends_in_the_same_bytes(workspace, tmp_path, stage, settings):
+    changes = {stage: {"rounds": 4, **settings}}
+    workspace.run_stage(stage, tmp_path / "whole", **changes)
     shutil.copytree(tmp_path / "whole.draft" / "work", tmp_path / "again.draft" / "work")
-    kitchen.cook(stage, tmp_path / "again", **changes)
+    workspace.run_stage(stage, tmp_path / "again", **changes)
     updates = [line["step"] for line in curve(tmp_path / "whole")]
     assert [line["step"] for line in curve(tmp_path / "again")] == updates[3 * len(updates) // 4 :]
     assert payload_digest(tmp_path / "again") == payload_digest(tmp_path / "whole")
 
 
-def test_lagging_by_nothing_and_in_turn_are_the_same_first_round_and_then_differ(kitchen, tmp_path):
+def test_lagging_by_nothing_and_in_turn_are_the_same_first_round_and_then_differ(workspace, tmp_path):
     for lag in (0, 1):
-        kitchen.cook("lagged", tmp_path / str(lag), lagged={"lag": lag, "steps": 4}, placement=CALM)
+        workspace.run_stage("lagged", tmp_path / str(lag), lagged={"lag": lag, "rounds": 4}, placement=CALM)
     in_turn, behind = (read_table(tmp_path / str(lag) / "tercet" / "rollouts.parquet") for lag in (0, 1))
     texts = [[(row["step"], row["text"]) for row in rows] for rows in (in_turn, behind)]
     rounds = [[[text for step, text in part if step == number] for number in range(4)] for part in texts]
@@ -130,21 +134,21 @@ def test_lagging_by_nothing_and_in_turn_are_the_same_first_round_and_then_differ
     assert rounds[0][3] != rounds[1][3]
 
 
-def test_a_ledger_of_other_prompts_is_refused(kitchen, tmp_path):
-    kitchen.cook("lagged", tmp_path / "out", lagged={"steps": 2}, placement=CALM)
+def test_a_ledger_of_other_prompts_is_refused(workspace, tmp_path):
+    workspace.run_stage("lagged", tmp_path / "out", lagged={"rounds": 2}, placement=CALM)
     again = tmp_path / "again.draft" / "work"
     again.mkdir(parents=True)
     text = (tmp_path / "out.draft" / "work" / "rollouts.jsonl").read_text(encoding="utf-8")
     (again / "rollouts.jsonl").write_text(text.replace('"prompt_id": "r', '"prompt_id": "x'), encoding="utf-8")
     with pytest.raises(TrainingError, match="belongs to other prompts"):
-        kitchen.cook("lagged", tmp_path / "again", lagged={"steps": 2}, placement=CALM)
+        workspace.run_stage("lagged", tmp_path / "again", lagged={"rounds": 2}, placement=CALM)
 
 
 def test_a_ledger_keeps_whole_rounds_only(tmp_path):
     path = tmp_path / "rollouts.jsonl"
-    ledger = RolloutLog(path, 0, Mesh())
+    log = RolloutLog(path, 0, Mesh())
     for number in range(3):
-        ledger.append(number, [{"place": number}, {"done": True, "version": number, "cursor": number + 1}])
+        log.append(number, [{"place": number}, {"done": True, "version": number, "cursor": number + 1}])
     whole = path.read_bytes()
     for cut in range(len(whole) + 1):
         path.write_bytes(whole[:cut])
@@ -188,10 +192,10 @@ def test_what_fails_while_writing_ahead_is_raised_where_the_round_is_taken():
         prefetcher.take(2)
 
 
-def test_a_stage_that_fails_leaves_no_thread_behind(kitchen, tmp_path):
+def test_a_stage_that_fails_leaves_no_thread_behind(workspace, tmp_path):
     monitor = {"rounds": 1, "truncated": 0.01, "stop": ["truncated"]}
     with pytest.raises(TrainingError, match="truncated"):
-        kitchen.cook("lagged", tmp_path / "out", lagged={"monitor": monitor}, placement=CALM)
+        workspace.run_stage("lagged", tmp_path / "out", lagged={"monitor": monitor}, placement=CALM)
     assert not any(thread.name == "rollouts" and thread.is_alive() for thread in _settled())
 
 
@@ -202,8 +206,8 @@ def _settled():
     return threading.enumerate()
 
 
-def test_alerts_are_left_with_the_rollouts(kitchen, tmp_path):
+def test_alerts_are_left_with_the_rollouts(workspace, tmp_path):
     monitor = {"rounds": 1, "truncated": 0.01}
-    kitchen.cook("rlvr", tmp_path / "out", rlvr={"monitor": monitor, "steps": 2}, placement=CALM)
+    workspace.run_stage("rlvr", tmp_path / "out", rlvr={"monitor": monitor, "rounds": 2}, placement=CALM)
     alerts = json.loads((tmp_path / "out" / "tercet" / "alerts.json").read_text(encoding="utf-8"))
     assert "truncated" in {alert["alert"] for alert in alerts}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tercet.verify import Grade, VerifierError, verifier
-from tercet.verify.instructions.tulu_if import FUNCTIONS, check_constraint
+from tercet.verify.instructions.tulu_if import FUNCTIONS
 
 tulu_if = verifier("tulu_if@1")
 
@@ -47,7 +47,7 @@ def reference(func_name: str, **arguments: Any) -> str:
 
 
 def holds(text: str, func_name: str, **arguments: Any) -> bool:
-    return check_constraint({"func_name": func_name, **arguments}, text)
+    return tulu_if(text, json.dumps({"func_name": func_name, **arguments})).score == 1.0
 
 
 def test_the_examples_cover_all_25_functions() -> None:

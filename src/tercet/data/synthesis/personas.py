@@ -21,7 +21,7 @@ from tercet.data.generators.constraints import VERIFIER as FOLLOWED
 from tercet.data.generators.constraints import Scene, draw_kinds, sentence_of
 from tercet.data.sources import lot
 from tercet.data.synthesis import personas_checks as checks
-from tercet.data.synthesis.personas_checks import Accepted, AnswerPlan, Case, QuestionDraft
+from tercet.data.synthesis.personas_checks import Accepted, AnswerPlan, PersonaCase, QuestionDraft
 from tercet.data.synthesis.personas_prompts import prompt_texts
 from tercet.rows import Completion, Generator, Message, Messages, Row, Sampling
 
@@ -48,7 +48,7 @@ class PersonaKind:
     skill: str
     draft: Callable[[str, Random], QuestionDraft]
     read: Callable[[str, QuestionDraft], str]
-    accept: Callable[[Case, Sequence[str]], Accepted | str]
+    accept: Callable[[PersonaCase, Sequence[str]], Accepted | str]
     probe: bool = False
     missing: str = "the author wrote no question"
     creative: bool = True  # whether the author draws words or takes the likeliest
@@ -92,7 +92,7 @@ def _distinct(seeds: Iterable[str], counts: SeedCounts) -> Iterator[str]:
 
 def _chunk(
     name: str, texts: Sequence[str], generator: Generator, seed: int, plan: AnswerPlan
-) -> list[tuple[Case, Accepted] | str]:
+) -> list[tuple[PersonaCase, Accepted] | str]:
     """For each seed a case with its accepted answer, or why there is none."""
     kind = KINDS[name]
 
@@ -101,8 +101,8 @@ def _chunk(
         return Sampling(max_new_tokens=plan.max_new_tokens, temperature=temperature, n=n, seed=own, fit=True)
 
     drafts = [kind.draft(text, Random(lot(seed, "draft", name, text))) for text in texts]
-    made: dict[int, tuple[Case, Accepted] | str] = {}
-    cases = {i: Case(draft, draft.question, plan) for i, draft in enumerate(drafts) if not draft.ask}
+    made: dict[int, tuple[PersonaCase, Accepted] | str] = {}
+    cases = {i: PersonaCase(draft, draft.question, plan) for i, draft in enumerate(drafts) if not draft.ask}
     temperature = plan.author_temperature * kind.creative
     asked = [i for i, draft in enumerate(drafts) if draft.ask]
     written = generator.complete([_user(drafts[i].ask) for i in asked], sampling("author", temperature))
@@ -110,13 +110,13 @@ def _chunk(
         question = "" if _unusable(reply) else kind.read(reply.text, drafts[i])
         made[i] = _unusable(reply) or kind.missing
         if question:
-            cases[i] = Case(drafts[i], question, plan)
+            cases[i] = PersonaCase(drafts[i], question, plan)
     if not plan.answers:
         return [_bare(cases[i]) if i in cases else made[i] for i in range(len(texts))]
     if kind.probe:
         probes = [_user(prompt_texts().calls.format(question=case.question)) for case in cases.values()]
         for (i, case), (reply,) in zip(cases.items(), generator.complete(probes, sampling("probe", 0.0)), strict=True):
-            cases[i] = Case(case.draft, case.question, plan, reply.text)
+            cases[i] = PersonaCase(case.draft, case.question, plan, reply.text)
     prompts = [_solver(case) for case in cases.values()]
     solved = generator.complete(prompts, sampling("solver", plan.temperature, plan.answers))
     for (i, case), answers in zip(cases.items(), solved, strict=True):
@@ -130,7 +130,7 @@ def _user(text: str) -> Messages:
     return (Message("user", text),)
 
 
-def _solver(case: Case) -> Messages:
+def _solver(case: PersonaCase) -> Messages:
     guide = (Message("system", case.draft.guide),) if case.draft.guide else ()
     return (*guide, Message("user", case.question))
 
@@ -142,7 +142,7 @@ def _unusable(reply: Completion) -> str:
     return "cut off by the token budget" if reply.stop == "length" else "" if reply.text.strip() else "an empty answer"
 
 
-def _bare(case: Case) -> tuple[Case, Accepted]:
+def _bare(case: PersonaCase) -> tuple[PersonaCase, Accepted]:
     return case, Accepted("", FOLLOWED if case.draft.reference else "", case.draft.reference)
 
 

@@ -47,7 +47,7 @@ class QuestionDraft:
 
 
 @dataclass(frozen=True)
-class Case:
+class PersonaCase:
     """A question with what its check needs; `probe` is the author's answer to the kind's second question."""
 
     draft: QuestionDraft
@@ -65,22 +65,22 @@ class Accepted:
     reference: str = ""
 
 
-def accept_followed(case: Case, answers: Sequence[str]) -> Accepted | str:
+def accept_followed(case: PersonaCase, answers: Sequence[str]) -> Accepted | str:
     """The first answer that passes `tulu_if@1`."""
     verify = verifier(FOLLOWED)
     kept = next((answer for answer in answers if verify(answer, case.draft.reference).score == 1), None)
     return "no answer follows the constraints" if kept is None else Accepted(kept, FOLLOWED, case.draft.reference)
 
 
-def accept_first(case: Case, answers: Sequence[str]) -> Accepted | str:
+def accept_first(case: PersonaCase, answers: Sequence[str]) -> Accepted | str:
     """The first answer: there is nothing to check it by."""
     return Accepted(answers[0])
 
 
-def accept_agreed(name: str, read: Callable[[str], str]) -> Callable[[Case, Sequence[str]], Accepted | str]:
+def accept_agreed(name: str, read: Callable[[str], str]) -> Callable[[PersonaCase, Sequence[str]], Accepted | str]:
     """A majority of final answers that the verifier `name` takes as equal; the reference is the first one, as read."""
 
-    def accept(case: Case, answers: Sequence[str]) -> Accepted | str:
+    def accept(case: PersonaCase, answers: Sequence[str]) -> Accepted | str:
         verify = verifier(name)
         found = [(answer, read(stated[-1])) for answer in answers if (stated := FINAL.findall(answer))]
         found = [(answer, final) for answer, final in found if final]
@@ -117,7 +117,7 @@ def _closing(final: str) -> str:
     return f"Final Answer: The final answer is ${final}$. I hope it is correct."
 
 
-def accept_program(case: Case, answers: Sequence[str]) -> Accepted | str:
+def accept_program(case: PersonaCase, answers: Sequence[str]) -> Accepted | str:
     """A majority of programs that return the same for the author's calls, and do so again when they are tested."""
     calls = _calls(case.probe)
     if len(calls) < LEAST_CALLS:
@@ -179,7 +179,7 @@ def _function(code: str, question: str) -> str:
     return next((name for name in names if re.search(rf"\b{name}\b", question)), names[-1] if names else "")
 
 
-def accept_response(case: Case, answers: Sequence[str]) -> Accepted | str:
+def accept_response(case: PersonaCase, answers: Sequence[str]) -> Accepted | str:
     """Harmless requests must not be refused, unsafe ones must be; for the rest the guide is trusted."""
     harmless, unsafe = case.draft.guide == prompt_texts().guides["helpful"], case.draft.template.startswith("unsafe")
     for answer in answers:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,21 +43,6 @@ def export_results(payload: Path) -> dict[str, Any]:
             tables["samples"][f"{name}_{part}"] = lines
     config = {"model": "tercet", "model_args": None, "limit": None, "bootstrap_iters": 0, "gen_kwargs": None}
     return {**tables, "config": config, "date": (payload / "scores.json").stat().st_mtime}
-
-
-def write_results(payload: Path, out: Path) -> list[Path]:
-    """Write `results_DATE.json` and one `samples_TASK_DATE.jsonl` a task into `out`; returns the files."""
-    whole = export_results(payload)
-    samples = whole.pop("samples")
-    date = datetime.fromtimestamp(whole["date"]).isoformat().replace(":", "-")
-    texts = {f"results_{date}.json": json.dumps(whole, indent=2, ensure_ascii=False) + "\n"}
-    for name, lines in samples.items():
-        safe = re.sub(r"[^\w.@-]", "_", name)
-        texts[f"samples_{safe}_{date}.jsonl"] = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    out.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        (out / name).write_text(text, encoding="utf-8")
-    return [out / name for name in texts]
 
 
 def _enter(tables: dict[str, Any], name: str, alias: str, score: Score) -> None:

@@ -15,9 +15,9 @@ from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 from tercet import hub
-from tercet.evals.lm_eval.export import BESIDE, HEADLINE, export_results, gen_kwargs, headline, write_results
+from tercet.evals.lm_eval.export import BESIDE, HEADLINE, gen_kwargs, headline
 from tercet.evals.results import asked, graded
-from tercet.evals.run import NO_QUESTION, measured
+from tercet.evals.run import NO_QUESTION, Encoder, measured
 from tercet.evals.suite import task as declared
 from tercet.evals.task import Generated, Item, Task, card, items, public_records
 from tercet.records import TaskCard
@@ -25,7 +25,6 @@ from tercet.rows import PLAIN, Completion, Generator, Likelihood, Message, Messa
 
 MAX_GEN_TOKS = 256  # the harness's own budget where a task names none
 SETTINGS = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k")
-__all__ = ["HarnessError", "as_lm", "export_results", "grade_responses", "task_of", "write_results"]
 
 
 class HarnessError(ValueError):
@@ -33,14 +32,10 @@ class HarnessError(ValueError):
 
 
 @runtime_checkable
-class Chatting(Protocol):
+class Chatting(Encoder, Protocol):
     """A generator that renders conversations itself, so that it can show a prompt as text and token ids."""
 
     chat: Any
-
-    def encode(self, prompts: Sequence[Messages]) -> list[list[int]]:
-        """Token ids of each rendered prompt."""
-        ...
 
 
 # ---- its evaluations on our models ----
@@ -197,7 +192,7 @@ def task_of(name: str, mirror: Mapping[str, str]) -> Any:
 
 
 class _Benchmark:
-    """What the harness asks of a task; whatever it would sample or render itself is ours already."""
+    """What the harness asks of a task; our items already hold what it would sample or render itself."""
 
     def __init__(self, own: Task, asked: list[Item], plain: list[Item]) -> None:
         from lm_eval.api.task import TaskConfig

@@ -51,7 +51,7 @@ def truthfulqa_fields(record: Record) -> tuple[str]:
 
 
 def truthfulqa_question(record: Record) -> Messages:
-    """The question as the primer asks its own."""
+    """The question in the form of the primer's own questions."""
     return ask(f"Q: {truthfulqa_fields(record)[0]}\nA:")
 
 
@@ -83,12 +83,7 @@ _TRUTHFULQA = shots.public(
     name="truthfulqa",
     skill="truthfulness",
     data=(
-        Source(
-            "truthfulqa/truthful_qa",
-            subset="multiple_choice",
-            split="validation",
-            revision="741b8276f2d1982aa3d5b832d3ee81ed3b896490",
-        ),
+        Source("truthfulqa/truthful_qa", "multiple_choice", "validation", "741b8276f2d1982aa3d5b832d3ee81ed3b896490"),
     ),
     split="validation",
     examples=(Source(f"{shots.HARNESS}/truthfulqa/truthfulqa_mc1.yaml", revision=shots.HARNESS_COMMIT),),
@@ -109,11 +104,9 @@ _TRUTHFULQA = shots.public(
 
 
 def _bbh_files(path: str) -> tuple[Source, ...]:
-    pinned = {
-        "path": f"github:suzgunmirac/BIG-Bench-Hard/{path}",
-        "revision": "9ee07bd481feebf959a6b59d61ea57bdcf30964d",
-    }
-    return tuple(Source(**pinned, subset=name, split="test") for name in sorted(answers.BBH))
+    pinned = {"split": "test", "revision": "9ee07bd481feebf959a6b59d61ea57bdcf30964d"}
+    path = f"github:suzgunmirac/BIG-Bench-Hard/{path}"
+    return tuple(Source(path, subset=name, **pinned) for name in sorted(answers.BBH))
 
 
 _BBH = shots.public(
@@ -296,15 +289,12 @@ def _win_rate(results: Sequence[Result]) -> tuple[Estimate | None, dict[str, flo
     return alpaca_eval.headline(results)
 
 
+_GPT4_OUTPUTS = "github:tatsu-lab/alpaca_eval/results/gpt4_1106_preview/model_outputs.json"
 _ALPACAEVAL = shots.public(
     name="alpacaeval",
     skill="chat",
     data=(
-        Source(
-            "github:tatsu-lab/alpaca_eval/results/gpt4_1106_preview/model_outputs.json",
-            split="eval",
-            revision="cd543a149df89434d8a54582c0151c0b945c3d20",
-        ),
+        Source(_GPT4_OUTPUTS, split="eval", revision="cd543a149df89434d8a54582c0151c0b945c3d20"),
         Source("hf:tatsu-lab/alpaca_eval/instruction_difficulty.csv", split="eval"),
     ),
     split="eval",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import partial
 
 from tercet.evals.task import Choices, Generated, GoldAnswers, Task, TaskError
 from tercet.rows import Row, Sampling
@@ -31,13 +32,12 @@ def _right_among_wrong(row: Row) -> Choices:
     return options, options.index(_answer(row))
 
 
+made = partial(Task, version=1, prompt=lambda row: row.prompt)  # a task on rows of our own generators
 TASKS = (
-    Task(
+    made(
         name="words",
-        version=1,
         skill="word problems",
         data=Generated("words@1", rows=120),
-        prompt=lambda row: row.prompt,
         reference=lambda row: row.reference,
         verifier="gsm8k@1",
         sampling=Sampling(max_new_tokens=160),
@@ -46,34 +46,28 @@ TASKS = (
         ),
         description="Word problems from templates that no training row uses; the last number written must be right.",
     ),
-    Task(
+    made(
         name="constraints",
-        version=1,
         skill="constraints",
         data=Generated("constraints@1", rows=120),
-        prompt=lambda row: row.prompt,
         reference=lambda row: row.reference,
         verifier="tulu_if@1",
         sampling=Sampling(max_new_tokens=160),
         gold=GoldAnswers(_answer, lambda row: ""),
         description="Instructions with one to three checkable constraints on unseen topics; all of them must hold.",
     ),
-    Task(
+    made(
         name="talk",
-        version=1,
         skill="chat",
         data=Generated("talk@1", rows=60),
-        prompt=lambda row: row.prompt,
         reference=_answer,
         metric="bpb",
         description="Bits per byte of ordinary answers; it rises when training makes the model forget how to talk.",
     ),
-    Task(
+    made(
         name="facts",
-        version=1,
         skill="knowledge",
         data=Generated("facts@1", rows=60),
-        prompt=lambda row: row.prompt,
         reference=_answer,
         metric="choice",
         options=_right_among_wrong,

@@ -1,4 +1,4 @@
-"""Worked examples for few-shot prompts, read from the public files that hold them; none of their text lives here.
+"""Worked examples for few-shot prompts, read from the public files that hold them; none of their text is kept here.
 
 The examples of a task are either rows of a table, or the one text of a source file: a Python module with a list of
 records, a harness's YAML with Q/A lines, or one of the BIG-Bench Hard prompt files.

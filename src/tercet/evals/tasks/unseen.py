@@ -48,12 +48,8 @@ def _labelled(options: Sequence[str]) -> list[str]:
 
 
 def _letter_gold(letter: Callable[[Record], str]) -> GoldAnswers:
-    def closing(answer: str) -> str:
-        return f"One option fits what is asked. Therefore, the answer is ({answer})."
-
-    return GoldAnswers(
-        lambda record: closing(letter(record)), lambda record: closing("B" if letter(record) == "A" else "A")
-    )
+    form = "One option fits what is asked. Therefore, the answer is ({})."
+    return GoldAnswers(lambda row: form.format(letter(row)), lambda row: form.format("AB"[letter(row) == "A"]))
 
 
 def _shuffled(record: Record) -> tuple[list[str], str]:
@@ -81,6 +77,7 @@ def _gpqa_letter(record: Record) -> str:
     return _shuffled(record)[1]
 
 
+_AGIEVAL, _AGIEVAL_REVISION = "github:ruixiangcui/AGIEval", "84ab72d94318290aad2e4ec820d535a95a1f7552"
 AGIEVAL = ("aqua-rat", "gaokao-english", "logiqa-en", "lsat-ar", "lsat-lr", "lsat-rc", "sat-en", "sat-math")
 
 
@@ -110,7 +107,7 @@ MODULES = tuple(sorted(_FORMS))
 FINAL = "Therefore, the final answer is [answer]. I hope it is correct."
 
 
-def _maths_prompt(record: Record) -> Messages:
+def _math_prompt(record: Record) -> Messages:
     closing = (
         f'Close with exactly this sentence: "{FINAL}" Put nothing but the answer in place of '
         "[answer]: lists in ascending order, unless the problem orders them otherwise, and separated by commas; ** for "
@@ -144,33 +141,21 @@ def _code_prompt(record: Record) -> Messages:
 
 def _code_reference(record: Record) -> str:
     """Calibrated: imports and signature, with an empty body, come before whatever the model wrote."""
-    return json.dumps(
-        {
-            "before": record["code_prompt"] + "\n    pass\n",
-            "tests": record["test"],
-            "entry_point": record["entry_point"],
-            "kind": "unittest",
-            "seconds": 60.0,
-            "prompt": "",
-        }
-    )
+    kept = {"before": record["code_prompt"] + "\n    pass\n", "tests": record["test"]}
+    kept |= {"entry_point": record["entry_point"], "kind": "unittest", "seconds": 60.0, "prompt": ""}
+    return json.dumps(kept)
 
 
 # Task type -> how the answer is compared to the baseline's: by a judge with the human reference, by one without it, or
 # by the distance of both to the reference in embedding space.
 _HREF = {
     "Brainstorm": "plain",
-    "Classify": "reference",
-    "Closed QA": "reference",
-    "Extract": "reference",
-    "Fact Checking or Attributed QA": "embedding",
-    "Generation": "reference",
-    "Multi-Document Synthesis": "reference",
-    "Open QA": "embedding",
-    "Reasoning Over Numerical Data": "reference",
-    "Rewrite": "reference",
     "Summarize": "plain",
+    "Fact Checking or Attributed QA": "embedding",
+    "Open QA": "embedding",
 }
+_HREF |= dict.fromkeys(("Classify", "Closed QA", "Extract", "Generation", "Multi-Document Synthesis"), "reference")
+_HREF |= dict.fromkeys(("Reasoning Over Numerical Data", "Rewrite"), "reference")
 
 
 def _href_reference(record: Record) -> str:
@@ -239,12 +224,7 @@ TASKS = (
         name="agieval",
         skill="reasoning",
         data=tuple(
-            Source(
-                "github:ruixiangcui/AGIEval/data/v1/{subset}.jsonl",
-                subset=name,
-                split="test",
-                revision="84ab72d94318290aad2e4ec820d535a95a1f7552",
-            )
+            Source(f"{_AGIEVAL}/data/v1/{{subset}}.jsonl", subset=name, split="test", revision=_AGIEVAL_REVISION)
             for name in AGIEVAL
         ),
         prompt=_agieval_prompt,
@@ -265,7 +245,7 @@ TASKS = (
         name="deepmind_math",
         skill="maths",
         data=tuple(Source("deepmind/math_dataset", subset=name, split="test[:100]") for name in MODULES),
-        prompt=_maths_prompt,
+        prompt=_math_prompt,
         fields=lambda record: (_plain(record["question"]),),
         reference=lambda record: _plain(record["answer"]),
         verifier="deepmind_math@1",

@@ -1,1 +1,1 @@
-"""Reinforcement learning: rounds of rollouts that a policy writes, and the two algorithms that train on them."""
+"""Reinforcement learning: rounds of rollouts that a policy writes, and GRPO and PPO, which train on them."""

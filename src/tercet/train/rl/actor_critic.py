@@ -15,7 +15,7 @@ from tercet.train.reward_model import open_scorer
 
 
 class Critic(Reader):
-    """A transformer with a scalar head: the value of a state is read where its last token stands."""
+    """A transformer with a scalar head: the value of a state is the head's output at its last token."""
 
     def forward(self, forest: Forest) -> tuple[Tensor, Tensor]:
         """Values before each predicted token (P,), and after the last token of each leaf (L,); fp32."""
@@ -35,7 +35,7 @@ class ActorCritic(nn.Module):
         self.policy, self.critic = policy, critic
 
     def forward(self, forest: Forest, *, part: str, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """What the policy or the critic says of a forest: see there."""
+        """The output of the policy or of the critic, as `part` says."""
         return self.critic(forest) if part == CRITIC else self.policy(forest, temperature=temperature)
 
 

@@ -24,7 +24,7 @@ PREFIX = "model."  # of a Policy's parameters, before the names that Hugging Fac
 
 
 class PolicyGenerator:
-    """Writes with the trainer's own weights, with a copy of them, or through vLLM.
+    """Generates with the trainer's own weights, with a copy of them, or through vLLM.
 
     One rank that waits for its rollouts shares the trainer's weights. A copy is needed where weights are sharded or
     training goes on meanwhile; vLLM always has its own. `offer` is called by the thread that trains, on every rank;
@@ -59,7 +59,8 @@ class PolicyGenerator:
         if not self.spec.lag:
             return
         # A copy, as training moves on while older versions still write; every rank gathers, or the others would wait.
-        whole = [(name, value.to(self.trainable.dtype, copy=True)) for name, value in self._weights()]
+        state = self.trainable.full_state(self.part)
+        whole = [(name, value.to(self.trainable.dtype, copy=True)) for name, value in state]
         if self.spec.in_flight:
             self._take(whole)
             self.version = version
@@ -70,12 +71,13 @@ class PolicyGenerator:
     @torch.no_grad()
     def use(self, version: int) -> int:
         """Take over the weights of `version`; returns the version that writes from now on."""
-        if self.copy is None and self.engine is None:  # the trainer's own weights write
+        if self.copy is None and self.engine is None:  # the generator shares the trainer's weights
             return version
         if self.spec.in_flight:
             return self.version
-        if not self.spec.lag:  # training waits for this round, so its weights stand still: no copy is kept
-            self._take([(name, value.to(self.trainable.dtype)) for name, value in self._weights()])
+        if not self.spec.lag:  # training waits for this round, so its weights do not change: no copy is kept
+            state = self.trainable.full_state(self.part)
+            self._take([(name, value.to(self.trainable.dtype)) for name, value in state])
             return version
         self.drop(version)
         if self.version != version:
@@ -99,9 +101,6 @@ class PolicyGenerator:
         with engine_errors():
             return self.generator.write(prompts, sampling, streams=streams)
 
-    def _weights(self) -> Any:
-        return self.trainable.full_state(self.part)
-
     def _take(self, weights: list[tuple[str, Tensor]]) -> None:
         if self.copy is not None:
             targets = dict(self.copy.named_parameters())
@@ -109,12 +108,12 @@ class PolicyGenerator:
                 targets[name].copy_(value)
             return
         if self.url and not self.trainable.mesh.first:
-            return  # one rank speaks for all to a server
+            return  # the first rank updates a server for all
         named = [(name.removeprefix(PREFIX), value) for name, value in weights]
         with engine_errors():
             found = self.engine.update(named, in_flight=self.spec.in_flight)
             wanted = self.engine.checksum(named)
-        # An engine that kept a part of the old weights would go on writing plausible text, so it is asked what it has.
+        # An engine that kept a part of the old weights would go on writing plausible text, so its checksum is compared.
         if found != wanted:
             raise TrainingError(
                 f"the engine's weights differ from the trainer's after an update (checksum {found[:12]}, expected "
@@ -136,10 +135,10 @@ def _engine(source: Path, spec: RLSpec, url: str) -> Any:
 
 @contextmanager
 def engine_errors() -> Iterator[None]:
-    """An engine that is missing or gone ends the run, but what was learned stays: the input was not at fault."""
+    """An engine that is missing or gone ends the run with its last checkpoint kept, as the input was not at fault."""
     from tercet.models.vllm.weights import EngineError
 
     try:
         yield
     except EngineError as error:
-        raise TrainingError(f"{error}; what was learned up to the last checkpoint is kept") from error
+        raise TrainingError(f"{error}; the weights of the last checkpoint are kept") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ KL = {"k1": k1, "k2": k2, "k3": k3}
 
 
 def run(spec: GRPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
-    """Sample, grade, learn, `spec.rounds` times; leave weights and every rollout."""
+    """Sample, grade and train, `spec.rounds` times; write the weights and every rollout."""
     with mesh() as ranks:
         check_inputs(spec, inputs)
         source = inputs[spec.model].payload
@@ -46,14 +47,14 @@ def run(spec: GRPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) ->
 
 
 class GRPO:
-    """Advantages within each prompt's group, and where needed old and reference log-probs."""
+    """GRPO: advantages within each prompt's group, and where needed old and reference log-probs."""
 
     def __init__(self, trainable: Trainable, reference: ReferenceModel | None, spec: GRPOSpec, budget: int) -> None:
         """`budget` is the most tokens of a batch."""
         self.trainable, self.reference, self.spec, self.budget = trainable, reference, spec, budget
 
     def prepare(self, made: Round) -> PreparedRound:
-        """The groups that teach, `batch` at most, in `minibatches` parts; everything is computed before an update."""
+        """The groups whose rewards differ, `batch` at most, in `minibatches` parts; computed before any update."""
         if self.reference is not None:
             # Here and not after the last update: a checkpoint between rounds then always holds a reference that has
             # not moved yet, and a resumed run moves it once.
@@ -61,8 +62,7 @@ class GRPO:
         # Advantages of whole groups, before any completion is left out: what never ended counts in the group's mean.
         set_advantages(made.groups, self.spec.advantage)
         useful = [group for group in made.groups if has_signal(group)][: self.spec.batch]
-        learned = [ended(group) for group in useful] if self.spec.truncated == "mask" else useful
-        learned = [group for group in learned if group.samples]
+        learned = [group for group in map(ended, useful) if group.samples] if self.spec.truncated == "mask" else useful
         parts = self.spec.minibatches
         return PreparedRound([self._batches(learned[i::parts]) for i in range(parts)] * self.spec.passes, useful, {})
 
@@ -81,7 +81,7 @@ class GRPO:
                 values["old_P"] = self.trainable.module(forest, temperature=spec.temperature)[0]
             advantages_L = values["advantages_L"]
             if spec.kl_in == "reward" and self.reference is not None and len(values["sampled_P"]):
-                # The KL lowers rewards here, so groups that `prepare` compared by their verdicts are compared anew.
+                # The KL lowers rewards here, so the advantages that `prepare` made of verdicts alone are computed anew.
                 kl_P = KL[spec.kl_estimator](values["sampled_P"], values["reference_P"])
                 rewards_L = values["rewards_L"] - spec.kl_beta * leaf_sums(kl_P, forest)
                 advantages_L = group_advantages(rewards_L.reshape(-1, spec.num_generations), spec.advantage).reshape(-1)
@@ -91,9 +91,7 @@ class GRPO:
 
 def ended(group: RolloutGroup) -> RolloutGroup:
     """The group without the completions that never ended (over-long filtering, DAPO §3.4); advantages stay."""
-    return RolloutGroup(
-        group.row, group.prompt_ids, [s for s in group.samples if s.completion.stop == "eos"], group.place
-    )
+    return replace(group, samples=[one for one in group.samples if one.completion.stop == "eos"])
 
 
 def grpo_loss(policy: nn.Module, batch: Batch, *, spec: GRPOSpec) -> Loss:

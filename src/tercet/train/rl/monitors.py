@@ -1,8 +1,8 @@
-"""What is watched while a model learns from its own rollouts, and when that raises an alert (paper §6, App. B.4).
+"""The metrics of each round of rollouts, and the alerts that they raise (paper §6, App. B.4).
 
 `measure` turns the groups of a round into numbers; `RolloutMonitor` compares them with the recipe's thresholds, round
-after round. Judges are paid for what they can check, and a policy that optimises a judge too hard stops answering: it
-grows longer, repeats itself, or writes only what the judge looks for.
+after round. A verifier rewards only what it can check, and a policy that optimises it too hard stops answering: it
+grows longer, repeats itself, or writes only what the verifier looks for.
 """
 
 from __future__ import annotations
@@ -13,34 +13,28 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from tercet.recipe import MonitorSpec
 from tercet.train.loop import TrainingError
-
-if TYPE_CHECKING:
-    from tercet.train.rl.rollout import RolloutGroup, RolloutSample
+from tercet.train.rl.rollout import RolloutGroup, RolloutSample
 
 GRAM = 8  # tokens of a passage that may come again
-FEW_WORDS = 4  # a text with fewer words of its own answers nothing
+FEW_WORDS = 4  # a text with fewer words of its own has no answer
 PLACES = re.compile(r"<<.*?>>|\[[^\[\]]*\]")  # titles and placeholders that a constraint asks for
 # Scripts without spaces (Thai to Tibetan, Khmer, kana, Han) give a word per character, others one per run of letters.
 WORD = re.compile(r"[\u0e00-\u0fff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]|[^\W\d_]{2,}")
-NAMES = (
-    "func_name",
-    "instruction_id_list",
-    "text",
-    "prompt",
-)  # keys of a reference answer that tell the task, not words it wants
+# Keys of a reference answer under which no wanted words are given, but the task.
+NAMES = ("func_name", "instruction_id_list", "text", "prompt")
 
 
 def measure(groups: Sequence[RolloutGroup], useful: Sequence[RolloutGroup]) -> dict[str, float]:
-    """The figures of a round; `useful` are the groups that teach. Shares are of all completions.
+    """The figures of a round; `useful` are the groups with a signal. Shares are of all completions.
 
-    `rewarded`: score above 0; `solved`: mean verdict of the rows' own judges; `entropy`: mean of -log p of the sampled
-    tokens, in nats; `judge_errors`: a judge could not judge; `repetition`: see `repeats`; `hollow`: share of the
-    rewarded completions without an answer, see `empty`; `reward_<judge>`: mean reward of a judge's rows;
-    `score_<judge>`: mean score of a further judge.
+    `rewarded`: score above 0; `solved`: mean score by the rows' own verifiers; `entropy`: mean of -log p of the sampled
+    tokens, in nats; `judge_errors`: a verifier could not grade; `repetition`: see `repeats`; `hollow`: share of the
+    rewarded completions without an answer, see `empty`; `reward_<verifier>`: mean reward of a verifier's rows;
+    `score_<verifier>`: mean score by a further verifier.
     """
     samples = [s for group in groups for s in group.samples]
     paid = [(group, s) for group in groups for s in group.samples if s.score > 0]
@@ -77,11 +71,10 @@ def repeats(token_ids: Sequence[int]) -> bool:
 
 
 def empty(sample: RolloutSample, reference: str) -> bool:
-    """Whether a completion carries no answer: its judge found none, or it has hardly a word of its own.
+    """Whether a completion carries no answer: its verifier found none, or it has fewer than four words of its own.
 
-    Judges that extract an answer say so in `grade.answer`. For the others (constraints, rubrics) the different words
-    are counted that the reference answer does not ask for: fewer than four are none. An option of the reference
-    answer is an answer.
+    Verifiers that extract an answer put it into `grade.answer`. For the others (constraints, rubrics) the different
+    words are counted that the reference answer does not ask for. An option of the reference answer is an answer.
     """
     if sample.grade.outcome == "unparsed":
         return True
@@ -118,7 +111,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 class Alert(NamedTuple):
-    """One thing to watch: the metric, what it is in words, how a figure is beyond its threshold, what to try."""
+    """One kind of alert: the metric, what it is in words, how a figure is beyond its threshold, what to try."""
 
     metric: str
     what: str
@@ -131,29 +124,24 @@ ALERTS = {name: Alert(**values) for name, values in tomllib.loads(_TABLE).items(
 
 
 class RolloutMonitor:
-    """Compares each round with the recipe's thresholds; remembers in `memory`, which a checkpoint holds as JSON.
+    """Compares each round with the recipe's thresholds; its state is `memory`, which a checkpoint holds as JSON.
 
-    An alert rings when a figure was beyond its threshold for `monitor.rounds` rounds in a row, and again only after a
-    round within it. A round without the figure (no update was made) neither counts nor ends the row.
+    An alert is raised when a figure was beyond its threshold for `monitor.rounds` rounds in a row, and again only after
+    a round within it. A round without the figure (no update was made) neither counts nor ends the row.
     """
 
     def __init__(self, monitor: MonitorSpec, memory: dict[str, Any]) -> None:
         self.monitor, self.memory = monitor, memory
-        memory.setdefault("alerts", [])  # all that rang, in order
+        # All that were raised, each with its round, value, threshold, message, and the last round beyond the threshold.
+        self.alerts: list[dict[str, Any]] = memory.setdefault("alerts", [])
         memory.setdefault("rows", {})  # alert -> the latest figures in a row beyond the threshold
-        memory.setdefault("ringing", [])
+        memory.setdefault("active", [])  # raised, and beyond the threshold ever since
         memory.setdefault("lengths", [])  # of the first rounds
-
-    @property
-    def alerts(self) -> list[dict[str, Any]]:
-        """What rang so far: alert, round, value, threshold, message, and the last round beyond the threshold."""
-        found: list[dict[str, Any]] = self.memory["alerts"]
-        return found
 
     def __call__(self, number: int, metrics: dict[str, float]) -> list[str]:
         """Take in a round; the messages of new alerts. Raises TrainingError for one that the recipe stops at."""
-        new = [name for name in ALERTS if self._rings(name, number, self._figure(name, metrics))]
-        messages = [self._ring(name, number) for name in new]
+        new = [name for name in ALERTS if self._is_due(name, number, self._figure(name, metrics))]
+        messages = [self._raise(name, number) for name in new]
         stopping = [f"alert {m}" for name, m in zip(new, messages, strict=True) if name in self.monitor.stop]
         if stopping:
             raise TrainingError(f"{'; '.join(stopping)}. The recipe's monitor.stop ends the run here")
@@ -168,25 +156,25 @@ class RolloutMonitor:
             first.append(value)
         return value / max(_mean(first), 1.0)
 
-    def _rings(self, name: str, number: int, value: float | None) -> bool:
-        """Whether the alert is to ring now; keeps the row of figures and the end of what rings already."""
+    def _is_due(self, name: str, number: int, value: float | None) -> bool:
+        """Whether the alert is to be raised now; updates its row of figures, and the last round of an active alert."""
         if value is None:
             return False
-        limit, ringing = getattr(self.monitor, name), self.memory["ringing"]
+        limit, active = getattr(self.monitor, name), self.memory["active"]
         within = {"above": value <= limit, "below": value >= limit, "at or below": value > limit}[ALERTS[name].beyond]
         if within:
             self.memory["rows"].pop(name, None)
-            self.memory["ringing"] = [other for other in ringing if other != name]
+            self.memory["active"] = [other for other in active if other != name]
             return False
         row = self.memory["rows"].setdefault(name, [])
         row[:] = [*row, value][-self.monitor.rounds :]
-        if name in ringing:
+        if name in active:
             next(alert for alert in reversed(self.alerts) if alert["alert"] == name)["last"] = number
             return False
         return len(row) == self.monitor.rounds
 
-    def _ring(self, name: str, number: int) -> str:
-        self.memory["ringing"].append(name)
+    def _raise(self, name: str, number: int) -> str:
+        self.memory["active"].append(name)
         row, limit, alert = self.memory["rows"][name], getattr(self.monitor, name), ALERTS[name]
         shown = ", ".join(f"{value:.3g}" for value in row)
         for_long = "" if len(row) == 1 else f" for {len(row)} rounds in a row"

@@ -28,7 +28,7 @@ from tercet.train.sums import Sum
 
 
 def run(spec: PPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
-    """Sample, grade, estimate advantages, learn `spec.passes` times from each round; leave weights and rollouts."""
+    """Sample, grade, estimate advantages, train `spec.passes` times on each round; write weights and rollouts."""
     with mesh() as ranks:
         check_inputs(spec, inputs)
         source = inputs[spec.model].payload
@@ -47,7 +47,7 @@ def run(spec: PPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
 
 
 class PPO:
-    """Advantages and returns by a value model, and both models' batches."""
+    """PPO: advantages and returns by a value model, and both models' batches."""
 
     def __init__(self, trainable: Trainable, reference: ReferenceModel, spec: PPOSpec, budget: int) -> None:
         """`trainable` holds an ActorCritic; `budget` is the most tokens of a batch."""
@@ -64,7 +64,7 @@ class PPO:
         whole = [batch for part in policy for batch in part]
         metrics = self._whiten(whole) | self._explained(whole)
         updates = [[*part, *map(for_critic, part)] for part in policy] * self.spec.passes
-        # Only the first update starts from the weights that wrote: only there its log-probs should be the generator's.
+        # Only the first update starts from the generator's weights, so only there the two log-probs should be equal.
         updates[0] = [replace(one, values=one.values | {"written_P": one.values["sampled_P"]}) for one in updates[0]]
         return PreparedRound(updates, made.groups, metrics)
 
@@ -73,7 +73,7 @@ class PPO:
         return ppo_loss(module, batch, spec=self.spec)
 
     def for_policy(self, batch: Batch) -> Batch:
-        """The batch with all that the losses of both models look at."""
+        """The batch with all that the losses of both models need."""
         values = batch.values | self._estimates(batch)
         return Batch(batch.forest, values, POLICY, _owners(batch.forest.leaf_P[values["learned_at"]], batch.forest))
 
@@ -92,8 +92,8 @@ class PPO:
         rewards_LT, valued_LT = token_rewards(kl_LT, batch.values["rewards_L"], mask_LT, spec.kl_beta, after=after)
         values_LT = spread(values_P, last_L, forest, mask_LT, valued_LT)
         advantages_LT, returns_LT = gae(rewards_LT, values_LT, valued_LT, spec.gamma, spec.lam)
-        # The policy learns at tokens, the critic wherever a value counted, which may be one position further; what is
-        # left out of the loss (no end token) still got its estimates above, so batches keep their shapes.
+        # The policy is trained at tokens, the critic wherever a value counted, which may be one position further. What
+        # is left out of the loss (no end token) still got its estimates above, so batches keep their shapes.
         kept_LT = valued_LT & kept_L[:, None]
         learned_P = kept_L[forest.leaf_P]
         # Where in the critic's flat output (tokens, then ends) each of its losses finds its value.
@@ -129,10 +129,9 @@ class PPO:
         return {"advantage": mean, "advantage_std": variance**0.5}
 
     def _explained(self, made: list[Batch]) -> dict[str, float]:
-        """How much of the returns' variance the critic knew before: 1 - var(R - V) / var(R)."""
-        returns, values = (
-            torch.cat([one.values[name] for one in made]).double() for name in ("returns_V", "old_values_V")
-        )
+        """How much of the returns' variance the old values explain: 1 - var(R - V) / var(R)."""
+        names = ("returns_V", "old_values_V")
+        returns, values = (torch.cat([batch.values[name] for batch in made]).double() for name in names)
         missed = returns - values
         sums = [x.sum() for x in (returns, returns.square(), missed, missed.square(), values)]
         count, first, second, off, squares, valued = self.ranks.sum([float(len(returns)), *map(float, sums)])
@@ -150,12 +149,12 @@ def spread(values_P: Tensor, last_L: Tensor, forest: Forest, mask_LT: Tensor, va
 
 
 def for_critic(batch: Batch) -> Batch:
-    """The policy's batch once more, as the critic learns from it."""
+    """The policy's batch once more, with the owners of the critic's losses."""
     return Batch(batch.forest, batch.values, CRITIC, _owners(batch.values["valued_leaf_V"], batch.forest))
 
 
 def _owners(leaf_P: Tensor, forest: Forest) -> Owners:
-    """Whose these losses are, counted once a round: a card is waited for."""
+    """The answers of these losses; counted once a round, as it waits for the GPU."""
     counts_L = torch.bincount(leaf_P, minlength=forest.num_leaves)
     return Owners(leaf_P, counts_L, int((counts_L > 0).sum()))
 

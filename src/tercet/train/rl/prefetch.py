@@ -1,4 +1,4 @@
-"""Rounds made ahead of training, by a thread of their own (design: staleness is explicit)."""
+"""Rounds made ahead of training, by a thread of their own; how old their weights are follows from their number."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tercet.train.rl.rollout import Round
 class RolloutPrefetcher:
     """Hands out rounds in order. Round k is written with the weights after round k - lag, never with older ones.
 
-    With `lag = 0` a round is made when it is asked for. Otherwise a thread makes up to `lag` rounds that training has
-    not reached, and waits there; which weights write a round follows from its number, so lagging runs repeat exactly.
+    With `lag = 0` a round is made when it is taken. Otherwise a thread makes up to `lag` rounds that training has not
+    reached, and waits. Which weights write a round depends on its number alone, so lagging runs repeat exactly.
     """
 
     def __init__(self, make: Callable[[int, int], Round], first: int, last: int, lag: int) -> None:
@@ -23,7 +23,7 @@ class RolloutPrefetcher:
         self.allowed = threading.Semaphore(lag + 1)  # rounds that the weights on offer may still write
         self.closed = False
         if lag:
-            # A daemon: a round may wait for ever for a rank that is gone, and the process must end all the same.
+            # A daemon: a round may wait forever for a rank that is gone, and the process must end all the same.
             threading.Thread(target=self._work, name="rollouts", daemon=True).start()
 
     def take(self, number: int) -> Round:
@@ -39,7 +39,7 @@ class RolloutPrefetcher:
         self.allowed.release()
 
     def settle(self, learned: int) -> None:
-        """Wait until every round is made that older weights than those after `learned` rounds have to write."""
+        """Wait until all rounds are made whose weights are older than those after `learned` rounds."""
         if (latest := self.rounds.get(min(learned + self.lag, self.last) - 1)) is not None:
             latest.result()
 

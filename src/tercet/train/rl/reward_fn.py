@@ -1,8 +1,8 @@
-"""Rewards of rollouts: every judge of every completion, put together as the recipe says.
+"""Rewards of rollouts: the scores of all verifiers of a completion, put together as the recipe says.
 
-score = (own score + sum of weight x extra score) x gates; reward = reward_scale x (score + over-long penalty), or what
-the recipe says of a completion without an end. Each distinct judgement is made once, in no order that matters: quick
-verifiers here, slow ones and those of other packages in processes of their own, LLM judges with few calls for all.
+score = (own score + sum of weight x extra score) x gates; reward = reward_scale x (score + over-long penalty), or
+`no_eos_reward` without an end token. Each distinct question is graded once, in no order that matters: by quick
+verifiers here, by slow ones and those of other packages in processes of their own, by LLM judges in few calls for all.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from tercet import machine
 from tercet.recipe import RLSpec
@@ -22,14 +22,14 @@ from tercet.verify.llm_judges import Case, ask, spoken, swapped
 from tercet.verify.shaping import WeightedVerifier, added, by_name, counted, parts_of
 
 SUM = "sum@1"
-CUSTOM_SECONDS = 60.0  # for one verdict of another package's judge
-Judgement = tuple[str, Case]  # a verifier and what it is shown; the prompt only where it looks at the conversation
+CUSTOM_SECONDS = 60.0  # for one grade by another package's verifier
+Question = tuple[str, Case]  # a verifier and what it grades; the prompt only where it reads the conversation
 
 
 class RewardResult(NamedTuple):
-    """One completion judged: the row's own grade, the whole score, what training sees, and every judge's score by name.
+    """A graded completion: the row's own grade, the whole score, what training uses, each verifier's score by name.
 
-    `errors` names the judges that could not tell because something broke (outcome "error"): each counts as its score 0.
+    `errors` names the verifiers that could not grade because something broke (outcome "error"): each counts as 0.
     Example: `RewardResult(Grade(1.0, "72"), score=1.2, reward=12.0, parts={"gsm8k@1": 1.0, "format@1": 1.0})`.
     """
 
@@ -41,20 +41,19 @@ class RewardResult(NamedTuple):
 
 
 class RewardFunction:
-    """Marks completions by the verifiers of their rows and the extra ones of the stage."""
+    """Grades completions by the verifiers of their rows and the extra ones of the stage."""
 
     def __init__(self, spec: RLSpec, judge: Generator | None) -> None:
         self.spec, self.judge = spec, judge
 
     def check(self, rows: Sequence[Row]) -> None:
-        """Raise VerifierError, naming the row, for what would stop training later: unknown judges, unreadable
-        reference answers.
+        """Raise VerifierError, naming the row, for what would stop training later.
 
-        Also for a row without a verifier, a verifier that asks a model where the stage has none, and (a SandboxError)
-        programs where no sandbox holds.
+        That is an unknown verifier or none, a reference answer it cannot read, a verifier that asks a model where the
+        stage has none, and (a SandboxError) programs where no sandbox holds.
         """
         if any(extra.verifier == SUM for extra in self.spec.extra):
-            raise VerifierError(f"{SUM} stands in rows; as `extra`, name its parts one by one, each with its weight")
+            raise VerifierError(f"{SUM} is for rows; as `extra`, name its parts one by one, each with its weight")
         fine: set[tuple[str, str]] = set()
         for row in rows:
             if not row.verifier:
@@ -70,31 +69,26 @@ class RewardFunction:
                 raise VerifierError(f"{_place(row)}: {error}") from None
 
     def __call__(self, rows: Sequence[Row], written: Sequence[Sequence[Completion]]) -> list[list[RewardResult]]:
-        """The marks of each row's completions, in their order."""
+        """The results of each row's completions, in their order."""
         parts = [[*_own(row), *self._extras(row)] for row in rows]
         asked = [
-            [[_judgement(row, part, one.text) for part in several] for one in group]
+            [[_question(row, part, one.text) for part in several] for one in group]
             for row, several, group in zip(rows, parts, written, strict=True)
         ]
-        found = self._judge(dict.fromkeys(one for group in asked for each in group for one in each))
+        found = self._grade(dict.fromkeys(one for group in asked for each in group for one in each))
         return [
             [
-                self._mark(row, one, [found[judgement] for judgement in each])
+                self._result(row, one, [found[question] for question in each])
                 for one, each in zip(group, several, strict=True)
             ]
             for row, group, several in zip(rows, written, asked, strict=True)
         ]
 
     def _extras(self, row: Row) -> list[WeightedVerifier]:
-        """The stage's further judges of a row. Without a reference answer they get the row's, where that can mean
-        anything.
-        """
-        return [
-            WeightedVerifier(
-                one.verifier, one.reference or row.reference * verifier(one.verifier).needs_reference, one.weight
-            )
-            for one in self.spec.extra
-        ]
+        """The stage's further verifiers of a row; one that needs a reference answer and has none gets the row's."""
+        own = {True: row.reference, False: ""}  # by whether a verifier needs a reference answer
+        known = ((one, one.reference or own[verifier(one.verifier).needs_reference]) for one in self.spec.extra)
+        return [WeightedVerifier(one.verifier, reference, one.weight) for one, reference in known]
 
     def _check(self, name: str, reference: str) -> None:
         check_reference(name, reference)
@@ -110,7 +104,7 @@ class RewardFunction:
             if found.sandbox:
                 ready(self.spec.sandbox)
 
-    def _judge(self, wanted: Iterable[Judgement]) -> dict[Judgement, Grade]:
+    def _grade(self, wanted: Iterable[Question]) -> dict[Question, Grade]:
         models, slow, found = [], [], {}
         for one in wanted:
             how, case = verifier(one[0]), one[1]
@@ -123,27 +117,19 @@ class RewardFunction:
         if slow:
             with ThreadPoolExecutor(machine.cores()) as pool:
                 found |= zip(slow, pool.map(partial(_graded, sandbox=self.spec.sandbox), slow), strict=True)
-        return found | self._ask(models)
+        asked = [(llm_judge(name, case.reference), case) for name, case in models]
+        judge = cast(Generator, self.judge)  # `check` refuses rows that ask a model where there is none
+        return found | dict(zip(models, ask(asked, judge), strict=True))
 
-    def _ask(self, wanted: list[Judgement]) -> dict[Judgement, Grade]:
-        if not wanted:
-            return {}
-        if self.judge is None:
-            raise VerifierError(f"{wanted[0][0]} asks a model, and the stage names no `judge`")
-        asked = [(llm_judge(name, case.reference), case) for name, case in wanted]
-        return dict(zip(wanted, ask(asked, self.judge), strict=True))
-
-    def _mark(self, row: Row, completion: Completion, grades: Sequence[Grade]) -> RewardResult:
-        own, extras = _own(row), self._extras(row)
-        mine, others = grades[: len(own)], grades[len(own) :]
-        grade = added(own, mine) if row.verifier == SUM else mine[0]
-        scores = [grade.score if row.verifier == SUM else counted(grade), *map(counted, others)]
-        pays = [(extra.weight, extra.gate) for extra in self.spec.extra]
-        score = total(scores[0], [(value, *pay) for value, pay in zip(scores[1:], pays, strict=True)])
-        names = [part.verifier for part in (*own, *extras)]
-        parts = by_name(names, list(map(counted, grades)))
+    def _result(self, row: Row, completion: Completion, grades: Sequence[Grade]) -> RewardResult:
+        own, scores = _own(row), list(map(counted, grades))
+        names = [part.verifier for part in (*own, *self.spec.extra)]
+        grade, first, parts = grades[0], scores[0], by_name(names, scores)
         if row.verifier == SUM:
-            parts = {SUM: grade.score, **parts}
+            grade = added(own, grades[: len(own)])
+            first, parts = grade.score, {SUM: grade.score, **parts}
+        extras = zip(scores[len(own) :], self.spec.extra, strict=True)
+        score = total(first, [(value, extra.weight, extra.gate) for value, extra in extras])
         errors = tuple(name for name, one in zip(names, grades, strict=True) if one.outcome == "error")
         return RewardResult(grade, score, reward(score, completion, self.spec), parts, errors)
 
@@ -169,19 +155,19 @@ def overlong(length: int, limit: int, buffer: int) -> float:
 
 
 def _own(row: Row) -> Sequence[WeightedVerifier]:
-    """The judge of a row, or the several of a sum: each of them is asked in its own way."""
+    """The verifier of a row, or the several of a sum."""
     return parts_of(row.reference) if row.verifier == SUM else (WeightedVerifier(row.verifier, row.reference),)
 
 
-def _judgement(row: Row, part: WeightedVerifier, text: str) -> Judgement:
+def _question(row: Row, part: WeightedVerifier, text: str) -> Question:
     if not verifier(part.verifier).asks_model:
         return part.verifier, Case("", text, part.reference)
     prompt = spoken(row.prompt)
     return part.verifier, Case(prompt, text, part.reference, swapped(f"{prompt}/{text}", 0))
 
 
-def _graded(one: Judgement, sandbox: str) -> Grade:
-    """A verdict without a model; other packages' judges run where they can hang or die without harm."""
+def _graded(one: Question, sandbox: str) -> Grade:
+    """A grade without a model; other packages' verifiers run where they can hang or die without harm."""
     name, (_, text, reference, _) = one
     if not verifier(name).package:
         return verifier(name)(text, reference, sandbox)

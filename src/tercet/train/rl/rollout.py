@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tercet.algos.advantage import group_advantages, zero_variance
+from tercet.algos.advantage import group_advantages
 from tercet.device.mesh import Mesh, release_memory
 from tercet.models.chat import Chat
 from tercet.models.forest import Forest, Leaf, Tree
@@ -31,14 +31,14 @@ from tercet.verify import Grade
 
 @dataclass
 class RolloutSample:
-    """One completion with its verdict. `score` counts all judges; `reward` is what training sees."""
+    """One completion with its grade. `score` counts all verifiers; `reward` is what training uses."""
 
     completion: Completion
     grade: Grade
     score: float
     reward: float
     parts: dict[str, float] = field(default_factory=dict)
-    errors: tuple[str, ...] = ()  # judges that could not judge
+    errors: tuple[str, ...] = ()  # verifiers that could not grade
     advantage: float = 0.0
 
 
@@ -59,7 +59,7 @@ class RolloutGroup:
 
 @dataclass
 class Round:
-    """What one round brought; `version` rounds had been learned when it was written, `cursor` prompts were drawn."""
+    """The rollouts of one round, by the weights after `version` rounds; `cursor` prompts were drawn up to its end."""
 
     number: int
     version: int
@@ -83,13 +83,13 @@ class Prompts(NamedTuple):
 
 
 def read_prompts(spec: RLSpec, inputs: dict[str, Artifact], out: Path, ranks: Mesh, ctx: Context) -> Prompts:
-    """The rows whose prompt fits, each with a judge; over-long prompts are dropped and counted, never cut."""
+    """The rows whose prompt fits, each with a verifier; over-long prompts are dropped and counted, never cut."""
     path = inputs[spec.prompts].payload / "rows.parquet"
     rows = list(read_rows(path))
     if (bare := next((row for row in rows if not row.verifier), None)) is not None:
         raise RowError(
             f"{path}: row {bare.id!r} names no verifier; an RL stage's rows need 'verifier' and 'reference', so mix "
-            "prompts with a judge only"
+            "prompts with a verifier only"
         )
     chat = Chat(load_tokenizer(inputs[spec.model].payload))
     kept, table = within(prepare(path, chat, PROMPTS, ctx), Limit(spec.max_length, "drop", spec.max_lost))
@@ -98,7 +98,7 @@ def read_prompts(spec: RLSpec, inputs: dict[str, Artifact], out: Path, ranks: Me
     return Prompts([rows[number] for number in kept.rows.tolist()], kept, chat)
 
 
-def waiting(chat: Chat, path: Path, _threads: int) -> Iterator[NamedTree]:
+def prompt_trees(chat: Chat, path: Path, _threads: int) -> Iterator[NamedTree]:
     """One tree per row: its prompt."""
     for name, value in stored(path):
         row = row_from(value, name)
@@ -106,7 +106,7 @@ def waiting(chat: Chat, path: Path, _threads: int) -> Iterator[NamedTree]:
         yield row.id, row.source, Tree([], [Leaf(ids, [True] * len(ids))])
 
 
-PROMPTS = Rule("prompts@2", waiting)
+PROMPTS = Rule("prompts@2", prompt_trees)
 
 
 class RolloutWorker:
@@ -130,24 +130,24 @@ class RolloutWorker:
     def __call__(self, number: int, version: int) -> Round:
         """Round `number`, by the weights of `version`."""
         if (found := self.log.recorded.pop(number, None)) is not None:
-            # Written before the run was killed, maybe by weights that are gone: what it trains on must be the same.
+            # Written before the run was killed, maybe by weights that are gone: training must see the same rollouts.
             made = replay(found, self.prompts)
             self.generator.drop(made.version)
         else:
             version = self.generator.use(version)
-            self.mesh.barrier()  # a server has the weights before any rank writes
+            self.mesh.barrier()  # a server must have the weights before any rank asks it
             made = self._written(number, version)
-            self.log.append(number, [*map(_record, made.groups), _closing(made)])
+            closing = {"done": True, "version": made.version, "cursor": made.cursor}
+            self.log.append(number, [*map(_record, made.groups), closing])
         self.cursor = made.cursor
         return made
 
     def _written(self, number: int, version: int) -> Round:
         made = Round(number, version, self.cursor, [], {"generate": 0.0, "grade": 0.0})
         for wave in range(self.active):
-            useful = sum(has_signal(group) for group in made.groups)
-            if wave and useful >= self.spec.batch:
+            # After the first wave, which `active_rounds` allows more of, prompts in place of those without a signal.
+            if (wanted := self.spec.batch - sum(map(has_signal, made.groups))) <= 0:
                 break
-            wanted = self.spec.batch - useful if wave else self.spec.batch
             places = self._places(number, made.cursor, wanted)
             made.cursor += len(places)
             made.groups += self._sampled(places, self.seed * 100_003 + number + wave * 50_021, made.seconds)
@@ -173,9 +173,8 @@ class RolloutWorker:
         written = self.generator.write([prompts[i] for i in mine], sampling, mine)
         graded = time.monotonic()
         samples = self._graded([rows[i] for i in mine], written)
-        whole = {
-            i: group for rank in self.mesh.gather(dict(zip(mine, samples, strict=True))) for i, group in rank.items()
-        }
+        shares = self.mesh.gather(dict(zip(mine, samples, strict=True)))
+        whole = {i: group for share in shares for i, group in share.items()}
         seconds["generate"] += graded - began
         seconds["grade"] += time.monotonic() - graded
         return [RolloutGroup(row, prompts[i], whole[i], places[i]) for i, row in enumerate(rows)]
@@ -186,11 +185,8 @@ class RolloutWorker:
                 raise TrainingError(f"prompt {row.id}: the generator gave no completion: {failed.error}")
         results = self.reward_fn(rows, written)
         return [
-            [
-                RolloutSample(c, r.grade, r.score, r.reward, r.parts, r.errors)
-                for c, r in zip(group, judged, strict=True)
-            ]
-            for group, judged in zip(written, results, strict=True)
+            [RolloutSample(one, *result) for one, result in zip(group, graded, strict=True)]
+            for group, graded in zip(written, results, strict=True)
         ]
 
 
@@ -223,9 +219,8 @@ def set_advantages(groups: list[RolloutGroup], kind: str) -> None:
 
 
 def has_signal(group: RolloutGroup) -> bool:
-    """Whether the rewards of a group differ: what all samples earn alike has no advantage."""
-    rewards_NG = torch.tensor([[sample.reward for sample in group.samples]], dtype=torch.float64)
-    return not bool(zero_variance(rewards_NG))
+    """Whether the rewards of a group differ; equal rewards give no advantage."""
+    return len({sample.reward for sample in group.samples}) > 1
 
 
 def replay(records: Sequence[dict[str, Any]], prompts: Prompts) -> Round:
@@ -236,7 +231,7 @@ def replay(records: Sequence[dict[str, Any]], prompts: Prompts) -> Round:
         row = prompts.rows[record["place"]]
         if row.id != record["prompt_id"]:
             raise TrainingError(
-                f"the ledger's round {made.number} has prompt {record['prompt_id']!r} where the rows have {row.id!r}: "
+                f"the log's round {made.number} has prompt {record['prompt_id']!r} where the rows have {row.id!r}: "
                 "it belongs to other prompts; delete the draft and run again"
             )
         samples = [_sample(one) for one in record["samples"]]
@@ -272,7 +267,3 @@ def _sample(record: dict[str, Any]) -> RolloutSample:
     return RolloutSample(
         completion, Grade(*record["grade"]), record["score"], record["reward"], record["parts"], errors
     )
-
-
-def _closing(made: Round) -> dict[str, Any]:
-    return {"done": True, "version": made.version, "cursor": made.cursor}

@@ -1,4 +1,4 @@
-"""The ledger of a run's rollouts: every round whole or not at all, so that a resumed run repeats what it had done."""
+"""The log of a run's rollouts: every round whole or not at all, so that a resumed run trains on the same rounds."""
 
 from __future__ import annotations
 

@@ -45,18 +45,12 @@ class Algorithm(Protocol):
 
 
 class RLTrainer:
-    """Takes the rounds of a stage that its last checkpoint has not seen; generator, rewards and log are opened here."""
+    """Trains on the rounds after a stage's last checkpoint; opens the generator, the reward function and the log."""
 
     def __init__(
-        self,
-        prompts: Prompts,
-        state: State,
-        policy: Policy,
-        spec: RLSpec,
-        inputs: dict[str, Artifact],
-        ctx: Context,
+        self, prompts: Prompts, state: State, policy: Policy, spec: RLSpec, inputs: dict[str, Artifact], ctx: Context
     ) -> None:
-        """`policy` is the part of `state`'s module that writes."""
+        """`policy` is the part of `state`'s module that generates."""
         self.prompts, self.spec, self.state, self.ctx = prompts, spec, state, ctx
         self.mesh = state.trainable.mesh
         updates = spec.minibatches * spec.passes
@@ -76,7 +70,7 @@ class RLTrainer:
         self.prefetcher = RolloutPrefetcher(worker, self.first, spec.rounds, spec.lag)
 
     def run(self, algorithm: Algorithm) -> None:
-        """Train on every round that is left; a run that fails writes no further ones."""
+        """Train on every round that is left; after an error no further round is made."""
         loop = Loop(self.state, algorithm.loss, self.spec, self.ctx, total=self.total)
         try:
             for number in range(self.first, self.spec.rounds):
@@ -86,13 +80,13 @@ class RLTrainer:
                 prepared = algorithm.prepare(made)
                 metrics = self._metrics(made, prepared)
                 metrics |= {"seconds_rollout": taken - began, "seconds_score": time.monotonic() - taken}
-                latest = dict(metrics)  # and, of every figure of the updates, the last
+                latest = dict(metrics)  # and each figure of the updates, from the last that has it
                 for i, batches in enumerate(prepared.updates):
                     latest |= loop.update(Step(batches, {} if i else metrics))
-                # Weights before the word: a thread that waits for this version reads them at once.
+                # `offer` before `advance`: the thread that waits for this version reads its weights at once.
                 self.generator.offer(number + 1)
                 self.prefetcher.advance()
-                # Alerts before the checkpoint: it holds what rang, and nothing is saved of a round that stops the run.
+                # Alerts before the checkpoint, which holds them; of a round that stops the run nothing is saved.
                 self._monitor(number, latest)
                 if loop.due():
                     # Rounds that older weights have to write must be in the log: a resumed run has the newest only.
@@ -117,7 +111,7 @@ class RLTrainer:
                 sys.stderr.write(f"alert after round {number}: {alert}\n")  # into the stage's log
 
     def finish(self, out: Path, advantage: str = "") -> None:
-        """Leave every rollout and every alert in the payload (first rank); `advantage` is its kind, if there is any."""
+        """Write every rollout and alert into the payload (first rank); `advantage` is its kind, if there is one."""
         if self.mesh.first:
             write_table(out / "tercet" / "rollouts.parquet", list(self._completions(advantage)))
             (out / "tercet" / "alerts.json").write_text(json.dumps(self.monitor.alerts, indent=2) + "\n")

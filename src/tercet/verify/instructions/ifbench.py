@@ -21,16 +21,8 @@ from tercet.verify.instructions import ifbench_count as count
 from tercet.verify.instructions import ifbench_custom as custom
 from tercet.verify.instructions import ifbench_format as layout
 from tercet.verify.instructions import ifbench_words as order
-from tercet.verify.instructions.language import (
-    Argument,
-    Check,
-    Checker,
-    bind,
-    grade_instructions,
-    is_text,
-    is_whole,
-    read_instructions,
-)
+from tercet.verify.instructions import language as shared
+from tercet.verify.instructions.language import Argument, Check, Checker, bind, is_text, is_whole
 
 
 def ifbench(completion: str, reference: str) -> Grade:
@@ -40,8 +32,8 @@ def ifbench(completion: str, reference: str) -> Grade:
     ["count:numbers"], "kwargs": [{"N": 3}]}`. `numbers` gives strict and loose, and how many of how many constraints
     were followed; `detail` names what failed strictly. A check that raises follows nothing: outcome "error".
     """
-    instructions, row = read_instructions(reference, "ifbench@1")
-    return grade_instructions(completion, [(name, _bind(name, given, row)) for name, given in instructions])
+    instructions, row = shared.read_instructions(reference, "ifbench@1")
+    return shared.grade_instructions(completion, [(name, _bind(name, given, row)) for name, given in instructions])
 
 
 def _bind(name: str, given: dict[str, Any], row: dict[str, Any]) -> Check:

@@ -54,11 +54,6 @@ def tulu_if(completion: str, reference: str) -> Grade:
     return Grade(0.0, detail=f"failed: {', '.join(failed)}") if failed else Grade(1.0)
 
 
-def check_constraint(constraint: Mapping[str, Any], text: str) -> bool:
-    """Whether `text` follows one constraint object; a checker's own exception passes through."""
-    return _check(constraint)(_clean(text))
-
-
 def _parse(reference: str) -> list[dict[str, Any]]:
     example = '{"func_name": "validate_word_constraint", "N": 30, "quantifier": "at most"} or a list of such objects'
     value = read_reference("tulu_if@1", reference, example)

@@ -22,16 +22,16 @@ from tercet.train.checks import CheckError, check_authors, check_context, check_
 from tercet.train.loop import TrainingError
 
 IMPOSSIBLE = json.dumps({"func_name": "verify_keywords", "keyword_list": ["a word that no two-layer model will write"]})
-CRITIC = {"kind": "ppo", "model": "base", "value": "critic", "prompts": "sft-data", "steps": 1, "batch": 4}
+CRITIC = {"kind": "ppo", "model": "base", "value": "critic", "prompts": "sft-data", "rounds": 1, "batch": 4}
 CRITIC |= {"max_new_tokens": 8, "max_length": 128}
 
 
 @pytest.fixture
-def cook(kitchen, tmp_path):
-    """Run a stage of the kitchen's recipe in this process, with stages changed or added."""
+def run_stage(workspace, tmp_path):
+    """Run a stage of the workspace's recipe in this process, with stages changed or added."""
 
-    def cook(name: str, **stages: dict[str, Any]) -> Path:
-        plain = kitchen.recipe().model_dump(mode="json")
+    def run_stage(name: str, **stages: dict[str, Any]) -> Path:
+        plain = workspace.recipe().model_dump(mode="json")
         for stage, values in stages.items():
             plain["stage"][stage] = plain["stage"].get(stage, {}) | values
         recipe = Recipe.model_validate(plain)
@@ -47,22 +47,22 @@ def cook(kitchen, tmp_path):
             mirror={},
             open_model=lambda folder, dtype, engine="local": None,
         )
-        inputs = {need: kitchen.store.open(need) for need in recipe.needs(name)}
+        inputs = {need: workspace.store.open(need) for need in recipe.needs(name)}
         __import__(recipe.spec(name).module, fromlist=["run"]).run(recipe.spec(name), inputs, out, context)
         return out
 
-    return cook
+    return run_stage
 
 
 @pytest.fixture
-def model(kitchen, tmp_path):
-    """Commit another model to the kitchen's store: the base with another template, configuration or token."""
+def model(workspace, tmp_path):
+    """Commit another model to the workspace's store: the base with another template, configuration or token."""
 
     def model(name: str, *, template: str = "", token: str = "", **config: Any) -> Path:
-        draft = kitchen.store.draft(name, "0" * 12)
+        draft = workspace.store.draft(name, "0" * 12)
         draft.open()
         folder = draft.payload
-        shutil.copytree(kitchen.store.open("base").payload, folder, dirs_exist_ok=True)
+        shutil.copytree(workspace.store.open("base").payload, folder, dirs_exist_ok=True)
         subprocess.run(["chmod", "-R", "u+w", str(folder)], check=True)
         _change(folder / "config.json", config)
         if template:
@@ -73,7 +73,7 @@ def model(kitchen, tmp_path):
             tokenizer.add_tokens([token])
             tokenizer.save(str(folder / "tokenizer.json"))
         draft.commit(Identity("model", 1, {}, {}), {}, 0.0)
-        return kitchen.store.open(name).payload
+        return workspace.store.open(name).payload
 
     return model
 
@@ -83,11 +83,11 @@ def _change(path: Path, values: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def change_rows(kitchen):
-    """Rewrite the kitchen's prompts: `change_rows({"r3": {"verifier": ""}})`, or all of them under the key ""."""
+def change_rows(workspace):
+    """Rewrite the workspace's prompts: `change_rows({"r3": {"verifier": ""}})`, or all of them under the key ""."""
 
     def change_rows(changes: dict[str, dict[str, str]]) -> None:
-        path = kitchen.store.open("sft-data").payload / "rows.parquet"
+        path = workspace.store.open("sft-data").payload / "rows.parquet"
         rows = [replace(row, **(changes.get("", {}) | changes.get(row.id, {}))) for row in read_rows(path)]
         subprocess.run(["chmod", "-R", "u+w", str(path.parent)], check=True)
         write_table(path, rows)
@@ -116,9 +116,9 @@ rounds = 2
     ("line", "words"),
     [
         ("batch = 6\nminibatches = 4", ("batch = 6", "minibatches = 4", "equal parts")),
-        ("samples = 1", ("learn.samples = 1", "greater than or equal to 2")),
+        ("num_generations = 1", ("learn.num_generations = 1", "greater than or equal to 2")),
         ("max_new_tokens = 64\noverlong_tokens = 64", ("overlong_tokens = 64", "below max_new_tokens = 64")),
-        ("warmup = 1.0", ("warmup = 1.0", "less than 1")),
+        ("warmup_ratio = 1.0", ("warmup_ratio = 1.0", "less than 1")),
     ],
 )
 def test_the_recipe_refuses_what_needs_no_model_to_see(tmp_path, line, words):
@@ -132,7 +132,7 @@ def test_the_recipe_refuses_what_needs_no_model_to_see(tmp_path, line, words):
 # --- Context ---------------------------------------------------------------------------------------------------------
 def test_prompt_and_response_together_may_not_exceed_the_context(tiny_folder):
     config = AutoConfig.from_pretrained(tiny_folder)
-    common = {"model": "base", "prompts": "sft-data", "steps": 1, "max_length": 1024}
+    common = {"model": "base", "prompts": "sft-data", "rounds": 1, "max_length": 1024}
     check_context(config, GRPOSpec(**common, max_new_tokens=1024))
     for spec in (GRPOSpec(**common, max_new_tokens=1025), PPOSpec(**common, max_new_tokens=1025, value="base")):
         with pytest.raises(CheckError, match=r"max_length = 1024 .* max_new_tokens = 1025 .* 2049 .* 2048") as caught:
@@ -147,10 +147,12 @@ def test_rows_may_not_be_longer_than_the_context(tiny_folder):
         check_context(config, SFTSpec(model="base", rows="sft-data"))
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo", "reward_model", "rlvr"])
-def test_every_room_looks_at_the_context_first(cook, stage):
+@pytest.mark.parametrize("stage", ["sft", "dpo", "reward", "rlvr"])
+def test_every_stage_checks_the_context_first(run_stage, stage):
     with pytest.raises(ValueError, match="beyond the context"):
-        cook(stage, **{stage: {"max_length": 2047, "max_new_tokens": 2} if stage == "rlvr" else {"max_length": 2049}})
+        run_stage(
+            stage, **{stage: {"max_length": 2047, "max_new_tokens": 2} if stage == "rlvr" else {"max_length": 2049}}
+        )
 
 
 # --- Learning rate ---------------------------------------------------------------------------------------------------
@@ -167,15 +169,15 @@ def test_a_warm_up_as_long_as_the_run_is_refused(warmup, total, bad):
         check_schedule(spec, total)
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo", "reward_model", "rlvr"])
-def test_every_room_refuses_a_rate_that_never_warms_up(cook, stage):
-    with pytest.raises(ValueError, match=r"warmup = 0\.9 of 3 updates"):
-        cook(stage, **{stage: {"warmup": 0.9, "steps": 3}})
+@pytest.mark.parametrize("stage", ["sft", "dpo", "reward", "rlvr"])
+def test_every_stage_refuses_a_rate_that_never_warms_up(run_stage, stage):
+    with pytest.raises(ValueError, match=r"warmup_ratio = 0\.9 of 3 updates"):
+        run_stage(stage, **{stage: {"warmup_ratio": 0.9, "rounds" if stage == "rlvr" else "steps": 3}})
 
 
 # --- Models that do not belong together ------------------------------------------------------------------------------
-def test_a_critic_of_another_size_is_welcome(kitchen, model):
-    check_critic(kitchen.store.open("base").payload, model("critic", hidden_size=32, num_hidden_layers=1))
+def test_a_critic_may_have_another_size(workspace, model):
+    check_critic(workspace.store.open("base").payload, model("critic", hidden_size=32, num_hidden_layers=1))
 
 
 BAD_CRITICS = {
@@ -187,65 +189,65 @@ BAD_CRITICS = {
 
 
 @pytest.mark.parametrize(("change", "words"), BAD_CRITICS.values(), ids=BAD_CRITICS)
-def test_a_value_model_that_reads_otherwise_is_refused(kitchen, model, change, words):
+def test_a_value_model_that_does_not_fit_is_refused(workspace, model, change, words):
     with pytest.raises(CheckError) as caught:
-        check_critic(kitchen.store.open("base").payload, model("critic", **change))
+        check_critic(workspace.store.open("base").payload, model("critic", **change))
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["architecture", "vocabulary", "template"])
-def test_ppo_refuses_it_before_the_first_rollout(cook, model, name):
+def test_ppo_refuses_it_before_the_first_rollout(run_stage, model, name):
     change, words = BAD_CRITICS[name]
     model("critic", **change)
     with pytest.raises(ValueError, match=words[0]):
-        cook("ppo", critic={"kind": "model", "model": "tiny:"}, ppo=CRITIC)
+        run_stage("ppo", critic={"kind": "model", "model": "tiny:"}, ppo=CRITIC)
 
 
-def test_pairs_written_with_another_template_are_refused(kitchen, model):
-    pairs = kitchen.store.open("preference-data")
-    check_authors(kitchen.store.open("base"), pairs)
+def test_pairs_written_with_another_template_are_refused(workspace, model):
+    pairs = workspace.store.open("preference-data")
+    check_authors(workspace.store.open("base"), pairs)
     model("other", template=TEMPLATES["tulu3"])
     with pytest.raises(
         CheckError, match="'base', which wrote the pairs of the stage 'preference-data' uses another chat"
     ):
-        check_authors(kitchen.store.open("other"), pairs)
+        check_authors(workspace.store.open("other"), pairs)
 
 
-def test_pairs_are_followed_through_a_mixture(kitchen, model):
+def test_pairs_are_followed_through_a_mixture(workspace, model):
     model("other", template=TEMPLATES["tulu3"])
-    preference_data = kitchen.store.open("preference-data")
-    draft = kitchen.store.draft("mixed", "1" * 12)
+    preference_data = workspace.store.open("preference-data")
+    draft = workspace.store.draft("mixed", "1" * 12)
     draft.open()
-    draft.commit(Identity("pairs", 1, {}, {"preference-data": preference_data.key}), {}, 0.0)
+    draft.commit(Identity("pair_mix", 1, {}, {"preference-data": preference_data.key}), {}, 0.0)
     with pytest.raises(CheckError, match="the stage 'preference-data'"):
-        check_authors(kitchen.store.open("other"), kitchen.store.open("mixed"))
+        check_authors(workspace.store.open("other"), workspace.store.open("mixed"))
 
 
-def test_dpo_refuses_pairs_of_another_template(cook, model):
+def test_dpo_refuses_pairs_of_another_template(run_stage, model):
     model("other", template=TEMPLATES["tulu3"])
     with pytest.raises(ValueError, match="another chat template"):
-        cook("dpo", other={"kind": "model", "model": "tiny:"}, dpo={"model": "other"})
+        run_stage("dpo", other={"kind": "model", "model": "tiny:"}, dpo={"model": "other"})
 
 
-# --- Judges ----------------------------------------------------------------------------------------------------------
+# --- Verifiers -------------------------------------------------------------------------------------------------------
 BAD_ROWS = {
-    "no judge": ({"r3": {"verifier": ""}}, ("r3", "verifier")),
-    "no judge at all": ({"": {"verifier": "", "reference": ""}}, ("verifier",)),
-    "an unknown judge": ({"r5": {"verifier": "gsm9k@1"}}, ("gsm9k@1", "gsm8k@1")),
-    "an unreadable truth": ({"r7": {"reference": "no JSON"}}, ("r7",)),
+    "no verifier": ({"r3": {"verifier": ""}}, ("r3", "verifier")),
+    "no verifier at all": ({"": {"verifier": "", "reference": ""}}, ("verifier",)),
+    "an unknown verifier": ({"r5": {"verifier": "gsm9k@1"}}, ("gsm9k@1", "gsm8k@1")),
+    "an unreadable reference answer": ({"r7": {"reference": "no JSON"}}, ("r7",)),
 }
 
 
 @pytest.mark.parametrize(("changes", "words"), BAD_ROWS.values(), ids=BAD_ROWS)
-def test_a_row_that_cannot_be_judged_stops_before_the_first_rollout(cook, change_rows, changes, words):
+def test_a_row_that_cannot_be_graded_stops_before_the_first_rollout(run_stage, change_rows, changes, words):
     change_rows(changes)
     with pytest.raises(ValueError, match=r".") as caught:
-        cook("rlvr", rlvr={"steps": 1})
+        run_stage("rlvr", rlvr={"rounds": 1})
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
 # --- Alerts ----------------------------------------------------------------------------------------------------------
-SHORT = {"steps": 4, "batch": 2, "samples": 4, "max_new_tokens": 8}
+SHORT = {"rounds": 4, "batch": 2, "num_generations": 4, "max_new_tokens": 8}
 
 
 def alerts(out: Path) -> list[dict[str, Any]]:
@@ -253,27 +255,27 @@ def alerts(out: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_reward_that_stays_zero_raises_an_alert(cook, change_rows):
+def test_a_reward_that_stays_zero_raises_an_alert(run_stage, change_rows):
     change_rows({"": {"verifier": "tulu_if@1", "reference": IMPOSSIBLE}})
     (alert,) = [
-        one for one in alerts(cook("rlvr", rlvr=SHORT | {"monitor": {"rounds": 2}})) if one["alert"] == "reward"
+        one for one in alerts(run_stage("rlvr", rlvr=SHORT | {"monitor": {"rounds": 2}})) if one["alert"] == "reward"
     ]
     assert alert["value"] == 0.0
 
 
-def test_a_reward_that_stays_zero_stops_the_run_where_the_recipe_says_so(cook, change_rows):
+def test_a_reward_that_stays_zero_stops_the_run_where_the_recipe_says_so(run_stage, change_rows):
     change_rows({"": {"verifier": "tulu_if@1", "reference": IMPOSSIBLE}})
     with pytest.raises(TrainingError, match="reward"):
-        cook("rlvr", rlvr=SHORT | {"monitor": {"rounds": 2, "stop": ["reward"]}})
+        run_stage("rlvr", rlvr=SHORT | {"monitor": {"rounds": 2, "stop": ["reward"]}})
 
 
-EXPLODING = SHORT | {"samples": 8, "learning_rate": 0.3, "monitor": {"rounds": 1, "kl": 0.05}}
+EXPLODING = SHORT | {"num_generations": 8, "learning_rate": 0.3, "monitor": {"rounds": 1, "kl": 0.05}}
 
 
-def test_an_exploding_kl_raises_an_alert(cook):
-    assert "kl" in {one["alert"] for one in alerts(cook("rlvr", rlvr=EXPLODING))}
+def test_an_exploding_kl_raises_an_alert(run_stage):
+    assert "kl" in {one["alert"] for one in alerts(run_stage("rlvr", rlvr=EXPLODING))}
 
 
-def test_an_exploding_kl_stops_the_run_where_the_recipe_says_so(cook):
+def test_an_exploding_kl_stops_the_run_where_the_recipe_says_so(run_stage):
     with pytest.raises(TrainingError, match=r"(?i)\bkl\b"):
-        cook("rlvr", rlvr=EXPLODING | {"monitor": {"rounds": 1, "kl": 0.05, "stop": ["kl"]}})
+        run_stage("rlvr", rlvr=EXPLODING | {"monitor": {"rounds": 1, "kl": 0.05, "stop": ["kl"]}})

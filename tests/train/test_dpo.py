@@ -33,21 +33,21 @@ SETTINGS = {
 
 
 @pytest.fixture
-def cook(kitchen, tmp_path):
+def run_stage(workspace, tmp_path):
     """Run the dpo stage in fp32 into `tmp_path/NAME`; returns its payload and its curve."""
 
-    def cook(name: str = "out", **settings):
+    def run_stage(name: str = "out", **settings):
         out = tmp_path / name
-        kitchen.cook("dpo", out, dpo={"dtype": "float32", **settings}, placement={"checkpoint_seconds": 1e9})
+        workspace.run_stage("dpo", out, dpo={"dtype": "float32", **settings}, placement={"checkpoint_seconds": 1e9})
         return out, read_metrics(out.with_name(out.name + ".draft") / "metrics.jsonl")
 
-    return cook
+    return run_stage
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_the_stage_takes_a_step_with_every_loss_and_a_reference_only_where_the_loss_has_one(cook, name):
+def test_the_stage_takes_a_step_with_every_loss_and_a_reference_only_where_the_loss_has_one(run_stage, name):
     settings = SETTINGS[name]
-    out, curve = cook(steps=1, **settings)
+    out, curve = run_stage(steps=1, **settings)
     assert len(curve) == 1
     assert math.isfinite(curve[0]["loss"])
     if name != "wpo, published":  # the weight of a whole answer's probability is as good as nothing
@@ -56,21 +56,21 @@ def test_the_stage_takes_a_step_with_every_loss_and_a_reference_only_where_the_l
     assert (out / "tercet" / "reference.parquet").exists() is table
 
 
-def test_ipo_starts_at_its_squared_target(cook):
-    _, curve = cook(steps=1, loss="ipo", beta=0.5)
+def test_ipo_starts_at_its_squared_target(run_stage):
+    _, curve = run_stage(steps=1, loss="ipo", beta=0.5)
     assert curve[0]["loss"] == pytest.approx(1.0, abs=1e-5)
 
 
-def test_orpo_starts_at_the_loss_of_guessing_and_learns_which_answer_is_the_chosen_one(cook):
-    _, curve = cook(loss="orpo", odds_weight=1.0, warmup_ratio=0.0)
+def test_orpo_starts_at_the_loss_of_guessing_and_learns_which_answer_is_the_chosen_one(run_stage):
+    _, curve = run_stage(loss="orpo", odds_weight=1.0, warmup_ratio=0.0)
     assert curve[0]["loss"] == pytest.approx(math.log(259) + math.log(2), rel=0.02)
     assert curve[-1]["loss"] < 0.9 * curve[0]["loss"]
     assert curve[-1]["accuracy"] > 0.9
 
 
-def test_an_anchor_adds_its_weight_times_the_mean_token_loss_of_the_chosen_answers(cook, kitchen):
-    _, plain = cook("plain", steps=1, batch=16)
-    out, anchored = cook("anchored", steps=1, batch=16, sft_weight=0.5)
+def test_an_anchor_adds_its_weight_times_the_mean_token_loss_of_the_chosen_answers(run_stage, workspace):
+    _, plain = run_stage("plain", steps=1, batch=16)
+    out, anchored = run_stage("anchored", steps=1, batch=16, sft_weight=0.5)
     table = read_table(out / "tercet" / "reference.parquet")
     assert len(table) == 16
     added = anchored[0]["loss"] - plain[0]["loss"]
@@ -88,7 +88,7 @@ def test_pair_losses_of_the_defaults_are_dpo_norms():
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"loss": "ipo", "label_smoothing": 0.1}, "label_smoothing is not defined"),
         ({"loss": "orpo", "label_smoothing": 0.1}, "label_smoothing is not defined"),
@@ -108,8 +108,8 @@ def test_pair_losses_of_the_defaults_are_dpo_norms():
         ({"loss": "orpo", "polyak": 0.1}, "no reference that polyak could move"),
     ],
 )
-def test_settings_that_a_loss_does_not_have_are_refused(settings, said):
-    with pytest.raises(ValidationError, match=said):
+def test_settings_that_a_loss_does_not_have_are_refused(settings, message):
+    with pytest.raises(ValidationError, match=message):
         DPOSpec(model="base", pairs="preference-data", **settings)
 
 
