@@ -28,7 +28,8 @@ from tercet.rows import RowError, Source
 from tercet.rows_file import read_file
 
 Record = dict[str, Any]
-Place = str  # where a record stands, for messages: "rows.jsonl, row 7"
+Reader = Callable[[Path], Iterator[Record]]
+Placed = Iterator[tuple[Record, str]]  # each record with its place, for messages: "rows.jsonl, row 7"
 PART = "_subset"  # key of each record that names the source's subset, where the source is one of several
 NUMBER = "_row"  # key of each record but a mere text that holds its number within its source, from 0
 TIMEOUT = 60.0  # seconds for one file
@@ -62,13 +63,7 @@ def records(sources: Sequence[Source], mirror: Mapping[str, str]) -> list[Record
     return found
 
 
-def stream(
-    source: Source,
-    mirror: Mapping[str, str],
-    read: Callable[[Path], Iterator[Record]] = read_file,
-    *,
-    whole: bool = False,
-) -> Iterator[tuple[Record, Place]]:
+def stream(source: Source, mirror: Mapping[str, str], read: Reader = read_file, *, whole: bool = False) -> Placed:
     """The records of one source, each with its place, one at a time; `read` reads a local file.
 
     A hub data set is streamed, or with `whole` downloaded first, so that it is in the cache next time.
@@ -147,7 +142,7 @@ def _files(path: Path, split: str) -> list[Path]:
     return [path / name for name in found]
 
 
-def _numbered(path: Path, read: Callable[[Path], Iterator[Record]]) -> Iterator[tuple[Record, Place]]:
+def _numbered(path: Path, read: Reader) -> Placed:
     number = 0
     try:
         for number, record in enumerate(read(path), 1):
@@ -168,7 +163,7 @@ def _text_or_rows(path: Path) -> Iterator[Record]:
         raise RowError(f"{path}: no such file; check the mirror")
 
 
-def _remote(source: Source, whole: bool) -> Iterator[tuple[Record, Place]]:
+def _remote(source: Source, whole: bool) -> Placed:
     import datasets
 
     options = dict(OPTIONS.get(source.path, {}))

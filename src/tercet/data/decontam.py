@@ -32,6 +32,8 @@ from numpy.typing import NDArray
 from tercet.data.ngrams import END, SEPARATORS, Grams, Numbers, WordHashes, WordIds, encode, vocabulary
 from tercet.rows import RowError, read_table
 
+Shown = Callable[[int, int, float], bool]  # whether the words are wanted that a row, or document, copies of an item
+
 _WORD = re.compile(f"[^{re.escape(SEPARATORS)}]+")
 
 
@@ -98,10 +100,7 @@ class Index:
         return self.search([row_texts], threshold)[0][0]
 
     def search(
-        self,
-        rows: Sequence[Sequence[str]],
-        threshold: float = 0.5,
-        shown: Callable[[int, int, float], bool] = lambda row, item, coverage: True,
+        self, rows: Sequence[Sequence[str]], threshold: float = 0.5, shown: Shown = lambda row, item, coverage: True
     ) -> tuple[list[list[Hit]], int]:
         """The items that each of some rows copies, and how many tokens were read; much faster than row by row.
 
@@ -156,9 +155,7 @@ class Index:
         covered = np.add.reduceat(gains, firsts) if len(firsts) else gains
         return _Shares(places, np.append(firsts, len(places)), documents[firsts], fields[firsts], covered)
 
-    def _copies(
-        self, read: WordIds, threshold: float, shown: Callable[[int, int, float], bool]
-    ) -> Iterable[tuple[int, Hit]]:
+    def _copies(self, read: WordIds, threshold: float, shown: Shown) -> Iterable[tuple[int, Hit]]:
         """Documents and what they copy, by n-gram coverage."""
         shares = self._shares(read)
         if not len(shares.covered):

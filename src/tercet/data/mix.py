@@ -35,7 +35,8 @@ from tercet.rows_file import read_file
 from tercet.store import Artifact, Context
 
 Entry = Row | Pair
-Rule = Callable[[Row], Finding | None]
+Rules = dict[str, Callable[[Row], Finding | None]]
+Pool = ProcessPool[list[Document], Found]
 Numbers = npt.NDArray[np.int64]
 
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # an odd factor: multiples of it are spread over all 64-bit numbers
@@ -127,18 +128,13 @@ class Mixing:
     """The state of one mixture: the rows kept so far, and the counts of each source."""
 
     def __init__(
-        self,
-        spec: MixtureSpec,
-        inputs: Mapping[str, Artifact],
-        ctx: Context,
-        cleaner: Decontaminator,
-        pool: ProcessPool[list[Document], Found],
+        self, spec: MixtureSpec, inputs: Mapping[str, Artifact], ctx: Context, cleaner: Decontaminator, pool: Pool
     ) -> None:
         self.spec, self.inputs, self.ctx, self.cleaner, self.pool = spec, inputs, ctx, cleaner, pool
         self.kept = KeptRows(DiskList(ctx.work))
         self.tallies: list[Tally] = []
-        self._filters: dict[str, Rule] = dict(checks(spec.filters))
-        self._exact: dict[str, Rule] = {"duplicate": Exact()} if spec.dedupe else {}
+        self._filters: Rules = checks(spec.filters)
+        self._exact: Rules = {"duplicate": Exact()} if spec.dedupe else {}
         self._labels: Counter[str] = Counter()
 
     def take(self, source: SourceSpec) -> Iterator[list[Removed]]:
@@ -215,9 +211,7 @@ class Mixing:
             entry = self._entry(number)
             yield self.kept.sources[number], replace(entry, id=self.kept.unused_id(entry.id)) if again[place] else entry
 
-    def _through(
-        self, entries: Iterable[Entry], filters: Mapping[str, Rule], once: Mapping[str, Rule]
-    ) -> Iterator[list[Removed]]:
+    def _through(self, entries: Iterable[Entry], filters: Rules, once: Rules) -> Iterator[list[Removed]]:
         """Keep what no rule removes; yield what is removed in batches, whose order does not depend on the workers."""
         tally, number = self.tallies[-1], len(self.tallies) - 1
         waiting = deque[tuple[list[Entry], list[Removed]]]()
@@ -273,13 +267,13 @@ class Mixing:
         self.tallies.append(tally)
         return tally
 
-    def _own_filters(self, source: SourceSpec, tally: Tally) -> dict[str, Rule]:
+    def _own_filters(self, source: SourceSpec, tally: Tally) -> Rules:
         """The paper's filters that this source gets: those it names, else all but the paper's exemptions."""
         usual = ("blank",) if isinstance(self.spec, PairMixSpec) else paper_filters(tally.source)
         chosen = usual if source.filters is None else source.filters
-        return dict(checks({one: {} for one in chosen if one != "keywords" or self.spec.keywords}))
+        return checks({one: {} for one in chosen if one != "keywords" or self.spec.keywords})
 
-    def _elsewhere(self, source: SourceSpec) -> dict[str, Rule]:
+    def _elsewhere(self, source: SourceSpec) -> Rules:
         """A rule against prompts that are in another stage."""
         if not source.without:
             return {}
@@ -310,7 +304,7 @@ def _document(entry: Entry) -> Document:
     return Document(entry.source, entry.id, _view(entry).user_turns)
 
 
-def _objection(entry: Entry, filters: Mapping[str, Rule], once: Mapping[str, Rule]) -> tuple[str, Finding] | None:
+def _objection(entry: Entry, filters: Rules, once: Rules) -> tuple[str, Finding] | None:
     """The first rule against a row, or against either side of a pair, and what it found."""
     both = [_view(entry)]
     if isinstance(entry, Pair):

@@ -31,6 +31,7 @@ from tercet.store import Artifact
 T = TypeVar("T")
 Entry = TypeVar("Entry", Row, Pair)
 Raws = Iterator[tuple[Raw, str]]
+Inputs = Mapping[str, Artifact]
 
 TEMPLATE = "tercet:hardcoded"  # the path of the built-in template of questions about the assistant itself
 PEEK = 50  # rows that a layout is recognised by
@@ -46,9 +47,7 @@ class Reading:
     said: list[str] = field(default_factory=list)  # layouts that were recognised, and why
 
 
-def load(
-    source: SourceSpec, inputs: Mapping[str, Artifact], mirror: Mapping[str, str], reading: Reading
-) -> Iterator[Row]:
+def load(source: SourceSpec, inputs: Inputs, mirror: Mapping[str, str], reading: Reading) -> Iterator[Row]:
     """The rows of one source, adapted and checked; `mirror` maps hub ids to local files or folders.
 
     `reading` counts rows that an adapter leaves out and public rows with an empty answer. In rows of our own layout,
@@ -70,9 +69,7 @@ def load(
     yield from _adapted(source, raws, adapt, reading)
 
 
-def load_pairs(
-    source: SourceSpec, inputs: Mapping[str, Artifact], mirror: Mapping[str, str], reading: Reading
-) -> Iterator[Pair]:
+def load_pairs(source: SourceSpec, inputs: Inputs, mirror: Mapping[str, str], reading: Reading) -> Iterator[Pair]:
     """The preference pairs of one source, as `load` gives rows; a stage of pairs needs no adapter."""
     name, raws = _begin(source, _raw(source, inputs, mirror, "pairs.parquet"), reading)
     name = "preference" if source.stage else name
@@ -206,7 +203,7 @@ def _adapted(source: SourceSpec, raws: Raws, adapt: Callable[[Raw, str], Entry],
         yield entry if entry.source else replace(entry, source=name)
 
 
-def _raw(source: SourceSpec, inputs: Mapping[str, Artifact], mirror: Mapping[str, str], table: str) -> Raws:
+def _raw(source: SourceSpec, inputs: Inputs, mirror: Mapping[str, str], table: str) -> Raws:
     """Raw objects with the place where each stands."""
     if source.path == TEMPLATE:
         for number, (question, answer) in enumerate(tables.entries("hardcoded.jsonl", tuple[str, str]), 1):
