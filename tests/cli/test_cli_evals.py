@@ -183,7 +183,7 @@ def test_compare_writes_markdown_with_a_note_on_many_comparisons(place: Path, tw
 
 @pytest.fixture(scope="module")
 def flaky() -> ModuleType:
-    file = Path(__file__).parents[1] / "models" / "openai" / "flaky_server.py"
+    file = Path(__file__).parents[1] / "models" / "flaky_server.py"
     spec = importlib.util.spec_from_file_location("flaky_server_of_evals", file)
     assert spec is not None
     assert spec.loader is not None

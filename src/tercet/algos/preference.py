@@ -7,11 +7,13 @@ arguments have shape (B,) and fp32. Each loss is one number per pair, (B,). With
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+REFERENCE_FREE = ("simpo", "orpo")  # losses that read no reference model
 
 
 class Sides(NamedTuple):
@@ -21,6 +23,32 @@ class Sides(NamedTuple):
     rejected: Tensor
     chosen_lengths: Tensor
     rejected_lengths: Tensor
+
+
+def losses_of(policy: Sides, reference: Sides, settings: Any, kl: Tensor | None = None) -> Tensor:
+    """The losses (B,) that `settings.loss` names, one of those below, with its settings by name.
+
+    `kl` () is the KL that kto measures against, from answers to other prompts of the step.
+    """
+    beta, smoothing = settings.beta, settings.label_smoothing
+    match settings.loss:
+        case "dpo":
+            return dpo(policy, reference, beta=beta, label_smoothing=smoothing)
+        case "dpo_norm":
+            return dpo_norm(policy, reference, beta=beta, label_smoothing=smoothing)
+        case "simpo":
+            return simpo(policy, beta=beta, gamma_beta_ratio=settings.gamma_beta_ratio, label_smoothing=smoothing)
+        case "ipo":
+            return ipo(policy, reference, beta=beta)
+        case "wpo":
+            published = settings.wpo_weight == "published"
+            return wpo(policy, reference, beta=beta, label_smoothing=smoothing, published=published)
+        case "orpo":
+            return orpo(policy, odds_weight=settings.odds_weight)
+        case "kto" if kl is not None:
+            weights = {name: getattr(settings, name) for name in ("desirable_weight", "undesirable_weight")}
+            return kto(policy, reference, kl, beta=beta, **weights)
+    raise ValueError(f"{settings.loss} is no preference loss, or the KL of its step is missing")
 
 
 def dpo(policy: Sides, reference: Sides, *, beta: float, label_smoothing: float = 0.0) -> Tensor:

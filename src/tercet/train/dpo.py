@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tercet.algos.preference import Sides, dpo, dpo_norm, implicit_rewards, ipo, kto, nll, orpo, simpo, wpo
+from tercet.algos.preference import REFERENCE_FREE, Sides, dpo, dpo_norm, implicit_rewards, losses_of, nll
 from tercet.device.mesh import Mesh, mesh
 from tercet.models.chat import Chat, MaskedTokens
 from tercet.models.forest import Forest, Leaf, Tree
@@ -30,7 +30,6 @@ from tercet.train.reference import PART, ReferenceModel, Table, answer_logps, lo
 from tercet.train.sums import Sum
 from tercet.train.tokens import NamedTree, Rule, prepare, stored
 
-REFERENCE_FREE = ("simpo", "orpo")
 Base = Table | ReferenceModel | None  # the reference: known in advance, live, none
 
 
@@ -198,31 +197,8 @@ def preference_loss(policy: nn.Module, batch: Batch, *, spec: DPOSpec) -> Loss:
 
 def pair_losses(sides: Sides, base: Sides, spec: DPOSpec, kl: Tensor | None = None) -> Tensor:
     """Losses (B,) of the recipe's `loss`, with its anchor to the chosen answers; `kl` () is kto's."""
-    losses = _preference(sides, base, spec, kl)
+    losses = losses_of(sides, base, spec, kl)
     return losses + spec.sft_weight * nll(sides) if spec.sft_weight else losses
-
-
-def _preference(sides: Sides, base: Sides, spec: DPOSpec, kl: Tensor | None) -> Tensor:
-    beta, smoothing = spec.beta, spec.label_smoothing
-    match spec.loss:
-        case "simpo":
-            return simpo(sides, beta=beta, gamma_beta_ratio=spec.gamma_beta_ratio, label_smoothing=smoothing)
-        case "orpo":
-            return orpo(sides, odds_weight=spec.odds_weight)
-        case "ipo":
-            return ipo(sides, base, beta=beta)
-        case "wpo":
-            published = spec.wpo_weight == "published"
-            return wpo(sides, base, beta=beta, label_smoothing=smoothing, published=published)
-        case "dpo_norm":
-            return dpo_norm(sides, base, beta=beta, label_smoothing=smoothing)
-        case "dpo":
-            return dpo(sides, base, beta=beta, label_smoothing=smoothing)
-        case "kto" if kl is not None:
-            weights = {"desirable_weight": spec.desirable_weight, "undesirable_weight": spec.undesirable_weight}
-            return kto(sides, base, kl, beta=beta, **weights)
-        case _:
-            raise TrainingError("kto needs the KL of its step")
 
 
 def _rewards(sides: Sides, base: Sides, spec: DPOSpec) -> tuple[Tensor, Tensor]:
