@@ -1,7 +1,7 @@
 """Which tests are slow: those that tests/slow.txt lists, by the durations measured with `make durations`.
 
-A line is a test function, or a parametrised case of it, with its seconds. The fast gate leaves these out, the slow gate
-runs nothing else.
+A line is a test with its seconds. The fast gate leaves these out, the slow gate runs nothing else. A test marked `fast`
+stays in the fast gate whatever it takes: two kills of every algorithm.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class Durations:
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.seconds[report.nodeid] += report.duration
+        if "fast" not in report.keywords:
+            self.seconds[report.nodeid] += report.duration
 
     def pytest_sessionfinish(self) -> None:
         slow = sorted((name, seconds) for name, seconds in self.seconds.items() if seconds >= LIMIT)

@@ -12,7 +12,6 @@ import pytest
 
 from tercet.store import payload_digest
 
-KILLS = 10
 TOTAL = {"sft": 24, "dpo": 24, "reward": 15, "rlvr": 16, "ppo": 24, "lagged": 16}
 
 
@@ -32,11 +31,13 @@ def exports(draft: Path) -> bool:
     return (draft / "payload" / "config.json").exists() or (draft / "artifact.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("kills", [pytest.param(2, marks=pytest.mark.fast), pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("stage", TOTAL)
-def test_killed_at_ten_random_moments_and_at_its_export_it_ends_in_the_same_bytes(workspace, launch, tmp_path, stage):
+def test_killed_at_random_moments_and_at_its_export_it_ends_in_the_same_bytes(
+    workspace, launch, tmp_path, stage, kills
+):
     chance = random.Random(f"{stage} 2")
-    moments = sorted(chance.sample(range(3, TOTAL[stage] - 2), KILLS))  # after the first checkpoint
+    moments = sorted(chance.sample(range(3, TOTAL[stage] - 2), kills))  # after the first checkpoint
     for moment in moments:
         running = launch(workspace, stage)
         assert wait(running, lambda running=running, moment=moment: running.progress() >= moment), "ended too early"
