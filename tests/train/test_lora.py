@@ -122,9 +122,7 @@ def test_targets_are_the_layers_that_get_adapters(tiny_folder, context):
 
 def test_a_layer_that_is_not_there_is_named_with_those_that_are(tiny_folder, context):
     wrong = spec(lora={**LORA, "target_modules": ["c_attn"]})
-    with pytest.raises(
-        LoraError, match=r"no linear layer c_attn below its head; (it )?has down_proj, gate_proj, k_proj"
-    ):
+    with pytest.raises(LoraError, match=r"no linear layer c_attn below its head; .*has down_proj, gate_proj"):
         start(open_policy(tiny_folder), wrong, Mesh(), context())
 
 

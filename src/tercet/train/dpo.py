@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -69,27 +69,11 @@ def encode_pairs(
     return kept
 
 
-def last_turns(chat: Chat, path: Path, threads: int) -> Iterator[NamedTree]:
-    """One tree per pair: the prompt, the chosen leaf, the rejected leaf; only the last turn is trained."""
-    for pair, sides in _encoded(chat, path, threads):
-        yield pair.id, pair.source, branch(sides)
+def pair_trees(
+    chat: Chat, path: Path, threads: int, *, tree: Callable[[Sequence[MaskedTokens]], Tree]
+) -> Iterator[NamedTree]:
+    """One tree per pair, made by `tree` of the chosen and the rejected conversation."""
 
-
-def all_turns(chat: Chat, path: Path, threads: int) -> Iterator[NamedTree]:
-    """One tree per pair whose trunk ends before the first answer: both leaves are trained on all assistant turns.
-
-    The turns before the last are the same on both sides. They cancel in a difference of sums (dpo), but they count in
-    both lengths, which brings the means of normalised losses (dpo_norm, simpo, ipo) closer.
-    """
-    for pair, sides in _encoded(chat, path, threads):
-        yield pair.id, pair.source, _spread(sides)
-
-
-PAIRS = Rule("pairs@1", last_turns)
-ALL_TURNS = Rule("pairs of all turns@1", all_turns)
-
-
-def _encoded(chat: Chat, path: Path, threads: int) -> Iterator[tuple[Pair, tuple[MaskedTokens, MaskedTokens]]]:
     def sides() -> Iterator[tuple[Pair, Messages, str]]:
         for number, (name, value) in enumerate(stored(path)):
             pair = pair_from(value, name)
@@ -97,11 +81,16 @@ def _encoded(chat: Chat, path: Path, threads: int) -> Iterator[tuple[Pair, tuple
                 yield pair, turns, f"{path}, row {number} ({pair.id})"
 
     encoded = chat.encode_all(sides(), threads)
-    for (pair, chosen), (_, rejected) in zip(encoded, encoded, strict=True):
-        yield pair, (chosen, rejected)
+    for (pair, chosen), (_, rejected) in zip(encoded, encoded, strict=True):  # one after the other from one iterator
+        yield pair.id, pair.source, tree((chosen, rejected))
 
 
-def _spread(sides: tuple[MaskedTokens, MaskedTokens]) -> Tree:
+def all_turns(sides: Sequence[MaskedTokens]) -> Tree:
+    """The trunk ends before the first answer: both leaves are trained on all assistant turns.
+
+    The turns before the last are the same on both sides. They cancel in a difference of sums (dpo), but they count in
+    both lengths, which brings the means of normalised losses (dpo_norm, simpo, ipo) closer.
+    """
     first, other = (one.token_ids for one in sides)
     shared = min(one.mask.index(True) for one in sides)
     while first[:shared] != other[:shared]:
@@ -109,6 +98,10 @@ def _spread(sides: tuple[MaskedTokens, MaskedTokens]) -> Tree:
     ends = [len(one.mask) - one.mask[::-1].index(True) for one in sides]
     leaves = [Leaf(one.token_ids[shared:end], one.mask[shared:end]) for one, end in zip(sides, ends, strict=True)]
     return Tree(first[:shared], leaves)
+
+
+PAIRS = Rule("pairs@1", partial(pair_trees, tree=branch))  # only the last turn is trained
+ALL_TURNS = Rule("pairs of all turns@1", partial(pair_trees, tree=all_turns))
 
 
 class Origin(NamedTuple):

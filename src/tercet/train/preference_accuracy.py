@@ -45,7 +45,7 @@ SECTIONS = {
 }
 
 
-class Right(NamedTuple):
+class Accuracy(NamedTuple):
     """Share of pairs whose chosen answer scores higher (equal scores count as wrong): of all, and by subset."""
 
     overall: Estimate
@@ -60,23 +60,23 @@ def subset_pairs(path: Path, chat: Chat, ctx: Context) -> Trees:
     return Trees(tokens, np.arange(len(tokens)), sys.maxsize)
 
 
-def named(chat: Chat, path: Path, threads: int) -> Iterator[NamedTree]:
+def subset_trees(chat: Chat, path: Path, threads: int) -> Iterator[NamedTree]:
     """The trees of a preference stage, with the subset in place of the source."""
     trees = PAIRS.trees(chat, path, threads)
     for (name, value), (identity, source, tree) in zip(stored(path), trees, strict=True):
         yield identity, pair_from(value, name).skill or source, tree
 
 
-SUBSETS = Rule("pairs by subset@1", named)
+SUBSETS = Rule("pairs by subset@1", subset_trees)
 
 
-def by_subset(pairs: Trees, scores: Tensor) -> Right:
+def by_subset(pairs: Trees, scores: Tensor) -> Accuracy:
     """Accuracies of scores `(pairs, 2)`."""
     right = (scores[:, 0] > scores[:, 1]).double().tolist()
     groups: dict[str, list[float]] = defaultdict(list)
     for code, one in zip(pairs.tokens.source_R[pairs.rows].tolist(), right, strict=True):
         groups[pairs.tokens.sources[code]].append(one)
-    return Right(mean(right), {name: mean(group) for name, group in sorted(groups.items())})
+    return Accuracy(mean(right), {name: mean(group) for name, group in sorted(groups.items())})
 
 
 def sections(subsets: dict[str, Estimate]) -> dict[str, dict[str, float | None]]:
@@ -99,15 +99,15 @@ def sections(subsets: dict[str, Estimate]) -> dict[str, dict[str, float | None]]
     return {section: _plain(one) for section, one in found.items()}
 
 
-def accuracies(held: Right | None, tests: dict[str, Right]) -> dict[str, Any]:
+def accuracies(held: Accuracy | None, tests: dict[str, Accuracy]) -> dict[str, Any]:
     """The content of `tercet/accuracy.json`: `{"held_out": ..., "tests": {stage: ...}}`."""
-    return {"held_out": held and _summary(held), "tests": {stage: _summary(right) for stage, right in tests.items()}}
+    return {"held_out": held and _summary(held), "tests": {stage: _summary(one) for stage, one in tests.items()}}
 
 
-def _summary(right: Right) -> dict[str, Any]:
-    found: dict[str, Any] = _plain(right.overall)
-    found["subsets"] = {name: _plain(one) for name, one in right.subsets.items()}
-    if scores := sections(right.subsets):
+def _summary(accuracy: Accuracy) -> dict[str, Any]:
+    found: dict[str, Any] = _plain(accuracy.overall)
+    found["subsets"] = {name: _plain(one) for name, one in accuracy.subsets.items()}
+    if scores := sections(accuracy.subsets):
         found["rewardbench"] = scores
     return found
 

@@ -46,13 +46,13 @@ class ReferenceModel:
         own = dict(self.policy.named_parameters())
         self.copied = any(value.data_ptr() != own[name].data_ptr() for name, value in weights.items())
         self.kept: dict[str, Tensor] = weights
-        self._shown = False
+        self._fresh = False
 
     @torch.no_grad()
     def logps(self, forest: Forest, temperature: float = 1.0) -> Tensor:
         """Log-probabilities (P,) of the trained tokens."""
-        if not self._shown:
-            self._show()
+        if not self._fresh:
+            self._refresh()
         return self.policy(forest, temperature=temperature)[0]
 
     def answer_logps(self, forest: Forest) -> Tensor:
@@ -67,14 +67,14 @@ class ReferenceModel:
         for name, value in trainable.full_state():
             own = self.kept[name]
             own.lerp_(value.to(own), self.share)
-        self._shown = False
+        self._fresh = False
 
-    def _show(self) -> None:
+    def _refresh(self) -> None:
         """Make the compute copy equal the master weights."""
         if self.copied:
             for name, value in self.policy.named_parameters():
                 value.copy_(self.kept[name])
-        self._shown = True
+        self._fresh = True
 
 
 class Table(NamedTuple):

@@ -63,17 +63,17 @@ def run(spec: RewardModelSpec, inputs: dict[str, Artifact], out: Path, ctx: Cont
         fit(state, steps, reward_loss, spec, ctx, total=total)
         budget = ctx.recipe.placement.micro_tokens
         score = partial(per_leaf, state.trainable.module, budget=budget, ranks=ranks)
-        right = by_subset(held, score(held)) if len(held) else None
+        kept = by_subset(held, score(held)) if len(held) else None
         tested = {name: by_subset(pairs, score(pairs)) for name, pairs in tests.items()}
         write_folder(state.trainable, scorer.model.config, source, out, card(spec, inputs, ctx, TASK) + READ)
         if ranks.first:
             set_padding(out, chat, pad_id)
-            write_json(out / "tercet" / "accuracy.json", accuracies(right, tested), sort_keys=True)
+            write_json(out / "tercet" / "accuracy.json", accuracies(kept, tested), sort_keys=True)
         return {
             "steps": float(state.step),
             "pairs": float(len(train)),
             "held_out": float(len(held)),
-            "accuracy": right.overall.value if right else 0.0,
+            "accuracy": kept.overall.value if kept else 0.0,
             **{f"accuracy_{name}": one.overall.value for name, one in tested.items()},
         }
 

@@ -86,9 +86,11 @@ class RewardFunction:
 
     def _extras(self, row: Row) -> list[WeightedVerifier]:
         """The stage's further verifiers of a row; one that needs a reference answer and has none gets the row's."""
-        own = {True: row.reference, False: ""}  # by whether a verifier needs a reference answer
-        known = ((one, one.reference or own[verifier(one.verifier).needs_reference]) for one in self.spec.extra)
-        return [WeightedVerifier(one.verifier, reference, one.weight) for one, reference in known]
+        found = []
+        for one in self.spec.extra:
+            own = row.reference if verifier(one.verifier).needs_reference else ""
+            found.append(WeightedVerifier(one.verifier, one.reference or own, one.weight))
+        return found
 
     def _check(self, name: str, reference: str) -> None:
         check_reference(name, reference)

@@ -145,7 +145,7 @@ class RolloutWorker:
     def _written(self, number: int, version: int) -> Round:
         made = Round(number, version, self.cursor, [], {"generate": 0.0, "grade": 0.0})
         for wave in range(self.active):
-            # After the first wave, which `active_rounds` allows more of, prompts in place of those without a signal.
+            # The first wave asks for a whole batch; later ones, as `active_rounds` allows, for what lacked a signal.
             if (wanted := self.spec.batch - sum(map(has_signal, made.groups))) <= 0:
                 break
             places = self._places(number, made.cursor, wanted)
