@@ -80,7 +80,7 @@ class Decoding:
         self.pending: deque[tuple[list[DecodingRow], Readback]] = deque()
 
     def admit(self, prompts: Sequence[Ids], queue: list[tuple[int, list[int]]], names: Sequence[int]) -> bool:
-        """Prefill as many prompts as there is room for, and draw each new row's first token; whether there was any."""
+        """Prefill as many prompts as the cache can take, and draw each new row's first token; whether it took any."""
         first, offset = len(self.rows), self.cache.offset
         taken: list[list[DecodingRow]] = []
         while queue and (rows := self._reserved(*queue[-1], prompts, first + sum(map(len, taken)))):
@@ -130,7 +130,7 @@ class Decoding:
         self.counts[gone] = self.active[gone] = 0
 
     def _reserved(self, prompt: int, samples: list[int], prompts: Sequence[Ids], first: int) -> list[DecodingRow]:
-        """The rows of a prompt's samples, in slots `first` and on; none where the cache has no room for them."""
+        """The rows of a prompt's samples, in slots `first` and on; none where the cache cannot take them."""
         start, offset = len(prompts[prompt]), self.cache.offset
         limit = min(self.sampling.max_new_tokens, self.ends.context - start)
         if not self.cache.reserve(first, len(samples), start - offset, start - offset + limit):
