@@ -92,7 +92,7 @@ def test_pair_losses_of_the_defaults_are_dpo_norms():
     [
         ({"loss": "ipo", "label_smoothing": 0.1}, "label_smoothing is not defined"),
         ({"loss": "orpo", "label_smoothing": 0.1}, "label_smoothing is not defined"),
-        ({"loss": "orpo", "sft_weight": 1.0}, "orpo has that term already"),
+        ({"loss": "orpo", "sft_weight": 1.0}, "orpo has that term"),
         ({"loss": "orpo", "beta": 0.1}, "the weight of the odds ratio is odds_weight"),
         ({"loss": "dpo", "odds_weight": 0.2}, "odds_weight belongs to orpo"),
         ({"loss": "dpo", "wpo_weight": "published"}, "wpo_weight belongs to wpo"),
@@ -101,7 +101,7 @@ def test_pair_losses_of_the_defaults_are_dpo_norms():
             {"loss": "kto", "label_smoothing": 0.1},
             "label_smoothing is not defined for it; dpo, dpo_norm, simpo and wpo",
         ),
-        ({"loss": "kto", "turns": "all"}, 'judges one answer to a prompt; leave turns = "last"'),
+        ({"loss": "kto", "turns": "all"}, 'scores one answer to a prompt; leave turns = "last"'),
         ({"loss": "dpo", "desirable_weight": 2.0}, "belong to kto"),
         ({"loss": "ipo", "undesirable_weight": 2.0}, "belong to kto"),
         ({"loss": "simpo", "polyak": 0.1}, "no reference that polyak could move"),

@@ -169,7 +169,7 @@ def _pairs(tasks: Sequence[TaskScore], found: Changes, points: Sequence[Checkpoi
         reach[one.metric == "bpb"] = max(reach[one.metric == "bpb"], abs(one.low), abs(one.high))
     out = []
     for kind, i in order if last > 0 else order[: last + 1]:
-        changes = [(task, one) for task in tasks if (one := found[task.task][kind][i])]
+        changes = [(task, change) for task in tasks if (change := found[task.task][kind][i])]
         if not changes:
             continue
         verdicts = [one.verdict for _, one in changes]
@@ -275,7 +275,7 @@ def _settings(cards: Mapping[str, TaskCard]) -> list[tuple[str, list[tuple[str, 
         for label, card in stored.items():
             value = card.get(key)
             sources = key in ("data", "examples") and isinstance(value, list)
-            values.setdefault(_sources(value) if sources else plain(value), []).append(label)
+            values.setdefault(_sources(value or ()) if sources else plain(value), []).append(label)
         out.append((key, [(value, ", ".join(labels) if len(values) > 1 else "") for value, labels in values.items()]))
     return out
 
