@@ -300,7 +300,7 @@ def test_unseen_tasks_are_refused_until_the_final_evaluation(place: Path) -> Non
     assert code == 0, err
     (line,) = (place / "runs" / "unseen.jsonl").read_text().splitlines()
     artifact = Path(json.loads(out)["artifact"])
-    assert json.loads(line) == {"benchmark": artifact.name, "tasks": ["deepmind_math@1"]}
+    assert json.loads(line) == {"evaluation": artifact.name, "tasks": ["deepmind_math@1"]}
 
 
 def test_a_task_that_a_model_judges_wants_a_judge(place: Path) -> None:

@@ -116,7 +116,7 @@ def write_suite(store: Path, scale: float = 1.0) -> FakeRun:
     for name, gain in GAINS.items():
         write_evaluation(_payload(store, name), gain, scale=scale)
     tasks = ["gpqa@1", "ifbench@1"]
-    lines = [{"benchmark": f"{name}-0123456789ab", "tasks": tasks} for name in ("final", "final", "peek")]
+    lines = [{"evaluation": f"{name}-0123456789ab", "tasks": tasks} for name in ("final", "final", "peek")]
     (store / "unseen.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     fake.recipe.stage["page"] = ReportSpec(evals=tuple(GAINS), title="A development suite")
     return fake

@@ -142,7 +142,7 @@ def test_settings_that_differ_between_checkpoints_are_said(points: list[Checkpoi
 def test_the_page_says_how_often_the_unseen_suite_was_opened(
     fake: FakeRun, tmp_path: Path, lines: int, text: str
 ) -> None:
-    log = [json.dumps({"benchmark": f"final-{i % 2}", "tasks": ["gpqa@1"]}) + "\n" for i in range(lines)]
+    log = [json.dumps({"evaluation": f"final-{i % 2}", "tasks": ["gpqa@1"]}) + "\n" for i in range(lines)]
     (fake.store / "unseen.jsonl").write_text("".join(log))
     page = written(fake, tmp_path)
     assert text in page

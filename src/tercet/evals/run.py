@@ -115,7 +115,7 @@ def _check(spec: EvalSpec, cards: list[TaskCard], ctx: Context) -> None:
             "`final = true` (on the command line: --final)"
         )
     if locked:
-        opened = {"benchmark": ctx.work.parent.name.removeprefix(".draft-"), "tasks": locked}
+        opened = {"evaluation": ctx.work.parent.name.removeprefix(".draft-"), "tasks": locked}
         journal.append(ctx.store.root / "unseen.jsonl", opened)
 
 

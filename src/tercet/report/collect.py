@@ -163,7 +163,7 @@ def openings(inputs: Mapping[str, Artifact]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     logs = dict.fromkeys(artifact.path.parent / "unseen.jsonl" for artifact in inputs.values())
     for opened in (record for path in logs for record in journal.read(path)):
-        found.setdefault(str(opened["benchmark"]), []).append(", ".join(opened["tasks"]))
+        found.setdefault(str(opened["evaluation"]), []).append(", ".join(opened["tasks"]))
     return found
 
 
