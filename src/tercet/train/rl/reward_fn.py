@@ -125,7 +125,7 @@ class RewardFunction:
 
     def _result(self, row: Row, completion: Completion, grades: Sequence[Grade]) -> RewardResult:
         own, scores = _own(row), list(map(counted, grades))
-        names = [part.verifier for part in (*own, *self.spec.extra)]
+        names = [*(part.verifier for part in own), *(extra.verifier for extra in self.spec.extra)]
         grade, first, parts = grades[0], scores[0], by_name(names, scores)
         if row.verifier == SUM:
             grade = added(own, grades[: len(own)])
