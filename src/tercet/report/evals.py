@@ -165,8 +165,8 @@ def _pairs(tasks: Sequence[TaskScore], found: Changes, points: Sequence[Checkpoi
     order = [("base", last), *(("step", i) for i in range(last + 1)), *(("base", i) for i in range(1, last))]
     rows = [one for task in found.values() for kind in task.values() for one in kind if one]
     reach = {True: 0.0, False: 0.0}  # the largest bound of all tables: in bits per byte (True), in points
-    for one in rows:
-        reach[one.metric == "bpb"] = max(reach[one.metric == "bpb"], abs(one.low), abs(one.high))
+    for row in rows:
+        reach[row.metric == "bpb"] = max(reach[row.metric == "bpb"], abs(row.low), abs(row.high))
     out = []
     for kind, i in order if last > 0 else order[: last + 1]:
         changes = [(task, change) for task in tasks if (change := found[task.task][kind][i])]
@@ -274,8 +274,8 @@ def _settings(cards: Mapping[str, TaskCard]) -> list[tuple[str, list[tuple[str, 
         values: dict[str, list[str]] = {}
         for label, card in stored.items():
             value = card.get(key)
-            sources = key in ("data", "examples") and isinstance(value, list)
-            values.setdefault(_sources(value or ()) if sources else plain(value), []).append(label)
+            text = _sources(value) if key in ("data", "examples") and isinstance(value, list) else plain(value)
+            values.setdefault(text, []).append(label)
         out.append((key, [(value, ", ".join(labels) if len(values) > 1 else "") for value, labels in values.items()]))
     return out
 
