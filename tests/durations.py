@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 LIST = Path(__file__).with_name("slow.txt")
-LIMIT = 2.0  # seconds of setup, call and teardown together, on the machine that measured
+LIMIT = 1.0  # seconds of setup, call and teardown together, on the machine that measured
 
 
-def read() -> set[str]:
-    """The ids of slow tests."""
+def read() -> dict[str, float]:
+    """The slow tests with their seconds."""
     lines = LIST.read_text(encoding="utf-8").splitlines() if LIST.is_file() else []
-    return {line.split("\t")[0] for line in lines if line and not line.startswith("#")}
+    return {name: float(seconds) for name, _, seconds in (line.partition("\t") for line in lines) if seconds}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,7 +43,8 @@ class Durations:
             self.seconds[report.nodeid] += report.duration
 
     def pytest_sessionfinish(self) -> None:
-        slow = sorted((name, seconds) for name, seconds in self.seconds.items() if seconds >= LIMIT)
+        known = read() | self.seconds  # what did not run this time keeps its seconds
+        slow = sorted((name, seconds) for name, seconds in known.items() if seconds >= LIMIT)
         head = f"# Tests of {LIMIT:g} seconds and more; written by `make durations`.\n"
         LIST.write_text(head + "".join(f"{name}\t{seconds:.1f}\n" for name, seconds in slow), encoding="utf-8")
 
