@@ -29,7 +29,7 @@ def links(text: str) -> list[str]:
 
 
 def exists(name: str, source: Path = ROOT / "src") -> bool:
-    """Whether `tercet.room.module.thing` is a package, a module, or something a module defines at its top."""
+    """Whether `tercet.package.module.thing` is a package, a module, or something a module defines at its top."""
     parts = name.split(".")
     for cut in range(len(parts), 0, -1):
         place = source.joinpath(*parts[:cut])

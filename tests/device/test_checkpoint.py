@@ -22,7 +22,7 @@ Pair = tuple[Trainable, torch.optim.Optimizer]
 def made() -> Pair:
     torch.manual_seed(0)
     trainable = Trainable(nn.Linear(16, 16), torch.bfloat16, Mesh())
-    return trainable, torch.optim.AdamW(trainable.masters, lr=0.1, fused=True)
+    return trainable, torch.optim.AdamW(trainable.master_weights, lr=0.1, fused=True)
 
 
 def step(pair: Pair, number: int) -> None:
@@ -37,7 +37,7 @@ def step(pair: Pair, number: int) -> None:
 def numbers(pair: Pair) -> list[torch.Tensor]:
     trainable, optimizer = pair
     moments, _ = checkpoint.state_of(optimizer, trainable)
-    return [value.detach().clone() for value in (*trainable.masters, *moments.values())]
+    return [value.detach().clone() for value in (*trainable.master_weights, *moments.values())]
 
 
 class Held(Saver):

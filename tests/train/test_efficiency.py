@@ -115,7 +115,7 @@ def test_master_weights_on_the_host_get_the_same_updates_as_beside_the_model(tin
     for state in (beside, host):
         learn(state, range(4))
     own = {p.data_ptr() for p in host.trainable.module.parameters()}
-    for mine, theirs in zip(host.trainable.masters, beside.trainable.masters, strict=True):
+    for mine, theirs in zip(host.trainable.master_weights, beside.trainable.master_weights, strict=True):
         assert torch.equal(mine, theirs)
         assert mine.data_ptr() not in own
         assert all(value.device == CPU for value in host.optimizer.state[mine].values())
@@ -135,9 +135,9 @@ def test_on_a_gpu_master_weights_and_moments_stay_in_pinned_memory_of_the_host(t
     trainable.backward(sft_loss(trainable.module, batch).objective.total)
     state.optimizer.step()
     trainable.published()
-    assert all(master.is_pinned() and master.grad.device == CPU for master in trainable.masters)
+    assert all(master.is_pinned() and master.grad.device == CPU for master in trainable.master_weights)
     assert all(value.device == CPU for moments in state.optimizer.state.values() for value in moments.values())
-    for work, was, master in zip(trainable.module.parameters(), before, trainable.masters, strict=True):
+    for work, was, master in zip(trainable.module.parameters(), before, trainable.master_weights, strict=True):
         assert work.is_cuda
         assert torch.equal(work.cpu(), master.bfloat16())
         assert not torch.equal(work, was)
@@ -189,9 +189,9 @@ def test_weights_in_bf16_keep_exact_rotary_frequencies(tiny_folder):
 
 
 OPTIMIZERS = {
-    "amsgrad": lambda masters: torch.optim.AdamW(masters, lr=1e-3, amsgrad=True),
-    "nadam": lambda masters: torch.optim.NAdam(masters, lr=1e-3),
-    "adafactor": lambda masters: torch.optim.Adafactor(masters, lr=1e-3),
+    "amsgrad": lambda master_weights: torch.optim.AdamW(master_weights, lr=1e-3, amsgrad=True),
+    "nadam": lambda master_weights: torch.optim.NAdam(master_weights, lr=1e-3),
+    "adafactor": lambda master_weights: torch.optim.Adafactor(master_weights, lr=1e-3),
 }
 
 
@@ -204,13 +204,13 @@ def save(folder, state, step: int) -> None:
 def test_a_checkpoint_holds_whatever_state_an_optimizer_keeps(tiny_folder, tmp_path, name):
     whole, first, second = (state_of(tiny_folder, spec()) for _ in range(3))
     for state in (whole, first, second):
-        state.optimizer = OPTIMIZERS[name](state.trainable.masters)
+        state.optimizer = OPTIMIZERS[name](state.trainable.master_weights)
     learn(whole, range(5))
     learn(first, range(2))
     save(tmp_path, first, 2)
     assert checkpoint.load(tmp_path, second.trainable, second.optimizer)["updates"] == 2
     learn(second, range(2, 5))
-    for mine, theirs in zip(second.trainable.masters, whole.trainable.masters, strict=True):
+    for mine, theirs in zip(second.trainable.master_weights, whole.trainable.master_weights, strict=True):
         assert torch.equal(mine, theirs)
 
 
@@ -218,13 +218,13 @@ def test_a_part_that_never_moved_has_no_state_after_a_restart_either(tiny_folder
     """As a policy that waits for its critic: bias correction begins at its own first update."""
     first, second = (state_of(tiny_folder, spec()) for _ in range(2))
     still = first.trainable.part("model.model.norm")
-    for master in first.trainable.masters:
+    for master in first.trainable.master_weights:
         master.grad = None if any(master is one for one in still) else torch.ones_like(master)
     first.optimizer.step()
     save(tmp_path, first, 1)
     checkpoint.load(tmp_path, second.trainable, second.optimizer)
-    masters = dict(zip(second.trainable.names, second.trainable.masters, strict=True))
-    steps = {name: second.optimizer.state.get(master) for name, master in masters.items()}
+    master_weights = dict(zip(second.trainable.names, second.trainable.master_weights, strict=True))
+    steps = {name: second.optimizer.state.get(master) for name, master in master_weights.items()}
     assert steps.pop("model.model.norm.weight") is None
     assert all(float(found["step"]) == 1.0 for found in steps.values())
 
@@ -256,7 +256,7 @@ def test_moments_of_8_bits_go_on_after_a_restart(tiny_folder, tmp_path):
     def step(state: State, seeds: range) -> None:
         for seed in seeds:
             source = torch.Generator().manual_seed(seed)
-            for master in state.trainable.masters:
+            for master in state.trainable.master_weights:
                 master.grad = torch.randn(master.shape, generator=source).to(master.device)
             state.optimizer.step()
 
@@ -266,7 +266,7 @@ def test_moments_of_8_bits_go_on_after_a_restart(tiny_folder, tmp_path):
     save(tmp_path, first, 2)
     checkpoint.load(tmp_path, second.trainable, second.optimizer)
     step(second, range(2, 5))
-    for mine, theirs in zip(second.trainable.masters, whole.trainable.masters, strict=True):
+    for mine, theirs in zip(second.trainable.master_weights, whole.trainable.master_weights, strict=True):
         assert torch.equal(mine, theirs)
 
 

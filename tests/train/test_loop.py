@@ -88,11 +88,11 @@ def descend(folder, ctx, budget: int, reduction: str = "token_mean", **changes):
     """One step of plain gradient descent with rate 1; returns the change of every master weight."""
     flat = spec(**{"learning_rate": 1.0, "schedule": "constant", "warmup_ratio": 0.0, "max_grad_norm": 1e9} | changes)
     state = start(open_policy(folder), flat, Mesh(), ctx)
-    state.optimizer = torch.optim.SGD(state.trainable.masters, lr=1.0)
-    before = [master.detach().clone() for master in state.trainable.masters]
+    state.optimizer = torch.optim.SGD(state.trainable.master_weights, lr=1.0)
+    before = [master.detach().clone() for master in state.trainable.master_weights]
     fit(state, steps(budget), partial(sft_loss, reduction=reduction, length=50), flat, ctx, total=1)
     names = (name.removeprefix("model.") for name in state.trainable.names)
-    return {n: m.detach() - b for n, m, b in zip(names, state.trainable.masters, before, strict=True)}
+    return {n: m.detach() - b for n, m, b in zip(names, state.trainable.master_weights, before, strict=True)}
 
 
 def distance(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
@@ -196,10 +196,10 @@ def test_steps_without_weight_change_nothing_and_can_be_saved(tiny_folder, conte
     """As when every group of a rollout has one reward."""
     ctx = context(checkpoint_seconds=0)
     state = start(open_policy(tiny_folder), spec(), Mesh(), ctx)
-    before = [master.detach().clone() for master in state.trainable.masters]
+    before = [master.detach().clone() for master in state.trainable.master_weights]
     fit(state, [*steps(64), *steps(64), *steps(64)], nothing, spec(), ctx, total=9)
     assert (state.step, state.updates) == (3, 0)
-    assert all(torch.equal(now, was) for now, was in zip(state.trainable.masters, before, strict=True))
+    assert all(torch.equal(now, was) for now, was in zip(state.trainable.master_weights, before, strict=True))
     again = start(open_policy(tiny_folder), spec(), Mesh(), ctx)
     assert (again.step, again.updates) == (3, 0)
 
@@ -217,7 +217,7 @@ def test_a_restored_state_goes_on_as_if_nothing_had_happened(tiny_folder, contex
     second = start(open_policy(tiny_folder), settings, Mesh(), ctx)
     assert (second.step, second.updates, second.extra) == (2, 2, {"note": "kept"})
     fit(second, steps(64) * 3, loss, settings, ctx, total=5)
-    for mine, theirs in zip(second.trainable.masters, whole.trainable.masters, strict=True):
+    for mine, theirs in zip(second.trainable.master_weights, whole.trainable.master_weights, strict=True):
         assert torch.equal(mine, theirs)
 
 

@@ -71,7 +71,7 @@ def test_only_the_adapters_are_trained_and_the_rest_is_frozen_in_the_compute_pre
     module, names = state.trainable.module, state.trainable.names
     assert len(names) == 2 * 7 * 2, "A and B of seven linear layers in two blocks"
     assert all(".lora_" in name for name in names)
-    assert all(master.dtype == torch.float32 for master in state.trainable.masters)
+    assert all(master.dtype == torch.float32 for master in state.trainable.master_weights)
     assert {parameter.dtype for parameter in module.parameters()} == {torch.bfloat16}
     start_weights = load_file(tiny_folder / "model.safetensors")
     for name, parameter in module.named_parameters():
@@ -87,9 +87,9 @@ def test_what_is_exported_is_a_plain_model_that_reads_as_the_adapted_one(tiny_fo
     export(state.trainable, tiny_folder, tmp_path / "out", settings, {}, ctx)
     base, merged = (load_file(folder / "model.safetensors") for folder in (tiny_folder, tmp_path / "out"))
     assert base.keys() == merged.keys()
-    masters = dict(zip(state.trainable.names, state.trainable.masters, strict=True))
+    master_weights = dict(zip(state.trainable.names, state.trainable.master_weights, strict=True))
     layer = "model.layers.1.mlp.down_proj"
-    a, b = (masters[f"model.{layer}.lora_{side}.default.weight"].detach() for side in "AB")
+    a, b = (master_weights[f"model.{layer}.lora_{side}.default.weight"].detach() for side in "AB")
     assert torch.equal(merged[f"{layer}.weight"], base[f"{layer}.weight"] + 2.0 * (b @ a))
     assert torch.equal(merged["model.embed_tokens.weight"], base["model.embed_tokens.weight"])
     found, before = logps(open_policy(tmp_path / "out")), logps(open_policy(tiny_folder))
@@ -169,7 +169,7 @@ def test_a_restored_state_goes_on_as_if_nothing_had_happened(tiny_folder, contex
     second = start(open_policy(tiny_folder), settings, Mesh(), ctx)
     assert second.step == 2
     fit(second, steps(3), loss, settings, ctx, total=5)
-    for mine, theirs in zip(second.trainable.masters, whole.trainable.masters, strict=True):
+    for mine, theirs in zip(second.trainable.master_weights, whole.trainable.master_weights, strict=True):
         assert torch.equal(mine, theirs)
 
 

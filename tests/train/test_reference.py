@@ -28,7 +28,7 @@ SETTINGS = {
 
 def shifted(trainable: Trainable, by: float) -> None:
     with torch.no_grad():
-        for master in trainable.masters:
+        for master in trainable.master_weights:
             master.add_(by)
     trainable.published()
 

@@ -170,8 +170,8 @@ def load(
 def _state(trainable: Trainable, moments: dict[str, Tensor], kept: dict[str, Tensor] | None) -> dict[str, Any]:
     """Master weights, the optimiser's tensors and further ones by name."""
     state: dict[str, Any] = {f"kept.{name}": value for name, value in (kept or {}).items()}
-    masters = zip(trainable.names, trainable.masters, strict=True)
-    return state | {f"master.{name}": master.detach() for name, master in masters} | moments
+    master_weights = zip(trainable.names, trainable.master_weights, strict=True)
+    return state | {f"master.{name}": master.detach() for name, master in master_weights} | moments
 
 
 def _alone_is_fine() -> None:

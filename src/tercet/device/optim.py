@@ -22,7 +22,7 @@ def optimizer(spec: TrainSpec, trainable: Trainable, rates: dict[str, float]) ->
     if spec.optimizer == "adamw8bit":
         return _eight_bits(trainable)(groups, **options)
     # one kernel for all master weights, but on CPU it does not take sharded ones
-    fused = trainable.mesh.size == 1 or all(master.is_cuda for master in trainable.masters)
+    fused = trainable.mesh.size == 1 or all(master.is_cuda for master in trainable.master_weights)
     return torch.optim.AdamW(groups, fused=fused, foreach=not fused, **options)
 
 
@@ -53,7 +53,7 @@ def state_of(optimizer: torch.optim.Optimizer, trainable: Trainable) -> tuple[di
     tensors: dict[str, Tensor] = {}
     counts: Counts = {}
     later: list[tuple[str, str, Tensor]] = []
-    for name, master in zip(trainable.names, trainable.masters, strict=True):
+    for name, master in zip(trainable.names, trainable.master_weights, strict=True):
         for key, value in optimizer.state.get(master, {}).items():
             if isinstance(value, Tensor) and value.dim():
                 tensors[f"{key}.{name}"] = value
@@ -74,16 +74,16 @@ def prepare(optimizer: torch.optim.Optimizer, trainable: Trainable, counts: Coun
     The optimiser makes it itself, by an update that changes nothing: no gradient, no rate. It knows the shapes.
     """
     rates = [group["lr"] for group in optimizer.param_groups]
-    masters = dict(zip(trainable.names, trainable.masters, strict=True))
+    master_weights = dict(zip(trainable.names, trainable.master_weights, strict=True))
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     for name in counts:
-        masters[name].grad = torch.zeros_like(masters[name])
+        master_weights[name].grad = torch.zeros_like(master_weights[name])
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
     for name, numbers in counts.items():
-        state = optimizer.state[masters[name]]
+        state = optimizer.state[master_weights[name]]
         for key, number in numbers.items():
             state[key] = state[key].fill_(number) if isinstance(state[key], Tensor) else type(state[key])(number)

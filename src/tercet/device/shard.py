@@ -25,7 +25,7 @@ Merge = Callable[[Callable[[str], Tensor], str], Named]
 
 
 class Trainable:
-    """A module being trained: `module` computes, `masters` are the weights that the optimiser changes."""
+    """A module being trained: `module` computes, `master_weights` are the weights that the optimiser changes."""
 
     def __init__(
         self,
@@ -45,16 +45,16 @@ class Trainable:
             frozen.data = frozen.data.to(dtype)
         if mesh.size > 1:
             _shard(module if host else module.to(mesh.device), dtype, mesh, offload=host is not None)
-            self.masters = self._trained()
+            self.master_weights = self._trained()
         elif self.copied:
-            self.masters = [nn.Parameter(self._master(p)) for p in self._trained()]
+            self.master_weights = [nn.Parameter(self._master(p)) for p in self._trained()]
             module.to(mesh.device, dtype)
-            for work, master in zip(self._trained(), self.masters, strict=True):
+            for work, master in zip(self._trained(), self.master_weights, strict=True):
                 work.register_post_accumulate_grad_hook(partial(self._hand_over, master))
         else:
             module.to(mesh.device)
-            self.masters = self._trained()
-        self.known = dict(module.named_parameters()) | dict(zip(self.names, self.masters, strict=True))
+            self.master_weights = self._trained()
+        self.known = dict(module.named_parameters()) | dict(zip(self.names, self.master_weights, strict=True))
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of `loss`; FSDP averages over ranks, so the sum the loop wants is put back."""
@@ -69,7 +69,7 @@ class Trainable:
         """Make the compute copy equal the master weights again."""
         if self.copied:
             with torch.no_grad():
-                for work, master in zip(self._trained(), self.masters, strict=True):
+                for work, master in zip(self._trained(), self.master_weights, strict=True):
                     work.copy_(master, non_blocking=True)
 
     def grad_norm(self, part: str = "") -> Tensor:
@@ -84,12 +84,12 @@ class Trainable:
 
     def part(self, name: str = "") -> list[nn.Parameter]:
         """The master weights of a submodule; of all when `name` is empty."""
-        return [master for own, master in zip(self.names, self.masters, strict=True) if own.startswith(name)]
+        return [master for own, master in zip(self.names, self.master_weights, strict=True) if own.startswith(name)]
 
     @property
     def flops(self) -> float:
         """FLOPs of one token, forward and backward: two products per weight to compute, one less where it is frozen."""
-        trained = sum(master.numel() for master in self.masters)
+        trained = sum(master.numel() for master in self.master_weights)
         whole = sum(parameter.numel() for parameter in self.module.parameters())
         return 6.0 * trained + 4.0 * (whole - trained)
 

@@ -97,7 +97,7 @@ def test_a_lagging_round_is_written_by_the_weights_its_number_names(workspace, t
     assert Counter(order) == dict.fromkeys(range(24), 4), "every prompt once in each of four passes"
 
 
-def test_a_lagging_run_replays_exactly_from_its_ledger(workspace, tmp_path):
+def test_a_lagging_run_replays_exactly_from_its_log(workspace, tmp_path):
     """The rounds are taken from the file: no model writes, and training ends in the same bytes."""
     workspace.run_stage("lagged", tmp_path / "out", placement=CALM)
     written = tmp_path / "out.draft" / "work" / "rollouts.jsonl"
@@ -134,7 +134,7 @@ def test_lagging_by_nothing_and_in_turn_are_the_same_first_round_and_then_differ
     assert rounds[0][3] != rounds[1][3]
 
 
-def test_a_ledger_of_other_prompts_is_refused(workspace, tmp_path):
+def test_a_log_of_other_prompts_is_refused(workspace, tmp_path):
     workspace.run_stage("lagged", tmp_path / "out", lagged={"rounds": 2}, placement=CALM)
     again = tmp_path / "again.draft" / "work"
     again.mkdir(parents=True)
@@ -144,7 +144,7 @@ def test_a_ledger_of_other_prompts_is_refused(workspace, tmp_path):
         workspace.run_stage("lagged", tmp_path / "again", lagged={"rounds": 2}, placement=CALM)
 
 
-def test_a_ledger_keeps_whole_rounds_only(tmp_path):
+def test_a_log_keeps_whole_rounds_only(tmp_path):
     path = tmp_path / "rollouts.jsonl"
     log = RolloutLog(path, 0, Mesh())
     for number in range(3):
