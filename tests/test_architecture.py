@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.fast  # a law that is broken shows before every commit
+
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "tercet"
 
@@ -69,7 +71,7 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 24
 BUDGETS = {
     "algos": 518,
     "cli": 1_260,
-    "data": 5_622,
+    "data": 5_602,
     "device": 897,
     "evals": 3_537,
     "kernels": 108,
@@ -82,9 +84,7 @@ BUDGETS = {
     "verify": 3_308,
 }
 # Flat tables may be long; the reason says why the file reads well all the same.
-TABLES: dict[str, str] = {
-    "tercet.recipe.rl_specs": "one line for every knob",
-}
+TABLES: dict[str, str] = {}
 
 # Import names that differ from the name on the package index.
 DISTRIBUTIONS = {

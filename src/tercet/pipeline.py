@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from tercet.data.synth import tables_read
+from tercet.data import tables
 from tercet.forecast import opening, slow_precision
 from tercet.hub import local_file
 from tercet.precision import reason
@@ -73,11 +73,13 @@ def graph(recipe: Recipe, store: Store, mirror: dict[str, str] | None = None) ->
     return nodes
 
 
-def plan(recipe: Recipe, store: Store, mirror: dict[str, str] | None = None) -> list[PlanLine]:
-    """What exists, what is missing and why."""
+def plan(
+    recipe: Recipe, store: Store, mirror: dict[str, str] | None = None, nodes: dict[str, Node] | None = None
+) -> list[PlanLine]:
+    """What exists, what is missing and why; `nodes` is the graph, where it is known."""
     recipe = recipe.resolved()
     lines: dict[str, PlanLine] = {}
-    for node in graph(recipe, store, mirror).values():
+    for node in (nodes or graph(recipe, store, mirror)).values():
         exists, precision = store.find(node.name, node.key) is not None, recipe.spec(node.name).precision
         lines[node.name] = PlanLine(
             name=node.name,
@@ -103,8 +105,9 @@ def run(
     """Make what is missing of a recipe (or of the stages `only` and what they need); returns every artifact."""
     recipe = (recipe if isinstance(recipe, Recipe) else load(recipe)).resolved()
     store, console, mirror = store or Store(), console or Console(), mirror or {}
-    nodes = _needed(graph(recipe, store, mirror), recipe, only)
-    for text in announced(recipe, store, [line for line in plan(recipe, store, mirror) if line.name in nodes]):
+    whole = graph(recipe, store, mirror)
+    nodes = _needed(whole, recipe, only)
+    for text in announced(recipe, store, [line for line in plan(recipe, store, mirror, whole) if line.name in nodes]):
         console.print(text, highlight=False, soft_wrap=True)
     made: dict[str, Artifact] = {}
     with _terminated_as_interrupt(), board(console, {name: node.kind for name, node in nodes.items()}) as view:
@@ -146,8 +149,8 @@ def read_mirror(path: str | Path | None) -> dict[str, str]:
 def _identity_spec(recipe: Recipe, name: str, mirror: dict[str, str], cache: Path) -> dict[str, Any]:
     """The resolved spec as the key sees it: local files by name and digest instead of by place."""
     spec = recipe.spec(name)
-    plain = spec.identity(recipe.seed_of(name), recipe.model_dump(mode="json", exclude={"placement"}))
-    plain |= tables_read(spec)
+    plain = spec.identity(recipe.seed_of(name), recipe)
+    plain |= {"tables": tables.digest(read)} if (read := spec.tables()) else {}
     table = f"[{BASE if name == BASE else f'stage.{name}'}]"
     for file in spec.local_files():
         *above, last = file.loc
@@ -233,8 +236,7 @@ def _forecast(recipe: Recipe, name: str, lines: dict[str, PlanLine]) -> dict[str
 
 def _needed(nodes: dict[str, Node], recipe: Recipe, only: Sequence[str]) -> dict[str, Node]:
     """The stages asked for and everything they need, in order; all when nothing is asked for."""
-    unknown = [name for name in only if name not in nodes]
-    if unknown:
+    if unknown := [name for name in only if name not in nodes]:
         raise RecipeError(f"--only names {', '.join(map(repr, unknown))}; stages of this recipe: {', '.join(nodes)}")
     wanted = set(only or nodes)
     for name in reversed(nodes):
@@ -252,8 +254,7 @@ def _make(
         view.note(f"{node.name}-{node.key} is being made by process {who}; waiting for it (Ctrl-C leaves)")
 
     with store.lock(node.name, node.key, waiting) as lock:
-        found = store.find(node.name, node.key)
-        if found is not None:
+        if (found := store.find(node.name, node.key)) is not None:
             view.exists(node.name, dict(found.metrics))
             return found
         draft = store.draft(node.name, node.key)
@@ -267,8 +268,7 @@ def _make(
         StageJob.of(recipe, node.name, node.identity, inputs, mirror).write(draft)
         view.start(node.name, "continues where it stopped" if continued else "")
         code = supervise(draft, recipe, lock, lambda: view.update(node.name, read_progress(draft.path)))
-        artifact = store.find(node.name, node.key)
-        if artifact is None:
+        if (artifact := store.find(node.name, node.key)) is None:
             view.failed(node.name)
             raise failure(draft, code)
         view.done(node.name, dict(artifact.metrics), float(artifact.record["seconds"]))

@@ -17,6 +17,15 @@ class ModelSpec(StageSpec, ModelSource):
     encoder: bool = Field(False, description="An encoder such as RoBERTa, read for embeddings: no chat template.")
 
 
+TABLES = {  # the files of `tercet.data.tables` that a generator reads; {split} is the stage's split
+    "words@1": ("words.toml", "words_{split}.jsonl"),
+    "constraints@1": ("phrases.toml", "topics_{split}.jsonl"),
+    "talk@1": ("talk_{split}.jsonl",),
+    "facts@1": ("facts_{split}.jsonl",),
+    "contaminated@1": ("words.toml", "words_test.jsonl", "phrases.toml", "topics_test.jsonl"),
+}
+
+
 class SynthSpec(StageSpec):
     """Make rows with a seeded generator of `tercet.data`."""
 
@@ -28,6 +37,10 @@ class SynthSpec(StageSpec):
     )
     rows: int = Field(ge=1, description="How many rows.")
     split: Literal["train", "test"] = Field("train", description="The splits share no template and no topic.")
+
+    def tables(self) -> list[str]:
+        """Those of the generator."""
+        return [name.format(split=self.split) for name in TABLES[self.generator]]
 
     def forecast(self, rows: Mapping[str, int]) -> dict[str, int]:
         """As many as are asked for."""
@@ -103,6 +116,7 @@ class PersonasSpec(AskingSpec):
     module = "tercet.data.synthesis.personas_stage"
     produces = "rows"
     accepts = {"model": ("weights",)}
+    reads = ("personas.toml", "phrases.toml")
     kind: Literal["personas"] = "personas"
     model: str = Field(description="The model that writes questions and answers; usually a stage of kind `model`.")
     write: Literal[

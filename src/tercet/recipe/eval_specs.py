@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from tercet.recipe.specs import ComputeSpec, RecipeError, StageReference, StageSpec
+from tercet.recipe.specs import ComputeSpec, RecipeError, Spec, StageReference, StageSpec
 
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _GATE = re.compile(
@@ -75,9 +75,9 @@ class ReportSpec(StageSpec):
     evals: tuple[str, ...] = Field(min_length=1, description="Eval stages in their order; the first is the baseline.")
     title: str = Field("", description="Title of the page; the recipe's name when absent.")
 
-    def identity(self, seed: int, recipe: Mapping[str, Any]) -> dict[str, Any]:
-        """The page shows the whole recipe."""
-        return super().identity(seed, recipe) | {"recipe": recipe}
+    def identity(self, seed: int, recipe: Spec) -> dict[str, Any]:
+        """The page shows the whole recipe, placement aside."""
+        return super().identity(seed, recipe) | {"recipe": recipe.model_dump(mode="json", exclude={"placement"})}
 
 
 class Gate(NamedTuple):
@@ -92,8 +92,7 @@ class Gate(NamedTuple):
 
 def gate(text: str) -> Gate:
     """Read one `require` line of an eval stage."""
-    match = _GATE.fullmatch(text)
-    if match is None:
+    if (match := _GATE.fullmatch(text)) is None:
         raise RecipeError(f"cannot read the gate {text!r}; write 'TASK >= STAGE - 0.01' or 'TASK >= 0.3' (or with <=)")
     offset = float(match["bound"] or f"{match['by'] or '+'}{match['number'] or 0}")
     return Gate(text, match["task"], match["sign"] == ">=", match["stage"] or "", offset)

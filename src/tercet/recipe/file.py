@@ -18,7 +18,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from tercet.recipe.recipe import Recipe
-from tercet.recipe.specs import BASE, KINDS, Loc, RecipeError
+from tercet.recipe.specs import KINDS, Loc, RecipeError, StageSpec, kinds_of
 
 SCALED = ("rows", "steps", "rounds")  # what a recipe's `scale` multiplies
 _HINTS: dict[str, str] = tomllib.loads(Path(__file__).with_name("hints.toml").read_text(encoding="utf-8"))
@@ -171,9 +171,9 @@ def _explain(problem: Any, document: dict[str, Any], places: Places) -> str:
         about = f" ({field.description})" if field is not None and field.description else ""
         return f"{where}: {_table(loc[:-1])} lacks the key {loc[-1]!r}{about}; add it"
     if kind == "union_tag_not_found":
-        return f"{where}: {_table(loc)} lacks the key 'kind'; one of {', '.join(_stage_kinds())}"
+        return f"{where}: {_table(loc)} lacks the key 'kind'; one of {', '.join(kinds_of(StageSpec))}"
     if kind == "union_tag_invalid":
-        tag, place, known = str(problem["ctx"]["tag"]), _place(places, (*loc, "kind")), _stage_kinds()
+        tag, place, known = str(problem["ctx"]["tag"]), _place(places, (*loc, "kind")), kinds_of(StageSpec)
         return f"{place}: unknown kind {tag!r} in {_table(loc)}{_meant(tag, known)}; known: {', '.join(known)}"
     if kind == "literal_error":
         expected = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
@@ -206,10 +206,6 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for part in get_args(annotation):
         yield from _models(part)
-
-
-def _stage_kinds() -> list[str]:
-    return [kind for kind in KINDS if kind != BASE]
 
 
 def _place(places: Places, loc: Loc) -> str:

@@ -88,8 +88,7 @@ class Recipe(Spec):
         based = not self.stage or any(BASE in self.needs(name) for name in self.stage)
         waiting = [*([BASE] if based else []), *self.stage]
         while waiting:
-            name = next((n for n in waiting if all(need in ready for need in self.needs(n))), None)
-            if name is None:
+            if (name := next((n for n in waiting if all(need in ready for need in self.needs(n))), None)) is None:
                 raise _cycle(self, waiting)
             waiting.remove(name)
             ready.append(name)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from tercet.recipe.specs import ANSWER, TRAINED, ComputeSpec, Spec
 from tercet.recipe.train_specs import Reduction, Schedule, TrainSpec
+
+_PRESETS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("presets.toml").read_text(encoding="utf-8"))
 
 
 class ExtraSpec(Spec):
@@ -54,7 +58,6 @@ class RLSpec(TrainSpec):
     """What the RL stages share (paper §6)."""
 
     accepts = {"model": ("weights",), "prompts": ("rows",), "judge": ("weights",)}
-    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
     prompts: str = Field(description="A stage of rows that carry verifiers: mix, synth or personas.")
     judge: str = Field("", description="The model behind verifiers that ask one, e.g. `rubric@1`; usually an endpoint.")
     rounds: int = Field(ge=1, description="Rollout rounds; each makes `passes` x `minibatches` optimiser steps.")
@@ -95,7 +98,8 @@ class RLSpec(TrainSpec):
         if not isinstance(given, dict):
             return given
         name = given.get("preset", cls.model_fields["preset"].default)
-        return _frozen({**cls.PRESETS.get(name if isinstance(name, str) else "", {}), **given})
+        known = _PRESETS.get(cls.model_fields["kind"].default, {})
+        return _frozen({**known.get(name if isinstance(name, str) else "", {}), **given})
 
     @model_validator(mode="after")
     def _fits(self) -> RLSpec:
@@ -124,16 +128,6 @@ class RLSpec(TrainSpec):
 class GRPOSpec(RLSpec):
     """Reinforcement learning with verifiable rewards by GRPO and its variants: no value model (paper §6; Tülu 3.1)."""
 
-    PRESETS = {
-        "tulu3.1": {"minibatches": 2},
-        "dapo": {"clip_high": 0.28, "kl_beta": 0.0, "active_rounds": 10, "reward_scale": 1.0, "learning_rate": 1e-6}
-        | {"minibatches": 16},
-        "cispo": {"loss": "cispo", "kl_beta": 0.0, "clip_low": 1.0, "clip_high": 4.0},
-        "dr_grpo": {"advantage": "centered", "reduction": "constant", "kl_beta": 0.0},
-        "gspo": {"loss": "gspo", "clip_low": 3e-4, "clip_high": 4e-4, "kl_beta": 0.0, "reduction": "sequence_mean"}
-        | {"minibatches": 4},
-        "rloo": {"advantage": "leave_one_out", "reduction": "sequence_mean"},
-    }
     module = "tercet.train.rl.grpo"
     version = 3
     label = "RLVR"
@@ -175,10 +169,6 @@ class PPOSpec(RLSpec):
     version = 2
     accepts = {**RLSpec.accepts, "value": ("reward model", "weights")}
     label = "PPO"
-    PRESETS = {
-        "tulu3": {"score_at": "after_end", "old_logps": "trainer", "reduction": "sequence_mean", "weight_decay": 0.01},
-        "corrected": {"score_at": "end", "old_logps": "generator", "reduction": "token_mean", "weight_decay": 0.0},
-    }
     kind: Literal["ppo"] = "ppo"
     preset: Literal["tulu3", "corrected"] = Field(
         "tulu3", description="The published run, or the same without its quirks; fills in what the recipe does not say."

@@ -139,13 +139,15 @@ class ArtifactSpec(Spec):
     accepts: ClassVar[dict[str, tuple[str, ...]]] = {}  # field that names stages -> what they produce, or their kind
     parallel: ClassVar[bool] = False  # trains, in `placement.ranks` processes
     label: ClassVar[str] = ""  # what reports call its model
+    reads: ClassVar[tuple[str, ...]] = ()  # files of `tercet.data.tables` that its rows are made of
     author: ClassVar[str] = ""  # field that names the policy that wrote the pairs
     files: ClassVar[str] = ""  # spec -> public sources (`tercet.rows.Source`) that it reads without naming them
     check: ClassVar[str] = ""  # (spec, name, recipe) -> a RecipeError before anything runs
 
-    def identity(self, seed: int, recipe: Mapping[str, Any]) -> dict[str, Any]:
-        """The spec as its key sees it, local files still by their place; `recipe` is the whole without placement."""
-        return self.model_dump(mode="json")
+    def identity(self, seed: int, recipe: Spec) -> dict[str, Any]:
+        """The spec as its key sees it, with the seed of a stage; local files by their place. `recipe` is the whole."""
+        plain = self.model_dump(mode="json")
+        return plain | {"seed": seed} if "seed" in plain else plain
 
     def origins(self) -> Iterator[tuple[Loc, SourceSpec]]:
         """Every source that it reads, with its place."""
@@ -172,6 +174,10 @@ class ArtifactSpec(Spec):
                 yield FileRef((*loc, "path"), source.path, source.subset, source.split)
             if (shown := source.examples) and not shown.path.startswith("tercet:"):
                 yield FileRef((*loc, "examples", "path"), shown.path, shown.subset, shown.split)
+
+    def tables(self) -> list[str]:
+        """`reads`, and the table of a built-in source; their digest is part of the key."""
+        return [*self.reads, *("hardcoded.jsonl" for _, source in self.origins() if source.path.startswith("tercet:"))]
 
     def forecast(self, rows: Mapping[str, int]) -> dict[str, int]:
         """Rows, steps and completions that it comes to when the stages before it have `rows` (upper bounds)."""
@@ -235,10 +241,6 @@ class StageSpec(ArtifactSpec):
         """Enter a kind that recipes may name (those defined after `Recipe` call its `model_rebuild(force=True)`)."""
         if "kind" in cls.model_fields:
             KINDS[cls.model_fields["kind"].default] = cls
-
-    def identity(self, seed: int, recipe: Mapping[str, Any]) -> dict[str, Any]:
-        """With the seed filled in."""
-        return super().identity(seed, recipe) | {"seed": seed}
 
 
 class ComputeSpec(StageSpec):

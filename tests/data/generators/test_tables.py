@@ -18,10 +18,11 @@ from tercet.data.catalogue import of_stage
 from tercet.data.generators.phrases import Phrases
 from tercet.data.generators.talk import Topic
 from tercet.data.sources import Reading, load
-from tercet.data.synth import GENERATORS, TABLES
+from tercet.data.synth import GENERATORS
 from tercet.data.synthesis.personas import KINDS
 from tercet.pipeline import graph
 from tercet.recipe import Recipe, SourceSpec
+from tercet.recipe.data_specs import TABLES
 from tercet.store import Store
 
 # SHA-256 of the rows' values as JSON, by generator, split and number of rows (of talk and facts all), with seed 5.

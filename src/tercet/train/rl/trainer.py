@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import nn
 
+from tercet.journal import write_json
 from tercet.models.policy import Policy
 from tercet.recipe import RLSpec
 from tercet.rows import write_table
@@ -114,7 +115,7 @@ class RLTrainer:
         """Write every rollout and alert into the payload (first rank); `advantage` is its kind, if there is one."""
         if self.mesh.first:
             write_table(out / "tercet" / "rollouts.parquet", list(self._completions(advantage)))
-            (out / "tercet" / "alerts.json").write_text(json.dumps(self.monitor.alerts, indent=2) + "\n")
+            write_json(out / "tercet" / "alerts.json", self.monitor.alerts)
 
     def _completions(self, advantage: str) -> Iterator[dict[str, Any]]:
         """One record per completion, in the order they were written."""
