@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +28,7 @@ from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
-from tercet.rows import PLAIN, Completion, Message
+from tercet.rows import PLAIN, Completion, Message, Messages, Sampling
 
 # Chat templates that a recipe may name, one file each. Tülu 3's (paper App. B.3) has plain-text markers, no BOS, no
 # default system prompt, and no final newline; the one that ends its file is not part of it.
@@ -38,6 +39,8 @@ TEMPLATES = {
 PART = 256  # conversations that one thread tokenises at once
 
 Tag = TypeVar("Tag")
+Ids = Sequence[int]
+Done = Callable[[int, list[Completion]], None]
 
 
 class ChatError(ValueError):
@@ -329,3 +332,25 @@ def _shorten(text: str, limit: int = 2400) -> str:
     if len(text) <= limit:
         return text
     return f"{text[: limit // 2]}\n… {len(text) - limit} characters …\n{text[-(limit // 2) :]}"
+
+
+class ChatGenerator(ABC):
+    """A generator that writes from token ids, and so from conversations: what ours and vLLM have in common."""
+
+    chat: Chat
+
+    def complete(
+        self, prompts: Sequence[Messages], sampling: Sampling, done: Done | None = None
+    ) -> list[list[Completion]]:
+        """`sampling.n` completions of each conversation; see `tercet.rows.Generator`."""
+        return self.write(self.encode(prompts), sampling, done)
+
+    def encode(self, prompts: Sequence[Messages]) -> list[list[int]]:
+        """Token ids of conversations that wait for an answer, as the model will see them."""
+        return [self.chat.prompt_ids(messages) for messages in prompts]
+
+    @abstractmethod
+    def write(
+        self, prompts: Sequence[Ids], sampling: Sampling, done: Done | None = None, streams: Sequence[int] | None = None
+    ) -> list[list[Completion]]:
+        """The same from token ids. `streams` names each prompt's stream of random numbers; its position when absent."""

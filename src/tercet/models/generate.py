@@ -8,13 +8,13 @@ does not depend on what else is in the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from tercet.device import place
-from tercet.models.chat import Chat
+from tercet.models.chat import Chat, ChatGenerator, Done, Ids
 from tercet.models.decoding import Decoding, Ends
 from tercet.models.flops import ComputeAccount
 from tercet.models.forest import NAME, Leaf, Tree, pack_forest, register
@@ -26,8 +26,6 @@ from tercet.models.policy import Policy, check_supported
 from tercet.models.score import Question, score
 from tercet.rows import Completion, Likelihood, Messages, Sampling
 
-Ids = Sequence[int]
-Done = Callable[[int, list[Completion]], None]
 SCORE_TOKENS = 8192  # token budget of one likelihood batch
 SHARED = 64  # least number of tokens that all prompts must begin with alike to be kept once
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -37,7 +35,7 @@ class GenerateError(ValueError):
     """A prompt or setting the generator cannot serve."""
 
 
-class LocalGenerator:
+class LocalGenerator(ChatGenerator):
     """Writes and scores with a Policy. Implements `tercet.rows.Generator`."""
 
     def __init__(self, policy: Policy, chat: Chat, *, rows: int = 64, tokens: int = 131072) -> None:
@@ -56,23 +54,12 @@ class LocalGenerator:
         check_supported(policy)
         return cls(policy, Chat(load_tokenizer(folder)), rows=rows, tokens=tokens)
 
-    def complete(
-        self, prompts: Sequence[Messages], sampling: Sampling, done: Done | None = None
-    ) -> list[list[Completion]]:
-        """`sampling.n` completions of each conversation; see `tercet.rows.Generator`."""
-        return self.write(self.encode(prompts), sampling, done)
-
-    def encode(self, prompts: Sequence[Messages]) -> list[list[int]]:
-        """Token ids of conversations that wait for an answer, as the model will see them."""
-        return [self.chat.prompt_ids(messages) for messages in prompts]
-
     def write(
         self, prompts: Sequence[Ids], sampling: Sampling, done: Done | None = None, streams: Sequence[int] | None = None
     ) -> list[list[Completion]]:
-        """The same from token ids; token ids come back as sampled, never re-tokenised.
+        """See `ChatGenerator.write`; token ids come back as sampled, never re-tokenised.
 
-        `streams` names each prompt's stream of random numbers; its position in `prompts` when absent. When memory runs
-        out, what is unfinished is tried again with half the rows.
+        When memory runs out, what is unfinished is tried again with half the rows.
         """
         names = list(range(len(prompts))) if streams is None else list(streams)
         results = [self._refused(ids, sampling) for ids in prompts]

@@ -21,13 +21,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from tercet.models.chat import Chat
+from tercet.models.chat import Chat, ChatGenerator, Done, Ids
 from tercet.models.hf_folder import load_tokenizer
 from tercet.models.vllm.weights import DTYPES, EngineError, Weights, checksum, replace, unpacked, weights_of
 from tercet.rows import Completion, Likelihood, Messages, Sampling
 
-Ids = Sequence[int]
-Done = Callable[[int, list[Completion]], None]
 ENVIRONMENT = {  # what vLLM reads when it starts; a value that is already set stays
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine runs in this process, which dies with it
     "VLLM_NO_USAGE_STATS": "1",  # nothing is sent anywhere
@@ -44,7 +42,7 @@ class Gap(NamedTuple):
     num_tokens: int
 
 
-class VllmGenerator:
+class VllmGenerator(ChatGenerator):
     """Writes and scores with vLLM, whose weights can be replaced. Implements `tercet.rows.Generator`.
 
     Its methods may be called from any thread; they wait for each other, except for updates in flight. `version` counts
@@ -88,16 +86,6 @@ class VllmGenerator:
         with unpacked() if on_cpu else nullcontext():
             engine = vllm.LLM(model=str(folder), dtype=dtype, **settings).llm_engine
         return cls(engine, Chat(load_tokenizer(folder)), dtype)
-
-    def complete(
-        self, prompts: Sequence[Messages], sampling: Sampling, done: Done | None = None
-    ) -> list[list[Completion]]:
-        """`sampling.n` completions of each conversation; see `tercet.rows.Generator`."""
-        return self.write(self.encode(prompts), sampling, done)
-
-    def encode(self, prompts: Sequence[Messages]) -> list[list[int]]:
-        """Token ids of conversations that wait for an answer, as the model will see them."""
-        return [self.chat.prompt_ids(messages) for messages in prompts]
 
     def write(
         self, prompts: Sequence[Ids], sampling: Sampling, done: Done | None = None, streams: Sequence[int] | None = None
