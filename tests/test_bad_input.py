@@ -184,7 +184,6 @@ def names(place: Path) -> set[str]:
     return {artifact.name for artifact in Store(place / "runs")}
 
 
-@pytest.mark.slow
 def test_an_over_long_row_is_named_when_the_recipe_says_error(fails, trainer):
     before = left(trainer)
     sets = ("stage.sft.overlong=error", "stage.sft.max_length=30")
@@ -200,7 +199,6 @@ def test_an_over_long_row_is_named_when_the_recipe_says_error(fails, trainer):
     assert left(trainer) == before
 
 
-@pytest.mark.slow
 def test_a_loss_that_is_not_a_number_stops_at_its_step_and_commits_nothing(fails, trainer):
     sets = ("stage.sft.learning_rate=1e30", "stage.sft.warmup_ratio=0.0")
     said = fails(1, "stage 'sft'", "at step 2", "ower learning_rate", only="sft", sets=sets)
@@ -226,7 +224,6 @@ if os.environ.get("DISK") == "full" and "tercet.stage" in sys.orig_argv:
 '''
 
 
-@pytest.mark.slow
 def test_a_full_disk_is_reported_and_the_same_command_continues_when_there_is_space(fails, trainer, monkeypatch):
     (trainer / "site").mkdir()
     (trainer / "site" / "sitecustomize.py").write_text(FULL, encoding="utf-8")
@@ -240,7 +237,6 @@ def test_a_full_disk_is_reported_and_the_same_command_continues_when_there_is_sp
     assert not [name for name in left(trainer) if name.startswith(".draft")]
 
 
-@pytest.mark.slow
 def test_a_model_folder_without_tokenizer_is_named(fails, place, tiny_folder):
     (place / "recipe.toml").write_text(HEAD + SFT, encoding="utf-8")
     (place / "mute").mkdir()

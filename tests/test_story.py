@@ -164,7 +164,6 @@ def test_the_page_needs_no_network_and_names_every_benchmark(story):
         assert text not in page
 
 
-@pytest.mark.slow
 def test_the_same_recipe_from_scratch_gives_the_same_bytes(story, tmp_path):
     """Everything but the page, which tells of times, PPO, and three benchmarks more of the kind compared here."""
     store, _ = story

@@ -9,12 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 BENCH = Path(__file__).parents[1] / "bench" / "synthesis.py"
 
 
-@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_rows_and_pairs_and_pays_for_nothing_twice(tmp_path):
     people = [
         f"A {who} who collects {what}." for who in ("cook", "pilot", "nurse", "judge") for what in ("tea", "maps")

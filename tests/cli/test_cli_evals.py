@@ -245,7 +245,6 @@ def test_a_server_that_does_not_count_tokens_can_be_evaluated(place: Path, serve
     assert (found["usage"]["requests"], found["usage"]["prompt_tokens"]) == (3, 0)
 
 
-@pytest.mark.slow
 def test_a_flaky_server_spoils_nothing_and_a_second_run_asks_what_is_missing(place: Path, server: Any) -> None:
     refused: set[str] = set()
 

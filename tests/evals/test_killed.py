@@ -211,7 +211,6 @@ def bytes_of(payload: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in payload.iterdir()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_killed_at_twenty_random_moments_an_evaluation_ends_in_the_same_bytes(workshop, dtype):
     chance = random.Random(f"kills {dtype}")
@@ -238,7 +237,6 @@ def test_killed_at_twenty_random_moments_an_evaluation_ends_in_the_same_bytes(wo
     assert bytes_of(finish(workshop, dtype)) == bytes_of(workshop.store.open(f"{dtype}-undisturbed").payload)
 
 
-@pytest.mark.slow
 def test_killed_while_it_is_judged_an_evaluation_ends_in_the_same_bytes(workshop):
     chance = random.Random("judged")
     draft = workshop.draft("judged")

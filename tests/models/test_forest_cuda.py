@@ -82,7 +82,6 @@ def test_flex_attention_over_these_blocks_is_the_attention_by_segments(heads, se
     torch.testing.assert_close(flex, forest.attend(0, *inputs, 0.25), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # its compiler's own
 @pytest.mark.skipif(bool(missing_compiler(CPU)), reason=f"torch.compile needs {missing_compiler(CPU)}")
 def test_compiled_for_rows_of_any_length_flex_attention_reads_these_blocks_too():

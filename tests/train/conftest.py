@@ -146,10 +146,10 @@ class Workspace:
         return Workspace(Store(folder), self.recipe_file)
 
     def recipe(self, **changes: Any) -> Recipe:
-        """The recipe; `sft={"batch": 4}` changes a stage, `placement={...}` the placement."""
+        """The recipe; `sft={"batch": 4}` changes a stage or adds one, `placement={...}` changes the placement."""
         document = tomllib.loads(RECIPE)
         for name, values in changes.items():
-            table = document["placement"] if name == "placement" else document["stage"][name]
+            table = document["placement"] if name == "placement" else document["stage"].setdefault(name, {})
             table.update(values)
         return Recipe.model_validate(document)
 
@@ -167,7 +167,7 @@ class Workspace:
             work=draft / "work",
             track=Tracker(draft),
             mirror={},
-            open_model=lambda folder, dtype: None,
+            open_model=lambda folder, dtype, engine="local": None,
         )
         module = __import__(recipe.spec(name).module, fromlist=["run"])
         return module.run(recipe.spec(name), inputs, out, context)
@@ -220,7 +220,7 @@ def context(workspace: Workspace, tmp_path: Path):
             work=tmp_path / name / "work",
             track=Tracker(tmp_path / name),
             mirror={},
-            open_model=lambda folder, dtype: None,
+            open_model=lambda folder, dtype, engine="local": None,
         )
 
     return context

@@ -14,10 +14,9 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig
 
 from tercet.models.chat import TEMPLATES
-from tercet.recipe import GRPOSpec, PPOSpec, Recipe, RecipeError, SFTSpec, load
+from tercet.recipe import GRPOSpec, PPOSpec, RecipeError, SFTSpec, load
 from tercet.rows import read_rows, write_table
-from tercet.store import Context, Identity
-from tercet.track import Tracker
+from tercet.store import Identity
 from tercet.train.checks import CheckError, check_authors, check_context, check_critic, check_schedule
 from tercet.train.loop import TrainingError
 
@@ -31,24 +30,8 @@ def run_stage(workspace, tmp_path):
     """Run a stage of the workspace's recipe in this process, with stages changed or added."""
 
     def run_stage(name: str, **stages: dict[str, Any]) -> Path:
-        plain = workspace.recipe().model_dump(mode="json")
-        for stage, values in stages.items():
-            plain["stage"][stage] = plain["stage"].get(stage, {}) | values
-        recipe = Recipe.model_validate(plain)
-        draft, out = tmp_path / "draft", tmp_path / "out"
-        for folder in (out, draft / "work"):
-            folder.mkdir(parents=True)
-        context = Context(
-            name=name,
-            seed=recipe.seed_of(name),
-            recipe=recipe,
-            work=draft / "work",
-            track=Tracker(draft),
-            mirror={},
-            open_model=lambda folder, dtype, engine="local": None,
-        )
-        inputs = {need: workspace.store.open(need) for need in recipe.needs(name)}
-        __import__(recipe.spec(name).module, fromlist=["run"]).run(recipe.spec(name), inputs, out, context)
+        out = tmp_path / "out"
+        workspace.run_stage(name, out, **stages)
         return out
 
     return run_stage

@@ -144,7 +144,6 @@ def test_on_a_gpu_master_weights_and_moments_stay_in_pinned_memory_of_the_host(t
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's own, while tracing
-@pytest.mark.slow
 def test_compiled_layers_give_the_same_losses_and_gradients_whatever_the_length(tiny_folder):
     from torch._dynamo.utils import counters
 

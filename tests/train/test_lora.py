@@ -203,7 +203,6 @@ def test_rlvr_writes_and_learns_with_adapters(workspace, tmp_path):
     assert base.keys() == found.keys()
 
 
-@pytest.mark.slow
 def test_killed_and_run_again_it_ends_in_the_bytes_of_a_run_nobody_disturbed(workspace, launch, tmp_path):
     sets = ("stage.sft.lora={r=4,alpha=8.0}", "stage.sft.learning_rate=1e-2")
     running = launch(workspace, "sft", *sets)

@@ -302,7 +302,6 @@ def test_a_run_that_continues_ends_in_the_same_bytes(run_stage, pairs_of_store, 
     assert again == metrics
 
 
-@pytest.mark.slow
 def test_two_ranks_have_one_ranks_margins_losses_and_weights(workspace, launch, run_stage, pairs_of_store):
     pairs_of_store(lambda i, pair: replace(pair, chosen_rating=2.0 + i, rejected_rating=1.0))
     settings = {"dtype": "float32", "num_epochs": 2, "eps": 1e-4, "margin": 0.1, "tests": ["preference-data"]}

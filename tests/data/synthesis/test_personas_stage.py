@@ -112,7 +112,6 @@ def test_what_was_asked_and_paid_is_in_the_summary(made):
     assert sum(line["cost"] for line in table) == pytest.approx(requests["cost"])
 
 
-@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_in_the_same_rows_and_pays_nothing_twice(made, server):
     chance, (workspace, whole, undisturbed) = random.Random("author"), made
     server.asked, server.pause, again = [], 0.02, workspace.copy(without="sums")
@@ -153,7 +152,6 @@ def test_a_budget_without_a_price_and_odd_seeds_are_refused(tmp_path):
         run({"rows": 0})
 
 
-@pytest.mark.slow
 def test_a_local_model_is_killed_and_ends_in_the_same_rows(new_workspace):
     workspace = new_workspace()
     workspace.write(LOCAL, asks=asks(6))

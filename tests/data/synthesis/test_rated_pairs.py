@@ -93,7 +93,6 @@ def test_pairs_keep_who_answered_and_what_was_rated(made):
     assert {answer["model"].partition("-")[0] for one in facts for answer in one["answers"]} == {"base", "right"}
 
 
-@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_in_the_same_pairs_and_pays_nothing_twice(made, server):
     chance, (workspace, whole, undisturbed) = random.Random("judge"), made
     server.asked, server.pause, again = [], 0.02, workspace.copy(without="preference-data")

@@ -345,7 +345,6 @@ def finish(child) -> None:
     assert child.exitcode == 0
 
 
-@pytest.mark.slow
 def test_killed_five_times_fifty_personas_end_in_the_same_rows_and_nothing_is_paid_twice(shared_data, tmp_path):
     SERVER.set_forkserver_preload(
         ["tercet.models.openai.endpoint", "tercet.data.synthesis.personas", "tercet.data.synthesis.ratings"]
