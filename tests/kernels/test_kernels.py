@@ -85,12 +85,12 @@ def test_rotary_positions_and_their_gradient_equal_the_formula(dtype):
 
 
 SEGMENTS = [
-    (0, 40, 0, 0),
-    (40, 57, 0, 40),
-    (57, 58, 0, 40),
-    (58, 125, 58, 58),
-    (125, 130, 58, 125),
-    (130, 138, 130, 130),
+    forest_cpu.Segment(0, 40),
+    forest_cpu.Segment(40, 57, ((0, 40),)),
+    forest_cpu.Segment(57, 58, ((0, 40),)),
+    forest_cpu.Segment(58, 125),
+    forest_cpu.Segment(125, 130, ((58, 125),)),
+    forest_cpu.Segment(130, 138, ((58, 125), (125, 130))),
 ]
 
 
@@ -102,8 +102,9 @@ def test_attention_over_segments_equals_a_masked_softmax(dtype, monkeypatch, sco
     value = value[:, :K]
     slope = drawn(T, N, D, dtype=dtype, seed=9)
     mask = torch.zeros(T, T, dtype=torch.bool)
-    for start, end, trunk_start, trunk_end in SEGMENTS:
-        mask[start:end, trunk_start:trunk_end] = True
+    for start, end, ancestors in SEGMENTS:
+        for above in ancestors:
+            mask[start:end, slice(*above)] = True
         mask[start:end, start:end] = torch.ones(end - start, end - start, dtype=torch.bool).tril()
     parts = forest_cpu.groups(SEGMENTS, N, torch.device("cpu"))
     assert (len(parts) == len(SEGMENTS)) == (scores == 1)

@@ -98,7 +98,7 @@ def test_a_wrong_mask_would_show(exact, sharp_folder):
     tree = some_trees()[0]
     forest, other = pack_forest([tree]), pack_forest([tree])
     other.segments = [
-        s._replace(trunk_end=s.trunk_end - 1) if s.trunk_end > s.trunk_start else s for s in other.segments
+        s._replace(ancestors=tuple((start, end - 1) for start, end in s.ancestors)) for s in other.segments
     ]
     assert (exact(forest)[0] - exact(other)[0]).abs().max() > 1e-3
 
@@ -176,7 +176,7 @@ def test_positions_continue_from_the_trunk():
     assert forest.targets_P.tolist() == [4, 5, 6, 8], "the first token of a leaf without a trunk has no predictor"
     assert forest.leaf_P.tolist() == [0, 0, 1, 2]
     assert forest.last_L.tolist() == [4, 5, 7]
-    assert forest.segments == [(0, 3, 0, 0), (3, 5, 0, 3), (5, 6, 0, 3), (6, 8, 6, 6)]
+    assert forest.segments == [(0, 3, ()), (3, 5, ((0, 3),)), (5, 6, ((0, 3),)), (6, 8, ())]
     assert forest.counts_L.tolist() == [2, 1, 1]
     assert forest.num_trained == 3
 

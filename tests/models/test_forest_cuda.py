@@ -40,7 +40,8 @@ def written_out(forest: Forest) -> torch.Tensor:
     mask = torch.zeros(size, size, dtype=torch.bool)
     for segment in forest.segments:
         for token in range(segment.start, segment.end):
-            mask[token, segment.trunk_start : segment.trunk_end] = True
+            for above in segment.ancestors:
+                mask[token, slice(*above)] = True
             mask[token, segment.start : token + 1] = True
     return mask
 

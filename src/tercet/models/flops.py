@@ -63,12 +63,12 @@ def forward_flops(size: ModelSize, tokens: float, attended: float, predicted: fl
 
 
 def attended_pairs(forest: Forest) -> int:
-    """Pairs of query and key that see each other: a segment's own past, itself included, and its whole trunk."""
+    """Pairs of query and key that see each other: a segment's own past, itself included, and all its ancestors."""
     pairs = 0
     for segment in forest.segments:
         if segment.start < forest.num_tokens:  # what fills the row up is not counted
             own = segment.end - segment.start
-            pairs += own * (own + 1) // 2 + own * (segment.trunk_end - segment.trunk_start)
+            pairs += own * (own + 1) // 2 + own * segment.above
     return pairs
 
 

@@ -107,20 +107,20 @@ def pack_forest(trees: Sequence[Tree], multiple: int = 1) -> Forest:
     ids, positions, predict, targets, owners, last = (list[int]() for _ in range(6))
     segments: list[Segment] = []
     for tree in trees:
-        trunk_start, trunk_end = len(ids), len(ids) + len(tree.trunk)
+        trunk = (len(ids), len(ids) + len(tree.trunk))
         ids.extend(tree.trunk)
         positions.extend(range(len(tree.trunk)))
         if tree.trunk:
-            segments.append(Segment(trunk_start, trunk_end, trunk_start, trunk_start))
+            segments.append(Segment(*trunk))
         for leaf in tree.leaves:
             start = len(ids)
             ids.extend(leaf.token_ids)
             positions.extend(range(len(tree.trunk), len(tree.trunk) + len(leaf.token_ids)))
-            segments.append(Segment(start, len(ids), trunk_start, trunk_end))
+            segments.append(Segment(start, len(ids), (trunk,) if tree.trunk else ()))
             for offset, trained in enumerate(leaf.mask):
                 if trained and (offset or tree.trunk):
                     # a leaf's first token is predicted by the trunk's last one, which does not stand before it
-                    predict.append(start + offset - 1 if offset else trunk_end - 1)
+                    predict.append(start + offset - 1 if offset else trunk[1] - 1)
                     targets.append(leaf.token_ids[offset])
                     owners.append(len(last))
             last.append(len(ids) - 1)
@@ -128,7 +128,7 @@ def pack_forest(trees: Sequence[Tree], multiple: int = 1) -> Forest:
     if missing := -num_tokens % multiple:
         ids.extend([0] * missing)
         positions.extend(range(missing))
-        segments.append(Segment(num_tokens, len(ids), num_tokens, num_tokens))
+        segments.append(Segment(num_tokens, len(ids)))
     long = torch.long
     leaf_P = torch.tensor(owners, dtype=long)
     return Forest(

@@ -22,28 +22,33 @@ SCORES = 1 << 24  # scores of one batch of products: 64 MB in float
 
 
 class Segment(NamedTuple):
-    """Tokens `[start, end)` that attend to `[trunk_start, trunk_end)` and causally to themselves."""
+    """Tokens `[start, end)` that attend to all tokens of their ancestors, spans from the root on, and causally to
+    themselves."""
 
     start: int
     end: int
-    trunk_start: int
-    trunk_end: int
+    ancestors: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def above(self) -> int:
+        """How many tokens its ancestors have: the position of its first token."""
+        return sum(end - start for start, end in self.ancestors)
 
 
 class SegmentBatch(NamedTuple):
     """Segments of one padded size, as token numbers; -1 is padding."""
 
     rows_SL: Tensor  # int32, of each segment's own tokens
-    reach_SR: Tensor  # int32, of its trunk's tokens and its own
-    shared_S: Tensor  # int32, how many of them are the trunk's
+    reach_SR: Tensor  # int32, of its ancestors' tokens and its own
+    shared_S: Tensor  # int32, how many of them are the ancestors'
 
 
 def groups(segments: Sequence[Segment], heads: int, device: torch.device) -> list[SegmentBatch]:
     """Segments by padded size, cut so that no batch of products has more than `SCORES` scores."""
     found: dict[tuple[int, int], list[Segment]] = {}
     for segment in segments:
-        start, end, trunk_start, trunk_end = segment
-        size = padded(end - start), padded(end - start + trunk_end - trunk_start)
+        own = segment.end - segment.start
+        size = padded(own), padded(own + segment.above)
         found.setdefault(size, []).append(segment)
     parts = []
     for (rows, reach), same in found.items():
@@ -55,12 +60,11 @@ def groups(segments: Sequence[Segment], heads: int, device: torch.device) -> lis
 def _group(segments: Sequence[Segment], rows: int, reach: int) -> SegmentBatch:
     own = torch.full((len(segments), rows), -1, dtype=torch.int32)
     seen = torch.full((len(segments), reach), -1, dtype=torch.int32)
-    shared = torch.tensor([trunk_end - trunk_start for _, _, trunk_start, trunk_end in segments], dtype=torch.int32)
-    for i, (start, end, trunk_start, trunk_end) in enumerate(segments):
-        tokens = torch.arange(start, end, dtype=torch.int32)
-        trunk = torch.arange(trunk_start, trunk_end, dtype=torch.int32)
-        own[i, : len(tokens)] = tokens
-        seen[i, : len(trunk) + len(tokens)] = torch.cat((trunk, tokens))
+    shared = torch.tensor([segment.above for segment in segments], dtype=torch.int32)
+    for i, (start, end, ancestors) in enumerate(segments):
+        spans = [torch.arange(*span, dtype=torch.int32) for span in (*ancestors, (start, end))]
+        own[i, : end - start] = spans[-1]
+        seen[i, : sum(map(len, spans))] = torch.cat(spans)
     return SegmentBatch(own, seen, shared)
 
 
@@ -99,7 +103,7 @@ class _Attention(torch.autograd.Function):
         heads, tokens, size = query.shape
         delta_TN = _row_dots(grad, output, lse_TN.dtype)
         grad_query = query.new_empty(tokens, heads, size)
-        # in float: a trunk's keys get one term from each of its leaves
+        # in float: keys get one term from each segment that sees them
         grad_key, grad_value = (one.new_zeros(tokens, len(one), size, dtype=lse_TN.dtype) for one in (key, value))
         for part in ctx.parts:
             asked, upstream = _stacked(query, part, len(key)), _stacked(grad, part, len(key))
@@ -107,7 +111,7 @@ class _Attention(torch.autograd.Function):
             # scores are computed again instead of kept; dO V' is the other product that dS needs
             weights, slopes = asked @ keys.transpose(1, 2), upstream @ values.transpose(1, 2)
             _slopes(weights, slopes, part, (lse_TN, delta_TN), ctx.scaling)
-            # a query token lies in one segment, so its gradient is written once; a trunk's keys serve many segments
+            # a query token lies in one segment, so its gradient is written once; keys serve many segments
             _scatter(slopes @ keys, part.rows_SL, grad_query)
             _collect(slopes.transpose(1, 2) @ asked, part, grad_key)
             _collect(weights.transpose(1, 2) @ upstream, part, grad_value)

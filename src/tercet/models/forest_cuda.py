@@ -50,17 +50,17 @@ class Layout:
 
     @cached_property
     def sequences(self) -> Sequences | None:
-        """The forest as sequences side by side, or None where a trunk has two leaves and its keys serve twice.
+        """The forest as sequences side by side, or None where a segment has two children and its keys serve twice.
 
-        A trunk and its only leaf stand one behind the other, and are one causal sequence.
+        A segment and its only child stand one behind the other, and are one causal sequence.
         """
         bounds = [0]
-        for start, _, trunk_start, trunk_end in self.segments:
-            if trunk_end > trunk_start:
-                if (trunk_start, trunk_end) != (bounds[-1], start):
+        for segment in self.segments:
+            if segment.ancestors:
+                if segment.ancestors[0][0] != bounds[-1] or segment.above != segment.start - bounds[-1]:
                     return None
-            elif start > bounds[-1]:
-                bounds.append(start)
+            elif segment.start > bounds[-1]:
+                bounds.append(segment.start)
         bounds.append(self.size)
         longest = max(end - start for start, end in pairwise(bounds))
         return Sequences(torch.tensor(bounds, dtype=torch.int32).to(self.device, non_blocking=True), longest)
@@ -73,38 +73,53 @@ class Layout:
         """
         from torch.nn.attention.flex_attention import BlockMask
 
-        segments = torch.tensor(self.segments, dtype=torch.int32).reshape(-1, 4)
-        table_S4 = segments.to(self.device, non_blocking=True)
-        seen_BB = visible_pairs(table_S4, self.size)
+        own_S3 = self._sent([(start, end, last) for (start, end, _), last in zip(self.segments, self._last(), strict=True)])
+        above_A3 = self._sent([(i, *span) for i, segment in enumerate(self.segments) for span in segment.ancestors])
+        seen_BB = visible_pairs(own_S3, above_A3, self.size)
         full_BB = seen_BB == BLOCK * BLOCK
         rows, whole = (_in_order(chosen) for chosen in ((seen_BB > 0) & ~full_BB, full_BB))
         lengths = (self.size, self.size)
-        return BlockMask.from_kv_blocks(*rows, *whole, BLOCK, _allowed(table_S4, self.size), lengths)
+        return BlockMask.from_kv_blocks(*rows, *whole, BLOCK, _allowed(own_S3, self.size), lengths)
+
+    def _sent(self, rows: list[tuple[int, int, int]]) -> Tensor:
+        return torch.tensor(rows, dtype=torch.int32).reshape(-1, 3).to(self.device, non_blocking=True)
+
+    def _last(self) -> list[int]:
+        """Where what is below each segment ends; trees are laid out depth first."""
+        ends = {segment.start: segment.end for segment in self.segments}
+        for segment in self.segments:
+            for start, _ in segment.ancestors:
+                ends[start] = max(ends[start], segment.end)
+        return list(ends.values())
 
 
-def visible_pairs(table_S4: Tensor, size: int) -> Tensor:
-    """How many pairs of query and key see each other in each pair of blocks, (B, B)."""
-    start_S, end_S, trunk_start_S, trunk_end_S = table_S4.unbind(1)
-    edges_B = torch.arange(0, size, BLOCK, device=table_S4.device, dtype=table_S4.dtype)
+def visible_pairs(own_S3: Tensor, above_A3: Tensor, size: int) -> Tensor:
+    """How many pairs of query and key see each other in each pair of blocks, (B, B).
 
-    def overlap(from_S: Tensor, to_S: Tensor) -> Tensor:
-        inside = torch.minimum(to_S[:, None], edges_B + BLOCK) - torch.maximum(from_S[:, None], edges_B)
+    `own_S3` has each segment's start and end, `above_A3` each ancestor's segment, start and end.
+    """
+    edges_B = torch.arange(0, size, BLOCK, device=own_S3.device, dtype=own_S3.dtype)
+
+    def overlap(start_S: Tensor, end_S: Tensor) -> Tensor:
+        inside = torch.minimum(end_S[:, None], edges_B + BLOCK) - torch.maximum(start_S[:, None], edges_B)
         return inside.clamp(min=0).float()  # at most 128, and sums at most 128 x 128: exact, in TF32 too
 
-    own_SB, trunk_SB = overlap(start_S, end_S), overlap(trunk_start_S, trunk_end_S)
+    own_SB = overlap(own_S3[:, 0], own_S3[:, 1])
+    above_SB = torch.zeros_like(own_SB).index_add_(0, above_A3[:, 0], overlap(above_A3[:, 1], above_A3[:, 2]))
     earlier_BB = (own_SB.T @ own_SB).tril(-1)  # of blocks before the query's own, all that belongs to the segment
-    return earlier_BB + own_SB.T @ trunk_SB + torch.diag((own_SB * (own_SB + 1) / 2).sum(0))
+    return earlier_BB + own_SB.T @ above_SB + torch.diag((own_SB * (own_SB + 1) / 2).sum(0))
 
 
-def _allowed(table_S4: Tensor, size: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """Whether a query sees a key, for the blocks seen in part; three numbers per query, none per key."""
-    lengths_S = (table_S4[:, 1] - table_S4[:, 0]).long()
-    columns = (table_S4[:, i].repeat_interleave(lengths_S, output_size=size) for i in (0, 2, 3))
-    start_T, trunk_start_T, trunk_end_T = columns  # each a tensor of its own: kernels read aligned ones
+def _allowed(own_S3: Tensor, size: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """Whether a query sees a key, for the blocks seen in part: it stands at the key or behind, and below its segment.
+
+    Trees lie depth first, so what is below a segment is all that stands between it and one number.
+    """
+    lengths_S = (own_S3[:, 1] - own_S3[:, 0]).long()
+    last_T = own_S3[:, 2].repeat_interleave(lengths_S, output_size=size)
 
     def allowed(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        own = (key >= start_T[query]) & (key <= query)
-        return own | ((key >= trunk_start_T[query]) & (key < trunk_end_T[query]))
+        return (key <= query) & (query < last_T[key])
 
     return allowed
 
