@@ -73,7 +73,9 @@ class Layout:
         """
         from torch.nn.attention.flex_attention import BlockMask
 
-        own_S3 = self._sent([(start, end, last) for (start, end, _), last in zip(self.segments, self._last(), strict=True)])
+        own_S3 = self._sent(
+            [(start, end, last) for (start, end, _), last in zip(self.segments, self._last(), strict=True)]
+        )
         above_A3 = self._sent([(i, *span) for i, segment in enumerate(self.segments) for span in segment.ancestors])
         seen_BB = visible_pairs(own_S3, above_A3, self.size)
         full_BB = seen_BB == BLOCK * BLOCK
