@@ -75,7 +75,7 @@ BUDGETS = {
     "device": 897,
     "evals": 3_537,
     "kernels": 108,
-    "models": 5_564,
+    "models": 5_586,
     "recipe": 1_444,
     "report": 1_884,
     "sandbox": 1_427,

@@ -15,6 +15,7 @@ from tercet.algos import tokens
 from tercet.kernels import native as built
 from tercet.kernels.native import available, call, native
 from tercet.models import forest_cpu, fused, kv_cache, sampling
+from tercet.models.attention import Attention
 from tercet.rows import Sampling
 
 pytestmark = pytest.mark.skipif(native().library is None, reason=f"no kernels: {native().why}")
@@ -110,7 +111,8 @@ def test_attention_over_segments_equals_a_masked_softmax(dtype, monkeypatch, sco
     assert (len(parts) == len(SEGMENTS)) == (scores == 1)
 
     def ours(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return forest_cpu.attend(*(x.transpose(0, 1) for x in (query, key, value)), parts, 0.3).transpose(0, 1)
+        heads = (x.transpose(0, 1) for x in (query, key, value))
+        return forest_cpu.attend(*heads, parts, Attention(0.3)).transpose(0, 1)
 
     def formula(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         key, value = (x.repeat_interleave(N // K, 1) for x in (key, value))
@@ -267,13 +269,13 @@ def test_one_query_per_row_sees_its_own_past_only(dtype, group):
     B, K, D, length = 5, 2, 16, 40
     keys, values = drawn(B, K, length, D, dtype=dtype), drawn(B, K, length, D, dtype=dtype, seed=1)
     query, seen = drawn(B, K, group, D, dtype=dtype, seed=2), torch.tensor([1, 40, 7, 13, 2])
-    out, lse = kv_cache._attend_past(query, keys, values, seen, 0.3)
+    out, lse = kv_cache._attend_past(query, keys, values, seen, Attention(0.3))
     scores = torch.einsum("bkgd,bkld->bkgl", query.double(), keys.double()) * 0.3
     scores = scores.masked_fill(torch.arange(length) >= seen[:, None, None, None], -torch.inf)
     assert_near([out], [torch.einsum("bkgl,bkld->bkgd", scores.softmax(-1), values.double())], dtype)
     torch.testing.assert_close(lse, scores.logsumexp(-1).float(), rtol=1e-5, atol=1e-5)
     keys[0, :, 1:] = torch.nan  # beyond what the first row sees
-    assert torch.equal(kv_cache._attend_past(query, keys, values, seen, 0.3)[0], out)
+    assert torch.equal(kv_cache._attend_past(query, keys, values, seen, Attention(0.3))[0], out)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

@@ -9,6 +9,7 @@ import torch
 from transformers import BloomConfig, GraniteConfig, MistralConfig
 from transformers.models.llama import modeling_llama
 
+from tercet.models.attention import Attention
 from tercet.models.chat import Chat
 from tercet.models.forest import NAME, Forest, ForestError, Leaf, Tree, pack_forest, register
 from tercet.models.hf_folder import load_model, load_tokenizer, save_config
@@ -197,7 +198,7 @@ def test_on_a_gpu_flex_attention_and_its_gradients_are_those_by_segments(heads):
     found = []
     for device in ("cpu", "cuda"):
         inputs = [tensor.requires_grad_() for tensor in queries_keys_values(heads, len(forest.input_ids), device)]
-        output = forest.to(torch.device(device)).attend(0, *inputs, 0.25)
+        output = forest.to(torch.device(device)).attend(0, *inputs, Attention(0.25))
         slope = torch.linspace(-1, 1, output.numel()).reshape(output.shape).to(device)
         found.append(
             [tensor.detach().cpu() for tensor in (output, *torch.autograd.grad((output * slope).sum(), inputs))]
@@ -212,7 +213,7 @@ def test_the_attention_by_segments_has_the_gradients_it_claims():
         [Tree([1, 2, 3], [Leaf([4, 5], [True] * 2), Leaf([6], [True])]), Tree([], [Leaf([7, 8], [True] * 2)])]
     )
     inputs = [torch.randn(1, n, 8, 3, generator=source, dtype=torch.float64, requires_grad=True) for n in (2, 1, 1)]
-    assert torch.autograd.gradcheck(lambda *qkv: forest.attend(0, *qkv, 0.5), inputs)
+    assert torch.autograd.gradcheck(lambda *qkv: forest.attend(0, *qkv, Attention(0.5)), inputs)
 
 
 def test_a_scorer_reads_the_last_token_of_each_leaf(sharp_folder):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask, create_mask
 
+from tercet.models.attention import Attention
 from tercet.models.forest import Forest, Leaf, Tree, pack_forest
 from tercet.models.forest_cuda import BLOCK, Layout, flash_attention, torch_varlen
 from tercet.models.layer_wrappers import missing_compiler
@@ -79,8 +80,8 @@ def test_flex_attention_over_these_blocks_is_the_attention_by_segments(heads, se
     forest = some_forest(seed, multiple, longest=90)
     source = torch.Generator().manual_seed(seed)
     inputs = [torch.randn(1, n, len(forest.input_ids), 16, generator=source) for n in (*heads, heads[1])]
-    flex = layout(forest).attend(*inputs, 0.25)
-    torch.testing.assert_close(flex, forest.attend(0, *inputs, 0.25), rtol=1e-4, atol=1e-5)
+    flex = layout(forest).attend(*inputs, Attention(0.25))
+    torch.testing.assert_close(flex, forest.attend(0, *inputs, Attention(0.25)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # its compiler's own
@@ -95,7 +96,7 @@ def test_compiled_for_rows_of_any_length_flex_attention_reads_these_blocks_too()
         source = torch.Generator().manual_seed(seed)
         inputs = [torch.randn(1, n, len(forest.input_ids), 16, generator=source) for n in (4, 2, 2)]
         found = call(*inputs, block_mask=layout(forest).block_mask, scale=0.25, enable_gqa=True).transpose(1, 2)
-        torch.testing.assert_close(found, forest.attend(0, *inputs, 0.25), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found, forest.attend(0, *inputs, Attention(0.25)), rtol=1e-4, atol=1e-5)
 
 
 def test_a_layout_is_worked_out_once_for_all_layers():
@@ -150,7 +151,7 @@ def test_sequences_attend_as_segments_do(seed):
     attend = torch_varlen(kernel)
     flat = [x[0].transpose(0, 1) for x in inputs]
     found = attend(*flat, sequences, 0.25)[None]
-    torch.testing.assert_close(found, forest.attend(0, *inputs, 0.25), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, forest.attend(0, *inputs, Attention(0.25)), rtol=1e-4, atol=1e-5)
     assert calls == [{"scale": 0.25, "window_size": (-1, 0)}]
 
 
@@ -176,7 +177,7 @@ def test_on_a_card_attention_and_its_gradients_in_bf16_are_those_by_segments(lea
     found = []
     for device in ("cpu", "cuda"):
         inputs = [tensor.detach().to(device).requires_grad_() for tensor in plain]
-        output = forest.to(torch.device(device)).attend(0, *inputs, 0.125)
+        output = forest.to(torch.device(device)).attend(0, *inputs, Attention(0.125))
         slope = torch.linspace(-1, 1, output.numel()).reshape(output.shape).to(device)
         grads = torch.autograd.grad((output.float() * slope).sum(), inputs)
         found.append([tensor.detach().cpu().float() for tensor in (output, *grads)])

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from tercet.models import forest_cpu
+from tercet.models.attention import Attention
 from tercet.models.forest_cpu import Segment
 from tercet.models.forest_cuda import Layout
 
@@ -90,13 +91,13 @@ class Forest:
         """Which leaf each trained token belongs to."""
         return Owners(self.leaf_P, self.counts_L, self.num_trained)
 
-    def attend(self, _layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(self, _layer: int, query: Tensor, key: Tensor, value: Tensor, how: Attention) -> Tensor:
         """Attention of `(1, N, T, D)` queries over this layout; returns `(1, T, N, D)`."""
         if query.is_cuda:
             self.layout = self.layout or Layout(self.segments, len(self.input_ids), query.device)
-            return self.layout.attend(query, key, value, scaling)
+            return self.layout.attend(query, key, value, how)
         self.groups = self.groups or forest_cpu.groups(self.segments, query.shape[1], query.device)
-        return forest_cpu.attend(query[0], key[0], value[0], self.groups, scaling).transpose(0, 1)[None]
+        return forest_cpu.attend(query[0], key[0], value[0], self.groups, how).transpose(0, 1)[None]
 
 
 def pack_forest(trees: Sequence[Tree], multiple: int = 1) -> Forest:
@@ -149,7 +150,7 @@ def pack_forest(trees: Sequence[Tree], multiple: int = 1) -> Forest:
 class Attends(Protocol):
     """What every attention layer of a forward pass calls: a Forest, or the generator's cache."""
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: Attention) -> Tensor:
         """Attention output `(1, T, N, D)`."""
         ...
 
@@ -166,7 +167,7 @@ def forest_attention(
             raise ForestError(f"the forest layout does not support attention with {name}; use a model without it")
     scaling = options.get("scaling")
     scale = float(scaling) if scaling is not None else query.shape[-1] ** -0.5
-    return layout.attend(int(module.layer_idx), query, key, value, scale), None  # type: ignore[arg-type]
+    return layout.attend(int(module.layer_idx), query, key, value, Attention(scale)), None  # type: ignore[arg-type]
 
 
 def register() -> None:

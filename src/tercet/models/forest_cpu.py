@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tercet.kernels.native import available, call
+from tercet.models.attention import Attention
 
 SCORES = 1 << 24  # scores of one batch of products: 64 MB in float
 
@@ -73,9 +74,9 @@ def padded(length: int) -> int:
     return -(-length // 32) * 32
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, parts: list[SegmentBatch], scaling: float) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, parts: list[SegmentBatch], how: Attention) -> Tensor:
     """Attention of `(N, T, D)` queries over `(K, T, D)` keys and values; `(N, T, D)`, tokens outermost in memory."""
-    return _Attention.apply(query, key, value, parts, scaling)
+    return _Attention.apply(query, key, value, parts, how.scaling)
 
 
 class _Attention(torch.autograd.Function):

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tercet.models.attention import Attention
 from tercet.models.forest_cpu import Segment
 
 BLOCK = 128  # FlexAttention's own block; rows filled up to a multiple have no ragged last one
@@ -37,15 +38,15 @@ class Layout:
     def __init__(self, segments: Sequence[Segment], size: int, device: torch.device) -> None:
         self.segments, self.size, self.device = segments, size, device
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, how: Attention) -> Tensor:
         """Attention of `(1, N, T, D)` queries; returns `(1, T, N, D)`."""
         half = query.dtype in (torch.bfloat16, torch.float16) and query.shape[-1] <= MOST_SIZE
         if half and self.sequences is not None and (flash := flash_attention()) is not None:
             flat = [x[0].transpose(0, 1) for x in (query, key, value)]
-            return flash(flat[0], flat[1], flat[2], self.sequences, scaling)[None]
+            return flash(flat[0], flat[1], flat[2], self.sequences, how.scaling)[None]
         shared = key.shape[1] != query.shape[1]
         call = _flex(compiled=query.is_cuda)
-        found = call(query, key, value, block_mask=self.block_mask, scale=scaling, enable_gqa=shared)
+        found = call(query, key, value, block_mask=self.block_mask, scale=how.scaling, enable_gqa=shared)
         return found.transpose(1, 2)
 
     @cached_property

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from tercet.kernels.native import available, call
+from tercet.models.attention import Attention
 from tercet.models.forest import Forest
 from tercet.models.policy import Policy
 
@@ -49,7 +50,7 @@ class Cache:
         pairs = torch.arange(size * heads, device=self.lengths.device).view(size, heads)  # a row and a key head
         self.places = (pairs * most + self.lengths[:size, None]).flatten()
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: Attention) -> Tensor:
         """One new token per row: store its key and value, attend to the row's whole past."""
         heads, width = query.shape[1], query.shape[3]
         for past, new in ((self.keys[layer], key), (self.values[layer], value)):
@@ -57,14 +58,14 @@ class Cache:
         grouped = query[0].transpose(0, 1).reshape(self.size, key.shape[1], -1, width)
         own = self._past(self.keys[layer]), self._past(self.values[layer])
         if available(query):
-            output, lse = _attend_past(grouped.contiguous(), *own, self.seen, scaling)
+            output, lse = _attend_past(grouped.contiguous(), *own, self.seen, how)
             if self.prefix is not None:
-                output = merge((output, lse), self.prefix.seen(layer, grouped, scaling))
+                output = merge((output, lse), self.prefix.seen(layer, grouped, how))
         elif self.prefix is not None:
             bias = self.bias.expand(-1, -1, grouped.shape[2], -1)
-            output = merge(attend(grouped, *own, scaling, bias), self.prefix.seen(layer, grouped, scaling))
+            output = merge(attend(grouped, *own, how, bias), self.prefix.seen(layer, grouped, how))
         else:
-            output = scaled_dot_product_attention(grouped, *own, self.mask, scale=scaling)
+            output = scaled_dot_product_attention(grouped, *own, self.mask, scale=how.scaling)
         return output.reshape(1, self.size, heads, width)
 
     def fill(self, layer: int, key: Tensor, value: Tensor, prompts: Prefill) -> None:
@@ -110,16 +111,16 @@ class Prefix:
         self.keys, self.values = keys[:, 0], values[:, 0]
         policy.hidden(self, forest.input_ids, forest.position_ids)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: Attention) -> Tensor:
         """Attention within the prefix; keeps its keys and values."""
         self.keys[layer], self.values[layer] = key[0], value[0]
-        return self.forest.attend(layer, query, key, value, scaling)
+        return self.forest.attend(layer, query, key, value, how)
 
-    def seen(self, layer: int, grouped: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+    def seen(self, layer: int, grouped: Tensor, how: Attention) -> tuple[Tensor, Tensor]:
         """What `(B, K, G, D)` queries find in the prefix: output and log-sum-exp. All rows share one product."""
         size, heads, group, width = grouped.shape
         flat = grouped.transpose(0, 1).reshape(1, heads, size * group, width)
-        output, lse = attend(flat, self.keys[layer][None], self.values[layer][None], scaling)
+        output, lse = attend(flat, self.keys[layer][None], self.values[layer][None], how)
         output = output.reshape(heads, size, group, width).transpose(0, 1)
         return output, lse.reshape(heads, size, group).transpose(0, 1)
 
@@ -130,47 +131,47 @@ class Prefill:
     def __init__(self, forest: Forest, cache: Cache, first: int, counts: list[int]) -> None:
         self.forest, self.cache, self.first, self.counts = forest, cache, first, counts
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: Attention) -> Tensor:
         """Attention of the prompts; fills the cache on the way."""
         self.cache.fill(layer, key, value, self)
         if self.cache.prefix is None:
-            return self.forest.attend(layer, query, key, value, scaling)
-        own_part = self._own(query, key, value, scaling)
+            return self.forest.attend(layer, query, key, value, how)
+        own_part = self._own(query, key, value, how)
         heads = key.shape[1]
         grouped = query[0].transpose(0, 1).reshape(query.shape[2], heads, -1, query.shape[3])  # (T, K, G, D)
-        output, lse = self.cache.prefix.seen(layer, grouped, scaling)
+        output, lse = self.cache.prefix.seen(layer, grouped, how)
         merged = merge(own_part, (output.flatten(1, 2), lse.flatten(1, 2)))
         return merged[None]
 
-    def _own(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+    def _own(self, query: Tensor, key: Tensor, value: Tensor, how: Attention) -> tuple[Tensor, Tensor]:
         """Causal attention of each prompt to itself, `(T, N, D)`, and its log-sum-exp."""
         share = query.shape[1] // key.shape[1]
         parts = []
         for segment in self.forest.segments:
             own = slice(segment.start, segment.end)
             k, v = (tensor[:, :, own].repeat_interleave(share, dim=1) for tensor in (key, value))
-            parts.append(attend(query[:, :, own], k, v, scaling, causal=True))
+            parts.append(attend(query[:, :, own], k, v, how, causal=True))
         outputs = torch.cat([output[0].transpose(0, 1) for output, _ in parts])
         return outputs, torch.cat([lse[0].transpose(0, 1) for _, lse in parts])
 
 
-def _attend_past(query: Tensor, keys: Tensor, values: Tensor, seen_B: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+def _attend_past(query: Tensor, keys: Tensor, values: Tensor, seen_B: Tensor, how: Attention) -> tuple[Tensor, Tensor]:
     """`(B, K, G, D)` queries over each row's own past, with log-sum-exps `(B, K, G)`; no row reads another's reach."""
     rows, heads, group, width = query.shape
     out, lse = torch.empty_like(query), query.new_empty(rows, heads, group, dtype=torch.float32)
     shape = (rows, heads * group, heads, width, keys.stride(0), keys.stride(1))
-    call("attend_past", query.dtype, query, keys, values, seen_B, out, lse, *shape, scaling)
+    call("attend_past", query.dtype, query, keys, values, seen_B, out, lse, *shape, how.scaling)
     return out, lse
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, bias: Tensor | None = None, *, causal: bool = False
+    query: Tensor, key: Tensor, value: Tensor, how: Attention, bias: Tensor | None = None, *, causal: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Softmax attention of `(B, H, Q, D)` queries, with the log-sum-exp `(B, H, Q)` of its scores in fp32."""
     if query.device.type == "cpu":
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        return flash(query, key, value, 0.0, causal, attn_mask=bias, scale=scaling)
-    scores = query.float() @ key.float().transpose(-1, -2) * scaling
+        return flash(query, key, value, 0.0, causal, attn_mask=bias, scale=how.scaling)
+    scores = query.float() @ key.float().transpose(-1, -2) * how.scaling
     if bias is not None:
         scores = scores + bias
     if causal:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tercet.algos.tokens import token_logps
+from tercet.models.attention import Attention
 from tercet.models.forest import Attends, Forest, ForestError, Leaf, Tree, pack_forest
 from tercet.models.fused import fuse
 
@@ -75,9 +76,9 @@ def check_supported(policy: Policy) -> None:
     seen: list[int] = []
 
     class Probe:
-        def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: Attention) -> Tensor:
             seen.append(layer)
-            return forest.attend(layer, query, key, value, scaling)
+            return forest.attend(layer, query, key, value, how)
 
     hidden = policy.hidden(Probe(), forest.input_ids, forest.position_ids)
     layers = policy.model.config.get_text_config().num_hidden_layers

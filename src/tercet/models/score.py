@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from tercet.models.attention import Attention
 from tercet.models.flops import ComputeAccount
 from tercet.models.policy import Policy
 from tercet.rows import Likelihood
@@ -112,7 +113,7 @@ class _Nodes:
         sizes = [(own.stop - own.start, sum(part.stop - part.start for part in above)) for own, above in self.nodes]
         return sum(own * (own + 1) // 2 + own * above for own, above in sizes)
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: Attention) -> Tensor:
         """Attention `(1, T, N, D)` of every node to its ancestors and causally to itself."""
         output = torch.empty_like(query)
         for own, above in self.nodes:
@@ -122,7 +123,7 @@ class _Nodes:
             )
             mask = self._mask(own.stop - own.start, keys.shape[2], query.device) if above else None
             output[:, :, own] = scaled_dot_product_attention(
-                query[:, :, own], keys, values, mask, is_causal=mask is None, scale=scaling, enable_gqa=True
+                query[:, :, own], keys, values, mask, is_causal=mask is None, scale=how.scaling, enable_gqa=True
             )
         return output.transpose(1, 2)
 
