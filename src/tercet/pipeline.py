@@ -228,9 +228,9 @@ def _forecast(recipe: Recipe, name: str, lines: dict[str, PlanLine]) -> dict[str
 
             return {"rows": pq.read_metadata(line.path / "payload" / file).num_rows}
     ahead = spec.forecast(known)
-    weights = lines[BASE].path / "payload" / "model.safetensors" if BASE in lines else None
-    if spec.parallel and weights is not None and weights.is_file():
-        ahead["state_bytes"] = 4 * weights.stat().st_size  # master weights, gradients and two moments, all fp32
+    weights = [*(lines[BASE].path / "payload").glob("model*.safetensors")] if BASE in lines else []
+    if spec.parallel and weights:  # master weights, gradients and two moments, all fp32
+        ahead["state_bytes"] = 4 * sum(file.stat().st_size for file in weights)
     return {key: value for key, value in ahead.items() if value}
 
 

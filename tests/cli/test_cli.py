@@ -13,13 +13,17 @@ from tercet.cli import main
 from tercet.recipe import KINDS
 
 STAGE = '''
-"""Fakes of the stages that need weights: a model is a text file, a benchmark gives the same answers every time."""
+"""Fakes of the stages that need weights: a model is one tensor, a benchmark gives the same answers every time."""
 import json
 from pathlib import Path
+import numpy
+from safetensors.numpy import save_file
 
 def run(spec, inputs, out, ctx):
     if not hasattr(spec, "benchmark"):
-        (out / "config.json").write_text("{}")
+        config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8, "vocab_size": 4}
+        (out / "config.json").write_text(json.dumps(config | {"num_attention_heads": 1, "num_hidden_layers": 1}))
+        save_file({"model.norm.weight": numpy.full(8, 1.5, numpy.float32)}, out / "model.safetensors")
         (out / "tercet").mkdir(exist_ok=True)
         (out / "tercet" / "private").write_text("")
         return {}
@@ -303,7 +307,8 @@ def test_export_writes_a_plain_folder_with_a_card(tercet, finished, tmp_path):
     code, out, _ = tercet("export", "sft", model)
     assert code == 0
     assert "exported sft-" in out
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["README.md", "config.json"]
+    found = sorted(path.name for path in (tmp_path / "model").iterdir())
+    assert found == ["README.md", "config.json", "model.safetensors"]
     assert os.access(tmp_path / "model" / "config.json", os.W_OK)
     card = (tmp_path / "model" / "README.md").read_text()
     for part in (

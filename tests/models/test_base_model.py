@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig
 
 from tercet.models import base_model, tiny
+from tercet.models.base_layout import save_model
 from tercet.models.base_model import BaseUnreachable
 from tercet.models.chat import TEMPLATES, Chat
 from tercet.models.hf_folder import (
@@ -32,9 +33,8 @@ from tercet.models.hf_folder import (
     load_tokenizer,
     model_digest,
     parameter_shapes,
-    save_model,
-    write_weights,
 )
+from tercet.models.weights import write_weights
 from tercet.recipe import BaseSpec
 
 MEMBER = "tinywheel/model.gguf"

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tercet.cli import artifacts, data, evals, models, speed
+from tercet.cli import artifacts, data, evals, export, models, speed
 from tercet.cli.output import emit, say, scores_table, table
 from tercet.records import read_scores
 from tercet.stage import StageError
@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     data.add_verbs(add)
     evals.add_verbs(add)
     models.add_verbs(add)
+    export.add_verbs(add)
     artifacts.add_verbs(add)
     speed.add_verbs(add)
     return top

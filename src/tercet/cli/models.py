@@ -1,4 +1,4 @@
-"""Verbs that take a model: chat, serve, engine, export. A model is an artifact, a folder, a hub id or `wheel:…`."""
+"""Verbs that take a model: chat, serve, engine. A model is an artifact, a folder, a hub id or `wheel:…`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -15,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from tercet.cli.output import PRECISION, emit, say, score
+from tercet.cli.output import PRECISION, say
 from tercet.precision import resolve
-from tercet.records import read_scores
 
 if TYPE_CHECKING:
     from tercet.recipe import BaseSpec
     from tercet.rows import Message
-    from tercet.store import Artifact, Store
+    from tercet.store import Store
 
 HELP = "/reset starts over, /quit leaves"
 
@@ -44,9 +42,6 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb = add("engine", engine, text, *about[:4], "store", "mirror")
     _server_options(verb, 8001, "float16")
     verb.add_argument("--option", action="append", default=[], metavar="A=V", help="for vllm.LLM: max_model_len=4096")
-    verb = add("export", export, "copy a model out as a plain Hugging Face folder with its card", "store", "json")
-    verb.add_argument("artifact", metavar="ARTIFACT", help="folder, STAGE-KEY or stage name")
-    verb.add_argument("folder", type=Path, metavar="DIR", help="where to; must not exist yet")
 
 
 def _server_options(verb: argparse.ArgumentParser, port: int, precision: str) -> None:
@@ -219,78 +214,3 @@ def _answer(stream: Iterator[str], *, quiet: bool) -> str:
     if not quiet:
         say("")
     return "".join(pieces)
-
-
-def export(args: argparse.Namespace) -> int:
-    """A folder that any tool reads, with a card that says where it came from."""
-    from tercet.recipe import kinds_of
-    from tercet.store import Store, StoreError, disk_errors
-
-    store, target = Store(args.store), args.folder.absolute()
-    artifact = store.open(args.artifact)
-    if artifact.kind not in kinds_of("weights", "reward model"):
-        raise StoreError(f"{artifact.path.name} is a {artifact.kind} artifact; only models can be exported")
-    if target.exists():
-        raise StoreError(f"{target} exists; export into a folder that does not exist yet, or remove it")
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with disk_errors(target):
-            shutil.copytree(
-                artifact.payload, partial, ignore=shutil.ignore_patterns("tercet"), copy_function=shutil.copyfile
-            )
-            partial.chmod(0o755)
-            (partial / "README.md").write_text(model_card(artifact, store), encoding="utf-8")
-            os.rename(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    if args.json:
-        return emit({"artifact": str(artifact.path), "folder": str(target)})
-    say(f"exported {artifact.path.name} to {target}")
-    return 0
-
-
-def model_card(artifact: Artifact, store: Store) -> str:
-    """What the model is, how it was made, from which data, and how it scored."""
-    line = store.lineage(artifact)
-    base: dict[str, Any] = next((a.record["spec"] for a in line if a.kind == "base"), {})
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [tercet]"]
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(base.get("model"))):
-        lines.append(f"base_model: {base['model']}")
-    lines += ["---", "", f"# {artifact.name}", ""]
-    lines += [f"Made by Tercet, stage `{artifact.path.name}`, from `{base.get('model')}`. ", ""]
-    lines += ["The base model's licence and those of the data sources below apply.", "", "## Lineage", ""]
-    lines += ["| stage | kind | key | made from |", "|---|---|---|---|"]
-    lines += [f"| {a.name} | {a.kind} | `{a.key}` | {', '.join(a.inputs) or '-'} |" for a in line]
-    lines += ["", "## Data", "", *_data(line)]
-    lines += ["", "## Scores", "", *_scores(artifact, store)]
-    settings = json.dumps(artifact.record["spec"], indent=2, ensure_ascii=False)
-    lines += ["", "## Settings", "", "```json", settings, "```", ""]
-    return "\n".join(lines)
-
-
-def _data(line: list[Artifact]) -> list[str]:
-    """The sources of every mixture in the lineage, and the generators."""
-    found = []
-    for artifact in line:
-        spec = artifact.record["spec"]
-        if artifact.kind == "synth":
-            found.append(f"- `{artifact.name}`: {spec['rows']} rows of the generator `{spec['generator']}`")
-        for source in spec.get("sources", []):
-            if source["path"]:
-                pinned = f" at revision {source['revision']}" if source["revision"] else ""
-                found.append(f"- `{source['path']}` {source['subset']} {source['split']}{pinned}".replace("  ", " "))
-    return list(dict.fromkeys(found)) or ["None beyond the base model's own."]
-
-
-def _scores(artifact: Artifact, store: Store) -> list[str]:
-    """Every evaluation of this very model in the store."""
-    rows = []
-    for evaluation in store:
-        used = evaluation.kind == "eval" and evaluation.inputs.get(artifact.name) == artifact.key
-        if used and evaluation.record["spec"]["model"] == artifact.name:
-            rows += [
-                f"| {task} | {s.metric} | {score(s.score, s.stderr)} | {s.n} | {evaluation.path.name} |"
-                for task, s in read_scores(evaluation.payload).items()
-            ]
-    head = ["| task | metric | score ± standard error | n | evaluation |", "|---|---|---|---|---|"]
-    return [*head, *rows] if rows else ["Not evaluated yet."]

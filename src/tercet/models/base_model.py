@@ -29,6 +29,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 from tercet.hub import cache_folder
 from tercet.journal import replace, to_disk, write_json
 from tercet.models import gguf, tiny
+from tercet.models.base_layout import Layout
 from tercet.models.chat import TEMPLATES, Chat
 from tercet.models.hf_folder import (
     TOKENIZER_FILES,
@@ -43,8 +44,8 @@ from tercet.models.hf_folder import (
     quiet,
     save_config,
     weight_files,
-    write_weights,
 )
+from tercet.models.weights import write_weights
 from tercet.recipe import BaseSpec, ModelSource, ModelSpec
 from tercet.store import ENDPOINT
 
@@ -303,7 +304,7 @@ def _grow(folder: Path, config: PretrainedConfig, vocabulary: int) -> None:
     """Rewrite the weights with more vocabulary rows; new rows are the mean of the old ones."""
     files = weight_files(folder)
     config.vocab_size = vocabulary
-    shapes = parameter_shapes(config)
+    shapes = Layout(config).shapes
 
     def tensors() -> Iterator[tuple[str, torch.Tensor]]:
         for file in files:
@@ -314,7 +315,6 @@ def _grow(folder: Path, config: PretrainedConfig, vocabulary: int) -> None:
                     yield name, torch.cat([weight, weight.mean(0, keepdim=True).expand(more, -1)]) if more else weight
 
     save_config(folder, config)
-    write_weights(folder / "model.safetensors", shapes, tensors())
-    for file in [*files, folder / "model.safetensors.index.json"]:
-        if file.name != "model.safetensors":
-            file.unlink(missing_ok=True)
+    written = write_weights(folder / "model.safetensors", shapes, tensors())
+    for file in {*files} - {*written}:
+        file.unlink(missing_ok=True)

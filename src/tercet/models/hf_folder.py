@@ -1,7 +1,7 @@
 """A model as a plain Hugging Face folder: read it, write it the same way every time, compute its digest.
 
-Every stage that makes a model leaves `config.json`, `model.safetensors` (fp32, one file), `generation_config.json` and
-the tokenizer's files. Same weights, same bytes: a folder holds no trace of where or when it was written.
+Every stage that makes a model leaves `config.json`, the weights in fp32 (`tercet.models.weights`),
+`generation_config.json` and the tokenizer's files. A folder holds no trace of where or when it was written.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from tercet.journal import replace, replacing, write_json
-
-Shapes = Mapping[str, tuple[int, ...]]
+from tercet.journal import replace, write_json
+from tercet.models.weights import BaseError
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -37,10 +36,6 @@ TOKENIZER_FILES = (
     "generation_config.json",
 )
 """What `copy_tokenizer` copies; the generation config belongs here because it names the tokens that end a turn."""
-
-
-class BaseError(ValueError):
-    """A base model or a model folder is not what was expected."""
 
 
 def load_model(folder: Path, dtype: torch.dtype, *, attention: str | None = None) -> PreTrainedModel:
@@ -113,20 +108,6 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def save_model(
-    folder: Path, config: PretrainedConfig, state: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]], *, source: Path
-) -> None:
-    """Write weights (any dtype, any order; stored as fp32) with the tokenizer of `source` as a plain folder.
-
-    `state` may be an iterator, so that sharded weights need never be whole in memory. Tied copies are left out.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    save_config(folder, config)
-    copy_tokenizer(source, folder)
-    items = state.items() if isinstance(state, Mapping) else state
-    write_weights(folder / "model.safetensors", parameter_shapes(config), items)
-
-
 def save_config(folder: Path, config: PretrainedConfig) -> None:
     """Write config.json for fp32 weights, without any trace of where the model came from."""
     values = json.loads(config.to_json_string(use_diff=True))
@@ -137,43 +118,25 @@ def save_config(folder: Path, config: PretrainedConfig) -> None:
 
 
 def parameter_shapes(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors a folder stores for `config`; a tied tensor counts once."""
+    """Names in memory and shapes of the tensors of a model of `config`; a tied tensor counts once."""
+    return {name: tuple(tensor.shape) for name, tensor in parameters_of(meta_model(config)).items()}
+
+
+def meta_model(config: PretrainedConfig) -> PreTrainedModel:
+    """The model of a configuration, without any numbers."""
     names = config.architectures or []
     kind = getattr(transformers, names[0], None) if names else None
     if kind is None:
         raise BaseError(f"config.json: expected 'architectures' to name a class of transformers, got {names}")
     with torch.device("meta"), quiet():
-        model = kind(config)
-    parameters = dict(model.named_parameters())  # each tied tensor under its first name only
+        return kind(config)
+
+
+def parameters_of(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The tensors that a model is stored with, by their names in memory; a tied tensor under its first name only."""
     stored = set(model.state_dict())
     buffers = {name: buffer for name, buffer in model.named_buffers() if name in stored}
-    return {name: tuple(tensor.shape) for name, tensor in (parameters | buffers).items()}
-
-
-def write_weights(path: Path, shapes: Shapes, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Stream tensors into one fp32 safetensors file, laid out by name whatever order they come in."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name in sorted(shapes):
-        begin, end = end, end + 4 * int(torch.Size(shapes[name]).numel())
-        header[name] = {"dtype": "F32", "shape": list(shapes[name]), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    missing = set(shapes)
-    with replacing(path) as fresh, open(fresh, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + end)
-        for name, tensor in tensors:
-            if name not in shapes:
-                continue  # the second name of a tied tensor
-            if tuple(tensor.shape) != tuple(shapes[name]):
-                raise BaseError(f"{path}: {name} has shape {tuple(tensor.shape)}, config.json wants {shapes[name]}")
-            file.seek(8 + len(text) + header[name]["data_offsets"][0])
-            plain = tensor.detach().to(device="cpu", dtype=torch.float32).contiguous().reshape(-1)
-            file.write(plain.view(torch.uint8).numpy().data)
-            missing.discard(name)
-        if missing:
-            raise BaseError(f"{path}: {len(missing)} tensors were not given, e.g. {', '.join(sorted(missing)[:3])}")
+    return {**dict(model.named_parameters()), **buffers}
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

@@ -9,7 +9,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig
 
 from tercet.journal import replace, write_json
-from tercet.models.hf_folder import parameter_shapes, save_config, write_weights
+from tercet.models.hf_folder import parameter_shapes, save_config
+from tercet.models.weights import write_weights
 
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 

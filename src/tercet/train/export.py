@@ -11,8 +11,9 @@ from transformers import PretrainedConfig
 
 from tercet.device.shard import Trainable
 from tercet.journal import write_json
+from tercet.models.base_layout import save_model
 from tercet.models.forest import NAME, register
-from tercet.models.hf_folder import load_config, load_model, save_model
+from tercet.models.hf_folder import load_config, load_model
 from tercet.models.policy import Policy, check_supported
 from tercet.recipe import TrainSpec
 from tercet.store import Artifact, Context

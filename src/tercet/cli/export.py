@@ -1,0 +1,154 @@
+"""The verb `export`: a model of the store for other tools, with a card that says where it came from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tercet.cli.output import emit, say, score
+from tercet.records import read_scores
+
+if TYPE_CHECKING:
+    from tercet.store import Artifact, Store
+
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+Progress = Callable[[int, int, str], None]
+
+
+def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Put the verb on the command line."""
+    verb = add("export", export, "copy a model out as a plain Hugging Face folder with its card", "store", "json")
+    verb.add_argument("artifact", metavar="ARTIFACT", help="folder, STAGE-KEY or stage name")
+    verb.add_argument("folder", type=Path, metavar="DIR", help="where to; must not exist yet")
+    precisions = ("base", "float32", "bfloat16", "float16")
+    verb.add_argument("--dtype", default="base", choices=precisions, help="precision (default: the base model's)")
+    verb.add_argument("--shard-size", default="5GB", metavar="SIZE", help="most bytes of a weights file (default: 5GB)")
+
+
+def export(args: argparse.Namespace) -> int:
+    """Everything is written beside the target and moved there when it is whole."""
+    from tercet.recipe import kinds_of
+    from tercet.store import Store, StoreError
+
+    store, target = Store(args.store), args.folder.absolute()
+    shard = _bytes(args.shard_size)
+    artifact = store.open(args.artifact)
+    if artifact.kind not in kinds_of("weights", "reward model"):
+        raise StoreError(f"{artifact.path.name} is a {artifact.kind} artifact; only models can be exported")
+    if target.exists():
+        raise StoreError(f"{target} exists; export into a folder that does not exist yet, or remove it")
+    with _draft(target) as draft, _bar() as progress:
+        found = _write_folder(artifact, draft, args.dtype, shard, progress)
+        (draft / "README.md").write_text(model_card(artifact, store), encoding="utf-8")
+    if args.json:
+        return emit({"artifact": str(artifact.path), "folder": str(target), **found})
+    say(f"exported {artifact.path.name} to {target} ({found['dtype']}, {found['bytes'] / 1e9:.2f} GB)")
+    return 0
+
+
+def _write_folder(artifact: Artifact, draft: Path, dtype: str, shard: int, progress: Progress) -> dict[str, Any]:
+    """A plain Hugging Face folder."""
+    from tercet.models.export.folder import export_folder
+
+    base = _origin(artifact).payload
+    done = export_folder(artifact.payload, base, draft, progress, dtype=dtype, shard=shard)
+    return {"dtype": done.dtype, "files": done.files, "bytes": done.size}
+
+
+def _origin(artifact: Artifact) -> Artifact:
+    """The model that the training of this one goes back to; itself where it was not trained."""
+    from tercet.store import Artifact
+
+    while (name := artifact.record["spec"].get("model")) in artifact.inputs:
+        artifact = Artifact.read(artifact.path.parent / f"{name}-{artifact.inputs[name]}")
+    return artifact
+
+
+def _bytes(text: str) -> int:
+    """`5GB` as a number of bytes."""
+    from tercet.store import StoreError
+
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.strip(), re.IGNORECASE)
+    if not found or found[2].upper() not in UNITS or float(found[1]) <= 0:
+        raise StoreError(f"--shard-size {text}: expected a size such as 5GB, 500MB or 2GiB")
+    return max(1, int(float(found[1]) * UNITS[found[2].upper()]))
+
+
+@contextmanager
+def _draft(target: Path) -> Iterator[Path]:
+    """A folder beside `target` that becomes it in one move; nothing of a failure is left."""
+    from tercet.store import disk_errors
+
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        with disk_errors(target):
+            yield draft
+            os.rename(draft, target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    """A bar on a terminal's standard error; nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("writing", total=None)
+        yield lambda done, total, note: bar.update(task, completed=done, total=total)
+
+
+def model_card(artifact: Artifact, store: Store) -> str:
+    """What the model is, how it was made, from which data, and how it scored."""
+    line = store.lineage(artifact)
+    base: dict[str, Any] = next((a.record["spec"] for a in line if a.kind == "base"), {})
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [tercet]"]
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(base.get("model"))):
+        lines.append(f"base_model: {base['model']}")
+    lines += ["---", "", f"# {artifact.name}", ""]
+    lines += [f"Made by Tercet, stage `{artifact.path.name}`, from `{base.get('model')}`. ", ""]
+    lines += ["The base model's licence and those of the data sources below apply.", "", "## Lineage", ""]
+    lines += ["| stage | kind | key | made from |", "|---|---|---|---|"]
+    lines += [f"| {a.name} | {a.kind} | `{a.key}` | {', '.join(a.inputs) or '-'} |" for a in line]
+    lines += ["", "## Data", "", *_data(line)]
+    lines += ["", "## Scores", "", *_scores(artifact, store)]
+    settings = json.dumps(artifact.record["spec"], indent=2, ensure_ascii=False)
+    lines += ["", "## Settings", "", "```json", settings, "```", ""]
+    return "\n".join(lines)
+
+
+def _data(line: list[Artifact]) -> list[str]:
+    """The sources of every mixture in the lineage, and the generators."""
+    found = []
+    for artifact in line:
+        spec = artifact.record["spec"]
+        if artifact.kind == "synth":
+            found.append(f"- `{artifact.name}`: {spec['rows']} rows of the generator `{spec['generator']}`")
+        for source in spec.get("sources", []):
+            if source["path"]:
+                pinned = f" at revision {source['revision']}" if source["revision"] else ""
+                found.append(f"- `{source['path']}` {source['subset']} {source['split']}{pinned}".replace("  ", " "))
+    return list(dict.fromkeys(found)) or ["None beyond the base model's own."]
+
+
+def _scores(artifact: Artifact, store: Store) -> list[str]:
+    """Every evaluation of this very model in the store."""
+    rows = []
+    for evaluation in store:
+        used = evaluation.kind == "eval" and evaluation.inputs.get(artifact.name) == artifact.key
+        if used and evaluation.record["spec"]["model"] == artifact.name:
+            rows += [
+                f"| {task} | {s.metric} | {score(s.score, s.stderr)} | {s.n} | {evaluation.path.name} |"
+                for task, s in read_scores(evaluation.payload).items()
+            ]
+    head = ["| task | metric | score ± standard error | n | evaluation |", "|---|---|---|---|---|"]
+    return [*head, *rows] if rows else ["Not evaluated yet."]
