@@ -13,17 +13,18 @@ from safetensors.torch import load_file
 
 from tercet.device.mesh import Mesh
 from tercet.device.shard import Trainable
+from tercet.models.adapter import KEPT, write_adapter
 from tercet.models.chat import Chat
 from tercet.models.forest import Leaf, Tree, pack_forest
 from tercet.models.generate import LocalGenerator
 from tercet.models.hf_folder import load_model, load_tokenizer
 from tercet.models.lora import LoraError, adapt
-from tercet.recipe import LoraSpec, SFTSpec
+from tercet.recipe import DPOSpec, LoraSpec, SFTSpec
 from tercet.rows import Sampling, read_table
 from tercet.store import Context, payload_digest
 from tercet.track import Tracker, read_metrics
 from tercet.train.batch import Step, batches
-from tercet.train.export import export, open_policy
+from tercet.train.export import export, open_policy, write_folder
 from tercet.train.loop import Loop, State, fit, start
 from tercet.train.reward_model import open_scorer
 from tercet.train.sft import sft_loss
@@ -171,6 +172,73 @@ def test_a_restored_state_goes_on_as_if_nothing_had_happened(tiny_folder, contex
     fit(second, steps(3), loss, settings, ctx, total=5)
     for mine, theirs in zip(second.trainable.master_weights, whole.trainable.master_weights, strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_the_adapter_is_kept_beside_the_merged_weights_and_peft_computes_the_same_with_it(
+    tiny_folder, context, tmp_path
+):
+    peft = pytest.importorskip("peft")
+    ctx, settings = context(), spec()
+    state = trained(tiny_folder, ctx, settings, 8)
+    export(state.trainable, tiny_folder, tmp_path / "out", settings, {}, ctx)
+    ids = torch.tensor([[257, 5, 9, 33, 70]])
+    model = peft.PeftModel.from_pretrained(load_model(tiny_folder, torch.float32), tmp_path / "out" / KEPT).eval()
+    with torch.no_grad():
+        found, merged = model(ids).logits, load_model(tmp_path / "out", torch.float32)(ids).logits
+    torch.testing.assert_close(found, merged, rtol=0, atol=1e-5)
+    assert (merged - load_model(tiny_folder, torch.float32)(ids).logits).abs().max() > 0.1
+
+
+def test_the_head_of_a_scorer_is_part_of_its_adapter(tiny_folder, tmp_path):
+    scorer = open_scorer(tiny_folder, 256, 3)
+    trainable = Trainable(scorer, torch.float32, Mesh(), merge=adapt(scorer, LoraSpec(r=2), torch.float32, 1))
+    write_folder(trainable, scorer.model.config, tiny_folder, tmp_path / "out", "")
+    config = json.loads((tmp_path / "out" / KEPT / "adapter_config.json").read_text())
+    assert (config["modules_to_save"], config["task_type"]) == (["score"], "SEQ_CLS")
+    head = load_file(tmp_path / "out" / KEPT / "adapter_model.safetensors")["base_model.model.score.weight"]
+    assert torch.equal(head, scorer.model.score.weight)
+
+
+def test_training_goes_on_with_an_adapter_where_it_had_stopped(tiny_folder, context, tmp_path):
+    ctx, settings = context("first"), spec()
+    state = trained(tiny_folder, ctx, settings)
+    export(state.trainable, tiny_folder, tmp_path / "first", settings, {}, ctx)
+    further = spec(lora={"adapter": str(tmp_path / "first" / KEPT)})
+    begun = start(open_policy(tiny_folder), further, Mesh(), context("second"))
+    assert torch.equal(logps(begun.trainable.module), logps(state.trainable.module))
+    assert begun.trainable.names == state.trainable.names
+    fit(begun, steps(3), sft_loss, further, context("second"), total=3)
+    export(begun.trainable, tiny_folder, tmp_path / "second", further, {}, ctx)
+    config = json.loads((tmp_path / "second" / KEPT / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (4, 8.0)
+    torch.testing.assert_close(
+        logps(open_policy(tmp_path / "second")), logps(begun.trainable.module), rtol=0, atol=1e-5
+    )
+
+
+def test_an_adapter_of_another_model_is_refused(tiny_folder, context, tmp_path):
+    write_adapter(
+        tmp_path,
+        2,
+        4.0,
+        {"model.layers.7.mlp.down_proj.lora_A.weight": torch.zeros(2, 128)}
+        | {"model.layers.7.mlp.down_proj.lora_B.weight": torch.zeros(64, 2)},
+    )
+    with pytest.raises(LoraError, match=r"adapts model\.layers\.7\.mlp\.down_proj .*does not have"):
+        start(open_policy(tiny_folder), spec(lora={"adapter": str(tmp_path)}), Mesh(), context())
+
+
+@pytest.mark.parametrize(
+    ("stage", "lora", "told"),
+    [
+        (SFTSpec, {"adapter": "x", "r": 8}, "r come from the adapter's folder"),
+        (DPOSpec, {"adapter": "x"}, "goes on with an adapter in an sft stage only"),
+    ],
+)
+def test_a_recipe_is_refused_where_an_adapter_does_not_go(stage, lora, told):
+    fields = {"model": "base", "rows": "a"} if stage is SFTSpec else {"model": "base", "pairs": "a"}
+    with pytest.raises(ValueError, match=told):
+        stage.model_validate({**fields, "lora": lora})
 
 
 ENOUGH = {"lora": LORA, "learning_rate": 1e-2, "num_epochs": 3}

@@ -29,6 +29,7 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     verb.add_argument("folder", type=Path, metavar="DIR", help="where to; must not exist yet")
     precisions = ("base", "float32", "bfloat16", "float16")
     verb.add_argument("--dtype", default="base", choices=precisions, help="precision (default: the base model's)")
+    verb.add_argument("--adapter", action="store_true", help="the adapter of a stage with lora, as a PEFT folder")
     verb.add_argument("--shard-size", default="5GB", metavar="SIZE", help="most bytes of a weights file (default: 5GB)")
 
 
@@ -45,11 +46,16 @@ def export(args: argparse.Namespace) -> int:
     if target.exists():
         raise StoreError(f"{target} exists; export into a folder that does not exist yet, or remove it")
     with _draft(target) as draft, _bar() as progress:
-        found = _write_folder(artifact, draft, args.dtype, shard, progress)
-        (draft / "README.md").write_text(model_card(artifact, store), encoding="utf-8")
+        if args.adapter:
+            found = _write_adapter(artifact, draft, args.dtype)
+        else:
+            found = _write_folder(artifact, draft, args.dtype, shard, progress)
+        (draft / "README.md").write_text(model_card(artifact, store, found.get("base", "")), encoding="utf-8")
     if args.json:
         return emit({"artifact": str(artifact.path), "folder": str(target), **found})
     say(f"exported {artifact.path.name} to {target} ({found['dtype']}, {found['bytes'] / 1e9:.2f} GB)")
+    if args.adapter:
+        say(f"it belongs on {found['base']}")
     return 0
 
 
@@ -60,6 +66,25 @@ def _write_folder(artifact: Artifact, draft: Path, dtype: str, shard: int, progr
     base = _origin(artifact).payload
     done = export_folder(artifact.payload, base, draft, progress, dtype=dtype, shard=shard)
     return {"dtype": done.dtype, "files": done.files, "bytes": done.size}
+
+
+def _write_adapter(artifact: Artifact, draft: Path, dtype: str) -> dict[str, Any]:
+    """A PEFT folder; it names the model that the stage began with."""
+    from tercet.models.export.adapter import export_adapter
+    from tercet.store import Artifact, StoreError
+
+    if dtype != "base":
+        raise StoreError(
+            "--adapter: the factors stay in the precision they were trained in, float32; leave --dtype out"
+        )
+    name = artifact.record["spec"].get("model")
+    if name not in artifact.inputs:
+        raise StoreError(f"{artifact.path.name}: no stage trained it, so it has no adapter; export without --adapter")
+    start = Artifact.read(artifact.path.parent / f"{name}-{artifact.inputs[name]}")
+    spec = start.record["spec"]
+    pinned = spec.get("revision", "") if start.kind == "base" and not spec.get("adapter") else ""
+    base = spec["model"] if pinned else str(start.payload.absolute())
+    return {"dtype": "float32", "base": base, "bytes": export_adapter(artifact.payload, base, pinned, draft)}
 
 
 def _origin(artifact: Artifact) -> Artifact:
@@ -107,15 +132,17 @@ def _bar() -> Iterator[Progress]:
         yield lambda done, total, note: bar.update(task, completed=done, total=total)
 
 
-def model_card(artifact: Artifact, store: Store) -> str:
-    """What the model is, how it was made, from which data, and how it scored."""
+def model_card(artifact: Artifact, store: Store, adapted: str = "") -> str:
+    """What the model is, how it was made, from which data, and how it scored; an adapter belongs on `adapted`."""
     line = store.lineage(artifact)
     base: dict[str, Any] = next((a.record["spec"] for a in line if a.kind == "base"), {})
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation", "tags: [tercet]"]
+    library = "peft" if adapted else "transformers"
+    lines = ["---", f"library_name: {library}", "pipeline_tag: text-generation", "tags: [tercet]"]
     if re.fullmatch(r"[\w.-]+/[\w.-]+", str(base.get("model"))):
         lines.append(f"base_model: {base['model']}")
     lines += ["---", "", f"# {artifact.name}", ""]
     lines += [f"Made by Tercet, stage `{artifact.path.name}`, from `{base.get('model')}`. ", ""]
+    lines += [f"A LoRA adapter of `{adapted}`; `peft` and vLLM load it.", ""] if adapted else []
     lines += ["The base model's licence and those of the data sources below apply.", "", "## Lineage", ""]
     lines += ["| stage | kind | key | made from |", "|---|---|---|---|"]
     lines += [f"| {a.name} | {a.kind} | `{a.key}` | {', '.join(a.inputs) or '-'} |" for a in line]

@@ -99,6 +99,10 @@ class Trainable:
         named = ((name, self.whole(name)) for name in names) if self.merge is None else self.merge(self.whole, part)
         return ((name.removeprefix(part), value) for name, value in named)
 
+    def trained_state(self, part: str = "") -> Named:
+        """Names (within `part`) and whole fp32 values of what is trained, as it is trained; every rank must iterate."""
+        return ((name.removeprefix(part), self.whole(name)) for name in self.names if name.startswith(part))
+
     def whole(self, name: str) -> Tensor:
         """A master weight, or a frozen parameter in the compute precision, gathered from all ranks."""
         value = self.known[name].detach()

@@ -29,6 +29,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 from tercet.hub import cache_folder
 from tercet.journal import replace, to_disk, write_json
 from tercet.models import gguf, tiny
+from tercet.models.adapter import merge_adapter, read_adapter
 from tercet.models.base_layout import Layout
 from tercet.models.chat import TEMPLATES, Chat
 from tercet.models.hf_folder import (
@@ -45,7 +46,7 @@ from tercet.models.hf_folder import (
     save_config,
     weight_files,
 )
-from tercet.models.weights import write_weights
+from tercet.models.weights import DTYPES, note_widened, stored_tensors, write_weights
 from tercet.recipe import BaseSpec, ModelSource, ModelSpec
 from tercet.store import ENDPOINT
 
@@ -68,8 +69,10 @@ class BaseUnreachable(BaseError):  # noqa: N818  an outage, not a mistake
 def run(spec: ModelSource, inputs: Mapping[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
     """Put the recipe's base model into `out` as a plain Hugging Face folder."""
     for left in out.iterdir():  # of a run that was killed
-        left.unlink()
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     if spec.model.startswith(("http://", "https://")):
+        if spec.adapter:
+            raise BaseError(f"{spec.model}: a model behind a URL cannot take an adapter; name a folder or a hub id")
         return _endpoint(spec.model, out)
     if spec.model.startswith("tiny:"):
         tiny.build(out, _tiny_seed(spec.model))
@@ -80,6 +83,9 @@ def run(spec: ModelSource, inputs: Mapping[str, Artifact], out: Path, ctx: Conte
         _place_folder(source, out, link=link)
     if isinstance(spec, ModelSpec) and spec.encoder:
         return {}
+    if spec.adapter:
+        place = Path(ctx.mirror.get(spec.adapter, spec.adapter)).expanduser()
+        merge_adapter(out, read_adapter(place))
     finish(out, spec.template)
     shapes = parameter_shapes(load_config(out))
     return {
@@ -315,6 +321,11 @@ def _grow(folder: Path, config: PretrainedConfig, vocabulary: int) -> None:
                     yield name, torch.cat([weight, weight.mean(0, keepdim=True).expand(more, -1)]) if more else weight
 
     save_config(folder, config)
-    written = write_weights(folder / "model.safetensors", shapes, tensors())
+    have = {name: at for file in files for name, at in stored_tensors(file).items()}
+    dtypes = {name: DTYPES.get(code, torch.float32) for name, (code, _) in have.items()}
+    wider = [name for name, dtype in dtypes.items() if dtype != torch.float32 and have[name][1] != shapes.get(name)]
+    dtypes |= dict.fromkeys(wider, torch.float32)  # a mean is not rounded
+    written = write_weights(folder / "model.safetensors", shapes, tensors(), dtypes=dtypes)
+    note_widened(folder, wider)
     for file in {*files} - {*written}:
         file.unlink(missing_ok=True)

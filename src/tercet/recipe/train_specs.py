@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tercet.recipe.specs import ROW, TRAINED, ComputeSpec, Spec
+from tercet.recipe.specs import ROW, TRAINED, ComputeSpec, FileRef, Spec
 
 Schedule = Literal["linear", "cosine", "constant"]
 Reduction = Literal["token_mean", "sequence_mean", "constant"]
@@ -17,11 +17,25 @@ Reduction = Literal["token_mean", "sequence_mean", "constant"]
 class LoraSpec(Spec):
     """Low-rank adapters instead of all weights (Hu et al. 2021); the exported model has them merged in."""
 
+    later = ("adapter",)
     r: int = Field(16, ge=1, description="Rank of the two factors.")
     alpha: float = Field(32.0, gt=0, description="The product of the factors is scaled by alpha / r.")
     target_modules: tuple[str, ...] = Field(
         (), description='Names of the linear layers that get adapters, e.g. `["q_proj"]`; all but the head when absent.'
     )
+    adapter: str = Field(
+        "", description="Folder of an adapter (PEFT) to go on with: its factors, rank, alpha and layers (SFT only)."
+    )
+
+    @model_validator(mode="after")
+    def _of_the_adapter(self) -> LoraSpec:
+        own = [name for name in ("r", "alpha", "target_modules") if self._changed(name)]
+        if self.adapter and own:
+            raise ValueError(f"{' and '.join(own)} come from the adapter's folder; leave them out beside `adapter`")
+        return self
+
+    def _changed(self, key: str) -> bool:
+        return bool(getattr(self, key) != type(self).model_fields[key].default)
 
 
 class TrainSpec(ComputeSpec):
@@ -29,6 +43,7 @@ class TrainSpec(ComputeSpec):
 
     produces = "weights"
     parallel = True
+    continues: ClassVar[bool] = False  # may go on with an adapter
     model: str = Field(description="Stage (or `base`) whose weights start the training.")
     learning_rate: float = Field(gt=0, description="Peak learning rate, per optimiser step.")
     schedule: Schedule = Field("linear", description="After warm-up: to 0, or constant (paper: linear).")
@@ -43,6 +58,21 @@ class TrainSpec(ComputeSpec):
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm clip.")
     optimizer: Literal["adamw", "adamw8bit"] = Field("adamw", description="AdamW; or with bitsandbytes' 8-bit moments.")
     lora: LoraSpec | None = Field(None, description="Train low-rank adapters only; all weights when absent.")
+
+    @model_validator(mode="after")
+    def _only_where_nothing_is_compared_with_the_start(self) -> Self:
+        if self.lora and self.lora.adapter and not self.continues:
+            raise ValueError(
+                "lora.adapter goes on with an adapter in an sft stage only: other stages compare the policy with the "
+                'model they start from. Merge it into the base instead: `adapter = "…"` in [base]'
+            )
+        return self
+
+    def local_files(self) -> Iterator[FileRef]:
+        """The folder of the adapter that it goes on with."""
+        yield from super().local_files()
+        if self.lora and self.lora.adapter:
+            yield FileRef(("lora", "adapter"), self.lora.adapter)
 
 
 class OfflineSpec(TrainSpec):
@@ -71,6 +101,7 @@ class SFTSpec(OfflineSpec):
     label = "SFT"
     data_field = "rows"
     sides = 1.0
+    continues = True
     kind: Literal["sft"] = "sft"
     rows: str = Field(description="A stage of rows: mix, synth or personas.")
     learning_rate: float = Field(5e-6, gt=0, description="Peak learning rate (paper T11: 5e-6 for 8B).")

@@ -11,9 +11,11 @@ from transformers import PretrainedConfig
 
 from tercet.device.shard import Trainable
 from tercet.journal import write_json
+from tercet.models.adapter import KEPT
 from tercet.models.base_layout import save_model
 from tercet.models.forest import NAME, register
 from tercet.models.hf_folder import load_config, load_model
+from tercet.models.lora import Merged
 from tercet.models.policy import Policy, check_supported
 from tercet.recipe import TrainSpec
 from tercet.store import Artifact, Context
@@ -37,7 +39,10 @@ def export(
 def write_folder(
     trainable: Trainable, config: PretrainedConfig, source: Path, out: Path, text: str, *, part: str = ""
 ) -> None:
-    """Write any trained model, or a part, with its card's `text`. Ranks that do not write hold one tensor at a time."""
+    """Write any trained model, or a part, with its card's `text`; what it learned as adapters is kept beside it.
+
+    Ranks that do not write hold one tensor at a time.
+    """
     state = ((name.removeprefix("model."), value) for name, value in trainable.full_state(part))
     if trainable.mesh.first:
         save_model(out, config, state, source=source)
@@ -45,6 +50,10 @@ def write_folder(
     else:
         for _ in state:  # gathering a tensor takes every rank
             pass
+    if isinstance(trainable.merge, Merged):
+        trained = {name.removeprefix("model."): value.cpu() for name, value in trainable.trained_state(part)}
+        if trainable.mesh.first:
+            trainable.merge.write_factors(out / KEPT, trained)
     trainable.mesh.barrier()
 
 

@@ -21,7 +21,7 @@ from transformers import PretrainedConfig
 from tercet.models.base_layout import Layout
 from tercet.models.export.older import write_config, write_tokenizer_config
 from tercet.models.hf_folder import load_config, meta_model, parameter_shapes, weight_files
-from tercet.models.weights import DTYPES, SHARD, BaseError, stored_tensors, write_weights
+from tercet.models.weights import DTYPES, SHARD, BaseError, stored_tensors, widened, write_weights
 
 Progress = Callable[[int, int, str], None]
 Stored = dict[str, tuple[str, tuple[int, ...]]]
@@ -52,7 +52,7 @@ def export_folder(
     out.chmod(0o755)
     layout = _layout(config, have)
     shapes = layout.shapes if layout else {name: shape for name, (_, shape) in have.items()}
-    dtypes = _precisions(list(shapes), config, tensors_of(base) if base else have, dtype)
+    dtypes = _precisions(list(shapes), config, _as_it_came(base or source), dtype)
     common = Counter(dtypes.values()).most_common(1)[0][0]
     write_config(out, source, base, common)
     write_tokenizer_config(out)
@@ -66,6 +66,12 @@ def export_folder(
 def tensors_of(folder: Path) -> Stored:
     """Dtype code and shape of every tensor of a folder, by the name that it is stored under."""
     return {name: at for file in weight_files(folder) for name, at in stored_tensors(file).items()}
+
+
+def _as_it_came(folder: Path) -> Stored:
+    """The tensors of a base model that still have the precision they came in."""
+    changed = widened(folder)
+    return {name: at for name, at in tensors_of(folder).items() if name not in changed}
 
 
 def _layout(config: PretrainedConfig, have: Stored) -> Layout | None:
