@@ -56,7 +56,7 @@ def export_folder(
     common = Counter(dtypes.values()).most_common(1)[0][0]
     write_config(out, source, base, common)
     write_tokenizer_config(out)
-    tensors = _checked(_read(source, len(have), progress), dtypes)
+    tensors = _checked(read_tensors(source, progress), dtypes)
     files = write_weights(
         out / "model.safetensors", shapes, layout.stored(tensors) if layout else tensors, dtypes=dtypes, shard=shard
     )
@@ -109,12 +109,12 @@ def _kept_in_fp32(config: PretrainedConfig, dtype: torch.dtype) -> re.Pattern[st
     return re.compile(rf"(?:^|\.)(?:{'|'.join(map(re.escape, sorted(parts)))})(?:\.|$)") if parts else None
 
 
-def _read(source: Path, count: int, progress: Progress) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a folder, one at a time."""
-    done = 0
+def read_tensors(source: Path, progress: Progress) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a folder, one at a time, in the order of `tensors_of`."""
+    done, count = 0, len(tensors_of(source))
     for file in weight_files(source):
         with safe_open(file, framework="pt") as stored:
-            for name in stored.keys():  # noqa: SIM118  not a dict
+            for name in stored_tensors(file):
                 progress(done, count, name)
                 yield name, stored.get_tensor(name)
                 done += 1
