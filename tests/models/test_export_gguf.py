@@ -114,7 +114,7 @@ def test_our_own_reader_gives_the_weights_back_as_exactly_as_the_precision_allow
     (tmp_path / "back").mkdir()
     gguf.convert(tmp_path / "model.gguf", tmp_path / "back", silent)
     back = load_model(tmp_path / "back", torch.float32)
-    for (name, ours), (_, theirs) in zip(back.named_parameters(), model.named_parameters(), strict=True):
+    for ours, theirs in zip(back.parameters(), model.parameters(), strict=True):
         scale = theirs.abs().max()
         torch.testing.assert_close(ours / scale, theirs / scale, rtol=0, atol=0.0 if theirs.dim() == 1 else error)
     ours, theirs = load_tokenizer(tmp_path / "back"), load_tokenizer(source)

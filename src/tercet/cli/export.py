@@ -30,6 +30,10 @@ def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
     precisions = ("base", "float32", "bfloat16", "float16")
     verb.add_argument("--dtype", default="base", choices=precisions, help="precision (default: the base model's)")
     verb.add_argument("--adapter", action="store_true", help="the adapter of a stage with lora, as a PEFT folder")
+    kinds = ("f16", "bf16", "q8_0", "q4_0")
+    verb.add_argument(
+        "--gguf", default="", choices=("", *kinds), metavar="KIND", help=f"for llama.cpp: {', '.join(kinds)}"
+    )
     verb.add_argument("--shard-size", default="5GB", metavar="SIZE", help="most bytes of a weights file (default: 5GB)")
 
 
@@ -40,6 +44,8 @@ def export(args: argparse.Namespace) -> int:
 
     store, target = Store(args.store), args.folder.absolute()
     shard = _bytes(args.shard_size)
+    if (args.dtype != "base") + args.adapter + bool(args.gguf) > 1:
+        raise StoreError("--dtype, --adapter and --gguf exclude each other: an adapter is float32, GGUF says its own")
     artifact = store.open(args.artifact)
     if artifact.kind not in kinds_of("weights", "reward model"):
         raise StoreError(f"{artifact.path.name} is a {artifact.kind} artifact; only models can be exported")
@@ -47,7 +53,9 @@ def export(args: argparse.Namespace) -> int:
         raise StoreError(f"{target} exists; export into a folder that does not exist yet, or remove it")
     with _draft(target) as draft, _bar() as progress:
         if args.adapter:
-            found = _write_adapter(artifact, draft, args.dtype)
+            found = _write_adapter(artifact, draft)
+        elif args.gguf:
+            found = _write_gguf(artifact, draft, args.gguf, progress)
         else:
             found = _write_folder(artifact, draft, args.dtype, shard, progress)
         (draft / "README.md").write_text(model_card(artifact, store, found.get("base", "")), encoding="utf-8")
@@ -68,15 +76,21 @@ def _write_folder(artifact: Artifact, draft: Path, dtype: str, shard: int, progr
     return {"dtype": done.dtype, "files": done.files, "bytes": done.size}
 
 
-def _write_adapter(artifact: Artifact, draft: Path, dtype: str) -> dict[str, Any]:
+def _write_gguf(artifact: Artifact, draft: Path, kind: str, progress: Progress) -> dict[str, Any]:
+    """A folder with one GGUF file."""
+    from tercet.models.export.gguf import export_gguf
+
+    draft.mkdir()
+    file = draft / f"{artifact.name}-{kind}.gguf"
+    size = export_gguf(artifact.payload, file, artifact.name, kind, progress)
+    return {"dtype": kind, "file": file.name, "bytes": size}
+
+
+def _write_adapter(artifact: Artifact, draft: Path) -> dict[str, Any]:
     """A PEFT folder; it names the model that the stage began with."""
     from tercet.models.export.adapter import export_adapter
     from tercet.store import Artifact, StoreError
 
-    if dtype != "base":
-        raise StoreError(
-            "--adapter: the factors stay in the precision they were trained in, float32; leave --dtype out"
-        )
     name = artifact.record["spec"].get("model")
     if name not in artifact.inputs:
         raise StoreError(f"{artifact.path.name}: no stage trained it, so it has no adapter; export without --adapter")

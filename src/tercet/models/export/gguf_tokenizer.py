@@ -36,8 +36,9 @@ CUTS: dict[tuple[str, bool], list[str]] = {
 """llama.cpp's name of a way to cut text, and whether whole words are looked up before any merge; its expressions."""
 
 PROBE = (
-    "Hello world, it's IT'S don'T we'll\n\n  two\t tabs \r\n x1234567 12 a1b2 ½ ²³ ١٢٣ naïve e\u0301le\u0301ve हिन्दी "
-    "漢字かな 한국어 HTMLParser camelCase foo_bar!!! ...?! $%^&* 'quoted' (a)/b\n/c  \n\n\n end   of line \u00a0 nbsp 🙂🙂 ’s   "
+    "Hello world, it's IT'S don'T we'll\n\n  two\t tabs \r\n x1234567 12 a1b2 ½ ²³ ١٢٣ naïve "
+    "e\u0301le\u0301ve हिन्दी 漢字かな 한국어 HTMLParser camelCase "
+    "foo_bar!!! ...?! $%^&* 'quoted' (a)/b\n/c  \n\n\n end   of line \u00a0 nbsp 🙂🙂 ’s   "
 )
 
 
