@@ -54,7 +54,7 @@ ONLY_IN = {
     "transformers.Seq2SeqTrainer": r"(?!)",
     "transformers.TrainingArguments": r"(?!)",
     "peft": r"tercet\.models\.lora",
-    "bitsandbytes": r"tercet\.device\.optim",
+    "bitsandbytes": r"tercet\.device\.(optim|four_bits)",
     "accelerate": r"(?!)",
     "deepspeed": r"(?!)",
     "trl": r"(?!)",

@@ -146,8 +146,9 @@ def test_unknown_key_lists_what_is_allowed(write):
 
 def test_an_unknown_key_inside_a_table_lists_the_keys_of_that_table(write):
     text = GOOD.replace("learning_rate = 1e-3", "learning_rate = 1e-3\nlora = { rank = 4 }")
-    assert "unknown key 'rank' in [stage.sft.lora]; allowed keys: adapter, alpha, r, target_modules" in complaint(
-        write(text)
+    assert (
+        "unknown key 'rank' in [stage.sft.lora]; allowed keys: adapter, alpha, quantize, r, target_modules"
+        in complaint(write(text))
     )
 
 

@@ -232,7 +232,8 @@ def test_an_adapter_of_another_model_is_refused(tiny_folder, context, tmp_path):
     ("stage", "lora", "told"),
     [
         (SFTSpec, {"adapter": "x", "r": 8}, "r come from the adapter's folder"),
-        (DPOSpec, {"adapter": "x"}, "goes on with an adapter in an sft stage only"),
+        (DPOSpec, {"adapter": "x"}, r"lora\.adapter is for sft and reward_model stages: .*merge it into the base"),
+        (DPOSpec, {"quantize": "nf4"}, r"lora\.quantize is for sft and reward_model stages"),
     ],
 )
 def test_a_recipe_is_refused_where_an_adapter_does_not_go(stage, lora, told):

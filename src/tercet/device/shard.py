@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
+from tercet.device.four_bits import num_weights
 from tercet.device.mesh import Mesh, wait
 from tercet.kernels.native import available, call
 
@@ -41,7 +42,7 @@ class Trainable:
         self.pieces: list[tuple[nn.Parameter, Tensor]] = []  # gradients on their way to the host
         self.names = [name for name, p in module.named_parameters() if p.requires_grad]
         self.copied = mesh.size == 1 and (dtype != torch.float32 or host is not None)
-        for frozen in (p for p in module.parameters() if not p.requires_grad):
+        for frozen in (p for p in module.parameters() if not p.requires_grad and p.is_floating_point()):
             frozen.data = frozen.data.to(dtype)
         if mesh.size > 1:
             _shard(module if host else module.to(mesh.device), dtype, mesh, offload=host is not None)
@@ -90,7 +91,7 @@ class Trainable:
     def flops(self) -> float:
         """FLOPs of one token, forward and backward: two products per weight to compute, one less where it is frozen."""
         trained = sum(master.numel() for master in self.master_weights)
-        whole = sum(parameter.numel() for parameter in self.module.parameters())
+        whole = sum(num_weights(parameter) for parameter in self.module.parameters())
         return 6.0 * trained + 4.0 * (whole - trained)
 
     def full_state(self, part: str = "") -> Named:

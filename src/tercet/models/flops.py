@@ -15,6 +15,7 @@ from typing import NamedTuple
 from torch import nn
 from transformers import PreTrainedModel
 
+from tercet.device.four_bits import num_weights
 from tercet.device.speed import linear_shapes, yardstick
 from tercet.models.forest import Forest
 from tercet.models.policy import Policy
@@ -43,7 +44,7 @@ def model_size(module: nn.Module) -> ModelSize:
     for parameter in getattr(model, model.base_model_prefix).parameters():
         if parameter.dim() < 2 or parameter is embedding:
             continue
-        used = parameter.numel()
+        used = num_weights(parameter)
         if parameter.dim() == 3:  # experts side by side, of which a token visits a few
             used = used // parameter.shape[0] * config.num_experts_per_tok
         linear += used

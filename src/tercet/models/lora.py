@@ -1,8 +1,8 @@
 """Low-rank adapters: every adapted layer computes W x + (alpha / rank) B A x, and only A and B are trained.
 
 Hu et al. 2021, https://arxiv.org/abs/2106.09685. The layers are peft's (an extra); W is frozen, in the compute
-precision. What a stage leaves, and what engines are sent, is a plain model: W of the source, in fp32, plus the
-product; A and B stand beside it as a PEFT folder (`tercet.models.adapter`).
+precision or in four bits. What a stage leaves, and what engines are sent, is a plain model: W of the source, in fp32,
+plus the product; A and B stand beside it as a PEFT folder (`tercet.models.adapter`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from tercet.device.four_bits import quantize_layers
 from tercet.models.adapter import Adapter, read_adapter, write_adapter
 from tercet.models.hf_folder import load_model, weight_files
 from tercet.recipe import LoraSpec
 
+CPU = torch.device("cpu")
 A, B, BASE = ".lora_A.default.weight", ".lora_B.default.weight", ".base_layer."
 
 
@@ -27,17 +29,21 @@ class LoraError(ValueError):
     """Adapters that cannot be made, or not for this model."""
 
 
-def adapt(module: nn.Module, lora: LoraSpec, dtype: torch.dtype, seed: int) -> Merged:
+def adapt(module: nn.Module, lora: LoraSpec, dtype: torch.dtype, seed: int, device: torch.device = CPU) -> Merged:
     """Give every model in `module` adapters, in place; the rest is frozen, except the head of a scorer.
 
     A is drawn from `seed` (Kaiming uniform, as in the paper's code), B is zero: at first nothing changes. Both come
-    from the folder `lora.adapter` where there is one. Returns what makes a plain model of it again.
+    from the folder `lora.adapter` where there is one. With `lora.quantize` the adapted layers keep their frozen weights
+    in four bits, on `device`. Returns what makes a plain model of it again.
     """
     models = list(_models(module))
     given = read_adapter(Path(lora.adapter)) if lora.adapter else None
     lora = _as_given(lora, given) if given else lora
     for _, model in models:
-        _inject(model, lora, _layers(model, given) if given else _targets(model, lora))
+        layers = _layers(model, given) if given else _targets(model, lora)
+        if lora.quantize:
+            quantize_layers(model, layers, lora.quantize, dtype=dtype, device=device)
+        _inject(model, lora, layers)
         output = model.get_output_embeddings()
         for name, parameter in model.named_parameters():
             fresh = not name.startswith(f"{model.base_model_prefix}.") and (
@@ -51,7 +57,7 @@ def adapt(module: nn.Module, lora: LoraSpec, dtype: torch.dtype, seed: int) -> M
     if given:
         _load(models, given)
     sources = {prefix: Path(str(model.name_or_path)) for prefix, model in models}
-    return Merged(module, {} if dtype == torch.float32 else sources, lora)
+    return Merged(module, {} if dtype == torch.float32 and not lora.quantize else sources, lora)
 
 
 class Merged:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tercet.recipe.specs import ROW, TRAINED, ComputeSpec, FileRef, Spec
+from tercet.precision import has_gpu
+from tercet.recipe.specs import ROW, TRAINED, ComputeSpec, FileRef, RecipeError, Spec
+
+if TYPE_CHECKING:
+    from tercet.recipe.recipe import Recipe
 
 Schedule = Literal["linear", "cosine", "constant"]
 Reduction = Literal["token_mean", "sequence_mean", "constant"]
@@ -17,14 +21,18 @@ Reduction = Literal["token_mean", "sequence_mean", "constant"]
 class LoraSpec(Spec):
     """Low-rank adapters instead of all weights (Hu et al. 2021); the exported model has them merged in."""
 
-    later = ("adapter",)
+    later = ("adapter", "quantize")
     r: int = Field(16, ge=1, description="Rank of the two factors.")
     alpha: float = Field(32.0, gt=0, description="The product of the factors is scaled by alpha / r.")
     target_modules: tuple[str, ...] = Field(
         (), description='Names of the linear layers that get adapters, e.g. `["q_proj"]`; all but the head when absent.'
     )
     adapter: str = Field(
-        "", description="Folder of an adapter (PEFT) to go on with: its factors, rank, alpha and layers (SFT only)."
+        "",
+        description="Folder of an adapter (PEFT) to go on with: its factors, rank, alpha and layers (sft, reward_model).",
+    )
+    quantize: Literal["", "nf4", "fp4"] = Field(
+        "", description="Keep the frozen weights below adapters in four bits (QLoRA; one GPU; sft, reward_model)."
     )
 
     @model_validator(mode="after")
@@ -43,7 +51,8 @@ class TrainSpec(ComputeSpec):
 
     produces = "weights"
     parallel = True
-    continues: ClassVar[bool] = False  # may go on with an adapter
+    check = "tercet.recipe.train_specs:check_four_bits"
+    compares: ClassVar[bool] = True  # the policy with the model it starts from
     model: str = Field(description="Stage (or `base`) whose weights start the training.")
     learning_rate: float = Field(gt=0, description="Peak learning rate, per optimiser step.")
     schedule: Schedule = Field("linear", description="After warm-up: to 0, or constant (paper: linear).")
@@ -61,10 +70,12 @@ class TrainSpec(ComputeSpec):
 
     @model_validator(mode="after")
     def _only_where_nothing_is_compared_with_the_start(self) -> Self:
-        if self.lora and self.lora.adapter and not self.continues:
+        if self.compares and self.lora and (self.lora.adapter or self.lora.quantize):
+            key = "adapter" if self.lora.adapter else "quantize"
+            way = 'merge it into the base: `adapter = "…"` in [base]' if self.lora.adapter else "leave it out"
             raise ValueError(
-                "lora.adapter goes on with an adapter in an sft stage only: other stages compare the policy with the "
-                'model they start from. Merge it into the base instead: `adapter = "…"` in [base]'
+                f"lora.{key} is for sft and reward_model stages: the others compare the policy with the model that "
+                f"they start from, or let it write, in its full precision; {way}"
             )
         return self
 
@@ -73,6 +84,17 @@ class TrainSpec(ComputeSpec):
         yield from super().local_files()
         if self.lora and self.lora.adapter:
             yield FileRef(("lora", "adapter"), self.lora.adapter)
+
+
+def check_four_bits(spec: TrainSpec, name: str, recipe: Recipe) -> None:
+    """Weights in four bits are refused where nothing can multiply them: without a GPU, and on several ranks."""
+    if not (spec.lora and spec.lora.quantize):
+        return
+    wanted, place = f"lora.quantize = {spec.lora.quantize!r}", ("stage", name, "lora", "quantize")
+    if not has_gpu():
+        raise RecipeError(f"{wanted} needs a CUDA GPU, and there is none here; leave it out", place)
+    if recipe.placement.ranks > 1:
+        raise RecipeError(f"{wanted} trains on one GPU, and placement.ranks is {recipe.placement.ranks}", place)
 
 
 class OfflineSpec(TrainSpec):
@@ -101,7 +123,7 @@ class SFTSpec(OfflineSpec):
     label = "SFT"
     data_field = "rows"
     sides = 1.0
-    continues = True
+    compares = False
     kind: Literal["sft"] = "sft"
     rows: str = Field(description="A stage of rows: mix, synth or personas.")
     learning_rate: float = Field(5e-6, gt=0, description="Peak learning rate (paper T11: 5e-6 for 8B).")
@@ -174,6 +196,7 @@ class RewardModelSpec(OfflineSpec):
     produces = "reward model"
     accepts = {"model": ("weights",), "pairs": ("pairs",), "tests": ("pairs",)}
     label = "Reward"
+    compares = False
     data_field = "pairs"
     kind: Literal["reward_model"] = "reward_model"
     pairs: str = Field(description="A stage of pairs: on_policy_pairs, rated_pairs or pair_mix.")

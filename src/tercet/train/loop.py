@@ -81,7 +81,7 @@ def start(
     """
     placement = ctx.recipe.placement
     dtype = getattr(torch, spec.precision)
-    merge = adapt(module, spec.lora, dtype, ctx.seed) if spec.lora else None
+    merge = adapt(module, spec.lora, dtype, ctx.seed, mesh.device) if spec.lora else None
     if placement.compile:
         compile_layers(module, mesh.device)
     if placement.recompute:
