@@ -66,6 +66,7 @@ def test_a_stage_is_exported_in_the_precision_that_is_asked_for_in_shards(export
     assert "## Lineage" in (folder / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft asks
 def test_an_adapter_names_the_model_that_it_belongs_on(export, store):
     peft = pytest.importorskip("peft")
     code, out, _, folder = export("sft", "--adapter")

@@ -56,7 +56,7 @@ FAMILIES = {
 def model_of(family: str) -> transformers.PreTrainedModel:
     """The same one every time, in fp32."""
     torch.manual_seed(0)
-    config = getattr(transformers, f"{family}Config")(**SIZES, **FAMILIES[family])
+    config = getattr(transformers, f"{family}Config")(**{**SIZES, **FAMILIES[family]})
     with quiet():
         model = getattr(transformers, f"{family}ForCausalLM")(config)
     model.config.architectures = [type(model).__name__]

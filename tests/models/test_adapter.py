@@ -19,6 +19,7 @@ from tercet.store import Context
 from tercet.track import Tracker
 
 peft = pytest.importorskip("peft")
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft asks
 IDS = torch.tensor([[257, 10, 20, 30, 258]])
 
 

@@ -32,12 +32,12 @@ SIZES = {
     "eos_token_id": 258,
     "pad_token_id": 256,
 }
-GEMMA = {"query_pre_attn_scalar": 16, "sliding_window": 64}
+GEMMA = {"head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 64}  # transformers reads no other head
 FAMILIES = {
     "Llama": {},
     "Mistral": {"sliding_window": 64},
     "Qwen2": {},
-    "Qwen3": {},
+    "Qwen3": {"head_dim": 128},
     "Gemma2": GEMMA,
     "Gemma3": {**GEMMA, "num_hidden_layers": 6},
     "Olmo": {},
@@ -168,7 +168,7 @@ def test_what_ends_generation_and_the_template_stand_in_the_file(folder, tmp_pat
         ("Qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}, "sliding windows"),
         ("Llama", {"mlp_bias": True}, "biases in the feed-forward layers"),
         ("Llama", {"hidden_act": "gelu"}, "the activation gelu"),
-        ("Gemma2", {"query_pre_attn_scalar": 5}, "query_pre_attn_scalar 5 with heads of 16"),
+        ("Gemma2", {"query_pre_attn_scalar": 5}, "query_pre_attn_scalar 5 with heads of 256"),
         ("Llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "rotary positions"),
     ],
 )

@@ -174,6 +174,7 @@ def test_a_restored_state_goes_on_as_if_nothing_had_happened(tiny_folder, contex
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft asks
 def test_the_adapter_is_kept_beside_the_merged_weights_and_peft_computes_the_same_with_it(
     tiny_folder, context, tmp_path
 ):

@@ -121,7 +121,7 @@ def _byte_level_bpe(metadata: Metadata, tokens: list[str]) -> Tokenizer:
             f"{metadata.name}: expected a 'gpt2' tokenizer split as {' or '.join(splits)}, got {kind!r} split as "
             f"{split!r}; use a safetensors folder"
         )
-    merges = [tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]]
+    merges = [tuple(merge.split(" ")) for merge in metadata.get("tokenizer.ggml.merges", [])]
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits[split], byte_level])
