@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import transformers
@@ -21,11 +22,9 @@ def main() -> None:
 
 
 def _read(folder: Path) -> str:
-    wanted = load_file(folder / "wanted.safetensors")
+    wanted, reader = load_file(folder / "wanted.safetensors"), cast(Any, transformers.AutoModelForCausalLM)
     try:
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(
-            folder / "out", dtype=torch.float32, output_loading_info=True
-        )
+        model, report = reader.from_pretrained(folder / "out", dtype=torch.float32, output_loading_info=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "out")
         ids = tokenizer.apply_chat_template(CHAT)
         with torch.no_grad():

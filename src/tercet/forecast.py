@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tercet import machine
-from tercet.precision import reason, resolve, software_bf16
-from tercet.recipe import BASE, Recipe
+from tercet.precision import has_gpu, reason, resolve, software_bf16
+from tercet.recipe import BASE, Recipe, RecipeError, TrainSpec
 
 SHARES = {"float32": (0.75, 0.9), "bfloat16": (0.55, 0.3)}  # of the rate, that training and generation reach on a CPU
 OPENING = 6.0  # seconds in which a stage starts and loads its model
@@ -88,3 +88,14 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{round(seconds, -1):.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def check_four_bits(spec: TrainSpec, name: str, recipe: Recipe) -> None:
+    """Weights in four bits are refused where nothing can multiply them: without a GPU, and on several ranks."""
+    if not (spec.lora and spec.lora.quantize):
+        return
+    wanted, place = f"lora.quantize = {spec.lora.quantize!r}", ("stage", name, "lora", "quantize")
+    if not has_gpu():
+        raise RecipeError(f"{wanted} needs a CUDA GPU, and there is none here; leave it out", place)
+    if recipe.placement.ranks > 1:
+        raise RecipeError(f"{wanted} trains on one GPU, and placement.ranks is {recipe.placement.ranks}", place)

@@ -12,11 +12,11 @@ from torch import nn
 from tercet.device.four_bits import num_weights, quantize_layers
 from tercet.device.mesh import Mesh
 from tercet.device.shard import Trainable
+from tercet.forecast import check_four_bits
 from tercet.models.flops import model_size
 from tercet.models.forest import Leaf, Tree, pack_forest
 from tercet.models.lora import adapt
 from tercet.recipe import LoraSpec, Recipe, RecipeError
-from tercet.recipe.train_specs import check_four_bits
 from tercet.train.export import open_policy
 
 CPU = torch.device("cpu")
@@ -82,7 +82,7 @@ def test_without_bitsandbytes_it_says_what_to_install(monkeypatch):
     [(False, 1, "needs a CUDA GPU, and there is none here"), (True, 2, "trains on one GPU, and placement.ranks is 2")],
 )
 def test_four_bits_are_refused_at_plan_time_where_nothing_can_multiply_them(monkeypatch, gpu, ranks, told):
-    monkeypatch.setattr("tercet.recipe.train_specs.has_gpu", lambda: gpu)
+    monkeypatch.setattr("tercet.forecast.has_gpu", lambda: gpu)
     stage = {"kind": "sft", "model": "base", "rows": "words", "lora": {"quantize": "nf4"}}
     words = {"kind": "synth", "generator": "words@1", "rows": 8}
     recipe = Recipe.model_validate(

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from tests.models.random_models import FAMILIES, model_of
 
-from tercet.models.base_layout import Layout, save_model
+from tercet.models.base_layout import BaseLayout, save_model
 from tercet.models.hf_folder import load_model, parameter_shapes, quiet
 
 
@@ -17,7 +17,7 @@ def test_names_shapes_and_numbers_are_those_that_save_pretrained_writes(family, 
     with quiet():
         model.save_pretrained(tmp_path)
     theirs = load_file(tmp_path / "model.safetensors")
-    layout = Layout(model.config)
+    layout = BaseLayout(model.config)
     assert layout.shapes == {name: tuple(tensor.shape) for name, tensor in theirs.items()}
     ours = dict(layout.stored(reversed(model.state_dict().items())))
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
@@ -36,6 +36,6 @@ def test_experts_are_stored_one_by_one_and_read_back(tiny_folder, tmp_path):
 
 def test_a_dense_model_is_stored_as_it_is_held(tiny_folder, tmp_path):
     model = model_of("Llama")
-    layout, state = Layout(model.config), model.state_dict()
+    layout, state = BaseLayout(model.config), model.state_dict()
     assert layout.shapes == parameter_shapes(model.config)
     assert all(found is state[name] for name, found in layout.stored(state.items()))

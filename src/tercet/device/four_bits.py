@@ -7,6 +7,7 @@ kept in eight bits. A product dequantises the matrix it needs; gradients pass th
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ def quantize_layers(
         ) from error
     for name in names:
         parent, _, last = name.rpartition(".")
-        layer = model.get_submodule(name)
+        layer: Any = model.get_submodule(name)
         sizes = (layer.in_features, layer.out_features)
         four = Linear4bit(*sizes, bias=False, compute_dtype=dtype, quant_type=kind, device="meta")
         weight = layer.weight.detach().to(dtype)

@@ -32,12 +32,12 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     save_config(folder, config)
     copy_tokenizer(source, folder)
-    layout = Layout(config)
+    layout = BaseLayout(config)
     items = state.items() if isinstance(state, Mapping) else state
     write_weights(folder / "model.safetensors", layout.shapes, layout.stored(items))
 
 
-class Layout:
+class BaseLayout:
     """How a model of a configuration is stored; `shapes` has the names on the disk, in the order of the model."""
 
     def __init__(self, config: PretrainedConfig) -> None:

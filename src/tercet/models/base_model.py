@@ -30,7 +30,7 @@ from tercet.hub import cache_folder
 from tercet.journal import replace, to_disk, write_json
 from tercet.models import gguf, tiny
 from tercet.models.adapter import merge_adapter, read_adapter
-from tercet.models.base_layout import Layout
+from tercet.models.base_layout import BaseLayout
 from tercet.models.chat import TEMPLATES, Chat
 from tercet.models.hf_folder import (
     TOKENIZER_FILES,
@@ -310,7 +310,7 @@ def _grow(folder: Path, config: PretrainedConfig, vocabulary: int) -> None:
     """Rewrite the weights with more vocabulary rows; new rows are the mean of the old ones."""
     files = weight_files(folder)
     config.vocab_size = vocabulary
-    shapes = Layout(config).shapes
+    shapes = BaseLayout(config).shapes
 
     def tensors() -> Iterator[tuple[str, torch.Tensor]]:
         for file in files:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tercet.precision import has_gpu
-from tercet.recipe.specs import ROW, TRAINED, ComputeSpec, FileRef, RecipeError, Spec
-
-if TYPE_CHECKING:
-    from tercet.recipe.recipe import Recipe
+from tercet.recipe.specs import ROW, TRAINED, ComputeSpec, FileRef, Spec
 
 Schedule = Literal["linear", "cosine", "constant"]
 Reduction = Literal["token_mean", "sequence_mean", "constant"]
@@ -51,7 +47,7 @@ class TrainSpec(ComputeSpec):
 
     produces = "weights"
     parallel = True
-    check = "tercet.recipe.train_specs:check_four_bits"
+    check = "tercet.forecast:check_four_bits"
     compares: ClassVar[bool] = True  # the policy with the model it starts from
     model: str = Field(description="Stage (or `base`) whose weights start the training.")
     learning_rate: float = Field(gt=0, description="Peak learning rate, per optimiser step.")
@@ -84,17 +80,6 @@ class TrainSpec(ComputeSpec):
         yield from super().local_files()
         if self.lora and self.lora.adapter:
             yield FileRef(("lora", "adapter"), self.lora.adapter)
-
-
-def check_four_bits(spec: TrainSpec, name: str, recipe: Recipe) -> None:
-    """Weights in four bits are refused where nothing can multiply them: without a GPU, and on several ranks."""
-    if not (spec.lora and spec.lora.quantize):
-        return
-    wanted, place = f"lora.quantize = {spec.lora.quantize!r}", ("stage", name, "lora", "quantize")
-    if not has_gpu():
-        raise RecipeError(f"{wanted} needs a CUDA GPU, and there is none here; leave it out", place)
-    if recipe.placement.ranks > 1:
-        raise RecipeError(f"{wanted} trains on one GPU, and placement.ranks is {recipe.placement.ranks}", place)
 
 
 class OfflineSpec(TrainSpec):

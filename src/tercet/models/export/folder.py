@@ -18,7 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from tercet.models.base_layout import Layout
+from tercet.models.base_layout import BaseLayout
 from tercet.models.export.older import write_config, write_tokenizer_config
 from tercet.models.hf_folder import load_config, meta_model, parameter_shapes, weight_files
 from tercet.models.weights import DTYPES, SHARD, BaseError, stored_tensors, widened, write_weights
@@ -74,12 +74,12 @@ def _as_it_came(folder: Path) -> Stored:
     return {name: at for name, at in tensors_of(folder).items() if name not in changed}
 
 
-def _layout(config: PretrainedConfig, have: Stored) -> Layout | None:
+def _layout(config: PretrainedConfig, have: Stored) -> BaseLayout | None:
     """What turns tensors with the names they have in memory, as early artifacts hold them, into the base's; or None."""
     held = parameter_shapes(config)
     if have.keys() != held.keys():
         return None
-    layout = Layout(config)
+    layout = BaseLayout(config)
     return layout if layout.bundle else None
 
 

@@ -92,12 +92,12 @@ def export_gguf(source: Path, path: Path, name: str, kind: str, progress: Progre
 
 def _family(config: PretrainedConfig, source: Path) -> Family:
     """The family of a model, refused where llama.cpp would compute something else."""
-    family = FAMILIES.get(config.model_type)
-    if family is None or config.architectures[0].endswith("SequenceClassification"):
+    family, kind = FAMILIES.get(config.model_type), (config.architectures or ["a model"])[0]
+    if family is None or kind.endswith("SequenceClassification"):
         known = ", ".join(sorted({name.removesuffix("_text") for name in FAMILIES}))
         raise BaseError(
             f"{source}: a GGUF file is written of dense language models of the families {known}; this is "
-            f"{config.architectures[0]} ({config.model_type}). Export it as a folder, without --gguf"
+            f"{kind} ({config.model_type}). Export it as a folder, without --gguf"
         )
     head = _head(config)
     layers = list(getattr(config, "layer_types", None) or [])
