@@ -70,17 +70,17 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 24
 # docs/log.md that says what the lines buy.
 BUDGETS = {
     "algos": 518,
-    "cli": 1_260,
+    "cli": 1_376,
     "data": 5_602,
-    "device": 897,
+    "device": 944,
     "evals": 3_537,
     "kernels": 108,
-    "models": 5_586,
-    "recipe": 1_444,
+    "models": 6_649,
+    "recipe": 1_507,
     "report": 1_884,
     "sandbox": 1_427,
-    "top": 3_002,
-    "train": 3_215,
+    "top": 3_013,
+    "train": 3_225,
     "verify": 3_308,
 }
 # Flat tables may be long; the reason says why the file reads well all the same.
