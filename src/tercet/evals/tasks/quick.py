@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import random
-from functools import partial
 
-from tercet.evals.task import Choices, Generated, GoldAnswers, Task, TaskError
-from tercet.rows import Row, Sampling
+from tercet.evals.task import Choices, GoldAnswers, TaskError
+from tercet.evals.tasks.declared import Functions, declared
+from tercet.rows import Messages, Row
+
+
+def _prompt(row: Row) -> Messages:
+    return row.prompt
 
 
 def _answer(row: Row) -> str:
     if row.answer is None:
         raise TaskError(f"{row.source}, row {row.id!r}: expected a final assistant turn that holds the right answer")
     return row.answer
+
+
+def _reference(row: Row) -> str:
+    return row.reference
 
 
 def _right_among_wrong(row: Row) -> Choices:
@@ -32,45 +40,13 @@ def _right_among_wrong(row: Row) -> Choices:
     return options, options.index(_answer(row))
 
 
-made = partial(Task, version=1, prompt=lambda row: row.prompt)  # a task on rows of our own generators
-TASKS = (
-    made(
-        name="words",
-        skill="word problems",
-        data=Generated("words@1", rows=120),
-        reference=lambda row: row.reference,
-        verifier="gsm8k@1",
-        sampling=Sampling(max_new_tokens=160),
-        gold=GoldAnswers(
-            lambda row: f"So the answer is {row.reference}.", lambda row: f"So the answer is {row.reference}1."
-        ),
-        description="Word problems from templates that no training row uses; the last number written must be right.",
-    ),
-    made(
-        name="constraints",
-        skill="constraints",
-        data=Generated("constraints@1", rows=120),
-        reference=lambda row: row.reference,
-        verifier="tulu_if@1",
-        sampling=Sampling(max_new_tokens=160),
-        gold=GoldAnswers(_answer, lambda row: ""),
-        description="Instructions with one to three checkable constraints on unseen topics; all of them must hold.",
-    ),
-    made(
-        name="talk",
-        skill="chat",
-        data=Generated("talk@1", rows=60),
-        reference=_answer,
-        metric="bpb",
-        description="Bits per byte of ordinary answers; it rises when training makes the model forget how to talk.",
-    ),
-    made(
-        name="facts",
-        skill="knowledge",
-        data=Generated("facts@1", rows=60),
-        reference=_answer,
-        metric="choice",
-        options=_right_among_wrong,
-        description="Short facts: the right answer must be more likely than three wrong ones as the assistant's turn.",
-    ),
+_NUMBER = GoldAnswers(
+    lambda row: f"So the answer is {row.reference}.", lambda row: f"So the answer is {row.reference}1."
 )
+FUNCTIONS: dict[str, Functions] = {
+    "words": {"prompt": _prompt, "reference": _reference, "gold": _NUMBER},
+    "constraints": {"prompt": _prompt, "reference": _reference, "gold": GoldAnswers(_answer, lambda row: "")},
+    "talk": {"prompt": _prompt, "reference": _answer},
+    "facts": {"prompt": _prompt, "reference": _answer, "options": _right_among_wrong},
+}
+TASKS = declared(FUNCTIONS)

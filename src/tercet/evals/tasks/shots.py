@@ -9,21 +9,16 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache
 
 from tercet.evals.layout import Shot, ask
-from tercet.evals.task import Task, TaskError
+from tercet.evals.task import TaskError
 from tercet.hub import PART, Record, rows_with
 from tercet.rows import Messages
 
-OLMO_EVAL = "github:allenai/olmo-eval/src/olmo_eval/evals/tasks"
-HARNESS = "github:EleutherAI/lm-evaluation-harness/lm_eval/tasks"
-HARNESS_COMMIT = "4e7e0d47f33bc71070c1d38394bafbb52b117163"
 STEPS = "A: Let's think step by step."  # the opening of every BIG-Bench Hard answer
 SEED = 1234  # the few-shot seed of the published runs
 
-
-public = partial(Task, version=1)  # a task on public data; most have one version
 Shots = Callable[[Record, Sequence[Record]], list[Shot]]
 Shown = Callable[[Sequence[Record]], list[tuple[str, ...]]]
 

@@ -12,20 +12,19 @@ import random
 import re
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 
 from tercet.evals.layout import ask
 from tercet.evals.task import GoldAnswers, TaskError
+from tercet.evals.tasks.declared import Functions, declared
 from tercet.evals.tasks.dev import instructions
 from tercet.evals.tasks.mmlu import letter_reference
-from tercet.evals.tasks.shots import columns, field, public, turn
+from tercet.evals.tasks.shots import columns, field, turn
 from tercet.hub import PART, Record
-from tercet.rows import Messages, Sampling, Source
+from tercet.rows import Messages, Source
 
 LETTERS = "ABCDEFGHIJ"
-REASONED = Sampling(max_new_tokens=2048)
 
 # ---- letters: MMLU-Pro, GPQA, AGIEval ----
 
@@ -167,142 +166,64 @@ def _href_reference(record: Record) -> str:
     return json.dumps(kept, ensure_ascii=False)
 
 
-_BIGCODEBENCH = public(
-    name="bigcodebench_hard",
-    skill="code",
-    data=(Source("bigcode/bigcodebench-hard", split="v0.1.2", revision="298d2cc7b96612e15e47313c3603ee124cee0c1f"),),
-    prompt=_code_prompt,
-    fields=columns("instruct_prompt"),
-    reference=_code_reference,
-    verifier="program@1",
-    prefix="Here is a self-contained Python script that solves the problem:\n```python\n",
-    sampling=Sampling(max_new_tokens=1280, stop=("\nif __name__", "\ndef main(", "\nprint(", "\n```")),
-    gold=GoldAnswers(
-        lambda record: record["code_prompt"].rstrip() + "\n" + record["canonical_solution"].strip("\n") + "\n",
-        lambda record: record["code_prompt"].rstrip() + '\n    raise NotImplementedError("nothing was written")\n',
-    ),
-    description="148 practical programming problems in words, calibrated; all unit tests of a problem must pass. "
-    "Solutions and tests use about 70 third-party packages, which the sandbox's Python must have.",
-    variant="pass@1, one greedy sample, as in the published configuration",
-    licence="Apache-2.0",
-)
-
-TASKS = (
-    public(
-        name="mmlu_pro",
-        skill="knowledge",
-        data=(Source("TIGER-Lab/MMLU-Pro", split="test", revision="527feea0afed1de15a8c115abf7be4c912123315"),),
-        prompt=lambda record: _lettered(f"Question: {record['question']}", _labelled(record["options"])),
-        fields=columns("question"),
-        reference=lambda record: letter_reference(record["answer"], LETTERS, brackets=True),
-        verifier="letter@1",
-        sampling=REASONED,
-        subset=field("category"),
-        aggregate="macro",
-        measures={"strict": ("strict",)},
-        gold=_letter_gold(field("answer")),
-        description="MMLU-Pro, 3 to 10 options, after concise reasoning; mean over 14 categories.",
-        variant="0-shot, macro; the 5-shot regimes are micro averages",
-        licence="MIT",
-    ),
-    public(
-        name="gpqa",
-        skill="knowledge",
-        data=(Source("Idavidrein/gpqa", subset="gpqa_main", split="train"),),
-        prompt=_gpqa_prompt,
-        fields=columns("Question"),
-        reference=_gpqa_letter,
-        verifier="gpqa@1",
-        split="train",
-        sampling=REASONED,
-        measures={"strict": ("strict",)},
-        gold=_letter_gold(_gpqa_letter),
-        description="GPQA main (448 questions by domain experts), options in an order drawn from the row's number.",
-        licence="CC-BY-4.0",
-    ),
-    public(
-        name="agieval",
-        skill="reasoning",
-        data=tuple(
+FUNCTIONS: dict[str, Functions] = {
+    "mmlu_pro": {
+        "prompt": lambda record: _lettered(f"Question: {record['question']}", _labelled(record["options"])),
+        "fields": columns("question"),
+        "reference": lambda record: letter_reference(record["answer"], LETTERS, brackets=True),
+        "subset": field("category"),
+        "gold": _letter_gold(field("answer")),
+    },
+    "gpqa": {
+        "prompt": _gpqa_prompt,
+        "fields": columns("Question"),
+        "reference": _gpqa_letter,
+        "gold": _letter_gold(_gpqa_letter),
+    },
+    "agieval": {
+        "data": tuple(
             Source(f"{_AGIEVAL}/data/v1/{{subset}}.jsonl", subset=name, split="test", revision=_AGIEVAL_REVISION)
             for name in AGIEVAL
         ),
-        prompt=_agieval_prompt,
-        fields=lambda record: (record.get("passage") or "", record["question"]),
-        reference=lambda record: letter_reference(record["label"], LETTERS[:6], brackets=True),
-        verifier="letter@1",
-        sampling=REASONED,
-        subset=field(PART),
-        cluster=_passage,
-        aggregate="macro",
-        measures={"strict": ("strict",)},
-        gold=_letter_gold(field("label")),
-        description="AGIEval English: eight sets of admission and aptitude tests; mean over the sets.",
-        variant="without sat-en-without-passage and math",
-        licence="per set: MIT, Apache-2.0, LogiQA terms (see data/v1/LICENSE there)",
-    ),
-    public(
-        name="deepmind_math",
-        skill="maths",
-        data=tuple(Source("deepmind/math_dataset", subset=name, split="test[:100]") for name in MODULES),
-        prompt=_math_prompt,
-        fields=lambda record: (_plain(record["question"]),),
-        reference=lambda record: _plain(record["answer"]),
-        verifier="deepmind_math@1",
-        sampling=REASONED,
-        subset=_module,
-        aggregate="macro",
-        gold=GoldAnswers(
+        "prompt": _agieval_prompt,
+        "fields": lambda record: (record.get("passage") or "", record["question"]),
+        "reference": lambda record: letter_reference(record["label"], LETTERS[:6], brackets=True),
+        "subset": field(PART),
+        "cluster": _passage,
+        "gold": _letter_gold(field("label")),
+    },
+    "deepmind_math": {
+        "data": tuple(Source("deepmind/math_dataset", subset=name, split="test[:100]") for name in MODULES),
+        "prompt": _math_prompt,
+        "fields": lambda record: (_plain(record["question"]),),
+        "reference": lambda record: _plain(record["answer"]),
+        "subset": _module,
+        "gold": GoldAnswers(
             lambda record: FINAL.replace("[answer]", _plain(record["answer"])),
             # 12 -> 712, x + 1 -> 7x + 1, True -> 7True
             lambda record: FINAL.replace("[answer]", "7" + _plain(record["answer"])),
         ),
-        description="DeepMind Mathematics, 100 questions of each of 56 modules; mean over the modules. A local file "
-        "for deepmind/math_dataset in the mirror has rows of category, question and answer.",
-        variant="with three example answers of the module (configuration v1 and later); the published sample of 5,600 "
-        "questions is not public, so the first 100 of each module or the mirror's own stand for it",
-        licence="Apache-2.0",
-    ),
-    _BIGCODEBENCH,
-    replace(
-        _BIGCODEBENCH,
-        name="bigcodebench_hard:pass10",
-        sampling=replace(_BIGCODEBENCH.sampling, n=20, temperature=0.8, top_p=0.95),
-        pass_k=10,
-        variant="pass@10, as in the paper's table, over 20 samples drawn as for HumanEval (the paper does not say how)",
-    ),
-    public(
-        name="ifbench",
-        skill="instruction following",
-        data=(Source("allenai/IFBench_test", split="train"),),
-        prompt=turn("prompt"),
-        fields=columns("prompt"),
-        reference=partial(instructions, ensure_ascii=False),
-        verifier="ifbench@1",
-        sampling=REASONED,
-        measures={
-            "strict": ("strict",),
-            "constraints_loose": ("followed_loose", "constraints"),
-            "constraints_strict": ("followed_strict", "constraints"),
-        },
-        description="IFBench, 300 prompts with 58 kinds of constraints on form; all of a prompt's must hold, loosely.",
-        variant="the public 58-kind set; the paper's IFEval-OOD had 52 kinds and was never published in that form",
-        licence="ODC-BY",
-    ),
-    public(
-        name="href",
-        skill="chat",
-        data=(Source("allenai/href", split="dev"),),
-        prompt=turn("instruction"),
-        fields=columns("instruction"),
-        reference=_href_reference,
-        verifier="href@1",
-        split="dev",
-        sampling=Sampling(max_new_tokens=4096),
-        subset=field("category"),
-        description="HREF: how often the answer beats the baseline's (Llama 3.1 405B Instruct in the paper), each task "
-        "type compared in its own way; the average counts every instruction once.",
-        variant="the public development set, 430 rows in 8 of the 11 task types",
-        licence="ODC-BY",
-    ),
-)
+    },
+    "bigcodebench_hard": {
+        "prompt": _code_prompt,
+        "fields": columns("instruct_prompt"),
+        "reference": _code_reference,
+        "gold": GoldAnswers(
+            lambda row: row["code_prompt"].rstrip() + "\n" + row["canonical_solution"].strip("\n") + "\n",
+            lambda row: row["code_prompt"].rstrip() + '\n    raise NotImplementedError("nothing was written")\n',
+        ),
+    },
+    "bigcodebench_hard:pass10": {},
+    "ifbench": {
+        "prompt": turn("prompt"),
+        "fields": columns("prompt"),
+        "reference": partial(instructions, ensure_ascii=False),
+    },
+    "href": {
+        "prompt": turn("instruction"),
+        "fields": columns("instruction"),
+        "reference": _href_reference,
+        "subset": field("category"),
+    },
+}
+TASKS = declared(FUNCTIONS)
