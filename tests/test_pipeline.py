@@ -174,7 +174,7 @@ def test_a_mirrored_hub_id_is_pinned_by_the_content_of_its_file(store, tmp_path)
     (tmp_path / "rows.jsonl").write_text("{}")
     (tmp_path / "mirror.toml").write_text('[mirror]\n"open/rows" = "rows.jsonl"\n')
     mirror = pipeline.read_mirror(tmp_path / "mirror.toml")
-    [source] = pipeline.graph(with_source("open/rows"), store, mirror)["mixed"].identity.spec["sources"]
+    [source] = pipeline.graph(with_source("open/rows"), store, mirror)["mixed"].spec["sources"]
     assert source["path"].startswith("open/rows sha256:")
     (tmp_path / "rows.jsonl").unlink()
     with pytest.raises(RecipeError, match="maps 'open/rows'"):

@@ -92,7 +92,7 @@ def test_a_key_holds_the_precision_of_the_another(another, tmp_path):
     for cpuinfo in (ICE_LAKE, ZEN_4):
         another(cpuinfo)
         nodes = pipeline.graph(recipe(), Store(tmp_path))
-        assert nodes["sft"].identity.spec["dtype"] == precision.automatic().dtype
+        assert nodes["sft"].spec["dtype"] == precision.automatic().dtype
         keys[cpuinfo] = nodes["sft"].key, nodes["pinned"].key
     assert keys[ICE_LAKE][0] != keys[ZEN_4][0]
     assert keys[ICE_LAKE][1] == keys[ZEN_4][1]

@@ -6,6 +6,7 @@ digests of local files. So the plan is exact, a finished run costs nothing to re
 
 from __future__ import annotations
 
+import os
 import pkgutil
 import signal
 import tomllib
@@ -29,24 +30,6 @@ from tercet.track import Board, board, read_progress
 
 
 @dataclass(frozen=True)
-class Node:
-    """One stage with everything that decides its result."""
-
-    name: str
-    identity: Identity
-
-    @property
-    def kind(self) -> str:
-        """The stage kind."""
-        return self.identity.kind
-
-    @property
-    def key(self) -> str:
-        """The artifact's key."""
-        return self.identity.key
-
-
-@dataclass(frozen=True)
 class PlanLine:
     """One stage of a plan: whether its artifact exists, why it does not, and what it will take."""
 
@@ -60,37 +43,37 @@ class PlanLine:
     forecast: dict[str, int] = field(default_factory=dict)
 
 
-def graph(recipe: Recipe, store: Store, mirror: dict[str, str] | None = None) -> dict[str, Node]:
-    """Every stage with its key, inputs first; refuses a recipe that opens the unseen suite before the end."""
+def graph(recipe: Recipe, store: Store, mirror: dict[str, str] | None = None) -> dict[str, Identity]:
+    """All that decides each stage's key, inputs first; refuses a recipe that opens the unseen suite before the end."""
     recipe = recipe.resolved()
-    nodes: dict[str, Node] = {}
+    nodes: dict[str, Identity] = {}
     for name in recipe.order():
         if check := recipe.spec(name).check:
             pkgutil.resolve_name(check)(recipe.spec(name), name, recipe)
         inputs = {need: nodes[need].key for need in recipe.needs(name)}
         spec = _identity_spec(recipe, name, mirror or {}, store.root / ".cache")
-        nodes[name] = Node(name, Identity(recipe.kind(name), recipe.spec(name).version, spec, inputs))
+        nodes[name] = Identity(recipe.kind(name), recipe.spec(name).version, spec, inputs)
     return nodes
 
 
 def plan(
-    recipe: Recipe, store: Store, mirror: dict[str, str] | None = None, nodes: dict[str, Node] | None = None
+    recipe: Recipe, store: Store, mirror: dict[str, str] | None = None, nodes: dict[str, Identity] | None = None
 ) -> list[PlanLine]:
     """What exists, what is missing and why; `nodes` is the graph, where it is known."""
     recipe = recipe.resolved()
     lines: dict[str, PlanLine] = {}
-    for node in (nodes or graph(recipe, store, mirror)).values():
-        exists, precision = store.find(node.name, node.key) is not None, recipe.spec(node.name).precision
-        lines[node.name] = PlanLine(
-            name=node.name,
+    for name, node in (nodes or graph(recipe, store, mirror)).items():
+        exists, precision = store.find(name, node.key) is not None, recipe.spec(name).precision
+        lines[name] = PlanLine(
+            name=name,
             kind=node.kind,
             key=node.key,
             exists=exists,
-            why="" if exists else _why(node, store),
-            path=store.root / f"{node.name}-{node.key}",
+            why="" if exists else _why(name, node, store),
+            path=store.root / f"{name}-{node.key}",
             precision=reason(precision) if precision else "",
         )
-        lines[node.name].forecast.update(_forecast(recipe, node.name, lines))
+        lines[name].forecast.update(_forecast(recipe, name, lines))
     return list(lines.values())
 
 
@@ -111,13 +94,14 @@ def run(
         console.print(text, highlight=False, soft_wrap=True)
     made: dict[str, Artifact] = {}
     with _terminated_as_interrupt(), board(console, {name: node.kind for name, node in nodes.items()}) as view:
-        for node in nodes.values():
-            found = store.find(node.name, node.key)
+        for name, node in nodes.items():
+            found = store.find(name, node.key)
             if found is None:
-                made[node.name] = _make(node, recipe, store, mirror, made, view)
+                inputs = {need: str(made[need].path) for need in node.inputs}
+                made[name] = _make(StageJob.of(recipe, name, node, inputs, mirror), recipe, store, view)
             else:
-                made[node.name] = found
-                view.exists(node.name, dict(found.metrics))
+                made[name] = found
+                view.exists(name, dict(found.metrics))
     return made
 
 
@@ -131,8 +115,8 @@ def announced(recipe: Recipe, store: Store, lines: Sequence[PlanLine]) -> Iterat
 
 
 def read_mirror(path: str | Path | None) -> dict[str, str]:
-    """The `[mirror]` table of a mirror file, hub id to local file, with paths resolved from that file."""
-    if not path:
+    """The `[mirror]` table of a mirror file (or of TERCET_MIRROR), hub id to local file, by paths from that file."""
+    if not (path := path or os.environ.get("TERCET_MIRROR")):
         return {}
     path = Path(path)
     try:
@@ -191,14 +175,14 @@ def _mirrored(key: str, file: str, cache: Path) -> str:
     return f"sha256:{source_digest(path.resolve(), cache)}"
 
 
-def _why(node: Node, store: Store) -> str:
+def _why(name: str, node: Identity, store: Store) -> str:
     """What differs between this stage and the nearest artifact of its name."""
-    if store.draft(node.name, node.key).path.is_dir():
+    if store.draft(name, node.key).path.is_dir():
         return "started; will continue"
-    records = [artifact.record for artifact in store if artifact.name == node.name]
+    records = [artifact.record for artifact in store if artifact.name == name]
     if not records:
         return "not made yet"
-    return min((_differences(node.identity, record) for record in records), key=len)
+    return min((_differences(node, record) for record in records), key=len)
 
 
 def _differences(identity: Identity, record: dict[str, Any]) -> str:
@@ -234,7 +218,7 @@ def _forecast(recipe: Recipe, name: str, lines: dict[str, PlanLine]) -> dict[str
     return {key: value for key, value in ahead.items() if value}
 
 
-def _needed(nodes: dict[str, Node], recipe: Recipe, only: Sequence[str]) -> dict[str, Node]:
+def _needed(nodes: dict[str, Identity], recipe: Recipe, only: Sequence[str]) -> dict[str, Identity]:
     """The stages asked for and everything they need, in order; all when nothing is asked for."""
     if unknown := [name for name in only if name not in nodes]:
         raise RecipeError(f"--only names {', '.join(map(repr, unknown))}; stages of this recipe: {', '.join(nodes)}")
@@ -245,33 +229,29 @@ def _needed(nodes: dict[str, Node], recipe: Recipe, only: Sequence[str]) -> dict
     return {name: node for name, node in nodes.items() if name in wanted}
 
 
-def _make(
-    node: Node, recipe: Recipe, store: Store, mirror: dict[str, str], made: dict[str, Artifact], view: Board
-) -> Artifact:
+def _make(job: StageJob, recipe: Recipe, store: Store, view: Board) -> Artifact:
     """Make one artifact, or wait for the process that is making it."""
+    name, key = job.name, job.identity.key
 
     def waiting(who: str) -> None:
-        view.note(f"{node.name}-{node.key} is being made by process {who}; waiting for it (Ctrl-C leaves)")
+        view.note(f"{name}-{key} is being made by process {who}; waiting for it (Ctrl-C leaves)")
 
-    with store.lock(node.name, node.key, waiting) as lock:
-        if (found := store.find(node.name, node.key)) is not None:
-            view.exists(node.name, dict(found.metrics))
+    with store.lock(name, key, waiting) as lock:
+        found, draft = store.find(name, key), store.draft(name, key)
+        if found is None:
+            continued = draft.path.is_dir()
+            draft.open()
+            found = draft.seal() if (draft.path / "artifact.json").is_file() else None
+        if found is not None:
+            view.exists(name, dict(found.metrics))
             return found
-        draft = store.draft(node.name, node.key)
-        continued = draft.path.is_dir()
-        draft.open()
-        if (draft.path / "artifact.json").is_file():
-            found = draft.seal()
-            view.exists(node.name, dict(found.metrics))
-            return found
-        inputs = {name: str(made[name].path) for name in node.identity.inputs}
-        StageJob.of(recipe, node.name, node.identity, inputs, mirror).write(draft)
-        view.start(node.name, "continues where it stopped" if continued else "")
-        code = supervise(draft, recipe, lock, lambda: view.update(node.name, read_progress(draft.path)))
-        if (artifact := store.find(node.name, node.key)) is None:
-            view.failed(node.name)
+        job.write(draft)
+        view.start(name, "continues where it stopped" if continued else "")
+        code = supervise(draft, recipe, lock, lambda: view.update(name, read_progress(draft.path)))
+        if (artifact := store.find(name, key)) is None:
+            view.failed(name)
             raise failure(draft, code)
-        view.done(node.name, dict(artifact.metrics), float(artifact.record["seconds"]))
+        view.done(name, dict(artifact.metrics), float(artifact.record["seconds"]))
         return artifact
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tercet.cli import data
-from tercet.cli.main import OPTIONS
+from tercet.cli.main import parser
 from tercet.evals import suite
 from tercet.rows import write_table
 from tercet.rows_file import read_file
@@ -21,19 +18,7 @@ QUESTION = "Ann has three pens and buys four more pens in the shop. How many pen
 
 def call(*words: object) -> int:
     """Run the verb as the command line does."""
-    top = argparse.ArgumentParser()
-    verbs = top.add_subparsers()
-
-    def add(name: str, verb: Callable[[argparse.Namespace], int], text: str, *options: str) -> argparse.ArgumentParser:
-        found = verbs.add_parser(name, help=text)
-        found.set_defaults(verb=verb)
-        for option in options:
-            names, settings = OPTIONS[option]
-            found.add_argument(*names, **settings)
-        return found
-
-    data.add_verbs(add)
-    args = top.parse_args([str(word) for word in words])
+    args = parser().parse_args([str(word) for word in words])
     return int(args.verb(args))
 
 

@@ -103,8 +103,8 @@ class Workshop:
         node = pipeline.graph(self.recipe, self.store, self.mirror)[name]
         draft = self.store.draft(name, node.key)
         draft.open()
-        inputs = {need: str(self.store.open(need).path) for need in node.identity.inputs}
-        StageJob.of(self.recipe, name, node.identity, inputs, self.mirror).write(draft)
+        inputs = {need: str(self.store.open(need).path) for need in node.inputs}
+        StageJob.of(self.recipe, name, node, inputs, self.mirror).write(draft)
         return draft
 
     def make(self, name: str) -> None:

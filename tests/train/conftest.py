@@ -196,7 +196,7 @@ def filled_workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         draft = found.store.draft(name, nodes[name].key)
         draft.open()
         make(draft.payload)
-        draft.commit(nodes[name].identity, {}, 0.0)
+        draft.commit(nodes[name], {}, 0.0)
     return found
 
 

@@ -3,45 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import webbrowser
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from rich.console import Console
+
+from tercet import pipeline
 from tercet.cli.output import emit, say
+from tercet.recipe import RecipeError, load
+from tercet.store import Artifact, Store, StoreError
 
 if TYPE_CHECKING:
     from tercet.report.collect import Stage
-    from tercet.store import Artifact
-
-ARTIFACT: dict[str, Any] = {"metavar": "ARTIFACT", "help": "folder, STAGE-KEY or stage name"}
-
-
-def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Put the verbs on the command line."""
-    verb = add("lineage", lineage, "what an artifact was made from", "store", "json")
-    verb.add_argument("artifact", **ARTIFACT)
-    verb = add("check", check, "recompute digests and keys of artifacts", "store", "json")
-    verb.add_argument("artifact", nargs="?", **ARTIFACT)
-    found = "find the page of a run; of a recipe, render it where missing"
-    verb = add("report", report, found, "set", "mirror", "json")
-    verb.add_argument("run", type=Path, metavar="RUN", help="a folder of artifacts, a report artifact, or a recipe")
-    verb.add_argument("--store", metavar="DIR", default="runs", help="folder of the artifacts of a recipe")
-    verb.add_argument("--open", action="store_true", help="open the page in the browser")
-    verb = add("rollouts", rollouts, "write a page that browses the rollouts of RL stages", "store", "json")
-    accepted = "an RL stage: folder, STAGE-KEY, stage name, or the draft folder of one that has not ended"
-    verb.add_argument("artifacts", nargs="+", metavar="ARTIFACT", help=accepted)
-    verb.add_argument("--out", type=Path, metavar="FILE", default=Path("rollouts.html"), help="the page to write")
-    verb.add_argument("--groups", type=int, metavar="N", default=600, help="most groups on the page (default 600)")
-    verb.add_argument("--open", action="store_true", help="open the page in the browser")
 
 
 def lineage(args: argparse.Namespace) -> int:
     """The artifact and everything it was made from."""
-    from tercet.store import Store
-
     store = Store(args.store)
     artifact = store.open(args.artifact)
     found = store.lineage(artifact)
@@ -63,8 +43,6 @@ def _tree(artifact: Artifact, found: dict[str, Artifact], seen: set[str], indent
 
 def check(args: argparse.Namespace) -> int:
     """Digests and keys of artifacts, recomputed; exit code 3 when one has changed."""
-    from tercet.store import Store, StoreError
-
     store = Store(args.store)
     artifacts = [store.open(args.artifact)] if args.artifact else list(store)
     if not artifacts:
@@ -92,25 +70,17 @@ def report(args: argparse.Namespace) -> int:
 
 def _rendered(args: argparse.Namespace) -> list[Path]:
     """The report stages of a recipe, made where they are missing."""
-    from rich.console import Console
-
-    from tercet import pipeline
-    from tercet.recipe import RecipeError, load
-    from tercet.store import Store
-
     recipe = load(args.run, args.set)
     names = [name for name, spec in recipe.stage.items() if spec.kind == "report"]
     if not names:
         raise RecipeError(f"{args.run}: has no stage of kind report; add one")
-    mirror = pipeline.read_mirror(args.mirror or os.environ.get("TERCET_MIRROR"))
-    made = pipeline.run(recipe, Store(args.store), only=names, mirror=mirror, console=Console(stderr=True))
+    store, mirror = Store(args.store), pipeline.read_mirror(args.mirror)
+    made = pipeline.run(recipe, store, only=names, mirror=mirror, console=Console(stderr=True))
     return [made[name].payload / "index.html" for name in names]
 
 
 def _existing(folder: Path) -> list[Path]:
     """The pages in a folder of artifacts, newest first, or of one report artifact."""
-    from tercet.store import Artifact, Store, StoreError
-
     single = (folder / "artifact.json").is_file()
     artifacts = [Artifact.read(folder.absolute())] if single else list(Store(folder))
     pages = [artifact.payload / "index.html" for artifact in artifacts if artifact.kind == "report"]
@@ -122,7 +92,6 @@ def _existing(folder: Path) -> list[Path]:
 def rollouts(args: argparse.Namespace) -> int:
     """A page of prompts with all their completions, and what it has of each stage."""
     from tercet.report import rollouts, unfinished
-    from tercet.store import Store
 
     store = Store(args.store)
     args.out.parent.mkdir(parents=True, exist_ok=True)

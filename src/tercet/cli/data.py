@@ -4,36 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tercet import machine
-from tercet.cli.artifacts import ARTIFACT
+from tercet import hub, machine, pipeline
 from tercet.cli.output import emit, say, table
+from tercet.recipe import AskingSpec, MixtureSpec, OnPolicyPairsSpec, kinds_of
+from tercet.store import Store, StoreError
 
 if TYPE_CHECKING:
     from tercet.data.decontam import BenchmarkItem
-
-
-def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Put the verbs on the command line."""
-    verb = add("decontaminate", decontaminate, "remove the training rows that copy a benchmark", "mirror", "json")
-    formats = "rows of any layout: .jsonl, .json, .csv, .tsv, .parquet"
-    verb.add_argument("files", nargs="+", type=Path, metavar="FILE", help=formats)
-    against = "suites and tasks A,B, or the folder of a benchmark artifact"
-    verb.add_argument("--against", required=True, metavar="BENCHMARK", help=against)
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE", help="clean rows: .jsonl(.gz) or .parquet")
-    verb.add_argument("--report", type=Path, metavar="FILE", help="where to put the whole report as JSON")
-    verb.add_argument("--ngram", type=int, default=8, metavar="N", help="tokens of an n-gram (default: 8)")
-    verb.add_argument("--threshold", type=float, default=0.5, help="a row copies above this coverage (default: 0.5)")
-    verb.add_argument("--share", type=float, default=0.02, help="a set is contaminated above it (default: 0.02)")
-    verb.add_argument("--spare", action="store_true", help="keep copying rows of sets that are not contaminated")
-    verb.add_argument("--exact", action="store_true", help="whole fields as phrases, instead of n-gram coverage")
-    verb.add_argument("--workers", type=int, default=machine.cores(), metavar="N", help="processes (default: cores)")
-    verb = add("data", data, "what the artifact of a data stage is made of", "store", "json")
-    verb.add_argument("artifact", **ARTIFACT)
 
 
 def decontaminate(args: argparse.Namespace) -> int:
@@ -46,10 +27,10 @@ def decontaminate(args: argparse.Namespace) -> int:
     for name in ("threshold", "share"):
         if not 0 <= getattr(args, name) <= 1:
             raise ValueError(f"--{name}: expected a share between 0 and 1, got {getattr(args, name)}")
-    benchmark, unseen = benchmark_of(args.against, args.mirror or os.environ.get("TERCET_MIRROR"))
+    benchmark, unseen = benchmark_of(args.against, args.mirror)
     index = Index(benchmark, args.ngram, exact=args.exact)
     rule = DecontaminationRule(args.threshold, args.share, unseen, args.spare)
-    found = clean(args.files, args.out, Decontaminator(index, rule), args.workers)
+    found = clean(args.files, args.out, Decontaminator(index, rule), args.workers or machine.cores())
     if args.report:
         args.report.parent.mkdir(parents=True, exist_ok=True)
         args.report.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -66,7 +47,6 @@ def decontaminate(args: argparse.Namespace) -> int:
 
 def benchmark_of(against: str, mirror_file: str | None) -> tuple[list[BenchmarkItem], frozenset[str]]:
     """The items of a folder with `benchmark.parquet`, or of tasks and suites; and which tasks are unseen."""
-    from tercet import hub, pipeline
     from tercet.data.decontam import BenchmarkItem, read_benchmark
     from tercet.data.synth import GENERATORS
     from tercet.evals import suite
@@ -93,9 +73,7 @@ def benchmark_of(against: str, mirror_file: str | None) -> tuple[list[BenchmarkI
 
 def data(args: argparse.Namespace) -> int:
     """The datasheet of an artifact: the rows of each source, those each rule removed, and copies of benchmarks."""
-    from tercet.recipe import AskingSpec, MixtureSpec, OnPolicyPairsSpec, kinds_of
     from tercet.report.data import summary
-    from tercet.store import Store, StoreError
 
     artifact = Store(args.store).open(args.artifact)
     if artifact.kind not in (kinds := kinds_of(MixtureSpec, AskingSpec, OnPolicyPairsSpec)):

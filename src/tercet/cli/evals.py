@@ -4,72 +4,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
+from tercet import pipeline
 from tercet.cli.models import base_of
-from tercet.cli.output import PRECISION, emit, say, score, scores_table, table
+from tercet.cli.output import emit, say, score, scores_table, table
+from tercet.recipe import Recipe, RecipeError
 from tercet.records import read_scores
+from tercet.stage import StageError
 from tercet.stats import mean
-
-if TYPE_CHECKING:
-    from tercet.recipe import Recipe
-    from tercet.store import Store
-
-ABOUT = "eval artifact (folder, STAGE-KEY or stage name) or its payload"
-MODEL_JUDGE = "judge model for the tasks that need one: artifact, folder, hub id or http://HOST/v1#NAME"
-
-
-def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Put the verbs on the command line."""
-    about = ("model", "revision", "sha256", "template", "seed", "store", "mirror", "tasks", "json")
-    verb = add("eval", evaluate, "evaluate any model, also one behind http://HOST/v1#NAME", *about)
-    verb.add_argument("--limit", type=int, metavar="N", help="first N items of each task, after a seeded shuffle")
-    verb.add_argument("--repeats", type=int, default=1, metavar="N", help="ask every item N times (default: 1)")
-    verb.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"), help=PRECISION)
-    verb.add_argument("--temperature", type=float, help="overrides every task's sampling temperature")
-    verb.add_argument("--max-new-tokens", type=int, help="overrides every task's budget")
-    verb.add_argument("--engine", default="local", choices=("local", "vllm"), help="what runs the model")
-    verb.add_argument("--judge", default="", metavar="MODEL", help=MODEL_JUDGE)
-    verb.add_argument("--embedder", default="", metavar="MODEL", help="encoder for tasks that compare embeddings")
-    verb.add_argument("--sandbox", default="auto", choices=("auto", "none"), help="none runs programs unprotected")
-    verb.add_argument("--final", action="store_true", help="open the unseen suite: for the last score only")
-    verb.add_argument("--requests", type=int, default=16, help="requests to a server in flight at once (default: 16)")
-    verb.add_argument("--requests-per-minute", type=float, help="most requests a minute to a server")
-    verb.add_argument("--tokens-per-minute", type=float, help="most tokens a minute to a server")
-    verb.add_argument("--price", type=float, nargs=2, metavar=("IN", "OUT"), help="price of a million tokens")
-    verb = add("scores", scores, "the scores of an evaluation: errors, intervals, outcomes, averages", "store", "json")
-    verb.add_argument("evaluation", metavar="EVALUATION", help=ABOUT)
-    verb.add_argument("--format", default="table", choices=("table", "markdown", "lm-eval"), help="default: table")
-    verb = add("rescore", rescore, "grade an evaluation's stored answers again, without a model", "store", "json")
-    verb.add_argument("evaluation", metavar="EVALUATION", help=ABOUT)
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to; must not exist yet")
-    verb.add_argument("--verifier", action="append", default=[], metavar="TASK=VERIFIER", help="another verifier")
-    verb = add("compare", compare, "paired statistics of two evaluations (B minus A)", "tasks", "store", "json")
-    verb.add_argument("a", metavar="A", help=ABOUT)
-    verb.add_argument("b", metavar="B", help=ABOUT)
-    verb.add_argument("--markdown", action="store_true", help="print a Markdown table")
-    verb = add("grade", grade, "grade stored completions, or check verifiers by tasks' own answers", "mirror", "json")
-    verb.add_argument("verifier", nargs="?", metavar="VERIFIER", help="e.g. gsm8k@1")
-    lines = 'lines of {"completion": ..., "reference": ...}'
-    verb.add_argument("file", nargs="?", type=Path, metavar="FILE", help=lines)
-    verb.add_argument("--gold", default="", metavar="A,B", help="tasks or suites: own answers right, spoiled wrong")
-    verb.add_argument("--limit", type=int, metavar="N", help="first N items of each task of --gold")
+from tercet.store import Store, StoreError
+from tercet.verify import verifier
 
 
 def evaluate(args: argparse.Namespace) -> int:
     """A benchmark and the model's evaluation on it, through the pipeline: what exists is not computed again."""
-    from tercet import pipeline
-    from tercet.store import Store
-
     store = Store(args.store)
-    recipe = eval_recipe(args, store)
-    mirror = pipeline.read_mirror(args.mirror or os.environ.get("TERCET_MIRROR"))
+    recipe, mirror = eval_recipe(args, store), pipeline.read_mirror(args.mirror)
     made = pipeline.run(recipe, store, mirror=mirror, console=Console(stderr=True))["eval"]
     found = read_scores(made.payload)
     if args.json:
@@ -85,16 +41,14 @@ def evaluate(args: argparse.Namespace) -> int:
 def eval_recipe(args: argparse.Namespace, store: Store) -> Recipe:
     """A recipe in memory: rows of generated tasks, the benchmark, the models, the evaluation."""
     from tercet.evals.suite import needs
-    from tercet.recipe import Recipe, RecipeError
 
-    tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
-    if not tasks:
+    if not args.tasks:
         raise RecipeError("--tasks is missing: name evaluation tasks or suites, e.g. --tasks gsm8k@2,ifeval@1")
     stage: dict[str, dict[str, Any]] = {
         f"items-{name.partition('@')[0]}": {"kind": "synth", "generator": name, "rows": rows, "split": "test"}
-        for name, rows in needs(tasks)
+        for name, rows in needs(args.tasks)
     }
-    stage["benchmark"] = {"kind": "benchmark", "tasks": tasks, "items": list(stage), "limit": args.limit}
+    stage["benchmark"] = {"kind": "benchmark", "tasks": args.tasks, "items": list(stage), "limit": args.limit}
     stage["eval"] = {"kind": "eval", "model": "base", "benchmark": "benchmark"}
     asked = ("dtype", "repeats", "temperature", "max_new_tokens", "engine", "sandbox", "final")
     stage["eval"] |= {key: getattr(args, key) for key in asked}
@@ -153,7 +107,6 @@ def rescore(args: argparse.Namespace) -> int:
     """A folder of results and scores beside the evaluation's own, which stays as it is."""
     from tercet.evals.rescore import rescore as again
     from tercet.evals.run import EvalError
-    from tercet.stage import StageError
 
     if args.out.exists():
         raise ValueError(f"{args.out} exists; rescore into a folder that does not exist yet, or remove it")
@@ -173,8 +126,6 @@ def rescore(args: argparse.Namespace) -> int:
 
 def _payload(name: str, root: str) -> Path:
     """The payload of an evaluation: a folder with results, or an artifact of the store."""
-    from tercet.store import Store, StoreError
-
     if (Path(name) / "results.jsonl").is_file():
         return Path(name)
     artifact = Store(root).open(name)
@@ -189,8 +140,7 @@ def compare(args: argparse.Namespace) -> int:
     from tercet.evals.compare import compare as paired
 
     a, b = (_payload(name, args.store) for name in (args.a, args.b))
-    tasks = [name.strip() for name in args.tasks.split(",") if name.strip()]
-    lines = paired(a, b, tasks or None)
+    lines = paired(a, b, args.tasks or None)
     if args.json:
         return emit({"a": str(a), "b": str(b), "tasks": [asdict(line) for line in lines], "note": note(lines)})
     if args.markdown:
@@ -205,8 +155,6 @@ def compare(args: argparse.Namespace) -> int:
 
 def grade(args: argparse.Namespace) -> int:
     """Every completion's grade and the mean; or the check of verifiers by their tasks' own answers."""
-    from tercet.verify import verifier
-
     if args.gold:
         return _grade_gold(args)
     if not args.verifier or not args.file:
@@ -233,15 +181,14 @@ def grade(args: argparse.Namespace) -> int:
 
 def _grade_gold(args: argparse.Namespace) -> int:
     """Exit code 3 when more than 0.2 % of a verifier's grades of own and spoiled answers are wrong."""
-    from tercet import pipeline
     from tercet.data.synth import GENERATORS
     from tercet.evals.gold import check
     from tercet.evals.suite import tasks
 
-    mirror = pipeline.read_mirror(args.mirror or os.environ.get("TERCET_MIRROR"))
+    mirror = pipeline.read_mirror(args.mirror)
     found = []
     with Console(stderr=True).status("grading") as status:
-        for task in tasks(name.strip() for name in args.gold.split(",") if name.strip()):
+        for task in tasks(args.gold):
             status.update(f"grading {task.id}")
             found.append(check(task, mirror, args.limit, lambda own: GENERATORS[own.generator](own.rows, "test", 17)))
     if args.json:

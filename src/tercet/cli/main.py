@@ -8,19 +8,19 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tercet import pipeline
 from tercet.cli import artifacts, data, evals, export, models, speed
 from tercet.cli.output import emit, say, scores_table, table
+from tercet.recipe import Recipe, dump, load
 from tercet.records import read_scores
 from tercet.stage import StageError
 from tercet.store import NO_SPACE, Artifact, Store, disk_full
-
-if TYPE_CHECKING:
-    from tercet.recipe import Recipe
 
 Verb = Callable[[argparse.Namespace], int]
 
@@ -51,63 +51,55 @@ def complain(message: str, code: int) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line with every verb."""
+    """The command line with every verb of `verbs.toml`."""
     top = argparse.ArgumentParser(prog="tercet", description="Imitate, prefer, verify: post-training from one recipe.")
     verbs = top.add_subparsers(required=True, metavar="VERB")
 
-    def add(name: str, verb: Verb, text: str, *options: str) -> argparse.ArgumentParser:
+    def add(name: str, verb: Verb, text: str, *shared: str) -> argparse.ArgumentParser:
         found = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         found.set_defaults(verb=verb)
-        for option in options:
-            names, settings = OPTIONS[option]
-            found.add_argument(*names, **settings)
+        for option in shared:
+            _add_argument(found, **_TABLE["shared"][option])
         return found
 
-    add("run", run, "make what is missing of a recipe", "recipe", "set", "store", "mirror", "only")
-    add("plan", plan, "say what exists, what is missing and why", "recipe", "set", "store", "mirror", "json")
-    add("show", show, "print the resolved recipe", "recipe", "set", "json")
-    add("schema", schema, "print the JSON Schema of recipes")
-    data.add_verbs(add)
-    evals.add_verbs(add)
+    for name, verb in VERBS.items():
+        about = _TABLE[name]
+        found = add(name, verb, about["help"], *about.get("uses", ()))
+        for argument in about.get("arguments", ()):
+            _add_argument(found, **argument)
     models.add_verbs(add)
     export.add_verbs(add)
-    artifacts.add_verbs(add)
-    speed.add_verbs(add)
     return top
 
 
-OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-    "recipe": (("recipe",), {"metavar": "RECIPE", "help": "a recipe file (TOML)"}),
-    "set": (("--set",), {"action": "append", "default": [], "metavar": "A.B=V", "help": "override one key"}),
-    "store": (("--store",), {"default": "runs", "metavar": "DIR", "help": "folder of the artifacts (default: runs)"}),
-    "mirror": (("--mirror",), {"metavar": "FILE", "help": "TOML table from hub ids to local files (or TERCET_MIRROR)"}),
-    "only": (("--only",), {"default": "", "metavar": "STAGE,…", "help": "only these stages and what they need"}),
-    "json": (("--json",), {"action": "store_true", "help": "print JSON"}),
-    "tasks": (("--tasks",), {"default": "", "metavar": "A,B", "help": "tasks or suites"}),
-    "model": (("model",), {"metavar": "MODEL", "help": "artifact, folder, hub id, wheel:… or http://HOST/v1#NAME"}),
-    "revision": (("--revision",), {"default": "", "help": "pinned revision of a hub id"}),
-    "sha256": (("--sha256",), {"default": "", "help": "pinned SHA-256 of a wheel"}),
-    "template": (("--template",), {"default": "own", "choices": ("own", "tulu3"), "help": "chat template"}),
-    "seed": (("--seed",), {"default": 0, "type": int, "help": "seed (default: 0)"}),
-}
+def _add_argument(verb: argparse.ArgumentParser, name: str, **settings: Any) -> None:
+    """An argument of the table, whose values TOML cannot say all."""
+    if kind := settings.get("type"):
+        settings["type"] = TYPES[kind]
+    if isinstance(shown := settings.get("metavar"), list):
+        settings["metavar"] = tuple(shown)
+    verb.add_argument(name, **settings)
+
+
+def _names(text: str) -> list[str]:
+    """`A, B` as a list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+TYPES: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "path": Path, "names": _names}
+_TABLE: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("verbs.toml").read_text(encoding="utf-8"))
 
 
 def inputs(args: argparse.Namespace) -> tuple[Recipe, Store, dict[str, str]]:
     """Recipe, store and mirror of a command line."""
-    from tercet.pipeline import read_mirror
-    from tercet.recipe import load
-
-    return load(args.recipe, args.set), Store(args.store), read_mirror(args.mirror or os.environ.get("TERCET_MIRROR"))
+    return load(args.recipe, args.set), Store(args.store), pipeline.read_mirror(args.mirror)
 
 
 def run(args: argparse.Namespace) -> int:
     """Make what is missing; then print the scores and the path of the page."""
-    from tercet import pipeline
-
     recipe, store, mirror = inputs(args)
-    only = [name.strip() for name in args.only.split(",") if name.strip()]
     before = {artifact.path for artifact in store}
-    made = pipeline.run(recipe, store, only=only, mirror=mirror)
+    made = pipeline.run(recipe, store, only=args.only, mirror=mirror)
     if all(artifact.path in before for artifact in made.values()):
         say(f"nothing to do: all {len(made)} stages exist")
     print_results(made)
@@ -126,8 +118,6 @@ def print_results(made: dict[str, Artifact]) -> None:
 
 def plan(args: argparse.Namespace) -> int:
     """Print a line for each stage."""
-    from tercet import pipeline
-
     recipe, store, mirror = inputs(args)
     lines = pipeline.plan(recipe, store, mirror)
     if args.json:
@@ -153,8 +143,6 @@ def _amount(name: str, value: int) -> str:
 
 def show(args: argparse.Namespace) -> int:
     """Print the recipe with every default."""
-    from tercet.recipe import dump, load
-
     recipe = load(args.recipe, args.set)
     if args.json:
         return emit(recipe.model_dump(mode="json"))
@@ -164,6 +152,24 @@ def show(args: argparse.Namespace) -> int:
 
 def schema(_args: argparse.Namespace) -> int:
     """Print the JSON Schema, which editors can check a recipe with."""
-    from tercet.recipe import Recipe
-
     return emit(Recipe.model_json_schema())
+
+
+VERBS: dict[str, Verb] = {
+    "run": run,
+    "plan": plan,
+    "show": show,
+    "schema": schema,
+    "decontaminate": data.decontaminate,
+    "data": data.data,
+    "eval": evals.evaluate,
+    "scores": evals.scores,
+    "rescore": evals.rescore,
+    "compare": evals.compare,
+    "grade": evals.grade,
+    "lineage": artifacts.lineage,
+    "check": artifacts.check,
+    "report": artifacts.report,
+    "rollouts": artifacts.rollouts,
+    "speed": speed.speed,
+}

@@ -3,22 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
-from tercet.cli.output import PRECISION, emit, say, table
-
-
-def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Put the verb on the command line."""
-    text = "measure how fast this machine multiplies a model's matrices: the rate that efficiencies are relative to"
-    verb = add("speed", speed, text, "json")
-    verb.add_argument(
-        "model", nargs="?", default="", metavar="MODEL", help="a model folder (default: shapes of SmolLM2-135M)"
-    )
-    verb.add_argument("--dtype", default="", choices=("", "auto", "bfloat16", "float32"), help=PRECISION)
-    verb.add_argument("--seconds", type=float, default=10.0, help="time to measure (default: 10)")
-
+from tercet.cli.output import emit, say, table
 
 SMOLLM2 = {(576, 576): 60, (192, 576): 60, (1536, 576): 60, (576, 1536): 30, (49152, 576): 1}
 
