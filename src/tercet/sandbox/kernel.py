@@ -39,39 +39,6 @@ ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 EPERM, EACCES, ENOSYS = 1, 13, 38
 
-# System call numbers on (x86_64, aarch64); one number where both agree, -1 where the machine has no such call.
-# Never allowed: other processes' memory, mounts and namespaces, keys, modules, clocks, and memory that no limit counts.
-DENIED: dict[str, tuple[int, ...]] = {
-    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kcmp": (312, 272),
-    "pidfd_getfd": (438,), "process_madvise": (440,), "migrate_pages": (256, 238), "move_pages": (279, 239),
-    "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282), "fanotify_init": (300, 262),
-    "io_uring_setup": (425,), "io_uring_enter": (426,), "io_uring_register": (427,), "mount": (165, 40),
-    "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51), "unshare": (272, 97), "setns": (308, 268),
-    "open_tree": (428,), "move_mount": (429,), "fsopen": (430,), "fsconfig": (431,), "fsmount": (432,),
-    "fspick": (433,), "mount_setattr": (442,), "add_key": (248, 217), "request_key": (249, 218),
-    "keyctl": (250, 219), "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106),
-    "kexec_load": (246, 104), "kexec_file_load": (320, 294), "reboot": (169, 142), "swapon": (167, 224),
-    "swapoff": (168, 225), "settimeofday": (164, 170), "clock_settime": (227, 112), "adjtimex": (159, 171),
-    "clock_adjtime": (305, 266), "acct": (163, 89), "quotactl": (179, 60), "quotactl_fd": (443,),
-    "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265), "personality": (135, 92), "iopl": (172, -1),
-    "ioperm": (173, -1), "sethostname": (170, 161), "setdomainname": (171, 162), "vhangup": (153, 58),
-    "syslog": (103, 116), "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190), "mq_open": (240, 180),
-    "memfd_create": (319, 279), "memfd_secret": (447,),
-}  # fmt: skip
-# Ways to touch a process that has the same user, where no namespace hides it.
-OTHERS: dict[str, tuple[int, ...]] = {
-    "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "pidfd_send_signal": (424,),
-    "setpriority": (141, 140), "ioprio_set": (251, 30), "sched_setparam": (142, 118), "sched_setscheduler": (144, 119),
-    "sched_setattr": (314, 274),
-}  # fmt: skip
-# Landlock does not know modes, owners, times and attributes: there, these calls do nothing and say that they did.
-MODES: dict[str, tuple[int, ...]] = {
-    "chmod": (90, -1), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452,), "chown": (92, -1),
-    "fchown": (93, 55), "lchown": (94, -1), "fchownat": (260, 54), "utime": (132, -1), "utimes": (235, -1),
-    "futimesat": (261, -1), "utimensat": (280, 88), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
-    "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
-}  # fmt: skip
-
 
 def call(number: int, *arguments: object) -> int:
     """A system call by number."""
@@ -142,20 +109,19 @@ def landlock(readable: Iterable[str], writable: Iterable[str]) -> None:
     os.close(ruleset)
 
 
-def filter_calls(refused: Iterable[str]) -> None:
-    """Refuse, for ever, the calls that no program needs, and those of the named groups.
+def filter_calls(groups: dict[str, list[int]]) -> None:
+    """Refuse, for ever, the calls of these groups, with their numbers where `calls.toml` lists them.
 
-    Groups: "others" (touching other processes), "sockets", "modes" (see MODES), "truncate" (landlock before interface
-    3 does not know it), "processes" (no child processes; threads remain).
+    Groups: "denied" (what no program needs), "others" (touching other processes), "sockets", "modes", "truncate"
+    (landlock before interface 3 does not know it), "processes" (no child processes; threads remain).
     """
-    machine = os.uname().machine
+    machine, me = os.uname().machine, os.getpid()
     column = {"x86_64": 0, "aarch64": -1}[machine]
-    groups, me = set(refused), os.getpid()
 
     def number(numbers: tuple[int, ...]) -> int:
         return numbers[column]
 
-    rules = [_refuse(number(numbers), EPERM) for numbers in DENIED.values()]
+    rules = [_refuse(listed, EPERM) for listed in groups["denied"]]
     rules.append(_refuse(435, ENOSYS))  # clone3 hides its flags in memory; libc falls back to clone
     rules.append(_refuse_unless(number((302, 261)), 0, [0, me]))  # prlimit64: not the supervisor's limits
     clone = number((56, 220))
@@ -165,7 +131,7 @@ def filter_calls(refused: Iterable[str]) -> None:
     else:
         rules.append(_refuse_if(clone, 0, [], bits=ALL_NEW))
     if "others" in groups:
-        rules += [_refuse(number(numbers), EPERM) for numbers in OTHERS.values()]
+        rules += [_refuse(listed, EPERM) for listed in groups["others"]]
         own = [(62, 129), (234, 131), (203, 122)]  # kill, tgkill, sched_setaffinity
         rules += [_refuse_unless(number(numbers), 0, [0, me]) for numbers in own]
         # fcntl and ioctl: signals on behalf of a file, and a file's flags
@@ -174,7 +140,7 @@ def filter_calls(refused: Iterable[str]) -> None:
     if "sockets" in groups:
         rules.append(_refuse(number((41, 198)), EACCES))
     if "modes" in groups:
-        rules += [_refuse(number(numbers), 0) for numbers in MODES.values()]
+        rules += [_refuse(listed, 0) for listed in groups["modes"]]
     if "truncate" in groups:
         rules.append(_refuse(number((76, 45)), EPERM))
     _install(ARCHITECTURE[machine], rules)

@@ -17,10 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
+from pathlib import Path
 from typing import IO, Any
 
 from tercet.sandbox.child import TREES
@@ -30,6 +32,8 @@ PROCESSES = 64
 FLOOD = 1024  # a program that writes this many times the output we keep is stopped
 GRACE = 30.0  # seconds a sandbox may take beside the program's own before it counts as broken
 
+CALLS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("calls.toml").read_text(encoding="utf-8"))
+LANDLOCKED = ("others", "sockets", "modes", "truncate")  # groups of calls that landlock leaves to the filter
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TZ": "UTC", "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1",
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPLBACKEND": "Agg",
@@ -86,15 +90,22 @@ def carry_out(order: dict[str, Any], level: str, output_kb: int) -> Ran:
 def _setting(level: str, folder: str, uid: int | None) -> dict[str, Any]:
     """The part of the order that depends on the machine and the level, not on the program."""
     powerless = os.geteuid() == 0 and uid is None  # the kernel does not count root's processes: let there be one
-    refused = {"landlock": ["others", "sockets", "modes", "truncate"], "none": None}.get(level, [])
+    groups = ["denied", *(LANDLOCKED if level == "landlock" else ()), *(["processes"] if powerless else ())]
     own_count = uid is not None or (level not in TREES and _kernel() >= (5, 14))  # else all of the user's count
     return {
         "linux": sys.platform == "linux",
         "level": level, "folder": folder, "uid": uid, "parent": os.getpid(), "disk_mb": DISK_MB, "view": view(),
         "packages": packages(), "private": [*PRIVATE.items()], "shields": shields(),
         "processes": PROCESSES + (0 if own_count else _threads_of_user()),
-        "refused": [*refused, *(["processes"] if powerless else [])] if refused is not None else None,
+        "refused": None if level == "none" else {group: _calls(group) for group in groups},
     }  # fmt: skip
+
+
+def _calls(group: str) -> list[int]:
+    """The numbers that the calls of a group have on this machine, as far as the table lists them."""
+    column = {"x86_64": 0, "aarch64": -1}[platform.machine()]
+    found = CALLS.get(group, {}).values()
+    return [numbers[column] if isinstance(numbers, list) else numbers for numbers in found]
 
 
 def _written(order: dict[str, Any]) -> bytes:

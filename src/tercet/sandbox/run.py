@@ -27,6 +27,7 @@ import socket
 import sys
 import tempfile
 import threading
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -35,6 +36,7 @@ from pathlib import Path
 from tercet.sandbox.program import Ran, carry_out
 
 LEVELS = ("bubblewrap", "namespaces", "landlock")
+PROGRAMS: dict[str, str] = tomllib.loads(Path(__file__).with_name("trials.toml").read_text(encoding="utf-8"))
 
 
 class SandboxError(ValueError):
@@ -131,16 +133,6 @@ class _ProbeError(RuntimeError):
 TRYING, PROBING = threading.Lock(), threading.Lock()
 PROBED: dict[tuple[str, int], dict[str, str]] = {}  # by level and memory: why a module cannot be imported, or ""
 PROBE_SECONDS = 120.0  # for the first import of large libraries from a slow disk
-PROBE = """
-import importlib, json
-found = {{}}
-for name in {names!r}:
-    try:
-        importlib.import_module(name)
-    except BaseException as error:
-        found[name] = f"{{type(error).__name__}}: {{error}}"[:300]
-print("\\n" + json.dumps(found))
-"""
 # Parts of the standard library that need shared libraries, which may lie where a program cannot see them.
 LINKED = ("bz2", "ctypes", "decimal", "hashlib", "lzma", "sqlite3", "ssl", "uuid", "zlib")
 
@@ -159,7 +151,12 @@ def _probe(names: list[str], level: str, memory_mb: int) -> dict[str, str]:
     """For each module "", or why it cannot be imported; one program for all, and where that breaks one for each."""
     if not names:
         return {}
-    order = {"parts": [PROBE.format(names=names)], "files": {}, "seconds": PROBE_SECONDS, "memory_mb": memory_mb}
+    order = {
+        "parts": [PROGRAMS["probe"].format(names=names)],
+        "files": {},
+        "seconds": PROBE_SECONDS,
+        "memory_mb": memory_mb,
+    }
     ran = carry_out(order, level, 64)
     if ran.outcome == "error":
         raise _ProbeError(ran.detail)
@@ -190,22 +187,6 @@ def _explain(name: str, cause: str, level: str, memory_mb: int) -> str:
     return f"programs in the sandbox ({level}) cannot import {name} ({cause}); {hint}"
 
 
-# A program that reaches the end of this was kept from the network, from reading outside and from other processes.
-TRIAL = """
-import os, socket
-def reached(what):
-    try:
-        return what() or True
-    except OSError:
-        return False
-assert not reached(lambda: socket.create_connection(("127.0.0.1", {port}), 1)), "the network was reached"
-assert reached(lambda: open({canary!r}).read()) != "secret", "a file outside was read"
-assert not reached(lambda: os.kill({parent}, 0)), "a process outside was reached"
-open("own", "w").write("x")
-reached(lambda: open({canary!r}, "a").write("x"))
-"""
-
-
 @cache
 def _why_not(level: str) -> str:
     """Why a level does not hold here; empty when it does."""
@@ -215,7 +196,7 @@ def _why_not(level: str) -> str:
         canary.write("secret")
         canary.flush()
         port, parent = server.getsockname()[1], os.getpid() if level == "landlock" else 2**22
-        text = TRIAL.format(port=port, canary=canary.name, parent=parent)
+        text = PROGRAMS["trial"].format(port=port, canary=canary.name, parent=parent)
         ran = carry_out({"parts": [text], "files": {}, "seconds": 10.0, "memory_mb": 1024}, level, 4)
         if Path(canary.name).read_text() != "secret":
             return "a file outside was written"

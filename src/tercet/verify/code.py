@@ -10,32 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tercet.sandbox.run import Ran, lacking, run_program
-from tercet.verify.grade import Grade, VerifierError, is_number, read_reference, unreadable
-from tercet.verify.programs import CODE, code_blocks, imported, parses
+from tercet.verify.grade import Grade, VerifierError, is_number, is_text, read_reference, unreadable
+from tercet.verify.programs import CODE, PARTS, code_blocks, imported, parses
 
 SECONDS = 1.0  # for each test, as published
 EXAMPLE = '["assert f(1) == 2"], {"tests": [...]} or {"stdin": [{"input": "1", "output": "2"}]}'
 OPTIONS = {"tests", "stdin", "seconds", "threshold"}
-
-# Around a program that reads its input: standard input is a file, and what goes to standard error is no output. A
-# program that leaves by `exit()` has reached its end, which the sandbox alone would call leaving early.
-BEFORE_STDIN = """
-def __connect():
-    import os, sys
-    os.dup2(os.open("input", os.O_RDONLY), 0)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    sys.stdin = open(0, encoding="utf-8", closefd=False)
-
-__connect()
-del __connect
-"""
-RUN_STDIN = """
-try:
-    exec(compile({code!r}, "<program>", "exec", dont_inherit=True), globals())
-except SystemExit as left:
-    if left.code not in (None, 0):
-        raise
-"""
 
 
 @dataclass(frozen=True)
@@ -94,7 +74,7 @@ def _run(text: str, tests: ProgramTests, sandbox: str) -> list[Ran]:
 def _answered(text: str, pair: tuple[str, str], seconds: float, sandbox: str) -> Ran:
     """A whole program on one input; the expected output never enters the sandbox."""
     given, expected = pair
-    parts = [BEFORE_STDIN, RUN_STDIN.format(code=text)]
+    parts = [PARTS["before_stdin"], PARTS["run_stdin"].format(code=text)]
     keep = max(64, 2 * len(expected.encode()) // 1024 + 1)
     ran = run_program(parts, seconds=seconds, output_kb=keep, files={"input": given}, sandbox=sandbox)
     if ran.outcome == "passed" and _lines(ran.stdout_tail) != _lines(expected):
@@ -112,17 +92,17 @@ def _tests(reference: str) -> ProgramTests:
     if not isinstance(fields, dict) or set(fields) - OPTIONS or ("tests" in fields) == ("stdin" in fields):
         raise unreadable("code@1", f"as reference answer {EXAMPLE}, beside them seconds, threshold", reference)
     asserts, pairs = fields.get("tests", []), fields.get("stdin", [])
-    if not (asserts or pairs) or not all(map(_is_assert, asserts)) or not all(map(_is_pair, pairs)):
+    if (
+        not (asserts or pairs)
+        or not all(is_text(one) and one.strip() and parses(one) for one in asserts)
+        or not all(map(_is_pair, pairs))
+    ):
         raise unreadable("code@1", "tests that are statements, or texts of input and output", reference)
     seconds, threshold = fields.get("seconds", SECONDS), fields.get("threshold", 0.0)
     if not (is_number(seconds) and seconds > 0 and is_number(threshold) and 0 <= threshold <= 1):
         raise VerifierError(f"code@1 expects seconds above 0 and a threshold from 0 to 1; got {seconds}, {threshold}")
     read = tuple((one["input"], one["output"]) for one in pairs)
     return ProgramTests(tuple(asserts), read, float(seconds), float(threshold))
-
-
-def _is_assert(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and parses(value)
 
 
 def _is_pair(value: Any) -> bool:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import ast
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from tercet.sandbox.run import lacking, run_program
 from tercet.verify.grade import Grade, VerifierError, unreadable
@@ -20,35 +22,7 @@ CODE = re.compile(r"^\s*(def |class |import |from \w+ import |return\b|@\w|\w+ =
 PYTHON = ("", "python", "python3", "py")
 MEMORY_MB = {"check": 1024, "unittest": 4096}  # BigCodeBench programs load pandas, scipy and the like
 
-# Between the answer and its tests: a fresh unittest, so that an answer that has bent the old one has bent nothing.
-BEFORE_UNITTEST = """
-def __tests_of(space):
-    import sys
-    for name in [name for name in sys.modules if name.partition(".")[0] == "unittest"]:
-        del sys.modules[name]
-    import unittest
-    if "unittest" in space:
-        space["unittest"] = unittest
-    kinds = (unittest.TestCase, unittest.TestResult, unittest.TestSuite)
-    untouched = [dict(vars(kind)) for kind in kinds]
-
-    def run():
-        suite = unittest.defaultTestLoader.loadTestsFromTestCase(space["TestCases"])
-        tests, planned, result = list(suite), suite.countTestCases(), unittest.TestResult()
-        suite.run(result)
-        broken = [(str(test), text.strip().splitlines()[-1]) for test, text in result.failures + result.errors]
-        if broken:
-            raise AssertionError(f"{len(broken)} of {planned} tests: " + "; ".join(map(": ".join, broken)))
-        marked = sum(getattr(getattr(test, test._testMethodName), "__unittest_skip__", False) for test in tests)
-        if not planned or result.testsRun < planned or len(result.skipped) > marked:
-            raise AssertionError(f"{result.testsRun} of {planned} tests were run, {len(result.skipped)} skipped")
-        if untouched != [dict(vars(kind)) for kind in kinds]:
-            raise AssertionError("the program changed unittest")
-
-    return run
-
-__run_tests = __tests_of(globals())
-"""
+PARTS: dict[str, str] = tomllib.loads(Path(__file__).with_name("programs.toml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -81,7 +55,7 @@ def program(completion: str, reference: str, *, sandbox: str = "auto") -> Grade:
         return Grade(0.0, outcome="unparsed", detail="no code in the completion")
     if how.kind == "unittest":
         answer = f"{_stub(how.before)}\n{sanitize(code, how.entry_point)}\n"
-        parts = [answer, BEFORE_UNITTEST, how.tests, "__run_tests()"]
+        parts = [answer, PARTS["before_unittest"], how.tests, "__run_tests()"]
     else:
         parts = [_arranged(code, how)[0], how.tests, f"check({how.entry_point})"]
     memory_mb = MEMORY_MB[how.kind]
