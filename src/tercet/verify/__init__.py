@@ -7,7 +7,9 @@ A changed verifier gets a new version; recipes and rows name the version. Instal
 from __future__ import annotations
 
 import importlib
+import tomllib
 from functools import cache
+from pathlib import Path
 
 from tercet.verify.grade import Grade, Verifier, VerifierError
 from tercet.verify.llm_judges import Case, LLMJudge
@@ -15,46 +17,8 @@ from tercet.verify.plugins import custom_names, custom_verifier
 
 __all__ = ["Grade", "Verifier", "VerifierError", "check_reference", "llm_judge", "verifier", "verifiers"]
 
-VERIFIERS: dict[str, Verifier] = {
-    one.name: one
-    for one in (
-        Verifier("alpaca_pairwise@1", "published_judges:ALPACA_PAIRWISE", asks_model=True),
-        Verifier("bbh@1", "answers:bbh"),
-        Verifier("choice@1", "answers:choice"),
-        Verifier("code@1", "code:code", slow=True, sandbox=True),
-        Verifier("contains@1", "answers:contains"),
-        Verifier("deepmind_math@1", "math.verifiers:deepmind_math", slow=True),
-        Verifier("drop@1", "drop:drop"),
-        Verifier("f1@1", "shaping:f1"),
-        Verifier("factuality@1", "rubrics:FACTUALITY", asks_model=True),
-        Verifier("flan@1", "shaping:flan"),
-        Verifier("format@1", "shaping:form", slow=True, needs_reference=False),
-        Verifier("gpqa@1", "answers:gpqa"),
-        Verifier("gsm8k@1", "answers:gsm8k"),
-        Verifier("href@1", "published_judges:href", asks_model=True, embeds=True),
-        Verifier("href_plain@1", "published_judges:HREF_PLAIN", asks_model=True),
-        Verifier("href_reference@1", "published_judges:HREF_REFERENCE", asks_model=True),
-        Verifier("ifbench@1", "instructions.ifbench:ifbench"),
-        Verifier("ifeval@1", "instructions.ifeval:ifeval"),
-        Verifier("ifeval_reference@1", "instructions.ifeval:ifeval_reference"),
-        Verifier("length@1", "shaping:length", needs_reference=False),
-        Verifier("letter@1", "answers:letter"),
-        Verifier("math@1", "math.verifiers:math_label", slow=True),
-        Verifier("math_flex@1", "math.verifiers:math_flex", slow=True),
-        Verifier("phrase@1", "answers:phrase"),
-        Verifier("program@1", "programs:program", slow=True, sandbox=True),
-        Verifier("quality@1", "rubrics:QUALITY", needs_reference=False, asks_model=True),
-        Verifier("quality_ref@1", "rubrics:QUALITY_REF", asks_model=True),
-        Verifier("refusal@1", "rubrics:REFUSAL", needs_reference=False, asks_model=True),
-        Verifier("rubric@1", "rubrics:RUBRIC", asks_model=True),
-        Verifier("safety@1", "rubrics:SAFETY", needs_reference=False, asks_model=True),
-        Verifier("string@1", "shaping:string"),
-        Verifier("sum@1", "shaping:weighted"),
-        Verifier("tulu_if@1", "instructions.tulu_if:tulu_if"),
-        Verifier("up_to_length@1", "shaping:up_to_length", needs_reference=False),
-        Verifier("wildguard@1", "published_judges:WILDGUARD", asks_model=True),
-    )
-}
+_TABLE = tomllib.loads(Path(__file__).with_name("verifiers.toml").read_text(encoding="utf-8"))
+VERIFIERS = {name: Verifier(name, **about) for name, about in _TABLE.items()}
 
 
 @cache

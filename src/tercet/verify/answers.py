@@ -7,28 +7,17 @@ where a looser one would have hit elsewhere: that is how the published numbers w
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
-from tercet.verify.grade import Grade, read_reference, unreadable
+from tercet.verify.grade import Grade, is_texts, read_reference, unreadable
 
 NUMBER = re.compile(r"[-+]?\d*\.\d+|[-+]?\d+")
 COMMA = re.compile(r"(\d),(\d)")
 
-# BIG-Bench Hard: what an answer looks like. One capital is the last letter of the task's options.
-YES_NO, SIGNED, UNSIGNED = r"\b(?:yes|no)\b", r"-?\d+", r"\d+"
-BBH = {
-    "boolean_expressions": r"\b(?:true|false)\b", "causal_judgement": YES_NO, "date_understanding": "F",
-    "disambiguation_qa": "C", "dyck_languages": r"[\])}>](?:[\])}> ]*[\])}>])?",
-    "formal_fallacies": r"\b(?:valid|invalid)\b", "geometric_shapes": "K", "hyperbaton": "B",
-    "logical_deduction_five_objects": "E", "logical_deduction_seven_objects": "G",
-    "logical_deduction_three_objects": "C", "movie_recommendation": "E", "multistep_arithmetic_two": SIGNED,
-    "navigate": YES_NO, "object_counting": UNSIGNED, "penguins_in_a_table": "E",
-    "reasoning_about_colored_objects": "R", "ruin_names": "D", "salient_translation_error_detection": "F",
-    "snarks": "B", "sports_understanding": YES_NO, "temporal_sequences": "D",
-    "tracking_shuffled_objects_five_objects": "E", "tracking_shuffled_objects_seven_objects": "G",
-    "tracking_shuffled_objects_three_objects": "C", "web_of_lies": YES_NO, "word_sorting": r"[a-z'&]+(?: [a-z'&]+)*",
-}  # fmt: skip
+BBH: dict[str, str] = tomllib.loads(Path(__file__).with_name("bbh.toml").read_text(encoding="utf-8"))
 GPQA_FALLBACKS = tuple(map(re.compile, (r"\(([A-D])\)", r"The correct answer is: \(?([A-D])\b", r"\b([A-D])\b")))
 WRAP = r"""[\s:*$"'`]*"""  # what may stand between the answer phrase and the answer: "the answer is: **(B)**"
 
@@ -140,7 +129,7 @@ def contains(completion: str, reference: str) -> Grade:
     """
     example = '["United States of America", "USA"]'
     value = read_reference("contains@1", reference, example)
-    if not isinstance(value, list) or not value or not all(isinstance(alias, str) and alias for alias in value):
+    if not is_texts(value):
         raise unreadable("contains@1", f"a JSON list of aliases, none empty, e.g. {example}", reference)
     lines = completion.strip().splitlines()
     if not lines:

@@ -9,7 +9,7 @@ import re
 import string
 from collections.abc import Sequence
 
-from tercet.verify.grade import Grade, read_reference, unreadable
+from tercet.verify.grade import Grade, is_texts, read_reference, unreadable
 
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -23,7 +23,7 @@ def drop(completion: str, reference: str) -> Grade:
     """
     example = '[["12"], ["Smith", "Jones"]]'
     golds = read_reference("drop@1", reference, example)
-    if not isinstance(golds, list) or not golds or not all(_is_answer(gold) for gold in golds):
+    if not isinstance(golds, list) or not golds or not all(map(is_texts, golds)):
         raise unreadable("drop@1", f"a list of alternatives, each a list of spans, e.g. {example}", reference)
     answer = completion.strip()
     scores = [em_f1(answer, gold) for gold in golds]
@@ -52,10 +52,6 @@ def normalise(span: str) -> str:
     """
     words = (_normal_word(word) for word in re.split("[ -]", span))
     return " ".join(word for word in words if word)
-
-
-def _is_answer(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(span, str) and span for span in value)
 
 
 def _normal_word(word: str) -> str:

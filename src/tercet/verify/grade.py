@@ -83,3 +83,13 @@ def read_reference(verifier: str, reference: str, example: str) -> Any:
 def is_number(value: Any) -> bool:
     """Whether a value read from JSON is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value read from JSON is a text that is not empty."""
+    return isinstance(value, str) and bool(value)
+
+
+def is_texts(value: Any) -> bool:
+    """Whether a value read from JSON is a list of texts, none of them empty, and has some."""
+    return isinstance(value, list) and bool(value) and all(map(is_text, value))

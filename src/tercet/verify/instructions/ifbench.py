@@ -16,13 +16,13 @@ import math
 from inspect import signature
 from typing import Any
 
-from tercet.verify.grade import Grade, is_number
+from tercet.verify.grade import Grade, is_number, is_text
 from tercet.verify.instructions import ifbench_count as count
 from tercet.verify.instructions import ifbench_custom as custom
 from tercet.verify.instructions import ifbench_format as layout
 from tercet.verify.instructions import ifbench_words as order
 from tercet.verify.instructions import language as shared
-from tercet.verify.instructions.language import Argument, Check, Checker, bind, is_text, is_whole
+from tercet.verify.instructions.language import Argument, Check, Checker, bind, is_whole
 
 
 def ifbench(completion: str, reference: str) -> Grade:

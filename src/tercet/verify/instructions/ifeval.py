@@ -21,9 +21,9 @@ import json
 import re
 from collections.abc import Iterable
 
-from tercet.verify.grade import Grade
+from tercet.verify.grade import Grade, is_texts
 from tercet.verify.instructions import language as shared
-from tercet.verify.instructions.language import Argument, Checker, is_texts, is_whole, language_of, sentences, words
+from tercet.verify.instructions.language import Argument, Checker, is_whole, language_of, sentences, words
 
 RELATIONS = ("less than", "at least")
 ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")

@@ -67,16 +67,6 @@ def is_whole(value: object, least: float = 0) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def is_text(value: object) -> bool:
-    """Whether an argument is a text that is not empty."""
-    return isinstance(value, str) and bool(value)
-
-
-def is_texts(value: object) -> bool:
-    """Whether an argument is a list of texts, none of them empty, and has some."""
-    return isinstance(value, list) and bool(value) and all(map(is_text, value))
-
-
 def grade_instructions(response: str, checks: Sequence[tuple[str, Check]]) -> Grade:
     """Grade a response against `(id, check)` pairs; the score is 1 if every one holds loosely.
 

@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tercet.verify.grade import Grade, read_reference, unreadable
-from tercet.verify.instructions.language import Argument, Check, Checker, bind, is_text, is_texts, is_whole
+from tercet.verify.grade import Grade, is_text, is_texts, read_reference, unreadable
+from tercet.verify.instructions.language import Argument, Check, Checker, bind, is_whole
 
 ROLE_MARKERS = ("<|system|>", "<|user|>", "<|assistant|>")
 QUANTIFIERS = ("at least", "at most", "around")
