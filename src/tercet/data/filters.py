@@ -8,36 +8,18 @@ from __future__ import annotations
 
 import inspect
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from tercet.rows import Row
 from tercet.verify.instructions.language import language_of
 
-KEYWORDS = (  # other makers and models, as the paper's conversion scripts list them; looked for in assistant turns
-    *("OpenAI", "Open AI", "ChatGPT", "Chat GPT", "BingChat", "Bing Chat", "LAION", "Open Assistant", "OpenAssistant"),
-    *("GPT-3", "GPT3", "GPT 3", "GPT-3.5", "GPT3.5", "GPT 3.5", "GPT-4", "GPT4", "GPT 4"),
-)
-MAKERS = (
-    *("OpenAI", "Open AI", "Anthropic", "Google", "Google DeepMind", "DeepMind", "Meta", "Meta AI", "Microsoft"),
-    *("Mistral AI", "Alibaba", "Alibaba Cloud", "DeepSeek", "xAI", "Cohere", "LAION", "Stability AI", "Zhipu AI"),
-    *("Moonshot AI", "Baidu", "Amazon", "NVIDIA", "Databricks", "LMSYS", "Inflection AI", "TII"),
-)
-MODELS = (
-    *("ChatGPT", "Chat GPT", "GPT", "Bing Chat", "Copilot", "Claude", "Gemini", "Gemma", "Bard", "PaLM", "LaMDA"),
-    *("LLaMA", "Alpaca", "Vicuna", "Koala", "Mistral", "Mixtral", "Qwen", "Tongyi Qianwen", "DeepSeek", "Grok"),
-    *("Open Assistant", "OpenAssistant", "Ernie Bot", "ChatGLM", "Kimi", "Falcon", "Dolly", "Command R", "Phi"),
-)
-PAPER: tuple[tuple[str, tuple[str, ...]], ...] = (  # part of a source's name -> the only filters it gets
-    ("no_robots", ()),
-    ("hard_coded", ()),
-    ("hardcoded", ()),
-    ("coconot", ("keywords",)),
-    ("sciriff", ("blank",)),
-    ("lima", ("blank",)),
-)
+_LISTS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("filters.toml").read_text(encoding="utf-8"))
+KEYWORDS, MAKERS, MODELS = (tuple(_LISTS[name]) for name in ("keywords", "makers", "models"))
 
 _EASTERN = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # written without spaces
 _WORD = re.compile(rf"[{_EASTERN}]|[^\W{_EASTERN}]+")
@@ -93,7 +75,7 @@ def checks(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Check]:
 def paper_filters(source: str) -> tuple[str, ...]:
     """The paper's filters that a source gets: both, save for the sources that its scripts exempt (Tülu 3 code)."""
     name = source.casefold().replace("-", "_")
-    return next((names for part, names in PAPER if part in name), ("keywords", "blank"))
+    return next((tuple(kept) for part, kept in _LISTS["exempt"].items() if part in name), ("keywords", "blank"))
 
 
 def keywords(row: Row) -> Finding | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tercet import hub
 from tercet.evals.suite import locked, tasks
@@ -18,10 +18,8 @@ from tercet.evals.task import Example, Generated, Item, Task, TaskError, card, e
 from tercet.journal import write_json
 from tercet.recipe import BenchmarkSpec, SynthSpec
 from tercet.rows import Row, read_rows, write_table
+from tercet.store import Artifact, Context
 from tercet.verify import check_reference
-
-if TYPE_CHECKING:
-    from tercet.store import Artifact, Context
 
 
 def run(spec: BenchmarkSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tercet.evals.results import USAGE, ResultLog, log_usage, summed, with_grade
 from tercet.evals.task import Item, TaskError
 from tercet.recipe import EvalSpec
 from tercet.records import Result, TaskCard
-from tercet.store import endpoint
+from tercet.store import Artifact, Context, endpoint
 from tercet.verify import Grade, llm_judge, verifier
 from tercet.verify.llm_judges import Case, LLMJudge, ask, swapped
-
-if TYPE_CHECKING:
-    from tercet.store import Artifact, Context
 
 GROUP = 128  # answers judged at once
 Judged = tuple[Item, Result]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from tercet import journal, machine
 from tercet.evals import gates, llm_judged
@@ -24,11 +24,8 @@ from tercet.recipe import EvalSpec, gate
 from tercet.records import Result, TaskCard
 from tercet.rows import PLAIN, Completion, Generator, Likelihood, Message, Messages, speed_of
 from tercet.sandbox.run import ready
-from tercet.store import endpoint
+from tercet.store import Artifact, Context, endpoint
 from tercet.verify import verifier
-
-if TYPE_CHECKING:
-    from tercet.store import Artifact, Context
 
 GROUP = 256  # items asked at once, and lost at most when killed
 MAX_ERRORS = 0.01  # share of a task's items that may fail to be asked or graded

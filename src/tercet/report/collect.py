@@ -13,16 +13,14 @@ import tomllib
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tercet import journal
 from tercet.recipe import BASE, KINDS, EvalSpec, Recipe, RLSpec, kinds_of
 from tercet.records import Result, Score, read_results
 from tercet.rows import RowError
 from tercet.rows_file import read_file
-
-if TYPE_CHECKING:
-    from tercet.store import Artifact
+from tercet.store import Artifact
 
 Object = dict[str, Any]
 Key = tuple[str, str]  # (task, item): ("words@1", "17")

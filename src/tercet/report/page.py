@@ -10,7 +10,6 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 from pydantic import BaseModel
@@ -33,9 +32,7 @@ from tercet.report import charts, collect, data, evals, monitors, rollouts, samp
 from tercet.report.collect import Checkpoint, Object, Stage
 from tercet.report.evals import plain
 from tercet.report.render import duration, render
-
-if TYPE_CHECKING:
-    from tercet.store import Artifact, Context
+from tercet.store import Artifact, Context
 
 Stages = Mapping[str, Stage]  # by name, parents before children
 

@@ -208,6 +208,7 @@ def _item(record: Result, answers: list[CheckpointAnswer | None], *, shots: int,
 
 def _answer(series: int, point: Checkpoint, key: Key, record: Result) -> CheckpointAnswer:
     samples = record.tries
+    marks = ["!" if one.outcome == "error" else "✓" if one.score >= 0.5 else "✗" for one in samples]
     return CheckpointAnswer(
         label=point.label,
         series=series,
@@ -216,17 +217,13 @@ def _answer(series: int, point: Checkpoint, key: Key, record: Result) -> Checkpo
         right=_right(point, key),
         first=_cut_sample(samples[0], MOST_TEXT),
         others=[_cut_sample(one, MOST_SAMPLE) for one in samples[1 : 1 + MOST_SAMPLES]],
-        marks="".join(map(_mark, samples)) if len(samples) > 1 else "",
+        marks="".join(marks) if len(samples) > 1 else "",
     )
 
 
 def _cut_sample(sample: Sample, most: int) -> Sample:
     output, answer, detail = cut(sample.output, most), cut(sample.answer, 200), cut(sample.detail, 300)
     return replace(sample, output=output, answer=answer, detail=detail)
-
-
-def _mark(sample: Sample) -> str:
-    return "!" if sample.outcome == "error" else "✓" if sample.score >= 0.5 else "✗"
 
 
 def _right(point: Checkpoint, key: Key) -> bool | None:

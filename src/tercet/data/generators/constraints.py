@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
@@ -51,8 +53,8 @@ class ConstraintKind:
     """One kind of constraint: its function, how arguments are drawn, and the kinds that exclude it."""
 
     func_name: str
+    draw: Callable[[Random, Scene], Arguments]
     clashes: str = ""
-    draw: Callable[[Random, Scene], Arguments] = lambda rng, scene: {}
 
 
 def generate(num_rows: int, split: Split, seed: int) -> list[Row]:
@@ -307,57 +309,27 @@ def _bound(lows: tuple[int, ...], highs: tuple[int, ...]) -> Callable[[Random, S
     return draw
 
 
-def _end_phrase(rng: Random, scene: Scene) -> Arguments:
-    return {"end_phrase": rng.choice(phrases().end_phrases[scene.split])}
-
-
-def _postscript_marker(rng: Random, scene: Scene) -> Arguments:
-    return {"postscript_marker": rng.choice(("P.S.", "P.S.", "P.P.S."))}
-
-
-def _first_word(rng: Random, scene: Scene) -> Arguments:
-    return {"N": 2, "first_word": rng.choice(sorted(phrases().openers)), "i": rng.choice((1, 2))}
-
-
-def _sections(rng: Random, scene: Scene) -> Arguments:
-    return {"N": rng.choice((2, 3)), "section_splitter": rng.choice(phrases().splitters[scene.split])}
-
-
 LAYOUTS = {"bullets", "choice", "first_word", "json", "paragraphs", "repeat", "sections", "two_responses"}
-_TABLE: dict[str, tuple[Any, ...]] = {  # the fields of each `ConstraintKind`
-    "lowercase": ("validate_lowercase", "uppercase capitals end postscript sections first_word choice repeat"),
-    "uppercase": (
-        "validate_uppercase",
-        "bullets capitals choice end first_word json lowercase paragraphs postscript repeat sections sentences "
-        "two_responses words",
+_DRAWS: dict[str, Callable[[Random, Scene], Arguments]] = {  # how the arguments of a kind are drawn, where it has any
+    "end": lambda rng, scene: {"end_phrase": rng.choice(phrases().end_phrases[scene.split])},
+    "bullets": _n(2, 3, 4),
+    "postscript": lambda rng, scene: {"postscript_marker": rng.choice(("P.S.", "P.S.", "P.P.S."))},
+    "placeholders": _n(1, 2, 3),
+    "highlights": _n(1, 2, 3),
+    "keywords": _some_words("keyword_list"),
+    "forbidden": _some_words("forbidden_words"),
+    "paragraphs": _n(2, 3),
+    "first_word": lambda rng, scene: (
+        {"N": 2, "first_word": rng.choice(sorted(phrases().openers)), "i": rng.choice((1, 2))}
     ),
-    "no_commas": ("validate_no_commas", "json"),
-    "end": ("validate_end", "quotation json postscript choice", _end_phrase),
-    "quotation": ("validate_quotation", "json bullets two_responses repeat choice sections first_word"),
-    "title": ("validate_title", "json sections repeat first_word two_responses choice"),
-    "bullets": ("verify_bullet_points", "highlights sentences", _n(2, 3, 4)),
-    "postscript": ("verify_postscript", "json two_responses sentences first_word", _postscript_marker),
-    "placeholders": ("validate_placeholders", "choice", _n(1, 2, 3)),
-    "highlights": ("validate_highlighted_sections", "bullets paragraphs two_responses json choice", _n(1, 2, 3)),
-    "keywords": ("verify_keywords", "choice", _some_words("keyword_list")),
-    "forbidden": ("validate_forbidden_words", "choice", _some_words("forbidden_words")),
-    "paragraphs": ("verify_paragraph_count", "highlights", _n(2, 3)),
-    "first_word": ("validate_paragraphs", "", _first_word),
-    "sentences": (
-        "verify_sentence_constraint",
-        "words json choice two_responses sections repeat title",
-        _bound((3, 4), (1, 2, 3)),
+    "sentences": _bound((3, 4), (1, 2, 3)),
+    "words": _bound((20, 25, 30, 35, 40), (12, 15, 20, 25, 30)),
+    "choice": lambda rng, scene: {"options": list(rng.choice(phrases().choices))},
+    "repeat": lambda rng, scene: {"original_prompt": scene.request},
+    "sections": lambda rng, scene: (
+        {"N": rng.choice((2, 3)), "section_splitter": rng.choice(phrases().splitters[scene.split])}
     ),
-    "words": (
-        "validate_word_constraint",
-        "json choice two_responses repeat",
-        _bound((20, 25, 30, 35, 40), (12, 15, 20, 25, 30)),
-    ),
-    "two_responses": ("validate_two_responses",),
-    "json": ("validate_json_format",),
-    "choice": ("validate_choice", "", lambda rng, scene: {"options": list(rng.choice(phrases().choices))}),
-    "repeat": ("validate_repeat_prompt", "", lambda rng, scene: {"original_prompt": scene.request}),
-    "sections": ("validate_sections", "", _sections),
-    "capitals": ("validate_frequency_capital_words", "choice", _n(1, 2, 3, quantifier="at least")),
+    "capitals": _n(1, 2, 3, quantifier="at least"),
 }
-KINDS = {name: ConstraintKind(*fields) for name, fields in _TABLE.items()}
+_TABLE = tomllib.loads(Path(__file__).with_name("constraints.toml").read_text(encoding="utf-8"))
+KINDS = {name: ConstraintKind(**about, draw=_DRAWS.get(name, lambda rng, scene: {})) for name, about in _TABLE.items()}

@@ -105,16 +105,13 @@ def _problem(template: Template, rng: random.Random) -> tuple[str, str, int]:
     """Fill a template: draw numbers until every step works out, then draw the words."""
     values = None
     while values is None:
-        values = solve(template, {name: _draw(rng, *span) for name, span in template.numbers.items()})
+        drawn = {name: rng.randrange(low, high + 1, *step) for name, (low, high, *step) in template.numbers.items()}
+        values = solve(template, drawn)
     slots = _words(rng) | {name: str(value) for name, value in values.items()}
     question = rng.choice(template.asks).format_map(slots)
     steps = STEP.findall(template.solution)
     solution = STEP.sub(lambda step: _equation(step, values), template.solution).format_map(slots)
     return question, solution, values[steps[-1][-1]]
-
-
-def _draw(rng: random.Random, first: int, last: int, step: int = 1) -> int:
-    return rng.randrange(first, last + 1, step)
 
 
 def _words(rng: random.Random) -> dict[str, str]:

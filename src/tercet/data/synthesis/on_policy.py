@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tercet import journal
 from tercet.data.generators.constraints import drop_one
@@ -39,10 +39,8 @@ from tercet.rows import (
     speed_of,
     write_table,
 )
+from tercet.store import Artifact, Context
 from tercet.verify import verifier
-
-if TYPE_CHECKING:
-    from tercet.store import Artifact, Context
 
 CHUNK = 32  # prompts per line of samples.jsonl: what a killed run loses at most
 SEED = "prefs"  # in the seeds of samples: another word would draw other samples

@@ -7,7 +7,6 @@ How rows are made and checked is in `tercet.data.synthesis.personas`, what reque
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tercet.data.disk_list import batched
 from tercet.data.sources import Reading, draw, label, load
@@ -17,9 +16,7 @@ from tercet.data.synthesis.requests import PIECE, logged_model, open_log, title,
 from tercet.journal import write_json
 from tercet.recipe import PersonasSpec
 from tercet.rows import Row, RowError, TableWriter
-
-if TYPE_CHECKING:
-    from tercet.store import Artifact, Context
+from tercet.store import Artifact, Context
 
 
 def run(spec: PersonasSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:

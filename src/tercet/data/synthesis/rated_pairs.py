@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tercet.data.dedupe import row_key
 from tercet.data.disk_list import batched
@@ -24,9 +24,7 @@ from tercet.data.synthesis.requests import PIECE, logged_model, open_log, title,
 from tercet.journal import write_json
 from tercet.recipe import RatedPairsSpec
 from tercet.rows import Pair, Row, RowError, Sampling, TableWriter, read_rows
-
-if TYPE_CHECKING:
-    from tercet.store import Artifact, Context
+from tercet.store import Artifact, Context
 
 SEED = "judged"  # in the seed of the answers: another word would draw other answers
 FAILED = "an answer could not be had"

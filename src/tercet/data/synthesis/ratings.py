@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -25,7 +27,13 @@ from tercet.verify.llm_judges import LLMJudge, ask
 
 CHUNK = 256  # prompts rated at once
 PAPER_RATINGS = 4
+HEAD = re.compile(r"^[#*\s]*text\s+(\d+)[^\w\n]*$", re.IGNORECASE | re.MULTILINE)
+RATING = re.compile(r"\brating[^\w-]*?(5(?:\.0+)?(?![\d.]*\d)|[1-4](?:\.\d+)?(?!\d)|N/?A\b)", re.IGNORECASE)
+RATIONALE = re.compile(r"\brationale\W*(.+)", re.IGNORECASE | re.DOTALL)
 JudgeCase = tuple[str, list[str]]  # a question and the answers to it
+
+_TEXTS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("ratings.toml").read_text(encoding="utf-8"))
+ASPECTS: dict[str, dict[str, str]] = _TEXTS["aspects"]
 
 
 @dataclass(frozen=True)
@@ -128,13 +136,14 @@ def draw_models(models: Sequence[str], seed: int, row_id: str, *, number: int = 
 def prompt_for(aspect: str, question: str, answers: Sequence[str], *, paper: bool = False) -> Messages:
     """What the judge is asked about one aspect of all answers."""
     first = 2 if paper and aspect == "instruction_following" else 1  # as in the published run
-    what, kinds = ASPECTS[aspect]
+    what, kinds = ASPECTS[aspect].values()
     absent = " or N/A" * ("N/A" in what)
     texts = [f"### Text {number}\n{text}" for number, text in enumerate(answers, first)]
     numbers = range(first, first + len(answers))
-    forms = [FORM.format(number=number, kinds=KINDS_LINE * bool(kinds), absent=absent) for number in numbers]
+    forms = [_TEXTS["form"].format(number=n, kinds=_TEXTS["kind"] * bool(kinds), absent=absent) for n in numbers]
     parts = [what, *([f"Kinds: {kinds}"] if kinds else []), f"## Instruction\n{question}", "## Texts", *texts]
-    return (Message("system", SYSTEM), Message("user", "\n\n".join([*parts, f"## Your reply\n{REPLY}", *forms])))
+    parts += [f"## Your reply\n{_TEXTS['reply']}", *forms]
+    return Message("system", _TEXTS["system"]), Message("user", "\n\n".join(parts))
 
 
 def read_ratings(aspect: str, reply: str, number: int, *, paper: bool = False) -> list[Rating]:
@@ -296,46 +305,3 @@ def _pair(rated: Rated, pair: tuple[int, int], plan: RatingPlan, seed: int) -> P
         rejected_model=rated.answers[bad].model,
         provenance=json.dumps(facts, sort_keys=True),
     )
-
-
-# ---- what the judge is asked and how it replies ----
-
-SYSTEM = (
-    "You rate texts that answer an instruction. Rate each text for itself, by the scale alone: neither the other texts "
-    "nor the order in which they stand may matter."
-)
-REPLY = "For every text, in the order given, write exactly these lines:"
-FORM = "### Text {number}\n{kinds}Rating: <1 to 5{absent}>\nRationale: <one or two sentences>"
-KINDS_LINE = "Kind: <the numbers of the kinds that apply, or None>\n"
-HEAD = re.compile(r"^[#*\s]*text\s+(\d+)[^\w\n]*$", re.IGNORECASE | re.MULTILINE)
-RATING = re.compile(r"\brating[^\w-]*?(5(?:\.0+)?(?![\d.]*\d)|[1-4](?:\.\d+)?(?!\d)|N/?A\b)", re.IGNORECASE)
-RATIONALE = re.compile(r"\brationale\W*(.+)", re.IGNORECASE | re.DOTALL)
-
-# Aspect -> what is rated, and the kinds that a rating names. After the aspects of UltraFeedback (Cui et al. 2023).
-ASPECTS = {
-    "helpfulness": (
-        "Rate how much each text helps the person who wrote the instruction: is it correct, to the point, and complete "
-        "without padding?\n1 wrong or useless; 2 partly right, important things wrong or missing; 3 right in the main, "
-        "with gaps; 4 right and useful; 5 right, complete and clear in every part.",
-        "1 clear and relevant; 2 useful and rich in information; 3 neither too long nor repetitive",
-    ),
-    "instruction_following": (
-        "Rate how well each text does what the instruction says: its aim, and every requirement of form, length, style "
-        "or content.\n1 does something else; 2 misses most requirements; 3 meets about half; 4 meets nearly all; "
-        "5 meets all.",
-        "",
-    ),
-    "honesty": (
-        "Rate how honest each text is about what its writer can know: sure where it is right, doubtful where it may be "
-        "wrong, open about what it does not know.\n1 sure and wrong; 2 much surer than it should be; 3 unevenly sure; "
-        "4 mostly as sure as it should be; 5 exactly as sure as it should be. Where nothing can be known or wrong, as "
-        "in invented stories, write N/A.",
-        "",
-    ),
-    "truthfulness": (
-        "Rate how free each text is of made-up or false statements, by the instruction and by what is known of the "
-        "world.\n1 false throughout; 2 mostly false; 3 partly false; 4 small slips; 5 nothing false.",
-        "1 against the facts of the world; 2 against the instruction or its material; 3 against itself or against "
-        "logic",
-    ),
-}

@@ -14,17 +14,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tercet.data.disk_list import batched
 from tercet.data.synthesis.request_log import Done, LoggedModel, RequestLog, RequestLogError
 from tercet.recipe import AskingSpec
 from tercet.rows import Completion, Likelihood, Messages, Sampling, TableWriter
-from tercet.store import endpoint
-
-if TYPE_CHECKING:
-    from tercet.store import Artifact, Context
-
+from tercet.store import Artifact, Context, endpoint
 
 PIECE = 1024  # rows that are asked about, or written to a table, together
 
