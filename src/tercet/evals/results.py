@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from tercet import journal
 from tercet.evals.suite import TASKS, averages
@@ -53,24 +53,14 @@ class ResultLog(Journal):
             self.results.pop(item, None)
 
 
-@runtime_checkable
-class Metered(Protocol):
-    """A generator that counts requests, tokens and what they cost."""
-
-    @property
-    def usage(self) -> Any:
-        """Totals since it was opened, a dataclass of numbers."""
-
-
 @contextmanager
 def log_usage(model: Any, file: Path, role: str = "") -> Iterator[None]:
-    """Append what a metered model used meanwhile, also when it fails, so that a continued evaluation counts it."""
+    """Append what a model with `usage` used meanwhile, also when it fails, so that a continued evaluation counts it."""
     try:
         yield
     finally:
-        if isinstance(model, Metered):
-            numbers = {role + key: value for key, value in asdict(model.usage).items() if value is not None}
-            journal.append(file, numbers)
+        if (used := getattr(model, "usage", None)) is not None:
+            journal.append(file, {role + key: value for key, value in asdict(used).items() if value is not None})
 
 
 def total_usage(file: Path) -> dict[str, float]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from tercet import journal, machine
 from tercet.evals import gates, llm_judged
@@ -35,14 +35,6 @@ Emit = Callable[[Result], None]
 
 class EvalError(RuntimeError):
     """An evaluation cannot be trusted: verifiers, LLM judges or requests failed, or the model gave no usable number."""
-
-
-@runtime_checkable
-class Encoder(Protocol):
-    """A generator that can also show the token ids it reads; an endpoint behind a network cannot."""
-
-    def encode(self, prompts: Sequence[Messages]) -> list[list[int]]:
-        """Token ids of each rendered prompt."""
 
 
 @dataclass(frozen=True)
@@ -288,7 +280,9 @@ def _best(values: Sequence[float]) -> int:
 
 
 def _prompt_ids(model: Generator, prompts: Sequence[Messages]) -> Sequence[Sequence[int]]:
-    return model.encode(prompts) if isinstance(model, Encoder) else [[]] * len(prompts)
+    """The token ids that a generator reads; an endpoint behind a network cannot show them."""
+    encode = getattr(model, "encode", None)
+    return encode(prompts) if encode else [[]] * len(prompts)
 
 
 def _of_task(card: TaskCard, results: list[Result]) -> list[Result]:

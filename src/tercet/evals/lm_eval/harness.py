@@ -12,12 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from tercet import hub
 from tercet.evals.lm_eval.export import BESIDE, HEADLINE, gen_kwargs, headline
 from tercet.evals.results import asked, graded
-from tercet.evals.run import NO_QUESTION, Encoder, measured
+from tercet.evals.run import NO_QUESTION, measured
 from tercet.evals.suite import task as declared
 from tercet.evals.task import Generated, Item, Task, card, items, public_records
 from tercet.records import TaskCard
@@ -29,13 +29,6 @@ SETTINGS = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k
 
 class HarnessError(ValueError):
     """Something that one side has and the other cannot express."""
-
-
-@runtime_checkable
-class Chatting(Encoder, Protocol):
-    """A generator that renders conversations itself, so that it can show a prompt as text and token ids."""
-
-    chat: Any
 
 
 # ---- its evaluations on our models ----
@@ -58,7 +51,7 @@ class _Evaluated:
     def __init__(self, generator: Generator) -> None:
         super().__init__()
         self.generator = generator
-        self.tokenizer = generator.chat.tokenizer if isinstance(generator, Chatting) else None
+        self.tokenizer = _chat(generator).tokenizer if hasattr(generator, "chat") else None
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         return _generate(self.generator, [request.args for request in requests])
@@ -71,15 +64,15 @@ class _Evaluated:
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         turns = tuple(Message(turn["role"], turn["content"]) for turn in chat_history)
-        chat = _chatting(self.generator).chat
+        chat = _chat(self.generator)
         return str(chat.text(turns, generation_prompt=True) if add_generation_prompt else chat.prompt_text(turns))
 
     def chat_template(self, chat_template: bool | str = False) -> str:
-        return str(_chatting(self.generator).chat.template)
+        return str(_chat(self.generator).template)
 
     @property
     def tokenizer_name(self) -> str:
-        return str(_chatting(self.generator).chat.tokenizer.name_or_path).replace("/", "__")
+        return str(_chat(self.generator).tokenizer.name_or_path).replace("/", "__")
 
 
 def _generate(generator: Generator, requests: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
@@ -153,26 +146,27 @@ def _plain(text: str, opening: str) -> Messages:
 
 def _opening(generator: Generator) -> str:
     """The beginning-of-text token where the model's tokenizer sets one before every text by itself."""
-    if not isinstance(generator, Chatting):
+    if not hasattr(generator, "chat"):
         return ""
-    tokenizer = generator.chat.tokenizer
+    tokenizer = _chat(generator).tokenizer
     sets = tokenizer.bos_token is not None and tokenizer("a").input_ids[0] == tokenizer.bos_token_id
     return str(tokenizer.bos_token) if sets else ""
 
 
 def _prefix(generator: Generator) -> str:
     """What stands before a text without a context: the token that begins a text, else the one that ends it."""
-    tokenizer = _chatting(generator).chat.tokenizer
+    tokenizer = _chat(generator).tokenizer
     return str(tokenizer.bos_token or tokenizer.eos_token)
 
 
-def _chatting(generator: Generator) -> Chatting:
-    if not isinstance(generator, Chatting):
+def _chat(generator: Generator) -> Any:
+    """What renders the conversations of a local model, so that a prompt can be shown as text and token ids."""
+    if not hasattr(generator, "chat"):
         raise HarnessError(
             f"{type(generator).__name__} shows neither tokenizer nor chat template; use a local model, or tasks with a "
             "context and without a template"
         )
-    return generator
+    return generator.chat
 
 
 # ---- our tasks for its evaluator ----
