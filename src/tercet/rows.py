@@ -153,6 +153,13 @@ class Likelihood:
     error: str = ""
 
 
+Prompts = Sequence[Messages]
+Options = Sequence[Sequence[str]]  # the texts that may follow each prompt
+Completions = list[list[Completion]]  # of each prompt
+Likelihoods = list[list[Likelihood]]  # of each prompt's options
+Done = Callable[[int, list[Completion]], None]  # given the number of a prompt that is finished
+
+
 class Generator(Protocol):
     """Anything that generates and scores text: a local model, an engine, an endpoint, a fake in a test.
 
@@ -160,17 +167,10 @@ class Generator(Protocol):
     turn. A prompt of one message with the role `text` is read as it is, without a chat template.
     """
 
-    def complete(
-        self,
-        prompts: Sequence[Messages],
-        sampling: Sampling,
-        done: Callable[[int, list[Completion]], None] | None = None,
-    ) -> list[list[Completion]]:
+    def complete(self, prompts: Prompts, sampling: Sampling, done: Done | None = None) -> Completions:
         """`sampling.n` completions of each prompt; `done(i, completions)` is called as prompt i finishes."""
 
-    def likelihood(
-        self, prompts: Sequence[Messages], options: Sequence[Sequence[str]], *, close: bool = False
-    ) -> list[list[Likelihood]]:
+    def likelihood(self, prompts: Prompts, options: Options, *, close: bool = False) -> Likelihoods:
         """Score each option as the text that follows the prompt; `close=True` includes the end-of-turn token."""
 
 

@@ -6,12 +6,11 @@ Their tokens are words (text split at single spaces), so that the effect of a to
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tercet.rows import Completion, Likelihood, Messages, Sampling
+from tercet.rows import Completion, Completions, Done, Likelihood, Likelihoods, Messages, Options, Prompts, Sampling
 
-Done = Callable[[int, list[Completion]], None]
 UNIFORM_BITS = 8.0  # a model that knows nothing pays eight bits for each byte
 
 
@@ -22,9 +21,7 @@ class EchoGenerator:
         """What it writes, before the token budget cuts it."""
         return prompt[-1].content
 
-    def complete(
-        self, prompts: Sequence[Messages], sampling: Sampling, done: Done | None = None
-    ) -> list[list[Completion]]:
+    def complete(self, prompts: Prompts, sampling: Sampling, done: Done | None = None) -> Completions:
         """The answer to each prompt, cut to the token budget."""
         answers = []
         for number, text in enumerate([self.answer(prompt) for prompt in prompts]):
@@ -37,9 +34,7 @@ class EchoGenerator:
                 done(number, answers[-1])
         return answers
 
-    def likelihood(
-        self, prompts: Sequence[Messages], options: Sequence[Sequence[str]], *, close: bool = False
-    ) -> list[list[Likelihood]]:
+    def likelihood(self, prompts: Prompts, options: Options, *, close: bool = False) -> Likelihoods:
         """Eight bits per byte for every option."""
         return [[_likelihood(option, UNIFORM_BITS) for option in texts] for texts in options]
 
@@ -60,9 +55,7 @@ class OracleGenerator(EchoGenerator):
         self.asked.append(prompt[-1].content)
         return self.references[prompt[-1].content]
 
-    def likelihood(
-        self, prompts: Sequence[Messages], options: Sequence[Sequence[str]], *, close: bool = False
-    ) -> list[list[Likelihood]]:
+    def likelihood(self, prompts: Prompts, options: Options, *, close: bool = False) -> Likelihoods:
         """One bit per byte for the known answer, eight for any other."""
         answers = [self.answer(prompt) for prompt in prompts]
         return [

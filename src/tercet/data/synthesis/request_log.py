@@ -22,13 +22,12 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from threading import Condition, Lock, Semaphore
-from typing import Any
+from typing import Any, NoReturn
 
 from tercet.data.disk_list import batched
 from tercet.journal import Journal, Place
-from tercet.rows import Completion, Generator, Likelihood, Messages, Sampling, Seeded
+from tercet.rows import Completion, Completions, Done, Generator, Messages, Options, Prompts, Sampling, Seeded
 
-Done = Callable[[int, list[Completion]], None]
 AT_ONCE = (1, 64)  # calls of a generator, and requests in one call
 TURN = 16  # tokens a chat template may put around one turn
 AWAY = 50  # failures without one answer between them, after which a run stops: no server is there, or no prompt fits
@@ -236,9 +235,7 @@ class LoggedModel:
         self._slots, self._lock, self._metered = Semaphore(self.num_calls), Lock(), meter()
         self._failing, self._failure = 0, ""
 
-    def complete(
-        self, prompts: Sequence[Messages], sampling: Sampling, done: Done | None = None
-    ) -> list[list[Completion]]:
+    def complete(self, prompts: Prompts, sampling: Sampling, done: Done | None = None) -> Completions:
         """`sampling.n` completions of each prompt; the same question twice has the same answers. See `Generator`."""
         keys = [[request_key(self.model, prompt, sampling, index) for index in range(sampling.n)] for prompt in prompts]
         owners: dict[str, list[int]] = defaultdict(list)
@@ -258,9 +255,7 @@ class LoggedModel:
                         done(i, results[i])
         return [results.get(i, []) for i in range(len(prompts))]
 
-    def likelihood(
-        self, prompts: Sequence[Messages], options: Sequence[Sequence[str]], *, close: bool = False
-    ) -> list[list[Likelihood]]:
+    def likelihood(self, prompts: Prompts, options: Options, *, close: bool = False) -> NoReturn:
         """Scores are not kept, so this is an error."""
         raise RequestLogError("a request log keeps what a model writes; ask the model itself for likelihoods")
 

@@ -9,7 +9,7 @@ store.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +17,9 @@ from threading import Lock
 from typing import Any
 
 from tercet.data.disk_list import batched
-from tercet.data.synthesis.request_log import Done, LoggedModel, RequestLog, RequestLogError
+from tercet.data.synthesis.request_log import LoggedModel, RequestLog, RequestLogError
 from tercet.recipe import AskingSpec
-from tercet.rows import Completion, Likelihood, Messages, Sampling, TableWriter
+from tercet.rows import Completions, Done, Likelihoods, Options, Prompts, Sampling, TableWriter
 from tercet.store import Artifact, Context, endpoint
 
 PIECE = 1024  # rows that are asked about, or written to a table, together
@@ -66,15 +66,11 @@ class LazyModel:
             return 0, 0
         return self._model.usage.prompt_tokens, self._model.usage.completion_tokens
 
-    def complete(
-        self, prompts: Sequence[Messages], sampling: Sampling, done: Done | None = None
-    ) -> list[list[Completion]]:
+    def complete(self, prompts: Prompts, sampling: Sampling, done: Done | None = None) -> Completions:
         """See `tercet.rows.Generator`."""
         return list(self.model.complete(prompts, sampling, done))
 
-    def likelihood(
-        self, prompts: Sequence[Messages], options: Sequence[Sequence[str]], *, close: bool = False
-    ) -> list[list[Likelihood]]:
+    def likelihood(self, prompts: Prompts, options: Options, *, close: bool = False) -> Likelihoods:
         """See `tercet.rows.Generator`."""
         return list(self.model.likelihood(prompts, options, close=close))
 

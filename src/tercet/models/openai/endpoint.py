@@ -15,7 +15,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -25,10 +25,9 @@ import httpx2
 
 from tercet.models.openai import payloads
 from tercet.models.openai.payloads import PassingFailure, RequestRefused
-from tercet.rows import Completion, Likelihood, Messages, Sampling
+from tercet.rows import Completion, Completions, Done, Likelihood, Likelihoods, Options, Prompts, Sampling
 
 T = TypeVar("T")
-Done = Callable[[int, list[Completion]], None]
 ADDRESS = "check the URL (it often ends in /v1) and the name of the model"
 HOPELESS = {
     **dict.fromkeys((301, 302, 307, 308, 404, 405), ADDRESS),
@@ -143,9 +142,7 @@ class EndpointGenerator:
         """Give the connections back."""
         self._client.close()
 
-    def complete(
-        self, prompts: Sequence[Messages], sampling: Sampling, done: Done | None = None
-    ) -> list[list[Completion]]:
+    def complete(self, prompts: Prompts, sampling: Sampling, done: Done | None = None) -> Completions:
         """`sampling.n` completions of each prompt; `done` is called in the caller's thread. See `Generator`.
 
         An open assistant turn is sent with vLLM's `continue_final_message`; a server that does not know the field
@@ -168,9 +165,7 @@ class EndpointGenerator:
         self._each(len(prompts), ask, emit)
         return [results[i] for i in range(len(prompts))]
 
-    def likelihood(
-        self, prompts: Sequence[Messages], options: Sequence[Sequence[str]], *, close: bool = False
-    ) -> list[list[Likelihood]]:
+    def likelihood(self, prompts: Prompts, options: Options, *, close: bool = False) -> Likelihoods:
         """Log-probs of options, as far as the protocol shows them; what it does not show has `error`.
 
         Plain prompts: the server echoes prompt and option with log-probs (vLLM, llama.cpp; OpenAI no longer does), and
@@ -199,7 +194,7 @@ class EndpointGenerator:
                 return [Likelihood(math.nan, 0, error=str(problem)) for _ in texts]
 
         self._each(len(jobs), ask, results.__setitem__)
-        found: list[list[Likelihood]] = [[] for _ in prompts]
+        found: Likelihoods = [[] for _ in prompts]
         for job, (i, _) in enumerate(jobs):
             found[i] += results[job]
         return found

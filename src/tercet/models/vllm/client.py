@@ -23,11 +23,10 @@ from safetensors.torch import save as write_tensors
 from torch import Tensor
 
 from tercet.models.vllm.weights import EngineError, Weights, checksum
-from tercet.rows import Completion, Sampling, Seeded
+from tercet.rows import Completion, Completions, Done, Sampling, Seeded
 
 Ids = Sequence[int]
 Line = dict[str, Any]  # of a reply
-Done = Callable[[int, list[Completion]], None]
 PART = 256 << 20  # bytes of weights in one request
 BEAT = 5.0  # seconds after which a server without a result sends an empty line
 SILENCE = 60.0  # seconds without a line after which it counts as dead
@@ -73,9 +72,9 @@ class RemoteEngine:
 
     def write(
         self, prompts: Sequence[Ids], sampling: Sampling, done: Done | None = None, streams: Sequence[int] | None = None
-    ) -> list[list[Completion]]:
+    ) -> Completions:
         """What the server's engine writes; see `VllmGenerator.write`."""
-        results: list[list[Completion]] = [[] for _ in prompts]
+        results: Completions = [[] for _ in prompts]
 
         def finished(line: Line) -> None:
             i = int(line["prompt"])

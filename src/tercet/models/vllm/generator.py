@@ -24,7 +24,7 @@ from torch import Tensor
 from tercet.models.chat import Chat, ChatGenerator, Done, Ids
 from tercet.models.hf_folder import load_tokenizer
 from tercet.models.vllm.weights import DTYPES, EngineError, Weights, checksum, replace, unpacked, weights_of
-from tercet.rows import Completion, Likelihood, Messages, Sampling
+from tercet.rows import Completion, Completions, Likelihood, Likelihoods, Options, Prompts, Sampling
 
 ENVIRONMENT = {  # what vLLM reads when it starts; a value that is already set stays
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine runs in this process, which dies with it
@@ -89,7 +89,7 @@ class VllmGenerator(ChatGenerator):
 
     def write(
         self, prompts: Sequence[Ids], sampling: Sampling, done: Done | None = None, streams: Sequence[int] | None = None
-    ) -> list[list[Completion]]:
+    ) -> Completions:
         """The same from token ids. `streams` names each prompt's stream of random numbers; its position when absent.
 
         Log-probs are those of the tempered distribution; where top-k or top-p cut it, of what they left (the local
@@ -98,7 +98,7 @@ class VllmGenerator(ChatGenerator):
         """
         names = range(len(prompts)) if streams is None else streams
         settings = [settings_of(sampling, number, sorted(self.chat.stops)) for number in names]
-        results: list[list[Completion]] = [[] for _ in prompts]
+        results: Completions = [[] for _ in prompts]
         with self._busy, closing(self._ask(prompts, settings)) as answers:
             for i, answer in answers:
                 if isinstance(answer, str):
@@ -111,9 +111,7 @@ class VllmGenerator(ChatGenerator):
                     done(i, results[i])
         return results
 
-    def likelihood(
-        self, prompts: Sequence[Messages], options: Sequence[Sequence[str]], *, close: bool = False
-    ) -> list[list[Likelihood]]:
+    def likelihood(self, prompts: Prompts, options: Options, *, close: bool = False) -> Likelihoods:
         """Score each option by the log-probs of its own tokens; `Chat.continuations` says which those are."""
         asked: list[tuple[list[int], list[int]]] = []
         for messages, texts in zip(prompts, options, strict=True):
