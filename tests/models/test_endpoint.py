@@ -267,8 +267,8 @@ def test_an_empty_account_is_not_asked_again():
 
 
 def test_a_wrong_key_is_not_shown_even_when_the_server_repeats_it(monkeypatch):
-    monkeypatch.setenv("MY_KEY", KEY)
-    with FlakyServer(key="another") as server, closing(EndpointGenerator.open(server.url, "m", key_env="MY_KEY")) as g:
+    monkeypatch.setenv("TERCET_API_KEY", KEY)
+    with FlakyServer(key="another") as server, closing(EndpointGenerator.open(server.url, "m")) as g:
         with pytest.raises(EndpointError, match=r"401: bad key Bearer \[key\]; check the API key") as caught:
             g.complete(chats("a"), GREEDY)
         assert KEY not in str(caught.value) + repr(g) + repr(g._client.headers) + repr(g.limits)
@@ -293,7 +293,6 @@ def test_the_key_for_openai_goes_to_no_other_host_unasked(monkeypatch):
         ("127.0.0.1:8000/v1", {}, "expected a base URL"),
         ("ftp://host/v1", {}, "expected a base URL"),
         ("https://me:secret@host/v1", {}, "without a user name"),
-        ("http://host/v1", {"key_env": "NOT_SET"}, "NOT_SET"),
         ("http://host/v1", {"concurrency": 0}, "expected positive limits"),
         ("http://host/v1", {"tokens_per_minute": 0}, "expected positive limits"),
     ],

@@ -15,19 +15,7 @@ from markupsafe import Markup
 from pydantic import BaseModel
 
 from tercet import machine
-from tercet.recipe import (
-    MixtureSpec,
-    OnPolicyPairsSpec,
-    PersonasSpec,
-    RatedPairsSpec,
-    Recipe,
-    ReportSpec,
-    RewardModelSpec,
-    RLSpec,
-    StageSpec,
-    TrainSpec,
-    kinds_of,
-)
+from tercet.recipe import MixtureSpec, Recipe, ReportSpec, RLSpec, StageSpec, TrainSpec, kinds_of
 from tercet.report import charts, collect, data, evals, monitors, rollouts, samples
 from tercet.report.collect import Checkpoint, Object, Stage
 from tercet.report.evals import plain
@@ -75,16 +63,16 @@ def build(
         "placement": _spec("placement", recipe.placement),
         **_training(stages, points),
         "alerts": {stage.name: found for stage in _of(stages, RLSpec) if (found := monitors.summary(stage))},
-        "accuracies": {stage.name: collect.accuracies(stage) for stage in _of(stages, RewardModelSpec)},
+        "accuracies": {stage.name: collect.accuracies(stage) for stage in _of(stages, "reward_model")},
         "items": samples.eval_samples(points),
         "change_counts": counts,
         "change_names": {k: name for k, (name, _) in samples.CHANGES.items() if any(row[k] for row in counts.values())},
         "rollouts": [(stage, samples.rollouts(stage)) for stage in _of(stages, RLSpec)],
         "mixtures": [{"stage": stage, "summary": _summary(stage)} for stage in _of(stages, MixtureSpec)],
-        "personas": [(stage, _summary(stage)) for stage in _of(stages, PersonasSpec)],
+        "personas": [(stage, _summary(stage)) for stage in _of(stages, "personas")],
         "pairs": [
             (stage, _summary(stage), samples.pair_samples(stage))
-            for stage in _of(stages, OnPolicyPairsSpec, RatedPairsSpec)
+            for stage in _of(stages, "on_policy_pairs", "rated_pairs")
         ],
         **_timings(stages),
     }
@@ -175,5 +163,6 @@ def _agreed(records: Iterable[Object]) -> dict[str, str]:
     return {key: ", ".join(values) for key, values in sorted(seen.items())}
 
 
-def _of(stages: Stages, *kinds: type[StageSpec]) -> list[Stage]:
+def _of(stages: Stages, *kinds: str | type[StageSpec]) -> list[Stage]:
+    """The stages of these kinds, named or by the class of their specs."""
     return [stage for stage in stages.values() if stage.kind in kinds_of(*kinds)]

@@ -26,19 +26,7 @@ from tercet.data.generators.constraints import drop_one
 from tercet.data.sources import check_verifiers, draw, lot
 from tercet.data.synthesis.requests import title
 from tercet.recipe import OnPolicyPairsSpec
-from tercet.rows import (
-    Completion,
-    Generator,
-    Message,
-    Messages,
-    Pair,
-    Row,
-    RowError,
-    Sampling,
-    read_rows,
-    speed_of,
-    write_table,
-)
+from tercet.rows import Completion, Generator, Message, Pair, Row, RowError, Sampling, read_rows, speed_of, write_table
 from tercet.store import Artifact, Context
 from tercet.verify import verifier
 
@@ -52,7 +40,7 @@ class Prompt:
     """A row to sample; `weaker` is the same instruction without constraint number `dropped`."""
 
     row: Row
-    weaker: Messages | None = None
+    weaker: Row | None = None
     dropped: int = -1
 
 
@@ -164,7 +152,7 @@ def draw_chunk(
         samples = [_samples(completions, "full") for completions in full]
     else:
         samples = [[GradedAnswer(prompt.row.answer, 0, "", "row", 0)] if prompt.row.answer else [] for prompt in chunk]
-    weaker = [(i, prompt.weaker) for i, prompt in enumerate(chunk) if prompt.weaker is not None]
+    weaker = [(i, prompt.weaker.prompt) for i, prompt in enumerate(chunk) if prompt.weaker is not None]
     if weaker:
         dropped = generator.complete([turns for _, turns in weaker], sampling("dropped", spec.dropped_samples))
         for (i, _), completions in zip(weaker, dropped, strict=True):
@@ -255,7 +243,7 @@ def _with_weaker(row: Row, seed: int) -> Prompt:
         return Prompt(row)
     dropped = int.from_bytes(lot(seed, "drop", row.id)[:6], "big") % (len(json.loads(row.reference)) or 1)
     weaker = drop_one(row, dropped)
-    return Prompt(row) if weaker is None else Prompt(row, weaker.prompt, dropped)
+    return Prompt(row) if weaker is None else Prompt(row, weaker, dropped)
 
 
 def _samples(completions: Sequence[Completion], origin: str) -> list[GradedAnswer]:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
@@ -108,23 +108,17 @@ class EndpointGenerator:
         )
 
     @classmethod
-    def open(
-        cls, url: str, model: str, *, key_env: str = "", price: tuple[float, float] | None = None, **limits: Any
-    ) -> EndpointGenerator:
+    def open(cls, url: str, model: str, *, price: tuple[float, float] | None = None, **limits: Any) -> Self:
         """A server by its base URL (`http://localhost:8000/v1`); `limits` are the fields of `Limits`.
 
-        The key is read from the environment variable `key_env`; without one, from TERCET_API_KEY where that is set,
-        and for api.openai.com from OPENAI_API_KEY, which no other host is sent unasked. `price` is what a million
-        prompt and a million completion tokens cost.
+        The key is read from TERCET_API_KEY where that is set, else for api.openai.com from OPENAI_API_KEY, which no
+        other host is sent. `price` is what a million prompt and a million completion tokens cost.
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
             raise EndpointError("expected a base URL such as https://host/v1, without a user name or key in it")
-        if key_env and not os.environ.get(key_env, "").strip():
-            raise EndpointError(f"the environment variable {key_env}, which should hold the API key, is empty")
-        unasked = ["TERCET_API_KEY", *["OPENAI_API_KEY"] * (parts.hostname == "api.openai.com")]
-        values = [os.environ.get(name, "").strip() for name in ([key_env] if key_env else unasked)]
-        key = next(filter(None, values), "")
+        names = ["TERCET_API_KEY", *["OPENAI_API_KEY"] * (parts.hostname == "api.openai.com")]
+        key = next(filter(None, (os.environ.get(name, "").strip() for name in names)), "")
         if not (key.isascii() and key.isprintable()):
             raise EndpointError("the API key holds characters that no key has; copy it again")
         return cls(url, model, key, Limits(**limits), price)
