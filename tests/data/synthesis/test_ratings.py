@@ -147,7 +147,7 @@ def test_the_texts_are_numbered_from_one_and_in_the_paper_from_two_under_instruc
             assert re.findall(r"### Text (\d)", asked) == [str(first), str(first + 1)] * 2
             assert ("N/A" in asked) == (aspect == "honesty")
     assert len({ratings_module.prompt_for(aspect, "q", ["a"])[-1].content for aspect in ASPECTS}) == 4
-    assert "paper" not in ratings_module.SYSTEM
+    assert "paper" not in ratings_module.prompt_for("honesty", "q", ["a"])[0].content
 
 
 def test_who_answers_is_drawn_without_regard_to_the_order_of_the_pool():
