@@ -34,6 +34,11 @@ class Reader(nn.Module):
         output = backbone(input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False, forest=layout)
         return output.last_hidden_state[0]
 
+    def states(self, forest: Forest) -> Tensor:
+        """The hidden states that a forest's `predict_P` and `last_L` count through."""
+        own = self.hidden(forest, forest.input_ids, forest.position_ids)
+        return own if forest.past is None else torch.cat([own, *(one.to(own.dtype) for one in forest.past.states)])
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Reader:
         exact = [
             (owner, name, buffer) for owner in self.modules() for name, buffer in owner.named_buffers(recurse=False)
@@ -53,8 +58,7 @@ class Policy(Reader):
 
     def forward(self, forest: Forest, *, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor]:
         """`(logps_P, entropies_P)` of the trained tokens."""
-        hidden = self.hidden(forest, forest.input_ids, forest.position_ids)
-        chosen = hidden.index_select(0, forest.predict_P)
+        chosen = self.states(forest).index_select(0, forest.predict_P)
         return token_logps(chosen, self.head(), forest.targets_P, temperature=temperature, entropy=entropy)
 
 
@@ -63,7 +67,7 @@ class Scorer(Reader):
 
     def forward(self, forest: Forest) -> Tensor:
         """Scores `(L,)` in fp32, one per leaf."""
-        last = self.hidden(forest, forest.input_ids, forest.position_ids).index_select(0, forest.last_L)
+        last = self.states(forest).index_select(0, forest.last_L)
         score: nn.Module = self.model.score  # type: ignore[assignment]
         return score(last).squeeze(-1).float()
 
