@@ -27,7 +27,7 @@ class Path(NamedTuple):
     mask: np.ndarray | None = None  # which of the leaf's tokens are trained; None: the trunk of a tree without leaves
 
 
-class Node(NamedTuple):
+class TrieNode(NamedTuple):
     """Tokens `[start, end)` of a path (of each that runs through), below the node with number `parent`; -1: a root."""
 
     path: int
@@ -44,7 +44,7 @@ class Node(NamedTuple):
 class Trie(NamedTuple):
     """Nodes depth first, and for each path the node it ends in."""
 
-    nodes: list[Node]
+    nodes: list[TrieNode]
     ends: list[int]
 
     @property
@@ -107,7 +107,7 @@ class _Builder:
     def __init__(self, own: Sequence[Path], order: list[int], common: np.ndarray) -> None:
         """`common` says how much each path in `order` shares with the one before it."""
         self.own, self.order, self.common = own, order, common
-        self.nodes: list[Node] = []
+        self.nodes: list[TrieNode] = []
         self.ends = [-1] * len(own)
 
     def trie(self) -> Trie:
@@ -163,5 +163,5 @@ class _Builder:
         """A node below `parent`; none where it would be empty."""
         if end <= start:
             return parent
-        self.nodes.append(Node(path, start, end, parent))
+        self.nodes.append(TrieNode(path, start, end, parent))
         return len(self.nodes) - 1
