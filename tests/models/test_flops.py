@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+from transformers import Lfm2Config, Lfm2ForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from tercet.models.flops import ModelSize, attended_pairs, forward_flops, model_size, training_flops
 from tercet.models.forest import Leaf, Tree, pack_forest
@@ -32,6 +32,14 @@ def test_the_size_is_what_one_counts_by_hand(tied):
     """A layer: queries and output 8 x 8, keys and values 8 x 4, three of 8 x 16; the head 11 x 8."""
     size = model_size(LlamaForCausalLM(config(tie_word_embeddings=tied)))
     assert size == ModelSize(linear=3 * (2 * 64 + 2 * 32 + 3 * 128), attention=3 * 2 * 4, head=88)
+
+
+def test_a_layer_of_another_kind_has_no_attention_and_its_convolution_is_no_expert():
+    """A convolution of 8 channels and 3 taps between projections 8 x 24 and 8 x 8; one layer of attention."""
+    kinds = {"layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False}
+    values = {"hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1}
+    size = model_size(Lfm2ForCausalLM(Lfm2Config(vocab_size=11, num_hidden_layers=3, **values, **kinds)))
+    assert size == ModelSize(linear=2 * (24 + 192 + 64) + 2 * 64 + 2 * 32 + 3 * 3 * 128, attention=2 * 4, head=88)
 
 
 def test_a_scorer_has_no_head():

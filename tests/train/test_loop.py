@@ -19,7 +19,6 @@ from tercet.track import read_metrics
 from tercet.train.batch import Step, batches
 from tercet.train.export import open_policy
 from tercet.train.loop import Loop, Loss, Sum, TrainingError, fit, leaf_sums, learning_rate, reduce_tokens, start
-from tercet.train.packing import Budget
 from tercet.train.sft import sft_loss
 
 PEAK = 2e-3
@@ -82,7 +81,7 @@ def trees() -> list[Tree]:
 
 
 def steps(budget: int) -> list[Step]:
-    return [Step(batches(trees(), Budget(budget), Mesh()))]
+    return [Step(batches(trees(), budget, Mesh()))]
 
 
 def descend(folder, ctx, budget: int, reduction: str = "token_mean", **changes):

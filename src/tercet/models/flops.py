@@ -1,8 +1,9 @@
 """How many floating-point operations a model needs: its matrix products, counted from shapes; a generator's account.
 
 A product of (m, k) and (k, n) counts 2 m k n. Norms, activations, rotary angles and softmax are left out, as is usual
-for efficiency figures; so is what is computed twice to save memory, and the filling of a batch. Backward costs twice
-the forward pass: one product for the input's gradient, one for the weight's, which frozen weights do not need.
+for efficiency figures; so are the scans of recurrent layers, what is computed twice to save memory, and the filling of
+a batch. Backward costs twice the forward pass: one product for the input's gradient, one for the weight's, which
+frozen weights do not need.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from tercet.device.four_bits import num_weights
 from tercet.device.speed import linear_shapes, yardstick
 from tercet.models.forest import Forest
 from tercet.models.policy import Policy
+
+WITHOUT_ATTENTION = {"linear_attention", "conv", "mlp", "moe"}  # kinds of layers, as configurations name them
 
 
 class ModelSize(NamedTuple):
@@ -38,6 +41,7 @@ def model_size(module: nn.Module) -> ModelSize:
     """The size of the one transformers model in `module` (a Policy, a Scorer, a causal LM), adapters included."""
     model = next(part for part in module.modules() if isinstance(part, PreTrainedModel))
     config = model.config.get_text_config()
+    convolutions = {id(part.weight) for part in model.modules() if isinstance(part, nn.Conv1d)}
     embedding, output = model.get_input_embeddings().weight, model.get_output_embeddings()
     head = None if output is None else output.weight
     linear = frozen = 0
@@ -45,14 +49,23 @@ def model_size(module: nn.Module) -> ModelSize:
         if parameter.dim() < 2 or parameter is embedding:
             continue
         used = num_weights(parameter)
-        if parameter.dim() == 3:  # experts side by side, of which a token visits a few
+        # experts side by side, of which a token visits a few
+        if parameter.dim() == 3 and id(parameter) not in convolutions:
             used = used // parameter.shape[0] * config.num_experts_per_tok
         linear += used
         frozen += 0 if parameter.requires_grad else used
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    attention = config.num_hidden_layers * config.num_attention_heads * size
     width = 0 if head is None else head.numel()
-    return ModelSize(linear, attention, width, frozen, 0 if head is None or head.requires_grad else width)
+    return ModelSize(linear, _attention(config), width, frozen, 0 if head is None or head.requires_grad else width)
+
+
+def _attention(config: PretrainedConfig) -> int:
+    """Layers x heads x size; where a model mixes kinds of layers, those without attention do not count."""
+    kinds = getattr(config, "layer_types", None) or [""] * config.num_hidden_layers
+    layers = sum(kind not in WITHOUT_ATTENTION for kind in kinds)
+    if not layers:
+        return 0
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return layers * int(config.num_attention_heads) * int(size)
 
 
 def forward_flops(size: ModelSize, tokens: float, attended: float, predicted: float) -> float:

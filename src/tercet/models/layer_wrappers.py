@@ -17,6 +17,7 @@ from transformers import AttentionInterface
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tercet.models.forest import NAME, forest_attention
+from tercet.models.recurrent import run_uncompiled
 
 
 def recompute(module: nn.Module) -> None:
@@ -35,6 +36,7 @@ def compile_layers(module: nn.Module, device: torch.device, backend: str = "indu
         warnings.warn(f"placement.compile needs {missing}; the layers are not compiled", stacklevel=2)
         return
     AttentionInterface.register(NAME, torch.compiler.disable(forest_attention))  # loops over segments, in kernels
+    run_uncompiled(module)
     for layer in _layers(module):
         fast = torch.compile(layer.forward, dynamic=True, backend=backend)
         layer.forward = partial(_when_training, layer.forward, fast)

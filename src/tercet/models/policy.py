@@ -12,6 +12,7 @@ from tercet.algos.tokens import token_logps
 from tercet.models.attention import Attention
 from tercet.models.forest import Attends, Forest, ForestError, Leaf, Tree, pack_forest
 from tercet.models.fused import fuse
+from tercet.models.recurrent import follow_trees
 
 
 class Reader(nn.Module):
@@ -27,17 +28,13 @@ class Reader(nn.Module):
         embedding: nn.Embedding = model.get_input_embeddings()  # type: ignore[assignment]
         embedding.padding_idx = None
         fuse(model)
+        follow_trees(model)
 
     def hidden(self, layout: Attends, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Hidden states `(T, H)` of a flat row of tokens, without the model's head."""
         backbone = getattr(self.model, self.model.base_model_prefix)
         output = backbone(input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False, forest=layout)
         return output.last_hidden_state[0]
-
-    def states(self, forest: Forest) -> Tensor:
-        """The hidden states that a forest's `predict_P` and `last_L` count through."""
-        own = self.hidden(forest, forest.input_ids, forest.position_ids)
-        return own if forest.past is None else torch.cat([own, *(one.to(own.dtype) for one in forest.past.states)])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Reader:
         exact = [
@@ -58,7 +55,8 @@ class Policy(Reader):
 
     def forward(self, forest: Forest, *, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor]:
         """`(logps_P, entropies_P)` of the trained tokens."""
-        chosen = self.states(forest).index_select(0, forest.predict_P)
+        hidden = self.hidden(forest, forest.input_ids, forest.position_ids)
+        chosen = hidden.index_select(0, forest.predict_P)
         return token_logps(chosen, self.head(), forest.targets_P, temperature=temperature, entropy=entropy)
 
 
@@ -67,7 +65,7 @@ class Scorer(Reader):
 
     def forward(self, forest: Forest) -> Tensor:
         """Scores `(L,)` in fp32, one per leaf."""
-        last = self.states(forest).index_select(0, forest.last_L)
+        last = self.hidden(forest, forest.input_ids, forest.position_ids).index_select(0, forest.last_L)
         score: nn.Module = self.model.score  # type: ignore[assignment]
         return score(last).squeeze(-1).float()
 
