@@ -75,7 +75,7 @@ BUDGETS = {
     "device": 944,
     "evals": 3_189,
     "kernels": 108,
-    "models": 6_649,
+    "models": 6_997,
     "recipe": 1_464,
     "report": 1_865,
     "sandbox": 1_385,

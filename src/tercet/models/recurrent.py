@@ -107,8 +107,8 @@ def _state_space(plain: Function) -> Function:
 
         def scan(inputs: list[Tensor], states: Tensor | None, wanted: bool) -> tuple[Tensor, Tensor | None]:
             hidden, steps, enters, leaves = inputs
-            own = {"initial_states": states, "return_final_states": wanted}
-            own["chunk_size"] = min(chunk_size, 1 << (hidden.shape[1] - 1).bit_length())
+            chunk = min(chunk_size, 1 << (hidden.shape[1] - 1).bit_length())
+            own = {"initial_states": states, "return_final_states": wanted, "chunk_size": chunk}
             found = plain(hidden, steps, decay, enters, leaves, **(options | own))
             return found if wanted else (found, None)
 

@@ -55,8 +55,8 @@ class Places:
         ours, again = (own & (placed >= 0)).nonzero()[:, 0], (~own & (placed >= 0)).nonzero()[:, 0]
         back = torch.empty_like(ours)
         back[placed[ours]] = ours
-        picks = (Pick.of(rows, device) for rows in (placed, placed.where(own, -1), back))
-        return cls(*picks, again.to(device), placed[again].to(device))
+        forth, mine, home = (Pick.of(rows, device) for rows in (placed, placed.where(own, -1), back))
+        return cls(forth, mine, home, again.to(device), placed[again].to(device))
 
     def spread(self, x: Tensor) -> Tensor:
         """From tokens to places."""
