@@ -67,7 +67,6 @@ def parser() -> argparse.ArgumentParser:
         found = add(name, verb, about["help"], *about.get("uses", ()))
         for argument in about.get("arguments", ()):
             _add_argument(found, **argument)
-    models.add_verbs(add)
     export.add_verbs(add)
     return top
 
@@ -167,6 +166,9 @@ VERBS: dict[str, Verb] = {
     "rescore": evals.rescore,
     "compare": evals.compare,
     "grade": evals.grade,
+    "chat": models.chat,
+    "serve": models.serve,
+    "engine": models.engine,
     "lineage": artifacts.lineage,
     "check": artifacts.check,
     "report": artifacts.report,

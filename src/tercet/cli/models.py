@@ -7,54 +7,25 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
-from tercet.cli.output import PRECISION, say
+from tercet import pipeline
+from tercet.cli.output import say
 from tercet.precision import resolve
-
-if TYPE_CHECKING:
-    from tercet.recipe import BaseSpec
-    from tercet.rows import Message
-    from tercet.store import Store
+from tercet.recipe import BaseSpec, Recipe, RecipeError, kinds_of
+from tercet.rows import Message, Sampling
+from tercet.store import Store
 
 HELP = "/reset starts over, /quit leaves"
 
 
-def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Put the verbs on the command line."""
-    about = ("model", "revision", "sha256", "template", "seed", "store", "mirror")
-    verb = add("chat", chat, f"talk to a model ({HELP}); reads one turn per line from a pipe", *about, "json")
-    verb.add_argument("--system", default="", metavar="TEXT", help="system prompt")
-    verb.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (default: 0.7)")
-    verb.add_argument("--max-new-tokens", type=int, default=512, help="longest answer (default: 512)")
-    verb.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"), help=PRECISION)
-    verb = add("serve", serve, "serve a model to OpenAI-compatible clients until Ctrl-C", *about[:4], "store", "mirror")
-    _server_options(verb, 8000, "float64")
-    verb.add_argument("--rows", type=int, default=16, metavar="N", help="most answers written at once (default: 16)")
-    verb.add_argument("--name", action="append", default=[], help="name of the model for clients; may be repeated")
-    verb.add_argument("--log", type=Path, metavar="FILE", help="append a JSON line for every request")
-    text = "serve a model to a training run: vLLM, whose weights the run replaces as it trains, until Ctrl-C"
-    verb = add("engine", engine, text, *about[:4], "store", "mirror")
-    _server_options(verb, 8001, "float16")
-    verb.add_argument("--option", action="append", default=[], metavar="A=V", help="for vllm.LLM: max_model_len=4096")
-
-
-def _server_options(verb: argparse.ArgumentParser, port: int, precision: str) -> None:
-    """The options of a server."""
-    verb.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    verb.add_argument("--port", type=int, default=port, help=f"port; 0 takes a free one (default: {port})")
-    verb.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32", precision), help=PRECISION)
-
-
 def base_of(args: argparse.Namespace, store: Store, name: str) -> BaseSpec:
     """The spec of the model that the command line names."""
-    from tercet.recipe import BaseSpec, RecipeError, kinds_of
-
     model, revision = name, args.revision if name == args.model else ""
     sha256 = args.sha256 if name == args.model else ""
     folder = next((path for path in (Path(model), store.root / model) if path.is_dir()), None)
@@ -81,23 +52,18 @@ def base_of(args: argparse.Namespace, store: Store, name: str) -> BaseSpec:
 
 def _folder(args: argparse.Namespace) -> Path:
     """The folder of the command line's model, made an artifact first where it is none; its weights are needed here."""
-    from tercet import pipeline
-    from tercet.recipe import Recipe, RecipeError
-    from tercet.store import Store
-
     store = Store(args.store)
     base = base_of(args, store, args.model)
     if base.model.startswith(("http://", "https://")):
         raise RecipeError(f"{base.model}: a model behind a URL cannot be used here; give an artifact, folder or hub id")
     recipe = Recipe.model_validate({"name": "model", "base": base.model_dump(), "stage": {}})
-    mirror = pipeline.read_mirror(args.mirror or os.environ.get("TERCET_MIRROR"))
+    mirror = pipeline.read_mirror(args.mirror)
     return pipeline.run(recipe, store, mirror=mirror, console=Console(stderr=True))["base"].payload
 
 
 def chat(args: argparse.Namespace) -> int:
     """A conversation on the terminal; from a pipe, one user turn per line."""
     from tercet.models.generate import LocalGenerator
-    from tercet.rows import Message, Sampling
 
     generator = LocalGenerator.open(_folder(args), resolve(args.dtype))
     start = [Message("system", args.system)] if args.system else []
@@ -123,7 +89,6 @@ def serve(args: argparse.Namespace) -> int:
 
     from tercet.models.generate import LocalGenerator
     from tercet.models.openai import serve as server
-    from tercet.recipe import RecipeError
 
     if args.rows < 1:
         raise RecipeError(f"--rows: expected a number from 1, got {args.rows}")
@@ -162,8 +127,6 @@ def engine(args: argparse.Namespace) -> int:
 
 def _setting(text: str) -> tuple[str, Any]:
     """`max_model_len=4096` as a name and a value; what is no JSON is text."""
-    from tercet.recipe import RecipeError
-
     name, found, value = text.partition("=")
     if not found or not name.isidentifier():
         raise RecipeError(f"--option {text}: expected NAME=VALUE, e.g. max_model_len=4096")

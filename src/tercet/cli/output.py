@@ -10,8 +10,6 @@ from typing import Any
 
 from tercet.records import Score
 
-PRECISION = "precision; auto: bfloat16 where this machine multiplies it in hardware, else float32"
-
 
 def say(text: str) -> None:
     """One line (or several) on standard output."""
