@@ -63,16 +63,18 @@ def work(file: Path) -> None:
     from tercet.models.hf_folder import load_config
     from tercet.train.batch import batches
     from tercet.train.export import open_policy
+    from tercet.train.packing import Budget
 
     job = json.loads(file.read_text())
     torch.set_num_threads(job["threads"])
     figures: dict[str, list[float]] = {"seconds": [], "trained": [], "tokens": [], "losses": []}
     with mesh() as ranks:
         trainable = Trainable(open_policy(Path(job["model"])).eval(), getattr(torch, job["dtype"]), ranks)
+        budget = Budget(job["micro_tokens"], share=False)  # one tree of each completion stays that
         vocabulary = int(load_config(Path(job["model"])).vocab_size)
         for step in range(job["steps"]):
             began, useful, tokens, loss = time.perf_counter(), 0, 0, 0.0
-            for batch in batches(trees(job, step, vocabulary), job["micro_tokens"], ranks):
+            for batch in batches(trees(job, step, vocabulary), budget, ranks):
                 logps, _ = trainable.module(batch.forest)
                 trainable.backward(-logps.sum())
                 useful, tokens, loss = useful + len(logps), tokens + batch.num_tokens, loss - float(logps.sum())

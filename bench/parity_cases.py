@@ -28,6 +28,7 @@ from tercet.train.dpo import preference_loss
 from tercet.train.export import open_policy
 from tercet.train.kto import mismatch, mismatched
 from tercet.train.loop import Loss
+from tercet.train.packing import Budget
 from tercet.train.reference import Table, answer_logps
 from tercet.train.reward_model import open_scorer, padding, reward_loss
 from tercet.train.rl.grpo import grpo_loss
@@ -119,7 +120,7 @@ def rollouts(pairs: Rows, world: World, source: torch.Generator) -> Rows:
     with torch.no_grad():
         for row in rows:
             whole = Tree(row["prompt_ids"], [Leaf(row["completion_ids"], [True] * len(row["mask"]))])
-            forest = batches([whole], 1, Mesh())[0].forest
+            forest = batches([whole], Budget(1), Mesh())[0].forest
             now, base = (model(forest, temperature=TEMPERATURE)[0] for model in (policy, reference))
             noise = torch.randn(3, len(now), generator=source)
             row["old_logps"] = (now + 0.3 * noise[0]).tolist()
@@ -218,7 +219,7 @@ def prefer(world: World, rows: Rows, spec: DPOSpec) -> Found:
     policy = open_policy(world["policy"], world["dtype"])
     kl = torch.zeros(())
     if spec.loss == "kto":
-        kl = mismatch(others, table, Trainable(open_policy(world["policy"]), torch.float32, Mesh()), 0, LIMIT)
+        kl = mismatch(others, table, Trainable(open_policy(world["policy"]), torch.float32, Mesh()), 0, Budget(LIMIT))
 
     def values(items: list[int], _forest: Forest) -> dict[str, Tensor]:
         return {"reference_L": table.pairs[items].reshape(-1), "kl": kl}
@@ -323,7 +324,7 @@ def reinforce(world: World, spec: GRPOSpec) -> Found:
 
 def halves(trees: list[Tree], values: Callable[[list[int], Forest], dict[str, Tensor]] | None = None) -> list[Batch]:
     """The trees in at least two batches, as the stages make them."""
-    made = batches(trees, max(sum(tree.num_tokens for tree in trees) // 2, 1), Mesh(), values)
+    made = batches(trees, Budget(max(sum(tree.num_tokens for tree in trees) // 2, 1)), Mesh(), values)
     if len(made) < 2:
         raise SystemExit(f"{len(trees)} trees made one batch")
     return made

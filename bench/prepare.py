@@ -128,7 +128,8 @@ def prepared(job: peer.Job, store: Path) -> dict[str, Any]:
     from tercet.models.chat import Chat
     from tercet.models.hf_folder import load_tokenizer
     from tercet.store import Store
-    from tercet.train.batch import Limit, batches, chosen_rows, pack, schedule, within
+    from tercet.train.batch import Limit, batches, chosen_rows, schedule, within
+    from tercet.train.packing import Budget, pack
     from tercet.train.sft import TURNS
     from tercet.train.tokens import prepare
 
@@ -143,7 +144,7 @@ def prepared(job: peer.Job, store: Path) -> dict[str, Any]:
     chosen = [chosen_rows(step, len(trees), BATCH, 0) for step in range(steps)]
     packed = [pack([sizes[row] for row in rows], most) for rows in chosen]
     figures: dict[str, Any] = clock.read()
-    made = [len(batches([trees[row] for row in rows], most, Mesh())) for rows in chosen]
+    made = [len(batches([trees[row] for row in rows], Budget(most), Mesh())) for rows in chosen]
     figures |= {"with_tensors": clock.read()["seconds"], "batches": sum(map(len, packed))}
     if made != [len(bins) for bins in packed]:
         raise SystemExit("the batches are not those that were packed")

@@ -28,6 +28,7 @@ from tercet.train.batch import Step, batches, chosen_rows
 from tercet.train.dpo import preference_loss
 from tercet.train.export import open_policy
 from tercet.train.loop import fit, start
+from tercet.train.packing import Budget
 from tercet.train.reference import answer_logps
 from tercet.train.reward_model import open_scorer, reward_loss
 from tercet.train.rl.grpo import run as run_grpo
@@ -231,7 +232,7 @@ def in_order(
             return values([first + i for i in items], forest) if values else {}
 
         part = trees[first : first + spec.batch]
-        yield Step(batches(part, ctx.recipe.placement.micro_tokens, ranks, of_part))
+        yield Step(batches(part, Budget.of(ctx.recipe.placement, spec), ranks, of_part))
 
 
 def write(job: Job, notes: Notes, **more: Any) -> None:

@@ -27,10 +27,14 @@ from transformers import (
     Qwen3NextConfig,
 )
 
+from tercet.device.mesh import Mesh
 from tercet.models.forest import NAME, Forest, ForestError, Leaf, Tree, pack_forest, register
 from tercet.models.forest_cpu import Segment
 from tercet.models.policy import Policy
 from tercet.models.state_plan import state_plan
+from tercet.train.batch import batches
+from tercet.train.branches import branches
+from tercet.train.packing import Budget
 
 COMMON = {
     "vocab_size": 64,
@@ -298,3 +302,10 @@ def test_segments_of_a_level_are_batches_of_like_length_behind_their_parents():
     windows = plan.windows(4).spread(x)[:, 0].tolist()
     assert windows[:4] == [0, 0, 0, 0]
     assert windows[-8:] == [107, 108, 109, 305, 306, 307, 308, 309]
+
+
+def test_a_batch_beyond_the_budget_is_computed_whole():
+    """A trunk that is run ahead hands on keys and values, but no states."""
+    batch = batches(some_trees()[:1], Budget(100, depth_first=True), Mesh())[0]
+    assert batch.walk is not None
+    assert list(branches(Policy(opened("LFM2", NAME)), batch, torch.autograd.backward)) == [batch]

@@ -25,12 +25,11 @@ from tercet.train.batch import (
     chosen_rows,
     cut,
     order,
-    pack,
     schedule,
-    share,
     trained,
     within,
 )
+from tercet.train.packing import Budget, pack, share
 from tercet.train.tokens import Tokens, write
 
 sizes = st.lists(st.integers(1, 400), max_size=60)
@@ -173,9 +172,9 @@ def test_ranks_get_equally_many_batches_that_hold_every_row_once(ranks, monkeypa
     trees = [Tree([], [Leaf([i] * (5 + 7 * i), [True] * (5 + 7 * i))]) for i in range(4)]
     counts = []
     monkeypatch.setattr(Mesh, "max", lambda mesh, values: [float(max(counts))] if counts else values)
-    alone = [batches(trees, 30, Mesh(rank, ranks)) for rank in range(ranks)]
+    alone = [batches(trees, Budget(30), Mesh(rank, ranks)) for rank in range(ranks)]
     counts.extend(len(made) for made in alone)
-    together = [batches(trees, 30, Mesh(rank, ranks)) for rank in range(ranks)]
+    together = [batches(trees, Budget(30), Mesh(rank, ranks)) for rank in range(ranks)]
     assert len({len(made) for made in together}) == 1
     found = [batch for made in together for batch in made]
     assert all(batch.num_tokens <= 30 for batch in found)
@@ -185,7 +184,7 @@ def test_ranks_get_equally_many_batches_that_hold_every_row_once(ranks, monkeypa
 
 def test_values_follow_their_rows_into_the_batches():
     trees = [Tree([1], [Leaf([i], [True])]) for i in range(7)]
-    made = batches(trees, 4, Mesh(), lambda items, _forest: {"mark": torch.tensor(items)})
+    made = batches(trees, Budget(4), Mesh(), lambda items, _forest: {"mark": torch.tensor(items)})
     assert len(made) == 4
     for batch in made:
         assert batch.forest.targets_P.tolist() == batch.values["mark"].tolist()

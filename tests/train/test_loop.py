@@ -19,6 +19,7 @@ from tercet.track import read_metrics
 from tercet.train.batch import Step, batches
 from tercet.train.export import open_policy
 from tercet.train.loop import Loop, Loss, Sum, TrainingError, fit, leaf_sums, learning_rate, reduce_tokens, start
+from tercet.train.packing import Budget
 from tercet.train.sft import sft_loss
 
 PEAK = 2e-3
@@ -81,7 +82,7 @@ def trees() -> list[Tree]:
 
 
 def steps(budget: int) -> list[Step]:
-    return [Step(batches(trees(), budget, Mesh()))]
+    return [Step(batches(trees(), Budget(budget), Mesh()))]
 
 
 def descend(folder, ctx, budget: int, reduction: str = "token_mean", **changes):

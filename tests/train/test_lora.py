@@ -26,6 +26,7 @@ from tercet.track import Tracker, read_metrics
 from tercet.train.batch import Step, batches
 from tercet.train.export import export, open_policy, write_folder
 from tercet.train.loop import Loop, State, fit, start
+from tercet.train.packing import Budget
 from tercet.train.reward_model import open_scorer
 from tercet.train.sft import sft_loss
 
@@ -55,7 +56,7 @@ def trees() -> list[Tree]:
 
 
 def steps(count: int) -> list[Step]:
-    return [Step(batches(trees(), 64, Mesh()))] * count
+    return [Step(batches(trees(), Budget(64), Mesh()))] * count
 
 
 def trained(folder, ctx: Context, settings: SFTSpec, count: int = 4) -> State:

@@ -13,6 +13,7 @@ from tercet.device.mesh import Mesh
 from tercet.models.forest import Leaf, Tree
 from tercet.models.forest_cuda import BLOCK
 from tercet.train.batch import Step, batches, filling
+from tercet.train.packing import Budget
 from tercet.train.prefetch import in_thread, prefetched
 
 
@@ -80,7 +81,7 @@ def test_on_a_cpu_steps_are_built_when_they_are_asked_for():
 
     def make(mesh: Mesh):
         asked.append(mesh)
-        yield Step(batches(trees(), 64, mesh))
+        yield Step(batches(trees(), Budget(64), mesh))
 
     ranks = Mesh()
     steps = prefetched(make, ranks)
@@ -92,7 +93,9 @@ def test_on_a_cpu_steps_are_built_when_they_are_asked_for():
 
 
 def test_a_batch_moves_with_everything_it_carries():
-    (batch,) = batches(trees(), 4096, Mesh(), lambda items, forest: {"reference_L": torch.zeros(forest.num_leaves)})
+    (batch,) = batches(
+        trees(), Budget(4096), Mesh(), lambda items, forest: {"reference_L": torch.zeros(forest.num_leaves)}
+    )
     seen: list[torch.Tensor] = []
     moved = batch.moved(lambda tensor: seen.append(tensor) or tensor.to("meta"))
     tensors = [*vars(moved.forest).values(), *moved.values.values()]
@@ -104,7 +107,7 @@ def test_a_batch_moves_with_everything_it_carries():
 def test_built_on_the_host_for_a_gpu_they_have_the_gpus_lengths():
     multiple = filling(torch.device("cuda"))
     assert multiple == BLOCK == 128
-    made = batches(trees(), 64, Mesh(), multiple=multiple)
+    made = batches(trees(), Budget(64), Mesh(), multiple=multiple)
     assert [len(batch.forest.input_ids) for batch in made] == [128, 128]
 
 
@@ -113,7 +116,7 @@ def test_built_on_the_host_for_a_gpu_they_have_the_gpus_lengths():
 def test_on_a_gpu_they_arrive_as_they_were_built():
     def make(mesh: Mesh):
         for _ in range(5):
-            yield Step(batches(trees(), 64, mesh, multiple=BLOCK), {"known": 1.0})
+            yield Step(batches(trees(), Budget(64), mesh, multiple=BLOCK), {"known": 1.0})
 
     found = list(prefetched(make, Mesh(device=torch.device("cuda"))))
     wanted = list(make(Mesh()))

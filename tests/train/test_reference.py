@@ -13,6 +13,7 @@ from tercet.models.forest import Leaf, Tree, pack_forest
 from tercet.store import payload_digest
 from tercet.track import read_metrics
 from tercet.train.export import open_policy
+from tercet.train.packing import Budget
 from tercet.train.reference import ReferenceModel, Table, answer_logps, load_table, per_leaf, save_table
 
 TREES = [Tree([1, 2, 3 + i], [Leaf([7, 8, i], [True] * 3), Leaf([9, i], [True] * 2)]) for i in range(7)]
@@ -83,7 +84,7 @@ def test_numbers_of_leaves_do_not_depend_on_how_batches_are_cut(tiny_folder, bud
     policy = open_policy(tiny_folder)
     whole = answer_logps(policy, TREES, Mesh())
     assert whole.shape == (7, 2)
-    cut = per_leaf(lambda forest: leaf_ids(forest), TREES, budget, Mesh())
+    cut = per_leaf(lambda forest: leaf_ids(forest), TREES, Budget(budget), Mesh())
     assert cut.tolist() == [[i, i] for i in range(7)]
     alone = torch.cat([answer_logps(policy, [tree], Mesh()) for tree in TREES])
     torch.testing.assert_close(alone, whole, rtol=1e-5, atol=1e-5)

@@ -21,6 +21,7 @@ from tercet.train.batch import Batch, Step, batches
 from tercet.train.dpo import preference_loss
 from tercet.train.export import open_policy
 from tercet.train.loop import fit, start
+from tercet.train.packing import Budget
 from tercet.train.reference import ReferenceModel
 from tercet.train.reward_model import open_scorer, reward_loss
 from tercet.train.rl.actor_critic import CRITIC, POLICY, ActorCritic, open_critic
@@ -90,7 +91,7 @@ def made(*names: str, leaves: int = 2) -> list[Batch]:
         sizes = {"L": forest.num_leaves, "P": len(forest.leaf_P), "B": forest.num_leaves // 2}
         return {name: torch.randn(sizes[name[-1]]) for name in names}
 
-    found = batches(trees(leaves), 48, Mesh(), values)
+    found = batches(trees(leaves), Budget(48), Mesh(), values)
     assert len(found) > 1
     return found
 
@@ -148,7 +149,7 @@ def test_ppo_waits_once_an_update_for_both_models(tiny_folder, context, reductio
     spec = PPOSpec.model_validate({**COMMON, **settings, "truncated": "mask"})
     models = ActorCritic(open_policy(tiny_folder), open_critic(tiny_folder, 256, 0))
     reference = ReferenceModel(open_policy(tiny_folder, torch.float32), 0.0, 1)
-    algorithm = PPO(Trainable(models, torch.float32, Mesh()), reference, spec, 48)
+    algorithm = PPO(Trainable(models, torch.float32, Mesh()), reference, spec, Budget(48))
     step = made("sampled_P", "rewards_L")
     for batch in step:
         batch.values["kept_L"] = torch.arange(batch.forest.num_leaves) % 3 > 0

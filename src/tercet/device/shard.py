@@ -8,7 +8,7 @@ reduction. Frozen parameters have no master weights and stay in the compute prec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -59,7 +59,11 @@ class Trainable:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of `loss`; FSDP averages over ranks, so the sum the loop wants is put back."""
-        (loss * self.mesh.size if self.mesh.size > 1 else loss).backward()
+        self.backward_from([loss * self.mesh.size if self.mesh.size > 1 else loss])
+
+    def backward_from(self, outputs: Sequence[Tensor], slopes: Sequence[Tensor] | None = None) -> None:
+        """Add the gradient that these outputs bring whose own gradients are `slopes`."""
+        torch.autograd.backward(outputs, slopes)
         if self.pieces:
             wait(self.mesh.device)
             for master, piece in self.pieces:

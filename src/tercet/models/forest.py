@@ -1,7 +1,9 @@
 """One layout for every loss: trees of a shared trunk (prompt) and leaves (completions) on one flat row of tokens.
 
 A leaf token attends to its whole trunk and to its own leaf's past; positions continue from the trunk. So each prompt
-token is computed once, nothing is padded, and the same code trains SFT (one leaf), DPO (two) and GRPO (sixteen).
+token is computed once, nothing is padded, and the same code trains SFT (one leaf), DPO (two) and GRPO (sixteen). What
+several trees begin with alike (worked examples, a system prompt, earlier turns) may be computed once, too: then the
+batch is a trie of any depth (`tercet.models.trie`), and a token attends to all its ancestors.
 
 Works with any causal LM whose attention goes through transformers' attention interface; others are refused.
 Shape suffixes: T tokens of the batch, P predicted tokens, N heads, D head size.
@@ -13,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
@@ -22,8 +25,10 @@ from tercet.models.attention import Attention
 from tercet.models.forest_cpu import Segment
 from tercet.models.forest_cuda import Layout
 from tercet.models.state_plan import StatePlan, state_plan
+from tercet.models.trie import Path, grow
 
 NAME = "forest"
+Span = tuple[int, int]
 
 
 class ForestError(ValueError):
@@ -45,7 +50,7 @@ class Tree(NamedTuple):
 
     @property
     def num_tokens(self) -> int:
-        """Tokens the model computes for this tree."""
+        """Tokens the model computes for this tree where it shares none with others."""
         return len(self.trunk) + sum(len(leaf.token_ids) for leaf in self.leaves)
 
 
@@ -55,6 +60,23 @@ class Owners(NamedTuple):
     leaf_P: Tensor
     counts_L: Tensor
     leaves: int
+
+
+@dataclass(frozen=True)
+class Past:
+    """What the trunks above a part of a forest left behind, from the root on: `length` tokens.
+
+    Keys and values `(1, K, T, D)` by layer, one pair of lists for all trunks, and hidden states that predict a token.
+    """
+
+    length: int
+    kept: dict[int, tuple[list[Tensor], list[Tensor]]]
+    states: list[Tensor]
+
+    def extended(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """A part's own keys and values, then those of its trunks."""
+        keys, values = ([one.to(key.dtype) for one in side] for side in self.kept[layer])
+        return torch.cat([key, *keys], dim=2), torch.cat([value, *values], dim=2)
 
 
 @dataclass
@@ -74,6 +96,7 @@ class Forest:
     num_trained: int  # leaves with a trained token
     groups: list[forest_cpu.SegmentBatch] | None = None  # the segments in batches, for the CPU
     layout: Layout | None = None  # the segments as a card's kernels read them
+    past: Past | None = None  # of the trunks above, where this is a part of a forest that is walked depth first
     plan: StatePlan | None = None  # the segments in the order in which recurrent layers pass on their states
 
     def to(self, device: torch.device) -> Forest:
@@ -98,60 +121,87 @@ class Forest:
         self.plan = self.plan or state_plan(self.segments, self.input_ids.device)
         return self.plan
 
-    def attend(self, _layer: int, query: Tensor, key: Tensor, value: Tensor, how: Attention) -> Tensor:
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: Attention) -> Tensor:
         """Attention of `(1, N, T, D)` queries over this layout; returns `(1, T, N, D)`."""
+        length = self.past.length if self.past else 0
+        if self.past is not None:
+            key, value = self.past.extended(layer, key, value)
         if query.is_cuda:
-            self.layout = self.layout or Layout(self.segments, len(self.input_ids), query.device)
+            self.layout = self.layout or Layout(self.segments, len(self.input_ids), query.device, length)
             return self.layout.attend(query, key, value, how)
-        self.groups = self.groups or forest_cpu.groups(self.segments, query.shape[1], query.device)
+        self.groups = self.groups or forest_cpu.groups(self.segments, query.shape[1], query.device, length)
         return forest_cpu.attend(query[0], key[0], value[0], self.groups, how).transpose(0, 1)[None]
 
 
-def pack_forest(trees: Sequence[Tree], multiple: int = 1) -> Forest:
+def pack_forest(trees: Sequence[Tree], multiple: int = 1, *, share: bool = False) -> Forest:
     """Lay trees out flat. Leaves without a trunk cannot have their first token predicted, so it is never trained.
 
-    With `multiple` the row is filled up with a segment of its own: few distinct lengths, few kernels to build.
+    With `share` what several paths begin with alike is computed once, where that is worth it; each leaf keeps its own
+    predicted tokens, and one hidden state may predict several of them. With `multiple` the row is filled up with a
+    segment of its own: few distinct lengths, few kernels to build.
     """
-    ids, positions, predict, targets, owners, last = (list[int]() for _ in range(6))
-    segments: list[Segment] = []
-    for tree in trees:
-        trunk = (len(ids), len(ids) + len(tree.trunk))
-        ids.extend(tree.trunk)
-        positions.extend(range(len(tree.trunk)))
-        if tree.trunk:
-            segments.append(Segment(*trunk))
-        for leaf in tree.leaves:
-            start = len(ids)
-            ids.extend(leaf.token_ids)
-            positions.extend(range(len(tree.trunk), len(tree.trunk) + len(leaf.token_ids)))
-            segments.append(Segment(start, len(ids), (trunk,) if tree.trunk else ()))
-            for offset, trained in enumerate(leaf.mask):
-                if trained and (offset or tree.trunk):
-                    # a leaf's first token is predicted by the trunk's last one, which does not stand before it
-                    predict.append(start + offset - 1 if offset else trunk[1] - 1)
-                    targets.append(leaf.token_ids[offset])
-                    owners.append(len(last))
-            last.append(len(ids) - 1)
-    num_tokens = len(ids)
+    own = paths(trees)
+    trie = grow(own, share=share)
+    spans: list[tuple[Span, ...]] = []  # of each node: its ancestors' tokens in the row, and its own
+    for node in trie.nodes:
+        begin = spans[-1][-1][1] if spans else 0
+        above = spans[node.parent] if node.parent >= 0 else ()
+        spans.append((*above, (begin, begin + node.end - node.start)))
+    ids = [own[node.path].ids[node.start : node.end] for node in trie.nodes]
+    positions = [np.arange(node.start, node.end) for node in trie.nodes]
+    segments = [Segment(*path[-1], path[:-1]) for path in spans]
+    num_tokens = trie.num_tokens
     if missing := -num_tokens % multiple:
-        ids.extend([0] * missing)
-        positions.extend(range(missing))
-        segments.append(Segment(num_tokens, len(ids)))
-    long = torch.long
-    leaf_P = torch.tensor(owners, dtype=long)
+        ids.append(np.zeros(missing, np.int64))
+        positions.append(np.arange(missing))
+        segments.append(Segment(num_tokens, num_tokens + missing))
+    found = []
+    for path, end in zip(own, trie.ends, strict=True):
+        if path.mask is not None:
+            found.append(_predicted(path, path.mask, _places(spans[end] if end >= 0 else ())))
+    counts_L = torch.tensor([len(predict) for predict, _, _ in found], dtype=torch.long)
     return Forest(
-        input_ids=torch.tensor(ids, dtype=long),
-        position_ids=torch.tensor(positions, dtype=long),
+        input_ids=_joined(ids),
+        position_ids=_joined(positions),
         segments=segments,
-        predict_P=torch.tensor(predict, dtype=long),
-        targets_P=torch.tensor(targets, dtype=long),
-        leaf_P=leaf_P,
-        num_leaves=len(last),
-        last_L=torch.tensor(last, dtype=long),
+        predict_P=_joined([predict for predict, _, _ in found]),
+        targets_P=_joined([targets for _, targets, _ in found]),
+        leaf_P=torch.arange(len(found)).repeat_interleave(counts_L),
+        num_leaves=len(found),
+        last_L=torch.tensor([last for _, _, last in found], dtype=torch.long),
         num_tokens=num_tokens,
-        counts_L=torch.bincount(leaf_P, minlength=len(last)),
-        num_trained=len(set(owners)),
+        counts_L=counts_L,
+        num_trained=int((counts_L > 0).sum()),
     )
+
+
+def paths(trees: Sequence[Tree]) -> list[Path]:
+    """One path per leaf in order, and one of the trunk alone where a tree has no leaf."""
+    found = []
+    for number, tree in enumerate(trees):
+        trunk = np.asarray(tree.trunk, np.int64)
+        for leaf in tree.leaves:
+            ids = np.concatenate((trunk, np.asarray(leaf.token_ids, np.int64)))
+            found.append(Path(ids, len(trunk), number, np.asarray(leaf.mask, bool)))
+        if not tree.leaves:
+            found.append(Path(trunk, len(trunk), number))
+    return found
+
+
+def _places(spans: tuple[Span, ...]) -> np.ndarray:
+    """Where in the row the tokens of a path stand."""
+    return np.concatenate([np.arange(*span) for span in spans]) if spans else np.zeros(0, np.int64)
+
+
+def _predicted(path: Path, mask: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Of a leaf's trained tokens: where their predictors stand, and their ids; and where the path ends."""
+    trained = np.flatnonzero(mask) + path.trunk
+    trained = trained[trained > 0]  # the first token of a path has no predictor
+    return places[trained - 1], path.ids[trained], int(places[-1]) if len(places) else -1
+
+
+def _joined(parts: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts or [np.zeros(0, np.int64)]))
 
 
 class Attends(Protocol):

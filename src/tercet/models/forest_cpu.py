@@ -40,32 +40,38 @@ class SegmentBatch(NamedTuple):
     """Segments of one padded size, as token numbers; -1 is padding."""
 
     rows_SL: Tensor  # int32, of each segment's own tokens
-    reach_SR: Tensor  # int32, of its ancestors' tokens and its own
+    reach_SR: Tensor  # int32, of its path: what its ancestors have, then its own
     shared_S: Tensor  # int32, how many of them are the ancestors'
 
 
-def groups(segments: Sequence[Segment], heads: int, device: torch.device) -> list[SegmentBatch]:
-    """Segments by padded size, cut so that no batch of products has more than `SCORES` scores."""
+def groups(segments: Sequence[Segment], heads: int, device: torch.device, past: int = 0) -> list[SegmentBatch]:
+    """Segments by padded size, cut so that no batch of products has more than `SCORES` scores.
+
+    Each sees, before its ancestors, the `past` keys that follow those of the row.
+    """
     found: dict[tuple[int, int], list[Segment]] = {}
+    tokens = segments[-1].end if segments else 0
+    before = torch.arange(tokens, tokens + past, dtype=torch.int32)
     for segment in segments:
         own = segment.end - segment.start
-        size = padded(own), padded(own + segment.above)
+        size = padded(own), padded(past + segment.above + own)
         found.setdefault(size, []).append(segment)
     parts = []
     for (rows, reach), same in found.items():
         most = max(1, SCORES // (rows * reach * heads))
-        parts += [_group(same[i : i + most], rows, reach) for i in range(0, len(same), most)]
+        parts += [_group(same[i : i + most], rows, reach, before) for i in range(0, len(same), most)]
     return [SegmentBatch(*(tensor.to(device) for tensor in part)) for part in parts]
 
 
-def _group(segments: Sequence[Segment], rows: int, reach: int) -> SegmentBatch:
+def _group(segments: Sequence[Segment], rows: int, reach: int, before: Tensor) -> SegmentBatch:
     own = torch.full((len(segments), rows), -1, dtype=torch.int32)
     seen = torch.full((len(segments), reach), -1, dtype=torch.int32)
-    shared = torch.tensor([segment.above for segment in segments], dtype=torch.int32)
+    shared = torch.tensor([len(before) + segment.above for segment in segments], dtype=torch.int32)
     for i, (start, end, ancestors) in enumerate(segments):
         spans = [torch.arange(*span, dtype=torch.int32) for span in (*ancestors, (start, end))]
+        path = torch.cat((before, *spans))
         own[i, : end - start] = spans[-1]
-        seen[i, : sum(map(len, spans))] = torch.cat(spans)
+        seen[i, : len(path)] = path
     return SegmentBatch(own, seen, shared)
 
 
@@ -75,7 +81,10 @@ def padded(length: int) -> int:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, parts: list[SegmentBatch], how: Attention) -> Tensor:
-    """Attention of `(N, T, D)` queries over `(K, T, D)` keys and values; `(N, T, D)`, tokens outermost in memory."""
+    """Attention of `(N, T, D)` queries over `(K, T, D)` keys and values, with a past `(K, T + past, D)`.
+
+    Returns `(N, T, D)`, tokens outermost in memory.
+    """
     return _Attention.apply(query, key, value, parts, how.scaling)
 
 
@@ -105,7 +114,7 @@ class _Attention(torch.autograd.Function):
         delta_TN = _row_dots(grad, output, lse_TN.dtype)
         grad_query = query.new_empty(tokens, heads, size)
         # in float: keys get one term from each segment that sees them
-        grad_key, grad_value = (one.new_zeros(tokens, len(one), size, dtype=lse_TN.dtype) for one in (key, value))
+        grad_key, grad_value = (one.new_zeros(one.shape[1], len(one), size, dtype=lse_TN.dtype) for one in (key, value))
         for part in ctx.parts:
             asked, upstream = _stacked(query, part, len(key)), _stacked(grad, part, len(key))
             keys, values = _heads(key, part.reach_SR), _heads(value, part.reach_SR)

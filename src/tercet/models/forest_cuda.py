@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from tercet.models.attention import Attention
 from tercet.models.forest_cpu import Segment
@@ -33,10 +34,13 @@ class Sequences(NamedTuple):
 
 
 class Layout:
-    """The segments of a forest in a row of `size` tokens, as the kernels read them."""
+    """The segments of a forest in a row of `size` tokens, as the kernels read them.
 
-    def __init__(self, segments: Sequence[Segment], size: int, device: torch.device) -> None:
-        self.segments, self.size, self.device = segments, size, device
+    All of them see the `past` keys that follow those of the row.
+    """
+
+    def __init__(self, segments: Sequence[Segment], size: int, device: torch.device, past: int = 0) -> None:
+        self.segments, self.size, self.device, self.past = segments, size, device, past
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, how: Attention) -> Tensor:
         """Attention of `(1, N, T, D)` queries; returns `(1, T, N, D)`."""
@@ -55,6 +59,8 @@ class Layout:
 
         A segment and its only child stand one behind the other, and are one causal sequence.
         """
+        if self.past:
+            return None
         bounds = [0]
         for segment in self.segments:
             if segment.ancestors:
@@ -78,11 +84,11 @@ class Layout:
             [(start, end, last) for (start, end, _), last in zip(self.segments, self._last(), strict=True)]
         )
         above_A3 = self._sent([(i, *span) for i, segment in enumerate(self.segments) for span in segment.ancestors])
-        seen_BB = visible_pairs(own_S3, above_A3, self.size)
-        full_BB = seen_BB == BLOCK * BLOCK
-        rows, whole = (_in_order(chosen) for chosen in ((seen_BB > 0) & ~full_BB, full_BB))
-        lengths = (self.size, self.size)
-        return BlockMask.from_kv_blocks(*rows, *whole, BLOCK, _allowed(own_S3, self.size), lengths)
+        seen_BC = visible_pairs(own_S3, above_A3, self.size, self.past)
+        full_BC = seen_BC == BLOCK * BLOCK
+        rows, whole = (_in_order(chosen) for chosen in ((seen_BC > 0) & ~full_BC, full_BC))
+        lengths = (self.size, self.size + self.past)
+        return BlockMask.from_kv_blocks(*rows, *whole, BLOCK, _allowed(own_S3, self.size, self.past), lengths)
 
     def _sent(self, rows: list[tuple[int, int, int]]) -> Tensor:
         return torch.tensor(rows, dtype=torch.int32).reshape(-1, 3).to(self.device, non_blocking=True)
@@ -96,8 +102,8 @@ class Layout:
         return list(ends.values())
 
 
-def visible_pairs(own_S3: Tensor, above_A3: Tensor, size: int) -> Tensor:
-    """How many pairs of query and key see each other in each pair of blocks, (B, B).
+def visible_pairs(own_S3: Tensor, above_A3: Tensor, size: int, past: int = 0) -> Tensor:
+    """How many pairs of query and key see each other in each pair of blocks: (B, B), with a past (B, C).
 
     `own_S3` has each segment's start and end, `above_A3` each ancestor's segment, start and end.
     """
@@ -110,10 +116,16 @@ def visible_pairs(own_S3: Tensor, above_A3: Tensor, size: int) -> Tensor:
     own_SB = overlap(own_S3[:, 0], own_S3[:, 1])
     above_SB = torch.zeros_like(own_SB).index_add_(0, above_A3[:, 0], overlap(above_A3[:, 1], above_A3[:, 2]))
     earlier_BB = (own_SB.T @ own_SB).tril(-1)  # of blocks before the query's own, all that belongs to the segment
-    return earlier_BB + own_SB.T @ above_SB + torch.diag((own_SB * (own_SB + 1) / 2).sum(0))
+    seen_BB = earlier_BB + own_SB.T @ above_SB + torch.diag((own_SB * (own_SB + 1) / 2).sum(0))
+    if not past:
+        return seen_BB
+    edges_C = torch.arange(0, size + past, BLOCK, device=own_S3.device, dtype=own_S3.dtype)
+    past_C = (edges_C + BLOCK).clamp(max=size + past) - edges_C.clamp(min=size)
+    beside_BC = own_SB.sum(0)[:, None] * past_C.clamp(min=0)
+    return beside_BC + pad(seen_BB, (0, len(edges_C) - len(edges_B)))
 
 
-def _allowed(own_S3: Tensor, size: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+def _allowed(own_S3: Tensor, size: int, past: int) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     """Whether a query sees a key, for the blocks seen in part: it stands at the key or behind, and below its segment.
 
     Trees lie depth first, so what is below a segment is all that stands between it and one number.
@@ -124,13 +136,16 @@ def _allowed(own_S3: Tensor, size: int) -> Callable[[Tensor, Tensor, Tensor, Ten
     def allowed(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key <= query) & (query < last_T[key])
 
-    return allowed
+    def allowed_or_past(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key >= size) | allowed(batch, head, query, key.clamp(max=size - 1))
+
+    return allowed_or_past if past else allowed
 
 
-def _in_order(chosen_BB: Tensor) -> tuple[Tensor, Tensor]:
-    """How many blocks each row has, (1, 1, B), and which ones first, (1, 1, B, B)."""
-    order = torch.argsort(chosen_BB.to(torch.int8), dim=1, descending=True, stable=True)
-    return chosen_BB.sum(1, dtype=torch.int32)[None, None], order.to(torch.int32)[None, None]
+def _in_order(chosen_BC: Tensor) -> tuple[Tensor, Tensor]:
+    """How many blocks each row has, (1, 1, B), and which ones first, (1, 1, B, C)."""
+    order = torch.argsort(chosen_BC.to(torch.int8), dim=1, descending=True, stable=True)
+    return chosen_BC.sum(1, dtype=torch.int32)[None, None], order.to(torch.int32)[None, None]
 
 
 @cache

@@ -28,13 +28,18 @@ class Reader(nn.Module):
         embedding: nn.Embedding = model.get_input_embeddings()  # type: ignore[assignment]
         embedding.padding_idx = None
         fuse(model)
-        follow_trees(model)
+        self.walks = not follow_trees(model)  # keys and values are all that a branch needs of its trunk
 
     def hidden(self, layout: Attends, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Hidden states `(T, H)` of a flat row of tokens, without the model's head."""
         backbone = getattr(self.model, self.model.base_model_prefix)
         output = backbone(input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False, forest=layout)
         return output.last_hidden_state[0]
+
+    def states(self, forest: Forest) -> Tensor:
+        """The hidden states that a forest's `predict_P` and `last_L` count through."""
+        own = self.hidden(forest, forest.input_ids, forest.position_ids)
+        return own if forest.past is None else torch.cat([own, *(one.to(own.dtype) for one in forest.past.states)])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Reader:
         exact = [
@@ -55,8 +60,7 @@ class Policy(Reader):
 
     def forward(self, forest: Forest, *, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor]:
         """`(logps_P, entropies_P)` of the trained tokens."""
-        hidden = self.hidden(forest, forest.input_ids, forest.position_ids)
-        chosen = hidden.index_select(0, forest.predict_P)
+        chosen = self.states(forest).index_select(0, forest.predict_P)
         return token_logps(chosen, self.head(), forest.targets_P, temperature=temperature, entropy=entropy)
 
 
@@ -65,7 +69,7 @@ class Scorer(Reader):
 
     def forward(self, forest: Forest) -> Tensor:
         """Scores `(L,)` in fp32, one per leaf."""
-        last = self.hidden(forest, forest.input_ids, forest.position_ids).index_select(0, forest.last_L)
+        last = self.states(forest).index_select(0, forest.last_L)
         score: nn.Module = self.model.score  # type: ignore[assignment]
         return score(last).squeeze(-1).float()
 

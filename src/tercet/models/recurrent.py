@@ -25,11 +25,13 @@ from tercet.models.state_plan import StatePlan
 Function = Callable[..., Any]
 
 
-def follow_trees(model: nn.Module) -> None:
-    """Let the recurrent layers of a model follow the branches of a forest that its forward call is given."""
-    for space, name, plain in _functions(model):
+def follow_trees(model: nn.Module) -> bool:
+    """Let a model's recurrent layers follow the branches of the forest that its forward call is given; has it any?"""
+    functions = list(_functions(model))
+    for space, name, plain in functions:
         if not hasattr(plain, "follows_trees"):
             setattr(space, name, _marked(FOLLOWING[name](plain)))
+    return bool(functions)
 
 
 def run_uncompiled(model: nn.Module) -> None:

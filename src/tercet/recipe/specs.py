@@ -76,6 +76,14 @@ class Placement(Spec):
     ranks: int = Field(1, ge=1, description="Processes of a training stage; above one, torchrun with FSDP2.")
     threads: int = Field(0, ge=0, description="CPU threads per process; 0 means all cores divided by ranks.")
     micro_tokens: int = Field(4096, ge=16, description="Token budget of one forward and backward pass per rank.")
+    share_prefixes: bool = Field(
+        True,
+        description="Compute once what several rows of a forward pass begin with alike; false: each row by itself.",
+    )
+    depth_first: bool = Field(
+        True,
+        description="Train a tree beyond micro_tokens branch by branch below its trunk (SFT, PPO, GRPO; one rank).",
+    )
     gen_rows: int = Field(64, ge=1, description="Most completions the local generator decodes at once.")
     gen_tokens: int = Field(131072, ge=256, description="Most tokens that the local generator's cache holds at once.")
     workers: int = Field(0, ge=0, description="Processes that search for copies of benchmarks; 0 means all cores.")

@@ -49,6 +49,7 @@ class TrainSpec(ComputeSpec):
     parallel = True
     check = "tercet.forecast:check_four_bits"
     compares: ClassVar[bool] = True  # the policy with the model it starts from
+    paired: ClassVar[bool] = False  # whether the loss compares the two leaves of a tree
     model: str = Field(description="Stage (or `base`) whose weights start the training.")
     learning_rate: float = Field(gt=0, description="Peak learning rate, per optimiser step.")
     schedule: Schedule = Field("linear", description="After warm-up: to 0, or constant (paper: linear).")
@@ -125,6 +126,7 @@ class DPOSpec(OfflineSpec):
     accepts = {"model": ("weights",), "pairs": ("pairs",)}
     label = "DPO"
     data_field = "pairs"
+    paired = True
     kind: Literal["dpo"] = "dpo"
     pairs: str = Field(description="A stage of pairs: on_policy_pairs, rated_pairs or pair_mix.")
     loss: Literal["dpo", "dpo_norm", "simpo", "ipo", "wpo", "orpo", "kto"] = Field(
@@ -183,6 +185,7 @@ class RewardModelSpec(OfflineSpec):
     label = "Reward"
     compares = False
     data_field = "pairs"
+    paired = True
     kind: Literal["reward_model"] = "reward_model"
     pairs: str = Field(description="A stage of pairs: on_policy_pairs, rated_pairs or pair_mix.")
     learning_rate: float = Field(3e-6, gt=0, description="Peak learning rate (paper T36: 3e-6).")

@@ -1,11 +1,11 @@
-"""From conversations to packed steps: trees, cut by a token budget, shared out over ranks."""
+"""From conversations to packed steps: trees, the length policy, which rows a step takes, and its batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,11 +13,12 @@ from torch import Tensor
 
 from tercet.device.mesh import Mesh
 from tercet.models.chat import MaskedTokens, last_turn
+from tercet.models.depth_first import Part, Walk, plan
 from tercet.models.forest import Forest, Leaf, Owners, Tree, pack_forest
 from tercet.models.forest_cuda import BLOCK
+from tercet.train.packing import Budget, cut_step
 from tercet.train.tokens import Tokens
 
-Item = TypeVar("Item")
 FILL = 64  # batches are padded to a multiple of this many tokens, on a GPU to whole blocks of attention
 EMPTY = Tree([], [Leaf([0, 0], [False, False])])  # a rank with nothing left still takes part in the collectives
 
@@ -30,6 +31,7 @@ class Batch:
     values: dict[str, Tensor] = field(default_factory=dict)
     part: str = ""  # of the trained module, where a stage trains two side by side
     owners: Owners | None = None  # the answers of the losses, where these are not of the forest's predicted tokens
+    walk: list[Part | Walk] | None = None  # how to train it branch by branch, where it exceeds the budget
 
     @property
     def num_tokens(self) -> int:
@@ -39,7 +41,8 @@ class Batch:
     def moved(self, move: Callable[[Tensor], Tensor]) -> Batch:
         """The same batch with `move` applied to its tensors."""
         values = {name: move(value) for name, value in self.values.items()}
-        return replace(self, forest=self.forest.moved(move), values=values)
+        walk = self.walk and [one.moved(move) for one in self.walk]
+        return replace(self, forest=self.forest.moved(move), values=values, walk=walk)
 
 
 @dataclass
@@ -171,33 +174,6 @@ def chosen_rows(step: int, num_rows: int, batch: int, seed: int) -> list[int]:
     return _permutation(num_rows, epoch, seed)[place * batch : (place + 1) * batch].tolist()
 
 
-def share(sizes: Sequence[int], mesh: Mesh) -> list[int]:
-    """The items of this rank: largest first to the rank with least work. Every rank computes the same answer."""
-    if mesh.size == 1:
-        return list(range(len(sizes)))
-    loads, mine = [0] * mesh.size, []
-    for item in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
-        rank = loads.index(min(loads))
-        loads[rank] += sizes[item]
-        if rank == mesh.rank:
-            mine.append(item)
-    return sorted(mine)
-
-
-def pack(sizes: Sequence[int], budget: int) -> list[list[int]]:
-    """Cut items into few batches of at most `budget` tokens (first-fit decreasing); a longer item is alone."""
-    left: list[int] = []  # tokens that each batch may still take
-    bins: list[list[int]] = []
-    for item in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
-        number = next((number for number, tokens in enumerate(left) if sizes[item] <= tokens), len(left))
-        if number == len(left):
-            left.append(budget)
-            bins.append([])
-        left[number] -= sizes[item]
-        bins[number].append(item)
-    return [sorted(items) for items in bins]
-
-
 def filling(device: torch.device) -> int:
     """The multiple of tokens that a batch is padded to."""
     return BLOCK if device.type == "cuda" else FILL
@@ -205,7 +181,7 @@ def filling(device: torch.device) -> int:
 
 def batches(
     trees: Sequence[Tree],
-    budget: int,
+    budget: Budget,
     mesh: Mesh,
     values: Callable[[list[int], Forest], dict[str, Tensor]] | None = None,
     multiple: int | None = None,
@@ -215,13 +191,14 @@ def batches(
     They are padded to `multiple`, by default that of the mesh's device.
     """
     multiple = multiple or filling(mesh.device)
-    mine = share([tree.num_tokens for tree in trees], mesh)
-    parts = [[mine[i] for i in part] for part in pack([trees[i].num_tokens for i in mine], budget)]
-    forests = [pack_forest([trees[i] for i in items], multiple) for items in parts]
+    parts = cut_step(trees, budget, mesh)
+    forests = [pack_forest([trees[i] for i in items], multiple, share=budget.share) for items in parts]
     most = int(mesh.max([float(len(forests))])[0])
     for _ in range(len(forests), most):
         parts.append([])
         forests.append(pack_forest([EMPTY], multiple if multiple == BLOCK else 1))
     extras = [values(items, forest) if values else {} for items, forest in zip(parts, forests, strict=True)]
-    made = (Batch(forest, extra) for forest, extra in zip(forests, extras, strict=True))
+    made = [Batch(forest, extra) for forest, extra in zip(forests, extras, strict=True)]
+    if budget.depth_first and mesh.size == 1:  # on several ranks a sharded model must run equally often on each of them
+        made = [replace(batch, walk=plan(batch.forest, budget.tokens, multiple)) for batch in made]
     return [batch.moved(lambda tensor: tensor.to(mesh.device)) for batch in made]

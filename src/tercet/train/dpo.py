@@ -25,8 +25,18 @@ from tercet.train.checks import check_authors, check_context, check_schedule
 from tercet.train.export import export, open_policy, write_truncation
 from tercet.train.kto import check_pairs, mismatch, mismatched
 from tercet.train.loop import Loss, State, TrainingError, fit, leaf_sums, start
+from tercet.train.packing import Budget
 from tercet.train.prefetch import tree_steps
-from tercet.train.reference import PART, ReferenceModel, Table, answer_logps, load_table, save_table, token_digest
+from tercet.train.reference import (
+    PART,
+    SCORING,
+    ReferenceModel,
+    Table,
+    answer_logps,
+    load_table,
+    save_table,
+    token_digest,
+)
 from tercet.train.sums import Sum
 from tercet.train.tokens import NamedTree, Rule, prepare, stored
 
@@ -49,7 +59,9 @@ def run(spec: DPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
         base = _base(policy, trees, Origin(source, out, total), spec, ctx, ranks)
         state = start(policy, spec, ranks, ctx, kept=base.kept if isinstance(base, ReferenceModel) else None)
         if state.step == 0 and isinstance(base, Table):
-            _check_start(state.trainable.module, trees, base.pairs, spec, ranks)
+            scoring = _scoring(ctx)
+            now = answer_logps(state.trainable.module, trees[:PART], Mesh(device=ranks.device), scoring)
+            _check_start(now, trees[:PART], base.pairs[:PART], spec, ranks)
         steps = pair_steps(trees, base, state, spec, ctx, total=total)
         fit(state, steps, partial(preference_loss, spec=spec), spec, ctx, total=total)
         export(state.trainable, source, out, spec, inputs, ctx)
@@ -129,7 +141,8 @@ def _base(policy: Policy, trees: Trees, origin: Origin, spec: DPOSpec, ctx: Cont
     policy.to(ranks.device, dtype)
     orders = (chosen_rows(step, len(trees), spec.batch, ctx.seed) for step in steps)
     others = (mismatched(trees, order, spec.max_length) for order in orders)
-    table = Table(answer_logps(policy, trees, ranks), [answer_logps(policy, step, ranks) for step in others])
+    logps = partial(answer_logps, policy, ranks=ranks, budget=_scoring(ctx))
+    table = Table(logps(trees), [logps(step) for step in others])
     policy.model = open_policy(origin.source).model  # rounding to the compute precision lost bits: read them again
     if ranks.first:
         save_table(origin.out / "tercet", table, stamp)
@@ -137,11 +150,15 @@ def _base(policy: Policy, trees: Trees, origin: Origin, spec: DPOSpec, ctx: Cont
     return table
 
 
+def _scoring(ctx: Context) -> Budget:
+    return SCORING._replace(share=ctx.recipe.placement.share_prefixes)
+
+
 def pair_steps(
     trees: Sequence[Tree], base: Base, state: State, spec: DPOSpec, ctx: Context, *, total: int
 ) -> Iterator[Step]:
     """Packed steps; each leaf carries its reference log-probability, each batch of kto the step's KL."""
-    ranks, budget = state.trainable.mesh, ctx.recipe.placement.micro_tokens
+    ranks, budget = state.trainable.mesh, Budget.of(ctx.recipe.placement, spec)
     numbers = range(state.step, total)
     known = tree_steps(trees, spec, ctx, ranks, numbers, partial(_table_values, base))
     for number, step in zip(numbers, known, strict=True):
@@ -206,17 +223,17 @@ def _sides(values_L: Tensor, lengths_L: Tensor) -> Sides:
     return Sides(values_L[0::2], values_L[1::2], lengths_L[0::2], lengths_L[1::2])
 
 
-def _check_start(module: nn.Module, trees: Sequence[Tree], reference: Tensor, spec: DPOSpec, ranks: Mesh) -> None:
+def _check_start(now: Tensor, trees: Sequence[Tree], reference: Tensor, spec: DPOSpec, ranks: Mesh) -> None:
     """While the policy equals its reference, the loss is log 2: dpo's (also for wpo) or dpo_norm's (also for ipo).
 
     On one rank the same batches give the same bits; on several the batches differ, and so does rounding.
     """
-    part = trees[:PART]
-    now = answer_logps(module, part, Mesh(device=ranks.device)).reshape(-1)
-    lengths = torch.tensor([float(sum(leaf.mask)) for tree in part for leaf in tree.leaves])
-    base = _sides(reference[:PART].reshape(-1), lengths)
+    lengths = torch.tensor([float(sum(leaf.mask)) for tree in trees for leaf in tree.leaves])
+    base = _sides(reference.reshape(-1), lengths)
     loss = dpo_norm if spec.loss in ("dpo_norm", "ipo") else dpo
-    found = float(loss(_sides(now, lengths), base, beta=spec.beta, label_smoothing=spec.label_smoothing).mean())
+    found = float(
+        loss(_sides(now.reshape(-1), lengths), base, beta=spec.beta, label_smoothing=spec.label_smoothing).mean()
+    )
     slack = 1e-5 if ranks.size == 1 else 0.05
     if abs(found - math.log(2)) > slack:
         raise TrainingError(

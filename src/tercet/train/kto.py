@@ -17,6 +17,7 @@ from tercet.device.shard import Trainable
 from tercet.models.forest import Leaf, Tree
 from tercet.train.batch import cut
 from tercet.train.checks import CheckError
+from tercet.train.packing import Budget
 from tercet.train.reference import ReferenceModel, Table, answer_logps, per_leaf
 
 
@@ -48,7 +49,7 @@ def mismatched(trees: Sequence[Tree], chosen: Sequence[int], max_length: int) ->
 
 
 def mismatch(
-    trees: Sequence[Tree], base: Table | ReferenceModel, trainable: Trainable, step: int, budget: int
+    trees: Sequence[Tree], base: Table | ReferenceModel, trainable: Trainable, step: int, budget: Budget
 ) -> Tensor:
     """The KL () of a step, the same on every rank: a pass of the policy (and of a live reference) without gradient."""
     now = answer_logps(trainable.module, trees, trainable.mesh, budget)

@@ -27,6 +27,7 @@ from tercet.models.lora import adapt
 from tercet.recipe import TrainSpec
 from tercet.store import Context
 from tercet.train.batch import Batch, Step
+from tercet.train.branches import branches
 from tercet.train.sums import Sum, Sums
 
 
@@ -161,12 +162,13 @@ def _update(state: State, step: Step, loss: LossFn, rate: float, spec: TrainSpec
     began = time.monotonic()
     sums = Sums(mesh, ("tokens", "useful_tokens", "flops"))
     for batch in step.batches:
-        found = loss(trainable.module, batch)
-        trainable.backward(found.objective.total)
-        sums.add({LOSS + found.part: found.objective, **found.metrics})
+        for part in branches(trainable.module, batch, trainable.backward_from):
+            found = loss(trainable.module, part)
+            trainable.backward(found.objective.total)
+            sums.add({LOSS + found.part: found.objective, **found.metrics})
         sums.count("tokens", batch.num_tokens)
         sums.count("useful_tokens", len(batch.forest.targets_P))
-        sums.count("flops", training_flops(_size(state, found.part), batch.forest))
+        sums.count("flops", training_flops(_size(state, batch.part), batch.forest))
     counts, totals, norms = sums.read(LOSS, trainable.grad_norm)
     measured = {name: total / weight for name, (total, weight) in totals.items() if weight}
     measured |= {"tokens": counts["tokens"], "useful_tokens": counts["useful_tokens"], "lr": rate}

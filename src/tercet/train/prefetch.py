@@ -20,6 +20,7 @@ from tercet.models.forest import Forest, Tree
 from tercet.recipe import TrainSpec
 from tercet.store import Context
 from tercet.train.batch import Step, batches, chosen_rows, filling
+from tercet.train.packing import Budget
 
 AHEAD = 2  # steps that wait for the GPU
 CPU = torch.device("cpu")
@@ -49,7 +50,7 @@ def tree_steps(
     trees: Sequence[Tree], spec: TrainSpec, ctx: Context, ranks: Mesh, numbers: range, values: Values | None = None
 ) -> Iterator[Step]:
     """The optimiser steps with these numbers, packed; `values(places, forest)` adds numbers of the trees there."""
-    budget, multiple = ctx.recipe.placement.micro_tokens, filling(ranks.device)
+    budget, multiple = Budget.of(ctx.recipe.placement, spec), filling(ranks.device)
 
     def make(mesh: Mesh) -> Iterator[Step]:
         for number in numbers:

@@ -25,8 +25,9 @@ from tercet.models.policy import Policy
 from tercet.rows import read_table, write_table
 from tercet.train.batch import batches
 from tercet.train.loop import leaf_sums
+from tercet.train.packing import Budget
 
-PART, SCORE_TOKENS = 16, 4096  # trees that a rank takes at once, and tokens of one batch, when a table is made
+PART, SCORING = 16, Budget(4096)  # trees that a rank takes at once, and what one batch holds, when a table is made
 
 
 class ReferenceModel:
@@ -109,13 +110,13 @@ def save_table(folder: Path, table: Table, stamp: dict[str, Any]) -> None:
     write_json(folder / "reference.json", stamp)
 
 
-def answer_logps(policy: nn.Module, trees: Sequence[Tree], ranks: Mesh, budget: int = SCORE_TOKENS) -> Tensor:
+def answer_logps(policy: nn.Module, trees: Sequence[Tree], ranks: Mesh, budget: Budget = SCORING) -> Tensor:
     """Log-probabilities `(trees, leaves)` of the answers, each summed over its tokens; fp32, on every rank."""
     return per_leaf(lambda forest: leaf_sums(policy(forest)[0], forest), trees, budget, ranks)
 
 
 @torch.no_grad()
-def per_leaf(value: Callable[[Forest], Tensor], trees: Sequence[Tree], budget: int, ranks: Mesh) -> Tensor:
+def per_leaf(value: Callable[[Forest], Tensor], trees: Sequence[Tree], budget: Budget, ranks: Mesh) -> Tensor:
     """`value` of each leaf, `(trees, leaves)` in fp32 on every rank; trees have equally many leaves.
 
     Ranks share the trees and call `value` equally often, so it may be a sharded model.

@@ -29,6 +29,7 @@ from tercet.train.checks import check_context, check_schedule
 from tercet.train.dpo import encode_pairs
 from tercet.train.export import card, open_policy, write_folder
 from tercet.train.loop import Loss, TrainingError, fit, start
+from tercet.train.packing import Budget
 from tercet.train.preference_accuracy import accuracies, by_subset, subset_pairs
 from tercet.train.prefetch import tree_steps
 from tercet.train.reference import per_leaf
@@ -61,7 +62,7 @@ def run(spec: RewardModelSpec, inputs: dict[str, Artifact], out: Path, ctx: Cont
         values = partial(_margins, train, margins) if margins is not None else None
         steps = tree_steps(train, spec, ctx, ranks, range(state.step, total), values)
         fit(state, steps, reward_loss, spec, ctx, total=total)
-        budget = ctx.recipe.placement.micro_tokens
+        budget = Budget.of(ctx.recipe.placement, spec)
         score = partial(per_leaf, state.trainable.module, budget=budget, ranks=ranks)
         kept = by_subset(held, score(held)) if len(held) else None
         tested = {name: by_subset(pairs, score(pairs)) for name, pairs in tests.items()}

@@ -19,7 +19,7 @@ class Critic(Reader):
 
     def forward(self, forest: Forest) -> tuple[Tensor, Tensor]:
         """Values before each predicted token (P,), and after the last token of each leaf (L,); fp32."""
-        hidden = self.hidden(forest, forest.input_ids, forest.position_ids)
+        hidden = self.states(forest)
         score: nn.Module = self.model.score  # type: ignore[assignment]
         return (
             score(hidden.index_select(0, forest.predict_P)).squeeze(-1).float(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,9 +17,11 @@ from tercet.models.forest import Forest
 from tercet.recipe import GRPOSpec
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch
+from tercet.train.branches import read
 from tercet.train.checks import check_inputs
 from tercet.train.export import export, open_policy
 from tercet.train.loop import Loss, leaf_sums, reduce_tokens, start
+from tercet.train.packing import Budget
 from tercet.train.reference import ReferenceModel
 from tercet.train.rl.rollout import RolloutGroup, Round, group_batches, has_signal, read_prompts, set_advantages
 from tercet.train.rl.trainer import PreparedRound, RLTrainer
@@ -40,7 +43,7 @@ def run(spec: GRPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) ->
             reference = ReferenceModel(policy, spec.polyak, spec.polyak_every, dtype)
         state = start(open_policy(source), spec, ranks, ctx, kept=reference.kept if reference else None)
         trainer = RLTrainer(prompts, state, state.trainable.module, spec, inputs, ctx)  # type: ignore[arg-type]
-        trainer.run(GRPO(state.trainable, reference, spec, ctx.recipe.placement.micro_tokens))
+        trainer.run(GRPO(state.trainable, reference, spec, Budget.of(ctx.recipe.placement, spec)))
         export(state.trainable, source, out, spec, inputs, ctx)
         trainer.finish(out, spec.advantage)
         return {"steps": float(state.step), "updates": float(state.updates), "prompts": float(len(prompts.rows))}
@@ -49,8 +52,8 @@ def run(spec: GRPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) ->
 class GRPO:
     """GRPO: advantages within each prompt's group, and where needed old and reference log-probs."""
 
-    def __init__(self, trainable: Trainable, reference: ReferenceModel | None, spec: GRPOSpec, budget: int) -> None:
-        """`budget` is the most tokens of a batch."""
+    def __init__(self, trainable: Trainable, reference: ReferenceModel | None, spec: GRPOSpec, budget: Budget) -> None:
+        """`budget` is that of a training pass."""
         self.trainable, self.reference, self.spec, self.budget = trainable, reference, spec, budget
 
     def prepare(self, made: Round) -> PreparedRound:
@@ -74,11 +77,13 @@ class GRPO:
     def _batches(self, groups: list[RolloutGroup]) -> list[Batch]:
         """Add advantages, reference and old log-probs to the batches of these groups."""
         spec, made = self.spec, group_batches(groups, self.spec, self.budget, self.trainable.mesh)
-        for forest, values in ((batch.forest, batch.values) for batch in made):
-            if self.reference is not None:
-                values["reference_P"] = self.reference.logps(forest, spec.temperature)
+        for batch in made:
+            forest, values = batch.forest, batch.values
+            if (reference := self.reference) is not None:
+                logps = partial(reference.logps, temperature=spec.temperature)
+                values["reference_P"] = read(reference.policy, batch, logps)
             if spec.minibatches * spec.passes > 1:  # with a single update the loss's own log-probs are the old ones
-                values["old_P"] = self.trainable.module(forest, temperature=spec.temperature)[0]
+                values["old_P"] = read(self.trainable.module, batch, self._logps)
             advantages_L = values["advantages_L"]
             if spec.kl_in == "reward" and self.reference is not None and len(values["sampled_P"]):
                 # The KL lowers rewards here, so the advantages that `prepare` made of verdicts alone are computed anew.
@@ -87,6 +92,10 @@ class GRPO:
                 advantages_L = group_advantages(rewards_L.reshape(-1, spec.num_generations), spec.advantage).reshape(-1)
             values["advantages_P"] = advantages_L[forest.leaf_P]
         return made
+
+    def _logps(self, forest: Forest) -> Tensor:
+        logps_P: Tensor = self.trainable.module(forest, temperature=self.spec.temperature)[0]
+        return logps_P
 
 
 def ended(group: RolloutGroup) -> RolloutGroup:

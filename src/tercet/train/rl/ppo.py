@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,9 +18,11 @@ from tercet.models.hf_folder import load_config
 from tercet.recipe import PPOSpec
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch
+from tercet.train.branches import read
 from tercet.train.checks import check_inputs
 from tercet.train.export import card, open_policy, write_folder
 from tercet.train.loop import Loss, reduce_tokens, start
+from tercet.train.packing import Budget
 from tercet.train.reference import ReferenceModel
 from tercet.train.rl.actor_critic import CRITIC, POLICY, ActorCritic, open_critic
 from tercet.train.rl.rollout import Round, group_batches, read_prompts
@@ -39,7 +42,7 @@ def run(spec: PPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
         rates = {POLICY: spec.learning_rate, CRITIC: spec.value_learning_rate or spec.learning_rate}
         state = start(ActorCritic(policy, critic), spec, ranks, ctx, rates=rates)
         trainer = RLTrainer(prompts, state, state.trainable.module.policy, spec, inputs, ctx)  # type: ignore[arg-type]
-        trainer.run(PPO(state.trainable, reference, spec, ctx.recipe.placement.micro_tokens))
+        trainer.run(PPO(state.trainable, reference, spec, Budget.of(ctx.recipe.placement, spec)))
         text = card(spec, inputs, ctx)
         write_folder(state.trainable, load_config(source), source, out, text, part=POLICY)
         trainer.finish(out)
@@ -49,8 +52,8 @@ def run(spec: PPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
 class PPO:
     """PPO: advantages and returns by a value model, and both models' batches."""
 
-    def __init__(self, trainable: Trainable, reference: ReferenceModel, spec: PPOSpec, budget: int) -> None:
-        """`trainable` holds an ActorCritic; `budget` is the most tokens of a batch."""
+    def __init__(self, trainable: Trainable, reference: ReferenceModel, spec: PPOSpec, budget: Budget) -> None:
+        """`trainable` holds an ActorCritic; `budget` is that of a training pass."""
         self.models, self.ranks = trainable.module, trainable.mesh
         self.reference, self.spec, self.budget = reference, spec, budget
 
@@ -75,16 +78,19 @@ class PPO:
     def for_policy(self, batch: Batch) -> Batch:
         """The batch with all that the losses of both models need."""
         values = batch.values | self._estimates(batch)
-        return Batch(batch.forest, values, POLICY, _owners(batch.forest.leaf_P[values["learned_at"]], batch.forest))
+        owners = _owners(batch.forest.leaf_P[values["learned_at"]], batch.forest)
+        return replace(batch, values=values, part=POLICY, owners=owners)
 
     def _estimates(self, batch: Batch) -> dict[str, Tensor]:
         """Old log-probs and, by GAE, advantages (P,), old values and returns (V,) of a batch."""
         spec, forest, kept_L = self.spec, batch.forest, batch.values["kept_L"]
         old_P = batch.values["sampled_P"]
         if spec.old_logps == "trainer":
-            old_P = self.models(forest, part=POLICY, temperature=spec.temperature)[0]
-        reference_P = self.reference.logps(forest, spec.temperature)
-        values_P, last_L = self.models(forest, part=CRITIC)
+            logps = partial(self.models, part=POLICY, temperature=spec.temperature)
+            old_P = read(self.models.get_submodule("policy"), batch, lambda one: logps(one)[0])
+        reference_P = read(self.reference.policy, batch, partial(self.reference.logps, temperature=spec.temperature))
+        valued = read(self.models.get_submodule("critic"), batch, lambda one: torch.cat(self.models(one, part=CRITIC)))
+        values_P, last_L = valued.split((len(forest.leaf_P), forest.num_leaves))
         # One answer a row, as GAE runs backwards through each. The window is the response limit even where all answers
         # are shorter, so that a score after the end has a position of its own unless the answer was cut by the limit.
         kl_LT, mask_LT = table(k1(old_P, reference_P), forest.leaf_P, forest.num_leaves, spec.max_new_tokens)
@@ -150,7 +156,7 @@ def spread(values_P: Tensor, last_L: Tensor, forest: Forest, mask_LT: Tensor, va
 
 def for_critic(batch: Batch) -> Batch:
     """The policy's batch once more, with the owners of the critic's losses."""
-    return Batch(batch.forest, batch.values, CRITIC, _owners(batch.values["valued_leaf_V"], batch.forest))
+    return replace(batch, part=CRITIC, owners=_owners(batch.values["valued_leaf_V"], batch.forest))
 
 
 def _owners(leaf_P: Tensor, forest: Forest) -> Owners:

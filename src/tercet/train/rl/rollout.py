@@ -22,6 +22,7 @@ from tercet.store import Artifact, Context
 from tercet.train.batch import Batch, Limit, Trees, batches, chosen_rows, order, within
 from tercet.train.export import write_truncation
 from tercet.train.loop import TrainingError
+from tercet.train.packing import Budget
 from tercet.train.rl.generator import PolicyGenerator
 from tercet.train.rl.reward_fn import RewardFunction
 from tercet.train.rl.rollout_log import RolloutLog
@@ -190,7 +191,7 @@ class RolloutWorker:
         ]
 
 
-def group_batches(groups: Sequence[RolloutGroup], spec: RLSpec, budget: int, mesh: Mesh) -> list[Batch]:
+def group_batches(groups: Sequence[RolloutGroup], spec: RLSpec, budget: Budget, mesh: Mesh) -> list[Batch]:
     """The batches of these groups: `sampled_P`, and of each sample its reward, its advantage, and whether it is kept.
 
     What a rank with nothing left computes counts as a sample that is not kept.
