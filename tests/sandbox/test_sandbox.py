@@ -266,6 +266,11 @@ def test_without_isolation_only_the_caller_may_decide_to_run(monkeypatch: pytest
         isolation("jail")
 
 
+def test_a_machine_whose_calls_nobody_listed_is_left_to_the_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    assert set(program_module._setting("landlock", "/", None)["refused"]) >= {"denied", "others", "modes"}
+
+
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """A system that is no Linux, as far as the sandbox asks."""
