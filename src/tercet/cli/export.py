@@ -10,38 +10,21 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from jinja2 import StrictUndefined, Template
 
 from tercet.cli.output import emit, say, score
+from tercet.recipe import kinds_of
 from tercet.records import read_scores
-
-if TYPE_CHECKING:
-    from tercet.store import Artifact, Store
+from tercet.store import Artifact, Store, StoreError, disk_errors
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 Progress = Callable[[int, int, str], None]
 
 
-def add_verbs(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Put the verb on the command line."""
-    verb = add("export", export, "copy a model out as a plain Hugging Face folder with its card", "store", "json")
-    verb.add_argument("artifact", metavar="ARTIFACT", help="folder, STAGE-KEY or stage name")
-    verb.add_argument("folder", type=Path, metavar="DIR", help="where to; must not exist yet")
-    precisions = ("base", "float32", "bfloat16", "float16")
-    verb.add_argument("--dtype", default="base", choices=precisions, help="precision (default: the base model's)")
-    verb.add_argument("--adapter", action="store_true", help="the adapter of a stage with lora, as a PEFT folder")
-    kinds = ("f16", "bf16", "q8_0", "q4_0")
-    verb.add_argument(
-        "--gguf", default="", choices=("", *kinds), metavar="KIND", help=f"for llama.cpp: {', '.join(kinds)}"
-    )
-    verb.add_argument("--shard-size", default="5GB", metavar="SIZE", help="most bytes of a weights file (default: 5GB)")
-
-
 def export(args: argparse.Namespace) -> int:
     """Everything is written beside the target and moved there when it is whole."""
-    from tercet.recipe import kinds_of
-    from tercet.store import Store, StoreError
-
     store, target = Store(args.store), args.folder.absolute()
     shard = _bytes(args.shard_size)
     if (args.dtype != "base") + args.adapter + bool(args.gguf) > 1:
@@ -89,7 +72,6 @@ def _write_gguf(artifact: Artifact, draft: Path, kind: str, progress: Progress) 
 def _write_adapter(artifact: Artifact, draft: Path) -> dict[str, Any]:
     """A PEFT folder; it names the model that the stage began with."""
     from tercet.models.export.adapter import export_adapter
-    from tercet.store import Artifact, StoreError
 
     name = artifact.record["spec"].get("model")
     if name not in artifact.inputs:
@@ -103,8 +85,6 @@ def _write_adapter(artifact: Artifact, draft: Path) -> dict[str, Any]:
 
 def _origin(artifact: Artifact) -> Artifact:
     """The model that the training of this one goes back to; itself where it was not trained."""
-    from tercet.store import Artifact
-
     while (name := artifact.record["spec"].get("model")) in artifact.inputs:
         artifact = Artifact.read(artifact.path.parent / f"{name}-{artifact.inputs[name]}")
     return artifact
@@ -112,8 +92,6 @@ def _origin(artifact: Artifact) -> Artifact:
 
 def _bytes(text: str) -> int:
     """`5GB` as a number of bytes."""
-    from tercet.store import StoreError
-
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.strip(), re.IGNORECASE)
     if not found or found[2].upper() not in UNITS or float(found[1]) <= 0:
         raise StoreError(f"--shard-size {text}: expected a size such as 5GB, 500MB or 2GiB")
@@ -123,8 +101,6 @@ def _bytes(text: str) -> int:
 @contextmanager
 def _draft(target: Path) -> Iterator[Path]:
     """A folder beside `target` that becomes it in one move; nothing of a failure is left."""
-    from tercet.store import disk_errors
-
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         with disk_errors(target):
@@ -149,22 +125,19 @@ def _bar() -> Iterator[Progress]:
 def model_card(artifact: Artifact, store: Store, adapted: str = "") -> str:
     """What the model is, how it was made, from which data, and how it scored; an adapter belongs on `adapted`."""
     line = store.lineage(artifact)
-    base: dict[str, Any] = next((a.record["spec"] for a in line if a.kind == "base"), {})
-    library = "peft" if adapted else "transformers"
-    lines = ["---", f"library_name: {library}", "pipeline_tag: text-generation", "tags: [tercet]"]
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(base.get("model"))):
-        lines.append(f"base_model: {base['model']}")
-    lines += ["---", "", f"# {artifact.name}", ""]
-    lines += [f"Made by Tercet, stage `{artifact.path.name}`, from `{base.get('model')}`. ", ""]
-    lines += [f"A LoRA adapter of `{adapted}`; `peft` and vLLM load it.", ""] if adapted else []
-    lines += ["The base model's licence and those of the data sources below apply.", "", "## Lineage", ""]
-    lines += ["| stage | kind | key | made from |", "|---|---|---|---|"]
-    lines += [f"| {a.name} | {a.kind} | `{a.key}` | {', '.join(a.inputs) or '-'} |" for a in line]
-    lines += ["", "## Data", "", *_data(line)]
-    lines += ["", "## Scores", "", *_scores(artifact, store)]
-    settings = json.dumps(artifact.record["spec"], indent=2, ensure_ascii=False)
-    lines += ["", "## Settings", "", "```json", settings, "```", ""]
-    return "\n".join(lines)
+    base = next((a.record["spec"]["model"] for a in line if a.kind == "base"), None)
+    text = Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")
+    card = Template(text, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    return card.render(
+        artifact=artifact,
+        adapted=adapted,
+        base=base,
+        hub=re.fullmatch(r"[\w.-]+/[\w.-]+", str(base)),
+        lineage=line,
+        data=_data(line),
+        scores=_scores(artifact, store),
+        settings=json.dumps(artifact.record["spec"], indent=2, ensure_ascii=False),
+    )
 
 
 def _data(line: list[Artifact]) -> list[str]:
@@ -178,7 +151,7 @@ def _data(line: list[Artifact]) -> list[str]:
             if source["path"]:
                 pinned = f" at revision {source['revision']}" if source["revision"] else ""
                 found.append(f"- `{source['path']}` {source['subset']} {source['split']}{pinned}".replace("  ", " "))
-    return list(dict.fromkeys(found)) or ["None beyond the base model's own."]
+    return list(dict.fromkeys(found))
 
 
 def _scores(artifact: Artifact, store: Store) -> list[str]:
@@ -191,5 +164,4 @@ def _scores(artifact: Artifact, store: Store) -> list[str]:
                 f"| {task} | {s.metric} | {score(s.score, s.stderr)} | {s.n} | {evaluation.path.name} |"
                 for task, s in read_scores(evaluation.payload).items()
             ]
-    head = ["| task | metric | score ± standard error | n | evaluation |", "|---|---|---|---|---|"]
-    return [*head, *rows] if rows else ["Not evaluated yet."]
+    return rows

@@ -55,19 +55,14 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="tercet", description="Imitate, prefer, verify: post-training from one recipe.")
     verbs = top.add_subparsers(required=True, metavar="VERB")
 
-    def add(name: str, verb: Verb, text: str, *shared: str) -> argparse.ArgumentParser:
-        found = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        found.set_defaults(verb=verb)
-        for option in shared:
-            _add_argument(found, **_TABLE["shared"][option])
-        return found
-
     for name, verb in VERBS.items():
         about = _TABLE[name]
-        found = add(name, verb, about["help"], *about.get("uses", ()))
-        for argument in about.get("arguments", ()):
+        text = about["help"]
+        found = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        found.set_defaults(verb=verb)
+        shared = [_TABLE["shared"][option] for option in about.get("uses", ())]
+        for argument in (*shared, *about.get("arguments", ())):
             _add_argument(found, **argument)
-    export.add_verbs(add)
     return top
 
 
@@ -171,6 +166,7 @@ VERBS: dict[str, Verb] = {
     "engine": models.engine,
     "lineage": artifacts.lineage,
     "check": artifacts.check,
+    "export": export.export,
     "report": artifacts.report,
     "rollouts": artifacts.rollouts,
     "speed": speed.speed,
