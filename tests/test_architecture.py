@@ -69,13 +69,13 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 24
 # Lines of Python per package, `top` for the modules beside them. They fall; one rises only with a sentence in
 # docs/log.md that says what the lines buy.
 BUDGETS = {
-    "algos": 518,
+    "algos": 590,
     "cli": 1_194,
     "data": 5_487,
     "device": 948,
     "evals": 3_189,
-    "kernels": 108,
-    "models": 7_490,
+    "kernels": 109,
+    "models": 7_952,
     "recipe": 1_475,
     "report": 1_865,
     "sandbox": 1_385,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tercet.algos import tokens
-from tercet.algos.tokens import token_logps
+from tercet.algos.tokens import Head, token_logps
 
 P, H, V = 23, 8, 31
 
@@ -35,7 +35,7 @@ def plainly(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, t
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_it_equals_log_softmax_and_gather_with_their_gradients(dtype, close, temperature):
     hidden, weight, targets, slopes = numbers(dtype)
-    logps, entropies = token_logps(hidden, weight, targets, temperature=temperature)
+    logps, entropies = token_logps(hidden, Head(weight), targets, temperature=temperature)
     assert (logps.dtype, len(entropies)) == (dtype, 0)
     (logps * slopes).sum().backward()
     got = logps.detach(), hidden.grad, weight.grad
@@ -51,7 +51,7 @@ def test_it_equals_log_softmax_and_gather_with_their_gradients(dtype, close, tem
 @pytest.mark.parametrize("temperature", [1.0, 1.7])
 def test_the_entropy_is_that_of_the_tempered_distribution_and_carries_no_gradient(temperature):
     hidden, weight, targets, _ = numbers(torch.float64)
-    logps, entropies = token_logps(hidden, weight, targets, temperature=temperature, entropy=True)
+    logps, entropies = token_logps(hidden, Head(weight), targets, temperature=temperature, entropy=True)
     probs = (hidden @ weight.T / temperature).softmax(1)
     torch.testing.assert_close(entropies, -(probs * probs.log()).sum(1).detach(), rtol=1e-12, atol=1e-12)
     assert not entropies.requires_grad
@@ -64,7 +64,31 @@ def test_numerical_differences_agree_with_its_gradient():
     hidden = torch.randn(5, 3, generator=source, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(7, 3, generator=source, dtype=torch.float64, requires_grad=True)
     targets = torch.tensor([0, 6, 3, 3, 1])
-    assert torch.autograd.gradcheck(lambda h, w: token_logps(h, w, targets, temperature=0.8)[0], (hidden, weight))
+    assert torch.autograd.gradcheck(lambda h, w: token_logps(h, Head(w), targets, temperature=0.8)[0], (hidden, weight))
+
+
+@pytest.mark.usefixtures("chunk")
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-12), (torch.float32, 5e-5)], ids=["fp64", "fp32"])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_bias_scale_and_cap_of_a_head_have_their_gradients(dtype, close, softcap):
+    def inputs(kind: torch.dtype) -> tuple[torch.Tensor, ...]:
+        hidden, weight, targets, slopes = numbers(kind)
+        return hidden, weight, torch.linspace(-2, 2, V, dtype=kind).requires_grad_(), targets, slopes
+
+    hidden, weight, bias, targets, slopes = inputs(dtype)
+    logps, _ = token_logps(hidden, Head(weight, bias, 0.3, softcap), targets, temperature=0.7)
+    (logps * slopes).sum().backward()
+    got = logps.detach(), hidden.grad, weight.grad, bias.grad
+
+    hidden, weight, bias, targets, slopes = inputs(torch.float64)
+    logits = 0.3 * (hidden @ weight.T + bias)
+    if softcap:
+        logits = softcap * (logits / softcap).tanh()
+    torch.testing.assert_close(Head(weight, bias, 0.3, softcap)(hidden), logits, rtol=1e-12, atol=1e-12)
+    wanted = (logits / 0.7).log_softmax(1).gather(1, targets[:, None]).squeeze(1)
+    (wanted * slopes).sum().backward()
+    for mine, theirs in zip(got, (wanted.detach(), hidden.grad, weight.grad, bias.grad), strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=close, atol=close)
 
 
 def test_chunks_of_bf16_add_up_in_fp32(monkeypatch):
@@ -73,7 +97,7 @@ def test_chunks_of_bf16_add_up_in_fp32(monkeypatch):
     for size in (1, 1 << 23):
         monkeypatch.setattr(tokens, "CHUNK_LOGITS", size)
         hidden.grad = weight.grad = None
-        logps, _ = token_logps(hidden, weight, targets)
+        logps, _ = token_logps(hidden, Head(weight), targets)
         assert logps.dtype == torch.float32
         (logps * slopes).sum().backward()
         found.append((logps.detach(), hidden.grad.float(), weight.grad.float()))
@@ -83,7 +107,7 @@ def test_chunks_of_bf16_add_up_in_fp32(monkeypatch):
 
 def test_large_logits_neither_overflow_nor_lose_the_choice():
     hidden = torch.tensor([[1e4, 0.0], [-1e4, 0.0]])
-    logps, entropies = token_logps(hidden, torch.eye(2), torch.tensor([0, 0]), entropy=True)
+    logps, entropies = token_logps(hidden, Head(torch.eye(2)), torch.tensor([0, 0]), entropy=True)
     torch.testing.assert_close(logps, torch.tensor([0.0, -1e4]))
     torch.testing.assert_close(entropies, torch.zeros(2))
 
@@ -91,7 +115,7 @@ def test_large_logits_neither_overflow_nor_lose_the_choice():
 def test_nothing_to_predict_gives_nothing_and_no_gradient():
     hidden = torch.empty(0, H, requires_grad=True)
     weight = torch.ones(V, H, requires_grad=True)
-    logps, _ = token_logps(hidden, weight, torch.empty(0, dtype=torch.long))
+    logps, _ = token_logps(hidden, Head(weight), torch.empty(0, dtype=torch.long))
     logps.sum().backward()
     assert logps.shape == (0,)
     assert not weight.grad.any()
@@ -101,7 +125,7 @@ def test_no_chunk_of_logits_is_kept_for_backward():
     hidden, weight, targets, _ = numbers(torch.float32)
     kept: list[torch.Size] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved.shape) or saved, lambda saved: saved):
-        token_logps(hidden, weight, targets)
+        token_logps(hidden, Head(weight), targets)
     assert (P, V) not in kept
 
 

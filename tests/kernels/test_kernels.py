@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from tercet.algos import tokens
+from tercet.algos.tokens import Head, token_logps
 from tercet.kernels import native as built
 from tercet.kernels.native import available, call, native
 from tercet.models import forest_cpu, fused, kv_cache, sampling
@@ -95,31 +97,53 @@ SEGMENTS = [
 ]
 
 
+KINDS = {
+    "usual": Attention(0.3),
+    "window": Attention(0.3, window=20),
+    "chunk": Attention(0.3, chunk=16),
+    "cap": Attention(0.3, softcap=0.8),
+    "both": Attention(0.3, window=20, softcap=0.8),
+}
+
+
+@pytest.mark.parametrize("sunk", [False, True], ids=["", "sinks"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scores", [1, 1 << 24], ids=["one by one", "batched"])
-def test_attention_over_segments_equals_a_masked_softmax(dtype, monkeypatch, scores):
+def test_attention_over_segments_equals_a_masked_softmax(dtype, monkeypatch, scores, kind, sunk):
     monkeypatch.setattr(forest_cpu, "SCORES", scores)
-    T, N, K, D = 138, 6, 2, 16
-    query, key, value = (drawn(T, n, D, dtype=dtype, seed=n) for n in (N, K, K + 1))
+    T, N, K, D, E = 138, 6, 2, 16, 12
+    query, key, value = (drawn(T, n, size, dtype=dtype, seed=n) for n, size in ((N, D), (K, D), (K + 1, E)))
     value = value[:, :K]
-    slope = drawn(T, N, D, dtype=dtype, seed=9)
+    slope = drawn(T, N, E, dtype=dtype, seed=9)
+    how, position = KINDS[kind], torch.zeros(T, dtype=torch.long)
     mask = torch.zeros(T, T, dtype=torch.bool)
     for start, end, ancestors in SEGMENTS:
         for above in ancestors:
             mask[start:end, slice(*above)] = True
         mask[start:end, start:end] = torch.ones(end - start, end - start, dtype=torch.bool).tril()
+        position[start:end] = torch.arange(end - start) + sum(b - a for a, b in ancestors)
+    if how.window:
+        mask &= position[:, None] - position < how.window
+    if how.chunk:
+        mask &= position[:, None] // how.chunk == position // how.chunk
     parts = forest_cpu.groups(SEGMENTS, N, torch.device("cpu"))
     assert (len(parts) == len(SEGMENTS)) == (scores == 1)
 
-    def ours(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def ours(query: Tensor, key: Tensor, value: Tensor, *sinks: Tensor) -> Tensor:
         heads = (x.transpose(0, 1) for x in (query, key, value))
-        return forest_cpu.attend(*heads, parts, Attention(0.3)).transpose(0, 1)
+        return forest_cpu.attend(*heads, parts, how._replace(sinks=sinks[0] if sinks else None)).transpose(0, 1)
 
-    def formula(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def formula(query: Tensor, key: Tensor, value: Tensor, *sinks: Tensor) -> Tensor:
         key, value = (x.repeat_interleave(N // K, 1) for x in (key, value))
         scores = torch.einsum("qnd,knd->nqk", query, key) * 0.3
-        return torch.einsum("nqk,knd->qnd", scores.masked_fill(~mask, -torch.inf).softmax(-1), value)
+        if how.softcap:
+            scores = how.softcap * (scores / how.softcap).tanh()
+        scores = scores.masked_fill(~mask, -torch.inf)
+        for sink in sinks:
+            scores = torch.cat((scores, sink[:, None, None].expand(N, T, 1)), -1)
+        return torch.einsum("nqk,knd->qnd", scores.softmax(-1)[..., :T], value)
 
-    inputs = [query, key, value]
+    inputs = [query, key, value, *([drawn(N, dtype=dtype, seed=5)] if sunk else [])]
     found = gradients(ours, inputs, slope)
     assert_near(found, gradients(formula, [x.double() for x in inputs], slope.double()), dtype)
 
@@ -133,7 +157,7 @@ def test_log_probabilities_and_their_gradients_equal_the_formula(dtype, temperat
     def formula(hidden: Tensor, weight: Tensor) -> Tensor:
         return (hidden @ weight.T / temperature).log_softmax(1).gather(1, targets[:, None]).squeeze(1)
 
-    found = gradients(lambda h, w: tokens.token_logps(h, w, targets, temperature=temperature)[0], inputs, slope)
+    found = gradients(lambda h, w: token_logps(h, Head(w), targets, temperature=temperature)[0], inputs, slope)
     assert_near(found, gradients(formula, [x.double() for x in inputs], slope.double()), dtype)
 
 
@@ -148,7 +172,7 @@ def test_not_a_number_stays_visible(dtype):
     x = torch.tensor([[1.0, torch.nan, 2.0, 3.0]], dtype=dtype)
     assert fused._RmsNorm.apply(x, torch.ones(4, dtype=dtype), 1e-5).isnan().all()
     assert fused._SwiGlu.apply(x, torch.ones_like(x)).isnan().tolist() == [[False, True, False, False]]
-    found, _ = tokens.token_logps(x, torch.ones(3, 4, dtype=dtype), torch.tensor([1]))
+    found, _ = token_logps(x, Head(torch.ones(3, 4, dtype=dtype)), torch.tensor([1]))
     assert found.isnan().all()
 
 
@@ -195,19 +219,19 @@ def test_parts_that_compute_something_else_are_left_alone():
     torch.testing.assert_close(swiglu(x), before, rtol=1e-6, atol=1e-6)
 
 
-def test_rotation_of_adjacent_pairs_is_left_alone_and_rotation_of_halves_is_not(tmp_path, monkeypatch):
-    from transformers.models.cohere import modeling_cohere
-    from transformers.models.qwen3 import modeling_qwen3
-
-    plain = {space: space.apply_rotary_pos_emb for space in (modeling_cohere, modeling_qwen3)}
-    try:
-        for space in plain:
-            fused._fuse_rotary(space)
-        assert modeling_cohere.apply_rotary_pos_emb is plain[modeling_cohere]
-        assert modeling_qwen3.apply_rotary_pos_emb is not plain[modeling_qwen3]
-    finally:
-        for space, function in plain.items():
-            space.apply_rotary_pos_emb = function
+def test_rotation_of_adjacent_pairs_is_left_alone_and_rotation_of_halves_is_not(monkeypatch):
+    fresh = {}  # copies of modelling files, whose functions no other test has replaced
+    for family in ("cohere", "qwen3"):
+        known = importlib.util.find_spec(f"transformers.models.{family}.modeling_{family}")
+        spec = importlib.util.spec_from_file_location(f"{known.name}_copy", known.origin)
+        fresh[family] = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, fresh[family])
+        spec.loader.exec_module(fresh[family])
+    plain = {family: space.apply_rotary_pos_emb for family, space in fresh.items()}
+    for space in fresh.values():
+        fused._fuse_rotary(space)
+    assert fresh["cohere"].apply_rotary_pos_emb is plain["cohere"]
+    assert fresh["qwen3"].apply_rotary_pos_emb is not plain["qwen3"]
 
 
 def test_other_precisions_and_devices_keep_the_model_as_it_is():
@@ -264,18 +288,36 @@ def test_training_without_kernels_gives_the_same_numbers_up_to_rounding(tiny_fol
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("softcap", [None, 0.8])
+@pytest.mark.parametrize("before", [[], [0, 30, 2, 0, 1]], ids=["all", "a part"])
+def test_one_query_per_row_sees_its_past_between_two_bounds_with_values_of_any_size(dtype, before, softcap):
+    B, K, G, D, E, length = 5, 2, 3, 16, 9, 40
+    keys, values = drawn(B, K, length, D, dtype=dtype), drawn(B, K, length, E, dtype=dtype, seed=1)
+    query, seen = drawn(B, K, G, D, dtype=dtype, seed=2), torch.tensor([1, 40, 7, 13, 2])
+    first = torch.tensor(before, dtype=torch.long)
+    out, lse = kv_cache._attend_past(query, keys, values, (first, seen), Attention(0.3, softcap=softcap))
+    scores = torch.einsum("bkgd,bkld->bkgl", query.double(), keys.double()) * 0.3
+    scores = softcap * (scores / softcap).tanh() if softcap else scores
+    places = torch.arange(length)
+    scores = scores.masked_fill(places >= seen[:, None, None, None], -torch.inf)
+    if before:
+        scores = scores.masked_fill(places < first[:, None, None, None], -torch.inf)
+    assert_near([out], [torch.einsum("bkgl,bkle->bkge", scores.softmax(-1), values.double())], dtype)
+    torch.testing.assert_close(lse, scores.logsumexp(-1).float(), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("group", [1, 3])
 def test_one_query_per_row_sees_its_own_past_only(dtype, group):
     B, K, D, length = 5, 2, 16, 40
     keys, values = drawn(B, K, length, D, dtype=dtype), drawn(B, K, length, D, dtype=dtype, seed=1)
     query, seen = drawn(B, K, group, D, dtype=dtype, seed=2), torch.tensor([1, 40, 7, 13, 2])
-    out, lse = kv_cache._attend_past(query, keys, values, seen, Attention(0.3))
+    out, lse = kv_cache._attend_past(query, keys, values, (seen[:0], seen), Attention(0.3))
     scores = torch.einsum("bkgd,bkld->bkgl", query.double(), keys.double()) * 0.3
     scores = scores.masked_fill(torch.arange(length) >= seen[:, None, None, None], -torch.inf)
     assert_near([out], [torch.einsum("bkgl,bkld->bkgd", scores.softmax(-1), values.double())], dtype)
     torch.testing.assert_close(lse, scores.logsumexp(-1).float(), rtol=1e-5, atol=1e-5)
     keys[0, :, 1:] = torch.nan  # beyond what the first row sees
-    assert torch.equal(kv_cache._attend_past(query, keys, values, seen, Attention(0.3))[0], out)
+    assert torch.equal(kv_cache._attend_past(query, keys, values, (seen[:0], seen), Attention(0.3))[0], out)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

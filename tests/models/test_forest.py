@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from transformers import BloomConfig, GraniteConfig, MistralConfig
+from transformers import BloomConfig
 from transformers.models.llama import modeling_llama
 
 from tercet.models.attention import Attention
@@ -207,13 +207,30 @@ def test_on_a_gpu_flex_attention_and_its_gradients_are_those_by_segments(heads):
         torch.testing.assert_close(one, other, rtol=2e-3, atol=2e-3)
 
 
-def test_the_attention_by_segments_has_the_gradients_it_claims():
+OPTIONS = {
+    "usual": Attention(0.5),
+    "window": Attention(0.5, window=2),
+    "chunk": Attention(0.5, chunk=2),
+    "cap": Attention(0.5, softcap=0.7),
+    "all": Attention(0.5, window=3, softcap=0.7),
+}
+
+
+@pytest.mark.parametrize("sinks", [False, True], ids=["", "sinks"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_attention_by_segments_has_the_gradients_it_claims(name, sinks):
     source = torch.Generator().manual_seed(0)
     forest = pack_forest(
         [Tree([1, 2, 3], [Leaf([4, 5], [True] * 2), Leaf([6], [True])]), Tree([], [Leaf([7, 8], [True] * 2)])]
     )
-    inputs = [torch.randn(1, n, 8, 3, generator=source, dtype=torch.float64, requires_grad=True) for n in (2, 1, 1)]
-    assert torch.autograd.gradcheck(lambda *qkv: forest.attend(0, *qkv, Attention(0.5)), inputs)
+    shapes = [(1, 2, 8, 3), (1, 1, 8, 3), (1, 1, 8, 2), (2,)]
+    inputs = [torch.randn(shape, generator=source, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+    def attend(query, key, value, sink):
+        how = OPTIONS[name]._replace(sinks=sink) if sinks else OPTIONS[name]
+        return forest.attend(0, query, key, value, how)
+
+    assert torch.autograd.gradcheck(attend, inputs)
 
 
 def test_a_scorer_reads_the_last_token_of_each_leaf(sharp_folder):
@@ -233,13 +250,23 @@ def test_a_scorer_reads_the_last_token_of_each_leaf(sharp_folder):
 
 def test_a_layer_that_bypasses_the_attention_interface_is_refused(policy):
     attention = policy.model.model.layers[1].self_attn
-    attention.forward = lambda hidden_states, **_options: (hidden_states, None)
-    with pytest.raises(ForestError, match="1 of 2 attention layers used the attention interface"):
+    attention.forward = lambda hidden_states, **_options: (hidden_states.cumsum(1), None)
+    with pytest.raises(ForestError, match="1 of 2 layers used the attention interface"):
         check_supported(policy)
 
 
-SMALL = {"vocab_size": 259, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-MORE = {"num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 64}
+def test_attention_of_a_kind_that_is_not_known_is_refused_by_name(policy):
+    attention = policy.model.model.layers[1].self_attn
+    plain = attention.forward
+    attention.forward = lambda *inputs, **options: plain(*inputs, **options, block_indices=torch.ones(3))
+    with pytest.raises(ForestError, match="LlamaAttention 1: its attention takes block_indices, which is not known"):
+        check_supported(policy)
+
+
+def test_logits_that_the_head_does_not_make_are_refused(policy):
+    policy.model.lm_head.register_forward_hook(lambda _layer, _inputs, logits: logits.sin())
+    with pytest.raises(ForestError, match="its logits are not its output projection's"):
+        check_supported(policy)
 
 
 def other_architecture(folder, tiny_folder, config, name: str):
@@ -260,18 +287,6 @@ def test_an_architecture_with_attention_of_its_own_is_refused(tiny_folder, tmp_p
     config = BloomConfig(vocab_size=259, hidden_size=32, n_layer=2, n_head=2)
     with pytest.raises(ForestError, match="attention"):
         open_policy(other_architecture(tmp_path / "bloom", tiny_folder, config, "BloomForCausalLM"))
-
-
-def test_an_architecture_that_scales_its_logits_is_refused(tiny_folder, tmp_path):
-    config = GraniteConfig(**SMALL, **MORE, logits_scaling=7.0)
-    with pytest.raises(ForestError, match="changes logits after the output projection"):
-        open_policy(other_architecture(tmp_path / "granite", tiny_folder, config, "GraniteForCausalLM"))
-
-
-def test_a_sliding_window_is_refused(tiny_folder, tmp_path):
-    config = MistralConfig(**SMALL, **MORE, sliding_window=16)
-    with pytest.raises(ForestError, match="sliding_window"):
-        open_policy(other_architecture(tmp_path / "mistral", tiny_folder, config, "MistralForCausalLM"))
 
 
 def test_a_model_loaded_for_forests_cannot_be_called_without_one(policy):

@@ -84,6 +84,43 @@ def test_flex_attention_over_these_blocks_is_the_attention_by_segments(heads, se
     torch.testing.assert_close(flex, forest.attend(0, *inputs, Attention(0.25)), rtol=1e-4, atol=1e-5)
 
 
+KINDS = {
+    "window": Attention(0.25, window=40),
+    "wide window": Attention(0.25, window=400),
+    "chunk": Attention(0.25, chunk=50),
+    "cap": Attention(0.25, softcap=0.8),
+    "window and cap": Attention(0.25, window=40, softcap=0.8),
+}
+
+
+@pytest.mark.parametrize("sunk", [False, True], ids=["", "sinks"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_windows_caps_sinks_and_values_of_another_size_are_those_by_segments(kind, sunk):
+    forest = some_forest(3, BLOCK, longest=300)
+    source = torch.Generator().manual_seed(3)
+    size = len(forest.input_ids)
+    inputs = [torch.randn(1, n, size, width, generator=source) for n, width in ((4, 16), (2, 16), (2, 24))]
+    how = KINDS[kind]._replace(sinks=torch.randn(4, generator=source) if sunk else None)
+    torch.testing.assert_close(
+        layout(forest).attend(*inputs, how), forest.attend(0, *inputs, how), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_window_leaves_out_blocks_that_nobody_sees_and_no_others(seed):
+    forest = some_forest(seed, BLOCK, longest=900)
+    mask = layout(forest).near_mask(Attention(1.0, window=100))
+    size = len(forest.input_ids)
+    wanted = written_out(forest) & (forest.position_ids[:, None] - forest.position_ids < 100)
+    assert torch.equal(create_mask(mask.mask_mod, None, None, size, size, device="cpu")[0, 0], wanted)
+    seen = wanted.view(size // BLOCK, BLOCK, size // BLOCK, BLOCK).any(3).any(1)
+    kept = mask.to_dense()[0, 0].bool()
+    assert not (seen & ~kept).any()
+    whole = layout(forest).block_mask.to_dense()[0, 0].bool()
+    assert kept.sum() < whole.sum()
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # its compiler's own
 @pytest.mark.skipif(bool(missing_compiler(CPU)), reason=f"torch.compile needs {missing_compiler(CPU)}")
 def test_compiled_for_rows_of_any_length_flex_attention_reads_these_blocks_too():
@@ -150,7 +187,7 @@ def test_sequences_attend_as_segments_do(seed):
 
     attend = torch_varlen(kernel)
     flat = [x[0].transpose(0, 1) for x in inputs]
-    found = attend(*flat, sequences, 0.25)[None]
+    found = attend(*flat, sequences, Attention(0.25))[None]
     torch.testing.assert_close(found, forest.attend(0, *inputs, Attention(0.25)), rtol=1e-4, atol=1e-5)
     assert calls == [{"scale": 0.25, "window_size": (-1, 0)}]
 
@@ -163,7 +200,7 @@ def test_torchs_own_kernel_takes_what_it_is_given():
     size = len(forest.input_ids)
     sequences = Layout(forest.segments, size, torch.device("meta")).sequences
     query, key = (torch.empty(size, heads, 64, dtype=torch.bfloat16, device="meta") for heads in (4, 2))
-    found = attend(query, key, key, sequences, 0.125)
+    found = attend(query, key, key, sequences, Attention(0.125))
     assert (found.shape, found.dtype) == (query.shape, query.dtype)
 
 

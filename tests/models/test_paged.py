@@ -106,14 +106,15 @@ def test_rows_that_fill_up_a_step_change_no_other_row(generator, cache, size):
     for slot in range(size):
         assert cache.reserve(slot, 1, 9 + slot, 60)
     cache.lengths[:size] = torch.arange(9, 9 + size)
-    cache.keys.normal_(generator=torch.Generator().manual_seed(0))
-    before, found, kept = cache.keys.clone(), [], []
+    keys = cache.kept.blocks[0]
+    keys.normal_(generator=torch.Generator().manual_seed(0))
+    before, found, kept = keys.clone(), [], []
     for rows, reach in ((size, 16), (8, 48)):
-        cache.keys.copy_(before)
+        keys.copy_(before)
         cache.begin(rows, reach)
         ids = torch.arange(40, 40 + rows)
         found.append(generator.policy.hidden(cache, ids, cache.lengths[:rows])[:size])
-        kept.append(cache.keys[:, 1:].clone())
+        kept.append(keys[:, 1:].clone())
     torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(*kept, rtol=1e-3, atol=1e-3)
     assert not torch.equal(kept[0], before[:, 1:])

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from tercet.algos.tokens import liger, token_logps
+from tercet.algos.tokens import Head, liger, token_logps
 from tercet.device import checkpoint
 from tercet.device.mesh import Mesh
 from tercet.device.optim import optimizer as make_optimizer
@@ -283,8 +283,8 @@ def test_ligers_kernels_give_our_log_probs_and_gradients_however_tokens_are_weig
     source = torch.Generator().manual_seed(0)
     hidden, weight = (torch.randn(n, 64, generator=source).cuda().requires_grad_() for n in (37, 1001))
     targets, slopes = (torch.randint(1001, (37,), generator=source), torch.randn(37, generator=source))
-    mine, _ = token_logps(hidden, weight, targets.cuda())
-    other, _ = token_logps(hidden, weight, targets.cuda(), entropy=True)
+    mine, _ = token_logps(hidden, Head(weight), targets.cuda())
+    other, _ = token_logps(hidden, Head(weight), targets.cuda(), entropy=True)
     torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-3)
     for one, two in zip(
         *(torch.autograd.grad((x * slopes.cuda()).sum(), (hidden, weight)) for x in (mine, other)), strict=True

@@ -11,8 +11,9 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,19 +25,45 @@ CUDA_LOGITS = 1 << 28  # on a GPU: 1 GB in fp32
 CUDA_ROWS = 2048  # on a GPU never fewer: every chunk reads and writes the weight's whole gradient
 
 
+@dataclass(frozen=True)
+class Head:
+    """What makes logits of hidden states: c tanh(scale (W h + b) / c), without the cap c where there is none."""
+
+    weight: Tensor  # (V, H)
+    bias: Tensor | None = None  # (V,)
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def __call__(self, hidden_PH: Tensor) -> Tensor:
+        """Logits `(P, V)`, in the precision of the hidden states, or at least in fp32 where there is a cap."""
+        return self.finish(_projected(hidden_PH, self.weight, self.bias))
+
+    def finish(self, raw_PV: Tensor) -> Tensor:
+        """Logits from what the projection gives; in place where they differ."""
+        if self.softcap is not None:
+            return _capped(raw_PV, self.scale, self.softcap)
+        return raw_PV if self.scale == 1.0 else raw_PV.mul_(self.scale)
+
+    @property
+    def plain(self) -> bool:
+        """Whether logits are the product alone."""
+        return self.bias is None and self.scale == 1.0 and self.softcap is None
+
+
 def token_logps(
-    hidden_PH: Tensor, weight_VH: Tensor, targets_P: Tensor, *, temperature: float = 1.0, entropy: bool = False
+    hidden_PH: Tensor, head: Head, targets_P: Tensor, *, temperature: float = 1.0, entropy: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability (nats, at least fp32) of each target under softmax(hidden @ weight.T / temperature).
+    """Log-probability (nats, at least fp32) of each target under softmax(head(hidden) / temperature).
 
     Returns `(logps_P, entropies_P)`; entropies carry no gradient and are empty unless asked for. On CUDA the kernels
     of Liger compute the plain case where they are installed: they too keep one chunk, in fewer passes over it.
     """
-    plain = hidden_PH.is_cuda and temperature == 1.0 and not entropy and len(targets_P) > 0
+    plain = hidden_PH.is_cuda and temperature == 1.0 and not entropy and len(targets_P) > 0 and head.plain
     if plain and (fused := liger()) is not None:
-        losses_P = fused(hidden_PH, weight_VH, targets_P, reduction="none", accum_dtype=torch.float32)
+        losses_P = fused(hidden_PH, head.weight, targets_P, reduction="none", accum_dtype=torch.float32)
         return -losses_P, losses_P.new_empty(0)
-    logps_P, entropies_P = _TokenLogps.apply(hidden_PH, weight_VH, targets_P, temperature, entropy)
+    how = _How(temperature, entropy, head.scale, head.softcap)
+    logps_P, entropies_P = _TokenLogps.apply(hidden_PH, head.weight, head.bias, targets_P, how)
     return logps_P, entropies_P
 
 
@@ -80,26 +107,61 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
 
 
-def _logits(hidden: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    logits = hidden @ weight.T
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return logits if temperature == 1.0 else logits.div_(temperature)
+class _How(NamedTuple):
+    """What is done to the products of hidden states and weight before the softmax, and what is asked for."""
+
+    temperature: float
+    entropy: bool
+    scale: float
+    softcap: float | None
+
+    @property
+    def inverse(self) -> float:
+        """What a logit that a kernel reads is multiplied by: the cap comes before."""
+        return (self.scale if self.softcap is None else 1.0) / self.temperature
 
 
-def _row_logps(logits_PV: Tensor, targets_P: Tensor, norms_P: Tensor, logps_P: Tensor, temperature: float) -> None:
+def _products(hidden: Tensor, weight: Tensor, bias: Tensor | None, how: _How) -> Tensor:
+    """Logits without scale and temperature; with a cap, and then at least in fp32, where there is one."""
+    raw = _projected(hidden, weight, bias)
+    return raw if how.softcap is None else _capped(raw, how.scale, how.softcap)
+
+
+def _projected(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return hidden @ weight.T if bias is None else torch.addmm(bias, hidden, weight.T)
+
+
+def _capped(raw: Tensor, scale: float, softcap: float) -> Tensor:
+    """In fp32 also where the product is in bf16, in which a logit near the cap would be off by a tenth."""
+    wide = raw.to(torch.promote_types(raw.dtype, torch.float32))
+    return wide.mul_(scale / softcap).tanh_().mul_(softcap)
+
+
+def _logits(products: Tensor, how: _How) -> Tensor:
+    logits = products.to(torch.promote_types(products.dtype, torch.float32))
+    if how.softcap is None and how.scale != 1.0:
+        logits = logits.mul_(how.scale)
+    return logits if how.temperature == 1.0 else logits.div_(how.temperature)
+
+
+def _row_logps(logits_PV: Tensor, targets_P: Tensor, norms_P: Tensor, logps_P: Tensor, inverse: float) -> None:
     """Write each row's log-sum-exp and its target's log-probability: two passes over a row that is in the cache."""
-    call("row_logps", logits_PV.dtype, logits_PV, targets_P, norms_P, logps_P, *logits_PV.shape, 1.0 / temperature)
+    call("row_logps", logits_PV.dtype, logits_PV, targets_P, norms_P, logps_P, *logits_PV.shape, inverse)
 
 
-def _slopes(hidden: Tensor, weight: Tensor, targets: Tensor, norms: Tensor, grad: Tensor, temperature: float) -> Tensor:
-    """`grad (onehot - softmax)` of a chunk, in the precision of the hidden states; logits are computed again."""
-    if available(hidden):
-        logits = hidden @ weight.T
-        call("row_slopes", logits.dtype, logits, targets, norms, grad, *logits.shape, 1.0 / temperature)
-        return logits
-    scale = grad[:, None]
-    slope = _logits(hidden, weight, temperature).sub_(norms[:, None]).exp_().mul_(-scale)
-    return slope.scatter_add_(1, targets[:, None], scale).to(hidden.dtype)
+def _slopes(products: Tensor, targets: Tensor, norms: Tensor, grad: Tensor, how: _How) -> Tensor:
+    """`grad (onehot - softmax)` of a chunk; its products may be overwritten. `grad` has scale and temperature."""
+    capped = products.clone() if how.softcap is not None else None
+    if available(products):
+        call("row_slopes", products.dtype, products, targets, norms, grad, *products.shape, how.inverse)
+        slope = products
+    else:
+        scale = grad[:, None]
+        slope = _logits(products, how).sub_(norms[:, None]).exp_().mul_(-scale)
+        slope.scatter_add_(1, targets[:, None], scale)
+    if capped is not None and how.softcap is not None:
+        slope.mul_(1.0 - capped.div_(how.softcap).square_())  # through the cap a gradient shrinks by 1 - tanh^2
+    return slope
 
 
 class _TokenLogps(torch.autograd.Function):
@@ -107,22 +169,23 @@ class _TokenLogps(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_PH: Tensor, weight_VH: Tensor, targets_P: Tensor, temperature: float, entropy: bool
+        ctx: Any, hidden_PH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_P: Tensor, how: _How
     ) -> tuple[Tensor, Tensor]:
         num = len(targets_P)
         wide = torch.promote_types(hidden_PH.dtype, torch.float32)
         logps = torch.empty(num, dtype=wide, device=hidden_PH.device)
         norms = torch.empty_like(logps)
-        entropies = torch.empty_like(logps) if entropy else logps.new_empty(0)
+        entropies = torch.empty_like(logps) if how.entropy else logps.new_empty(0)
         for part in _chunks(num, weight_VH):
-            if available(hidden_PH) and not entropy:
-                _row_logps(hidden_PH[part] @ weight_VH.T, targets_P[part], norms[part], logps[part], temperature)
+            products = _products(hidden_PH[part], weight_VH, bias_V, how)
+            if available(hidden_PH) and not how.entropy:
+                _row_logps(products, targets_P[part], norms[part], logps[part], how.inverse)
                 continue
-            logits = _logits(hidden_PH[part], weight_VH, temperature)
+            logits = _logits(products, how)
             chosen = logits.gather(1, targets_P[part, None]).squeeze(1)
             peak = logits.amax(dim=1, keepdim=True)
             logits.sub_(peak)  # in place from here on: a second chunk of logits would double the memory
-            if entropy:
+            if how.entropy:
                 weights = logits.exp()
                 total = weights.sum(dim=1)
                 entropies[part] = total.log() - weights.mul_(logits).sum(dim=1) / total
@@ -130,23 +193,32 @@ class _TokenLogps(torch.autograd.Function):
                 total = logits.exp_().sum(dim=1)
             norms[part] = peak.squeeze(1) + total.log()
             logps[part] = chosen - norms[part]
-        ctx.save_for_backward(hidden_PH, weight_VH, targets_P, norms)
-        ctx.temperature = temperature
+        ctx.save_for_backward(hidden_PH, weight_VH, bias_V, targets_P, norms)
+        ctx.how = how
         ctx.mark_non_differentiable(entropies)
         return logps, entropies
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        hidden_PH, weight_VH, targets_P, norms = ctx.saved_tensors
-        grad_P = (grads[0] / ctx.temperature).contiguous()
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        hidden_PH, weight_VH, bias_V, targets_P, norms = ctx.saved_tensors
+        how: _How = ctx.how
+        grad_P = (grads[0] / how.temperature).contiguous()
+        if how.scale != 1.0:
+            grad_P = grad_P * how.scale
         grad_hidden = torch.empty_like(hidden_PH)
         parts = _chunks(len(targets_P), weight_VH)
         wide = torch.promote_types(weight_VH.dtype, torch.float32) if len(parts) > 1 else weight_VH.dtype
         grad_weight = torch.zeros_like(weight_VH, dtype=wide) if ctx.needs_input_grad[1] else None
+        grad_bias = torch.zeros_like(bias_V, dtype=norms.dtype) if bias_V is not None else None
         for part in parts:
-            found = norms[part], grad_P[part], ctx.temperature
-            slope = _slopes(hidden_PH[part], weight_VH, targets_P[part], *found)
+            products = _products(hidden_PH[part], weight_VH, bias_V, how)
+            slope = _slopes(products, targets_P[part], norms[part], grad_P[part], how)
+            if grad_bias is not None:
+                grad_bias += slope.sum(0, dtype=grad_bias.dtype)
+            slope = slope.to(hidden_PH.dtype)
             torch.mm(slope, weight_VH, out=grad_hidden[part])
             if grad_weight is not None:
                 add_product(grad_weight, slope.T, hidden_PH[part])
-        return grad_hidden, None if grad_weight is None else grad_weight.to(weight_VH.dtype), None, None, None
+        if grad_bias is not None:
+            grad_bias = grad_bias.to(weight_VH.dtype)
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight_VH.dtype), grad_bias, None, None

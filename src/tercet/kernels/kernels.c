@@ -58,6 +58,14 @@ static inline float exponential(float x) {
     return x < -87.0f ? 0.0f : value;
 }
 
+/* tanh, to 1e-7 */
+static inline float hyperbolic(float x) {
+    float square = x * x;
+    float small = x * (1.0f - square * (0.33333333f - square * 0.13333333f));
+    float large = 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f);
+    return square < 0.0025f ? small : large;
+}
+
 /* Loops over all numbers of a tensor go in chunks of this many: where a chunk ends, the compiler's code for the rest of a
  * vector begins, which may round otherwise, and that must not depend on the number of threads. */
 #define CHUNK 4096
@@ -84,11 +92,13 @@ void add_bf16(float *restrict target, const uint16_t *restrict source, int64_t n
 #define REAL float
 #define KIND f32
 #include "kernels.c"
+#include "attention.c"
 #undef REAL
 #undef KIND
 #define REAL uint16_t
 #define KIND bf16
 #include "kernels.c"
+#include "attention.c"
 
 #else
 
@@ -252,67 +262,6 @@ void NAMED(row_dots)(const REAL *restrict a, const REAL *restrict b, float *rest
         }
 }
 
-/* Attention's softmax in place over scores (S, N, L, R): row l of segment s is token rows_SL[s, l] and sees the first
- * shared_S[s] + l + 1 keys. lse (T, N) keeps log-sum-exps for backward. Padding rows become zeros. */
-void NAMED(attention_softmax)(REAL *restrict scores, const int32_t *restrict rows_SL, const int32_t *restrict shared_S,
-                              float *restrict lse_TN, int64_t S, int64_t N, int64_t L, int64_t R, float scale) {
-#pragma omp parallel for collapse(2) schedule(static) if (S * N * L * R > SMALL)
-    for (int64_t b = 0; b < S * N; b++)
-        for (int64_t l = 0; l < L; l++) {
-            int32_t t = rows_SL[b / N * L + l];
-            int64_t seen = t < 0 ? 0 : shared_S[b / N] + l + 1;
-            REAL *row = scores + (b * L + l) * R;
-            float peak = -INFINITY, total = 0.0f;
-#pragma omp simd reduction(max : peak)
-            for (int64_t i = 0; i < seen; i++) peak = LOAD(row[i]) > peak ? LOAD(row[i]) : peak;
-            peak *= scale;
-            float norm;
-            if (seen <= LOCAL) {
-                float weights[LOCAL];
-#pragma omp simd reduction(+ : total)
-                for (int64_t i = 0; i < seen; i++) {
-                    weights[i] = exponential(LOAD(row[i]) * scale - peak);
-                    total += weights[i];
-                }
-                float share = 1.0f / total;
-#pragma omp simd
-                for (int64_t i = 0; i < seen; i++) row[i] = STORE(weights[i] * share);
-                norm = peak + logf(total);
-            } else {
-#pragma omp simd reduction(+ : total)
-                for (int64_t i = 0; i < seen; i++) total += exponential(LOAD(row[i]) * scale - peak);
-                norm = peak + logf(total);
-#pragma omp simd
-                for (int64_t i = 0; i < seen; i++) row[i] = STORE(exponential(LOAD(row[i]) * scale - norm));
-            }
-            memset(row + seen, 0, (size_t)(R - seen) * sizeof(REAL));
-            if (t >= 0) lse_TN[t * N + b % N] = norm;
-        }
-}
-
-/* Between the products of attention's backward: scores and slopes (dO V') of the same rows become weights and gradients
- * of the scores in place: P = exp(scale S - lse), dS = P (dP - delta) scale. */
-void NAMED(attention_slopes)(REAL *restrict scores, REAL *restrict slopes, const int32_t *restrict rows_SL,
-                             const int32_t *restrict shared_S, const float *restrict lse_TN,
-                             const float *restrict delta_TN, int64_t S, int64_t N, int64_t L, int64_t R, float scale) {
-#pragma omp parallel for collapse(2) schedule(static) if (S * N * L * R > SMALL)
-    for (int64_t b = 0; b < S * N; b++)
-        for (int64_t l = 0; l < L; l++) {
-            int32_t t = rows_SL[b / N * L + l];
-            int64_t seen = t < 0 ? 0 : shared_S[b / N] + l + 1;
-            REAL *s = scores + (b * L + l) * R, *d = slopes + (b * L + l) * R;
-            float norm = t < 0 ? 0.0f : lse_TN[t * N + b % N], delta = t < 0 ? 0.0f : delta_TN[t * N + b % N];
-#pragma omp simd
-            for (int64_t i = 0; i < seen; i++) {
-                float weight = exponential(LOAD(s[i]) * scale - norm);
-                s[i] = STORE(weight);
-                d[i] = STORE(weight * (LOAD(d[i]) - delta) * scale);
-            }
-            memset(s + seen, 0, (size_t)(R - seen) * sizeof(REAL));
-            memset(d + seen, 0, (size_t)(R - seen) * sizeof(REAL));
-        }
-}
-
 /* Log-sum-exp of each row of logits divided by a temperature, and the log-probability of its target */
 void NAMED(row_logps)(const REAL *restrict logits_PV, const int64_t *restrict targets_P, float *restrict norms_P,
                       float *restrict logps_P, int64_t P, int64_t V, float inverse) {
@@ -340,58 +289,6 @@ void NAMED(row_slopes)(REAL *restrict logits_PV, const int64_t *restrict targets
 #pragma omp simd
         for (int64_t i = 0; i < V; i++) row[i] = STORE(-up * exponential(LOAD(row[i]) * inverse - norm));
         row[targets_P[p]] = STORE(up - up * exponential(own * inverse - norm));
-    }
-}
-
-/* One new query per row and head over that row's own past: keys and values are (B, K, any length, D), lengths_B of them
- * count. Heads that share keys read them once. out (B, N, D), lse (B, N) for whoever merges another part. */
-void NAMED(attend_past)(const REAL *restrict query, const REAL *restrict keys, const REAL *restrict values,
-                        const int64_t *restrict lengths_B, REAL *restrict out, float *restrict lse_BN, int64_t B,
-                        int64_t N, int64_t K, int64_t D, int64_t step_B, int64_t step_K, float scale) {
-    int64_t G = N / K;
-#pragma omp parallel for schedule(static) if (B * N * D > SMALL / 4)
-    for (int64_t pair = 0; pair < B * K; pair++) {
-        int64_t b = pair / K, k = pair % K, length = lengths_B[b], first = b * N + k * G;
-        const REAL *key = keys + b * step_B + k * step_K, *value = values + b * step_B + k * step_K;
-        float *scratch = malloc((size_t)(G * length + (2 * G + 1) * D) * sizeof(float));
-        float *weights = scratch, *asked = weights + G * length, *row = asked + G * D, *found = row + D;
-        for (int64_t i = 0; i < G * D; i++) {
-            asked[i] = LOAD(query[first * D + i]) * scale;
-            found[i] = 0.0f;
-        }
-        for (int64_t l = 0; l < length; l++) {
-            for (int64_t i = 0; i < D; i++) row[i] = LOAD(key[l * D + i]);
-            for (int64_t g = 0; g < G; g++) {
-                float score = 0.0f;
-#pragma omp simd reduction(+ : score)
-                for (int64_t i = 0; i < D; i++) score += asked[g * D + i] * row[i];
-                weights[g * length + l] = score;
-            }
-        }
-        for (int64_t g = 0; g < G; g++) {
-            float *own = weights + g * length, peak = -INFINITY, total = 0.0f;
-#pragma omp simd reduction(max : peak)
-            for (int64_t l = 0; l < length; l++) peak = own[l] > peak ? own[l] : peak;
-#pragma omp simd reduction(+ : total)
-            for (int64_t l = 0; l < length; l++) {
-                own[l] = exponential(own[l] - peak);
-                total += own[l];
-            }
-            float share = 1.0f / total;
-#pragma omp simd
-            for (int64_t l = 0; l < length; l++) own[l] *= share;
-            lse_BN[first + g] = peak + logf(total);
-        }
-        for (int64_t l = 0; l < length; l++) {
-            for (int64_t i = 0; i < D; i++) row[i] = LOAD(value[l * D + i]);
-            for (int64_t g = 0; g < G; g++) {
-                float weight = weights[g * length + l];
-#pragma omp simd
-                for (int64_t i = 0; i < D; i++) found[g * D + i] += weight * row[i];
-            }
-        }
-        for (int64_t i = 0; i < G * D; i++) out[first * D + i] = STORE(found[i]);
-        free(scratch);
     }
 }
 

@@ -1,4 +1,4 @@
-"""The element-wise kernels of `kernels.c`, compiled once per machine and kept in the cache.
+"""The element-wise kernels of `kernels.c` and `attention.c`, compiled once per machine and kept in the cache.
 
 A C compiler is optional: without one, or where the cache cannot be written, the model's own operations run, slower and
 with the same results up to rounding. Nothing is compiled at import; the first caller waits about a second, once per
@@ -91,7 +91,8 @@ def _threads() -> Iterator[tuple[str, ...]]:
 def _built(compiler: str, extra: tuple[str, ...]) -> Path:
     """The library in the cache; several processes may build it at once, each replaces it whole."""
     version = _run([compiler, "--version"])
-    about = (SOURCE.read_text(encoding="utf-8"), version, processor(), torch.__version__, *FLAGS, *extra)
+    texts = [file.read_text(encoding="utf-8") for file in sorted(SOURCE.parent.glob("*.c"))]
+    about = (*texts, version, processor(), torch.__version__, *FLAGS, *extra)
     file = cache_folder() / "kernels" / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:24]}.so"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)

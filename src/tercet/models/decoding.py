@@ -150,7 +150,7 @@ class Decoding:
 
     def _draw(self, slots: slice, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """The next token of each of `slots`, `(B,)`, and its log-probability."""
-        logits = self.policy.model.get_output_embeddings()(hidden)
+        logits = self.policy.logits(hidden)
         counts = self.counts[slots]
         numbers = self.numbers[slots].gather(1, counts[:, None])[:, 0] if self.sampling.temperature else logits[:0, 0]
         tokens, logps = draw(logits, numbers, self.sampling)

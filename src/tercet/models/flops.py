@@ -18,6 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from tercet.device.four_bits import num_weights
 from tercet.device.speed import linear_shapes, yardstick
+from tercet.models.backbone import backbone
 from tercet.models.forest import Forest
 from tercet.models.policy import Policy
 
@@ -45,7 +46,7 @@ def model_size(module: nn.Module) -> ModelSize:
     embedding, output = model.get_input_embeddings().weight, model.get_output_embeddings()
     head = None if output is None else output.weight
     linear = frozen = 0
-    for parameter in getattr(model, model.base_model_prefix).parameters():
+    for parameter in backbone(model).parameters():
         if parameter.dim() < 2 or parameter is embedding:
             continue
         used = num_weights(parameter)
@@ -60,12 +61,16 @@ def model_size(module: nn.Module) -> ModelSize:
 
 def _attention(config: PretrainedConfig) -> int:
     """Layers x heads x size; where a model mixes kinds of layers, those without attention do not count."""
-    kinds = getattr(config, "layer_types", None) or [""] * config.num_hidden_layers
-    layers = sum(kind not in WITHOUT_ATTENTION for kind in kinds)
-    if not layers:
-        return 0
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return layers * int(config.num_attention_heads) * int(size)
+    layers = getattr(config, "per_layer_config", None) or [config] * config.num_hidden_layers
+    kinds = getattr(config, "layer_types", None) or [""] * len(layers)
+    return sum(_heads(layer) for layer, kind in zip(layers, kinds, strict=False) if kind not in WITHOUT_ATTENTION)
+
+
+def _heads(layer: PretrainedConfig) -> int:
+    """Heads times the mean size of a key and a value."""
+    size = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
+    key, value = getattr(layer, "qk_head_dim", None) or size, getattr(layer, "v_head_dim", None) or size
+    return int(layer.num_attention_heads * (key + value) // 2)
 
 
 def forward_flops(size: ModelSize, tokens: float, attended: float, predicted: float) -> float:
@@ -121,7 +126,7 @@ class ComputeAccount:
         if not seconds or not tokens:
             return {}
         found = {"tokens_per_second": tokens / seconds}
-        head = self.policy.head()
+        head = self.policy.head().weight
         if rate := yardstick(linear_shapes(self.policy.model), head.dtype, head.device):
             found["efficiency"] = flops / (seconds * rate)
         return found

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from tercet.models import forest_cpu
-from tercet.models.attention import Attention
+from tercet.models.attention import CARRIED, LAYOUT, POSITIONS, Attention, AttentionError, options_of, tuned
 from tercet.models.forest_cpu import Segment
 from tercet.models.forest_cuda import Layout
 from tercet.models.state_plan import StatePlan, state_plan
@@ -33,6 +33,10 @@ Span = tuple[int, int]
 
 class ForestError(ValueError):
     """A model or a batch that the forest layout cannot carry."""
+
+
+class MissingLayoutError(ForestError):
+    """Attention was called without a layout."""
 
 
 class Leaf(NamedTuple):
@@ -216,15 +220,19 @@ def forest_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
     """The function registered with transformers; the layout travels as the keyword `forest` of the forward call."""
-    layout: Attends | None = options.get("forest")
+    options = getattr(module, CARRIED, {}) | options
+    layout: Attends | None = options.get(LAYOUT)
     if layout is None:
-        raise ForestError("this model was loaded for the forest layout: call it through tercet.models.policy.Policy")
-    for name in ("sliding_window", "softcap", "s_aux"):
-        if options.get(name) is not None:
-            raise ForestError(f"the forest layout does not support attention with {name}; use a model without it")
-    scaling = options.get("scaling")
-    scale = float(scaling) if scaling is not None else query.shape[-1] ** -0.5
-    return layout.attend(int(module.layer_idx), query, key, value, Attention(scale)), None  # type: ignore[arg-type]
+        raise MissingLayoutError(
+            "this model was loaded for the forest layout: call it through tercet.models.policy.Policy"
+        )
+    try:
+        how = options_of(module, query, attention_mask, options)
+        query = tuned(module, query, options.get(POSITIONS))
+    except AttentionError as error:
+        name = f"{type(module).__name__} {getattr(module, 'layer_idx', '')}".strip()
+        raise ForestError(f"the forest layout cannot compute {name}: {error}") from None
+    return layout.attend(int(module.layer_idx), query, key, value, how), None  # type: ignore[arg-type]
 
 
 def register() -> None:

@@ -83,9 +83,9 @@ def padded(length: int) -> int:
 def attend(query: Tensor, key: Tensor, value: Tensor, parts: list[SegmentBatch], how: Attention) -> Tensor:
     """Attention of `(N, T, D)` queries over `(K, T, D)` keys and values, with a past `(K, T + past, D)`.
 
-    Returns `(N, T, D)`, tokens outermost in memory.
+    Returns `(N, T, E)`, tokens outermost in memory; values, and so the output, may have another size than keys have.
     """
-    return _Attention.apply(query, key, value, parts, how.scaling)
+    return _Attention.apply(query, key, value, how.sinks, (parts, how))
 
 
 class _Attention(torch.autograd.Function):
@@ -93,40 +93,51 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, parts: list[SegmentBatch], scaling: float
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        sinks_N: Tensor | None,
+        plan: tuple[list[SegmentBatch], Attention],
     ) -> Tensor:
-        heads, tokens, size = query.shape
+        parts, how = plan
+        heads, tokens, _ = query.shape
         wide = torch.promote_types(query.dtype, torch.float32)
-        output, lse_TN = query.new_empty(tokens, heads, size), query.new_empty(tokens, heads, dtype=wide)
+        output, lse_TN = query.new_empty(tokens, heads, value.shape[2]), query.new_empty(tokens, heads, dtype=wide)
         for part in parts:
             scores = _stacked(query, part, len(key)) @ _heads(key, part.reach_SR).transpose(1, 2)
-            _softmax(scores, part, lse_TN, scaling)
+            _softmax(scores, part, lse_TN, how)
             _scatter(scores @ _heads(value, part.reach_SR), part.rows_SL, output)
-        ctx.save_for_backward(query, key, value, output, lse_TN)
-        ctx.parts, ctx.scaling = parts, scaling
+        ctx.save_for_backward(query, key, value, output, lse_TN, sinks_N)
+        ctx.parts, ctx.how = parts, how._replace(sinks=None)
         return output.transpose(0, 1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        query, key, value, output, lse_TN = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None]:
+        query, key, value, output, lse_TN, sinks_N = ctx.saved_tensors
         grad = grads[0] if grads[0].stride(2) == 1 else grads[0].contiguous()
         heads, tokens, size = query.shape
         delta_TN = _row_dots(grad, output, lse_TN.dtype)
         grad_query = query.new_empty(tokens, heads, size)
         # in float: keys get one term from each segment that sees them
-        grad_key, grad_value = (one.new_zeros(one.shape[1], len(one), size, dtype=lse_TN.dtype) for one in (key, value))
+        grad_key, grad_value = (
+            one.new_zeros(one.shape[1], len(one), one.shape[2], dtype=lse_TN.dtype) for one in (key, value)
+        )
         for part in ctx.parts:
             asked, upstream = _stacked(query, part, len(key)), _stacked(grad, part, len(key))
             keys, values = _heads(key, part.reach_SR), _heads(value, part.reach_SR)
             # scores are computed again instead of kept; dO V' is the other product that dS needs
             weights, slopes = asked @ keys.transpose(1, 2), upstream @ values.transpose(1, 2)
-            _slopes(weights, slopes, part, (lse_TN, delta_TN), ctx.scaling)
+            _slopes(weights, slopes, part, (lse_TN, delta_TN), ctx.how)
             # a query token lies in one segment, so its gradient is written once; keys serve many segments
             _scatter(slopes @ keys, part.rows_SL, grad_query)
             _collect(slopes.transpose(1, 2) @ asked, part, grad_key)
             _collect(weights.transpose(1, 2) @ upstream, part, grad_value)
         keys, values = (total.to(key.dtype).transpose(0, 1) for total in (grad_key, grad_value))
-        return grad_query.transpose(0, 1), keys, values, None, None
+        grad_sinks = None
+        if sinks_N is not None:  # a sink has no value: its dP is zero, and dS = P (dP - delta)
+            grad_sinks = -(torch.exp(sinks_N - lse_TN) * delta_TN).sum(0).to(sinks_N.dtype)
+        return grad_query.transpose(0, 1), keys, values, grad_sinks, None
 
 
 def _stacked(tensor: Tensor, part: SegmentBatch, num_keys: int) -> Tensor:
@@ -147,39 +158,62 @@ def _heads(tensor: Tensor, rows_SL: Tensor) -> Tensor:
     return found.transpose(1, 2).contiguous().view(segments * heads, rows, size)
 
 
-def _softmax(scores: Tensor, part: SegmentBatch, lse_TN: Tensor, scaling: float) -> None:
+def _softmax(scores: Tensor, part: SegmentBatch, lse_TN: Tensor, how: Attention) -> None:
     """Scores `(S K, G L, R)` become weights in place; each token's log-sum-exp is kept."""
     shape = (len(part.rows_SL), lse_TN.shape[1], part.rows_SL.shape[1], part.reach_SR.shape[1])
-    if available(scores):
-        call("attention_softmax", scores.dtype, scores, part.rows_SL, part.shared_S, lse_TN, *shape, scaling)
+    if available(scores) and how.plain:
+        call("attention_softmax", scores.dtype, scores, part.rows_SL, part.shared_S, lse_TN, *shape, how.scaling)
         return
-    unseen = _unseen(part)
-    wide = (scores.view(shape).to(lse_TN.dtype) * scaling).masked_fill_(unseen, -torch.inf)
+    if available(scores):
+        sinks_N = lse_TN.new_empty(0) if how.sinks is None else how.sinks.detach().float().contiguous()
+        places = (part.rows_SL, part.shared_S, _first(part, how), sinks_N)
+        call("attention_softmax_with", scores.dtype, scores, *places, lse_TN, *shape, how.scaling, how.softcap or 0.0)
+        return
+    unseen = _unseen(part, how)
+    wide = how.capped(scores.view(shape).to(lse_TN.dtype) * how.scaling).masked_fill_(unseen, -torch.inf)
     lse = wide.logsumexp(-1)
+    if how.sinks is not None:
+        lse = torch.logaddexp(lse, how.sinks.detach().to(lse.dtype)[:, None])
     scores.view(shape).copy_(wide.sub_(lse[..., None]).exp_().masked_fill_(unseen, 0.0))
     inside = part.rows_SL >= 0
     lse_TN[part.rows_SL[inside].long()] = lse.transpose(1, 2)[inside]
 
 
-def _slopes(weights: Tensor, slopes: Tensor, part: SegmentBatch, kept: tuple[Tensor, Tensor], scaling: float) -> None:
+def _slopes(weights: Tensor, slopes: Tensor, part: SegmentBatch, kept: tuple[Tensor, Tensor], how: Attention) -> None:
     """In place: scores become the weights again, and dO V' the gradients of the scores; `kept` are lse and delta."""
     shape = (len(part.rows_SL), kept[0].shape[1], part.rows_SL.shape[1], part.reach_SR.shape[1])
-    if available(weights):
+    if available(weights) and how.plain:
         places = (part.rows_SL, part.shared_S, *kept)
-        call("attention_slopes", weights.dtype, weights, slopes, *places, *shape, scaling)
+        call("attention_slopes", weights.dtype, weights, slopes, *places, *shape, how.scaling)
+        return
+    if available(weights):
+        near = (part.rows_SL, part.shared_S, _first(part, how), *kept)
+        call("attention_slopes_with", weights.dtype, weights, slopes, *near, *shape, how.scaling, how.softcap or 0.0)
         return
     lse, delta = (one[part.rows_SL.clamp(min=0).long()].transpose(1, 2)[..., None] for one in kept)
-    wide = (weights.view(shape).to(lse.dtype) * scaling - lse).exp_().masked_fill_(_unseen(part), 0.0)
-    slopes.view(shape).copy_((slopes.view(shape) - delta).mul_(wide).mul_(scaling))
+    capped = how.capped(weights.view(shape).to(lse.dtype) * how.scaling)
+    wide = (capped - lse).exp_().masked_fill_(_unseen(part, how), 0.0)
+    found = (slopes.view(shape) - delta).mul_(wide).mul_(how.scaling)
+    slopes.view(shape).copy_(found if how.softcap is None else found.mul_(1 - (capped / how.softcap) ** 2))
     weights.view(shape).copy_(wide)
 
 
-def _unseen(part: SegmentBatch) -> Tensor:
+def _first(part: SegmentBatch, how: Attention) -> Tensor:
+    """Where in its reach each row's first key lies `(S, L)`, int32: there a key's place is its position."""
+    rows_L = torch.arange(part.rows_SL.shape[1], dtype=torch.int32, device=part.rows_SL.device)
+    return how.first(part.shared_S[:, None] + rows_L).contiguous()
+
+
+def _unseen(part: SegmentBatch, how: Attention) -> Tensor:
     """Which of the keys a row does not see `(S, 1, L, R)`: all of them where it is padding."""
     rows, reach = part.rows_SL.shape[1], part.reach_SR.shape[1]
     counts_L = torch.arange(1, rows + 1, device=part.rows_SL.device)
     seen_SL = (part.shared_S[:, None] + counts_L).masked_fill(part.rows_SL < 0, 0)
-    return (torch.arange(reach, device=part.rows_SL.device) >= seen_SL[..., None])[:, None]
+    places_R = torch.arange(reach, device=part.rows_SL.device)
+    unseen = places_R >= seen_SL[..., None]
+    if how.local:
+        unseen |= places_R < _first(part, how)[..., None]
+    return unseen[:, None]
 
 
 def _row_dots(grad: Tensor, output: Tensor, wide: torch.dtype) -> Tensor:

@@ -41,17 +41,30 @@ class Layout:
 
     def __init__(self, segments: Sequence[Segment], size: int, device: torch.device, past: int = 0) -> None:
         self.segments, self.size, self.device, self.past = segments, size, device, past
+        self._near: dict[tuple[int | None, int | None], Any] = {}
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, how: Attention) -> Tensor:
         """Attention of `(1, N, T, D)` queries; returns `(1, T, N, D)`."""
         half = query.dtype in (torch.bfloat16, torch.float16) and query.shape[-1] <= MOST_SIZE
-        if half and self.sequences is not None and (flash := flash_attention()) is not None:
+        usual = how.softcap is None and how.sinks is None and how.chunk is None and value.shape[-1] == key.shape[-1]
+        if half and usual and self.sequences is not None and (flash := flash_attention()) is not None:
             flat = [x[0].transpose(0, 1) for x in (query, key, value)]
-            return flash(flat[0], flat[1], flat[2], self.sequences, how.scaling)[None]
-        shared = key.shape[1] != query.shape[1]
+            return flash(flat[0], flat[1], flat[2], self.sequences, how)[None]
+        return self._flex(query, key, value, how).transpose(1, 2)
+
+    def _flex(self, query: Tensor, key: Tensor, value: Tensor, how: Attention) -> Tensor:
+        """FlexAttention, `(1, N, T, E)`: caps change the scores, windows the mask, and sinks the sum of weights."""
+        from torch.nn.attention.flex_attention import AuxRequest
+
+        options: dict[str, Any] = {"scale": how.scaling, "enable_gqa": key.shape[1] != query.shape[1]}
+        options["block_mask"] = self.near_mask(how) if how.local else self.block_mask
+        if how.softcap is not None:
+            options["score_mod"] = _cap(how.softcap)
         call = _flex(compiled=query.is_cuda)
-        found = call(query, key, value, block_mask=self.block_mask, scale=how.scaling, enable_gqa=shared)
-        return found.transpose(1, 2)
+        if how.sinks is None:
+            return call(query, key, value, **options)
+        found, aux = call(query, key, value, **options, return_aux=AuxRequest(lse=True))
+        return how.sunk(found.transpose(1, 2), aux.lse.transpose(1, 2)).transpose(1, 2)
 
     @cached_property
     def sequences(self) -> Sequences | None:
@@ -80,15 +93,18 @@ class Layout:
         """
         from torch.nn.attention.flex_attention import BlockMask
 
-        own_S3 = self._sent(
-            [(start, end, last) for (start, end, _), last in zip(self.segments, self._last(), strict=True)]
-        )
-        above_A3 = self._sent([(i, *span) for i, segment in enumerate(self.segments) for span in segment.ancestors])
+        own_S3, above_A3 = self._tables()
         seen_BC = visible_pairs(own_S3, above_A3, self.size, self.past)
         full_BC = seen_BC == BLOCK * BLOCK
         rows, whole = (_in_order(chosen) for chosen in ((seen_BC > 0) & ~full_BC, full_BC))
         lengths = (self.size, self.size + self.past)
         return BlockMask.from_kv_blocks(*rows, *whole, BLOCK, _allowed(own_S3, self.size, self.past), lengths)
+
+    def _tables(self) -> tuple[Tensor, Tensor]:
+        """Each segment's start, its end, and the end of what is below; each ancestor's segment, start and end."""
+        own = [(start, end, last) for (start, end, _), last in zip(self.segments, self._last(), strict=True)]
+        above = [(i, *span) for i, segment in enumerate(self.segments) for span in segment.ancestors]
+        return self._sent(own), self._sent(above)
 
     def _sent(self, rows: list[tuple[int, int, int]]) -> Tensor:
         return torch.tensor(rows, dtype=torch.int32).reshape(-1, 3).to(self.device, non_blocking=True)
@@ -100,6 +116,53 @@ class Layout:
             for start, _ in segment.ancestors:
                 ends[start] = max(ends[start], segment.end)
         return list(ends.values())
+
+    def near_mask(self, how: Attention) -> Any:
+        """The same where a layer sees a part of the past only; made once for all layers that see as far.
+
+        Blocks out of every query's sight are left out; all others are masked key by key.
+        """
+        from torch.nn.attention.flex_attention import BlockMask, and_masks
+
+        if (how.window, how.chunk) not in self._near:
+            own_S3, above_A3 = self._tables()
+            position_K = self.positions
+            first_T = how.first(position_K[: self.size])
+            near_BC = _blocks(position_K, -1).amax(1) >= _blocks(first_T, len(position_K)).amin(1)[:, None]
+            rows = _in_order((visible_pairs(own_S3, above_A3, self.size, self.past) > 0) & near_BC)
+            both = and_masks(_allowed(own_S3, self.size, self.past), _near(position_K, first_T))
+            lengths = (self.size, len(position_K))
+            self._near[how.window, how.chunk] = BlockMask.from_kv_blocks(*rows, None, None, BLOCK, both, lengths)
+        return self._near[how.window, how.chunk]
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """Each key's position on its own path: of the row's tokens, then of the past."""
+        parts = [torch.arange(segment.end - segment.start) + self.past + segment.above for segment in self.segments]
+        return torch.cat([*parts, torch.arange(self.past)]).to(self.device, non_blocking=True)
+
+
+def _near(position_K: Tensor, first_T: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """Whether a key lies within a query's sight."""
+
+    def near(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return position_K[key] >= first_T[query]
+
+    return near
+
+
+def _cap(softcap: float) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """Scores between minus and plus `softcap`."""
+
+    def cap(score: Tensor, _batch: Tensor, _head: Tensor, _query: Tensor, _key: Tensor) -> Tensor:
+        return softcap * torch.tanh(score / softcap)
+
+    return cap
+
+
+def _blocks(numbers_T: Tensor, filling: int) -> Tensor:
+    """Numbers of tokens by block, `(B, 128)`."""
+    return pad(numbers_T, (0, -len(numbers_T) % BLOCK), value=filling).view(-1, BLOCK)
 
 
 def visible_pairs(own_S3: Tensor, above_A3: Tensor, size: int, past: int = 0) -> Tensor:
@@ -157,7 +220,7 @@ def _flex(*, compiled: bool) -> Callable[..., Any]:
 
 
 @cache
-def flash_attention() -> Callable[[Tensor, Tensor, Tensor, Sequences, float], Tensor] | None:
+def flash_attention() -> Callable[[Tensor, Tensor, Tensor, Sequences, Attention], Tensor] | None:
     """Attention `(T, N, D)` of sequences side by side: torch's own, else flash-attn's where that is installed."""
     if torch.version.hip is None and importlib.util.find_spec("torch.nn.attention.varlen") is not None:
         from torch.nn.attention.varlen import varlen_attn
@@ -167,22 +230,27 @@ def flash_attention() -> Callable[[Tensor, Tensor, Tensor, Sequences, float], Te
         return None
     from flash_attn import flash_attn_varlen_func
 
-    def attend_sequences(query: Tensor, key: Tensor, value: Tensor, of: Sequences, scaling: float) -> Tensor:
-        return flash_attn_varlen_func(
-            query, key, value, of.bounds, of.bounds, of.longest, of.longest, softmax_scale=scaling, causal=True
-        )
+    def attend_sequences(query: Tensor, key: Tensor, value: Tensor, of: Sequences, how: Attention) -> Tensor:
+        places = (of.bounds, of.bounds, of.longest, of.longest)
+        options: dict[str, Any] = {"softmax_scale": how.scaling, "causal": True, "window_size": _window(of, how)}
+        return flash_attn_varlen_func(query, key, value, *places, **options)
 
     return attend_sequences
 
 
-def torch_varlen(varlen_attn: Callable[..., Any]) -> Callable[[Tensor, Tensor, Tensor, Sequences, float], Tensor]:
+def torch_varlen(varlen_attn: Callable[..., Any]) -> Callable[[Tensor, Tensor, Tensor, Sequences, Attention], Tensor]:
     """`varlen_attn` of torch 2.11 and later: keys shared by several heads have to be announced from 2.12 on."""
     announced = "enable_gqa" in inspect.signature(varlen_attn).parameters
 
-    def attend_sequences(query: Tensor, key: Tensor, value: Tensor, of: Sequences, scaling: float) -> Tensor:
+    def attend_sequences(query: Tensor, key: Tensor, value: Tensor, of: Sequences, how: Attention) -> Tensor:
         shared = {"enable_gqa": key.shape[1] != query.shape[1]} if announced else {}
         bounds, longest = of
-        options: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0), **shared}
+        options: dict[str, Any] = {"scale": how.scaling, "window_size": _window(of, how), **shared}
         return varlen_attn(query, key, value, bounds, bounds, longest, longest, **options)
 
     return attend_sequences
+
+
+def _window(of: Sequences, how: Attention) -> tuple[int, int]:
+    """How many tokens before and after itself a query sees; -1 for all before."""
+    return (-1 if how.window is None or how.window >= of.longest else how.window - 1, 0)

@@ -19,7 +19,7 @@ from tercet.models.decoding import Decoding, Ends
 from tercet.models.flops import ComputeAccount
 from tercet.models.forest import NAME, Leaf, Tree, pack_forest, register
 from tercet.models.hf_folder import load_model, load_tokenizer
-from tercet.models.kv_cache import Cache, Prefix, empty_cache
+from tercet.models.kv_cache import Cache, KeyStore, Prefix
 from tercet.models.packed import Packed
 from tercet.models.paged import PagedCache
 from tercet.models.policy import Policy, check_supported
@@ -141,7 +141,7 @@ class LocalGenerator(ChatGenerator):
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
-        return self.policy.head().device
+        return self.policy.head().weight.device
 
     def _refused(self, ids: Ids, sampling: Sampling) -> list[Completion]:
         """The answers to a prompt that fills the context, where budgets are fitted to it: errors; else nothing."""
@@ -189,7 +189,7 @@ class LocalGenerator(ChatGenerator):
         if self.paged:  # as many of the wanted rows at once as are short enough
             most, held = max(wanted, 1), {"rows": rows, "tokens": self.tokens}
             return PagedCache.of(self.policy, most, length, **held, prefix=prefix), queue
-        return Cache(*empty_cache(self.policy, rows, length), rows, prefix), queue
+        return Cache(KeyStore(self.policy, rows, length), rows, prefix), queue
 
     def _check(self, prompts: Sequence[Ids], sampling: Sampling) -> int:
         longest = max((len(ids) for ids in prompts), default=0)

@@ -13,25 +13,25 @@ import torch
 from torch import Tensor
 
 from tercet.device.readback import send
-from tercet.models.kv_cache import Cache, Prefill, Prefix, empty_cache
+from tercet.models.kv_cache import Cache, KeyStore, Prefill, Prefix
 from tercet.models.policy import Policy
 
 PAGE = 64  # tokens
 
 
 class PagedCache(Cache):
-    """Keys and values `(layers, pages, K, PAGE, D)`, and the table of each row's pages."""
+    """Keys and values in pages, `(pages, K, PAGE, D)` by layer, and the table of each row's pages."""
 
-    def __init__(self, keys: Tensor, values: Tensor, capacity: int, length: int, prefix: Prefix | None) -> None:
-        super().__init__(keys, values, capacity, prefix)
-        slots = rows_of_step(capacity)
-        self.lengths = torch.zeros(slots, dtype=torch.long, device=keys.device)
-        self.table = torch.zeros(slots, pages_of(length), dtype=torch.long, device=keys.device)
-        self.index = torch.empty(0)
+    def __init__(self, kept: KeyStore, capacity: int, length: int, prefix: Prefix | None) -> None:
+        super().__init__(kept, capacity, prefix)
+        slots, device = rows_of_step(capacity), self.lengths.device
+        self.lengths = torch.zeros(slots, dtype=torch.long, device=device)
+        self.table = torch.zeros(slots, pages_of(length), dtype=torch.long, device=device)
+        self.index: dict[int, Tensor] = {}  # of the pages of a step's rows, by number of key heads
         self.held: list[list[int]] = [[] for _ in range(slots)]
-        self.users = [0] * keys.shape[1]
-        self.free = list(range(keys.shape[1] - 1, 0, -1))
-        self.filling: tuple[Prefill, Tensor, Tensor] | None = None
+        self.users = [0] * kept.rows
+        self.free = list(range(kept.rows - 1, 0, -1))
+        self.filling: tuple[Prefill, Tensor, dict[int, Tensor]] | None = None
 
     @classmethod
     def of(
@@ -40,7 +40,7 @@ class PagedCache(Cache):
         """Pages for `tokens` tokens with the prefix, and for at least `rows` of `capacity` rows of `length`."""
         most = (tokens - (prefix.length if prefix else 0)) // PAGE
         pages = min(max(most, rows * pages_of(length)), capacity * pages_of(length))
-        return cls(*empty_cache(policy, pages + 1, PAGE), capacity, length, prefix)
+        return cls(KeyStore(policy, pages + 1, PAGE), capacity, length, prefix)
 
     def reserve(self, first: int, count: int, length: int, most: int) -> bool:
         """See `Cache.reserve`: pages for `most` tokens each, those that `length` tokens fill in common."""
@@ -66,20 +66,20 @@ class PagedCache(Cache):
         pages = pages_of(reach)
         self._see(size, pages * PAGE)
         table, lengths = self.table[:size], self.lengths[:size, None]
-        heads = torch.arange(self.keys.shape[2], device=table.device)
-        self.index = (table[:, None, :pages] * len(heads) + heads[:, None]).flatten()
         page = table.gather(1, lengths // PAGE)
-        self.places = ((page * len(heads) + heads) * PAGE + lengths % PAGE).flatten()
+        for number in self.kept.heads:
+            heads = torch.arange(number, device=table.device)
+            self.index[number] = (table[:, None, :pages] * number + heads[:, None]).flatten()
+            self.places[number] = ((page * number + heads) * PAGE + lengths % PAGE).flatten()
 
     def fill(self, layer: int, key: Tensor, value: Tensor, prompts: Prefill) -> None:
         """See `Cache.fill`: full pages once, what is left of a prompt for each of its rows."""
         if self.filling is None or self.filling[0] is not prompts:
             self.filling = (prompts, *self._filling(prompts))
         _, source, places = self.filling
-        width = key.shape[3]
-        for kept, new in ((self.keys[layer], key), (self.values[layer], value)):
-            tokens = new[0].index_select(1, source).transpose(0, 1).reshape(-1, width)
-            kept.view(-1, width).index_copy_(0, places, tokens)
+        for kept, new in ((self.kept.keys[layer], key), (self.kept.values[layer], value)):
+            tokens = new[0].index_select(1, source).transpose(0, 1).reshape(-1, new.shape[3])
+            kept.view(-1, new.shape[3]).index_copy_(0, places[key.shape[1]], tokens)
 
     def move(self, source: int, target: int, length: int) -> None:
         """See `Cache.move`: the pages stay where they are."""
@@ -100,10 +100,9 @@ class PagedCache(Cache):
                 self.free.append(page)
         self.held[slot] = []
 
-    def _filling(self, prompts: Prefill) -> tuple[Tensor, Tensor]:
-        """Which tokens of the prompts are kept, and where each of their key heads goes."""
-        source, places = list[int](), list[int]()
-        heads = self.keys.shape[2]
+    def _filling(self, prompts: Prefill) -> tuple[Tensor, dict[int, Tensor]]:
+        """Which tokens of the prompts are kept, and where each of their key heads goes, by the number of these."""
+        source, pages_of_tokens, within = list[int](), list[int](), list[int]()
         slots = iter(self.held[prompts.first :])
         for segment, count in zip(prompts.forest.segments, prompts.counts, strict=True):
             length = segment.end - segment.start
@@ -112,13 +111,16 @@ class PagedCache(Cache):
                 # full pages are common to a prompt's rows: the first writes them, the others only what is left
                 kept = range(length - length % PAGE if row else 0, length)
                 source += [segment.start + token for token in kept]
-                places += [pages[token // PAGE] * heads * PAGE + token % PAGE for token in kept]
-        spread = torch.tensor(places)[:, None] + torch.arange(heads) * PAGE
-        return send(torch.tensor(source), self.keys.device), send(spread.flatten(), self.keys.device)
+                pages_of_tokens += [pages[token // PAGE] for token in kept]
+                within += [token % PAGE for token in kept]
+        page, place = torch.tensor(pages_of_tokens)[:, None], torch.tensor(within)[:, None]
+        spread = {n: ((page * n + torch.arange(n)) * PAGE + place).flatten() for n in self.kept.heads}
+        device = self.lengths.device
+        return send(torch.tensor(source), device), {n: send(where, device) for n, where in spread.items()}
 
     def _past(self, kept: Tensor) -> Tensor:
         pages, heads, _, width = kept.shape
-        found = kept.view(pages * heads, -1).index_select(0, self.index)
+        found = kept.view(pages * heads, -1).index_select(0, self.index[heads])
         return found.view(self.size, heads, self.reach, width)
 
 

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tercet.algos.tokens import token_logps
-from tercet.models.attention import Attention
-from tercet.models.forest import Attends, Forest, ForestError, Leaf, Tree, pack_forest
+from tercet.algos.tokens import Head, token_logps
+from tercet.models.attention import LAYOUT, POSITIONS, TUNING, Attention
+from tercet.models.backbone import backbone, hand_on
+from tercet.models.forest import Attends, Forest, ForestError, Leaf, MissingLayoutError, Tree, pack_forest
 from tercet.models.fused import fuse
 from tercet.models.recurrent import follow_trees
+
+# Names under which configurations keep a factor or a divisor of the logits.
+FACTORS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
+DIVISORS = ("logits_scaling", "logits_mup_width_multiplier")
+NARROW = 4  # tokens: what windows and chunks are cut to while a model is probed
+EXACT, ROUNDED = 2e-3, 5e-2  # relative differences of logits that a probe allows, in fp32 and below
+
+
+class KeyShape(NamedTuple):
+    """One attention layer's key heads, and the sizes of a key and of a value."""
+
+    heads: int
+    key: int
+    value: int
 
 
 class Reader(nn.Module):
@@ -29,11 +46,21 @@ class Reader(nn.Module):
         embedding.padding_idx = None
         fuse(model)
         self.walks = not follow_trees(model)  # keys and values are all that a branch needs of its trunk
+        self.handed_on = False  # whether layers had to be made to hand on the layout
+        self.by_position = any(hasattr(part, TUNING) for part in model.modules())  # attention asks for positions
 
     def hidden(self, layout: Attends, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Hidden states `(T, H)` of a flat row of tokens, without the model's head."""
-        backbone = getattr(self.model, self.model.base_model_prefix)
-        output = backbone(input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False, forest=layout)
+        given = {"input_ids": input_ids[None], "position_ids": position_ids[None], "use_cache": False}
+        given |= {LAYOUT: layout} | ({POSITIONS: position_ids} if self.by_position else {})
+        try:
+            output = backbone(self.model)(**given)
+        except MissingLayoutError:
+            if self.handed_on:
+                raise
+            hand_on(self.model)
+            self.handed_on = True
+            output = backbone(self.model)(**given)
         return output.last_hidden_state[0]
 
     def states(self, forest: Forest) -> Tensor:
@@ -54,14 +81,53 @@ class Reader(nn.Module):
 class Policy(Reader):
     """A causal LM read through forests: log-probabilities of trained tokens, or hidden states of last tokens."""
 
-    def head(self) -> Tensor:
-        """The output projection's weight `(V, H)`."""
-        return self.model.get_output_embeddings().weight
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__(model)
+        self.scale, self.softcap = _logit_options(model.config.get_text_config())
+        self._key_shapes: dict[int, KeyShape] = {}
+
+    def head(self) -> Head:
+        """What makes logits of hidden states."""
+        output: Any = self.model.get_output_embeddings()
+        return Head(output.weight, getattr(output, "bias", None), self.scale, self.softcap)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits of hidden states by the output layer itself, whose weight may be packed for generation."""
+        return self.head().finish(self.model.get_output_embeddings()(hidden))
 
     def forward(self, forest: Forest, *, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor]:
         """`(logps_P, entropies_P)` of the trained tokens."""
         chosen = self.states(forest).index_select(0, forest.predict_P)
         return token_logps(chosen, self.head(), forest.targets_P, temperature=temperature, entropy=entropy)
+
+    @torch.no_grad()
+    def key_shapes(self) -> dict[int, KeyShape]:
+        """The shape of every attention layer's keys and values, by layer, as one token's forward pass shows them."""
+        if not self._key_shapes:
+            forest = pack_forest([Tree([0], [])]).to(self.head().weight.device)
+            self.hidden(_Witness(forest, self._key_shapes), forest.input_ids, forest.position_ids)
+        return self._key_shapes
+
+
+class _Witness:
+    """A forest that notes which layers attend, and with what shapes."""
+
+    def __init__(self, forest: Forest, shapes: dict[int, KeyShape]) -> None:
+        self.forest, self.shapes = forest, shapes
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: Attention) -> Tensor:
+        self.shapes[layer] = KeyShape(key.shape[1], key.shape[3], value.shape[3])
+        return self.forest.attend(layer, query, key, value, how)
+
+
+def _logit_options(config: Any) -> tuple[float, float | None]:
+    """The factor and the cap of a model's logits, as its configuration names them."""
+    scale = 1.0
+    for name in FACTORS:
+        scale *= getattr(config, name, None) or 1.0
+    for name in DIVISORS:
+        scale /= getattr(config, name, None) or 1.0
+    return scale, getattr(config, "final_logit_softcapping", None)
 
 
 class Scorer(Reader):
@@ -74,31 +140,94 @@ class Scorer(Reader):
         return score(last).squeeze(-1).float()
 
 
-@torch.no_grad()
 def check_supported(policy: Policy) -> None:
-    """Refuse architectures whose attention or output projection does something the forest does not do."""
-    device = policy.head().device
-    forest = pack_forest([Tree([], [Leaf([1, 2, 3], [False, True, True])])]).to(device)
-    seen: list[int] = []
+    """Refuse a model that the forest layout cannot carry."""
+    if why := why_not_forest(policy):
+        raise ForestError(f"{type(policy.model).__name__}: {why}")
 
-    class Probe:
-        def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: Attention) -> Tensor:
-            seen.append(layer)
-            return forest.attend(layer, query, key, value, how)
 
-    hidden = policy.hidden(Probe(), forest.input_ids, forest.position_ids)
-    layers = policy.model.config.get_text_config().num_hidden_layers
-    if sorted(seen) != list(range(layers)):
-        raise ForestError(
-            f"{type(policy.model).__name__}: {len(seen)} of {layers} attention layers used the attention interface; "
-            "the forest layout needs all of them (use an architecture such as Llama, Qwen, OLMo or Mistral)"
-        )
-    output = policy.model(
-        input_ids=forest.input_ids[None], position_ids=forest.position_ids[None], use_cache=False, forest=forest
+@torch.no_grad()
+def why_not_forest(policy: Policy) -> str:
+    """Why the forest layout cannot carry a model; empty where it can.
+
+    Logits of a small tree are compared with those of the model's own forward pass over each path. Windows and chunks
+    are narrow meanwhile, so that a few tokens show them.
+    """
+    trunk, *leaves = (
+        [(3 + 7 * i + k) % policy.head().weight.shape[0] for i in range(n)] for k, n in enumerate((9, 5, 3))
     )
-    expected = hidden @ policy.head().T
-    if not torch.allclose(output.logits[0].float(), expected.float(), rtol=1e-2, atol=1e-2):
-        raise ForestError(
-            f"{type(policy.model).__name__} changes logits after the output projection (scaling or soft-capping), "
-            "which the chunked projection does not do; use another architecture"
-        )
+    forest = pack_forest([Tree(trunk, [Leaf(ids, [True] * len(ids)) for ids in leaves])])
+    forest = forest.to(policy.head().weight.device)
+    shapes: dict[int, KeyShape] = {}
+    with _narrowed(policy.model):
+        try:
+            hidden = policy.hidden(_Witness(forest, shapes), forest.input_ids, forest.position_ids)
+            with _attending(policy.model, "eager"):
+                plain = [_plain(policy, [*trunk, *ids]) for ids in leaves]
+        except Exception as error:  # modelling files raise of every kind where they meet what they do not expect
+            return " ".join(str(error).split())[:300] or type(error).__name__
+    found, start = policy.head()(hidden), len(trunk)
+    for ids, (logits, own) in zip(leaves, plain, strict=True):
+        if _apart(policy.head()(own), logits):
+            return "its logits are not its output projection's with a factor and a cap that its configuration names"
+        path = torch.cat((found[: len(trunk)], found[start : start + len(ids)]))
+        if _apart(path, logits):
+            return _which_layers(policy, shapes)
+        start += len(ids)
+    return ""
+
+
+def _which_layers(policy: Policy, seen: dict[int, KeyShape]) -> str:
+    layers = policy.model.config.get_text_config().num_hidden_layers
+    if len(seen) < layers:
+        return f"{len(seen)} of {layers} layers used the attention interface, and the others look at other tokens too"
+    return "its attention does something that the forest layout does not do"
+
+
+def _plain(policy: Policy, ids: list[int]) -> tuple[Tensor, Tensor]:
+    """A path's logits by the model's own forward pass, and the hidden states below its head."""
+    path = torch.tensor([ids], device=policy.head().weight.device)
+    logits = policy.model(input_ids=path, use_cache=False).logits[0]
+    return logits, backbone(policy.model)(input_ids=path, use_cache=False).last_hidden_state[0]
+
+
+def _apart(found: Tensor, wanted: Tensor) -> bool:
+    """Whether logits differ by more than rounding; below fp32 single tokens may, where experts are chosen."""
+    exact = wanted.dtype in (torch.float32, torch.float64) and found.dtype in (torch.float32, torch.float64)
+    gaps = (found.float() - wanted.float()).norm(dim=-1) / wanted.float().norm(dim=-1).clamp(min=1e-12)
+    return not float(gaps.max() if exact else gaps.median()) <= (EXACT if exact else ROUNDED)
+
+
+@contextmanager
+def _attending(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Inside, attention is transformers' own of that name."""
+    configs = {id(part.config): part.config for part in model.modules() if isinstance(part, PreTrainedModel)}
+    before = [(config, config._attn_implementation) for config in configs.values()]
+    try:
+        for config, _ in before:
+            config._attn_implementation = name
+        yield
+    finally:
+        for config, own in before:
+            config._attn_implementation = own
+
+
+@contextmanager
+def _narrowed(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, no layer sees further than a few tokens unless it sees all."""
+    owners: dict[int, Any] = {}
+    for module in model.modules():
+        owners |= {id(one): one for one in (module, getattr(module, "config", None)) if one is not None}
+    wide = [
+        (owner, name, value)
+        for owner in owners.values()
+        for name in ("sliding_window", "attention_chunk_size")
+        if isinstance(value := getattr(owner, name, None), int) and value > NARROW
+    ]
+    try:
+        for owner, name, _ in wide:
+            setattr(owner, name, NARROW)
+        yield
+    finally:
+        for owner, name, value in wide:
+            setattr(owner, name, value)

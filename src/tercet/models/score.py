@@ -15,8 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from tercet.models import forest_cpu
 from tercet.models.attention import Attention
 from tercet.models.flops import ComputeAccount
+from tercet.models.forest_cpu import Segment
+from tercet.models.forest_cuda import Layout
 from tercet.models.policy import Policy
 from tercet.rows import Likelihood
 
@@ -115,6 +118,8 @@ class _Nodes:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: Attention) -> Tensor:
         """Attention `(1, T, N, D)` of every node to its ancestors and causally to itself."""
+        if not how.plain or value.shape[3] != key.shape[3]:
+            return self._as_segments(query, key, value, how)
         output = torch.empty_like(query)
         for own, above in self.nodes:
             keys, values = (
@@ -126,6 +131,14 @@ class _Nodes:
                 query[:, :, own], keys, values, mask, is_causal=mask is None, scale=how.scaling, enable_gqa=True
             )
         return output.transpose(1, 2)
+
+    def _as_segments(self, query: Tensor, key: Tensor, value: Tensor, how: Attention) -> Tensor:
+        """The same by the attention of forests, which knows windows, caps, sinks and values of another size."""
+        segments = [Segment(own.start, own.stop, tuple((a.start, a.stop) for a in above)) for own, above in self.nodes]
+        if query.is_cuda:
+            return Layout(segments, len(self.ids), query.device).attend(query, key, value, how)
+        parts = forest_cpu.groups(segments, query.shape[1], query.device)
+        return forest_cpu.attend(query[0], key[0], value[0], parts, how).transpose(0, 1)[None]
 
     def _mask(self, length: int, reach: int, device: torch.device) -> Tensor:
         """Which of `reach` keys each of the last `length` tokens may see."""
@@ -164,7 +177,7 @@ def _look_up(
     policy: Policy, layout: _Nodes, places: list[int], targets: list[int], owners: list[int], number: int
 ) -> tuple[list[float], list[bool]]:
     """Summed log-probability of each option in nats, and whether every token of it is the most likely one."""
-    device = policy.head().device
+    device = policy.head().weight.device
     hidden = policy.hidden(
         layout, torch.tensor(layout.ids, device=device), torch.tensor(layout.positions, device=device)
     )
@@ -174,7 +187,7 @@ def _look_up(
     greedy = torch.ones(number, dtype=torch.bool)
     for start in range(0, len(wanted), CHUNK):
         part = wanted[start : start + CHUNK]
-        logits = (hidden[part.to(device)] @ policy.head().T).float()
+        logits = policy.head()(hidden[part.to(device)]).float()
         inside = (row >= start) & (row < start + len(part))
         rows, tokens = (row[inside] - start).to(device), target[inside].to(device)
         chosen = logits[rows, tokens] - logits.logsumexp(1)[rows]

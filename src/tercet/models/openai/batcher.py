@@ -181,7 +181,7 @@ def look(generator: LocalGenerator, rows: Sequence[Ids], start: int, top: int) -
 
 
 def _look(generator: LocalGenerator, states: torch.Tensor, tokens: Ids, top: int) -> Iterator[TokenLogps]:
-    logps = (states @ generator.policy.head().T).float().log_softmax(dim=1)
+    logps = generator.policy.head()(states).float().log_softmax(dim=1)
     chosen = logps.gather(1, torch.tensor(tokens, device=logps.device)[:, None]).squeeze(1)
     values, places = logps.topk(top, dim=1)
     for token, logp, ids, likely in zip(tokens, chosen.tolist(), places.tolist(), values.tolist(), strict=True):

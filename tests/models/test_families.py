@@ -1,0 +1,90 @@
+"""Every family computes in forests what its plain forward pass computes, and writes what that would write."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from families import FAMILIES, tiny_config, tiny_model
+from test_forest import gradients, plain_logps, some_trees
+
+from tercet.models import generate
+from tercet.models.chat import Chat
+from tercet.models.forest import NAME, pack_forest, register
+from tercet.models.generate import LocalGenerator
+from tercet.models.hf_folder import load_tokenizer
+from tercet.models.policy import Policy, why_not_forest
+from tercet.models.score import Question, score
+from tercet.rows import Sampling
+
+EVERY = pytest.mark.parametrize("name", FAMILIES)
+
+
+def pair(name: str) -> tuple[Policy, torch.nn.Module]:
+    """A family's tiny model read through forests, and the same weights with transformers' own attention."""
+    register()
+    config = tiny_config(name)
+    policy, plain = Policy(tiny_model(config, NAME)), tiny_model(config)
+    plain.get_input_embeddings().padding_idx = None
+    return policy, plain
+
+
+@EVERY
+def test_log_probabilities_and_gradients_are_the_plain_forwards(name):
+    policy, plain = pair(name)
+    trees = some_trees()
+    logps, _ = policy(pack_forest(trees))
+    wanted = torch.cat([plain_logps(plain, tree) for tree in trees])
+    torch.testing.assert_close(logps, wanted, rtol=1e-4, atol=1e-4)
+    mine, theirs = gradients(policy.model, logps), gradients(plain, wanted)
+    assert mine.keys() == theirs.keys()
+    least = 1e-3 * max(float(grad.norm()) for grad in theirs.values())  # experts that no token visits have none
+    gaps = {name: float((mine[name] - grad).norm() / grad.norm().clamp(min=least)) for name, grad in theirs.items()}
+    assert max(gaps.values()) < 1e-3, max(gaps, key=gaps.__getitem__)
+
+
+@EVERY
+def test_the_probe_finds_nothing_against_it(name):
+    policy, _ = pair(name)
+    assert why_not_forest(policy) == ""
+
+
+PROMPTS = [[40, 41, 42, 43, 44, 45, 46, 47, 48, *tail] for tail in ([5], [6, 7, 8], [9] * 12, [30, 31])]
+
+
+def greedy(plain: torch.nn.Module, ids: list[int], most: int) -> list[int]:
+    """The likeliest tokens one after another, each by a forward pass over all before it."""
+    path = list(ids)
+    with torch.no_grad():
+        for _ in range(most):
+            path.append(int(plain(input_ids=torch.tensor([path])).logits[0, -1].argmax()))
+    return path[len(ids) :]
+
+
+@EVERY
+@pytest.mark.parametrize("shared", [4, 99], ids=["a shared beginning", "alone"])
+def test_greedy_answers_are_those_of_the_plain_forward(name, shared, tiny_folder, monkeypatch):
+    monkeypatch.setattr(generate, "SHARED", shared)
+    policy, plain = pair(name)
+    generator = LocalGenerator(policy, Chat(load_tokenizer(tiny_folder)), rows=3)
+    generator.chat.stops = set()
+    wanted = [greedy(plain, ids, 9) for ids in PROMPTS]
+    for paged in (False, True):
+        generator.paged = paged
+        found = generator.write(PROMPTS, Sampling(9))
+        assert [list(group[0].token_ids) for group in found] == wanted
+
+
+@EVERY
+def test_likelihoods_are_the_plain_forwards(name):
+    policy, plain = pair(name)
+    base = [(11 * i) % 250 for i in range(40)]
+    questions = [Question([*base, 3, 4], [[5, 6], [7]]), Question([*base, 9], [[1, 2, 3, 4]])]
+    found = [one.logp for group in score(policy, questions, 4096) for one in group]
+    wanted = []
+    with torch.no_grad():
+        for question in questions:
+            for option in question.options:
+                path = torch.tensor([[*question.context, *option]])
+                logps = plain(input_ids=path).logits[0, :-1].log_softmax(-1).gather(1, path[0, 1:, None])
+                wanted.append(float(logps[-len(option) :].sum()))
+    assert found == pytest.approx(wanted, rel=1e-4)
