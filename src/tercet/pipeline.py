@@ -164,7 +164,7 @@ def _pinned(file: FileRef, where: str, folder: Path, mirror: dict[str, str], cac
     raise RecipeError(f"{where}: {path!r} does not exist; paths start at the recipe's folder, hub ids are OWNER/NAME")
 
 
-_FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".gguf", ".safetensors")
+_FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".gz", ".gguf", ".safetensors", ".jinja")
 
 
 def _mirrored(key: str, file: str, cache: Path) -> str:

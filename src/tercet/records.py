@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from tercet.rows import Message, Messages, Sampling, Source
+from tercet.rows import Messages, Sampling, Source, message_of, plain_turn
 from tercet.rows_file import read_file
 
 WAYS = ("raw", "per_token", "per_char", "per_byte", "unconditional")  # to choose an option by its log-probability
@@ -124,7 +124,7 @@ class Result(Sample):
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """The result of a stored object."""
-        turns = tuple(Message(**turn) for turn in value.get("messages", ()))
+        turns = tuple(message_of(turn) for turn in value.get("messages", ()))
         samples = value.get("samples") and [Sample(**one) for one in value["samples"]]
         return cls(**{**_known(cls, value), "messages": turns, "samples": samples})
 
@@ -141,7 +141,7 @@ class Result(Sample):
             names += [name for name in (*WAYS, "bits") if getattr(self, name) is not None]
             names += ["numbers"] if self.numbers else []
         found = {name: getattr(self, name) for name in (*asked, *names)}
-        found["messages"] = [asdict(turn) for turn in self.messages]
+        found["messages"] = [plain_turn(turn) for turn in self.messages]
         return found | ({"samples": [asdict(one) for one in self.samples]} if self.samples else {})
 
 

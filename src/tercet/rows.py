@@ -6,12 +6,15 @@ be rewarded or evaluated. A pair is two conversations that differ in the last tu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, get_type_hints
+from typing import Any, Protocol
 
-ROLES = ("system", "user", "assistant")
+from tercet.rows_details import calls_text, tools_text
+
+ROLES = ("system", "user", "assistant", "tool")
 PLAIN = "text"  # role of the one message of a prompt that is read as it stands, without a chat template
 
 
@@ -26,8 +29,36 @@ class Message:
     role: str
     content: str
 
+    @property
+    def blank(self) -> bool:
+        """Whether the turn says nothing and calls nothing."""
+        return not self.content.strip()
+
+
+@dataclass(frozen=True)
+class DetailedMessage(Message):
+    """A turn with more than its text: a thought, calls of tools, what a tool gave back, or the tools there are.
+
+    Calls and tools are JSON lists as OpenAI has them, the arguments of a call an object. The tools of a conversation
+    stand on its first turn. Example: `DetailedMessage("assistant", "4", thought="2 and 2 is 4")`.
+    """
+
+    thought: str = ""
+    tool_calls: str = ""
+    tool_call_id: str = ""
+    name: str = ""
+    tools: str = ""
+
+    @property
+    def blank(self) -> bool:
+        """Whether the turn says nothing and calls nothing."""
+        return not self.content.strip() and not self.tool_calls
+
 
 Messages = tuple[Message, ...]
+DETAILS = tuple(field.name for field in fields(DetailedMessage)[2:])
+CONVERSATIONS = ("messages", "chosen", "rejected")  # the columns that hold turns
+THOUGHTS = ("thought", "reasoning_content", "thinking", "reasoning")  # what data call the thought of a turn
 
 
 @dataclass(frozen=True)
@@ -191,12 +222,14 @@ class Source:
 
 
 def messages_from(value: Iterable[Any], where: str = "row") -> Messages:
-    """Check and freeze a list of `{role, content}`; errors name `where`."""
+    """Check and freeze a list of `{role, content}`, also with thoughts and tool calls; errors name `where`."""
     turns = []
     for number, turn in enumerate(value):
         if isinstance(turn, Message):
             turns.append(turn)
             continue
+        if isinstance(turn, dict) and turn.get("tool_calls") and turn.get("content") is None:
+            turn = {**turn, "content": ""}
         if not isinstance(turn, dict) or "role" not in turn or "content" not in turn:
             raise RowError(f"{where}: turn {number} must be an object with 'role' and 'content', got {turn!r:.80}")
         if turn["role"] not in (*ROLES, PLAIN):
@@ -204,10 +237,42 @@ def messages_from(value: Iterable[Any], where: str = "row") -> Messages:
         if not isinstance(turn["content"], str):
             kind = type(turn["content"]).__name__
             raise RowError(f"{where}: turn {number} has content of type {kind}, expected text")
-        turns.append(Message(turn["role"], turn["content"]))
+        try:
+            turns.append(message_of(turn))
+        except ValueError as error:
+            raise RowError(f"{where}: turn {number}: {error}") from None
     if not turns:
         raise RowError(f"{where}: has no messages; give at least one user turn")
     return tuple(turns)
+
+
+def message_of(turn: Mapping[str, Any]) -> Message:
+    """A turn of role and content, with the details that it has; ValueError says which cannot be read."""
+    if len(turn) == 2:
+        return Message(turn["role"], turn["content"])
+    more = json.loads(turn["details"]) if turn.get("details") else {}
+    named = {"thought": next((turn[key] for key in THOUGHTS if turn.get(key)), "")}
+    named |= {key: turn.get(key) or "" for key in ("tool_call_id", "name")}
+    if wrong := [key for key, text in named.items() if not isinstance(text, str)]:
+        raise ValueError(f"expected text under {wrong[0]}, got {named[wrong[0]]!r:.60}")
+    lists = {"tool_calls": calls_text(turn.get("tool_calls")), "tools": tools_text(turn.get("tools"))}
+    found = {key: text for key, text in (named | lists | more).items() if text}
+    if set(found) <= {"name"} and turn["role"] != "tool":  # who speaks is no part of what is read
+        return Message(turn["role"], turn["content"])
+    return DetailedMessage(turn["role"], turn["content"], **found)
+
+
+def with_tools(messages: Messages, tools: Any, where: str = "row") -> Messages:
+    """The conversation with the tools that its answers may call: a JSON list, or what is read from one."""
+    try:
+        text = tools_text(tools)
+    except ValueError as error:
+        raise RowError(f"{where}: {error}") from None
+    if not messages or not text:
+        return messages
+    first = messages[0]
+    own = {key: getattr(first, key) for key in DETAILS} if isinstance(first, DetailedMessage) else {}
+    return (DetailedMessage(first.role, first.content, **own | {"tools": text}), *messages[1:])
 
 
 def row_from(value: dict[str, Any], where: str = "row") -> Row:
@@ -215,14 +280,17 @@ def row_from(value: dict[str, Any], where: str = "row") -> Row:
     if "messages" not in value:
         raise RowError(f"{where}: expected a 'messages' list, got the keys {sorted(value)}")
     text = {k: str(value.get(k) or "") for k in ("source", "skill", "verifier", "reference", "template")}
-    return Row(id=str(value.get("id") or where), messages=messages_from(value["messages"], where), **text)
+    turns = with_tools(messages_from(value["messages"], where), value.get("tools"), where)
+    return Row(id=str(value.get("id") or where), messages=turns, **text)
 
 
 def pair_from(value: dict[str, Any], where: str = "row") -> Pair:
     """Build a Pair from a stored object; chosen and rejected must share everything but the last assistant turn."""
     if missing := [key for key in ("chosen", "rejected") if not value.get(key)]:
         raise RowError(f"{where}: expected 'chosen' and 'rejected' conversations, missing {' and '.join(missing)}")
-    chosen, rejected = (messages_from(value[key], f"{where}.{key}") for key in ("chosen", "rejected"))
+    tools = value.get("tools")
+    sides = (messages_from(value[key], f"{where}.{key}") for key in ("chosen", "rejected"))
+    chosen, rejected = (with_tools(turns, tools, where) for turns in sides)
     if chosen[:-1] != rejected[:-1] or chosen[-1].role != "assistant" or rejected[-1].role != "assistant":
         raise RowError(f"{where}: chosen and rejected must differ only in a last assistant turn")
     text = {k: str(value.get(k) or "") for k in ("source", "skill", "chosen_model", "rejected_model", "provenance")}
@@ -231,42 +299,34 @@ def pair_from(value: dict[str, Any], where: str = "row") -> Pair:
     return Pair(id=name, chosen=chosen, rejected=rejected, chosen_rating=good, rejected_rating=bad, **text)
 
 
+def plain(value: Any) -> dict[str, Any]:
+    """A dataclass (or dict) as it is stored: details of turns as JSON, and only where a turn has some."""
+    found: dict[str, Any] = value if isinstance(value, dict) else asdict(value)
+    for key in CONVERSATIONS:
+        turns = getattr(value, key, None)
+        if isinstance(turns, tuple) and any(type(turn) is DetailedMessage for turn in turns):
+            found[key] = [plain_turn(turn) for turn in turns]
+    return found
+
+
+def plain_turn(turn: Message) -> dict[str, str]:
+    """A turn as it is stored."""
+    found = {"role": turn.role, "content": turn.content}
+    if not isinstance(turn, DetailedMessage):
+        return found
+    details = {name: getattr(turn, name) for name in DETAILS if getattr(turn, name)}
+    return found | {"details": json.dumps(details, ensure_ascii=False)}
+
+
 def write_table(path: Path, rows: Sequence[Any]) -> None:
     """Write dataclasses or dicts as parquet. Same rows, same bytes (for one pyarrow version)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    plain = [row if isinstance(row, dict) else asdict(row) for row in rows]
+    stored = [plain(row) for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
-    table = pa.Table.from_pylist(plain) if plain else pa.table({"id": pa.array([], pa.string())})
+    table = pa.Table.from_pylist(stored) if stored else pa.table({"id": pa.array([], pa.string())})
     pq.write_table(table, path, compression="zstd")
-
-
-class TableWriter:
-    """Dataclasses of one kind as parquet, piece by piece: the columns are the kind's fields, also without any row."""
-
-    def __init__(self, path: Path, kind: type) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        turn = pa.struct([("role", pa.string()), ("content", pa.string())])
-        columns = {str: pa.string(), float: pa.float64(), int: pa.int64(), Messages: pa.list_(turn)}
-        hints = get_type_hints(kind)
-        self._schema = pa.schema([(field.name, columns[hints[field.name]]) for field in fields(kind)])
-        self._table = pq.ParquetWriter(path, self._schema, compression="zstd")
-
-    def __enter__(self) -> TableWriter:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self._table.close()
-
-    def write(self, rows: Sequence[Any]) -> None:
-        """Add some rows as one row group of the file."""
-        import pyarrow as pa
-
-        if rows:
-            self._table.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=self._schema))
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
@@ -291,12 +351,21 @@ def stream_rows(path: Path) -> Iterator[Row]:
         if missing := {"messages", *names} - set(table.schema_arrow.names):
             raise RowError(f"{path}: expected a table of rows, the columns {', '.join(sorted(missing))} are missing")
         for piece in table.iter_batches(1000):
-            turns = piece.column("messages").flatten()
-            made = list(map(Message, *(turns.field(name).to_pylist() for name in ("role", "content"))))
+            made = _made(piece.column("messages").flatten())
             ends = np.cumsum(piece.column("messages").value_lengths()).tolist()
             columns = [piece.column(name).to_pylist() for name in names]
             for start, end, name, *rest in zip((0, *ends[:-1]), ends, *columns, strict=True):
                 yield Row(name, tuple(made[start:end]), *rest)
+
+
+def _made(turns: Any) -> list[Message]:
+    """The messages of a column of turns, most of which have no details."""
+    made = list(map(Message, *(turns.field(name).to_pylist() for name in ("role", "content"))))
+    names = [turns.type.field(number).name for number in range(turns.type.num_fields)]
+    for number, details in enumerate(turns.field("details").to_pylist() if "details" in names else ()):
+        if details:
+            made[number] = DetailedMessage(made[number].role, made[number].content, **json.loads(details))
+    return made
 
 
 def read_pairs(path: Path) -> list[Pair]:

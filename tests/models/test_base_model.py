@@ -89,6 +89,7 @@ class Notes:
     """A context that records the progress reported to it."""
 
     mirror: dict[str, str] = field(default_factory=dict)
+    recipe: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(stage={}))
     reported: list[tuple[int, int, str]] = field(default_factory=list)
 
     @property

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tercet.models.chat import TEMPLATES, Chat, ChatError, MaskedTokens
 from tercet.models.hf_folder import load_tokenizer
-from tercet.rows import Message
+from tercet.rows import PLAIN, Message
 
 MARKERS = ["<|im_end|>", "<|im_start|>assistant\n", "<|assistant|>\n", "<|user|>\n", "<|pad|>", "⟦", "{{ messages }}"]
 # SmolLM2's vocabulary lacks some control bytes and those that unassigned planes begin with; it drops such characters.
@@ -195,14 +195,16 @@ def test_a_doubled_bos_is_refused(tiny_folder):
         chat.encode((user("<|im_start|>twice"), assistant("A")))
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused(tiny_folder):
+def test_turns_that_the_template_rewrites_are_trained_in_a_text_of_their_own(tiny_folder):
     forgets = TEMPLATES["tulu3"].replace(
         "message['content'] + eos_token", "(message['content'] if loop.last else '…') + eos_token"
     )
     chat = with_template(tiny_folder, forgets)
-    assert chat.encode((user("U"), assistant("A"))).mask[-1]
-    with pytest.raises(ChatError, match=r"(?s)writes the turns up to turn 1 differently.*…<\|im_end\|>"):
-        chat.encode((user("U"), assistant("A"), user("V"), assistant("B")))
+    first = chat.encode((user("U"), assistant("A")))
+    both = chat.encode((user("U"), assistant("A"), user("V"), assistant("B")))
+    assert both.others == (first,)
+    assert trained(chat, both) == ["B<|im_end|>"]
+    assert "…<|im_end|>" in chat.show(both, colour=False)
 
 
 def test_a_template_that_ends_only_some_turns_is_refused(tiny_folder):
@@ -212,16 +214,24 @@ def test_a_template_that_ends_only_some_turns_is_refused(tiny_folder):
 
 
 @pytest.mark.parametrize("closing", ["''", "'\\n'", "'</s>'"])
-def test_a_template_without_an_end_token_is_refused(tiny_folder, closing):
-    with pytest.raises(ChatError, match="missing end-of-turn token"):
-        with_template(tiny_folder, TEMPLATES["tulu3"].replace("eos_token", closing))
+def test_a_template_without_an_end_token_asks_but_is_not_trained(tiny_folder, closing):
+    chat = with_template(tiny_folder, TEMPLATES["tulu3"].replace("eos_token", closing))
+    assert chat.prompt_ids((user("U"),)) == theirs(chat, (user("U"),), generation_prompt=True)
+    assert chat.stops == {258}
+    with pytest.raises(ChatError, match="row 3: missing end-of-turn token"):
+        chat.encode((user("U"), assistant("A")), "row 3")
 
 
-def test_a_template_whose_generation_prompt_is_not_its_header_is_refused(tiny_folder):
+def test_a_template_whose_generation_prompt_is_not_its_header_is_not_trained(tiny_folder):
+    begins = TEMPLATES["tulu3"].replace("{{ '<|assistant|>\\n' }}", "{{ '<|assistant|>\\nSure: ' }}")
     with pytest.raises(ChatError, match="right after its generation prompt"):
-        with_template(
-            tiny_folder, TEMPLATES["tulu3"].replace("{{ '<|assistant|>\\n' }}", "{{ '<|assistant|>\\n<think>' }}")
-        )
+        with_template(tiny_folder, begins).encode((user("U"), assistant("A")))
+
+
+def test_a_thought_that_only_the_generation_prompt_opens_is_closed_before_the_answer(tiny_folder):
+    opens = TEMPLATES["tulu3"].replace("{{ '<|assistant|>\\n' }}", "{{ '<|assistant|>\\n<think>' }}")
+    chat = with_template(tiny_folder, opens)
+    assert trained(chat, chat.encode((user("U"), assistant("A")))) == ["</think>\n\nA<|im_end|>"]
 
 
 def test_a_template_that_opens_only_later_answers_is_refused(tiny_folder):
@@ -243,13 +253,15 @@ def test_the_templates_own_refusal_is_passed_on(tiny_folder):
         chat.render((Message("system", "S"), user("U")))
 
 
-def test_an_unknown_or_absent_template_is_refused(tiny_folder):
+def test_an_unknown_template_is_refused_and_without_any_plain_text_is_read(tiny_folder):
     tokenizer = load_tokenizer(tiny_folder)
     with pytest.raises(ChatError, match="unknown chat template 'zephyr'"):
         Chat(tokenizer, "zephyr")
     tokenizer.chat_template = None
+    plain = Chat(tokenizer)
+    assert plain.prompt_ids((Message(PLAIN, "2 + 2 ="),)) == list(b"2 + 2 =")
     with pytest.raises(ChatError, match=re.escape('set template = "tulu3"')):
-        Chat(tokenizer)
+        plain.prompt_ids((user("U"),))
     assert Chat(tokenizer, "tulu3").end_id == 258
 
 

@@ -114,7 +114,7 @@ def fill(row: Row, values: Mapping[str, str], where: str) -> Row:
     if missing := ", ".join(sorted(slots - set(values))):
         given = ", ".join(sorted(values)) or "none"
         raise RowError(f"{where}: no value for the slot {missing} of this template; the values given: {given}")
-    turns = (Message(turn.role, _SLOT.sub(lambda slot: values[slot[1]], turn.content)) for turn in row.messages)
+    turns = (replace(turn, content=_SLOT.sub(lambda slot: values[slot[1]], turn.content)) for turn in row.messages)
     return replace(row, messages=tuple(turns))
 
 
@@ -285,8 +285,8 @@ def _paired(name: str, prompt: Messages, good: str, bad: str, **models: str) -> 
 
 def _usable(pair: Pair) -> Pair:
     """The pair; Skip where nothing can be learnt from it: an empty answer, or two equal ones."""
-    good, bad = pair.chosen[-1].content, pair.rejected[-1].content
-    if not good.strip() or not bad.strip():
+    good, bad = pair.chosen[-1], pair.rejected[-1]
+    if good.blank or bad.blank:
         raise Skip("an answer is empty")
     if good == bad:
         raise Skip("chosen and rejected are the same text")

@@ -85,7 +85,7 @@ def keywords(row: Row) -> Finding | None:
 
 def blank(row: Row) -> Finding | None:
     """A message is empty or holds only white space (Tülu 3, SFT conversion scripts)."""
-    found = [f"turn {i} ({turn.role})" for i, turn in enumerate(row.messages) if not turn.content.strip()]
+    found = [f"turn {i} ({turn.role})" for i, turn in enumerate(row.messages) if turn.blank]
     return Finding(f"blank: {', '.join(found)}") if found else None
 
 

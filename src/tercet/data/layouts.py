@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from tercet.rows import ROLES, Message, Messages, Row, RowError, messages_from, row_from
+from tercet.rows import ROLES, Message, Messages, Row, RowError, messages_from, row_from, with_tools
 
 Raw = dict[str, Any]
 Adapter = Callable[[Raw, str], Row]
@@ -30,7 +30,6 @@ LAYOUTS: tuple[tuple[str, tuple[str, ...], str], ...] = (  # adapter, keys every
     ("rewardbench", ("prompt", "chosen", "rejected", "subset"), "RewardBench: a prompt, two texts and their subset"),
     ("prompt_pair", ("prompt", "chosen", "rejected"), "a prompt with a chosen and a rejected text"),
     ("hh", ("chosen", "rejected"), "chosen and rejected dialogues as one text each"),
-    ("sharegpt_without_tools", ("conversations", "tools"), "ShareGPT turns, some of which call tools"),
     ("sharegpt", ("conversations",), "ShareGPT: turns with from and value"),
     ("wildchat", ("conversation", "model"), "WildChat: a conversation and the model that answered"),
     ("oasst", ("message_id", "parent_id", "role", "text"), "the messages of OpenAssistant's trees"),
@@ -62,6 +61,7 @@ _CONVERSATIONS = ("messages", "conversations", "conversation", "prompt", "chosen
 _QUESTIONS = (*PROMPTS, "problem", "inputs", "persona", "input persona")
 _ANSWERERS = frozenset(("assistant", "gpt", "chatgpt", "system", "tool", "function", "function_call", "observation"))
 _SPEAKERS = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"} | {role: role for role in ROLES}
+_SPEAKERS |= {"function_call": "assistant", "observation": "tool", "function": "tool"}
 _MAY_BE_NULL = ("parent_id", "prompt_harm_label", "adversarial")  # keys that count as present although they hold null
 
 
@@ -176,16 +176,17 @@ def alpaca(raw: Raw, where: str) -> Row:
 
 
 def sharegpt(raw: Raw, where: str) -> Row:
-    """`conversations` of `{from, value}`, optionally a `system` text; tool turns are refused."""
+    """`conversations` of `{from, value}`, optionally a `system` text and `tools` that a `function_call` turn calls."""
     turns = raw.get("conversations")
     if not isinstance(turns, list | tuple):
         raise RowError(f"{where}: expected a 'conversations' list, got the keys {keys_of(raw)}; choose another adapter")
     start = [Message("system", raw["system"])] if isinstance(raw.get("system"), str) and raw["system"].strip() else []
-    return Row(raw["id"], messages_from([*start, *(turn_of(turn, where) for turn in turns)], where))
+    messages = messages_from([*start, *(turn_of(turn, where) for turn in turns)], where)
+    return Row(raw["id"], with_tools(messages, raw.get("tools"), where))
 
 
 def sharegpt_without_tools(raw: Raw, where: str) -> Row:
-    """`sharegpt` without the conversations that call tools, for which `Row` has no role."""
+    """`sharegpt` without the conversations that call tools."""
     turns = raw.get("conversations")
     speakers = [turn.get("from") for turn in turns if isinstance(turn, dict)] if isinstance(turns, list | tuple) else []
     if any(speaker in ("function_call", "observation", "tool") for speaker in speakers):
@@ -225,7 +226,7 @@ def kto(raw: Raw, where: str) -> Row:
         raise RowError(f"{where}: expected true or false under label, got {raw.get('label')!r:.40}")
     if not raw["label"]:
         raise Skip("the answer is marked as bad")
-    return conversation({"id": raw["id"], "messages": raw.get("messages")}, where)
+    return conversation({"id": raw["id"], "messages": raw.get("messages"), "tools": raw.get("tools")}, where)
 
 
 def instances(raws: Iterable[tuple[Raw, str]]) -> Iterator[tuple[Raw, str]]:
@@ -259,8 +260,10 @@ def turn_of(turn: Any, where: str) -> Message | Raw:
         raise RowError(f"{where}: each turn must be an object with 'from' and 'value', got {turn!r:.80}")
     if not isinstance(turn["from"], str) or turn["from"] not in _SPEAKERS:
         known = ", ".join(sorted(_SPEAKERS))
-        raise RowError(f"{where}: a turn is from {turn['from']!r}; expected {known}; remove rows with tool calls")
+        raise RowError(f"{where}: a turn is from {turn['from']!r}; expected {known}")
     value = "" if turn["value"] is None else turn["value"]
+    if turn["from"] == "function_call":
+        return {"role": "assistant", "content": "", "tool_calls": value}
     return {"role": _SPEAKERS[turn["from"]], "content": value}
 
 

@@ -30,8 +30,9 @@ from tercet.data.process_pool import ProcessPool
 from tercet.data.sources import Reading, check_verifiers, chosen_side, from_hub, label, load, load_pairs, lot, stand_in
 from tercet.journal import write_json
 from tercet.recipe import MixtureSpec, PairMixSpec, SourceSpec
-from tercet.rows import Pair, Row, RowError, TableWriter, pair_from, stream_rows
+from tercet.rows import Pair, Row, RowError, pair_from, stream_rows
 from tercet.rows_file import read_file
+from tercet.rows_table import TableWriter
 from tercet.store import Artifact, Context
 
 Entry = Row | Pair

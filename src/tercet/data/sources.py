@@ -61,7 +61,7 @@ def load(source: SourceSpec, inputs: Inputs, mirror: Mapping[str, str], reading:
         row = adapter(raw, where)
         if name == "hardcoded":
             row = fill(row, source.values, where)
-        if public and row.answer is not None and not row.answer.strip():
+        if public and row.answer is not None and row.messages[-1].blank:
             raise Skip("empty answer")
         _check(row, where, require_answer=source.require_answer)
         return row
@@ -246,7 +246,7 @@ def _check(row: Row, where: str, *, require_answer: bool) -> None:
             f"{where}: has no assistant turn at its end, so there is nothing to train on; add the answer, remove the "
             f"row, or set `require_answer = false` for prompts that are only rewarded"
         )
-    if row.answer is not None and not row.answer.strip():
+    if row.answer is not None and row.messages[-1].blank:
         raise RowError(f"{where}: has an empty completion (its last assistant turn is blank); fill or remove the row")
     plain = (row.id, row.source, row.skill, row.verifier, row.reference, row.template)
     _check_texts(where, *plain, *(turn.content for turn in row.messages))

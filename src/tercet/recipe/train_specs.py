@@ -87,9 +87,13 @@ class OfflineSpec(TrainSpec):
     """What the stages share that train on rows or pairs which exist before the training starts."""
 
     data_field: ClassVar[str]  # the field that names the stage of its rows or pairs
+    later = (*TrainSpec.later, "thinking")
     sides: ClassVar[float] = 2.6 * TRAINED  # of a pair: two answers and what the reference reads; 1 of a row
     num_epochs: int = Field(1, ge=1, description="Passes over the rows.")
     steps: int | None = Field(None, ge=1, description="Stop after this many optimiser steps; the schedule ends there.")
+    thinking: Literal["keep", "drop"] = Field(
+        "keep", description="Thoughts of the rows' answers: trained as the chat template writes them, or left out."
+    )
 
     def forecast(self, rows: Mapping[str, int]) -> dict[str, int]:
         """Optimiser steps."""

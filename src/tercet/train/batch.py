@@ -66,9 +66,19 @@ class TruncationError(ValueError):
 
 
 def answered(encoded: MaskedTokens) -> Tree:
-    """One leaf, all assistant turns trained; what follows the last trained token is cut."""
-    end = len(encoded.mask) - encoded.mask[::-1].index(True)
-    return Tree([], [Leaf(encoded.token_ids[:end], encoded.mask[:end])])
+    """All assistant turns trained; what follows the last trained token is cut.
+
+    One leaf, or one for each text that the conversation takes (`MaskedTokens.others`): they share what they begin with
+    as their trunk, up to the first trained token.
+    """
+    paths = [*encoded.others, encoded]
+    ends = [len(one.mask) - one.mask[::-1].index(True) for one in paths]
+    shared = min(one.mask.index(True) for one in paths) if encoded.others else 0
+    trunk = list(encoded.token_ids[:shared])
+    while any(one.token_ids[: len(trunk)] != trunk for one in paths):
+        trunk.pop()
+    shared = len(trunk)
+    return Tree(trunk, [Leaf(one.token_ids[shared:e], one.mask[shared:e]) for one, e in zip(paths, ends, strict=True)])
 
 
 def branch(encoded: Sequence[MaskedTokens]) -> Tree:

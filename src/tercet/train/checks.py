@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from transformers import PretrainedConfig
 
-from tercet.models.chat import Chat
-from tercet.models.hf_folder import load_config, load_tokenizer
+from tercet.models.chat import open_chat
+from tercet.models.hf_folder import load_config
 from tercet.recipe import KINDS, PPOSpec, RLSpec, TrainSpec
 from tercet.store import Artifact, endpoint
 
@@ -96,8 +96,8 @@ class _Reader(NamedTuple):
 
 
 def _reader(folder: Path) -> _Reader:
-    config, tokenizer = load_config(folder), load_tokenizer(folder)
-    chat, rows = Chat(tokenizer), config.get_text_config().vocab_size
+    config, chat = load_config(folder), open_chat(folder)
+    tokenizer, rows = chat.tokenizer, config.get_text_config().vocab_size
     end, pad = str(tokenizer.convert_ids_to_tokens(chat.end_id)), str(tokenizer.pad_token)
     return _Reader(folder, config.model_type, chat.template, end, pad, tokenizer.get_vocab(), rows)
 

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from tercet.algos.preference import REFERENCE_FREE, Sides, dpo, dpo_norm, implicit_rewards, losses_of, nll
 from tercet.device.mesh import Mesh, mesh
-from tercet.models.chat import Chat, MaskedTokens
+from tercet.models.chat import Chat, ChatError, MaskedTokens, open_chat
 from tercet.models.forest import Forest, Leaf, Tree
-from tercet.models.hf_folder import load_config, load_tokenizer, model_digest
+from tercet.models.hf_folder import load_config, model_digest
 from tercet.models.policy import Policy
+from tercet.models.turns import without_thoughts
 from tercet.recipe import DPOSpec, RewardModelSpec
 from tercet.rows import Messages, Pair, RowError, pair_from
 from tercet.store import Artifact, Context
@@ -49,7 +50,7 @@ def run(spec: DPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
         source = inputs[spec.model].payload
         check_context(load_config(source), spec)
         check_authors(inputs[spec.model], inputs[spec.pairs])
-        chat = Chat(load_tokenizer(source))
+        chat = open_chat(source)
         trees = encode_pairs(spec, inputs[spec.pairs].payload / "pairs.parquet", chat, out, ranks, ctx)
         total = schedule(len(trees), spec.batch, spec.num_epochs, spec.steps)
         check_schedule(spec, total)
@@ -72,7 +73,8 @@ def encode_pairs(
     spec: DPOSpec | RewardModelSpec, path: Path, chat: Chat, out: Path, ranks: Mesh, ctx: Context
 ) -> Trees:
     """Trees of all pairs that fit; the truncation table is written before the first step."""
-    rule = ALL_TURNS if isinstance(spec, DPOSpec) and spec.turns == "all" else PAIRS
+    way, drop = (all_turns if isinstance(spec, DPOSpec) and spec.turns == "all" else branch), spec.thinking == "drop"
+    rule = RULES[way, drop]
     kept, table = within(prepare(path, chat, rule, ctx), Limit(spec.max_length, spec.overlong, spec.max_lost))
     if not len(kept):
         raise RowError(f"{path}: expected preference pairs, found none; look at the stage that makes them")
@@ -82,15 +84,16 @@ def encode_pairs(
 
 
 def pair_trees(
-    chat: Chat, path: Path, threads: int, *, tree: Callable[[Sequence[MaskedTokens]], Tree]
+    chat: Chat, path: Path, threads: int, *, tree: Callable[[Sequence[MaskedTokens]], Tree], drop: bool = False
 ) -> Iterator[NamedTree]:
-    """One tree per pair, made by `tree` of the chosen and the rejected conversation."""
+    """One tree per pair, made by `tree` of the chosen and the rejected conversation, with thoughts or without."""
+    keep = without_thoughts if drop else tuple
 
     def sides() -> Iterator[tuple[Pair, Messages, str]]:
         for number, (name, value) in enumerate(stored(path)):
             pair = pair_from(value, name)
             for turns in (pair.chosen, pair.rejected):
-                yield pair, turns, f"{path}, row {number} ({pair.id})"
+                yield pair, keep(turns), f"{path}, row {number} ({pair.id})"
 
     encoded = chat.encode_all(sides(), threads)
     for (pair, chosen), (_, rejected) in zip(encoded, encoded, strict=True):  # one after the other from one iterator
@@ -103,6 +106,11 @@ def all_turns(sides: Sequence[MaskedTokens]) -> Tree:
     The turns before the last are the same on both sides. They cancel in a difference of sums (dpo), but they count in
     both lengths, which brings the means of normalised losses (dpo_norm, simpo, ipo) closer.
     """
+    if any(one.others for one in sides):
+        raise ChatError(
+            'turns = "all" trains all answers of a conversation in one text, but this chat template writes earlier '
+            'turns differently once later ones follow; set turns = "last"'
+        )
     first, other = (one.token_ids for one in sides)
     shared = min(one.mask.index(True) for one in sides)
     while first[:shared] != other[:shared]:
@@ -114,6 +122,11 @@ def all_turns(sides: Sequence[MaskedTokens]) -> Tree:
 
 PAIRS = Rule("pairs@1", partial(pair_trees, tree=branch))  # only the last turn is trained
 ALL_TURNS = Rule("pairs of all turns@1", partial(pair_trees, tree=all_turns))
+RULES = {(branch, False): PAIRS, (all_turns, False): ALL_TURNS}
+RULES |= {
+    (way, True): Rule(f"{rule.name} without thoughts", partial(pair_trees, tree=way, drop=True))
+    for (way, _), rule in RULES.items()
+}
 
 
 class Origin(NamedTuple):

@@ -17,7 +17,7 @@ from tercet.models.forest import NAME, register
 from tercet.models.hf_folder import load_config, load_model
 from tercet.models.lora import Merged
 from tercet.models.policy import Policy, check_supported
-from tercet.recipe import TrainSpec
+from tercet.recipe import BaseSpec, TrainSpec
 from tercet.store import Artifact, Context
 
 
@@ -70,7 +70,7 @@ def card(spec: TrainSpec, inputs: dict[str, Artifact], ctx: Context, task: str =
         "",
         f"Made by the `{spec.kind}` stage `{ctx.name}` of the recipe `{ctx.recipe.name}`.",
         "",
-        f"- base model: `{base.model}` (chat template: {base.template}); its licence applies",
+        f"- base model: `{base.model}` (chat template: {_template(base)}); its licence applies",
         *(f"- input `{name}`: {artifact.kind} `{artifact.key}`" for name, artifact in sorted(inputs.items())),
         "",
         "## Settings",
@@ -80,6 +80,12 @@ def card(spec: TrainSpec, inputs: dict[str, Artifact], ctx: Context, task: str =
         "",
     ]
     return "\n".join(lines)
+
+
+def _template(base: BaseSpec) -> str:
+    """The template by its name, with what the recipe fixed about it."""
+    given = [f"{name} = {json.dumps(value)}" for name, value in sorted(base.template_args.items())]
+    return ", ".join([base.template, *given, *([f"date {base.date}"] if base.date else [])])
 
 
 def write_truncation(out: Path, table: dict[str, Any]) -> None:

@@ -17,9 +17,9 @@ from transformers import AutoModelForSequenceClassification
 from tercet.algos.preference import bradley_terry
 from tercet.device.mesh import mesh
 from tercet.journal import write_json
-from tercet.models.chat import Chat
+from tercet.models.chat import Chat, open_chat
 from tercet.models.forest import NAME, Forest, register
-from tercet.models.hf_folder import check_folder, load_config, load_tokenizer, quiet
+from tercet.models.hf_folder import check_folder, load_config, quiet
 from tercet.models.policy import Scorer, check_supported
 from tercet.recipe import RewardModelSpec
 from tercet.rows import RowError, pair_from
@@ -48,7 +48,7 @@ def run(spec: RewardModelSpec, inputs: dict[str, Artifact], out: Path, ctx: Cont
     with mesh() as ranks:
         source = inputs[spec.model].payload
         check_context(load_config(source), spec)
-        chat = Chat(load_tokenizer(source))
+        chat = open_chat(source)
         path = inputs[spec.pairs].payload / "pairs.parquet"
         trees = encode_pairs(spec, path, chat, out, ranks, ctx)
         margins = rating_margins(path, trees, spec.margin) if spec.margin else None

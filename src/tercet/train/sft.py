@@ -9,8 +9,8 @@ from pathlib import Path
 from torch import nn
 
 from tercet.device.mesh import Mesh, mesh
-from tercet.models.chat import Chat
-from tercet.models.hf_folder import load_tokenizer
+from tercet.models.chat import Chat, open_chat
+from tercet.models.turns import num_thoughts, without_thoughts
 from tercet.recipe import SFTSpec
 from tercet.rows import stream_rows
 from tercet.store import Artifact, Context
@@ -27,7 +27,7 @@ def run(spec: SFTSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
     with mesh() as ranks:
         check_inputs(spec, inputs)
         source = inputs[spec.model].payload
-        chat = Chat(load_tokenizer(source))
+        chat = open_chat(source)
         trees = encode(spec, inputs[spec.rows].payload / "rows.parquet", chat, out, ranks, ctx)
         total = schedule(len(trees), spec.batch, spec.num_epochs, spec.steps)
         check_schedule(spec, total)
@@ -36,26 +36,38 @@ def run(spec: SFTSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
         steps = tree_steps(trees, spec, ctx, ranks, range(state.step, total))
         fit(state, steps, loss, spec, ctx, total=total)
         export(state.trainable, source, out, spec, inputs, ctx)
-        return {"steps": float(state.step), "rows": float(len(trees))}
+        more = {"split_rows": trees.tokens.num_split, "dropped_thoughts": dropped_thoughts(spec, inputs[spec.rows])}
+        counts = {name: float(number) for name, number in more.items() if number}
+        return {"steps": float(state.step), "rows": float(len(trees)), **counts}
 
 
 def encode(spec: SFTSpec, path: Path, chat: Chat, out: Path, ranks: Mesh, ctx: Context) -> Trees:
     """Trees of all rows that fit; the truncation table is written before the first step."""
-    kept, table = within(prepare(path, chat, TURNS, ctx), Limit(spec.max_length, spec.overlong, spec.max_lost))
+    rule = TURNS if spec.thinking == "keep" else ANSWERS
+    kept, table = within(prepare(path, chat, rule, ctx), Limit(spec.max_length, spec.overlong, spec.max_lost))
     if ranks.first:
         write_truncation(out, table)
     return kept
 
 
-def conversations(chat: Chat, path: Path, threads: int) -> Iterator[NamedTree]:
-    """One tree per row: every assistant turn is trained."""
+def conversations(chat: Chat, path: Path, threads: int, *, drop: bool = False) -> Iterator[NamedTree]:
+    """One tree per row: every assistant turn is trained, with its thought or (`drop`) without."""
     rows = enumerate(stream_rows(path))
-    named = ((row, row.messages, f"{path}, row {number} ({row.id})") for number, row in rows)
+    keep = without_thoughts if drop else tuple
+    named = ((row, keep(row.messages), f"{path}, row {number} ({row.id})") for number, row in rows)
     for row, encoded in chat.encode_all(named, threads):
         yield row.id, row.source, answered(encoded)
 
 
 TURNS = Rule("conversations@1", conversations)
+ANSWERS = Rule("conversations without thoughts@1", partial(conversations, drop=True))
+
+
+def dropped_thoughts(spec: SFTSpec, rows: Artifact) -> int:
+    """How many thoughts the recipe leaves out."""
+    if spec.thinking == "keep":
+        return 0
+    return sum(num_thoughts(row.messages) for row in stream_rows(rows.payload / "rows.parquet"))
 
 
 def sft_loss(policy: nn.Module, batch: Batch, *, reduction: str = "token_mean", length: int = 1) -> Loss:

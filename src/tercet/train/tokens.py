@@ -3,7 +3,7 @@
 `<store>/.cache/tokens/<key>.arrow` holds them flat; the key is the hash of the rows' bytes, the tokenizer with its
 template, and the rule that made trees of the rows. One rank (or one of several runs) writes it while the others wait;
 all of them map it into memory, so the pages are shared and a tree exists only while a step uses it.
-Shape suffixes: R rows, S segments of a tree (its trunk, then its leaves).
+Shape suffixes: R rows, S segments of a tree (its trunk, then its leaves; 0 where a row has fewer than others).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NamedTree = tuple[str, str, Tree]  # row id, source, tree
 
 
 class Rule(NamedTuple):
-    """How stored rows become trees, all with equally many leaves. A changed rule needs another name: it is hashed."""
+    """How stored rows become trees. A changed rule needs another name: it is hashed."""
 
     name: str
     trees: Callable[[Chat, Path, int], Iterator[NamedTree]]  # (chat, file of rows, threads)
@@ -50,8 +50,10 @@ class Tokens:
         reader = pa.ipc.open_file(pa.memory_map(str(file)))
         self._parts = [reader.get_batch(number) for number in range(reader.num_record_batches)]
         self._flat = [[_mapped(part.column(name)) for name in ("ids", "mask")] for part in self._parts]
-        sizes = [_mapped(part.column("sizes"))[1].reshape(len(part), -1) for part in self._parts]
-        self.sizes_RS = np.concatenate(sizes) if sizes else np.zeros((0, 2), dtype=np.int32)
+        sizes = [_mapped(part.column("sizes")) for part in self._parts]
+        widest = max((int(np.diff(begins).max(initial=2)) for begins, _ in sizes), default=2)
+        self.sizes_RS = np.concatenate([_padded(*one, widest) for one in sizes] or [np.zeros((0, 2), np.int32)])
+        self._ragged = any(len(flat) < len(part) * widest for (_, flat), part in zip(sizes, self._parts, strict=True))
         codes: dict[str, int] = {}
         names = chain.from_iterable(part.column("source").to_pylist() for part in self._parts)
         self.source_R = np.fromiter((codes.setdefault(name, len(codes)) for name in names), np.int64)
@@ -60,6 +62,11 @@ class Tokens:
     def __len__(self) -> int:
         """Rows."""
         return len(self.sizes_RS)
+
+    @property
+    def num_split(self) -> int:
+        """Rows that take more than one text: their template rewrites earlier turns (of rows that are conversations)."""
+        return int((self.sizes_RS[:, 2:] > 0).any(axis=1).sum())
 
     def name(self, row: int) -> str:
         """The id of a row."""
@@ -70,7 +77,8 @@ class Tokens:
         (begins, ids), (_, mask) = self._flat[row // PART]
         own = slice(begins[row % PART], begins[row % PART + 1])
         token_ids, trained = ids[own].tolist(), mask[own].view(bool).tolist()
-        ends = np.cumsum(self.sizes_RS[row]).tolist()
+        sizes_S = self.sizes_RS[row]
+        ends = np.cumsum(np.trim_zeros(sizes_S, "b") if self._ragged else sizes_S).tolist()
         leaves = [Leaf(token_ids[a:b], trained[a:b]) for a, b in pairwise(ends)]
         return Tree(token_ids[: ends[0]], leaves)
 
@@ -115,6 +123,16 @@ def _mapped(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
     values, kind = lists.values, np.dtype(str(lists.type.value_type))
     flat = np.frombuffer(values.buffers()[1], kind, len(values)) if len(values) else np.zeros(0, kind)
     return np.frombuffer(lists.offsets.buffers()[1], np.int32, len(lists) + 1), flat
+
+
+def _padded(begins: np.ndarray, sizes: np.ndarray, width: int) -> np.ndarray:
+    """The sizes of each row's segments, filled up with zeros where rows have different numbers of them."""
+    counts_R = np.diff(begins)
+    if (counts_R == width).all():
+        return sizes.reshape(len(counts_R), width)
+    found_RS = np.zeros((len(counts_R), width), dtype=sizes.dtype)
+    found_RS[np.arange(width) < counts_R[:, None]] = sizes
+    return found_RS
 
 
 def _record_batch(part: Sequence[NamedTree]) -> pa.RecordBatch:

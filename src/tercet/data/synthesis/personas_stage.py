@@ -15,7 +15,8 @@ from tercet.data.synthesis.personas_checks import AnswerPlan
 from tercet.data.synthesis.requests import PIECE, logged_model, open_log, title, write_requests
 from tercet.journal import write_json
 from tercet.recipe import PersonasSpec
-from tercet.rows import Row, RowError, TableWriter
+from tercet.rows import Row, RowError
+from tercet.rows_table import TableWriter
 from tercet.store import Artifact, Context
 
 

@@ -23,7 +23,8 @@ from tercet.data.synthesis.request_log import LoggedModel, RequestLog, completio
 from tercet.data.synthesis.requests import PIECE, logged_model, open_log, title, write_requests
 from tercet.journal import write_json
 from tercet.recipe import RatedPairsSpec
-from tercet.rows import Pair, Row, RowError, Sampling, TableWriter, read_rows
+from tercet.rows import Pair, Row, RowError, Sampling, read_rows
+from tercet.rows_table import TableWriter
 from tercet.store import Artifact, Context
 
 SEED = "judged"  # in the seed of the answers: another word would draw other answers

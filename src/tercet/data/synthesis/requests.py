@@ -19,7 +19,8 @@ from typing import Any
 from tercet.data.disk_list import batched
 from tercet.data.synthesis.request_log import LoggedModel, RequestLog, RequestLogError
 from tercet.recipe import AskingSpec
-from tercet.rows import Completions, Done, Likelihoods, Options, Prompts, Sampling, TableWriter
+from tercet.rows import Completions, Done, Likelihoods, Options, Prompts, Sampling
+from tercet.rows_table import TableWriter
 from tercet.store import Artifact, Context, endpoint
 
 PIECE = 1024  # rows that are asked about, or written to a table, together

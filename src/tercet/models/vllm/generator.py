@@ -21,8 +21,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from tercet.models.chat import Chat, ChatGenerator, Done, Ids
-from tercet.models.hf_folder import load_tokenizer
+from tercet.models.chat import Chat, ChatGenerator, Done, Ids, open_chat
 from tercet.models.vllm.weights import DTYPES, EngineError, Weights, checksum, replace, unpacked, weights_of
 from tercet.rows import Completion, Completions, Likelihood, Likelihoods, Options, Prompts, Sampling
 
@@ -85,7 +84,7 @@ class VllmGenerator(ChatGenerator):
         }
         with unpacked() if on_cpu else nullcontext():
             engine = vllm.LLM(model=str(folder), dtype=dtype, **settings).llm_engine
-        return cls(engine, Chat(load_tokenizer(folder)), dtype)
+        return cls(engine, open_chat(folder), dtype)
 
     def write(
         self, prompts: Sequence[Ids], sampling: Sampling, done: Done | None = None, streams: Sequence[int] | None = None
@@ -116,7 +115,7 @@ class VllmGenerator(ChatGenerator):
         asked: list[tuple[list[int], list[int]]] = []
         for messages, texts in zip(prompts, options, strict=True):
             context, found = self.chat.continuations(messages, texts)
-            asked += [(context, [*ids, *([self.chat.end_id] if close else [])]) for ids in found]
+            asked += [(context, [*ids, *(self.chat.closing_ids if close else [])]) for ids in found]
         settings = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "detokenize": False}
         scores: dict[int, Likelihood] = {}
         whole = [[*context, *ids] for context, ids in asked]

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from tercet.algos.advantage import group_advantages
 from tercet.device.mesh import Mesh, release_memory
-from tercet.models.chat import Chat
+from tercet.models.chat import Chat, open_chat
 from tercet.models.forest import Forest, Leaf, Tree
-from tercet.models.hf_folder import load_tokenizer
 from tercet.recipe import RLSpec
 from tercet.rows import Completion, Row, RowError, Sampling, read_rows, row_from, speed_of
 from tercet.store import Artifact, Context
@@ -92,7 +91,7 @@ def read_prompts(spec: RLSpec, inputs: dict[str, Artifact], out: Path, ranks: Me
             f"{path}: row {bare.id!r} names no verifier; an RL stage's rows need 'verifier' and 'reference', so mix "
             "prompts with a verifier only"
         )
-    chat = Chat(load_tokenizer(inputs[spec.model].payload))
+    chat = open_chat(inputs[spec.model].payload)
     kept, table = within(prepare(path, chat, PROMPTS, ctx), Limit(spec.max_length, "drop", spec.max_lost))
     if ranks.first:
         write_truncation(out, table)
