@@ -112,7 +112,7 @@ def test_a_stage_is_read_from_its_payload(tmp_path: Path) -> None:
         ({"question": "How?", "answer": "3"}, {"adapter": "gsm8k"}, r"must end in '#### NUMBER', got '3'"),
         ({"instruction": "Do"}, {"adapter": "alpaca"}, r"expected text under response"),
         ({"messages": TURNS}, {"adapter": "sharegpt"}, r"expected a 'conversations' list"),
-        ({"conversations": [{"from": "observation", "value": ""}]}, {"adapter": "sharegpt"}, "from 'observation'"),
+        ({"conversations": [{"from": "narrator", "value": ""}]}, {"adapter": "sharegpt"}, "from 'narrator'"),
         ({"conversations": ["hello"]}, {"adapter": "sharegpt"}, "'from' and 'value', got 'hello'"),
     ],
 )

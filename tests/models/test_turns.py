@@ -87,9 +87,7 @@ def test_a_thought_is_trained_where_the_template_has_its_place(number):
     chat, family = chat_of(number), FAMILIES[number]
     assert trained(chat, chat.encode((USER, DetailedMessage("assistant", "A", thought="T")))) == [family.thought]
     (inline,) = trained(chat, chat.encode((USER, Message("assistant", f"{THINK}A"))))
-    assert "".join(inline.split()) == "".join(
-        family.thought.split()
-    )  # some keep its white space
+    assert "".join(inline.split()) == "".join(family.thought.split())  # some keep its white space
 
 
 @those(lambda family: not family.thought)
