@@ -119,7 +119,12 @@ BAD_ROWS = {
         "empty completion",
         "fill or remove the row",
     ),
-    "an unknown role": (row(2, messages=[{"role": "critic", "content": "x"}]), "row 3", "role 'critic'", "expected one of"),
+    "an unknown role": (
+        row(2, messages=[{"role": "critic", "content": "x"}]),
+        "row 3",
+        "role 'critic'",
+        "expected one of",
+    ),
     "an unknown verifier": (row(2, verifier="gsm9k@1", reference="4"), "'r2'", "gsm9k@1", "gsm8k@1"),
 }
 

@@ -103,7 +103,7 @@ def _spec(name: str, spec: BaseModel) -> Object:
     rows = [
         {"key": key, "value": plain(values[key]), "given": key in given, "description": info.description or ""}
         for key, info in type(spec).model_fields.items()
-        if key != "kind"
+        if key != "kind" and key in values
     ]
     rows.sort(key=lambda row: not row["given"])
     return {"name": name, "kind": values.get("kind", ""), "rows": rows}
