@@ -85,7 +85,7 @@ def test_named_functions_and_files_exist(page):
 
 def test_the_docs_are_five_pages():
     pages = {page.name for page in (ROOT / "docs").glob("*.md")}
-    assert pages == {"index.md", "tour.md", "recipe.md", "paper.md", "log.md"}
+    assert pages == {"index.md", "tour.md", "recipe.md", "paper.md", "log.md", "templates.md"}
 
 
 def test_the_changelog_knows_the_version():

@@ -20,7 +20,7 @@ WAYS = ("raw", "per_token", "per_char", "per_byte", "unconditional")  # to choos
 
 @dataclass(frozen=True)
 class TaskCard:
-    """How a task asks and grades: an entry of `tasks.json`. The last five are what an eval stage decides, else None.
+    """How a task asks and grades: an entry of `tasks.json`. The last six are what an eval stage decides, else None.
 
     `data` are public sources, or a generator's settings; `shots` is None where examples are not turns of their own.
     """
@@ -52,6 +52,7 @@ class TaskCard:
     repeats: int | None = None
     sandbox: str | None = None
     isolation: str | None = None
+    chat_template: dict[str, Any] | None = None  # its SHA-256, the arguments that a recipe fixed, the date it is told
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -64,7 +65,7 @@ class TaskCard:
 
     def to_json(self) -> dict[str, Any]:
         """The card as it is stored, without what no eval stage has decided yet."""
-        undecided = ("dtype", "engine", "repeats", "sandbox", "isolation")
+        undecided = ("dtype", "engine", "repeats", "sandbox", "isolation", "chat_template")
         found = {key: value for key, value in asdict(self).items() if value is not None or key not in undecided}
         found["sampling"]["stop"] = list(self.sampling.stop)
         return found

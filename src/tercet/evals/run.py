@@ -8,7 +8,9 @@ can change a token there, and a resumed evaluation must end in the same bytes.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +22,7 @@ from tercet import journal, machine
 from tercet.evals import gates, llm_judged
 from tercet.evals.results import USAGE, ResultLog, asked, graded, log_usage, total_usage, write_scores
 from tercet.evals.task import Item, TaskError, read_benchmark
-from tercet.recipe import EvalSpec, gate
+from tercet.recipe import DAY, EvalSpec, gate
 from tercet.records import Result, TaskCard
 from tercet.rows import PLAIN, Completion, Generator, Likelihood, Message, Messages, speed_of
 from tercet.sandbox.run import ready
@@ -29,6 +31,7 @@ from tercet.verify import verifier
 
 GROUP = 256  # items asked at once, and lost at most when killed
 MAX_ERRORS = 0.01  # share of a task's items that may fail to be asked or graded
+ARGUMENT = re.compile(r"\{% set (\w+) = \1 if \1 is defined else (.*?) \+%\}")  # as the base stage writes them
 NO_QUESTION = (Message(PLAIN, "Answer:"),)  # the context of an option's unconditional log-probability
 Emit = Callable[[Result], None]
 
@@ -49,7 +52,8 @@ class ItemGroup:
 def run(spec: EvalSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
     """Evaluate the model; returns every task's headline score."""
     cards, benchmark = read_benchmark(inputs[spec.benchmark].payload)
-    cards = [_overridden(card, spec) for card in cards]
+    template = chat_template(inputs[spec.model].payload)
+    cards = [replace(_overridden(card, spec), chat_template=template) for card in cards]
     _check(spec, cards, ctx)
     baselines = _baselines(spec, cards, inputs)
     with ResultLog(ctx.work / "results.jsonl") as log:
@@ -68,6 +72,18 @@ def run(spec: EvalSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) ->
     scores = write_scores(out, cards, results)
     gates.check(spec.require, out / "results.jsonl", baselines)
     return {**{name: score.score for name, score in scores.items()}, **total_usage(ctx.work / USAGE)}
+
+
+def chat_template(folder: Path) -> dict[str, Any] | None:
+    """What a model folder says about its chat template; None for a server, and for a model without one."""
+    path, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    config = json.loads(settings.read_text("utf-8")) if settings.is_file() else {}
+    text = path.read_text("utf-8") if path.is_file() else config.get("chat_template")
+    if not isinstance(text, str) or not text:
+        return None
+    given = dict(ARGUMENT.findall(text)) if text.startswith("{% set ") else {}
+    about = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "arguments": given}
+    return {**about, "date": config.get("chat_template_date") or DAY} if "strftime_now" in text else about
 
 
 def check_errors(card: TaskCard, results: list[Result]) -> None:

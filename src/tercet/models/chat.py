@@ -57,7 +57,7 @@ class MaskedTokens:
 class _Plan(NamedTuple):
     """A conversation before it is tokenised: the texts it takes, and how errors name it."""
 
-    paths: list[turns.Path]
+    paths: list[turns.TrainedText]
     where: str
 
 
@@ -257,7 +257,7 @@ class Chat:
         *others, last = (self._path(*one, plan.where) for one in zip(plan.paths, encodings, strict=True))
         return MaskedTokens(last.token_ids, last.mask, tuple(others)) if others else last
 
-    def _path(self, path: turns.Path, encoding: Encoding, where: str) -> MaskedTokens:
+    def _path(self, path: turns.TrainedText, encoding: Encoding, where: str) -> MaskedTokens:
         ids, closed = encoding.ids, True
         mask = [False] * len(ids)
         for span in path.spans:

@@ -19,6 +19,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
+from tercet.recipe import DAY
+
 # Chat templates that a recipe may name, one file each. Tülu 3's (paper App. B.3) has plain-text markers, no BOS, no
 # default system prompt, and no final newline; the one that ends its file is not part of it.
 TEMPLATES = {
@@ -26,7 +28,6 @@ TEMPLATES = {
     for file in files("tercet.models").joinpath("templates").iterdir()
 }
 OWN = "own"
-DAY = "2026-11-29"  # the date of templates that ask for one, where the recipe names none
 DATE_KEY = "chat_template_date"  # in tokenizer_config.json: the recipe's date, for every stage that reads the folder
 _LLAMA_DATE = "%d %b %Y"  # how templates with a `date_string` write it
 

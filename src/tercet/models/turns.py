@@ -30,7 +30,7 @@ class Span(NamedTuple):
     end: int
 
 
-class Path(NamedTuple):
+class TrainedText(NamedTuple):
     """A text that the model reads and writes, and the answers in it that are trained."""
 
     text: str
@@ -114,7 +114,7 @@ class Turns:
             return self.write(self._turns(messages), waiting=waiting, tools=_tools(messages))
         return self.write([{"role": m.role, "content": m.content} for m in messages], waiting=waiting)
 
-    def paths(self, messages: Sequence[Message]) -> list[Path]:
+    def paths(self, messages: Sequence[Message]) -> list[TrainedText]:
         """The texts that train every answer of a conversation; one where the template allows it, the last turn last."""
         answers = [self._answer(messages, turn) for turn, one in enumerate(messages) if one.role == "assistant"]
         closed = bool(messages) and messages[-1].role == "assistant"
@@ -127,8 +127,8 @@ class Turns:
                 place = list[Span]()
                 found.append((answer.text, place))
             place.insert(0, Span(len(answer.head), answer.end))
-        used = [Path(text, spans) for text, spans in reversed(found) if spans]
-        return used or [Path(whole, [])]
+        used = [TrainedText(text, spans) for text, spans in reversed(found) if spans]
+        return used or [TrainedText(whole, [])]
 
     def _answer(self, messages: Sequence[Message], turn: int) -> _Answer:
         message = messages[turn]

@@ -19,6 +19,7 @@ from tercet.recipe.recipe import Recipe
 from tercet.recipe.rl_specs import ExtraSpec, GRPOSpec, MonitorSpec, PPOSpec, RLSpec
 from tercet.recipe.specs import (
     BASE,
+    DAY,
     KINDS,
     BaseSpec,
     ExamplesSpec,

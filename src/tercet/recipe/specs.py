@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 from tercet.precision import resolve
 
 BASE = "base"
+DAY = "2026-11-29"  # the date of chat templates that ask for one, where the recipe names none
 ROW, PROMPT, ANSWER = 110, 60, 50  # tokens of a row, a prompt and an answer of short chats
 TRAINED = 0.6  # a guess: the share of possible pairs and completions that gives a gradient
 
@@ -242,7 +243,7 @@ class ModelSource(ArtifactSpec):
     date: str = Field(
         "",
         pattern=r"^(\d{4}-\d{2}-\d{2})?$",
-        description="The day that a chat template which asks for the date is told; 2026-11-29 when absent.",
+        description=f"The day that a chat template which asks for the date is told; {DAY} when absent.",
     )
 
     adapter: str = Field(
