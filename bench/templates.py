@@ -77,7 +77,7 @@ def main() -> None:
     args = parser.parse_args()
     with TemporaryDirectory() as scratch:
         folder = args.templates or carried(Path(scratch))
-        found = {file.stem: examined(file) for file in sorted(folder.glob("*.jinja"))}
+        found = {file.stem: outcomes_of(file) for file in sorted(folder.glob("*.jinja"))}
     text = {name: outcomes for name, outcomes in found.items() if outcomes}
     left_out = [name for name, outcomes in found.items() if not outcomes]
     if args.json:
@@ -115,7 +115,7 @@ def carried(scratch: Path) -> Path:
     return scratch / "trl" / "chat_templates"
 
 
-def examined(file: Path) -> dict[str, Outcome]:
+def outcomes_of(file: Path) -> dict[str, Outcome]:
     """The outcome of each conversation; none where the template does not write a content that is text."""
     tokenizer = tokenizer_for(file.read_text(encoding="utf-8"))
     chat = Chat(tokenizer)
