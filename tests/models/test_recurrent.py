@@ -57,7 +57,7 @@ DELTA = {
 STATE_SPACE = {
     "mamba_n_heads": 8,
     "mamba_d_head": 8,
-    "mamba_n_groups": 2,
+    "mamba_n_groups": 1,
     "mamba_d_state": 16,
     "mamba_chunk_size": 32,
 }

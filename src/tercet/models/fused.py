@@ -102,9 +102,11 @@ def fuse(model: nn.Module) -> nn.Module:
 
 
 def _norm(module: nn.Module, eps: float, plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def forward(x: Tensor) -> Tensor:
+    def forward(x: Tensor, *more: Any, **named: Any) -> Tensor:
         weight: Tensor = module.weight  # type: ignore[assignment]
-        return _RmsNorm.apply(x, weight, eps) if _possible(x) and x.dtype == weight.dtype else plain(x)
+        if more or named or not _possible(x) or x.dtype != weight.dtype:  # a gate, for instance
+            return plain(x, *more, **named)
+        return _RmsNorm.apply(x, weight, eps)
 
     return forward
 

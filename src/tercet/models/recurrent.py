@@ -23,6 +23,7 @@ from tercet.models.forest import ForestError
 from tercet.models.state_plan import StatePlan
 
 Function = Callable[..., Any]
+CPU_CHUNK = 64  # tokens of Mamba-2 at once, with PyTorch's own products: each sees the whole chunk
 
 
 def follow_trees(model: nn.Module) -> bool:
@@ -105,11 +106,12 @@ def _state_space(plain: Function) -> Function:
         if forest is None:
             return plain(*given, chunk_size=chunk_size, **options)
         hidden, step, decay, enters, leaves = given
-        steps = _steps(step, options.pop("dt_bias", None), options.pop("dt_softplus", False), options.pop("dt_limit"))
+        longest = min(chunk_size, CPU_CHUNK) if hidden.device.type == "cpu" else chunk_size
+        steps = _steps(step, options)
 
         def scan(inputs: list[Tensor], states: Tensor | None, wanted: bool) -> tuple[Tensor, Tensor | None]:
             hidden, steps, enters, leaves = inputs
-            chunk = min(chunk_size, 1 << (hidden.shape[1] - 1).bit_length())
+            chunk = min(longest, 1 << (hidden.shape[1] - 1).bit_length())
             own = {"initial_states": states, "return_final_states": wanted, "chunk_size": chunk}
             found = plain(hidden, steps, decay, enters, leaves, **(options | own))
             return found if wanted else (found, None)
@@ -119,11 +121,14 @@ def _state_space(plain: Function) -> Function:
     return attend
 
 
-def _steps(step: Tensor, bias: Tensor | None, positive: bool, limit: tuple[float, float]) -> Tensor:
-    """The step sizes of a state-space layer, in float at least."""
+def _steps(step: Tensor, options: dict[str, Any]) -> Tensor:
+    """The step sizes of a state-space layer, in float at least; what makes them is taken out of the options."""
     wide = step.to(torch.promote_types(step.dtype, torch.float32))
-    wide = wide if bias is None else wide + bias.to(wide.dtype)
-    return (softplus(wide) if positive else wide).clamp(*limit)
+    if (bias := options.pop("dt_bias", None)) is not None:
+        wide = wide + bias.to(wide.dtype)
+    if options.pop("dt_softplus", False):
+        wide = softplus(wide)
+    return wide.clamp(*options.pop("dt_limit", (0.0, torch.inf)))
 
 
 def _whole_layer(plain: Function) -> Function:
