@@ -6,11 +6,14 @@ digests of local files. So the plan is exact, a finished run costs nothing to re
 
 from __future__ import annotations
 
+import json
 import os
 import pkgutil
 import signal
+import subprocess
+import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +25,7 @@ from tercet.data import tables
 from tercet.forecast import opening, slow_precision
 from tercet.hub import local_file
 from tercet.precision import reason
-from tercet.recipe import BASE, FileRef, Recipe, RecipeError, load
+from tercet.recipe import BASE, FileRef, ModelSource, Recipe, RecipeError, load
 from tercet.rows import Source
 from tercet.stage import StageJob, failure, supervise
 from tercet.store import Artifact, Identity, Store, source_digest
@@ -41,6 +44,14 @@ class PlanLine:
     path: Path
     precision: str = ""  # of a stage that runs a model, with the reason: "bfloat16: this CPU has AMX"
     forecast: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelReading:
+    """How batches of a model are laid out, in a sentence; `layout` is empty where the model is refused."""
+
+    layout: str
+    sentence: str
 
 
 def graph(recipe: Recipe, store: Store, mirror: dict[str, str] | None = None) -> dict[str, Identity]:
@@ -112,6 +123,30 @@ def announced(recipe: Recipe, store: Store, lines: Sequence[PlanLine]) -> Iterat
     base = next((store.find(BASE, line.key) for line in lines if line.name == BASE), None)
     parameters = base.metrics.get("parameters", 0.0) if base is not None else 0.0
     yield from filter(None, (slow_precision(recipe, missing), opening(recipe, missing, parameters)))
+
+
+def how_read(recipe: Recipe, lines: Sequence[PlanLine], mirror: Mapping[str, str]) -> dict[str, ModelReading]:
+    """How the models are read that a recipe takes from folders: as they were found, or as their config.json says."""
+    found: dict[str, ModelReading] = {}
+    for line in lines:
+        spec, made = recipe.spec(line.name), line.path / "payload" / "tercet" / "layout.json"
+        if not isinstance(spec, ModelSource) or getattr(spec, "encoder", False):
+            continue
+        folder = recipe.folder / Path(mirror.get(spec.model, spec.model)).expanduser()
+        if made.is_file():
+            found[line.name] = ModelReading(**json.loads(made.read_text("utf-8")))
+        elif (folder / "config.json").is_file() and not line.exists:
+            found[line.name] = _asked(folder)
+    return found
+
+
+def _asked(folder: Path) -> ModelReading:
+    """What a process that has torch says of a model folder."""
+    command = [sys.executable, "-m", "tercet.models.support", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return ModelReading("", f"{folder}: could not be tried ({done.stderr.strip().splitlines()[-1:]})")
+    return ModelReading(**json.loads(done.stdout))
 
 
 def read_mirror(path: str | Path | None) -> dict[str, str]:

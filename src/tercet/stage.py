@@ -177,7 +177,8 @@ def _open_model(placement: Placement, folder: Path, dtype: str, engine: str = "l
         return VllmGenerator.open(folder, dtype)
     from tercet.models.generate import LocalGenerator
 
-    return LocalGenerator.open(folder, dtype, rows=placement.gen_rows, tokens=placement.gen_tokens)
+    rows, tokens = placement.gen_rows, placement.gen_tokens
+    return LocalGenerator.open(folder, dtype, rows=rows, tokens=tokens, layout=placement.layout)
 
 
 def _report(error: Exception, draft: Draft, first: bool) -> int:

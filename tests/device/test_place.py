@@ -138,9 +138,12 @@ OPENERS = {
     "models.hf_folder": "reads; its callers move",
     "models.generate": "place.device()",
     "models.embed": "place.device()",
-    "train.export": "open_policy; the mesh of its stage moves it",
-    "train.reward_model": "the mesh",
-    "train.rl.actor_critic": "the mesh",
+    "models.opening": "open_policy; its callers move",
+    "models.classifier": "the mesh of its stage",
+    "models.support": "on the host: a trial",
+    "models.vocabulary": "on the host: a folder is written anew",
+    "models.lora": "on the host: frozen weights",
+    "models.weight_checks": "on the host: a trial",
 }
 
 

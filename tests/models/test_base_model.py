@@ -159,7 +159,7 @@ def run(spec: BaseSpec, out: Path, notes: Notes | None = None) -> dict[str, floa
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
 
 
 def edit(path: Path, **values: object) -> None:

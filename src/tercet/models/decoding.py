@@ -30,6 +30,20 @@ class Ends(NamedTuple):
     tokenizer: Any
     context: int  # tokens
 
+    def ended(self, rows: list[DecodingRow], words: Sequence[str]) -> list[DecodingRow]:
+        """Those of the rows whose last token ends them."""
+        for row, stopped in zip(rows, self._stopped(rows, words), strict=True):
+            row.ended = stopped or row.token_ids[-1] in self.stops or len(row.token_ids) >= row.limit
+        return [row for row in rows if row.ended]
+
+    def _stopped(self, rows: list[DecodingRow], words: Sequence[str]) -> list[bool]:
+        """Which rows have just written one of these stop strings."""
+        if not words or not rows:
+            return [False] * len(rows)
+        window = max(map(len, words)) + 4  # tokens that may hold a stop string
+        tails = self.tokenizer.batch_decode([row.token_ids[-window:] for row in rows])
+        return [any(one in tail for one in words) for tail in tails]
+
 
 @dataclass
 class DecodingRow:
@@ -67,7 +81,6 @@ class Decoding:
     ) -> None:
         self.policy, self.cache, self.sampling = policy, cache, sampling
         self.ends, self.work, self.late = ends, work, late
-        self.window = max((len(words) for words in sampling.stop), default=0) + 4  # tokens that may hold a stop string
         self.device = cache.lengths.device
         self.last = torch.zeros_like(cache.lengths)  # each slot's last token
         self.counts = torch.zeros_like(cache.lengths)  # how many it has drawn
@@ -172,19 +185,10 @@ class Decoding:
             row.token_ids.append(int(token))
             row.logps.append(logp)
         rows = [row for row, *_ in drawn]
-        for row, stopped in zip(rows, self._stopped(rows), strict=True):
-            row.ended = stopped or row.token_ids[-1] in self.ends.stops or len(row.token_ids) >= row.limit
-        return [row for row in rows if row.ended]
+        return self.ends.ended(rows, self.sampling.stop)
 
     def _move(self, source: int, target: int) -> None:
         self.cache.move(source, target, self.rows[source].length - self.cache.offset)
         for each in (self.last, self.counts, self.active, self.numbers):
             each[target] = each[source]
         self.rows[target] = self.rows[source]
-
-    def _stopped(self, rows: list[DecodingRow]) -> list[bool]:
-        """Which rows have just written a stop string."""
-        if not self.sampling.stop or not rows:
-            return [False] * len(rows)
-        tails = self.ends.tokenizer.batch_decode([row.token_ids[-self.window :] for row in rows])
-        return [any(words in tail for words in self.sampling.stop) for tail in tails]

@@ -52,7 +52,7 @@ def model_size(module: nn.Module) -> ModelSize:
         used = num_weights(parameter)
         # experts side by side, of which a token visits a few
         if parameter.dim() == 3 and id(parameter) not in convolutions:
-            used = used // parameter.shape[0] * config.num_experts_per_tok
+            used = used // parameter.shape[0] * _visited(config, parameter.shape[0])
         linear += used
         frozen += 0 if parameter.requires_grad else used
     width = 0 if head is None else head.numel()
@@ -61,6 +61,8 @@ def model_size(module: nn.Module) -> ModelSize:
 
 def _attention(config: PretrainedConfig) -> int:
     """Layers x heads x size; where a model mixes kinds of layers, those without attention do not count."""
+    if not getattr(config, "num_attention_heads", 0):
+        return 0
     layers = getattr(config, "per_layer_config", None) or [config] * config.num_hidden_layers
     kinds = getattr(config, "layer_types", None) or [""] * len(layers)
     return sum(_heads(layer) for layer, kind in zip(layers, kinds, strict=False) if kind not in WITHOUT_ATTENTION)
@@ -71,6 +73,15 @@ def _heads(layer: PretrainedConfig) -> int:
     size = getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
     key, value = getattr(layer, "qk_head_dim", None) or size, getattr(layer, "v_head_dim", None) or size
     return int(layer.num_attention_heads * (key + value) // 2)
+
+
+VISITED = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk", "moe_top_k", "moe_k", "top_k")
+
+
+def _visited(config: PretrainedConfig, experts: int) -> int:
+    """How many of a layer's experts compute a token."""
+    found = (getattr(config, name, None) for name in VISITED)
+    return next((number for number in found if isinstance(number, int) and 0 < number <= experts), experts)
 
 
 def forward_flops(size: ModelSize, tokens: float, attended: float, predicted: float) -> float:

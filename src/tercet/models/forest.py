@@ -57,6 +57,11 @@ class Tree(NamedTuple):
         """Tokens the model computes for this tree where it shares none with others."""
         return len(self.trunk) + sum(len(leaf.token_ids) for leaf in self.leaves)
 
+    @property
+    def path_lengths(self) -> list[int]:
+        """How long each path from the root to a leaf is."""
+        return [len(self.trunk) + len(leaf.token_ids) for leaf in self.leaves] or [len(self.trunk)]
+
 
 class Owners(NamedTuple):
     """Which leaf each of P losses belongs to, how many losses each leaf has (L,), and how many leaves have any."""
@@ -114,6 +119,11 @@ class Forest:
             for k in ("input_ids", "position_ids", "predict_P", "targets_P", "leaf_P", "last_L", "counts_L")
         }
         return replace(self, groups=None, layout=None, plan=None, **moved)
+
+    def paths(self) -> list[list[Span]]:
+        """The spans from the root down to each segment."""
+        inside = (segment for segment in self.segments if segment.start < self.num_tokens)
+        return [[*segment.ancestors, (segment.start, segment.end)] for segment in inside]
 
     @property
     def owners(self) -> Owners:

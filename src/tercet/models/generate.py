@@ -17,13 +17,15 @@ from tercet.device import place
 from tercet.models.chat import Chat, ChatGenerator, Done, Ids, open_chat
 from tercet.models.decoding import Decoding, Ends
 from tercet.models.flops import ComputeAccount
-from tercet.models.forest import NAME, Leaf, Tree, pack_forest, register
-from tercet.models.hf_folder import load_model
+from tercet.models.forest import Leaf, Tree, pack_forest
 from tercet.models.kv_cache import Cache, KeyStore, Prefix
+from tercet.models.opening import context_length, open_policy
 from tercet.models.packed import Packed
 from tercet.models.paged import PagedCache
-from tercet.models.policy import Policy, check_supported
+from tercet.models.policy import Policy
+from tercet.models.row_decoding import Room, RowDecoding
 from tercet.models.score import Question, score
+from tercet.recipe import BatchLayout
 from tercet.rows import Completion, Likelihood, Messages, Sampling
 
 SCORE_TOKENS = 8192  # token budget of one likelihood batch
@@ -41,17 +43,16 @@ class LocalGenerator(ChatGenerator):
     def __init__(self, policy: Policy, chat: Chat, *, rows: int = 64, tokens: int = 131072) -> None:
         self.policy, self.chat, self.rows, self.tokens = policy, chat, rows, tokens
         self.packed, self.work = Packed(policy.model), ComputeAccount(policy)
-        self.config = policy.model.config.get_text_config()
+        self.context = context_length(policy.model.config)
         self.late = self.device.type != "cpu"  # tokens are read while the next step is under way
         self.paged = self.late  # and keys and values are kept in pages
 
     @classmethod
-    def open(cls, folder: Path, dtype: str, *, rows: int = 64, tokens: int = 131072) -> LocalGenerator:
+    def open(
+        cls, folder: Path, dtype: str, *, rows: int = 64, tokens: int = 131072, layout: BatchLayout = "auto"
+    ) -> LocalGenerator:
         """Load a folder onto this process's device; at most `rows` completions at once, and `tokens` of cache."""
-        register()
-        model = load_model(folder, getattr(torch, dtype), attention=NAME).eval()
-        policy = Policy(model).to(place.device()).requires_grad_(False)
-        check_supported(policy)
+        policy = open_policy(folder, getattr(torch, dtype), layout).to(place.device()).requires_grad_(False)
         return cls(policy, open_chat(folder), rows=rows, tokens=tokens)
 
     def write(
@@ -124,10 +125,10 @@ class LocalGenerator(ChatGenerator):
             context, found = self.chat.continuations(messages, texts)
             questions.append(Question(context, [[*ids, *(self.chat.closing_ids if close else [])] for ids in found]))
         longest = max((len(q.context) + max(map(len, q.options)) - 1 for q in questions), default=0)
-        if longest > self.config.max_position_embeddings:
+        if longest > self.context:
             raise GenerateError(
                 f"a prompt and its option have {longest} tokens, more than the model's context of "
-                f"{self.config.max_position_embeddings}; shorten the prompt"
+                f"{self.context}; shorten the prompt"
             )
         with self.packed.used(), self.work.timed():
             return list(score(self.policy, questions, SCORE_TOKENS, self.work))
@@ -145,7 +146,7 @@ class LocalGenerator(ChatGenerator):
 
     def _refused(self, ids: Ids, sampling: Sampling) -> list[Completion]:
         """The answers to a prompt that fills the context, where budgets are fitted to it: errors; else nothing."""
-        limit = self.config.max_position_embeddings
+        limit = self.context
         if not sampling.fit or len(ids) < limit:
             return []
         error = f"a prompt of {len(ids)} tokens leaves no room in the model's context of {limit}"
@@ -157,12 +158,18 @@ class LocalGenerator(ChatGenerator):
         return longest * min(self.rows, len(prompts) * sampling.n) > self.tokens
 
     @torch.no_grad()
-    def _decode(self, prompts: Sequence[Ids], sampling: Sampling, streams: Sequence[int]) -> Iterator[Decoding]:
+    def _decode(
+        self, prompts: Sequence[Ids], sampling: Sampling, streams: Sequence[int]
+    ) -> Iterator[Decoding | RowDecoding]:
         """Admit, step, retire until the queue is empty; yields after every step."""
         longest = self._check(prompts, sampling)
+        ends = Ends(self.chat.stops, self.chat.tokenizer, self.context)
         with self.packed.used():
+            if self.policy.padded:
+                rows = RowDecoding(self.policy, sampling, ends, self.work)
+                yield from rows.run(prompts, streams, Room(self.rows, self.tokens))
+                return
             cache, queue = self._prepare(prompts, sampling, longest)
-            ends = Ends(self.chat.stops, self.chat.tokenizer, self.config.max_position_embeddings)
             state = Decoding(self.policy, cache, sampling, ends, self.work, late=self.late)
             while queue or state.rows or state.pending:
                 free = cache.capacity - len(state.rows)
@@ -181,7 +188,7 @@ class LocalGenerator(ChatGenerator):
         shared = _shared(prompts)
         prefix = Prefix(self.policy, pack_forest([Tree(prompts[0][:shared], [])]).to(self.device)) if shared else None
         self.work.add(shared, shared * (shared + 1) / 2, 0)
-        length = min(longest + sampling.max_new_tokens, self.config.max_position_embeddings) - shared
+        length = min(longest + sampling.max_new_tokens, self.context) - shared
         wanted = min(self.rows, len(prompts) * sampling.n)
         rows = max(1, min(wanted, (self.tokens - shared) // length))
         starts = range(0, sampling.n, rows)
@@ -193,7 +200,7 @@ class LocalGenerator(ChatGenerator):
 
     def _check(self, prompts: Sequence[Ids], sampling: Sampling) -> int:
         longest = max((len(ids) for ids in prompts), default=0)
-        limit = self.config.max_position_embeddings
+        limit = self.context
         if longest + (1 if sampling.fit else sampling.max_new_tokens) > limit:
             raise GenerateError(
                 f"a prompt of {longest} tokens plus max_new_tokens = {sampling.max_new_tokens} exceeds the model's "

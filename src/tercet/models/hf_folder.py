@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, 
 from transformers.utils import logging
 
 from tercet.journal import replace, write_json
+from tercet.models.classes import model_class
 from tercet.models.weights import BaseError
 
 TOKENIZER_FILES = (
@@ -41,7 +42,8 @@ TOKENIZER_FILES = (
 def load_model(folder: Path, dtype: torch.dtype, *, attention: str | None = None) -> PreTrainedModel:
     """The causal language model of a folder in `dtype`, every weight read from the file; `attention` names a kernel."""
     check_folder(folder)
-    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "output_loading_info": True}
+    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "trust_remote_code": False}
+    options["output_loading_info"] = True
     if attention:
         options["attn_implementation"] = attention
     reader: Any = AutoModelForCausalLM
@@ -62,13 +64,14 @@ def load_model(folder: Path, dtype: torch.dtype, *, attention: str | None = None
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The fast tokenizer of a folder, chat template included."""
     if not (folder / "tokenizer.json").is_file():
-        raise BaseError(
-            f"{folder}: expected a tokenizer (tokenizer.json), found {_listing(folder)}; copy the tokenizer files of "
-            "the model it was trained from next to its weights"
-        )
+        slow = next((name for name in ("tokenizer.model", "vocab.json", "vocab.txt") if (folder / name).is_file()), "")
+        way = "copy the tokenizer files of the model it was trained from next to its weights"
+        if slow:
+            way = f"{slow} alone is of a slow tokenizer: load it with AutoTokenizer of transformers and save it again"
+        raise BaseError(f"{folder}: expected a tokenizer (tokenizer.json), found {_listing(folder)}; {way}")
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the Rust tokenizer raises bare exceptions
         raise BaseError(f"{folder}: the tokenizer cannot be read ({one_line(error)}); copy it again") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
@@ -79,7 +82,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 def load_config(folder: Path) -> PretrainedConfig:
     """The model's configuration."""
     check_folder(folder)
-    return transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    return transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
 
 
 def check_folder(folder: Path) -> None:
@@ -98,7 +101,10 @@ def weight_files(folder: Path) -> list[Path]:
     if single.is_file() or not index.is_file():
         names = [single.name]
     else:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        try:
+            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BaseError(f"{index}: expected JSON with a weight_map ({one_line(error)}); copy it again") from error
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise BaseError(
@@ -124,10 +130,7 @@ def parameter_shapes(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
 
 def meta_model(config: PretrainedConfig) -> PreTrainedModel:
     """The model of a configuration, without any numbers."""
-    names = config.architectures or []
-    kind = getattr(transformers, names[0], None) if names else None
-    if kind is None:
-        raise BaseError(f"config.json: expected 'architectures' to name a class of transformers, got {names}")
+    kind = model_class(config)
     with torch.device("meta"), quiet():
         return kind(config)
 

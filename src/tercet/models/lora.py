@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from tercet.device.four_bits import quantize_layers
 from tercet.models.adapter import Adapter, read_adapter, write_adapter
+from tercet.models.classes import backbone_name
 from tercet.models.hf_folder import load_model, weight_files
 from tercet.recipe import LoraSpec
 
@@ -46,7 +47,7 @@ def adapt(module: nn.Module, lora: LoraSpec, dtype: torch.dtype, seed: int, devi
         _inject(model, lora, layers)
         output = model.get_output_embeddings()
         for name, parameter in model.named_parameters():
-            fresh = not name.startswith(f"{model.base_model_prefix}.") and (
+            fresh = not name.startswith(f"{backbone_name(model)}.") and (
                 output is None or parameter is not output.weight
             )
             parameter.requires_grad_(fresh or name.endswith((A, B)))
@@ -141,7 +142,7 @@ def _inject(model: PreTrainedModel, lora: LoraSpec, layers: list[str]) -> None:
 
 def _targets(model: PreTrainedModel, lora: LoraSpec) -> list[str]:
     """Full names of the linear layers of the backbone that the recipe wants."""
-    start = f"{model.base_model_prefix}."
+    start = f"{backbone_name(model)}."
     linear = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and name.startswith(start)]
     kinds = sorted({name.rpartition(".")[2] for name in linear})
     if unknown := sorted(set(lora.target_modules) - set(kinds)):

@@ -15,6 +15,7 @@ from tercet.models.attention import LAYOUT, POSITIONS, TUNING, Attention
 from tercet.models.backbone import backbone, hand_on
 from tercet.models.forest import Attends, Forest, ForestError, Leaf, MissingLayoutError, Tree, pack_forest
 from tercet.models.fused import fuse
+from tercet.models.padded import padded_hidden
 from tercet.models.recurrent import follow_trees
 
 # Names under which configurations keep a factor or a divisor of the logits.
@@ -39,9 +40,10 @@ class Reader(nn.Module):
     transformers freezes that of the padding token, which in many models is the end token; forests have no padding.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, padded: bool = False) -> None:
+        """Where `padded`, each path of a forest is a row of its own, for models that cannot read a forest."""
         super().__init__()
-        self.model = model
+        self.model, self.padded, self.why_padded = model, padded, ""
         embedding: nn.Embedding = model.get_input_embeddings()  # type: ignore[assignment]
         embedding.padding_idx = None
         fuse(model)
@@ -51,6 +53,8 @@ class Reader(nn.Module):
 
     def hidden(self, layout: Attends, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Hidden states `(T, H)` of a flat row of tokens, without the model's head."""
+        if self.padded:
+            return padded_hidden(backbone(self.model), layout, input_ids)
         given = {"input_ids": input_ids[None], "position_ids": position_ids[None], "use_cache": False}
         given |= {LAYOUT: layout} | ({POSITIONS: position_ids} if self.by_position else {})
         try:
@@ -68,6 +72,10 @@ class Reader(nn.Module):
         own = self.hidden(forest, forest.input_ids, forest.position_ids)
         return own if forest.past is None else torch.cat([own, *(one.to(own.dtype) for one in forest.past.states)])
 
+    def backbone(self) -> nn.Module:
+        """The model below its head."""
+        return getattr(self.model, backbone_name(self.model))
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Reader:
         exact = [
             (owner, name, buffer) for owner in self.modules() for name, buffer in owner.named_buffers(recurse=False)
@@ -81,8 +89,8 @@ class Reader(nn.Module):
 class Policy(Reader):
     """A causal LM read through forests: log-probabilities of trained tokens, or hidden states of last tokens."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__(model)
+    def __init__(self, model: PreTrainedModel, *, padded: bool = False) -> None:
+        super().__init__(model, padded=padded)
         self.scale, self.softcap = _logit_options(model.config.get_text_config())
         self._key_shapes: dict[int, KeyShape] = {}
 

@@ -20,6 +20,7 @@ from tercet.models.attention import Attention
 from tercet.models.flops import ComputeAccount
 from tercet.models.forest_cpu import Segment
 from tercet.models.forest_cuda import Layout
+from tercet.models.padded import Span
 from tercet.models.policy import Policy
 from tercet.rows import Likelihood
 
@@ -46,7 +47,7 @@ def score(
     policy: Policy, questions: Sequence[Question], budget: int, work: ComputeAccount | None = None
 ) -> Iterator[list[Likelihood]]:
     """The likelihoods of every question's options, in order; batches hold at most `budget` tokens where they can."""
-    for batch in _batches(questions, budget):
+    for batch in _unshared(questions, budget) if policy.padded else _batches(questions, budget):
         yield from _score(policy, batch, work)
 
 
@@ -90,6 +91,21 @@ def _fitting(family: _Family, question: Question) -> int:
     return common if common >= SHARED and size * common >= (size - 1) * family.shared else 0
 
 
+def _unshared(questions: Sequence[Question], budget: int) -> Iterator[list[_Family]]:
+    """Each question by itself; a batch has at most `budget` tokens when every option is a row, padding included."""
+    batch: list[_Family] = []
+    rows = longest = 0
+    for question in questions:
+        length = len(question.context) + max(map(len, question.options), default=1) - 1
+        if batch and (rows + len(question.options)) * max(longest, length) > budget:
+            yield batch
+            batch, rows, longest = [], 0, 0
+        rows, longest = rows + len(question.options), max(longest, length)
+        batch.append(_Family(len(question.context) - 1, [question]))
+    if batch:
+        yield batch
+
+
 @dataclass
 class _Nodes:
     """A flat row of tokens cut into nodes, each with the ranges of its ancestors; passed to attention as the layout."""
@@ -109,6 +125,10 @@ class _Nodes:
         self.positions.extend(range(depth, depth + len(tokens)))
         self.nodes.append((own, above))
         return (*above, own)
+
+    def paths(self) -> list[list[Span]]:
+        """The spans from the root down to each node."""
+        return [[(part.start, part.stop) for part in (*above, own)] for own, above in self.nodes]
 
     @property
     def attended(self) -> int:

@@ -22,6 +22,7 @@ from tercet.recipe.specs import (
     DAY,
     KINDS,
     BaseSpec,
+    BatchLayout,
     ExamplesSpec,
     FileRef,
     ModelSource,

@@ -28,6 +28,7 @@ TRAINED = 0.6  # a guess: the share of possible pairs and completions that gives
 
 Loc = tuple[str | int, ...]  # the place of a value in the TOML: ("stage", "sft", "rows")
 Dtype = Literal["auto", "bfloat16", "float32"]
+BatchLayout = Literal["auto", "forest", "padded"]
 
 
 class RecipeError(ValueError):
@@ -84,6 +85,11 @@ class Placement(Spec):
     depth_first: bool = Field(
         True,
         description="Train a tree beyond micro_tokens branch by branch below its trunk (SFT, PPO, GRPO; one rank).",
+    )
+    layout: BatchLayout = Field(
+        "auto",
+        description="How models read batches: `forest` computes what answers share once; `padded` is one path a row, "
+        "for models that cannot; `auto` tries.",
     )
     gen_rows: int = Field(64, ge=1, description="Most completions the local generator decodes at once.")
     gen_tokens: int = Field(131072, ge=256, description="Most tokens that the local generator's cache holds at once.")

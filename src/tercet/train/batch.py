@@ -200,6 +200,8 @@ def batches(
 
     They are padded to `multiple`, by default that of the mesh's device.
     """
+    if mesh.padded:  # rows share nothing, and are filled up by themselves
+        budget, multiple = Budget(budget.tokens, share=False), 1
     multiple = multiple or filling(mesh.device)
     parts = cut_step(trees, budget, mesh)
     forests = [pack_forest([trees[i] for i in items], multiple, share=budget.share) for items in parts]

@@ -14,6 +14,7 @@ from transformers import PretrainedConfig
 
 from tercet.models.chat import open_chat
 from tercet.models.hf_folder import load_config
+from tercet.models.opening import context_length
 from tercet.recipe import KINDS, PPOSpec, RLSpec, TrainSpec
 from tercet.store import Artifact, endpoint
 
@@ -32,9 +33,7 @@ def check_inputs(spec: TrainSpec, inputs: dict[str, Artifact]) -> None:
 
 def check_context(config: PretrainedConfig, spec: TrainSpec) -> None:
     """The longest row (of an RL stage: the longest prompt with the longest completion) fits the model's context."""
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if context is None:
-        return
+    context = context_length(config)
     if isinstance(spec, RLSpec):
         longest = spec.max_length + spec.max_new_tokens
         given = f"max_length = {spec.max_length} (prompt) and max_new_tokens = {spec.max_new_tokens} (response) make"

@@ -16,6 +16,7 @@ from tercet.device.mesh import Mesh, mesh
 from tercet.models.chat import Chat, ChatError, MaskedTokens, open_chat
 from tercet.models.forest import Forest, Leaf, Tree
 from tercet.models.hf_folder import load_config, model_digest
+from tercet.models.opening import open_policy
 from tercet.models.policy import Policy
 from tercet.models.turns import without_thoughts
 from tercet.recipe import DPOSpec, RewardModelSpec
@@ -23,7 +24,7 @@ from tercet.rows import Messages, Pair, RowError, pair_from
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch, Limit, Step, Trees, branch, chosen_rows, schedule, within
 from tercet.train.checks import check_authors, check_context, check_schedule
-from tercet.train.export import export, open_policy, write_truncation
+from tercet.train.export import export, open_to_train, write_truncation
 from tercet.train.kto import check_pairs, mismatch, mismatched
 from tercet.train.loop import Loss, State, TrainingError, fit, leaf_sums, start
 from tercet.train.packing import Budget
@@ -56,17 +57,19 @@ def run(spec: DPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
         check_schedule(spec, total)
         if spec.loss == "kto":
             check_pairs(len(trees), spec.batch, total)
-        policy = open_policy(source)
+        policy, ranks, cost = open_to_train(source, ranks, ctx, trees)
         base = _base(policy, trees, Origin(source, out, total), spec, ctx, ranks)
         state = start(policy, spec, ranks, ctx, kept=base.kept if isinstance(base, ReferenceModel) else None)
         if state.step == 0 and isinstance(base, Table):
             scoring = _scoring(ctx)
-            now = answer_logps(state.trainable.module, trees[:PART], Mesh(device=ranks.device), scoring)
+            now = answer_logps(
+                state.trainable.module, trees[:PART], Mesh(device=ranks.device, padded=ranks.padded), scoring
+            )
             _check_start(now, trees[:PART], base.pairs[:PART], spec, ranks)
         steps = pair_steps(trees, base, state, spec, ctx, total=total)
         fit(state, steps, partial(preference_loss, spec=spec), spec, ctx, total=total)
         export(state.trainable, source, out, spec, inputs, ctx)
-        return {"steps": float(state.step), "pairs": float(len(trees))}
+        return {"steps": float(state.step), "pairs": float(len(trees)), **cost}
 
 
 def encode_pairs(
@@ -139,11 +142,11 @@ class Origin(NamedTuple):
 
 def _base(policy: Policy, trees: Trees, origin: Origin, spec: DPOSpec, ctx: Context, ranks: Mesh) -> Base:
     """No reference, a live model that moves, or a table: the one that the draft holds already, or a new one."""
-    dtype = getattr(torch, spec.precision)
+    dtype, layout = getattr(torch, spec.precision), ctx.recipe.placement.layout
     if spec.loss in REFERENCE_FREE:
         return None
     if spec.polyak > 0:
-        moving = open_policy(origin.source).to(ranks.device)
+        moving = open_policy(origin.source, torch.float32, layout).to(ranks.device)
         return ReferenceModel(moving, spec.polyak, spec.polyak_every, dtype)
     stamp = {"weights": model_digest(origin.source), "tokens": token_digest(trees), "dtype": spec.precision}
     steps = range(origin.total) if spec.loss == "kto" else range(0)
@@ -156,7 +159,8 @@ def _base(policy: Policy, trees: Trees, origin: Origin, spec: DPOSpec, ctx: Cont
     others = (mismatched(trees, order, spec.max_length) for order in orders)
     logps = partial(answer_logps, policy, ranks=ranks, budget=_scoring(ctx))
     table = Table(logps(trees), [logps(step) for step in others])
-    policy.model = open_policy(origin.source).model  # rounding to the compute precision lost bits: read them again
+    # rounding to the compute precision lost bits: read them again
+    policy.model = open_policy(origin.source, torch.float32, layout).model
     if ranks.first:
         save_table(origin.out / "tercet", table, stamp)
     ranks.barrier()

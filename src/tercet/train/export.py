@@ -3,30 +3,51 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 from transformers import PretrainedConfig
 
+from tercet.device.mesh import Mesh
 from tercet.device.shard import Trainable
 from tercet.journal import write_json
 from tercet.models.adapter import KEPT
 from tercet.models.base_layout import save_model
-from tercet.models.forest import NAME, register
-from tercet.models.hf_folder import load_config, load_model
+from tercet.models.forest import Tree
+from tercet.models.hf_folder import load_config
 from tercet.models.lora import Merged
-from tercet.models.policy import Policy, check_supported
+from tercet.models.opening import open_policy
+from tercet.models.policy import Policy, Reader
 from tercet.recipe import BaseSpec, TrainSpec
 from tercet.store import Artifact, Context
 
+SAMPLE = 256  # trees that tell how many tokens a layout computes
 
-def open_policy(folder: Path, dtype: torch.dtype = torch.float32) -> Policy:
-    """Load a folder for training through forests; unsupported architectures are refused."""
-    register()
-    policy = Policy(load_model(folder, dtype, attention=NAME).eval())
-    check_supported(policy)
-    return policy
+
+class Opened(NamedTuple):
+    """A policy to train, ranks that pack batches as it reads them, and what its layout costs, for the artifact."""
+
+    policy: Policy
+    ranks: Mesh
+    metrics: dict[str, float]
+
+
+def open_to_train(source: Path, ranks: Mesh, ctx: Context, trees: Sequence[Tree] = ()) -> Opened:
+    """Open what a stage trains. Where no forest carries it, that and its cost are said; `trees` tell the cost."""
+    policy = open_policy(source, torch.float32, ctx.recipe.placement.layout)
+    if not policy.padded:
+        return Opened(policy, ranks, {})
+    some = [trees[i] for i in range(min(SAMPLE, len(trees)))]
+    cost = sum(sum(tree.path_lengths) for tree in some) / max(1, sum(tree.num_tokens for tree in some)) if some else 0.0
+    often = f"{cost:.2f} times the tokens of a forest" if some else "each prompt again for every completion"
+    if ranks.first:
+        sys.stderr.write(f"tercet: {ctx.name}: one path a row, because {policy.why_padded}; it computes {often}\n")
+    return Opened(policy, replace(ranks, padded=True), {"padded": 1.0, **({"padded_cost": cost} if some else {})})
 
 
 def export(
@@ -46,7 +67,7 @@ def write_folder(
     state = ((name.removeprefix("model."), value) for name, value in trainable.full_state(part))
     if trainable.mesh.first:
         save_model(out, config, state, source=source)
-        (out / "README.md").write_text(text, encoding="utf-8")
+        (out / "README.md").write_text(text + _layout_note(trainable.module), encoding="utf-8")
     else:
         for _ in state:  # gathering a tensor takes every rank
             pass
@@ -86,6 +107,13 @@ def _template(base: BaseSpec) -> str:
     """The template by its name, with what the recipe fixed about it."""
     given = [f"{name} = {json.dumps(value)}" for name, value in sorted(base.template_args.items())]
     return ", ".join([base.template, *given, *([f"date {base.date}"] if base.date else [])])
+
+
+def _layout_note(module: nn.Module) -> str:
+    """A card's last lines where no forest carried the model."""
+    padded = [one for one in module.modules() if isinstance(one, Reader) and one.padded]
+    why = next((f", because {one.why_padded}" for one in padded if one.why_padded), "")
+    return f"\n## Layout\nTrained one path a row (`padded`){why}.\n" if padded else ""
 
 
 def write_truncation(out: Path, table: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from tercet.device.mesh import Mesh
 from tercet.models.forest import Tree
+from tercet.models.padded import pack_rows
 from tercet.models.trie import Path, Trie, grow
 from tercet.recipe import Placement, TrainSpec
 
@@ -43,10 +44,13 @@ class Piece(NamedTuple):
 
 def cut_step(trees: Sequence[Tree], budget: Budget, mesh: Mesh) -> list[list[int]]:
     """The trees of each of this rank's batches, by number."""
+    if mesh.padded:
+        mine = share([sum(tree.path_lengths) for tree in trees], mesh)
+        return [[mine[i] for i in part] for part in pack_rows([trees[i].path_lengths for i in mine], budget.tokens)]
     found = pieces(trees, budget, mesh.size)
-    mine = [found[i] for i in share([piece.size for piece in found], mesh)]
-    parts = pack([piece.size for piece in mine], budget.tokens)
-    return [sorted(item for i in part for item in mine[i].items) for part in parts]
+    own = [found[i] for i in share([piece.size for piece in found], mesh)]
+    parts = pack([piece.size for piece in own], budget.tokens)
+    return [sorted(item for i in part for item in own[i].items) for part in parts]
 
 
 def pieces(trees: Sequence[Tree], budget: Budget, ranks: int) -> list[Piece]:

@@ -12,22 +12,22 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification
 
 from tercet.algos.preference import bradley_terry
 from tercet.device.mesh import mesh
 from tercet.journal import write_json
 from tercet.models.chat import Chat, open_chat
-from tercet.models.forest import NAME, Forest, register
-from tercet.models.hf_folder import check_folder, load_config, quiet
-from tercet.models.policy import Scorer, check_supported
+from tercet.models.classifier import load_classifier
+from tercet.models.forest import Forest
+from tercet.models.hf_folder import load_config
+from tercet.models.policy import Scorer
 from tercet.recipe import RewardModelSpec
 from tercet.rows import RowError, pair_from
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch, Trees, order, schedule
 from tercet.train.checks import check_context, check_schedule
 from tercet.train.dpo import encode_pairs
-from tercet.train.export import card, open_policy, write_folder
+from tercet.train.export import card, open_to_train, write_folder
 from tercet.train.loop import Loss, TrainingError, fit, start
 from tercet.train.packing import Budget
 from tercet.train.preference_accuracy import accuracies, by_subset, subset_pairs
@@ -57,7 +57,9 @@ def run(spec: RewardModelSpec, inputs: dict[str, Artifact], out: Path, ctx: Cont
         total = schedule(len(train), spec.batch, spec.num_epochs, spec.steps)
         check_schedule(spec, total)
         pad_id = padding(chat)
-        scorer = open_scorer(source, pad_id, ctx.seed)
+        policy, ranks, cost = open_to_train(source, ranks, ctx, trees)
+        scorer = open_scorer(source, pad_id, ctx.seed, padded=policy.padded)
+        del policy  # it has only shown how its family reads
         state = start(scorer, spec, ranks, ctx)
         values = partial(_margins, train, margins) if margins is not None else None
         steps = tree_steps(train, spec, ctx, ranks, range(state.step, total), values)
@@ -76,6 +78,7 @@ def run(spec: RewardModelSpec, inputs: dict[str, Artifact], out: Path, ctx: Cont
             "held_out": float(len(held)),
             "accuracy": kept.overall.value if kept else 0.0,
             **{f"accuracy_{name}": one.overall.value for name, one in tested.items()},
+            **cost,
         }
 
 
@@ -129,22 +132,16 @@ def set_padding(folder: Path, chat: Chat, pad_id: int | None) -> None:
             write_json(path, values | {"pad_token": chat.tokenizer.convert_ids_to_tokens(pad_id)}, sort_keys=True)
 
 
-def open_scorer(folder: Path, pad_id: int | None, seed: int) -> Scorer:
+def open_scorer(folder: Path, pad_id: int | None, seed: int, *, padded: bool = False) -> Scorer:
     """The folder's transformer with a fresh head of variance 1 / (d + 1); `pad_id` goes into its configuration."""
-    check_folder(folder)
-    register()
-    check_supported(open_policy(folder))
-    with quiet():  # transformers would warn that the head is new
-        model = AutoModelForSequenceClassification.from_pretrained(
-            str(folder), num_labels=1, dtype=torch.float32, attn_implementation=NAME, local_files_only=True
-        )
+    model = load_classifier(folder, padded=padded, num_labels=1)
     model.config.pad_token_id = pad_id
     model.config.architectures = [type(model).__name__]
     size = model.score.weight.shape[1]
     source = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         model.score.weight.copy_(torch.randn(1, size, generator=source) / (size + 1) ** 0.5)
-    return Scorer(model)
+    return Scorer(model, padded=padded)
 
 
 def _margins(trees: Trees, margins: Tensor, places: list[int], _forest: Forest) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from tercet.rows import stream_rows
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch, Limit, Trees, answered, schedule, within
 from tercet.train.checks import check_inputs, check_schedule
-from tercet.train.export import export, open_policy, write_truncation
+from tercet.train.export import export, open_to_train, write_truncation
 from tercet.train.loop import Loss, fit, reduce_tokens, start
 from tercet.train.prefetch import tree_steps
 from tercet.train.tokens import NamedTree, Rule, prepare
@@ -31,14 +31,15 @@ def run(spec: SFTSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
         trees = encode(spec, inputs[spec.rows].payload / "rows.parquet", chat, out, ranks, ctx)
         total = schedule(len(trees), spec.batch, spec.num_epochs, spec.steps)
         check_schedule(spec, total)
-        state = start(open_policy(source), spec, ranks, ctx)
+        policy, ranks, cost = open_to_train(source, ranks, ctx, trees)
+        state = start(policy, spec, ranks, ctx)
         loss = partial(sft_loss, reduction=spec.reduction, length=spec.max_length)
         steps = tree_steps(trees, spec, ctx, ranks, range(state.step, total))
         fit(state, steps, loss, spec, ctx, total=total)
         export(state.trainable, source, out, spec, inputs, ctx)
         more = {"split_rows": trees.tokens.num_split, "dropped_thoughts": dropped_thoughts(spec, inputs[spec.rows])}
         counts = {name: float(number) for name, number in more.items() if number}
-        return {"steps": float(state.step), "rows": float(len(trees)), **counts}
+        return {"steps": float(state.step), "rows": float(len(trees)), **counts, **cost}
 
 
 def encode(spec: SFTSpec, path: Path, chat: Chat, out: Path, ranks: Mesh, ctx: Context) -> Trees:

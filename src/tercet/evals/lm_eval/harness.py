@@ -134,7 +134,7 @@ def _rolling(generator: Generator, text: str) -> float:
         raise HarnessError("the log-probability of a whole text needs a local model: a server shows no token ids")
     first, *_ = generator.encode([_plain(_prefix(generator), "")])[0]
     ids = generator.encode([_plain(text, "")])[0]
-    longest = generator.config.max_position_embeddings
+    longest = generator.context
     windows = get_rolling_token_windows(token_list=ids, prefix_token=first, max_seq_len=longest, context_len=1)
     questions = [Question(context, [rest]) for context, rest in map(make_disjoint_window, windows)]
     return math.fsum(one.logp for (one,) in score(generator.policy, questions, SCORE_TOKENS))

@@ -189,7 +189,7 @@ def request(path: str, body: dict[str, Any], generator: LocalGenerator, names: S
         ids = asked.token_ids(generator.chat)
     except ChatError as error:
         raise Problem(400, str(error), param="messages") from None
-    limit = generator.config.max_position_embeddings
+    limit = generator.context
     if len(ids) + asked.most > limit:
         excess = f"{len(ids)} tokens of the prompt and up to {asked.most} of the answer exceed the context of {limit}"
         raise Problem(400, f"{excess}; shorten the prompt or lower max_tokens", "context_length_exceeded")

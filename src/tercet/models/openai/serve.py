@@ -65,7 +65,7 @@ def app(generator: LocalGenerator, settings: Settings) -> FastAPI:
     async def models(request: Request) -> Response:
         if wrong := handler.refusal(request):
             return JSONResponse(wrong.body, wrong.status)
-        limit = generator.config.max_position_embeddings
+        limit = generator.context
         about = {"object": "model", "owned_by": "tercet", "max_model_len": limit}
         return JSONResponse({"object": "list", "data": [{"id": name, **about} for name in settings.names]})
 

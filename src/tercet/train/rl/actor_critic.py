@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification
 
-from tercet.models.forest import NAME, Forest, ForestError, register
+from tercet.models.classifier import load_classifier
+from tercet.models.forest import Forest, ForestError
 from tercet.models.policy import Policy, Reader
 from tercet.train.reward_model import open_scorer
 
@@ -42,15 +41,12 @@ class ActorCritic(nn.Module):
 POLICY, CRITIC = "policy.", "critic."
 
 
-def open_critic(folder: Path, pad_id: int | None, seed: int) -> Critic:
+def open_critic(folder: Path, pad_id: int | None, seed: int, *, padded: bool = False) -> Critic:
     """The value model of a reward model's folder with its head, or of a model's folder with a fresh head."""
     names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
     if not any(name.endswith("ForSequenceClassification") for name in names):
-        return Critic(open_scorer(folder, pad_id, seed).model)
-    register()
-    model = AutoModelForSequenceClassification.from_pretrained(
-        str(folder), dtype=torch.float32, attn_implementation=NAME, local_files_only=True
-    )
+        return Critic(open_scorer(folder, pad_id, seed, padded=padded).model, padded=padded)
+    model = load_classifier(folder, padded=padded)
     if model.score.out_features != 1:
         raise ForestError(f"{folder}: the head has {model.score.out_features} outputs; a value model has one")
-    return Critic(model)
+    return Critic(model, padded=padded)

@@ -14,10 +14,10 @@ from torch import Tensor
 from tercet.device.shard import Trainable
 from tercet.models.chat import Chat
 from tercet.models.generate import LocalGenerator
+from tercet.models.opening import open_policy
 from tercet.models.policy import Policy
 from tercet.recipe import Placement, RLSpec
 from tercet.rows import Completion, Sampling
-from tercet.train.export import open_policy
 from tercet.train.loop import TrainingError
 
 PREFIX = "model."  # of a Policy's parameters, before the names that Hugging Face folders use
@@ -49,7 +49,8 @@ class PolicyGenerator:
             self.engine = self.generator = _engine(source, spec, self.url)
             return
         if trainable.mesh.size > 1 or spec.lag:
-            self.copy = open_policy(source, trainable.dtype).to(trainable.mesh.device).requires_grad_(False)
+            copy = open_policy(source, trainable.dtype, placement.layout).to(trainable.mesh.device)
+            self.copy = copy.requires_grad_(False)
         own = policy if self.copy is None else self.copy
         self.generator = LocalGenerator(own, chat, rows=placement.gen_rows, tokens=placement.gen_tokens)
 

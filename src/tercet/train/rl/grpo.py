@@ -14,12 +14,13 @@ from tercet.algos.policy import Clip, Clipped, cispo, gspo, k1, k2, k3, ppo, tru
 from tercet.device.mesh import mesh
 from tercet.device.shard import Trainable
 from tercet.models.forest import Forest
+from tercet.models.opening import open_policy
 from tercet.recipe import GRPOSpec
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch
 from tercet.train.branches import read
 from tercet.train.checks import check_inputs
-from tercet.train.export import export, open_policy
+from tercet.train.export import export, open_to_train
 from tercet.train.loop import Loss, leaf_sums, reduce_tokens, start
 from tercet.train.packing import Budget
 from tercet.train.reference import ReferenceModel
@@ -39,14 +40,17 @@ def run(spec: GRPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) ->
         reference = None
         if spec.kl_beta > 0:
             dtype = getattr(torch, spec.precision)
-            policy = open_policy(source, torch.float32 if spec.polyak else dtype).to(ranks.device)
-            reference = ReferenceModel(policy, spec.polyak, spec.polyak_every, dtype)
-        state = start(open_policy(source), spec, ranks, ctx, kept=reference.kept if reference else None)
+            own = torch.float32 if spec.polyak else dtype
+            frozen = open_policy(source, own, ctx.recipe.placement.layout).to(ranks.device)
+            reference = ReferenceModel(frozen, spec.polyak, spec.polyak_every, dtype)
+        policy, ranks, cost = open_to_train(source, ranks, ctx)
+        state = start(policy, spec, ranks, ctx, kept=reference.kept if reference else None)
         trainer = RLTrainer(prompts, state, state.trainable.module, spec, inputs, ctx)  # type: ignore[arg-type]
         trainer.run(GRPO(state.trainable, reference, spec, Budget.of(ctx.recipe.placement, spec)))
         export(state.trainable, source, out, spec, inputs, ctx)
         trainer.finish(out, spec.advantage)
-        return {"steps": float(state.step), "updates": float(state.updates), "prompts": float(len(prompts.rows))}
+        counts = {"steps": float(state.step), "updates": float(state.updates), "prompts": float(len(prompts.rows))}
+        return counts | cost
 
 
 class GRPO:

@@ -15,12 +15,13 @@ from tercet.device.mesh import mesh
 from tercet.device.shard import Trainable
 from tercet.models.forest import Forest, Owners
 from tercet.models.hf_folder import load_config
+from tercet.models.opening import open_policy
 from tercet.recipe import PPOSpec
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch
 from tercet.train.branches import read
 from tercet.train.checks import check_inputs
-from tercet.train.export import card, open_policy, write_folder
+from tercet.train.export import card, open_to_train, write_folder
 from tercet.train.loop import Loss, reduce_tokens, start
 from tercet.train.packing import Budget
 from tercet.train.reference import ReferenceModel
@@ -36,9 +37,11 @@ def run(spec: PPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
         check_inputs(spec, inputs)
         source = inputs[spec.model].payload
         prompts = read_prompts(spec, inputs, out, ranks, ctx)
-        policy = open_policy(source)
-        critic = open_critic(inputs[spec.value].payload, prompts.chat.tokenizer.pad_token_id, ctx.seed)
-        reference = ReferenceModel(open_policy(source, getattr(torch, spec.precision)).to(ranks.device), 0.0, 1)
+        policy, ranks, cost = open_to_train(source, ranks, ctx)
+        pad_id, dtype = prompts.chat.tokenizer.pad_token_id, getattr(torch, spec.precision)
+        critic = open_critic(inputs[spec.value].payload, pad_id, ctx.seed, padded=policy.padded)
+        start_point = open_policy(source, dtype, ctx.recipe.placement.layout).to(ranks.device)
+        reference = ReferenceModel(start_point, 0.0, 1)
         rates = {POLICY: spec.learning_rate, CRITIC: spec.value_learning_rate or spec.learning_rate}
         state = start(ActorCritic(policy, critic), spec, ranks, ctx, rates=rates)
         trainer = RLTrainer(prompts, state, state.trainable.module.policy, spec, inputs, ctx)  # type: ignore[arg-type]
@@ -46,7 +49,8 @@ def run(spec: PPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
         text = card(spec, inputs, ctx)
         write_folder(state.trainable, load_config(source), source, out, text, part=POLICY)
         trainer.finish(out)
-        return {"steps": float(state.step), "updates": float(state.updates), "prompts": float(len(prompts.rows))}
+        counts = {"steps": float(state.step), "updates": float(state.updates), "prompts": float(len(prompts.rows))}
+        return counts | cost
 
 
 class PPO:

@@ -1,0 +1,110 @@
+"""A folder's tokenizer and its embedding fit together: padding has a token of its own, and every token has a row."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from tokenizers import AddedToken, Tokenizer
+from transformers import PretrainedConfig, PreTrainedTokenizerFast
+
+from tercet.journal import replace, write_json
+from tercet.models.base_layout import BaseLayout
+from tercet.models.chat import Chat
+from tercet.models.hf_folder import load_model, parameters_of, save_config, weight_files
+from tercet.models.weights import DTYPES, note_widened, stored_tensors, write_weights
+
+
+def ensure_pad(folder: Path, tokenizer: PreTrainedTokenizerFast, chat: Chat) -> int:
+    """The id of a padding token that is not the end of a turn: the present one, an unused special one, or a new one.
+
+    An unused special token needs no new embedding; only where there is none does `<pad>` get a row.
+    """
+    ends = {tokenizer.eos_token_id, *chat.closing_ids}
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in ends:
+        return int(tokenizer.pad_token_id)
+    taken = {tokenizer.bos_token_id, tokenizer.unk_token_id, *ends, *chat.stops}
+    unused = {
+        token_id: token.content
+        for token_id, token in sorted(tokenizer.added_tokens_decoder.items())
+        if token.special and token_id not in taken and token.content not in chat.template
+    }
+    named = [token_id for token_id, text in unused.items() if "pad" in text.lower()]
+    pad_id = (named or [*unused][-1:] or [len(tokenizer)])[-1]
+    _set_pad(folder, unused.get(pad_id, "<pad>"))
+    return pad_id
+
+
+def _set_pad(folder: Path, text: str) -> None:
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if tokenizer.token_to_id(text) is None:
+        tokenizer.add_special_tokens([AddedToken(text, normalized=False, special=True)])
+        replace(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).is_file():
+            values = json.loads((folder / name).read_text("utf-8"))
+            write_json(folder / name, values | {"pad_token": text}, sort_keys=True)
+
+
+def fit_embedding(folder: Path, config: PretrainedConfig, highest: int) -> None:
+    """Give the embedding a row for every token up to `highest`, where it has fewer; that is said."""
+    text = config.get_text_config()
+    rows = text.vocab_size
+    if highest < rows:
+        return
+    more = -(-(highest + 1) // 8) * 8
+    sys.stderr.write(f"tercet: {folder.name}: token {highest} is beyond the embedding of {rows} rows; it gets {more}\n")
+    text.vocab_size, text.pad_token_id = more, None  # the old one may lie beyond
+    _grow(folder, config)
+
+
+def _grow(folder: Path, config: PretrainedConfig) -> None:
+    """Rewrite the weights with the rows that `config` has; new rows are the mean of the old ones."""
+    shapes = BaseLayout(config).shapes
+    files = weight_files(folder)
+    have = {name: at for file in files for name, at in stored_tensors(file).items()}
+
+    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        for file in files:
+            with safe_open(file, framework="pt") as stored:
+                for name in stored.keys():  # noqa: SIM118  not a dict
+                    weight = stored.get_tensor(name).float()
+                    more = shapes[name][0] - weight.shape[0] if name in shapes and weight.dim() else 0
+                    mean = weight.mean(0, keepdim=True) if more else weight
+                    yield name, torch.cat([weight, mean.expand(more, *weight.shape[1:])]) if more else weight
+
+    save_config(folder, config)
+    dtypes = {name: DTYPES.get(code, torch.float32) for name, (code, _) in have.items()}
+    wider = [name for name, dtype in dtypes.items() if dtype != torch.float32 and have[name][1] != shapes.get(name)]
+    dtypes |= dict.fromkeys(wider, torch.float32)  # a mean is not rounded
+    written = write_weights(folder / "model.safetensors", shapes, tensors(), dtypes=dtypes)
+    note_widened(folder, wider)
+    _remove(files, written)
+
+
+def rewrite(folder: Path) -> None:
+    """Write the weights under the names that transformers gives them now, of the language model alone.
+
+    Older folders have other names; those of a multimodal model hold more than what reads text.
+    """
+    files = weight_files(folder)
+    codes = Counter(code for file in files for code, _ in stored_tensors(file).values())
+    dtype = DTYPES.get(codes.most_common(1)[0][0], torch.float32)
+    model = load_model(folder, dtype)
+    model.config.architectures = [type(model).__name__]
+    layout = BaseLayout(model.config)
+    sys.stderr.write(f"tercet: {folder.name}: written as {type(model).__name__}\n")
+    save_config(folder, model.config)
+    tensors = layout.stored(parameters_of(model).items())
+    dtypes = dict.fromkeys(layout.shapes, dtype)
+    _remove(files, write_weights(folder / "model.safetensors", layout.shapes, tensors, dtypes=dtypes))
+
+
+def _remove(files: list[Path], written: list[Path]) -> None:
+    for file in {*files} - {*written}:
+        file.unlink(missing_ok=True)
