@@ -70,17 +70,17 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 24
 # docs/log.md that says what the lines buy.
 BUDGETS = {
     "algos": 590,
-    "cli": 1_194,
+    "cli": 1_201,
     "data": 5_494,
-    "device": 948,
+    "device": 949,
     "evals": 3_205,
     "kernels": 109,
-    "models": 8_663,
-    "recipe": 1_497,
+    "models": 9_735,
+    "recipe": 1_504,
     "report": 1_865,
     "sandbox": 1_385,
-    "top": 3_189,
-    "train": 3_508,
+    "top": 3_225,
+    "train": 3_548,
     "verify": 3_172,
 }
 # Flat tables may be long; the reason says why the file reads well all the same.

@@ -19,7 +19,7 @@ from tercet.models.decoding import Decoding, Ends
 from tercet.models.flops import ComputeAccount
 from tercet.models.forest import Leaf, Tree, pack_forest
 from tercet.models.kv_cache import Cache, KeyStore, Prefix
-from tercet.models.opening import context_length, open_policy
+from tercet.models.opening import by_rows, context_length, open_policy
 from tercet.models.packed import Packed
 from tercet.models.paged import PagedCache
 from tercet.models.policy import Policy
@@ -130,7 +130,7 @@ class LocalGenerator(ChatGenerator):
                 f"a prompt and its option have {longest} tokens, more than the model's context of "
                 f"{self.context}; shorten the prompt"
             )
-        with self.packed.used(), self.work.timed():
+        with self.packed.used(), by_rows(self.policy), self.work.timed():
             return list(score(self.policy, questions, SCORE_TOKENS, self.work))
 
     def logps(self, prompt: Ids, completion: Ids) -> list[float]:
@@ -164,7 +164,7 @@ class LocalGenerator(ChatGenerator):
         """Admit, step, retire until the queue is empty; yields after every step."""
         longest = self._check(prompts, sampling)
         ends = Ends(self.chat.stops, self.chat.tokenizer, self.context)
-        with self.packed.used():
+        with self.packed.used(), by_rows(self.policy):
             if self.policy.padded:
                 rows = RowDecoding(self.policy, sampling, ends, self.work)
                 yield from rows.run(prompts, streams, Room(self.rows, self.tokens))

@@ -5,7 +5,8 @@ What a model can do is tried on the model itself, with a few tokens; its name pl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -56,7 +57,23 @@ def _in_forest(model: PreTrainedModel) -> tuple[Policy, str]:
     if why := _try(why_not_forest, policy):
         with quiet():
             model.set_attn_implementation(plain)
+    policy.plain = plain
     return policy, why
+
+
+@contextmanager
+def by_rows(policy: Policy) -> Iterator[None]:
+    """Inside, a model with recurrent layers reads one path a row, as its own cache, which keeps their states, does."""
+    if policy.padded or policy.walks:
+        yield
+        return
+    policy.model.set_attn_implementation(policy.plain)
+    policy.padded = True
+    try:
+        yield
+    finally:
+        policy.padded = False
+        policy.model.set_attn_implementation(NAME)
 
 
 def _try(why_not: Callable[[Policy], str], policy: Policy) -> str:

@@ -44,6 +44,7 @@ class Reader(nn.Module):
         """Where `padded`, each path of a forest is a row of its own, for models that cannot read a forest."""
         super().__init__()
         self.model, self.padded, self.why_padded = model, padded, ""
+        self.plain = "eager"  # the attention that the model came with
         embedding: nn.Embedding = model.get_input_embeddings()  # type: ignore[assignment]
         embedding.padding_idx = None
         fuse(model)
@@ -71,10 +72,6 @@ class Reader(nn.Module):
         """The hidden states that a forest's `predict_P` and `last_L` count through."""
         own = self.hidden(forest, forest.input_ids, forest.position_ids)
         return own if forest.past is None else torch.cat([own, *(one.to(own.dtype) for one in forest.past.states)])
-
-    def backbone(self) -> nn.Module:
-        """The model below its head."""
-        return getattr(self.model, backbone_name(self.model))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Reader:
         exact = [
