@@ -218,7 +218,8 @@ def test_a_broken_folder_is_refused_in_one_sentence(kind, folder, tmp_path):
 def context() -> Any:
     from types import SimpleNamespace
 
-    return SimpleNamespace(mirror={}, track=SimpleNamespace(progress=lambda *_: None))
+    track = SimpleNamespace(progress=lambda *_: None)
+    return SimpleNamespace(mirror={}, track=track, recipe=SimpleNamespace(stage={}))
 
 
 @pytest.mark.parametrize(
