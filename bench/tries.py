@@ -20,9 +20,9 @@ import peer
 
 SHOTS, TURNS = 8, 6
 CASES = {  # prompts of one step, completions of each
-    "shots-1": (16, 1),
-    "shots-16": (4, 16),
-    "turns": (4, TURNS),
+    "shots-1": (12, 1),
+    "shots-16": (2, 16),
+    "turns": (2, TURNS),
     "beyond": (1, 16),
 }
 BEYOND = 2048  # tokens of the budget that one prompt with its completions exceeds
