@@ -60,9 +60,8 @@ def walked_gradient(policy: Policy, forest: Forest, steps: list[Part | Walk]) ->
     return found, {name: p.grad.clone() for name, p in policy.named_parameters()}
 
 
-@pytest.mark.parametrize("multiple", [1, 16])
-@pytest.mark.parametrize("budget", [1, 60, 120])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("budget", "multiple"), [(1, 16), (60, 1), (120, 16)])
+@pytest.mark.parametrize("seed", range(2))
 def test_the_gradient_is_that_of_the_whole_forest(exact, seed, budget, multiple):
     forest = pack_forest(related(seed, depth=5, leaves=1 + seed % 2), multiple, share=True)
     assert max(len(segment.ancestors) for segment in forest.segments) >= 3

@@ -28,6 +28,7 @@ class Mesh:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     group: Any = None  # the process group that talks; the default one when None
     padded: bool = False  # whether models here read one path a row, which decides what a batch holds
+    walks: bool = True  # whether a branch needs no more of its trunk than keys and values
 
     @property
     def first(self) -> bool:

@@ -202,6 +202,8 @@ def batches(
     """
     if mesh.padded:  # rows share nothing, and are filled up by themselves
         budget, multiple = Budget(budget.tokens, share=False), 1
+    if mesh.size > 1 or not mesh.walks:  # a sharded model must run equally often on each rank
+        budget = budget._replace(depth_first=False)
     multiple = multiple or filling(mesh.device)
     parts = cut_step(trees, budget, mesh)
     forests = [pack_forest([trees[i] for i in items], multiple, share=budget.share) for items in parts]
@@ -211,6 +213,6 @@ def batches(
         forests.append(pack_forest([EMPTY], multiple if multiple == BLOCK else 1))
     extras = [values(items, forest) if values else {} for items, forest in zip(parts, forests, strict=True)]
     made = [Batch(forest, extra) for forest, extra in zip(forests, extras, strict=True)]
-    if budget.depth_first and mesh.size == 1:  # on several ranks a sharded model must run equally often on each of them
+    if budget.depth_first:
         made = [replace(batch, walk=plan(batch.forest, budget.tokens, multiple)) for batch in made]
     return [batch.moved(lambda tensor: tensor.to(mesh.device)) for batch in made]

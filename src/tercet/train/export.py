@@ -41,7 +41,7 @@ def open_to_train(source: Path, ranks: Mesh, ctx: Context, trees: Sequence[Tree]
     """Open what a stage trains. Where no forest carries it, that and its cost are said; `trees` tell the cost."""
     policy = open_policy(source, torch.float32, ctx.recipe.placement.layout)
     if not policy.padded:
-        return Opened(policy, ranks, {})
+        return Opened(policy, replace(ranks, walks=policy.walks), {})
     some = [trees[i] for i in range(min(SAMPLE, len(trees)))]
     cost = sum(sum(tree.path_lengths) for tree in some) / max(1, sum(tree.num_tokens for tree in some)) if some else 0.0
     often = f"{cost:.2f} times the tokens of a forest" if some else "each prompt again for every completion"

@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from tercet.device.mesh import Mesh
-from tercet.models.forest import Tree
+from tercet.models.forest import Tree, paths
 from tercet.models.padded import pack_rows
-from tercet.models.trie import Path, Trie, grow
+from tercet.models.trie import Trie, grow
 from tercet.recipe import Placement, TrainSpec
 
 SMALLER, TRIED = 0.85, 24  # steps of the size of a piece, where several ranks share the work
@@ -58,36 +56,34 @@ def pieces(trees: Sequence[Tree], budget: Budget, ranks: int) -> list[Piece]:
 
     Walked depth first, a family of any size stays together.
     """
-    sizes = [tree.num_tokens for tree in trees]
     if not budget.share:
-        return [Piece([item], size) for item, size in enumerate(sizes)]
-    trie = grow([Path(_beginning(tree), 0, item) for item, tree in enumerate(trees)], share=True)
+        return [Piece([item], tree.num_tokens) for item, tree in enumerate(trees)]
+    own = paths(trees)
+    trie = grow(own, share=True)
+    nodes: list[set[int]] = [set() for _ in trees]  # of each tree
+    for path, end in zip(own, trie.ends, strict=True):
+        nodes[path.tree].update(trie.above(end))
     limits = [budget.tokens]
-    if budget.depth_first and ranks == 1:
-        limits = [sum(sizes)]
+    if budget.depth_first:
+        limits = [trie.num_tokens]
     elif ranks > 1:  # a smaller piece costs its beginning once more, but ranks share small pieces more evenly
         limits = [int(budget.tokens * SMALLER**tried) for tried in range(TRIED)]
-    cuts = [_families(trie, sizes, limit) for limit in limits]
+    cuts = [_families(trie, nodes, limit) for limit in limits]
     return min(cuts, key=lambda cut: max(map(sum, _shares([piece.size for piece in cut], ranks))))
 
 
-def _beginning(tree: Tree) -> np.ndarray:
-    """What all leaves of a tree have in common, by which it is compared with others."""
-    return np.asarray([*tree.trunk, *tree.leaves[0].token_ids] if len(tree.leaves) == 1 else tree.trunk, np.int64)
-
-
-def _families(trie: Trie, sizes: Sequence[int], limit: int) -> list[Piece]:
-    """Neighbours that share a beginning, at most `limit` tokens of them, and who shares with nobody; by first item."""
+def _families(trie: Trie, nodes: Sequence[set[int]], limit: int) -> list[Piece]:
+    """Neighbours that share a node, at most `limit` tokens of them, and who shares with nobody; by first item."""
     found: list[Piece] = []
-    before: set[int] = set()
-    for end, item in sorted(zip(trie.ends, range(len(sizes)), strict=True)):
-        path = set(trie.above(end))
-        shared = sum(trie.nodes[number].size for number in path & before)
-        before = path
-        if shared and found[-1].size + sizes[item] - shared <= limit:
-            found[-1] = Piece([*found[-1].items, item], found[-1].size + sizes[item] - shared)
+    held: set[int] = set()  # nodes of the last piece
+    for item in sorted(range(len(nodes)), key=lambda item: (sorted(nodes[item]), item)):
+        more = sum(trie.nodes[number].size for number in nodes[item] - held)
+        if nodes[item] & held and found[-1].size + more <= limit:
+            found[-1] = Piece([*found[-1].items, item], found[-1].size + more)
+            held |= nodes[item]
         else:
-            found.append(Piece([item], sizes[item]))
+            found.append(Piece([item], sum(trie.nodes[number].size for number in nodes[item])))
+            held = set(nodes[item])
     return sorted((Piece(sorted(items), size) for items, size in found), key=lambda piece: piece.items[0])
 
 
