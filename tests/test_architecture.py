@@ -72,7 +72,7 @@ BUDGETS = {
     "algos": 590,
     "cli": 1_201,
     "data": 5_494,
-    "device": 949,
+    "device": 950,
     "evals": 3_205,
     "kernels": 109,
     "models": 9_740,
