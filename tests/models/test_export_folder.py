@@ -130,6 +130,13 @@ def test_the_configuration_speaks_to_older_readers_and_means_the_same(family, tm
     assert model.config.vocab_size == read.vocab_size
 
 
+def test_what_has_two_names_is_told_under_both(family, tmp_path):
+    _, stage, _ = family("Qwen3Moe")
+    export_folder(stage, None, tmp_path / "out", silent)
+    found = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (found["num_experts"], found["num_local_experts"]) == (3, 3)
+
+
 def test_positions_that_differ_by_layer_are_read_as_they_were(tiny_folder, tmp_path):
     torch.manual_seed(0)
     config = transformers.Gemma3TextConfig(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from tercet.journal import write_json
 from tercet.models.hf_folder import quiet
@@ -20,17 +20,20 @@ OWN = {"auto_map", "quantization_config", "torch_dtype", "dtype", "_name_or_path
 def write_config(out: Path, source: Path, base: Path | None, dtype: torch.dtype) -> None:
     """Write config.json of the folder `source` for weights in `dtype`; what the base's file said more stays said.
 
-    Positions are told in the names of transformers 4 too, unless transformers 5 would then read another model.
+    Positions, and what has two names in transformers 5, are told in the names of transformers 4 too, unless 5 would
+    then read another model.
     """
     values = _json(source / "config.json")
     name = str(dtype).removeprefix("torch.")
     values |= {"dtype": name, "torch_dtype": name}
     more = {key: value for key, value in _json(base / "config.json").items() if key not in OWN} if base else {}
-    rotary = _rotary(values.get("rope_parameters"), values.get("model_type", ""))
-    meant = _meaning(source)
-    for extra in (more | rotary, more, rotary):
+    config = _read(source)
+    rotary = _rotary(values.get("rope_parameters"), config.model_type)
+    names = {other: values[name] for other, name in config.attribute_map.items() if name in values}
+    meant = _meaning(config)
+    for extra in (more | names | rotary, names | rotary, more, rotary):
         write_json(out / "config.json", extra | values, sort_keys=True)
-        read = _meaning(out)
+        read = _meaning(_read(out))
         if all(read.get(key) == value for key, value in meant.items()):
             return
     write_json(out / "config.json", values, sort_keys=True)
@@ -70,11 +73,14 @@ def _rotary(parameters: Values | None, kind: str) -> Values:
     return found
 
 
-def _meaning(folder: Path) -> Values:
-    """What transformers reads from a folder's config.json, without the precision."""
+def _read(folder: Path) -> PretrainedConfig:
     with quiet():
-        values = AutoConfig.from_pretrained(str(folder), local_files_only=True).to_dict()
-    return {key: value for key, value in values.items() if key not in OWN}
+        return AutoConfig.from_pretrained(str(folder), local_files_only=True)
+
+
+def _meaning(config: PretrainedConfig) -> Values:
+    """What a configuration says of the model, without the precision."""
+    return {key: value for key, value in config.to_dict().items() if key not in OWN}
 
 
 def _json(path: Path) -> Values:
