@@ -34,6 +34,7 @@ from tercet.rows import Message, Sampling
 HERE = Path(__file__).parent
 PEER = HERE / ".llama.peer-venv"
 REQUIREMENT = "xllamacpp==2026.10.11549"
+WORDS = 400  # tokens of a random model
 NEW = 48  # tokens of an answer
 ANSWERS = "SmolLM2"
 TEXT = "Hello world, it's a test of 12345 numbers: naïve cafés!\n\n  Spaces, and 漢字 too; don't split IT'S wrongly. "
@@ -131,8 +132,7 @@ def _peer() -> str:
 def _random(family: str, folder: Path) -> list[dict[str, Any]]:
     """A random model in each precision, with what transformers computes after a text."""
     _tokenizer(folder / "tokenizer", family)
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    kind, rows = "Gemma3Text" if family == "Gemma3" else family, -(-len(tokenizer) // 8) * 8
+    kind, rows = "Gemma3Text" if family == "Gemma3" else family, WORDS + 16  # a family's tokenizer may add a token
     settings = {**SIZES, **FAMILIES[family], "vocab_size": rows, "bos_token_id": 0, "eos_token_id": 1}
     settings["pad_token_id"] = 2
     torch.manual_seed(0)
@@ -142,7 +142,7 @@ def _random(family: str, folder: Path) -> list[dict[str, Any]]:
             parameter.add_(torch.randn_like(parameter) * 0.1)
     model.config.architectures = [f"{family}ForCausalLM"]
     save_model(folder / "model", model.config, model.state_dict(), source=folder / "tokenizer")
-    ids = tokenizer(TEXT).input_ids
+    ids = load_tokenizer(folder / "model")(TEXT).input_ids
     with quiet(), torch.no_grad():
         logps = load_model(folder / "model", torch.float32)(torch.tensor([ids])).logits[0, -1].log_softmax(0)
     jobs = []
@@ -165,7 +165,7 @@ def _tokenizer(folder: Path, family: str) -> None:
     special = [AddedToken(text, normalized=False, special=True) for text in ("<s>", "</s>", "<pad>")]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, initial_alphabet=alphabet, special_tokens=special, show_progress=False
+        vocab_size=WORDS, initial_alphabet=alphabet, special_tokens=special, show_progress=False
     )
     tokenizer.train_from_iterator([TEXT, *QUESTIONS], trainer)
     made = PreTrainedTokenizerFast(

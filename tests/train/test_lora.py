@@ -10,10 +10,12 @@ from functools import partial
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.models.random_models import model_of
 
 from tercet.device.mesh import Mesh
 from tercet.device.shard import Trainable
 from tercet.models.adapter import KEPT, write_adapter
+from tercet.models.base_layout import save_model
 from tercet.models.chat import Chat
 from tercet.models.forest import Leaf, Tree, pack_forest
 from tercet.models.generate import LocalGenerator
@@ -244,7 +246,24 @@ def test_a_recipe_is_refused_where_an_adapter_does_not_go(stage, lora, told):
         stage.model_validate({**fields, "lora": lora})
 
 
+def test_frozen_weights_that_are_stored_under_other_names_are_merged_exactly(tiny_folder, tmp_path):
+    model = model_of("Qwen3Moe")
+    save_model(tmp_path, model.config, model.state_dict(), source=tiny_folder)
+    policy = open_policy(tmp_path)
+    trainable = Trainable(policy, torch.bfloat16, Mesh(), merge=adapt(policy, LoraSpec(r=2), torch.bfloat16, 1))
+    found = {name.removeprefix("model."): value for name, value in trainable.full_state()}
+    assert "model.layers.0.mlp.experts.gate_up_proj" in found
+    assert all(torch.equal(found[name], parameter) for name, parameter in model.named_parameters())
+
+
 ENOUGH = {"lora": LORA, "learning_rate": 1e-2, "num_epochs": 3}
+
+
+def test_the_policy_of_ppo_leaves_its_adapter_and_not_the_critics(workspace, tmp_path):
+    workspace.run_stage("ppo", tmp_path / "out", ppo={"lora": LORA, "learning_rate": 1e-2, "rounds": 2})
+    kept = load_file(tmp_path / "out" / KEPT / "adapter_model.safetensors")
+    assert len(kept) == 28
+    assert all(name.startswith("base_model.model.model.layers.") for name in kept)
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo", "reward"])
