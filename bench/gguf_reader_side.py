@@ -41,7 +41,9 @@ def _read(job: Job) -> Job:
         replies = [ask("/completion", prompt=ids, n_predict=job["new"], **greedy) for ids in found["ids"]]
         return found | {"answers": [reply["tokens"] for reply in replies]}
     rows = len(job["logps"])
-    reply = ask("/completion", prompt=found["ids"][0], n_predict=1, n_probs=rows, **greedy)
+    letter = ask("/tokenize", content="a", add_special=False)["tokens"][0]
+    pushed = {"n_predict": 1, "n_probs": rows, "logit_bias": [[letter, 1000.0]]}  # what is sampled must be shown
+    reply = ask("/completion", prompt=found["ids"][0], **pushed, **greedy)
     logps = {one["id"]: one["logprob"] for one in reply["completion_probabilities"][0]["top_logprobs"]}
     return found | {"logps": [logps[token_id] for token_id in range(rows)]}
 
