@@ -63,7 +63,7 @@ def _write_gguf(artifact: Artifact, draft: Path, kind: str, progress: Progress) 
     """A folder with one GGUF file."""
     from tercet.models.export.gguf import export_gguf
 
-    draft.mkdir()
+    draft.mkdir(parents=True)
     file = draft / f"{artifact.name}-{kind}.gguf"
     size = export_gguf(artifact.payload, file, artifact.name, kind, progress)
     return {"dtype": kind, "file": file.name, "bytes": size}

@@ -21,7 +21,7 @@ def export_adapter(source: Path, base: str, revision: str, out: Path) -> int:
         raise BaseError(
             f"{source}: it holds no adapter; only stages with `lora` leave one. Export the model, without --adapter"
         )
-    out.mkdir()
+    out.mkdir(parents=True)
     config = json.loads((kept / CONFIG).read_text("utf-8"))
     config |= {"base_model_name_or_path": base, "revision": revision or None}
     write_json(out / CONFIG, config, sort_keys=True)
