@@ -172,14 +172,14 @@ def _add_positions(writer: GGUFWriter, config: PretrainedConfig) -> None:
     writer.add_rope_freq_base(rope["rope_theta"])
     local = (config.rope_parameters or {}).get("sliding_attention")
     if local:
-        writer.add_rope_freq_base_swa(local["rope_theta"])
+        writer.add_float32(f"{writer.arch}.rope.freq_base_swa", local["rope_theta"])
     if kind == "yarn":
         known |= {"original_max_position_embeddings", "beta_fast", "beta_slow"}
         writer.add_rope_scaling_type(RopeScalingType.YARN)
         writer.add_rope_scaling_factor(rope["factor"])
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
-        writer.add_rope_scaling_yarn_beta_fast(rope.get("beta_fast") or 32.0)
-        writer.add_rope_scaling_yarn_beta_slow(rope.get("beta_slow") or 1.0)
+        for name, usual in (("beta_fast", 32.0), ("beta_slow", 1.0)):
+            writer.add_float32(f"{writer.arch}.rope.scaling.yarn_{name}", rope.get(name) or usual)
     elif kind == "linear":
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
