@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from tercet.models import tiny
 from tercet.models.base_layout import save_model
 from tercet.models.export.folder import export_folder
-from tercet.models.hf_folder import load_config, quiet
+from tercet.models.hf_folder import load_config, load_tokenizer, quiet
 
 HERE = Path(__file__).parent
 PEER = HERE / ".old.peer-venv"
@@ -137,6 +137,7 @@ def _export(family: str, folder: Path) -> None:
             parameter.add_(torch.randn_like(parameter) * 0.05)
         model.to(torch.bfloat16).save_pretrained(folder / "base")
     tiny.write_tokenizer(folder / "base")
+    load_tokenizer(folder / "base").save_pretrained(folder / "base")  # as transformers 5 writes it
     config = load_config(folder / "base")
     save_model(folder / "stage", config, model.state_dict(), source=folder / "base")
     export_folder(folder / "stage", folder / "base", folder / "out", lambda done, total, note: None)
