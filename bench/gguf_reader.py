@@ -100,22 +100,26 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found")
     parser.add_argument("--families", default=f"{','.join(FAMILIES)},{ANSWERS}", help="some of them")
     args = parser.parse_args()
-    python = _peer()
-    with tempfile.TemporaryDirectory() as scratch:
-        jobs: list[dict[str, Any]] = []
-        for family in args.families.split(","):
-            folder = Path(scratch, family)
-            folder.mkdir()
-            jobs += _answers(folder) if family == ANSWERS else _random(family, folder)
-        Path(scratch, "jobs.json").write_text(json.dumps(jobs))
-        side = [python, str(HERE / "gguf_reader_side.py"), str(Path(scratch, "jobs.json"))]
-        said = subprocess.run(side, check=True, stdout=subprocess.PIPE, text=True).stdout
-    found = [_compare(job, answer) for job, answer in zip(jobs, json.loads(said.splitlines()[-1]), strict=True)]
-    for line in found:
-        print(f"{line['family']:8} {line['kind']:5} {line['said']}")
-    if args.json:
-        write_json(args.json, {"reader": REQUIREMENT, "lines": found})
+    python, found = _peer(), []
+    for family in args.families.split(","):
+        with tempfile.TemporaryDirectory() as scratch:
+            found += _family(family, Path(scratch), python)
+        if args.json:
+            write_json(args.json, {"reader": REQUIREMENT, "lines": found})
     sys.exit(not all(line["good"] for line in found))
+
+
+def _family(family: str, folder: Path, python: str) -> list[dict[str, Any]]:
+    """The lines of one family, each printed when llama.cpp has answered."""
+    lines = []
+    for job in _answers(folder) if family == ANSWERS else _random(family, folder):
+        (folder / "job.json").write_text(json.dumps(job))
+        side = [python, str(HERE / "gguf_reader_side.py"), str(folder / "job.json")]
+        said = subprocess.run(side, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+        line = _compare(job, json.loads(said.splitlines()[-1]))
+        print(f"{line['family']:8} {line['kind']:5} {line['said']}", flush=True)
+        lines.append(line)
+    return lines
 
 
 def _peer() -> str:
@@ -131,7 +135,7 @@ def _peer() -> str:
 
 def _random(family: str, folder: Path) -> list[dict[str, Any]]:
     """A random model in each precision, with what transformers computes after a text."""
-    _tokenizer(folder / "tokenizer", family)
+    _tokenizer(folder / "tokenizer", family)  # transformers reads it by the family's own class
     kind, rows = "Gemma3Text" if family == "Gemma3" else family, WORDS + 16  # a family's tokenizer may add a token
     settings = {**SIZES, **FAMILIES[family], "vocab_size": rows, "bos_token_id": 0, "eos_token_id": 1}
     settings["pad_token_id"] = 2

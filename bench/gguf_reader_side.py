@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import urllib.request
 from pathlib import Path
@@ -14,14 +15,14 @@ Job = dict[str, Any]
 
 
 def main() -> None:
-    """An answer per job, on one line."""
-    print(json.dumps([_read(job) for job in json.loads(Path(sys.argv[1]).read_text())]))
+    """The answer of one job, on one line."""
+    print(json.dumps(_read(json.loads(Path(sys.argv[1]).read_text()))))
 
 
 def _read(job: Job) -> Job:
     params = xllamacpp.CommonParams()
     params.model.path, params.n_ctx, params.n_parallel, params.n_predict = job["file"], 512, 1, 1
-    params.cpuparams.n_threads, params.warmup, params.port = 2, False, 0
+    params.cpuparams.n_threads, params.warmup, params.port = int(os.environ.get("OMP_NUM_THREADS", "2")), False, 0
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     server = xllamacpp.Server(params)
