@@ -100,8 +100,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found")
     parser.add_argument("--families", default=f"{','.join(FAMILIES)},{ANSWERS}", help="some of them")
     args = parser.parse_args()
-    python, found = _peer(), []
-    for family in args.families.split(","):
+    python, families = _peer(), args.families.split(",")
+    known = json.loads(args.json.read_text())["lines"] if args.json and args.json.is_file() else []
+    found = [line for line in known if line["family"] not in families]
+    for family in families:
         with tempfile.TemporaryDirectory() as scratch:
             found += _family(family, Path(scratch), python)
         if args.json:
