@@ -171,7 +171,6 @@ VERBS: dict[str, Verb] = {
     "chat": models.chat,
     "serve": models.serve,
     "engine": models.engine,
-    "export": export.export,
     "lineage": artifacts.lineage,
     "check": artifacts.check,
     "export": export.export,
