@@ -14,7 +14,7 @@ from tercet.models.adapter import merge_adapter, read_adapter, write_adapter
 from tercet.models.base_model import run as make_base
 from tercet.models.export.folder import export_folder
 from tercet.models.hf_folder import BaseError, load_model, quiet
-from tercet.recipe import BaseSpec
+from tercet.recipe import BaseSpec, Recipe
 from tercet.store import Context
 from tercet.track import Tracker
 
@@ -123,7 +123,8 @@ def test_a_base_with_an_adapter_is_the_merged_model_and_is_exported_as_the_base_
     source = copied(tiny_folder, tmp_path / "source")
     weights = {name: tensor.bfloat16() for name, tensor in load_file(source / "model.safetensors").items()}
     save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
-    context = Context("base", 0, None, tmp_path, Tracker(None), {}, lambda *_: None)  # type: ignore[arg-type]
+    recipe = Recipe.model_validate({"name": "merged", "base": {"model": str(source)}, "stage": {}})
+    context = Context("base", 0, recipe, tmp_path, Tracker(None), {}, lambda *_: None)
     (tmp_path / "base").mkdir()
     make_base(BaseSpec(model=str(source), adapter=str(folder)), {}, tmp_path / "base", context)
     with torch.no_grad():
