@@ -15,11 +15,11 @@ from transformers import (
     BambaConfig,
     FalconH1Config,
     GraniteMoeHybridConfig,
+    JambaConfig,
     KimiLinearConfig,
     Lfm2Config,
     Lfm2MoeConfig,
     Mamba2Config,
-    MambaConfig,
     NemotronHConfig,
     OlmoHybridConfig,
     PretrainedConfig,
@@ -30,7 +30,7 @@ from transformers import (
 from tercet.device.mesh import Mesh
 from tercet.models.forest import NAME, Forest, ForestError, Leaf, Tree, pack_forest, register
 from tercet.models.forest_cpu import Segment
-from tercet.models.policy import Policy
+from tercet.models.policy import Policy, why_not_forest
 from tercet.models.state_plan import state_plan
 from tercet.train.batch import batches
 from tercet.train.branches import branches
@@ -283,11 +283,22 @@ def test_a_layout_without_segments_is_refused_in_words():
         policy.hidden(Past(), torch.tensor([1, 2]), torch.tensor([0, 1]))
 
 
-def test_a_scan_that_takes_no_state_reads_the_row_from_left_to_right():
-    """Mamba-1: the numeric probe of a policy finds it, and the padded layout serves it."""
-    config = MambaConfig(vocab_size=64, hidden_size=16, state_size=4, num_hidden_layers=1)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    assert not hasattr(sys.modules[type(model).__module__].mamba_selective_scan, "follows_trees")
+@pytest.mark.parametrize("name", MODELS)
+def test_numbers_say_that_a_forest_carries_the_model(name):
+    assert why_not_forest(Policy(opened(name, NAME))) == ""
+
+
+def test_a_scan_that_takes_no_state_is_found_out_by_numbers():
+    """Mamba-1 reads a row from left to right, whatever the branches; one path a row serves it."""
+    values = {"mamba_d_state": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 2}
+    config = JambaConfig(**COMMON, **values, intermediate_size=48, num_hidden_layers=2, use_mamba_kernels=False)
+    register()
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=NAME)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.25)
+    assert why_not_forest(Policy(model.eval()))
 
 
 def test_segments_of_a_level_are_batches_of_like_length_behind_their_parents():

@@ -17,6 +17,7 @@ from tercet.models.forest import Attends, Forest, ForestError, Leaf, MissingLayo
 from tercet.models.fused import fuse
 from tercet.models.padded import padded_hidden
 from tercet.models.recurrent import follow_trees
+from tercet.models.state_plan import StatePlan
 
 # Names under which configurations keep a factor or a divisor of the logits.
 FACTORS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
@@ -123,6 +124,10 @@ class _Witness:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: Attention) -> Tensor:
         self.shapes[layer] = KeyShape(key.shape[1], key.shape[3], value.shape[3])
         return self.forest.attend(layer, query, key, value, how)
+
+    def states(self) -> StatePlan:
+        """How recurrent layers follow the branches."""
+        return self.forest.states()
 
 
 def _logit_options(config: Any) -> tuple[float, float | None]:
