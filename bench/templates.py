@@ -15,6 +15,9 @@ import json
 import re
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime, tzinfo
 from pathlib import Path
 from subprocess import run
 from tempfile import TemporaryDirectory
@@ -22,9 +25,11 @@ from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+from transformers.utils import chat_template_utils
 
 import peer  # puts our source on the path
 from tercet.models.chat import Chat, ChatError, MaskedTokens
+from tercet.recipe import DAY
 from tercet.rows import Messages, messages_from
 
 MARK = re.compile(r"<\|?[\w▁｜/ -]+\|?>|\[[A-Z_/]+\]|<\|[^|<>{}]+\|>|<｜[^<>｜]+｜>|<\w+\|>|<\|\w+>")  # noqa: RUF001
@@ -75,6 +80,7 @@ def main() -> None:
     parser.add_argument("--templates", type=Path, help="folder of .jinja files; TRL's own when absent")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
+    vars(chat_template_utils)["datetime"] = FixedDay  # rendering asks it for the date
     with TemporaryDirectory() as scratch:
         folder = args.templates or carried(Path(scratch))
         found = {file.stem: outcomes_of(file) for file in sorted(folder.glob("*.jinja"))}
@@ -98,18 +104,8 @@ def carried(scratch: Path) -> Path:
     """TRL's folder of templates: of the peer's environment, or of the wheel alone."""
     if installed := next(peer.PEER.glob("lib/python3*/site-packages/trl/chat_templates"), None):
         return installed
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        peer.REQUIREMENTS[0],
-        "-d",
-        str(scratch),
-    ]
-    run(command, check=True)
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    run([*pip, peer.REQUIREMENTS[0], "-d", str(scratch)], check=True)
     with zipfile.ZipFile(next(scratch.glob("trl-*.whl"))) as wheel:
         wheel.extractall(scratch)
     return scratch / "trl" / "chat_templates"
@@ -136,14 +132,34 @@ def outcome(chat: Chat, turns: list[dict[str, Any]]) -> Outcome:
         reason = wrong_mask(chat, encoded, messages)
     except ChatError as error:
         return Outcome(False, False, str(error).splitlines()[0][:200])
-    given = [turn | ({"thinking": turn["reasoning_content"]} if "reasoning_content" in turn else {}) for turn in turns]
-    try:
-        render: Any = chat.tokenizer.apply_chat_template
-        theirs = render(given, tools=tools)["input_ids"]
-    except Exception:  # what the template raises: it wants the calls given in another way, which ours found
-        theirs = None
-    same = theirs is not None and encoded.token_ids[: len(theirs)] == theirs
-    return Outcome(same and len(encoded.token_ids) - len(theirs or ()) <= 1, not reason, reason)
+    same = any(
+        encoded.token_ids[: len(ids)] == ids and len(encoded.token_ids) - len(ids) <= 1  # an end token that is implied
+        for ids in theirs(chat, turns, tools)
+    )
+    return Outcome(same, not reason, reason)
+
+
+def theirs(chat: Chat, turns: list[dict[str, Any]], tools: list[Any] | None) -> Iterator[list[int]]:
+    """The ids of transformers: with thoughts as fields, and as a part of the content."""
+    render: Any = chat.tokenizer.apply_chat_template
+    thoughts = [turn.get("reasoning_content", "") for turn in turns]
+    fields = [turn | {"thinking": text} if text else turn for turn, text in zip(turns, thoughts, strict=True)]
+    inline = [
+        {"role": turn["role"], "content": f"<think>\n{text}\n</think>\n\n{turn['content']}"} if text else turn
+        for turn, text in zip(turns, thoughts, strict=True)
+    ]
+    for given in (fields, inline):
+        with suppress(Exception):  # what the template raises: it wants calls given in another way, which ours found
+            yield render(given, tools=tools)["input_ids"]
+
+
+class FixedDay(datetime):
+    """The clock of transformers' templates, stopped on the day that ours are told."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> FixedDay:
+        """That day, whatever the day is."""
+        return cls.fromisoformat(DAY)
 
 
 def wrong_mask(chat: Chat, encoded: MaskedTokens, messages: Messages) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import random
@@ -304,3 +305,13 @@ def test_the_quick_suite_grades_its_generators_own_answers_as_right(workspace: A
     assert full == pytest.approx({"words@1": 1, "constraints@1": 1, "talk@1": 1, "facts@1": 1})
     workspace.model = EchoGenerator()
     assert workspace.evaluate("echo")["words@1"] < 0.1
+
+
+def test_the_card_names_the_chat_template_that_was_used(tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template_date": "2025-01-02"}')
+    assert run.chat_template(tmp_path) is None
+    given = "{% set calm = calm if calm is defined else true +%}"
+    text = given + "{{ calm }}{{ strftime_now('%Y') }}"
+    (tmp_path / "chat_template.jinja").write_text(text)
+    about = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "arguments": {"calm": "true"}}
+    assert run.chat_template(tmp_path) == {**about, "date": "2025-01-02"}

@@ -25,7 +25,7 @@ from transformers import LlamaConfig
 from tercet.models import base_model, tiny
 from tercet.models.base_layout import save_model
 from tercet.models.base_model import BaseUnreachable
-from tercet.models.chat import TEMPLATES, Chat
+from tercet.models.chat import TEMPLATES, Chat, ChatError, open_chat
 from tercet.models.hf_folder import (
     BaseError,
     load_config,
@@ -35,7 +35,8 @@ from tercet.models.hf_folder import (
     parameter_shapes,
 )
 from tercet.models.weights import write_weights
-from tercet.recipe import BaseSpec
+from tercet.recipe import BaseSpec, SFTSpec
+from tercet.rows import Message
 
 MEMBER = "tinywheel/model.gguf"
 NAMES = {
@@ -547,3 +548,44 @@ def test_smollm_answers(smollm):
         while ids[-1] != chat.end_id and len(ids) < len(prompt_ids) + 12:
             ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
     assert chat.tokenizer.decode(ids[len(prompt_ids) :]) == "The capital of France is Paris.<|im_end|>"
+
+
+# --- chat templates -----------------------------------------------------------------------------------------------------
+
+
+def without_end(folder: Path) -> Path:
+    """A model whose template closes an answer with no token of its own."""
+    tiny.build(folder, 0)
+    (folder / "chat_template.jinja").write_text(tiny.CHATML.replace("<|im_end|>", "<end>"))
+    return folder
+
+
+def test_a_recipe_that_trains_stops_at_the_base_where_answers_have_no_place(tmp_path):
+    spec = BaseSpec(model=str(without_end(tmp_path / "mine")))
+    trains = Notes(recipe=SimpleNamespace(stage={"tune": SFTSpec(model="base", rows="rows")}))
+    with (
+        pytest.warns(UserWarning, match="can answer, but not be trained"),
+        pytest.raises(ChatError, match=r"(?s)missing end-of-turn token.*the stage 'tune' trains"),
+    ):
+        run(spec, tmp_path / "out", trains)
+    with pytest.warns(UserWarning, match="can answer, but not be trained"):
+        assert run(spec, tmp_path / "other")["vocabulary"] == 259
+
+
+def test_a_model_without_a_template_reads_plain_text(tmp_path):
+    tiny.build(tmp_path / "mine", 0)
+    (tmp_path / "mine" / "chat_template.jinja").unlink()
+    run(BaseSpec(model=str(tmp_path / "mine")), tmp_path / "out")
+    chat = open_chat(tmp_path / "out")
+    assert chat.prompt_ids((Message("text", "ab"),)) == [97, 98]
+    assert chat.stops == {258}
+    with pytest.raises(ChatError, match="the model has no chat template"):
+        chat.prompt_ids((Message("user", "ab"),))
+
+
+def test_what_a_recipe_says_about_the_template_is_kept(tmp_path):
+    (tmp_path / "mine.jinja").write_text("{{ 'Calm. ' if calm else '' }}" + tiny.CHATML)
+    spec = BaseSpec(model="tiny:", template=str(tmp_path / "mine.jinja"), template_args={"calm": True})
+    run(spec, tmp_path / "out")
+    assert open_chat(tmp_path / "out").prompt_text((Message("user", "U"),)).startswith("Calm. <|im_start|>user")
+    assert "template_args" not in BaseSpec(model="tiny:").model_dump()

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from tercet.models.chat import Chat, ChatError
 from tercet.models.forest import Leaf, Tree
 from tercet.models.hf_folder import load_tokenizer
+from tercet.recipe import SFTSpec
 from tercet.rows import Message, Pair, Row, read_pairs, read_rows, write_table
 from tercet.store import Store, source_digest
 from tercet.train.batch import Limit, TruncationError, cut, trained, within
 from tercet.train.dpo import PAIRS
 from tercet.train.rl.rollout import PROMPTS
-from tercet.train.sft import TURNS
+from tercet.train.sft import ANSWERS, TURNS, dropped_thoughts
 from tercet.train.tokens import PART, Rule, Tokens, prepare, write
 
 CONTENT = st.one_of(
@@ -245,3 +246,51 @@ def test_two_ranks_and_the_stage_after_them_share_one_file(workspace, launch):
     assert (kept(workspace.store.root), file.stat().st_mtime_ns) == ([name], made)
     lines = (workspace.store.root / "again.draft" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
+
+
+# --- conversations that take several texts ----------------------------------------------------------------------------
+
+REWRITES = (
+    "{% for m in messages %}{% if m.role == 'user' %}U{{ m.content }}{% else %}A"
+    "{{ m.content.split('</think>')[-1] if not loop.last else m.content }}<|im_end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}A{% endif %}"
+)
+
+
+def rewriting_chat(folder: Path) -> Chat:
+    """The template leaves the thoughts of earlier turns out."""
+    tokenizer = load_tokenizer(folder)
+    tokenizer.chat_template = REWRITES
+    return Chat(tokenizer)
+
+
+def test_rows_with_different_numbers_of_texts_stand_in_one_file(tiny_folder, rows_file, tmp_path):
+    chat = rewriting_chat(tiny_folder)
+    think = "<think>t</think>"
+    talks = [[("q", "a"), ("r", "b")], [("q", f"{think}a"), ("r", "b")], [(c, f"{think}{c}") for c in "xyz"]]
+    write_table(rows_file, [Row(f"r{i}", turns(talk), "s") for i, talk in enumerate(talks)])
+    write(tmp_path / "tokens.arrow", TURNS.trees(chat, rows_file, 1))
+    tokens = Tokens(tmp_path / "tokens.arrow")
+    assert tokens.num_split == 2
+    assert [len(tokens.tree(row).leaves) for row in range(3)] == [1, 2, 3]
+    words = [[bytes(t for t in leaf.token_ids if t < 256).decode() for leaf in tokens.tree(2).leaves]]
+    assert words == [[f"{think}x", "xUyA<think>t</think>y", "xUyAyUzA<think>t</think>z"]]
+    assert bytes(tokens.tree(2).trunk).decode() == "UxA"
+    trained_words = [
+        "".join(chr(t) for t, on in zip(leaf.token_ids, leaf.mask, strict=True) if on and t < 256)
+        for leaf in tokens.tree(2).leaves
+    ]
+    assert trained_words == [f"{think}x", f"{think}y", f"{think}z"]
+    kept, _ = within(tokens, Limit(10_000, "error", 0.0))
+    assert [tree.num_tokens for tree in kept] == tokens.sizes_RS.sum(axis=1).tolist()
+
+
+def test_thoughts_are_left_out_where_the_recipe_says_so(tiny_folder, rows_file, tmp_path):
+    chat = rewriting_chat(tiny_folder)
+    talk = turns([("q", "<think>t</think>a"), ("r", "<think>t</think>b")])
+    write_table(rows_file, [Row("r", talk, "s")])
+    ((_, _, tree),) = ANSWERS.trees(chat, rows_file, 1)
+    assert bytes(t for t in tree.leaves[0].token_ids if t < 256).decode() == "UqAaUrAb"
+    spec = SFTSpec(model="base", rows="rows", thinking="drop")
+    assert dropped_thoughts(spec, SimpleNamespace(payload=rows_file.parent)) == 2
+    assert "thinking" not in SFTSpec(model="base", rows="rows").model_dump()
