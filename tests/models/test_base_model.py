@@ -550,7 +550,7 @@ def test_smollm_answers(smollm):
     assert chat.tokenizer.decode(ids[len(prompt_ids) :]) == "The capital of France is Paris.<|im_end|>"
 
 
-# --- chat templates -----------------------------------------------------------------------------------------------------
+# --- chat templates ---------------------------------------------------------------------------------------------------
 
 
 def without_end(folder: Path) -> Path:
