@@ -108,8 +108,10 @@ KINDS = {
 
 @pytest.mark.parametrize("sunk", [False, True], ids=["", "sinks"])
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("scores", [1, 1 << 24], ids=["one by one", "batched"])
-def test_attention_over_segments_equals_a_masked_softmax(dtype, monkeypatch, scores, kind, sunk):
+@pytest.mark.parametrize(
+    ("scores", "least"), [(1, 128), (1 << 24, 128), (1 << 24, 32)], ids=["one by one", "batched", "cut"]
+)
+def test_attention_over_segments_equals_a_masked_softmax(dtype, monkeypatch, scores, least, kind, sunk):
     monkeypatch.setattr(forest_cpu, "SCORES", scores)
     T, N, K, D, E = 138, 6, 2, 16, 12
     query, key, value = (drawn(T, n, size, dtype=dtype, seed=n) for n, size in ((N, D), (K, D), (K + 1, E)))
@@ -126,8 +128,11 @@ def test_attention_over_segments_equals_a_masked_softmax(dtype, monkeypatch, sco
         mask &= position[:, None] - position < how.window
     if how.chunk:
         mask &= position[:, None] // how.chunk == position // how.chunk
-    parts = forest_cpu.groups(SEGMENTS, N, torch.device("cpu"))
-    assert (len(parts) == len(SEGMENTS)) == (scores == 1)
+    monkeypatch.setattr(forest_cpu, "LEAST", least)
+    parts = forest_cpu.groups(SEGMENTS, N, torch.device("cpu"), how=how)
+    pieces = sum(len(part.rows_SL) for part in parts)
+    assert (len(parts) == pieces) == (scores == 1)
+    assert (pieces > len(SEGMENTS)) == (how.local and least < 128)
 
     def ours(query: Tensor, key: Tensor, value: Tensor, *sinks: Tensor) -> Tensor:
         heads = (x.transpose(0, 1) for x in (query, key, value))

@@ -6,12 +6,15 @@ import pytest
 import torch
 from families import FAMILIES, tiny_config, tiny_model
 from test_forest import gradients, plain_logps, some_trees
+from tests.forests import related
 
 from tercet.models import generate
 from tercet.models.chat import Chat
+from tercet.models.depth_first import plan, walked
 from tercet.models.forest import NAME, pack_forest, register
 from tercet.models.generate import LocalGenerator
 from tercet.models.hf_folder import load_tokenizer
+from tercet.models.layer_wrappers import recompute
 from tercet.models.policy import Policy, why_not_forest
 from tercet.models.score import Question, score
 from tercet.rows import Sampling
@@ -28,6 +31,14 @@ def pair(name: str) -> tuple[Policy, torch.nn.Module]:
     return policy, plain
 
 
+def assert_near(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    """Every parameter has nearly the same gradient; experts that no token visits have none."""
+    assert mine.keys() == theirs.keys()
+    least = 1e-3 * max(float(grad.norm()) for grad in theirs.values())
+    gaps = {name: float((mine[name] - grad).norm() / grad.norm().clamp(min=least)) for name, grad in theirs.items()}
+    assert max(gaps.values()) < 1e-3, max(gaps, key=gaps.__getitem__)
+
+
 @EVERY
 def test_log_probabilities_and_gradients_are_the_plain_forwards(name):
     policy, plain = pair(name)
@@ -35,11 +46,33 @@ def test_log_probabilities_and_gradients_are_the_plain_forwards(name):
     logps, _ = policy(pack_forest(trees))
     wanted = torch.cat([plain_logps(plain, tree) for tree in trees])
     torch.testing.assert_close(logps, wanted, rtol=1e-4, atol=1e-4)
-    mine, theirs = gradients(policy.model, logps), gradients(plain, wanted)
-    assert mine.keys() == theirs.keys()
-    least = 1e-3 * max(float(grad.norm()) for grad in theirs.values())  # experts that no token visits have none
-    gaps = {name: float((mine[name] - grad).norm() / grad.norm().clamp(min=least)) for name, grad in theirs.items()}
-    assert max(gaps.values()) < 1e-3, max(gaps, key=gaps.__getitem__)
+    assert_near(gradients(policy.model, logps), gradients(plain, wanted))
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gpt_oss", "llama4", "deepseek_v3", "gemma3n"])
+def test_a_trie_walked_depth_first_has_the_gradient_of_the_whole(name):
+    policy, _ = pair(name)
+    forest = pack_forest(related(0, depth=4), 16, share=True)
+    slopes = torch.linspace(0.5, 2.0, len(forest.targets_P))
+    steps = plan(forest, 60, 16)
+    assert steps is not None
+    theirs = gradients(policy.model, policy(forest)[0])
+    policy.zero_grad()
+    for part in walked(policy, steps, torch.autograd.backward):
+        (policy(part.forest)[0] * slopes[part.predicted]).sum().backward()
+    mine = {name: p.grad for name, p in policy.model.named_parameters() if p.grad is not None}
+    assert_near(mine, theirs)
+
+
+@pytest.mark.parametrize("name", ["stablelm", "gpt_oss"])
+def test_layers_that_are_computed_again_have_the_same_gradient(name):
+    policy, plain = pair(name)
+    assert why_not_forest(policy) == ""
+    recompute(policy)
+    one, two = (policy(pack_forest(some_trees(seed)))[0] for seed in (1, 2))  # both wait for their backward
+    found = gradients(policy.model, torch.cat((one, two)))
+    wanted = torch.cat([plain_logps(plain, tree) for seed in (1, 2) for tree in some_trees(seed)])
+    assert_near(found, gradients(plain, wanted))
 
 
 @EVERY

@@ -10,7 +10,7 @@ Shape suffixes: S segments, N heads, K key heads, L rows of a segment, R keys it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from tercet.kernels.native import available, call
 from tercet.models.attention import Attention
 
 SCORES = 1 << 24  # scores of one batch of products: 64 MB in float
+LEAST = 64  # tokens of a piece at least, where what is seen is bounded and long segments are cut
 
 
 class Segment(NamedTuple):
@@ -37,25 +38,38 @@ class Segment(NamedTuple):
 
 
 class SegmentBatch(NamedTuple):
-    """Segments of one padded size, as token numbers; -1 is padding."""
+    """Segments, or pieces of them, of one padded size, as token numbers; -1 is padding."""
 
-    rows_SL: Tensor  # int32, of each segment's own tokens
-    reach_SR: Tensor  # int32, of its path: what its ancestors have, then its own
-    shared_S: Tensor  # int32, how many of them are the ancestors'
+    rows_SL: Tensor  # int32, of each one's own tokens
+    reach_SR: Tensor  # int32, of its path up to the last of them, as far as one of them sees it
+    shared_S: Tensor  # int32, how many of them come before the first own one
+    base_S: Tensor  # int32, the position of the first of them
 
 
-def groups(segments: Sequence[Segment], heads: int, device: torch.device, past: int = 0) -> list[SegmentBatch]:
+class _Piece(NamedTuple):
+    """The own tokens `[begin, end)` of a segment; no one sees what lies before `base` on the path."""
+
+    segment: Segment
+    begin: int
+    end: int
+    base: int
+
+
+def groups(
+    segments: Sequence[Segment], heads: int, device: torch.device, past: int = 0, how: Attention | None = None
+) -> list[SegmentBatch]:
     """Segments by padded size, cut so that no batch of products has more than `SCORES` scores.
 
-    Each sees, before its ancestors, the `past` keys that follow those of the row.
+    Each sees, before its ancestors, the `past` keys that follow those of the row. Where `how` bounds what is seen,
+    long segments are cut, and what no token of a piece sees is left out.
     """
-    found: dict[tuple[int, int], list[Segment]] = {}
+    found: dict[tuple[int, int], list[_Piece]] = {}
     tokens = segments[-1].end if segments else 0
     before = torch.arange(tokens, tokens + past, dtype=torch.int32)
     for segment in segments:
-        own = segment.end - segment.start
-        size = padded(own), padded(past + segment.above + own)
-        found.setdefault(size, []).append(segment)
+        for piece in _pieces(segment, past, how):
+            reach = past + segment.above + piece.end - piece.base
+            found.setdefault((padded(piece.end - piece.begin), padded(reach)), []).append(piece)
     parts = []
     for (rows, reach), same in found.items():
         most = max(1, SCORES // (rows * reach * heads))
@@ -63,16 +77,27 @@ def groups(segments: Sequence[Segment], heads: int, device: torch.device, past: 
     return [SegmentBatch(*(tensor.to(device) for tensor in part)) for part in parts]
 
 
-def _group(segments: Sequence[Segment], rows: int, reach: int, before: Tensor) -> SegmentBatch:
-    own = torch.full((len(segments), rows), -1, dtype=torch.int32)
-    seen = torch.full((len(segments), reach), -1, dtype=torch.int32)
-    shared = torch.tensor([len(before) + segment.above for segment in segments], dtype=torch.int32)
-    for i, (start, end, ancestors) in enumerate(segments):
-        spans = [torch.arange(*span, dtype=torch.int32) for span in (*ancestors, (start, end))]
+def _pieces(segment: Segment, past: int, how: Attention | None) -> Iterator[_Piece]:
+    own, above = segment.end - segment.start, past + segment.above
+    if how is None or not how.local:
+        yield _Piece(segment, 0, own, 0)
+        return
+    step = padded(max(LEAST, min(how.window or own, how.chunk or own) // 2))
+    for begin in range(0, own, step):
+        yield _Piece(segment, begin, min(begin + step, own), int(how.first(torch.tensor(above + begin))))
+
+
+def _group(pieces: Sequence[_Piece], rows: int, reach: int, before: Tensor) -> SegmentBatch:
+    own = torch.full((len(pieces), rows), -1, dtype=torch.int32)
+    seen = torch.full((len(pieces), reach), -1, dtype=torch.int32)
+    shared = torch.tensor([len(before) + one.segment.above + one.begin - one.base for one in pieces], dtype=torch.int32)
+    for i, (segment, begin, end, base) in enumerate(pieces):
+        spans = (torch.arange(*span, dtype=torch.int32) for span in (*segment.ancestors, segment[:2]))
         path = torch.cat((before, *spans))
-        own[i, : end - start] = spans[-1]
-        seen[i, : len(path)] = path
-    return SegmentBatch(own, seen, shared)
+        above = len(before) + segment.above
+        own[i, : end - begin] = path[above + begin : above + end]
+        seen[i, : above + end - base] = path[base : above + end]
+    return SegmentBatch(own, seen, shared, torch.tensor([one.base for one in pieces], dtype=torch.int32))
 
 
 def padded(length: int) -> int:
@@ -199,9 +224,10 @@ def _slopes(weights: Tensor, slopes: Tensor, part: SegmentBatch, kept: tuple[Ten
 
 
 def _first(part: SegmentBatch, how: Attention) -> Tensor:
-    """Where in its reach each row's first key lies `(S, L)`, int32: there a key's place is its position."""
+    """Where in its reach each row's first key lies `(S, L)`, int32: its position less the base's."""
     rows_L = torch.arange(part.rows_SL.shape[1], dtype=torch.int32, device=part.rows_SL.device)
-    return how.first(part.shared_S[:, None] + rows_L).contiguous()
+    base_S1 = part.base_S[:, None]
+    return (how.first(base_S1 + part.shared_S[:, None] + rows_L) - base_S1).clamp_(min=0).contiguous()
 
 
 def _unseen(part: SegmentBatch, how: Attention) -> Tensor:

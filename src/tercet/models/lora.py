@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from tercet.device.four_bits import quantize_layers
 from tercet.models.adapter import Adapter, read_adapter, write_adapter
+from tercet.models.backbone import backbone
 from tercet.models.classes import backbone_name
 from tercet.models.hf_folder import load_model, weight_files
 from tercet.recipe import LoraSpec
@@ -46,11 +47,10 @@ def adapt(module: nn.Module, lora: LoraSpec, dtype: torch.dtype, seed: int, devi
             quantize_layers(model, layers, lora.quantize, dtype=dtype, device=device)
         _inject(model, lora, layers)
         output = model.get_output_embeddings()
+        known = [*backbone(model).parameters(), *(output.parameters() if output is not None else ())]
+        frozen = set(map(id, known))
         for name, parameter in model.named_parameters():
-            fresh = not name.startswith(f"{backbone_name(model)}.") and (
-                output is None or parameter is not output.weight
-            )
-            parameter.requires_grad_(fresh or name.endswith((A, B)))
+            parameter.requires_grad_(id(parameter) not in frozen or name.endswith((A, B)))
     source = torch.Generator().manual_seed(seed)
     for name, parameter in module.named_parameters():
         if name.endswith(A):

@@ -157,7 +157,7 @@ class _Nodes:
         segments = [Segment(own.start, own.stop, tuple((a.start, a.stop) for a in above)) for own, above in self.nodes]
         if query.is_cuda:
             return Layout(segments, len(self.ids), query.device).attend(query, key, value, how)
-        parts = forest_cpu.groups(segments, query.shape[1], query.device)
+        parts = forest_cpu.groups(segments, query.shape[1], query.device, how=how)
         return forest_cpu.attend(query[0], key[0], value[0], parts, how).transpose(0, 1)[None]
 
     def _mask(self, length: int, reach: int, device: torch.device) -> Tensor:
