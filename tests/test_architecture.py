@@ -75,7 +75,7 @@ BUDGETS = {
     "device": 950,
     "evals": 3_205,
     "kernels": 109,
-    "models": 9_787,
+    "models": 9_778,
     "recipe": 1_504,
     "report": 1_865,
     "sandbox": 1_385,

@@ -11,15 +11,12 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from tercet.models.attention import CARRIED, LAYOUT, POSITIONS
+from tercet.models.classes import backbone_name
 
 
 def backbone(model: PreTrainedModel) -> nn.Module:
     """The part of a model that makes hidden states of tokens."""
-    named = getattr(model, model.base_model_prefix, None)
-    if isinstance(named, nn.Module):
-        return named
-    inner = [child for child in model.children() if isinstance(child, PreTrainedModel)]
-    return inner[0] if inner else model
+    return model.get_submodule(backbone_name(model))
 
 
 def hand_on(model: PreTrainedModel) -> None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from tercet.algos.tokens import Head, token_logps
 from tercet.models.attention import LAYOUT, POSITIONS, TUNING, Attention
 from tercet.models.backbone import backbone, hand_on
-from tercet.models.forest import Attends, Forest, ForestError, Leaf, MissingLayoutError, Tree, pack_forest
+from tercet.models.forest import Attends, Forest, Leaf, MissingLayoutError, Tree, pack_forest
 from tercet.models.fused import fuse
 from tercet.models.padded import padded_hidden
 from tercet.models.recurrent import follow_trees
@@ -148,12 +148,6 @@ class Scorer(Reader):
         last = self.states(forest).index_select(0, forest.last_L)
         score: nn.Module = self.model.score  # type: ignore[assignment]
         return score(last).squeeze(-1).float()
-
-
-def check_supported(policy: Policy) -> None:
-    """Refuse a model that the forest layout cannot carry."""
-    if why := why_not_forest(policy):
-        raise ForestError(f"{type(policy.model).__name__}: {why}")
 
 
 @torch.no_grad()
