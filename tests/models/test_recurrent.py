@@ -30,6 +30,7 @@ from transformers import (
 from tercet.device.mesh import Mesh
 from tercet.models.forest import NAME, Forest, ForestError, Leaf, Tree, pack_forest, register
 from tercet.models.forest_cpu import Segment
+from tercet.models.layer_wrappers import compile_layers, recompute
 from tercet.models.policy import Policy, why_not_forest
 from tercet.models.state_plan import state_plan
 from tercet.train.batch import batches
@@ -251,6 +252,32 @@ def test_a_layer_that_reads_the_row_from_left_to_right_would_show(name, monkeypa
         plain = space.causal_conv1d_fn
         monkeypatch.setattr(space, "causal_conv1d_fn", lambda *given, forest=None, **more: plain(*given, **more))
         assert (policy(forest)[0] - following).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("name", ["Qwen3.5", "LFM2", "Falcon-H1"])
+def test_layers_that_are_computed_again_give_the_same_gradients(name):
+    once, again = Policy(opened(name, NAME)), Policy(opened(name, NAME))
+    recompute(again)
+    found = [gradients(policy.model, policy(pack_forest(some_trees()))[0]) for policy in (once, again)]
+    check_gradients(*found, 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of torch itself, while it compiles
+@pytest.mark.parametrize("name", ["Qwen3.5", "LFM2", "Bamba"])
+def test_compiled_layers_give_the_same_numbers(name):
+    policy = Policy(opened(name, NAME))
+    before = policy(pack_forest(some_trees()))[0]
+    compile_layers(policy, torch.device("cpu"), backend="eager")
+    torch.testing.assert_close(policy(pack_forest(some_trees()))[0], before)
+
+
+@pytest.mark.parametrize("name", ["Qwen3.5", "LFM2", "Nemotron-H"])
+def test_in_bf16_a_branch_is_as_near_to_fp32_as_the_plain_forward(name):
+    tree = some_trees()[0]
+    exact = plain_logps(opened(name, "eager"), tree)
+    plain = plain_logps(opened(name, "eager").to(torch.bfloat16), tree).float()
+    found = Policy(opened(name, NAME).to(torch.bfloat16))(pack_forest([tree]))[0]
+    assert (found - exact).abs().mean() < 1.5 * (plain - exact).abs().mean()
 
 
 def test_another_document_never_moves_a_documents_hidden_states():
