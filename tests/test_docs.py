@@ -85,7 +85,16 @@ def test_named_functions_and_files_exist(page):
 
 def test_the_docs_are_few_pages():
     pages = {page.name for page in (ROOT / "docs").glob("*.md")}
-    assert pages == {"index.md", "tour.md", "recipe.md", "export.md", "paper.md", "log.md", "templates.md"}
+    assert pages == {
+        "index.md",
+        "tour.md",
+        "recipe.md",
+        "export.md",
+        "paper.md",
+        "log.md",
+        "templates.md",
+        "families.md",
+    }
 
 
 def test_the_changelog_knows_the_version():

@@ -151,9 +151,10 @@ def _fuse_rotary(space: Any) -> None:
     if plain is None or getattr(plain, "fused", None) is not None:
         return
 
-    def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *more: Any, **named: Any) -> tuple[Tensor, Tensor]:
-        if more or named or not _fits(q, cos) or not _fits(k, cos):
-            return plain(q, k, cos, sin, *more, **named)
+    def rotary(*given: Any, **named: Any) -> tuple[Tensor, Tensor]:
+        if named or len(given) != 4 or not _fits(given[0], given[2]) or not _fits(given[1], given[2]):
+            return plain(*given, **named)
+        q, k, cos, sin = given
         angles = cos[0].contiguous(), sin[0].contiguous()
         return _Rotate.apply(q, *angles), _Rotate.apply(k, *angles)
 

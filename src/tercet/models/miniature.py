@@ -96,7 +96,7 @@ DEPTHS = (
     "num_blocks",
 )
 KEY_HEADS = ("num_key_value_heads", "num_kv_heads", "kv_n_heads", "num_global_key_value_heads")
-DERIVED = ("qk_head_dim", "attention_head_dim", "attention_hidden_size", "mamba_intermediate")
+DERIVED = ("qk_head_dim", "attention_head_dim", "attention_hidden_size", "mamba_intermediate", "mamba_headdim")
 PLACES = ("moe_layers", "attn_layer_indices", "full_attn_idxs", "local_layer_ids", "ple_layer_ids", "mlp_only_layers")
 
 

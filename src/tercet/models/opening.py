@@ -63,8 +63,11 @@ def _in_forest(model: PreTrainedModel) -> tuple[Policy, str]:
 
 @contextmanager
 def by_rows(policy: Policy) -> Iterator[None]:
-    """Inside, a model with recurrent layers reads one path a row, as its own cache, which keeps their states, does."""
-    if policy.padded or policy.walks:
+    """Inside, a model that the generator's cache cannot serve reads one path a row, as its own cache does.
+
+    Such are recurrent layers, whose states it does not keep, and layers that attend several times for one token.
+    """
+    if policy.padded or (policy.walks and policy.once):
         yield
         return
     policy.model.set_attn_implementation(policy.plain)

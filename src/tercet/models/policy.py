@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from tercet.algos.tokens import Head, token_logps
 from tercet.models.attention import LAYOUT, POSITIONS, TUNING, Attention
 from tercet.models.backbone import backbone, hand_on
-from tercet.models.forest import Attends, Forest, Leaf, MissingLayoutError, Tree, pack_forest
+from tercet.models.forest import Attends, Forest, ForestError, Leaf, MissingLayoutError, Tree, pack_forest
 from tercet.models.fused import fuse
 from tercet.models.padded import padded_hidden
 from tercet.models.recurrent import follow_trees
@@ -22,6 +22,7 @@ from tercet.models.state_plan import StatePlan
 # Names under which configurations keep a factor or a divisor of the logits.
 FACTORS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
 DIVISORS = ("logits_scaling", "logits_mup_width_multiplier")
+CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 NARROW = 4  # tokens: what windows and chunks are cut to while a model is probed
 EXACT, ROUNDED = 2e-3, 5e-2  # relative differences of logits that a probe allows, in fp32 and below
 
@@ -49,6 +50,7 @@ class Reader(nn.Module):
         embedding: nn.Embedding = model.get_input_embeddings()  # type: ignore[assignment]
         embedding.padding_idx = None
         fuse(model)
+        self.once = True  # whether each layer attends once, so that it has one cache
         self.walks = not follow_trees(model)  # keys and values are all that a branch needs of its trunk
         self.handed_on = False  # whether layers had to be made to hand on the layout
         self.by_position = any(hasattr(part, TUNING) for part in model.modules())  # attention asks for positions
@@ -119,9 +121,10 @@ class _Witness:
     """A forest that notes which layers attend, and with what shapes."""
 
     def __init__(self, forest: Forest, shapes: dict[int, KeyShape]) -> None:
-        self.forest, self.shapes = forest, shapes
+        self.forest, self.shapes, self.calls = forest, shapes, 0
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: Attention) -> Tensor:
+        self.calls += 1
         self.shapes[layer] = KeyShape(key.shape[1], key.shape[3], value.shape[3])
         return self.forest.attend(layer, query, key, value, how)
 
@@ -137,7 +140,7 @@ def _logit_options(config: Any) -> tuple[float, float | None]:
         scale *= getattr(config, name, None) or 1.0
     for name in DIVISORS:
         scale /= getattr(config, name, None) or 1.0
-    return scale, getattr(config, "final_logit_softcapping", None)
+    return scale, next((cap for name in CAPS if (cap := getattr(config, name, None))), None)
 
 
 class Scorer(Reader):
@@ -163,19 +166,24 @@ def why_not_forest(policy: Policy) -> str:
     forest = pack_forest([Tree(trunk, [Leaf(ids, [True] * len(ids)) for ids in leaves])])
     forest = forest.to(policy.head().weight.device)
     shapes: dict[int, KeyShape] = {}
+    witness = _Witness(forest, shapes)
     with _narrowed(policy.model):
         try:
-            hidden = policy.hidden(_Witness(forest, shapes), forest.input_ids, forest.position_ids)
+            hidden = policy.hidden(witness, forest.input_ids, forest.position_ids)
             with _attending(policy.model, "eager"):
                 plain = [_plain(policy, [*trunk, *ids]) for ids in leaves]
         except Exception as error:  # modelling files raise of every kind where they meet what they do not expect
-            return " ".join(str(error).split())[:300] or type(error).__name__
+            said = " ".join(str(error).split())[:300] or type(error).__name__
+            return said if isinstance(error, ForestError) else f"its own code stops in a forest ({said})"
+    policy.once = witness.calls == len(shapes)
+    if not shapes and policy.walks:  # below fp32 a comparison alone might not show it
+        return _which_layers(policy, shapes)
     found, start = policy.head()(hidden), len(trunk)
     for ids, (logits, own) in zip(leaves, plain, strict=True):
         if _apart(policy.head()(own), logits):
             return "its logits are not its output projection's with a factor and a cap that its configuration names"
         path = torch.cat((found[: len(trunk)], found[start : start + len(ids)]))
-        if _apart(path, logits):
+        if _apart(path, logits) or _apart(path[len(trunk) :], logits[len(trunk) :]):
             return _which_layers(policy, shapes)
         start += len(ids)
     return ""
