@@ -479,11 +479,12 @@ REAL: list[tuple[str, int, str, str, dict[str, int]]] = [
     ("train/llamafactory_demo/dpo_en_demo.json.gz", 300, "sharegpt_pair", "", {}),
     ("train/llamafactory_demo/kto_en_demo.json.gz", 300, "kto", "", {"the answer is marked as bad": 150}),
     ("train/llamafactory_demo/alpaca_en_demo.json.gz", 999, "alpaca", "", {}),
+    ("train/llamafactory_demo/glaive_toolcall_en_demo.json.gz", 300, "sharegpt", "", {}),
     (
         "train/llamafactory_demo/glaive_toolcall_en_demo.json.gz",
         300,
         "sharegpt_without_tools",
-        "",
+        "sharegpt",
         {"calls a tool": 153},
     ),
     ("train/llamafactory_demo/identity.json.gz", 91, "hardcoded", "alpaca", {}),
