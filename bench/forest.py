@@ -45,7 +45,9 @@ def main() -> None:
         "forest",
         [{"name": s.name, "job": peer.public(s.job), "median": peer.medians(s), "rounds": s.rounds} for s in every],
     )
-    return keep("forest", {"ratios": {f"{share}:1 G={group}": ratios(cell) for (share, group), cell in sides.items()}})
+    return keep(
+        "forest", {"ratios": {f"{share}:1 G={group}": peer.compared(cell) for (share, group), cell in sides.items()}}
+    )
 
 
 def side(options: argparse.Namespace, share: int, group: int, layout: str) -> peer.Side:
@@ -99,16 +101,6 @@ def trees(job: dict[str, Any], step: int, vocabulary: int) -> list[Any]:
     return [Tree(prompt, leaves)] if job["layout"] == "forest" else [Tree(prompt, [leaf]) for leaf in leaves]
 
 
-def ratios(cell: list[peer.Side]) -> dict[str, float]:
-    """What the forest makes of repeated prompts; `loss` is the relative distance of the two losses."""
-    (forest, repeated), (a, b) = map(peer.medians, cell), (one.rounds[0]["losses"] for one in cell)
-    return {
-        "speed": forest["trained_per_second"] / repeated["trained_per_second"],
-        "memory": forest["peak_mib"] / repeated["peak_mib"],
-        "loss": max(abs(x - y) / abs(y) for x, y in zip(a, b, strict=True)),
-    }
-
-
 def table(sides: dict[tuple[int, int], list[peer.Side]]) -> str:
     """One line for each shape."""
     lines = [
@@ -116,7 +108,7 @@ def table(sides: dict[tuple[int, int], list[peer.Side]]) -> str:
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for (share, group), cell in sides.items():
-        (forest, repeated), found = map(peer.medians, cell), ratios(cell)
+        (forest, repeated), found = map(peer.medians, cell), peer.compared(cell)
         speeds = f"{forest['trained_per_second']:.1f} | {repeated['trained_per_second']:.1f} | {found['speed']:.2f}x"
         memory = f"{forest['peak_mib']:.0f} | {repeated['peak_mib']:.0f} | {found['memory']:.2f}x"
         lines.append(f"| {share}:1 | {group} | {speeds} | {memory} |")

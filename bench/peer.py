@@ -223,6 +223,16 @@ def medians(side: Side) -> dict[str, float]:
     return {name: statistics.median(values[name] for values in found) for name in found[0]}
 
 
+def compared(pair: list[Side]) -> dict[str, float]:
+    """What the first side makes of the second; `loss` is the relative distance of their losses."""
+    (mine, other), (a, b) = map(medians, pair), (one.rounds[0]["losses"] for one in pair)
+    return {
+        "speed": mine["trained_per_second"] / other["trained_per_second"],
+        "memory": mine["peak_mib"] / other["peak_mib"],
+        "loss": max(abs(x - y) / abs(y) for x, y in zip(a, b, strict=True)),
+    }
+
+
 def table(sides: list[Side], rate: str) -> str:
     """Every side, with what the first one (ours) makes of it: times its speed, times its memory."""
     unit = rate.replace("_per_second", " tokens/s")

@@ -68,7 +68,7 @@ def main() -> None:
         "recurrent",
         [{"name": s.name, "job": peer.public(s.job), "median": peer.medians(s), "rounds": s.rounds} for s in every],
     )
-    return keep("recurrent", {"ratios": {name: ratios(pair) for name, pair in sides.items()}})
+    return keep("recurrent", {"ratios": {name: peer.compared(pair) for name, pair in sides.items()}})
 
 
 def side(options: argparse.Namespace, name: str, layout: str) -> peer.Side:
@@ -106,16 +106,6 @@ def work(file: Path) -> None:
     Path(job["out"]).write_text(json.dumps(figures))
 
 
-def ratios(pair: list[peer.Side]) -> dict[str, float]:
-    """What the forest makes of one path a row; `loss` is the relative distance of the two losses."""
-    (forest, padded), (a, b) = map(peer.medians, pair), (one.rounds[0]["losses"] for one in pair)
-    return {
-        "speed": forest["trained_per_second"] / padded["trained_per_second"],
-        "memory": forest["peak_mib"] / padded["peak_mib"],
-        "loss": max(abs(x - y) / abs(y) for x, y in zip(a, b, strict=True)),
-    }
-
-
 def table(sides: dict[str, list[peer.Side]]) -> str:
     """One line for each model."""
     lines = [
@@ -123,7 +113,7 @@ def table(sides: dict[str, list[peer.Side]]) -> str:
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, pair in sides.items():
-        (forest, padded), found = map(peer.medians, pair), ratios(pair)
+        (forest, padded), found = map(peer.medians, pair), peer.compared(pair)
         speeds = f"{forest['trained_per_second']:.1f} | {padded['trained_per_second']:.1f} | {found['speed']:.2f}x"
         memory = f"{forest['peak_mib']:.0f} | {padded['peak_mib']:.0f} | {found['memory']:.2f}x"
         lines.append(f"| {name} | {speeds} | {memory} | {found['loss']:.0e} |")

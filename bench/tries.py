@@ -125,15 +125,12 @@ def work(file: Path) -> None:
 
 
 def ratios(sides: list[peer.Side]) -> dict[str, float]:
-    """What the first way makes of the second; `loss` is the relative distance of the two losses."""
-    (mine, other), (a, b) = map(peer.medians, sides), (one.rounds[0]["losses"] for one in sides)
+    """What the first way makes of the second, its speed in tokens/s too, and its share of the tokens computed."""
     computed = [sum(one.rounds[0]["tokens"]) for one in sides]
     return {
-        "trained_per_second": mine["trained_per_second"],
-        "speed": mine["trained_per_second"] / other["trained_per_second"],
+        "trained_per_second": peer.medians(sides[0])["trained_per_second"],
         "computed_tokens": computed[0] / computed[1],
-        "memory": mine["peak_mib"] / other["peak_mib"],
-        "loss": max(abs(x - y) / abs(y) for x, y in zip(a, b, strict=True)),
+        **peer.compared(sides),
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tercet.journal import write_json
-from tercet.models.hf_folder import weight_files
-from tercet.models.weights import DTYPES, BaseError, note_widened, stored_tensors, write_weights
+from tercet.models.hf_folder import replace_weights, tensors_of, weight_files
+from tercet.models.weights import DTYPES, BaseError, each_tensor, note_widened, write_weights
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX, A, B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
@@ -117,8 +118,7 @@ def write_adapter(folder: Path, rank: int, alpha: float, tensors: dict[str, Tens
 
 def merge_adapter(folder: Path, adapter: Adapter) -> None:
     """Add an adapter to the weights of a model folder; what it changes is in fp32 from then on, not rounded."""
-    files = weight_files(folder)
-    have = {name: at for file in files for name, at in stored_tensors(file).items()}
+    have = tensors_of(folder)
     for layer, factors in adapter.items():
         shape = (factors.b.shape[0], factors.a.shape[1])
         if f"{layer}.weight" not in have or have[f"{layer}.weight"][1] != shape:
@@ -130,14 +130,11 @@ def merge_adapter(folder: Path, adapter: Adapter) -> None:
     own = {name: DTYPES.get(code, torch.float32) for name, (code, _) in have.items()}
     dtypes = own | {f"{layer}.weight": torch.float32 for layer in adapter}
     shapes = {name: shape for name, (_, shape) in have.items()}
-    written = write_weights(folder / "model.safetensors", shapes, _merged(files, adapter), dtypes=dtypes)
-    for file in {*files} - {*written}:
-        file.unlink()
+    replace_weights(folder, shapes, _merged(weight_files(folder), adapter), dtypes)
     note_widened(folder, [f"{layer}.weight" for layer in adapter])
 
 
 def _merged(files: Iterable[Path], adapter: Adapter) -> Iterator[tuple[str, Tensor]]:
-    for file in files:
-        for name, weight in load_file(file).items():
-            factors = adapter.get(name.removesuffix(".weight"))
-            yield name, weight.float() + factors.product if factors else weight
+    for name, weight in chain.from_iterable(map(each_tensor, files)):
+        factors = adapter.get(name.removesuffix(".weight"))
+        yield name, weight.float() + factors.product if factors else weight

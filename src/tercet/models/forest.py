@@ -103,8 +103,7 @@ class Forest:
     num_tokens: int  # without the filling at the end
     counts_L: Tensor  # trained tokens of each leaf
     num_trained: int  # leaves with a trained token
-    groups: list[forest_cpu.SegmentBatch] | None = None  # the segments in batches, for the CPU
-    near: dict[Attention, list[forest_cpu.SegmentBatch]] | None = None  # the same, for each bound on what is seen
+    groups: dict[Attention, list[forest_cpu.SegmentBatch]] | None = None  # for the CPU, by what bounds the keys seen
     layout: Layout | None = None  # the segments as a card's kernels read them
     past: Past | None = None  # of the trunks above, where this is a part of a forest that is walked depth first
     plan: StatePlan | None = None  # the segments in the order in which recurrent layers pass on their states
@@ -119,7 +118,7 @@ class Forest:
             k: move(getattr(self, k))
             for k in ("input_ids", "position_ids", "predict_P", "targets_P", "leaf_P", "last_L", "counts_L")
         }
-        return replace(self, groups=None, near=None, layout=None, plan=None, **moved)
+        return replace(self, groups=None, layout=None, plan=None, **moved)
 
     def paths(self) -> list[list[Span]]:
         """The spans from the root down to each segment."""
@@ -144,17 +143,15 @@ class Forest:
         if query.is_cuda:
             self.layout = self.layout or Layout(self.segments, len(self.input_ids), query.device, length)
             return self.layout.attend(query, key, value, how)
-        if how.local:
-            parts = self._near(query, length, Attention(0.0, window=how.window, chunk=how.chunk))
-        else:
-            parts = self.groups = self.groups or forest_cpu.groups(self.segments, query.shape[1], query.device, length)
+        parts = self._batches(query, length, Attention(0.0, window=how.window, chunk=how.chunk))
         return forest_cpu.attend(query[0], key[0], value[0], parts, how).transpose(0, 1)[None]
 
-    def _near(self, query: Tensor, length: int, bound: Attention) -> list[forest_cpu.SegmentBatch]:
-        self.near = self.near if self.near is not None else {}
-        if bound not in self.near:
-            self.near[bound] = forest_cpu.groups(self.segments, query.shape[1], query.device, length, bound)
-        return self.near[bound]
+    def _batches(self, query: Tensor, length: int, bound: Attention) -> list[forest_cpu.SegmentBatch]:
+        """The segments in batches; made once for all layers that see equally far."""
+        self.groups = self.groups if self.groups is not None else {}
+        if bound not in self.groups:
+            self.groups[bound] = forest_cpu.groups(self.segments, query.shape[1], query.device, length, bound)
+        return self.groups[bound]
 
 
 def pack_forest(trees: Sequence[Tree], multiple: int = 1, *, share: bool = False) -> Forest:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from tercet.journal import replace, write_json
 from tercet.models.classes import model_class
-from tercet.models.weights import BaseError
+from tercet.models.weights import BaseError, Shapes, Stored, stored_tensors, write_weights
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -68,7 +68,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         way = "copy the tokenizer files of the model it was trained from next to its weights"
         if slow:
             way = f"{slow} alone is of a slow tokenizer: load it with AutoTokenizer of transformers and save it again"
-        raise BaseError(f"{folder}: expected a tokenizer (tokenizer.json), found {_listing(folder)}; {way}")
+        raise BaseError(f"{folder}: expected a tokenizer (tokenizer.json), found {listing(folder)}; {way}")
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
@@ -90,7 +90,7 @@ def check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise BaseError(f"{folder}: no such model folder; check the path in the recipe")
     if not (folder / "config.json").is_file():
-        raise BaseError(f"{folder}: expected a model folder with config.json, found {_listing(folder)}")
+        raise BaseError(f"{folder}: expected a model folder with config.json, found {listing(folder)}")
     weight_files(folder)
 
 
@@ -108,7 +108,7 @@ def weight_files(folder: Path) -> list[Path]:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise BaseError(
-            f"{folder}: expected weights in {missing[0]}, found {_listing(folder)}; Tercet reads safetensors only, so "
+            f"{folder}: expected weights in {missing[0]}, found {listing(folder)}; Tercet reads safetensors only, so "
             "convert other formats first (`save_pretrained` of transformers writes it)"
         )
     return [folder / name for name in names]
@@ -142,10 +142,25 @@ def parameters_of(model: PreTrainedModel) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **buffers}
 
 
+def tensors_of(folder: Path) -> Stored:
+    """Dtype code and shape of every tensor of a folder, by the name that it is stored under."""
+    return {name: at for file in weight_files(folder) for name, at in stored_tensors(file).items()}
+
+
+def replace_weights(
+    folder: Path, shapes: Shapes, tensors: Iterable[tuple[str, Tensor]], dtypes: Mapping[str, torch.dtype]
+) -> None:
+    """Write other weights in the place of a folder's; `tensors` may be read from the old files meanwhile."""
+    files = weight_files(folder)
+    written = write_weights(folder / "model.safetensors", shapes, tensors, dtypes=dtypes)
+    for file in {*files} - {*written}:
+        file.unlink(missing_ok=True)
+
+
 def copy_tokenizer(source: Path, target: Path) -> None:
     """Copy tokenizer and generation config byte for byte."""
     if not (source / "tokenizer.json").is_file():
-        raise BaseError(f"{source}: expected a tokenizer (tokenizer.json), found {_listing(source)}")
+        raise BaseError(f"{source}: expected a tokenizer (tokenizer.json), found {listing(source)}")
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             replace(target / name, (source / name).read_bytes())
@@ -187,7 +202,8 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _listing(folder: Path) -> str:
+def listing(folder: Path) -> str:
+    """The first names in a folder, for a message."""
     if not folder.is_dir():
         return "no such folder"
     names = sorted(entry.name for entry in folder.iterdir())

@@ -118,7 +118,7 @@ class Cache:
             return
         seen = torch.arange(reach, device=self.lengths.device) <= self.lengths[:size, None]
         self.mask = seen[:, None, None]
-        self.bias = torch.zeros_like(self.mask, dtype=self.kept.blocks[0].dtype).masked_fill_(~self.mask, -torch.inf)
+        self.bias = hiding(~self.mask, self.kept.blocks[0].dtype)
 
     def _first(self, how: Attention) -> Tensor:
         """The first of its own tokens that each row of this step sees `(B,)`; empty where that is all of them."""
@@ -162,8 +162,7 @@ class Prefix:
         bias = None
         if how.local:
             before = torch.arange(self.length, device=positions_B.device) < how.first(positions_B)[:, None]
-            bias = torch.zeros_like(before, dtype=grouped.dtype).masked_fill_(before, -torch.inf)
-            bias = bias.repeat_interleave(group, dim=0)
+            bias = hiding(before, grouped.dtype).repeat_interleave(group, dim=0)
         output, lse = attend(flat, self.keys[layer], self.values[layer], how, bias)
         output = output.reshape(heads, size, group, -1).transpose(0, 1)
         return output, lse.reshape(heads, size, group).transpose(0, 1)
@@ -197,7 +196,7 @@ class Prefill:
             if how.local:
                 places = torch.arange(segment.end - segment.start, device=query.device)
                 before = places < how.first(places + offset)[:, None] - offset
-                bias = torch.zeros_like(before, dtype=query.dtype).masked_fill_(before, -torch.inf)
+                bias = hiding(before, query.dtype)
             parts.append(attend(query[:, :, own], k, v, how, bias, causal=True))
         outputs = torch.cat([output[0].transpose(0, 1) for output, _ in parts])
         return outputs, torch.cat([lse[0].transpose(0, 1) for _, lse in parts])
@@ -251,6 +250,11 @@ def settle(own: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor] | None, how:
         return output
     lse = own[1] if other is None else torch.logaddexp(own[1], other[1])
     return how.sunk(output.reshape(len(output), -1, output.shape[-1]), lse.reshape(len(lse), -1))
+
+
+def hiding(unseen: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores so that some keys are not seen: minus infinity there, else zero."""
+    return torch.zeros_like(unseen, dtype=dtype).masked_fill_(unseen, -torch.inf)
 
 
 def merge(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ from tercet.models.attention import LAYOUT, POSITIONS, TUNING, Attention
 from tercet.models.backbone import backbone, hand_on
 from tercet.models.forest import Attends, Forest, ForestError, Leaf, MissingLayoutError, Tree, pack_forest
 from tercet.models.fused import fuse
+from tercet.models.hf_folder import one_line
 from tercet.models.padded import padded_hidden
 from tercet.models.recurrent import follow_trees
 from tercet.models.state_plan import StatePlan
@@ -173,7 +174,7 @@ def why_not_forest(policy: Policy) -> str:
             with _attending(policy.model, "eager"):
                 plain = [_plain(policy, [*trunk, *ids]) for ids in leaves]
         except Exception as error:  # modelling files raise of every kind where they meet what they do not expect
-            said = " ".join(str(error).split())[:300] or type(error).__name__
+            said = one_line(error)
             return said if isinstance(error, ForestError) else f"its own code stops in a forest ({said})"
     policy.once = witness.calls == len(shapes)
     if not shapes and policy.walks:  # below fp32 a comparison alone might not show it

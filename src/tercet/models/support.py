@@ -17,7 +17,7 @@ from transformers.models.auto import modeling_auto as auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from tercet.journal import write_json
-from tercet.models.hf_folder import BaseError, load_model, one_line, quiet
+from tercet.models.hf_folder import BaseError, listing, load_model, one_line, quiet
 from tercet.models.miniature import build, miniature
 from tercet.models.opening import laid_out
 from tercet.models.policy import Policy
@@ -43,6 +43,11 @@ class Support(NamedTuple):
     architecture: str
     layout: str
     reason: str
+
+    @property
+    def record(self) -> dict[str, str]:
+        """As it is written down and read by the pipeline."""
+        return {"layout": self.layout, "sentence": str(self)}
 
     def __str__(self) -> str:
         if self.layout == "forest":
@@ -76,9 +81,7 @@ def _instead(folder: Path) -> str:
         )
     if (folder / "model_index.json").is_file():
         return "expected a language model, found a diffusion pipeline (model_index.json); Tercet trains decoders"
-    names = sorted(entry.name for entry in folder.iterdir())
-    found = ", ".join(names[:8]) + (" …" if len(names) > 8 else "") or "an empty folder"
-    return f"expected a model folder with config.json, found {found}"
+    return f"expected a model folder with config.json, found {listing(folder)}"
 
 
 def check_kind(folder: Path) -> dict[str, Any]:
@@ -168,20 +171,17 @@ NOTE = Path("tercet", "layout.json")  # in a base's folder: how it is read
 def note(found: Support, folder: Path) -> None:
     """Write into a folder how its model is read."""
     (folder / NOTE).parent.mkdir(exist_ok=True)
-    write_json(folder / NOTE, {"layout": found.layout, "sentence": str(found)}, sort_keys=True)
+    write_json(folder / NOTE, found.record, sort_keys=True)
 
 
 def main(folder: str) -> int:
     """Print how a folder is read, or why it cannot be."""
     try:
         config = read_config(Path(folder))
-        one = of_config(config)
-        found = {"layout": one.layout, "sentence": str(one)}
+        found = of_config(config).record
     except BaseError as error:
         found = {"layout": "", "sentence": str(error)}
-    except (
-        Exception
-    ) as error:  # a small model says little where it cannot be made: the base stage asks the model itself
+    except Exception as error:  # a small model says little where it cannot be made
         found = {"layout": "unknown", "sentence": f"the base stage will try the model itself ({one_line(error)})"}
     sys.stdout.write(json.dumps(found) + "\n")
     return 0

@@ -6,18 +6,18 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from tokenizers import AddedToken, Tokenizer
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from tercet.journal import replace, write_json
 from tercet.models.base_layout import BaseLayout
 from tercet.models.chat import Chat
-from tercet.models.hf_folder import load_model, parameters_of, save_config, weight_files
-from tercet.models.weights import DTYPES, note_widened, stored_tensors, write_weights
+from tercet.models.hf_folder import load_model, parameters_of, replace_weights, save_config, tensors_of, weight_files
+from tercet.models.weights import DTYPES, each_tensor, note_widened
 
 
 def ensure_pad(folder: Path, tokenizer: PreTrainedTokenizerFast, chat: Chat) -> int:
@@ -66,25 +66,21 @@ def fit_embedding(folder: Path, config: PretrainedConfig, highest: int) -> None:
 def _grow(folder: Path, config: PretrainedConfig) -> None:
     """Rewrite the weights with the rows that `config` has; new rows are the mean of the old ones."""
     shapes = BaseLayout(config).shapes
-    files = weight_files(folder)
-    have = {name: at for file in files for name, at in stored_tensors(file).items()}
+    have = tensors_of(folder)
 
     def tensors() -> Iterator[tuple[str, torch.Tensor]]:
-        for file in files:
-            with safe_open(file, framework="pt") as stored:
-                for name in stored.keys():  # noqa: SIM118  not a dict
-                    weight = stored.get_tensor(name).float()
-                    more = shapes[name][0] - weight.shape[0] if name in shapes and weight.dim() else 0
-                    mean = weight.mean(0, keepdim=True) if more else weight
-                    yield name, torch.cat([weight, mean.expand(more, *weight.shape[1:])]) if more else weight
+        for name, stored in chain.from_iterable(map(each_tensor, weight_files(folder))):
+            weight = stored.float()
+            more = shapes[name][0] - weight.shape[0] if name in shapes and weight.dim() else 0
+            mean = weight.mean(0, keepdim=True) if more else weight
+            yield name, torch.cat([weight, mean.expand(more, *weight.shape[1:])]) if more else weight
 
     save_config(folder, config)
     dtypes = {name: DTYPES.get(code, torch.float32) for name, (code, _) in have.items()}
     wider = [name for name, dtype in dtypes.items() if dtype != torch.float32 and have[name][1] != shapes.get(name)]
     dtypes |= dict.fromkeys(wider, torch.float32)  # a mean is not rounded
-    written = write_weights(folder / "model.safetensors", shapes, tensors(), dtypes=dtypes)
+    replace_weights(folder, shapes, tensors(), dtypes)
     note_widened(folder, wider)
-    _remove(files, written)
 
 
 def rewrite(folder: Path) -> None:
@@ -92,8 +88,7 @@ def rewrite(folder: Path) -> None:
 
     Older folders have other names; those of a multimodal model hold more than what reads text.
     """
-    files = weight_files(folder)
-    codes = Counter(code for file in files for code, _ in stored_tensors(file).values())
+    codes = Counter(code for code, _ in tensors_of(folder).values())
     dtype = DTYPES.get(codes.most_common(1)[0][0], torch.float32)
     model = load_model(folder, dtype)
     model.config.architectures = [type(model).__name__]
@@ -101,10 +96,4 @@ def rewrite(folder: Path) -> None:
     sys.stderr.write(f"tercet: {folder.name}: written as {type(model).__name__}\n")
     save_config(folder, model.config)
     tensors = layout.stored(parameters_of(model).items())
-    dtypes = dict.fromkeys(layout.shapes, dtype)
-    _remove(files, write_weights(folder / "model.safetensors", layout.shapes, tensors, dtypes=dtypes))
-
-
-def _remove(files: list[Path], written: list[Path]) -> None:
-    for file in {*files} - {*written}:
-        file.unlink(missing_ok=True)
+    replace_weights(folder, layout.shapes, tensors, dict.fromkeys(layout.shapes, dtype))

@@ -6,22 +6,18 @@ A damaged or foreign file is found here, before anything is copied or trained, a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import PretrainedConfig
 
 from tercet.models.base_layout import BaseLayout
 from tercet.models.hf_folder import load_model, weight_files
-from tercet.models.weights import BaseError, stored_tensors
+from tercet.models.weights import BaseError, Stored, described, each_tensor
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 FLOATS = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}
-
-Stored = Mapping[str, tuple[str, tuple[int, ...]]]  # dtype code and shape by name
 
 
 def check_weights(folder: Path, config: PretrainedConfig) -> bool:
@@ -64,13 +60,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _whole(file: Path) -> Stored:
     """The tensors of a file that is as long as its header says."""
-    have = stored_tensors(file)
-    with open(file, "rb") as stream:
-        length = 8 + int.from_bytes(stream.read(8), "little")
-        ends = [
-            at["data_offsets"][1] for name, at in json.loads(stream.read(length - 8)).items() if name != "__metadata__"
-        ]
-    expected, found = length + max(ends, default=0), file.stat().st_size
+    (have, expected), found = described(file), file.stat().st_size
     if found != expected:
         raise BaseError(f"{file}: expected {expected:,} bytes, found {found:,}: the file was cut; copy it again")
     return have
@@ -86,12 +76,10 @@ def _check_index(folder: Path, have: Stored) -> None:
 
 
 def _check_finite(file: Path) -> None:
-    with safe_open(file, framework="pt") as stored:
-        for name in stored.keys():  # noqa: SIM118  not a dict
-            weight = stored.get_tensor(name)
-            if weight.is_floating_point() and not bool(weight.isfinite().all()):
-                bad = int((~weight.isfinite()).sum())
-                raise BaseError(
-                    f"{file}: {bad:,} of {weight.numel():,} numbers of {name} are not finite (NaN or infinity); the "
-                    "model is broken, copy or train it again"
-                )
+    for name, weight in each_tensor(file):
+        if weight.is_floating_point() and not bool(weight.isfinite().all()):
+            bad = int((~weight.isfinite()).sum())
+            raise BaseError(
+                f"{file}: {bad:,} of {weight.numel():,} numbers of {name} are not finite (NaN or infinity); the "
+                "model is broken, copy or train it again"
+            )

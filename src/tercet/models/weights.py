@@ -7,12 +7,13 @@ a larger one is numbered shards and an index beside them, as the hub has them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from tercet.journal import replacing, write_json
@@ -24,6 +25,7 @@ DTYPES = {code: dtype for dtype, code in CODES.items()}
 WIDENED = Path("tercet", "widened.json")
 
 Shapes = Mapping[str, tuple[int, ...]]
+Stored = dict[str, tuple[str, tuple[int, ...]]]  # dtype code and shape by name
 
 
 class BaseError(ValueError):
@@ -82,15 +84,30 @@ def write_weights(
     return paths
 
 
-def stored_tensors(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+def stored_tensors(file: Path) -> Stored:
     """Dtype code and shape of every tensor of a safetensors file, by name; none of the data is read."""
+    return described(file)[0]
+
+
+def described(file: Path) -> tuple[Stored, int]:
+    """What a safetensors file says of itself: see `stored_tensors`, and how many bytes it has when it is whole."""
     try:
         with open(file, "rb") as stream:
-            text = stream.read(int.from_bytes(stream.read(8), "little"))
-        found = json.loads(text)
-        return {name: (at["dtype"], tuple(at["shape"])) for name, at in found.items() if name != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+            length = int.from_bytes(stream.read(8), "little")
+            found = json.loads(stream.read(length))
+        found.pop("__metadata__", None)
+        ends = [at["data_offsets"][1] for at in found.values()]
+        have = {name: (at["dtype"], tuple(at["shape"])) for name, at in found.items()}
+        return have, 8 + length + max(ends, default=0)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError) as error:
         raise BaseError(f"{file}: not a readable safetensors file ({error}); copy it again") from error
+
+
+def each_tensor(file: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a safetensors file, one at a time."""
+    with safe_open(file, framework="pt") as stored:
+        for name in stored_tensors(file):
+            yield name, stored.get_tensor(name)
 
 
 def note_widened(folder: Path, names: Iterable[str]) -> None:

@@ -23,12 +23,10 @@ def branches(module: nn.Module, batch: Batch, backward: Backward) -> Iterator[Ba
 
     `backward(outputs, slopes)` runs a trunk's backward pass, after those of all its parts.
     """
-    reader = module.get_submodule(batch.part.rstrip("."))
-    if batch.walk is None or not getattr(reader, "walks", False):
+    if (parts := _parts(module.get_submodule(batch.part.rstrip(".")), batch, backward)) is None:
         yield batch
         return
-    assert isinstance(reader, Reader)
-    for part in walked(reader, batch.walk, backward):
+    for part in parts:
         yield _narrowed(batch, part)
 
 
@@ -38,15 +36,19 @@ def read(reader: nn.Module, batch: Batch, look: Callable[[Forest], Tensor]) -> T
 
     It is called with the batch's forest, or with one part after another. `reader` is the model that it reads with.
     """
-    if batch.walk is None or not getattr(reader, "walks", False):
+    if (parts := _parts(reader, batch, torch.autograd.backward)) is None:
         return look(batch.forest)
-    assert isinstance(reader, Reader)
     places, found, tokens = [], [], len(batch.forest.leaf_P)
-    for part in walked(reader, batch.walk, torch.autograd.backward):
+    for part in parts:
         found.append(look(part.forest))
         places.append(torch.cat((part.predicted, part.leaves + tokens))[: len(found[-1])])
     values = torch.cat(found)
     return torch.empty_like(values).index_copy_(0, torch.cat(places), values)
+
+
+def _parts(reader: nn.Module, batch: Batch, backward: Backward) -> Iterator[Part] | None:
+    """The parts in order; None where the batch fits, or where a branch needs more of its trunk than keys and values."""
+    return walked(reader, batch.walk, backward) if batch.walk and isinstance(reader, Reader) and reader.walks else None
 
 
 def _narrowed(batch: Batch, part: Part) -> Batch:

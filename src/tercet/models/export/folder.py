@@ -14,17 +14,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from transformers import PretrainedConfig
 
 from tercet.models.base_layout import BaseLayout
 from tercet.models.export.older import write_config, write_tokenizer_config
-from tercet.models.hf_folder import load_config, meta_model, parameter_shapes, weight_files
-from tercet.models.weights import DTYPES, SHARD, BaseError, stored_tensors, widened, write_weights
+from tercet.models.hf_folder import load_config, meta_model, parameter_shapes, tensors_of, weight_files
+from tercet.models.weights import DTYPES, SHARD, BaseError, Stored, each_tensor, widened, write_weights
 
 Progress = Callable[[int, int, str], None]
-Stored = dict[str, tuple[str, tuple[int, ...]]]
 BASE = "base"  # the precision of the base model
 
 
@@ -61,11 +59,6 @@ def export_folder(
         out / "model.safetensors", shapes, layout.stored(tensors) if layout else tensors, dtypes=dtypes, shard=shard
     )
     return Exported(str(common).removeprefix("torch."), len(files), sum(file.stat().st_size for file in files))
-
-
-def tensors_of(folder: Path) -> Stored:
-    """Dtype code and shape of every tensor of a folder, by the name that it is stored under."""
-    return {name: at for file in weight_files(folder) for name, at in stored_tensors(file).items()}
 
 
 def _as_it_came(folder: Path) -> Stored:
@@ -113,11 +106,10 @@ def read_tensors(source: Path, progress: Progress) -> Iterator[tuple[str, Tensor
     """The tensors of a folder, one at a time, in the order of `tensors_of`."""
     done, count = 0, len(tensors_of(source))
     for file in weight_files(source):
-        with safe_open(file, framework="pt") as stored:
-            for name in stored_tensors(file):
-                progress(done, count, name)
-                yield name, stored.get_tensor(name)
-                done += 1
+        for name, tensor in each_tensor(file):
+            progress(done, count, name)
+            yield name, tensor
+            done += 1
     progress(count, count, "")
 
 
