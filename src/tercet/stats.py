@@ -3,8 +3,10 @@
 Pure functions on lists of per-item numbers, and at the end on results, where two checkpoints are compared item by item.
 Everything is one estimator: a ratio of sums, total over weight, whose error comes from the items' residuals. With
 weights of one it is the ordinary mean (standard error: sd with n-1, over root n); with bytes as weights it is corpus
-bits per byte; given two models' totals subtracted it is a paired difference. All 95 % intervals use Student's t with
-one degree of freedom fewer than there are independent units.
+bits per byte; given two models' totals subtracted it is a paired difference. Its 95 % intervals use Student's t with
+one degree of freedom fewer than there are independent units. Where items are right or wrong, shares have intervals of
+their own (`wilson`, `paired_share`). No error of a comparison is ever zero: items that all agree are few, and `widened`
+says how little they show.
 """
 
 from __future__ import annotations
@@ -12,13 +14,12 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from statistics import NormalDist
 from typing import Literal
 
 from tercet.records import Result
+from tercet.stats_t import CONFIDENCE, t_p_value, t_quantile
 
-CONFIDENCE = 0.95
 POWER = 0.80
 
 
@@ -48,8 +49,8 @@ class Estimate:
         """Two-sided p-value of the hypothesis that the true value is zero."""
         if math.isnan(self.stderr):
             return math.nan
-        if self.stderr == 0:
-            return 1.0 if self.value == 0 else 0.0
+        if self.stderr <= 1e-12 * abs(self.value):  # all units are equal, as all of so many tosses of a coin can be
+            return 1.0 if self.value == 0 else 2.0**-self.df
         return t_p_value(self.value / self.stderr, self.df)
 
 
@@ -121,6 +122,27 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def paired_share(gained: int, lost: int, n: int) -> Estimate:
+    """The change (gained - lost) / n of a share of the same 0/1 items, with Bonett and Price's 95 % interval.
+
+    Two more items are counted, one gained and one lost: p = (gained + 1) / (n + 2), q = (lost + 1) / (n + 2), and the
+    interval is p - q ± 1.96 stderr with stderr = sqrt((p + q - (p - q)^2) / (n + 2)); without any change it is
+    ± 2.77 / (n + 2). Bonett & Price (2012), Adjusted Wald confidence interval ... based on paired data.
+    """
+    p, q = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
+    stderr = math.sqrt((p + q - (p - q) ** 2) / (n + 2))
+    half = NormalDist().inv_cdf((1 + CONFIDENCE) / 2) * stderr
+    return Estimate((gained - lost) / n, stderr, max(-1.0, p - q - half), min(1.0, p - q + half), n, n - 1)
+
+
+def widened(found: Estimate, spread: float) -> Estimate:
+    """The estimate as if two more units changed, one up and one down, by spread / sqrt(2): what `paired_share` does.
+
+    Few changes among many equal values make Student's t too sure, and none make it certain.
+    """
+    return _estimate(found.value, math.hypot(found.stderr, spread / (found.df + 3)), found.n, found.df)
+
+
 def mcnemar(a: Sequence[float], b: Sequence[float]) -> float:
     """Exact two-sided p-value of McNemar's test for paired 0/1 scores (binomial on the items where they disagree)."""
     losses = sum(x > y for x, y in zip(a, b, strict=True))
@@ -159,11 +181,31 @@ def estimate(
     return mean(totals, clusters)
 
 
+def mean_score(scores: Sequence[float]) -> Estimate:
+    """Mean of scores between 0 and 1; where all are one number, the error is that of one more item with another."""
+    return _uncertain(mean(scores))
+
+
 def level(results: Sequence[Result]) -> Estimate:
     """What a task is quoted by: the mean over its subsets where the task says so, else that over items."""
+    scores = [result.score for result in results]
     if results[0].aggregate == "macro":
-        return macro(_by_subset(results, [result.score for result in results]))
-    return estimate(results)
+        return _uncertain(macro(_by_subset(results, scores)))
+    return estimate(results) if results[0].metric == "bpb" else mean_score(scores)
+
+
+def interval(results: Sequence[Result], plain: Estimate) -> tuple[float, float, str]:
+    """The 95 % interval of a score, and how it was found: Wilson's for a share of 0/1 items, else Student's t.
+
+    A mean over subsets is no share of items, save where all items are right or all are wrong.
+    """
+    scores, first = [result.score for result in results], results[0]
+    binary = {*scores} <= {0.0, 1.0} and first.metric != "bpb"
+    if binary and (first.aggregate != "macro" or len({*scores}) == 1):
+        return *wilson(sum(scores), len(scores)), "95 %, Wilson"
+    if first.metric == "bpb":
+        return plain.low, plain.high, "95 %, Student's t"
+    return max(0.0, plain.low), min(1.0, plain.high), "95 %, Student's t"
 
 
 @dataclass(frozen=True)
@@ -178,6 +220,21 @@ class Pairs:
     def changes(self) -> list[float]:
         """b - a of every item: its score, or its bits."""
         return [y - x for x, y in zip(_totals(self.a), _totals(self.b), strict=True)]
+
+    @property
+    def tied(self) -> bool:
+        """Whether there are items that did not change, or all changed alike."""
+        return 0.0 in self.changes or len({*self.changes}) == 1
+
+    @property
+    def spread(self) -> float:
+        """What two items add to an error that change by the largest change, one up and one down (see `widened`).
+
+        Where nothing changed, an item could have changed by 1, the whole scale, or by all its bits per byte.
+        """
+        sizes = [float(one.num_bytes) if one.metric == "bpb" else 1.0 for one in self.a]
+        most = max(abs(change) / size for change, size in zip(self.changes, sizes, strict=True))
+        return math.sqrt(2) * (most or (level(self.a).value if self.a[0].metric == "bpb" else 1.0))
 
     @property
     def verdicts(self) -> tuple[list[float], list[float]] | None:
@@ -250,16 +307,21 @@ class Comparison:
 def compare(pairs: Pairs) -> Comparison:
     """The paired difference of one task, over its items or over its subsets as its score is.
 
-    0/1 scores are tested with McNemar's exact test, everything else with a paired t; the interval is always that of t.
+    0/1 scores are tested with McNemar's exact test and have the interval of `paired_share`; everything else has a
+    paired t and its interval, which is `widened` where items did not change or all changed alike.
     """
     first, templates = pairs.a[0], [result.template for result in pairs.a]
     whole = first.aggregate == "macro" and first.metric != "bpb"
-    changes = macro(_by_subset(pairs.a, pairs.changes)) if whole else estimate(pairs.a, totals=pairs.changes)
+    plain = macro(_by_subset(pairs.a, pairs.changes)) if whole else estimate(pairs.a, totals=pairs.changes)
+    changes = widened(plain, pairs.spread) if pairs.tied else plain
+    if pairs.verdicts and not whole:
+        changes = paired_share(pairs.changes.count(1.0), pairs.changes.count(-1.0), len(pairs.changes))
     line = comparison(first.task, first.metric, changes, (level(pairs.a).value, level(pairs.b).value), pairs.verdicts)
-    line = replace(line, left_out=pairs.left_out)
+    line = replace(line, p_value=line.p_value if pairs.verdicts else plain.p_value, left_out=pairs.left_out)
     if not 1 < len({*templates}) < len(templates):
         return line
     clustered = estimate(pairs.a, templates, pairs.changes)
+    clustered = clustered if any(pairs.changes) else widened(clustered, pairs.spread)
     return replace(line, stderr_clustered=clustered.stderr, num_clusters=clustered.df + 1)
 
 
@@ -309,19 +371,8 @@ def corrected(lines: Sequence[Comparison]) -> list[Comparison]:
     return [replace(line, p_holm=p) for line, p in zip(lines, holm([line.p_value for line in lines]), strict=True)]
 
 
-def t_p_value(t: float, df: int) -> float:
-    """P(|T| >= |t|) for Student's t: the regularised incomplete beta function I_x(df/2, 1/2) at x = df / (df + t^2)."""
-    return _incomplete_beta(df / (df + t * t), df / 2, 0.5)
-
-
-@lru_cache(maxsize=1024)
-def t_quantile(df: int) -> float:
-    """The t that leaves 5 % outside [-t, t], e.g. 2.228 for df = 10; found by bisection."""
-    low, high = 0.0, 1000.0
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_p_value(middle, df) > 1 - CONFIDENCE else (low, middle)
-    return (low + high) / 2
+def _uncertain(found: Estimate) -> Estimate:
+    return found if found.stderr else widened(found, 1.0)
 
 
 def _totals(results: Sequence[Result]) -> list[float]:
@@ -338,22 +389,3 @@ def _by_subset(results: Sequence[Result], values: Sequence[float]) -> list[list[
 def _estimate(value: float, stderr: float, n: int, df: int) -> Estimate:
     half = t_quantile(df) * stderr if df > 0 else math.nan
     return Estimate(value, stderr, value - half, value + half, n, df)
-
-
-def _incomplete_beta(x: float, a: float, b: float) -> float:
-    if x <= 0 or x >= 1:
-        return 0.0 if x <= 0 else 1.0
-    if x > (a + 1) / (a + b + 2):  # the fraction converges fast below this point; use the symmetry above it
-        return 1.0 - _incomplete_beta(1 - x, b, a)
-    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    return math.exp(log_front) / a / _beta_fraction(x, a, b)
-
-
-def _beta_fraction(x: float, a: float, b: float) -> float:
-    """The denominator 1 + d1/(1 + d2/(1 + ...)) of the incomplete beta function, from its last term backwards."""
-    value = 1.0
-    for m in range(200, 0, -1):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m - 1) * (a + b + m - 1) * x / ((a + 2 * m - 2) * (a + 2 * m - 1))
-        value = 1.0 + odd / (1.0 + even / value)
-    return value

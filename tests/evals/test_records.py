@@ -47,7 +47,7 @@ def test_a_complete_suite_has_its_averages_in_a_file_and_in_a_comparison(tmp_pat
     line = compare(tmp_path / "a", tmp_path / "b")[-1]
     assert (whole["score"], line.task, line.n) == (0.5, "safety, 6 rows", 12)
     assert (line.a, line.b, line.difference) == pytest.approx((0.5, 1.0, 0.5))
-    assert line.stderr == pytest.approx(0.5 / 6**0.5)
+    assert line.stderr == pytest.approx(((3 / 4 - 1 / 16) / 4 / 6) ** 0.5)  # of two items one gained, six times
 
 
 def test_a_result_that_failed_says_so_and_no_more() -> None:

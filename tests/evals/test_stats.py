@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tercet import stats
+from tercet import stats, stats_t
 from tercet.records import Result
 from tercet.stats import CompareError
 
@@ -32,8 +33,8 @@ def test_mean_has_the_textbook_standard_error_and_t_interval() -> None:
     ("df", "t"), [(1, 12.706205), (2, 4.302653), (10, 2.228139), (30, 2.042272), (119, 1.980100), (10_000, 1.960201)]
 )
 def test_t_quantiles_are_those_of_the_printed_table(df: int, t: float) -> None:
-    assert stats.t_quantile(df) == pytest.approx(t, abs=2e-6)
-    assert stats.t_p_value(t, df) == pytest.approx(0.05, abs=1e-6)
+    assert stats_t.t_quantile(df) == pytest.approx(t, abs=2e-6)
+    assert stats_t.t_p_value(t, df) == pytest.approx(0.05, abs=1e-6)
 
 
 @given(st.floats(0, 50), st.integers(1, 3))
@@ -44,7 +45,7 @@ def test_t_p_values_have_their_closed_forms(t: float, which: int) -> None:
         3: 1 - 2 / math.pi * (math.atan(t / math.sqrt(3)) + t * math.sqrt(3) / (3 + t * t)),
     }
     # near t = 0 the p-value loses half its digits
-    assert stats.t_p_value(t, which) == pytest.approx(closed[which], abs=1e-7)
+    assert stats_t.t_p_value(t, which) == pytest.approx(closed[which], abs=1e-7)
 
 
 def test_one_item_has_no_error_bar() -> None:
@@ -170,9 +171,134 @@ def test_holm_corrects_upwards_and_keeps_the_order(p_values: list[float]) -> Non
     assert ordered == sorted(ordered)
 
 
-def test_a_certain_difference_has_p_zero_and_none_has_p_one() -> None:
-    assert stats.mean([1, 1]).p_value == 0
+def test_equal_values_are_as_unlikely_as_equal_tosses_of_a_coin() -> None:
     assert stats.mean([0, 0]).p_value == 1
+    assert stats.mean([1, 1]).p_value == 0.5
+    assert stats.mean([0.1] * 11).p_value == 2**-10
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "n", "centre", "stderr", "low", "high"),
+    [
+        (
+            26,
+            4,
+            48,
+            0.44,
+            0.09448809,
+            0.2548067,
+            0.6251933,
+        ),  # the example of R's statpsych, ci.prop.ps(.05, 12, 4, 26, 6)
+        (6, 16, 161, -0.0613, 0.0297, -0.1195, -0.0032),  # Cavo et al. 2012, as R's contingencytables prints it
+        (1, 7, 21, -0.2609, 0.1263, -0.5084, -0.0134),  # Bentur et al. 2009, by hand
+    ],
+)
+def test_paired_shares_have_the_interval_of_bonett_and_price(
+    gained: int, lost: int, n: int, centre: float, stderr: float, low: float, high: float
+) -> None:
+    found = stats.paired_share(gained, lost, n)
+    assert found.value == (gained - lost) / n
+    assert found.stderr == pytest.approx(stderr, abs=1e-4)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
+    assert (found.low + found.high) / 2 == pytest.approx(centre, abs=1e-4)
+
+
+def exact_coverage(n: int, gains: float, losses: float) -> float:
+    """How often the interval holds the true difference: the sum of trinomial probabilities over all outcomes."""
+    total = 0.0
+    for won in range(n + 1):
+        for lost in range(n + 1 - won):
+            same = n - won - lost
+            ways = math.comb(n, won) * math.comb(n - won, lost)
+            found = stats.paired_share(won, lost, n)
+            if found.low <= gains - losses <= found.high:
+                total += ways * gains**won * losses**lost * (1 - gains - losses) ** same
+    return total
+
+
+@pytest.mark.parametrize("n", [5, 10, 20, 40])
+def test_the_interval_of_paired_shares_covers_what_it_says_also_where_few_items_change(n: int) -> None:
+    grid = [(gains, losses) for gains in (0.0, 0.01, 0.05, 0.1, 0.3) for losses in (0.0, 0.01, 0.05, 0.2)]
+    covered = [exact_coverage(n, gains, losses) for gains, losses in grid]
+    assert min(covered) > 0.92
+    assert math.fsum(covered) / len(covered) > 0.96
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 100])
+def test_nothing_that_changed_is_not_certainty(n: int) -> None:
+    line = stats.compare(stats.pair(results([1.0] * n), results([1.0] * n)))
+    half = 1.959964 * math.sqrt(2) / (n + 2)
+    assert (line.difference, line.low, line.high) == pytest.approx((0.0, max(-1, -half), min(1, half)), abs=1e-6)
+    assert line.minimum_detectable == pytest.approx(2.801585 * math.sqrt(2) / (n + 2), abs=1e-6)
+    assert stats.corrected([line])[0].verdict == "unclear"
+
+
+CHANGELESS = {
+    "partial scores": {"score": 0.5},
+    "subsets": {"aggregate": "macro"},
+    "templates": {},
+    "bits": {"metric": "bpb", "num_bytes": 10, "bits": 8.0},
+}
+
+
+@pytest.mark.parametrize("kind", CHANGELESS)
+def test_an_interval_of_equal_differences_has_a_width_whatever_the_score(kind: str) -> None:
+    more = {"score": 1.0, **CHANGELESS[kind]}
+    one = {str(i): Result(task="t@1", item=str(i), subset=f"s{i % 3}", template=f"t{i % 5}", **more) for i in range(30)}
+    line = stats.compare(stats.pair(one, one))
+    assert line.difference == 0
+    assert line.low < 0 < line.high
+    assert line.minimum_detectable > 0
+    assert line.half_clustered is not None
+    assert line.half_clustered > line.high / 2
+    assert stats.average([[line], [line]], "all").low < 0
+    if kind == "bits":  # as if one item more had lost all its 0.8 bits per byte, and one had doubled them
+        assert line.stderr == pytest.approx(0.8 * math.sqrt(2) / 32)
+
+
+def test_a_change_of_all_items_by_the_same_amount_has_a_width_too() -> None:
+    line = stats.compare(stats.pair(results([0.0] * 10), results([0.5] * 10)))
+    assert (line.difference, line.stderr) == (0.5, pytest.approx(0.5 * math.sqrt(2) / 12))
+    assert line.p_value == 2**-9
+
+
+@given(st.lists(st.tuples(*[st.sampled_from([0.0, 0.25, 0.5, 1.0])] * 2), min_size=2, max_size=40))
+def test_no_comparison_has_an_empty_interval(both: list[tuple[float, float]]) -> None:
+    line = stats.compare(stats.pair(*(results([pair[side] for pair in both]) for side in (0, 1))))
+    assert line.low < line.high
+    assert line.low <= line.difference <= line.high
+    assert line.stderr > 0
+
+
+def test_partial_scores_of_which_few_change_have_an_interval_that_covers() -> None:
+    draw = random.Random(3)
+    covered = {"widened": 0, "t": 0}
+    for _ in range(300):  # a fiftieth of 100 items gains a quarter to all of a point: 0.0125 in the mean
+        changes = [draw.randint(1, 4) / 4 if draw.random() < 0.02 else 0.0 for _ in range(100)]
+        line = stats.compare(stats.pair(results([0.0] * 100), results(changes)))
+        plain = stats.mean(changes)
+        covered["widened"] += line.low <= 0.0125 <= line.high
+        covered["t"] += plain.low <= 0.0125 <= plain.high
+    assert covered["widened"] >= 0.9 * 300
+    assert covered["t"] < 0.85 * 300
+
+
+def test_scores_that_all_change_have_the_interval_of_student() -> None:
+    before, after = [0.1 * i for i in range(10)], [0.1 * i + 0.01 * (i % 3 + 1) for i in range(10)]
+    line = stats.compare(stats.pair(results(before), results(after)))
+    plain = stats.mean([y - x for x, y in zip(before, after, strict=True)])
+    assert (line.stderr, line.low, line.high) == (plain.stderr, plain.low, plain.high)
+
+
+def test_a_score_of_all_or_nothing_has_an_error_and_wilsons_interval() -> None:
+    for whole in ("micro", "macro"):
+        none = list(results([0.0] * 10, aggregate=whole).values())
+        found = stats.level(none)
+        assert (found.value, found.stderr) == (0.0, pytest.approx(1 / 12))
+        low, high, how = stats.interval(none, found)
+        assert (low, high, how) == (pytest.approx(0.0), pytest.approx(0.2775, abs=1e-4), "95 %, Wilson")
+    assert stats.mean_score([1.0] * 8).stderr == pytest.approx(0.1)
+    assert math.isnan(stats.mean_score([1.0]).stderr)
 
 
 def test_a_share_has_an_honest_interval_also_at_its_ends() -> None:

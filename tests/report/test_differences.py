@@ -33,9 +33,10 @@ def changed(before: list[float], after: list[float], metric: str = "accuracy") -
 
 
 def test_both_the_interval_and_mcnemar_must_agree() -> None:
-    five = changed([0.0] * 50, [1.0] * 5 + [0.0] * 45)
-    assert five.low > 0
-    assert five.verdict == "unclear"
+    more = changed([1.0] * 3 + [0.0] * 197, [0.0] * 3 + [1.0] * 11 + [0.0] * 186)  # 11 gained, 3 lost: p = 0.057
+    assert more.low > 0
+    assert more.verdict == "unclear"
+    assert changed([0.0] * 50, [1.0] * 5 + [0.0] * 45).low < 0  # five of five: p = 0.0625
     assert changed([0.0] * 50, [1.0] * 8 + [0.0] * 42).verdict == "better"
     assert changed([1.0] * 8 + [0.0] * 42, [0.0] * 50).verdict == "worse"
 

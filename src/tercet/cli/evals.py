@@ -17,7 +17,7 @@ from tercet.cli.output import emit, say, score, scores_table, table
 from tercet.recipe import Recipe, RecipeError
 from tercet.records import read_scores
 from tercet.stage import StageError
-from tercet.stats import mean
+from tercet.stats import mean_score
 from tercet.store import Store, StoreError
 from tercet.verify import verifier
 
@@ -168,7 +168,7 @@ def grade(args: argparse.Namespace) -> int:
             raise ValueError(f"{args.file}, line {number}: {error}") from None
     if not grades:
         raise ValueError(f"{args.file}: holds no completions; expected lines of JSON")
-    whole = mean([found.score for _, found in grades])
+    whole = mean_score([found.score for _, found in grades])
     if args.json:
         found = [{"line": number, **asdict(one)} for number, one in grades]
         head = {"verifier": args.verifier, "n": whole.n, "score": whole.value, "stderr": whole.stderr}

@@ -22,6 +22,7 @@ import numpy as np
 
 from tercet import stats
 from tercet.records import Result
+from tercet.stats_t import t_quantile
 
 STRENGTHS = tuple(10.0 ** (-4 + 8 * k / 9) for k in range(10))  # the weights of the data that cross-validation tries
 FOLDS = 5
@@ -111,7 +112,7 @@ def headline(results: Sequence[Result]) -> tuple[stats.Estimate | None, dict[str
         ]
     )
     rate, error, df = numbers["lc_win_rate"] / 100, numbers["lc_win_rate_stderr"] / 100, len(results) - 1
-    half = stats.t_quantile(df) * error
+    half = t_quantile(df) * error
     return stats.Estimate(rate, error, rate - half, rate + half, len(results), df), numbers
 
 

@@ -14,7 +14,7 @@ from statistics import fmean
 from tercet import stats
 from tercet.evals.suite import averages
 from tercet.records import Result, read_results
-from tercet.stats import CompareError, Comparison, Pairs, comparison, corrected, pooled
+from tercet.stats import CompareError, Comparison, Pairs, comparison, corrected, pooled, widened
 
 ALL_ACCURACY = "all accuracy tasks"
 
@@ -119,5 +119,6 @@ def _all_accuracy(pairs: Sequence[Pairs]) -> Comparison:
     lost = sum(pair.left_out for pair in pairs)
     whole = Pairs([one for pair in pairs for one in pair.a], [one for pair in pairs for one in pair.b], lost)
     ends = fmean(one.score for one in whole.a), fmean(one.score for one in whole.b)
-    line = comparison(ALL_ACCURACY, "accuracy", pooled([pair.changes for pair in pairs]), ends, whole.verdicts)
+    changes = widened(pooled([pair.changes for pair in pairs]), whole.spread)
+    line = comparison(ALL_ACCURACY, "accuracy", changes, ends, whole.verdicts)
     return replace(line, p_holm=line.p_value, left_out=lost)

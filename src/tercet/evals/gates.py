@@ -12,7 +12,7 @@ from pathlib import Path
 from tercet.evals.compare import compare, load
 from tercet.evals.task import TaskError
 from tercet.recipe import Gate, gate
-from tercet.stats import GateError, estimate
+from tercet.stats import GateError, interval, level
 
 
 def named(wanted: Gate, tasks: Sequence[str]) -> str:
@@ -40,9 +40,10 @@ def _missed(wanted: Gate, task: str, results: Path, baselines: dict[str, Path]) 
         low, high = row.low - wanted.offset, row.high - wanted.offset
         seen = f"{row.b:.4f} against {row.a:.4f} in {wanted.stage}"
     else:
-        own = estimate([result for result in load(results) if result.task == task])
-        low, high = own.low - wanted.offset, own.high - wanted.offset
-        seen = f"{own.value:.4f}"
+        own = [result for result in load(results) if result.task == task]
+        quoted = level(own)
+        low, high = (bound - wanted.offset for bound in interval(own, quoted)[:2])
+        seen = f"{quoted.value:.4f}"
     if not (high < 0 if wanted.at_least else low > 0):
         return ""
     return f"gate `{wanted.text}` missed: {seen}; 95 % interval of the distance to the bound [{low:+.4f}, {high:+.4f}]"

@@ -21,7 +21,7 @@ from tercet.evals.task import Item
 from tercet.journal import Journal, Place, write_json
 from tercet.records import WAYS, Result, Sample, Score, TaskCard, dump
 from tercet.rows import Completion
-from tercet.stats import Estimate, estimate, level, mean, minimum_detectable, ratio, wilson
+from tercet.stats import Estimate, estimate, interval, level, mean, minimum_detectable, ratio, widened
 from tercet.verify import Grade, verifier
 from tercet.verify.programs import pass_at_k
 
@@ -151,7 +151,8 @@ def summary(card: TaskCard, results: Sequence[Result]) -> Score:
     own_estimate, numbers = own(scored) if own else (None, None)
     plain = own_estimate or level(scored)
     clustered = estimate(scored, clusters) if 1 < len(set(clusters)) < len(clusters) else None
-    low, high, interval = _interval(card, scored, plain)
+    clustered = clustered if clustered is None or clustered.stderr else widened(clustered, 1.0)
+    low, high, how = interval(scored, plain)
     ended = Counter(one.outcome for result in results for one in result.tries)
     return Score(
         metric=card.metric,
@@ -160,7 +161,7 @@ def summary(card: TaskCard, results: Sequence[Result]) -> Score:
         stderr=_number(plain.stderr),
         low=_number(low),
         high=_number(high),
-        interval=interval,
+        interval=how,
         minimum_detectable=_number(minimum_detectable(plain.stderr * math.sqrt(2))) or None,
         stderr_clustered=_number(clustered.stderr) if clustered else None,
         num_clusters=len(set(clusters)) if clustered else None,
@@ -169,16 +170,6 @@ def summary(card: TaskCard, results: Sequence[Result]) -> Score:
         card=card,
         **_details(card, scored),
     )
-
-
-def _interval(card: TaskCard, results: Sequence[Result], plain: Estimate) -> tuple[float, float, str]:
-    """The 95 % interval: Wilson's for a share of 0/1 items, Student's t for everything else."""
-    scores = [result.score for result in results]
-    if {*scores} <= {0.0, 1.0} and card.metric != "bpb" and card.aggregate != "macro":
-        return *wilson(sum(scores), len(scores)), "95 %, Wilson"
-    if card.metric == "bpb":
-        return plain.low, plain.high, "95 %, Student's t"
-    return max(0.0, plain.low), min(1.0, plain.high), "95 %, Student's t"
 
 
 def _details(card: TaskCard, results: Sequence[Result]) -> dict[str, Any]:
@@ -201,7 +192,7 @@ def _details(card: TaskCard, results: Sequence[Result]) -> dict[str, Any]:
         parts.setdefault(result.subset, []).append(result)
     if len(parts) > 1:
         found["subsets"] = {
-            name: {"score": (one := estimate(part)).value, "stderr": _number(one.stderr), "n": one.n}
+            name: {"score": (one := level(part)).value, "stderr": _number(one.stderr), "n": one.n}
             for name, part in sorted(parts.items())
         }
         found["micro"] = estimate(results).value

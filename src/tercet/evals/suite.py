@@ -106,7 +106,8 @@ def locked(names: Iterable[str]) -> list[str]:
 def averages(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """The suites that these scores of tasks complete: every row, and the averages with their standard errors.
 
-    An average is the unweighted mean of its rows; its error is sqrt(sum of squares) / number of rows.
+    An average is the unweighted mean of its rows; its error is sqrt(sum of squares) / number of rows, and is not known
+    (None) where that of a row is not.
     """
     found = {}
     for name, suite in SUITES.items():
@@ -122,9 +123,10 @@ def averages(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
     return found
 
 
-def _mean(parts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    errors = [part["stderr"] or 0.0 for part in parts]
+def _mean(parts: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    errors = [part["stderr"] for part in parts]
+    known = None not in errors
     return {
         "score": math.fsum(part["score"] for part in parts) / len(parts),
-        "stderr": math.sqrt(math.fsum(error**2 for error in errors)) / len(parts),
+        "stderr": math.sqrt(math.fsum(error**2 for error in errors)) / len(parts) if known else None,
     }

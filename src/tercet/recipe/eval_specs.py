@@ -21,7 +21,7 @@ class BenchmarkSpec(StageSpec):
     """Collect the items of tasks, so that `mix` can decontaminate against them and `eval` can run them."""
 
     module = "tercet.evals.benchmark"
-    version = 3
+    version = 4
     produces = "benchmark"
     accepts = {"items": ("synth",)}
     files = "tercet.evals.suite:files"
@@ -35,7 +35,7 @@ class EvalSpec(ComputeSpec):
     """Evaluate a model on a benchmark (paper §7)."""
 
     module = "tercet.evals.run"
-    version = 3
+    version = 4
     produces = "scores"
     accepts = {"model": ("weights",), "benchmark": ("benchmark",), "judge": ("weights",), "embedder": ("model",)}
     check = "tercet.evals.suite:check_final"
@@ -68,7 +68,7 @@ class ReportSpec(StageSpec):
     """One self-contained page about the run."""
 
     module = "tercet.report.page"
-    version = 4
+    version = 5
     produces = "page"
     accepts = {"evals": ("scores",)}
     kind: Literal["report"] = "report"

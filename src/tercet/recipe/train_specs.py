@@ -183,7 +183,7 @@ class RewardModelSpec(OfflineSpec):
     """Bradley-Terry reward model (paper §5.4.1, T36)."""
 
     module = "tercet.train.reward_model"
-    version = 3
+    version = 4
     produces = "reward model"
     accepts = {"model": ("weights",), "pairs": ("pairs",), "tests": ("pairs",)}
     label = "Reward"

@@ -1,8 +1,9 @@
 """Paired differences between checkpoints, and the sentences that say them.
 
-Two checkpoints answered the same items, so their difference is estimated item by item: the mean of d_i, with standard
-error s_d / sqrt(n) and Student's t for the 95 % interval, as `tercet compare` does. Where the score is the mean over
-subsets, so is the difference. Bits per byte is a ratio of sums, so its error is that of the linearised ratio. The page
+Two checkpoints answered the same items, so their difference is estimated item by item, as `tercet compare` does: for
+right and wrong answers with Bonett and Price's interval, which counts one more item gained and one more lost, else as
+the mean of d_i with standard error s_d / sqrt(n) and Student's t. Where the score is the mean over subsets, so is the
+difference. Bits per byte is a ratio of sums, so its error is that of the linearised ratio. The page
 says "better" or "worse" when the interval excludes zero and the p-value (McNemar's exact test for 0/1 scores, else the
 paired t) stays below 5 % after Holm's correction for all tasks that the two checkpoints were compared on.
 """

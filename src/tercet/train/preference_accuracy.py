@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tercet.models.chat import Chat
 from tercet.rows import RowError, pair_from
-from tercet.stats import Estimate, mean, weighted
+from tercet.stats import Estimate, mean_score, weighted
 from tercet.store import Context
 from tercet.train.batch import Trees
 from tercet.train.dpo import PAIRS
@@ -76,7 +76,7 @@ def by_subset(pairs: Trees, scores: Tensor) -> Accuracy:
     groups: dict[str, list[float]] = defaultdict(list)
     for code, one in zip(pairs.tokens.source_R[pairs.rows].tolist(), right, strict=True):
         groups[pairs.tokens.sources[code]].append(one)
-    return Accuracy(mean(right), {name: mean(group) for name, group in sorted(groups.items())})
+    return Accuracy(mean_score(right), {name: mean_score(group) for name, group in sorted(groups.items())})
 
 
 def sections(subsets: dict[str, Estimate]) -> dict[str, dict[str, float | None]]:
