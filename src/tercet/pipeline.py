@@ -25,7 +25,7 @@ from tercet.data import tables
 from tercet.forecast import opening, slow_precision
 from tercet.hub import local_file
 from tercet.precision import reason
-from tercet.recipe import BASE, FileRef, ModelSource, Recipe, RecipeError, load
+from tercet.recipe import BASE, FileRef, ModelSource, Recipe, RecipeError, TrainSpec, load
 from tercet.rows import Source
 from tercet.stage import StageJob, failure, supervise
 from tercet.store import Artifact, Identity, Store, source_digest
@@ -136,13 +136,20 @@ def how_read(recipe: Recipe, lines: Sequence[PlanLine], mirror: Mapping[str, str
         if made.is_file():
             found[line.name] = ModelReading(**json.loads(made.read_text("utf-8")))
         elif (folder / "config.json").is_file() and not line.exists:
-            found[line.name] = _asked(folder)
+            trains = line.name == BASE and any(isinstance(stage, TrainSpec) for stage in recipe.stage.values())
+            found[line.name] = _asked(folder, _template(spec, recipe.folder) if trains else ())
     return found
 
 
-def _asked(folder: Path) -> ModelReading:
-    """What a process that has torch says of a model folder."""
-    command = [sys.executable, "-m", "tercet.models.support", str(folder)]
+def _template(spec: ModelSource, folder: Path) -> tuple[str, ...]:
+    """The chat template of a model as its process is told: name or file, arguments, date."""
+    name = str(folder / Path(spec.template).expanduser()) if spec.template.endswith(".jinja") else spec.template
+    return name, json.dumps(spec.template_args), spec.date
+
+
+def _asked(folder: Path, template: Sequence[str]) -> ModelReading:
+    """What a process that has torch says of a model folder, and of its template where stages train with it."""
+    command = [sys.executable, "-m", "tercet.models.support", str(folder), *template]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         return ModelReading("", f"{folder}: could not be tried ({done.stderr.strip().splitlines()[-1:]})")

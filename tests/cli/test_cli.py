@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -144,6 +145,42 @@ def test_plan_tells_every_stage_in_words_and_in_json(tercet, place):
     lines = {line["name"]: line for line in json.loads(out)}
     assert lines["words"]["why"] == "rows 30 -> 31"
     assert lines["sft"]["forecast"]["steps"] == 1
+
+
+@pytest.fixture
+def model_folder(tiny_folder, place) -> Path:
+    return shutil.copytree(tiny_folder, place / "model")
+
+
+def test_plan_says_how_a_model_folder_is_read(tercet, place, model_folder):
+    code, out, _ = tercet("plan", "recipe.toml", "--set", f"base.model={model_folder}")
+    assert code == 0
+    said = "LlamaForCausalLM: read in forests, what answers share is computed once"
+    assert f"base: {said}" in out.splitlines()
+    code, out, _ = tercet("plan", "recipe.toml", "--json", "--set", f"base.model={model_folder}")
+    assert code == 0
+    assert {line["name"]: line.get("reading") for line in json.loads(out)}["base"] == said
+
+
+def test_plan_refuses_a_model_folder_that_cannot_be_read_with_code_two(tercet, place, model_folder):
+    config = json.loads((model_folder / "config.json").read_text("utf-8"))
+    config |= {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}
+    (model_folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    code, _, err = tercet("plan", "recipe.toml", "--set", f"base.model={model_folder}")
+    assert code == 2
+    assert "got an encoder-decoder (T5ForConditionalGeneration); use a decoder" in err
+    assert not left_behind(place)
+
+
+def test_plan_refuses_a_template_that_stages_cannot_train_with(tercet, place, model_folder):
+    endless = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    endless += "{% if add_generation_prompt %}assistant: {% endif %}"
+    (place / "endless.jinja").write_text(endless, encoding="utf-8")
+    sets = ["--set", f"base.model={model_folder}", "--set", "base.template=endless.jinja"]
+    code, _, err = tercet("plan", "recipe.toml", *sets)
+    assert code == 2
+    assert "missing end-of-turn token" in err
+    assert tercet("plan", "recipe.toml", *sets[:2], "--set", "base.template=tulu3")[0] == 0
 
 
 def test_show_prints_a_recipe_that_resolves_to_itself(tercet, place):

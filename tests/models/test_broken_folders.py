@@ -13,15 +13,21 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from tercet import pipeline
 from tercet.models import base_model
-from tercet.models.hf_folder import load_config, load_model, load_tokenizer
+from tercet.models.chat import open_chat
+from tercet.models.forest import Leaf, Tree, pack_forest
+from tercet.models.hf_folder import load_config, load_model, load_tokenizer, quiet
+from tercet.models.opening import open_policy
 from tercet.models.support import main as say_support
 from tercet.recipe import BaseSpec, Recipe
 from tercet.stage import StageError
 from tercet.store import Store
 
+SMALL = {"vocab_size": 259, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+SMALL |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -134,6 +140,12 @@ def integers(held: dict[str, torch.Tensor]) -> None:
     held["model.layers.0.mlp.up_proj.weight"] = (held["model.layers.0.mlp.up_proj.weight"] * 100).to(torch.int8)
 
 
+def renamed(held: dict[str, torch.Tensor]) -> None:
+    """The names that another library gives the queries."""
+    for name in [name for name in held if "q_proj" in name]:
+        held[name.replace("self_attn.q_proj", "attention.wq")] = held.pop(name)
+
+
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "an empty folder": (empty, "config.json, found an empty folder"),
     "a file in place of the folder": (a_file, "model folder|does not exist"),
@@ -155,6 +167,10 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "an encoder": (config(model_type="bert", architectures=["BertForMaskedLM"]), "got an encoder .*encoder = true"),
     "a vision model": (config(model_type="vit", architectures=["ViTForImageClassification"]), "got a vision model"),
+    "a vision-language model": (
+        config(model_type="llava", architectures=["LlavaForConditionalGeneration"], vision_config={"image_size": 28}),
+        "got a multimodal model .LlavaForConditionalGeneration.; save its language model by itself",
+    ),
     "a model without an output projection": (config(architectures=["LlamaModel"]), "no output projection"),
     "a diffusion pipeline": (
         lambda folder: (empty(folder), (folder / "model_index.json").write_text("{}")),
@@ -188,6 +204,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "weights that are a loop of links": (a_loop, "weights|loop|links"),
     "weights of another size": (config(intermediate_size=96), r"describes \[64, 96\]|describes \[96, 64\]"),
     "a lost tensor": (weights(lambda held: held.pop("model.layers.1.self_attn.q_proj.weight")), "lack 1 tensors"),
+    "weights under another library's names": (weights(renamed), "lack 2 tensors of LlamaForCausalLM"),
     "weights that are no numbers": (weights(not_a_number), "1 of 64 numbers of model.norm.weight are not finite"),
     "heads that do not divide": (config(num_key_value_heads=3), "num_key_value_heads|k_proj.weight"),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), "expected a tokenizer"),
@@ -263,6 +280,68 @@ def test_a_pad_id_beyond_the_embedding_is_replaced_by_the_tokenizers(folder, tmp
     out.mkdir()
     base_model.run(BaseSpec(model=str(folder)), {}, out, context())
     assert load_config(out).pad_token_id == 256
+
+
+def taken(folder: Path, tmp_path: Path) -> Path:
+    """The folder as the base stage leaves it."""
+    out = tmp_path / "out"
+    out.mkdir()
+    base_model.run(BaseSpec(model=str(folder)), {}, out, context())
+    return out
+
+
+def test_weights_without_the_prefix_of_the_whole_model_are_read_and_stored_under_todays_names(folder, tmp_path):
+    wanted = load_file(folder / WEIGHTS)
+
+    def stripped(held):
+        for name in [name for name in held if name.startswith("model.")]:
+            held[name.removeprefix("model.")] = held.pop(name)
+
+    change_weights(folder, stripped)
+    assert "layers.0.mlp.up_proj.weight" in load_file(folder / WEIGHTS)
+    found = load_file(taken(folder, tmp_path) / WEIGHTS)
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+
+
+def made(model: Any, folder: Path) -> Path:
+    """A model with random weights in the place of the folder's own, beside its tokenizer."""
+    (folder / WEIGHTS).unlink()
+    with quiet():
+        model.save_pretrained(folder)
+    return folder
+
+
+def test_experts_without_a_padding_token_get_one_that_ends_nothing(folder, tmp_path):
+    shape = {"num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "head_dim": 8}
+    torch.manual_seed(0)
+    model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**SMALL, **shape, pad_token_id=None))
+    made(model, folder)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).is_file():
+            edit(folder / name, "pad_token")
+    assert load_tokenizer(folder).pad_token_id is None
+    out = taken(folder, tmp_path)
+    pad = load_config(out).pad_token_id
+    assert pad == load_tokenizer(out).pad_token_id
+    assert pad not in open_chat(out).stops
+
+
+def test_the_language_part_of_a_vision_language_model_that_transformers_reads_is_read(folder, tmp_path):
+    """Gemma 3 has no folder of its language model alone; its logits of plain text are transformers'."""
+    sight = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sight |= {"image_size": 28, "patch_size": 14}
+    marks = {"mm_tokens_per_image": 4, "image_token_index": 250, "boi_token_index": 251, "eoi_token_index": 252}
+    config = Gemma3Config(text_config={**SMALL, "head_dim": 8}, vision_config=sight, **marks)
+    torch.manual_seed(0)
+    model = Gemma3ForConditionalGeneration(config).eval()
+    out = taken(made(model, folder), tmp_path)
+    ids = [257, 72, 105, 33, 258]
+    tree = Tree(ids[:2], [Leaf(ids[2:], [True] * 3)])
+    with torch.no_grad():
+        logps = model(input_ids=torch.tensor([ids])).logits[0, 1:-1].log_softmax(1)
+        found = open_policy(out, torch.float32)(pack_forest([tree]))[0]
+    torch.testing.assert_close(found, logps.gather(1, torch.tensor(ids[2:])[:, None])[:, 0], rtol=1e-4, atol=1e-4)
 
 
 def test_planning_says_the_same_of_config_json(folder, capsys):

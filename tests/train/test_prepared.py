@@ -6,6 +6,7 @@ import json
 import shutil
 from bisect import bisect_left
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,14 +17,14 @@ from hypothesis import strategies as st
 from tercet.models.chat import Chat, ChatError
 from tercet.models.forest import Leaf, Tree
 from tercet.models.hf_folder import load_tokenizer
-from tercet.recipe import SFTSpec
+from tercet.recipe import DPOSpec, RewardModelSpec, SFTSpec
 from tercet.rows import Message, Pair, Row, read_pairs, read_rows, write_table
 from tercet.store import Store, source_digest
 from tercet.train.batch import Limit, TruncationError, cut, trained, within
 from tercet.train.dpo import PAIRS
 from tercet.train.rl.rollout import PROMPTS
-from tercet.train.sft import ANSWERS, TURNS, dropped_thoughts
-from tercet.train.tokens import PART, Rule, Tokens, prepare, write
+from tercet.train.sft import ANSWERS, TURNS
+from tercet.train.tokens import PART, Rule, Tokens, dropped_thoughts, prepare, write
 
 CONTENT = st.one_of(
     st.text(st.characters(max_codepoint=0x3FFFF, exclude_categories=["Cs", "Cc"]), max_size=12),
@@ -292,5 +293,12 @@ def test_thoughts_are_left_out_where_the_recipe_says_so(tiny_folder, rows_file, 
     ((_, _, tree),) = ANSWERS.trees(chat, rows_file, 1)
     assert bytes(t for t in tree.leaves[0].token_ids if t < 256).decode() == "UqAaUrAb"
     spec = SFTSpec(model="base", rows="rows", thinking="drop")
-    assert dropped_thoughts(spec, SimpleNamespace(payload=rows_file.parent)) == 2
+    assert dropped_thoughts(spec, rows_file) == {"dropped_thoughts": 2.0}
+    pair = Pair("p", talk, (*talk[:-1], Message("assistant", "c")), "s")
+    write_table(tmp_path / "pairs.parquet", [pair, replace(pair, id="q")])
+    for drops in (DPOSpec, RewardModelSpec):
+        assert dropped_thoughts(drops(model="base", pairs="p", thinking="drop"), tmp_path / "pairs.parquet") == {
+            "dropped_thoughts": 4.0
+        }
+        assert not dropped_thoughts(drops(model="base", pairs="p"), tmp_path / "pairs.parquet")
     assert "thinking" not in SFTSpec(model="base", rows="rows").model_dump()

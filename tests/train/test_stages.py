@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import subprocess
 from collections import defaultdict
 
 import pytest
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 
 from tercet.models.chat import Chat
 from tercet.models.hf_folder import load_model, load_tokenizer
-from tercet.rows import RowError, read_pairs, read_rows, read_table, write_table
+from tercet.rows import Message, Row, RowError, read_pairs, read_rows, read_table, write_table
 from tercet.store import payload_digest
 from tercet.track import read_metrics
 from tercet.train.batch import TruncationError
@@ -32,6 +33,43 @@ def run_stage(workspace, tmp_path):
         return out, metrics, read_metrics(out.with_name(out.name + ".draft") / "metrics.jsonl")
 
     return run_stage
+
+
+STRIPS = (  # writes the thoughts of earlier turns no more
+    "{% for m in messages %}{% if m.role == 'user' %}U{{ m.content }}{% else %}A"
+    "{{ m.content.split('</think>')[-1] if not loop.last else m.content }}<|im_end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}A{% endif %}"
+)
+
+
+def test_a_row_that_splits_trains_every_answer_behind_what_the_model_will_see(run_stage, workspace):
+    base, data = (workspace.store.open(name).payload for name in ("base", "sft-data"))
+    subprocess.run(["chmod", "-R", "u+w", str(workspace.store.root)], check=True)
+    (base / "chat_template.jinja").write_text(STRIPS, encoding="utf-8")
+    talk = [("a?", "<think>hm</think>b"), ("c?", "<think>so</think>d"), ("e?", "f")]
+    turns = [Message(*turn) for ask, answer in talk for turn in (("user", ask), ("assistant", answer))]
+    write_table(data / "rows.parquet", [Row("split", tuple(turns)), Row("plain", tuple(turns[-2:]))])
+    out, metrics, curve = run_stage("sft", dtype="float32", batch=2, num_epochs=40, learning_rate=1e-2)
+    assert (metrics["rows"], metrics["split_rows"]) == (2.0, 1.0)
+    first, second = "Ua?Ab<|im_end|>", "Uc?Ad<|im_end|>"  # as later turns see them
+    answers = [("Ua?A", "<think>hm</think>b"), (f"{first}Uc?A", "<think>so</think>d"), (f"{first}{second}Ue?A", "f")]
+    answers.append(("Ue?A", "f"))
+    losses = []
+    for folder in (base, out):
+        model, tokenizer = load_model(folder, torch.float32, attention="sdpa").double(), load_tokenizer(folder)
+        logps = [trained_logps(model, tokenizer, *answer) for answer in answers]
+        losses.append(-float(torch.cat(logps).mean()))
+    assert curve[0]["loss"] == pytest.approx(losses[0], abs=1e-5)
+    assert curve[0]["useful_tokens"] == sum(len(answer) + 1 for _, answer in answers)  # a byte is a token
+    assert losses[1] < 0.5 * losses[0], "the model says its answers where they were asked for"
+
+
+def trained_logps(model, tokenizer, before: str, answer: str) -> torch.Tensor:
+    """By transformers alone: the log-probabilities of an answer's tokens and of the one that ends it."""
+    asked, ids = (tokenizer(text, add_special_tokens=False).input_ids for text in (before, f"{answer}<|im_end|>"))
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([[*asked, *ids]])).logits[0, len(asked) - 1 : -1]
+    return logits.log_softmax(1).gather(1, torch.tensor(ids)[:, None])[:, 0]
 
 
 def weights(folder):

@@ -291,13 +291,17 @@ class Chat:
 
 def open_chat(folder: Path) -> Chat:
     """The chat of a model folder; every token that its generation config names ends an answer."""
-    path = folder / "generation_config.json"
-    named = json.loads(path.read_text("utf-8")).get("eos_token_id") if path.is_file() else None
-    ends = named if isinstance(named, list) else [named]
-    chat = Chat(load_tokenizer(folder), ends=[end for end in ends if isinstance(end, int)])
+    chat = Chat(load_tokenizer(folder), ends=named_ends(folder))
     if chat.template and chat.untrainable:
         warnings.warn(f"{folder} can answer, but not be trained: {chat.untrainable.splitlines()[0]}", stacklevel=2)
     return chat
+
+
+def named_ends(folder: Path) -> list[int]:
+    """The tokens that the generation config of a model folder names as ends."""
+    path = folder / "generation_config.json"
+    named = json.loads(path.read_text("utf-8")).get("eos_token_id") if path.is_file() else None
+    return [end for end in (named if isinstance(named, list) else [named]) if isinstance(end, int)]
 
 
 def last_turn(encoded: MaskedTokens) -> tuple[list[int], list[int]]:

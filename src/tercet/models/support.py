@@ -1,12 +1,14 @@
 """What a model folder is and how it can be read here, known from its config.json before any weight is read.
 
-`python -m tercet.models.support FOLDER` prints it as JSON; planning asks that way, in a process of its own.
+`python -m tercet.models.support FOLDER` prints it as JSON (TEMPLATE, ARGUMENTS and DATE may follow); planning asks that
+way, in a process of its own.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +19,9 @@ from transformers.models.auto import modeling_auto as auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from tercet.journal import write_json
-from tercet.models.hf_folder import BaseError, listing, load_model, one_line, quiet
+from tercet.models.chat import Chat, ChatError, named_ends
+from tercet.models.chat_template import DATE_KEY, template_text, with_arguments
+from tercet.models.hf_folder import BaseError, listing, load_model, load_tokenizer, one_line, quiet
 from tercet.models.miniature import build, miniature
 from tercet.models.opening import laid_out
 from tercet.models.policy import Policy
@@ -174,12 +178,23 @@ def note(found: Support, folder: Path) -> None:
     write_json(folder / NOTE, found.record, sort_keys=True)
 
 
-def main(folder: str) -> int:
-    """Print how a folder is read, or why it cannot be."""
+def untrainable(folder: Path, template: str, arguments: Mapping[str, Any], date: str) -> str:
+    """Why what a model says in this template cannot be trained; empty where it can."""
+    tokenizer = load_tokenizer(folder)
+    tokenizer.chat_template = with_arguments(template_text(tokenizer, template), arguments)
+    if date:
+        tokenizer.init_kwargs[DATE_KEY] = date
+    return Chat(tokenizer, ends=named_ends(folder)).untrainable
+
+
+def main(folder: str, *trained: str) -> int:
+    """Print how a folder is read, or why it cannot be; `trained` are template, its arguments (JSON) and date."""
     try:
         config = read_config(Path(folder))
         found = of_config(config).record
-    except BaseError as error:
+        if trained and (why := untrainable(Path(folder), trained[0], json.loads(trained[1]), trained[2])):
+            found = {"layout": "", "sentence": f"{folder}: {one_line(ChatError(why))}"}
+    except (BaseError, ChatError) as error:
         found = {"layout": "", "sentence": str(error)}
     except Exception as error:  # a small model says little where it cannot be made
         found = {"layout": "unknown", "sentence": f"the base stage will try the model itself ({one_line(error)})"}
@@ -188,4 +203,4 @@ def main(folder: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

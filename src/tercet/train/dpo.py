@@ -40,7 +40,7 @@ from tercet.train.reference import (
     token_digest,
 )
 from tercet.train.sums import Sum
-from tercet.train.tokens import NamedTree, Rule, prepare, stored
+from tercet.train.tokens import NamedTree, Rule, dropped_thoughts, prepare, stored
 
 Base = Table | ReferenceModel | None  # the reference: known in advance, live, none
 
@@ -52,7 +52,8 @@ def run(spec: DPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
         check_context(load_config(source), spec)
         check_authors(inputs[spec.model], inputs[spec.pairs])
         chat = open_chat(source)
-        trees = encode_pairs(spec, inputs[spec.pairs].payload / "pairs.parquet", chat, out, ranks, ctx)
+        path = inputs[spec.pairs].payload / "pairs.parquet"
+        trees = encode_pairs(spec, path, chat, out, ranks, ctx)
         total = schedule(len(trees), spec.batch, spec.num_epochs, spec.steps)
         check_schedule(spec, total)
         if spec.loss == "kto":
@@ -69,7 +70,8 @@ def run(spec: DPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
         steps = pair_steps(trees, base, state, spec, ctx, total=total)
         fit(state, steps, partial(preference_loss, spec=spec), spec, ctx, total=total)
         export(state.trainable, source, out, spec, inputs, ctx)
-        return {"steps": float(state.step), "pairs": float(len(trees)), **cost}
+        counts = {"pairs": float(len(trees)), **dropped_thoughts(spec, path)}
+        return {"steps": float(state.step), **counts, **cost}
 
 
 def encode_pairs(
@@ -112,7 +114,8 @@ def all_turns(sides: Sequence[MaskedTokens]) -> Tree:
     if any(one.others for one in sides):
         raise ChatError(
             'turns = "all" trains all answers of a conversation in one text, but this chat template writes earlier '
-            'turns differently once later ones follow; set turns = "last"'
+            'turns differently once later ones follow; set turns = "last" (in a difference of sums, as in dpo, earlier '
+            'turns cancel), or thinking = "drop" where only thoughts are written differently'
         )
     first, other = (one.token_ids for one in sides)
     shared = min(one.mask.index(True) for one in sides)

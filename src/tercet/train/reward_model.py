@@ -34,7 +34,7 @@ from tercet.train.preference_accuracy import accuracies, by_subset, subset_pairs
 from tercet.train.prefetch import tree_steps
 from tercet.train.reference import per_leaf
 from tercet.train.sums import Sum
-from tercet.train.tokens import stored
+from tercet.train.tokens import dropped_thoughts, stored
 
 READ = """
 ## How to read a score
@@ -78,6 +78,7 @@ def run(spec: RewardModelSpec, inputs: dict[str, Artifact], out: Path, ctx: Cont
             "held_out": float(len(held)),
             "accuracy": kept.overall.value if kept else 0.0,
             **{f"accuracy_{name}": one.overall.value for name, one in tested.items()},
+            **dropped_thoughts(spec, path),
             **cost,
         }
 

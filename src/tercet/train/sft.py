@@ -10,7 +10,7 @@ from torch import nn
 
 from tercet.device.mesh import Mesh, mesh
 from tercet.models.chat import Chat, open_chat
-from tercet.models.turns import num_thoughts, without_thoughts
+from tercet.models.turns import without_thoughts
 from tercet.recipe import SFTSpec
 from tercet.rows import stream_rows
 from tercet.store import Artifact, Context
@@ -19,7 +19,7 @@ from tercet.train.checks import check_inputs, check_schedule
 from tercet.train.export import export, open_to_train, write_truncation
 from tercet.train.loop import Loss, fit, reduce_tokens, start
 from tercet.train.prefetch import tree_steps
-from tercet.train.tokens import NamedTree, Rule, prepare
+from tercet.train.tokens import NamedTree, Rule, dropped_thoughts, prepare
 
 
 def run(spec: SFTSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
@@ -28,7 +28,8 @@ def run(spec: SFTSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
         check_inputs(spec, inputs)
         source = inputs[spec.model].payload
         chat = open_chat(source)
-        trees = encode(spec, inputs[spec.rows].payload / "rows.parquet", chat, out, ranks, ctx)
+        path = inputs[spec.rows].payload / "rows.parquet"
+        trees = encode(spec, path, chat, out, ranks, ctx)
         total = schedule(len(trees), spec.batch, spec.num_epochs, spec.steps)
         check_schedule(spec, total)
         policy, ranks, cost = open_to_train(source, ranks, ctx, trees)
@@ -37,8 +38,9 @@ def run(spec: SFTSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
         steps = tree_steps(trees, spec, ctx, ranks, range(state.step, total))
         fit(state, steps, loss, spec, ctx, total=total)
         export(state.trainable, source, out, spec, inputs, ctx)
-        more = {"split_rows": trees.tokens.num_split, "dropped_thoughts": dropped_thoughts(spec, inputs[spec.rows])}
-        counts = {name: float(number) for name, number in more.items() if number}
+        counts = dropped_thoughts(spec, path)
+        if trees.tokens.num_split:
+            counts["split_rows"] = float(trees.tokens.num_split)
         return {"steps": float(state.step), "rows": float(len(trees)), **counts, **cost}
 
 
@@ -62,13 +64,6 @@ def conversations(chat: Chat, path: Path, threads: int, *, drop: bool = False) -
 
 TURNS = Rule("conversations@1", conversations)
 ANSWERS = Rule("conversations without thoughts@1", partial(conversations, drop=True))
-
-
-def dropped_thoughts(spec: SFTSpec, rows: Artifact) -> int:
-    """How many thoughts the recipe leaves out."""
-    if spec.thinking == "keep":
-        return 0
-    return sum(num_thoughts(row.messages) for row in stream_rows(rows.payload / "rows.parquet"))
 
 
 def sft_loss(policy: nn.Module, batch: Batch, *, reduction: str = "token_mean", length: int = 1) -> Loss:

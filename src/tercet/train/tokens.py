@@ -25,6 +25,9 @@ from tercet import machine
 from tercet.journal import replacing
 from tercet.models.chat import Chat
 from tercet.models.forest import Leaf, Tree
+from tercet.models.turns import num_thoughts
+from tercet.recipe import OfflineSpec
+from tercet.rows import pair_from, stream_rows
 from tercet.rows_file import read_file
 from tercet.store import Context, disk_errors, source_digest
 
@@ -116,6 +119,21 @@ def write(file: Path, trees: Iterator[NamedTree]) -> None:
 def stored(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each object of a stage's table with its name for error messages; few are in memory at a time."""
     return ((f"{path}: row {number}", value) for number, value in enumerate(read_file(path)))
+
+
+def dropped_thoughts(spec: OfflineSpec, path: Path) -> dict[str, float]:
+    """`{"dropped_thoughts": 3.0}`: how many thoughts of its rows a stage leaves out; nothing where it leaves out none.
+
+    What both sides of a pair share counts once.
+    """
+    if spec.thinking == "keep":
+        return {}
+    if path.name == "pairs.parquet":
+        pairs = (pair_from(value, name) for name, value in stored(path))
+        number = sum(num_thoughts(pair.chosen) + num_thoughts(pair.rejected[-1:]) for pair in pairs)
+    else:
+        number = sum(num_thoughts(row.messages) for row in stream_rows(path))
+    return {"dropped_thoughts": float(number)} if number else {}
 
 
 def _mapped(lists: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
