@@ -27,9 +27,11 @@ from tercet.hub import local_file
 from tercet.precision import reason
 from tercet.recipe import BASE, FileRef, ModelSource, Recipe, RecipeError, TrainSpec, load
 from tercet.rows import Source
-from tercet.stage import StageJob, failure, supervise
+from tercet.stage import StageJob, failure, supervise, user_code
 from tercet.store import Artifact, Identity, Store, source_digest
 from tercet.track import Board, board, read_progress
+from tercet.verify import VerifierError, verifier
+from tercet.verify.user_code import is_user_code, located
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,8 @@ def plan(
             path=store.root / f"{name}-{node.key}",
             precision=reason(precision) if precision else "",
         )
+        if not exists:
+            _check_verifiers(recipe, name)
         lines[name].forecast.update(_forecast(recipe, name, lines))
     return list(lines.values())
 
@@ -184,10 +188,12 @@ def _identity_spec(recipe: Recipe, name: str, mirror: dict[str, str], cache: Pat
         for key in above:
             part = part[key]
         part[last] = _pinned(file, f"{table} {'.'.join(map(str, file.loc))}", recipe.folder, mirror, cache)
+    if code := user_code(recipe, name, cache):
+        plain["code"] = code
     if spec.files:
         named = {
             "/".join(filter(None, (source.path, source.subset, source.split))): local_file(source, mirror)
-            for source in pkgutil.resolve_name(spec.files)(spec)
+            for source in pkgutil.resolve_name(spec.files)(spec, recipe.folder)
         }
         plain["files"] = {key: _mirrored(key, file, cache) for key, file in sorted(named.items()) if file}
     return plain
@@ -217,6 +223,15 @@ def _mirrored(key: str, file: str, cache: Path) -> str:
     return f"sha256:{source_digest(path.resolve(), cache)}"
 
 
+def _check_verifiers(recipe: Recipe, name: str) -> None:
+    """Refuse a user's verifier that could not be called, long before the stage that names it begins."""
+    for loc, own in recipe.spec(name).verifiers():
+        try:
+            verifier(located(own, recipe.folder) if is_user_code(own) else own)
+        except VerifierError as error:
+            raise RecipeError(f"[stage.{name}] {'.'.join(map(str, loc))}: {error}", ("stage", name, *loc)) from None
+
+
 def _why(name: str, node: Identity, store: Store) -> str:
     """What differs between this stage and the nearest artifact of its name."""
     if store.draft(name, node.key).path.is_dir():
@@ -229,8 +244,9 @@ def _why(name: str, node: Identity, store: Store) -> str:
 
 def _differences(identity: Identity, record: dict[str, Any]) -> str:
     parts = []
-    for name in sorted(identity.spec.keys() | record["spec"].keys()):
-        old, new = record["spec"].get(name), identity.spec.get(name)
+    was, now = ({**spec, **spec.get("code", {}), "code": None} for spec in (record["spec"], identity.spec))
+    for name in sorted(was.keys() | now.keys()):
+        old, new = was.get(name), now.get(name)
         if old != new:
             short = all(len(str(value)) < 30 for value in (old, new))
             parts.append(f"{name} {old} -> {new}" if short else f"{name} changed")

@@ -22,7 +22,8 @@ WAYS = ("raw", "per_token", "per_char", "per_byte", "unconditional")  # to choos
 class TaskCard:
     """How a task asks and grades: an entry of `tasks.json`. The last six are what an eval stage decides, else None.
 
-    `data` are public sources, or a generator's settings; `shots` is None where examples are not turns of their own.
+    `data` are public sources, a generator's settings, or the stage that made the rows; `shots` is None where examples
+    are not turns of their own. `code` is a user's own, the task's and its verifier's: name -> digest.
     """
 
     name: str
@@ -47,6 +48,7 @@ class TaskCard:
     num_items: int = 0
     num_subsets: int = 0
     locked: bool = False
+    code: dict[str, str] | None = None
     dtype: str | None = None
     engine: str | None = None
     repeats: int | None = None
@@ -65,7 +67,7 @@ class TaskCard:
 
     def to_json(self) -> dict[str, Any]:
         """The card as it is stored, without what no eval stage has decided yet."""
-        undecided = ("dtype", "engine", "repeats", "sandbox", "isolation", "chat_template")
+        undecided = ("code", "dtype", "engine", "repeats", "sandbox", "isolation", "chat_template")
         found = {key: value for key, value in asdict(self).items() if value is not None or key not in undecided}
         found["sampling"]["stop"] = list(self.sampling.stop)
         return found

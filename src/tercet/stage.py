@@ -11,6 +11,7 @@ import argparse
 import importlib
 import json
 import os
+import pkgutil
 import runpy
 import signal
 import subprocess
@@ -26,11 +27,15 @@ from typing import Any
 
 import tercet
 from tercet import machine
+from tercet.hub import TABLE
 from tercet.journal import write_json
-from tercet.recipe import Placement, Recipe
+from tercet.recipe import Placement, Recipe, RecipeError, SourceSpec
+from tercet.rows import Row
 from tercet.stats import GateError
 from tercet.store import NO_SPACE, Artifact, Context, Draft, Identity, disk_full, endpoint
 from tercet.track import Tracker, sinks
+from tercet.verify import ChangedCodeError, custom_digest
+from tercet.verify.user_code import named_in
 
 DISK_FULL = os.EX_IOERR  # a full disk may not hold result.json; the exit code says it too
 GRACE = 10.0  # seconds a stage gets to stop by itself
@@ -65,6 +70,27 @@ class StageJob:
         """The job in a draft."""
         plain = json.loads((folder / "job.json").read_text(encoding="utf-8"))
         return cls(**plain | {"identity": Identity(**plain["identity"])})
+
+
+def user_code(recipe: Recipe, name: str, cache: Path) -> dict[str, str]:
+    """The code of a user's own that decides a stage's results, each name with its digest; the key holds it.
+
+    That is what the stage names, and what the rows of its local files name; `cache` remembers the latter.
+    """
+    spec, found = recipe.spec(name), dict[str, str]()
+    for loc, verifier in spec.verifiers():
+        try:
+            found[verifier] = custom_digest(verifier, recipe.folder)
+        except (ValueError, ImportError) as error:
+            raise RecipeError(f"[stage.{name}] {'.'.join(map(str, loc))}: {error}", ("stage", name, *loc)) from None
+    for file in spec.local_files():
+        path = recipe.folder / Path(file.path).expanduser()
+        for own in named_in(path.resolve(), cache) if TABLE.search(file.path) and path.is_file() else ():
+            with suppress(ValueError):  # a text may look like the name of a verifier
+                found[own] = custom_digest(own, recipe.folder)
+    if spec.code:
+        found |= pkgutil.resolve_name(spec.code)(spec, recipe.folder)
+    return {one: digest for one, digest in found.items() if digest}
 
 
 class StageError(RuntimeError):
@@ -150,8 +176,14 @@ def _run(job: StageJob, recipe: Recipe, draft: Draft, first: bool) -> None:
         track=track,
         mirror=job.mirror,
         open_model=partial(_open_model, recipe.placement),
+        load_rows=partial(_load_rows, job.mirror),
     )
     inputs = {name: Artifact.read(Path(path)) for name, path in job.inputs.items()}
+    if user_code(recipe, job.name, draft.root / ".cache") != job.identity.spec.get(
+        "code", {}
+    ):  # hours may lie between plan and stage
+        names = ", ".join(job.identity.spec.get("code", {}))
+        raise ChangedCodeError(f"{names}: changed since the run began; run the same command again, under its new key")
     run = importlib.import_module(job.module).run
     metrics = run(recipe.spec(job.name), inputs, draft.payload, context)
     if first:
@@ -179,6 +211,14 @@ def _open_model(placement: Placement, folder: Path, dtype: str, engine: str = "l
 
     rows, tokens = placement.gen_rows, placement.gen_tokens
     return LocalGenerator.open(folder, dtype, rows=rows, tokens=tokens, layout=placement.layout)
+
+
+def _load_rows(mirror: dict[str, str], source: SourceSpec, inputs: dict[str, Artifact]) -> tuple[list[Row], Any]:
+    """The rows of a source, for a package that may not read sources itself, with the counts of the reading."""
+    from tercet.data.sources import Reading, load
+
+    reading = Reading()
+    return list(load(source, inputs, mirror, reading)), asdict(reading)
 
 
 def _report(error: Exception, draft: Draft, first: bool) -> int:

@@ -203,7 +203,7 @@ def interval(results: Sequence[Result], plain: Estimate) -> tuple[float, float, 
     binary = {*scores} <= {0.0, 1.0} and first.metric != "bpb"
     if binary and (first.aggregate != "macro" or len({*scores}) == 1):
         return *wilson(sum(scores), len(scores)), "95 %, Wilson"
-    if first.metric == "bpb":
+    if first.metric == "bpb" or min(scores) < 0 or max(scores) > 1:  # a user's verifier may have a scale of its own
         return plain.low, plain.high, "95 %, Student's t"
     return max(0.0, plain.low), min(1.0, plain.high), "95 %, Student's t"
 

@@ -81,6 +81,7 @@ class Context:
     track: Tracker
     mirror: dict[str, str]  # hub id -> local file
     open_model: Callable[..., Any]  # (model folder, dtype, engine="local") -> rows.Generator
+    load_rows: Callable[..., Any] = lambda source, inputs: ([], {})  # (source, inputs) -> its rows, what was read
 
     @property
     def store(self) -> Store:

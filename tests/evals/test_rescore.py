@@ -39,7 +39,9 @@ def test_the_same_verifiers_say_the_same(workspace: Any, tmp_path: Path, repeats
 def other(name: str) -> Callable[..., Grade]:
     """A verifier that wants capitals, whatever its name, unless it is the evaluation's own."""
     return (
-        verifier(name) if name == "gsm8k@1" else lambda text, reference, sandbox: Grade(float(text.isupper()), text[:3])
+        verifier(name)
+        if name == "gsm8k@1"
+        else lambda text, reference, sandbox, **asked: Grade(float(text.isupper()), text[:3])
     )
 
 
@@ -61,7 +63,7 @@ def test_a_corrected_verifier_needs_no_model(workspace: Any, tmp_path: Path, mon
     workspace.model = EchoGenerator()
     workspace.evaluate("echo")
     monkeypatch.setattr(
-        results_module, "verifier", lambda name: lambda text, reference, sandbox: Grade(1.0, "corrected")
+        results_module, "verifier", lambda name: lambda text, reference, sandbox, **asked: Grade(1.0, "corrected")
     )
     found = rescore(workspace.root / "echo", tmp_path / "again", {})
     assert (found["words@1"].score, found["talk@1"].score) == (1, 8)
@@ -88,7 +90,7 @@ def test_a_verifier_that_fails_stops_the_rescoring(
     workspace.write_benchmark("words@1")
     workspace.evaluate("gold")
     failed = Grade(0.0, outcome="error", detail="no parser")
-    monkeypatch.setattr(results_module, "verifier", lambda name: lambda text, reference, sandbox: failed)
+    monkeypatch.setattr(results_module, "verifier", lambda name: lambda text, reference, sandbox, **asked: failed)
     with pytest.raises(run.EvalError, match=r"6 of 6 answers could not be had or graded.*no parser"):
         rescore(workspace.root / "gold", tmp_path / "again", {})
     assert not (tmp_path / "again").exists()

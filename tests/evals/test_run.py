@@ -226,7 +226,7 @@ def test_groups_have_their_own_seeds(workspace: Any, monkeypatch: pytest.MonkeyP
 def failing(times: int) -> Any:
     left = [times]
 
-    def verify(completion: str, reference: str, sandbox: str) -> Grade:
+    def verify(completion: str, reference: str, sandbox: str, **asked: Any) -> Grade:
         left[0] -= 1
         return Grade(0.0, outcome="error", detail="no parser") if left[0] >= 0 else Grade(1.0)
 

@@ -16,10 +16,11 @@ from tercet.cli.models import base_of
 from tercet.cli.output import emit, say, score, scores_table, table
 from tercet.recipe import Recipe, RecipeError
 from tercet.records import read_scores
+from tercet.rows import messages_from
 from tercet.stage import StageError
 from tercet.stats import mean_score
 from tercet.store import Store, StoreError
-from tercet.verify import verifier
+from tercet.verify import Grade, Verifier, verifier
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -161,9 +162,9 @@ def grade(args: argparse.Namespace) -> int:
         raise ValueError("expected VERIFIER FILE, or --gold with task names; see tercet grade --help")
     verify = verifier(args.verifier)
     grades = []
-    for number, completion, reference in _answers(args.file):
+    for number, answer in _answers(args.file):
         try:
-            grades.append((number, verify(completion, reference)))
+            grades.append((number, _graded(verify, answer)))
         except ValueError as error:
             raise ValueError(f"{args.file}, line {number}: {error}") from None
     if not grades:
@@ -202,8 +203,16 @@ def _grade_gold(args: argparse.Namespace) -> int:
     return 3 if any(one.agreement < 0.998 for one in found) else 0
 
 
-def _answers(file: Path) -> Iterator[tuple[int, str, str]]:
-    """Line number, completion and reference answer of each line; the first bad line is named."""
+def _graded(verify: Verifier, answer: dict[str, Any]) -> Grade:
+    """The grade of a line, whose prompt may be a text or a list of turns."""
+    prompt = answer.get("prompt") or ()
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    asked: dict[str, Any] = {"prompt": messages_from(turns) if turns else (), "source": str(answer.get("source") or "")}
+    return verify(answer["completion"], answer["reference"], **asked)
+
+
+def _answers(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number and object of each line; the first one without completion and reference answer is named."""
     try:
         lines = file.read_text(encoding="utf-8").split("\n")  # only a line feed ends a line of JSON
     except (OSError, UnicodeDecodeError) as error:
@@ -219,7 +228,7 @@ def _answers(file: Path) -> Iterator[tuple[int, str, str]]:
         if not all(isinstance(text, str) for text in fields):
             got = sorted(value) if isinstance(value, dict) else type(value).__name__
             raise ValueError(f"{file}, line {number}: expected the texts 'completion' and 'reference', got {got}")
-        yield number, str(fields[0]), str(fields[1])
+        yield number, value
 
 
 def _short(text: str, most: int = 60) -> str:

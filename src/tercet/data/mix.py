@@ -27,13 +27,25 @@ from tercet.data.dedupe import Exact, Near, Seen, key_of, near_duplicates, row_k
 from tercet.data.disk_list import DiskList, batched, in_order
 from tercet.data.filters import Finding, checks, paper_filters
 from tercet.data.process_pool import ProcessPool
-from tercet.data.sources import Reading, check_verifiers, chosen_side, from_hub, label, load, load_pairs, lot, stand_in
+from tercet.data.sources import (
+    Reading,
+    check_verifiers,
+    chosen_side,
+    from_hub,
+    graders,
+    label,
+    load,
+    load_pairs,
+    lot,
+    stand_in,
+)
 from tercet.journal import write_json
 from tercet.recipe import MixtureSpec, PairMixSpec, SourceSpec
 from tercet.rows import Pair, Row, RowError, pair_from, stream_rows
 from tercet.rows_file import read_file
 from tercet.rows_table import TableWriter
 from tercet.store import Artifact, Context
+from tercet.verify import custom_digest
 
 Entry = Row | Pair
 Rules = dict[str, Callable[[Row], Finding | None]]
@@ -83,16 +95,19 @@ def run(spec: MixtureSpec, inputs: dict[str, Artifact], out: Path, ctx: Context)
         if not len(left):
             raise RowError(f"mix {ctx.name!r}: no row is left of {lost.total()}; see the rules: {dict(lost)}")
         expected = expectation(spec, tallies, strict=all(from_hub(source, ctx.mirror) for source in spec.sources))
-        sheet = Datasheet.of(spec, inputs)
+        sheet, named = Datasheet.of(spec, inputs), set[str]()
         with TableWriter(out / f"{name}.parquet", kind) as table:
             for some in batched(mixing.shuffled(left), AT_ONCE):
                 table.write([entry for _, entry in some])
+                named |= graders(entry for _, entry in some)
                 sheet.count([(tallies[source].source, entry) for source, entry in some])
         # The proof reads the file that was written, not what memory holds.
         written = batched(map(_document, _stored(out / f"{name}.parquet")), AT_ONCE)
         prove(pool, written, rows=sheet.rows)
     about = summary(mixing.tallies, sheet, cleaner, spec)
-    write_json(out / "summary.json", {"of": name, **about, "expected": expected})
+    own = {one: digest for one in sorted(named) if (digest := custom_digest(one))}
+    code = {"verifiers": own} if own else {}  # later stages see by it that the code is still the same
+    write_json(out / "summary.json", {"of": name, **about, "expected": expected, **code})
     contaminated = lost["contaminated"] + lost["contaminated set"]
     return {name: float(sheet.rows), "removed": float(lost.total()), "contaminated": float(contaminated)}
 

@@ -131,6 +131,15 @@ def check_verifiers(rows: Iterable[Row]) -> None:
         known.add(row.verifier)
 
 
+def graders(rows: Iterable[Any]) -> set[str]:
+    """The verifiers that rows name, those in weighted sums too; pairs name none."""
+    from tercet.verify.shaping import parts_of
+
+    own = [row for row in rows if isinstance(row, Row) and row.verifier]
+    inside = {part.verifier for row in own if row.verifier == "sum@1" for part in parts_of(row.reference)}
+    return {row.verifier for row in own} | inside
+
+
 def _begin(source: SourceSpec, raws: Raws, reading: Reading) -> tuple[str, Raws]:
     """The adapter's name, recognised where the recipe says `auto`, and the counted objects that go to the adapter."""
     name = source.adapter

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from tercet import journal
-from tercet.evals.suite import TASKS, averages
+from tercet.evals.suite import averages, declared
 from tercet.evals.task import Item
 from tercet.journal import Journal, Place, write_json
 from tercet.records import WAYS, Result, Sample, Score, TaskCard, dump
-from tercet.rows import Completion
+from tercet.rows import Completion, Messages
 from tercet.stats import Estimate, estimate, interval, level, mean, minimum_detectable, ratio, widened
 from tercet.verify import Grade, verifier
 from tercet.verify.programs import pass_at_k
@@ -88,8 +88,17 @@ def graded(item: Item, completions: Sequence[Completion], card: TaskCard, prompt
 
 def regraded(result: Result, name: str, card: TaskCard) -> Result:
     """The same result with its stored answers graded (again) by the verifier `name`; without one they wait."""
-    verify = partial(verifier(name), sandbox=card.sandbox or "auto") if name else None
+    verify = None
+    if name:
+        prompt = without_shots(result.messages, card)
+        verify = partial(verifier(name), sandbox=card.sandbox or "auto", prompt=prompt, source=result.subset)
     return summed(result, [_graded(one, result.reference, verify) for one in result.tries], card)
+
+
+def without_shots(messages: Messages, card: TaskCard) -> Messages:
+    """The prompt without its worked examples, where they are turns of their own: what a row of RL has as its prompt."""
+    system = int(messages[:1] != () and messages[0].role == "system")
+    return (*messages[:system], *messages[system + 2 * (card.shots or 0) :])
 
 
 def summed(result: Result, samples: Sequence[Sample], card: TaskCard) -> Result:
@@ -147,8 +156,8 @@ def summary(card: TaskCard, results: Sequence[Result]) -> Score:
     """
     scored = [result for result in results if result.outcome != "error"]
     clusters = [result.template for result in scored]
-    own = TASKS[card.name].headline if card.name in TASKS else None
-    own_estimate, numbers = own(scored) if own else (None, None)
+    task = declared(card)
+    own_estimate, numbers = task.headline(scored) if task and task.headline else (None, None)
     plain = own_estimate or level(scored)
     clustered = estimate(scored, clusters) if 1 < len(set(clusters)) < len(clusters) else None
     clustered = clustered if clustered is None or clustered.stderr else widened(clustered, 1.0)

@@ -1,6 +1,7 @@
 """Every task by name, the suites that group tasks, and how a suite becomes one number.
 
-Each task is declared in a module of `tasks`. A changed task is a new version; recipes name the version.
+Each task is declared in a module of `tasks`, in a user's file (`my_tasks.py:mine`) or in an installed package, which
+names it under `[project.entry-points."tercet.tasks"]`. A changed task is a new version; recipes name the version.
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files as resource
+from pathlib import Path
 from typing import Any
 
 from tercet.evals.task import Generated, Task, TaskError, bits_per_byte
@@ -19,11 +21,17 @@ from tercet.evals.tasks.quick import TASKS as QUICK
 from tercet.evals.tasks.safety import TASKS as SAFETY
 from tercet.evals.tasks.unseen import TASKS as UNSEEN
 from tercet.recipe import BenchmarkSpec, EvalSpec, Recipe, RecipeError
+from tercet.records import TaskCard
 from tercet.rows import Source
+from tercet.verify import custom_digest
+from tercet.verify.plugins import found_in, only, package_digest
+from tercet.verify.user_code import is_user_code, load, located, pinned
 
 TASKS = {task.id: task for task in (*QUICK, *DEV, *UNSEEN, *SAFETY, *LM)}
 LOCKED = frozenset(task.id for task in UNSEEN)  # scored only where a recipe says so
 BPB = ":bpb"
+GROUP = "tercet.tasks"
+HERE = Path()
 
 
 @dataclass(frozen=True)
@@ -47,22 +55,44 @@ _TABLE = tomllib.loads(resource("tercet.evals").joinpath("suites.toml").read_tex
 SUITES = {name: Suite(**table) for name, table in _TABLE.items()}
 
 
-def task(name: str) -> Task:
-    """The task with this name, e.g. `words@1`; `gsm8k:bpb@2` is the bits per byte of the right answers of `gsm8k@2`."""
+def task(name: str, folder: Path = HERE) -> Task:
+    """The task with this name, e.g. `words@1`; `gsm8k:bpb@2` is the bits per byte of the right answers of `gsm8k@2`.
+
+    `my_tasks.py:mine` is a Task in a file, or what a function there returns; a relative path starts at `folder`.
+    """
     if name in TASKS:
         return TASKS[name]
+    if is_user_code(name):
+        where = located(name, folder)
+        return _own(load(where), name, {name: pinned(where)})
+    if name in found_in(GROUP):
+        return _own(only(name, TASKS, GROUP).load(), name, {name: package_digest(name, GROUP)})
     plain, _, version = name.rpartition("@")
     if plain.endswith(BPB) and f"{plain.removesuffix(BPB)}@{version}" in TASKS:
         return bits_per_byte(TASKS[f"{plain.removesuffix(BPB)}@{version}"])
     raise TaskError(
-        f"no benchmark task is called {name!r}; known tasks: {', '.join(TASKS)}; suites: {', '.join(SUITES)}"
+        f"no benchmark task is called {name!r}; known tasks: {', '.join(TASKS)}; suites: {', '.join(SUITES)}; one of "
+        "your own is named by its file, 'my_tasks.py:mine'"
     )
 
 
-def tasks(names: Iterable[str]) -> list[Task]:
+def _own(value: Any, name: str, code: dict[str, str]) -> Task:
+    """A task that does not belong to the package."""
+    made = value() if callable(value) else value
+    if not isinstance(made, Task):
+        raise TaskError(f"{name}: expected a tercet.evals.task.Task, or a function that returns one, got {made!r:.80}")
+    if made.id in TASKS:
+        raise TaskError(f"{name}: is called {made.id!r}, as a task of Tercet is; give it another name or version")
+    return replace(made, code=code)
+
+
+def tasks(names: Iterable[str], folder: Path = HERE) -> list[Task]:
     """The tasks of a list of task and suite names, in order, each once."""
     wanted = [member for name in names for member in (SUITES[name].tasks if name in SUITES else (name,))]
-    return [task(name) for name in dict.fromkeys(wanted)]
+    found = [task(name, folder) for name in dict.fromkeys(wanted)]
+    if twice := [one.id for i, one in enumerate(found) if one.id in [other.id for other in found[:i]]]:
+        raise TaskError(f"two tasks are called {twice[0]!r}; give one of them another name or version")
+    return found
 
 
 def needs(names: Iterable[str]) -> list[tuple[str, int]]:
@@ -74,17 +104,33 @@ def needs(names: Iterable[str]) -> list[tuple[str, int]]:
     return list(rows.items())
 
 
-def sources(names: Iterable[str]) -> list[Source]:
+def sources(names: Iterable[str], folder: Path = HERE) -> list[Source]:
     """Every public source that these tasks read: items and examples."""
     found: dict[Source, None] = {}
-    for wanted in tasks(names):
+    for wanted in tasks(names, folder):
         found |= dict.fromkeys((*(() if isinstance(wanted.data, Generated) else wanted.data), *wanted.examples))
     return list(found)
 
 
-def files(spec: BenchmarkSpec) -> list[Source]:
+def files(spec: BenchmarkSpec, folder: Path) -> list[Source]:
     """The public sources of a stage's tasks, which local files may stand for."""
-    return sources(spec.tasks)
+    return sources(spec.tasks, folder)
+
+
+def code(spec: BenchmarkSpec, folder: Path) -> dict[str, str]:
+    """The code of a user's own behind a stage's tasks and their verifiers: name -> digest."""
+    found: dict[str, str] = {}
+    for own in tasks(spec.tasks, folder):
+        found |= own.code or {}
+        if digest := own.verifier and custom_digest(own.verifier, folder):
+            found[own.verifier] = digest
+    return found
+
+
+def declared(card: TaskCard) -> Task | None:
+    """The task of a card, where it is known by its name or by the code that the card names."""
+    own = next((name for name in card.code or {} if name != card.verifier), None)
+    return task(own) if own else TASKS.get(card.name)
 
 
 def check_final(spec: EvalSpec, name: str, recipe: Recipe) -> None:
@@ -100,7 +146,8 @@ def check_final(spec: EvalSpec, name: str, recipe: Recipe) -> None:
 
 def locked(names: Iterable[str]) -> list[str]:
     """Those of these tasks that belong to the unseen suite."""
-    return [wanted.id for wanted in tasks(names) if wanted.id.replace(BPB, "") in LOCKED]
+    ours = [name for name in names if not is_user_code(name)]
+    return [wanted.id for wanted in tasks(ours) if wanted.id.replace(BPB, "") in LOCKED]
 
 
 def averages(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -103,6 +103,7 @@ class Task:
     description: str = ""
     variant: str = ""
     licence: str = ""
+    code: dict[str, str] | None = None  # where it comes from, if not from here: `my_tasks.py:mine` and its digest
 
     def __post_init__(self) -> None:
         """Refuse declarations that could not be evaluated."""

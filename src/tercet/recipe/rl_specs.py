@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from tercet.recipe.specs import ANSWER, TRAINED, ComputeSpec, Spec
+from tercet.recipe.specs import ANSWER, TRAINED, ComputeSpec, Loc, Spec
 from tercet.recipe.train_specs import Reduction, Schedule, TrainSpec
 
 _PRESETS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("presets.toml").read_text(encoding="utf-8"))
@@ -18,7 +18,9 @@ _PRESETS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("presets.toml"
 class ExtraSpec(Spec):
     """A further verifier of every completion: a format, a length, a rubric."""
 
-    verifier: str = Field(description="Name of the verifier, e.g. `format@1`.")
+    verifier: str = Field(
+        description="Name of the verifier, e.g. `format@1`, or a function in a file, `my_reward.py:score`."
+    )
     reference: str = Field(
         "",
         description="What the verifier compares with; the row's own reference answer when absent (nothing for `format@1`, `length@1`, `up_to_length@1`, `refusal@1`).",
@@ -90,6 +92,11 @@ class RLSpec(TrainSpec):
     in_flight: bool = Field(False, description="Give the generator new weights while it writes (needs lag and vLLM).")
     reduction: Reduction = Field("token_mean", description="How token losses become one number.")
     monitor: MonitorSpec = Field(default_factory=MonitorSpec, description="Thresholds of alerts.")
+
+    def verifiers(self) -> Iterator[tuple[Loc, str]]:
+        """Also the further ones."""
+        yield from super().verifiers()
+        yield from ((("extra", i, "verifier"), extra.verifier) for i, extra in enumerate(self.extra))
 
     @model_validator(mode="before")
     @classmethod

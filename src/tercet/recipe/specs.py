@@ -163,7 +163,7 @@ class SourceSpec(Spec):
 class ArtifactSpec(Spec):
     """What a recipe makes an artifact from, the base model or a stage, and what the pipeline must know of its kind.
 
-    `files` and `check` name functions, as "module:function", of kinds about which the recipe alone does not say enough.
+    `files`, `code` and `check` name functions, as "module:function", of kinds about which the recipe alone does not say enough.
     """
 
     module: ClassVar[str]  # its `run(spec, inputs, out, ctx)` makes the artifact
@@ -174,7 +174,8 @@ class ArtifactSpec(Spec):
     label: ClassVar[str] = ""  # what reports call its model
     reads: ClassVar[tuple[str, ...]] = ()  # files of `tercet.data.tables` that its rows are made of
     author: ClassVar[str] = ""  # field that names the policy that wrote the pairs
-    files: ClassVar[str] = ""  # spec -> public sources (`tercet.rows.Source`) that it reads without naming them
+    files: ClassVar[str] = ""  # (spec, folder) -> public sources (`tercet.rows.Source`) that it reads and does not name
+    code: ClassVar[str] = ""  # (spec, folder) -> user's code that it uses, beside `verifiers`: name -> digest
     check: ClassVar[str] = ""  # (spec, name, recipe) -> a RecipeError before anything runs
 
     def identity(self, seed: int, recipe: Spec) -> dict[str, Any]:
@@ -207,6 +208,12 @@ class ArtifactSpec(Spec):
                 yield FileRef((*loc, "path"), source.path, source.subset, source.split)
             if (shown := source.examples) and not shown.path.startswith("tercet:"):
                 yield FileRef((*loc, "examples", "path"), shown.path, shown.subset, shown.split)
+
+    def verifiers(self) -> Iterator[tuple[Loc, str]]:
+        """The verifiers that it names, with their places; the digest of a user's own is part of the key."""
+        for loc, source in self.origins():
+            if name := getattr(source, "verifier", ""):
+                yield (*loc, "verifier"), name
 
     def tables(self) -> list[str]:
         """`reads`, and the table of a built-in source; their digest is part of the key."""

@@ -1,7 +1,8 @@
 """The verifiers: pure, versioned functions `(completion, reference answer) -> Grade` on text alone.
 
 Evaluation and reward look a verifier up here, LLM judges among them, so the verifier that grades is the one that pays.
-A changed verifier gets a new version; recipes and rows name the version. Installed packages may add some (plugins.py).
+A changed verifier gets a new version; recipes and rows name the version. A user's file and installed packages may add
+some (plugins.py).
 """
 
 from __future__ import annotations
@@ -13,9 +14,29 @@ from pathlib import Path
 
 from tercet.verify.grade import Grade, Verifier, VerifierError
 from tercet.verify.llm_judges import Case, LLMJudge
-from tercet.verify.plugins import custom_names, custom_verifier
+from tercet.verify.plugins import (
+    ChangedCodeError,
+    check_custom,
+    custom_digest,
+    custom_names,
+    custom_verifier,
+    unchanged,
+    unchanged_rows,
+)
 
-__all__ = ["Grade", "Verifier", "VerifierError", "check_reference", "llm_judge", "verifier", "verifiers"]
+__all__ = [
+    "ChangedCodeError",
+    "Grade",
+    "Verifier",
+    "VerifierError",
+    "check_reference",
+    "custom_digest",
+    "llm_judge",
+    "unchanged",
+    "unchanged_rows",
+    "verifier",
+    "verifiers",
+]
 
 _TABLE = tomllib.loads(Path(__file__).with_name("verifiers.toml").read_text(encoding="utf-8"))
 VERIFIERS = {name: Verifier(name, **about) for name, about in _TABLE.items()}
@@ -23,7 +44,7 @@ VERIFIERS = {name: Verifier(name, **about) for name, about in _TABLE.items()}
 
 @cache
 def verifier(name: str) -> Verifier:
-    """The verifier called `name`, e.g. `verifier("gsm8k@1")`: one of ours or of an installed package.
+    """The verifier called `name`, e.g. `verifier("gsm8k@1")`: one of ours, of a package, or of a file, `mine.py:score`.
 
     An LLM judge is found too; to grade with it alone, without a model to ask, is a VerifierError.
     """
@@ -31,7 +52,9 @@ def verifier(name: str) -> Verifier:
         return custom
     if name not in VERIFIERS:
         models = ", ".join(one.name for one in VERIFIERS.values() if one.asks_model)
-        known = f"{', '.join(verifiers())} (or, asking a model: {models})"
+        known = (
+            f"{', '.join(verifiers())} (or, asking a model: {models}), or a function in a file, 'my_reward.py:score'"
+        )
         raise VerifierError(f"unknown verifier {name!r}; expected one of {known}")
     return VERIFIERS[name]
 
@@ -58,16 +81,7 @@ def check_reference(name: str, reference: str) -> None:
         llm_judge(name, reference).messages(Case("", "", reference))
     elif name == "sum@1":  # reading is enough, and grading would need the models of its parts
         importlib.import_module("tercet.verify.shaping").parts_of(reference)
+    elif found.package:
+        check_custom(found, reference)
     else:
-        try:
-            found("", reference)
-        except (
-            Exception
-        ) as error:  # another package's may fail on the empty completion, and not on the reference answer
-            if not found.package or isinstance(error, VerifierError):
-                raise
-
-
-def grade_by_name(name: str, completion: str, reference: str) -> Grade:
-    """The grade by the verifier called `name`; worker processes are given this function."""
-    return verifier(name)(completion, reference)
+        found("", reference)

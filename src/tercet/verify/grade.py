@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from tercet.rows import Messages
+
 
 class VerifierError(ValueError):
     """An unknown verifier, or a reference answer that it cannot read; the message says what is expected."""
@@ -39,10 +41,11 @@ class Verifier:
     function itself where another `package` brings it. `slow`: it waits for other processes, so ask several at once.
     `sandbox`: it runs programs, and takes the level of isolation. `needs_reference`: it compares with the reference
     answer of a row. `asks_model`: it is an LLM judge (llm_judges.py); `embeds`: in some rows it needs an encoder.
+    One of a `package`, or of a user's file, may also look at prompt and source of the row.
     """
 
     name: str
-    function: str | Callable[[str, str], Grade]
+    function: str | Callable[..., Grade]
     slow: bool = False
     sandbox: bool = False
     needs_reference: bool = True
@@ -50,12 +53,17 @@ class Verifier:
     embeds: bool = False
     package: str = ""
 
-    def __call__(self, completion: str, reference: str, sandbox: str = "auto") -> Grade:
+    def __call__(
+        self, completion: str, reference: str, sandbox: str = "auto", *, prompt: Messages = (), source: str = ""
+    ) -> Grade:
         """The grade of a completion; VerifierError where the reference answer cannot be read or a model is needed."""
         if self.asks_model:
             where = "it grades and pays in stages that name one with `judge`, and nowhere else"
             raise VerifierError(f"{self.name} asks a model; {where}")
-        grade: Grade = self.loaded(completion, reference, **({"sandbox": sandbox} if self.sandbox else {}))
+        more: dict[str, Any] = {"sandbox": sandbox} if self.sandbox else {}
+        if self.package:
+            more = {"prompt": prompt, "source": source}
+        grade: Grade = self.loaded(completion, reference, **more)
         return grade
 
     @cached_property

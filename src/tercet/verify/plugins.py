@@ -1,82 +1,164 @@
-"""Verifiers from a user's own package, found through the entry point group `tercet.verifiers`.
+"""Verifiers of a user: functions in a file of their own, `my_reward.py:score`, or in an installed package.
 
 A package whose pyproject.toml says, under `[project.entry-points."tercet.verifiers"]`, `"mine@1" = "my_verifiers:mine"`
-adds `mine@1` to the verifiers wherever it is installed: rows and recipes name it like one of ours. The function takes a
-completion and a reference answer and returns a `tercet.verify.Grade`. It should refuse a reference answer that it
-cannot read by a VerifierError, also with an empty completion: that is how rows are checked before training.
+adds `mine@1` to the verifiers wherever it is installed. Rows and recipes name both like one of ours. What a function is
+given and may return stands in signatures.py. It should refuse a reference answer that it cannot read by a
+VerifierError, also with an empty completion: that is how rows are checked before training.
+
+It runs in a worker process. One that hangs is ended (outcome "timeout"), and one that raises, dies or returns no number
+has the outcome "error"; neither stops a run. The digest of its code is part of what a stage's key is made of.
 """
 
 from __future__ import annotations
 
-import math
+import json
 import re
-from collections.abc import Callable, Collection
-from functools import cache, wraps
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
+from tercet.rows import Messages
+from tercet.sandbox.workers import WorkerError, WorkerStartError, WorkerTimeoutError, call
 from tercet.verify.grade import Grade, Verifier, VerifierError
+from tercet.verify.signatures import Submission
+from tercet.verify.user_code import UserCodeError, is_user_code, located, pinned
 
 GROUP = "tercet.verifiers"
 NAME = re.compile(r"[\w.-]+@\w+")
+SECONDS = 60.0  # for one grade
+WORKER = "tercet.verify.signatures"
+
+
+class ChangedCodeError(RuntimeError):
+    """The code of a verifier is not that which this run began with, so its grades would be of two kinds."""
 
 
 def custom_verifier(name: str, ours: Collection[str]) -> Verifier | None:
-    """The verifier that an installed package calls `name`, if any. `ours`: names that no package may take."""
-    if name not in _found():
+    """The verifier that a file or an installed package calls `name`, if any. `ours`: names that no package may take."""
+    if is_user_code(name):
+        who, where, package = repr(name), _located(name), name.rpartition(":")[0]
+    elif name in found_in(GROUP):
+        entry = only(name, ours, GROUP)
+        package = package_of(entry)
+        who, where = f"{name!r} of the package {package!r}", f"{entry.module}:{entry.attr}"
+    else:
         return None
-    entry = _only(name, ours)
-    package = _package(entry)
+    reads = True
     try:
-        function = entry.load()
-    except Exception as error:
-        raise VerifierError(
-            f"the verifier {name!r} of the package {package!r} cannot be imported from {entry.value!r} "
-            f"({type(error).__name__}: {error}); repair or remove the package"
-        ) from error
-    if not callable(function):
-        raise VerifierError(f"{entry.value!r} of the package {package!r} is no function; {name!r} needs one")
-    return Verifier(name, _checked(function, f"{name} (package {package})"), package=package)
+        digest = pinned(where)
+        fault, reads = call(f"{WORKER}:describe", (where, digest), SECONDS)
+    except (ImportError, UserCodeError, WorkerTimeoutError, WorkerError, WorkerStartError) as error:
+        fault = f"{type(error).__name__}: {error}"
+    if fault:
+        raise VerifierError(f"the verifier {who}, {where}, cannot be used: {fault}; repair it, or name another one")
+    return Verifier(name, UserFunction(name, where, digest), slow=True, needs_reference=reads, package=package)
+
+
+def check_custom(found: Verifier, reference: str) -> None:
+    """Raise VerifierError where the function of a user's verifier does so for this reference answer."""
+    own: UserFunction = found.loaded
+    try:
+        fault = call(f"{WORKER}:fault", (own.where, own.digest, reference), SECONDS)
+    except (WorkerTimeoutError, WorkerError):  # an accident on the empty completion
+        return
+    if fault:
+        raise VerifierError(fault if fault.startswith(found.name) else f"{found.name}: {fault}")
+
+
+def custom_digest(name: str, folder: Path = Path()) -> str:
+    """What a key holds of a user's verifier, which is not imported: its digest, of a package also name and version.
+
+    Empty for one of ours and for an unknown name. Relative paths start at `folder`.
+    """
+    if is_user_code(name):
+        return pinned(_located(name, folder))
+    return package_digest(name, GROUP)
+
+
+def unchanged(digests: Mapping[str, str], what: str) -> None:
+    """Raise ChangedCodeError where a verifier is not that of these digests, which were kept when `what` was made."""
+    for name, digest in digests.items():
+        if (now := custom_digest(name)) and now != digest:
+            raise ChangedCodeError(
+                f"{name} has changed since {what} were made (from {digest} to {now}); run the recipe again from there. "
+                "Named in a source or a local file of the recipe, its digest is in the keys, and that happens by itself"
+            )
+
+
+def unchanged_rows(payload: Path) -> None:
+    """The same for a folder of rows, whose summary names the verifiers of a user."""
+    summary = payload / "summary.json"
+    if summary.is_file():
+        kept = json.loads(summary.read_text(encoding="utf-8")).get("verifiers", {})
+        unchanged(kept, f"the rows of {payload.parent.name}")
+
+
+def package_digest(name: str, group: str) -> str:
+    """The same of an entry point: `my-package 1.0 sha256:...`."""
+    if not (entries := found_in(group).get(name)):
+        return ""
+    entry = entries[0]
+    return f"{package_of(entry)} {entry.dist.version if entry.dist else ''} {pinned(entry.module)}"
 
 
 def custom_names(ours: Collection[str]) -> list[str]:
     """The names of all verifiers in installed packages; VerifierError for a name that two give or that is ours."""
-    return sorted(_only(name, ours).name for name in _found())
+    return sorted(only(name, ours, GROUP).name for name in found_in(GROUP))
 
 
 @cache
-def _found() -> dict[str, list[EntryPoint]]:
+def found_in(group: str) -> dict[str, list[EntryPoint]]:
+    """The entry points of a group by their names."""
     found: dict[str, list[EntryPoint]] = {}
-    for entry in entry_points(group=GROUP):
+    for entry in entry_points(group=group):
         found.setdefault(entry.name, []).append(entry)
     return found
 
 
-def _only(name: str, ours: Collection[str]) -> EntryPoint:
-    entries = _found()[name]
-    packages = " and ".join(sorted(repr(_package(entry)) for entry in entries))
+def only(name: str, ours: Collection[str], group: str) -> EntryPoint:
+    """The one entry point of this name; VerifierError where two have it, where we have it, or without a version."""
+    entries, what = found_in(group)[name], group.rpartition(".")[2].removesuffix("s")
+    packages = " and ".join(sorted(repr(package_of(entry)) for entry in entries))
     if name in ours:
-        raise VerifierError(f"the package {packages} names a verifier {name!r}, which Tercet has; give it another name")
+        raise VerifierError(f"the package {packages} names a {what} {name!r}, which Tercet has; give it another name")
     if len(entries) > 1:
-        raise VerifierError(f"the packages {packages} both name a verifier {name!r}; remove or rename one")
+        raise VerifierError(f"the packages {packages} both name a {what} {name!r}; remove or rename one")
     if not NAME.fullmatch(name):
-        raise VerifierError(f"the package {packages} names a verifier {name!r}; expected NAME@VERSION, e.g. 'mine@1'")
+        raise VerifierError(f"the package {packages} names a {what} {name!r}; expected NAME@VERSION, e.g. 'mine@1'")
     return entries[0]
 
 
-def _package(entry: EntryPoint) -> str:
+def package_of(entry: EntryPoint) -> str:
+    """The distribution that an entry point belongs to."""
     return entry.dist.name if entry.dist else entry.module
 
 
-def _checked(function: Callable[[str, str], Grade], whose: str) -> Callable[[str, str], Grade]:
-    """The same function, whose results are checked: a reward of None or NaN must not reach the trainer."""
+def _located(name: str, folder: Path = Path()) -> str:
+    try:
+        return located(name, folder)
+    except UserCodeError as error:
+        raise VerifierError(f"the verifier {error}") from None
 
-    @wraps(function)
-    def checked(completion: str, reference: str) -> Grade:
-        grade = function(completion, reference)
-        if not isinstance(grade, Grade):
-            raise VerifierError(f"{whose} returned {type(grade).__name__}; expected a tercet.verify.Grade")
-        if not math.isfinite(grade.score):
-            raise VerifierError(f"{whose} returned the score {grade.score}; expected a finite number")
+
+@dataclass(frozen=True)
+class UserFunction:
+    """A user's function, called where it can hang or die without harm; `digest` is that of its code."""
+
+    name: str
+    where: str
+    digest: str
+
+    def __call__(self, completion: str, reference: str, *, prompt: Messages = (), source: str = "") -> Grade:
+        """The grade of a completion."""
+        one = Submission(completion, reference, prompt, source)
+        try:
+            grade: Grade | None = call(f"{WORKER}:grade", (self.where, self.digest, one), SECONDS)
+        except WorkerTimeoutError as error:
+            return Grade(0.0, outcome="timeout", detail=str(error))
+        except WorkerError as error:
+            return Grade(0.0, outcome="error", detail=str(error))
+        if grade is None:
+            raise ChangedCodeError(f"{self.name} has changed while this run used it; run the same command again")
         return grade
-
-    return checked

@@ -28,7 +28,7 @@ from tercet.data.synthesis.requests import title
 from tercet.recipe import OnPolicyPairsSpec
 from tercet.rows import Completion, Generator, Message, Pair, Row, RowError, Sampling, read_rows, speed_of, write_table
 from tercet.store import Artifact, Context
-from tercet.verify import verifier
+from tercet.verify import unchanged_rows, verifier
 
 CHUNK = 32  # prompts per line of samples.jsonl: what a killed run loses at most
 SEED = "prefs"  # in the seeds of samples: another word would draw other samples
@@ -104,6 +104,7 @@ def run(spec: OnPolicyPairsSpec, inputs: dict[str, Artifact], out: Path, ctx: Co
 
 def choose_prompts(spec: OnPolicyPairsSpec, path: Path, seed: int) -> list[Prompt]:
     """The rows that carry a verifier, a seeded sample of them if the recipe says so, each with its weaker form."""
+    unchanged_rows(path.parent)
     rows = [row for row in read_rows(path) if row.verifier]
     if not rows:
         raise RowError(f"{path}: no row carries a verifier, so no answer can be graded; use a stage with verified rows")
@@ -163,7 +164,7 @@ def draw_chunk(
 def grade(row: Row, samples: Sequence[GradedAnswer]) -> list[GradedAnswer]:
     """Grade every sample by the row's own verifier and reference answer, also those that answer the weaker form."""
     verify = verifier(row.verifier)
-    grades = [verify(sample.text, row.reference) for sample in samples]
+    grades = [verify(sample.text, row.reference, prompt=row.prompt, source=row.source) for sample in samples]
     found = zip(samples, grades, strict=True)
     return [replace(sample, score=grade.score, outcome=grade.outcome) for sample, grade in found]
 

@@ -2,28 +2,33 @@
 
 score = (own score + sum of weight x extra score) x gates; reward = reward_scale x (score + over-long penalty), or
 `no_eos_reward` without an end token. Each distinct question is graded once, in no order that matters: by quick
-verifiers here, by slow ones and those of other packages in processes of their own, by LLM judges in few calls for all.
+verifiers one after another, by slow ones and a user's own several at once, by LLM judges in few calls for all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import NamedTuple, cast
 
 from tercet import machine
 from tercet.recipe import RLSpec
-from tercet.rows import Completion, Generator, Row
+from tercet.rows import Completion, Generator, Messages, Row
 from tercet.sandbox.run import ready
-from tercet.sandbox.workers import WorkerError, WorkerTimeoutError, call
 from tercet.verify import Grade, VerifierError, check_reference, llm_judge, verifier
 from tercet.verify.llm_judges import Case, ask, spoken, swapped
 from tercet.verify.shaping import WeightedVerifier, added, by_name, counted, parts_of
 
 SUM = "sum@1"
-CUSTOM_SECONDS = 60.0  # for one grade by another package's verifier
-Question = tuple[str, Case]  # a verifier and what it grades; the prompt only where it reads the conversation
+
+
+class GradingCase(NamedTuple):
+    """A verifier and what it grades. An LLM judge reads the prompt in the case, a user's verifier gets its turns."""
+
+    verifier: str
+    case: Case
+    prompt: Messages = ()
+    source: str = ""
 
 
 class RewardResult(NamedTuple):
@@ -106,22 +111,26 @@ class RewardFunction:
             if found.sandbox:
                 ready(self.spec.sandbox)
 
-    def _grade(self, wanted: Iterable[Question]) -> dict[Question, Grade]:
+    def _grade(self, wanted: Iterable[GradingCase]) -> dict[GradingCase, Grade]:
         models, slow, found = [], [], {}
         for one in wanted:
-            how, case = verifier(one[0]), one[1]
+            how = verifier(one.verifier)
             if how.asks_model:
                 models.append(one)
-            elif how.slow or how.package:
+            elif how.slow:
                 slow.append(one)
             else:
-                found[one] = how(case.completion, case.reference)
+                found[one] = how(one.case.completion, one.case.reference)
         if slow:
             with ThreadPoolExecutor(machine.cores()) as pool:
-                found |= zip(slow, pool.map(partial(_graded, sandbox=self.spec.sandbox), slow), strict=True)
-        asked = [(llm_judge(name, case.reference), case) for name, case in models]
+                found |= zip(slow, pool.map(self._graded, slow), strict=True)
+        asked = [(llm_judge(one.verifier, one.case.reference), one.case) for one in models]
         judge = cast(Generator, self.judge)  # `check` refuses rows that ask a model where there is none
         return found | dict(zip(models, ask(asked, judge), strict=True))
+
+    def _graded(self, one: GradingCase) -> Grade:
+        how = verifier(one.verifier)
+        return how(one.case.completion, one.case.reference, self.spec.sandbox, prompt=one.prompt, source=one.source)
 
     def _result(self, row: Row, completion: Completion, grades: Sequence[Grade]) -> RewardResult:
         own, scores = _own(row), list(map(counted, grades))
@@ -161,25 +170,14 @@ def _own(row: Row) -> Sequence[WeightedVerifier]:
     return parts_of(row.reference) if row.verifier == SUM else (WeightedVerifier(row.verifier, row.reference),)
 
 
-def _question(row: Row, part: WeightedVerifier, text: str) -> Question:
-    if not verifier(part.verifier).asks_model:
-        return part.verifier, Case("", text, part.reference)
+def _question(row: Row, part: WeightedVerifier, text: str) -> GradingCase:
+    how, case = verifier(part.verifier), Case("", text, part.reference)
+    if how.package:
+        return GradingCase(part.verifier, case, row.prompt, row.source)
+    if not how.asks_model:
+        return GradingCase(part.verifier, case)
     prompt = spoken(row.prompt)
-    return part.verifier, Case(prompt, text, part.reference, swapped(f"{prompt}/{text}", 0))
-
-
-def _graded(one: Question, sandbox: str) -> Grade:
-    """A grade without a model; other packages' verifiers run where they can hang or die without harm."""
-    name, (_, text, reference, _) = one
-    if not verifier(name).package:
-        return verifier(name)(text, reference, sandbox)
-    try:
-        found: Grade = call("tercet.verify:grade_by_name", (name, text, reference), CUSTOM_SECONDS)
-    except WorkerTimeoutError as error:
-        return Grade(0.0, outcome="timeout", detail=str(error))
-    except WorkerError as error:
-        return Grade(0.0, outcome="error", detail=str(error))
-    return found
+    return GradingCase(part.verifier, case._replace(prompt=prompt, swap=swapped(f"{prompt}/{text}", 0)))
 
 
 def _place(row: Row) -> str:

@@ -1,0 +1,181 @@
+"""How a user's verifier is called, and how its verdict is read: the worker's side of plugins.py.
+
+What a function is given follows from the names of its parameters, any of them in any order:
+
+    score(completion, answer)                                             short
+    score(prompt, completion, answer, info)                               with the prompt and further columns
+    score(prompts, completions, **columns) -> list[float]                 TRL; lists of one
+    compute_score(data_source, solution_str, ground_truth, extra_info)    verl
+
+Parameters with a default that are none of these keep it. Prompts and completions are texts, or lists of turns where the
+parameter's annotation speaks of dicts (`completions: list[list[dict[str, str]]]`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from numbers import Real
+from typing import Any
+
+from tercet.rows import Messages
+from tercet.verify.grade import Grade, VerifierError, is_number
+from tercet.verify.llm_judges import spoken
+from tercet.verify.user_code import UserCodeError, described, load, pinned
+
+FORMS = (
+    "(completion, answer), (prompt, completion, answer, info), TRL's (prompts, completions, **columns) or verl's "
+    "(data_source, solution_str, ground_truth, extra_info)"
+)
+COMPLETION = ("completion", "solution_str")
+REFERENCE = ("answer", "ground_truth", "reference", "info", "extra_info")
+ONE = (*COMPLETION, *REFERENCE, "prompt", "data_source")
+TRAINER = ("completion_ids", "prompt_ids", "trainer_state", "log_extra", "log_metric")  # what only TRL's trainer has
+
+pinned_once = cache(pinned)  # a worker has the code that it imported first, whatever becomes of the file
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A completion to be graded, with the row's prompt, reference answer and source."""
+
+    completion: str
+    reference: str
+    prompt: Messages = ()
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The parameters of a function: all, those without a default, those that take turns; `rest` has `**columns`."""
+
+    names: frozenset[str]
+    needed: tuple[str, ...]
+    turns: frozenset[str]
+    rest: bool
+
+    @property
+    def lists(self) -> bool:
+        """Whether it takes lists, as TRL's do."""
+        return bool(self.names & {"prompts", "completions"})
+
+    @property
+    def reads_reference(self) -> bool:
+        """Whether it is given the reference answer."""
+        return self.lists or bool(self.names & {*REFERENCE})
+
+    def arguments(self, one: Submission) -> dict[str, Any]:
+        """What the function is given; VerifierError for columns that it needs and the row lacks."""
+        answer, info = unpacked(one.reference)
+        if self.lists:
+            columns = {"answer": answer, "data_source": one.source, **info}
+            columns |= {name: self._said(name, one) for name in ("prompts", "completions")}
+            missing = [name for name in self.needed if name not in columns]
+            if len(missing) > 1:
+                there = ", ".join(sorted({"answer", *info}))
+                raise VerifierError(f"{' and '.join(missing)}: no such columns beside {there}; name them in `info`")
+            columns |= dict.fromkeys(missing, answer)  # the only one that is no column is the function's name for it
+            return {name: [value] for name, value in columns.items() if self.rest or name in self.names}
+        values = {name: info if "info" in name else answer for name in REFERENCE}
+        values |= {name: self._said(name, one) for name in (*COMPLETION, "prompt")} | {"data_source": one.source}
+        return {name: value for name, value in values.items() if name in self.names}
+
+    def _said(self, name: str, one: Submission) -> Any:
+        """Prompt or completion, as text or as turns."""
+        if name.startswith("prompt"):
+            turns, text = [{"role": turn.role, "content": turn.content} for turn in one.prompt], spoken(one.prompt)
+        else:
+            turns, text = [{"role": "assistant", "content": one.completion}], one.completion
+        return turns if name in self.turns else text
+
+
+def describe(where: str, digest: str) -> tuple[str, bool]:
+    """What stands against the use of a function, if anything, and whether it reads the reference answer."""
+    try:
+        return "", function(where, digest)[1].reads_reference
+    except Exception as error:
+        return str(error) if isinstance(error, UserCodeError) else described(error), True
+
+
+def fault(where: str, digest: str, reference: str) -> str:
+    """Why a function cannot read a reference answer: the VerifierError that it raises on it and an empty completion."""
+    called, how = function(where, digest)
+    try:
+        called(**how.arguments(Submission("", reference)))
+    except VerifierError as error:
+        return str(error)
+    except Exception:  # an accident on the empty completion says nothing about the reference answer
+        return ""
+    return ""
+
+
+def grade(where: str, digest: str, one: Submission) -> Grade | None:
+    """The grade of a submission; None where the code is no longer that of the digest."""
+    if pinned_once(where) != digest:
+        return None
+    try:
+        called, how = function(where, digest)
+        return read(called(**how.arguments(one)), listed=how.lists)
+    except Exception as error:
+        return Grade(0.0, outcome="error", detail=described(error))
+
+
+@cache
+def function(where: str, digest: str) -> tuple[Callable[..., Any], Signature]:
+    """The function that `where` names, of this digest, and how it is called."""
+    if not callable(found := load(where)):
+        raise UserCodeError(f"{where.rpartition(':')[2]!r} is no function")
+    return found, signature(found)
+
+
+def signature(called: Callable[..., Any]) -> Signature:
+    """How a function is called; UserCodeError for parameters that nothing is given for."""
+    parameters = inspect.signature(called).parameters.values()
+    plain = [one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    needed = tuple(one.name for one in plain if one.default is one.empty)
+    turns = frozenset(one.name for one in plain if "dict" in str(one.annotation))
+    rest = any(one.kind is one.VAR_KEYWORD for one in parameters)
+    found = Signature(frozenset(one.name for one in plain), needed, turns, rest)
+    unknown = [name for name in needed if name in TRAINER or not (found.lists or name in ONE)]
+    unknown += [one.name for one in parameters if one.kind is one.POSITIONAL_ONLY]
+    if unknown:
+        raise UserCodeError(f"it has the parameter {unknown[0]!r}, which nothing is given for; expected {FORMS}")
+    if not found.names & {*COMPLETION, "completions"}:
+        raise UserCodeError(f"it takes no completion; expected {FORMS}")
+    return found
+
+
+def unpacked(reference: str) -> tuple[Any, dict[str, Any]]:
+    """Answer and further columns: of JSON `{"answer": ..., "info": {...}}`, else the text itself and none."""
+    value = None
+    if reference.startswith('{"answer"'):
+        try:
+            value = json.loads(reference)
+        except ValueError:
+            value = None
+    if isinstance(value, dict) and value.keys() == {"answer", "info"} and isinstance(value["info"], dict):
+        return value["answer"], value["info"]
+    return reference, {}
+
+
+def read(value: Any, *, listed: bool) -> Grade:
+    """The grade that a function means by a Grade, a finite number, a dict with a score, or (`listed`) a list of one."""
+    if listed and isinstance(value, Sequence) and len(value) == 1:
+        value = value[0]
+    elif listed:
+        raise TypeError(f"expected a list of one number from the verifier, got {value!r:.80}")
+    more: Mapping[str, Any] = {}
+    if isinstance(value, Mapping) and "score" in value:
+        value, more = value["score"], value
+    score = value.score if isinstance(value, Grade) else value
+    if not isinstance(score, Real) or not math.isfinite(score):
+        expected = "a finite number, a tercet.verify.Grade or a dict with a finite 'score'"
+        raise TypeError(f"expected {expected} from the verifier, got {value!r:.80}")
+    if isinstance(value, Grade):
+        return value
+    numbers = {str(name): float(one) for name, one in more.items() if name != "score" and is_number(one)}
+    return Grade(float(score), str(more.get("answer") or more.get("pred") or ""), numbers=numbers)
