@@ -33,8 +33,8 @@ from tercet import machine
 from tercet.data.decontam import BenchmarkItem, Index
 from tercet.data.decontaminate_files import batches, scan, search_pool
 from tercet.data.decontaminator import Decontaminator
-from tercet.data.layouts import user_texts
 from tercet.data.ngrams import analyse
+from tercet.data.user_texts import user_texts
 from tercet.rows import RowError
 
 HERE = Path(__file__).parent

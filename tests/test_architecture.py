@@ -71,7 +71,7 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 24
 BUDGETS = {
     "algos": 590,
     "cli": 1_210,
-    "data": 5_519,
+    "data": 6_059,
     "device": 950,
     "evals": 3_415,
     "kernels": 109,
@@ -79,7 +79,7 @@ BUDGETS = {
     "recipe": 1_614,
     "report": 1_866,
     "sandbox": 1_385,
-    "top": 3_365,
+    "top": 3_430,
     "train": 3_565,
     "verify": 3_612,
 }

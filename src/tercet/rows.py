@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
-from tercet.rows_details import calls_text, tools_text
+from tercet.rows_details import ROLE_NAMES, calls_text, read_turn, tools_text, untrained
 
 ROLES = ("system", "user", "assistant", "tool")
 PLAIN = "text"  # role of the one message of a prompt that is read as it stands, without a chat template
@@ -40,7 +40,8 @@ class DetailedMessage(Message):
     """A turn with more than its text: a thought, calls of tools, what a tool gave back, or the tools there are.
 
     Calls and tools are JSON lists as OpenAI has them, the arguments of a call an object. The tools of a conversation
-    stand on its first turn. Example: `DetailedMessage("assistant", "4", thought="2 and 2 is 4")`.
+    stand on its first turn. An `untrained` answer is context for later turns and never a target.
+    Example: `DetailedMessage("assistant", "4", thought="2 and 2 is 4")`.
     """
 
     thought: str = ""
@@ -48,6 +49,7 @@ class DetailedMessage(Message):
     tool_call_id: str = ""
     name: str = ""
     tools: str = ""
+    untrained: bool = False
 
     @property
     def blank(self) -> bool:
@@ -228,17 +230,17 @@ def messages_from(value: Iterable[Any], where: str = "row") -> Messages:
         if isinstance(turn, Message):
             turns.append(turn)
             continue
-        if isinstance(turn, dict) and turn.get("tool_calls") and turn.get("content") is None:
-            turn = {**turn, "content": ""}
-        if not isinstance(turn, dict) or "role" not in turn or "content" not in turn:
+        if (
+            not isinstance(turn, dict)
+            or "role" not in turn
+            or not turn.keys() & {"content", "tool_calls", "function_call"}
+        ):
             raise RowError(f"{where}: turn {number} must be an object with 'role' and 'content', got {turn!r:.80}")
-        if turn["role"] not in (*ROLES, PLAIN):
+        if turn["role"] not in (*ROLES, PLAIN, *ROLE_NAMES):
             raise RowError(f"{where}: turn {number} has role {turn['role']!r}; expected one of {', '.join(ROLES)}")
-        if not isinstance(turn["content"], str):
-            kind = type(turn["content"]).__name__
-            raise RowError(f"{where}: turn {number} has content of type {kind}, expected text")
         try:
-            turns.append(message_of(turn))
+            plain_turn = len(turn) == 2 and turn["role"] in ROLES and isinstance(turn["content"], str)
+            turns.append(message_of(turn if plain_turn else read_turn(turn)))
         except ValueError as error:
             raise RowError(f"{where}: turn {number}: {error}") from None
     if not turns:
@@ -256,10 +258,16 @@ def message_of(turn: Mapping[str, Any]) -> Message:
     if wrong := [key for key, text in named.items() if not isinstance(text, str)]:
         raise ValueError(f"expected text under {wrong[0]}, got {named[wrong[0]]!r:.60}")
     lists = {"tool_calls": calls_text(turn.get("tool_calls")), "tools": tools_text(turn.get("tools"))}
-    found = {key: text for key, text in (named | lists | more).items() if text}
+    context = {"untrained": turn["role"] == "assistant" and untrained(turn)}
+    found = {key: value for key, value in (named | lists | context | more).items() if value}
     if set(found) <= {"name"} and turn["role"] != "tool":  # who speaks is no part of what is read
         return Message(turn["role"], turn["content"])
     return DetailedMessage(turn["role"], turn["content"], **found)
+
+
+def is_context(turn: Message) -> bool:
+    """Whether a turn is never trained, although it may be an answer."""
+    return isinstance(turn, DetailedMessage) and turn.untrained
 
 
 def with_tools(messages: Messages, tools: Any, where: str = "row") -> Messages:
@@ -293,6 +301,10 @@ def pair_from(value: dict[str, Any], where: str = "row") -> Pair:
     chosen, rejected = (with_tools(turns, tools, where) for turns in sides)
     if chosen[:-1] != rejected[:-1] or chosen[-1].role != "assistant" or rejected[-1].role != "assistant":
         raise RowError(f"{where}: chosen and rejected must differ only in a last assistant turn")
+    if any(is_context(side[-1]) for side in (chosen, rejected)):
+        raise RowError(
+            f"{where}: an answer of the pair is marked as context (weight 0 or train false); remove the mark"
+        )
     text = {k: str(value.get(k) or "") for k in ("source", "skill", "chosen_model", "rejected_model", "provenance")}
     good, bad = (float(value.get(k) or 0.0) for k in ("chosen_rating", "rejected_rating"))
     name = str(value.get("id") or where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tercet.data.adapters import ADAPTERS, PAIRS, UNFOLDS, best_paths, fill
-from tercet.data.layouts import LAYOUTS, Skip, instances, recognise, user_texts
+from tercet.data.common_adapters import instances
+from tercet.data.layouts import LAYOUTS, Skip, recognise
 from tercet.data.sources import Reading, load, load_pairs
+from tercet.data.user_texts import user_texts
 from tercet.recipe import SourceSpec
 from tercet.rows import Message, Pair, Row, RowError
 from tercet.verify import verifier
@@ -127,7 +130,7 @@ def test_a_public_row_becomes_a_conversation(adapter: str, raw: dict[str, Any], 
         ("ultrafeedback", {"instruction": "Hi?", "source": "sharegpt"}, "ShareGPT part"),
         ("sciriff", {"dataset": "tulu_v2", "messages": TURNS}, "no science task"),
         ("openmath_gsm8k", {"problem_source": "math", "problem": "", "generated_solution": ""}, "not grown from GSM8K"),
-        ("kto", {"messages": TURNS, "label": False}, "marked as bad"),
+        ("kto", {"messages": TURNS, "label": False}, "labelled bad"),
         ("sharegpt_without_tools", {"conversations": [*GPT, {"from": "function_call", "value": ""}]}, "calls a tool"),
         ("math_prompt", {"problem": "Hi?", "answer": None}, "has no answer"),
     ],
@@ -144,10 +147,14 @@ def test_what_is_left_out_by_policy_says_why(adapter: str, raw: dict[str, Any], 
         ("wildchat", {"model": "gpt-4", "conversation": None}, "expected a 'messages' list"),
         ("inputs_targets", {"inputs": "Hi?", "targets": None}, "expected text under targets"),
         ("guanaco", {"text": "Hi?"}, r"a dialogue that opens with .*got 'Hi\?'"),
-        ("kto", {"messages": TURNS, "label": "yes"}, "expected true or false under label, got 'yes'"),
+        (
+            "kto",
+            {"messages": TURNS, "label": "perhaps"},
+            r"expected true or false \(good or bad\) under label, got 'perhaps'",
+        ),
         ("prompt_only", {"topic": "x"}, "expected text under one of prompt, instruction"),
         ("wildjailbreak", {"data_type": "adversarial_benign", "completion": "x"}, "expected text under adversarial"),
-        ("rlvr", {"messages": TURNS, "ground_truth": "3", "dataset": "code"}, "no verifier for the data set 'code'"),
+        ("rlvr", {"messages": TURNS, "ground_truth": "3", "dataset": "mine"}, "no verifier for the data set 'mine'"),
         ("rlvr", {"messages": TURNS, "ground_truth": " ", "dataset": "math"}, "has an empty reference answer"),
         ("rlvr", {"messages": TURNS, "ground_truth": "[[]]", "dataset": "ifeval"}, "here: "),
         ("rlvr", {"messages": TURNS, "ground_truth": '{"func_name": "x"}', "dataset": "ifeval"}, "here: .*'x'"),
@@ -372,7 +379,7 @@ def test_a_pair_nothing_can_be_learnt_from_is_not_kept(
 
 
 def test_an_adapter_of_rows_gives_no_pairs(write: Write) -> None:
-    with pytest.raises(RowError, match="'rows' gives no pairs; the adapters of pairs are hh, preference"):
+    with pytest.raises(RowError, match="'rows' gives no pairs; the adapters of pairs are hh, implicit_pair"):
         list(load_pairs(SourceSpec(path=str(write({"messages": TURNS}))), {}, {}, Reading()))
 
 
@@ -395,7 +402,7 @@ def test_an_adapter_of_rows_gives_no_pairs(write: Write) -> None:
     ],
 )
 def test_a_layout_is_recognised_and_said(write: Write, raw: dict[str, Any], name: str) -> None:
-    assert recognise([raw, raw])[0] == name
+    assert recognise([raw, raw]).adapter == name
     reading = Reading()
     source = SourceSpec(path=str(write(raw)), adapter="auto", require_answer=False)
     list(load(source, {}, {}, reading))
@@ -405,7 +412,7 @@ def test_a_layout_is_recognised_and_said(write: Write, raw: dict[str, Any], name
 
 
 def test_every_recognised_layout_has_an_adapter_and_strangers_have_none() -> None:
-    assert {name for name, _, _ in LAYOUTS} <= {*ADAPTERS, *PAIRS}
+    assert {layout.adapter for layout in LAYOUTS if layout.gives != "nothing"} <= {*ADAPTERS, *PAIRS}
     with pytest.raises(RowError, match=r"no known layout fits rows with the keys a, b / c; name an `adapter`"):
         recognise([{"a": 1, "b": 2}, {"c": 3}])
     with pytest.raises(RowError, match="the file is empty"):
@@ -415,7 +422,7 @@ def test_every_recognised_layout_has_an_adapter_and_strangers_have_none() -> Non
 NAMES = sorted(
     {"chosen_rating", "labels", "deleted", "system", "source"}
     | {key for _, raw, _ in PUBLIC for key in raw}
-    | {key for _, keys, _ in LAYOUTS for key in keys}
+    | {key for layout in LAYOUTS for key in layout.keys}
 )
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 
@@ -468,7 +475,11 @@ def test_whatever_comes_is_kept_left_out_or_refused(raw: dict[str, Any]) -> None
                 turns = made.messages if isinstance(made, Row) else (*made.chosen, *made.rejected)
                 assert all(isinstance(turn.content, str) for turn in turns)
     layout = outcome(lambda: recognise([raw]))
-    assert "no known layout" in str(layout) if isinstance(layout, RowError) else layout[0] in {*ADAPTERS, *PAIRS}
+    assert (
+        re.search("no known layout|are not read", str(layout))
+        if isinstance(layout, RowError)
+        else layout.adapter in {*ADAPTERS, *PAIRS}
+    )
 
 
 # file, rows in its description, adapter, what "auto" says (where it is another or none), left out
@@ -477,7 +488,7 @@ REAL: list[tuple[str, int, str, str, dict[str, int]]] = [
     ("train/math/train_answers.json.gz", 7474, "math_prompt", "", {"has no answer": 4}),
     ("train/coconot/coconot_pref.jsonl.gz", 927, "prompt_pair", "", {}),
     ("train/llamafactory_demo/dpo_en_demo.json.gz", 300, "sharegpt_pair", "", {}),
-    ("train/llamafactory_demo/kto_en_demo.json.gz", 300, "kto", "", {"the answer is marked as bad": 150}),
+    ("train/llamafactory_demo/kto_en_demo.json.gz", 300, "kto", "", {"labelled bad": 150}),
     ("train/llamafactory_demo/alpaca_en_demo.json.gz", 999, "alpaca", "", {}),
     ("train/llamafactory_demo/glaive_toolcall_en_demo.json.gz", 300, "sharegpt", "", {}),
     (

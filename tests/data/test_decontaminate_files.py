@@ -17,9 +17,9 @@ from tercet.data import decontaminate_files
 from tercet.data.decontam import BenchmarkItem, Index
 from tercet.data.decontaminate_files import batches, documents, scan, search_pool
 from tercet.data.decontaminator import DecontaminationRule, Decontaminator, prove
-from tercet.data.layouts import user_texts
 from tercet.data.process_pool import ProcessPool
 from tercet.data.sources import Reading, load
+from tercet.data.user_texts import user_texts
 from tercet.recipe import SourceSpec
 from tercet.rows import RowError
 

@@ -283,8 +283,8 @@ def test_rewardbenchs_rows_become_pairs_whose_skill_is_the_subset():
     pair = PAIRS["rewardbench"](RAW | {"subset": "hep-go"}, "here")
     assert (pair.id, pair.skill, pair.chosen_model, pair.rejected_model) == ("7", "hep-go", "a", "b")
     assert [turn.content for turn in pair.chosen] == ["Hi?", "Hello."]
-    assert recognise([RAW | {"subset": "hep-go"}])[0] == "rewardbench"
-    assert recognise([RAW])[0] == "prompt_pair"
+    assert recognise([RAW | {"subset": "hep-go"}]).adapter == "rewardbench"
+    assert recognise([RAW]).adapter == "prompt_pair"
     with pytest.raises(RowError, match="expected text under subset"):
         PAIRS["rewardbench"](dict(RAW), "here")
 

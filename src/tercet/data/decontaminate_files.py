@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from tercet.data.decontaminator import Cell, Decontaminator, Document, Found, prove
 from tercet.data.disk_list import batched
-from tercet.data.layouts import user_texts
 from tercet.data.process_pool import ProcessPool
+from tercet.data.user_texts import user_texts
 from tercet.rows import RowError
 from tercet.rows_file import read_file
 

@@ -1,275 +1,202 @@
-"""The layouts that any file may have: how they are recognised, and one small function (an adapter) for each.
+"""The layouts that any file may have: which keys make which, and which one a file's rows have for what a stage needs.
 
-An adapter takes a raw object and the place where it stands. It returns a `Row`, raises `RowError` where the object does
-not fit, or raises `Skip` with a reason where such rows are left out by policy; the caller counts the reasons, so no
-row disappears silently. The adapters of the public data sets are in `adapters`.
+`layouts.toml` lists them, each with the adapter that reads it (`common_adapters`, `pairs`, `problems`, `adapters`).
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from tercet.rows import ROLES, Message, Messages, Row, RowError, messages_from, row_from, with_tools
+from tercet.data.raw_turns import MEDIA, SYSTEM, Raw, is_turns
+from tercet.rows import THOUGHTS, Row, RowError
+from tercet.rows_details import WEIGHTS
 
-Raw = dict[str, Any]
 Adapter = Callable[[Raw, str], Row]
 Unfold = Callable[[Iterable[tuple[Raw, str]]], Iterator[tuple[Raw, str]]]
-
-END_MARK = "<|endoftext|>"  # some dumps of training text carry it behind every answer
-HUMAN = ("Human:", "### Human:")  # how a dialogue in one text begins: HH-RLHF, Guanaco
-PROMPTS = ("prompt", "instruction", "Instruction", "question")
-LAYOUTS: tuple[tuple[str, tuple[str, ...], str], ...] = (  # adapter, keys every row has, what that is; first fit wins
-    ("rlvr", ("messages", "ground_truth", "dataset"), "prompts with reference answers, as in the published RLVR sets"),
-    ("kto", ("messages", "label"), "conversations with a mark, good or bad"),
-    ("rows", ("messages",), "a list of messages with role and content"),
-    ("sharegpt_pair", ("conversations", "chosen", "rejected"), "ShareGPT turns with a chosen and a rejected answer"),
-    ("preference", ("chosen", "rejected"), "chosen and rejected as lists of messages"),
-    ("rewardbench", ("prompt", "chosen", "rejected", "subset"), "RewardBench: a prompt, two texts and their subset"),
-    ("prompt_pair", ("prompt", "chosen", "rejected"), "a prompt with a chosen and a rejected text"),
-    ("hh", ("chosen", "rejected"), "chosen and rejected dialogues as one text each"),
-    ("sharegpt", ("conversations",), "ShareGPT: turns with from and value"),
-    ("wildchat", ("conversation", "model"), "WildChat: a conversation and the model that answered"),
-    ("oasst", ("message_id", "parent_id", "role", "text"), "the messages of OpenAssistant's trees"),
-    ("self_instruct", ("instruction", "instances"), "Self-Instruct tasks with their instances"),
-    ("ultrafeedback", ("instruction", "completions", "source"), "UltraFeedback's prompts with completions"),
-    ("wildjailbreak", ("vanilla", "adversarial", "completion", "data_type"), "WildJailbreak"),
-    ("wildguardmix", ("prompt", "prompt_harm_label"), "WildGuardMix"),
-    ("openmath", ("problem", "generated_solution"), "OpenMathInstruct"),
-    ("guanaco", ("input", "output"), "a dialogue in one text with ### Human: marks"),
-    ("guanaco", ("text",), "a dialogue in one text with ### Human: marks"),
-    ("alpaca", ("instruction", "output"), "Alpaca: instruction, input and output"),
-    ("alpaca", ("instruction", "response"), "Alpaca: instruction, input and response"),
-    ("prompt_completion", ("prompt", "completion"), "prompt and completion"),
-    ("prompt_completion", ("prompt", "response"), "prompt and response"),
-    ("inputs_targets", ("inputs", "targets"), "inputs and targets, as FLAN and Aya have them"),
-    ("gsm8k", ("question", "answer"), "question and answer, the number after ####"),
-    ("question_answer", ("question", "answer"), "question and answer"),
-    ("question_answer", ("problem", "solution"), "problem and solution"),
-    ("math_prompt", ("problem", "answer"), "problems with a bare answer"),
-    ("persona", ("persona",), "personas"),
-    ("persona", ("input persona",), "Persona Hub"),
-    *(("prompt_only", (name,), "bare prompts") for name in PROMPTS),
-)
-
-HH_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
-_GUANACO_TURN = re.compile(r"### (Human|Assistant):")
-_ANY_TURN = re.compile(r"(?:(?:^|\n)\s*|### )(Human|Assistant):[ \t]*")
-_CONVERSATIONS = ("messages", "conversations", "conversation", "prompt", "chosen", "rejected")
-_QUESTIONS = (*PROMPTS, "problem", "inputs", "persona", "input persona")
-_ANSWERERS = frozenset(("assistant", "gpt", "chatgpt", "system", "tool", "function", "function_call", "observation"))
-_SPEAKERS = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"} | {role: role for role in ROLES}
-_SPEAKERS |= {"function_call": "assistant", "observation": "tool", "function": "tool"}
-_MAY_BE_NULL = ("parent_id", "prompt_harm_label", "adversarial")  # keys that count as present although they hold null
-
-
-def recognise(rows: Sequence[Raw]) -> tuple[str, str]:
-    """The adapter for a file that opens with these rows, and why: the first of `LAYOUTS` that all of them fit."""
-    if not rows:
-        raise RowError("no rows to recognise a layout by; the file is empty")
-    for name, keys, meaning in LAYOUTS:
-        if all(_fits(name, keys, row) for row in rows):
-            return name, f"every row has {' and '.join(keys)}: {meaning}"
-    seen = sorted({keys_of(row) for row in rows})
-    raise RowError(f"no known layout fits rows with the keys {' / '.join(seen)[:200]}; name an `adapter` in the recipe")
-
-
-def _fits(name: str, keys: tuple[str, ...], row: Raw) -> bool:
-    """Whether the row has the keys, and values that distinguish the layout from others with the same keys."""
-    if any(key not in row or (row[key] is None and key not in _MAY_BE_NULL) for key in keys):
-        return False
-    tests = {
-        "kto": isinstance(row.get("label"), bool),
-        "preference": isinstance(row.get("chosen"), list | tuple),
-        "prompt_pair": isinstance(row.get("chosen"), str),
-        "rewardbench": isinstance(row.get("chosen"), str) and isinstance(row.get("subset"), str),
-        "hh": str(row.get("chosen", "")).lstrip().startswith(HUMAN[0]),
-        "guanaco": str(row.get(keys[0], "")).lstrip().startswith(HUMAN[1]),
-        "gsm8k": "####" in str(row.get("answer", "")),
-    }
-    return tests.get(name, True)
-
-
-def user_texts(raw: Raw, where: str) -> list[str]:
-    """The user turns of a raw row of any layout, also where an adapter leaves the row out; RowError where it has none.
-
-    Decontamination of files compares these texts, so every row must have some. Both sides of a pair are read (a turn
-    that both share counts once), tool calls are not. A message of an OASST tree is a row of its own.
-    """
-    if raw.get("message_id") and isinstance(raw.get("role"), str) and isinstance(raw.get("text"), str):
-        return [raw["text"]] if raw["role"] == "prompter" else []
-    found: list[str] = []
-    for key in _CONVERSATIONS:
-        value = raw.get(key)
-        if isinstance(value, list | tuple):
-            found += _user_turns(value, f"{where}, {key}")
-        elif isinstance(value, str) and key in ("chosen", "rejected"):
-            found += _human_turns(value)
-    if found and isinstance(raw.get("prompt"), str):
-        found.append(raw["prompt"])
-    found = found or _questions(raw)
-    if not found:
-        raise RowError(f"{where}: no user turn in {', '.join((*_CONVERSATIONS, *_QUESTIONS))}: {keys_of(raw)}")
-    return list(dict.fromkeys(found))
-
-
-def _user_turns(turns: Iterable[Any], where: str) -> list[str]:
-    """Contents of the user turns, `{role, content}` or `{from, value}`: of all roles that are not `_ANSWERERS`."""
-    with suppress(TypeError, KeyError):  # the common layout is tried first without checks, for speed
-        found = [turn["content"] for turn in turns if turn["role"] not in _ANSWERERS]
-        if all(type(text) is str for text in found):
-            return found
-    found = []
-    for turn in turns:
-        if not isinstance(turn, dict) or not {"role", "from"} & turn.keys():
-            raise RowError(f"{where}: expected turns of role and content, or of from and value, got {turn!r:.80}")
-        role, text = (turn.get("role"), turn.get("content")) if "role" in turn else (turn["from"], turn.get("value"))
-        if role not in _ANSWERERS and text is not None:
-            if not isinstance(text, str):
-                raise RowError(f"{where}: a turn holds {type(text).__name__}, expected text")
-            found.append(text)
-    return found
-
-
-def _questions(raw: Raw) -> list[str]:
-    """The questions of a row without turns, each with its context; Self-Instruct has one for each of its instances."""
-    text = next((raw[name] for name in _QUESTIONS if isinstance(raw.get(name), str)), None)
-    if text is not None:
-        cases = [case for case in raw.get("instances") or () if isinstance(case, dict)]
-        contexts = [case.get("input") for case in cases or [raw]]
-        return [f"{text}\n\n{more}" if isinstance(more, str) and more.strip() else text for more in contexts]
-    asked = [raw[name] for name in ("vanilla", "adversarial") if isinstance(raw.get(name), str)]  # WildJailbreak
-    return asked or _human_turns("".join(str(raw.get(name) or "") for name in ("text", "input", "output")))
-
-
-def _human_turns(dialogue: str) -> list[str]:
-    """The human's turns in a text of `Human:` and `Assistant:`; none in other text."""
-    parts = _ANY_TURN.split(dialogue)
-    return [text.strip() for who, text in zip(parts[1::2], parts[2::2], strict=True) if who == "Human"]
 
 
 class Skip(Exception):  # noqa: N818 (the row is no error)
     """A row that fits its layout and is left out by policy; the message is the reason that is counted."""
 
 
-def conversation(raw: Raw, where: str) -> Row:
-    """The layout of `Row` and of most public sets: a list of `{role, content}` under `messages`."""
-    turns = raw.get("messages")
-    if not isinstance(turns, list | tuple):
-        raise RowError(f"{where}: expected a 'messages' list, got the keys {keys_of(raw)}; choose another adapter")
-    return row_from({**raw, "messages": unblanked(turns)}, where)
+class Layout(NamedTuple):
+    """One layout: rows have these keys, with values of these kinds, and the adapter reads them.
+
+    It gives rows, prompts (rows without an answer), pairs, unpaired (answers marked good or bad), or nothing. A `whole`
+    layout joins or parts the objects of a file, so all of them must have it.
+    """
+
+    adapter: str
+    keys: tuple[str, ...]
+    meaning: str
+    gives: str
+    kinds: tuple[str, ...] = ()
+    whole: bool = False
 
 
-def tulu_sft(raw: Raw, where: str) -> Row:
-    """`id, messages, source`, the layout of the public Tülu 3 SFT mixture; other columns are ignored."""
-    return conversation({key: raw[key] for key in ("id", "messages", "source") if key in raw}, where)
+def _layout(keys: Mapping[str, str], **rest: Any) -> Layout:
+    return Layout(keys=tuple(keys), kinds=tuple(keys.values()), **rest)
 
 
-def alpaca(raw: Raw, where: str) -> Row:
-    """`instruction, input, output` (some files say `response`); a non-empty input follows after a blank line."""
-    instruction, answer = texts(raw, where, "instruction", "response" if "output" not in raw else "output")
-    context = raw.get("input")
-    question = f"{instruction}\n\n{context}" if isinstance(context, str) and context.strip() else instruction
-    return exchange(raw, question, answer)
+_TABLE = tomllib.loads(Path(__file__).with_name("layouts.toml").read_text(encoding="utf-8"))
+LAYOUTS = tuple(_layout(**one) for one in _TABLE["layout"])  # the first that fits is taken
+DATASETS: dict[str, str] = {name: graded for graded, names in _TABLE["datasets"].items() for name in names}
+GIVES = {  # what a stage needs -> what a layout may give for it
+    "rows": ("rows", "prompts", "pairs", "unpaired", "nothing"),
+    "pairs": ("pairs",),
+    "unpaired": ("unpaired", "pairs"),
+}
+PROMPTS = ("prompt", "instruction", "Instruction", "question")
+TURN_FIELDS = frozenset(("role", "content", "from", "value", "tool_calls", "function_call", "tool_call_id", "name"))
+TURN_FIELDS |= {*THOUGHTS, *WEIGHTS, "tools", "details"}  # the fields of a turn that are read
+_COLUMNS: dict[str, list[str]] = _TABLE["columns"]
+_ZERO_ONE = (0, 1, "0", "1")
+_GOOD = frozenset(("true", "good", "desirable", "chosen", "yes"))
+_BAD = frozenset(("false", "bad", "undesirable", "rejected", "no"))
+_KINDS: dict[str, Callable[[Any], bool]] = {  # of one value
+    "any": lambda value: True,
+    "null": lambda value: True,
+    "text": lambda value: isinstance(value, str) and not is_turns(value),
+    "turns": is_turns,
+    "turn": lambda value: isinstance(value, dict) and not is_turns(value),
+    "side": lambda value: isinstance(value, str) or is_turns(value),
+    "object": lambda value: isinstance(value, dict) or (isinstance(value, str) and value.lstrip().startswith("{")),
+    "list": lambda value: isinstance(value, list | tuple),
+    "dataset": lambda value: isinstance(value, str) and value.lower() in DATASETS,
+}
+_COLUMN_KINDS: dict[str, Callable[[list[Any]], bool]] = {  # of all values of a column
+    "mark": lambda values: any(_is_mark(value) for value in values) or all(value in _ZERO_ONE for value in values),
+    "human": lambda values: any(str(value).lstrip().startswith("Human:") for value in values),
+    "spoken": lambda values: any(str(value).lstrip().startswith("### Human:") for value in values),
+    "number": lambda values: all("####" in str(value) for value in values),
+}
 
 
-def sharegpt(raw: Raw, where: str) -> Row:
-    """`conversations` of `{from, value}`, optionally a `system` text and `tools` that a `function_call` turn calls."""
-    turns = raw.get("conversations")
-    if not isinstance(turns, list | tuple):
-        raise RowError(f"{where}: expected a 'conversations' list, got the keys {keys_of(raw)}; choose another adapter")
-    start = [Message("system", raw["system"])] if isinstance(raw.get("system"), str) and raw["system"].strip() else []
-    messages = messages_from([*start, *(turn_of(turn, where) for turn in turns)], where)
-    return Row(raw["id"], with_tools(messages, raw.get("tools"), where))
+def recognise(rows: Sequence[Raw], need: str = "rows") -> Layout:
+    """The layout of a file that opens with these rows, for a stage that needs rows, pairs or unpaired answers."""
+    return Choice(rows, need).counts.most_common(1)[0][0]
 
 
-def sharegpt_without_tools(raw: Raw, where: str) -> Row:
-    """`sharegpt` without the conversations that call tools."""
-    turns = raw.get("conversations")
-    speakers = [turn.get("from") for turn in turns if isinstance(turn, dict)] if isinstance(turns, list | tuple) else []
-    if any(speaker in ("function_call", "observation", "tool") for speaker in speakers):
-        raise Skip("calls a tool")
-    return sharegpt(raw, where)
+class Choice:
+    """Which layout each row of a file has, decided by the file's first rows.
+
+    A row has the first layout that fits it and gives what the stage needs. `main` is that of all first rows; it is None
+    where they have several, and the file is then read row by row.
+    """
+
+    def __init__(self, head: Sequence[Raw], need: str = "rows") -> None:
+        if not head:
+            raise RowError("no rows to recognise a layout by; the file is empty")
+        self._layouts = [layout for layout in LAYOUTS if layout.gives in GIVES[need]]
+        self._columns = {(key, kind): _COLUMN_KINDS[kind](values) for key, kind, values in _columns(head)}
+        self._by_shape: dict[tuple[Any, ...], list[Layout]] = {}
+        self._head = [(self.of(raw), filled(raw)) for raw in head]
+        self.counts = Counter(layout for layout, _ in self._head if layout)
+        if not self.counts:
+            raise _stranger(head, need)
+        if refused := next((layout for layout in self.counts if layout.gives == "nothing"), None):
+            raise RowError(refusal(refused))
+        self.main = next(iter(self.counts)) if len(self.counts) == 1 else None
+        if not self.main and any(layout.whole for layout in self.counts):
+            raise RowError(f"all rows of a file must have one layout here, {self._first_other()}")
+
+    def of(self, raw: Raw) -> Layout | None:
+        """The layout of a row; None where no layout fits."""
+        shape = (*raw, *(value is None for value in raw.values()))
+        if shape not in self._by_shape:
+            if len(self._by_shape) > 1000:  # rows with ever new keys
+                self._by_shape.clear()
+            self._by_shape[shape] = [layout for layout in self._layouts if _has_keys(raw, layout)]
+        return next((layout for layout in self._by_shape[shape] if self._fits(raw, layout)), None)
+
+    def why(self) -> str:
+        """How the file is read, in a sentence."""
+        if self.main:
+            return (
+                f"is read as {self.main.adapter!r}: every row has {' and '.join(self.main.keys)}: {self.main.meaning}"
+            )
+        shares = [f"{number} as {_named(layout)}" for layout, number in self.counts.most_common()]
+        return f"is read row by row, of its first {len(self._head)} rows {', '.join(shares)}; {self._first_other()}"
+
+    def _first_other(self) -> str:
+        opening = next(layout for layout, _ in self._head if layout)
+        number, keys = next((n, keys) for n, (one, keys) in enumerate(self._head, 1) if one not in (None, opening))
+        return f"the first that differs is row {number} with the keys {keys}"
+
+    def _fits(self, raw: Raw, layout: Layout) -> bool:
+        return all(self._is(key, kind, raw[key]) for key, kind in zip(layout.keys, layout.kinds, strict=True))
+
+    def _is(self, key: str, kind: str, value: Any) -> bool:
+        if kind in _KINDS:
+            return _KINDS[kind](value)
+        known = self._columns.get((key, kind))
+        return _COLUMN_KINDS[kind]([value]) if known is None else known
 
 
-def prompt_completion(raw: Raw, where: str) -> Row:
-    """`prompt` with `completion` (Table-GPT, T0) or `response` (CoCoNot); a closing `<|endoftext|>` is no text."""
-    question, answer = texts(raw, where, "prompt", "response" if "completion" not in raw else "completion")
-    return exchange(raw, question, answer.removesuffix(END_MARK))
+def _columns(head: Sequence[Raw]) -> Iterator[tuple[str, str, list[Any]]]:
+    """The columns by whose values layouts are told apart, as far as the first rows have some."""
+    named = {pair for layout in LAYOUTS for pair in zip(layout.keys, layout.kinds, strict=True)}
+    for key, kind in sorted(pair for pair in named if pair[1] in _COLUMN_KINDS):
+        if values := [raw[key] for raw in head if raw.get(key) is not None]:
+            yield key, kind, values
 
 
-def question_answer(raw: Raw, where: str) -> Row:
-    """`question, answer` or `problem, solution`; the row gets no verifier."""
-    names = ("question", "answer") if "question" in raw else ("problem", "solution")
-    return exchange(raw, *texts(raw, where, *names))
+def _has_keys(raw: Raw, layout: Layout) -> bool:
+    pairs = zip(layout.keys, layout.kinds, strict=True)
+    return all(key in raw and (raw[key] is not None or kind == "null") for key, kind in pairs)
 
 
-def prompt_only(raw: Raw, where: str) -> Row:
-    """A bare prompt under `prompt`, `instruction`, `Instruction` or `question`; it has no answer."""
-    name = next((name for name in PROMPTS if isinstance(raw.get(name), str)), "")
-    if not name:
-        raise RowError(f"{where}: expected text under one of {', '.join(PROMPTS)}, got the keys {keys_of(raw)}")
-    return Row(raw["id"], (Message("user", raw[name]),), template=str(raw.get("template") or ""))
+def _named(layout: Layout) -> str:
+    return f"{layout.adapter!r} ({' and '.join(layout.keys)})"
 
 
-def guanaco(raw: Raw, where: str) -> Row:
-    """`text`, or `input` and `output`, with `### Human:` and `### Assistant:` before the turns (OASST paths)."""
-    text = "".join(texts(raw, where, *(("input", "output") if "output" in raw else ("text",))))
-    return Row(raw["id"], spoken(text, _GUANACO_TURN, where))
+def _stranger(head: Sequence[Raw], need: str) -> RowError:
+    """Why no row of the file can be read: it gives something else, or is unknown."""
+    if need != "rows":
+        with suppress(RowError):
+            return RowError(f"a file that {Choice(head).why()}; that gives no {need}, as this stage needs them")
+    seen = sorted({keys_of(row) for row in head})
+    return RowError(
+        f"no known layout fits rows with the keys {' / '.join(seen)[:200]}; name an `adapter` in the recipe"
+    )
 
 
-def kto(raw: Raw, where: str) -> Row:
-    """`messages` and a `label`: rows whose answer is marked as bad are left out."""
-    if not isinstance(raw.get("label"), bool):
-        raise RowError(f"{where}: expected true or false under label, got {raw.get('label')!r:.40}")
-    if not raw["label"]:
-        raise Skip("the answer is marked as bad")
-    return conversation({"id": raw["id"], "messages": raw.get("messages"), "tools": raw.get("tools")}, where)
+def refusal(layout: Layout) -> str:
+    """Why rows of a layout that gives nothing are not read."""
+    return f"rows with {' and '.join(layout.keys)} are not read: {layout.meaning}"
 
 
-def instances(raws: Iterable[tuple[Raw, str]]) -> Iterator[tuple[Raw, str]]:
-    """Self-Instruct's tasks: each of the `instances` becomes a row of `instruction, input, output`."""
-    for raw, where in raws:
-        (instruction,) = texts(raw, where, "instruction")
-        if not isinstance(raw.get("instances"), list | tuple) or not all(isinstance(i, dict) for i in raw["instances"]):
-            raise RowError(f"{where}: expected a list of objects under instances, got the keys {keys_of(raw)}")
-        for number, instance in enumerate(raw["instances"], 1):
-            name = f"{raw['id']}-{number}" if raw.get("id") and len(raw["instances"]) > 1 else raw.get("id")
-            yield {**instance, "id": name, "instruction": instruction}, where
+def filled(raw: Raw) -> str:
+    """The names of the columns that hold something, for a message."""
+    return keys_of({key: value for key, value in raw.items() if value is not None})
 
 
-def exchange(raw: Raw, question: str, answer: str) -> Row:
-    """One question and its answer."""
-    return Row(raw["id"], (Message("user", question), Message("assistant", answer)))
+def columns_read(adapter: str) -> frozenset[str]:
+    """The columns that an adapter uses; a row's other columns are left behind."""
+    named = {key for layout in LAYOUTS if layout.adapter == adapter for key in layout.keys}
+    common = (*SYSTEM, *MEDIA, "tools", "functions") if adapter in _COLUMNS["conversational"] else ()
+    return frozenset(("id", *named, *common, *_COLUMNS.get(adapter, ())))
 
 
-def spoken(text: str, mark: re.Pattern[str], where: str) -> Messages:
-    """The turns of a dialogue that stands in one text."""
-    before, *parts = mark.split(text)
-    if before.strip() or not parts:
-        raise RowError(f"{where}: expected a dialogue that opens with {mark.pattern!r}, got {text[:60]!r}")
-    roles = {"Human": "user", "Assistant": "assistant"}
-    return tuple(Message(roles[who], said.strip()) for who, said in zip(parts[::2], parts[1::2], strict=True))
+def mark_of(raw: Raw) -> bool | None:
+    """Whether the answer of a row is marked as good or as bad (KTO); None without a mark that can be read."""
+    for key in ("kto_tag", "label"):
+        value = raw.get(key)
+        word = value.strip().lower() if isinstance(value, str) else None
+        if word in _GOOD or (word is None and value == 1) or word == "1":
+            return True
+        if word in _BAD or (value is not None and word is None and value == 0) or word == "0":
+            return False
+    return None
 
 
-def turn_of(turn: Any, where: str) -> Message | Raw:
-    """A ShareGPT turn `{from, value}` as `{role, content}`."""
-    if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
-        raise RowError(f"{where}: each turn must be an object with 'from' and 'value', got {turn!r:.80}")
-    if not isinstance(turn["from"], str) or turn["from"] not in _SPEAKERS:
-        known = ", ".join(sorted(_SPEAKERS))
-        raise RowError(f"{where}: a turn is from {turn['from']!r}; expected {known}")
-    value = "" if turn["value"] is None else turn["value"]
-    if turn["from"] == "function_call":
-        return {"role": "assistant", "content": "", "tool_calls": value}
-    return {"role": _SPEAKERS[turn["from"]], "content": value}
-
-
-def unblanked(turns: Iterable[Any]) -> list[Any]:
-    """The turns with empty text in place of null contents."""
-    return [{**t, "content": ""} if isinstance(t, dict) and t.get("content", "") is None else t for t in turns]
+def _is_mark(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in _GOOD | _BAD)
 
 
 def texts(raw: Raw, where: str, *names: str) -> list[str]:
@@ -282,10 +209,3 @@ def texts(raw: Raw, where: str, *names: str) -> list[str]:
 def keys_of(raw: Raw) -> str:
     """The names of the columns, for a message."""
     return ", ".join(sorted(str(key) for key in raw if key != "id")) or "none"
-
-
-ADAPTERS: dict[str, Adapter] = {"rows": conversation, "alpaca": alpaca, "guanaco": guanaco, "kto": kto}
-ADAPTERS |= {"prompt_completion": prompt_completion, "prompt_only": prompt_only, "prompt_tree": prompt_only}
-ADAPTERS |= {"question_answer": question_answer, "self_instruct": alpaca, "sharegpt": sharegpt}
-ADAPTERS |= {"sharegpt_without_tools": sharegpt_without_tools, "tulu_sft": tulu_sft}
-UNFOLDS: dict[str, Unfold] = {"self_instruct": instances}  # what comes before the adapter

@@ -14,7 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,8 @@ from typing import Any, TypeVar
 from tercet import hub
 from tercet.data import tables
 from tercet.data.adapters import ADAPTERS, PAIRS, UNFOLDS, WITH_EXAMPLES, fill
-from tercet.data.layouts import Adapter, Raw, Skip, recognise
+from tercet.data.layouts import Adapter, Choice, Skip, filled, refusal
+from tercet.data.raw_turns import Raw
 from tercet.recipe import SourceSpec
 from tercet.rows import Pair, Row, RowError, Source
 from tercet.rows_file import read_file
@@ -31,6 +32,7 @@ from tercet.store import Artifact
 T = TypeVar("T")
 Entry = TypeVar("Entry", Row, Pair)
 Raws = Iterator[tuple[Raw, str]]
+NameOf = Callable[[Raw, str], str]  # of the adapter of an object
 Inputs = Mapping[str, Artifact]
 
 TEMPLATE = "tercet:hardcoded"  # the path of the built-in template of questions about the assistant itself
@@ -53,12 +55,15 @@ def load(source: SourceSpec, inputs: Inputs, mirror: Mapping[str, str], reading:
     `reading` counts rows that an adapter leaves out and public rows with an empty answer. In rows of our own layout,
     from a stage or a local file, an empty answer is an error. Of preference pairs the chosen side is the row.
     """
-    name, raws = _begin(source, _raw(source, inputs, mirror, "rows.parquet"), reading)
-    adapter = _adapter(name, source, mirror)
-    public = name != "rows" or not (source.stage or hub.is_local(source.path))
+    layout, raws = _begin(source, _raw(source, inputs, mirror, "rows.parquet"), reading, "rows")
+    adapters = cache(partial(_adapter, source=source, mirror=mirror))
+    if source.adapter != "auto":
+        adapters(source.adapter)  # refuses a name, or worked examples, before anything is read
+    own = bool(source.stage or hub.is_local(source.path))
 
     def adapt(raw: Raw, where: str) -> Row:
-        row = adapter(raw, where)
+        name = layout(raw, where)
+        row, public = adapters(name)(raw, where), name != "rows" or not own
         if name == "hardcoded":
             row = fill(row, source.values, where)
         if public and row.answer is not None and row.messages[-1].blank:
@@ -71,14 +76,16 @@ def load(source: SourceSpec, inputs: Inputs, mirror: Mapping[str, str], reading:
 
 def load_pairs(source: SourceSpec, inputs: Inputs, mirror: Mapping[str, str], reading: Reading) -> Iterator[Pair]:
     """The preference pairs of one source, as `load` gives rows; a stage of pairs needs no adapter."""
-    name, raws = _begin(source, _raw(source, inputs, mirror, "pairs.parquet"), reading)
-    name = "preference" if source.stage else name
-    if name not in PAIRS:
+    source = source.model_copy(update={"adapter": "preference"}) if source.stage else source
+    if source.adapter not in {*PAIRS, "auto"}:
         known = ", ".join(sorted(PAIRS))
-        raise RowError(f"source {label(source)!r}: {name!r} gives no pairs; the adapters of pairs are {known}")
+        raise RowError(
+            f"source {label(source)!r}: {source.adapter!r} gives no pairs; the adapters of pairs are {known}"
+        )
+    layout, raws = _begin(source, _raw(source, inputs, mirror, "pairs.parquet"), reading, "pairs")
 
     def adapt(raw: Raw, where: str) -> Pair:
-        pair = PAIRS[name](raw, where)
+        pair = PAIRS[layout(raw, where)](raw, where)
         for side in (pair.chosen, pair.rejected):
             _check(Row(pair.id, side, pair.source, pair.skill), where, require_answer=True)
         _check_texts(where, pair.chosen_model, pair.rejected_model, pair.provenance)
@@ -140,16 +147,36 @@ def graders(rows: Iterable[Any]) -> set[str]:
     return {row.verifier for row in own} | inside
 
 
-def _begin(source: SourceSpec, raws: Raws, reading: Reading) -> tuple[str, Raws]:
-    """The adapter's name, recognised where the recipe says `auto`, and the counted objects that go to the adapter."""
-    name = source.adapter
-    counted = _counted(raws, reading)
-    if name == "auto":
-        first = list(islice(counted, PEEK))
-        name, why = recognise([raw for raw, _ in first])
-        reading.said.append(f"{label(source)} is read as {name!r}: {why}")
-        counted = chain(first, counted)
-    return name, UNFOLDS[name](counted) if name in UNFOLDS else counted
+def _begin(source: SourceSpec, raws: Raws, reading: Reading, need: str) -> tuple[NameOf, Raws]:
+    """Which adapter reads each object (recognised where the recipe says `auto`), and the counted objects."""
+    name, counted = source.adapter, _counted(raws, reading)
+    if name != "auto":
+        return lambda raw, where: name, UNFOLDS[name](counted) if name in UNFOLDS else counted
+    first = list(islice(counted, PEEK))
+    try:
+        choice = Choice([raw for raw, _ in first], need)
+    except RowError as error:
+        raise RowError(f"source {label(source)!r}: {error}") from None
+    reading.said.append(f"{label(source)} {choice.why()}")
+    objects = chain(first, counted)
+    if choice.main and choice.main.adapter in UNFOLDS:
+        whole = choice.main.adapter
+        return lambda raw, where: whole, UNFOLDS[whole](objects)
+    return partial(_recognised, choice, reading, label(source)), objects
+
+
+def _recognised(choice: Choice, reading: Reading, name: str, raw: Raw, where: str) -> str:
+    """The adapter of one row; the first row of a layout that the file's first rows have not is said."""
+    layout = choice.of(raw) or choice.main
+    if layout is None:
+        raise RowError(f"{where}: has none of the known layouts, with the keys {filled(raw)}")
+    if layout.gives == "nothing":
+        raise RowError(f"{where}: {refusal(layout)}")
+    if layout not in choice.counts:
+        choice.counts[layout] += 1
+        about = f"{' and '.join(layout.keys)}: {layout.meaning}"
+        reading.said.append(f"{name}: {where} is the first of rows that are read as {layout.adapter!r} ({about})")
+    return layout.adapter
 
 
 def _counted(raws: Raws, reading: Reading) -> Raws:
@@ -158,7 +185,7 @@ def _counted(raws: Raws, reading: Reading) -> Raws:
         yield raw
 
 
-def _adapter(adapter: str, source: SourceSpec, mirror: Mapping[str, str]) -> Adapter:
+def _adapter(adapter: str, *, source: SourceSpec, mirror: Mapping[str, str]) -> Adapter:
     """The function of this name, with the worked examples that the source names."""
     if source.examples:
         return _with_examples(adapter, label(source), Source(**source.examples.model_dump()), mirror)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from tercet.models.chat_template import ChatError, ChatTemplate
 from tercet.models.turn_shapes import Calls, Ending, Shape, Thoughts, common_start, probe, probe_calls, probe_thoughts
-from tercet.rows import DetailedMessage, Message
+from tercet.rows import DetailedMessage, Message, is_context
 
 _THOUGHT = re.compile(r"\s*(?:<think>)?\n*(.*?)\n*</think>\s*(.*)", re.DOTALL)
 _GONE, _SAID = "\ufdd0", "\ufdd1"  # noncharacters: they stand for a thought and an answer that are taken out again
@@ -115,9 +115,13 @@ class Turns:
         return self.write([{"role": m.role, "content": m.content} for m in messages], waiting=waiting)
 
     def paths(self, messages: Sequence[Message]) -> list[TrainedText]:
-        """The texts that train every answer of a conversation; one where the template allows it, the last turn last."""
-        answers = [self._answer(messages, turn) for turn, one in enumerate(messages) if one.role == "assistant"]
-        closed = bool(messages) and messages[-1].role == "assistant"
+        """The texts that train every answer of a conversation; one where the template allows it, the last turn last.
+
+        An answer that is marked as context is only read, as what users and tools say.
+        """
+        trained = [turn for turn, one in enumerate(messages) if one.role == "assistant" and not is_context(one)]
+        answers = [self._answer(messages, turn) for turn in trained]
+        closed = bool(trained) and trained[-1] == len(messages) - 1
         whole = answers[-1].text if closed else self.text(messages)
         _check_tools(messages, whole)
         found: list[tuple[str, list[Span]]] = [(whole, [])]
@@ -183,13 +187,7 @@ class Turns:
                 "use a template that carries thoughts",
                 answer.text,
             )
-        names = [call["function"]["name"] for call in json.loads(calls or "[]")]
-        if lost := [name for name in names if name not in written]:
-            raise UntrainableError(
-                f"the chat template does not write the call of {lost[0]!r} in turn {turn}; use a template that "
-                "carries tool calls, or remove such rows",
-                answer.text,
-            )
+        _check_calls(calls, written, turn, answer.text)
 
     def _thought_of(self, message: Message) -> str:
         if message.role != "assistant":
@@ -286,7 +284,7 @@ def _tools(messages: Sequence[Message]) -> list[Any] | None:
 
 
 def _check_tools(messages: Sequence[Message], text: str) -> None:
-    """The tools that there are, and what they gave back, stand in the text."""
+    """The tools that there are, what they gave back, and the calls that are not trained stand in the text."""
     names = [str(tool["function"].get("name", "")) for tool in _tools(messages) or ()]
     if lost := [name for name in names if name not in text]:
         raise UntrainableError(
@@ -295,6 +293,8 @@ def _check_tools(messages: Sequence[Message], text: str) -> None:
             text,
         )
     for turn, message in enumerate(messages):
+        if isinstance(message, DetailedMessage) and message.untrained:
+            _check_calls(message.tool_calls, text, turn, text)
         if message.role == "tool":
             said = message.content.strip()
             if said not in text and json.dumps(said, ensure_ascii=False)[1:-1] not in text:
@@ -303,3 +303,14 @@ def _check_tools(messages: Sequence[Message], text: str) -> None:
                     "tools, or remove such rows",
                     text,
                 )
+
+
+def _check_calls(calls: str, written: str, turn: int, text: str) -> None:
+    """The names of the functions that a turn calls are written."""
+    names = [call["function"]["name"] for call in json.loads(calls or "[]")]
+    if lost := [name for name in names if name not in written]:
+        raise UntrainableError(
+            f"the chat template does not write the call of {lost[0]!r} in turn {turn}; use a template that carries "
+            "tool calls, or remove such rows",
+            text,
+        )
