@@ -24,7 +24,7 @@ class Skip(Exception):  # noqa: N818 (the row is no error)
     """A row that fits its layout and is left out by policy; the message is the reason that is counted."""
 
 
-class Layout(NamedTuple):
+class RowLayout(NamedTuple):
     """One layout: rows have these keys, with values of these kinds, and the adapter reads them.
 
     It gives rows, prompts (rows without an answer), pairs, unpaired (answers marked good or bad), or nothing. A `whole`
@@ -39,8 +39,8 @@ class Layout(NamedTuple):
     whole: bool = False
 
 
-def _layout(keys: Mapping[str, str], **rest: Any) -> Layout:
-    return Layout(keys=tuple(keys), kinds=tuple(keys.values()), **rest)
+def _layout(keys: Mapping[str, str], **rest: Any) -> RowLayout:
+    return RowLayout(keys=tuple(keys), kinds=tuple(keys.values()), **rest)
 
 
 _TABLE = tomllib.loads(Path(__file__).with_name("layouts.toml").read_text(encoding="utf-8"))
@@ -77,7 +77,7 @@ _COLUMN_KINDS: dict[str, Callable[[list[Any]], bool]] = {  # of all values of a 
 }
 
 
-def recognise(rows: Sequence[Raw], need: str = "rows") -> Layout:
+def recognise(rows: Sequence[Raw], need: str = "rows") -> RowLayout:
     """The layout of a file that opens with these rows, for a stage that needs rows, pairs or unpaired answers."""
     return Choice(rows, need).counts.most_common(1)[0][0]
 
@@ -94,7 +94,7 @@ class Choice:
             raise RowError("no rows to recognise a layout by; the file is empty")
         self._layouts = [layout for layout in LAYOUTS if layout.gives in GIVES[need]]
         self._columns = {(key, kind): _COLUMN_KINDS[kind](values) for key, kind, values in _columns(head)}
-        self._by_shape: dict[tuple[Any, ...], list[Layout]] = {}
+        self._by_shape: dict[tuple[Any, ...], list[RowLayout]] = {}
         self._head = [(self.of(raw), filled(raw)) for raw in head]
         self.counts = Counter(layout for layout, _ in self._head if layout)
         if not self.counts:
@@ -105,7 +105,7 @@ class Choice:
         if not self.main and any(layout.whole for layout in self.counts):
             raise RowError(f"all rows of a file must have one layout here, {self._first_other()}")
 
-    def of(self, raw: Raw) -> Layout | None:
+    def of(self, raw: Raw) -> RowLayout | None:
         """The layout of a row; None where no layout fits."""
         shape = (*raw, *(value is None for value in raw.values()))
         if shape not in self._by_shape:
@@ -128,7 +128,7 @@ class Choice:
         number, keys = next((n, keys) for n, (one, keys) in enumerate(self._head, 1) if one not in (None, opening))
         return f"the first that differs is row {number} with the keys {keys}"
 
-    def _fits(self, raw: Raw, layout: Layout) -> bool:
+    def _fits(self, raw: Raw, layout: RowLayout) -> bool:
         return all(self._is(key, kind, raw[key]) for key, kind in zip(layout.keys, layout.kinds, strict=True))
 
     def _is(self, key: str, kind: str, value: Any) -> bool:
@@ -146,12 +146,12 @@ def _columns(head: Sequence[Raw]) -> Iterator[tuple[str, str, list[Any]]]:
             yield key, kind, values
 
 
-def _has_keys(raw: Raw, layout: Layout) -> bool:
+def _has_keys(raw: Raw, layout: RowLayout) -> bool:
     pairs = zip(layout.keys, layout.kinds, strict=True)
     return all(key in raw and (raw[key] is not None or kind == "null") for key, kind in pairs)
 
 
-def _named(layout: Layout) -> str:
+def _named(layout: RowLayout) -> str:
     return f"{layout.adapter!r} ({' and '.join(layout.keys)})"
 
 
@@ -166,7 +166,7 @@ def _stranger(head: Sequence[Raw], need: str) -> RowError:
     )
 
 
-def refusal(layout: Layout) -> str:
+def refusal(layout: RowLayout) -> str:
     """Why rows of a layout that gives nothing are not read."""
     return f"rows with {' and '.join(layout.keys)} are not read: {layout.meaning}"
 
