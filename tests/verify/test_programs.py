@@ -286,3 +286,29 @@ def test_what_a_rows_own_code_cannot_import_is_an_error_and_what_an_answer_canno
     assert program(answer, json.dumps(fine)).score == 1.0
     grade = program(answer.replace("def", "import no_such_package\ndef"), json.dumps(fine))
     assert (grade.score, grade.outcome) == (0.0, "graded")
+
+
+@pytest.mark.parametrize(
+    "guard",
+    [
+        "n = int(input())\n    print(total(n))",
+        "import argparse\n    argparse.ArgumentParser().add_argument('n')\n    raise SystemExit(2)",
+        "import unittest\n    unittest.main()",
+        "import doctest\n    doctest.testmod(raise_on_error=True)",
+    ],
+)
+def test_what_a_program_does_when_it_is_run_is_not_done(guard: str) -> None:
+    assert program(f'```python\n{FUNCTION}\nif __name__ == "__main__":\n    {guard}\n```', reference()).score == 1.0
+
+
+def test_classes_of_an_answer_can_be_found_by_their_module() -> None:
+    body = "import dataclasses, pickle\n@dataclasses.dataclass\nclass Sum:\n    value: 'int' = 0\n"
+    function = FUNCTION.replace("sum(", "pickle.loads(pickle.dumps(Sum())).value + sum(")
+    assert program(f"```python\n{body}\n{function}```", reference()).score == 1.0
+
+
+@pytest.mark.parametrize("mark", ["1. ", "- ", "   ", "10) "])
+def test_a_block_in_a_list_is_indented_with_its_fence(mark: str) -> None:
+    indent = " " * len(mark)
+    block = f"```python\n{FUNCTION}```".replace("\n", f"\n{indent}")
+    assert program(f"Steps:\n{mark}{block}\n\nDone.", reference()).score == 1.0

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tercet.sandbox.run import Ran, lacking, run_program
+from tercet.verify.comparisons import asking
 from tercet.verify.grade import Grade, VerifierError, is_number, is_text, read_reference, unreadable
 from tercet.verify.programs import CODE, PARTS, code_blocks, imported, parses
 
@@ -35,8 +36,9 @@ def code(completion: str, reference: str, *, sandbox: str = "auto") -> Grade:
     "2\\n", "output": "4\\n"}]}`; beside these `seconds` for each test (1) and `threshold`, a share below which the
     score is 0 (0). Output is compared line by line without trailing blanks, and without empty lines at the end.
     Outcomes: "unparsed" (no code), "timeout" (a test ran out of time), "error" (the sandbox broke, or cannot import
-    what the tests import). `numbers`: "passed" and "tests". An object that equals everything passes an assert: such
-    tests trust the answer's `==`.
+    what the tests import). `numbers`: "passed" and "tests". With asserts the program is imported (no `__main__` guard
+    runs), with input and output it is run. An object that equals everything does not pass an assert, as far as
+    comparisons.py can ask the expected value.
     """
     tests = _tests(reference)
     blocks = [block for block in code_blocks(completion) if block.strip()]
@@ -60,15 +62,16 @@ def _run(text: str, tests: ProgramTests, sandbox: str) -> list[Ran]:
     if missing := lacking(imported("\n".join(tests.asserts)), sandbox):
         return [Ran("error", missing)]
     limits: dict[str, Any] = {"seconds": tests.seconds, "sandbox": sandbox}
-    together = run_program([text, *tests.asserts], **limits)
+    before, asserts = [PARTS["as_module"], text, PARTS["before_tests"]], list(map(asking, tests.asserts))
+    together = run_program([*before, *asserts], **limits)
     if together.outcome == "passed":
         return [together] * len(tests.asserts)
     if len(tests.asserts) == 1:
         return [together]
-    alone = run_program([text, ""], **limits)
+    alone = run_program(before, **limits)
     if alone.outcome != "passed":  # it fails before any test
         return [alone]
-    return [run_program([text, test], **limits) for test in tests.asserts]
+    return [run_program([*before, test], **limits) for test in asserts]
 
 
 def _answered(text: str, pair: tuple[str, str], seconds: float, sandbox: str) -> Ran:

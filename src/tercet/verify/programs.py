@@ -13,11 +13,13 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 
 from tercet.sandbox.run import lacking, run_program
+from tercet.verify.comparisons import asking
 from tercet.verify.grade import Grade, VerifierError, unreadable
 
-FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*$", re.MULTILINE)
+FENCE = re.compile(r"^(?P<indent>[ \t]*(?:(?:[-*+]|\d+[.)])[ \t]+)?)```[ \t]*(?P<language>\w*)[^\n]*$", re.MULTILINE)
 CODE = re.compile(r"^\s*(def |class |import |from \w+ import |return\b|@\w|\w+ = )", re.MULTILINE)
 PYTHON = ("", "python", "python3", "py")
 MEMORY_MB = {"check": 1024, "unittest": 4096}  # BigCodeBench programs load pandas, scipy and the like
@@ -44,7 +46,9 @@ def program(completion: str, reference: str, *, sandbox: str = "auto") -> Grade:
     "kind": "check", "seconds": 3.0, "prompt": "..."}`. `before` is the code that stands before the answer; with kind
     "check" (HumanEval) `prompt` stands in when it is empty, and `check(entry_point)` is called at the end. Kind
     "unittest" (BigCodeBench) reduces the answer to what the entry point needs and runs the class TestCases: no
-    failures, no errors, and no test skipped that its author did not mark.
+    failures, no errors, and no test skipped that its author did not mark. As in the published harnesses the program is
+    imported and not run: what stands behind `if __name__ == "__main__":` does not run. An object that equals
+    everything does not pass, as far as comparisons.py can ask the expected value.
     Outcomes: "graded", "timeout", "unparsed" (no code at all), "error" (the sandbox broke, or cannot import what the
     row's own code imports; nothing is known about the answer). The answer in the Grade is the code that was run. A
     SandboxError means that no program can be run here.
@@ -55,15 +59,16 @@ def program(completion: str, reference: str, *, sandbox: str = "auto") -> Grade:
         return Grade(0.0, outcome="unparsed", detail="no code in the completion")
     if how.kind == "unittest":
         answer = f"{_stub(how.before)}\n{sanitize(code, how.entry_point)}\n"
-        parts = [answer, PARTS["before_unittest"], how.tests, "__run_tests()"]
+        parts = [answer, PARTS["before_unittest"], PARTS["before_tests"], asking(how.tests), "__run_tests()"]
     else:
-        parts = [_arranged(code, how)[0], how.tests, f"check({how.entry_point})"]
+        answer = _arranged(code, how)[0]
+        parts = [answer, PARTS["before_tests"], asking(how.tests), f"check({how.entry_point})"]
     memory_mb = MEMORY_MB[how.kind]
     if missing := lacking([*imported(_stub(how.before or how.prompt)), *imported(how.tests)], sandbox, memory_mb):
-        return Grade(0.0, parts[0], "error", missing)
-    ran = run_program(parts, seconds=how.seconds, memory_mb=memory_mb, sandbox=sandbox)
+        return Grade(0.0, answer, "error", missing)
+    ran = run_program([PARTS["as_module"], *parts], seconds=how.seconds, memory_mb=memory_mb, sandbox=sandbox)
     outcome = ran.outcome if ran.outcome in ("timeout", "error") else "graded"
-    return Grade(float(ran.outcome == "passed"), parts[0], outcome, ran.detail)
+    return Grade(float(ran.outcome == "passed"), answer, outcome, ran.detail)
 
 
 def extract(completion: str, entry_point: str = "") -> str:
@@ -76,7 +81,7 @@ def extract(completion: str, entry_point: str = "") -> str:
     if not fences:
         return completion
     head = completion[: fences[0].start()]
-    if len(fences) % 2 and not fences[0][1] and (parses(head) or parses(f"def f():\n{head}")) and head.strip():
+    if len(fences) % 2 and not fences[0]["language"] and (parses(head) or parses(f"def f():\n{head}")) and head.strip():
         return head  # the prompt had opened the block
     blocks = _fenced(completion, fences)
     code = [text for language, text in blocks if language in PYTHON] or [blocks[0][1]]
@@ -90,11 +95,12 @@ def code_blocks(completion: str) -> list[str]:
 
 
 def _fenced(completion: str, fences: list[re.Match[str]]) -> list[tuple[str, str]]:
-    """Language and text of each block; every second fence closes one."""
+    """Language and text of each block; every second fence closes one. A block in a list is indented with its fence."""
     blocks = []
     for place in range(0, len(fences), 2):
         end = fences[place + 1].start() if place + 1 < len(fences) else len(completion)
-        blocks.append((fences[place][1].lower(), completion[fences[place].end() + 1 : end]))
+        text = completion[fences[place].end() + 1 : end]
+        blocks.append((fences[place]["language"].lower(), dedent(text) if fences[place]["indent"] else text))
     return blocks
 
 

@@ -12,7 +12,9 @@ from tercet.data.generators.constraints import VERIFIER as FOLLOWED
 from tercet.data.synthesis.personas_prompts import prompt_texts
 from tercet.sandbox.run import Ran, ready, run_program
 from tercet.verify import Verifier, VerifierError, verifier
-from tercet.verify.programs import extract
+from tercet.verify.numbers import spelled
+from tercet.verify.programs import PARTS, extract
+from tercet.verify.stated import final_number
 
 LEAST_CALLS = 3  # a program that was called less often has hardly been tried
 FINAL = re.compile(r"final answer is:?\s*(.+?)\s*\.?\s*I hope it is correct", re.IGNORECASE)
@@ -108,9 +110,9 @@ def formula(final: str) -> str:
 
 
 def number(final: str) -> str:
-    """The last number of the final answer, without commas; "" when there is none."""
-    numbers = re.findall(r"-?\d[\d,]*\.?\d*", final)
-    return numbers[-1].replace(",", "").rstrip(".") if numbers else ""
+    """The number of the final answer in its shortest spelling; "" when there is none, or not one."""
+    found = final_number(final)
+    return spelled(found[0].value) if found and found[0].value is not None else ""
 
 
 def _closing(final: str) -> str:
@@ -128,7 +130,7 @@ def accept_program(case: PersonaCase, answers: Sequence[str]) -> Accepted | str:
     found = []
     for code, name in programs:
         driver = DRIVER.format(calls=", ".join(f"lambda: {name}({call})" for call in calls))
-        ran = run_program(code + driver, seconds=case.plan.seconds, sandbox=case.plan.sandbox)
+        ran = run_program([PARTS["as_module"], code + driver], seconds=case.plan.seconds, sandbox=case.plan.sandbox)
         if returned := _returned(ran):
             found.append((code, name, returned))
     group = majority([returned for *_, returned in found], str.__eq__)
