@@ -70,18 +70,18 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 24
 # docs/log.md that says what the lines buy.
 BUDGETS = {
     "algos": 590,
-    "cli": 1_210,
-    "data": 6_059,
+    "cli": 1_217,
+    "data": 6_062,
     "device": 950,
     "evals": 3_415,
     "kernels": 109,
     "models": 9_778,
-    "recipe": 1_614,
+    "recipe": 1_616,
     "report": 1_866,
     "sandbox": 1_385,
     "top": 3_430,
     "train": 3_565,
-    "verify": 3_612,
+    "verify": 4_509,
 }
 # Flat tables may be long; the reason says why the file reads well all the same.
 TABLES: dict[str, str] = {}

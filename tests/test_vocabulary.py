@@ -39,7 +39,7 @@ FREE = re.compile(
 # Where the English word is meant, or the name is somebody else's: items, data sets, grade schools.
 ALLOWED = re.compile(
     r"(?i)ground_truth|truthful|(words|constraints|talk|facts)-exam-\d|signal\.alarm|grade[- ]school|high[-_ ]school"
-    r"|school newsletter|if_lessons|crew|test_prefs|\"kitchen\"|^SEED = "
+    r"|school newsletter|if_lessons|crew|test_prefs|\"kitchen\"|\"truth\"|^SEED = "
 )
 
 

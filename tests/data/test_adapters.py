@@ -105,12 +105,12 @@ PUBLIC: list[tuple[str, dict[str, Any], Row]] = [
     (
         "math_prompt",
         {"problem": "Hi?", "level": "Level 1", "type": "Algebra", "solution": "so $\\boxed{3}$"},
-        Row("", ASKED, skill="maths", verifier="math_flex@1", reference="so $\\boxed{3}$", template="Algebra"),
+        Row("", ASKED, skill="maths", verifier="math@2", reference="so $\\boxed{3}$", template="Algebra"),
     ),
     (
         "gsm8k_prompt",
         {"question": "Hi?", "answer": "So.\n#### 3"},
-        Row("", ASKED, skill="words", verifier="gsm8k@1", reference="3"),
+        Row("", ASKED, skill="words", verifier="gsm8k@2", reference="3"),
     ),
 ]
 

@@ -61,7 +61,7 @@ def test_tulu_layout_keeps_its_three_columns(write: Write) -> None:
 def test_gsm8k_layout_gets_its_verifier_and_loses_its_calculator(write: Write) -> None:
     answer = "It is 2 * 600 = <<2*600=1200>>1,200.\n#### 1,200"
     (row,) = rows(write({"question": "How much?", "answer": answer}), adapter="gsm8k")
-    assert (row.verifier, row.reference) == ("gsm8k@1", "1200")
+    assert (row.verifier, row.reference) == ("gsm8k@2", "1200")
     assert row.answer == "It is 2 * 600 = 1,200.\n#### 1,200"
 
 

@@ -78,3 +78,30 @@ def test_the_public_rows_are_graded_right_by_their_answer(shared_data: Path) -> 
         assert grade.score == (1 if len(gold) == 1 else pytest.approx(1 / len(gold), abs=0.01))
         assert em_f1(gold[0], gold)[0] == (len(gold) == 1)
         assert drop("quite another 77", json.dumps([gold])).score == 0
+
+
+@pytest.mark.parametrize(
+    ("completion", "golds", "em", "f1"),
+    [
+        ("12 yards", [["12"]], 1, 1.0),
+        ("So he ran 5 and then 7 yards. The answer is 12 yards.", [["12"]], 1, 1.0),
+        ("-3", [["3"]], 0, 0.0),
+        ("−3.50", [["-3.5"]], 1, 1.0),
+        ("24.8%", [["24.8"]], 1, 1.0),
+        ("$1,200", [["1200"]], 1, 1.0),
+        ("2 field goals", [["3 field goals"]], 0, 0.0),
+        ("the 2.0 field goals", [["2 field goals"]], 1, 1.0),
+        ("Nate Kaeding", [["nate kaeding."]], 1, 1.0),
+        ("The answer is Nate Kaeding.", [["Nate Kaeding"]], 1, 1.0),
+        ("23 May 1990", [["May 23, 1990"]], 0, 1.0),
+        ("12 or 13", [["12"]], 0, 0.5),
+    ],
+)
+def test_by_value_numbers_agree_in_sign_and_value(completion: str, golds: list[list[str]], em: int, f1: float) -> None:
+    assert verifier("drop@2")(completion, json.dumps(golds)).numbers == {"em": em, "f1": f1}
+
+
+def test_by_value_an_empty_completion_is_unparsed_and_a_bad_reference_refused() -> None:
+    assert verifier("drop@2")(" ", '[["12"]]').outcome == "unparsed"
+    with pytest.raises(VerifierError, match="drop@2 expects"):
+        verifier("drop@2")("12", "12")

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import pytest
 
-from tercet.verify import VERIFIERS, llm_judge, verifier
+from tercet.verify import VERIFIERS, llm_judge, newest, verifier
 from tercet.verify.llm_judges import LLMJudge
 
 
 def test_the_registry_is_in_order_and_every_name_has_a_version() -> None:
     assert list(VERIFIERS) == sorted(VERIFIERS)
-    assert all(name.endswith("@1") for name in VERIFIERS)
+    assert all(re.fullmatch(r"[a-z0-9_]+@\d", name) for name in VERIFIERS)
+
+
+def test_a_name_without_a_version_is_its_newest() -> None:
+    names = ("gsm8k", "math", "math_flex", "program", "gsm8k@1", "nothing")
+    assert [*map(newest, names)] == ["gsm8k@2", "math@2", "math_flex@1", "program@1", "gsm8k@1", "nothing"]
 
 
 @pytest.mark.parametrize("name", VERIFIERS)

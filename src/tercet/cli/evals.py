@@ -20,7 +20,9 @@ from tercet.rows import messages_from
 from tercet.stage import StageError
 from tercet.stats import mean_score
 from tercet.store import Store, StoreError
-from tercet.verify import Grade, Verifier, verifier
+from tercet.verify import Grade, Verifier, newest, verifier
+
+REFERENCES = ("reference", "truth", "ground_truth", "answer")  # what other tools call a reference answer
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -160,7 +162,8 @@ def grade(args: argparse.Namespace) -> int:
         return _grade_gold(args)
     if not args.verifier or not args.file:
         raise ValueError("expected VERIFIER FILE, or --gold with task names; see tercet grade --help")
-    verify = verifier(args.verifier)
+    name = newest(args.verifier)
+    verify = verifier(name)
     grades = []
     for number, answer in _answers(args.file):
         try:
@@ -172,11 +175,11 @@ def grade(args: argparse.Namespace) -> int:
     whole = mean_score([found.score for _, found in grades])
     if args.json:
         found = [{"line": number, **asdict(one)} for number, one in grades]
-        head = {"verifier": args.verifier, "n": whole.n, "score": whole.value, "stderr": whole.stderr}
+        head = {"verifier": name, "n": whole.n, "score": whole.value, "stderr": whole.stderr}
         return emit({**head, "grades": found})
     rows = [(number, f"{g.score:g}", g.outcome, _short(g.answer), _short(g.detail)) for number, g in grades]
     table(("line", "score", "outcome", "answer", "detail"), rows)
-    say(f"{args.verifier}: {score(whole.value, whole.stderr)} over {whole.n} completions")
+    say(f"{name}: {score(whole.value, whole.stderr)} over {whole.n} completions")
     return 0
 
 
@@ -224,11 +227,12 @@ def _answers(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             value = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{file}, line {number}: not valid JSON ({error.msg}); fix or remove the line") from None
-        fields = [value.get(key) if isinstance(value, dict) else None for key in ("completion", "reference")]
+        given = next((key for key in REFERENCES if isinstance(value, dict) and key in value), "")
+        fields = (value["completion"], value[given]) if given and "completion" in value else (None,)
         if not all(isinstance(text, str) for text in fields):
             got = sorted(value) if isinstance(value, dict) else type(value).__name__
             raise ValueError(f"{file}, line {number}: expected the texts 'completion' and 'reference', got {got}")
-        yield number, value
+        yield number, value | {"reference": value[given]}
 
 
 def _short(text: str, most: int = 60) -> str:

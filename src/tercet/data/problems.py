@@ -16,14 +16,14 @@ from tercet.data.raw_turns import Raw, conversation_of, side_in
 from tercet.rows import Message, Messages, Row, RowError
 from tercet.verify import VerifierError, verifier
 
-TRAINING_GSM8K = "gsm8k@1"  # grades the answers to grade-school problems
-VERIFIERS = {name: TRAINING_GSM8K if one == "gsm8k" else one for name, one in DATASETS.items()}  # by name of a data set
-SKILLS = {TRAINING_GSM8K: "words", "math_flex@1": "maths", "tulu_if@1": "constraints", "code@1": "code"}
+TRAINING_GSM8K, TRAINING_MATH = "gsm8k@2", "math@2"  # grade the answers to our own prompts
+PUBLISHED = DATASETS | {"gsm8k": "gsm8k@1", "math": "math_flex@1"}  # the published RLVR rows keep their protocol
+SKILLS = {"gsm8k": "words", "math": "maths", "math_flex": "maths", "tulu_if": "constraints", "code": "code"}
 
 
 def rlvr(raw: Raw, where: str) -> Row:
     """Open-instruct's rows: `messages, ground_truth, dataset, constraint_type`; the last turns are not needed."""
-    graded_by = _graded_by(raw, _single(raw.get("dataset"), "dataset", where), where)
+    graded_by = _graded_by(raw, _single(raw.get("dataset"), "dataset", where), where, PUBLISHED)
     given, kind = raw.get("ground_truth"), str(raw.get("constraint_type") or "")
     reference = _single(_tests(given) if graded_by == "code@1" else given, "ground_truth", where)
     return _problem(raw, conversation(raw, where).prompt, graded_by, reference, where, kind)
@@ -50,7 +50,7 @@ def verifiers(raw: Raw, where: str) -> Row:
     """
     task = raw.get("task") if isinstance(raw.get("task"), str) else ""
     given = raw.get("verifier") if isinstance(raw.get("verifier"), str) else ""
-    name = given or VERIFIERS.get(str(task).lower(), "")
+    name = given or DATASETS.get(str(task).lower(), "")
     reference = _single(raw.get("answer"), "answer", where)
     return _problem(raw, _asked(raw, ("prompt", "question"), where), str(name), reference, where, str(task))
 
@@ -72,7 +72,7 @@ def math_prompt(raw: Raw, where: str, examples: Sequence[Mapping[str, Any]] = ()
         raise Skip("has no answer")
     (reference,) = texts(raw, where, "answer" if "answer" in raw else "solution")
     text = _behind(examples, ("Problem:\n", "\n\nSolution:\n"), question, ("problem", "solution"))
-    return _problem(raw, (Message("user", text),), "math_flex@1", reference, where, str(raw.get("type") or ""))
+    return _problem(raw, (Message("user", text),), TRAINING_MATH, reference, where, str(raw.get("type") or ""))
 
 
 def final_number(answer: str, where: str) -> str:
@@ -91,17 +91,17 @@ WITH_EXAMPLES = {  # adapter -> function, worked examples before each prompt (§
 }
 
 
-def _graded_by(raw: Raw, name: str, where: str) -> str:
+def _graded_by(raw: Raw, name: str, where: str, by_name: Mapping[str, str] = DATASETS) -> str:
     """The verifier under the row's own name, else that of its data set."""
     given = raw.get("verifier")
     if isinstance(given, str) and given:
         return given
-    if name.lower() not in VERIFIERS:
-        known = ", ".join(sorted(VERIFIERS))
+    if name.lower() not in by_name:
+        known = ", ".join(sorted(by_name))
         raise RowError(
             f"{where}: no verifier for the data set {name!r}; give the source a `verifier`, or name one of {known}"
         )
-    return VERIFIERS[name.lower()]
+    return by_name[name.lower()]
 
 
 def _single(value: Any, key: str, where: str) -> str:
@@ -131,14 +131,14 @@ def _problem(raw: Raw, asked: Messages, name: str, reference: str, where: str, t
     """A bare prompt with its verifier; RowError where no answer could pass, so that training does not meet it."""
     if not reference.strip():
         raise RowError(f"{where}: has an empty reference answer, so no answer could be right")
-    if name == TRAINING_GSM8K:
+    if name.startswith("gsm8k@"):
         reference = reference.replace(",", "")
     if name == "tulu_if@1":
         try:
             verifier(name)("", reference)
         except VerifierError as error:
             raise RowError(f"{where}: {error}") from None
-    return Row(raw["id"], asked, skill=SKILLS.get(name, ""), verifier=name, reference=reference, template=template)
+    return Row(raw["id"], asked, skill=SKILLS.get(name.split("@")[0], ""), verifier=name, reference=reference, template=template)
 
 
 def _behind(

@@ -30,6 +30,7 @@ class SynthSpec(StageSpec):
     """Make rows with a seeded generator of `tercet.data`."""
 
     module = "tercet.data.synth"
+    version = 2
     produces = "rows"
     kind: Literal["synth"] = "synth"
     generator: Literal["words@1", "constraints@1", "talk@1", "facts@1", "contaminated@1"] = Field(
@@ -88,7 +89,7 @@ class MixtureSpec(StageSpec):
 class MixSpec(MixtureSpec):
     """Filter, dedupe, decontaminate and mix sources into one table of conversations."""
 
-    version = 3
+    version = 4
     produces = "rows"
     kind: Literal["mix"] = "mix"
 
@@ -114,6 +115,7 @@ class PersonasSpec(AskingSpec):
     """New prompts and answers from a model that is given a persona, checked before they are kept (paper §3.1.2)."""
 
     module = "tercet.data.synthesis.personas_stage"
+    version = 2
     produces = "rows"
     accepts = {"model": ("weights",)}
     reads = ("personas.toml", "phrases.toml")

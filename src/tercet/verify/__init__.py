@@ -32,6 +32,7 @@ __all__ = [
     "check_reference",
     "custom_digest",
     "llm_judge",
+    "newest",
     "unchanged",
     "unchanged_rows",
     "verifier",
@@ -57,6 +58,13 @@ def verifier(name: str) -> Verifier:
         )
         raise VerifierError(f"unknown verifier {name!r}; expected one of {known}")
     return VERIFIERS[name]
+
+
+def newest(name: str) -> str:
+    """The newest version of a verifier that is named without one: `gsm8k` is `gsm8k@2`; other names as they are."""
+    known = (one.rpartition("@") for one in [*VERIFIERS, *custom_names(VERIFIERS)])
+    versions = [version for bare, _, version in known if bare == name]
+    return f"{name}@{max(versions, key=lambda version: (len(version), version))}" if versions else name
 
 
 def llm_judge(name: str, reference: str = "") -> LLMJudge[Case, Grade]:

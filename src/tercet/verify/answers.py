@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from tercet.verify.grade import Grade, is_texts, read_reference, unreadable
 
@@ -45,9 +46,7 @@ def choice(completion: str, reference: str) -> Grade:
     In order: "therefore, the answer is X"; "answer is X"; "X is correct"; a bracketed letter; the last stand-alone
     capital A to D on the first line that has one. The reference answer is a letter, "B" or "(B)".
     """
-    label = reference.strip().strip("().").upper()
-    if not re.fullmatch("[A-J]", label):
-        raise unreadable("choice@1", "one letter from A to J as reference answer, e.g. 'B'", reference)
+    label = choice_label("choice@1", reference)
     letter = _first(_fallbacks("ABCDEFGHIJ", "ABCD"), completion).upper()
     if not letter:
         return Grade(0.0, outcome="unparsed", detail="no answer letter in the completion")
@@ -62,13 +61,8 @@ def letter(completion: str, reference: str) -> Grade:
     `numbers["strict"]` is 1 when the strict form was there and right. Reference answer: JSON
     `{"answer": "C", "letters": "ABCDEFGHIJ", "brackets": true}`.
     """
-    example = '{"answer": "C", "letters": "ABCD", "brackets": true}'
-    value = read_reference("letter@1", reference, example)
-    label, letters = (value.get(key) for key in ("answer", "letters")) if isinstance(value, dict) else ("", "")
-    if not isinstance(letters, str) or not re.fullmatch("[A-Z]{2,}", letters) or label not in list(letters):
-        raise unreadable("letter@1", f"an answer among the letters, e.g. {example}", reference)
-    form = rf"\(([{letters}])\)" if value.get("brackets", True) else rf":?\s*\(?([{letters}])\b"
-    strict = re.findall(rf"Therefore, the answer is\s*{form}", completion)
+    label, letters, form = letter_reference("letter@1", reference)
+    strict = re.findall(form, completion)
     softer = _first(_fallbacks(letters, letters.replace("I", "")), completion)
     return _letter_grade(strict, softer, label)
 
@@ -95,16 +89,12 @@ def bbh(completion: str, reference: str) -> Grade:
     public data have a reference answer that is no option ("Monsters, Inc"); there the words themselves count as an
     answer. Reference answer: JSON `{"answer": "(A)", "task": "date_understanding"}`.
     """
-    example = '{"answer": "(A)", "task": "date_understanding"}'
-    value = read_reference("bbh@1", reference, example)
-    if not isinstance(value, dict) or str(value.get("task")) not in BBH or not str(value.get("answer") or "").strip():
-        raise unreadable("bbh@1", f"an answer and one of the {len(BBH)} tasks, e.g. {example}", reference)
-    gold = str(value["answer"]).strip()
-    kind = BBH[value["task"]]
+    gold, task = bbh_reference("bbh@1", reference)
+    kind = BBH[task]
     literal = "" if re.fullmatch(_bbh_answer(kind), gold) else gold
     found = _first(_bbh_forms(kind, literal), completion, last=True).strip(" '")
     if not found:
-        return Grade(0.0, outcome="unparsed", detail=f"no answer of the kind that {value['task']} asks for")
+        return Grade(0.0, outcome="unparsed", detail=f"no answer of the kind that {task} asks for")
     expected = gold[1:-1] if re.fullmatch(r"\([A-Z]\)", gold) else gold
     return Grade(float(found.casefold() == expected.casefold()), found)
 
@@ -137,6 +127,42 @@ def contains(completion: str, reference: str) -> Grade:
     hit = _alias_in(completion, value)
     first_line = {"first_line": float(bool(_alias_in(lines[0], value)))}
     return Grade(float(bool(hit)), hit or lines[0], numbers=first_line)
+
+
+class LetterReference(NamedTuple):
+    """The right letter, the letters of the row, and the pattern of the closing phrase that was asked for."""
+
+    answer: str
+    letters: str
+    strict: str = ""
+
+
+def choice_label(verifier: str, reference: str) -> str:
+    """The letter of a reference answer, "B" or "(B)"."""
+    label = reference.strip().strip("().").upper()
+    if not re.fullmatch("[A-J]", label):
+        raise unreadable(verifier, "one letter from A to J as reference answer, e.g. 'B'", reference)
+    return label
+
+
+def letter_reference(verifier: str, reference: str) -> LetterReference:
+    """The reference answer of `letter@1` and `letter@2`."""
+    example = '{"answer": "C", "letters": "ABCD", "brackets": true}'
+    value = read_reference(verifier, reference, example)
+    label, letters = (value.get(key) for key in ("answer", "letters")) if isinstance(value, dict) else ("", "")
+    if not isinstance(letters, str) or not re.fullmatch("[A-Z]{2,}", letters) or label not in list(letters):
+        raise unreadable(verifier, f"an answer among the letters, e.g. {example}", reference)
+    form = rf"\(([{letters}])\)" if value.get("brackets", True) else rf":?\s*\(?([{letters}])\b"
+    return LetterReference(str(label), letters, rf"Therefore, the answer is\s*{form}")
+
+
+def bbh_reference(verifier: str, reference: str) -> tuple[str, str]:
+    """The reference answer of `bbh@1` and `bbh@2`: the answer, and the task."""
+    example = '{"answer": "(A)", "task": "date_understanding"}'
+    value = read_reference(verifier, reference, example)
+    if not isinstance(value, dict) or str(value.get("task")) not in BBH or not str(value.get("answer") or "").strip():
+        raise unreadable(verifier, f"an answer and one of the {len(BBH)} tasks, e.g. {example}", reference)
+    return str(value["answer"]).strip(), str(value["task"])
 
 
 def _letter_grade(strict: Sequence[str], softer: str, label: str) -> Grade:

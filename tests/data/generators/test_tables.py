@@ -27,15 +27,15 @@ from tercet.store import Store
 
 # SHA-256 of the rows' values as JSON, by generator, split and number of rows (of talk and facts all), with seed 5.
 ROWS: dict[tuple[str, Literal["train", "test"], int], str] = {
-    ("words@1", "train", 900): "af57c250c3087e25822f2fd291eaa6cd07318f80ec64c0e2194a67deedcda27f",
-    ("words@1", "test", 500): "1bef77bcd0f8086e18eaf5bd8bda887f36e6447a7b33114134b4384d5747d16a",
+    ("words@1", "train", 900): "913390e9684b6de347dff7129cab1dd6d0cfc053f076c2bd391bc491b40f7116",
+    ("words@1", "test", 500): "3c00b2b3ed317bc69a1f51d45dc2aa0f0e5117a65e3b84baea394d2df6566fa7",
     ("constraints@1", "train", 400): "f892906165d882e691781cb8504531149708c97d6e74d8befa4d1a89c397124d",
     ("constraints@1", "test", 300): "0cb5eedc4e621ce53cb48ac586af66288d9cf2324ade3dea672a2aac2d2b2044",
     ("talk@1", "train", 272): "9330c891b4a97fc63b7c971ebe5f8257b503cead6ad1e0621c4feacbf7d8c42a",
     ("talk@1", "test", 72): "76361ecdb1815c8a283a0db071db4920014a12874bfc0c6c16a83909369d22b5",
     ("facts@1", "train", 128): "74a3f365dbaff61c3199a3b268b954a491f10612f27d8f6bb7ab72b8fdce52bf",
     ("facts@1", "test", 70): "3f2c4534fb21bec07713ba07f8ac999f705b447ecf8f24628f47a4162fd99f0a",
-    ("contaminated@1", "train", 60): "5c121ec887bd13b2a5f3f0e256e737aafd91a7cfa9685f662ac9a53630d6007d",
+    ("contaminated@1", "train", 60): "3b3d7f4f33daa3ab5ff100043123c86a5a14773f35b837910d74663ae8e77ec9",
 }
 STAGES = ("sft", "preference 8b", "preference 70b", "rlvr", "published", "origin")
 SLOTS = {name: name for name in ("name", "maker", "base", "licence", "page", "about_maker")}

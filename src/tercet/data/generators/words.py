@@ -64,7 +64,7 @@ def generate(num_rows: int, split: Literal["train", "test"], seed: int) -> list[
             break
         name = f"words-{tables.SEEDS[split]}-{len(rows)}"
         turns = (Message("user", question), Message("assistant", f"{solution} The answer is {answer}."))
-        rows.append(Row(name, turns, "words@1", "words", "gsm8k@1", str(answer), template.name))
+        rows.append(Row(name, turns, "words@1", "words", "gsm8k@2", str(answer), template.name))
     if len(rows) < num_rows:
         raise RowError(f"words@1 ({split}) was asked for {num_rows} rows and can make {len(rows)}; ask for fewer")
     return rows

@@ -221,8 +221,8 @@ def _draft_request(persona: str, rng: Random) -> QuestionDraft:
 
 
 MATH_PROBLEM = _after("Math problem")
-SAME_FORMULA = checks.accept_agreed("math_flex@1", checks.formula)
-SAME_NUMBER = checks.accept_agreed("gsm8k@1", checks.number)
+SAME_FORMULA = checks.accept_agreed("math@2", checks.formula)
+SAME_NUMBER = checks.accept_agreed("gsm8k@2", checks.number)
 KINDS: dict[str, PersonaKind] = {
     "persona_if": PersonaKind("constraints", _draft_instruction, _read_instruction, checks.accept_followed),
     "persona_math": PersonaKind("math", _asking("persona_math", "steps"), MATH_PROBLEM, SAME_FORMULA),

@@ -38,6 +38,14 @@ def latex_equal(first: str, second: str) -> bool:
         return False
 
 
+def exactly_equal(first: str, second: str) -> bool:
+    """`latex_equal` with every decimal read as the fraction that it stands for, so that 0.1 + 0.2 is 0.3."""
+    try:
+        return _vanishes(_rational(_latex(first)) - _rational(_latex(second)))
+    except Exception:
+        return False
+
+
 def plain_equal(answer: str, gold: str) -> bool:
     """Whether expressions such as `2*x**2/3 - sqrt(5)` differ by zero; the answer may also be LaTeX."""
     try:
@@ -66,6 +74,10 @@ def _latex(text: str) -> sympy.Expr:
         if isinstance(value, sympy.Expr):
             return value
     raise ValueError(f"not an expression: {text:.80}")
+
+
+def _rational(value: sympy.Expr) -> sympy.Expr:
+    return value.xreplace({one: sympy.Rational(str(one)) for one in value.atoms(sympy.Float)})
 
 
 @lru_cache(maxsize=4096)

@@ -41,7 +41,7 @@ def math_flex(completion: str, reference: str) -> Grade:
     raw, normalised = _gold(reference)
     pairs = [(mine, gold) for mine in found for gold in (raw if mine.place == "boxed" else raw + normalised)]
     grade, equal = _compared(found, pairs)
-    library = _ask("library_equal", _as_latex(reference), completion)
+    library = ask("library_equal", _as_latex(reference), completion)
     minerva_right = float(any(mine.place == "phrase" for mine, _ in equal))
     numbers = {"minerva": minerva_right, **grade.numbers, "math_verify": float(library == "equal")}
     detail = f"math-verify: {library}" if library in ("timeout", "error") else ""
@@ -143,7 +143,7 @@ def _latex_verdict(mine: str, gold: str) -> str:
     first, second = number(mine), number(gold)
     if first is not None and second is not None:
         return "equal" if first == second else "different"
-    return _ask("latex_equal", mine, gold)
+    return ask("latex_equal", mine, gold)
 
 
 @lru_cache(maxsize=65536)
@@ -158,12 +158,13 @@ def _plain_verdict(mine: str, gold: str) -> str:
             continue
         if not (EXPRESSION.fullmatch(second) and ("\\" in first or EXPRESSION.fullmatch(first))):
             return "different"
-        if (verdict := _ask("plain_equal", first, second)) != "equal":
+        if (verdict := ask("plain_equal", first, second)) != "equal":
             return verdict
     return "equal"
 
 
-def _ask(function: str, first: str, second: str) -> str:
+def ask(function: str, first: str, second: str) -> str:
+    """The verdict of a function of symbolic.py on two texts: "equal", "different", "timeout" or "error"."""
     try:
         return "equal" if call(f"tercet.verify.math.symbolic:{function}", (first, second), SECONDS) else "different"
     except WorkerTimeoutError:
