@@ -81,7 +81,7 @@ BUDGETS = {
     "sandbox": 1_385,
     "top": 3_430,
     "train": 3_565,
-    "verify": 4_509,
+    "verify": 4_510,
 }
 # Flat tables may be long; the reason says why the file reads well all the same.
 TABLES: dict[str, str] = {}
