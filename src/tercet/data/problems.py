@@ -138,7 +138,8 @@ def _problem(raw: Raw, asked: Messages, name: str, reference: str, where: str, t
             verifier(name)("", reference)
         except VerifierError as error:
             raise RowError(f"{where}: {error}") from None
-    return Row(raw["id"], asked, skill=SKILLS.get(name.split("@")[0], ""), verifier=name, reference=reference, template=template)
+    skill = SKILLS.get(name.split("@")[0], "")
+    return Row(raw["id"], asked, skill=skill, verifier=name, reference=reference, template=template)
 
 
 def _behind(

@@ -50,7 +50,7 @@ BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
 WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
 
 
-class Place(NamedTuple):
+class AnswerPlace(NamedTuple):
     """A part of a completion. `stated`: it begins behind a statement, so what comes first counts; else what is last.
 
     `boxed`: it is all that stands in a box.
@@ -61,7 +61,7 @@ class Place(NamedTuple):
     boxed: bool = False
 
 
-def places(text: str) -> Iterator[Place]:
+def places(text: str) -> Iterator[AnswerPlace]:
     """Where to look for the answer, best first; the whole text is the last place."""
     spots = list(STATEMENT.finditer(text))
     ends = [*(spot.start() for spot in spots[1:]), len(text)]
@@ -70,12 +70,12 @@ def places(text: str) -> Iterator[Place]:
         inside = braced(part) if spot[0].startswith("\\") else None
         rest = part[len(inside) :] if inside is not None else part
         if back := TAKEN_BACK.search(rest):
-            yield Place(rest[back.end() :], stated=False)
+            yield AnswerPlace(rest[back.end() :], stated=False)
         if inside is not None:
-            yield Place(inside, stated=True, boxed=True)
+            yield AnswerPlace(inside, stated=True, boxed=True)
         else:
-            yield Place(part[: back.start() if back else None], stated=True)
-    yield Place(text, stated=False)
+            yield AnswerPlace(part[: back.start() if back else None], stated=True)
+    yield AnswerPlace(text, stated=False)
 
 
 def braced(text: str) -> str | None:
