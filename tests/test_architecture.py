@@ -76,12 +76,12 @@ BUDGETS = {
     "evals": 3_415,
     "kernels": 109,
     "models": 9_778,
-    "recipe": 1_616,
+    "recipe": 1_624,
     "report": 1_866,
     "sandbox": 1_385,
-    "top": 3_430,
+    "top": 3_434,
     "train": 3_565,
-    "verify": 4_510,
+    "verify": 4_516,
 }
 # Flat tables may be long; the reason says why the file reads well all the same.
 TABLES: dict[str, str] = {}

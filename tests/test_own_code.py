@@ -99,7 +99,6 @@ def stale(folder: Path) -> dict[str, str]:
     return {line.name: line.why for line in lines if not line.exists}
 
 
-@pytest.mark.slow
 def test_each_form_pays_and_grades_and_an_edit_makes_all_of_it_stale(folder: Path) -> None:
     made = pipeline.run(recipe_of(folder), Store(folder / "runs"))
     rollouts = read_table(made["rl"].payload / "tercet" / "rollouts.parquet")
@@ -145,6 +144,45 @@ def test_a_recipe_without_code_of_a_user_has_the_keys_it_had(folder: Path) -> No
     (folder / "problems.jsonl").write_text('{"prompt": "say", "verifier": "gsm8k@1"}\n', encoding="utf-8")
     recipe = recipe_of(folder, lambda text: "\n".join(line for line in text.splitlines() if "extra" not in line))
     assert all("code" not in node.spec for node in pipeline.graph(recipe, Store(folder / "runs")).values())
+
+
+CLEANED = """
+name = "cleaned"
+base = { model = "tiny:" }
+
+[stage.mine]
+kind = "benchmark"
+rows = "tests.jsonl"
+
+[stage.train]
+kind = "mix"
+sources = [{ path = "tests.jsonl", require_answer = false }, { path = "more.jsonl", require_answer = false }]
+against = ["mine"]
+"""
+
+
+def test_prompts_of_rl_that_are_the_benchmark_s_are_removed_from_a_mix_against_it(folder: Path) -> None:
+    def row(name: str, place: str) -> str:
+        text = f"How many days does a ship need from {place} if it sails three hundred miles a day?"
+        messages = [{"role": "user", "content": text}]
+        return json.dumps({"id": name, "messages": messages, "verifier": "my_reward.py:short", "reference": "4"}) + "\n"
+
+    (folder / "tests.jsonl").write_text(row("a", "Lisbon to Genoa") + row("b", "Oslo to Hull"), encoding="utf-8")
+    (folder / "more.jsonl").write_text(
+        row("c", "x").replace("How many days does a ship", "Which boat"), encoding="utf-8"
+    )
+    (folder / "recipe.toml").write_text(CLEANED, encoding="utf-8")
+    made = pipeline.run(recipe_of(folder), Store(folder / "runs"), only=["train"])
+    removed = read_table(made["train"].payload / "removed.parquet")
+    assert {(row["row"], row["rule"], row["task"]) for row in removed} == {
+        ("a", "contaminated", "mine@1"),
+        ("b", "contaminated", "mine@1"),
+    }
+    summary = json.loads((made["train"].payload / "summary.json").read_text(encoding="utf-8"))
+    assert list(summary["verifiers"]) == ["my_reward.py:short"]
+    card = json.loads((made["mine"].payload / "tasks.json").read_text(encoding="utf-8"))[0]
+    assert (card["data"]["path"], card["data"]["read"]) == ("tests.jsonl", 2)
+    assert "my_reward.py:short" in made["mine"].record["spec"]["code"]
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,8 @@ from tercet.stats import GateError
 from tercet.store import NO_SPACE, Artifact, Context, Draft, Identity, disk_full, endpoint
 from tercet.track import Tracker, sinks
 from tercet.verify import ChangedCodeError, custom_digest
+from tercet.verify.plugins import GROUP as VERIFIERS
+from tercet.verify.plugins import found_in
 from tercet.verify.user_code import named_in
 
 DISK_FULL = os.EX_IOERR  # a full disk may not hold result.json; the exit code says it too
@@ -85,7 +87,9 @@ def user_code(recipe: Recipe, name: str, cache: Path) -> dict[str, str]:
             raise RecipeError(f"[stage.{name}] {'.'.join(map(str, loc))}: {error}", ("stage", name, *loc)) from None
     for file in spec.local_files():
         path = recipe.folder / Path(file.path).expanduser()
-        for own in named_in(path.resolve(), cache) if TABLE.search(file.path) and path.is_file() else ():
+        for own in (
+            named_in(path.resolve(), cache, found_in(VERIFIERS)) if TABLE.search(file.path) and path.is_file() else ()
+        ):
             with suppress(ValueError):  # a text may look like the name of a verifier
                 found[own] = custom_digest(own, recipe.folder)
     if spec.code:

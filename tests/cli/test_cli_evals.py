@@ -362,3 +362,45 @@ def test_only_a_line_feed_ends_a_completion(place: Path, tmp_path: Path) -> None
     code, out, err = said("grade", "gsm8k@1", str(file), "--json")
     assert code == 0, err
     assert (json.loads(out)["n"], json.loads(out)["score"]) == (1, 1)
+
+
+OWN = """
+from tercet.evals.task import Task
+from tercet.rows import Message, Source
+
+def score(prompt, completion, answer):
+    return {"score": float(answer in completion and "sum" in prompt), "words": len(completion.split())}
+
+def mine():
+    return Task(
+        name="mine", version=1, skill="", data=(Source("openai/gsm8k", split="test"),), verifier="own.py:score",
+        prompt=lambda record: (Message("user", "A sum: " + record["question"]),),
+        reference=lambda record: record["answer"].rpartition("#### ")[2],
+    )
+"""
+
+
+def test_a_verifier_in_a_file_grades_and_reads_the_prompt(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "own.py").write_text(OWN, encoding="utf-8")
+    lines = [
+        {"completion": "It is 4", "reference": "4", "prompt": "a sum"},
+        {"completion": "It is 4", "reference": "4"},
+    ]
+    lines[1]["prompt"] = [{"role": "user", "content": "a riddle"}]  # type: ignore[assignment]
+    (folder / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    code, out, err = said("grade", "own.py:score", "answers.jsonl", "--json")
+    assert code == 0, err
+    assert [one["score"] for one in json.loads(out)["grades"]] == [1.0, 0.0]
+    assert json.loads(out)["grades"][0]["numbers"] == {"words": 3.0}
+
+
+def test_a_task_in_a_file_is_evaluated_from_the_command_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "own.py").write_text(OWN, encoding="utf-8")
+    argv = ("eval", "tiny:", "--tasks", "own.py:mine", "--mirror", "mirror.toml", "--max-new-tokens", "8", "--json")
+    code, out, err = said(*argv, "--store", "own-runs")
+    assert code == 0, err
+    score = json.loads(out)["scores"]["mine@1"]
+    assert (score["n"], score["outcomes"]["error"]) == (5, 0)
+    assert set(score["card"]["code"]) == {"own.py:mine", "own.py:score"}

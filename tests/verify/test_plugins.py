@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -36,7 +37,9 @@ constant = 3
 """
 
 
-def install(folder: Path, package: str, module: str, entries: dict[str, str], source: str = SOURCE) -> Path:
+def install(
+    folder: Path, package: str, module: str, entries: dict[str, str], source: str = SOURCE, group: str = "verifiers"
+) -> Path:
     """A distribution as an installer leaves it: a module and a dist-info folder with its entry points."""
     folder.mkdir(exist_ok=True)
     (folder / f"{module}.py").write_text(source, encoding="utf-8")
@@ -44,7 +47,7 @@ def install(folder: Path, package: str, module: str, entries: dict[str, str], so
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n", encoding="utf-8")
     lines = "\n".join(f"{name} = {value}" for name, value in entries.items())
-    (info / "entry_points.txt").write_text(f"[tercet.verifiers]\n{lines}\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text(f"[tercet.{group}]\n{lines}\n", encoding="utf-8")
     return folder
 
 
@@ -173,3 +176,37 @@ def test_rollouts_survive_a_verifier_that_stumbles_or_hangs(mine: Path) -> None:
         "1 graded 0; 0 graded 0; 0 error 1;",
         "0 timeout 0; 0 timeout 0; 0 graded 0;",
     ], ran.stderr
+
+
+TASK = """
+from tercet.evals.task import Task
+from tercet.rows import Row, Source, Message
+
+mine = Task(
+    name="mine", version=1, skill="play", data=(Source("mine.jsonl"),), verifier="gsm8k@1",
+    prompt=lambda record: (Message("user", record["question"]),), reference=lambda record: record["answer"],
+)
+"""
+TASKS = """
+from tercet.evals import suite
+from tercet.recipe import BenchmarkSpec
+from pathlib import Path
+
+print(suite.task("mine@1").id, suite.files(BenchmarkSpec(tasks=("mine@1",)), Path())[0].path)
+print(*suite.code(BenchmarkSpec(tasks=("mine@1",)), Path()).items())
+"""
+
+
+def test_a_package_adds_tasks_that_are_pinned_by_name_version_and_digest(tmp_path: Path) -> None:
+    folder = install(tmp_path / "site", "my-tasks", "my_tasks", {"mine@1": "my_tasks:mine"}, TASK, "tasks")
+    ran = python("-c", TASKS, path=[folder])
+    first, second = ran.stdout.splitlines() or [ran.stderr, ""]
+    assert first == "mine@1 mine.jsonl"
+    digest = hashlib.sha256((folder / "my_tasks.py").read_bytes()).hexdigest()
+    assert second == f"('mine@1', 'my-tasks 1.0 sha256:{digest}')"
+
+
+def test_a_verifier_of_a_package_is_pinned_by_name_version_and_digest(mine: Path) -> None:
+    digest = hashlib.sha256((mine / "my_verifiers.py").read_bytes()).hexdigest()
+    assert say("v.custom_digest('mine@1')", mine) == f"my-verifiers 1.0 sha256:{digest}"
+    assert say("repr(v.custom_digest('gsm8k@1'))", mine) == "''"

@@ -216,6 +216,10 @@ def test_rows_say_which_code_they_name(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     found = ["deep/other.py:f", "my_reward.py:score"]
     assert named_in(tmp_path / "a.jsonl", cache) == named_in(tmp_path / "a.jsonl.gz", cache) == found
+    assert named_in(tmp_path / "a.jsonl", cache, ["gsm8k@1"]) == found, "no row of this file names it"
+    (tmp_path / "b.jsonl").write_text(json.dumps(plain) + "\n", encoding="utf-8")
+    assert "mine@1" not in named_in(tmp_path / "b.jsonl", cache, ["mine@1"])
+    assert "gsm8k@1" in named_in(tmp_path / "b.jsonl", cache, ["gsm8k@1"])
     assert named_in(tmp_path / "a.parquet", cache) == named_in(tmp_path / "a.parquet", cache) == found[:1]
 
 

@@ -6,6 +6,7 @@ graded. So a changed verifier can grade it again without a model.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -75,6 +76,8 @@ def asked(item: Item, card: TaskCard, prompt_ids: Sequence[int]) -> Result:
     """The part of a result that says what was asked."""
     alike = ("task", "item", "skill", "template", "subset", "digest", "messages", "reference")
     same: dict[str, Any] = {key: getattr(item, key) for key in alike}
+    if card.code:  # what other code has graded is not compared item by item
+        same["digest"] = hashlib.sha256(f"{item.digest} {sorted(card.code.items())}".encode()).hexdigest()[:16]
     return Result(**same, metric=card.metric, aggregate=card.aggregate, prompt_ids=prompt_ids)
 
 

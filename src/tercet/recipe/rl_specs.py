@@ -32,6 +32,8 @@ class ExtraSpec(Spec):
 class MonitorSpec(Spec):
     """When a monitor of the rollouts raises an alert (report page, log); `stop` lists those that end the run."""
 
+    later = ("errors",)
+
     rounds: int = Field(5, ge=1, description="Rounds in a row that must be beyond a threshold.")
     reward: float = Field(0.0, ge=0, description="Alert `reward`: share of rewarded completions at or below this.")
     kl: float = Field(1.0, gt=0, description="Alert `kl`: mean KL to the reference (k3), nats per token.")
@@ -44,8 +46,14 @@ class MonitorSpec(Spec):
     hollow: float = Field(
         0.2, gt=0, description="Alert `hollow`: share of rewarded completions with < 4 words beyond those asked for."
     )
+    errors: float = Field(
+        0.1, gt=0, description="Alert `errors`: share of completions that a verifier failed to grade."
+    )
     stop: tuple[
-        Literal["reward", "kl", "gap", "truncated", "length", "entropy", "zero_variance", "repetition", "hollow"], ...
+        Literal[
+            "reward", "kl", "gap", "truncated", "length", "entropy", "zero_variance", "repetition", "hollow", "errors"
+        ],
+        ...,
     ] = Field((), description="Alerts that stop the run with an error.")
 
 
