@@ -222,7 +222,7 @@ def prefer(world: World, rows: Rows, spec: DPOSpec) -> Found:
         kl = mismatch(others, table, Trainable(open_policy(world["policy"]), torch.float32, Mesh()), 0, Budget(LIMIT))
 
     def values(items: list[int], _forest: Forest) -> dict[str, Tensor]:
-        return {"reference_L": table.pairs[items].reshape(-1), "kl": kl}
+        return {"reference_L": table.answers[items].reshape(-1), "kl": kl}
 
     found = learned(policy, halves(trees, values), partial(preference_loss, spec=spec))
     return found._replace(metrics=found.metrics | {"kl": float(kl)})

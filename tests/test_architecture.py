@@ -69,18 +69,18 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 24
 # Lines of Python per package, `top` for the modules beside them. They fall; one rises only with a sentence in
 # docs/log.md that says what the lines buy.
 BUDGETS = {
-    "algos": 590,
+    "algos": 602,
     "cli": 1_217,
-    "data": 6_062,
+    "data": 6_128,
     "device": 950,
     "evals": 3_415,
     "kernels": 109,
     "models": 9_778,
-    "recipe": 1_624,
-    "report": 1_866,
+    "recipe": 1_655,
+    "report": 1_878,
     "sandbox": 1_385,
-    "top": 3_434,
-    "train": 3_565,
+    "top": 3_444,
+    "train": 3_682,
     "verify": 4_516,
 }
 # Flat tables may be long; the reason says why the file reads well all the same.

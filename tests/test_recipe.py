@@ -210,6 +210,42 @@ def test_a_stage_without_kind_is_answered_with_the_kinds(write):
     )
 
 
+UNPAIRED = """
+name = "labels"
+[base]
+model = "tiny:"
+[stage.marked]
+kind = "unpaired_mix"
+sources = [{ path = "kto.jsonl", adapter = "kto" }]
+[stage.tuned]
+kind = "dpo"
+loss = "kto"
+model = "base"
+pairs = "marked"
+"""
+
+
+def test_labelled_answers_are_for_the_kto_loss_alone_and_the_refusal_says_why(write):
+    assert load(write(UNPAIRED)).needs("tuned") == ["base", "marked"]
+    why = 'these answers have a label each and no partner: `loss = "kto"` of a dpo stage learns from them'
+    for loss in ("dpo", "dpo_norm", "simpo", "orpo"):
+        message = complaint(write(UNPAIRED.replace('kto"\nmodel', f'{loss}"\nmodel')))
+        assert f"line {line_of(UNPAIRED, 'pairs =')}: stage 'tuned' needs a stage of kind" in message
+        assert why in message
+    reward = UNPAIRED.replace('kind = "dpo"\nloss = "kto"', 'kind = "reward_model"')
+    assert "what compares two answers (other losses, reward models) needs pairs" in complaint(write(reward))
+    rows = UNPAIRED.replace('kind = "dpo"\nloss = "kto"', 'kind = "sft"').replace("pairs =", "rows =")
+    assert "bad answers are no targets of SFT" in complaint(write(rows))
+
+
+def test_pairs_and_labelled_answers_are_mixed_into_labelled_answers(write):
+    more = '[stage.pairs]\nkind = "pair_mix"\nsources = [{ path = "pairs.jsonl" }]\n'
+    both = UNPAIRED.replace("sources = [", 'sources = [{ stage = "pairs" }, ') + more
+    assert load(write(both)).needs("marked") == ["pairs"]
+    back = UNPAIRED + '[stage.again]\nkind = "pair_mix"\nsources = [{ stage = "marked" }]\n'
+    assert "needs a stage of kind" in complaint(write(back))
+
+
 def test_several_mistakes_are_named_at_once(write):
     message = complaint(write(GOOD.replace("rows = 40", 'rows = "x"').replace("split", "splitt")))
     assert len(message.splitlines()) == 2

@@ -264,7 +264,9 @@ def _forecast(recipe: Recipe, name: str, lines: dict[str, PlanLine]) -> dict[str
     """Rows, steps and completions of a stage (upper bounds while its inputs are missing); bytes of training state."""
     spec, line = recipe.spec(name), lines[name]
     known = {other: ahead.forecast.get("rows", 0) for other, ahead in lines.items()}
-    for file in ("rows.parquet", "pairs.parquet", "benchmark.parquet"):
+    if spec.produces == "unpaired":  # a pair gives two answers
+        known = {other: number * (1 + (recipe.spec(other).produces == "pairs")) for other, number in known.items()}
+    for file in ("rows.parquet", "pairs.parquet", "unpaired.parquet", "benchmark.parquet"):
         if line.exists and (line.path / "payload" / file).is_file():
             import pyarrow.parquet as pq
 

@@ -96,6 +96,13 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Unpaired(Row):
+    """A conversation whose answer is good or bad by itself, with no other answer to compare it with (KTO's data)."""
+
+    good: bool = True
+
+
+@dataclass(frozen=True)
 class Pair:
     """Two conversations that differ only in the last assistant turn (the public Tülu 3 preference layout)."""
 

@@ -43,7 +43,8 @@ class TableWriter:
         import pyarrow.parquet as pq
 
         turn = pa.struct([(name, pa.string()) for name in ("role", "content", *["details"] * self._detailed)])
-        columns = {str: pa.string(), float: pa.float64(), int: pa.int64(), Messages: pa.list_(turn)}
+        plain_types = {str: pa.string(), float: pa.float64(), int: pa.int64(), bool: pa.bool_()}
+        columns = plain_types | {Messages: pa.list_(turn)}
         hints = get_type_hints(self._kind)
         self._schema = pa.schema([(field.name, columns[hints[field.name]]) for field in fields(self._kind)])
         self._table = pq.ParquetWriter(self._path, self._schema, compression="zstd")

@@ -216,7 +216,9 @@ def test_a_rated_stage_shows_which_models_won_and_what_it_cost(
 def test_what_is_no_data_stage_is_refused(tmp_path: Path) -> None:
     stage(tmp_path, "sft", {})
     stage(tmp_path, "pair_mix", None)
-    with pytest.raises(StoreError, match="is of kind sft; expected a data stage: mix, pair_mix, personas"):
+    with pytest.raises(
+        StoreError, match="is of kind sft; expected a data stage: mix, pair_mix, unpaired_mix, personas"
+    ):
         call("data", "sft", "--store", tmp_path)
     with pytest.raises(StoreError, match=r"has no summary\.json; run `tercet check pair_mix-0123456789ab`"):
         call("data", "pair_mix", "--store", tmp_path)

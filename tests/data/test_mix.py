@@ -17,7 +17,7 @@ from tercet.data.decontam import BenchmarkItem, Index
 from tercet.data.decontaminator import Decontaminator, Document, prove
 from tercet.data.generators import constraints, contaminated, words
 from tercet.data.process_pool import ProcessPool
-from tercet.recipe import BaseSpec, MixSpec, PairMixSpec, Placement, Recipe
+from tercet.recipe import BaseSpec, MixSpec, PairMixSpec, Placement, Recipe, UnpairedMixSpec
 from tercet.rows import Message, Pair, Row, RowError, read_pairs, read_rows, read_table, write_table
 from tercet.store import Artifact, Context
 from tercet.track import Tracker
@@ -51,10 +51,10 @@ class Bench:
         work = self.folder / "work"
         payload = self.folder / out
         for folder in (work, payload):
-            folder.mkdir(exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
         recipe = Recipe(name="test", base=BaseSpec(model="tiny:"), stage={}, placement=Placement(workers=workers))
         ctx = Context("sft-data", seed, recipe, work, Tracker(None), {}, open_model=lambda *_: None)
-        made = PairMixSpec if spec.get("kind") == "pair_mix" else MixSpec
+        made = {"pair_mix": PairMixSpec, "unpaired_mix": UnpairedMixSpec}.get(spec.get("kind", ""), MixSpec)
         return mix.run(made(sources=sources, **spec), self.inputs, payload, ctx)
 
     def rows(self, out: str = "out") -> list[Row]:
@@ -266,13 +266,14 @@ def test_a_set_that_copies_an_unseen_benchmark_goes_as_a_whole(bench: Bench) -> 
     assert {row.id for row in bench.rows("tolerant")} == {*(row.id for row in clean), "innocent"}
 
 
+def pair(name: str, question: str, bad: str = "Bad.") -> Pair:
+    ask = Message("user", question)
+    return Pair(name, (ask, Message("assistant", "Good.")), (ask, Message("assistant", bad)), "p")
+
+
 def test_pairs_are_mixed_like_rows(bench: Bench) -> None:
     benchmark = PROBLEM.format(3, 4)
     bench.add_benchmark("benchmark", (benchmark,))
-
-    def pair(name: str, question: str, bad: str = "Bad.") -> Pair:
-        ask = Message("user", question)
-        return Pair(name, (ask, Message("assistant", "Good.")), (ask, Message("assistant", bad)), "p")
 
     pairs = [pair("1", "One?"), pair("2", benchmark), pair("3", "one?"), pair("4", "Four?", " "), pair("5", "Five?")]
     write_table(bench.folder / "a" / "payload" / "pairs.parquet", pairs[:3] + pairs[4:])
@@ -287,6 +288,105 @@ def test_pairs_are_mixed_like_rows(bench: Bench) -> None:
     (source,) = bench.summary("all")["sources"]
     assert source["entered"] + sum(source["skipped"].values()) == 5
     assert "4" not in {one.id for one in read_pairs(bench.folder / "all" / "pairs.parquet")}
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+def labelled(question: str, answer: str, label: object, **more: object) -> dict[str, object]:
+    return {"messages": [asked(question), {"role": "assistant", "content": answer}], "label": label, **more}
+
+
+def asked(question: str) -> dict[str, str]:
+    return {"role": "user", "content": question}
+
+
+def unpaired(bench: Bench, out: str = "out") -> list[tuple[str, str, bool]]:
+    rows = read_table(bench.folder / out / "unpaired.parquet")
+    return sorted((row["messages"][0]["content"], row["messages"][-1]["content"], row["good"]) for row in rows)
+
+
+def test_answers_with_labels_are_mixed_and_a_prompt_keeps_good_and_bad_ones(bench: Bench) -> None:
+    benchmark = PROBLEM.format(3, 4)
+    bench.add_benchmark("benchmark", (benchmark,))
+    lines = [
+        labelled("One?", "Yes.", True),
+        labelled("one? ", "No.", False),
+        labelled("One?", "Yes.", True),
+        labelled("One?", "Yes.", False),
+        labelled(benchmark, "Seven.", True),
+        labelled("Blank?", " ", False),
+    ]
+    write_lines(bench.folder / "kto.jsonl", lines)
+    source = {"path": str(bench.folder / "kto.jsonl"), "adapter": "auto"}
+    metrics = bench.run(source, kind="unpaired_mix", against=["benchmark"])
+    assert metrics == {"unpaired": 3.0, "removed": 2.0, "contaminated": 1.0}
+    assert unpaired(bench) == [("One?", "Yes.", False), ("One?", "Yes.", True), ("one? ", "No.", False)]
+    assert {row["detail"] for row in bench.removed()} >= {"same prompt, answer and label as kto.jsonl-1"}
+    summary = bench.summary()
+    assert (summary["of"], summary["labels"]) == ("unpaired", {"bad": 2, "good": 1})
+    assert summary["sources"][0]["skipped"] == {"empty answer": 1}
+
+
+def test_each_pair_gives_a_good_and_a_bad_answer(bench: Bench) -> None:
+    pairs = [pair(name, f"Question {name}?") for name in "abc"]
+    write_table(bench.folder / "a" / "payload" / "pairs.parquet", pairs)
+    bench._artifact("on_policy_pairs", "a")
+    lines = [{"prompt": "And?", "chosen": "Good.", "rejected": "Worse."}]
+    write_lines(bench.folder / "pairs.jsonl", lines)
+    source = {"path": str(bench.folder / "pairs.jsonl"), "adapter": "auto"}
+    bench.run({"stage": "a"}, source, kind="unpaired_mix")
+    asked = [("And?", "Good.", True), ("And?", "Worse.", False)]
+    both = [(f"Question {name}?", text, text == "Good.") for name in "abc" for text in ("Bad.", "Good.")]
+    assert unpaired(bench) == asked + both
+    first, second = bench.summary()["sources"]
+    assert (first["read"], first["entered"], first["kept"]) == (3, 6, 6)
+    assert (second["read"], second["entered"], second["kept"]) == (1, 2, 2)
+
+
+def test_a_mixture_of_answers_with_labels_is_mixed_again_as_it_was(bench: Bench) -> None:
+    lines = [labelled(f"Question {i}?", f"Answer {i % 2}.", i % 3 == 0) for i in range(12)]
+    write_lines(bench.folder / "kto.jsonl", lines)
+    bench.run({"path": str(bench.folder / "kto.jsonl"), "adapter": "kto"}, kind="unpaired_mix", out="one/payload")
+    bench._artifact("unpaired_mix", "one")
+    bench.run({"stage": "one"}, kind="unpaired_mix", out="two")
+    assert unpaired(bench, "two") == unpaired(bench, "one/payload")
+    assert len(unpaired(bench, "two")) == 12
+
+
+@pytest.mark.parametrize("name", ["kto_pc", "kto_tag", "kto_msgs"])
+def test_labelled_rows_of_other_tools_are_used_unpaired_and_their_bad_answers_are_no_targets(
+    bench: Bench, shared_data: Path, name: str
+) -> None:
+    source = {"path": str(shared_data / "cases" / "rows" / f"{name}.jsonl"), "adapter": "auto"}
+    bench.run(source, kind="unpaired_mix")
+    answers = [(f"Which sky colour {i}?", "It is green." if i % 2 else "It is blue.", i % 2 == 0) for i in range(6)]
+    assert unpaired(bench) == answers
+    bench.run(source, out="rows")
+    assert {row.answer for row in bench.rows("rows")} == {"It is blue."}
+    assert bench.summary("rows")["sources"][0]["skipped"] == {"labelled bad": 3}
+
+
+def test_an_adapter_without_labels_is_refused_before_anything_is_read(bench: Bench) -> None:
+    with pytest.raises(RowError, match="'sharegpt' gives no answers with labels; the adapters that do are auto, hh,"):
+        bench.run({"path": "nowhere.jsonl", "adapter": "sharegpt"}, kind="unpaired_mix")
+
+
+def test_near_duplicates_of_answers_have_one_label_and_the_answer_counts(bench: Bench) -> None:
+    ask = PROBLEM.format(3, 4)
+    long = "Ann had three red pens and she bought four more of them, which makes seven pens for her altogether"
+    answers = [
+        (long, True),
+        (f"{long} now", True),
+        (long, False),
+        ("No idea, to be honest with you and with her", True),
+    ]
+    write_lines(bench.folder / "kto.jsonl", [labelled(ask, text, good) for text, good in answers])
+    source = {"path": str(bench.folder / "kto.jsonl"), "adapter": "kto"}
+    bench.run(source, kind="unpaired_mix", near=0.8)
+    assert unpaired(bench) == sorted((ask, *answer) for answer in (answers[0], *answers[2:]))
+    assert [row["detail"][:9] for row in bench.removed()] == ["98% like "]
 
 
 def test_neither_workers_nor_batches_change_a_byte(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

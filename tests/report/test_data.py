@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from html import unescape
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_data import BENCHMARKS, MATRIX, age
+from fake_data import BENCHMARKS, CHOICES, MATRIX, age
 from fake_run import SCRIPT, FakeRun
 from test_page import written
 
@@ -114,6 +115,18 @@ def test_a_matrix_names_the_tasks_nobody_copies() -> None:
     assert found["tasks"] == ["gpqa@1", "words@1", "words@1:examples"]
     assert [(line["part"], line["whole"]) for line in found["lines"]] == [("quiz-bowl", ["gpqa@1"]), ("words@1", [])]
     assert found["untouched"] == ["constraints@1"]
+
+
+def test_a_mixture_of_labelled_answers_says_how_good_and_bad_compare(tmp_path: Path) -> None:
+    def shown(labels: dict[str, int]) -> dict[str, Any]:
+        text = json.dumps(CHOICES | {"of": "unpaired", "labels": labels})
+        (tmp_path / "summary.json").write_text(text, encoding="utf-8")
+        return data.summary("unpaired_mix", tmp_path)
+
+    found = shown({"good": 3000, "bad": 2000})
+    assert found["of"] == "answers"
+    assert found["balance"].startswith("3,000 good and 2,000 bad answers: good / bad is 1.50 with equal weights; KTO's")
+    assert shown({"good": 7})["balance"].endswith("needs both")
 
 
 def test_a_broken_summary_says_where(tmp_path: Path) -> None:

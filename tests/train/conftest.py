@@ -18,7 +18,7 @@ import pytest
 
 from tercet import pipeline
 from tercet.recipe import Recipe
-from tercet.rows import Message, Pair, Row, write_table
+from tercet.rows import Message, Pair, Row, Unpaired, write_table
 from tercet.store import Context, Store
 from tercet.track import Tracker
 
@@ -39,6 +39,10 @@ kind = "on_policy_pairs"
 model = "base"
 prompts = "sft-data"
 
+[stage.labelled]
+kind = "unpaired_mix"
+sources = [{ stage = "preference-data" }]
+
 [stage.sft]
 kind = "sft"
 model = "base"
@@ -54,6 +58,17 @@ model = "base"
 pairs = "preference-data"
 learning_rate = 1e-3
 batch = 4
+num_epochs = 6
+max_length = 512
+
+[stage.kto]
+kind = "dpo"
+loss = "kto"
+beta = 0.1
+model = "base"
+pairs = "labelled"
+learning_rate = 1e-3
+batch = 5
 num_epochs = 6
 max_length = 512
 
@@ -133,6 +148,12 @@ def pair(number: int) -> Pair:
     return Pair(f"p{number}", *ends, source="source0")
 
 
+def labelled(number: int) -> Unpaired:
+    """One answer of every pair and one more of the first four; 12 are good, 8 bad."""
+    made, good = pair(number % 16), number % 5 in (0, 2, 4)
+    return Unpaired(f"u{number}", made.chosen if good else made.rejected, "source0", good=good)
+
+
 @dataclass
 class Workspace:
     """A store with the inputs of every training stage of `RECIPE`."""
@@ -191,6 +212,7 @@ def filled_workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
         "base": base,
         "sft-data": lambda out: write_table(out / "rows.parquet", [prepared(i) for i in range(24)]),
         "preference-data": lambda out: write_table(out / "pairs.parquet", [pair(i) for i in range(16)]),
+        "labelled": lambda out: write_table(out / "unpaired.parquet", [labelled(i) for i in range(20)]),
     }
     for name, make in inputs.items():
         draft = found.store.draft(name, nodes[name].key)

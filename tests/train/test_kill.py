@@ -12,7 +12,7 @@ import pytest
 
 from tercet.store import payload_digest
 
-TOTAL = {"sft": 24, "dpo": 24, "reward": 15, "rlvr": 16, "ppo": 24, "lagged": 16}
+TOTAL = {"sft": 24, "dpo": 24, "kto": 24, "reward": 15, "rlvr": 16, "ppo": 24, "lagged": 16}
 
 
 def wait(running, happened: Callable[[], bool]) -> bool:

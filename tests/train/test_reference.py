@@ -100,7 +100,7 @@ def test_a_table_is_read_back_only_under_its_own_stamp(tmp_path):
     stamp = {"weights": "a", "order": "3 steps"}
     save_table(tmp_path, table, stamp)
     found = load_table(tmp_path, stamp)
-    assert torch.equal(found.pairs, table.pairs)
+    assert torch.equal(found.answers, table.answers)
     assert all(torch.equal(a, b) for a, b in zip(found.mismatched, table.mismatched, strict=True))
     assert load_table(tmp_path, stamp | {"weights": "b"}) is None
     assert load_table(tmp_path / "other", stamp) is None

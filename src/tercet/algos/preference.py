@@ -122,10 +122,22 @@ def kto(
     half their sum is their mean, so the mean over B pairs is TRL's mean over the 2B examples. `kl`, one number, is
     `mismatch_kl`; no gradient goes through it.
     """
+    ratios = policy.chosen - reference.chosen, policy.rejected - reference.rejected
+    weights = desirable_weight, undesirable_weight
+    chosen, rejected = kto_unpaired(*ratios, kl, beta=beta, weights=weights)
+    return 0.5 * (chosen + rejected)
+
+
+def kto_unpaired(
+    good: Tensor, bad: Tensor, kl: Tensor, *, beta: float, weights: tuple[float, float] = (1.0, 1.0)
+) -> tuple[Tensor, Tensor]:
+    """w_d (1 - sigmoid(beta (h - kl))) of good answers, w_u (1 - sigmoid(beta (kl - h))) of bad ones (eq. 7, 8).
+
+    `good` (G,) and `bad` (B,) are the answers' h; so are the losses. `weights` are w_d and w_u; `kl` as in `kto`.
+    """
     baseline = kl.detach()
-    chosen = torch.sigmoid(beta * (baseline - (policy.chosen - reference.chosen)))  # 1 - sigmoid(x) = sigmoid(-x)
-    rejected = torch.sigmoid(beta * ((policy.rejected - reference.rejected) - baseline))
-    return 0.5 * (desirable_weight * chosen + undesirable_weight * rejected)
+    desirable, undesirable = weights  # below: 1 - sigmoid(x) = sigmoid(-x)
+    return desirable * torch.sigmoid(beta * (baseline - good)), undesirable * torch.sigmoid(beta * (bad - baseline))
 
 
 def mismatch_kl(policy: Tensor, reference: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ def _say_mixture(found: dict[str, Any]) -> None:
         # A source that is one part of the same name is named once.
         lines = ({**line, "source": ""} if line.get("source") == line["part"] else line for line in found["sheet"])
         table(columns, (_cells(line, keys) for line in (*lines, total)))
-    for sentence in found["licences"]:
+    for sentence in (*filter(None, [found["balance"]]), *found["licences"]):
         say(sentence)
     columns = ("source", "read", *found["columns"])
     rows = (

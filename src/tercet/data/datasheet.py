@@ -11,7 +11,7 @@ from typing import Any
 from tercet.data.catalogue import conflicts, find
 from tercet.data.decontaminator import Decontaminator
 from tercet.recipe import MixtureSpec
-from tercet.rows import Message, Pair, Row, RowError
+from tercet.rows import Message, Pair, Row, RowError, Unpaired
 from tercet.store import Artifact
 
 PAPER_FILTERS = ("keywords", "blank")
@@ -53,6 +53,7 @@ class Datasheet:
     counted: str
     measure: Callable[[list[str]], list[int]]
     lines: dict[tuple[str, str], list[int]] = field(default_factory=dict)  # (source, part) -> rows, tokens, turns
+    labels: dict[str, int] = field(default_factory=dict)  # good and bad rows, of unpaired answers
 
     @classmethod
     def of(cls, spec: MixtureSpec, inputs: Mapping[str, Artifact]) -> Datasheet:
@@ -82,6 +83,9 @@ class Datasheet:
         tokens = iter(self.measure([turn.content for _, entry in entries for turn in _turns(entry)]))
         for name, entry in entries:
             line = self.lines.setdefault((name, entry.source), [0, 0, 0])
+            if isinstance(entry, Unpaired):
+                label = "good" if entry.good else "bad"
+                self.labels[label] = self.labels.get(label, 0) + 1
             conversation = entry.messages if isinstance(entry, Row) else entry.chosen
             line[0] += 1
             line[1] += sum(next(tokens) for _ in _turns(entry))
@@ -131,6 +135,7 @@ def summary(tallies: Sequence[Tally], sheet: Datasheet, cleaner: Decontaminator,
         "matrix": cleaner.matrix(),
         "rule": {name: getattr(spec, name) for name in ("ngram", "threshold", "share", "exact")},
         "licences": conflicts(named) if spec.commercial else [],
+        **({"labels": sheet.labels} if sheet.labels else {}),
     }
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from tercet.data.disk_list import DiskList, batched
 from tercet.data.filters import Finding, split_words
 from tercet.data.process_pool import ProcessPool
-from tercet.rows import Row
+from tercet.rows import Row, Unpaired
 
 Hashes = npt.NDArray[np.uint64]
 Shingles = frozenset[tuple[str, ...]]
@@ -68,8 +68,9 @@ class Twin:
 
 
 def text_of(row: Row) -> str:
-    """The compared text of a row: the turns before the answer, each with its role."""
-    return "\n".join(f"{turn.role}: {turn.content}" for turn in row.prompt)
+    """The compared text of a row: the turns before the answer, each with its role; of an unpaired answer all turns."""
+    turns = row.messages if isinstance(row, Unpaired) else row.prompt
+    return "\n".join(f"{turn.role}: {turn.content}" for turn in turns)
 
 
 class Seen:
@@ -104,7 +105,7 @@ class Seen:
 
 
 class Exact:
-    """A rule against prompts seen before, once normalised; the first one stays.
+    """A rule against prompts seen before, once normalised; the first one stays. Unpaired answers are part of theirs.
 
     24 bytes a row; the names of rows wait on disk. A key has 64 bits: among a million different texts two are taken
     for one with a chance of 1 in 37 million.
@@ -116,10 +117,12 @@ class Exact:
 
     def __call__(self, row: Row) -> Finding | None:
         """The finding names the row that came first."""
-        key = row_key(row)
+        key, same = row_key(row), "prompt"
+        if isinstance(row, Unpaired):  # a prompt may have good and bad answers, and several of each
+            key, same = key_of(f"{key} {row.good} {row.messages[-1]}"), "prompt, answer and label"
         first = self._seen.get(key)
         if first is not None:
-            return Finding(f"same prompt as {self._names[first]}", row.prompt[-1].content)
+            return Finding(f"same {same} as {self._names[first]}", row.prompt[-1].content)
         self._seen.add(key, self._names.append(row.id))
         return None
 

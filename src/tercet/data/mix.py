@@ -1,9 +1,10 @@
-"""The mix and pair_mix stages: filter, dedupe, decontaminate and shuffle sources into one table.
+"""The mix, pair_mix and unpaired_mix stages: filter, dedupe, decontaminate and shuffle sources into one table.
 
 Every row that enters is kept, or listed in `removed.parquet` with the rule that removed it, or left out by the sample
 that the recipe asked for: kept + removed = sampled <= entered, per source. Which rows are sampled and the order of the
 result are functions of the seed and the row ids alone. Rows wait on disk: memory holds the benchmark and some 60
-bytes a row. Preference pairs are mixed alike; the filters look at both conversations.
+bytes a row. Preference pairs are mixed alike; the filters look at both conversations. So are answers with a label,
+which are duplicates only with the same answer and label.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,18 +36,24 @@ from tercet.data.sources import (
     label,
     load,
     load_pairs,
+    load_unpaired,
     lot,
     stand_in,
 )
 from tercet.journal import write_json
-from tercet.recipe import MixtureSpec, PairMixSpec, SourceSpec
-from tercet.rows import Pair, Row, RowError, pair_from, stream_rows
+from tercet.recipe import MixtureSpec, SourceSpec
+from tercet.rows import Pair, Row, RowError, Unpaired, pair_from, stream_rows
 from tercet.rows_file import read_file
 from tercet.rows_table import TableWriter
 from tercet.store import Artifact, Context
 from tercet.verify import custom_digest
 
 Entry = Row | Pair
+KINDS_OF_ROWS: dict[str, tuple[type, Callable[..., Iterator[Entry]]]] = {  # by what the stage produces
+    "rows": (Row, load),
+    "pairs": (Pair, load_pairs),
+    "unpaired": (Unpaired, load_unpaired),
+}
 Rules = dict[str, Callable[[Row], Finding | None]]
 Pool = ProcessPool[list[Document], Found]
 Numbers = npt.NDArray[np.int64]
@@ -73,9 +79,9 @@ class Removed:
 
 
 def run(spec: MixtureSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
-    """Write `rows.parquet` (or `pairs.parquet`), `removed.parquet` and `summary.json`."""
+    """Write `rows.parquet` (or `pairs.parquet`, `unpaired.parquet`), `removed.parquet` and `summary.json`."""
     cleaner = Decontaminator.of(spec, inputs)
-    name, kind = ("pairs", Pair) if isinstance(spec, PairMixSpec) else ("rows", Row)
+    name, (kind, _) = spec.produces, KINDS_OF_ROWS[spec.produces]
     search: Search[list[Document]] = cleaner.search(list, each_row=True)
     with (
         ProcessPool(search, ctx.recipe.placement.workers or machine.cores()) as pool,
@@ -157,7 +163,7 @@ class Mixing:
         """Read one source and keep what no rule removes, or the sample of it that the recipe asks for."""
         tally = self._tally(source)
         reading = Reading()
-        read: Any = load_pairs if isinstance(self.spec, PairMixSpec) else load
+        _, read = KINDS_OF_ROWS[self.spec.produces]
         entries: Iterator[Entry] = iter(read(source, self.inputs, self.ctx.mirror, reading))
         if source.rows is not None or tally.share < 1:
             # A sample is the start of an order drawn from seed and ids, so a larger sample holds the smaller one.
@@ -198,14 +204,26 @@ class Mixing:
         if not self.spec.near or not len(left):
             return left, []
         near = Near(self.spec.near, seed=self.ctx.seed)
-        twins = near_duplicates(lambda: (text_of(_view(self._entry(i))) for i in left), near, workers=self.pool.workers)
-        place_of = {int(left[place]): twin for place, twin in twins.items()}
+        found: dict[int, tuple[float, int]] = {}  # row -> similarity, the row that it is like
+        for group in self._comparable(left):
+            texts = partial(self._texts, group)
+            for place, twin in near_duplicates(texts, near, workers=self.pool.workers).items():
+                found[int(group[place])] = twin.similarity, int(group[twin.number])
 
         def like(i: int, entry: Entry) -> str:
-            twin = place_of.get(i)
-            return f"{twin.similarity:.0%} like {self._entry(int(left[twin.number])).id}" if twin else ""
+            return f"{found[i][0]:.0%} like {self._entry(found[i][1]).id}" if i in found else ""
 
         return self._part(left, like, "near duplicate")
+
+    def _comparable(self, left: Numbers) -> list[Numbers]:
+        """Groups of rows that may be twins: all rows, or the good and the bad answers."""
+        if self.spec.produces != "unpaired":
+            return [left]
+        good = np.array([getattr(self._entry(i), "good", False) for i in map(int, left)], bool)
+        return [group for group in (left[good], left[~good]) if len(group)]
+
+    def _texts(self, numbers: Numbers) -> Iterator[str]:
+        return (text_of(_view(self._entry(i))) for i in map(int, numbers))
 
     def shuffled(self, left: Numbers) -> Iterator[tuple[int, Entry]]:
         """Every row that stays with its source's number, repeated as the recipe asks, in an order drawn from ids."""
@@ -285,7 +303,7 @@ class Mixing:
 
     def _own_filters(self, source: SourceSpec, tally: Tally) -> Rules:
         """The paper's filters that this source gets: those it names, else all but the paper's exemptions."""
-        usual = ("blank",) if isinstance(self.spec, PairMixSpec) else paper_filters(tally.source)
+        usual = paper_filters(tally.source) if self.spec.produces == "rows" else ("blank",)
         chosen = usual if source.filters is None else source.filters
         return checks({one: {} for one in chosen if one != "keywords" or self.spec.keywords})
 
@@ -293,8 +311,8 @@ class Mixing:
         """A rule against prompts that are in another stage."""
         if not source.without:
             return {}
-        rows, seen = self.inputs[source.without].payload / "rows.parquet", Seen()
-        for entry in _stored(rows if rows.exists() else rows.with_name("pairs.parquet")):
+        folder, seen = self.inputs[source.without].payload, Seen()
+        for entry in _stored(next(file for kind in KINDS_OF_ROWS if (file := folder / f"{kind}.parquet").exists())):
             if seen.get(key := row_key(_view(entry))) is None:
                 seen.add(key, 0)
         name = f"in {source.without}"

@@ -22,15 +22,16 @@ from typing import Any, TypeVar
 from tercet import hub
 from tercet.data import tables
 from tercet.data.adapters import ADAPTERS, PAIRS, UNFOLDS, WITH_EXAMPLES, fill
+from tercet.data.common_adapters import marked
 from tercet.data.layouts import Adapter, Choice, Skip, filled, refusal
 from tercet.data.raw_turns import Raw
-from tercet.recipe import SourceSpec
-from tercet.rows import Pair, Row, RowError, Source
+from tercet.recipe import KINDS, SourceSpec
+from tercet.rows import Pair, Row, RowError, Source, Unpaired, row_from
 from tercet.rows_file import read_file
 from tercet.store import Artifact
 
 T = TypeVar("T")
-Entry = TypeVar("Entry", Row, Pair)
+Entry = TypeVar("Entry", bound=Row | Pair)
 Raws = Iterator[tuple[Raw, str]]
 NameOf = Callable[[Raw, str], str]  # of the adapter of an object
 Inputs = Mapping[str, Artifact]
@@ -85,13 +86,45 @@ def load_pairs(source: SourceSpec, inputs: Inputs, mirror: Mapping[str, str], re
     layout, raws = _begin(source, _raw(source, inputs, mirror, "pairs.parquet"), reading, "pairs")
 
     def adapt(raw: Raw, where: str) -> Pair:
-        pair = PAIRS[layout(raw, where)](raw, where)
-        for side in (pair.chosen, pair.rejected):
-            _check(Row(pair.id, side, pair.source, pair.skill), where, require_answer=True)
-        _check_texts(where, pair.chosen_model, pair.rejected_model, pair.provenance)
-        return pair
+        return _checked_pair(PAIRS[layout(raw, where)](raw, where), where)
 
     yield from _adapted(source, raws, adapt, reading)
+
+
+def load_unpaired(
+    source: SourceSpec, inputs: Inputs, mirror: Mapping[str, str], reading: Reading
+) -> Iterator[Unpaired]:
+    """The answers of one source with their labels, as `load` gives rows; a pair gives a good one and a bad one."""
+    made = KINDS[inputs[source.stage].kind].produces if source.stage else ""
+    source = source.model_copy(update={"adapter": "preference"}) if made == "pairs" else source
+    if source.adapter not in (known := {"auto", "kto", "rows", *PAIRS}):
+        raise RowError(
+            f"source {label(source)!r}: {source.adapter!r} gives no answers with labels; the adapters that do are "
+            f"{', '.join(sorted(known))}"
+        )
+    layout, raws = _begin(source, _raw(source, inputs, mirror, f"{made or 'unpaired'}.parquet"), reading, "unpaired")
+
+    def adapt(raw: Raw, where: str) -> Pair | Unpaired:
+        if (name := layout(raw, where)) in PAIRS:
+            return _checked_pair(PAIRS[name](raw, where), where)
+        row, good = (row_from(raw, where), bool(raw["good"])) if made else marked(raw, where)
+        if row.answer is not None and row.messages[-1].blank:
+            raise Skip("empty answer")
+        _check(row, where, require_answer=True)
+        return Unpaired(**vars(row), good=good)
+
+    for entry in _adapted(source, raws, adapt, reading):
+        if isinstance(entry, Pair):
+            reading.kept += 1  # two answers of one object
+            yield from both_sides(entry)
+        else:
+            yield entry
+
+
+def both_sides(pair: Pair) -> tuple[Unpaired, Unpaired]:
+    """The chosen answer of a pair as a good one, the rejected one as a bad one."""
+    good = Unpaired(f"{pair.id}+", pair.chosen, pair.source, pair.skill)
+    return good, Unpaired(f"{pair.id}-", pair.rejected, pair.source, pair.skill, good=False)
 
 
 def from_hub(source: SourceSpec, mirror: Mapping[str, str]) -> bool:
@@ -286,6 +319,13 @@ def _check(row: Row, where: str, *, require_answer: bool) -> None:
         raise RowError(f"{where}: has an empty completion (its last assistant turn is blank); fill or remove the row")
     plain = (row.id, row.source, row.skill, row.verifier, row.reference, row.template)
     _check_texts(where, *plain, *(turn.content for turn in row.messages))
+
+
+def _checked_pair(pair: Pair, where: str) -> Pair:
+    for side in (pair.chosen, pair.rejected):
+        _check(Row(pair.id, side, pair.source, pair.skill), where, require_answer=True)
+    _check_texts(where, pair.chosen_model, pair.rejected_model, pair.provenance)
+    return pair
 
 
 def _check_texts(where: str, *texts: str) -> None:

@@ -12,6 +12,7 @@ from tercet.recipe.data_specs import (
     PersonasSpec,
     RatedPairsSpec,
     SynthSpec,
+    UnpairedMixSpec,
 )
 from tercet.recipe.eval_specs import BenchmarkSpec, EvalSpec, Gate, ReportSpec, gate
 from tercet.recipe.file import dump, key_lines, load

@@ -101,6 +101,19 @@ class PairMixSpec(MixtureSpec):
     kind: Literal["pair_mix"] = "pair_mix"
 
 
+class UnpairedMixSpec(MixtureSpec):
+    """Filter, dedupe, decontaminate and mix answers that are labelled good or bad; a pair gives one of each."""
+
+    produces = "unpaired"
+    mixes = ("unpaired", "pairs")
+    only = (
+        'these answers have a label each and no partner: `loss = "kto"` of a dpo stage learns from them, what compares '
+        "two answers (other losses, reward models) needs pairs, and bad answers are no targets of SFT"
+    )
+    kind: Literal["unpaired_mix"] = "unpaired_mix"
+    dedupe: bool = Field(True, description="Remove answers that were seen before to their prompt with their label.")
+
+
 class AskingSpec(ComputeSpec):
     """What the stages share that ask models for texts and pay for them."""
 

@@ -113,9 +113,11 @@ def _check_references(recipe: Recipe) -> None:
             kinds = kinds_of(*ref.accepts)
             if recipe.kind(ref.name) not in kinds:
                 fits = [other for other in known if recipe.kind(other) in kinds]
+                why = recipe.spec(ref.name).only
                 raise RecipeError(
                     f"stage {name!r} needs a stage of kind {' or '.join(kinds)} here, but {ref.name!r} is of "
-                    f"kind {recipe.kind(ref.name)}; of that kind: {', '.join(fits) or 'none, add one'}",
+                    f"kind {recipe.kind(ref.name)}; of that kind: {', '.join(fits) or 'none, add one'}"
+                    + (f" ({why})" if why else ""),
                     loc,
                 )
 

@@ -168,11 +168,15 @@ class ArtifactSpec(Spec):
 
     module: ClassVar[str]  # its `run(spec, inputs, out, ctx)` makes the artifact
     version: ClassVar[int] = 1  # part of the key: raise it when the numbers change
-    produces: ClassVar[str]  # what the artifact holds: weights, rows, pairs, benchmark, reward model, scores or page
+    produces: ClassVar[
+        str
+    ]  # what the artifact holds: weights, rows, pairs, unpaired, benchmark, reward model, scores or page
     accepts: ClassVar[dict[str, tuple[str, ...]]] = {}  # field that names stages -> what they produce, or their kind
     parallel: ClassVar[bool] = False  # trains, in `placement.ranks` processes
     label: ClassVar[str] = ""  # what reports call its model
     reads: ClassVar[tuple[str, ...]] = ()  # files of `tercet.data.tables` that its rows are made of
+    mixes: ClassVar[tuple[str, ...]] = ()  # what stages that are its sources produce; what it produces when empty
+    only: ClassVar[str] = ""  # said where it is named by a stage that cannot use what it produces
     author: ClassVar[str] = ""  # field that names the policy that wrote the pairs
     files: ClassVar[str] = ""  # (spec, folder) -> public sources (`tercet.rows.Source`) that it reads and does not name
     code: ClassVar[str] = ""  # (spec, folder) -> user's code that it uses, beside `verifiers`: name -> digest
@@ -197,9 +201,9 @@ class ArtifactSpec(Spec):
                 yield from (StageReference(item, (field, i), accepted) for i, item in enumerate(value))
         for loc, source in self.origins():
             if source.stage:
-                yield StageReference(source.stage, (*loc, "stage"), (self.produces,))
+                yield StageReference(source.stage, (*loc, "stage"), self.mixes or (self.produces,))
             if source.without:
-                yield StageReference(source.without, (*loc, "without"), ("rows", "pairs"))
+                yield StageReference(source.without, (*loc, "without"), ("rows", "pairs", "unpaired"))
 
     def local_files(self) -> Iterator[FileRef]:
         """The places that name a local file or a hub id."""

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tercet.recipe.specs import ROW, TRAINED, ComputeSpec, FileRef, Spec
+from tercet.recipe.specs import ROW, TRAINED, ComputeSpec, FileRef, Spec, StageReference
 
 Schedule = Literal["linear", "cosine", "constant"]
 Reduction = Literal["token_mean", "sequence_mean", "constant"]
@@ -123,7 +123,10 @@ class SFTSpec(OfflineSpec):
 
 
 class DPOSpec(OfflineSpec):
-    """Preference tuning (paper §5). simpo and orpo need no reference model; ipo averages log-ratios per token."""
+    """Preference tuning (paper §5). simpo and orpo need no reference model; ipo averages log-ratios per token.
+
+    kto also learns from single answers that are labelled good or bad (`unpaired_mix`).
+    """
 
     module = "tercet.train.dpo"
     version = 3
@@ -132,7 +135,9 @@ class DPOSpec(OfflineSpec):
     data_field = "pairs"
     paired = True
     kind: Literal["dpo"] = "dpo"
-    pairs: str = Field(description="A stage of pairs: on_policy_pairs, rated_pairs or pair_mix.")
+    pairs: str = Field(
+        description="A stage of pairs: on_policy_pairs, rated_pairs or pair_mix; for kto also unpaired_mix."
+    )
     loss: Literal["dpo", "dpo_norm", "simpo", "ipo", "wpo", "orpo", "kto"] = Field(
         "dpo_norm", description="Loss (paper: length-normalised DPO)."
     )
@@ -146,8 +151,8 @@ class DPOSpec(OfflineSpec):
         "mean", description="WPO's weight: of mean log-probs, without gradient; or of sums, with it, as published."
     )
     odds_weight: float = Field(0.1, gt=0, description="ORPO's lambda, the weight of its log odds ratio.")
-    desirable_weight: float = Field(1.0, gt=0, description="KTO's weight of chosen answers.")
-    undesirable_weight: float = Field(1.0, gt=0, description="KTO's weight of rejected answers.")
+    desirable_weight: float = Field(1.0, gt=0, description="KTO's weight of chosen (good) answers.")
+    undesirable_weight: float = Field(1.0, gt=0, description="KTO's weight of rejected (bad) answers.")
     turns: Literal["last", "all"] = Field(
         "last", description="Log-probs of the last assistant turn, or of all (as published; earlier ones are alike)."
     )
@@ -174,6 +179,12 @@ class DPOSpec(OfflineSpec):
         if found := [why for bad, why in refused if bad]:
             raise ValueError(f'loss = "{self.loss}" does not go with this: {"; ".join(found)}')
         return self
+
+    def references(self) -> Iterator[StageReference]:
+        """The stage of pairs may be one of unpaired answers where the loss compares none."""
+        for ref in super().references():
+            single = self.loss == "kto" and ref.loc == ("pairs",)
+            yield ref._replace(accepts=("pairs", "unpaired")) if single else ref
 
     def _changed(self, key: str) -> bool:
         return bool(getattr(self, key) != type(self).model_fields[key].default)

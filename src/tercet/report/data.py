@@ -73,6 +73,17 @@ def matrix(cells: Sequence[Object], benchmarks: Sequence[Object]) -> Object:
     return {"tasks": tasks, "lines": lines, "any": [shares.get(task) for task in tasks], "untouched": untouched}
 
 
+def balance(labels: dict[str, int]) -> str:
+    """How many answers are good and bad, and what KTO's paper advises about it."""
+    good, bad = labels.get("good", 0), labels.get("bad", 0)
+    if not (good and bad):
+        return f"{good:,} good and {bad:,} bad answers: the kto loss tells them apart and needs both"
+    return (
+        f"{good:,} good and {bad:,} bad answers: good / bad is {good / bad:.2f} with equal weights; KTO's paper "
+        "advises desirable_weight x good / (undesirable_weight x bad) of 1 to 1.5 (eq. 9)"
+    )
+
+
 def _best(own: dict[str, Object]) -> list[Object]:
     return heapq.nsmallest(MOST_OF_CELL, own.values(), key=lambda row: (-row["coverage"], row["item"], row["row"]))
 
@@ -83,7 +94,8 @@ def _mixture(stored: Object) -> Object:
     rule = {key: stored.get(key) for key in ("ngram", "threshold", "share", "exact")} | stored.get("rule", {})
     columns = ("entered", "sampled", "kept", "repeated", "expected")
     return {
-        "of": stored.get("of", "rows"),
+        "of": "answers" if (of := stored.get("of", "rows")) == "unpaired" else of,
+        "balance": balance(stored["labels"]) if "labels" in stored else "",
         "rows": stored.get("rows", 0),
         "counted": stored.get("counted", "words"),
         "sheet": sheet,

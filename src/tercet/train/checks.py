@@ -137,7 +137,7 @@ def _authors(pairs: Artifact) -> list[tuple[Artifact, str]]:
         if not (folder / "artifact.json").is_file():
             continue
         made = Artifact.read(folder)
-        if KINDS[made.kind].produces == "pairs":
+        if KINDS[made.kind].produces in ("pairs", "unpaired"):
             found += _authors(made)
         elif name == wanted and endpoint(made.payload) is None:
             found.append((made, pairs.name))

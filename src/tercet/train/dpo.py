@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from tercet.algos.preference import REFERENCE_FREE, Sides, dpo, dpo_norm, implicit_rewards, losses_of, nll
 from tercet.device.mesh import Mesh, mesh
@@ -19,16 +21,16 @@ from tercet.models.hf_folder import load_config, model_digest
 from tercet.models.opening import open_policy
 from tercet.models.policy import Policy
 from tercet.models.turns import without_thoughts
-from tercet.recipe import DPOSpec, RewardModelSpec
+from tercet.recipe import KINDS, DPOSpec, RewardModelSpec
 from tercet.rows import Messages, Pair, RowError, pair_from
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch, Limit, Step, Trees, branch, chosen_rows, schedule, within
 from tercet.train.checks import check_authors, check_context, check_schedule
-from tercet.train.export import export, open_to_train, write_truncation
-from tercet.train.kto import check_pairs, mismatch, mismatched
+from tercet.train.export import card, open_to_train, write_folder, write_truncation
+from tercet.train.kto import ANSWERS, Labels, check_batches, mismatch, mismatched, unpaired_loss
 from tercet.train.loop import Loss, State, TrainingError, fit, leaf_sums, start
 from tercet.train.packing import Budget
-from tercet.train.prefetch import tree_steps
+from tercet.train.prefetch import Values, tree_steps
 from tercet.train.reference import (
     PART,
     SCORING,
@@ -42,6 +44,7 @@ from tercet.train.reference import (
 from tercet.train.sums import Sum
 from tercet.train.tokens import NamedTree, Rule, dropped_thoughts, prepare, stored
 
+UNPAIRED = "unpaired.parquet"  # the table of answers that have a label and no partner
 Base = Table | ReferenceModel | None  # the reference: known in advance, live, none
 
 
@@ -51,38 +54,39 @@ def run(spec: DPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
         source = inputs[spec.model].payload
         check_context(load_config(source), spec)
         check_authors(inputs[spec.model], inputs[spec.pairs])
-        chat = open_chat(source)
-        path = inputs[spec.pairs].payload / "pairs.parquet"
+        chat, data = open_chat(source), inputs[spec.pairs]
+        path = data.payload / f"{KINDS[data.kind].produces}.parquet"
         trees = encode_pairs(spec, path, chat, out, ranks, ctx)
+        labels = Labels.of(path, trees, spec) if path.name == UNPAIRED else None
         total = schedule(len(trees), spec.batch, spec.num_epochs, spec.steps)
         check_schedule(spec, total)
         if spec.loss == "kto":
-            check_pairs(len(trees), spec.batch, total)
+            check_batches(len(trees), spec.batch, total, of="rows" if labels else "pairs")
+        if labels and ranks.first:
+            sys.stderr.write(f"tercet: {ctx.name}: {labels.sentence()}\n")
         policy, ranks, cost = open_to_train(source, ranks, ctx, trees)
         base = _base(policy, trees, Origin(source, out, total), spec, ctx, ranks)
         state = start(policy, spec, ranks, ctx, kept=base.kept if isinstance(base, ReferenceModel) else None)
         if state.step == 0 and isinstance(base, Table):
-            scoring = _scoring(ctx)
-            now = answer_logps(
-                state.trainable.module, trees[:PART], Mesh(device=ranks.device, padded=ranks.padded), scoring
-            )
-            _check_start(now, trees[:PART], base.pairs[:PART], spec, ranks)
-        steps = pair_steps(trees, base, state, spec, ctx, total=total)
-        fit(state, steps, partial(preference_loss, spec=spec), spec, ctx, total=total)
-        export(state.trainable, source, out, spec, inputs, ctx)
-        counts = {"pairs": float(len(trees)), **dropped_thoughts(spec, path)}
-        return {"steps": float(state.step), **counts, **cost}
+            _check_start(state, trees[:PART], base.answers[:PART], spec, ctx)
+        values = partial(_table_values, base, labels)
+        steps = pair_steps(trees, base, state, spec, ctx, values)
+        fit(state, steps, partial(unpaired_loss if labels else preference_loss, spec=spec), spec, ctx, total=total)
+        text = card(spec, inputs, ctx) + (f"\n## Labels\n{labels.sentence()}.\n" if labels else "")
+        write_folder(state.trainable, load_config(source), source, out, text)
+        counts = labels.metrics() if labels else {"pairs": float(len(trees))}
+        return {"steps": float(state.step), **counts, **dropped_thoughts(spec, path), **cost}
 
 
 def encode_pairs(
     spec: DPOSpec | RewardModelSpec, path: Path, chat: Chat, out: Path, ranks: Mesh, ctx: Context
 ) -> Trees:
-    """Trees of all pairs that fit; the truncation table is written before the first step."""
+    """Trees of all pairs (or answers with labels) that fit; the truncation table is written before the first step."""
     way, drop = (all_turns if isinstance(spec, DPOSpec) and spec.turns == "all" else branch), spec.thinking == "drop"
-    rule = RULES[way, drop]
+    rule = ANSWERS[drop] if path.name == UNPAIRED else RULES[way, drop]
     kept, table = within(prepare(path, chat, rule, ctx), Limit(spec.max_length, spec.overlong, spec.max_lost))
     if not len(kept):
-        raise RowError(f"{path}: expected preference pairs, found none; look at the stage that makes them")
+        raise RowError(f"{path}: expected {path.stem}, found none; look at the stage that makes them")
     if ranks.first:
         write_truncation(out, table)
     return kept
@@ -175,12 +179,12 @@ def _scoring(ctx: Context) -> Budget:
 
 
 def pair_steps(
-    trees: Sequence[Tree], base: Base, state: State, spec: DPOSpec, ctx: Context, *, total: int
+    trees: Sequence[Tree], base: Base, state: State, spec: DPOSpec, ctx: Context, values: Values
 ) -> Iterator[Step]:
-    """Packed steps; each leaf carries its reference log-probability, each batch of kto the step's KL."""
+    """Packed steps that are left; each leaf carries its reference log-probability, each batch of kto the step's KL."""
     ranks, budget = state.trainable.mesh, Budget.of(ctx.recipe.placement, spec)
-    numbers = range(state.step, total)
-    known = tree_steps(trees, spec, ctx, ranks, numbers, partial(_table_values, base))
+    numbers = range(state.step, schedule(len(trees), spec.batch, spec.num_epochs, spec.steps))
+    known = tree_steps(trees, spec, ctx, ranks, numbers, values)
     for number, step in zip(numbers, known, strict=True):
         if isinstance(base, ReferenceModel):
             base.follow(number, state.trainable)
@@ -195,11 +199,12 @@ def pair_steps(
         yield step
 
 
-def _table_values(base: Base, places: list[int], forest: Forest) -> dict[str, Tensor]:
-    """The reference's log-probabilities of the leaves, zeros where no table knows them."""
+def _table_values(base: Base, labels: Labels | None, places: list[int], forest: Forest) -> dict[str, Tensor]:
+    """The reference's log-probabilities of the leaves, zeros where no table knows them; and which leaves are good."""
+    sides = labels.sides(places) if labels else {}
     if not isinstance(base, Table) or not places:
-        return {"reference_L": torch.zeros(forest.num_leaves)}
-    return {"reference_L": base.pairs[places].reshape(-1)}
+        return sides | {"reference_L": torch.zeros(forest.num_leaves)}
+    return sides | {"reference_L": base.answers[places].reshape(-1)}
 
 
 def preference_loss(policy: nn.Module, batch: Batch, *, spec: DPOSpec) -> Loss:
@@ -243,17 +248,20 @@ def _sides(values_L: Tensor, lengths_L: Tensor) -> Sides:
     return Sides(values_L[0::2], values_L[1::2], lengths_L[0::2], lengths_L[1::2])
 
 
-def _check_start(now: Tensor, trees: Sequence[Tree], reference: Tensor, spec: DPOSpec, ranks: Mesh) -> None:
+def _check_start(state: State, trees: Sequence[Tree], reference: Tensor, spec: DPOSpec, ctx: Context) -> None:
     """While the policy equals its reference, the loss is log 2: dpo's (also for wpo) or dpo_norm's (also for ipo).
 
     On one rank the same batches give the same bits; on several the batches differ, and so does rounding.
     """
-    lengths = torch.tensor([float(sum(leaf.mask)) for tree in trees for leaf in tree.leaves])
-    base = _sides(reference.reshape(-1), lengths)
+    ranks = state.trainable.mesh
+    alone = Mesh(device=ranks.device, padded=ranks.padded)
+    now = answer_logps(state.trainable.module, trees, alone, _scoring(ctx))
+    lengths = torch.tensor([[float(sum(leaf.mask)) for leaf in tree.leaves] for tree in trees])
+    # an answer without a partner is compared with nothing
+    now, reference, lengths = (pad(one, (0, 2 - one.shape[1])).reshape(-1) for one in (now, reference, lengths))
+    sides, base = _sides(now, lengths), _sides(reference, lengths)
     loss = dpo_norm if spec.loss in ("dpo_norm", "ipo") else dpo
-    found = float(
-        loss(_sides(now.reshape(-1), lengths), base, beta=spec.beta, label_smoothing=spec.label_smoothing).mean()
-    )
+    found = float(loss(sides, base, beta=spec.beta, label_smoothing=spec.label_smoothing).mean())
     slack = 1e-5 if ranks.size == 1 else 0.05
     if abs(found - math.log(2)) > slack:
         raise TrainingError(

@@ -81,11 +81,11 @@ class ReferenceModel:
 class Table(NamedTuple):
     """Summed log-probabilities of the starting model, fp32.
 
-    `pairs` (pairs, 2): of the chosen and the rejected answers; `mismatched`: per step, of the answers to other prompts
-    that kto needs, (pairs of the step, 1).
+    `answers` (pairs, 2): of the chosen and the rejected ones, or (rows, 1) of answers without partners; `mismatched`:
+    per step, of the answers to other prompts that kto needs, (pairs or rows of the step, 1).
     """
 
-    pairs: Tensor
+    answers: Tensor
     mismatched: list[Tensor]
 
 
@@ -94,15 +94,16 @@ def load_table(folder: Path, stamp: dict[str, Any]) -> Table | None:
     note = folder / "reference.json"
     if not note.is_file() or json.loads(note.read_text("utf-8")) != stamp:
         return None
-    pairs = [[row["chosen"], row["rejected"]] for row in read_table(folder / "reference.parquet")]
+    answers = [list(row.values())[1:] for row in read_table(folder / "reference.parquet")]
     rows = read_table(folder / "mismatched.parquet") if "order" in stamp else []
     steps = [torch.tensor([[row["logp"]] for row in step]) for _, step in groupby(rows, itemgetter("step"))]
-    return Table(torch.tensor(pairs, dtype=torch.float32), steps)
+    return Table(torch.tensor(answers, dtype=torch.float32), steps)
 
 
 def save_table(folder: Path, table: Table, stamp: dict[str, Any]) -> None:
     """Keep a table for a run that continues; the stamp comes last."""
-    rows = [{"pair": i, "chosen": c, "rejected": r} for i, (c, r) in enumerate(table.pairs.tolist())]
+    names = ("pair", "chosen", "rejected") if table.answers.shape[1] == 2 else ("row", "logp")
+    rows = [dict(zip(names, (i, *logps), strict=True)) for i, logps in enumerate(table.answers.tolist())]
     write_table(folder / "reference.parquet", rows)
     if "order" in stamp:
         found = [{"step": i, "logp": x} for i, step in enumerate(table.mismatched) for x in step.flatten().tolist()]
