@@ -1,7 +1,7 @@
 # make quickstart   install, then train and evaluate a real 135M model on this machine
 # make check        the fast gate: format, lint, types, and every test of a second or two
 # make check-slow   the other tests: kills, ranks, engines, whole recipes
-# make docs         rewrite docs/recipe.md from the specs, docs/templates.md from the tests' templates
+# make docs         rewrite docs/recipe.md from the specs, docs/templates.md and docs/layouts.md from the tests' cases
 #
 # Needs make and Python 3.11+ with venv (Debian, Ubuntu: apt-get install make python3-venv). Everything else goes
 # into .venv. TORCH_INDEX chooses where the torch build comes from, e.g.
@@ -48,6 +48,7 @@ format: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python docs/make_recipe.py
 	$(BIN)/python docs/make_templates.py
+	$(BIN)/python docs/make_layouts.py
 
 clean:
 	rm -rf $(VENV) bench/.*-venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

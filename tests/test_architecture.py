@@ -71,7 +71,7 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 24
 BUDGETS = {
     "algos": 602,
     "cli": 1_217,
-    "data": 6_128,
+    "data": 6_132,
     "device": 950,
     "evals": 3_415,
     "kernels": 109,

@@ -93,6 +93,7 @@ def test_the_docs_are_few_pages():
         "paper.md",
         "log.md",
         "templates.md",
+        "layouts.md",
         "families.md",
     }
 

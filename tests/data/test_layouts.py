@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from functools import cache
 from pathlib import Path
@@ -261,6 +262,23 @@ def test_context_stays_context_through_tables(tmp_path: Path) -> None:
     (row,) = read_rows(tmp_path / "rows.parquet")
     assert row.messages == turns
     assert [getattr(turn, "untrained", False) for turn in turns] == [False, True, False, False]
+
+
+def test_a_row_whose_answers_are_all_context_is_left_out_and_counted(tmp_path: Path) -> None:
+    reading = Reading()
+    raws = [{"messages": [USER, {**ANSWER, "weight": 0}]}, {"messages": [USER, ANSWER]}]
+    assert len(rows(written(tmp_path, "rows.jsonl", *raws), reading)) == 1
+    assert reading.skipped == {"every answer is marked as context": 1}
+
+
+def test_the_page_is_what_the_code_says() -> None:
+    root = Path(__file__).parents[2]
+    spec = importlib.util.spec_from_file_location("make_layouts", root / "docs" / "make_layouts.py")
+    assert spec
+    assert spec.loader
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    assert (root / "docs" / "layouts.md").read_text(encoding="utf-8") == page.render(), "run `make docs`"
 
 
 def test_the_verifier_of_a_row_wins_over_its_data_set() -> None:

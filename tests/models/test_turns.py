@@ -84,6 +84,29 @@ def test_one_answer_is_trained_as_the_model_must_write_it(number):
     assert encoded.mask.index(True) == len(prompt)
 
 
+@EVERY
+def test_an_answer_that_is_context_is_read_and_never_trained(number):
+    chat, family = chat_of(number), FAMILIES[number]
+    context, again, answer = (
+        DetailedMessage("assistant", "B", untrained=True),
+        Message("user", "R"),
+        Message("assistant", "A"),
+    )
+    whole = chat.encode((USER, Message("assistant", "B"), again, answer))
+    encoded = chat.encode((USER, context, again, answer))
+    assert encoded.token_ids == whole.token_ids
+    assert trained(chat, encoded) == trained(chat, whole)[-1:]
+    assert not encoded.others
+    assert trained(chat, chat.encode((USER, answer, again, context))) == [family.answer]
+
+
+@those(lambda family: not family.call)
+def test_a_call_of_an_answer_that_is_context_is_not_lost_either(number):
+    called = DetailedMessage("assistant", "", tool_calls=CALL, untrained=True)
+    with pytest.raises(ChatError, match="does not write the call of 'weather'"):
+        chat_of(number).encode((USER, called, USER, Message("assistant", "A")))
+
+
 @those(lambda family: family.thought)
 def test_a_thought_is_trained_where_the_template_has_its_place(number):
     chat, family = chat_of(number), FAMILIES[number]

@@ -14,7 +14,7 @@ from typing import Any
 
 from tercet.data.layouts import PROMPTS, Adapter, Skip, Unfold, keys_of, mark_of, texts
 from tercet.data.raw_turns import EDGES, Raw, Turn, conversation_of, is_turns, side_in, turns_in
-from tercet.rows import Message, Messages, Row, RowError, row_from
+from tercet.rows import Message, Messages, Row, RowError, is_context, row_from
 
 END_MARK = "<|endoftext|>"  # some dumps of training text carry it behind every answer
 HH_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
@@ -172,13 +172,17 @@ def spoken(text: str, mark: re.Pattern[str], where: str) -> Messages:
     return tuple(Message(roles[who], said.strip()) for who, said in zip(parts[::2], parts[1::2], strict=True))
 
 
-def unless_bad(adapter: Adapter) -> Adapter:
-    """The adapter for rows that are to be imitated, without those that carry a mark of KTO and are bad."""
+def imitated(adapter: Adapter) -> Adapter:
+    """The adapter without rows of which nothing is to be imitated: marked as bad (KTO), or all answers context."""
 
     def adapt(raw: Raw, where: str) -> Row:
         if ("kto_tag" in raw or isinstance(raw.get("label"), bool)) and mark_of(raw) is False:
             raise Skip("labelled bad")
-        return adapter(raw, where)
+        row = adapter(raw, where)
+        answers = [turn for turn in row.messages if turn.role == "assistant"]
+        if answers and all(map(is_context, answers)):
+            raise Skip("every answer is marked as context")
+        return row
 
     return adapt
 
@@ -211,6 +215,6 @@ _MARKED |= {"instruction": alpaca, "question": question_answer, "prompt": prompt
 _OPEN: dict[str, Adapter] = {"rows": conversation, "alpaca": alpaca, "guanaco": guanaco, "segments": segments}
 _OPEN |= {"input_output": input_output, "prompt_completion": prompt_completion, "question_answer": question_answer}
 _OPEN |= {"self_instruct": alpaca, "sharegpt": sharegpt, "sharegpt_without_tools": sharegpt_without_tools}
-ADAPTERS: dict[str, Adapter] = {name: unless_bad(adapter) for name, adapter in _OPEN.items()}
+ADAPTERS: dict[str, Adapter] = {name: imitated(adapter) for name, adapter in _OPEN.items()}
 ADAPTERS |= {"kto": kto, "prompt_only": prompt_only, "prompt_tree": prompt_only, "tulu_sft": tulu_sft}
 UNFOLDS: dict[str, Unfold] = {"self_instruct": instances}  # what comes before the adapter
