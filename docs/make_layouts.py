@@ -12,12 +12,11 @@ sys.path.append(str(HERE.parent / "tests" / "data"))
 from layout_cases import CONVERSATIONS, EXCHANGES, PAIRS, PROMPTS, REFUSED, UNPAIRED, Case  # noqa: E402
 
 from tercet.data.layouts import DATASETS, LAYOUTS  # noqa: E402
-from tercet.data.problems import VERIFIERS  # noqa: E402
 
 HEAD = """\
 # Layouts of data
 
-<!-- Written by docs/make_layouts.py from src/tercet/data/layouts.toml and tests/data/layout_cases.py; run `make docs`. -->
+<!-- Written by docs/make_layouts.py from the table of layouts and tests/data/layout_cases.py; run `make docs`. -->
 
 `adapter = "auto"` in a source recognises how a file holds its rows; every row below is one that the tests read, from
 JSON lines, JSON and parquet. What an adapter reads can also be named: `adapter = "sharegpt"`.
@@ -37,12 +36,13 @@ sources = [{ path = "chats.parquet", adapter = "auto" }]
 * **Turns** are a list, its JSON, or a table's struct of lists; `role` and `content`, or `from` and `value`. The roles
   `developer` (system), `human`, `gpt`, `model`, `function_call`, `observation` and the like are known. Content may be
   in parts of text. Thoughts, calls and tools travel: [chat templates](templates.md).
-* **Context.** An answer with `weight = 0` or `train = false` is read by the model and never trained. Other weights than 0
-  and 1 are refused.
+* **Context.** An answer with `weight = 0` or `train = false` is read by the model and never trained. Other weights
+  than 0 and 1 are refused.
 * **A system text** in a column (`system`, `system_prompt`, `system_message`) becomes the first turn; `history` stands
   before an instruction and is trained as it is in LLaMA-Factory.
 * **Prompts with a reference answer** get the verifier of the data set that they name (`dataset`, `data_source`, `task`;
-  the table is below), or the `verifier` of the source or of the row.
+  the table is below), or the `verifier` of the source or of the row. The published RLVR rows keep `gsm8k@1` and
+  `math_flex@1`.
 * **Only text.** Images, audio and video are refused, with the row.
 """
 
@@ -71,10 +71,10 @@ def _refused() -> str:
 
 def _datasets() -> str:
     names: dict[str, list[str]] = {}
-    for name in DATASETS:
-        names.setdefault(VERIFIERS[name], []).append(f"`{name}`")
+    for name, verifier in DATASETS.items():
+        names.setdefault(verifier, []).append(f"`{name}`")
     lines = ["## Verifiers of data sets\n\n| verifier | names, in any case |\n|---|---|\n"]
-    return "".join([*lines, *(f"| `{verifier}` | {', '.join(found)} |\n" for verifier, found in names.items())])
+    return "".join([*lines, *(f"| `{one}` | {', '.join(found)} |\n" for one, found in names.items())])
 
 
 def _table() -> str:
