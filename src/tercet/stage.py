@@ -206,6 +206,7 @@ def _open_model(placement: Placement, folder: Path, dtype: str, engine: str = "l
             requests_per_minute=placement.requests_per_minute,
             tokens_per_minute=placement.tokens_per_minute,
             price=placement.price,
+            extra=named.get("extra"),
         )
     if engine == "vllm":
         from tercet.models.vllm.generator import VllmGenerator

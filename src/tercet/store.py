@@ -300,8 +300,8 @@ def source_digest(path: Path, cache: Path | None = None) -> str:
     return digest
 
 
-def endpoint(folder: Path) -> dict[str, str] | None:
-    """The `url` and `model` of the server that a model's folder names; None where the folder holds weights."""
+def endpoint(folder: Path) -> dict[str, Any] | None:
+    """The `url` and `model` of the server that a model's folder names, and `extra` parameters; None of weights."""
     path = folder / ENDPOINT
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 

@@ -37,6 +37,8 @@ class FlakyServer(ThreadingHTTPServer):
         self.bos, self.echoes = "", True
         self.likely: list[tuple[str, float]] = []
         self.choice: dict[str, Any] = {}  # laid over every choice
+        self.refuse: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda body: None  # the error of a 400
+        self.most = 1000  # choices of a reply, whatever was asked for
         self.bodies: list[dict[str, Any]] = []
         self.marks: list[tuple[str, str]] = []  # prompt and Idempotency-Key
         self.asked: Counter[str] = Counter()
@@ -82,6 +84,8 @@ class Handler(BaseHTTPRequestHandler):
         fault = self.server.fault(prompt, attempt)
         if self.server.key and self.headers.get("Authorization") != f"Bearer {self.server.key}":
             self.send(401, json.dumps({"error": {"message": f"bad key {self.headers.get('Authorization')}"}}))
+        elif error := self.server.refuse(body):
+            self.send(400, json.dumps({"error": error}))
         elif fault in FAULTS:
             getattr(self, f"fail_{fault}")(self.good(body, prompt), body.get("n", 1))
         elif fault:  # a status and a message
@@ -100,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def good(self, body: dict[str, Any], prompt: str) -> dict[str, Any]:
-        n = body.get("n", 1)
+        n = min(body.get("n", 1), self.server.most)
         choices = [self.one(body, prompt, sample) for sample in range(n)]
         wrote = sum(len(meant(prompt, sample).split()) for sample in range(n))
         return {"choices": choices[::-1], "usage": {"prompt_tokens": len(prompt), "completion_tokens": wrote}}

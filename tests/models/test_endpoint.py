@@ -44,11 +44,7 @@ class Minutes(Clock):
 @contextmanager
 def served(fault: Fault = lambda prompt, attempt: "", **limits: Any) -> Iterator[tuple[FlakyServer, EndpointGenerator]]:
     """A server and a client whose pauses take no time."""
-    price = limits.pop("price", None)
-    with (
-        FlakyServer(fault) as server,
-        closing(EndpointGenerator.open(server.url, "m", price=price, **limits)) as generator,
-    ):
+    with FlakyServer(fault) as server, closing(EndpointGenerator.open(server.url, "m", **limits)) as generator:
         generator.clock = Minutes()
         yield server, generator
 

@@ -32,7 +32,8 @@ def base_of(args: argparse.Namespace, store: Store, name: str) -> BaseSpec:
     if model.startswith(("http://", "https://")):
         if not model.partition("#")[2]:
             raise RecipeError(f"{name}: a URL needs the name of its model behind it, e.g. {name.rstrip('/')}#NAME")
-        return BaseSpec(model=model, revision=revision)  # a server may change its weights: the revision names them
+        # a server may change its weights: the revision names them
+        return BaseSpec(model=model, revision=revision, **_asked(args, name))
     if folder is None and any(artifact.name == model for artifact in store):
         folder = store.open(model).path
     if folder is not None and (folder / "artifact.json").is_file():
@@ -47,7 +48,22 @@ def base_of(args: argparse.Namespace, store: Store, name: str) -> BaseSpec:
         revision = revision or pinned
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
             raise RecipeError(f"{name}: no such folder or artifact (in {store.root}), and not a hub id OWNER/NAME")
-    return BaseSpec(model=model, revision=revision, sha256=sha256, template=args.template)
+    own = {"sha256": sha256, "template": args.template, **_asked(args, name)}
+    return BaseSpec(model=model, revision=revision, **own)
+
+
+def _asked(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """What the command line asks of the server of the model itself: how long it thinks, and other parameters."""
+    if name != args.model:
+        return {}
+    effort, text = getattr(args, "reasoning_effort", ""), getattr(args, "extra_body", "")
+    try:
+        extra = json.loads(text) if text else {}
+    except ValueError:
+        extra = None
+    if not isinstance(extra, dict):
+        raise RecipeError(f"--extra-body: expected a JSON object such as '{{\"top_k\": 20}}', got {text!r}")
+    return {"reasoning_effort": effort, "extra_body": extra}
 
 
 def _folder(args: argparse.Namespace) -> Path:

@@ -72,7 +72,7 @@ def run(spec: ModelSource, inputs: Mapping[str, Artifact], out: Path, ctx: Conte
     if spec.model.startswith(("http://", "https://")):
         if spec.adapter:
             raise BaseError(f"{spec.model}: a model behind a URL cannot take an adapter; name a folder or a hub id")
-        return _endpoint(spec.model, out)
+        return _endpoint(spec, out)
     found, encoder = None, isinstance(spec, ModelSpec) and spec.encoder
     if spec.model.startswith("tiny:"):
         tiny.build(out, _tiny_seed(spec.model))
@@ -107,12 +107,14 @@ def run(spec: ModelSource, inputs: Mapping[str, Artifact], out: Path, ctx: Conte
     }
 
 
-def _endpoint(model: str, out: Path) -> dict[str, float]:
+def _endpoint(spec: ModelSource, out: Path) -> dict[str, float]:
     """A server instead of weights: the folder holds its address only. It can be evaluated, or be an LLM judge."""
-    url, _, name = model.partition("#")
+    url, _, name = spec.model.partition("#")
     if not name:
-        raise BaseError(f"{model}: expected the server's URL and the name of its model, http://HOST/v1#NAME")
-    write_json(out / ENDPOINT, {"url": url.rstrip("/"), "model": name}, sort_keys=True)
+        raise BaseError(f"{spec.model}: expected the server's URL and the name of its model, http://HOST/v1#NAME")
+    effort = {"reasoning_effort": spec.reasoning_effort} if spec.reasoning_effort else {}
+    extra = {"extra": effort | spec.extra_body} if effort or spec.extra_body else {}
+    write_json(out / ENDPOINT, {"url": url.rstrip("/"), "model": name, **extra}, sort_keys=True)
     return {}
 
 

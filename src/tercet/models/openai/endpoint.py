@@ -3,7 +3,8 @@
 A request that may yet succeed (a lost or broken answer, 408, 409, 425, 429, 5xx) is put again after a growing pause.
 One that never will is that prompt's error, as is one whose retries are used up: completions with `error`, never an
 exception. Only what makes every other request pointless stops the run with an `EndpointError`: a wrong key, URL or
-model, an empty account, a server that could never be reached. Keys are sent, never stored or shown.
+model, an empty account, a server that could never be reached or refuses everything in the same words. A parameter that
+a server does not take is left out after its first refusal. Keys are sent, never stored or shown.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from urllib.parse import urlsplit
 import httpx2
 
 from tercet.models.openai import payloads
-from tercet.models.openai.payloads import PassingFailure, RequestRefused
+from tercet.models.openai.payloads import NoAnswer, PassingFailure, RequestRefused
+from tercet.models.openai.refusals import PATIENCE, Refusals
 from tercet.rows import Completion, Completions, Done, Likelihood, Likelihoods, Options, Prompts, Sampling
 
 T = TypeVar("T")
@@ -35,6 +37,7 @@ HOPELESS = {
     402: "the account has no credit left",
     403: "the key may not use this model",
 }
+BUDGETS = {*payloads.LIMITS, "reasoning_effort"}  # of an answer, not of the one token that options are looked up in
 PASSING = {408, 409, 425, 429}
 
 
@@ -96,9 +99,10 @@ class EndpointGenerator:
 
     def __init__(self, url: str, model: str, key: str, limits: Limits, price: tuple[float, float] | None) -> None:
         self.url, self.model, self.limits, self.price = url.rstrip("/"), model, limits, price
+        self.extra: dict[str, Any] = {}
         self.clock = Clock()
         self._key, self._usage, self._answered = key, Usage(), False
-        self._limiter = RateLimiter(limits)
+        self._limiter, self._refusals = RateLimiter(limits), Refusals(self.url)
         self._lock = threading.Lock()
         self._client = httpx2.Client(
             base_url=self.url,
@@ -108,8 +112,18 @@ class EndpointGenerator:
         )
 
     @classmethod
-    def open(cls, url: str, model: str, *, price: tuple[float, float] | None = None, **limits: Any) -> Self:
+    def open(
+        cls,
+        url: str,
+        model: str,
+        *,
+        price: tuple[float, float] | None = None,
+        extra: Mapping[str, Any] | None = None,
+        **limits: Any,
+    ) -> Self:
         """A server by its base URL (`http://localhost:8000/v1`); `limits` are the fields of `Limits`.
+
+        `extra` is laid over every request that lets the model write, e.g. `{"reasoning_effort": "low"}`.
 
         The key is read from TERCET_API_KEY where that is set, else for api.openai.com from OPENAI_API_KEY, which no
         other host is sent. `price` is what a million prompt and a million completion tokens cost.
@@ -121,7 +135,9 @@ class EndpointGenerator:
         key = next(filter(None, (os.environ.get(name, "").strip() for name in names)), "")
         if not (key.isascii() and key.isprintable()):
             raise EndpointError("the API key holds characters that no key has; copy it again")
-        return cls(url, model, key, Limits(**limits), price)
+        found = cls(url, model, key, Limits(**limits), price)
+        found.extra = dict(extra or {})
+        return found
 
     @property
     def usage(self) -> Usage:
@@ -141,13 +157,14 @@ class EndpointGenerator:
 
         An open assistant turn is sent with vLLM's `continue_final_message`; a server that does not know the field
         begins a new turn instead. The server draws by its own random numbers from (seed, prompt), if it keeps seeds.
+        What a model thought stands as `<think>...</think>` before its text.
         """
         results: dict[int, list[Completion]] = {}
 
         def ask(i: int, stopped: threading.Event) -> list[Completion]:
             path, body = payloads.question(prompts[i], sampling, i)
             try:
-                return self._request(path, body, lambda reply: payloads.completions(reply, sampling), stopped)
+                return self._write(path, payloads.with_extra(body, self.extra), sampling, stopped)
             except RequestRefused as problem:
                 return [Completion("", (), (), "error", str(problem))] * sampling.n
 
@@ -158,6 +175,23 @@ class EndpointGenerator:
 
         self._each(len(prompts), ask, emit)
         return [results[i] for i in range(len(prompts))]
+
+    def _write(
+        self, path: str, body: Mapping[str, Any], sampling: Sampling, stopped: threading.Event
+    ) -> list[Completion]:
+        """All completions of a question; of a server that ignores `n`, one by one."""
+
+        def read(reply: Any) -> list[Completion]:
+            return payloads.completions(reply, sampling)
+
+        found = self._request(path, body, read, stopped)
+        if len(found) < sampling.n:
+            self._refusals.leave_out(
+                "n", f"it answered {len(found)} of {sampling.n} completions; they are asked singly"
+            )
+        while len(found) < sampling.n:
+            found += self._request(path, payloads.single(body, len(found)), read, stopped)[:1]
+        return found
 
     def likelihood(self, prompts: Prompts, options: Options, *, close: bool = False) -> Likelihoods:
         """Log-probs of options, as far as the protocol shows them; what it does not show has `error`.
@@ -183,6 +217,7 @@ class EndpointGenerator:
                     path, body = payloads.echo(context + texts[0])
                     return self._request(path, body, lambda reply: [payloads.echoed(reply, context, texts[0])], stopped)
                 path, body = payloads.first_token(prompts[i])
+                body = payloads.with_extra(body, {k: v for k, v in self.extra.items() if k not in BUDGETS})
                 return self._request(path, body, lambda reply: payloads.among_likeliest(reply, texts), stopped)
             except RequestRefused as problem:
                 return [Likelihood(math.nan, 0, error=str(problem)) for _ in texts]
@@ -210,9 +245,32 @@ class EndpointGenerator:
 
     def _request(self, path: str, body: Mapping[str, Any], read: Callable[[Any], T], stopped: threading.Event) -> T:
         """One question until it is answered; raises `RequestRefused` for this one, `EndpointError` for all."""
+        while True:
+            sent = self._refusals.fitted(body)
+            try:
+                found = self._patiently(path, sent, read, stopped)
+            except NoAnswer as problem:
+                self._count(failed=1)
+                raise NoAnswer(self._hidden(str(problem))) from None
+            except RequestRefused as problem:
+                if self._refusals.learn(str(problem), problem.param, sent):
+                    continue
+                self._count(failed=1)
+                message = self._hidden(str(problem))
+                if self._refusals.count(path, message) >= PATIENCE:
+                    raise EndpointError(
+                        f"the same refusal came {PATIENCE} times in a row, so the rest was not sent: {message}; change "
+                        f"what is asked of this server, or the server (model {self.model!r})"
+                    ) from None
+                raise RequestRefused(message) from None
+            self._refusals.answered(path)
+            return found
+
+    def _patiently(self, path: str, body: Mapping[str, Any], read: Callable[[Any], T], stopped: threading.Event) -> T:
+        """One body, put again while it may succeed; raises `RequestRefused` where the server will not have it."""
         data = json.dumps({"model": self.model, **body})
         chance = random.Random(data)
-        tokens = len(data) // 4 + body["max_tokens"] * body.get("n", 1)
+        tokens = len(data) // 4 + payloads.budget(body) * body.get("n", 1)
         for attempt in range(self.limits.retries + 1):
             self._limiter.enter(tokens, self.clock, stopped)
             self._count(requests=1, retries=int(attempt > 0))
@@ -220,17 +278,14 @@ class EndpointGenerator:
                 return self._attempt(path, data, tokens, read)
             except PassingFailure as problem:
                 failure = problem
-            except RequestRefused as problem:
-                self._count(failed=1)
-                raise RequestRefused(self._hidden(str(problem))) from None
             if attempt < self.limits.retries:
                 pause = min(self.limits.longest_backoff, self.limits.backoff * 2**attempt) * chance.uniform(0.5, 1.0)
                 self._limiter.hold(failure.pause, self.clock)
                 self.clock.wait(max(pause, failure.pause), stopped)
-        self._count(failed=1)
         if not failure.reached and not self._answered:
+            self._count(failed=1)
             raise EndpointError(f"{self.url} cannot be reached ({failure}); is the server running, is the URL right?")
-        raise RequestRefused(self._hidden(f"no answer after {attempt + 1} attempts; the last one: {failure}"))
+        raise NoAnswer(f"no answer after {attempt + 1} attempts; the last one: {failure}")
 
     def _attempt(self, path: str, data: str, tokens: int, read: Callable[[Any], T]) -> T:
         deadline = time.monotonic() + self.limits.timeout
@@ -270,7 +325,7 @@ class EndpointGenerator:
             )
         if status in PASSING or status >= 500:
             raise PassingFailure(message, payloads.retry_after(response.headers.get("Retry-After", "")))
-        raise RequestRefused(message)
+        raise RequestRefused(message, payloads.error_param(text))
 
     def _settle(self, reply: Any, tokens: int) -> None:
         """Count what the server says it read and wrote, and give back what was reserved too much."""
@@ -310,7 +365,7 @@ class RateLimiter:
                     self._next_token = now + tokens * self._per_token
                     return
             clock.wait(early, stopped)
-        raise RequestRefused("not sent: the run was stopped")
+        raise NoAnswer("not sent: the run was stopped")
 
     def settle(self, tokens: int) -> None:
         """Give back tokens that were reserved and not used."""

@@ -14,16 +14,25 @@ from email.utils import parsedate_to_datetime
 from itertools import accumulate
 from typing import Any
 
-from tercet.rows import PLAIN, Completion, Likelihood, Messages, Sampling
+from tercet.rows import PLAIN, Completion, DetailedMessage, Likelihood, Message, Messages, Sampling
 
 ENDED = {"stop": "eos", "eos": "eos", "eos_token": "eos", "stop_sequence": "stop", "length": "length"}
 MOST_STOPS = 4  # the protocol's limit; further stop strings cut the text here
+LIMITS = ("max_tokens", "max_completion_tokens")  # two names of the budget; reasoning models of OpenAI know the second
 TOP = 20  # the protocol's longest list of likely tokens
 LONGEST_PAUSE = 600.0  # seconds; a server that asks for more is asked again after this
 
 
 class RequestRefused(Exception):  # noqa: N818 - the outcome of one request, not of the program
-    """One request failed for good; the text becomes the item's error."""
+    """One request failed for good; the text becomes the item's error. `param` is what the server says it is about."""
+
+    def __init__(self, message: str, param: str = "") -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class NoAnswer(RequestRefused):
+    """A request that was put again as often as allowed, or was not sent because the run stops."""
 
 
 class PassingFailure(Exception):  # noqa: N818 - as above
@@ -58,6 +67,27 @@ def question(messages: Messages, sampling: Sampling, number: int) -> tuple[str, 
     return path, body
 
 
+def with_extra(body: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """The body with a recipe's own parameters; a model with a reasoning effort is told its budget by the later name."""
+    whole = {**body, **extra}
+    if "reasoning_effort" in extra:
+        whole.setdefault("max_completion_tokens", whole["max_tokens"])
+    if "max_completion_tokens" in whole:
+        del whole["max_tokens"]
+    return whole
+
+
+def budget(body: Mapping[str, Any]) -> int:
+    """The most tokens that an answer may have."""
+    return int(next((body[name] for name in LIMITS if name in body), 0))
+
+
+def single(body: Mapping[str, Any], sample: int) -> dict[str, Any]:
+    """The same question for one completion, number `sample`, with a seed of its own."""
+    seed = {"seed": (body["seed"] + sample * 7919) % (1 << 31)} if "seed" in body else {}
+    return {key: value for key, value in body.items() if key != "n"} | seed
+
+
 def echo(text: str) -> tuple[str, dict[str, Any]]:
     """Path and body that ask for the log-probs of a text's own tokens (and one more token, which many servers need)."""
     return "/completions", {"prompt": text, "max_tokens": 1, "temperature": 0.0, "echo": True, "logprobs": 1}
@@ -72,17 +102,36 @@ def first_token(messages: Messages) -> tuple[str, dict[str, Any]]:
 def _prompt(messages: Messages) -> tuple[str, dict[str, Any]]:
     if is_plain(messages):
         return "/completions", {"prompt": messages[0].content}
-    body: dict[str, Any] = {"messages": [{"role": turn.role, "content": turn.content} for turn in messages]}
+    body: dict[str, Any] = {"messages": [_turn(turn) for turn in messages]}
+    if tools := getattr(messages[0], "tools", ""):
+        body["tools"] = json.loads(tools)
     if messages[-1].role == "assistant":
         body |= {"continue_final_message": True, "add_generation_prompt": False}
     return "/chat/completions", body
 
 
+def _turn(turn: Message) -> dict[str, Any]:
+    """A turn as the protocol has it; the arguments of a call are JSON in a text there."""
+    found: dict[str, Any] = {"role": turn.role, "content": turn.content}
+    if isinstance(turn, DetailedMessage):
+        calls = json.loads(turn.tool_calls) if turn.tool_calls else []
+        for call in calls:
+            function = call["function"]
+            call["function"] = function | {"arguments": json.dumps(function["arguments"], ensure_ascii=False)}
+        more = {"tool_calls": calls, "tool_call_id": turn.tool_call_id, "name": turn.name}
+        found |= {key: value for key, value in (more | {"reasoning_content": turn.thought}).items() if value}
+    return found
+
+
 def completions(reply: Any, sampling: Sampling) -> list[Completion]:
-    """The answers in a server's reply, in its own order; `PassingFailure` when the reply is not what was asked for."""
-    choices = _choices(reply, sampling.n)
+    """The answers in a server's reply, in its own order; `PassingFailure` when the reply is not what was asked for.
+
+    A server that ignores `n` sends fewer than were asked for.
+    """
+    sent = reply.get("choices") if isinstance(reply, dict) else None
+    choices = _choices(reply, min(sampling.n, len(sent)) if isinstance(sent, list) and sent else sampling.n)
     used = reply.get("usage") or {}
-    count = count_of(used, "completion_tokens") if sampling.n == 1 and isinstance(used, dict) else 0
+    count = count_of(used, "completion_tokens") if len(choices) == 1 and isinstance(used, dict) else 0
     return [_completion(choice, sampling.stop, count) for choice in choices]
 
 
@@ -98,16 +147,41 @@ def _choices(reply: Any, n: int) -> list[dict[str, Any]]:
 
 def _completion(choice: dict[str, Any], stops: Sequence[str], count: int) -> Completion:
     reason, message = choice.get("finish_reason"), choice.get("message")
-    text = message.get("content") if isinstance(message, dict) else choice.get("text")
+    text, thought = said(message) if isinstance(message, dict) else (choice.get("text"), "")
     if isinstance(reason, str) and reason not in ENDED:
         return Completion("", (), (), "error", f"the server ended the answer with {reason!r}", count)
-    if text is None and reason == "length" and isinstance(message, dict):
-        text = ""  # a reasoning model that had not finished thinking
+    unfinished = not text and reason == "length" and isinstance(message, dict)  # it had not finished thinking
+    if text is None and (unfinished or thought):
+        text = ""
     if not isinstance(text, str) or not isinstance(reason, str):
         raise PassingFailure(f"expected a choice with a text and a finish_reason, got {json.dumps(choice):.120}")
     kept = text[: min((place for place in map(text.find, stops) if place >= 0), default=len(text))]
     halted = len(kept) < len(text) or (bool(stops) and isinstance(choice.get("stop_reason"), str))
+    if thought:
+        kept = f"<think>\n{thought}" if unfinished else f"<think>\n{thought}\n</think>\n\n{kept}"
     return Completion(kept, (), (), "stop" if halted else ENDED[reason], "", count)
+
+
+def said(message: Mapping[str, Any]) -> tuple[str | None, str]:
+    """Text and thought of an answer: a text or parts, the thought beside it or among the parts; None where no text is.
+
+    Example: `said({"content": None, "reasoning": "2 and 2"})` is `(None, "2 and 2")`.
+    """
+    content = message.get("content")
+    thoughts = [message.get("reasoning_content") or message.get("reasoning")]
+    if isinstance(content, list):
+        parts = [part for part in content if isinstance(part, dict)]
+        thoughts += [part.get("thinking") or part.get("reasoning") for part in parts]
+        texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
+        content = "".join(texts) if texts else None
+    return content, "\n".join(filter(None, map(_joined, thoughts))).strip()
+
+
+def _joined(thought: Any) -> str:
+    """A thought that is a text, or a list of parts."""
+    if isinstance(thought, list):
+        return "".join(_joined(part.get("text") if isinstance(part, dict) else part) for part in thought)
+    return thought if isinstance(thought, str) else ""
 
 
 def echoed(reply: Any, context: str, option: str) -> Likelihood:
@@ -172,9 +246,28 @@ def count_of(usage: Mapping[str, Any], key: str) -> int:
 
 def error_text(text: str) -> str:
     """A server's error in one short line, from the protocol's error object where there is one."""
+    error = _error(text)
+    found = next((error[key] for key in ("message", "detail") if error.get(key)), text)
+    shown = found if isinstance(found, str) else json.dumps(found)
+    return " ".join(shown.split())[:200] or "(an empty body)"
+
+
+def error_param(text: str) -> str:
+    """The parameter that a server's error object is about; nothing where it does not say."""
+    error = _error(text)
+    named, detail = error.get("param"), error.get("detail")
+    if isinstance(detail, list) and detail and isinstance(detail[0], dict):  # FastAPI's: [{"loc": ["body", "top_k"]}]
+        named = (detail[0].get("loc") or [""])[-1]
+    return named if isinstance(named, str) else ""
+
+
+def _error(text: str) -> Mapping[str, Any]:
+    """The error object of a reply, whose place and shape differ between servers."""
     try:
-        error = json.loads(text)["error"]
-        text = str(error["message"] if isinstance(error, dict) else error)
-    except (ValueError, KeyError, TypeError):
-        pass
-    return " ".join(text.split())[:200] or "(an empty body)"
+        reply = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(reply, dict):
+        return {}
+    error = reply.get("error", reply)
+    return error if isinstance(error, dict) else {"message": str(error)}
