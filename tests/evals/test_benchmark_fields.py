@@ -44,7 +44,7 @@ FIELDS = {
     "agieval@1": {"passage": "Five books stand in a row.", "question": "Which book is third?"},
     "bigcodebench_hard@1": {"instruct_prompt": "Sort the lines of a file."},
     "deepmind_math@1": {"question": "b'What is 2 + 2?\\n'"},
-    "ifbench@1": {"prompt": "Write three lines."},
+    "ifbench@2": {"prompt": "Write three lines."},
     "href@1": {"instruction": "Name a tree."},
 }
 PLAIN = {"deepmind_math@1": ("What is 2 + 2?",)}

@@ -115,7 +115,7 @@ def write_suite(store: Path, scale: float = 1.0) -> FakeRun:
     fake = write_run(store)
     for name, gain in GAINS.items():
         write_evaluation(_payload(store, name), gain, scale=scale)
-    tasks = ["gpqa@1", "ifbench@1"]
+    tasks = ["gpqa@1", "ifbench@2"]
     lines = [{"evaluation": f"{name}-0123456789ab", "tasks": tasks} for name in ("final", "final", "peek")]
     (store / "unseen.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     fake.recipe.stage["page"] = ReportSpec(evals=tuple(GAINS), title="A development suite")

@@ -61,7 +61,7 @@ PRO = {"question": "2 + 2?", "options": ["3", "4", "(A) or (B)"], "answer": "B",
 
 
 def test_every_task_says_what_it_is() -> None:
-    assert len(BY_ID) == len(TASKS) == 8
+    assert len(BY_ID) == len(TASKS) == 9
     for task in TASKS:
         assert task.description, task.id
         assert task.licence, task.id
@@ -186,10 +186,10 @@ def test_an_ifbench_row_is_its_own_reference() -> None:
         "kwargs": [{"min_words": 3, "max_words": 5, "N": None}],
         "_row": 0,
     }
-    (item,) = made("ifbench@1", row)
+    (item,) = made("ifbench@2", row)
     assert [turn.content for turn in item.messages] == ["Describe rain."]
-    assert verifier("ifbench@1")("Water falls from clouds.", item.reference).score == 1
-    assert verifier("ifbench@1")("Water.", item.reference).score == 0
+    assert verifier("ifbench@2")("Water falls from clouds.", item.reference).score == 1
+    assert verifier("ifbench@2")("Water.", item.reference).score == 0
 
 
 def test_each_href_task_type_has_its_method() -> None:

@@ -12,15 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nltk
 import pytest
 
 from tercet.verify import VerifierError, verifier
 from tercet.verify.grade import Grade
+from tercet.verify.instructions.first_tag import _read, carried
 from tercet.verify.instructions.ifbench import CHECKERS
 from tercet.verify.instructions.ifbench_count import NAMES, PRONOUNS, STOP_WORDS
 from tercet.verify.instructions.ifbench_custom import CAPITALS
-from tercet.verify.instructions.ifbench_words import _tagger
 
 ifbench = verifier("ifbench@1")
 
@@ -430,10 +429,11 @@ def test_a_list_label_is_a_sentence_of_one_word():
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The empty folder where NLTK looks for its data, and no tagger loaded before or after."""
-    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
-    _tagger.cache_clear()
+    monkeypatch.setenv("NLTK_DATA", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _read.cache_clear()
     yield tmp_path / "taggers" / "averaged_perceptron_tagger_eng"
-    _tagger.cache_clear()
+    _read.cache_clear()
 
 
 def test_start_verb_without_weights_is_an_error(weights: Path):
@@ -454,6 +454,41 @@ def test_start_verb_reads_the_tag_of_the_first_token(weights: Path):
     assert not strict("words:start_verb", "May I consider it?")
     assert not strict("words:start_verb", "*Consider* tea.")
     assert loose("words:start_verb", "*Consider* tea.")
+
+
+VERBS = (
+    "Write a poem", "Imagine a world", "Make sure", "Please go", "Run", "Remember to", "Let us", "Running helps",
+    "Keep calm", "Look at", "Get up", "Use a", "Be kind", "Is it", "Do not", "Understanding the", "*Listen* to",
+)  # fmt: skip
+OTHERS = (
+    "The tea is warm.", "Tea, consider it.", "However, tea", "In short, drink.", "< p >", "", "Certainly!", "Here is",
+    "To begin", "Title: x", "Dear Sir", "Paris is", "First, we", "Time flies", "Sales rose", "1. Go",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "verb"), [(text, text in VERBS) for text in (*VERBS, *OTHERS)])
+def test_start_verb_of_version_two_needs_nothing_but_the_package(weights: Path, text: str, verb: bool):
+    row = {"key": "1", "prompt": "p", "instruction_id_list": ["words:start_verb"], "kwargs": [{}]}
+    found = verifier("ifbench@2")(text, json.dumps(row))
+    assert (found.outcome, found.score) == ("graded", float(verb))
+
+
+def test_the_first_tag_is_nltks_for_the_same_weights():
+    from nltk.tag.perceptron import PerceptronTagger
+
+    nltks = PerceptronTagger(load=False)
+    nltks.decode_json_params(carried())
+    for text in (
+        "Let 's call",
+        "Wake up to",
+        "x-ray it",
+        "1984 was cold",
+        "Found sol",
+        "7th",
+        "Run",
+        "Zyzzyva qat foo bar",
+    ):
+        assert carried().first(text.split()) == nltks.tag(text.split())[0][1]
 
 
 # --- format

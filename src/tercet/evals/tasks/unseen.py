@@ -219,6 +219,7 @@ FUNCTIONS: dict[str, Functions] = {
         "fields": columns("prompt"),
         "reference": partial(instructions, ensure_ascii=False),
     },
+    "ifbench:nltk": {},
     "href": {
         "prompt": turn("instruction"),
         "fields": columns("instruction"),

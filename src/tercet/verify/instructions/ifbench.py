@@ -1,10 +1,11 @@
-"""`ifbench@1`: the 58 out-of-distribution constraints of IFBench (Pyatkin et al. 2025, arXiv:2507.02833).
+"""`ifbench@1` and `ifbench@2`: the 58 unseen constraints of IFBench (Pyatkin et al. 2025, arXiv:2507.02833).
 
 Every checker decides as the public reference does at its commit db69a6f, bug for bug, because the published numbers
 include the bugs: `sub_bullets` is free in loose grading, `conjunctions` counts spellings, `overlap` compares
 characters. Verdicts also hang on data: sentences and tokens as NLTK 3.9 cuts them (3.10 treats curly quotes and dashes
 in another way), its list of 198 stop words, the code points of `emoji`, the syllables of syllapy. `words:start_verb`
-needs the weights of NLTK's tagger, which no package carries: without them its grade is an error, never a verdict.
+needs the weights of NLTK's tagger, which no package carries: without them `ifbench@1` has an error there, never a
+verdict. `ifbench@2` differs in this one check, which it decides by a tagger that travels with this package.
 
 The reference draws a missing argument at random; here a row with one missing is refused. Only the prompt to repeat is
 replaced, by the row's own. Where a checker of the reference raises, and would end the run, the grade is an error.
@@ -13,6 +14,7 @@ replaced, by the row's own. Where a checker of the reference raises, and would e
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
@@ -32,18 +34,30 @@ def ifbench(completion: str, reference: str) -> Grade:
     ["count:numbers"], "kwargs": [{"N": 3}]}`. `numbers` gives strict and loose, and how many of how many constraints
     were followed; `detail` names what failed strictly. A check that raises follows nothing: outcome "error".
     """
-    instructions, row = shared.read_instructions(reference, "ifbench@1")
-    return shared.grade_instructions(completion, [(name, _bind(name, given, row)) for name, given in instructions])
+    return _graded(completion, reference, "ifbench@1", CHECKERS)
 
 
-def _bind(name: str, given: dict[str, Any], row: dict[str, Any]) -> Check:
+def ifbench_carried(completion: str, reference: str) -> Grade:
+    """`ifbench@2`: as `ifbench@1`, but `words:start_verb` asks the tagger that this package carries."""
+    return _graded(completion, reference, "ifbench@2", CHECKERS | {"words:start_verb": order.start_verb_carried})
+
+
+def _graded(completion: str, reference: str, verifier: str, checkers: Mapping[str, Checker]) -> Grade:
+    instructions, row = shared.read_instructions(reference, verifier)
+    checks = [(name, _bind(name, given, row, verifier, checkers)) for name, given in instructions]
+    return shared.grade_instructions(completion, checks)
+
+
+def _bind(
+    name: str, given: dict[str, Any], row: dict[str, Any], verifier: str, checkers: Mapping[str, Checker]
+) -> Check:
     """The check of one constraint as a function of the text."""
     if name.startswith("custom:"):
         given = {}  # the reference takes and ignores anything here
     needs_prompt = name in CHECKERS and "prompt_to_repeat" in signature(CHECKERS[name]).parameters
     if needs_prompt and not given.get("prompt_to_repeat"):
         given = given | {"prompt_to_repeat": row.get("prompt")}
-    return bind(name, given, "ifbench@1", CHECKERS, (ARGUMENTS, (lambda value: isinstance(value, str), "a text")))
+    return bind(name, given, verifier, checkers, (ARGUMENTS, (lambda value: isinstance(value, str), "a text")))
 
 
 ARGUMENTS: dict[str, Argument] = {

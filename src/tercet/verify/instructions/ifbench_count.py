@@ -1,7 +1,7 @@
 """The counting checkers of `ifbench@1`: ids `count:*` and `ratio:*`, bug for bug as the reference decides.
 
 Shared by the sibling modules: the ASCII punctuation `P` and the two ways of dropping it. A word is what whitespace
-separates, a `\\w+` run, or a token of `language.words`; every checker says which, because verdicts hang on it.
+separates, a `\\w+` run, or a token of `english.words`; every checker says which, because verdicts hang on it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import string
 import tomllib
 from importlib.resources import files
 
-from tercet.verify.instructions.language import sentences, words
+from tercet.verify.instructions.english import sentences, words
 
 P = string.punctuation
 ENDS = P + " "  # what is stripped from the ends of a word

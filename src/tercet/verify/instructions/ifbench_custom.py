@@ -9,8 +9,8 @@ import string
 import unicodedata
 from itertools import pairwise
 
+from tercet.verify.instructions.english import sentences
 from tercet.verify.instructions.ifbench_count import ENDS, WORDS, bare_words
-from tercet.verify.instructions.language import sentences
 
 CAPITALS = WORDS["capitals"]
 QUESTION = re.compile(r"Question \d+[.):;|]?")

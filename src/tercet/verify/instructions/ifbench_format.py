@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import emoji
 
+from tercet.verify.instructions.english import sentences, words
 from tercet.verify.instructions.ifbench_count import DELETE_P, ENDS, P, bare_words
-from tercet.verify.instructions.language import sentences, words
 
 CLOSES = {")": "(", "]": "[", "}": "{"}
 LETTERED = re.compile(r"\W*[aA]\W*[bB]\W*[cC]")

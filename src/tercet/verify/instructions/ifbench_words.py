@@ -1,19 +1,18 @@
-"""The checkers of `ifbench@1` that look at words in order: ids `words:*`, `sentence:*` and `repeat:*`."""
+"""The checkers of `ifbench@1` and `@2` that look at words in order: ids `words:*`, `sentence:*` and `repeat:*`."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections import Counter
-from functools import cache
 from itertools import groupby, pairwise
 from string import ascii_lowercase as LETTERS
 
 import syllapy
-from nltk.tag.perceptron import PerceptronTagger
 
+from tercet.verify.instructions import first_tag
+from tercet.verify.instructions.english import sentences, words
 from tercet.verify.instructions.ifbench_count import ENDS, P, bare_words
-from tercet.verify.instructions.language import sentences, words
 
 PRIMES = {2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97}
 TWO_CONSONANTS = re.compile("[b-df-hj-np-tv-z]{2}")
@@ -55,16 +54,12 @@ def start_verb(text: str) -> bool:
     `averaged_perceptron_tagger_eng` where NLTK's data is installed, and raises LookupError where it is not.
     """
     tokens = words(text)
-    return bool(tokens) and "VB" in _tagger().tag(tokens)[0][1]
+    return bool(tokens) and "VB" in first_tag.nltks().first(tokens)
 
 
-@cache
-def _tagger() -> PerceptronTagger:
-    try:
-        return PerceptronTagger()
-    except LookupError:
-        advice = "install them with `python -m nltk.downloader averaged_perceptron_tagger_eng`"
-        raise LookupError(f"NLTK's tagger weights are not on this machine; {advice}") from None
+def start_verb_carried(text: str) -> bool:
+    """The first token is made of letters, and a verb to the tagger that this package carries."""
+    return first_tag.starts_with_verb(words(text))
 
 
 def repeats(text: str, small_n: int) -> bool:

@@ -23,7 +23,8 @@ from collections.abc import Iterable
 
 from tercet.verify.grade import Grade, is_texts
 from tercet.verify.instructions import language as shared
-from tercet.verify.instructions.language import Argument, Checker, is_whole, language_of, sentences, words
+from tercet.verify.instructions.english import sentences, words
+from tercet.verify.instructions.language import Argument, Checker, is_whole, language_of
 
 RELATIONS = ("less than", "at least")
 ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")

@@ -1,6 +1,6 @@
-"""What the instruction verifiers share: arguments of checks, sentences, words, languages, strict and loose grading.
+"""What the instruction verifiers share: arguments of checks, languages, strict and loose grading.
 
-Libraries are imported and their tables built at the first call, once per process; nothing is ever downloaded.
+langdetect is imported and its tables built at the first call, once per process; nothing is ever downloaded.
 """
 
 from __future__ import annotations
@@ -106,16 +106,6 @@ def loose_texts(response: str) -> list[str]:
     return [text for text in dict.fromkeys(texts) if text.strip()]
 
 
-def sentences(text: str) -> list[str]:
-    """The sentences of an English text, as nltk's `sent_tokenize` cuts them; a line end is no boundary."""
-    return [str(sentence) for sentence in _tokenizers()[0].tokenize(text)]
-
-
-def words(text: str) -> list[str]:
-    """The tokens of an English text, as nltk's `word_tokenize` cuts them; punctuation marks are tokens."""
-    return [str(token) for sentence in sentences(text) for token in _tokenizers()[1].tokenize(sentence)]
-
-
 def language_of(text: str) -> str | None:
     """The ISO 639-1 code of a text's language, e.g. "en" or "zh-cn"; None where nothing in the text shows it.
 
@@ -133,21 +123,6 @@ def language_of(text: str) -> str | None:
 
 def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-@cache
-def _tokenizers() -> tuple[Any, Any]:
-    """nltk's for sentences and for words: Punkt's English parameters come from a package, nltk would download them."""
-    from nltk.tokenize.destructive import NLTKWordTokenizer
-    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
-    from punkt.data import english
-
-    parameters = PunktParameters()
-    parameters.abbrev_types = set(english.ABBREV_TYPES)
-    parameters.collocations = set(english.COLLOCATIONS)
-    parameters.sent_starters = set(english.SENT_STARTERS)
-    parameters.ortho_context.update(english.ORTHO_CONTEXT)
-    return PunktSentenceTokenizer(parameters), NLTKWordTokenizer()
 
 
 @cache
