@@ -71,17 +71,17 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 24
 BUDGETS = {
     "algos": 602,
     "cli": 1_230,
-    "data": 6_132,
+    "data": 6_133,
     "device": 950,
     "evals": 3_415,
     "kernels": 109,
     "models": 9_973,
-    "recipe": 1_678,
+    "recipe": 1_684,
     "report": 1_878,
     "sandbox": 1_385,
     "top": 3_445,
-    "train": 3_682,
-    "verify": 4_813,
+    "train": 3_683,
+    "verify": 4_868,
 }
 # Flat tables may be long; the reason says why the file reads well all the same.
 TABLES: dict[str, str] = {}

@@ -27,10 +27,11 @@ from tercet.hub import local_file
 from tercet.precision import reason
 from tercet.recipe import BASE, FileRef, ModelSource, Recipe, RecipeError, TrainSpec, load
 from tercet.rows import Source
-from tercet.stage import StageJob, failure, supervise, user_code
+from tercet.stage import StageJob, failure, supervise
 from tercet.store import Artifact, Identity, Store, source_digest
 from tercet.track import Board, board, read_progress
 from tercet.verify import VerifierError, verifier
+from tercet.verify.pins import code_of
 from tercet.verify.user_code import is_user_code, located
 
 
@@ -188,7 +189,7 @@ def _identity_spec(recipe: Recipe, name: str, mirror: dict[str, str], cache: Pat
         for key in above:
             part = part[key]
         part[last] = _pinned(file, f"{table} {'.'.join(map(str, file.loc))}", recipe.folder, mirror, cache)
-    if code := user_code(recipe, name, cache):
+    if code := code_of(recipe, name, cache):
         plain["code"] = code
     if spec.files:
         named = {

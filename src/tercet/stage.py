@@ -11,7 +11,6 @@ import argparse
 import importlib
 import json
 import os
-import pkgutil
 import runpy
 import signal
 import subprocess
@@ -27,17 +26,14 @@ from typing import Any
 
 import tercet
 from tercet import machine
-from tercet.hub import TABLE
 from tercet.journal import write_json
-from tercet.recipe import Placement, Recipe, RecipeError, SourceSpec
+from tercet.recipe import Placement, Recipe, SourceSpec
 from tercet.rows import Row
 from tercet.stats import GateError
 from tercet.store import NO_SPACE, Artifact, Context, Draft, Identity, disk_full, endpoint
 from tercet.track import Tracker, sinks
-from tercet.verify import ChangedCodeError, custom_digest
-from tercet.verify.plugins import GROUP as VERIFIERS
-from tercet.verify.plugins import found_in
-from tercet.verify.user_code import named_in
+from tercet.verify.pins import code_of
+from tercet.verify.plugins import ChangedCodeError
 
 DISK_FULL = os.EX_IOERR  # a full disk may not hold result.json; the exit code says it too
 GRACE = 10.0  # seconds a stage gets to stop by itself
@@ -72,29 +68,6 @@ class StageJob:
         """The job in a draft."""
         plain = json.loads((folder / "job.json").read_text(encoding="utf-8"))
         return cls(**plain | {"identity": Identity(**plain["identity"])})
-
-
-def user_code(recipe: Recipe, name: str, cache: Path) -> dict[str, str]:
-    """The code of a user's own that decides a stage's results, each name with its digest; the key holds it.
-
-    That is what the stage names, and what the rows of its local files name; `cache` remembers the latter.
-    """
-    spec, found = recipe.spec(name), dict[str, str]()
-    for loc, verifier in spec.verifiers():
-        try:
-            found[verifier] = custom_digest(verifier, recipe.folder)
-        except (ValueError, ImportError) as error:
-            raise RecipeError(f"[stage.{name}] {'.'.join(map(str, loc))}: {error}", ("stage", name, *loc)) from None
-    for file in spec.local_files():
-        path = recipe.folder / Path(file.path).expanduser()
-        for own in (
-            named_in(path.resolve(), cache, found_in(VERIFIERS)) if TABLE.search(file.path) and path.is_file() else ()
-        ):
-            with suppress(ValueError):  # a text may look like the name of a verifier
-                found[own] = custom_digest(own, recipe.folder)
-    if spec.code:
-        found |= pkgutil.resolve_name(spec.code)(spec, recipe.folder)
-    return {one: digest for one, digest in found.items() if digest}
 
 
 class StageError(RuntimeError):
@@ -183,7 +156,7 @@ def _run(job: StageJob, recipe: Recipe, draft: Draft, first: bool) -> None:
         load_rows=partial(_load_rows, job.mirror),
     )
     inputs = {name: Artifact.read(Path(path)) for name, path in job.inputs.items()}
-    if user_code(recipe, job.name, draft.root / ".cache") != job.identity.spec.get(
+    if code_of(recipe, job.name, draft.root / ".cache") != job.identity.spec.get(
         "code", {}
     ):  # hours may lie between plan and stage
         names = ", ".join(job.identity.spec.get("code", {}))

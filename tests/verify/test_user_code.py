@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tercet.rows import Message
-from tercet.verify import Grade, VerifierError, check_reference, custom_digest, plugins, unchanged_rows, verifier
+from tercet.verify import Grade, VerifierError, check_reference, custom_digest, plugins, verifier
+from tercet.verify.pins import check_hidden
 from tercet.verify.plugins import ChangedCodeError
 from tercet.verify.signatures import Submission, read, signature, unpacked
 from tercet.verify.user_code import UserCodeError, is_user_code, named_in, pinned
@@ -199,10 +200,10 @@ def test_rows_whose_verifier_has_changed_are_refused_later(tmp_path: Path) -> No
     name = f"{tmp_path}/my_reward.py:score"
     kept = {"verifiers": {name: custom_digest(name)}}
     (tmp_path / "summary.json").write_text(json.dumps(kept), encoding="utf-8")
-    unchanged_rows(tmp_path)
+    check_hidden(tmp_path)
     (tmp_path / "my_reward.py").write_text("def score(completion): return 0\n", encoding="utf-8")
     with pytest.raises(ChangedCodeError, match=r"my_reward.py:score has changed since the rows of .* were made"):
-        unchanged_rows(tmp_path)
+        check_hidden(tmp_path)
 
 
 def test_rows_say_which_code_they_name(tmp_path: Path) -> None:

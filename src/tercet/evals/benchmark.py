@@ -23,7 +23,7 @@ from tercet.recipe import BenchmarkSpec, SynthSpec
 from tercet.records import TaskCard
 from tercet.rows import Row, read_rows, write_table
 from tercet.store import Artifact, Context
-from tercet.verify import VerifierError, check_reference, custom_digest
+from tercet.verify import VerifierError, check_reference
 
 
 def run(spec: BenchmarkSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
@@ -60,10 +60,8 @@ def _named(spec: BenchmarkSpec, made: list[Row], ctx: Context) -> Iterator[TaskI
 
 
 def _card(one: TaskInput, kept: list[Item]) -> TaskCard:
-    """The card of a task, with the digests of code that is not ours; of a user's rows also where they come from."""
-    task = one.task
-    code = (task.code or {}) | {name: found for name in [task.verifier] if (found := custom_digest(name))}
-    made = replace(card(task, kept), code=code or None)
+    """The card of a task; of a user's rows also where they come from."""
+    task, made = one.task, card(one.task, kept)
     if one.about is None:
         return replace(made, locked=not task.code and bool(locked([task.id])))
     # Shots are counted here: the turns of a longer conversation are not shots.

@@ -27,7 +27,7 @@ from tercet.records import Result, TaskCard
 from tercet.rows import PLAIN, Completion, Generator, Likelihood, Message, Messages, speed_of
 from tercet.sandbox.run import ready
 from tercet.store import Artifact, Context, endpoint
-from tercet.verify import unchanged, verifier
+from tercet.verify import custom_digest, verifier
 
 GROUP = 256  # items asked at once, and lost at most when killed
 MAX_ERRORS = 0.01  # share of a task's items that may fail to be asked or graded
@@ -104,6 +104,8 @@ def _overridden(card: TaskCard, spec: EvalSpec) -> TaskCard:
     settings: dict[str, Any] = {"dtype": spec.precision, "engine": spec.engine, "repeats": spec.repeats}
     if card.verifier and verifier(card.verifier).sandbox:
         settings |= {"sandbox": spec.sandbox, "isolation": ready(spec.sandbox)}
+    if digest := card.verifier and custom_digest(card.verifier):
+        settings |= {"code": (card.code or {}) | {card.verifier: digest}}
     return replace(card, sampling=sampling, **settings)
 
 
@@ -112,7 +114,6 @@ def _check(spec: EvalSpec, cards: list[TaskCard], ctx: Context) -> None:
     for card in cards:
         if card.verifier:
             verifier(card.verifier)
-        unchanged(card.code or {}, f"the items of {card.name}")
     llm_judged.check(spec, cards)
     locked = [card.name for card in cards if card.locked]
     if locked and not spec.final:

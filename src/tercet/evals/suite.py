@@ -118,13 +118,13 @@ def files(spec: BenchmarkSpec, folder: Path) -> list[Source]:
 
 
 def code(spec: BenchmarkSpec, folder: Path) -> dict[str, str]:
-    """The code of a user's own behind a stage's tasks and their verifiers: name -> digest."""
-    found: dict[str, str] = {}
-    for own in tasks(spec.tasks, folder):
-        found |= own.code or {}
-        if digest := own.verifier and custom_digest(own.verifier, folder):
-            found[own.verifier] = digest
-    return found
+    """The code of a user's own behind a stage's tasks: name -> digest."""
+    return {name: digest for own in tasks(spec.tasks, folder) for name, digest in (own.code or {}).items()}
+
+
+def graders(spec: BenchmarkSpec, folder: Path) -> dict[str, str]:
+    """The digests of the user's verifiers that a stage's tasks name."""
+    return {own.verifier: custom_digest(own.verifier, folder) for own in tasks(spec.tasks, folder) if own.verifier}
 
 
 def declared(card: TaskCard) -> Task | None:

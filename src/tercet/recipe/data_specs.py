@@ -196,6 +196,7 @@ class OnPolicyPairsSpec(ComputeSpec):
     produces = "pairs"
     accepts = {"model": ("weights",), "prompts": ("rows",)}
     author = "model"
+    grades = True
     kind: Literal["on_policy_pairs"] = "on_policy_pairs"
     model: str = Field(description="The policy that writes both sides; usually the SFT stage.")
     prompts: str = Field(description="A stage of rows that carry verifiers: mix, synth or personas.")

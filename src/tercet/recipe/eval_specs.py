@@ -33,6 +33,7 @@ class BenchmarkSpec(StageSpec):
     accepts = {"items": ("synth",)}
     files = "tercet.evals.suite:files"
     code = "tercet.evals.suite:code"
+    graders = "tercet.evals.suite:graders"
     later = ("rows", "source", *_TASK)
     kind: Literal["benchmark"] = "benchmark"
     tasks: tuple[str, ...] = Field(
@@ -135,6 +136,7 @@ class EvalSpec(ComputeSpec):
     produces = "scores"
     accepts = {"model": ("weights",), "benchmark": ("benchmark",), "judge": ("weights",), "embedder": ("model",)}
     check = "tercet.evals.suite:check_final"
+    grades = True
     kind: Literal["eval"] = "eval"
     model: str = Field(description="Stage, or `base`.")
     benchmark: str = Field(description="A stage of kind `benchmark`.")

@@ -68,6 +68,7 @@ class RLSpec(TrainSpec):
     """What the RL stages share (paper §6)."""
 
     accepts = {"model": ("weights",), "prompts": ("rows",), "judge": ("weights",)}
+    grades = True
     prompts: str = Field(description="A stage of rows that carry verifiers: mix, synth or personas.")
     judge: str = Field("", description="The model behind verifiers that ask one, e.g. `rubric@1`; usually an endpoint.")
     rounds: int = Field(ge=1, description="Rollout rounds; each makes `passes` x `minibatches` optimiser steps.")

@@ -163,7 +163,7 @@ class SourceSpec(Spec):
 class ArtifactSpec(Spec):
     """What a recipe makes an artifact from, the base model or a stage, and what the pipeline must know of its kind.
 
-    `files`, `code` and `check` name functions, as "module:function", of kinds about which the recipe alone does not say enough.
+    `files`, `code`, `graders` and `check` name functions, as "module:function", of kinds about which the recipe alone does not say enough.
     """
 
     module: ClassVar[str]  # its `run(spec, inputs, out, ctx)` makes the artifact
@@ -179,7 +179,9 @@ class ArtifactSpec(Spec):
     only: ClassVar[str] = ""  # said where it is named by a stage that cannot use what it produces
     author: ClassVar[str] = ""  # field that names the policy that wrote the pairs
     files: ClassVar[str] = ""  # (spec, folder) -> public sources (`tercet.rows.Source`) that it reads and does not name
-    code: ClassVar[str] = ""  # (spec, folder) -> user's code that it uses, beside `verifiers`: name -> digest
+    code: ClassVar[str] = ""  # (spec, folder) -> the user's code that makes its results: name -> digest
+    graders: ClassVar[str] = ""  # (spec, folder) -> the user's verifiers that its tasks name: name -> digest
+    grades: ClassVar[bool] = False  # its results hold verdicts, so the digests of a user's verifiers are in its key
     check: ClassVar[str] = ""  # (spec, name, recipe) -> a RecipeError before anything runs
     turn: ClassVar[int] = 0  # of the stages that are ready the lowest goes first: what is cheap or fetched, then models
 
@@ -215,7 +217,7 @@ class ArtifactSpec(Spec):
                 yield FileRef((*loc, "examples", "path"), shown.path, shown.subset, shown.split)
 
     def verifiers(self) -> Iterator[tuple[Loc, str]]:
-        """The verifiers that it names, with their places; the digest of a user's own is part of the key."""
+        """The verifiers that it names, with their places."""
         for loc, source in self.origins():
             if name := getattr(source, "verifier", ""):
                 yield (*loc, "verifier"), name

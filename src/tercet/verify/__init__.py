@@ -20,8 +20,6 @@ from tercet.verify.plugins import (
     custom_digest,
     custom_names,
     custom_verifier,
-    unchanged,
-    unchanged_rows,
 )
 
 __all__ = [
@@ -33,8 +31,6 @@ __all__ = [
     "custom_digest",
     "llm_judge",
     "newest",
-    "unchanged",
-    "unchanged_rows",
     "verifier",
     "verifiers",
 ]

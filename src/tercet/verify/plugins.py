@@ -11,9 +11,8 @@ has the outcome "error"; neither stops a run. The digest of its code is part of 
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -75,24 +74,6 @@ def custom_digest(name: str, folder: Path = Path()) -> str:
     if is_user_code(name):
         return pinned(_located(name, folder))
     return package_digest(name, GROUP)
-
-
-def unchanged(digests: Mapping[str, str], what: str) -> None:
-    """Raise ChangedCodeError where a verifier is not that of these digests, which were kept when `what` was made."""
-    for name, digest in digests.items():
-        if (now := custom_digest(name)) and now != digest:
-            raise ChangedCodeError(
-                f"{name} has changed since {what} were made (from {digest} to {now}); run the recipe again from there. "
-                "Named in a source or a local file of the recipe, its digest is in the keys, and that happens by itself"
-            )
-
-
-def unchanged_rows(payload: Path) -> None:
-    """The same for a folder of rows, whose summary names the verifiers of a user."""
-    summary = payload / "summary.json"
-    if summary.is_file():
-        kept = json.loads(summary.read_text(encoding="utf-8")).get("verifiers", {})
-        unchanged(kept, f"the rows of {payload.parent.name}")
 
 
 def package_digest(name: str, group: str) -> str:

@@ -28,7 +28,8 @@ from tercet.data.synthesis.requests import title
 from tercet.recipe import OnPolicyPairsSpec
 from tercet.rows import Completion, Generator, Message, Pair, Row, RowError, Sampling, read_rows, speed_of, write_table
 from tercet.store import Artifact, Context
-from tercet.verify import unchanged_rows, verifier
+from tercet.verify import verifier
+from tercet.verify.pins import check_hidden
 
 CHUNK = 32  # prompts per line of samples.jsonl: what a killed run loses at most
 SEED = "prefs"  # in the seeds of samples: another word would draw other samples
@@ -104,7 +105,7 @@ def run(spec: OnPolicyPairsSpec, inputs: dict[str, Artifact], out: Path, ctx: Co
 
 def choose_prompts(spec: OnPolicyPairsSpec, path: Path, seed: int) -> list[Prompt]:
     """The rows that carry a verifier, a seeded sample of them if the recipe says so, each with its weaker form."""
-    unchanged_rows(path.parent)
+    check_hidden(path.parent)
     rows = [row for row in read_rows(path) if row.verifier]
     if not rows:
         raise RowError(f"{path}: no row carries a verifier, so no answer can be graded; use a stage with verified rows")

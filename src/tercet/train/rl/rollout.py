@@ -26,7 +26,8 @@ from tercet.train.rl.generator import PolicyGenerator
 from tercet.train.rl.reward_fn import RewardFunction
 from tercet.train.rl.rollout_log import RolloutLog
 from tercet.train.tokens import NamedTree, Rule, prepare, stored
-from tercet.verify import Grade, unchanged_rows
+from tercet.verify import Grade
+from tercet.verify.pins import check_hidden
 
 
 @dataclass
@@ -85,7 +86,7 @@ class Prompts(NamedTuple):
 def read_prompts(spec: RLSpec, inputs: dict[str, Artifact], out: Path, ranks: Mesh, ctx: Context) -> Prompts:
     """The rows whose prompt fits, each with a verifier; over-long prompts are dropped and counted, never cut."""
     path = inputs[spec.prompts].payload / "rows.parquet"
-    unchanged_rows(path.parent)
+    check_hidden(path.parent)
     rows = list(read_rows(path))
     if (bare := next((row for row in rows if not row.verifier), None)) is not None:
         raise RowError(
