@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from tercet import machine
-from tercet.data.decontam import BenchmarkItem, Index
+from tercet.data.benchmark_items import BenchmarkItem
+from tercet.data.decontam import Index
 from tercet.data.decontaminate_files import batches, scan, search_pool
 from tercet.data.decontaminator import Decontaminator
 from tercet.data.ngrams import analyse

@@ -77,17 +77,45 @@ def test_generated_tasks_can_be_named_and_json_is_printed(
     options = ("--out", tmp_path / "o.jsonl", "--workers", 1, "--json")
     assert call("decontaminate", rows, "--against", "words@1", *options) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["benchmarks"] == [{"task": "words@1", "items": 120, "copied": 0, "share": 0.0}]
+    (words,) = found["benchmarks"]
+    assert {key: words[key] for key in ("task", "items", "copied", "by_ngrams", "unsearched")} == {
+        "task": "words@1", "items": 120, "copied": 0, "by_ngrams": 120, "unsearched": 0
+    }  # fmt: skip
+    assert found["unsearched"] == []
     assert (found["rows"], found["removed"], found["rule"]["exact"]) == (3, 0, False)
 
 
-def test_exact_mode_finds_short_items(tmp_path: Path, rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_short_items_are_found_but_by_the_papers_rule_and_that_is_said(
+    tmp_path: Path, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_table(tmp_path / "benchmark.parquet", [{"task": "t@1", "item": "1", "fields": ["Who are you?"]}])
-    asked = ("decontaminate", rows, "--against", tmp_path, "--out", tmp_path / "o.jsonl", "--workers", 1, "--json")
-    assert call(*asked) == 0
-    assert json.loads(capsys.readouterr().out)["removed"] == 0
-    assert call(*asked, "--exact") == 0
-    assert json.loads(capsys.readouterr().out)["removed"] == 1
+    asked = ("decontaminate", rows, "--against", tmp_path, "--out", tmp_path / "o.jsonl", "--workers", 1)
+    for way, removed in (("--where=user", 1), ("--exact", 1), ("--published", 0)):
+        assert call(*asked, "--json", way) == 0
+        assert json.loads(capsys.readouterr().out)["removed"] == removed
+    assert call(*asked, "--published") == 0
+    said = capsys.readouterr().out
+    assert "items with too few words to be looked for, of which nothing is said: 1 t@1" in said
+    assert "0 copy one of the 0 items that were looked for" in said
+    assert "not copied at all" not in said
+
+
+def test_answers_and_system_turns_are_searched_where_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    item = "Ann has three pens and buys four more of them in the shop today"
+    write_table(tmp_path / "benchmark.parquet", [{"task": "t@1", "item": "1", "fields": [item]}])
+    turns = [{"role": "user", "content": "Make up a problem."}, {"role": "assistant", "content": f"**{item}**"}]
+    lines = [
+        {"messages": turns},
+        {"messages": [{"role": "system", "content": item}, turns[0]]},
+        {"messages": turns[:1]},
+    ]
+    lines.append({"messages": json.dumps(turns)})  # a conversation as a JSON string
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    asked = ("decontaminate", tmp_path / "rows.jsonl", "--against", tmp_path, "--out", tmp_path / "o.jsonl", "--json")
+    assert call(*asked, "--workers", 1, "--where", "all") == 0
+    assert json.loads(capsys.readouterr().out)["removed"] == 3
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tercet.data import ngrams
-from tercet.data.decontam import BenchmarkItem, Index, excerpt
+from tercet.data.benchmark_items import BenchmarkItem
+from tercet.data.decontam import Index, excerpt
 from tercet.data.ngrams import Numbers, analyse
+from tercet.data.readings import normalised
 
 WORDS = [f"w{number}" for number in range(100)]
 PAST = [f"x{number}" for number in range(100)]
@@ -24,8 +26,8 @@ def item(*fields: str, name: str = "1") -> BenchmarkItem:
     return BenchmarkItem("words@1", name, fields)
 
 
-def coverage(row_texts: list[str], *fields: str, n: int = 8) -> float:
-    hits = Index([item(*fields)], n).hits(row_texts, threshold=0.0)
+def coverage(row_texts: list[str], *fields: str, n: int = 8, published: bool = False) -> float:
+    hits = Index([item(*fields)], n, published=published).hits(row_texts, threshold=0.0)
     return hits[0].coverage if hits else 0.0
 
 
@@ -81,8 +83,49 @@ def test_seven_shared_tokens_are_no_copy_and_eight_are() -> None:
     assert coverage([" ".join(WORDS[:8] + PAST)], " ".join(WORDS[:9])) == 8 / 9
 
 
-def test_fields_shorter_than_an_ngram_score_zero() -> None:
-    assert coverage(["What is two plus two?"], "What is two plus two?") == 0.0
+def test_by_the_papers_rule_fields_shorter_than_an_ngram_score_zero() -> None:
+    assert coverage(["What is two plus two?"], "What is two plus two?", published=True) == 0.0
+
+
+def test_an_item_shorter_than_an_ngram_is_copied_by_a_text_that_holds_it() -> None:
+    short = "What is two plus two?"
+    assert coverage([f"Tell me: {short.upper()} Thanks."], short) == 1.0
+    assert coverage(["What is two plus, two?"], short) == 1.0
+    assert coverage(["What is two plus three plus two?"], short) == 0.0
+
+
+def test_an_item_of_a_few_words_is_copied_only_by_a_turn_that_says_nothing_else() -> None:
+    assert coverage(["WHAT is **love**?"], "What is love?") == 1.0
+    assert coverage(["What is love, in one word?"], "What is love?") == 0.0
+
+
+def test_a_short_question_needs_its_options_and_a_long_one_does_not() -> None:
+    options = ("red", "all of the above")
+    index = Index(
+        [
+            BenchmarkItem("mc@1", "short", ("Which one is true?",), options),
+            BenchmarkItem("mc@1", "long", (" ".join(WORDS[:20]),), options),
+        ]
+    )
+    copy = "Which one is true?\n(A) red\n(B) all of the above"
+    assert [hit.item.item for hit in index.hits([copy])] == ["short"]
+    assert not index.hits(["Which one is true? red or blue"])
+    assert [hit.item.item for hit in index.hits([" ".join(WORDS[:20])])] == ["long"]
+    assert index.ways == ["phrase", "n-grams"]
+
+
+def test_short_fields_beside_a_long_one_count_when_the_text_holds_them() -> None:
+    passage, question = " ".join(WORDS[:40]), "How many teams met?"
+    assert coverage([f"{passage} {question}"], passage, question) == 1.0
+    assert coverage([f"{passage} Who won?"], passage, question) == 0.5
+    assert coverage([f"{passage} {question}"], passage, question, published=True) == 0.5
+
+
+def test_items_say_how_they_are_looked_for() -> None:
+    items = [item(" ".join(WORDS)), item("What is two plus two?"), item("two words"), item(" ... "), item("")]
+    assert Index(items).ways == ["n-grams", "phrase", "whole turn", "", ""]
+    assert Index(items, exact=True).ways == ["phrase", "phrase", "phrase", "", ""]
+    assert Index(items, published=True).ways == ["n-grams", "", "", "", ""]
 
 
 def test_fields_are_averaged_per_document() -> None:
@@ -125,7 +168,7 @@ def test_equal_hashes_of_different_ngrams_are_not_confused(monkeypatch: pytest.M
 )
 def test_index_equals_brute_force(documents: list[list[str]], items: list[list[list[str]]], n: int) -> None:
     benchmark = [item(*map(" ".join, fields), name=str(number)) for number, fields in enumerate(items)]
-    hits = Index(benchmark, n).hits([" ".join(document) for document in documents], threshold=0.0)
+    hits = Index(benchmark, n, published=True).hits([" ".join(document) for document in documents], threshold=0.0)
     found = {hit.item.item: hit.coverage for hit in hits}
     for number, fields in enumerate(items):
         assert found.get(str(number), 0.0) == pytest.approx(brute_force(documents, fields, n), abs=1e-12)
@@ -135,8 +178,25 @@ def test_index_equals_brute_force(documents: list[list[str]], items: list[list[l
 def test_any_text_can_be_indexed_and_searched(benchmark_text: str, row_text: str) -> None:
     index = Index([item(benchmark_text)], n=2)
     assert all(0 < hit.coverage <= 1 for hit in index.hits([row_text], threshold=0.0))
+    seen = analyse(benchmark_text) and analyse(normalised(benchmark_text))
+    assert coverage([benchmark_text], benchmark_text, n=2) == (1.0 if seen else 0.0)
     expected = 1.0 if len(analyse(benchmark_text)) >= 2 else 0.0
-    assert coverage([benchmark_text], benchmark_text, n=2) == expected
+    assert coverage([benchmark_text], benchmark_text, n=2, published=True) == expected
+
+
+MARKED = st.text("ab \t\r\n*_`<>/br.,-\u2014\u2019\u00a0\u200b\ufb01e\u0301\u00c9;&nps", max_size=40)
+
+
+@settings(max_examples=400)
+@given(st.lists(MARKED, min_size=1, max_size=3), st.lists(MARKED, max_size=3), st.integers(1, 3))
+def test_nothing_is_lost_that_the_papers_rule_finds(fields: list[str], texts: list[str], n: int) -> None:
+    row = [*texts, f"x {fields[0]}", fields[0][3:]]
+    for exact in (False, True):
+        plain, default = (
+            {h.number: h.coverage for h in Index([item(*fields)], n, exact=exact, published=published).hits(row, 0.1)}
+            for published in (True, False)
+        )
+        assert all(default.get(number, 0.0) >= coverage for number, coverage in plain.items())
 
 
 def test_excerpt_shows_the_raw_text_around_the_copy() -> None:
@@ -245,7 +305,8 @@ def squeezed(text: str) -> str:
 
 def test_math500_is_wholly_inside_the_maths_benchmark(shared_data: Path) -> None:
     benchmark = read(shared_data / "eval/math/math500.jsonl.gz")
-    index = Index([BenchmarkItem("math500", str(i), (problem["problem"],)) for i, problem in enumerate(benchmark)])
+    items = [BenchmarkItem("math500", str(i), (problem["problem"],)) for i, problem in enumerate(benchmark)]
+    index = Index(items, published=True)
     found = {
         hit.item.item
         for problem in read(shared_data / "eval/math/test.jsonl.gz")
@@ -258,7 +319,8 @@ def test_math500_is_wholly_inside_the_maths_benchmark(shared_data: Path) -> None
 
 def test_alpaca_eval_contains_the_self_instruct_prompts(shared_data: Path) -> None:
     benchmark = read(shared_data / "eval/alpaca_eval/baseline_gpt4_1106_preview_outputs.json.gz")
-    index = Index([BenchmarkItem(row["dataset"], str(i), (row["instruction"],)) for i, row in enumerate(benchmark)])
+    items = [BenchmarkItem(row["dataset"], str(i), (row["instruction"],)) for i, row in enumerate(benchmark)]
+    index = Index(items, published=True)
     found = set()
     for row in read(shared_data / "train/self_instruct/user_oriented_instructions.jsonl"):
         context = row["instances"][0]["input"]  # type: ignore[index]

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tercet.data import decontaminate_files
-from tercet.data.decontam import BenchmarkItem, Index
+from tercet.data.benchmark_items import BenchmarkItem
+from tercet.data.decontam import Index
 from tercet.data.decontaminate_files import batches, documents, scan, search_pool
 from tercet.data.decontaminator import DecontaminationRule, Decontaminator, prove
 from tercet.data.process_pool import ProcessPool

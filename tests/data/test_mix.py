@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tercet.data import datasheet, filters, mix, process_pool
-from tercet.data.decontam import BenchmarkItem, Index
+from tercet.data.benchmark_items import BenchmarkItem
+from tercet.data.decontam import Index
 from tercet.data.decontaminator import Decontaminator, Document, prove
 from tercet.data.generators import constraints, contaminated, words
 from tercet.data.process_pool import ProcessPool
@@ -114,7 +115,12 @@ def test_each_rule_removes_its_row_and_says_why(bench: Bench) -> None:
         {"source": "a", "read": 4, "entered": 4, "sampled": 4, "kept": 1, "removed": gone, **rest},
         {"source": "b", "read": 2, "entered": 2, "sampled": 2, "kept": 1, "removed": {"duplicate": 1}, **rest},
     ]
-    assert summary["benchmarks"] == [{"task": "words@1", "items": 3, "copied": 1, "share": 1 / 3}]
+    (found,) = summary["benchmarks"]
+    assert found == {"task": "words@1", "items": 3, "copied": 1, "share": 1 / 3} | {
+        "by_ngrams": 2, "as_phrases": 0, "as_turns": 0, "unsearched": 1
+    }  # fmt: skip
+    (lost,) = map(json.loads, (bench.folder / "out" / "unsearched.jsonl").read_text().splitlines())
+    assert lost["task"] == "words@1"
 
 
 @pytest.mark.parametrize("text", ["OpenAI", "open ai", "a GPT-4 model", "gpt 3.5", "GPT3", "Bing Chat", "by LAION."])

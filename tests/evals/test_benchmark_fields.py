@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from tercet import hub, pipeline
-from tercet.data import decontam
-from tercet.data.decontam import BenchmarkItem, Index
+from tercet.data import benchmark_items
+from tercet.data.benchmark_items import BenchmarkItem
+from tercet.data.decontam import Index
 from tercet.evals import benchmark, suite
 from tercet.evals.task import Generated, Item, Task, TaskError, examples_of, items, public_records, read_benchmark
 from tercet.recipe import BenchmarkSpec
@@ -139,7 +140,7 @@ def test_the_folder_lists_the_examples_and_the_index_reads_them(tmp_path: Path) 
     assert [row["item"] for row in read_table(tmp_path / "benchmark" / "examples.parquet")] == [
         f"example-{k}" for k in range(1, 9)
     ]
-    found, _ = decontam.read_benchmark(tmp_path / "benchmark")
+    found, _ = benchmark_items.read_benchmark(tmp_path / "benchmark")
     assert [item.task for item in found] == ["gsm8k@2", *["gsm8k@2:examples"] * 8]
     hits = Index(found).hits([f"Homework: {shots[2]['question']}"])
     assert [(hit.item.task, hit.item.item) for hit in hits if hit.coverage == 1] == [("gsm8k@2:examples", "example-3")]

@@ -78,7 +78,7 @@ def test_a_summary_of_an_older_version_is_shown_as_far_as_it_goes(fake: FakeRun,
     assert "Data sheet" not in sft_data
     assert "Source Read Sampled contaminated duplicate keywords contaminated set Kept words 400 300" in sft_data
     assert "Benchmark task Items Found in the sources Share" in sft_data
-    assert "cover more than 50 % of one benchmark item" in sft_data
+    assert "covers more than 50 % of one benchmark item" in sft_data
 
 
 @pytest.mark.parametrize("name", ["sft-data", "choices", "stories", "verdicts", "preference-data"])

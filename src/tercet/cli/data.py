@@ -14,7 +14,7 @@ from tercet.recipe import AskingSpec, MixtureSpec, OnPolicyPairsSpec, kinds_of
 from tercet.store import Store, StoreError
 
 if TYPE_CHECKING:
-    from tercet.data.decontam import BenchmarkItem
+    from tercet.data.benchmark_items import BenchmarkItem
 
 
 def decontaminate(args: argparse.Namespace) -> int:
@@ -28,9 +28,10 @@ def decontaminate(args: argparse.Namespace) -> int:
         if not 0 <= getattr(args, name) <= 1:
             raise ValueError(f"--{name}: expected a share between 0 and 1, got {getattr(args, name)}")
     benchmark, unseen = benchmark_of(args.against, args.mirror)
-    index = Index(benchmark, args.ngram, exact=args.exact)
+    index = Index(benchmark, args.ngram, exact=args.exact, published=args.published)
     rule = DecontaminationRule(args.threshold, args.share, unseen, args.spare)
-    found = clean(args.files, args.out, Decontaminator(index, rule), args.workers or machine.cores())
+    cleaner = Decontaminator(index, rule)
+    found = clean(args.files, args.out, cleaner, args.workers or machine.cores(), where=args.where)
     if args.report:
         args.report.parent.mkdir(parents=True, exist_ok=True)
         args.report.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -41,13 +42,17 @@ def decontaminate(args: argparse.Namespace) -> int:
     _say_matrix(matrix(found["matrix"], found["benchmarks"]))
     _say_copies(removed_texts(found["items"]), "the report")
     say(f"{found['rows']} rows, {found['tokens']} tokens read; {found['removed']} rows removed, {found['kept']} kept")
-    say(f"second pass: {found['proof']['rows']} rows of {found['out']}, {found['proof']['copy']} copy the benchmark")
+    searched = sum(one["items"] - one["unsearched"] for one in found["benchmarks"])
+    proof = (
+        f"{found['proof']['rows']} rows of {found['out']}, {found['proof']['copy']} copy one of the {searched:,} items"
+    )
+    say(f"second pass: {proof} that were looked for")
     return 0
 
 
 def benchmark_of(against: str, mirror_file: str | None) -> tuple[list[BenchmarkItem], frozenset[str]]:
     """The items of a folder with `benchmark.parquet`, or of tasks and suites; and which tasks are unseen."""
-    from tercet.data.decontam import BenchmarkItem, read_benchmark
+    from tercet.data.benchmark_items import BenchmarkItem, read_benchmark
     from tercet.data.synth import GENERATORS
     from tercet.evals import suite
     from tercet.evals.task import Generated, examples_of, items, public_records
@@ -66,7 +71,8 @@ def benchmark_of(against: str, mirror_file: str | None) -> tuple[list[BenchmarkI
         else:
             records = public_records(wanted, mirror)
         examples = hub.records(wanted.examples, mirror)
-        benchmark += [BenchmarkItem(item.task, item.item, item.fields) for item in items(wanted, records, examples)]
+        made = items(wanted, records, examples)
+        benchmark += [BenchmarkItem(one.task, one.item, one.fields, one.beside) for one in made]
         benchmark += [BenchmarkItem(one.task, one.item, one.fields) for one in examples_of(wanted, examples)]
     return benchmark, frozenset(suite.locked(names))
 
@@ -126,6 +132,8 @@ def _say_matrix(matrix: dict[str, Any]) -> None:
         table(("part", *matrix["tasks"]), ((line["part"], *map(_percent, line["cells"])) for line in matrix["lines"]))
     if matrix.get("untouched"):
         say(f"not copied at all: {', '.join(matrix['untouched'])}")
+    if matrix.get("unsearched"):
+        say(f"items with too few words to be looked for, of which nothing is said: {_tally(matrix['unsearched'])}")
 
 
 def _percent(cell: dict[str, Any] | None) -> str:

@@ -133,7 +133,7 @@ def summary(tallies: Sequence[Tally], sheet: Datasheet, cleaner: Decontaminator,
         "counted": sheet.counted,
         "benchmarks": cleaner.benchmarks(),
         "matrix": cleaner.matrix(),
-        "rule": {name: getattr(spec, name) for name in ("ngram", "threshold", "share", "exact")},
+        "rule": {name: getattr(spec, name) for name in ("ngram", "threshold", "share", "exact", "where", "published")},
         "licences": conflicts(named) if spec.commercial else [],
         **({"labels": sheet.labels} if sheet.labels else {}),
     }

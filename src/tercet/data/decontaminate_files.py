@@ -14,11 +14,12 @@ import os
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import chain, compress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ from tercet.data.process_pool import ProcessPool
 from tercet.data.user_texts import user_texts
 from tercet.rows import RowError
 from tercet.rows_file import read_file
+
+Where = Literal["user", "all"]  # whose turns are searched
 
 BATCH_BYTES = 2 << 20
 BATCH_ROWS = 2000
@@ -70,13 +73,18 @@ class Scan:
     rows: dict[tuple[Cell, ...], array[int]] = field(default_factory=dict)  # rows by the cells that they count in
 
 
-def clean(files: Sequence[Path], out: Path, cleaner: Decontaminator, workers: int = 1) -> dict[str, Any]:
-    """Write the rows that stay to `out`, prove by a scan of that file that they are clean, and return the report."""
+def clean(
+    files: Sequence[Path], out: Path, cleaner: Decontaminator, workers: int = 1, *, where: Where = "user"
+) -> dict[str, Any]:
+    """Write the rows that stay to `out`, prove by a scan of that file that they are clean, and return the report.
+
+    With `where = "all"` no turn of a row may copy, whoever says it.
+    """
     if out.exists() and any(out.samefile(file) for file in files):
         raise ValueError(f"{out} is one of the files to read; write to another")
     if not out.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
         raise ValueError(f"{out}: expected an output named .jsonl, .jsonl.gz or .parquet")
-    with search_pool(files, cleaner, workers) as pool:
+    with search_pool(files, cleaner, workers, where) as pool:
         found = scan(files, cleaner, pool)
         gone = _gone(found, cleaner)
         _write(out, _kept(files, gone))
@@ -88,20 +96,23 @@ def clean(files: Sequence[Path], out: Path, cleaner: Decontaminator, workers: in
     return {**_report(found, cleaner, gone), **named}
 
 
-def documents(batch: RowBatch) -> list[Document]:
+def documents(batch: RowBatch, where: Where = "user") -> list[Document]:
     """The searched part of each row of a batch; a row's data set is its own `source` or `dataset`, else the file."""
     found = []
-    for number, (value, where) in enumerate(batch.objects(), batch.first):
+    for number, (value, place) in enumerate(batch.objects(), batch.first):
         source = next((value[key] for key in ("source", "dataset") if value.get(key)), batch.path.name)
         name = str(value.get("id") or f"{batch.path.name}-{number}")
-        found.append(Document(str(source), name, user_texts(value, where)))
+        texts = user_texts(value, place) if where == "user" else list(dict.fromkeys(_texts(value)))
+        found.append(Document(str(source), name, texts))
     return found
 
 
-def search_pool(files: Sequence[Path], cleaner: Decontaminator, workers: int) -> ProcessPool[RowBatch, Found]:
+def search_pool(
+    files: Sequence[Path], cleaner: Decontaminator, workers: int, where: Where = "user"
+) -> ProcessPool[RowBatch, Found]:
     """Processes that search batches of these files; they start at once where the files are large."""
     large = sum(file.stat().st_size for file in files if file.exists()) > LARGE
-    return ProcessPool(cleaner.search(documents), workers, 0 if large else None)
+    return ProcessPool(cleaner.search(partial(documents, where=where)), workers, 0 if large else None)
 
 
 def scan(files: Sequence[Path], cleaner: Decontaminator, pool: ProcessPool[RowBatch, Found]) -> Scan:
@@ -115,6 +126,20 @@ def scan(files: Sequence[Path], cleaner: Decontaminator, pool: ProcessPool[RowBa
             cells = cleaner.note(found.sources[row.place], row)
             whole.rows.setdefault(cells, array("Q")).append(start + row.place)
     return whole
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text of a row, whatever its layout; of JSON in a text (a conversation, a tool call), the texts in it."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        yield from chain.from_iterable(map(_texts, value))
+    elif isinstance(value, str):
+        inside = None
+        if value.lstrip()[:1] in ("{", "["):
+            with suppress(ValueError, RecursionError):
+                inside = json.loads(value)
+        yield from [value] if inside is None else _texts(inside)
 
 
 def _gone(found: Scan, cleaner: Decontaminator) -> NDArray[np.bool_]:
@@ -144,12 +169,15 @@ def _report(found: Scan, cleaner: Decontaminator, gone: NDArray[np.bool_]) -> di
         for number, copied in sorted(numbers.items())
     ]
     return {
-        "rule": {"ngram": index.n, "exact": index.exact} | asdict(rule) | {"unseen": sorted(rule.unseen)},
+        "rule": {"ngram": index.n, "exact": index.exact, "published": index.published}
+        | asdict(rule)
+        | {"unseen": sorted(rule.unseen)},
         "rows": len(origin),
         "kept": len(origin) - int(gone.sum()),
         "removed": int(gone.sum()),
         "tokens": found.tokens,
         "benchmarks": cleaner.benchmarks(),
+        "unsearched": cleaner.unsearched(),
         "sources": sets,
         "matrix": cleaner.matrix(),
         "items": items,

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from tercet.data.decontam import BenchmarkItem, Hit, Index, excerpt, read_benchmark
+from tercet.data.benchmark_items import BenchmarkItem, Way, read_benchmark
+from tercet.data.decontam import Hit, Index, excerpt
 from tercet.data.process_pool import ProcessPool
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tercet.store import Artifact
 
 J = TypeVar("J")
+WAYS: dict[Way, str] = {"n-grams": "by_ngrams", "phrase": "as_phrases", "whole turn": "as_turns", "": "unsearched"}
 Cell = tuple[str, str]  # a data set and a benchmark task: ("sharegpt", "alpacaeval@1")
 
 
@@ -39,7 +41,7 @@ class DecontaminationRule:
 
 
 class Document(NamedTuple):
-    """The part of a row that is searched: its data set, its name and its user turns."""
+    """The part of a row that is searched: its data set, its name, and its user turns or all turns."""
 
     source: str
     id: str
@@ -144,7 +146,7 @@ class Decontaminator:
             items += found
             unseen |= locked
         rule = DecontaminationRule(spec.threshold, spec.share, frozenset(unseen))
-        return cls(Index(items, spec.ngram, exact=spec.exact), rule)
+        return cls(Index(items, spec.ngram, exact=spec.exact, published=spec.published), rule)
 
     def search(self, read: Callable[[J], Sequence[Document]], *, each_row: bool = False) -> Search[J]:
         """A search for these items."""
@@ -192,13 +194,22 @@ class Decontaminator:
         return found
 
     def benchmarks(self) -> list[dict[str, Any]]:
-        """Per task how many of its items any data set copies."""
+        """Per task how many of its items any data set copies, and how its items were looked for."""
         copied: dict[str, set[int]] = {task: set() for task in self._sizes}
         for (_, task), items in self.copied.items():
             copied[task] |= items.keys()
+        ways = Counter(zip((item.task for item in self.index.items), self.index.ways, strict=True))
         return [
             {"task": task, "items": self._sizes[task], "copied": len(items), "share": len(items) / self._sizes[task]}
+            | {key: ways[task, way] for way, key in WAYS.items()}
             for task, items in sorted(copied.items())
+        ]
+
+    def unsearched(self) -> list[dict[str, str]]:
+        """The items that could not be looked for: without a token, or by the paper's rule shorter than an n-gram."""
+        pairs = zip(self.index.items, self.index.ways, strict=True)
+        return [
+            {"task": item.task, "item": item.item, "text": " | ".join(item.fields)} for item, way in pairs if not way
         ]
 
     def _verdict(self, task: str, share: float) -> str:

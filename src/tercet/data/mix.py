@@ -9,6 +9,7 @@ which are duplicates only with the same answer and label.
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +81,10 @@ class Removed:
 
 
 def run(spec: MixtureSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
-    """Write `rows.parquet` (or `pairs.parquet`, `unpaired.parquet`), `removed.parquet` and `summary.json`."""
+    """Write `rows.parquet` (or `pairs.parquet`, `unpaired.parquet`), `removed.parquet` and `summary.json`.
+
+    Benchmark items that could not be looked for are listed in `unsearched.jsonl`, where there are some.
+    """
     cleaner = Decontaminator.of(spec, inputs)
     name, (kind, _) = spec.produces, KINDS_OF_ROWS[spec.produces]
     search: Search[list[Document]] = cleaner.search(list, each_row=True)
@@ -108,8 +113,10 @@ def run(spec: MixtureSpec, inputs: dict[str, Artifact], out: Path, ctx: Context)
                 named |= graders(entry for _, entry in some)
                 sheet.count([(tallies[source].source, entry) for source, entry in some])
         # The proof reads the file that was written, not what memory holds.
-        written = batched(map(_document, _stored(out / f"{name}.parquet")), AT_ONCE)
+        written = batched((_document(entry, spec.where) for entry in _stored(out / f"{name}.parquet")), AT_ONCE)
         prove(pool, written, rows=sheet.rows)
+    if lines := cleaner.unsearched():
+        (out / "unsearched.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     about = summary(mixing.tallies, sheet, cleaner, spec)
     own = hidden(named, ctx)
     code = {"verifiers": own} if own else {}  # later stages see by it that the code is still the same
@@ -258,7 +265,7 @@ class Mixing:
                 goes = [_removed(tally.source, entry, *objection) for entry, objection in objections if objection]
                 stays = [entry for entry, objection in objections if not objection]
                 waiting.append((stays, goes))
-                yield list(map(_document, stays))
+                yield [_document(entry, self.spec.where) for entry in stays]
                 self.ctx.track.progress(number, len(self.spec.sources), f"{tally.source}, {tally.sampled:,} rows")
 
         for found in self.pool.map(jobs()):
@@ -334,8 +341,13 @@ def _view(entry: Entry) -> Row:
     return entry if isinstance(entry, Row) else chosen_side(entry)
 
 
-def _document(entry: Entry) -> Document:
-    return Document(entry.source, entry.id, _view(entry).user_turns)
+def _document(entry: Entry, where: Literal["user", "all"]) -> Document:
+    """The searched turns; where that is all of them, thoughts too, and the answer that was rejected."""
+    if where == "user":
+        return Document(entry.source, entry.id, _view(entry).user_turns)
+    turns = (*entry.chosen, entry.rejected[-1]) if isinstance(entry, Pair) else entry.messages
+    texts = [text for turn in turns for text in (turn.content, getattr(turn, "thought", "")) if text]
+    return Document(entry.source, entry.id, list(dict.fromkeys(texts)))
 
 
 def _objection(entry: Entry, filters: Rules, once: Rules) -> tuple[str, Finding] | None:

@@ -51,9 +51,13 @@ class WordIds:
     ends: Numbers
 
     @property
-    def num_tokens(self) -> int:
-        """How many words, known or not."""
-        return len(self.ids) - len(self.ends)
+    def lengths(self) -> Numbers:
+        """How many words each document has, known or not (documents,)."""
+        return np.diff(self.ends, prepend=-1) - 1
+
+    def of(self, document: int) -> Numbers:
+        """The words of one document."""
+        return self.ids[self.ends[document - 1] + 1 if document else 0 : self.ends[document]]
 
 
 def encode(documents: Iterable[str], words: dict[str, int], *, learn: bool = False) -> WordIds:
@@ -161,28 +165,72 @@ class Grams:
         at = np.flatnonzero((self._bits[slots >> np.uint64(3)] >> bit) & 1)
         rank = np.minimum(np.searchsorted(self._keys, keys[at]), len(self._keys) - 1)
         known = self._keys[rank] == keys[at]
-        at, first, counts = at[known], self._first[rank[known]], self._counts[rank[known]]
-        reach = np.cumsum(counts)
-        start = 0
-        while start < len(at):
-            done = reach[start - 1] if start else 0
-            stop = max(start + 1, int(np.searchsorted(reach, done + _AT_ONCE, "right")))
-            yield self._equal(ids, at[start:stop], first[start:stop], counts[start:stop])
-            start = stop
-
-    def _equal(self, ids: Numbers, at: Numbers, first: Numbers, counts: Numbers) -> tuple[Numbers, Numbers]:
-        """The pairs with equal hashes whose words are equal, too."""
-        here = np.repeat(at, counts)
-        nth = np.arange(len(here)) - np.repeat(np.cumsum(counts) - counts, counts)
-        there = self._places[np.repeat(first, counts) + nth]
-        same = np.ones(len(here), np.bool_)
-        for k in range(self.n):
-            same &= ids[here + k] == self._ids[there + k]
-        return here[same], there[same]
+        for here, candidates in _each(at[known], self._first[rank[known]], self._counts[rank[known]]):
+            there = self._places[candidates]
+            same = np.ones(len(here), np.bool_)  # equal hashes are not always equal words
+            for k in range(self.n):
+                same &= ids[here + k] == self._ids[there + k]
+            yield here[same], there[same]
 
     def _slots(self, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
         found: NDArray[Any] = (keys * _SPREAD) >> self._shift
         return found
+
+
+class Phrases:
+    """Groups of phrases of a benchmark; of each group one is looked for, by its word that is rarest in the benchmark.
+
+    No n-gram can find a phrase that is shorter. Of a longer one the first `n` words are looked for.
+    """
+
+    def __init__(self, ids: Numbers, starts: Numbers, lengths: Numbers, groups: Numbers, n: int) -> None:
+        """Index phrases of `ids` (phrases,) that are at least one word long, by groups (phrases,)."""
+        words = max(0, int(ids.max(initial=0))) + 1
+        often = np.bincount(ids[ids > 0], minlength=words)
+        lengths = np.minimum(lengths, n)
+        rarest, offsets = np.full(len(starts), len(ids) + 1), np.zeros(len(starts), np.int64)
+        for k in range(n):
+            inside = np.flatnonzero(k < lengths)
+            rarer = inside[often[ids[starts[inside] + k]] < rarest[inside]]
+            rarest[rarer], offsets[rarer] = often[ids[starts[rarer] + k]], k
+        order = np.lexsort((rarest, groups))
+        chosen = order[np.flatnonzero(np.diff(groups[order], prepend=-1))]
+        anchors = ids[starts[chosen] + offsets[chosen]]
+        chosen = chosen[order := np.argsort(anchors, kind="stable")]
+        self._ids, self._groups = ids, groups[chosen]
+        self._starts, self._lengths, self._offsets = starts[chosen], lengths[chosen], offsets[chosen]
+        self._longest = int(self._lengths.max(initial=0))
+        # END and GAP are negative: as indices they mean the last places, which no word owns.
+        self._counts = np.append(np.bincount(anchors[order], minlength=words), [0, 0])
+        self._first = np.cumsum(self._counts) - self._counts
+
+    def find(self, ids: Numbers) -> Iterator[tuple[Numbers, Numbers]]:
+        """Places in `ids` where a phrase starts that is looked for, and its group."""
+        at = np.flatnonzero(self._counts[ids])
+        for here, found in _each(at, self._first[ids[at]], self._counts[ids[at]]):
+            here = here - self._offsets[found]
+            fits = np.flatnonzero((here >= 0) & (here + self._lengths[found] <= len(ids)))
+            here, found = here[fits], found[fits]
+            for k in range(self._longest):
+                open_ = k < self._lengths[found]
+                same = ~open_
+                same[open_] = ids[here[open_] + k] == self._ids[self._starts[found[open_]] + k]
+                here, found = here[same], found[same]
+            yield here, self._groups[found]
+
+
+def _each(at: Numbers, first: Numbers, counts: Numbers) -> Iterator[tuple[Numbers, Numbers]]:
+    """Every place `at` with each of its candidates, which are `counts` from `first` on: in pieces of bounded size."""
+    reach = np.cumsum(counts)
+    start = 0
+    while start < len(at):
+        done = reach[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(reach, done + _AT_ONCE, "right")))
+        some = counts[start:stop]
+        here = np.repeat(at[start:stop], some)
+        nth = np.arange(len(here)) - np.repeat(np.cumsum(some) - some, some)
+        yield here, np.repeat(first[start:stop], some) + nth
+        start = stop
 
 
 def _numbers(tokens: list[str], words: dict[str, int], learn: bool) -> Numbers:
@@ -195,9 +243,7 @@ def _numbers(tokens: list[str], words: dict[str, int], learn: bool) -> Numbers:
 
 def _bytes(text: str) -> bytes:
     """A text whose words, cut at separators and lower-cased for ASCII, are those of `analyse`."""
-    if text.isascii():
-        return text.encode()
-    return " ".join(_pieces(text)).encode("utf-8", "surrogatepass")
+    return text.encode() if text.isascii() else text.lower().encode("utf-8", "surrogatepass")
 
 
 @lru_cache(maxsize=1)

@@ -60,7 +60,8 @@ class Task:
     (the same without a chat template).
 
     `fields` are the texts of a record that no training row may copy, raw and without the prompt's own words (the user
-    turns where it is not given); `shown(examples)` are those of the examples that `shots` uses.
+    turns where it is not given); `shown(examples)` are those of the examples that `shots` uses. `beside(record)` are
+    texts without which a short question says little, and is no copy: its options.
 
     `unpack` makes records of all raw ones: it joins two sources, or drops rows. `subset` names the part of an item
     (subject); with `aggregate = "macro"` the headline is the mean over parts.
@@ -85,6 +86,7 @@ class Task:
     examples: tuple[Source, ...] = ()
     shots: Callable[[Any, Sequence[Any]], Sequence[Shot]] | None = None
     fields: Callable[[Any], tuple[str, ...]] | None = None
+    beside: Callable[[Any], tuple[str, ...]] | None = None
     shown: Callable[[Sequence[Any]], Iterable[tuple[str, ...]]] | None = None
     layout: Layout = "turns"
     opening: Callable[[Any], str] | None = None
@@ -133,7 +135,8 @@ class Task:
 class Item:
     """One question of a benchmark, ready to be put to any model; one row of `benchmark.parquet`.
 
-    `fields` are what decontamination looks for, `asked` the user turns of the item itself, without shots.
+    `fields` are what decontamination looks for, with what stands `beside` them where they are short; `asked` are the
+    user turns of the item itself, without shots.
     """
 
     task: str
@@ -149,6 +152,7 @@ class Item:
     subset: str = ""
     judge: str = ""
     asked: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
 
     @property
     def question(self) -> str:
@@ -158,7 +162,7 @@ class Item:
     @property
     def digest(self) -> str:
         """Sixteen hex digits of all that is asked and how it is graded; equal in two runs of one benchmark."""
-        aside = ("fields", "asked", "skill", "template", "subset", *(() if self.judge else ("judge",)))
+        aside = ("fields", "beside", "asked", "skill", "template", "subset", *(() if self.judge else ("judge",)))
         kept = {key: value for key, value in asdict(self).items() if key not in aside}
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -243,7 +247,9 @@ def read_benchmark(folder: Path) -> tuple[list[TaskCard], list[Item]]:
     table = []
     for number, value in enumerate(read_table(folder / "benchmark.parquet")):
         turns = messages_from(value["messages"], f"{folder / 'benchmark.parquet'}: row {number}")
-        frozen: dict[str, Any] = {key: tuple(value[key]) for key in ("options", "fields", "asked") if key in value}
+        frozen: dict[str, Any] = {
+            key: tuple(value[key]) for key in ("options", "fields", "asked", "beside") if key in value
+        }
         table.append(Item(**{**value, "messages": turns, **frozen}))
     return cards, table
 
@@ -280,6 +286,7 @@ def _item(task: Task, record: Any, number: int, examples: Sequence[Any]) -> Item
         subset=subset,
         judge=task.judge,
         asked=asked,
+        beside=task.beside(record) if task.beside else (),
     )
 
 

@@ -63,6 +63,13 @@ class MixtureSpec(StageSpec):
         0.02, ge=0, le=1, description="A source goes whole when it copies more than this share of an unseen benchmark."
     )
     exact: bool = Field(False, description="Look for whole benchmark fields as phrases instead of n-gram coverage.")
+    where: Literal["user", "all"] = Field(
+        "user", description="Turns that may not copy a benchmark: the user's (paper §3.2), or also what others say."
+    )
+    published: bool = Field(
+        False,
+        description="Look as the paper does: texts as they stand, and no item that is shorter than an n-gram.",
+    )
     shots: bool = Field(
         True, description="Rows may not copy worked examples either; false where prompts show them (paper §6.1)."
     )
@@ -97,6 +104,7 @@ class MixSpec(MixtureSpec):
 class PairMixSpec(MixtureSpec):
     """Filter, dedupe, decontaminate and mix preference pairs into one table."""
 
+    version = 2
     produces = "pairs"
     kind: Literal["pair_mix"] = "pair_mix"
 

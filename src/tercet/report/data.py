@@ -59,7 +59,7 @@ def matrix(cells: Sequence[Object], benchmarks: Sequence[Object]) -> Object:
     """The layout of the paper's table 37: a line for each part, a column for each task that some part copies.
 
     A cell is the entry of the summary, or None. `whole` says for which tasks a part was dropped; `untouched` names
-    the tasks nobody copies.
+    the tasks nobody copies, of which some item was looked for; `unsearched` counts the items that were not, by task.
     """
     tasks = sorted({cell["task"] for cell in cells})
     at = {(cell["source"], cell["task"]): cell for cell in cells}
@@ -69,8 +69,15 @@ def matrix(cells: Sequence[Object], benchmarks: Sequence[Object]) -> Object:
         whole = [cell["task"] for cell in own if cell and cell["verdict"] == "set dropped"]
         lines.append({"part": part, "cells": own, "whole": whole})
     shares = {one["task"]: one for one in benchmarks}
-    untouched = [one["task"] for one in benchmarks if not one["copied"]]
-    return {"tasks": tasks, "lines": lines, "any": [shares.get(task) for task in tasks], "untouched": untouched}
+    lost = {one["task"]: one["unsearched"] for one in benchmarks if one.get("unsearched")}
+    untouched = [one["task"] for one in benchmarks if not one["copied"] and one["items"] > lost.get(one["task"], 0)]
+    return {
+        "tasks": tasks,
+        "lines": lines,
+        "any": [shares.get(task) for task in tasks],
+        "untouched": untouched,
+        "unsearched": lost,
+    }
 
 
 def balance(labels: dict[str, int]) -> str:
@@ -91,7 +98,8 @@ def _best(own: dict[str, Object]) -> list[Object]:
 def _mixture(stored: Object) -> Object:
     sources, sheet = stored.get("sources", []), stored.get("sheet", [])
     benchmarks = stored.get("benchmarks", [])
-    rule = {key: stored.get(key) for key in ("ngram", "threshold", "share", "exact")} | stored.get("rule", {})
+    keys = ("ngram", "threshold", "share", "exact", "where", "published")
+    rule = {key: stored.get(key) for key in keys} | stored.get("rule", {})
     columns = ("entered", "sampled", "kept", "repeated", "expected")
     return {
         "of": "answers" if (of := stored.get("of", "rows")) == "unpaired" else of,

@@ -79,11 +79,13 @@ def _gpqa_letter(record: Record) -> str:
 _AGIEVAL, _AGIEVAL_REVISION = "github:ruixiangcui/AGIEval", "84ab72d94318290aad2e4ec820d535a95a1f7552"
 AGIEVAL = ("aqua-rat", "gaokao-english", "logiqa-en", "lsat-ar", "lsat-lr", "lsat-rc", "sat-en", "sat-math")
 
+_OWN_LABEL = re.compile(r"\s*\(([A-F])\)\s*")
+
 
 def _agieval_prompt(record: Record) -> Messages:
     """Options have their label in the file, "(A)12", and keep it: in 18 rows the labels are not in order."""
     passage = f"Passage: {record['passage']}\n\n" if record.get("passage") else ""
-    own = [re.match(r"\s*\(([A-F])\)\s*", text) for text in record["options"]]
+    own = [_OWN_LABEL.match(text) for text in record["options"]]
     options = [
         f"({label[1]}) {text[label.end() :]}" if label else positional
         for label, text, positional in zip(own, record["options"], _labelled(record["options"]), strict=True)
@@ -170,6 +172,7 @@ FUNCTIONS: dict[str, Functions] = {
     "mmlu_pro": {
         "prompt": lambda record: _lettered(f"Question: {record['question']}", _labelled(record["options"])),
         "fields": columns("question"),
+        "beside": lambda record: tuple(record["options"]),
         "reference": lambda record: letter_reference(record["answer"], LETTERS, brackets=True),
         "subset": field("category"),
         "gold": _letter_gold(field("answer")),
@@ -177,6 +180,7 @@ FUNCTIONS: dict[str, Functions] = {
     "gpqa": {
         "prompt": _gpqa_prompt,
         "fields": columns("Question"),
+        "beside": lambda record: tuple(_shuffled(record)[0]),
         "reference": _gpqa_letter,
         "gold": _letter_gold(_gpqa_letter),
     },
@@ -187,6 +191,7 @@ FUNCTIONS: dict[str, Functions] = {
         ),
         "prompt": _agieval_prompt,
         "fields": lambda record: (record.get("passage") or "", record["question"]),
+        "beside": lambda record: tuple(_OWN_LABEL.sub("", text) for text in record["options"]),
         "reference": lambda record: letter_reference(record["label"], LETTERS[:6], brackets=True),
         "subset": field(PART),
         "cluster": _passage,
