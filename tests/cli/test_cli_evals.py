@@ -159,7 +159,7 @@ def test_rescore_with_failing_verifiers_exits_with_one(
     place: Path, two_evals: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = Grade(0.0, outcome="error", detail="no parser")
-    monkeypatch.setattr("tercet.evals.results.verifier", lambda name: lambda text, reference, sandbox: failed)
+    monkeypatch.setattr("tercet.evals.results.verifier", lambda name: lambda text, reference, sandbox, **asked: failed)
     code, _, err = said("rescore", two_evals["short"]["artifact"], "--out", str(tmp_path / "again"))
     assert code == 1
     assert "12 of 12 answers could not be had or graded" in err
