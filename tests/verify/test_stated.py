@@ -19,7 +19,11 @@ gsm8k = verifier("gsm8k@2")
     [
         ("The answer is 18. That took 2 steps.", "18"),
         ("So she pays **$18** for 3 days.", "$18"),
+        ("Each is **$5**. There are 7, so it is 35.", "35"),
+        ("**1.** There are 3.\n**2.** So 4 are left.", "4"),
         ("#### 72", "72"),
+        ("$30 + $160 or $190", "$190"),
+        ("Week 3:210 pages", "210"),
         ("The answer is 3 + 4 = 7.", "7"),
         ("The answer is that the 3 boys have 18 apples.", "18"),
         ("The answer is 18 because 3 of 20 are left.", "18"),

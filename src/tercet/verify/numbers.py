@@ -79,7 +79,9 @@ _NUMBER = re.compile(
     """,
     re.VERBOSE,
 )
-_MORE = re.compile(r"(?:[.,:/]\d[\d.,:/]*)+")  # digits that run on: a decimal comma or a list, a time, a date
+_MORE = re.compile(
+    r"[.,/]\d[\d.,:/]*|:\d{1,2}(?!\d)[\d.,:/]*"
+)  # digits that run on: a decimal comma or a list, a time, a date
 _SCALE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 # What may stand around a number that is a whole answer.

@@ -46,7 +46,8 @@ AND_MORE = re.compile(
     r"(?:\s?,\s?|\s(?:[a-z]+\s)?(?:or|and|to|through|plus|minus|times)\s|\s?[-+*×/^x]\s?)[$€£¥₹(]*[-+]?\.?\d"
 )
 WORD = r"[AI]\s+(?!(?:is|because|since|as|and|or|would|which|seems|fits|but|due|must|not)\b)[a-z]"
-BOLD = re.compile(r"\*\*([^*\n]{1,60})\*\*")
+CALCULATED = re.compile(r"[-+*/×=]\s?$")
+BOLD = re.compile(r"(?<=\S )\*\*([^*\n]{0,59}[^*\n.:)\s])\*\*")  # no mark of a list
 WRAPPER = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
 
 
@@ -127,13 +128,16 @@ def _stated_number(text: str) -> Number | None:
 
 
 def _last_number(text: str) -> Number | None:
-    """The last number in bold that stands there alone, else the last number."""
-    bold = [match for match in BOLD.finditer(text) if read_number(match[1]) is not None]
-    if bold:
-        return Number(read_number(bold[-1][1]), bold[-1].start(1), bold[-1].end(1))
+    """The last number, or one in bold in the same sentence before it: "she pays **$18** for 3 days"."""
     numbers = _asserted(text)
-    if len(numbers) > 1 and re.fullmatch(r"\s?-\s?[$€£¥₹]?|\sor\s[$€£¥₹]?", text[numbers[-2].end : numbers[-1].start]):
-        return numbers[-1]._replace(value=None)  # a range, or a choice of two
+    bold = [match for match in BOLD.finditer(text) if read_number(match[1]) is not None]
+    if bold and not SENTENCE.search(text, bold[-1].end(), numbers[-1].start if numbers else len(text)):
+        return Number(read_number(bold[-1][1]), bold[-1].start(1), bold[-1].end(1))
+    joined = re.compile(r"\s?-\s?|\sor\s").fullmatch(text, numbers[-2].end, numbers[-1].start) if numbers[1:] else None
+    if joined and not CALCULATED.search(
+        text[: numbers[-2].start]
+    ):  # a range or a choice of two; "3 + 4 or 7" is neither
+        return numbers[-1]._replace(value=None)
     return numbers[-1] if numbers else None
 
 
