@@ -21,7 +21,7 @@ model = "tiny:seed=2"
 
 [stage.sft-data]
 kind = "mix"
-sources = [{ path = "rows.jsonl" }]
+sources = [{ path = "rows.jsonl", max_bad = 0 }]
 dedupe = false
 """
 
@@ -135,6 +135,24 @@ def test_a_bad_row_is_named_with_its_place_and_remedy(fails, place, what):
     write_rows(place, [row(0), row(1), bad, row(3)])
     fails(2, "stage 'sft-data'", *words)
     assert left(place) == []
+
+
+def test_within_the_share_a_bad_row_is_left_out_counted_and_said(place, capsys):
+    (place / "recipe.toml").write_text(HEAD.replace(", max_bad = 0", ""), encoding="utf-8")
+    write_rows(place, [row(0), '{"id": "r1",', row(2, context="a book"), row(3)])
+    assert main.main(["run", "recipe.toml", "--only", "sft-data"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "rows.jsonl: 1 of 4 rows cannot be read: 1 not valid JSON (Expecting property name enclosed in double quotes)"
+        in said
+    )
+    assert "rows.jsonl: left behind, because nothing reads it: 1 rows of context" in said
+    assert main.main(["data", "sft-data", "--json"]) == 0
+    (source,) = json.loads(capsys.readouterr().out)["sources"]
+    assert (source["read"], source["entered"], source["kept"]) == (4, 3, 3)
+    assert [(one["rows"], len(one["examples"])) for one in source["bad"]] == [(1, 1)]
+    assert "rows.jsonl, line 2: not valid JSON" in source["bad"][0]["examples"][0]
+    assert source["left"] == {"context": 1}
 
 
 def test_after_the_row_is_mended_the_same_command_works(fails, place):

@@ -29,7 +29,7 @@ from tercet.recipe import BASE, FileRef, ModelSource, Recipe, RecipeError, Train
 from tercet.rows import Source
 from tercet.stage import StageJob, failure, supervise
 from tercet.store import Artifact, Identity, Store, source_digest
-from tercet.track import Board, board, read_progress
+from tercet.track import Board, board, read_notes, read_progress
 from tercet.verify import VerifierError, verifier
 from tercet.verify.pins import code_of
 from tercet.verify.user_code import is_user_code, located
@@ -313,6 +313,8 @@ def _make(job: StageJob, recipe: Recipe, store: Store, view: Board) -> Artifact:
             view.failed(name)
             raise failure(draft, code)
         view.done(name, dict(artifact.metrics), float(artifact.record["seconds"]))
+        for text in read_notes(artifact.path):
+            view.note(text)
         return artifact
 
 

@@ -22,6 +22,10 @@ class RowError(ValueError):
     """A row is not what was expected; the message says where it stands and what to do."""
 
 
+class SourceError(RowError):
+    """What the recipe says of a source fits no row of it: nothing is left out, the reading stops."""
+
+
 @dataclass(frozen=True)
 class Message:
     """One turn. Example: `Message("user", "What is 2 + 2?")`."""

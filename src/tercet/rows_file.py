@@ -13,10 +13,19 @@ from typing import Any
 from tercet.rows import RowError
 
 
-def read_file(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+class Unreadable(dict[str, Any]):
+    """An object without keys in the place of a line that cannot be read; `error` says why."""
+
+    def __init__(self, error: RowError) -> None:
+        super().__init__()
+        self.error = error
+
+
+def read_file(path: str | os.PathLike[str], *, lenient: bool = False) -> Iterator[dict[str, Any]]:
     """Raw objects of a local jsonl, json, csv, tsv (plain or .gz) or parquet file; errors name file and line.
 
-    One object is held at a time (of parquet, a piece of the table); only .json is read whole.
+    One object is held at a time (of parquet, a piece of the table); only .json is read whole. With `lenient`, a bad
+    line of jsonl, csv or tsv comes as an `Unreadable`, and the reading goes on.
     """
     path = Path(path)
     if not path.is_file():
@@ -26,15 +35,26 @@ def read_file(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
         yield from _parquet(path)
         return
     with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as stream:
-        lines = _lines(stream, path)
         if name.endswith(".jsonl"):
-            yield from _jsonl(lines, path)
+            yield from _lenient(_jsonl(stream, path), lenient)
         elif name.endswith(".json"):
-            yield from _json("".join(lines), path)
+            yield from _json("".join(_lines(stream, path)), path)
         elif name.endswith((".csv", ".tsv")):
-            yield from _csv(lines, path, "\t" if name.endswith(".tsv") else ",")
+            cells = _csv(_lines(stream, path), path, "\t" if name.endswith(".tsv") else ",")
+            yield from _lenient(cells, lenient)
         else:
             raise RowError(f"{path}: expected a name ending in .jsonl, .json, .csv, .tsv (optionally .gz) or .parquet")
+
+
+def _lenient(found: Iterator[dict[str, Any] | RowError], lenient: bool) -> Iterator[dict[str, Any]]:
+    """The objects; an error in the place of one is raised, or handed on as it stands."""
+    for value in found:
+        if not isinstance(value, RowError):
+            yield value
+        elif lenient:
+            yield Unreadable(value)
+        else:
+            raise value
 
 
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:
@@ -48,13 +68,15 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
 
 def _lines(stream: Iterable[bytes], path: Path) -> Iterator[str]:
     """The lines of a file as text; only a line feed ends one. A byte order mark is no part of the first."""
-    for number, line in enumerate(stream, 1):
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            what = f"{error.reason} at its byte {error.start + 1}"
-            raise RowError(f"{path}, line {number}: not UTF-8 ({what}); save the file as UTF-8") from None
-        yield text
+    return (_decoded(line, number, path) for number, line in enumerate(stream, 1))
+
+
+def _decoded(line: bytes, number: int, path: Path) -> str:
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        what = f"{error.reason} at its byte {error.start + 1}"
+        raise RowError(f"{path}, line {number}: not UTF-8 ({what}); save the file as UTF-8") from None
 
 
 class _TwiceError(ValueError):
@@ -73,19 +95,27 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
-def _jsonl(lines: Iterable[str], path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+def _jsonl(stream: Iterable[bytes], path: Path) -> Iterator[dict[str, Any] | RowError]:
+    for number, line in enumerate(stream, 1):
         try:
-            value = _DECODER.decode(line)
-        except json.JSONDecodeError as error:
-            raise RowError(f"{path}, line {number}: not valid JSON ({error.msg}); fix or remove the line") from None
-        except _TwiceError as error:
-            raise RowError(f"{path}, line {number}: {error}; remove one of them") from None
-        if not isinstance(value, dict):
-            raise RowError(f"{path}, line {number}: expected a JSON object, got {type(value).__name__}")
-        yield value
+            if (text := _decoded(line, number, path)).strip():
+                yield _line_object(text, f"{path}, line {number}")
+        except RowError as error:
+            yield error
+
+
+def _line_object(line: str, where: str) -> dict[str, Any]:
+    try:
+        value = _DECODER.decode(line)
+    except json.JSONDecodeError as error:
+        raise RowError(f"{where}: not valid JSON ({error.msg}); fix or remove the line") from None
+    except _TwiceError as error:
+        raise RowError(f"{where}: {error}; remove one of them") from None
+    except (ValueError, RecursionError) as error:  # a number too long, brackets too deep
+        raise RowError(f"{where}: not valid JSON ({error}); fix or remove the line") from None
+    if not isinstance(value, dict):
+        raise RowError(f"{where}: expected a JSON object, got {type(value).__name__}")
+    return value
 
 
 def _json(text: str, path: Path) -> Iterator[dict[str, Any]]:
@@ -102,7 +132,7 @@ def _json(text: str, path: Path) -> Iterator[dict[str, Any]]:
     yield from lists[0]
 
 
-def _csv(lines: Iterable[str], path: Path, delimiter: str) -> Iterator[dict[str, Any]]:
+def _csv(lines: Iterable[str], path: Path, delimiter: str) -> Iterator[dict[str, Any] | RowError]:
     """Strict, because an open quote, or a row with more or fewer cells than the header, would silently lose text."""
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader(lines, strict=True, delimiter=delimiter)
@@ -112,6 +142,6 @@ def _csv(lines: Iterable[str], path: Path, delimiter: str) -> Iterator[dict[str,
     for cells in reader:
         if cells and len(cells) != len(header):
             counts = f"has {len(cells)} cells, the header has {len(header)}"
-            raise RowError(f"{path}, line {reader.line_num}: {counts}; fix it")
-        if cells:
+            yield RowError(f"{path}, line {reader.line_num}: {counts}; fix it")
+        elif cells:
             yield dict(zip(header, cells, strict=True))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from tercet import journal
 Values = dict[str, float | None]
 Sink = Callable[[int, Values], None]  # given each logged step
 
+NOTE = "note: "  # begins a line of a stage's log that the terminal shows too
 SHOWN = ("loss", "reward", "accuracy", "score", "kl", "grad_norm", "tokens_per_second", "efficiency")
 SHORT = {"efficiency": "eff", "tokens_per_second": "tok/s", "grad_norm": "grad"}
 
@@ -65,6 +67,11 @@ class Tracker:
         self._state |= {"done": done, "total": total, "note": note}
         self._write(now=done >= total)
 
+    def note(self, text: str) -> None:
+        """A sentence that the user should see once the stage is done: it stands in the log."""
+        if self.folder is not None:
+            sys.stderr.write(f"{NOTE}{text}\n")
+
     def _write(self, now: bool = False) -> None:
         if self.folder is None or (not now and time.monotonic() - self._wrote < 0.2):
             return
@@ -79,6 +86,13 @@ def read_progress(folder: Path) -> dict[str, Any]:
         return dict(json.loads((folder / "progress.json").read_text(encoding="utf-8")))
     except (FileNotFoundError, json.JSONDecodeError):
         return {}
+
+
+def read_notes(folder: Path) -> list[str]:
+    """What a stage noted in its log, each sentence once."""
+    log = folder / "log.txt"
+    lines = log.read_text("utf-8", errors="replace").splitlines() if log.is_file() else []
+    return list(dict.fromkeys(line.removeprefix(NOTE) for line in lines if line.startswith(NOTE)))
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:

@@ -181,6 +181,8 @@ MIX = {
     "licences": ["Mind the terms of set."],
     "expected": {"rows": 1250, "found": 1201, "differences": [{"source": "a", "expected": 1250, "found": 1201}]},
 }
+BAD = {"reason": "has no user turn", "rows": 2, "examples": ["a.jsonl, row 7: has no user turn", "a.jsonl, row 9: so"]}
+MIX["sources"][0] |= {"bad": [BAD], "left": {"images": 3}}  # type: ignore[index]
 MIX["sources"][0] |= {"removed": {"duplicate": 1}, "kept": 1200, "repeated": 0, "expected": 1250}  # type: ignore[index]
 GONE: dict[str, object] = {"source": "a", "row": "r1", "rule": "duplicate", "detail": "same as r0", "task": ""}
 GONE |= {"item": "", "coverage": 0.0, "row_text": "A second time", "benchmark_text": ""}
@@ -196,6 +198,8 @@ def test_a_mixture_shows_its_datasheet_rules_matrix_and_copies(
     said = " ".join(capsys.readouterr().out.split())
     assert "set a 1,200 5 2.25 MIT yes" in said
     assert "a 1,300 1,201 1,201 1,200 1,250 1 99 no turn" in said
+    assert "a: 2 rows cannot be read: has no user turn a.jsonl, row 7: has no user turn a.jsonl, row 9: so" in said
+    assert "a: left behind, rows of each: 3 images" in said
     assert "Mind the terms of set." in said
     assert "expected 1,250 rows, found 1,201" in said
     assert "set 5.0 !" in said

@@ -212,7 +212,7 @@ def test_a_label_that_names_a_class_is_no_mark(tmp_path: Path) -> None:
 def test_an_unreadable_mark_in_a_marked_file_is_refused(tmp_path: Path) -> None:
     raws = [{"prompt": "Hi?", "completion": "Hello.", "label": mark} for mark in (True, "perhaps")]
     with pytest.raises(RowError, match=r"row 2: expected true or false \(good or bad\) under label, got 'perhaps'"):
-        rows(written(tmp_path, "rows.jsonl", *raws))
+        rows(written(tmp_path, "rows.jsonl", *raws), max_bad=0)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -237,9 +237,9 @@ def test_a_layout_that_comes_late_is_read_and_said(tmp_path: Path) -> None:
 def test_a_row_of_no_layout_is_refused_with_its_keys(tmp_path: Path) -> None:
     raws = [{"prompt": "Hi?", "completion": "Hello."}, {"instruction": "Hi?", "output": "Hello."}, {"a": 1}]
     with pytest.raises(RowError, match=r"rows\.jsonl, row 3: has none of the known layouts, with the keys a"):
-        rows(written(tmp_path, "rows.jsonl", *raws))
+        rows(written(tmp_path, "rows.jsonl", *raws), max_bad=0)
     with pytest.raises(RowError, match=r"rows\.jsonl, row 2: expected a 'messages' list"):
-        rows(written(tmp_path, "rows.jsonl", {"messages": [USER, ANSWER]}, {"messages": None}))
+        rows(written(tmp_path, "rows.jsonl", {"messages": [USER, ANSWER]}, {"messages": None}), max_bad=0)
 
 
 def test_trees_and_rows_do_not_mix(tmp_path: Path) -> None:
@@ -306,9 +306,7 @@ def test_the_cases_that_once_went_wrong(shared_data: Path) -> None:
         pytest.skip(f"the folder of cases is absent ({folder})")
     for path in sorted(folder.glob("*.jsonl")):
         reading = Reading()
-        try:
-            found = rows(path, reading)
-        except RowError as error:
-            assert path.name == "nullrow.jsonl" and "row 3" in str(error)  # noqa: PT018, PT017
-            continue
-        assert len(found) + reading.skipped.total() == 6, path.name
+        found = rows(path, reading)
+        assert len(found) + reading.skipped.total() + reading.bad.total() == 6, path.name
+        assert reading.bad.total() == (path.name == "nullrow.jsonl"), path.name
+        assert not reading.left, path.name

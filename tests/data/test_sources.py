@@ -126,7 +126,7 @@ def test_a_bad_row_is_refused_with_its_place(write: Write, value: Any, options: 
         "conversations": [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Hello."}],
     }
     with pytest.raises(RowError, match=message):
-        rows(write(good, value), **options)
+        rows(write(good, value), max_bad=0, **options)
 
 
 def test_what_is_left_out_is_counted(write: Write) -> None:
@@ -153,10 +153,10 @@ def test_pairs_are_read_from_a_stage_and_checked(tmp_path: Path, write: Write) -
         {"prompt": "Hi?", "chosen": "\ud800", "rejected": "x"}, {"prompt": "Hi?", "chosen": "x", "rejected": ""}
     )
     with pytest.raises(RowError, match="row 1: holds half of a character"):
-        list(load_pairs(SourceSpec(path=str(path), adapter="prompt_pair"), {}, {}, Reading()))
+        list(load_pairs(SourceSpec(path=str(path), adapter="prompt_pair", max_bad=0), {}, {}, Reading()))
     path = write({"prompt": "Hi?", "chosen": "y", "rejected": "x", "rejected_model": "\ud800"})
     with pytest.raises(RowError, match="row 1: holds half of a character"):
-        list(load_pairs(SourceSpec(path=str(path), adapter="prompt_pair"), {}, {}, Reading()))
+        list(load_pairs(SourceSpec(path=str(path), adapter="prompt_pair", max_bad=0), {}, {}, Reading()))
 
 
 @pytest.mark.parametrize("name", ["tree.json", "tree.json.gz"])
@@ -208,7 +208,7 @@ def test_a_row_that_is_not_utf_8_is_named(tmp_path: Path, name: str) -> None:
     data[1000] = data[1000].replace(b"Hi", b"Caf\xe9")
     (tmp_path / name).write_bytes(gzip.compress(b"\n".join(data)) if name.endswith("gz") else b"\n".join(data))
     with pytest.raises(RowError, match=rf"{name}, line 1001: not UTF-8 \(.* at its byte \d+\)"):
-        rows(tmp_path / name, adapter="prompt_only", require_answer=False)
+        rows(tmp_path / name, adapter="prompt_only", require_answer=False, max_bad=0)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -273,7 +273,7 @@ def test_whatever_a_file_holds_it_is_read_or_named(tmp_path: Path, data: bytes, 
         source = SourceSpec(path=str(path), require_answer=False)
         try:
             kept = len(list(load(source, {}, {}, reading)))
-            assert kept + reading.skipped.total() == reading.read
+            assert kept + reading.skipped.total() + reading.bad.total() == reading.read
         except RowError as error:
             assert path.name in str(error)  # noqa: PT017 (either end is right)
 
@@ -317,7 +317,7 @@ def test_a_folder_gives_all_files_of_the_split(tmp_path: Path) -> None:
     assert [row.id for row in rows(tmp_path / "set")] == ["set-1", "set-2"]  # numbered over all files
     (tmp_path / "set" / "y.jsonl").write_text(json.dumps({"messages": TURNS[1:]}) + "\n")
     with pytest.raises(RowError, match=r"y\.jsonl, row 1: has no user turn"):
-        rows(tmp_path / "set")
+        rows(tmp_path / "set", max_bad=0)
 
 
 def test_the_most_exact_entry_of_the_mirror_wins(write: Write) -> None:
@@ -355,7 +355,7 @@ def test_an_empty_answer_of_a_public_set_is_counted_and_of_a_users_file_refused(
     assert len(list(load(SourceSpec(path="ai2/mix"), {}, {"ai2/mix": str(path)}, reading))) == 1
     assert reading.skipped == {"empty answer": 1}
     with pytest.raises(RowError, match="row 1: has an empty completion"):
-        list(load(SourceSpec(path=str(path)), {}, {}, Reading()))
+        list(load(SourceSpec(path=str(path), max_bad=0), {}, {}, Reading()))
 
 
 PROBLEM = {"question": "Hi?", "answer": "#### 3", "problem": "Hi?", "solution": "so $3$"}

@@ -40,13 +40,15 @@ MATRIX = [
     cell("words@1", "words@1", 3, 120),
     cell("words@1", "words@1:examples", 1, 8),
 ]
+BAD = {"reason": "not valid JSON", "rows": 2, "examples": ["orders.jsonl, line 9: not valid JSON; fix the line"]}
 SFT_DATA = {
     "of": "rows",
     "rows": 595,
     "removed": {"contaminated": 3, "contaminated set": 90, "duplicate": 1, "keywords": 1},
     "sources": [
         source("words", 400, 297, {"contaminated": 3}, entered=400),
-        source("orders", 305, 298, {"duplicate": 1, "keywords": 1}, skipped={"no user turn": 4, "a turn is empty": 1}),
+        source("orders", 305, 298, {"duplicate": 1, "keywords": 1}, skipped={"no user turn": 4, "a turn is empty": 1})
+        | {"bad": [BAD], "left": {"images": 12, "messages.score": 3}},
         source("someone/quiz-bowl", 90, 0, {"contaminated set": 90}, expected=100),
     ],
     "sheet": [
@@ -94,6 +96,7 @@ STORIES = {
     "source": "personas.jsonl",
     "read": 5_000,
     "skipped": {},
+    "bad": [BAD],
     "seeds": 60,
     "rows": 41,
     "dropped": {"answers disagree": 14, "no question": 5},

@@ -43,6 +43,14 @@ def test_every_source_says_what_was_read_skipped_and_removed(fake: FakeRun, tmp_
     assert "Not as expected Expected Found Difference someone/quiz-bowl 100 90 −10" in text
 
 
+def test_what_cannot_be_read_and_what_nobody_reads_are_shown(fake: FakeRun, tmp_path: Path) -> None:
+    text = section(fake, tmp_path)
+    bad = "not valid JSON 2 orders.jsonl, line 9: not valid JSON; fix the line"
+    assert f"Source Rows that cannot be read Rows The first of them orders {bad}" in text
+    assert "Left behind of orders, because nothing reads it: 12 rows of images, 3 rows of messages.score." in text
+    assert f"personas.jsonl {bad}" in text
+
+
 def test_the_matrix_has_a_line_for_each_part_and_marks_dropped_sets(fake: FakeRun, tmp_path: Path) -> None:
     text = section(fake, tmp_path)
     assert "% of items copied gpqa@1 words@1 words@1:examples quiz-bowl set dropped 6.9 31 of 448 – –" in text

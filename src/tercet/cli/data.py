@@ -78,9 +78,12 @@ def benchmark_of(against: str, mirror_file: str | None) -> tuple[list[BenchmarkI
 
 
 def data(args: argparse.Namespace) -> int:
-    """The datasheet of an artifact: the rows of each source, those each rule removed, and copies of benchmarks."""
+    """What a file of rows becomes; of an artifact the rows of each source, those removed, and copies of benchmarks."""
+    from tercet.cli import preview
     from tercet.report.data import summary
 
+    if preview.is_rows(args.artifact, Store(args.store), pipeline.read_mirror(args.mirror)):
+        return preview.rows(args)
     artifact = Store(args.store).open(args.artifact)
     if artifact.kind not in (kinds := kinds_of(MixtureSpec, AskingSpec, OnPolicyPairsSpec)):
         raise StoreError(f"{artifact.path.name} is of kind {artifact.kind}; expected a data stage: {', '.join(kinds)}")
@@ -113,8 +116,8 @@ def _say_mixture(found: dict[str, Any]) -> None:
         for row in found["sources"]
     )
     table((*columns, *found["rules"], "skipped"), rows)
-    for line in (line for row in found["sources"] for line in row.get("said") or ()):
-        say(line)
+    for row in found["sources"]:
+        _say_reading(row)
     expected = found["expected"] or {}
     if expected.get("rows") is not None:
         say(f"expected {expected['rows']:,} rows, found {expected['found']:,}")
@@ -124,6 +127,17 @@ def _say_mixture(found: dict[str, Any]) -> None:
     _say_copies(found, "removed.parquet")
     for row in found["others"]:
         say(f"{row['rule']}: {row['detail']} ({row['row']} of {row['source']})\n  row   {_line(row['row_text'])}")
+
+
+def _say_reading(row: dict[str, Any]) -> None:
+    """How a source was read, and what of it is bad or left behind."""
+    for line in row.get("said") or ():
+        say(line)
+    for one in row.get("bad") or ():
+        say(f"{row['source']}: {one['rows']:,} rows cannot be read: {one['reason']}")
+        say("\n".join(f"  {example}" for example in one["examples"]))
+    if row.get("left"):
+        say(f"{row['source']}: left behind, rows of each: {_tally(row['left'])}")
 
 
 def _say_matrix(matrix: dict[str, Any]) -> None:

@@ -66,7 +66,7 @@ def _asked(args: argparse.Namespace, name: str) -> dict[str, Any]:
     return {"reasoning_effort": effort, "extra_body": extra}
 
 
-def _folder(args: argparse.Namespace) -> Path:
+def model_folder(args: argparse.Namespace) -> Path:
     """The folder of the command line's model, made an artifact first where it is none; its weights are needed here."""
     store = Store(args.store)
     base = base_of(args, store, args.model)
@@ -81,7 +81,7 @@ def chat(args: argparse.Namespace) -> int:
     """A conversation on the terminal; from a pipe, one user turn per line."""
     from tercet.models.generate import LocalGenerator
 
-    generator = LocalGenerator.open(_folder(args), resolve(args.dtype))
+    generator = LocalGenerator.open(model_folder(args), resolve(args.dtype))
     start = [Message("system", args.system)] if args.system else []
     turns: list[Message] = list(start)
     for number, line in enumerate(_lines(args.model)):
@@ -116,7 +116,7 @@ def serve(args: argparse.Namespace) -> int:
             listener.bind((args.host, args.port))
         except (OSError, OverflowError) as error:
             raise RecipeError(f"cannot listen on {args.host}, port {args.port}: {error}; choose another port") from None
-        generator = LocalGenerator.open(_folder(args), resolve(args.dtype), rows=args.rows)
+        generator = LocalGenerator.open(model_folder(args), resolve(args.dtype), rows=args.rows)
         names = tuple(args.name) or (served_name(args.model),)
         key = os.environ.get("TERCET_API_KEY", "").strip()
         where = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{listener.getsockname()[1]}/v1"
@@ -134,7 +134,7 @@ def engine(args: argparse.Namespace) -> int:
     options = dict(_setting(text) for text in args.option)
     key = os.environ.get("TERCET_API_KEY", "").strip()
     with EngineServer(args.host, args.port, key) as server:  # the port is ours before the model loads
-        generator = VllmGenerator.open(_folder(args), resolve(args.dtype), **options)
+        generator = VllmGenerator.open(model_folder(args), resolve(args.dtype), **options)
         say(f"an engine of {args.model} at {server.url}{' (with a key)' if key else ''}; Ctrl-C ends it")
         sys.stdout.flush()
         server.start(generator)

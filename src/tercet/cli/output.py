@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tercet.records import Score
+
+WAIT = 2.0  # seconds after which a terminal shows how far some work is
 
 
 def say(text: str) -> None:
@@ -38,6 +41,24 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     if not console.is_terminal:
         console = Console(width=max(80, console.measure(grid, options=console.options.update(width=10_000)).maximum))
     console.print(grid)
+
+
+def waiting(counts: Iterable[int], what: str) -> None:
+    """Work through `counts`, each how much is done so far; after two seconds a terminal shows it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(), TextColumn("{task.completed:,} {task.description}"), TimeElapsedColumn())
+    shown = Progress(*columns, console=Console(stderr=True), transient=True)
+    task, begin, last = shown.add_task(what, total=None), time.monotonic(), 0.0
+    try:
+        for count in counts:
+            if (now := time.monotonic()) - begin > WAIT and now - last > 0.1:
+                shown.start()
+                shown.update(task, completed=count)
+                last = now
+    finally:
+        shown.stop()
 
 
 def scores_table(evaluations: Mapping[str, Mapping[str, Score]]) -> None:

@@ -17,7 +17,7 @@ from tercet.data.layouts import Adapter, Skip, Unfold, texts
 from tercet.data.pairs import PairAdapter, refuse_part
 from tercet.data.problems import TRAINING_GSM8K, final_number
 from tercet.data.raw_turns import Raw
-from tercet.rows import Message, Row, RowError
+from tercet.rows import Message, Row, RowError, SourceError
 
 LEFT_OUT = "_left_out"  # key of a raw object that an unfolding leaves out; its value is the reason
 
@@ -111,7 +111,7 @@ def fill(row: Row, values: Mapping[str, str], where: str) -> Row:
     slots = {slot for turn in row.messages for slot in _SLOT.findall(turn.content)}
     if missing := ", ".join(sorted(slots - set(values))):
         given = ", ".join(sorted(values)) or "none"
-        raise RowError(f"{where}: no value for the slot {missing} of this template; the values given: {given}")
+        raise SourceError(f"{where}: no value for the slot {missing} of this template; the values given: {given}")
     turns = (replace(turn, content=_SLOT.sub(lambda slot: values[slot[1]], turn.content)) for turn in row.messages)
     return replace(row, messages=tuple(turns))
 

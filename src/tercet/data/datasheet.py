@@ -10,6 +10,7 @@ from typing import Any
 
 from tercet.data.catalogue import conflicts, find
 from tercet.data.decontaminator import Decontaminator
+from tercet.data.reading import Reading
 from tercet.recipe import MixtureSpec
 from tercet.rows import Message, Pair, Row, RowError, Unpaired
 from tercet.store import Artifact
@@ -22,10 +23,7 @@ class Tally:
     """The counts of one source: `entered` rows came from the adapter, `sampled` rows met the rules."""
 
     source: str
-    read: int = 0
-    said: list[str] = field(default_factory=list)  # layouts that were recognised, and by what
-    skipped: dict[str, int] = field(default_factory=dict)  # rows that the adapter left out, by reason
-    entered: int = 0
+    reading: Reading = field(default_factory=Reading)
     sampled: int = 0
     removed: Counter[str] = field(default_factory=Counter)
     kept: int = 0
@@ -40,10 +38,16 @@ class Tally:
         by_filter = sum(number for rule, number in self.removed.items() if rule in PAPER_FILTERS)
         return round((self.sampled - by_filter) * self.repeat)
 
+    @property
+    def entered(self) -> int:
+        """Rows that came from the adapter."""
+        return self.reading.kept
+
     def plain(self) -> dict[str, Any]:
         """One entry of `sources` in `summary.json`."""
-        names = ("source", "said", "read", "skipped", "entered", "sampled", "kept", "repeated", "expected")
-        return {name: getattr(self, name) for name in names} | {"removed": dict(sorted(self.removed.items()))}
+        names = ("entered", "sampled", "kept", "repeated", "expected")
+        found = {"source": self.source, "said": self.reading.said, "read": self.reading.read} | self.reading.plain()
+        return found | {name: getattr(self, name) for name in names} | {"removed": dict(sorted(self.removed.items()))}
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """The mix, pair_mix and unpaired_mix stages: filter, dedupe, decontaminate and shuffle sources into one table.
 
-Every row that enters is kept, or listed in `removed.parquet` with the rule that removed it, or left out by the sample
-that the recipe asked for: kept + removed = sampled <= entered, per source. Which rows are sampled and the order of the
+What the reading of a source leaves out is in its account (`reading`). Every row that enters is kept, or listed in
+`removed.parquet` with the rule that removed it, or left out by the sample that the recipe asked for: kept + removed =
+sampled <= entered, per source. Which rows are sampled and the order of the
 result are functions of the seed and the row ids alone. Rows wait on disk: memory holds the benchmark and some 60
 bytes a row. Preference pairs are mixed alike; the filters look at both conversations. So are answers with a label,
 which are duplicates only with the same answer and label.
@@ -30,7 +31,6 @@ from tercet.data.disk_list import DiskList, batched, in_order
 from tercet.data.filters import Finding, checks, paper_filters
 from tercet.data.process_pool import ProcessPool
 from tercet.data.sources import (
-    Reading,
     check_verifiers,
     chosen_side,
     from_hub,
@@ -169,9 +169,8 @@ class Mixing:
     def take(self, source: SourceSpec) -> Iterator[list[Removed]]:
         """Read one source and keep what no rule removes, or the sample of it that the recipe asks for."""
         tally = self._tally(source)
-        reading = Reading()
         _, read = KINDS_OF_ROWS[self.spec.produces]
-        entries: Iterator[Entry] = iter(read(source, self.inputs, self.ctx.mirror, reading))
+        entries: Iterator[Entry] = iter(read(source, self.inputs, self.ctx.mirror, tally.reading))
         if source.rows is not None or tally.share < 1:
             # A sample is the start of an order drawn from seed and ids, so a larger sample holds the smaller one.
             entries, there = in_order(entries, lambda entry: self._lot(tally.source, entry.id), self.ctx.work)
@@ -185,15 +184,15 @@ class Mixing:
             yield from self._through(entries if most is None else islice(entries, most - tally.kept), filters, once)
             if most is None or tally.sampled == before:
                 break
-        tally.read, tally.entered, tally.said = reading.read, reading.kept, reading.said
-        tally.skipped = dict(sorted(reading.skipped.items()))
+        for sentence in tally.reading.sentences(tally.source):
+            self.ctx.track.note(sentence)
         if most is not None and tally.kept < most and not stand_in(source, self.ctx.mirror):
             raise RowError(
                 f"source {tally.source!r} has {tally.kept} rows that no rule removes, of {tally.entered}; the recipe "
                 f"asks for {most}: lower its `rows`, or repeat rows with a `fraction` above 1"
             )
         number = len(self.tallies)
-        self.ctx.track.log(number - 1, read=tally.read, sampled=tally.sampled, kept=tally.kept)
+        self.ctx.track.log(number - 1, read=tally.reading.read, sampled=tally.sampled, kept=tally.kept)
         self.ctx.track.progress(number, len(self.spec.sources), tally.source)
 
     def without_contaminated_sets(self, left: Numbers) -> tuple[Numbers, list[Removed]]:

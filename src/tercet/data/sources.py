@@ -1,8 +1,8 @@
 """The rows and pairs of a recipe's source: a stage, a local file or a hub id.
 
 An adapter turns each raw object into a `Row` (`ADAPTERS`) or a `Pair` (`PAIRS`); `auto` recognises the layout and
-reports it. Every object is checked here, so that later steps may trust it: it is kept, left out with a counted reason,
-or the reading stops. One object is held at a time.
+reports it. Every object is checked here, so that later steps may trust it: it is kept, left out by policy or as a bad
+row, each for a counted reason, or the reading stops (`reading`). One object is held at a time.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import gzip
 import hashlib
 import heapq
 import json
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache, partial
 from itertools import chain, islice
 from pathlib import Path
@@ -22,12 +21,14 @@ from typing import Any, TypeVar
 from tercet import hub
 from tercet.data import tables
 from tercet.data.adapters import ADAPTERS, PAIRS, UNFOLDS, WITH_EXAMPLES, fill
+from tercet.data.columns import by_columns
 from tercet.data.common_adapters import marked
 from tercet.data.layouts import Adapter, Choice, Skip, filled, refusal
 from tercet.data.raw_turns import Raw
+from tercet.data.reading import Leftovers, Reading, carried_by
 from tercet.recipe import KINDS, SourceSpec
 from tercet.rows import Pair, Row, RowError, Source, Unpaired, row_from
-from tercet.rows_file import read_file
+from tercet.rows_file import Unreadable, read_file
 from tercet.store import Artifact
 
 T = TypeVar("T")
@@ -37,40 +38,32 @@ NameOf = Callable[[Raw, str], str]  # of the adapter of an object
 Inputs = Mapping[str, Artifact]
 
 TEMPLATE = "tercet:hardcoded"  # the path of the built-in template of questions about the assistant itself
+COLUMNS = ""  # the adapter of a source that names its prompt's column
 PEEK = 50  # rows that a layout is recognised by
-
-
-@dataclass
-class Reading:
-    """The counts of what was read of a source: kept + skipped = read, save where rows join objects (OASST's paths)."""
-
-    read: int = 0
-    kept: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)  # reason -> rows
-    said: list[str] = field(default_factory=list)  # layouts that were recognised, and why
+LENIENT = partial(read_file, lenient=True)  # a bad line is counted as a bad row
 
 
 def load(source: SourceSpec, inputs: Inputs, mirror: Mapping[str, str], reading: Reading) -> Iterator[Row]:
     """The rows of one source, adapted and checked; `mirror` maps hub ids to local files or folders.
 
-    `reading` counts rows that an adapter leaves out and public rows with an empty answer. In rows of our own layout,
-    from a stage or a local file, an empty answer is an error. Of preference pairs the chosen side is the row.
+    `reading` counts rows that an adapter leaves out, public rows with an empty answer, and bad rows. In rows of our own
+    layout, from a stage or a local file, an empty answer is an error. Of preference pairs the chosen side is the row.
     """
     layout, raws = _begin(source, _raw(source, inputs, mirror, "rows.parquet"), reading, "rows")
-    adapters = cache(partial(_adapter, source=source, mirror=mirror))
-    if source.adapter != "auto":
-        adapters(source.adapter)  # refuses a name, or worked examples, before anything is read
+    adapters = cache(partial(_reader, source=source, mirror=mirror))
+    if source.prompt or source.adapter != "auto":
+        adapters(COLUMNS if source.prompt else source.adapter)  # refuses a name before anything is read
     own = bool(source.stage or hub.is_local(source.path))
 
-    def adapt(raw: Raw, where: str) -> Row:
+    def adapt(raw: Raw, where: str) -> tuple[Row, str]:
         name = layout(raw, where)
         row, public = adapters(name)(raw, where), name != "rows" or not own
         if name == "hardcoded":
             row = fill(row, source.values, where)
         if public and row.answer is not None and row.messages[-1].blank:
             raise Skip("empty answer")
-        _check(row, where, require_answer=source.require_answer)
-        return row
+        _check(row, where, require_answer=source.require_answer and not source.verifier)
+        return row, name
 
     yield from _adapted(source, raws, adapt, reading)
 
@@ -85,8 +78,9 @@ def load_pairs(source: SourceSpec, inputs: Inputs, mirror: Mapping[str, str], re
         )
     layout, raws = _begin(source, _raw(source, inputs, mirror, "pairs.parquet"), reading, "pairs")
 
-    def adapt(raw: Raw, where: str) -> Pair:
-        return _checked_pair(PAIRS[layout(raw, where)](raw, where), where)
+    def adapt(raw: Raw, where: str) -> tuple[Pair, str]:
+        name = layout(raw, where)
+        return _checked_pair(PAIRS[name](raw, where), where), name
 
     yield from _adapted(source, raws, adapt, reading)
 
@@ -104,14 +98,14 @@ def load_unpaired(
         )
     layout, raws = _begin(source, _raw(source, inputs, mirror, f"{made or 'unpaired'}.parquet"), reading, "unpaired")
 
-    def adapt(raw: Raw, where: str) -> Pair | Unpaired:
+    def adapt(raw: Raw, where: str) -> tuple[Pair | Unpaired, str]:
         if (name := layout(raw, where)) in PAIRS:
-            return _checked_pair(PAIRS[name](raw, where), where)
+            return _checked_pair(PAIRS[name](raw, where), where), name
         row, good = (row_from(raw, where), bool(raw["good"])) if made else marked(raw, where)
         if row.answer is not None and row.messages[-1].blank:
             raise Skip("empty answer")
         _check(row, where, require_answer=True)
-        return Unpaired(**vars(row), good=good)
+        return Unpaired(**vars(row), good=good), name
 
     for entry in _adapted(source, raws, adapt, reading):
         if isinstance(entry, Pair):
@@ -182,10 +176,12 @@ def graders(rows: Iterable[Any]) -> set[str]:
 
 def _begin(source: SourceSpec, raws: Raws, reading: Reading, need: str) -> tuple[NameOf, Raws]:
     """Which adapter reads each object (recognised where the recipe says `auto`), and the counted objects."""
-    name, counted = source.adapter, _counted(raws, reading)
+    name, counted = COLUMNS if source.prompt else source.adapter, _counted(raws, source, reading)
     if name != "auto":
         return lambda raw, where: name, UNFOLDS[name](counted) if name in UNFOLDS else counted
     first = list(islice(counted, PEEK))
+    if not first:
+        reading.finish(source.max_bad)  # not a line could be read
     try:
         choice = Choice([raw for raw, _ in first], need)
     except RowError as error:
@@ -208,17 +204,27 @@ def _recognised(choice: Choice, reading: Reading, name: str, raw: Raw, where: st
     if layout not in choice.counts:
         choice.counts[layout] += 1
         about = f"{' and '.join(layout.keys)}: {layout.meaning}"
-        reading.said.append(f"{name}: {where} is the first of rows that are read as {layout.adapter!r} ({about})")
+        place = where.rpartition("/")[2]
+        reading.said.append(f"{name}: {place} is the first of rows that are read as {layout.adapter!r} ({about})")
     return layout.adapter
 
 
-def _counted(raws: Raws, reading: Reading) -> Raws:
-    for raw in raws:
+def _counted(raws: Raws, source: SourceSpec, reading: Reading) -> Raws:
+    for raw, where in raws:
         reading.read += 1
-        yield raw
+        if isinstance(raw, Unreadable):
+            reading.refuse(raw.error, where, source.max_bad)
+        else:
+            yield raw, where
 
 
-def _adapter(adapter: str, *, source: SourceSpec, mirror: Mapping[str, str]) -> Adapter:
+def _reader(name: str, *, source: SourceSpec, mirror: Mapping[str, str]) -> Adapter:
+    """The function of this name, with the columns that the source names."""
+    adapter = _adapter(name, source, mirror) if name != COLUMNS else None
+    return by_columns(source, adapter) if source.by_columns or adapter is None else adapter
+
+
+def _adapter(adapter: str, source: SourceSpec, mirror: Mapping[str, str]) -> Adapter:
     """The function of this name, with the worked examples that the source names."""
     if source.examples:
         return _with_examples(adapter, label(source), Source(**source.examples.model_dump()), mirror)
@@ -255,21 +261,35 @@ def _with_examples(adapter: str, source: str, examples_of: Source, mirror: Mappi
     return partial(function, examples=examples[:shots])
 
 
-def _adapted(source: SourceSpec, raws: Raws, adapt: Callable[[Raw, str], Entry], reading: Reading) -> Iterator[Entry]:
-    """The rows or pairs of the objects; those that are left out are counted. An object without an id is numbered."""
+def _adapted(
+    source: SourceSpec, raws: Raws, adapt: Callable[[Raw, str], tuple[Entry, str]], reading: Reading
+) -> Iterator[Entry]:
+    """The rows or pairs of the objects; those that are left out are counted. An object without an id is numbered.
+
+    `adapt` gives each with the name of the adapter that read it, which decides what is left behind.
+    """
     name, column = label(source), hub.COLUMNS.get(source.path, "")
+    leftovers = cache(partial(Leftovers, source=source))
     for number, (raw, where) in enumerate(raws, 1):
         identity = raw.get("id")
         raw["id"] = f"{Path(name).name}-{number}" if identity in (None, "") else str(identity)
         try:
             if column and source.subset and raw.get(column) != source.subset:
                 raise Skip("of another part of the set")
-            entry = adapt(raw, where)
+            entry, reader = adapt(raw, where)
+            if left := leftovers(reader).of(raw, carried_by(entry)):
+                if source.strict:
+                    raise leftovers(reader).complaint(left, where)
+                reading.left.update(left)
         except Skip as reason:
             reading.skipped[str(reason)] += 1
             continue
+        except RowError as error:
+            reading.refuse(error, where, source.max_bad)
+            continue
         reading.kept += 1
         yield entry if entry.source else replace(entry, source=name)
+    reading.finish(source.max_bad)
 
 
 def _raw(source: SourceSpec, inputs: Inputs, mirror: Mapping[str, str], table: str) -> Raws:
@@ -284,7 +304,7 @@ def _raw(source: SourceSpec, inputs: Inputs, mirror: Mapping[str, str], table: s
             '`revision = "main"` to take, unpinned, whatever stands there on the day'
         )
     place = Source(str(inputs[source.stage].payload / table)) if source.stage else _place(source)
-    yield from hub.stream(place, mirror, _tree if source.adapter == "prompt_tree" else read_file)
+    yield from hub.stream(place, mirror, _tree if source.adapter == "prompt_tree" else LENIENT)
 
 
 def _place(source: SourceSpec) -> Source:

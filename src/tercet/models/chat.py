@@ -232,11 +232,12 @@ class Chat:
         if colour is None:
             colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
         before, after = ("\033[32m⟦", "⟧\033[0m") if colour else ("⟦", "⟧")
-        parts = []
+        return "".join(before + text + after if trained else text for trained, text in self.runs(encoded))
+
+    def runs(self, encoded: MaskedTokens) -> Iterator[tuple[bool, str]]:
+        """The text in runs of tokens that are trained, and that are not."""
         for trained, run in groupby(zip(encoded.token_ids, encoded.mask, strict=True), key=lambda pair: pair[1]):
-            text = self._backend.decode([token for token, _ in run], skip_special_tokens=False)
-            parts.append(before + text + after if trained else text)
-        return "".join(parts)
+            yield trained, self._backend.decode([token for token, _ in run], skip_special_tokens=False)
 
     def _plan(self, messages: Sequence[Message], where: str) -> _Plan:
         if self.untrainable:

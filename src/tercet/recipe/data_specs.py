@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tercet.recipe.specs import ComputeSpec, Loc, ModelSource, SourceSpec, StageSpec
 
@@ -83,6 +83,13 @@ class MixtureSpec(StageSpec):
     tokenizer: str = Field("", description="Model whose tokenizer counts the datasheet's tokens; words when absent.")
     expect: int | None = Field(None, ge=1, description="Rows that the sources give together, before decontamination.")
     within: float = Field(0.0, ge=0, le=1, description="Share by which the rows may miss `expect` without an error.")
+
+    @model_validator(mode="after")
+    def _columns_make_rows(self) -> MixtureSpec:
+        odd = [name for source in self.sources for name in source.by_columns]
+        if odd and self.produces != "rows":
+            raise ValueError(f"`{odd[0]}` of a source makes rows, and this stage makes {self.produces}; use a mix")
+        return self
 
     def origins(self) -> Iterator[tuple[Loc, SourceSpec]]:
         """The sources."""

@@ -121,6 +121,7 @@ class ExamplesSpec(Spec):
 class SourceSpec(Spec):
     """One source of a mixture: a stage of this recipe, or rows by hub id or local file."""
 
+    later = ("max_bad", "strict", "verifier", "prompt", "answer", "info")
     stage: str = Field("", description="A stage of this recipe that makes rows (or pairs, for a `pair_mix`).")
     path: str = Field("", description="Hub id or local jsonl, json, csv, tsv or parquet file (plain or .gz).")
     adapter: str = Field("rows", description="How raw rows become conversations; see `tercet.data.sources`.")
@@ -141,6 +142,37 @@ class SourceSpec(Spec):
         None, description="Which filters (`keywords`, `blank`) this source gets; the paper's exemptions when absent."
     )
     values: dict[str, str] = Field({}, description="Fills the {{slots}} of a template source, e.g. name and maker.")
+    max_bad: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Most rows that may be unreadable, as a share (one row always may); they are left out and counted. "
+        "0: the first one stops the stage.",
+    )
+    strict: bool = Field(False, description="Stop where a row carries something (tools, weights) that nothing reads.")
+    verifier: str = Field("", description="Grades answers to these rows, e.g. `gsm8k@2`; they are then prompts.")
+    prompt: str = Field("", description="The column that holds the prompt, a text or messages, of rows of any layout.")
+    answer: str = Field(
+        "", description="The column that holds the reference answer of `verifier`; without one, the assistant's turn."
+    )
+    info: tuple[str, ...] = Field((), description="More columns that the verifier is given.")
+
+    @model_validator(mode="after")
+    def _columns_have_a_use(self) -> SourceSpec:
+        if self.answer and not (self.verifier or self.prompt):
+            raise ValueError("`answer` goes with `verifier` (a reference answer) or with `prompt` (a turn); add one")
+        if self.info and not self.verifier:
+            raise ValueError("`info` is given to a verifier; name one with `verifier`")
+        if self.prompt and self.adapter not in ("rows", "auto"):
+            raise ValueError(
+                f"`prompt` names a column, and `adapter = {self.adapter!r}` reads them too; give one of both"
+            )
+        return self
+
+    @property
+    def by_columns(self) -> dict[str, Any]:
+        """What it says of verifier and columns, where it does."""
+        return {name: value for name in ("verifier", "prompt", "answer", "info") if (value := getattr(self, name))}
 
     @model_validator(mode="after")
     def _one_origin(self) -> SourceSpec:

@@ -128,7 +128,21 @@ def _asked(stored: Object) -> Object:
         for key in ("rules", "no_pair", "dropped", "skipped", "ratings")
     }
     sides = {key: stored.get(key) or {} for key in ("mean_words", "mean_length")}
-    plain = ("source", "write", "model", "read", "seeds", "rows", "prompts", "repeats", "pairs", "spent", "budget")
+    plain = (
+        "source",
+        "write",
+        "model",
+        "read",
+        "bad",
+        "left",
+        "seeds",
+        "rows",
+        "prompts",
+        "repeats",
+        "pairs",
+        "spent",
+        "budget",
+    )
     return {
         **{key: stored.get(key) for key in plain},
         **tallies,

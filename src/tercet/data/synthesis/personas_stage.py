@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tercet.data.disk_list import batched
-from tercet.data.sources import Reading, draw, label, load
+from tercet.data.reading import Reading
+from tercet.data.sources import draw, label, load
 from tercet.data.synthesis.personas import SeedCounts, synthesise
 from tercet.data.synthesis.personas_checks import AnswerPlan
 from tercet.data.synthesis.requests import PIECE, logged_model, open_log, title, write_requests
@@ -24,6 +25,8 @@ def run(spec: PersonasSpec, inputs: dict[str, Artifact], out: Path, ctx: Context
     """Write `rows.parquet`, `summary.json` and `requests.parquet`."""
     reading, counts, author = Reading(), SeedCounts(), inputs[spec.model]
     seeds = read_seeds(spec, inputs, ctx, reading)
+    for sentence in reading.sentences(label(spec.seeds)):
+        ctx.track.note(sentence)
     plan = AnswerPlan(spec.answers, spec.agree, spec.temperature, spec.author_temperature, spec.max_new_tokens)
     with open_log(spec, ctx) as log:
 
@@ -47,7 +50,7 @@ def run(spec: PersonasSpec, inputs: dict[str, Artifact], out: Path, ctx: Context
             f"personas {ctx.name!r}: no row from {len(seeds)} seeds ({reasons}); another author, more `answers`, a "
             "lower `agree` or more `max_new_tokens` may help"
         )
-    source = {"source": label(spec.seeds), "read": reading.read, "skipped": dict(sorted(reading.skipped.items()))}
+    source = {"source": label(spec.seeds), "read": reading.read} | reading.plain()
     made = {"seeds": counts.read, "rows": counts.kept, "dropped": dict(sorted(counts.dropped.items()))}
     summary = {"of": "rows", "write": spec.write, "model": title(author), **source, **made, **paid}
     write_json(out / "summary.json", summary)
