@@ -70,8 +70,8 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 24
 # docs/log.md that says what the lines buy.
 BUDGETS = {
     "algos": 602,
-    "cli": 1_446,
-    "data": 6_893,
+    "cli": 1_456,
+    "data": 6_894,
     "device": 950,
     "evals": 3_426,
     "kernels": 109,

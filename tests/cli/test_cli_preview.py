@@ -68,6 +68,14 @@ def test_a_file_of_pairs_shows_both_answers(run: Run) -> None:
     assert "assistant ⟦It has six.⟧" in squeezed(run(rows, "--need", "rows"))
 
 
+def test_answers_with_labels_are_shown_with_them(run: Run) -> None:
+    rows = [{"prompt": ASKED["content"], "completion": text, "label": text == "Six."} for text in ("Six.", "Eight.")]
+    said = squeezed(run(rows))
+    assert "labelled good user How many legs has an ant? assistant ⟦Six.⟧" in said
+    assert "labelled bad user How many legs has an ant? assistant ⟦Eight.⟧" in said
+    assert "2 rows read: 1 kept, 1 left out" in squeezed(run(rows, "--need", "rows"))
+
+
 def test_prompts_with_their_verifiers_are_shown(run: Run) -> None:
     said = squeezed(run([{"id": "a", "messages": [ASKED], "verifier": "gsm8k@1", "reference": "6"}]))
     assert "rows graded by" in said

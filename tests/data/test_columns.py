@@ -30,9 +30,9 @@ def read(path: Path, *raws: Any, **options: Any) -> tuple[list[Row], Reading]:
 
 
 def test_a_question_and_its_answer_are_a_prompt_that_can_be_graded(path: Path) -> None:
-    (row,), reading = read(path, QUESTION, verifier="gsm8k@1", prompt="q", answer="gold")
+    (row,), reading = read(path, QUESTION, verifier="gsm8k@2", prompt="q", answer="gold")
     assert row.messages == (Message("user", QUESTION["q"]),)
-    assert (row.verifier, row.reference, row.skill) == ("gsm8k@1", "7", "words")
+    assert (row.verifier, row.reference, row.skill) == ("gsm8k@2", "7", "words")
     assert verifier(row.verifier)("It is 7.", row.reference).score == 1.0
     assert not reading.left
 

@@ -17,7 +17,7 @@ from tercet.cli.models import model_folder
 from tercet.cli.output import emit, say, table, waiting
 from tercet.data.preview import QUANTILES, Entry, Measure, Preview, is_trained, need_of, words_of
 from tercet.recipe import SourceSpec
-from tercet.rows import DetailedMessage, Message, Pair, Row
+from tercet.rows import DetailedMessage, Message, Pair, Row, Unpaired
 from tercet.store import Store
 
 if TYPE_CHECKING:
@@ -114,8 +114,7 @@ def _say_rows(found: Preview, chat: Chat | None) -> None:
     console = Console(highlight=False)
     marked = not console.is_terminal or console.no_color
     for number, entry in enumerate(found.first, 1):
-        graded = f", {entry.verifier}: {_cut(entry.reference)!r}" if isinstance(entry, Row) and entry.verifier else ""
-        console.print(Text(f"\nrow {number} of {found.reading.kept:,}: {entry.id}{graded}", "bold"))
+        console.print(Text(f"\nrow {number} of {found.reading.kept:,}: {entry.id}{_about(entry)}", "bold"))
         grid = Table.grid(padding=(0, 2))
         grid.add_column(no_wrap=True, style="dim")
         grid.add_column(overflow="fold")
@@ -125,11 +124,22 @@ def _say_rows(found: Preview, chat: Chat | None) -> None:
         console.print(grid)
 
 
+def _about(entry: Entry) -> str:
+    """What a row says of its answer: who grades it against what, or how it is labelled."""
+    if isinstance(entry, Unpaired):
+        return ", labelled good" if entry.good else ", labelled bad"
+    return f", {entry.verifier}: {_cut(entry.reference)!r}" if isinstance(entry, Row) and entry.verifier else ""
+
+
+def _style(entry: Entry) -> str:
+    return REJECTED if isinstance(entry, Unpaired) and not entry.good else TRAINED
+
+
 def _turns(entry: Entry) -> Iterator[Line]:
     """The turns of a row by their roles, without a model."""
     target = isinstance(entry, Row) and _is_target(entry)
     for turn in entry.prompt if isinstance(entry, Pair) else entry.messages:
-        yield from _turn(turn, turn.role, TRAINED if target and is_trained(turn) else CONTEXT)
+        yield from _turn(turn, turn.role, _style(entry) if target and is_trained(turn) else CONTEXT)
     if isinstance(entry, Pair):
         yield from _turn(entry.chosen[-1], "chosen", TRAINED)
         yield from _turn(entry.rejected[-1], "rejected", REJECTED)
@@ -152,7 +162,7 @@ def _rendered(entry: Entry, chat: Chat) -> Iterator[Line]:
         return
     sides = {"row": entry.messages} if isinstance(entry, Row) else {"chosen": entry.chosen, "rejected": entry.rejected}
     for name, turns in sides.items():
-        style = REJECTED if name == "rejected" else TRAINED
+        style = REJECTED if name == "rejected" else _style(entry)
         try:
             encoded = chat.encode(turns)
         except ValueError as error:

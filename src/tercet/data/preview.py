@@ -19,14 +19,15 @@ from tercet import hub
 from tercet.data.adapters import PAIRS
 from tercet.data.layouts import recognise
 from tercet.data.reading import Reading, reason_of
-from tercet.data.sources import LENIENT, PEEK, load, load_pairs
+from tercet.data.sources import LENIENT, PEEK, load, load_pairs, load_unpaired
 from tercet.recipe import SourceSpec
 from tercet.rows import Message, Pair, Row, RowError, Source, is_context, plain
 
-Need = Literal["rows", "pairs"]
+Need = Literal["rows", "pairs", "unpaired"]
 Entry = Row | Pair
 Measure = Callable[[Entry], dict[str, int]]  # names of parts -> their lengths; ValueError where it cannot be trained
 
+LOADS: dict[Need, Callable[..., Iterator[Entry]]] = {"rows": load, "pairs": load_pairs, "unpaired": load_unpaired}
 QUANTILES = (("min", 0.0), ("10 %", 0.1), ("median", 0.5), ("90 %", 0.9), ("99 %", 0.99), ("max", 1.0))
 
 
@@ -47,9 +48,8 @@ class Preview:
     ) -> Iterator[int]:
         """Read all rows of a source; after each, how many objects were read, for a display of progress."""
         lenient = source.model_copy(update={"max_bad": 1.0, "require_answer": False})
-        load_them: Callable[..., Iterator[Entry]] = load_pairs if need == "pairs" else load
         try:
-            for entry in load_them(lenient, {}, mirror, self.reading):
+            for entry in LOADS[need](lenient, {}, mirror, self.reading):
                 self.first += [entry] * (len(self.first) < shown)
                 if isinstance(entry, Row) and entry.verifier:
                     self.verifiers[entry.verifier] += 1
@@ -110,11 +110,12 @@ def _words(turns: Any) -> int:
 
 
 def need_of(source: SourceSpec, mirror: Mapping[str, str]) -> Need:
-    """What a file gives: pairs, or rows, by its adapter or, where that is `auto`, by the layout of its first rows."""
+    """What a file gives: pairs, answers with labels, or rows, by its adapter, or by the layout of its first rows."""
     if source.adapter != "auto":
-        return "pairs" if source.adapter in PAIRS else "rows"
+        return "pairs" if source.adapter in PAIRS else "unpaired" if source.adapter == "kto" else "rows"
     head = islice(hub.stream(Source(source.path, source.subset, source.split), mirror, LENIENT), PEEK)
     try:
-        return "pairs" if recognise([raw for raw, _ in head if raw]).gives == "pairs" else "rows"
+        gives = recognise([raw for raw, _ in head if raw]).gives
+        return "pairs" if gives == "pairs" else "unpaired" if gives == "unpaired" else "rows"
     except RowError:  # which the reading will say with its place
         return "rows"
