@@ -71,7 +71,7 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 24
 BUDGETS = {
     "algos": 602,
     "cli": 1_456,
-    "data": 6_894,
+    "data": 6_895,
     "device": 950,
     "evals": 3_426,
     "kernels": 109,

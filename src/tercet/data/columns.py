@@ -37,7 +37,8 @@ def by_columns(source: SourceSpec, adapter: Adapter | None = None) -> Adapter:
             info = {name: column(raw, "info", name, where) for name in source.info}
             reference = json.dumps({"answer": reference, "info": info}, ensure_ascii=False, default=str)
         check(reference, where)
-        return replace(row, verifier=source.verifier, reference=reference, skill=SKILLS.get(source.verifier, row.skill))
+        skill = SKILLS.get(source.verifier.partition("@")[0], row.skill)
+        return replace(row, verifier=source.verifier, reference=reference, skill=skill)
 
     return adapt
 
