@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ from tercet.rows import Message
 from tercet.train.batch import Batch, batches
 from tercet.train.dpo import preference_loss
 from tercet.train.export import open_policy
-from tercet.train.kto import mismatch, mismatched
+from tercet.train.kto import Labels, mismatch, mismatched, unpaired_loss
 from tercet.train.loop import Loss
 from tercet.train.packing import Budget
 from tercet.train.reference import Table, answer_logps
@@ -157,6 +158,7 @@ def preferences(world: World) -> Iterator[Case]:
         "answers, the next pair's chosen ones, so that the two KLs are means over the same answers"
     )
     yield one("kto", "kto", weights, unpaired(pairs), weights, pairs=pairs, note=note)
+    yield single_answers(world, weights, note.replace("the next pair's chosen ones", "the next row's"))
     note = (
         "TRL's NLL counts the prompt and averages over all tokens of a batch, Tercet's counts answers and averages "
         "over them: prompts of one token and chosen answers of one length here, where the two are the same number"
@@ -193,6 +195,39 @@ def unpaired(pairs: Rows) -> Rows:
         for side in ("chosen", "rejected")
         for pair, other in zip(pairs, others, strict=True)
     ]
+
+
+def single_answers(world: World, weights: dict[str, Any], note: str) -> Case:
+    """KTO on rows of which each has one answer and a label: three good ones and a bad one here."""
+    good = [number != 1 for number in range(len(world["pairs"]))]
+    chosen = [pair["chosen_ids" if one else "rejected_ids"] for pair, one in zip(world["pairs"], good, strict=True)]
+    keys = ("prompt_ids", "completion_ids", "KL_completion_ids", "label")
+    asked = [pair["prompt_ids"] for pair in world["pairs"]]
+    rows = [
+        dict(zip(keys, row, strict=True)) for row in zip(asked, chosen, [*chosen[1:], chosen[0]], good, strict=True)
+    ]
+    spec = DPOSpec(model="base", pairs="unpaired", loss="kto", **weights)
+    return Case("kto, unpaired", "kto", weights, rows, partial(labelled, world, rows, spec), note)
+
+
+def labelled(world: World, rows: Rows, spec: DPOSpec) -> Found:
+    """As `prefer`, of rows with one answer each."""
+    trees = [
+        Tree(row["prompt_ids"], [Leaf(row["completion_ids"], [True] * len(row["completion_ids"]))]) for row in rows
+    ]
+    others = mismatched(trees, range(len(trees)), LIMIT)
+    reference = open_policy(world["reference"], world["dtype"])
+    table = Table(answer_logps(reference, trees, Mesh()), [answer_logps(reference, others, Mesh())])
+    kl = mismatch(others, table, Trainable(open_policy(world["policy"]), torch.float32, Mesh()), 0, Budget(LIMIT))
+    good_R, weights = np.array([row["label"] for row in rows]), (spec.desirable_weight, spec.undesirable_weight)
+    labels = Labels(good_R, np.arange(len(rows)), weights)
+
+    def values(items: list[int], _forest: Forest) -> dict[str, Tensor]:
+        return labels.sides(items) | {"reference_L": table.answers[items].reshape(-1), "kl": kl}
+
+    policy = open_policy(world["policy"], world["dtype"])
+    found = learned(policy, halves(trees, values), partial(unpaired_loss, spec=spec))
+    return found._replace(metrics=found.metrics | {"kl": float(kl)})
 
 
 def alike(pairs: Rows) -> Rows:

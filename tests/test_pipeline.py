@@ -360,6 +360,19 @@ def test_the_real_data_stages_run_in_their_own_process(store):
     assert forecast["benchmark"] == {"rows": 10}
 
 
+def test_a_forecast_counts_two_answers_of_each_pair(store):
+    stage = {
+        "prompts": {"kind": "synth", "generator": "constraints@1", "rows": 9},
+        "made": {"kind": "on_policy_pairs", "model": "base", "prompts": "prompts"},
+        "answers": {"kind": "unpaired_mix", "sources": [{"stage": "made"}]},
+        "again": {"kind": "unpaired_mix", "sources": [{"stage": "answers"}]},
+        "tuned": {"kind": "dpo", "loss": "kto", "model": "base", "pairs": "again", "batch": 6},
+    }
+    forecast = {line.name: line.forecast for line in pipeline.plan(recipe(stage=stage), store)}
+    assert [forecast[name]["rows"] for name in ("made", "answers", "again")] == [9, 18, 18]
+    assert forecast["tuned"]["steps"] == 3
+
+
 KIND = '''
 """A stage kind in one module: its spec, and what makes it."""
 from typing import Literal
