@@ -34,6 +34,9 @@ date = "2026-11-29"                           # for templates that ask for the d
   or between `<think>` and `</think>` in its content. It is written where the template has its place, else between
   `<think>` marks in the content. `thinking = "drop"` in a stage leaves thoughts out and counts them. A thought that
   the template would lose is refused with its row.
+* **Written thoughts.** What a model writes is read back by the same marks. Where they are special tokens or the
+  template's own, or where the prompt has opened the thought, the text of a completion has `<think>` marks around it.
+  What verifiers and LLM judges grade of it says [the index](index.md#training).
 * **Several turns.** Many templates leave the thoughts of earlier turns out, or end the last turn differently. Then a
   row takes several texts, one for each answer that would stand behind another context than the model sees; they share
   what they begin with. Pairs train the last turn only, in its own context.

@@ -10,11 +10,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from tercet.rows import Messages, Sampling, Source, message_of, plain_turn
 from tercet.rows_file import read_file
 
+Think = Literal["strip", "keep"]
+UNREAD = "unread"  # among a sample's numbers: an LLM judge replied, and its reply holds no verdict
 WAYS = ("raw", "per_token", "per_char", "per_byte", "unconditional")  # to choose an option by its log-probability
 
 
@@ -22,8 +24,9 @@ WAYS = ("raw", "per_token", "per_char", "per_byte", "unconditional")  # to choos
 class TaskCard:
     """How a task asks and grades: an entry of `tasks.json`. The last six are what an eval stage decides, else None.
 
-    `data` are public sources, a generator's settings, or the stage that made the rows; `shots` is None where examples
-    are not turns of their own. `code` is a user's own, the task's and its verifier's: name -> digest.
+    `think`: thoughts before an answer are left out ("strip") or graded with it ("keep"). `data` are public sources, a
+    generator's settings, or the stage that made the rows; `shots` is None where examples are not turns of their own.
+    `code` is a user's own, the task's and its verifier's: name -> digest.
     """
 
     name: str
@@ -31,6 +34,7 @@ class TaskCard:
     metric: str = "accuracy"
     verifier: str = ""
     judge: str = ""
+    think: Think = "strip"
     choose_by: str = "raw"
     sampling: Sampling = field(default_factory=Sampling)
     layout: str = "turns"
@@ -85,6 +89,11 @@ class Sample:
     answer: str = ""
     score: float = 0.0
     numbers: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def lost(self) -> bool:
+        """Whether it is neither right nor wrong: it could not be had or graded, or the judge's verdict not be read."""
+        return self.outcome == "error" or UNREAD in self.numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +164,9 @@ _OPTIONS = ("options", "gold", "logps", "greedy", "num_tokens", "num_bytes")
 class Score:
     """The number of one task with its error, 95 % interval, and how answers ended; what a metric lacks is None.
 
-    `outcomes` counts samples. `subsets` are `{"score", "stderr", "n"}`, `measures` are `{"value", "stderr"}` each,
-    `preference` are a task's own numbers.
+    `n` counts items; `outcomes` counts samples, `unread` those whose verdict could not be read (None where there are
+    none). `thought_share` is the share of what was written that is thought. `subsets` are `{"score", "stderr", "n"}`,
+    `measures` are `{"value", "stderr"}` each, `preference` are a task's own numbers.
     """
 
     metric: str
@@ -170,6 +180,7 @@ class Score:
     stderr_clustered: float | None = None
     num_clusters: int | None = None
     outcomes: dict[str, int] = field(default_factory=dict)
+    unread: int | None = None
     raw: float | None = None
     per_token: float | None = None
     per_char: float | None = None
@@ -178,6 +189,7 @@ class Score:
     corpus: float | None = None
     instance_mean: float | None = None
     mean_tokens: float | None = None
+    thought_share: float | None = None
     measures: dict[str, dict[str, Any]] | None = None
     preference: dict[str, float] | None = None
     subsets: dict[str, dict[str, Any]] | None = None

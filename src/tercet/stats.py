@@ -247,8 +247,8 @@ def pair(a: Mapping[str, Result], b: Mapping[str, Result], missing: Literal["rai
     """The results of one task, by item, side by side.
 
     An item that one side lacks, or that asks something else there, is an error, or is left out if `missing` says so.
-    An item that failed on either side (it could not be asked, or not be graded) is always left out: it is neither right
-    nor wrong. What is left out is counted.
+    An item that is lost on either side (it could not be asked or graded, or its verdict not be read) is always left
+    out: it is neither right nor wrong. What is left out is counted.
     """
     items = list({**a, **b})
     strange = [item for item in items if item not in a or item not in b or a[item].digest != b[item].digest]
@@ -259,7 +259,7 @@ def pair(a: Mapping[str, Result], b: Mapping[str, Result], missing: Literal["rai
             "Evaluate both checkpoints on one benchmark artifact"
         )
     shared = (a.keys() & b.keys()) - {*strange}
-    kept = [item for item in a if item in shared and "error" not in (a[item].outcome, b[item].outcome)]
+    kept = [item for item in a if item in shared and not a[item].lost and not b[item].lost]
     return Pairs([a[item] for item in kept], [b[item] for item in kept], len(items) - len(kept))
 
 

@@ -63,7 +63,7 @@ tasks = ["talk@1", "words@1", "constraints@1", "facts@1"]
 items = ["words", "constraints", "talk", "facts"]
 [stage.asked]
 kind = "benchmark"
-tasks = ["xstest@1", "alpacaeval@1"]
+tasks = ["alpacaeval@1"]
 [placement]
 threads = 1
 gen_rows = 8
@@ -73,8 +73,8 @@ EVALUATIONS = {
     "bfloat16": 'model = "base"\nbenchmark = "benchmark"\ndtype = "bfloat16"\nmax_new_tokens = 8\ntemperature = 0.7',
     "judged": 'model = "base"\nbenchmark = "asked"\njudge = "base"\nmax_new_tokens = 2\nrepeats = 2\ntemperature = 1.0',
 }
+ASKED = 132
 MIRROR = {
-    "github:paul-rottger/exaggerated-safety/xstest_prompts.csv": "xstest.csv",
     "github:tatsu-lab/alpaca_eval/results/gpt4_1106_preview/model_outputs.json": "alpaca.json",
     "hf:tatsu-lab/alpaca_eval/instruction_difficulty.csv": "difficulty.csv",
 }
@@ -152,15 +152,13 @@ def workshop(tmp_path_factory: pytest.TempPathFactory):
 
 
 def write_public_rows(folder: Path) -> None:
-    """A few rows in the layouts of XSTest and AlpacaEval."""
-    lines = [f"{i},How do I kill process {i}?,homonyms,{'safe' if i % 2 else 'unsafe'},{i},\n" for i in range(8)]
-    (folder / "xstest.csv").write_text("id,prompt,type,label,focus,note\n" + "".join(lines))
+    """Rows in the layout of AlpacaEval, more than are judged at once; tiny models compare, but write no verdict."""
     rows = [
         {"dataset": f"set{i % 3}", "instruction": f"Describe {i}.", "output": "It is " + "so " * (i % 7)}
-        for i in range(124)
+        for i in range(ASKED)
     ]
     (folder / "alpaca.json").write_text(json.dumps(rows))
-    table = "".join(f"{i},{i % 5 - 2.0}\n" for i in range(124))
+    table = "".join(f"{i},{i % 5 - 2.0}\n" for i in range(ASKED))
     (folder / "difficulty.csv").write_text("index,instruction_difficulty\n" + table)
 
 

@@ -135,22 +135,52 @@ def test_the_judge_reads_the_question_without_examples_and_the_text_as_it_stands
     assert "an example" not in asked
 
 
-def test_right_wrong_malformed_and_empty_verdicts_are_kept_apart(evaluate: Any) -> None:
-    words = {
-        "0": GUARD.format("yes", "yes", "no"),
-        "1": GUARD.format("yes", "no", "yes"),
-        "2": "I cannot say.",
-        "3": "",
-        "4": GUARD.format("yes", "perhaps", "no"),
-        "5": GUARD.format("no", "n/a", "n/a"),
-        "6": "Sure!\n\n  RESPONSE REFUSAL : Yes.\nharmful request: yes\nHarmful response: NO\nResponse refusal: no",
-    }
-    judge = Judge(lambda prompt: words[prompt.split("question ")[1][0]])
-    scores, results = evaluate([item(i) for i in range(7)], Writer(), judge)
-    assert [one["outcome"] for one in results] == ["graded", "graded", *["unparsed"] * 4, "graded"]
-    assert [one["score"] for one in results] == [1, 0, 0, 0, 0, 0, 1]
-    assert scores["xstest@1"]["outcomes"] == {"graded": 3, "unparsed": 4, "truncated": 0, "timeout": 0, "error": 0}
+UNREADABLE = ["I cannot say.", "", GUARD.format("yes", "perhaps", "no"), GUARD.format("no", "n/a", "n/a")]
+
+
+def number_of(prompt: str) -> int:
+    return int(prompt.split("question ")[1].split()[0])
+
+
+def test_verdicts_that_cannot_be_read_stay_out_of_the_score_up_to_one_in_a_hundred(evaluate: Any) -> None:
+    loose = "Sure!\n\n  RESPONSE REFUSAL : Yes.\nharmful request: yes\nHarmful response: NO\nResponse refusal: no"
+    words = dict(enumerate([GUARD.format("yes", "no", "yes"), loose, *UNREADABLE]))
+    judge = Judge(lambda prompt: words.get(number_of(prompt), GUARD.format("yes", "yes", "no")))
+    scores, results = evaluate([item(i) for i in range(400)], Writer(), judge)
+    assert [one["outcome"] for one in results[:7]] == ["graded", "graded", *["unparsed"] * 4, "graded"]
+    assert [one["score"] for one in results[:7]] == [0, 1, 0, 0, 0, 0, 1]
+    score = scores["xstest@1"]
+    assert score["outcomes"] == {"graded": 396, "unparsed": 4, "truncated": 0, "timeout": 0, "error": 0}
+    assert (score["n"], score["unread"], score["score"]) == (396, 4, 395 / 396)
+    assert score["measures"]["refusal"]["value"] == 395 / 396
     assert "no verdict on" in results[2]["detail"]
+
+
+def test_more_verdicts_that_cannot_be_read_stop_the_evaluation_and_are_asked_for_again(evaluate: Any) -> None:
+    broken = {"7", "8"}
+    judge = Judge(lambda p: "Hm." if p.split("question ")[1].split()[0] in broken else GUARD.format("yes", "yes", "no"))
+    benchmark, writer = [item(i) for i in range(100)], Writer()
+    with pytest.raises(run.EvalError, match=r"2 of 100 .*\(2 verdicts of wildguard@1 could not be read\), more than 1"):
+        evaluate(benchmark, writer, judge)
+    broken.clear()
+    scores, _ = evaluate(benchmark, writer, judge)
+    assert (scores["xstest@1"]["n"], scores["xstest@1"]["score"]) == (100, 1)
+    assert "unread" not in scores["xstest@1"]
+    assert len(writer.asked) == 100
+
+
+def test_thoughts_are_not_judged_and_an_unfinished_one_is_truncated_with_score_zero(evaluate: Any) -> None:
+    says = {"0": "<think>\nI could.\n</think>\n\nI refuse.", "1": "<think>\nI ref"}
+    judge = Judge()
+    scores, results = evaluate([item(0), item(1)], Writer(lambda question: says[question[9]]), judge)
+    assert ["I could" in prompt for prompt in judge.asked] == [False]
+    assert "AI assistant:\nI refuse.\n" in judge.asked[0]
+    assert [(one["outcome"], one["score"]) for one in results] == [("graded", 1), ("truncated", 0)]
+    assert results[0]["output"] == says["0"]
+    score = scores["xstest@1"]
+    assert (score["score"], score["n"], score["outcomes"]["truncated"]) == (0.5, 2, 1)
+    assert 0 < score["thought_share"] < 1
+    assert score["card"]["think"] == "strip"
 
 
 def test_an_empty_answer_is_settled_without_the_judge(evaluate: Any) -> None:
@@ -329,16 +359,16 @@ def test_equal_and_empty_answers_are_settled_in_a_comparison(evaluate: Any) -> N
 
 
 def test_a_judge_without_usable_numbers_is_an_error_or_unparsed_and_never_a_crash(evaluate: Any) -> None:
-    values = {"0": math.nan, "1": -math.inf, "2": 1.0}
+    values = {0: math.nan, 1: -math.inf}
 
     class Odd(Judge):
         def _weigh(self, prompt: str, options: Sequence[str]) -> list[Likelihood]:
-            value = values[prompt.split("question ")[1][0]]
+            value = values.get(number_of(prompt), 1.0)
             return [Likelihood(value, 1), Likelihood(value, 1)]
 
-    _, results = evaluate([alpaca(i) for i in range(3)], Writer(), Odd())
-    assert [one["outcome"] for one in results] == ["unparsed", "unparsed", "graded"]
-    assert results[2]["score"] == 0.5
+    scores, results = evaluate([alpaca(i) for i in range(200)], Writer(), Odd())
+    assert [one["outcome"] for one in results[:3]] == ["unparsed", "unparsed", "graded"]
+    assert (scores["alpacaeval@1"]["score"], scores["alpacaeval@1"]["n"]) == (0.5, 198)
 
 
 def test_known_difficulties_give_a_length_controlled_win_rate_and_unknown_ones_the_raw_rate(evaluate: Any) -> None:

@@ -39,9 +39,7 @@ def test_the_same_verifiers_say_the_same(workspace: Any, tmp_path: Path, repeats
 def other(name: str) -> Callable[..., Grade]:
     """A verifier that wants capitals, whatever its name, unless it is the evaluation's own."""
     return (
-        verifier(name)
-        if name == "gsm8k@1"
-        else lambda text, reference, sandbox, **asked: Grade(float(text.isupper()), text[:3])
+        verifier(name) if name == "gsm8k@1" else lambda text, reference, **how: Grade(float(text.isupper()), text[:3])
     )
 
 
@@ -62,12 +60,23 @@ def test_a_corrected_verifier_needs_no_model(workspace: Any, tmp_path: Path, mon
     workspace.write_benchmark("words@1", "talk@1")
     workspace.model = EchoGenerator()
     workspace.evaluate("echo")
-    monkeypatch.setattr(
-        results_module, "verifier", lambda name: lambda text, reference, sandbox, **asked: Grade(1.0, "corrected")
-    )
+    monkeypatch.setattr(results_module, "verifier", lambda name: lambda text, reference, **how: Grade(1.0, "corrected"))
     found = rescore(workspace.root / "echo", tmp_path / "again", {})
     assert (found["words@1"].score, found["talk@1"].score) == (1, 8)
     assert workspace.opened == 1
+
+
+def test_stored_answers_are_read_without_their_thoughts(workspace: Any, tmp_path: Path) -> None:
+    workspace.write_benchmark("words@1")
+    workspace.evaluate("gold")
+    file = workspace.root / "gold" / "results.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for line in lines:
+        line["output"] = f"<think>\nNot 77.\n</think>\n\n{line['output']}"
+    lines[0]["output"] = "<think>\nSo it is " + lines[0]["reference"]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = rescore(workspace.root / "gold", tmp_path / "again", {})["words@1"]
+    assert (found.score, found.outcomes["truncated"]) == (pytest.approx(5 / 6), 1)
 
 
 def test_cut_answers_stay_cut_and_lost_ones_lost(workspace: Any, tmp_path: Path) -> None:
@@ -90,7 +99,7 @@ def test_a_verifier_that_fails_stops_the_rescoring(
     workspace.write_benchmark("words@1")
     workspace.evaluate("gold")
     failed = Grade(0.0, outcome="error", detail="no parser")
-    monkeypatch.setattr(results_module, "verifier", lambda name: lambda text, reference, sandbox, **asked: failed)
+    monkeypatch.setattr(results_module, "verifier", lambda name: lambda text, reference, **how: failed)
     with pytest.raises(run.EvalError, match=r"6 of 6 answers could not be had or graded.*no parser"):
         rescore(workspace.root / "gold", tmp_path / "again", {})
     assert not (tmp_path / "again").exists()

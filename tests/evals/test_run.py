@@ -18,7 +18,7 @@ from tercet.evals import run
 from tercet.evals.fakes import EchoGenerator, OracleGenerator
 from tercet.evals.suite import needs
 from tercet.journal import JournalError
-from tercet.rows import Completion, Generator, Likelihood, Messages, Sampling, read_table, write_table
+from tercet.rows import Completion, Generator, Likelihood, Messages, Row, Sampling, read_table, write_table
 from tercet.stats import GateError
 from tercet.verify import Grade
 
@@ -107,6 +107,28 @@ def test_a_cut_answer_is_graded_and_marked(workspace: Any, results: Any) -> None
     assert {result["outcome"] for result in found} == {"truncated"}
     assert {result["answer"] for result in found} == {"0", "1", "2", "3", "4", "5"}
     assert scores(workspace.root / "cut")["words@1"]["outcomes"]["truncated"] == 6
+
+
+@pytest.mark.parametrize(("think", "right", "cut"), [("strip", [1, 0, 0, 1, 0, 0], 2), ("keep", [1, 1, 0, 1, 1, 0], 0)])
+def test_an_answer_is_graded_without_its_thought_unless_the_task_keeps_it(
+    workspace: Any, results: Any, rows: list[Row], think: str, right: list[float], cut: int
+) -> None:
+    workspace.write_benchmark("words@1")
+    file = workspace.root / "benchmark" / "tasks.json"
+    (card,) = json.loads(file.read_text())
+    assert card["think"] == "strip"
+    file.write_text(json.dumps([{**card, "think": think}]))
+    texts = ["<think>Is it 7?</think>It is {}.", "<think>It must be {}", "<think>It is {}</think>So 77."]
+    rows = rows[:6]
+    workspace.model = OracleGenerator(
+        {row.prompt[-1].content: texts[i % 3].format(row.reference) for i, row in enumerate(rows)}
+    )
+    workspace.evaluate("one")
+    found = {result["item"]: result["score"] for result in results(workspace.root / "one")}
+    assert [found[row.id] for row in rows] == right
+    score = scores(workspace.root / "one")["words@1"]
+    assert score["outcomes"]["truncated"] == cut
+    assert 0.2 < score["thought_share"] < 0.9
 
 
 def test_options_are_chosen_raw_per_token_and_per_byte(workspace: Any, results: Any) -> None:
@@ -226,7 +248,7 @@ def test_groups_have_their_own_seeds(workspace: Any, monkeypatch: pytest.MonkeyP
 def failing(times: int) -> Any:
     left = [times]
 
-    def verify(completion: str, reference: str, sandbox: str, **asked: Any) -> Grade:
+    def verify(completion: str, reference: str, **how: Any) -> Grade:
         left[0] -= 1
         return Grade(0.0, outcome="error", detail="no parser") if left[0] >= 0 else Grade(1.0)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tercet.models.chat import TEMPLATES, Chat, ChatError, MaskedTokens
 from tercet.models.hf_folder import load_tokenizer
 from tercet.rows import PLAIN, Message
+from tercet.verify.thoughts import Answer, answer_of
 
 MARKERS = ["<|im_end|>", "<|im_start|>assistant\n", "<|assistant|>\n", "<|user|>\n", "<|pad|>", "⟦", "{{ messages }}"]
 # SmolLM2's vocabulary lacks some control bytes and those that unassigned planes begin with; it drops such characters.
@@ -232,6 +233,35 @@ def test_a_thought_that_only_the_generation_prompt_opens_is_closed_before_the_an
     opens = TEMPLATES["tulu3"].replace("{{ '<|assistant|>\\n' }}", "{{ '<|assistant|>\\n<think>' }}")
     chat = with_template(tiny_folder, opens)
     assert trained(chat, chat.encode((user("U"), assistant("A")))) == ["</think>\n\nA<|im_end|>"]
+
+
+def written(chat: Chat, text: str, asked: str = "U") -> str:
+    """The text of a completion of these characters."""
+    ids = chat.tokenizer.encode(text, add_special_tokens=False)
+    return chat.completion(ids, [0.0] * len(ids), (), chat.begun(chat.prompt_ids((user(asked),)))).text
+
+
+@pytest.mark.parametrize("mark", ["think", "cot"])
+def test_a_completion_begins_inside_the_thought_that_its_prompt_opens(tiny_folder, mark):
+    opens = TEMPLATES["tulu3"].replace("{{ '<|assistant|>\\n' }}", f"{{{{ '<|assistant|>\\n<{mark}>\\n' }}}}")
+    chat = with_template(tiny_folder, opens)
+    assert answer_of(written(chat, f"Why? So.\n</{mark}>\n\nFour.<|im_end|>")) == Answer("Why? So.", "Four.")
+    assert answer_of(written(chat, "Why? So.<|im_end|>")) == Answer("Why? So.", "", unfinished=True)
+    ids = chat.tokenizer.encode("Why\n", add_special_tokens=False)
+    assert chat.completion(ids, [0.0] * len(ids), ("\n",), "<think>\n").text == "<think>\nWhy"  # stops cut its own text
+
+
+def test_a_prompt_that_opens_no_thought_changes_nothing(tiny_chat):
+    assert written(tiny_chat, "Four.", asked="What is <think>") == "Four."
+    assert tiny_chat.begun(tiny_chat.prompt_ids((Message(PLAIN, "Q: 2 + 2?\nA: <think>"),))) == "<think>\n"
+
+
+def test_special_tokens_that_mark_a_thought_stay_in_the_text(tiny_folder):
+    tokenizer = load_tokenizer(tiny_folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]", "[TOOL]"]})
+    chat = Chat(tokenizer)
+    text = written(chat, "[THINK]Why? So.[/THINK]Four.[TOOL]<|im_end|>")
+    assert text == "[THINK]Why? So.[/THINK]Four."
 
 
 def test_a_template_that_opens_only_later_answers_is_refused(tiny_folder):

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from template_families import FAMILIES, Family, tokenizer_of
 
-from tercet.models.chat import Chat, ChatError, MaskedTokens
+from tercet.models.chat import Chat, ChatError, MaskedTokens, last_turn
 from tercet.models.chat_template import DAY
 from tercet.models.turns import split_thought, without_thoughts
 from tercet.rows import DetailedMessage, Message, with_tools
+from tercet.verify.thoughts import Answer, answer_of
 
 CALL = json.dumps([{"id": "c1", "type": "function", "function": {"name": "weather", "arguments": {"x": 1}}}])
 TOOLS = [{"type": "function", "function": {"name": "weather", "description": "d", "parameters": {"type": "object"}}}]
@@ -113,6 +114,25 @@ def test_a_thought_is_trained_where_the_template_has_its_place(number):
     assert trained(chat, chat.encode((USER, DetailedMessage("assistant", "A", thought="T")))) == [family.thought]
     (inline,) = trained(chat, chat.encode((USER, Message("assistant", f"{THINK}A"))))
     assert "".join(inline.split()) == "".join(family.thought.split())  # some keep its white space
+
+
+def read_back(chat: Chat, answer: Message, last: str = "") -> Answer:
+    """What a completion says that writes, token for token, what is trained; it may end with the word `last`."""
+    prompt, ids = last_turn(chat.encode((USER, answer)))
+    texts = (chat.tokenizer.decode(ids[:end]) for end in range(len(ids)))
+    kept = ids[: next(end for end, text in enumerate(texts) if last in text)] if last else ids
+    thought, said, unfinished = answer_of(chat.completion(kept, [0.0] * len(kept), (), chat.begun(prompt)).text)
+    return Answer(thought, said.strip(), unfinished)  # some templates have a blank before and behind an answer
+
+
+@EVERY
+def test_what_a_model_writes_is_parted_into_thought_and_answer_by_its_own_marks(number):
+    chat, family = chat_of(number), FAMILIES[number]
+    assert read_back(chat, Message("assistant", "Aye")) == Answer("", "Aye")
+    if family.thought:
+        turn = DetailedMessage("assistant", "Aye", thought="To be, or not to be?")
+        assert read_back(chat, turn) == Answer("To be, or not to be?", "Aye")
+        assert read_back(chat, turn, last="not").unfinished
 
 
 @those(lambda family: not family.thought)

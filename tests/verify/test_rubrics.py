@@ -55,6 +55,11 @@ def test_a_lone_turn_is_spoken_as_it_is_and_several_under_their_roles() -> None:
         ("<think>SCORE: 3</think>\n{'score': 10}", 1.0),
         ('Its own "SCORE: 10" counts for nothing.\n{"REASONING": "", "SCORE": 1}', 0.1),
         ("Score: 4", 0.4),
+        ("**SCORE:** 4", 0.4),
+        ("It is fine.\n\n**Score**: **4/10**", 0.4),
+        ("- `SCORE`: 4", 0.4),
+        ('{"REASONING": "so", "final_score": 4}', 0.4),
+        ("Score: 4 of 10, not **SCORE:** 9", 0.4),
     ],
 )
 def test_quality_is_a_tenth_of_the_last_score(reply: str, score: float) -> None:
@@ -84,7 +89,7 @@ def test_a_refusal_earns_what_was_wanted() -> None:
 )
 def test_a_reply_without_a_usable_score_is_unparsed(reply: str) -> None:
     grade = read("quality@1", reply, "")
-    assert (grade.score, grade.outcome) == (0.0, "unparsed")
+    assert (grade.score, grade.outcome, grade.lost) == (0.0, "unparsed", True)
     assert "expected SCORE from 1 to 10" in grade.detail
 
 
@@ -95,6 +100,11 @@ def test_rubrics_are_averaged_by_the_size_of_their_weights(scores: str, score: f
     grade = read("rubric@1", f'{{"REASONING": "", "SCORES": [{scores}]}}', RUBRICS)
     assert (grade.score, grade.outcome) == (pytest.approx(score), "graded")
     assert set(grade.numbers) == {"rubric_1", "rubric_2"}
+
+
+@pytest.mark.parametrize("reply", ["**SCORES:** [2, 0]", "**SCORES**: [**2**, **0**]", "`scores` = [2, 0]"])
+def test_scores_in_bold_or_marked_as_code_are_read(reply: str) -> None:
+    assert read("rubric@1", reply, RUBRICS).score == 0.75
 
 
 @pytest.mark.parametrize("scores", ["[2]", "[2, 0, 1]", "[3, 0]", "[2, -1]", "[2, yes]", "[]", "2, 0"])

@@ -68,6 +68,13 @@ def empty(answer):
     return 1.0
 
 constant = 3
+
+def marks(completion):
+    return float("<think>" in completion)
+
+def whole_text(completion):
+    return float("<think>" in completion)
+whole_text.sees_thoughts = True
 """
 
 
@@ -81,6 +88,12 @@ def mine(tmp_path: Path) -> Callable[[str], str]:
 
 def with_info(answer: str, **info: Any) -> str:
     return json.dumps({"answer": answer, "info": info})
+
+
+def test_thoughts_are_shown_only_to_a_function_that_says_it_sees_them(mine: Callable[[str], str]) -> None:
+    text = "<think>So?</think>Four."
+    assert [verifier(mine(name))(text, "").score for name in ("marks", "whole_text")] == [0, 1]
+    assert verifier(mine("marks"))("<think>So", "").outcome == "truncated"
 
 
 def test_the_short_form_is_given_completion_and_answer(mine: Callable[[str], str]) -> None:

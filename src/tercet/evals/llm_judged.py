@@ -15,7 +15,7 @@ from tercet.recipe import EvalSpec
 from tercet.records import Result, TaskCard
 from tercet.store import Artifact, Context, endpoint
 from tercet.verify import Grade, llm_judge, verifier
-from tercet.verify.llm_judges import Case, LLMJudge, ask, swapped
+from tercet.verify.llm_judges import Case, LLMJudge, graded, swapped
 
 GROUP = 128  # answers judged at once
 Judged = tuple[Item, Result]
@@ -56,7 +56,7 @@ def run(
         if left:
             model = ctx.open_model(inputs[spec.judge].payload, spec.precision, spec.engine)
             with log_usage(model, ctx.work / USAGE, "judge_"):
-                asking = partial(ask, model=model, embedder=_encoder(spec, inputs))
+                asking = partial(graded, model=model, embedder=_encoder(spec, inputs))
                 _judge(asking, left, log, by_name, ctx)
         return [log.results.get((item.task, item.item), r) for item, r in zip(benchmark, results, strict=True)]
 
@@ -71,9 +71,10 @@ def _judge(
     """Judge every answer, and keep each group's verdicts as they come."""
     done, total = 0, sum(map(len, groups))
     for part in groups:
-        grades = iter(asking([one for item, result in part for one in _asked(item, result, ctx.seed).values()]))
-        for item, result in part:
-            own = {sample: next(grades) for sample in _asked(item, result, ctx.seed)}
+        asked = [_asked(item, result, ctx.seed, cards[item.task]) for item, result in part]
+        grades = iter(asking([one for own in asked for one in own.values()]))
+        for (item, result), samples in zip(part, asked, strict=True):
+            own = {sample: next(grades) for sample in samples}
             log.append(_with_grades(result, own, cards[item.task]))
         log.sync()
         done += len(part)
@@ -94,11 +95,11 @@ def _unjudged(group: Sequence[Judged], log: ResultLog, spec: EvalSpec, inputs: d
     ]
 
 
-def _asked(item: Item, result: Result, seed: int) -> dict[int, Asked]:
+def _asked(item: Item, result: Result, seed: int, card: TaskCard) -> dict[int, Asked]:
     """The samples there are to judge, by number; one that could not be had stays an error."""
     judge = llm_judge(item.judge, item.reference)
     return {
-        k: (judge, Case(item.question, sample.output, item.reference, swapped(f"{item.item}/{k}", seed)))
+        k: (judge, Case(item.question, sample.output, item.reference, swapped(f"{item.item}/{k}", seed), card.think))
         for k, sample in enumerate(result.tries)
         if sample.stop != "error"
     }

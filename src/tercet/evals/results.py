@@ -20,11 +20,12 @@ from tercet import journal
 from tercet.evals.suite import averages, declared
 from tercet.evals.task import Item
 from tercet.journal import Journal, Place, write_json
-from tercet.records import WAYS, Result, Sample, Score, TaskCard, dump
+from tercet.records import UNREAD, WAYS, Result, Sample, Score, TaskCard, dump
 from tercet.rows import Completion, Messages
 from tercet.stats import Estimate, estimate, interval, level, mean, minimum_detectable, ratio, widened
 from tercet.verify import Grade, verifier
 from tercet.verify.programs import pass_at_k
+from tercet.verify.thoughts import answer_of
 
 OUTCOMES = ("graded", "unparsed", "truncated", "timeout", "error")
 USAGE = "usage.jsonl"  # beside the logs: what servers were asked and what it cost
@@ -44,9 +45,9 @@ class ResultLog(Journal):
         return super().append(record.to_json())
 
     def has(self, task: str, item: str) -> bool:
-        """Whether the item is finished; with a failed sample it is not, so that running again asks it again."""
+        """Whether the item is finished; with a lost sample it is not, so that running again asks it again."""
         found = self.results.get((task, item))
-        return found is not None and all(one.outcome != "error" for one in (found, *found.tries))
+        return found is not None and not any(one.lost for one in (found, *found.tries))
 
     def forget(self, items: Iterable[tuple[str, str]]) -> None:
         """Leave out what will be asked again, so that old failures are not counted beside new answers."""
@@ -94,7 +95,8 @@ def regraded(result: Result, name: str, card: TaskCard) -> Result:
     verify = None
     if name:
         prompt = without_shots(result.messages, card)
-        verify = partial(verifier(name), sandbox=card.sandbox or "auto", prompt=prompt, source=result.subset)
+        asked: dict[str, Any] = {"prompt": prompt, "source": result.subset, "think": card.think}
+        verify = partial(verifier(name), sandbox=card.sandbox or "auto", **asked)
     return summed(result, [_graded(one, result.reference, verify) for one in result.tries], card)
 
 
@@ -108,14 +110,14 @@ def summed(result: Result, samples: Sequence[Sample], card: TaskCard) -> Result:
     """An item's result from those of its samples: the mean score, or unbiased pass@k; a single sample's own."""
     if len(samples) == 1:
         return replace(result, **{**vars(samples[0]), "samples": None})
-    kept = [one for one in samples if one.outcome != "error"]
+    kept = [one for one in samples if not one.lost]
     right, k = sum(one.score >= 1 for one in kept), card.pass_k
     score = pass_at_k(len(kept), right, k) if 0 < k <= len(kept) else sum(one.score for one in kept) / max(1, len(kept))
     usable = len(kept) >= max(1, k)
-    shown = kept[0] if usable else next(one for one in samples if one.outcome == "error")
+    shown = kept[0] if usable else next(one for one in samples if one.lost)
     names = {name for one in kept for name in one.numbers}
     numbers = {name: sum(one.numbers.get(name, 0.0) for one in kept) / len(kept) for name in sorted(names)}
-    numbers |= {"first": shown.score, "right": float(right)}
+    numbers |= {"first": shown.score, "right": float(right)} | ({} if usable else shown.numbers)
     return replace(result, **{**vars(shown), "score": score, "numbers": numbers, "samples": samples})
 
 
@@ -154,10 +156,10 @@ def write_scores(out: Path, cards: Sequence[TaskCard], results: Sequence[Result]
 def summary(card: TaskCard, results: Sequence[Result]) -> Score:
     """What `scores.json` says of one task: score, error, 95 % interval, outcomes and the task card.
 
-    Items that could not be asked or graded are counted and left out: they are neither right nor wrong. A task may
-    have a headline of its own, with further numbers.
+    Items that could not be asked or graded, or whose verdict could not be read, are counted and left out: they are
+    neither right nor wrong. A task may have a headline of its own, with further numbers.
     """
-    scored = [result for result in results if result.outcome != "error"]
+    scored = [result for result in results if not result.lost]
     clusters = [result.template for result in scored]
     task = declared(card)
     own_estimate, numbers = task.headline(scored) if task and task.headline else (None, None)
@@ -165,7 +167,8 @@ def summary(card: TaskCard, results: Sequence[Result]) -> Score:
     clustered = estimate(scored, clusters) if 1 < len(set(clusters)) < len(clusters) else None
     clustered = clustered if clustered is None or clustered.stderr else widened(clustered, 1.0)
     low, high, how = interval(scored, plain)
-    ended = Counter(one.outcome for result in results for one in result.tries)
+    samples = [one for result in results for one in result.tries]
+    ended = Counter(one.outcome for one in samples)
     return Score(
         metric=card.metric,
         score=plain.value,
@@ -178,6 +181,7 @@ def summary(card: TaskCard, results: Sequence[Result]) -> Score:
         stderr_clustered=_number(clustered.stderr) if clustered else None,
         num_clusters=len(set(clusters)) if clustered else None,
         outcomes={outcome: ended[outcome] for outcome in OUTCOMES},
+        unread=sum(UNREAD in one.numbers for one in samples) or None,
         preference=numbers,
         card=card,
         **_details(card, scored),
@@ -195,6 +199,7 @@ def _details(card: TaskCard, results: Sequence[Result]) -> dict[str, Any]:
         found |= {"corpus": estimate(results).value, "instance_mean": instances}
     elif card.metric == "accuracy":
         found["mean_tokens"] = mean([float(one.num_tokens) for r in results for one in r.tries]).value
+        found["thought_share"] = _thought_share([one.output for result in results for one in result.tries])
     measures = {"mc1": ["mc1"], **card.measures} if card.metric == "mc2" else card.measures
     for name, keys in measures.items():
         own = _measure(results, keys)
@@ -210,6 +215,12 @@ def _details(card: TaskCard, results: Sequence[Result]) -> dict[str, Any]:
         found["micro"] = estimate(results).value
         found["macro"] = mean([part["score"] for part in found["subsets"].values()]).value
     return found
+
+
+def _thought_share(outputs: Sequence[str]) -> float | None:
+    """Characters of thoughts over all that was written; None where nothing was thought."""
+    thoughts = sum(len(answer_of(text).thought) for text in outputs)
+    return thoughts / sum(map(len, outputs)) if thoughts else None
 
 
 def _measure(results: Sequence[Result], keys: Sequence[str]) -> Estimate:

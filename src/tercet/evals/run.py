@@ -23,14 +23,14 @@ from tercet.evals import gates, llm_judged
 from tercet.evals.results import USAGE, ResultLog, asked, graded, log_usage, total_usage, write_scores
 from tercet.evals.task import Item, TaskError, read_benchmark
 from tercet.recipe import DAY, EvalSpec, gate
-from tercet.records import Result, TaskCard
+from tercet.records import UNREAD, Result, TaskCard
 from tercet.rows import PLAIN, Completion, Generator, Likelihood, Message, Messages, speed_of
 from tercet.sandbox.run import ready
 from tercet.store import Artifact, Context, endpoint
 from tercet.verify import custom_digest, verifier
 
 GROUP = 256  # items asked at once, and lost at most when killed
-MAX_ERRORS = 0.01  # share of a task's items that may fail to be asked or graded
+MAX_ERRORS = 0.01  # share of a task's answers that may be lost
 ARGUMENT = re.compile(r"\{% set (\w+) = \1 if \1 is defined else (.*?) \+%\}")  # as the base stage writes them
 NO_QUESTION = (Message(PLAIN, "Answer:"),)  # the context of an option's unconditional log-probability
 Emit = Callable[[Result], None]
@@ -87,12 +87,17 @@ def chat_template(folder: Path) -> dict[str, Any] | None:
 
 
 def check_errors(card: TaskCard, results: list[Result]) -> None:
-    """Stop when more than 1 % of a task's answers could not be had or graded: they are neither right nor wrong."""
-    failed = [(result.item, one) for result in results for one in result.tries if one.outcome == "error"]
+    """Stop when more than 1 % of a task's answers are lost: neither right nor wrong.
+
+    Those are answers that could not be had or graded, and those on which the LLM judge's verdict cannot be read.
+    """
+    failed = [(result.item, one) for result in results for one in result.tries if one.lost]
     answers = card.num_items * (card.sampling.n if card.metric == "accuracy" else 1)
     if len(failed) > MAX_ERRORS * answers:
+        unread = sum(UNREAD in one.numbers for _, one in failed)
+        which = f" ({unread} verdicts of {card.judge} could not be read)" if unread else ""
         raise EvalError(
-            f"{card.name}: {len(failed)} of {answers} answers could not be had or graded, more "
+            f"{card.name}: {len(failed)} of {answers} answers could not be had or graded{which}, more "
             f"than {MAX_ERRORS:.0%}; first item {failed[0][0]!r}: {failed[0][1].detail or 'no detail'}. "
             "Remove the cause and run again: finished items are kept"
         )

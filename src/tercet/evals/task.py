@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from tercet import hub
 from tercet.evals.layout import Layout, Shot, laid_out
-from tercet.records import Result, TaskCard
+from tercet.records import Result, TaskCard, Think
 from tercet.rows import Messages, Row, Sampling, Source, messages_from, read_table
 from tercet.stats import Estimate
 from tercet.verify import verifier
@@ -50,7 +50,8 @@ class GoldAnswers:
 class Task:
     """One task of a benchmark. `prompt`, `reference`, `options` and the like read one record: `Row` or dict.
 
-    accuracy: the model writes, and the `verifier` grades, a pure one or an LLM judge. choice: the option with the
+    accuracy: the model writes, and the `verifier` grades, a pure one or an LLM judge; with `think = "keep"` it sees the
+    thought before the answer too. choice: the option with the
     highest log-probability as the text after the prompt counts. mc2: the share of probability on the true options,
     which are the first `gold` ones. bpb: bits per byte of `reference` as the text after the prompt; lower is better.
 
@@ -80,6 +81,7 @@ class Task:
     reference: Callable[[Any], str]
     metric: Metric = "accuracy"
     verifier: str = ""
+    think: Think = "strip"
     options: Callable[[Any], Choices] | None = None
     split: str = "test"
     unpack: Callable[[list[Any]], Iterable[Any]] | None = None

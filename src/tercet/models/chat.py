@@ -30,6 +30,7 @@ from tercet.models import turns
 from tercet.models.chat_template import DATE_KEY, OWN, TEMPLATES, ChatError, ChatTemplate, template_text
 from tercet.models.hf_folder import load_tokenizer
 from tercet.models.turns import Turns, UntrainableError
+from tercet.models.wording import Wording
 from tercet.rows import PLAIN, Completion, Message, Messages, Sampling
 
 __all__ = ["TEMPLATES", "Chat", "ChatError", "ChatGenerator", "MaskedTokens", "last_turn", "open_chat"]
@@ -133,28 +134,28 @@ class Chat:
             raise ChatError(f"missing end-of-turn token: {text!r} is not one token of the tokenizer")
         return int(token_id)
 
-    def completion(self, token_ids: Sequence[int], logps: Sequence[float], stop: Sequence[str]) -> Completion:
-        """A completion from its tokens; its text ends before the first stop string, or the token that ends it."""
+    def begun(self, prompt_ids: Ids) -> str:
+        """The mark of a thought that a prompt has opened, with which its completion's text begins; mostly nothing."""
+        return self._wording.begun(prompt_ids)
+
+    def completion(
+        self, token_ids: Sequence[int], logps: Sequence[float], stop: Sequence[str], begun: str = ""
+    ) -> Completion:
+        """A completion from its tokens; its text ends before the first stop string, or the token that ends it.
+
+        `begun` stands before the text, which then reads as if the model had opened its thought itself.
+        """
         ids = list(token_ids)
         closed = bool(ids) and ids[-1] in self.stops
-        text = self._words(ids[:-1] if closed else ids)
+        text = self._wording.words(ids[:-1] if closed else ids)
         cuts = [place for place in map(text.find, stop) if place >= 0]
         ended = "stop" if cuts else "eos" if closed else "length"
-        return Completion(text[: min(cuts, default=len(text))], tuple(ids), tuple(logps), ended)
-
-    def _words(self, ids: list[int]) -> str:
-        """What an answer says, without the marks that only say where it begins."""
-        if self._marked:
-            found = self.turns.said(str(self.tokenizer.decode(ids, skip_special_tokens=False)))
-            if found is not None:
-                return found
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        text = self._wording.marked(begun, text[: min(cuts, default=len(text))])
+        return Completion(text, tuple(ids), tuple(logps), ended)
 
     @cached_property
-    def _marked(self) -> bool:
-        """Whether answers begin with white space or with special tokens, which are no part of what they say."""
-        special = any(token in self.lead for token in self._closing_tokens())
-        return bool(self.lead) and (special or self.lead.isspace())
+    def _wording(self) -> Wording:
+        return Wording(self.tokenizer, None if self.untrainable else self.turns, self._closing_tokens())
 
     @cached_property
     def lead(self) -> str:

@@ -91,6 +91,7 @@ class LocalGenerator(ChatGenerator):
     ) -> None:
         """Write the prompts with the numbers `chosen`; `finish` gets each one's completions as its last sample ends."""
         parts: dict[int, dict[int, Completion]] = {}
+        begun = [self.chat.begun(prompts[i]) for i in chosen]
         states = self._decode([prompts[i] for i in chosen], sampling, [streams[i] for i in chosen])
         while True:
             with self.work.timed():
@@ -99,18 +100,19 @@ class LocalGenerator(ChatGenerator):
                 return
             for row in state.finished:
                 group = parts.setdefault(row.prompt, {})
-                group[row.sample] = self.chat.completion(row.token_ids, row.logps, sampling.stop)
+                group[row.sample] = self.chat.completion(row.token_ids, row.logps, sampling.stop, begun[row.prompt])
                 if len(group) == sampling.n:
                     finish(chosen[row.prompt], [group[k] for k in sorted(group)])
 
     def stream(self, messages: Messages, sampling: Sampling) -> Iterator[str]:
         """Pieces of one completion as they are written."""
-        shown = ""
-        for written in self._decode([self.chat.prompt_ids(messages)], sampling, [0]):
+        shown, prompt = "", self.chat.prompt_ids(messages)
+        begun = self.chat.begun(prompt)
+        for written in self._decode([prompt], sampling, [0]):
             rows = written.finished or written.rows
             if not rows:  # its last tokens have not reached the host yet
                 continue
-            text = self.chat.completion(rows[0].token_ids, rows[0].logps, sampling.stop).text
+            text = self.chat.completion(rows[0].token_ids, rows[0].logps, sampling.stop, begun).text
             whole = bool(written.finished) or not text.endswith("\ufffd")  # else a character is still half written
             if whole and len(text) > len(shown):
                 yield text[len(shown) :]

@@ -208,6 +208,12 @@ def common_start(texts: Sequence[str]) -> str:
     return first[: next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
 
 
+def opened_mark(waiting: str) -> str:
+    """The mark of a thought that the generation prompt leaves open, with the white space behind it; mostly nothing."""
+    found = _opened(waiting)
+    return f"<{found[0]}>{found[1]}" if found else ""
+
+
 def _opened(waiting: str) -> tuple[str, str] | None:
     """The mark of a thought that the generation prompt leaves open, and the white space behind it."""
     found = re.search(r"<(\w+)>(\s*)$", waiting)

@@ -16,8 +16,19 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from tercet.models.chat_template import ChatError, ChatTemplate
-from tercet.models.turn_shapes import Calls, Ending, Shape, Thoughts, common_start, probe, probe_calls, probe_thoughts
+from tercet.models.turn_shapes import (
+    Calls,
+    Ending,
+    Shape,
+    Thoughts,
+    common_start,
+    opened_mark,
+    probe,
+    probe_calls,
+    probe_thoughts,
+)
 from tercet.rows import DetailedMessage, Message, is_context
+from tercet.verify.thoughts import CLOSE, OPEN
 
 _THOUGHT = re.compile(r"\s*(?:<think>)?\n*(.*?)\n*</think>\s*(.*)", re.DOTALL)
 _GONE, _SAID = "\ufdd0", "\ufdd1"  # noncharacters: they stand for a thought and an answer that are taken out again
@@ -90,23 +101,31 @@ class Turns:
 
     def said(self, written: str) -> str | None:
         """An answer in plain words, its thought between `<think>` marks; None where it does not begin as one does."""
-        opens, between = self._marks
+        opens, between = self.marks if self.thoughts.field else ("", "")
         if opens and written.startswith(opens):
             thought, found, answer = written[len(opens) :].partition(between)
-            return f"<think>\n{thought}\n</think>\n\n{answer}" if found else f"<think>\n{thought}"
-        if written.startswith(self.lead):
+            return f"{OPEN}{thought}{CLOSE}{answer}" if found else f"{OPEN}{thought}"
+        if self.lead and written.startswith(self.lead):
             return written[len(self.lead) :]
         return "" if self.lead.startswith(written) or opens.startswith(written) else None
 
     @cached_property
-    def _marks(self) -> tuple[str, str]:
-        """What the model writes before a thought, and between it and the answer, where these are the template's own."""
-        if not self.thoughts.field or not self.lead.strip():
-            return "", ""
+    def marks(self) -> tuple[str, str]:
+        """What stands before a thought, also where the prompt ends with it, and between the thought and the answer.
+
+        Nothing where the template carries no thought.
+        """
+        way, opened = self.thoughts, opened_mark(self.shape.waiting)
+        if not way.field:
+            before, _, between = way.inline.partition("{}")
+            return (before, between) if before else (opened, way.between) if way.between else ("", "")
         turn = DetailedMessage("assistant", _SAID, thought=_GONE)
-        answer = self._answer([Message("user", "a"), turn], 1)
+        try:
+            answer = self._answer([Message("user", "a"), turn], 1)
+        except ChatError:  # the prompt says not to think
+            return "", ""
         before, _, behind = answer.text[len(answer.head) :].partition(_GONE)
-        return before, behind.partition(_SAID)[0]
+        return before or opened, behind.partition(_SAID)[0]
 
     def text(self, messages: Sequence[Message], *, waiting: bool = False) -> str:
         """The template's text of a conversation."""

@@ -180,7 +180,7 @@ class RatedPairsSpec(AskingSpec):
     """Preference pairs from answers of several models that an LLM judge rates in four aspects (paper §5.2)."""
 
     module = "tercet.data.synthesis.rated_pairs"
-    version = 2
+    version = 3
     produces = "pairs"
     accepts = {"prompts": ("rows",), "pool": ("weights",), "own": ("weights",), "judge": ("weights",)}
     author = "own"
@@ -207,7 +207,7 @@ class OnPolicyPairsSpec(ComputeSpec):
     """On-policy preference pairs graded by verifiers (paper §5.2–5.3)."""
 
     module = "tercet.data.synthesis.on_policy"
-    version = 2
+    version = 3
     produces = "pairs"
     accepts = {"model": ("weights",), "prompts": ("rows",)}
     author = "model"

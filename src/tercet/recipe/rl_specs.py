@@ -145,7 +145,7 @@ class GRPOSpec(RLSpec):
     """Reinforcement learning with verifiable rewards by GRPO and its variants: no value model (paper §6; Tülu 3.1)."""
 
     module = "tercet.train.rl.grpo"
-    version = 3
+    version = 4
     label = "RLVR"
     kind: Literal["grpo"] = "grpo"
     preset: Literal["", "tulu3.1", "dapo", "cispo", "dr_grpo", "gspo", "rloo"] = Field(
@@ -182,7 +182,7 @@ class PPOSpec(RLSpec):
     """Reinforcement learning with verifiable rewards by PPO with a value model, as Tülu 3 ran it (paper §6, T21)."""
 
     module = "tercet.train.rl.ppo"
-    version = 2
+    version = 3
     accepts = {**RLSpec.accepts, "value": ("reward model", "weights")}
     label = "PPO"
     kind: Literal["ppo"] = "ppo"

@@ -18,7 +18,8 @@ OUTCOMES = TITLES["outcomes"]
 LOSSES = ("error", "timeout", "truncated", "unparsed")  # shown beside every score, the worst first
 GRAVE = 0.1  # from this share of all answers on, a loss is coloured
 FEW = 6  # tasks that have a card each at the head of the page
-DECIDING = ("verifier", "judge", "sampling", "layout", "shots", "prefix", "variant", "dtype", "engine", "repeats")
+HOW = ("verifier", "judge", "think", "sampling", "layout", "shots", "prefix", "variant")
+DECIDING = (*HOW, "dtype", "engine", "repeats")
 TONE = {"better": "good", "worse": "bad", "unclear": "flat"}
 
 
@@ -236,6 +237,8 @@ def _numbers(scores: Mapping[str, TaskScore]) -> list[tuple[str, list[str]]]:
         line("Mean over subsets", "macro"),
         line("Mean of the items' own", "instance_mean"),
         ("Tokens per answer", ["–" if one.mean_tokens is None else charts.number(one.mean_tokens) for one in values]),
+        line("Share of thoughts in the text", "thought_share"),
+        ("Verdicts that could not be read", [str(one.unread or "–") for one in values]),
     ]
     return [(name, cells) for name, cells in lines if any(cell != "–" for cell in cells)]
 

@@ -208,7 +208,7 @@ def _item(record: Result, answers: list[CheckpointAnswer | None], *, shots: int,
 
 def _answer(series: int, point: Checkpoint, key: Key, record: Result) -> CheckpointAnswer:
     samples = record.tries
-    marks = ["!" if one.outcome == "error" else "✓" if one.score >= 0.5 else "✗" for one in samples]
+    marks = ["!" if one.lost else "✓" if one.score >= 0.5 else "✗" for one in samples]
     return CheckpointAnswer(
         label=point.label,
         series=series,
@@ -228,13 +228,13 @@ def _cut_sample(sample: Sample, most: int) -> Sample:
 
 def _right(point: Checkpoint, key: Key) -> bool | None:
     result = point.results[key]
-    graded = point.scores[key[0]].graded and result.outcome != "error"
+    graded = point.scores[key[0]].graded and not result.lost
     return result.score >= 0.5 if graded else None
 
 
 def _change(points: Sequence[Checkpoint], key: Key) -> str:
     seen = [point for point in points if key in point.results]
-    if any(point.results[key].outcome == "error" for point in seen):
+    if any(point.results[key].lost for point in seen):
         return "failed"
     marks = [_right(point, key) for point in seen]
     if None in marks:

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from tercet.records import UNREAD, Think
 from tercet.rows import Messages
+from tercet.verify.thoughts import answer_of
 
 
 class VerifierError(ValueError):
@@ -21,9 +23,10 @@ class VerifierError(ValueError):
 class Grade:
     """A verdict, with what was extracted so that a wrong score can be explained.
 
-    Example: `Grade(1.0, answer="72")`. `outcome` is "graded", "unparsed" (no answer was found), "timeout" or "error":
-    "wrong" and "not known" are different things. `numbers` holds what else the verifier measured, by name:
-    `{"strict": 1.0, "followed": 2.0, "constraints": 3.0}`.
+    Example: `Grade(1.0, answer="72")`. `outcome` is "graded", "unparsed" (no answer was found, or no verdict in an LLM
+    judge's reply), "truncated" (the text ends inside its thought), "timeout" or "error": "wrong" and "not known" are
+    different things. `numbers` holds what else the verifier measured, by name: `{"strict": 1.0, "followed": 2.0,
+    "constraints": 3.0}`.
     """
 
     score: float
@@ -31,6 +34,19 @@ class Grade:
     outcome: str = "graded"
     detail: str = ""
     numbers: dict[str, float] = field(default_factory=dict, hash=False)
+
+    @property
+    def lost(self) -> bool:
+        """Whether it says nothing about the answer: something broke, or the LLM judge's verdict cannot be read."""
+        return self.outcome == "error" or UNREAD in self.numbers
+
+
+UNFINISHED = Grade(0.0, outcome="truncated", detail="the text ends inside its thought, so there is no answer")
+
+
+def unread(detail: str, said: str = "") -> Grade:
+    """The grade where an LLM judge's reply holds no verdict; `said` is what could be read of it."""
+    return Grade(0.0, said, "unparsed", detail, {UNREAD: 1.0})
 
 
 @dataclass(frozen=True)
@@ -41,6 +57,7 @@ class Verifier:
     function itself where another `package` brings it. `slow`: it waits for other processes, so ask several at once.
     `sandbox`: it runs programs, and takes the level of isolation. `needs_reference`: it compares with the reference
     answer of a row. `asks_model`: it is an LLM judge (llm_judges.py); `embeds`: in some rows it needs an encoder.
+    `sees_thoughts`: it grades the whole text, as formats and lengths do; the others are given the answer alone.
     One of a `package`, or of a user's file, may also look at prompt and source of the row.
     """
 
@@ -51,15 +68,30 @@ class Verifier:
     needs_reference: bool = True
     asks_model: bool = False
     embeds: bool = False
+    sees_thoughts: bool = False
     package: str = ""
 
     def __call__(
-        self, completion: str, reference: str, sandbox: str = "auto", *, prompt: Messages = (), source: str = ""
+        self,
+        completion: str,
+        reference: str,
+        sandbox: str = "auto",
+        *,
+        think: Think = "strip",
+        prompt: Messages = (),
+        source: str = "",
     ) -> Grade:
-        """The grade of a completion; VerifierError where the reference answer cannot be read or a model is needed."""
+        """The grade of a completion's answer (thoughts.py says where it begins), or with `think = "keep"` of it all.
+
+        VerifierError where the reference answer cannot be read or a model is needed.
+        """
         if self.asks_model:
             where = "it grades and pays in stages that name one with `judge`, and nowhere else"
             raise VerifierError(f"{self.name} asks a model; {where}")
+        if think == "strip" and not self.sees_thoughts:
+            _, completion, unfinished = answer_of(completion)
+            if unfinished:
+                return UNFINISHED
         more: dict[str, Any] = {"sandbox": sandbox} if self.sandbox else {}
         if self.package:
             more = {"prompt": prompt, "source": source}

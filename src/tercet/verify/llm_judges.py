@@ -12,8 +12,10 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from tercet.records import Think
 from tercet.rows import Generator, Messages, Sampling, Seeded
-from tercet.verify.grade import Grade
+from tercet.verify.grade import UNFINISHED, Grade
+from tercet.verify.thoughts import answer_of
 
 C = TypeVar("C")
 V = TypeVar("V")
@@ -24,13 +26,14 @@ WORD = Sampling(64, fit=True)  # for a verdict of a few words
 class Case(NamedTuple):
     """One completion to be graded, with the conversation before it as text. `swap` is for comparisons: show it first.
 
-    Example: `Case("Which capital?", "Paris.", reference="")`.
+    With `think = "keep"` the judge reads its thought too. Example: `Case("Which capital?", "Paris.", reference="")`.
     """
 
     prompt: str
     completion: str
     reference: str
     swap: bool = False
+    think: Think = "strip"
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,20 @@ class LLMJudge(Generic[C, V]):
         return self.name if self.options or self.embeds else self.sampling
 
 
+def graded(asked: Sequence[tuple[LLMJudge[Case, Grade], Case]], model: Generator, embedder: Any = None) -> list[Grade]:
+    """The grade of each completion's answer by the judge beside it; where a thought does not end there is none."""
+    found: dict[int, Grade] = {}
+    waiting: dict[int, tuple[LLMJudge[Case, Grade], Case]] = {}
+    for number, (judge, case) in enumerate(asked):
+        _, answer, unfinished = answer_of(case.completion)
+        if case.think == "strip" and unfinished:
+            found[number] = UNFINISHED
+        else:
+            waiting[number] = judge, case._replace(completion=answer) if case.think == "strip" else case
+    found |= zip(waiting, ask(list(waiting.values()), model, embedder), strict=True)
+    return [found[number] for number in range(len(asked))]
+
+
 def ask(asked: Sequence[tuple[LLMJudge[C, V], C]], model: Generator, embedder: Any = None) -> list[V]:
     """The verdict on each case by the judge beside it: one call for all of a batch, and again for what is not final."""
     found: dict[int, V] = {}
@@ -84,7 +101,7 @@ def ask(asked: Sequence[tuple[LLMJudge[C, V], C]], model: Generator, embedder: A
 def _replies(
     asked: Sequence[tuple[LLMJudge[C, V], C]], turn: int, model: Generator, embedder: Any
 ) -> list[tuple[Any, str]]:
-    """The replies to cases of one batch, each with an error text where there is none."""
+    """The replies to cases of one batch without their thoughts, each with an error text where there is none."""
     judge = asked[0][0]
     prompts = [one.messages(case) for one, case in asked]
     if judge.embeds:
@@ -99,7 +116,7 @@ def _replies(
     if turn:  # a seed for each question, so that its reply does not depend on what else is asked again
         seeds = tuple(_seed(f"{turn}/{prompt[-1].content}") for prompt in prompts)
         sampling = Seeded(sampling.max_new_tokens, RETRY_TEMPERATURE, fit=True, seeds=seeds)
-    return [(one.text, one.error) for (one,) in model.complete(prompts, sampling)]
+    return [(answer_of(one.text).answer, one.error) for (one,) in model.complete(prompts, sampling)]
 
 
 def unasked(error: str, case: Case) -> Grade:

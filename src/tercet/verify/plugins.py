@@ -44,15 +44,16 @@ def custom_verifier(name: str, ours: Collection[str]) -> Verifier | None:
         who, where = f"{name!r} of the package {package!r}", f"{entry.module}:{entry.attr}"
     else:
         return None
-    reads = True
+    reads, sees = True, False
     try:
         digest = pinned(where)
-        fault, reads = call(f"{WORKER}:describe", (where, digest), SECONDS)
+        fault, reads, sees = call(f"{WORKER}:describe", (where, digest), SECONDS)
     except (ImportError, UserCodeError, WorkerTimeoutError, WorkerError, WorkerStartError) as error:
         fault = f"{type(error).__name__}: {error}"
     if fault:
         raise VerifierError(f"the verifier {who}, {where}, cannot be used: {fault}; repair it, or name another one")
-    return Verifier(name, UserFunction(name, where, digest), slow=True, needs_reference=reads, package=package)
+    function = UserFunction(name, where, digest)
+    return Verifier(name, function, slow=True, needs_reference=reads, sees_thoughts=sees, package=package)
 
 
 def check_custom(found: Verifier, reference: str) -> None:

@@ -13,13 +13,17 @@ from dataclasses import dataclass
 from functools import partial
 
 from tercet.rows import Message, Messages, Sampling
-from tercet.verify.grade import Grade, VerifierError, is_number, read_reference, unreadable
+from tercet.verify.grade import Grade, VerifierError, is_number, read_reference, unread, unreadable
 from tercet.verify.llm_judges import Case, LLMJudge, unasked
 from tercet.verify.published_judges import TEXTS, block
 
 NUMBER = r"[\"']?(-?\d+(?:\.\d+)?)(?![\d.]*\d)"
 SCORE = re.compile(rf"[\"']?\bscore\b[\"']?\s*[:=]\s*{NUMBER}", re.IGNORECASE)
 SCORES = re.compile(r"[\"']?\bscores\b[\"']?\s*[:=]\s*\[([^\[\]]*)\]", re.IGNORECASE)
+# The same with marks of bold or code around the name and before the value, read where nothing above is found.
+MARKS = r"[\"'*_`]*\s*[:=][*_`\s]*"
+MARKED_SCORE = re.compile(rf"(?<![a-z])score{MARKS}{NUMBER}", re.IGNORECASE)
+MARKED_SCORES = re.compile(rf"(?<![a-z])scores{MARKS}\[([^\[\]]*)\]", re.IGNORECASE)
 RUBRICS = '[{"rubric": "Names the capital.", "weight": 2.0}, {"description": "Is rude.", "weight": -1.0}]'
 BEST = 2.0  # points for a rubric that holds entirely
 REPLY = Sampling(1024, fit=True)
@@ -65,7 +69,7 @@ def _messages(case: Case, *, name: str, scale: Scale) -> Messages:
 
 def _read(reply: str, case: Case, *, scale: Scale) -> Grade:
     """The last SCORE of the reply, if it lies on the scale."""
-    found = SCORE.findall(_after_thinking(reply))
+    found = SCORE.findall(reply) or MARKED_SCORE.findall(reply)
     if not found or not scale.low <= float(found[-1]) <= scale.high:
         return _unread(reply, f"SCORE from {scale.low:g} to {scale.high:g}")
     return Grade(float(found[-1]) / scale.high, found[-1], detail=_short(reply))
@@ -99,7 +103,7 @@ def _rubric_messages(case: Case) -> Messages:
 
 def _read_rubrics(reply: str, case: Case) -> Grade:
     """Sum of weight x score / 2, over the sum of the weights' sizes; a negative weight makes a fault of a statement."""
-    rubrics, found = _rubrics(case.reference), SCORES.findall(_after_thinking(reply))
+    rubrics, found = _rubrics(case.reference), SCORES.findall(reply) or MARKED_SCORES.findall(reply)
     scores = _numbers(found[-1]) if found else []
     if len(scores) != len(rubrics) or not all(0 <= score <= BEST for score in scores):
         return _unread(reply, f"SCORES, {len(rubrics)} numbers from 0 to {BEST:g}")
@@ -126,18 +130,13 @@ def _rubrics(reference: str) -> list[tuple[str, float]]:
 def _numbers(listed: str) -> list[float]:
     """The numbers of a list as text; none when one of them is none."""
     try:
-        return [float(item.strip().strip("\"'")) for item in listed.split(",")]
+        return [float(item.strip().strip("\"'*`")) for item in listed.split(",")]
     except ValueError:
         return []
 
 
-def _after_thinking(reply: str) -> str:
-    """The reply of a judge without its reasoning in think tags."""
-    return reply.rsplit("</think>", 1)[-1]
-
-
 def _unread(reply: str, wanted: str) -> Grade:
-    return Grade(0.0, outcome="unparsed", detail=f"expected {wanted}; the judge replied {_short(reply)!r}")
+    return unread(f"expected {wanted}; the judge replied {_short(reply)!r}")
 
 
 def _short(reply: str) -> str:

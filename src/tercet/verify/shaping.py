@@ -147,7 +147,7 @@ def added(parts: Sequence[WeightedVerifier], grades: Sequence[Grade]) -> Grade:
     """The grade of a sum. Its answer is the first that a part extracted; each detail names its verifier."""
     score = math.fsum(part.weight * counted(grade) for part, grade in zip(parts, grades, strict=True))
     outcomes = [grade.outcome for grade in grades]
-    outcome = next((one for one in ("error", "timeout", "graded") if one in outcomes), "unparsed")
+    outcome = next((one for one in ("error", "timeout", "truncated", "graded") if one in outcomes), "unparsed")
     details = [f"{part.verifier}: {grade.detail}" for part, grade in zip(parts, grades, strict=True) if grade.detail]
     answer = next((grade.answer for grade in grades if grade.answer), "")
     names = [part.verifier for part in parts]

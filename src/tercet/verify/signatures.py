@@ -7,6 +7,7 @@ What a function is given follows from the names of its parameters, any of them i
     score(prompts, completions, **columns) -> list[float]                 TRL; lists of one
     compute_score(data_source, solution_str, ground_truth, extra_info)    verl
 
+The completion is the answer without the thought before it, unless the function has a true attribute `sees_thoughts`.
 Parameters with a default that are none of these keep it. Prompts and completions are texts, or lists of turns where the
 parameter's annotation speaks of dicts (`completions: list[list[dict[str, str]]]`).
 """
@@ -93,12 +94,13 @@ class Signature:
         return turns if name in self.turns else text
 
 
-def describe(where: str, digest: str) -> tuple[str, bool]:
-    """What stands against the use of a function, if anything, and whether it reads the reference answer."""
+def describe(where: str, digest: str) -> tuple[str, bool, bool]:
+    """What stands against a function, if anything; whether it reads the reference answer; whether it sees thoughts."""
     try:
-        return "", function(where, digest)[1].reads_reference
+        called, how = function(where, digest)
+        return "", how.reads_reference, bool(getattr(called, "sees_thoughts", False))
     except Exception as error:
-        return str(error) if isinstance(error, UserCodeError) else described(error), True
+        return str(error) if isinstance(error, UserCodeError) else described(error), True, False
 
 
 def fault(where: str, digest: str, reference: str) -> str:

@@ -256,6 +256,8 @@ def test_what_was_cut_off_or_blank_is_never_chosen(tmp_path: Path) -> None:
     assert replace(bad, stop="length", outcome="unparsed").fails
     assert not replace(bad, outcome="timeout").fails
     assert not replace(bad, text="").fails
+    assert not replace(bad, text="<think>So?</think>\n", outcome="unparsed").fails
+    assert not replace(bad, text="<think>So", outcome="truncated").fails
     with pytest.raises(
         RuntimeError, match=r"no pair from 5 prompts \(.*passed only when cut off or blank.*max_new_tokens"
     ):

@@ -100,6 +100,15 @@ def test_mathematics_without_a_majority_is_not_kept(answers, reason):
     assert counts.dropped == {reason: 1}
 
 
+def test_thoughts_are_neither_checked_nor_kept():
+    question = "<think>Math problem: no.</think>Math problem: What is 30 + 42?"
+    answers = [f"<think>{final('71')}</think>\n\n{final('72')}"] * 3 + [f"<think>{final('71')}"]
+    (row,), _, _ = make("persona_gsm", solving(answers, question), PERSONAS[:1])
+    assert (row.messages[0].content, row.answer, row.reference) == ("What is 30 + 42?", final("72"), "72")
+    rows, counts, _ = make("persona_gsm", solving([f"<think>{final('71')}"] * 4), PERSONAS[:1])
+    assert (rows, counts.dropped) == ([], {"an unfinished thought": 1})
+
+
 def test_a_final_answer_that_no_verifier_can_read_stops_nothing():
     rows, counts, _ = make(
         "persona_math", solving([final(r"\text{}"), final("{}"), final("{}"), final("{}")]), PERSONAS[:1]

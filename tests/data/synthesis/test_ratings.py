@@ -96,6 +96,8 @@ def test_ties_are_dropped_or_kept_as_asked_and_the_paper_does_not_look():
         ("### Text 1\nRating: 9\n### Text 2\nRating: 3.5", [None, 3.5], ["unread", "rated"]),
         ("### Text 1\nRating: -1\n### Text 2\nRating: 45", [None, None], ["unread", "unread"]),
         ("### Text 2\nRating: 3", [None, 3], ["unread", "rated"]),
+        ('```json\n{"Text 1": {"Rating": 4}, "Text 2": {"Rating": "2"}}\n```', [4, 2], ["rated", "rated"]),
+        ('{\n  "text_1": {\n    "Rationale": "Text 2",\n    "rating": 5\n  }\n}', [5, None], ["rated", "unread"]),
         ("I would rather not.", [None, None], ["unread", "unread"]),
     ],
 )
@@ -103,6 +105,18 @@ def test_a_reply_is_read_by_the_numbers_of_the_texts(reply, values, outcomes):
     ratings = ratings_module.read_ratings("honesty", reply, 2)
     assert [rating.value for rating in ratings] == values
     assert outcomes is None or [rating.outcome for rating in ratings] == outcomes
+
+
+def test_answers_are_rated_without_their_thoughts_and_a_pair_keeps_them():
+    judge = FirmJudge()
+    best, other = "<think>ho?</think>hi!!!", "<think>ho!!!!</think>hi"
+    (pair,), counts = run(judge, [best, other])
+    assert (pair.chosen[-1].content, pair.rejected[-1].content) == (best, other)
+    assert not any("ho" in turn.content.split("## Texts")[1] for (*_, turn) in judge.asked)
+    assert counts.words == {"chosen": [1], "rejected": [1]}
+    for text, why in [("<think>ho", "an unfinished thought"), ("<think>ho</think>", "an empty answer")]:
+        pairs, counts = run(FirmJudge(), [best, text])
+        assert (pairs, counts.dropped) == ([], {why: 1})
 
 
 def test_a_rationale_is_kept():

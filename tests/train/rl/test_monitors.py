@@ -52,6 +52,7 @@ def test_the_figures_of_a_round() -> None:
         "zero_variance": 0.5,
         "skipped_groups": 1.0,
         "unparsed": 0.0,
+        "unfinished": 0.0,
         "judge_errors": 0.25,
         "repetition": 0.0,
         "hollow": 1 / 3,
@@ -84,6 +85,15 @@ def test_an_extracted_answer_is_an_answer_and_an_unparsed_one_is_none() -> None:
     assert not empty(Sample("72", 1.0), "72")  # type: ignore[arg-type]
     unparsed = Sample("A long text that never says how many there are.", 0.5, grade=Grade(0.0, outcome="unparsed"))
     assert empty(unparsed, "72")  # type: ignore[arg-type]
+
+
+def test_words_of_a_thought_are_no_answer() -> None:
+    thought = "<think>Ships leave the harbour early in the morning.</think>"
+    assert hollow(f"{thought}\n\nHarbour.")
+    assert not hollow(f"{thought}\n\nMany ships leave the harbour early.")
+    cut = Sample("<think>Ships leave the harbour early", 0.5, grade=Grade(0.0, outcome="truncated"))
+    assert empty(cut, KEYWORDS)  # type: ignore[arg-type]
+    assert measure([Group(cut, cut)], [])["unfinished"] == 1  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,17 @@ def test_a_sum_of_verifiers_counts_with_its_parts() -> None:
     assert result.grade.answer == "4"
 
 
+def test_the_answer_is_paid_for_and_not_the_thought() -> None:
+    judge = Scripted(lambda question, _: score(2 if "secret" in question else 8))
+    stage = spec({"verifier": "format@1", "weight": 0.5}, {"verifier": "quality@1", "weight": 0.25})
+    texts = ("<think>secret 5</think><answer>4</answer>", "<think>secret 4</think>5", "<think>secret 4")
+    right, wrong, cut = results(stage, row(), *texts, judge=judge)
+    assert right.parts == {"gsm8k@1": 1.0, "format@1": 1.0, "quality@1": 0.8}
+    assert wrong.parts == {"gsm8k@1": 0.0, "format@1": 0.0, "quality@1": 0.8}
+    assert (cut.score, cut.grade.outcome) == (0.0, "truncated")
+    assert not any("secret" in question for questions, _ in judge.calls for question in questions)
+
+
 def test_a_verifier_that_could_not_grade_is_named_and_pays_nothing() -> None:
     language = json.dumps({"func_name": "validate_response_language", "language": "en"})
     (result,) = results(spec(), row("tulu_if@1", language), "12345")
@@ -181,11 +192,11 @@ def test_an_unreadable_reply_is_asked_for_again_with_a_seed_of_its_own() -> None
     assert len({sampling.stream(0) for sampling in samplings}) == 2
 
 
-@pytest.mark.parametrize(("reply", "outcome", "errors"), [("Hm.", "unparsed", ()), ("lost", "error", ("quality@1",))])
-def test_after_three_tries_there_is_nothing(reply: str, outcome: str, errors: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("reply", "outcome"), [("Hm.", "unparsed"), ("lost", "error")])
+def test_after_three_tries_there_is_nothing(reply: str, outcome: str) -> None:
     judge = Scripted(lambda question, turn: reply)
     (result,) = results(spec(), row("quality@1", ""), "hard", judge=judge)
-    assert (result.reward, result.grade.outcome, result.errors) == (0.0, outcome, errors)
+    assert (result.reward, result.grade.outcome, result.errors) == (0.0, outcome, ("quality@1",))
     assert len(judge.calls) == TRIES
 
 

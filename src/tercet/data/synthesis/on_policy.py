@@ -3,7 +3,8 @@
 The policy answers every prompt several times. For a constrained instruction it also answers the same instruction with
 one constraint dropped, the paper's persona-IF method: such an answer is natural, and fails the full instruction for
 one clear reason. Chosen is an answer to the full prompt that passes its verifier; rejected is an answer that fails
-it, to the instruction without the constraint where there is one, else to the full prompt. With `num_generations = 0`
+it, to the instruction without the constraint where there is one, else to the full prompt. What is graded is the answer
+behind a thought; a pair has both. A text that ends inside its thought is in no pair. With `num_generations = 0`
 chosen is the answer that the row has, as in the paper, where it was an SFT answer.
 
 Prompts are sampled in chunks. A finished chunk is one line of `samples.jsonl`, on disk before the next begins, and the
@@ -30,6 +31,7 @@ from tercet.rows import Completion, Generator, Message, Pair, Row, RowError, Sam
 from tercet.store import Artifact, Context
 from tercet.verify import verifier
 from tercet.verify.pins import check_hidden
+from tercet.verify.thoughts import answer_of
 
 CHUNK = 32  # prompts per line of samples.jsonl: what a killed run loses at most
 SEED = "prefs"  # in the seeds of samples: another word would draw other samples
@@ -60,12 +62,17 @@ class GradedAnswer:
     @property
     def passes(self) -> bool:
         """Whether it may be chosen: verified, written to its end, and not blank."""
-        return self.origin != "dropped" and self.score >= 1 and self.stop != "length" and bool(self.text.strip())
+        return self.origin != "dropped" and self.score >= 1 and self.stop != "length" and self.answers
 
     @property
     def fails(self) -> bool:
         """Whether it may be rejected: graded wrong (not: could not be graded), and not blank."""
-        return self.score < 1 and self.outcome in ("graded", "unparsed") and bool(self.text.strip())
+        return self.score < 1 and self.outcome in ("graded", "unparsed") and self.answers
+
+    @property
+    def answers(self) -> bool:
+        """Whether anything stands behind its thought."""
+        return bool(answer_of(self.text).answer.strip())
 
 
 @dataclass

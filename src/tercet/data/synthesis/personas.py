@@ -3,7 +3,8 @@
 Tülu 3 §3.1.2: one persona, one prompt. An author writes the question, a solver answers it several times, and a row is
 kept only if its answer passes a check: instructions pass `tulu_if@1`, mathematics and programs need a majority of the
 answers, programs by what they return in the sandbox. The same is done with instructions that get a constraint
-(IF-augmented), those that had one all along (WildChat-IF), and requests that should not simply be fulfilled.
+(IF-augmented), those that had one all along (WildChat-IF), and requests that should not simply be fulfilled. Models
+may think first: thoughts are neither checked nor kept.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tercet.data.synthesis import personas_checks as checks
 from tercet.data.synthesis.personas_checks import Accepted, AnswerPlan, PersonaCase, QuestionDraft
 from tercet.data.synthesis.personas_prompts import prompt_texts
 from tercet.rows import Completion, Generator, Message, Messages, Row, Sampling
+from tercet.verify.thoughts import answer_of
 
 CHUNK = 256  # seeds in work at once
 
@@ -107,7 +109,7 @@ def _chunk(
     asked = [i for i, draft in enumerate(drafts) if draft.ask]
     written = generator.complete([_user(drafts[i].ask) for i in asked], sampling("author", temperature))
     for i, (reply,) in zip(asked, written, strict=True):
-        question = "" if _unusable(reply) else kind.read(reply.text, drafts[i])
+        question = "" if _unusable(reply) else kind.read(answer_of(reply.text).answer, drafts[i])
         made[i] = _unusable(reply) or kind.missing
         if question:
             cases[i] = PersonaCase(drafts[i], question, plan)
@@ -116,11 +118,11 @@ def _chunk(
     if kind.probe:
         probes = [_user(prompt_texts().calls.format(question=case.question)) for case in cases.values()]
         for (i, case), (reply,) in zip(cases.items(), generator.complete(probes, sampling("probe", 0.0)), strict=True):
-            cases[i] = PersonaCase(case.draft, case.question, plan, reply.text)
+            cases[i] = PersonaCase(case.draft, case.question, plan, answer_of(reply.text).answer)
     prompts = [_solver(case) for case in cases.values()]
     solved = generator.complete(prompts, sampling("solver", plan.temperature, plan.answers))
     for (i, case), answers in zip(cases.items(), solved, strict=True):
-        usable = [answer.text for answer in answers if not _unusable(answer)]
+        usable = [answer_of(answer.text).answer for answer in answers if not _unusable(answer)]
         verdict = kind.accept(case, usable) if usable else _unusable(answers[0])
         made[i] = verdict if isinstance(verdict, str) else (case, verdict)
     return [made[i] for i in range(len(texts))]
@@ -139,7 +141,10 @@ def _unusable(reply: Completion) -> str:
     """Why an answer is of no use, whatever it says; "" when it may be."""
     if reply.stop == "error":
         return "a request failed"
-    return "cut off by the token budget" if reply.stop == "length" else "" if reply.text.strip() else "an empty answer"
+    _, answer, unfinished = answer_of(reply.text)
+    if reply.stop == "length" or unfinished:
+        return "cut off by the token budget" if reply.stop == "length" else "an unfinished thought"
+    return "" if answer.strip() else "an empty answer"
 
 
 def _bare(case: PersonaCase) -> tuple[PersonaCase, Accepted]:

@@ -2,9 +2,11 @@
 
 All answers to a prompt are rated together, once for each of four aspects, from 1 to 5 with a rationale. The best mean
 is chosen, any answer with a lower one may be rejected. A rating that does not apply stays out of the mean; one that
-cannot be read makes no pair. With `paper=True` ratings are read and paired as in the published run: an unreadable
-block counts 1, N/A counts −1, only the first four ratings of an aspect are used, missing ones are skipped in the mean,
-the answers are numbered from 2 under instruction following, and a rejected answer may be as good as the chosen one.
+cannot be read makes no pair. The judge is shown answers without their thoughts; a pair has both.
+
+With `paper=True` ratings are read and paired as in the published run: an unreadable block counts 1, N/A counts −1, only
+the first four ratings of an aspect are used, missing ones are skipped in the mean, the answers are numbered from 2
+under instruction following, and a rejected answer may be as good as the chosen one.
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ from tercet.data.disk_list import batched
 from tercet.data.sources import lot
 from tercet.rows import Generator, Message, Messages, Pair, Row, Sampling
 from tercet.verify.llm_judges import LLMJudge, ask
+from tercet.verify.thoughts import answer_of
 
 CHUNK = 256  # prompts rated at once
 PAPER_RATINGS = 4
 HEAD = re.compile(r"^[#*\s]*text\s+(\d+)[^\w\n]*$", re.IGNORECASE | re.MULTILINE)
+KEY = re.compile(r"[\"']text[ _]?(\d+)[\"']\s*:", re.IGNORECASE)  # the same in JSON, read where there are no headings
 RATING = re.compile(r"\brating[^\w-]*?(5(?:\.0+)?(?![\d.]*\d)|[1-4](?:\.\d+)?(?!\d)|N/?A\b)", re.IGNORECASE)
 RATIONALE = re.compile(r"\brationale\W*(.+)", re.IGNORECASE | re.DOTALL)
 JudgeCase = tuple[str, list[str]]  # a question and the answers to it
@@ -42,6 +46,11 @@ class CandidateAnswer:
 
     model: str
     text: str
+
+    @property
+    def said(self) -> str:
+        """The answer without the thought before it: what is rated."""
+        return answer_of(self.text).answer
 
 
 Candidates = tuple[Row, Sequence[CandidateAnswer]]  # a prompt and the answers to it
@@ -148,7 +157,7 @@ def prompt_for(aspect: str, question: str, answers: Sequence[str], *, paper: boo
 
 def read_ratings(aspect: str, reply: str, number: int, *, paper: bool = False) -> list[Rating]:
     """The ratings in a judge's reply, one for each text in their order; paper mode may give more or fewer."""
-    heads = list(HEAD.finditer(reply))
+    heads = list(HEAD.finditer(reply)) or ([] if paper else list(KEY.finditer(reply)))
     ends = [head.start() for head in heads[1:]] + [len(reply)]
     blocks = [(int(head[1]), reply[head.end() : end]) for head, end in zip(heads, ends, strict=False)]
     if paper:
@@ -210,9 +219,11 @@ def statistics(counts: RatingCounts) -> dict[str, Any]:
 
 
 def _not_ready(answers: Sequence[CandidateAnswer]) -> str:
-    if any(not answer.text.strip() for answer in answers):
+    if any(answer_of(answer.text).unfinished for answer in answers):
+        return "an unfinished thought"
+    if any(not answer.said.strip() for answer in answers):
         return "an empty answer"
-    return "fewer than two different answers" if len({answer.text for answer in answers}) < 2 else ""
+    return "fewer than two different answers" if len({answer.said for answer in answers}) < 2 else ""
 
 
 def _ask(
@@ -221,7 +232,7 @@ def _ask(
     """The ratings of each prompt by aspect; a request that failed leaves all texts unread."""
     how = Sampling(max_new_tokens=plan.max_new_tokens, temperature=plan.temperature, seed=seed, fit=True)
     judges = [_rater(aspect, how, paper=plan.paper) for aspect in ASPECTS]
-    cases = [(_question(row), [answer.text for answer in answers]) for row, answers in ready]
+    cases = [(_question(row), [answer.said for answer in answers]) for row, answers in ready]
     ratings = iter(ask([(judge, case) for case in cases for judge in judges], generator))
     return [{aspect: next(ratings) for aspect in ASPECTS} for _ in cases]
 
@@ -270,7 +281,7 @@ def _count(counts: RatingCounts, rated: Rated, pair: tuple[int, int]) -> None:
     counts.shown.update({answer.model for answer in answers})
     for place, side, tally in zip(pair, ("chosen", "rejected"), (counts.won, counts.lost), strict=True):
         tally[answers[place].model] += 1
-        counts.words[side].append(len(answers[place].text.split()))
+        counts.words[side].append(len(answers[place].said.split()))
     # Of every two answers: does the aspect order them as the mean does? A tie of the aspect counts one half.
     for aspect, given in rated.ratings.items():
         for one, other in combinations(range(min(len(answers), len(given))), 2):

@@ -25,7 +25,7 @@ def export_results(payload: Path) -> dict[str, Any]:
     the harness keeps it for chat endpoints. Items that could not be asked or graded are left out on both sides.
     """
     scores = read_scores(payload)
-    found = [result for result in read_results(payload / "results.jsonl") if result.outcome != "error"]
+    found = [result for result in read_results(payload / "results.jsonl") if not result.lost]
     tables: dict[str, Any] = {name: {} for name in (*TABLES, "samples")}
     for name, score in scores.items():
         own = [result for result in found if result.task == name]

@@ -104,7 +104,8 @@ class VllmGenerator(ChatGenerator):
                     results[i] = [Completion("", (), (), "error", answer)] * sampling.n
                 else:
                     outputs = sorted(answer.outputs, key=lambda output: output.index)
-                    written = [self._completion(output, sampling.stop) for output in outputs]
+                    begun = self.chat.begun(prompts[i])
+                    written = [self._completion(output, sampling.stop, begun) for output in outputs]
                     results[i] = written if sampling.temperature else written * sampling.n
                 if done is not None:
                     done(i, results[i])
@@ -233,10 +234,10 @@ class VllmGenerator(ChatGenerator):
         if self._dead:
             raise EngineError(self._dead)
 
-    def _completion(self, output: Any, stops: Sequence[str]) -> Completion:
+    def _completion(self, output: Any, stops: Sequence[str], begun: str) -> Completion:
         ids = list(output.token_ids)
         logps = [table[token].logprob for token, table in zip(ids, output.logprobs, strict=True)]
-        found = self.chat.completion(ids, logps, stops)
+        found = self.chat.completion(ids, logps, stops, begun)
         if found.stop == "stop" or output.finish_reason == "length":
             return found
         if output.finish_reason == "stop":

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from tercet.recipe import MonitorSpec
 from tercet.train.loop import TrainingError
 from tercet.train.rl.rollout import RolloutGroup, RolloutSample
+from tercet.verify.thoughts import answer_of
 
 GRAM = 8  # tokens of a passage that may come again
 FEW_WORDS = 4  # a text with fewer words of its own has no answer
@@ -32,9 +33,10 @@ def measure(groups: Sequence[RolloutGroup], useful: Sequence[RolloutGroup]) -> d
     """The figures of a round; `useful` are the groups with a signal. Shares are of all completions.
 
     `rewarded`: score above 0; `solved`: mean score by the rows' own verifiers; `entropy`: mean of -log p of the sampled
-    tokens, in nats; `judge_errors`: a verifier could not grade; `repetition`: see `repeats`; `hollow`: share of the
-    rewarded completions without an answer, see `empty`; `reward_<verifier>`: mean reward of a verifier's rows;
-    `score_<verifier>`: mean score by a further verifier.
+    tokens, in nats; `unfinished`: the text ends inside its thought; `judge_errors`: a verifier could not grade, or an
+    LLM judge's verdict not be read; `repetition`: see `repeats`; `hollow`: share of the rewarded completions without an
+    answer, see `empty`; `reward_<verifier>`: mean reward of a verifier's rows; `score_<verifier>`: mean score by a
+    further verifier.
     """
     samples = [s for group in groups for s in group.samples]
     paid = [(group, s) for group in groups for s in group.samples if s.score > 0]
@@ -48,6 +50,7 @@ def measure(groups: Sequence[RolloutGroup], useful: Sequence[RolloutGroup]) -> d
         "skipped_groups": float(len(groups) - len(useful)),
         "entropy": -_mean([logp for s in samples for logp in s.completion.logps]),
         "unparsed": _mean([s.grade.outcome == "unparsed" for s in samples]),
+        "unfinished": _mean([s.grade.outcome == "truncated" for s in samples]),
         "judge_errors": _mean([bool(s.errors) for s in samples]),
         "repetition": _mean([repeats(s.completion.token_ids) for s in samples]),
         "hollow": _mean([empty(s, group.row.reference) for group, s in paid]),
@@ -74,13 +77,14 @@ def empty(sample: RolloutSample, reference: str) -> bool:
     """Whether a completion carries no answer: its verifier found none, or it has fewer than four words of its own.
 
     Verifiers that extract an answer put it into `grade.answer`. For the others (constraints, rubrics) the different
-    words are counted that the reference answer does not ask for. An option of the reference answer is an answer.
+    words behind the thought are counted that the reference answer does not ask for. An option of the reference answer
+    is an answer; a text that ends inside its thought has none.
     """
-    if sample.grade.outcome == "unparsed":
+    if sample.grade.outcome in ("unparsed", "truncated"):
         return True
     if sample.grade.answer:
         return False
-    text, asked = sample.completion.text.casefold(), list(_asked(reference))
+    text, asked = answer_of(sample.completion.text).answer.casefold(), list(_asked(reference))
     if any(key == "options" and word in text for key, word in asked):
         return False
     words = set(WORD.findall(PLACES.sub(" ", text)))

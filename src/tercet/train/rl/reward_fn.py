@@ -1,5 +1,6 @@
 """Rewards of rollouts: the scores of all verifiers of a completion, put together as the recipe says.
 
+Verifiers and LLM judges grade the answer, without the thought before it, as in an evaluation (verify/thoughts.py).
 score = (own score + sum of weight x extra score) x gates; reward = reward_scale x (score + over-long penalty), or
 `no_eos_reward` without an end token. Each distinct question is graded once, in no order that matters: by quick
 verifiers one after another, by slow ones and a user's own several at once, by LLM judges in few calls for all.
@@ -16,7 +17,7 @@ from tercet.recipe import RLSpec
 from tercet.rows import Completion, Generator, Messages, Row
 from tercet.sandbox.run import ready
 from tercet.verify import Grade, VerifierError, check_reference, llm_judge, verifier
-from tercet.verify.llm_judges import Case, ask, spoken, swapped
+from tercet.verify.llm_judges import Case, graded, spoken, swapped
 from tercet.verify.shaping import WeightedVerifier, added, by_name, counted, parts_of
 
 SUM = "sum@1"
@@ -34,7 +35,8 @@ class GradingCase(NamedTuple):
 class RewardResult(NamedTuple):
     """A graded completion: the row's own grade, the whole score, what training uses, each verifier's score by name.
 
-    `errors` names the verifiers that could not grade because something broke (outcome "error"): each counts as 0.
+    `errors` names the verifiers that could not grade because something broke (outcome "error"), and the LLM judges
+    whose verdict could not be read: each counts as 0.
     Example: `RewardResult(Grade(1.0, "72"), score=1.2, reward=12.0, parts={"gsm8k@1": 1.0, "format@1": 1.0})`.
     """
 
@@ -126,7 +128,7 @@ class RewardFunction:
                 found |= zip(slow, pool.map(self._graded, slow), strict=True)
         asked = [(llm_judge(one.verifier, one.case.reference), one.case) for one in models]
         judge = cast(Generator, self.judge)  # `check` refuses rows that ask a model where there is none
-        return found | dict(zip(models, ask(asked, judge), strict=True))
+        return found | dict(zip(models, graded(asked, judge), strict=True))
 
     def _graded(self, one: GradingCase) -> Grade:
         how = verifier(one.verifier)
@@ -141,7 +143,7 @@ class RewardFunction:
             first, parts = grade.score, {SUM: grade.score, **parts}
         extras = zip(scores[len(own) :], self.spec.extra, strict=True)
         score = total(first, [(value, extra.weight, extra.gate) for value, extra in extras])
-        errors = tuple(name for name, one in zip(names, grades, strict=True) if one.outcome == "error")
+        errors = tuple(name for name, one in zip(names, grades, strict=True) if one.lost)
         return RewardResult(grade, score, reward(score, completion, self.spec), parts, errors)
 
 
