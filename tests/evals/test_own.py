@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tercet.data import decontam
+from tercet.data import benchmark_items
 from tercet.evals import benchmark, gates, suite
 from tercet.evals.compare import compare
 from tercet.evals.rescore import rescore
@@ -103,7 +103,7 @@ def test_the_first_rows_are_worked_examples_and_no_items(workspace: Any, make: A
     turns = items[0].messages
     assert [turn.role for turn in turns] == ["user", "assistant"] * 2 + ["user"]
     assert turns[1].content == "1"
-    looked_for, _ = decontam.read_benchmark(workspace.root / "benchmark")
+    looked_for, _ = benchmark_items.read_benchmark(workspace.root / "benchmark")
     assert [one.task for one in looked_for] == ["mine@1"] * 2 + ["mine@1:examples"] * 2
 
 

@@ -17,7 +17,7 @@ from tercet.rows import RowError, read_table
 
 Way = Literal["n-grams", "phrase", "whole turn", ""]  # how an item is looked for; an empty text: it cannot be
 
-FEW = 4  # so few tokens stand in many texts that copy nothing: a turn must say nothing else
+FEW = 5  # so few tokens stand in many texts that copy nothing ("What do you do?"): a turn must say nothing else
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tercet.data.benchmark_items import FEW, BenchmarkItem, Fields, holds
-from tercet.data.ngrams import END, SEPARATORS, Grams, Numbers, Phrases, WordHashes, WordIds, analyse, encode
+from tercet.data.ngrams import END, SEPARATORS, Grams, Numbers, PhraseTable, WordHashes, WordIds, analyse, encode
 from tercet.data.readings import BREAKS, normalised
 
 Shown = Callable[[int, int, float], bool]  # whether the words are wanted that a row, or document, copies of an item
@@ -80,7 +80,7 @@ class Index:
         self._word_hashes = WordHashes(fields.words)
         self._grams = None if exact else self._grams_of(fields)
         whole = fields.own & (fields.lengths > 0) if exact else fields.short() & (not published)
-        self._phrases = Phrases(fields.ids, fields.starts[whole], fields.lengths[whole], fields.entries[whole], n)
+        self._phrases = PhraseTable(fields.ids, fields.starts[whole], fields.lengths[whole], fields.entries[whole], n)
         # What scores are divided by at most: short fields count nothing, or the document holds them.
         self._least = fields.num if published else np.maximum(fields.num_long, 1)
 

@@ -177,7 +177,7 @@ class Grams:
         return found
 
 
-class Phrases:
+class PhraseTable:
     """Groups of phrases of a benchmark; of each group one is looked for, by its word that is rarest in the benchmark.
 
     No n-gram can find a phrase that is shorter. Of a longer one the first `n` words are looked for.
