@@ -238,8 +238,8 @@ def messages_from(value: Iterable[Any], where: str = "row") -> Messages:
     """Check and freeze a list of `{role, content}`, also with thoughts and tool calls; errors name `where`."""
     turns = []
     for number, turn in enumerate(value):
-        if isinstance(turn, Message):
-            turns.append(turn)
+        if isinstance(turn, Message) or is_plain(turn):
+            turns.append(turn if isinstance(turn, Message) else Message(turn["role"], turn["content"]))
             continue
         if (
             not isinstance(turn, dict)
@@ -250,8 +250,7 @@ def messages_from(value: Iterable[Any], where: str = "row") -> Messages:
         if turn["role"] not in (*ROLES, PLAIN, *ROLE_NAMES):
             raise RowError(f"{where}: turn {number} has role {turn['role']!r}; expected one of {', '.join(ROLES)}")
         try:
-            plain_turn = len(turn) == 2 and turn["role"] in ROLES and isinstance(turn["content"], str)
-            turns.append(message_of(turn if plain_turn else read_turn(turn)))
+            turns.append(message_of(read_turn(turn)))
         except ValueError as error:
             raise RowError(f"{where}: turn {number}: {error}") from None
     if not turns:
@@ -274,6 +273,11 @@ def message_of(turn: Mapping[str, Any]) -> Message:
     if set(found) <= {"name"} and turn["role"] != "tool":  # who speaks is no part of what is read
         return Message(turn["role"], turn["content"])
     return DetailedMessage(turn["role"], turn["content"], **found)
+
+
+def is_plain(turn: Any) -> bool:
+    """Whether a stored turn has a role and a text and nothing else, as most have."""
+    return type(turn) is dict and len(turn) == 2 and turn.get("role") in ROLES and type(turn.get("content")) is str
 
 
 def is_context(turn: Message) -> bool:

@@ -155,7 +155,8 @@ def test_an_adapter_reads_no_other_columns_than_it_says(case: Case) -> None:
         {**adapters.ADAPTERS, **adapters.PAIRS}[case.adapter](raw, "here")
     except Skip:
         assert case.good is False
-    assert set(case.row) & seen <= columns_read(case.adapter)
+    beside = {"input"} if case.adapter == "kto" else set()  # Alpaca's, which stands in the text of the row
+    assert set(case.row) & seen <= columns_read(case.adapter) | beside
     assert {key for layout in LAYOUTS if layout.adapter == case.adapter for key in layout.keys} <= columns_read(
         case.adapter
     )
@@ -300,13 +301,62 @@ def test_fields_of_turns_and_columns_of_media_are_known() -> None:
     assert MEDIA["images"] == "image"
 
 
-def test_the_cases_that_once_went_wrong(shared_data: Path) -> None:
+SUM = ("user: Add 0 and 0", "assistant: 0")
+SKY = ("user: Which sky colour 0?", "assistant: It is blue.")
+GUESS = ("user: Add 0 and 0", "assistant: WRONG GUESS", "user: Try again please", "assistant: 0")
+WEATHER = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
+ONCE_WRONG: dict[str, tuple[int, tuple[str, ...], tuple[str, ...]]] = {  # rows read of six, the first's turns and mask
+    "alpaca_hist": (
+        6,
+        (
+            "system: Answer like a pirate.",
+            *("user: Hello", "assistant: Hi", "user: Count", "assistant: 1 2 3"),
+            *("user: And what is 0 times two?", "assistant: 0"),
+        ),
+        ("Hi", "1 2 3", "0"),
+    ),
+    "developer": (6, ("system: Be brief", "user: Q0 about sea", "assistant: ok"), ("ok",)),
+    "kto_msgs": (3, SKY, ("It is blue.",)),
+    "kto_pc": (3, SKY, ("It is blue.",)),
+    "kto_tag": (3, SKY, ("It is blue.",)),
+    "msgs_json": (6, ("user: Say hi 0", "assistant: fine"), ("fine",)),
+    "nullrow": (5, ("user: Say hi 0", "assistant: fine"), ("fine",)),
+    "parts": (6, SUM, ("0",)),
+    "pc_conv": (6, SUM, ("0",)),
+    "pref_explicit": (6, SKY, ("It is blue.",)),
+    "pref_orca": (6, ("system: Be brief", *SKY), ("It is blue.",)),
+    "pref_ultra": (6, SKY, ("It is blue.",)),
+    "reasoning": (
+        6,
+        ("user: Add 0 and 0", "assistant: The sum is 0."),
+        ("<think>\nI add both numbers first.\n</think>\n\nThe sum is 0.",),
+    ),
+    "sharegpt_rolecontent": (6, ("user: Hi 0", "assistant: Yo"), ("Yo",)),
+    "system_col": (6, ("system: Answer like a pirate.", "user: Say hello 0", "assistant: Arr"), ("Arr",)),
+    "toolcalls_last": (6, ("user: Weather in Oslo 0?", "assistant: Let me look."), (f"Let me look.\n{WEATHER}",)),
+    "train_flag": (6, GUESS, ("0",)),
+    "weight": (6, GUESS, ("0",)),
+}
+
+
+@pytest.mark.parametrize("name", ONCE_WRONG)
+def test_a_case_that_once_went_wrong_is_right(shared_data: Path, tmp_path: Path, name: str) -> None:
+    path = shared_data / "cases" / "rows" / f"{name}.jsonl"
+    if not path.is_file():
+        pytest.skip(f"the folder of cases is absent ({path.parent})")
+    count, turns, mask = ONCE_WRONG[name]
+    reading = Reading()
+    found = rows(path, reading)
+    assert (len(found), spoken(found[0].messages), trained(tmp_path, found[0])) == (count, turns, mask)
+    assert reading.skipped["labelled bad"] + reading.bad.total() == 6 - count
+    if name.startswith("pref"):
+        pairs = list(load_pairs(SourceSpec(path=str(path), adapter="auto"), {}, {}, Reading()))
+        assert [(spoken(one.chosen), one.rejected[:-1]) for one in pairs[:1]] == [(turns, pairs[0].prompt)]
+        assert (len(pairs), {one.rejected[-1].content for one in pairs} <= {"It is green.", "Green."}) == (6, True)
+
+
+def test_every_case_is_tried(shared_data: Path) -> None:
     folder = shared_data / "cases" / "rows"
     if not folder.is_dir():
         pytest.skip(f"the folder of cases is absent ({folder})")
-    for path in sorted(folder.glob("*.jsonl")):
-        reading = Reading()
-        found = rows(path, reading)
-        assert len(found) + reading.skipped.total() + reading.bad.total() == 6, path.name
-        assert reading.bad.total() == (path.name == "nullrow.jsonl"), path.name
-        assert not reading.left, path.name
+    assert {path.stem for path in folder.glob("*.jsonl")} == set(ONCE_WRONG)

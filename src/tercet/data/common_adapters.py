@@ -179,8 +179,9 @@ def imitated(adapter: Adapter) -> Adapter:
         if ("kto_tag" in raw or isinstance(raw.get("label"), bool)) and mark_of(raw) is False:
             raise Skip("labelled bad")
         row = adapter(raw, where)
-        answers = [turn for turn in row.messages if turn.role == "assistant"]
-        if answers and all(map(is_context, answers)):
+        if any(map(is_context, row.messages)) and all(
+            is_context(turn) for turn in row.messages if turn.role == "assistant"
+        ):
             raise Skip("every answer is marked as context")
         return row
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from tercet.rows import ROLES, Message, Messages, RowError, messages_from, with_tools
+from tercet.rows import ROLES, Message, Messages, RowError, is_plain, messages_from, with_tools
 from tercet.rows_details import ONLY_TEXT, ROLE_NAMES
 
 Raw = dict[str, Any]
@@ -24,6 +24,7 @@ SPEAKERS: dict[str, str] = {role: role for role in ROLES} | ROLE_NAMES
 SPEAKERS |= {"human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant"}
 SPEAKERS |= {"function_call": "assistant", "tool_call": "assistant"}
 SPEAKERS |= dict.fromkeys(("observation", "tool_response", "function_response", "ipython"), "tool")
+_BESIDE = frozenset((*SYSTEM, *MEDIA, "tools", "functions"))  # columns that are read with any turns
 _CALLERS = ("function_call", "tool_call")  # their text is a call
 
 
@@ -54,7 +55,7 @@ def listed(value: Any, where: str) -> list[Any]:
 
 def turn_of(turn: Any, where: str) -> Turn:
     """One turn, `{role, content}` or `{from, value}`; null content is an empty text."""
-    if isinstance(turn, Message):
+    if isinstance(turn, Message) or is_plain(turn):
         return turn
     if not isinstance(turn, dict) or not turn.keys() & {"role", "from"}:
         raise RowError(
@@ -66,8 +67,6 @@ def turn_of(turn: Any, where: str) -> Turn:
         raise RowError(f"{where} has {named} {speaker!r:.40}; expected one of {', '.join(sorted(SPEAKERS))}")
     if said not in turn and not turn.keys() & {"tool_calls", "function_call"}:
         raise RowError(f"{where} must be an object with 'role' and 'content', got {turn!r:.80}")
-    if len(turn) == 2 and speaker in ROLES and isinstance(content, str) and (named, said) == ("role", "content"):
-        return turn
     rest = {key: more for key, more in turn.items() if key not in ("role", "content", "from", "value")}
     calls = {"tool_calls": content} if speaker in _CALLERS else {}
     return {"role": SPEAKERS[speaker], "content": "" if calls or content is None else content, **rest, **calls}
@@ -93,6 +92,8 @@ def shared_start(one: str, other: str) -> str:
 
 def conversation_of(raw: Raw, turns: Iterable[Turn], where: str) -> Messages:
     """The turns behind the row's system text, with its tools; of images and the like nothing can be read."""
+    if raw.keys().isdisjoint(_BESIDE):
+        return messages_from(turns, where)
     if media := next((key for key in MEDIA if raw.get(key) not in (None, "", [], {})), ""):
         raise RowError(f"{where}: has {media} beside its text; {ONLY_TEXT.format(MEDIA[media])}")
     messages = messages_from(turns, where)
