@@ -12,9 +12,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
-from tercet.rows_details import ROLE_NAMES, calls_text, read_turn, tools_text, untrained
+from tercet.rows_details import ROLE_NAMES, ROLES, calls_text, is_plain, read_turn, tools_text, untrained
 
-ROLES = ("system", "user", "assistant", "tool")
 PLAIN = "text"  # role of the one message of a prompt that is read as it stands, without a chat template
 
 
@@ -273,11 +272,6 @@ def message_of(turn: Mapping[str, Any]) -> Message:
     if set(found) <= {"name"} and turn["role"] != "tool":  # who speaks is no part of what is read
         return Message(turn["role"], turn["content"])
     return DetailedMessage(turn["role"], turn["content"], **found)
-
-
-def is_plain(turn: Any) -> bool:
-    """Whether a stored turn has a role and a text and nothing else, as most have."""
-    return type(turn) is dict and len(turn) == 2 and turn.get("role") in ROLES and type(turn.get("content")) is str
 
 
 def is_context(turn: Message) -> bool:

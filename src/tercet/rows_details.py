@@ -10,12 +10,18 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+ROLES = ("system", "user", "assistant", "tool")
 ROLE_NAMES = {"developer": "system", "function": "tool"}  # OpenAI's names of two roles
 WEIGHTS = ("weight", "train", "training")  # of a turn: whether it is trained
 ONLY_TEXT = "only text can be read, so leave such rows out, or take the {} out of them where the text does without"
 _MEDIA = ("image", "audio", "video", "file")
 _PART_TEXTS = {"text": "text", "input_text": "text", "output_text": "text"}  # type of a part -> where its text stands
 _PART_THOUGHTS = {"thinking": "thinking", "reasoning": "reasoning"}
+
+
+def is_plain(turn: Any) -> bool:
+    """Whether a stored turn has a role and a text and nothing else, as most have."""
+    return type(turn) is dict and len(turn) == 2 and turn.get("role") in ROLES and type(turn.get("content")) is str
 
 
 def read_turn(turn: Mapping[str, Any]) -> dict[str, Any]:

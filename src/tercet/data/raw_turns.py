@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from tercet.rows import ROLES, Message, Messages, RowError, is_plain, messages_from, with_tools
-from tercet.rows_details import ONLY_TEXT, ROLE_NAMES
+from tercet.rows import Message, Messages, RowError, messages_from, with_tools
+from tercet.rows_details import ONLY_TEXT, ROLE_NAMES, ROLES, is_plain
 
 Raw = dict[str, Any]
 Turn = Message | Raw
