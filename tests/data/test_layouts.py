@@ -320,6 +320,7 @@ ONCE_WRONG: dict[str, tuple[int, tuple[str, ...], tuple[str, ...]]] = {  # rows 
     "kto_pc": (3, SKY, ("It is blue.",)),
     "kto_tag": (3, SKY, ("It is blue.",)),
     "msgs_json": (6, ("user: Say hi 0", "assistant: fine"), ("fine",)),
+    "nullrow": (5, ("user: Say hi 0", "assistant: fine"), ("fine",)),
     "parts": (6, SUM, ("0",)),
     "pc_conv": (6, SUM, ("0",)),
     "pref_explicit": (6, SKY, ("It is blue.",)),
@@ -347,7 +348,8 @@ def test_a_case_that_once_went_wrong_is_right(shared_data: Path, tmp_path: Path,
     reading = Reading()
     found = rows(path, reading)
     assert (len(found), spoken(found[0].messages), trained(tmp_path, found[0])) == (count, turns, mask)
-    assert reading.skipped["labelled bad"] == 6 - count
+    assert reading.skipped["labelled bad"] + reading.bad.total() == 6 - count
+    assert not reading.left
     if name.startswith("pref"):
         pairs = list(load_pairs(SourceSpec(path=str(path), adapter="auto"), {}, {}, Reading()))
         assert [(spoken(one.chosen), one.rejected[:-1]) for one in pairs[:1]] == [(turns, pairs[0].prompt)]
@@ -358,4 +360,4 @@ def test_every_case_is_tried(shared_data: Path) -> None:
     folder = shared_data / "cases" / "rows"
     if not folder.is_dir():
         pytest.skip(f"the folder of cases is absent ({folder})")
-    assert {path.stem for path in folder.glob("*.jsonl")} == {*ONCE_WRONG, "nullrow"}
+    assert {path.stem for path in folder.glob("*.jsonl")} == set(ONCE_WRONG)
