@@ -9,12 +9,12 @@ import torch
 from pydantic import ValidationError
 
 from tercet.algos.preference import Sides, dpo_norm, nll
-from tercet.models.chat import Chat
+from tercet.models.chat import Chat, ChatError
 from tercet.models.hf_folder import load_tokenizer
 from tercet.recipe import DPOSpec
 from tercet.rows import Message, Pair, read_table, write_table
 from tercet.track import read_metrics
-from tercet.train.dpo import ALL_TURNS, PAIRS, pair_losses
+from tercet.train.dpo import ALL_TURNS, PAIRS, RULES, all_turns, pair_losses
 
 FREE = {"simpo", "orpo"}
 SETTINGS = {
@@ -132,6 +132,23 @@ def test_all_turns_train_the_earlier_answers_alike_on_both_sides(tiny_folder, tm
         assert sum(leaf.mask) == sum(of_last.mask) + len("hello") + 1
     assert [alone.trunk, *alone.leaves] == [same.trunk, *same.leaves], "one answer: nothing else to train"
     assert PAIRS.name != ALL_TURNS.name, "their token files have other keys"
+
+
+def test_all_turns_are_refused_where_the_template_rewrites_them_and_both_ways_round_work(tiny_folder, tmp_path):
+    tokenizer = load_tokenizer(tiny_folder)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'user' %}U{{ m.content }}{% else %}A"
+        "{{ m.content.split('</think>')[-1] if not loop.last else m.content }}<|im_end|>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}A{% endif %}"
+    )
+    before = ("hi", "<think>a</think>hello", "so?")
+    write_table(tmp_path / "pairs.parquet", [Pair("a", turns(*before, "yes"), turns(*before, "no"), "talks")])
+    chat = Chat(tokenizer)
+    with pytest.raises(ChatError, match=r'set turns = "last" \(.*\), or thinking = "drop" where only thoughts'):
+        list(ALL_TURNS.trees(chat, tmp_path / "pairs.parquet", 1))
+    for rule in (PAIRS, RULES[all_turns, True]):
+        ((_, _, tree),) = rule.trees(chat, tmp_path / "pairs.parquet", 1)
+        assert len(tree.leaves) == 2
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -238,13 +238,14 @@ def test_a_step_of_one_unpaired_row_is_refused_as_rows(run_stage):
         run_stage(stage="kto", batch=1)
 
 
-def test_two_ranks_have_one_ranks_kl_losses_and_weights(workspace, launch, run_stage, tmp_path):
+@pytest.mark.parametrize("stage", ["dpo", pytest.param("kto", marks=pytest.mark.slow)])
+def test_two_ranks_have_one_ranks_kl_losses_and_weights(workspace, launch, run_stage, stage):
     settings = {**SETTINGS, "num_epochs": 2, "learning_rate": 3e-3, "polyak": 0.5, "polyak_every": 3}
-    sets = [f"stage.dpo.{key}={json.dumps(value)}" for key, value in settings.items()]
-    running = launch(workspace, "dpo", "placement.ranks=2", "placement.threads=1", *sets)
+    sets = [f"stage.{stage}.{key}={json.dumps(value)}" for key, value in settings.items()]
+    running = launch(workspace, stage, "placement.ranks=2", "placement.threads=1", *sets)
     assert running.process.wait(timeout=240) == 0, running.output.read_text(encoding="utf-8")
-    two = workspace.store.open("dpo")
-    one, mine = run_stage("one", **settings)
+    two = workspace.store.open(stage)
+    one, mine = run_stage("one", stage=stage, **settings)
     theirs = read_metrics(two.path / "metrics.jsonl")
     for ours, other in zip(mine, theirs, strict=True):
         assert other["loss"] == pytest.approx(ours["loss"], rel=1e-4, abs=1e-5)
