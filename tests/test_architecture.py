@@ -25,7 +25,7 @@ SOURCE = ROOT / "src" / "tercet"
 # Imports only go down. A pattern is matched against the first name after `tercet.`.
 LAYERS = {
     5: r"cli\w*|__main__|__init__",
-    4: r"pipeline|stage|forecast",
+    4: r"pipeline|preflight|stage|forecast",
     3: r"data|train|evals|report",
     2: r"models|device",
     1: r"algos|kernels|verify|rows\w*|records|hub|stats\w*",
@@ -60,7 +60,7 @@ ONLY_IN = {
     "trl": r"(?!)",
 }
 TORCH_FREE = re.compile(
-    r"tercet(\.(cli\w*|pipeline|forecast|stage|machine|recipe\w*|store|journal|rows\w*|records|hub|stats\w*|track|precision|verify|sandbox|data|evals|report)(\..*)?)?"
+    r"tercet(\.(cli\w*|pipeline|preflight|forecast|stage|machine|recipe\w*|store|journal|rows\w*|records|hub|stats\w*|track|precision|verify|sandbox|data|evals|report)(\..*)?)?"
 )
 # Kernels that are taken when somebody has installed them; nothing asks for them.
 WHEN_PRESENT = {"flash_attn", "liger_kernel", "lm_eval"}

@@ -461,7 +461,7 @@ def test_several_ranks_are_launched_and_only_the_first_commits(fakes, store, mon
     monkeypatch.setattr(KINDS["sft"], "module", "rank_stage")
     stage = {
         "words": {"kind": "synth", "generator": "words@1", "rows": 3},
-        "sft": {"kind": "sft", "model": "base", "rows": "words"},
+        "sft": {"kind": "sft", "model": "base", "rows": "words", "max_length": 512},
     }
     made = run(recipe(stage=stage, placement={"ranks": 2}), store)[0]["sft"]
     assert (made.payload / "world").read_text() == "2"

@@ -21,6 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
+from tercet import preflight
 from tercet.data import tables
 from tercet.forecast import opening, slow_precision
 from tercet.hub import local_file
@@ -100,14 +101,22 @@ def run(
     only: Sequence[str] = (),
     mirror: dict[str, str] | None = None,
     console: Console | None = None,
+    offline: bool = False,
 ) -> dict[str, Artifact]:
-    """Make what is missing of a recipe (or of the stages `only` and what they need); returns every artifact."""
+    """Make what is missing of a recipe (or of the stages `only` and what they need); returns every artifact.
+
+    What would stop any of these stages is said before the first one starts. `offline` forbids the network.
+    """
     recipe = (recipe if isinstance(recipe, Recipe) else load(recipe)).resolved()
     store, console, mirror = store or Store(), console or Console(), mirror or {}
     whole = graph(recipe, store, mirror)
     nodes = _needed(whole, recipe, only)
-    for text in announced(recipe, store, [line for line in plan(recipe, store, mirror, whole) if line.name in nodes]):
+    lines = [line for line in plan(recipe, store, mirror, whole) if line.name in nodes]
+    preflight.refuse(obstacles(recipe, lines, mirror, offline=offline))
+    for text in announced(recipe, store, lines):
         console.print(text, highlight=False, soft_wrap=True)
+    if offline:
+        os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")  # for the stages' processes
     made: dict[str, Artifact] = {}
     with _terminated_as_interrupt(), board(console, {name: node.kind for name, node in nodes.items()}) as view:
         for name, node in nodes.items():
@@ -128,6 +137,25 @@ def announced(recipe: Recipe, store: Store, lines: Sequence[PlanLine]) -> Iterat
     base = next((store.find(BASE, line.key) for line in lines if line.name == BASE), None)
     parameters = base.metrics.get("parameters", 0.0) if base is not None else 0.0
     yield from filter(None, (slow_precision(recipe, missing), opening(recipe, missing, parameters)))
+
+
+def obstacles(
+    recipe: Recipe, lines: Sequence[PlanLine], mirror: Mapping[str, str], *, offline: bool = False
+) -> list[preflight.Obstacle]:
+    """What would stop the missing ones of these stages, known before the first of them starts."""
+    missing, made = _divided(lines)
+    return preflight.obstacles(recipe, missing, made, mirror, offline=offline)
+
+
+def needs_network(recipe: Recipe, lines: Sequence[PlanLine], mirror: Mapping[str, str]) -> dict[str, list[str]]:
+    """What the missing ones of these stages fetch over the network, or ask there."""
+    return preflight.needs_network(recipe, *_divided(lines), mirror)
+
+
+def _divided(lines: Sequence[PlanLine]) -> tuple[list[str], dict[str, Path]]:
+    """The stages that are missing, and the payloads of the others."""
+    made = {line.name: line.path / "payload" for line in lines if line.exists}
+    return [line.name for line in lines if not line.exists], made
 
 
 def how_read(recipe: Recipe, lines: Sequence[PlanLine], mirror: Mapping[str, str]) -> dict[str, ModelReading]:

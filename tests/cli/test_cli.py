@@ -61,6 +61,7 @@ items = ["items"]
 kind = "sft"
 model = "base"
 rows = "words"
+max_length = 512
 [stage.before]
 kind = "eval"
 model = "base"

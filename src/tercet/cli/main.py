@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tercet import pipeline
+from tercet import pipeline, preflight
 from tercet.cli import artifacts, data, evals, export, models, speed
 from tercet.cli.output import emit, say, scores_table, table
 from tercet.recipe import Recipe, dump, load
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     """Make what is missing; then print the scores and the path of the page."""
     recipe, store, mirror = inputs(args)
     before = {artifact.path for artifact in store}
-    made = pipeline.run(recipe, store, only=args.only, mirror=mirror)
+    made = pipeline.run(recipe, store, only=args.only, mirror=mirror, offline=args.offline)
     if all(artifact.path in before for artifact in made.values()):
         say(f"nothing to do: all {len(made)} stages exist")
     print_results(made)
@@ -111,15 +111,38 @@ def print_results(made: dict[str, Artifact]) -> None:
 
 
 def plan(args: argparse.Namespace) -> int:
-    """Print a line for each stage."""
+    """Print a line for each stage, then everything that would stop one."""
     recipe, store, mirror = inputs(args)
     lines = pipeline.plan(recipe, store, mirror)
     read = pipeline.how_read(recipe, lines, mirror)
-    refused = [f"{name}: {one.sentence}" for name, one in read.items() if not one.layout]
+    found = pipeline.obstacles(recipe, lines, mirror, offline=args.offline)
+    found += [preflight.Obstacle(name, "model", one.sentence) for name, one in read.items() if not one.layout]
+    away = pipeline.needs_network(recipe, lines, mirror)
     if args.json:
-        found = {name: {"reading": one.sentence} for name, one in read.items()}
-        emit([asdict(line) | {"path": str(line.path)} | found.get(line.name, {}) for line in lines])
-        return complain("; ".join(refused), 2) if refused else 0
+        emit([_plan_entry(line, read, found, away) for line in lines])
+    else:
+        _print_plan(recipe, store, lines, read)
+        for name, addresses in away.items():
+            say(f"{name} needs the network: {', '.join(addresses)}")
+    preflight.refuse(found)
+    return 0
+
+
+def _plan_entry(
+    line: pipeline.PlanLine,
+    read: dict[str, pipeline.ModelReading],
+    found: Sequence[preflight.Obstacle],
+    away: dict[str, list[str]],
+) -> dict[str, Any]:
+    """A stage of a plan as JSON."""
+    entry = asdict(line) | {"path": str(line.path), "network": away.get(line.name, [])}
+    entry["obstacles"] = [{"key": one.key, "what": one.what} for one in found if one.stage == line.name]
+    return entry | ({"reading": read[line.name].sentence} if line.name in read else {})
+
+
+def _print_plan(
+    recipe: Recipe, store: Store, lines: Sequence[pipeline.PlanLine], read: dict[str, pipeline.ModelReading]
+) -> None:
     ahead = [", ".join(_amount(name, value) for name, value in line.forecast.items()) for line in lines]
     rows = [
         (line.name, line.kind, line.key, "exists" if line.exists else "missing", line.why, text)
@@ -134,8 +157,7 @@ def plan(args: argparse.Namespace) -> int:
     for name, one in read.items():
         if one.layout:
             say(f"{name}: {one.sentence}")
-    say(f"{sum(line.exists for line in lines)} of {len(lines)} stages exist in {Path(args.store).absolute()}")
-    return complain("; ".join(refused), 2) if refused else 0
+    say(f"{sum(line.exists for line in lines)} of {len(lines)} stages exist in {store.root.absolute()}")
 
 
 def _amount(name: str, value: int) -> str:

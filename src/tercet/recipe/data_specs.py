@@ -132,6 +132,7 @@ class UnpairedMixSpec(MixtureSpec):
 class AskingSpec(ComputeSpec):
     """What the stages share that ask models for texts and pay for them."""
 
+    turn = 1
     max_new_tokens: int = Field(1024, ge=1, description="Longest text, in tokens.")
     budget: float | None = Field(
         None, ge=0, description="Most that this stage's requests may cost in one store, in `placement.price`'s unit."

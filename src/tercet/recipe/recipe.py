@@ -82,14 +82,16 @@ class Recipe(Spec):
         return [] if name == BASE else list(dict.fromkeys(ref.name for ref in self.stage[name].references()))
 
     def order(self) -> list[str]:
-        """Every stage after what it needs, in the order of the TOML where that leaves a choice; checks the graph."""
+        """Every stage after what it needs, by its kind's `turn` and then as in the TOML; checks the graph."""
         _check_references(self)
         ready: list[str] = []
         based = not self.stage or any(BASE in self.needs(name) for name in self.stage)
         waiting = [*([BASE] if based else []), *self.stage]
         while waiting:
-            if (name := next((n for n in waiting if all(need in ready for need in self.needs(n))), None)) is None:
+            able = [name for name in waiting if all(need in ready for need in self.needs(name))]
+            if not able:
                 raise _cycle(self, waiting)
+            name = min(able, key=lambda name: self.spec(name).turn)
             waiting.remove(name)
             ready.append(name)
         return ready

@@ -1,0 +1,64 @@
+"""What must be installed or set on this machine: packages of engines and optimisers, keys of servers, prices."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+from urllib.parse import urlsplit
+
+from tercet.preflight.facts import URL, Facts, Obstacle
+from tercet.recipe import AskingSpec, ModelSource, RatedPairsSpec, TrainSpec
+
+
+def packages(facts: Facts, name: str) -> Iterator[Obstacle]:
+    """Engines, adapters and optimisers whose packages are extras."""
+    spec = facts.recipe.spec(name)
+    wanted = []
+    if getattr(spec, "engine", "local") == "vllm" and not facts.served(getattr(spec, "model", "")):
+        wanted.append(("engine", "vllm", "vllm"))
+    if isinstance(spec, TrainSpec):
+        wanted += [("lora", "peft", "lora")] if spec.lora else []
+        wanted += [("optimizer", "bitsandbytes", "bits")] if spec.optimizer == "adamw8bit" else []
+        wanted += [("lora", "bitsandbytes", "bits")] if spec.lora and spec.lora.quantize else []
+    for key, package, extra in wanted:
+        if find_spec(package) is None:
+            yield Obstacle(name, key, f"it needs the package {package}: pip install 'tercet[{extra}]'")
+
+
+def keys(facts: Facts, name: str) -> Iterator[Obstacle]:
+    """OpenAI's own server answers nobody without a key."""
+    spec = facts.recipe.spec(name)
+    if not isinstance(spec, ModelSource) or not spec.model.startswith(URL):
+        return
+    if urlsplit(spec.model).hostname != "api.openai.com":
+        return
+    if not any(os.environ.get(key, "").strip() for key in ("TERCET_API_KEY", "OPENAI_API_KEY")):
+        yield Obstacle(name, "model", "api.openai.com needs a key; set OPENAI_API_KEY (or TERCET_API_KEY)")
+
+
+def prices(facts: Facts, name: str) -> Iterator[Obstacle]:
+    """A budget is money, and only a price turns tokens into money."""
+    spec = facts.recipe.spec(name)
+    if not isinstance(spec, AskingSpec) or spec.budget is None or facts.recipe.placement.price is not None:
+        return
+    asked = [*getattr(spec, "pool", ()), *(getattr(spec, key, "") for key in ("model", "own", "judge"))]
+    if served := [used for used in asked if used and facts.served(used)]:
+        yield Obstacle(
+            name,
+            "budget",
+            f"nobody knows what {served[0]!r} costs; give `placement.price = [PER_MILLION_READ, PER_MILLION_WRITTEN]`, "
+            "or leave the budget out",
+        )
+
+
+def pools(facts: Facts, name: str) -> Iterator[Obstacle]:
+    """Answers of one model alone cannot be compared."""
+    spec = facts.recipe.spec(name)
+    if isinstance(spec, RatedPairsSpec) and len(set(spec.pool)) < 2 and not spec.own:
+        yield Obstacle(
+            name, "pool", f"answers of {spec.pool[0]!r} alone cannot be compared; add a model, or name `own`"
+        )
+
+
+CHECKS = (packages, keys, prices, pools)
