@@ -21,6 +21,7 @@ from tercet.data.sources import Reading, load, load_pairs
 from tercet.data.user_texts import user_texts
 from tercet.recipe import SourceSpec
 from tercet.rows import Message, Pair, Row, RowError
+from tercet.rows_file import Unreadable
 from tercet.verify import verifier
 
 TURNS = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]
@@ -242,8 +243,9 @@ def test_each_instance_of_a_task_is_a_row() -> None:
         ("t-1", ["Add.\n\n1"], "2"),
         ("t-2", ["Add."], "3"),
     ]
-    with pytest.raises(RowError, match="row 1: expected a list of objects under instances"):
-        list(instances([({"instruction": "Add.", "instances": ["x"]}, "row 1")]))
+    ((bad, _),) = instances([({"instruction": "Add.", "instances": ["x"]}, "row 1")])
+    assert isinstance(bad, Unreadable)
+    assert "row 1: expected text under instruction and a list of objects under instances" in str(bad.error)
 
 
 def test_worked_examples_stand_before_the_question_in_one_turn(tmp_path: Path, write: Write) -> None:

@@ -99,6 +99,13 @@ def test_bad_pairs_are_counted_as_bad_rows_are(write: Write) -> None:
     assert (reading.read, reading.kept, reading.bad.total()) == (3, 2, 1)
 
 
+def test_a_task_without_instances_is_a_bad_row(write: Write) -> None:
+    task = {"instruction": "Say hi.", "instances": [{"input": "", "output": "Hi."}, {"input": "", "output": "Hello."}]}
+    found, reading = read(write(task, {"instruction": "Say.", "instances": 3}, task), adapter="self_instruct")
+    assert [row.answer for row in found] == ["Hi.", "Hello."] * 2
+    assert (reading.read, reading.bad.total()) == (3, 1)
+
+
 def test_cells_that_do_not_fit_the_header_are_a_bad_row(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("instruction,output\nQ1,A1\nQ2,A2,more\nQ3,A3\n")
     found, reading = read(str(tmp_path / "rows.csv"), adapter="alpaca")

@@ -15,6 +15,7 @@ from typing import Any
 from tercet.data.layouts import PROMPTS, Adapter, Skip, Unfold, keys_of, mark_of, texts
 from tercet.data.raw_turns import EDGES, Raw, Turn, conversation_of, is_turns, side_in, turns_in
 from tercet.rows import Message, Messages, Row, RowError, is_context, row_from
+from tercet.rows_file import Unreadable
 
 END_MARK = "<|endoftext|>"  # some dumps of training text carry it behind every answer
 HH_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
@@ -149,9 +150,12 @@ def kto(raw: Raw, where: str) -> Row:
 def instances(raws: Iterable[tuple[Raw, str]]) -> Iterator[tuple[Raw, str]]:
     """Self-Instruct's tasks: each of the `instances` becomes a row of `instruction, input, output`."""
     for raw, where in raws:
-        (instruction,) = texts(raw, where, "instruction")
-        if not isinstance(raw.get("instances"), list | tuple) or not all(isinstance(i, dict) for i in raw["instances"]):
-            raise RowError(f"{where}: expected a list of objects under instances, got the keys {keys_of(raw)}")
+        instruction, given = raw.get("instruction"), raw.get("instances")
+        objects = isinstance(given, list | tuple) and all(isinstance(one, dict) for one in given)
+        if not isinstance(instruction, str) or not objects:
+            what = "text under instruction and a list of objects under instances"
+            yield Unreadable(RowError(f"{where}: expected {what}, got the keys {keys_of(raw)}")), where
+            continue
         for number, instance in enumerate(raw["instances"], 1):
             name = f"{raw['id']}-{number}" if raw.get("id") and len(raw["instances"]) > 1 else raw.get("id")
             yield {**instance, "id": name, "instruction": instruction}, where

@@ -274,6 +274,8 @@ def _adapted(
         identity = raw.get("id")
         raw["id"] = f"{Path(name).name}-{number}" if identity in (None, "") else str(identity)
         try:
+            if isinstance(raw, Unreadable):  # an object that could not be unfolded into rows
+                raise raw.error
             if column and source.subset and raw.get(column) != source.subset:
                 raise Skip("of another part of the set")
             entry, reader = adapt(raw, where)
