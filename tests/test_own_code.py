@@ -12,9 +12,10 @@ import pytest
 from tercet import pipeline
 from tercet.recipe import Recipe, RecipeError, load
 from tercet.records import read_scores
-from tercet.rows import read_table
+from tercet.rows import Message, read_table
 from tercet.stage import StageError
 from tercet.store import Artifact, Store
+from tercet.verify import verifier
 
 REWARD = """
 FACTOR = 1.0
@@ -176,6 +177,19 @@ def test_prompts_of_rl_that_are_the_benchmark_s_are_removed_from_a_mix_against_i
     assert "verifiers" not in summary, "the key of what grades by it holds the digest"
     card = json.loads((made["mine"].payload / "tasks.json").read_text(encoding="utf-8"))[0]
     assert (card["data"]["path"], card["data"]["read"]) == ("tests.jsonl", 2)
+
+
+def test_columns_that_a_source_names_reach_a_benchmark_s_verifier(folder: Path) -> None:
+    lines = [{"text": f"say {i}", "truth": str(i), "even": i % 2} for i in range(2)]
+    (folder / "raw.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    source = 'path = "raw.jsonl", verifier = "my_reward.py:whole", prompt = "text", answer = "truth", info = ["even"]'
+    stage = f'[stage.mine]\nkind = "benchmark"\nsource = {{ {source} }}\n'
+    (folder / "recipe.toml").write_text(f'name = "t"\nbase = {{ model = "tiny:" }}\n{stage}', encoding="utf-8")
+    made = pipeline.run(recipe_of(folder), Store(folder / "runs"))["mine"]
+    items = read_table(made.payload / "benchmark.parquet")
+    own = verifier(f"{folder}/my_reward.py:whole")
+    graded = [own("x", item["reference"], prompt=(Message("user", item["asked"][0]),)) for item in items]
+    assert [grade.score for grade in graded] == [0.0, 1.0], graded
 
 
 @pytest.mark.parametrize(

@@ -251,8 +251,8 @@ class ArtifactSpec(Spec):
     def verifiers(self) -> Iterator[tuple[Loc, str]]:
         """The verifiers that it names, with their places."""
         for loc, source in self.origins():
-            if name := getattr(source, "verifier", ""):
-                yield (*loc, "verifier"), name
+            if source.verifier:
+                yield (*loc, "verifier"), source.verifier
 
     def tables(self) -> list[str]:
         """`reads`, and the table of a built-in source; their digest is part of the key."""
