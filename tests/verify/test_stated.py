@@ -22,6 +22,7 @@ gsm8k = verifier("gsm8k@2")
         ("Each is **$5**. There are 7, so it is 35.", "35"),
         ("**1.** There are 3.\n**2.** So 4 are left.", "4"),
         ("#### 72", "72"),
+        ("The answer is 18. They did not actually wait for 3 hours.", "18"),
         ("$30 + $160 or $190", "$190"),
         ("Week 3:210 pages", "210"),
         ("The answer is 3 + 4 = 7.", "7"),

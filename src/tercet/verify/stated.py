@@ -24,9 +24,9 @@ STATEMENT = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 TAKEN_BACK = re.compile(
-    r"""\b(?:wait|actually|hold\ on|hmm+|scratch\ that|correction)\b
-    | [.!?\n]\s{1,3}(?:no|sorry|oops)\b | \n(?:no|sorry|oops)\b
-    | \blet(?:\ me|'s|\ us)\ (?:re\w+|double|check|correct|try\ again)
+    r"""[.!?\n]\s{0,3}(?:(?:but|oh|hmm+),?\s)?(?:no|sorry|oops|actually|wait|hmm+|hold\ on)\b | \bwait[,.!]
+    | \bscratch\ that\b | \bcorrection:
+    | \blet(?:\ me|'s|\ us)\ (?:re(?:do|start|think|consider|c\w*lculate|compute)|correct|fix|try\ again)
     | \b(?:that|this|which)\ (?:is|was|seems)\ (?:wrong|incorrect|not\ (?:right|correct))
     | \bI\ made\ an?\ (?:mistake|error)""",
     re.VERBOSE | re.IGNORECASE,

@@ -84,8 +84,11 @@ def test_formulas_that_differ_are_not_equal(answer: str, reference: str) -> None
         ("The answer is that Ann has 5 apples.", "5"),
         ("Step 1 gives $7$. So x must be $2+3 = 5$.", "5"),
         (r"\boxed{5}. Wait, that is wrong. $\boxed{6}$", "6"),
-        (r"The answer is $3$. Let me recheck: $x = 4$.", "4"),
+        (r"The answer is $3$. Let me redo this: $x = 4$.", "4"),
         ("So x must be 5.", "5"),
+        (r"So it is $\boxed{5}$. We check that our answer is correct by plugging in $x = 3$.", "5"),
+        (r"So it is $\boxed{5}$. We check our answer: $5 \cdot 2 = 10$.", "5"),
+        (r"First $\boxed{4}$. No, the answer is 5.", "5"),
     ],
 )
 def test_the_last_statement_counts(completion: str, answer: str) -> None:

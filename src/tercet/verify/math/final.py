@@ -7,7 +7,6 @@ last statement counts, numbers are exact, and units, names and delimiters around
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 
@@ -15,7 +14,7 @@ from tercet.verify.grade import Grade, unreadable
 from tercet.verify.math.latex import boxed, hendrycks
 from tercet.verify.math.verifiers import LONGEST, ask, check_packages
 from tercet.verify.numbers import BLANK, NAME, NO_UNIT, label_of, numbers_in, plain, read_number
-from tercet.verify.stated import CLAUSE, places, sentence
+from tercet.verify.stated import CLAUSE, AnswerPlace, places, sentence
 
 SPAN = re.compile(
     r"\\\((.{1,999}?)\\\)|\\\[(.{1,999}?)\\\]|\$\$(.{1,999}?)\$\$|(?<!\\)\$(.{1,999}?)(?<!\\)\$", re.DOTALL
@@ -40,12 +39,12 @@ def math_answer(completion: str, reference: str) -> Grade:
     """
     check_packages()
     label, tolerance = label_of("math@2", reference)
-    gold = boxed(label) or (next(_formulas(label), "") if "\\boxed" in label else label)
+    gold = boxed(label) or (_formulas(label)[0] if "\\boxed" in label else label)
     if not gold.strip(" $"):
         raise unreadable(
             "math@2", "an answer or a solution with a box as reference answer, e.g. '\\boxed{2}'", reference
         )
-    found = list(_formulas(completion))
+    found = _formulas(completion)
     if not found:
         return Grade(0.0, outcome="unparsed", detail="the completion is empty")
     verdicts = [_verdict(mine, gold, tolerance) for mine in found]
@@ -54,25 +53,34 @@ def math_answer(completion: str, reference: str) -> Grade:
     return Grade(float(right), found[0][:LONGEST], outcome)
 
 
-def _formulas(completion: str) -> Iterator[str]:
-    """The last statement as one formula, or as several readings of one: a sentence, its first clause, its number."""
-    for place in places(completion):
-        if place.boxed:
-            yield place.text
-            return
-        text = place.text.strip(' \n\t*_`":')
-        spans = list(SPAN.finditer(text if place.stated and SPAN.match(text) else place.text))
-        if place.stated and SPAN.match(text):
-            yield _together(text, spans)
-            return
-        words = sentence(place.text) if place.stated else text[-LONGEST:].split("\n")[-1]
-        if inside := [span for span in spans if not place.stated or span[0] in words]:
-            yield _inside(inside[-1])
-            return
-        if words.strip(" *."):
-            clause = CLAUSE.split(words)[0].strip(" *.")
-            yield from dict.fromkeys([words.strip(" *."), clause, *_number_in_words(clause), *_number_in_words(words)])
-            return
+def _formulas(completion: str) -> list[str]:
+    """The last statement as one formula, or as several readings of one; where there is a box, it has to be a number.
+
+    "We check: our answer is correct" behind a box is no answer.
+    """
+    found = list(places(completion))
+    boxes = any(place.boxed for place in found)
+    for place in found:
+        readings = _readings(place)
+        words = CLAUSE.split(sentence(place.text))[0]
+        if readings and (place.boxed or not (boxes and place.stated) or read_number(words) is not None):
+            return readings
+    return []
+
+
+def _readings(place: AnswerPlace) -> list[str]:
+    """What a place says: its box, its formula, or a sentence, its first clause, and its number."""
+    if place.boxed:
+        return [place.text]
+    text = place.text.strip(' \n\t*_`":')
+    spans = list(SPAN.finditer(text))
+    if place.stated and spans and not spans[0].start():
+        return [_together(text, spans)]
+    words = (sentence(place.text) if place.stated else text[-LONGEST:].split("\n")[-1]).strip(" *.")
+    if inside := [span for span in spans if not place.stated or span[0] in words]:
+        return [_inside(inside[-1])]
+    clause = CLAUSE.split(words)[0].strip(" *.")
+    return [one for one in dict.fromkeys([words, clause, *_number_in_words(clause), *_number_in_words(words)]) if one]
 
 
 def _together(text: str, spans: list[re.Match[str]]) -> str:
