@@ -22,6 +22,7 @@ gsm8k = verifier("gsm8k@2")
         ("Each is **$5**. There are 7, so it is 35.", "35"),
         ("**1.** There are 3.\n**2.** So 4 are left.", "4"),
         ("#### 72", "72"),
+        (r"So $\boxed{5}$. We check our answer: 5 * 2 = 10, so our answer is correct for x = 3.", "5"),
         ("The answer is 18. They did not actually wait for 3 hours.", "18"),
         ("$30 + $160 or $190", "$190"),
         ("Week 3:210 pages", "210"),

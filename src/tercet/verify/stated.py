@@ -31,6 +31,8 @@ TAKEN_BACK = re.compile(
     | \bI\ made\ an?\ (?:mistake|error)""",
     re.VERBOSE | re.IGNORECASE,
 )
+ABOUT = re.compile(r"[\s*]*(?:correct|right|wrong|incorrect|clear|reasonable|consistent|verified|confirmed)\b")
+CHECKED = re.compile(r"\b(?:[Cc]heck|[Vv]erif|[Cc]onfirm)\w*\s(?:that\s)?(?:(?:our|the|my|this)\s)?$")
 SENTENCE = re.compile(r"[.!?](?=\s|$)|\n")
 CLAUSE = re.compile(r",\s|;|\s\(|\b(?:because|since|as|where|which|if|when|leaving|per)\b")
 AROUND = " \n\t*_`\"':$([{\\"  # what may stand between a statement and its answer
@@ -64,7 +66,7 @@ class AnswerPlace(NamedTuple):
 
 def places(text: str) -> Iterator[AnswerPlace]:
     """Where to look for the answer, best first; the whole text is the last place."""
-    spots = list(STATEMENT.finditer(text))
+    spots = [spot for spot in STATEMENT.finditer(text) if not _remark(text, spot)]
     ends = [*(spot.start() for spot in spots[1:]), len(text)]
     for spot, end in zip(reversed(spots), reversed(ends), strict=False):
         part = text[spot.end() : end]
@@ -77,6 +79,11 @@ def places(text: str) -> Iterator[AnswerPlace]:
         else:
             yield AnswerPlace(part[: back.start() if back else None], stated=True)
     yield AnswerPlace(text, stated=False)
+
+
+def _remark(text: str, spot: re.Match[str]) -> bool:
+    """Whether words about an answer state none: "our answer is correct", "we check the answer: ..."."""
+    return bool(ABOUT.match(text, spot.end()) or CHECKED.search(text[max(0, spot.start() - 30) : spot.start()]))
 
 
 def braced(text: str) -> str | None:
