@@ -82,7 +82,7 @@ BUDGETS = {
     "sandbox": 1_385,
     "top": 3_513,
     "train": 3_689,
-    "verify": 5_061,
+    "verify": 5_076,
 }
 # Flat tables may be long; the reason says why the file reads well all the same.
 TABLES: dict[str, str] = {}
