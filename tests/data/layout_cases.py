@@ -117,6 +117,20 @@ CONVERSATIONS = [
         for field in ("reasoning_content", "thinking")
     ),
     Case(
+        "messages with a thought in parts",
+        "rows",
+        {
+            "messages": [
+                USER,
+                {
+                    "role": "assistant",
+                    "content": [{"type": "thinking", "thinking": "They greet."}, {"type": "text", "text": "Hello."}],
+                },
+            ]
+        },
+        trained=("<think>\nThey greet.\n</think>\n\nHello.",),
+    ),
+    Case(
         "messages with a weight",
         "rows",
         {"messages": [USER, {**BAD, "weight": 0}, {"role": "user", "content": "Again?"}, {**ANSWER, "weight": 1}]},
@@ -152,6 +166,12 @@ CONVERSATIONS = [
         ("system: Be kind.", "user: Hi?", "assistant: ", "tool: 9", "assistant: Hello."),
         (CALLED, "Hello."),
         tools=True,
+    ),
+    Case(
+        "ShareGPT with a weight",
+        "sharegpt",
+        {"conversations": [ASKED, WRONG | {"weight": 0}, ASKED, TOLD | {"weight": 1}]},
+        ("user: Hi?", "assistant: Go.", *CHAT),
     ),
     Case("WildChat", "wildchat", {"conversation": [USER, ANSWER], "model": "gpt-4"}),
     Case("a conversation column", "rows", {"conversation": [USER, ANSWER]}),
