@@ -246,7 +246,7 @@ def test_bad_input_is_one_message_exit_code_two_and_nothing_left_behind(tercet, 
 def test_a_bad_row_stops_the_run_with_its_file_and_line(tercet, place, line, says):
     good = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hello you"}]}
     (place / "rows.jsonl").write_text(json.dumps(good) + "\n" + line + "\n")
-    mixed = '[stage.mixed]\nkind = "mix"\nsources = [{ path = "rows.jsonl" }]\n'
+    mixed = '[stage.mixed]\nkind = "mix"\nsources = [{ path = "rows.jsonl", max_bad = 0 }]\n'
     (place / "mixed.toml").write_text('name = "m"\n[base]\nmodel = "tiny:"\n' + mixed)
     code, _, err = tercet("run", "mixed.toml")
     assert code == 2

@@ -121,7 +121,7 @@ CONVERSATIONS = [
         "rows",
         {
             "messages": [
-                USER,
+                {"role": "user", "content": [{"type": "text", "text": "Hi?"}]},
                 {
                     "role": "assistant",
                     "content": [{"type": "thinking", "thinking": "They greet."}, {"type": "text", "text": "Hello."}],

@@ -64,7 +64,7 @@ def turn_of(turn: Any, where: str) -> Turn:
     named, said = "role" if turn.get("role") is not None else "from", "content" if "content" in turn else "value"
     speaker, content = turn.get(named), turn.get(said)
     if not isinstance(speaker, str) or speaker not in SPEAKERS:
-        raise RowError(f"{where} has {named} {speaker!r:.40}; expected one of {', '.join(sorted(SPEAKERS))}")
+        raise RowError(f"{where} has {named} {speaker!r:.40}; expected one of {', '.join(SPEAKERS)}")
     if said not in turn and not turn.keys() & {"tool_calls", "function_call"}:
         raise RowError(f"{where} must be an object with 'role' and 'content', got {turn!r:.80}")
     rest = {key: more for key, more in turn.items() if key not in ("role", "content", "from", "value")}
