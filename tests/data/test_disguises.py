@@ -27,6 +27,11 @@ def typeset(text: str) -> str:
     return text.replace("...", "\u2026").replace(" - ", " \u2014 ").replace("-", "\u2013")
 
 
+def capitals(text: str) -> str:
+    """Capitals, save for letters whose capital is that of another letter, as that of a dotless i."""
+    return "".join(c.upper() if c.upper().casefold() == c.casefold() else c for c in text)
+
+
 def by_word(form: str) -> Callable[[str], str]:
     """Every third word in this form."""
     return lambda text: " ".join(
@@ -43,7 +48,7 @@ DISGUISES: dict[str, Callable[[str], str]] = {
     "decomposed": lambda text: unicodedata.normalize("NFD", text),
     "full width": lambda text: "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in text),
     "typeset": typeset,
-    "capitals": str.upper,
+    "capitals": capitals,
     "HTML breaks": spaced(" <br />"),
     "breaks for line ends": lambda text: text.replace("\n", "<br>"),
     "bold": by_word("**{}**"),

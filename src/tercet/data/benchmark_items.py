@@ -85,7 +85,8 @@ class Fields:
             way: Way = "n-grams" if self.num_long[entry] else "whole turn" if self.tokens[entry] < FEW else "phrase"
             if exact or not self.num_long[entry]:
                 way = "" if not self.num[entry] or (published and not exact) else "phrase" if exact else way
-            found.setdefault(item, way)
+            if item not in found or exact or self.num_long[entry]:
+                found[item] = found.get(item) or way
         return list(found.values())
 
     def _count(self, some: NDArray[np.bool_]) -> Numbers:

@@ -181,13 +181,16 @@ class Index:
     def _coverage(self, entry: int, shares: _Shares, parts: range, document: Numbers, threshold: float) -> float:
         """Mean over the entry's fields, correctly rounded: one half is never a little more than one half."""
         fields = self._fields
-        found = (Fraction(int(shares.covered[part]), int(fields.lengths[shares.fields[part]])) for part in parts)
-        total = sum(found, Fraction(0))
-        if not self.published and total > threshold * int(fields.num_long[entry]):
+        covered = ((int(shares.covered[part]), int(fields.lengths[shares.fields[part]])) for part in parts)
+        total, num, long = (
+            sum((Fraction(*pair) for pair in covered), Fraction(0)),
+            fields.num[entry],
+            fields.num_long[entry],
+        )
+        if num > long and not self.published and float(total / int(long)) > threshold:
             short = (field for field in fields.of(entry) if fields.own[field] and 0 < fields.lengths[field] < self.n)
-            if all(holds(document, fields.text(field)) for field in short):
-                return float(total / int(fields.num_long[entry]))
-        return float(total / int(fields.num[entry]))
+            num = long if all(holds(document, fields.text(field)) for field in short) else num
+        return float(total / int(num))
 
     def _longest_run(self, shares: _Shares, parts: range) -> tuple[int, str]:
         """The longest unbroken stretch of covered places, and which of the item's fields it lies in."""

@@ -35,8 +35,7 @@ _MARKS = {
     **dict.fromkeys(_DASHES, "-"),
     **dict.fromkeys(_EMPHASIZES + _UNSEEN, ""),
 }
-_ASCII = {mark: other for mark, other in _MARKS.items() if mark.isascii()}
-_GONE = "".join(mark for mark, other in _ASCII.items() if not other).encode()
+_GONE = _EMPHASIZES.encode()
 _SPACED = bytes.maketrans(_SPACES[:8].encode(), b" " * 8)
 _WORDS = bytes(
     ord(" ") if chr(byte) in SEPARATORS else ord(chr(byte).lower()) if byte < 128 else byte for byte in range(256)
@@ -49,17 +48,18 @@ def normalised(text: str) -> str:
 
     Example: `normalised("**Ann** has\\u00a0“3” pens<br>")` is `'ann has "3" pens '`.
     """
+    if not text.isascii():
+        # A spacing accent would become a space and a combining one: it is read as the quote that it stands for.
+        text = normalize("NFKC", text.replace("\u00b4", "'")).casefold()
     if "<" in text:
         text = _EMPHASIS.sub("", BREAKS.sub(" ", text))
     if "&nbsp;" in text:
         text = text.replace("&nbsp;", " ")
-    if text.isascii():
-        raw = text.encode()
-        seen = raw.translate(_SPACED, _GONE)
-        return text if seen == raw else seen.decode()
-    # A spacing accent would become a space and a combining one, so it is read as the quote that it stands for before.
-    text = normalize("NFKC", text.replace("\u00b4", "'")).casefold()
-    return _ANY.sub(lambda found: _MARKS[found.group()], text)
+    if not text.isascii():
+        return _ANY.sub(lambda found: _MARKS[found.group()], text)
+    raw = text.encode()
+    seen = raw.translate(_SPACED, _GONE)
+    return text if seen == raw else seen.decode()
 
 
 class Readings:
