@@ -153,7 +153,7 @@ def ours(job: Job) -> Job:
 
 
 def checked(benchmark: Benchmark, path: Path, count: int, n: int = 8, threshold: float = 0.5) -> Job:
-    """The paper's rule with sets, for each benchmark item, on the first `count` rows; AssertionError where we differ."""
+    """The paper's rule with sets, for each benchmark item, on the first `count` rows; AssertionError if we differ."""
     with open(path, encoding="utf-8") as stream:
         rows = [user_texts(json.loads(line), "row") for line in itertools.islice(stream, count)]
     where = grams_of(rows, n)
