@@ -50,7 +50,7 @@ def rows(args: argparse.Namespace) -> int:
     else:
         _say_account(found)
         _say_rows(found, chat)
-        if found.problem:
+        if found.problem and found.reading.bad.total() < max(1, found.reading.read):  # else the table has said it
             say(found.problem)
     return 0 if found.first else 2
 
