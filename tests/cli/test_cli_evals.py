@@ -306,7 +306,7 @@ def test_a_task_that_a_model_judges_wants_a_judge(place: Path) -> None:
     asked = ("eval", "tiny:", "--tasks", "xstest@1", "--max-new-tokens", "4", "--json")
     code, _, err = said(*asked)
     assert code == 2
-    assert "name one with `judge = ...`" in err
+    assert "an LLM judge grades xstest@1" in err
     code, out, err = said(*asked, "--judge", "tiny:seed=1")
     assert code == 0, err
     score = json.loads(out)["scores"]["xstest@1"]

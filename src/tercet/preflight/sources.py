@@ -10,6 +10,7 @@ from tercet import hub
 from tercet.data.sources import TEMPLATE, Reading, label, load, load_pairs, load_unpaired
 from tercet.preflight.facts import Facts, Obstacle
 from tercet.recipe import (
+    BenchmarkSpec,
     MixtureSpec,
     OnPolicyPairsSpec,
     PairMixSpec,
@@ -21,7 +22,7 @@ from tercet.recipe import (
 )
 from tercet.rows import Pair, Row, Source
 from tercet.verify import VerifierError, check_reference, verifier
-from tercet.verify.user_code import is_user_code
+from tercet.verify.user_code import is_user_code, located
 
 HEAD = 30  # rows of a source that are read
 
@@ -66,12 +67,13 @@ def head(facts: Facts, spec: object, source: SourceSpec) -> Sequence[Row | Pair]
     path = facts.recipe.folder / Path(source.path).expanduser()
     if not local and not path.exists():
         return None
-    placed = source if local else source.model_copy(update={"path": str(path)})
+    own = {"verifier": located(source.verifier, facts.recipe.folder)} if is_user_code(source.verifier) else {}
+    placed = source.model_copy(update=own | ({} if local else {"path": str(path)}))
     if isinstance(spec, PairMixSpec):
         return list(islice(load_pairs(placed, {}, facts.mirror, Reading()), HEAD))
     if isinstance(spec, UnpairedMixSpec):
         return list(islice(load_unpaired(placed, {}, facts.mirror, Reading()), HEAD))
-    if isinstance(spec, PersonasSpec):
+    if isinstance(spec, PersonasSpec | BenchmarkSpec):
         placed = placed.model_copy(update={"require_answer": False})
     return list(islice(load(placed, {}, facts.mirror, Reading()), HEAD))
 
