@@ -76,7 +76,7 @@ BUDGETS = {
     "evals": 3_443,
     "kernels": 109,
     "models": 10_082,
-    "preflight": 624,
+    "preflight": 629,
     "recipe": 1_734,
     "report": 1_903,
     "sandbox": 1_385,

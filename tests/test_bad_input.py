@@ -133,7 +133,7 @@ BAD_ROWS = {
 def test_a_bad_row_is_named_with_its_place_and_remedy(fails, place, what):
     bad, *words = BAD_ROWS[what]
     write_rows(place, [row(0), row(1), bad, row(3)])
-    fails(2, "stage 'sft-data'", *words)
+    fails(2, "sft-data", *words)
     assert left(place) == []
 
 

@@ -116,8 +116,8 @@ def test_the_plan_says_the_precision_and_why(another, tmp_path, capsys):
     file = tmp_path / "two.toml"
     file.write_text(
         'name = "two"\n[base]\nmodel = "tiny:0"\n[stage.words]\nkind = "synth"\ngenerator = "words@1"\nrows = 4\n'
-        '[stage.sft]\nkind = "sft"\nmodel = "base"\nrows = "words"\n'
-        '[stage.pinned]\nkind = "sft"\nmodel = "base"\nrows = "words"\ndtype = "bfloat16"\n'
+        '[stage.sft]\nkind = "sft"\nmodel = "base"\nrows = "words"\nmax_length = 512\n'
+        '[stage.pinned]\nkind = "sft"\nmodel = "base"\nrows = "words"\nmax_length = 512\ndtype = "bfloat16"\n'
     )
     assert main(["plan", str(file), "--store", str(tmp_path / "runs")]) == 0
     said = capsys.readouterr().out

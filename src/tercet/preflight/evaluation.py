@@ -43,9 +43,14 @@ def judged(facts: Facts, name: str) -> Iterator[Obstacle]:
     by_model = [task for task in wanted if task.judge]
     if by_model and not spec.judge:
         who = ", ".join(f"{task.id} ({task.judge})" for task in by_model)
-        yield Obstacle(name, "judge", f"an LLM judge grades {who}; name a stage of kind `model`, usually a URL")
+        advice = "name one with `judge = ...`, a stage of kind `model` (on the command line --judge)"
+        yield Obstacle(name, "judge", f"an LLM judge grades {who}; {advice}")
     if encoding := [task.id for task in by_model if verifier(task.judge).embeds and not spec.embedder]:
-        yield Obstacle(name, "embedder", f"{encoding[0]} compares embeddings; name a `model` stage with encoder = true")
+        yield Obstacle(
+            name,
+            "embedder",
+            f"{encoding[0]} compares embeddings; name a `model` stage with encoder = true (--embedder)",
+        )
     for number, text in enumerate(spec.require):
         try:
             gates.named(gate(text), [*(task.id for task in wanted), *[own] * (asked.questions is not None)])
