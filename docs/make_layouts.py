@@ -18,13 +18,13 @@ HEAD = """\
 
 <!-- Written by docs/make_layouts.py from the table of layouts and tests/data/layout_cases.py; run `make docs`. -->
 
-`adapter = "auto"` in a source recognises how a file holds its rows; every row below is one that the tests read, from
-JSON lines, JSON and parquet. What an adapter reads can also be named: `adapter = "sharegpt"`.
+A source recognises how a file holds its rows; every row below is one that the tests read, from JSON lines, JSON and
+parquet. What an adapter reads can also be named: `adapter = "sharegpt"`.
 
 ```toml
 [stage.sft-data]
 kind = "mix"
-sources = [{ path = "chats.parquet", adapter = "auto" }]
+sources = [{ path = "chats.parquet" }]
 ```
 
 * **The stage decides.** A `mix` reads rows, prompts, the chosen side of pairs, and of answers marked good or bad (KTO)

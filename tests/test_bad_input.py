@@ -106,7 +106,12 @@ def test_a_missing_recipe_is_named(place, capsys):
 BAD_ROWS = {
     "a malformed line": ('{"id": "r2", "messages": [', "line 3", "not valid JSON", "fix or remove the line"),
     "a line that is no object": ("[1, 2]", "line 3", "expected a JSON object", "got list"),
-    "a row without messages": ({"id": "r2", "text": "x"}, "row 3", "expected a 'messages' list", "another adapter"),
+    "a row without messages": (
+        {"id": "r2", "text": "x"},
+        "row 3",
+        "rows with text are not read",
+        "give prompt and completion",
+    ),
     "a row without assistant turn": (
         row(2, messages=[{"role": "user", "content": "Hello?"}]),
         "row 3",

@@ -382,7 +382,7 @@ def test_a_pair_nothing_can_be_learnt_from_is_not_kept(
 
 def test_an_adapter_of_rows_gives_no_pairs(write: Write) -> None:
     with pytest.raises(RowError, match="'rows' gives no pairs; the adapters of pairs are hh, implicit_pair"):
-        list(load_pairs(SourceSpec(path=str(write({"messages": TURNS}))), {}, {}, Reading()))
+        list(load_pairs(SourceSpec(path=str(write({"messages": TURNS})), adapter="rows"), {}, {}, Reading()))
 
 
 @pytest.mark.parametrize(

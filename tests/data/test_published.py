@@ -82,7 +82,7 @@ def test_sources_are_read_as_the_catalogue_says(recipe: Recipe, stage: str, part
         if source.path != dataset.hub:  # a part of the published mix
             assert source.adapter == "tulu_sft"
             continue
-        assert source.adapter == dataset.adapter
+        assert source.adapter in (dataset.adapter, "auto")
         assert source.revision == (dataset.revision or "main"), label(source)
         assert source.split == dataset.split
         if dataset.name == "FLAN v2":

@@ -87,7 +87,7 @@ def test_a_hopeless_file_is_given_up_within_its_first_thousand_rows(write: Write
     reading = Reading()
     path = write(*[{"messages": []}] * 5000)
     with pytest.raises(RowError, match="21 of 21 rows"):
-        list(load(SourceSpec(path=path), {}, {}, reading))
+        list(load(SourceSpec(path=path, adapter="rows"), {}, {}, reading))
     late = write(*[GOOD] * 4000, *[{"messages": []}] * 40)  # a cluster behind them is weighed at the end
     assert read(late)[1].bad.total() == 40
 

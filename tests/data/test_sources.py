@@ -100,7 +100,7 @@ def test_a_stage_is_read_from_its_payload(tmp_path: Path) -> None:
         ({"messages": [TURNS[0], {"role": "robot", "content": "x"}]}, {}, r"row 2: turn 1 has role 'robot'"),
         ({"messages": []}, {}, r"row 2: has no messages"),
         ({"messages": "hello"}, {}, r"row 2: expected a 'messages' list, got the keys messages"),
-        ({"text": "hello"}, {}, r"row 2: expected a 'messages' list, got the keys text"),
+        ({"text": "hello"}, {"adapter": "rows"}, r"row 2: expected a 'messages' list, got the keys text"),
         ({"messages": [TURNS[0], {"role": "assistant", "content": "\ud800"}]}, {}, r"row 2: holds half of a character"),
         ({"messages": TURNS, "skill": "\udfff"}, {}, r"row 2: holds half of a character"),
         ({"messages": TURNS, "verifier": "\udfff"}, {}, r"row 2: holds half of a character"),
@@ -408,7 +408,7 @@ def test_the_hub_is_streamed_at_the_pinned_revision(monkeypatch: pytest.MonkeyPa
         return ({"messages": TURNS, "at": yields.append(number)} for number in range(5))  # type: ignore[func-returns-value]
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    read = load(SourceSpec(path="ai2/mix", subset="main", revision="abc"), {}, {}, Reading())
+    read = load(SourceSpec(path="ai2/mix", subset="main", revision="abc", adapter="rows"), {}, {}, Reading())
     assert next(read).id == "mix:main-1"
     assert yields == [0]  # one row was asked for and one was fetched
     assert [row.id for row in read] == [f"mix:main-{number}" for number in range(2, 6)]

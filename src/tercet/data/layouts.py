@@ -99,8 +99,8 @@ class Choice:
         self.counts = Counter(layout for layout, _ in self._head if layout)
         if not self.counts:
             raise _stranger(head, need)
-        if refused := next((layout for layout in self.counts if layout.gives == "nothing"), None):
-            raise RowError(refusal(refused))
+        if all(layout.gives == "nothing" for layout in self.counts):  # single rows of such a layout are bad rows
+            raise RowError(refusal(next(iter(self.counts))))
         self.main = next(iter(self.counts)) if len(self.counts) == 1 else None
         if not self.main and any(layout.whole for layout in self.counts):
             raise RowError(f"all rows of a file must have one layout here, {self._first_other()}")

@@ -49,6 +49,7 @@ def load(source: SourceSpec, inputs: Inputs, mirror: Mapping[str, str], reading:
     `reading` counts rows that an adapter leaves out, public rows with an empty answer, and bad rows. In rows of our own
     layout, from a stage or a local file, an empty answer is an error. Of preference pairs the chosen side is the row.
     """
+    source = source.model_copy(update={"adapter": "rows"}) if source.stage else source
     layout, raws = _begin(source, _raw(source, inputs, mirror, "rows.parquet"), reading, "rows")
     adapters = cache(partial(_reader, source=source, mirror=mirror))
     if source.prompt or source.adapter != "auto":
@@ -90,7 +91,7 @@ def load_unpaired(
 ) -> Iterator[Unpaired]:
     """The answers of one source with their labels, as `load` gives rows; a pair gives a good one and a bad one."""
     made = KINDS[inputs[source.stage].kind].produces if source.stage else ""
-    source = source.model_copy(update={"adapter": "preference"}) if made == "pairs" else source
+    source = source.model_copy(update={"adapter": "preference" if made == "pairs" else "rows"}) if made else source
     if source.adapter not in (known := {"auto", "kto", "rows", *PAIRS}):
         raise RowError(
             f"source {label(source)!r}: {source.adapter!r} gives no answers with labels; the adapters that do are "

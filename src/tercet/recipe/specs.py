@@ -124,7 +124,7 @@ class SourceSpec(Spec):
     later = ("max_bad", "strict", "verifier", "prompt", "answer", "info")
     stage: str = Field("", description="A stage of this recipe that makes rows (or pairs, for a `pair_mix`).")
     path: str = Field("", description="Hub id or local jsonl, json, csv, tsv or parquet file (plain or .gz).")
-    adapter: str = Field("rows", description="How raw rows are read (docs/layouts.md); `auto` finds out.")
+    adapter: str = Field("auto", description="How raw rows are read (docs/layouts.md); `auto` finds out.")
     subset: str = Field("", description="Hub subset.")
     split: str = Field("train", description="Hub split.")
     revision: str = Field("", description="Pinned hub revision.")
