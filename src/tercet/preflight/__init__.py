@@ -39,7 +39,7 @@ def needs_network(
 ) -> dict[str, list[str]]:
     """What each of these stages fetches over the network or asks there; stages that need none are left out."""
     facts = Facts(recipe, made, mirror)
-    found = {name: [what for _, what in network.addresses(facts, name)] for name in missing}
+    found = {name: list(dict.fromkeys(what for _, what in network.addresses(facts, name))) for name in missing}
     return {name: what for name, what in found.items() if what}
 
 
