@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any
 
-from tercet.data.layouts import PROMPTS, Adapter, Skip, Unfold, keys_of, mark_of, texts
+from tercet.data.layouts import PROMPTS, Adapter, Skip, Unfold, filled, mark_of, texts
 from tercet.data.raw_turns import EDGES, Raw, Turn, conversation_of, is_turns, side_in, turns_in
 from tercet.rows import Message, Messages, Row, RowError, is_context, row_from
 from tercet.rows_file import Unreadable
@@ -35,7 +35,7 @@ def conversation(raw: Raw, where: str) -> Row:
     """The layout of `Row` and of most public sets: turns under `messages` (or `conversations`, `conversation`)."""
     name = next((name for name in _CONVERSATIONS if raw.get(name) is not None), "")
     if not name or (isinstance(raw[name], str) and not is_turns(raw[name])):
-        raise RowError(f"{where}: expected a 'messages' list, got the keys {keys_of(raw)}; choose another adapter")
+        raise RowError(f"{where}: expected a 'messages' list, got the keys {filled(raw)}; choose another adapter")
     return row_from({**raw, "messages": conversation_of(raw, turns_in(raw[name], where), where), "tools": None}, where)
 
 
@@ -48,7 +48,7 @@ def sharegpt(raw: Raw, where: str) -> Row:
     """`conversations` of `{from, value}`, optionally a `system` text and `tools` that a `function_call` turn calls."""
     turns = raw.get("conversations")
     if turns is None or (isinstance(turns, str) and not is_turns(turns)):
-        raise RowError(f"{where}: expected a 'conversations' list, got the keys {keys_of(raw)}; choose another adapter")
+        raise RowError(f"{where}: expected a 'conversations' list, got the keys {filled(raw)}; choose another adapter")
     return _row(raw, turns_in(turns, where), where)
 
 
@@ -78,7 +78,7 @@ def prompt_completion(raw: Raw, where: str) -> Row:
     """
     name = "response" if raw.get("completion") is None else "completion"
     if missing := [key for key in ("prompt", name) if not (isinstance(raw.get(key), str) or is_turns(raw.get(key)))]:
-        raise RowError(f"{where}: expected text or turns under {' and '.join(missing)}, got the keys {keys_of(raw)}")
+        raise RowError(f"{where}: expected text or turns under {' and '.join(missing)}, got the keys {filled(raw)}")
     answer = raw[name].removesuffix(END_MARK) if isinstance(raw[name], str) else raw[name]
     turns = [*side_in(raw["prompt"], where, "user"), *side_in(answer, where)]
     return _row(raw, turns, where)
@@ -93,7 +93,7 @@ def question_answer(raw: Raw, where: str) -> Row:
 def input_output(raw: Raw, where: str) -> Row:
     """`input` (a text or turns) and `output`, as NeMo has them."""
     if missing := [key for key in ("input", "output") if not (isinstance(raw.get(key), str) or is_turns(raw.get(key)))]:
-        raise RowError(f"{where}: expected text or turns under {' and '.join(missing)}, got the keys {keys_of(raw)}")
+        raise RowError(f"{where}: expected text or turns under {' and '.join(missing)}, got the keys {filled(raw)}")
     return _row(raw, [*side_in(raw["input"], where, "user"), *side_in(raw["output"], where)], where)
 
 
@@ -117,7 +117,7 @@ def prompt_only(raw: Raw, where: str) -> Row:
     """A bare prompt, text or turns, under `prompt`, `instruction`, `Instruction` or `question`; it has no answer."""
     name = next((name for name in PROMPTS if isinstance(raw.get(name), str) or is_turns(raw.get(name))), "")
     if not name:
-        raise RowError(f"{where}: expected text under one of {', '.join(PROMPTS)}, got the keys {keys_of(raw)}")
+        raise RowError(f"{where}: expected text under one of {', '.join(PROMPTS)}, got the keys {filled(raw)}")
     asked = _with_input(raw, raw[name]) if name == "instruction" else raw[name]
     messages = conversation_of(raw, side_in(asked, where, "user"), where)
     return Row(raw["id"], messages, template=str(raw.get("template") or ""))
@@ -154,7 +154,7 @@ def instances(raws: Iterable[tuple[Raw, str]]) -> Iterator[tuple[Raw, str]]:
         objects = isinstance(given, list | tuple) and all(isinstance(one, dict) for one in given)
         if not isinstance(instruction, str) or not objects:
             what = "text under instruction and a list of objects under instances"
-            yield Unreadable(RowError(f"{where}: expected {what}, got the keys {keys_of(raw)}")), where
+            yield Unreadable(RowError(f"{where}: expected {what}, got the keys {filled(raw)}")), where
             continue
         for number, instance in enumerate(raw["instances"], 1):
             name = f"{raw['id']}-{number}" if raw.get("id") and len(raw["instances"]) > 1 else raw.get("id")
