@@ -18,7 +18,7 @@ from typing import Any
 import peer
 
 TRAINING = ("sft", "dpo", "reward", "grpo")
-DECODED = (1, 16, 64, 128)  # rows written at once
+DECODED = (1, 16, 32, 64, 128)  # rows written at once
 STEPS = 4  # of a training measurement; the first is not counted
 NEW_TOKENS = 128
 

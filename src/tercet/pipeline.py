@@ -114,7 +114,7 @@ def run(
     lines = [line for line in plan(recipe, store, mirror, whole) if line.name in nodes]
     preflight.refuse(obstacles(recipe, lines, mirror, offline=offline))
     for text in announced(recipe, store, lines):
-        console.print(text, highlight=False, soft_wrap=True)
+        console.print(text, highlight=False, soft_wrap=not console.is_terminal)
     if offline:
         os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")  # for the stages' processes
     made: dict[str, Artifact] = {}

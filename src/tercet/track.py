@@ -218,7 +218,7 @@ class Board:
 
     def note(self, text: str) -> None:
         """Print a line, above the table where there is one."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=not self.console.is_terminal)
 
     def _say(self, text: str) -> None:
         self.note(text)
