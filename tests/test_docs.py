@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import os
 import re
 import tomllib
@@ -60,13 +59,9 @@ def test_the_recipe_page_has_every_stage_kind():
     assert set(re.findall(r'^### `kind = "(\w+)"`', page, re.MULTILINE)) == set(kinds)
 
 
-def test_the_recipe_page_is_what_the_code_says():
-    spec = importlib.util.spec_from_file_location("make_recipe", ROOT / "docs" / "make_recipe.py")
-    assert spec
-    assert spec.loader
-    page = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(page)
-    assert (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8") == page.render(), "run `make docs`"
+def test_the_recipe_page_is_what_the_code_says(docs_script):
+    page = docs_script("make_recipe").render()
+    assert (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8") == page, "run `make docs`"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

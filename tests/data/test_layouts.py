@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
@@ -272,14 +273,9 @@ def test_a_row_whose_answers_are_all_context_is_left_out_and_counted(tmp_path: P
     assert reading.skipped == {"every answer is marked as context": 1}
 
 
-def test_the_page_is_what_the_code_says() -> None:
-    root = Path(__file__).parents[2]
-    spec = importlib.util.spec_from_file_location("make_layouts", root / "docs" / "make_layouts.py")
-    assert spec
-    assert spec.loader
-    page = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(page)
-    assert (root / "docs" / "layouts.md").read_text(encoding="utf-8") == page.render(), "run `make docs`"
+def test_the_page_is_what_the_code_says(docs_script: Callable[[str], ModuleType]) -> None:
+    page = Path(__file__).parents[2] / "docs" / "layouts.md"
+    assert page.read_text(encoding="utf-8") == docs_script("make_layouts").render(), "run `make docs`"
 
 
 def test_the_verifier_of_a_row_wins_over_its_data_set() -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from datetime import datetime
 from functools import cache
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -213,11 +211,8 @@ def test_every_answer_is_trained_once_behind_what_the_model_will_see(number, mes
         assert len(encoded.token_ids) - len(whole) <= 1  # the end token that only the next turn would bring
 
 
-def test_the_page_of_templates_is_what_the_tests_say():
-    page = Path(__file__).parents[2] / "docs" / "make_templates.py"
-    made = importlib.util.spec_from_file_location("make_templates", page)
-    module = importlib.util.module_from_spec(made)
-    made.loader.exec_module(module)
+def test_the_page_of_templates_is_what_the_tests_say(docs_script):
+    module = docs_script("make_templates")
     assert module.PAGE.read_text(encoding="utf-8") == module.render(), "run `make docs`"
 
 

@@ -6,21 +6,14 @@ import json
 
 import pytest
 
-from tercet.sandbox.run import SandboxError, isolation
 from tercet.verify import VerifierError, verifier
 from tercet.verify.code import code
+
+pytestmark = pytest.mark.usefixtures("isolated")
 
 DOUBLE = "```python\ndef double(x):\n    return 2 * x\n```"
 ASSERTS = ["assert double(1) == 2", "assert double(2) == 4", "assert double(3) == 7", "assert double(0) == 1"]
 ECHO = "```python\nimport sys\nfor line in sys.stdin:\n    print(int(line) * 2, end='  \\n')\n```"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _some_isolation() -> None:
-    try:
-        isolation()
-    except SandboxError as error:
-        pytest.skip(str(error))
 
 
 def asserts(*tests: str, **options: object) -> str:

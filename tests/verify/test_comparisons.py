@@ -6,19 +6,12 @@ import json
 
 import pytest
 
-from tercet.sandbox.run import SandboxError, isolation
 from tercet.verify import verifier
 from tercet.verify.comparisons import asking
 
+pytestmark = pytest.mark.usefixtures("isolated")
+
 LIAR = "class Any:\n    def __eq__(self, other): return True\n    def __hash__(self): return 1\n"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _some_isolation() -> None:
-    try:
-        isolation()
-    except SandboxError as error:
-        pytest.skip(str(error))
 
 
 def passes(answer: str, *tests: str) -> bool:

@@ -8,9 +8,10 @@ import math
 
 import pytest
 
-from tercet.sandbox.run import SandboxError, isolation
 from tercet.verify import VerifierError, verifier
 from tercet.verify.programs import extract, pass_at_k, program, sanitize
+
+pytestmark = pytest.mark.usefixtures("isolated")
 
 PROMPT = '''from typing import List
 
@@ -34,14 +35,6 @@ def check(candidate):
 """
 BODY = "    result = 0\n    for number in numbers:\n        result += double(number)\n    return result\n"
 FUNCTION = "def total(numbers: List[int]) -> int:\n    return sum(double(number) for number in numbers)\n"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _some_isolation() -> None:
-    try:
-        isolation()
-    except SandboxError as error:
-        pytest.skip(str(error))
 
 
 def reference(**changes: object) -> str:

@@ -17,7 +17,7 @@ from rich.console import Console
 from tercet import pipeline
 from tercet.cli.output import say
 from tercet.precision import resolve
-from tercet.recipe import BaseSpec, Recipe, RecipeError, kinds_of
+from tercet.recipe import URL, BaseSpec, Recipe, RecipeError, kinds_of
 from tercet.rows import Message, Sampling
 from tercet.store import Store
 
@@ -29,7 +29,7 @@ def base_of(args: argparse.Namespace, store: Store, name: str) -> BaseSpec:
     model, revision = name, args.revision if name == args.model else ""
     sha256 = args.sha256 if name == args.model else ""
     folder = next((path for path in (Path(model), store.root / model) if path.is_dir()), None)
-    if model.startswith(("http://", "https://")):
+    if model.startswith(URL):
         if not model.partition("#")[2]:
             raise RecipeError(f"{name}: a URL needs the name of its model behind it, e.g. {name.rstrip('/')}#NAME")
         # a server may change its weights: the revision names them
@@ -70,7 +70,7 @@ def model_folder(args: argparse.Namespace) -> Path:
     """The folder of the command line's model, made an artifact first where it is none; its weights are needed here."""
     store = Store(args.store)
     base = base_of(args, store, args.model)
-    if base.model.startswith(("http://", "https://")):
+    if base.model.startswith(URL):
         raise RecipeError(f"{base.model}: a model behind a URL cannot be used here; give an artifact, folder or hub id")
     recipe = Recipe.model_validate({"name": "model", "base": base.model_dump(), "stage": {}})
     mirror = pipeline.read_mirror(args.mirror)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from tercet.data.layouts import Adapter
+from tercet.data.layouts import Adapter, keys_of
 from tercet.data.problems import SKILLS
 from tercet.data.raw_turns import Raw, conversation_of, is_turns, turns_in
 from tercet.recipe import SourceSpec
@@ -59,8 +59,7 @@ def _reader() -> Callable[[Raw, str, str, str], Any]:
         for part in (name,) if name in raw else name.split("."):
             if not isinstance(value, dict) or part not in value:
                 kind = RowError if name in there else SourceError
-                columns = ", ".join(sorted(str(one) for one in raw if one != "id")) or "none"
-                raise kind(f"{where}: no column {name!r}, which the source names as `{key}`; there are: {columns}")
+                raise kind(f"{where}: no column {name!r}, which the source names as `{key}`; there are: {keys_of(raw)}")
             value = value[part]
         there.add(name)
         return value

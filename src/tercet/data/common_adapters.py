@@ -77,11 +77,8 @@ def prompt_completion(raw: Raw, where: str) -> Row:
     A closing `<|endoftext|>` is no text.
     """
     name = "response" if raw.get("completion") is None else "completion"
-    if missing := [key for key in ("prompt", name) if not (isinstance(raw.get(key), str) or is_turns(raw.get(key)))]:
-        raise RowError(f"{where}: expected text or turns under {' and '.join(missing)}, got the keys {filled(raw)}")
-    answer = raw[name].removesuffix(END_MARK) if isinstance(raw[name], str) else raw[name]
-    turns = [*side_in(raw["prompt"], where, "user"), *side_in(answer, where)]
-    return _row(raw, turns, where)
+    asked, answer = _sides(raw, where, "prompt", name)
+    return _answered(raw, asked, answer.removesuffix(END_MARK) if isinstance(answer, str) else answer, where)
 
 
 def question_answer(raw: Raw, where: str) -> Row:
@@ -92,9 +89,19 @@ def question_answer(raw: Raw, where: str) -> Row:
 
 def input_output(raw: Raw, where: str) -> Row:
     """`input` (a text or turns) and `output`, as NeMo has them."""
-    if missing := [key for key in ("input", "output") if not (isinstance(raw.get(key), str) or is_turns(raw.get(key)))]:
+    asked, answer = _sides(raw, where, "input", "output")
+    return _answered(raw, asked, answer, where)
+
+
+def _sides(raw: Raw, where: str, *names: str) -> list[Any]:
+    """The columns of these names, each a text or turns."""
+    if missing := [name for name in names if not (isinstance(raw.get(name), str) or is_turns(raw.get(name)))]:
         raise RowError(f"{where}: expected text or turns under {' and '.join(missing)}, got the keys {filled(raw)}")
-    return _row(raw, [*side_in(raw["input"], where, "user"), *side_in(raw["output"], where)], where)
+    return [raw[name] for name in names]
+
+
+def _answered(raw: Raw, asked: Any, answer: Any, where: str) -> Row:
+    return _row(raw, [*side_in(asked, where, "user"), *side_in(answer, where)], where)
 
 
 def segments(raw: Raw, where: str) -> Row:

@@ -30,18 +30,7 @@ from tercet.data.dedupe import Exact, Near, Seen, key_of, near_duplicates, row_k
 from tercet.data.disk_list import DiskList, batched, in_order
 from tercet.data.filters import Finding, checks, paper_filters
 from tercet.data.process_pool import ProcessPool
-from tercet.data.sources import (
-    check_verifiers,
-    chosen_side,
-    from_hub,
-    graders,
-    label,
-    load,
-    load_pairs,
-    load_unpaired,
-    lot,
-    stand_in,
-)
+from tercet.data.sources import LOADERS, check_verifiers, chosen_side, from_hub, graders, label, lot, stand_in
 from tercet.journal import write_json
 from tercet.recipe import MixtureSpec, SourceSpec
 from tercet.rows import Pair, Row, RowError, Unpaired, pair_from, stream_rows
@@ -51,11 +40,7 @@ from tercet.store import Artifact, Context
 from tercet.verify.pins import hidden
 
 Entry = Row | Pair
-KINDS_OF_ROWS: dict[str, tuple[type, Callable[..., Iterator[Entry]]]] = {  # by what the stage produces
-    "rows": (Row, load),
-    "pairs": (Pair, load_pairs),
-    "unpaired": (Unpaired, load_unpaired),
-}
+KINDS_OF_ROWS: dict[str, type] = {"rows": Row, "pairs": Pair, "unpaired": Unpaired}  # by what the stage produces
 Rules = dict[str, Callable[[Row], Finding | None]]
 Pool = ProcessPool[list[Document], Found]
 Numbers = npt.NDArray[np.int64]
@@ -86,7 +71,7 @@ def run(spec: MixtureSpec, inputs: dict[str, Artifact], out: Path, ctx: Context)
     Benchmark items that could not be looked for are listed in `unsearched.jsonl`, where there are some.
     """
     cleaner = Decontaminator.of(spec, inputs)
-    name, (kind, _) = spec.produces, KINDS_OF_ROWS[spec.produces]
+    name, kind = spec.produces, KINDS_OF_ROWS[spec.produces]
     search: Search[list[Document]] = cleaner.search(list, each_row=True)
     with (
         ProcessPool(search, ctx.recipe.placement.workers or machine.cores()) as pool,
@@ -169,7 +154,7 @@ class Mixing:
     def take(self, source: SourceSpec) -> Iterator[list[Removed]]:
         """Read one source and keep what no rule removes, or the sample of it that the recipe asks for."""
         tally = self._tally(source)
-        _, read = KINDS_OF_ROWS[self.spec.produces]
+        read = LOADERS[self.spec.produces]
         entries: Iterator[Entry] = iter(read(source, self.inputs, self.ctx.mirror, tally.reading))
         if source.rows is not None or tally.share < 1:
             # A sample is the start of an order drawn from seed and ids, so a larger sample holds the smaller one.

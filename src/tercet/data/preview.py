@@ -19,7 +19,7 @@ from tercet import hub
 from tercet.data.adapters import PAIRS
 from tercet.data.layouts import recognise
 from tercet.data.reading import Reading, reason_of
-from tercet.data.sources import LENIENT, PEEK, load, load_pairs, load_unpaired
+from tercet.data.sources import LENIENT, LOADERS, PEEK
 from tercet.recipe import SourceSpec
 from tercet.rows import Message, Pair, Row, RowError, Source, is_context, plain
 
@@ -27,7 +27,6 @@ Need = Literal["rows", "pairs", "unpaired"]
 Entry = Row | Pair
 Measure = Callable[[Entry], dict[str, int]]  # names of parts -> their lengths; ValueError where it cannot be trained
 
-LOADS: dict[Need, Callable[..., Iterator[Entry]]] = {"rows": load, "pairs": load_pairs, "unpaired": load_unpaired}
 QUANTILES = (("min", 0.0), ("10 %", 0.1), ("median", 0.5), ("90 %", 0.9), ("99 %", 0.99), ("max", 1.0))
 
 
@@ -49,7 +48,7 @@ class Preview:
         """Read all rows of a source; after each, how many objects were read, for a display of progress."""
         lenient = source.model_copy(update={"max_bad": 1.0, "require_answer": False})
         try:
-            for entry in LOADS[need](lenient, {}, mirror, self.reading):
+            for entry in LOADERS[need](lenient, {}, mirror, self.reading):
                 self.first += [entry] * (len(self.first) < shown)
                 if isinstance(entry, Row) and entry.verifier:
                     self.verifiers[entry.verifier] += 1

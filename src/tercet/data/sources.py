@@ -116,6 +116,13 @@ def load_unpaired(
             yield entry
 
 
+LOADERS: dict[str, Callable[..., Iterator[Any]]] = {  # by what is to be read: what a stage produces
+    "rows": load,
+    "pairs": load_pairs,
+    "unpaired": load_unpaired,
+}
+
+
 def both_sides(pair: Pair) -> tuple[Unpaired, Unpaired]:
     """The chosen answer of a pair as a good one, the rejected one as a bad one."""
     good = Unpaired(f"{pair.id}+", pair.chosen, pair.source, pair.skill)

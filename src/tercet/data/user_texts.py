@@ -8,14 +8,13 @@ from contextlib import suppress
 from typing import Any
 
 from tercet.data.layouts import PROMPTS, keys_of
-from tercet.data.raw_turns import EDGES, Raw, is_turns, listed, shared_start
+from tercet.data.raw_turns import EDGES, SPEAKERS, Raw, is_turns, listed, shared_start
 from tercet.rows import RowError
 
 _ANY_TURN = re.compile(r"(?:(?:^|\n)\s*|### )(Human|Assistant):[ \t]*")
 _CONVERSATIONS = ("messages", "conversations", "conversation", "prompt", "question", "input", "chosen", "rejected")
 _QUESTIONS = (*PROMPTS, "problem", "query", "inputs", "persona", "input persona")
-_ANSWERERS = frozenset(("assistant", "gpt", "chatgpt", "model", "system", "developer", "tool", "function"))
-_ANSWERERS |= {"function_call", "tool_call", "observation", "tool_response", "function_response", "ipython"}
+_ANSWERERS = frozenset(name for name, role in SPEAKERS.items() if role != "user")
 
 
 def user_texts(raw: Raw, where: str) -> list[str]:

@@ -45,7 +45,7 @@ from tercet.models.hf_folder import (
 from tercet.models.support import note, read_config, read_values, support
 from tercet.models.vocabulary import ensure_pad, fit_embedding, rewrite
 from tercet.models.weight_checks import check_weights
-from tercet.recipe import BaseSpec, ModelSource, ModelSpec, TrainSpec
+from tercet.recipe import URL, BaseSpec, ModelSource, ModelSpec, TrainSpec
 from tercet.store import ENDPOINT
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def run(spec: ModelSource, inputs: Mapping[str, Artifact], out: Path, ctx: Conte
     """Put the recipe's base model into `out` as a plain Hugging Face folder."""
     for left in out.iterdir():  # of a run that was killed
         shutil.rmtree(left) if left.is_dir() else left.unlink()
-    if spec.model.startswith(("http://", "https://")):
+    if spec.model.startswith(URL):
         if spec.adapter:
             raise BaseError(f"{spec.model}: a model behind a URL cannot take an adapter; name a folder or a hub id")
         return _endpoint(spec, out)

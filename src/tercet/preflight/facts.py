@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tercet.hub import cache_folder
-from tercet.recipe import BASE, ModelSource, Recipe
+from tercet.recipe import BASE, URL, ModelSource, Recipe
 
-URL = ("http://", "https://")
 CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 TINY: dict[str, Any] = {"max_position_embeddings": 2048}  # the model that is made on the fly; its tokens are bytes
 

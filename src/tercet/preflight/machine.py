@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
-from tercet.preflight.facts import URL, Facts, Obstacle
-from tercet.recipe import AskingSpec, ModelSource, RatedPairsSpec, TrainSpec
+from tercet.preflight.facts import Facts, Obstacle
+from tercet.recipe import URL, AskingSpec, ModelSource, RatedPairsSpec, TrainSpec
 
 
 def packages(facts: Facts, name: str) -> Iterator[Obstacle]:

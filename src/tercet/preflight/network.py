@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from tercet import hub
-from tercet.preflight.facts import URL, Facts, Obstacle
-from tercet.recipe import ModelSource
+from tercet.preflight.facts import Facts, Obstacle
+from tercet.recipe import URL, ModelSource
 from tercet.rows import Source
 
 HERE = ("localhost", "127.0.0.1", "::1")

@@ -7,18 +7,16 @@ from itertools import islice
 from pathlib import Path
 
 from tercet import hub
-from tercet.data.sources import TEMPLATE, Reading, label, load, load_pairs, load_unpaired
+from tercet.data.sources import LOADERS, TEMPLATE, Reading, label
 from tercet.preflight.facts import Facts, Obstacle
 from tercet.recipe import (
     BenchmarkSpec,
     MixtureSpec,
     OnPolicyPairsSpec,
-    PairMixSpec,
     PersonasSpec,
     RLSpec,
     SourceSpec,
     SynthSpec,
-    UnpairedMixSpec,
 )
 from tercet.rows import Pair, Row, Source
 from tercet.verify import VerifierError, check_reference, verifier
@@ -69,13 +67,10 @@ def head(facts: Facts, spec: object, source: SourceSpec) -> Sequence[Row | Pair]
         return None
     own = {"verifier": located(source.verifier, facts.recipe.folder)} if is_user_code(source.verifier) else {}
     placed = source.model_copy(update=own | ({} if local else {"path": str(path)}))
-    if isinstance(spec, PairMixSpec):
-        return list(islice(load_pairs(placed, {}, facts.mirror, Reading()), HEAD))
-    if isinstance(spec, UnpairedMixSpec):
-        return list(islice(load_unpaired(placed, {}, facts.mirror, Reading()), HEAD))
     if isinstance(spec, PersonasSpec | BenchmarkSpec):
         placed = placed.model_copy(update={"require_answer": False})
-    return list(islice(load(placed, {}, facts.mirror, Reading()), HEAD))
+    read = LOADERS[spec.produces if isinstance(spec, MixtureSpec) else "rows"]
+    return list(islice(read(placed, {}, facts.mirror, Reading()), HEAD))
 
 
 def _rows_of(facts: Facts, name: str) -> Iterator[tuple[Row, str]]:

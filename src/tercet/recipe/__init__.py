@@ -22,6 +22,7 @@ from tercet.recipe.specs import (
     BASE,
     DAY,
     KINDS,
+    URL,
     BaseSpec,
     BatchLayout,
     ExamplesSpec,

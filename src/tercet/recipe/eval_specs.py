@@ -125,7 +125,7 @@ def _source(name: str) -> SourceSpec | None:
     """A stage where the name could be one, else a local file whose layout is recognised."""
     if not name:
         return None
-    return SourceSpec(stage=name) if re.fullmatch(r"[\w-]+", name) else SourceSpec(path=name, adapter="auto")
+    return SourceSpec(stage=name) if re.fullmatch(r"[\w-]+", name) else SourceSpec(path=name)
 
 
 class EvalSpec(ComputeSpec):

@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 from tercet.precision import resolve
 
 BASE = "base"
+URL = ("http://", "https://")  # how a model begins that is behind a server
 DAY = "2026-11-29"  # the date of chat templates that ask for one, where the recipe names none
 ROW, PROMPT, ANSWER = 110, 60, 50  # tokens of a row, a prompt and an answer of short chats
 TRAINED = 0.6  # a guess: the share of possible pairs and completions that gives a gradient
@@ -200,9 +201,7 @@ class ArtifactSpec(Spec):
 
     module: ClassVar[str]  # its `run(spec, inputs, out, ctx)` makes the artifact
     version: ClassVar[int] = 1  # part of the key: raise it when the numbers change
-    produces: ClassVar[
-        str
-    ]  # what the artifact holds: weights, rows, pairs, unpaired, benchmark, reward model, scores or page
+    produces: ClassVar[str]  # what is in it: weights, rows, pairs, unpaired, benchmark, reward model, scores or page
     accepts: ClassVar[dict[str, tuple[str, ...]]] = {}  # field that names stages -> what they produce, or their kind
     parallel: ClassVar[bool] = False  # trains, in `placement.ranks` processes
     label: ClassVar[str] = ""  # what reports call its model
@@ -313,7 +312,7 @@ class ModelSource(ArtifactSpec):
 
     @model_validator(mode="after")
     def _asked_of_a_server(self) -> Self:
-        if (self.reasoning_effort or self.extra_body) and not self.model.startswith(("http://", "https://")):
+        if (self.reasoning_effort or self.extra_body) and not self.model.startswith(URL):
             raise ValueError(
                 "reasoning_effort and extra_body are for a model behind a URL, http://HOST/v1#NAME; leave them out"
             )
@@ -325,7 +324,7 @@ class ModelSource(ArtifactSpec):
 
     def local_files(self) -> Iterator[FileRef]:
         """The folder of the model, where it is one, of an adapter, and the file of the template."""
-        if not self.model.startswith(("wheel:", "tiny:", "http://", "https://")):
+        if not self.model.startswith(("wheel:", "tiny:", *URL)):
             yield FileRef(("model",), self.model)
         if self.adapter:
             yield FileRef(("adapter",), self.adapter)

@@ -174,6 +174,7 @@ _INNER = _steps(
     (r"[\]\[(){}<>]", r" \g<0> "),
     ("--", " -- "),
 )
+_JOINED = ("can not", "d 'ye", "gim me", "gon na", "got ta", "lem me", "more 'n")
 _OUTER = _steps(  # with a space before and after the whole
     ("([»”’])", r" \1 "),
     ("''", " '' "),
@@ -181,8 +182,7 @@ _OUTER = _steps(  # with a space before and after the whole
     (r"\s+", " "),
     (r"([^' ])('[sS]|'[mM]|'[dD]|') ", r"\1 \2 "),
     (r"([^' ])('ll|'LL|'re|'RE|'ve|'VE|n't|N'T) ", r"\1 \2 "),
-    *((rf"(?i)\b({a})({b})\b", r" \1 \2 ") for a, b in map(str.split, ("can not", "d 'ye", "gim me", "gon na"))),
-    *((rf"(?i)\b({a})({b})\b", r" \1 \2 ") for a, b in map(str.split, ("got ta", "lem me", "more 'n"))),
+    *((rf"(?i)\b({a})({b})\b", r" \1 \2 ") for a, b in map(str.split, _JOINED)),
     (r"(?i)\b(wan)(na)(?=\s)", r" \1 \2 "),
     (r"(?i) ('t)(is)\b", r" \1 \2 "),
     (r"(?i) ('t)(was)\b", r" \1 \2 "),
