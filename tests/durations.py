@@ -2,7 +2,7 @@
 
 A line is a test with its seconds. The fast gate leaves these out, the slow gate runs nothing else. A test marked `fast`
 stays in the fast gate whatever it takes: two kills of every algorithm. One that cannot be measured everywhere (vLLM) is
-marked `slow` by hand.
+marked `slow` by hand, and so is everything below tests/attack.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 LIST = Path(__file__).with_name("slow.txt")
+ATTACKS = "tests/attack/"
 LIMIT = 1.0  # seconds of setup, call and teardown together, on the machine that measured
 
 
@@ -29,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     slow = read()
     for item in items:
-        if item.nodeid in slow:
+        if item.nodeid in slow or item.nodeid.startswith(ATTACKS):
             item.add_marker(pytest.mark.slow)
 
 
