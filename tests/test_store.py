@@ -152,6 +152,21 @@ def test_lineage_walks_inputs_first_and_each_once(store):
     assert [artifact.name for artifact in store.lineage(top)] == ["base", "left", "right", "top"]
 
 
+def test_lineage_of_a_long_chain_does_not_recurse_and_a_circle_is_named(store):
+    for number in range(1500):
+        folder = store.root / f"s-{number:012}"
+        folder.mkdir(parents=True)
+        inputs = {"s": f"{number - 1:012}"} if number else {}
+        record = {"kind": "mix", "name": "s", "key": f"{number:012}", "inputs": inputs, "metrics": {}}
+        (folder / "artifact.json").write_text(json.dumps(record), encoding="utf-8")
+    top = store.open(f"s-{1499:012}")
+    assert len(store.lineage(top)) == 1500
+    first = store.root / f"s-{0:012}" / "artifact.json"
+    first.write_text(first.read_text().replace('"inputs": {}', f'"inputs": {{"s": "{700:012}"}}'), encoding="utf-8")
+    with pytest.raises(StoreError, match="made from itself"):
+        store.lineage(top)
+
+
 def test_lineage_names_a_missing_input(store):
     with pytest.raises(StoreError, match="was made from gone-000000000000"):
         store.lineage(make(store, "words", {"gone": "0" * 12}))

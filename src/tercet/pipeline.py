@@ -12,7 +12,6 @@ import pkgutil
 import signal
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,9 +26,10 @@ from tercet.forecast import opening, slow_precision
 from tercet.hub import local_file
 from tercet.precision import reason
 from tercet.recipe import BASE, FileRef, ModelSource, Recipe, RecipeError, TrainSpec, load
+from tercet.recipe.limits import check_values, parse, read_text
 from tercet.rows import Source
 from tercet.stage import StageJob, failure, supervise
-from tercet.store import Artifact, Identity, Store, source_digest
+from tercet.store import Artifact, Draft, Identity, Store, source_digest
 from tercet.track import Board, board, read_notes, read_progress
 from tercet.verify import VerifierError, verifier
 from tercet.verify.pins import code_of
@@ -62,12 +62,14 @@ def graph(recipe: Recipe, store: Store, mirror: dict[str, str] | None = None) ->
     """All that decides each stage's key, inputs first; refuses a recipe that opens the unseen suite before the end."""
     recipe = recipe.resolved()
     nodes: dict[str, Identity] = {}
+    keys: dict[str, str] = {}
     for name in recipe.order():
         if check := recipe.spec(name).check:
             pkgutil.resolve_name(check)(recipe.spec(name), name, recipe)
-        inputs = {need: nodes[need].key for need in recipe.needs(name)}
+        inputs = {need: keys[need] for need in recipe.needs(name)}
         spec = _identity_spec(recipe, name, mirror or {}, store.root / ".cache")
         nodes[name] = Identity(recipe.kind(name), recipe.spec(name).version, spec, inputs)
+        keys[name] = nodes[name].key
     return nodes
 
 
@@ -77,21 +79,33 @@ def plan(
     """What exists, what is missing and why; `nodes` is the graph, where it is known."""
     recipe = recipe.resolved()
     lines: dict[str, PlanLine] = {}
+    rows: dict[str, int] = {}
+    others = _records(store)
     for name, node in (nodes or graph(recipe, store, mirror)).items():
-        exists, precision = store.find(name, node.key) is not None, recipe.spec(name).precision
+        key, precision = node.key, recipe.spec(name).precision
+        exists = store.find(name, key) is not None
         lines[name] = PlanLine(
             name=name,
             kind=node.kind,
-            key=node.key,
+            key=key,
             exists=exists,
-            why="" if exists else _why(name, node, store),
-            path=store.root / f"{name}-{node.key}",
+            why="" if exists else _why(store.draft(name, key), node, others.get(name, [])),
+            path=store.root / f"{name}-{key}",
             precision=reason(precision) if precision else "",
         )
         if not exists:
             _check_verifiers(recipe, name)
-        lines[name].forecast.update(_forecast(recipe, name, lines))
+        lines[name].forecast.update(_forecast(recipe, lines[name], lines.get(BASE), rows))
+        rows[name] = lines[name].forecast.get("rows", 0)
     return list(lines.values())
+
+
+def _records(store: Store) -> dict[str, list[dict[str, Any]]]:
+    """What is recorded of the artifacts of a store, by the name of their stage."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for artifact in store:
+        found.setdefault(artifact.name, []).append(artifact.record)
+    return found
 
 
 def run(
@@ -195,11 +209,14 @@ def read_mirror(path: str | Path | None) -> dict[str, str]:
         return {}
     path = Path(path)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8")).get("mirror", {})
+        text = read_text(path)
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such mirror file; check --mirror or TERCET_MIRROR") from None
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path}: not valid TOML: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+    document = parse(text, str(path))
+    check_values(document, lambda _loc: str(path))
+    table = document.get("mirror", {})
     if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
         raise RecipeError(f'{path}: expected a [mirror] table of lines such as "openai/gsm8k" = "gsm8k.jsonl"')
     return {name: str((path.parent / value).resolve()) for name, value in table.items()}
@@ -261,11 +278,10 @@ def _check_verifiers(recipe: Recipe, name: str) -> None:
             raise RecipeError(f"[stage.{name}] {'.'.join(map(str, loc))}: {error}", ("stage", name, *loc)) from None
 
 
-def _why(name: str, node: Identity, store: Store) -> str:
+def _why(draft: Draft, node: Identity, records: Sequence[dict[str, Any]]) -> str:
     """What differs between this stage and the nearest artifact of its name."""
-    if store.draft(name, node.key).path.is_dir():
+    if draft.path.is_dir():
         return "started; will continue"
-    records = [artifact.record for artifact in store if artifact.name == name]
     if not records:
         return "not made yet"
     return min((_differences(node, record) for record in records), key=len)
@@ -289,10 +305,12 @@ def _differences(identity: Identity, record: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _forecast(recipe: Recipe, name: str, lines: dict[str, PlanLine]) -> dict[str, int]:
-    """Rows, steps and completions of a stage (upper bounds while its inputs are missing); bytes of training state."""
-    spec, line = recipe.spec(name), lines[name]
-    known = {other: ahead.forecast.get("rows", 0) for other, ahead in lines.items()}
+def _forecast(recipe: Recipe, line: PlanLine, base: PlanLine | None, known: Mapping[str, int]) -> dict[str, int]:
+    """Rows, steps and completions of a stage (upper bounds while its inputs are missing); bytes of training state.
+
+    `known` has the rows of the stages before it.
+    """
+    spec = recipe.spec(line.name)
     if spec.produces == "unpaired":  # a pair gives two answers
         known = {other: number * (1 + (recipe.spec(other).produces == "pairs")) for other, number in known.items()}
     for file in ("rows.parquet", "pairs.parquet", "unpaired.parquet", "benchmark.parquet"):
@@ -301,8 +319,8 @@ def _forecast(recipe: Recipe, name: str, lines: dict[str, PlanLine]) -> dict[str
 
             return {"rows": pq.read_metadata(line.path / "payload" / file).num_rows}
     ahead = spec.forecast(known)
-    weights = [*(lines[BASE].path / "payload").glob("model*.safetensors")] if BASE in lines else []
-    if spec.parallel and weights:  # master weights, gradients and two moments, all fp32
+    weights = [*(base.path / "payload").glob("model*.safetensors")] if base and spec.parallel else []
+    if weights:  # master weights, gradients and two moments, all fp32
         ahead["state_bytes"] = 4 * sum(file.stat().st_size for file in weights)
     return {key: value for key, value in ahead.items() if value}
 

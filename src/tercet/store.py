@@ -138,18 +138,23 @@ class Store:
     def lineage(self, artifact: Artifact) -> list[Artifact]:
         """The artifact and everything it was made from, inputs first; missing folders are an error."""
         found: dict[str, Artifact] = {}
-        self._walk(artifact, found)
-        return list(found.values())
-
-    def _walk(self, artifact: Artifact, found: dict[str, Artifact]) -> None:
-        for name, key in artifact.inputs.items():
-            path = artifact.path.parent / f"{name}-{key}"
+        open_ends = {artifact.path: (artifact, iter(artifact.inputs.items()))}  # a stack of our own: chains may be long
+        while open_ends:
+            last, inputs = open_ends[next(reversed(open_ends))]
+            if (entry := next(inputs, None)) is None:
+                found[last.path.name] = last
+                open_ends.popitem()
+                continue
+            path = last.path.parent / "-".join(entry)
             if path.name in found:
                 continue
             if not (path / "artifact.json").is_file():
-                raise StoreError(f"{artifact.path.name} was made from {path.name}, which is not in {path.parent}")
-            self._walk(Artifact.read(path), found)
-        found[artifact.path.name] = artifact
+                raise StoreError(f"{last.path.name} was made from {path.name}, which is not in {path.parent}")
+            if path in open_ends:
+                raise StoreError(f"{path.name} is recorded as made from itself; remove it and run again")
+            below = Artifact.read(path)
+            open_ends[path] = below, iter(below.inputs.items())
+        return list(found.values())
 
     def check(self, artifact: Artifact) -> list[str]:
         """What is wrong with an artifact: nothing, or one line per fault."""

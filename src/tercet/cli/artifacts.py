@@ -19,6 +19,8 @@ from tercet.store import Artifact, Store, StoreError
 if TYPE_CHECKING:
     from tercet.report.collect import Stage
 
+DEEPEST = 40  # steps of indentation of a lineage
+
 
 def lineage(args: argparse.Namespace) -> int:
     """The artifact and everything it was made from."""
@@ -27,18 +29,22 @@ def lineage(args: argparse.Namespace) -> int:
     found = store.lineage(artifact)
     if args.json:
         return emit([a.record | {"path": str(a.path)} for a in found])
-    say("\n".join(_tree(artifact, {a.path.name: a for a in found}, set())))
+    say("\n".join(_tree(artifact, {a.path.name: a for a in found})))
     return 0
 
 
-def _tree(artifact: Artifact, found: dict[str, Artifact], seen: set[str], indent: str = "") -> Iterator[str]:
-    """Lines of a tree; an artifact that was shown before is only named."""
-    again = artifact.path.name in seen
-    seen.add(artifact.path.name)
-    seconds = "" if again else f"  {artifact.record['seconds']:.0f} s"
-    yield f"{indent}{artifact.path.name}  ({artifact.kind}){seconds}{'  …' if again and artifact.inputs else ''}"
-    for name, key in {} if again else artifact.inputs.items():
-        yield from _tree(found[f"{name}-{key}"], found, seen, indent + "  ")
+def _tree(top: Artifact, found: dict[str, Artifact]) -> Iterator[str]:
+    """Lines of a tree; an artifact that was shown before is only named. Beyond `DEEPEST` the tree grows down only."""
+    waiting, seen = [(top, 0)], set[str]()
+    while waiting:
+        artifact, depth = waiting.pop()
+        again = artifact.path.name in seen
+        seen.add(artifact.path.name)
+        seconds = "" if again else f"  {artifact.record['seconds']:.0f} s"
+        indent = "  " * min(depth, DEEPEST)
+        yield f"{indent}{artifact.path.name}  ({artifact.kind}){seconds}{'  …' if again and artifact.inputs else ''}"
+        below = [] if again else [(found["-".join(entry)], depth + 1) for entry in artifact.inputs.items()]
+        waiting += below[::-1]
 
 
 def check(args: argparse.Namespace) -> int:

@@ -67,6 +67,7 @@ class Facts:
     made: Mapping[str, Path]
     mirror: Mapping[str, str]
     _models: dict[str, ModelFacts] = field(default_factory=dict)
+    _origins: dict[str, str] = field(default_factory=dict)
 
     def source_of(self, name: str) -> ModelSource:
         """The model that a stage's weights go back to."""
@@ -75,10 +76,14 @@ class Facts:
         return spec
 
     def origin(self, name: str) -> str:
-        """The stage that `source_of` belongs to."""
-        while not isinstance(spec := self.recipe.spec(name), ModelSource):
+        """The stage that `source_of` belongs to; kept for all on the way there, as chains may be long."""
+        passed = []
+        while name not in self._origins and not isinstance(spec := self.recipe.spec(name), ModelSource):
+            passed.append(name)
             name = getattr(spec, "model", BASE)
-        return name
+        found = self._origins.get(name, name)
+        self._origins.update(dict.fromkeys(passed, found))
+        return found
 
     def served(self, name: str) -> bool:
         """Whether a model is behind a URL."""

@@ -75,20 +75,21 @@ def head(facts: Facts, spec: object, source: SourceSpec) -> Sequence[Row | Pair]
 
 def _rows_of(facts: Facts, name: str) -> Iterator[tuple[Row, str]]:
     """Rows that a stage will give, as far as its sources are at hand, each with the place that they come from."""
-    spec = facts.recipe.spec(name)
-    if isinstance(spec, SynthSpec) and spec.generator in ("talk@1", "facts@1"):
-        yield Row("1", (), spec.generator), f"stage {name!r} (generator {spec.generator})"
-    if not isinstance(spec, MixtureSpec):
-        return
-    for number, source in enumerate(spec.sources):
-        if source.stage:
-            yield from _rows_of(facts, source.stage)
-            continue
-        try:
-            found = head(facts, spec, source)
-        except ValueError:  # the mixture's own obstacle
-            continue
-        yield from ((row, f"stage {name!r}, sources.{number}") for row in found or () if isinstance(row, Row))
+    stages, seen = [name], {name}  # and all that its sources name, each once
+    for one in stages:
+        spec = facts.recipe.spec(one)
+        if isinstance(spec, SynthSpec) and spec.generator in ("talk@1", "facts@1"):
+            yield Row("1", (), spec.generator), f"stage {one!r} (generator {spec.generator})"
+        for number, source in enumerate(spec.sources if isinstance(spec, MixtureSpec) else ()):
+            if source.stage:
+                stages += {source.stage} - seen
+                seen.add(source.stage)
+                continue
+            try:
+                found = head(facts, spec, source)
+            except ValueError:  # the mixture's own obstacle
+                continue
+            yield from ((row, f"stage {one!r}, sources.{number}") for row in found or () if isinstance(row, Row))
 
 
 def _unrewarded(row: Row, spec: RLSpec | OnPolicyPairsSpec) -> str:

@@ -17,6 +17,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from tercet.recipe.limits import DEPTH, EXTENDED, LISTED, STAGES, STRING, check_values, parse, read_text
 from tercet.recipe.recipe import Recipe
 from tercet.recipe.specs import KINDS, Loc, RecipeError, StageSpec, kinds_of
 
@@ -29,7 +30,6 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, with `extends` followed and overrides such as `stage.sft.batch=8` applied."""
     path = Path(path)
     document, places = _read(path, ())
-    places[()] = str(path)
     for override in overrides:
         places = _override(document, places, override)
     _scale(document, places)
@@ -54,16 +54,17 @@ def _read(path: Path, above: tuple[Path, ...]) -> tuple[dict[str, Any], Places]:
     if path.resolve() in above:
         chain = " -> ".join(p.name for p in (*above, path))
         raise RecipeError(f"{path}: recipes extend each other in a circle ({chain}); remove one `extends`")
+    if len(above) >= EXTENDED:
+        raise RecipeError(f"{path}: more than {EXTENDED} recipes extend each other; write some of them as one")
     try:
-        text = path.read_text(encoding="utf-8")
-        document = tomllib.loads(text)
+        text = read_text(path)
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe file; check the path") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read as UTF-8 text ({error})") from None
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{path}: not valid TOML: {error}") from None
-    places: Places = {loc: f"{path}, line {line}" for loc, line in key_lines(text).items()}
+    document = parse(text, str(path))
+    places: Places = {(): str(path)} | {loc: f"{path}, line {line}" for loc, line in key_lines(text).items()}
+    check_values(document, lambda loc: _place(places, loc))
     parent = document.pop("extends", None)
     extended = places.pop(("extends",), "")
     if parent is None:
@@ -103,13 +104,16 @@ def _merge(below: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def _override(document: dict[str, Any], places: Places, override: str) -> Places:
     """Apply one `a.b=value`; the value is TOML, or a bare string when it is not. Returns the places as they are now."""
     path, equals, text = override.partition("=")
-    keys = [int(key) if key.isdigit() else key for key in _Scanner(path.strip()).key()] if path.strip() else []
-    if not equals or not keys:
-        raise RecipeError(f"--set {override}: expected KEY=VALUE with a dotted key, e.g. stage.sft.batch=8")
+    where = f"--set {override:.200}"
+    found = _Scanner(path.strip()).key() if path.strip() else []
+    if not equals or not 0 < len(found) <= DEPTH:
+        raise RecipeError(f"{where}: expected KEY=VALUE with a dotted key, e.g. stage.sft.batch=8")
+    keys = [int(key) if key.isdecimal() and len(key) < 10 else key for key in found]
     try:
-        value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+        value: Any = tomllib.loads(f"value = {text.strip()}")["value"]
+    except (ValueError, RecursionError):
         value = text.strip()
+    check_values({"the key": path, "the value": value}, lambda _loc: where)
     table: Any = document
     for depth, key in enumerate(keys):
         last = depth == len(keys) - 1
@@ -119,9 +123,9 @@ def _override(document: dict[str, Any], places: Places, override: str) -> Places
             key = str(key)
             table[key] = value if last else table.get(key, {})
         else:
-            raise RecipeError(f"--set {override}: {'.'.join(map(str, keys[:depth]))} has no key {key!r}")
+            raise RecipeError(f"{where}: {'.'.join(map(str, keys[:depth]))} has no key {key!r}")
         table = table[key]
-    return _without(places, [tuple(keys)]) | {tuple(keys): f"--set {override}"}
+    return _without(places, [tuple(keys)]) | {tuple(keys): where}
 
 
 def _scale(document: dict[str, Any], places: Places) -> None:
@@ -143,12 +147,18 @@ def _scale(document: dict[str, Any], places: Places) -> None:
 
 
 def _validate(document: dict[str, Any], places: Places) -> Recipe:
+    stages = document.get("stage")
+    if isinstance(stages, dict) and len(stages) > STAGES:
+        raise RecipeError(f"{_place(places, ('stage',))}: {len(stages):,} stages; a recipe may have {STAGES:,}")
     try:
         recipe = Recipe.model_validate_json(json.dumps(document, default=str), strict=True)
     except ValidationError as error:
-        found = error.errors()
-        inner = [a for a in found if not any(b["loc"][: len(a["loc"])] == a["loc"] != b["loc"] for b in found)]
-        raise RecipeError("\n".join(dict.fromkeys(_explain(problem, document, places) for problem in inner))) from None
+        found = error.errors(include_url=False)
+        around = {problem["loc"][:depth] for problem in found for depth in range(len(problem["loc"]))}
+        inner = [problem for problem in found if problem["loc"] not in around]
+        lines = list(dict.fromkeys(_explain(problem, document, places) for problem in inner[:LISTED]))
+        lines += [f"and {len(inner) - LISTED:,} more of such"] if len(inner) > LISTED else []
+        raise RecipeError("\n".join(lines)) from None
     try:
         recipe.order()
     except RecipeError as error:
@@ -246,13 +256,13 @@ def key_lines(text: str) -> dict[Loc, int]:
 class _Scanner:
     """Walks valid TOML without building values: tables, dotted and quoted keys, inline tables, arrays, strings."""
 
-    _SKIP = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
-    _STRING = re.compile(r'"""(?:[^\\]|\\.)*?"{3,5}|\'\'\'.*?\'{3,5}|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'', re.DOTALL)
+    _SKIP = re.compile(r"(?:[ \t\r\n]++|#[^\n]*+)*+")
     _PLAIN = re.compile(r"[^,\]}#\r\n]+")
     _PART = re.compile(r"[A-Za-z0-9_-]+")
 
     def __init__(self, text: str) -> None:
         self.text, self.at = text, 0
+        self.counted, self.line = 0, 1  # up to where lines are counted, and the line there
 
     def document(self) -> Iterator[tuple[Loc, int]]:
         table: Loc = ()
@@ -273,7 +283,7 @@ class _Scanner:
         parts = []
         while True:
             self._skip()
-            if quoted := self._STRING.match(self.text, self.at):
+            if quoted := STRING.match(self.text, self.at):
                 parts.append(str(tomllib.loads(f"k = {quoted.group()}")["k"]))
                 self.at = quoted.end()
             elif bare := self._PART.match(self.text, self.at):
@@ -318,7 +328,7 @@ class _Scanner:
                 count += 1
                 self.at += self.text[self._skip()] == ","
             self.at += 1
-        elif match := self._STRING.match(self.text, self.at) or self._PLAIN.match(self.text, self.at):
+        elif match := STRING.match(self.text, self.at) or self._PLAIN.match(self.text, self.at):
             self.at = match.end()
 
     def _skip(self) -> int:
@@ -326,4 +336,6 @@ class _Scanner:
         return self.at
 
     def _line(self) -> int:
-        return self.text.count("\n", 0, self.at) + 1
+        self.line += self.text.count("\n", self.counted, self.at)
+        self.counted = self.at
+        return self.line

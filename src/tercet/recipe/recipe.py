@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import re
 from pathlib import Path
 from typing import Annotated, Any, Union
@@ -10,6 +11,7 @@ from pydantic import Field, GetCoreSchemaHandler, PrivateAttr
 
 from tercet.precision import resolve
 from tercet.recipe import data_specs, eval_specs, rl_specs, train_specs  # noqa: F401  their kinds enter KINDS
+from tercet.recipe.limits import NAME, listed
 from tercet.recipe.specs import (
     BASE,
     KINDS,
@@ -84,25 +86,34 @@ class Recipe(Spec):
     def order(self) -> list[str]:
         """Every stage after what it needs, by its kind's `turn` and then as in the TOML; checks the graph."""
         _check_references(self)
+        needs = {name: self.needs(name) for name in self.stage}
+        if not needs or any(BASE in needed for needed in needs.values()):
+            needs = {BASE: [], **needs}
+        left = {name: len(needed) for name, needed in needs.items()}  # inputs that are not in order yet
+        users: dict[str, list[str]] = {name: [] for name in needs}
+        for name, needed in needs.items():
+            for need in needed:
+                users[need].append(name)
+        place = {name: (self.spec(name).turn, number, name) for number, name in enumerate(needs)}
+        able = [place[name] for name, count in left.items() if not count]
+        heapq.heapify(able)
         ready: list[str] = []
-        based = not self.stage or any(BASE in self.needs(name) for name in self.stage)
-        waiting = [*([BASE] if based else []), *self.stage]
-        while waiting:
-            able = [name for name in waiting if all(need in ready for need in self.needs(name))]
-            if not able:
-                raise _cycle(self, waiting)
-            name = min(able, key=lambda name: self.spec(name).turn)
-            waiting.remove(name)
-            ready.append(name)
+        while able:
+            ready.append(heapq.heappop(able)[-1])
+            for user in users[ready[-1]]:
+                left[user] -= 1
+                if not left[user]:
+                    heapq.heappush(able, place[user])
+        if waiting := {name: needs[name] for name, count in left.items() if count}:
+            raise _cycle(waiting)
         return ready
 
 
 def _check_references(recipe: Recipe) -> None:
-    known = [BASE, *recipe.stage]
+    known = dict.fromkeys([BASE, *recipe.stage])
+    folded: dict[str, str] = {}
     for name, spec in recipe.stage.items():
-        if name == BASE or not _NAME.fullmatch(name):
-            hint = "is the base model's name" if name == BASE else "must be letters, digits, '-' and '_'"
-            raise RecipeError(f"the stage name {name!r} {hint}; rename the stage", ("stage", name))
+        _check_name(name, folded.setdefault(name.lower(), name))
         try:
             found = list(spec.references())
         except RecipeError as error:
@@ -110,7 +121,7 @@ def _check_references(recipe: Recipe) -> None:
         for ref in found:
             loc = ("stage", name, *ref.loc)
             if ref.name not in known:
-                message = f"stage {name!r} names an unknown stage {ref.name!r}; known: {', '.join(known)}"
+                message = f"stage {name!r} names an unknown stage {ref.name!r:.200}; known: {listed(known)}"
                 raise RecipeError(message, loc)
             kinds = kinds_of(*ref.accepts)
             if recipe.kind(ref.name) not in kinds:
@@ -118,16 +129,31 @@ def _check_references(recipe: Recipe) -> None:
                 why = recipe.spec(ref.name).only
                 raise RecipeError(
                     f"stage {name!r} needs a stage of kind {' or '.join(kinds)} here, but {ref.name!r} is of "
-                    f"kind {recipe.kind(ref.name)}; of that kind: {', '.join(fits) or 'none, add one'}"
+                    f"kind {recipe.kind(ref.name)}; of that kind: {listed(fits) or 'none, add one'}"
                     + (f" ({why})" if why else ""),
                     loc,
                 )
 
 
-def _cycle(recipe: Recipe, waiting: list[str]) -> RecipeError:
-    path = [waiting[0]]
-    while path[-1] not in path[:-1]:
-        path.append(next(need for need in recipe.needs(path[-1]) if need in waiting))
-    loop = path[path.index(path[-1]) :]
-    message = f"stages need each other: {' -> '.join(loop)} (each needs the next); break the circle"
-    return RecipeError(message, ("stage", loop[0]))
+def _check_name(name: str, first: str) -> None:
+    """A stage's name is part of a folder's; `first` is the first stage whose name is the same but for its case."""
+    hint = ""
+    if name == BASE or not _NAME.fullmatch(name):
+        hint = "is the base model's name" if name == BASE else "must be letters, digits, '-' and '_'"
+    elif len(name) > NAME:
+        hint = f"has {len(name):,} characters; at most {NAME} fit into a folder's name"
+    elif first != name:
+        hint = f"differs from {first!r} by its case alone, which some disks do not tell apart"
+    if hint:
+        raise RecipeError(f"the stage name {name!r:.200} {hint}; rename the stage", ("stage", name))
+
+
+def _cycle(waiting: dict[str, list[str]]) -> RecipeError:
+    """The circle among stages that wait for each other, each with what it needs."""
+    path = dict.fromkeys([name := next(iter(waiting))])
+    while (name := next(need for need in waiting[name] if need in waiting)) not in path:
+        path[name] = None
+    stages = list(path)
+    loop = [*stages[stages.index(name) :], name]
+    message = f"stages need each other: {listed(loop, ' -> ')} (each needs the next); break the circle"
+    return RecipeError(message, ("stage", name))

@@ -28,13 +28,14 @@ def code_of(recipe: Recipe, name: str, cache: Path) -> dict[str, str]:
 
 def verifiers_of(recipe: Recipe, name: str, cache: Path) -> dict[str, str]:
     """The user's verifiers that a stage and the stages of its rows name, with their digests."""
-    stages, found = [name], dict[str, str]()
+    stages, seen, found = [name], {BASE, name}, dict[str, str]()
     for one in stages:
         found |= _named(recipe, one, cache)
         for ref in recipe.stage[one].references():
-            rows = ref.loc[0] != "against" and ref.loc[-1] != "without" and ref.name not in (BASE, *stages)
+            rows = ref.loc[0] != "against" and ref.loc[-1] != "without" and ref.name not in seen
             if rows and recipe.spec(ref.name).produces in ("rows", "benchmark"):
                 stages.append(ref.name)
+                seen.add(ref.name)
     return {own: digest for own, digest in found.items() if digest}
 
 
