@@ -70,19 +70,19 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 24
 # docs/log.md that says what the lines buy.
 BUDGETS = {
     "algos": 602,
-    "cli": 1_478,
+    "cli": 1_484,
     "data": 6_927,
     "device": 950,
     "evals": 3_443,
     "kernels": 109,
     "models": 10_082,
-    "preflight": 627,
-    "recipe": 1_734,
+    "preflight": 633,
+    "recipe": 1_883,
     "report": 1_903,
     "sandbox": 1_385,
-    "top": 3_513,
+    "top": 3_536,
     "train": 3_689,
-    "verify": 5_076,
+    "verify": 5_077,
 }
 # Flat tables may be long; the reason says why the file reads well all the same.
 TABLES: dict[str, str] = {}
