@@ -79,7 +79,7 @@ BUDGETS = {
     "preflight": 633,
     "recipe": 1_883,
     "report": 1_903,
-    "sandbox": 1_385,
+    "sandbox": 1_547,
     "top": 3_536,
     "train": 3_689,
     "verify": 5_077,

@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 
-from tercet.sandbox import kernel
+from tercet.sandbox import folder, kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ def main() -> None:
         (_launch if order["level"] == "namespaces" else _supervise)(order)
     except Exception as error:
         _report(order, f"error {type(error).__name__}: {error}")
+        if order.get("program"):  # it runs
+            _end_all(order)
         os._exit(1)
 
 
@@ -79,9 +81,9 @@ def _build_view(order: Order) -> None:
     os.mkdir(f"{ROOT}/.old", 0o700)
     kernel.pivot(ROOT, f"{ROOT}/.old")
     os.chdir("/")
-    for folder, megabytes in order["private"]:
-        options = f"mode=1777,size={megabytes}m,nr_inodes=4096"
-        kernel.mount("private", _folder(folder), "tmpfs", kernel.NOSUID | kernel.NODEV, options)
+    for place, megabytes in order["private"]:
+        options = f"mode=1777,size={megabytes}m,nr_inodes={folder.MOST_FILES}"
+        kernel.mount("private", _folder(place), "tmpfs", kernel.NOSUID | kernel.NODEV, options)
     for shield in order["shields"]:
         kernel.mount("shield", _folder(shield), "tmpfs", kernel.NOSUID | kernel.NODEV, "mode=0755,size=1m")
     for path in order["view"]:  # behind the private folders, which may hold some of it
@@ -167,7 +169,7 @@ def _own_all_below(order: Order) -> None:
 
 
 def _watch(order: Order, program: int, deadline: float) -> tuple[str, int]:
-    """How the process ended: ("exit", code), ("signal", number), ("timeout", 0), ("memory", 0) or ("disk", 0)."""
+    """How the process ended: ("exit", code), ("signal", number), ("timeout", 0), ("memory", 0), (`_overfull`, 0)."""
     beat, most = (BEAT if order["linux"] else SLOW_BEAT), order["memory_mb"] << 20
     while True:
         pid, status = os.waitpid(-1, os.WNOHANG)
@@ -181,8 +183,8 @@ def _watch(order: Order, program: int, deadline: float) -> tuple[str, int]:
             return "timeout", 0
         if (_memory(most) if order["linux"] else _group_memory(program)) > most:
             return "memory", 0
-        if order["level"] in TREES and _size(order["folder"]) > order["disk_mb"] << 20:
-            return "disk", 0
+        if excess := _overfull(order):
+            return excess, 0
         if not order["linux"] and os.getppid() != order["parent"]:  # on Linux the kernel sends a signal
             _end_all(order)
         _rest(min(left, beat))
@@ -237,14 +239,14 @@ def _read(path: str) -> str:
         return ""
 
 
-def _size(folder: str) -> int:
-    total = 0
-    for path in [os.path.join(place, name) for place, _, names in os.walk(folder) for name in names]:
-        try:
-            total += os.lstat(path).st_blocks << 9
-        except OSError:  # it has just been removed
-            continue
-    return total
+def _overfull(order: Order) -> str:
+    """What the program has too much of on its disk, in a word of folder.py; of namespaces the kernel takes care."""
+    if order["level"] in TREES:
+        return folder.excess(order["folder"], order["disk_mb"] << 20)
+    if order["level"] == "bubblewrap":  # its file systems in memory are bounded in bytes alone
+        found = [os.statvfs(place) for place, _ in order["private"]]
+        return folder.FILES if any(one.f_files - one.f_ffree > folder.MOST_FILES for one in found) else ""
+    return ""
 
 
 def _end_all(order: Order) -> NoReturn:

@@ -26,11 +26,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from tercet.sandbox.child import TREES
+from tercet.sandbox.folder import BYTES, DEEPEST, DEPTH, FILES, MOST_FILES, remove
 from tercet.sandbox.view import DISK_MB, PRIVATE, interpreter, open_to_all, packages, shields, view, workplace
 
 PROCESSES = 64
 FLOOD = 1024  # a program that writes this many times the output we keep is stopped
 GRACE = 30.0  # seconds a sandbox may take beside the program's own before it counts as broken
+CLEANING = 120.0  # seconds that the removal of a program's folder may take
+TOO_MUCH = {FILES: f"more than {MOST_FILES} files", DEPTH: f"folders more than {DEEPEST} deep"}
 
 CALLS: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("calls.toml").read_text(encoding="utf-8"))
 LANDLOCKED = ("others", "sockets", "modes", "truncate")  # groups of calls that landlock leaves to the filter
@@ -65,7 +68,17 @@ class Ran:
 
 
 def carry_out(order: dict[str, Any], level: str, output_kb: int) -> Ran:
-    """Run an order: "parts", "files", "seconds", "memory_mb", as in `tercet.sandbox.run.run_program`."""
+    """Run an order: "parts", "files", "seconds", "memory_mb", as in `tercet.sandbox.run.run_program`.
+
+    Whatever breaks on this side, a full disk or a folder that cannot be removed, is an error of this program alone.
+    """
+    try:
+        return _carried_out(order, level, output_kb)
+    except Exception as error:
+        return Ran("error", f"the sandbox broke: {type(error).__name__}: {error}", isolation=level)
+
+
+def _carried_out(order: dict[str, Any], level: str, output_kb: int) -> Ran:
     key, nonce = secrets.token_hex(16).encode(), secrets.token_hex(16).encode()
     with ExitStack() as stack:
         uid = _spare_uid(level)
@@ -80,10 +93,11 @@ def carry_out(order: dict[str, Any], level: str, output_kb: int) -> Ran:
         order = order | _setting(level, folder, uid) | {"key": key}
         inner = {"report": writers["report"], "verdict": writers["verdict"], "nonce": readers.pop("nonce")}
         order |= {name: file.fileno() for name, file in inner.items()}
+        travelling = _written(order)
         process = _start(order, level, writers["output"])
         for file in (*inner.values(), *writers.values()):  # else no pipe would end when the sandbox does
             file.close()
-        heard = _listen(process, _written(order), readers, (order["seconds"] + GRACE, output_kb))
+        heard = _listen(process, travelling, readers, (order["seconds"] + GRACE, output_kb))
     return _outcome(heard, key + nonce, level, order)
 
 
@@ -166,7 +180,7 @@ def _listen(
     """Everything the sandbox says until its last process has ended; `bounds`: seconds, and KB of output to keep."""
     heard, deadline = Heard(), time.monotonic() + bounds[0]
     keep = max(bounds[1], 1) << 10
-    with process, selectors.DefaultSelector() as selector:
+    with _ended(process), selectors.DefaultSelector() as selector:
         for name, reader in readers.items():
             os.set_blocking(reader.fileno(), False)
             selector.register(reader, selectors.EVENT_READ, name)
@@ -186,6 +200,17 @@ def _listen(
         heard.output += readers["output"].read(keep) or b""
         del heard.output[:-keep]
     return heard
+
+
+@contextmanager
+def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Wait for the sandbox's end; one that nobody listens to any more ends at once."""
+    with process:
+        try:
+            yield
+        except BaseException:
+            process.terminate()
+            raise
 
 
 def _take(heard: Heard, key: selectors.SelectorKey, selector: selectors.BaseSelector, keep: int) -> None:
@@ -217,8 +242,10 @@ def _outcome(heard: Heard, proof: bytes, level: str, order: dict[str, Any]) -> R
         outcome = "passed"
     elif end == "timeout" or (end == "signal" and int(code) == signal.SIGXCPU):
         outcome, detail = "timeout", f"not done after {order['seconds']:g} s"
-    elif end in ("memory", "disk"):
+    elif end in ("memory", BYTES):
         detail = f"more than {order[f'{end}_mb']} MB of {end}"
+    elif end in TOO_MUCH:
+        detail = TOO_MUCH[end]
     elif word.startswith(b"!"):
         detail = word[1:].decode(errors="replace")
     else:
@@ -234,12 +261,11 @@ def _folder(uid: int | None) -> Iterator[str]:
         if uid is not None:
             os.chown(folder, uid, uid)
         yield folder
-    finally:
-        for place, names, _ in os.walk(folder):  # top down: a folder is opened before it is entered
-            for name in names:
-                if not os.path.islink(os.path.join(place, name)):
-                    os.chmod(os.path.join(place, name), 0o700)
-        shutil.rmtree(folder)
+    except BaseException:
+        remove(folder, CLEANING)
+        raise
+    if problem := remove(folder, CLEANING):
+        raise OSError(problem)
 
 
 def _spare_uid(level: str) -> int | None:

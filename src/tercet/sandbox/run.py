@@ -3,13 +3,15 @@
 There are three levels of isolation, taken in this order, each only after a test run has shown that it holds here:
 bubblewrap (the `bwrap` command), our own namespaces, and landlock with a filter of system calls. In all three a program
 sees the system and the Python libraries read-only (view.py), an empty private folder, a clean environment, and none of
-our processes; it ends, with everything it has started, at the latest when its time is over. Where no level holds,
-running is refused, unless the caller says `sandbox="none"`: then only the limits remain. Before the first program a
-probe imports what programs may need, so that a library that is out of sight is never taken for a wrong program.
+our processes; it may have 64 MB in 4,096 files and folders; and it ends, with everything it has started, at the latest
+when its time is over. Where no level holds, running is refused, unless the caller says `sandbox="none"`: then only the
+limits remain. Before the first program a probe imports what programs may need, so that a library that is out of sight
+is never taken for a wrong program.
 
 Landlock is the weakest: names and sizes of files outside can be asked for, modes and times cannot be changed anywhere,
 no sockets can be made, a program cannot signal its own children, and a caller who is killed leaves the program's
-folder `tercet-*` among the temporary files.
+folder `tercet-*` among the temporary files. It lies on disk and is measured again and again (folder.py): a program may
+pass a limit for some hundredths of a second before it is stopped, and its folders may be 64 deep.
 
 Elsewhere than on Linux there is no isolation: "auto" and the three levels are refused. `sandbox="none"` works, with
 fewer limits: what leaves the program's process group is neither counted nor ended.
