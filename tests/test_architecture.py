@@ -29,13 +29,14 @@ LAYERS = {
     3: r"data|train|evals|report",
     2: r"models|device",
     1: r"algos|kernels|verify|rows\w*|records|hub|stats\w*",
-    0: r"machine|recipe\w*|store|journal|track|precision|sandbox",
+    0: r"argv|machine|recipe\w*|store|journal|track|precision|sandbox",
 }
 PACKAGES = {"data", "train", "evals", "report", "models", "device", "algos", "verify", "sandbox"}
 SIDEWAYS = {
     ("models", "device"),
     ("verify", "rows"),
     ("sandbox", "machine"),
+    ("sandbox", "argv"),
     ("verify", "records"),
     ("algos", "kernels"),
 }  # imports within a layer that are allowed
@@ -60,7 +61,7 @@ ONLY_IN = {
     "trl": r"(?!)",
 }
 TORCH_FREE = re.compile(
-    r"tercet(\.(cli\w*|pipeline|preflight|forecast|stage|machine|recipe\w*|store|journal|rows\w*|records|hub|stats\w*|track|precision|verify|sandbox|data|evals|report)(\..*)?)?"
+    r"tercet(\.(cli\w*|pipeline|preflight|forecast|stage|argv|machine|recipe\w*|store|journal|rows\w*|records|hub|stats\w*|track|precision|verify|sandbox|data|evals|report)(\..*)?)?"
 )
 # Kernels that are taken when somebody has installed them; nothing asks for them.
 WHEN_PRESENT = {"flash_attn", "liger_kernel", "lm_eval"}

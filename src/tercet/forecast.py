@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tercet import machine
+from tercet.argv import Outside, command
 from tercet.precision import has_gpu, reason, resolve, software_bf16
 from tercet.recipe import BASE, Recipe, RecipeError, TrainSpec
 
@@ -73,12 +74,12 @@ def _rate(dtype: str) -> float:
 
 def _measured(dtype: str) -> dict[str, Any]:
     """`tercet speed` for two seconds in a process of its own (this one has no torch); nothing where that fails."""
-    command = [sys.executable, "-m", "tercet", "speed", "--seconds", "2", "--json"]
+    asked = command(sys.executable, "-m", "tercet", "speed", "--seconds", "2", "--json")
     threads = {"OMP_NUM_THREADS": str(machine.cores())}
     try:
-        command += ["--dtype", dtype] if dtype else []
+        asked += command("--dtype", Outside(dtype)) if dtype else []
         env = os.environ | threads
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=env)
+        done = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=60, env=env)
         return dict(json.loads(done.stdout))
     except (subprocess.SubprocessError, OSError, ValueError):
         return {}

@@ -21,6 +21,7 @@ from typing import Any
 from rich.console import Console
 
 from tercet import preflight
+from tercet.argv import Outside, command
 from tercet.data import tables
 from tercet.forecast import opening, slow_precision
 from tercet.hub import local_file
@@ -196,8 +197,8 @@ def _template(spec: ModelSource, folder: Path) -> tuple[str, ...]:
 
 def _asked(folder: Path, template: Sequence[str]) -> ModelReading:
     """What a process that has torch says of a model folder, and of its template where stages train with it."""
-    command = [sys.executable, "-m", "tercet.models.support", str(folder), *template]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    asked = command(sys.executable, "-m", "tercet.models.support", Outside(folder), *map(Outside, template))
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
     if done.returncode:
         return ModelReading("", f"{folder}: could not be tried ({done.stderr.strip().splitlines()[-1:]})")
     return ModelReading(**json.loads(done.stdout))

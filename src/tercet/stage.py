@@ -26,6 +26,7 @@ from typing import Any
 
 import tercet
 from tercet import machine
+from tercet.argv import Outside, command
 from tercet.journal import write_json
 from tercet.recipe import Placement, Recipe, SourceSpec
 from tercet.rows import Row
@@ -109,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _launch(ranks: int, folder: Path) -> int:
     """Let torchrun run this very module in every rank, from this process, so that it still ends with its parent."""
-    sys.argv[1:] = ["--standalone", "--nproc-per-node", str(ranks), "-m", "tercet.stage", "--draft", str(folder)]
+    words = ("--standalone", "--nproc-per-node", Outside(ranks), "-m", "tercet.stage", "--draft", Outside(folder))
+    sys.argv[1:] = command(*words)
     runpy.run_module("torch.distributed.run", run_name="__main__", alter_sys=True)
     return 0
 
@@ -243,7 +245,7 @@ def supervise(draft: Draft, recipe: Recipe, lock: int, tick: Callable[[], None])
     paths = [package, *(os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(":") if path)]
     with open(draft.path / "log.txt", "ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "tercet.stage", "--draft", str(draft.path)],
+            command(sys.executable, "-m", "tercet.stage", "--draft", Outside(draft.path)),
             cwd=recipe.folder,
             env=os.environ | environment(recipe.placement) | {"PYTHONPATH": ":".join(dict.fromkeys(paths))},
             stdin=subprocess.DEVNULL,

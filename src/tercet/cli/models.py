@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 
 from tercet import pipeline
@@ -26,6 +27,14 @@ HELP = "/reset starts over, /quit leaves"
 
 def base_of(args: argparse.Namespace, store: Store, name: str) -> BaseSpec:
     """The spec of the model that the command line names."""
+    try:
+        return _named(args, store, name)
+    except ValidationError as error:
+        found = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
+        raise RecipeError(f"{name}: {found}") from None
+
+
+def _named(args: argparse.Namespace, store: Store, name: str) -> BaseSpec:
     model, revision = name, args.revision if name == args.model else ""
     sha256 = args.sha256 if name == args.model else ""
     folder = next((path for path in (Path(model), store.root / model) if path.is_dir()), None)

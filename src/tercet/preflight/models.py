@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from functools import cache
 
+from tercet.argv import command
 from tercet.machine import memory_bytes
 from tercet.precision import has_gpu
 from tercet.preflight.facts import Facts, Obstacle
@@ -78,9 +79,9 @@ def _memory() -> float:
     """Bytes of the machine's memory, or of one card where there is one."""
     if not has_gpu():
         return float(memory_bytes() or math.inf)
-    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    asked = command("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+        done = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=20)
         return min(float(line) for line in done.stdout.split()) * 2**20
     except (OSError, subprocess.SubprocessError, ValueError):
         return math.inf

@@ -20,6 +20,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from tercet.precision import resolve
+from tercet.recipe.wheel import PREFIX, read_wheel
 
 BASE = "base"
 URL = ("http://", "https://")  # how a model begins that is behind a server
@@ -309,6 +310,12 @@ class ModelSource(ArtifactSpec):
         {},
         description="Further parameters of every request to a URL, e.g. `{ max_completion_tokens = 8000 }`; they win over ours.",
     )
+
+    @model_validator(mode="after")
+    def _names_a_package(self) -> Self:
+        if self.model.startswith(PREFIX):
+            read_wheel(self.model, self.sha256)
+        return self
 
     @model_validator(mode="after")
     def _asked_of_a_server(self) -> Self:

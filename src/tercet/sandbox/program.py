@@ -25,6 +25,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any
 
+from tercet.argv import Outside, command
 from tercet.sandbox.child import TREES
 from tercet.sandbox.folder import BYTES, DEEPEST, DEPTH, FILES, MOST_FILES, remove
 from tercet.sandbox.view import DISK_MB, PRIVATE, interpreter, open_to_all, packages, shields, view, workplace
@@ -130,14 +131,14 @@ def _written(order: dict[str, Any]) -> bytes:
 
 def _start(order: dict[str, Any], level: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
     here = os.path.dirname(os.path.realpath(__file__))
-    command = [interpreter(), "-P", "-s", "-S", "-c", BOOT]
+    asked = command(Outside(Path(interpreter())), "-P", "-s", "-S", "-c", BOOT)
     if level == "bubblewrap":
-        command = [*_bubblewrap(order, here), *command, "/run/tercet", "/run/tercet/sandbox"]
+        asked = command(*_bubblewrap(order, here), *asked, "/run/tercet", "/run/tercet/sandbox")
     else:
-        command += [os.path.dirname(here), here]
+        asked += command(Outside(Path(here).parent), Outside(Path(here)))
     home = dict.fromkeys(("HOME", "TMPDIR"), order["folder"])
     return subprocess.Popen(
-        command,
+        asked,
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=output,
@@ -148,19 +149,22 @@ def _start(order: dict[str, Any], level: str, output: IO[bytes]) -> subprocess.P
     )
 
 
-def _bubblewrap(order: dict[str, Any], here: str) -> list[str]:
-    command = [shutil.which("bwrap") or "bwrap", "--die-with-parent", "--as-pid-1", "--uid", "1000"]
-    command += ["--gid", "1000", "--unshare-cgroup-try"]
-    command += [f"--unshare-{space}" for space in ("user", "ipc", "pid", "net", "uts")]
-    command += ["--proc", "/proc", "--dev", "/dev", "--ro-bind", here, "/run/tercet/sandbox"]
+def _bubblewrap(order: dict[str, Any], here: str) -> list[str | Outside]:
+    words: list[str | Outside] = [Outside(Path(shutil.which("bwrap") or "bwrap")), "--die-with-parent", "--as-pid-1"]
+    words += ["--uid", "1000", "--gid", "1000", "--unshare-cgroup-try"]
+    words += [f"--unshare-{space}" for space in ("user", "ipc", "pid", "net", "uts")]
+    words += ["--proc", "/proc", "--dev", "/dev", "--ro-bind", Outside(Path(here)), "/run/tercet/sandbox"]
     # What is shown may lie below a folder that is the program's own: first the one, then the other.
     for folder, megabytes in (*PRIVATE.items(), *((shield, 1) for shield in order["shields"])):
-        command += ["--size", str(megabytes << 20), "--tmpfs", folder]
+        words += ["--size", str(megabytes << 20), "--tmpfs", Outside(Path(folder))]
     for path in order["view"]:
         link = os.path.islink(path)
-        command += ["--symlink", os.readlink(path), path] if link else ["--ro-bind", path, path]
-    command += ["--dir", order["folder"], "--chdir", order["folder"]]
-    return [*command, *(part for path in (*order["shields"], "/") for part in ("--remount-ro", path)), "--"]
+        words += ["--symlink", Outside(os.readlink(path))] if link else ["--ro-bind", Outside(Path(path))]
+        words.append(Outside(Path(path)))
+    words += ["--dir", Outside(Path(order["folder"])), "--chdir", Outside(Path(order["folder"]))]
+    for path in (*order["shields"], "/"):
+        words += ["--remount-ro", Outside(Path(path))]
+    return [*words, "--"]
 
 
 @dataclass
@@ -290,7 +294,8 @@ def _threads_of_user() -> int:
     Other systems than Linux count processes.
     """
     if sys.platform != "linux":
-        listing = subprocess.run(("ps", "-U", str(os.getuid()), "-o", "pid="), capture_output=True, check=True)
+        asked = command("ps", "-U", Outside(os.getuid()), "-o", "pid=")
+        listing = subprocess.run(asked, capture_output=True, check=True)
         return len(listing.stdout.split())
     total = 0
     for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):

@@ -25,6 +25,7 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 from tercet import machine
+from tercet.argv import Outside, command
 
 START_SECONDS = 120.0  # to start an interpreter and import the function's module, on a busy machine
 GRACE_SECONDS = 2.0  # after the caller's limit, when the caller is gone, the kernel ends the worker
@@ -111,7 +112,7 @@ class _Worker:
         }
         env.pop("PYTHONWARNINGS", None)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", BOOT, str(theirs.fileno())],
+            command(sys.executable, "-c", BOOT, Outside(theirs.fileno())),
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=self.log,
