@@ -29,6 +29,11 @@ Sink = Callable[[int, Values], None]  # given each logged step
 
 NOTE = "note: "  # begins a line of a stage's log that the terminal shows too
 SHOWN = ("loss", "reward", "accuracy", "score", "kl", "grad_norm", "tokens_per_second", "efficiency")
+UNLEARNED = (
+    "learned nothing: no update was made in any round, since the rewards of a prompt's completions never differed, so "
+    "its weights are those it began with. Read its rollouts (`tercet rollouts`), then take easier or harder prompts, "
+    "another verifier, or more completions a prompt"
+)
 SHORT = {"efficiency": "eff", "tokens_per_second": "tok/s", "grad_norm": "grad"}
 
 
@@ -291,10 +296,16 @@ def _about(line: BoardLine) -> str:
     return line.progress.get("note") or _metrics(line)
 
 
+def learned_nothing(metrics: Values) -> bool:
+    """Whether a stage that trains ended without one update: its weights are those it began with."""
+    return metrics.get("updates") == 0
+
+
 def _metrics(line: BoardLine) -> str:
     values = line.progress.get("metrics") or {}
     names = [name for name in SHOWN if name in values] or list(values)
-    return "  ".join(f"{SHORT.get(name, name)} {_number(values[name])}" for name in names[:3])
+    text = "  ".join(f"{SHORT.get(name, name)} {_number(values[name])}" for name in names[:3])
+    return f"learned nothing: 0 updates  {text}" if learned_nothing(values) else text
 
 
 def _number(value: float | None) -> str:

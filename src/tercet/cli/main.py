@@ -21,6 +21,7 @@ from tercet.recipe import Recipe, dump, load
 from tercet.records import read_scores
 from tercet.stage import StageError
 from tercet.store import NO_SPACE, Artifact, Store, disk_full
+from tercet.track import UNLEARNED, learned_nothing
 
 Verb = Callable[[argparse.Namespace], int]
 
@@ -105,6 +106,9 @@ def print_results(made: dict[str, Artifact]) -> None:
     evaluations = {name: artifact for name, artifact in made.items() if artifact.kind == "eval"}
     if evaluations:
         scores_table({name: read_scores(artifact.payload) for name, artifact in evaluations.items()})
+    for name, artifact in made.items():
+        if learned_nothing(artifact.metrics):
+            say(f"warning: {name} {UNLEARNED}")
     for artifact in made.values():
         if artifact.kind == "report":
             say(f"report: {artifact.payload / 'index.html'}")

@@ -21,6 +21,7 @@ from tercet.report.collect import Checkpoint, Object, Stage
 from tercet.report.evals import plain
 from tercet.report.render import duration, render
 from tercet.store import Artifact, Context
+from tercet.track import learned_nothing
 
 Stages = Mapping[str, Stage]  # by name, parents before children
 
@@ -63,6 +64,9 @@ def build(
         "placement": _spec("placement", recipe.placement),
         **_training(stages, points),
         "alerts": {stage.name: found for stage in _of(stages, RLSpec) if (found := monitors.summary(stage))},
+        "unlearned": [
+            stage.name for stage in _of(stages, TrainSpec) if learned_nothing(stage.record.get("metrics", {}))
+        ],
         "accuracies": {stage.name: collect.accuracies(stage) for stage in _of(stages, "reward_model")},
         "items": samples.eval_samples(points),
         "change_counts": counts,
