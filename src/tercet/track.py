@@ -296,7 +296,7 @@ def _about(line: BoardLine) -> str:
     return line.progress.get("note") or _metrics(line)
 
 
-def learned_nothing(metrics: Values) -> bool:
+def learned_nothing(metrics: Mapping[str, float | None]) -> bool:
     """Whether a stage that trains ended without one update: its weights are those it began with."""
     return metrics.get("updates") == 0
 
