@@ -2,6 +2,9 @@
 # make check        the fast gate: format, lint, types, and every test of a second or two
 # make check-slow   the other tests: kills, ranks, engines, whole recipes
 # make docs         rewrite docs/recipe.md from the specs, docs/templates.md and docs/layouts.md from the tests' cases
+# make lock         resolve the dependencies anew into release/requirements.lock, with hashes (network)
+# make audit        look up known faults of those packages (network); exit code 3: not all could be looked up
+# make sbom         write dist/sbom.json, the list of parts in CycloneDX's form
 #
 # Needs make and Python 3.11+ with venv (Debian, Ubuntu: apt-get install make python3-venv). Everything else goes
 # into .venv. TORCH_INDEX chooses where the torch build comes from, e.g.
@@ -14,13 +17,14 @@ SPREAD = -n $(WORKERS) --dist worksteal
 
 VENV := .venv
 BIN := $(VENV)/bin
+RELEASE := .venv-release
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt
 
 # pip writes in a .pth file where this checkout lies, and Python before 3.13 reads it in the letters of the locale.
 export LC_ALL = C.UTF-8
 
-.PHONY: quickstart check check-slow durations format docs clean
+.PHONY: quickstart check check-slow durations format docs lock audit sbom clean
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.run
@@ -50,8 +54,20 @@ docs: $(VENV)/.dev
 	$(BIN)/python docs/make_templates.py
 	$(BIN)/python docs/make_layouts.py
 
+lock audit: $(RELEASE)/.tools
+	$(RELEASE)/bin/python release/$@.py
+
+sbom: $(RELEASE)/.tools
+	@mkdir -p dist
+	$(RELEASE)/bin/cyclonedx-py requirements release/requirements.lock --pyproject pyproject.toml --of JSON -o dist/sbom.json
+
+$(RELEASE)/.tools:
+	@$(PYTHON) -m venv $(RELEASE)
+	@$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check uv pip-audit cyclonedx-bom
+	@touch $@
+
 clean:
-	rm -rf $(VENV) bench/.*-venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(RELEASE) bench/.*-venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # Stamps: an install is repeated only when what it depends on has changed.
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt
