@@ -25,6 +25,7 @@ from tercet.argv import Outside, command
 from tercet.data import tables
 from tercet.forecast import opening, slow_precision
 from tercet.hub import local_file
+from tercet.outside import USERINFO, has_userinfo, printable
 from tercet.precision import reason
 from tercet.recipe import BASE, FileRef, ModelSource, Recipe, RecipeError, TrainSpec, load
 from tercet.recipe.limits import check_values, parse, read_text
@@ -35,6 +36,8 @@ from tercet.track import Board, board, read_notes, read_progress
 from tercet.verify import VerifierError, verifier
 from tercet.verify.pins import code_of
 from tercet.verify.user_code import is_user_code, located
+
+ADDRESSES = ("HF_ENDPOINT", "WANDB_BASE_URL", "TRACKIO_SERVER_URL")  # variables that libraries read a URL from
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,8 @@ def run(
 
     What would stop any of these stages is said before the first one starts. `offline` forbids the network.
     """
+    if wrong := [name for name in ADDRESSES if has_userinfo(os.environ.get(name, ""))]:
+        raise RecipeError(f"{wrong[0]} in the environment: {USERINFO}")
     recipe = (recipe if isinstance(recipe, Recipe) else load(recipe)).resolved()
     store, console, mirror = store or Store(), console or Console(), mirror or {}
     whole = graph(recipe, store, mirror)
@@ -129,7 +134,7 @@ def run(
     lines = [line for line in plan(recipe, store, mirror, whole) if line.name in nodes]
     preflight.refuse(obstacles(recipe, lines, mirror, offline=offline))
     for text in announced(recipe, store, lines):
-        console.print(text, highlight=False, soft_wrap=not console.is_terminal)
+        console.print(printable(text), markup=False, highlight=False, soft_wrap=not console.is_terminal)
     if offline:
         os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")  # for the stages' processes
     made: dict[str, Artifact] = {}

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tercet.outside import unicode_error
 from tercet.rows import RowError
 
 
@@ -107,8 +108,12 @@ def _jsonl(stream: Iterable[bytes], path: Path) -> Iterator[dict[str, Any] | Row
 def _line_object(line: str, where: str) -> dict[str, Any]:
     try:
         value = _DECODER.decode(line)
+        if problem := unicode_error(line, value):
+            raise RowError(f"{where}: {problem}; fix or remove the line")
     except json.JSONDecodeError as error:
         raise RowError(f"{where}: not valid JSON ({error.msg}); fix or remove the line") from None
+    except RowError:
+        raise
     except _TwiceError as error:
         raise RowError(f"{where}: {error}; remove one of them") from None
     except (ValueError, RecursionError) as error:  # a number too long, brackets too deep
@@ -126,6 +131,8 @@ def _json(text: str, path: Path) -> Iterator[dict[str, Any]]:
         raise RowError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
     except _TwiceError as error:
         raise RowError(f"{path}: {error}; remove one of them") from None
+    if problem := unicode_error(text, value):
+        raise RowError(f"{path}: {problem}; fix the text that holds it")
     lists = [part for part in value.values() if isinstance(part, list)] if isinstance(value, dict) else [value]
     if len(lists) != 1 or not isinstance(lists[0], list) or not all(isinstance(item, dict) for item in lists[0]):
         raise RowError(f"{path}: expected a JSON list of objects, or an object with one such list")

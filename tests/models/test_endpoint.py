@@ -18,7 +18,9 @@ import pytest
 from flaky_server import FAULTS, Fault, FlakyServer, meant
 
 from tercet.models.openai import payloads
-from tercet.models.openai.endpoint import Clock, EndpointError, EndpointGenerator, Limits, RateLimiter
+from tercet.models.openai.endpoint import EndpointGenerator
+from tercet.models.openai.pacing import Clock, Limits, RateLimiter
+from tercet.models.openai.payloads import EndpointError
 from tercet.rows import PLAIN, Message, Messages, Sampling, Seeded
 
 KEY = "sk-test-do-not-show-0123456789"
@@ -267,7 +269,7 @@ def test_a_wrong_key_is_not_shown_even_when_the_server_repeats_it(monkeypatch):
     with FlakyServer(key="another") as server, closing(EndpointGenerator.open(server.url, "m")) as g:
         with pytest.raises(EndpointError, match=r"401: bad key Bearer \[key\]; check the API key") as caught:
             g.complete(chats("a"), GREEDY)
-        assert KEY not in str(caught.value) + repr(g) + repr(g._client.headers) + repr(g.limits)
+        assert KEY not in str(caught.value) + repr(g) + repr(g._wire.client.headers) + repr(g.limits)
 
 
 def test_the_key_is_sent_and_comes_from_the_environment(monkeypatch):
@@ -280,7 +282,7 @@ def test_the_key_for_openai_goes_to_no_other_host_unasked(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     for url, sent in (("http://127.0.0.1:1/v1", False), ("https://api.openai.com/v1", True)):
         with closing(EndpointGenerator.open(url, "m")) as generator:
-            assert ("authorization" in generator._client.headers) == sent
+            assert ("authorization" in generator._wire.client.headers) == sent
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from flaky_server import meant
 from test_endpoint import GREEDY, chats, served
 
 from tercet.models.openai import payloads
-from tercet.models.openai.endpoint import EndpointError
+from tercet.models.openai.payloads import EndpointError
 from tercet.models.openai.refusals import PATIENCE, Refusals
 from tercet.rows import DetailedMessage, Message, Sampling
 

@@ -25,7 +25,8 @@ import uvicorn
 from tercet.cli.models import served_name
 from tercet.models.generate import LocalGenerator
 from tercet.models.openai.batcher import Batcher, BatcherClosed, GenerationJob
-from tercet.models.openai.endpoint import EndpointError, EndpointGenerator
+from tercet.models.openai.endpoint import EndpointGenerator
+from tercet.models.openai.payloads import EndpointError
 from tercet.models.openai.serve import Settings, app
 from tercet.rows import PLAIN, Message, Messages, Sampling
 

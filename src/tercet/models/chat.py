@@ -31,6 +31,7 @@ from tercet.models.chat_template import DATE_KEY, OWN, TEMPLATES, ChatError, Cha
 from tercet.models.hf_folder import load_tokenizer
 from tercet.models.turns import Turns, UntrainableError
 from tercet.models.wording import Wording
+from tercet.outside import printable
 from tercet.rows import PLAIN, Completion, Message, Messages, Sampling
 
 __all__ = ["TEMPLATES", "Chat", "ChatError", "ChatGenerator", "MaskedTokens", "last_turn", "open_chat"]
@@ -233,7 +234,9 @@ class Chat:
         if colour is None:
             colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
         before, after = ("\033[32m⟦", "⟧\033[0m") if colour else ("⟦", "⟧")
-        return "".join(before + text + after if trained else text for trained, text in self.runs(encoded))
+        return "".join(
+            before + printable(text) + after if trained else printable(text) for trained, text in self.runs(encoded)
+        )
 
     def runs(self, encoded: MaskedTokens) -> Iterator[tuple[bool, str]]:
         """The text in runs of tokens that are trained, and that are not."""

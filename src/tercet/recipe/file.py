@@ -17,6 +17,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from tercet.outside import without_userinfo
 from tercet.recipe.limits import DEPTH, EXTENDED, LISTED, STAGES, STRING, check_values, parse, read_text
 from tercet.recipe.recipe import Recipe
 from tercet.recipe.specs import KINDS, Loc, RecipeError, StageSpec, kinds_of
@@ -170,7 +171,7 @@ def _explain(problem: Any, document: dict[str, Any], places: Places) -> str:
     """One validation problem in words: place, what came, what is allowed, what was probably meant."""
     loc = _clean(problem["loc"], document)
     where, kind = _place(places, loc), problem["type"]
-    given = f"{'.'.join(map(str, loc))} = {problem['input']!r:.60}"
+    given = f"{'.'.join(map(str, loc))} = {without_userinfo(repr(problem['input']))[:60]}"
     if kind == "extra_forbidden":
         allowed = sorted(_model(loc[:-1], document).model_fields)
         hint = _HINTS.get(str(loc[-1]))

@@ -14,11 +14,13 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
     model_validator,
 )
 from pydantic.fields import FieldInfo
 
+from tercet.outside import USERINFO, has_userinfo
 from tercet.precision import resolve
 from tercet.recipe.wheel import PREFIX, read_wheel
 
@@ -63,6 +65,13 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
     later: ClassVar[tuple[str, ...]] = ()  # fields that are written out only where they are set: older keys stay
+
+    @field_validator("*")
+    @classmethod
+    def _no_userinfo(cls, value: Any) -> Any:
+        if isinstance(value, str) and has_userinfo(value):
+            raise ValueError(USERINFO)
+        return value
 
     @model_serializer(mode="wrap")
     def _without_unset(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from tercet.outside import unicode_only
 from tercet.records import UNREAD, Think
 from tercet.rows import Messages
 from tercet.verify.thoughts import answer_of
@@ -34,6 +35,12 @@ class Grade:
     outcome: str = "graded"
     detail: str = ""
     numbers: dict[str, float] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        """Write half of a surrogate pair, which a reference or a plug-in may hold, as its escape: it can be stored."""
+        for name in ("answer", "detail"):
+            if isinstance(text := getattr(self, name), str) and not text.isascii():
+                object.__setattr__(self, name, unicode_only(text))
 
     @property
     def lost(self) -> bool:

@@ -15,18 +15,18 @@ import math
 import os
 import random
 import threading
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-import httpx2
-
 from tercet.models.openai import payloads
-from tercet.models.openai.payloads import NoAnswer, PassingFailure, RequestRefused
+from tercet.models.openai.pacing import Clock, Limits, RateLimiter
+from tercet.models.openai.payloads import EndpointError, NoAnswer, PassingFailure, RequestRefused
 from tercet.models.openai.refusals import PATIENCE, Refusals
+from tercet.models.openai.wire import HttpAnswer, Wire
+from tercet.outside import has_userinfo
 from tercet.rows import Completion, Completions, Done, Likelihood, Likelihoods, Options, Prompts, Sampling
 
 T = TypeVar("T")
@@ -39,31 +39,6 @@ HOPELESS = {
 }
 BUDGETS = {*payloads.LIMITS, "reasoning_effort"}  # of an answer, not of the one token that options are looked up in
 PASSING = {408, 409, 425, 429}
-
-
-class EndpointError(ValueError):
-    """Every request would fail: the key, the URL, the model or the account is wrong, or no server is there."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much a server is asked: requests at once and per minute, tokens per minute, patience and pauses in seconds.
-
-    A pause grows from `backoff` by doubling to `longest_backoff`; chance, fixed by the request, takes up to half off.
-    """
-
-    concurrency: int = 16
-    retries: int = 6
-    timeout: float = 300.0  # for a whole answer; connecting may take ten seconds of it
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    backoff: float = 1.0
-    longest_backoff: float = 60.0
-
-    def __post_init__(self) -> None:
-        rates = [rate for rate in (self.requests_per_minute, self.tokens_per_minute) if rate is not None]
-        if self.concurrency < 1 or self.retries < 0 or min([self.timeout, *rates]) <= 0:
-            raise EndpointError(f"expected positive limits (retries may be 0), got {self}")
 
 
 @dataclass
@@ -82,18 +57,6 @@ class Usage:
     cost: float | None = None
 
 
-class Clock:
-    """The machine's time; tests replace it by a clock that does not wait."""
-
-    def now(self) -> float:
-        """Seconds since some moment."""
-        return time.monotonic()
-
-    def wait(self, seconds: float, stopped: threading.Event) -> None:
-        """Return after that long, or as soon as `stopped` is set."""
-        stopped.wait(seconds)
-
-
 class EndpointGenerator:
     """Writes and scores over HTTP. Implements `tercet.rows.Generator`; it cannot show token ids, so has no `encode`."""
 
@@ -104,12 +67,7 @@ class EndpointGenerator:
         self._key, self._usage, self._answered = key, Usage(), False
         self._limiter, self._refusals = RateLimiter(limits), Refusals(self.url)
         self._lock = threading.Lock()
-        self._client = httpx2.Client(
-            base_url=self.url,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx2.Timeout(limits.timeout, connect=min(limits.timeout, 10.0)),
-            limits=httpx2.Limits(max_connections=limits.concurrency),
-        )
+        self._wire = Wire(self.url, {"Authorization": f"Bearer {key}"} if key else {}, limits.concurrency)
 
     @classmethod
     def open(
@@ -129,7 +87,7 @@ class EndpointGenerator:
         other host is sent. `price` is what a million prompt and a million completion tokens cost.
         """
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        if parts.scheme not in ("http", "https") or not parts.hostname or has_userinfo(url):
             raise EndpointError("expected a base URL such as https://host/v1, without a user name or key in it")
         names = ["TERCET_API_KEY", *["OPENAI_API_KEY"] * (parts.hostname == "api.openai.com")]
         key = next(filter(None, (os.environ.get(name, "").strip() for name in names)), "")
@@ -150,7 +108,7 @@ class EndpointGenerator:
 
     def close(self) -> None:
         """Give the connections back."""
-        self._client.close()
+        self._wire.close()
 
     def complete(self, prompts: Prompts, sampling: Sampling, done: Done | None = None) -> Completions:
         """`sampling.n` completions of each prompt; `done` is called in the caller's thread. See `Generator`.
@@ -271,69 +229,64 @@ class EndpointGenerator:
         data = json.dumps({"model": self.model, **body})
         chance = random.Random(data)
         tokens = len(data) // 4 + payloads.budget(body) * body.get("n", 1)
+        begin = None
         for attempt in range(self.limits.retries + 1):
             self._limiter.enter(tokens, self.clock, stopped)
+            begin = self.clock.now() if begin is None else begin  # the queue before the first attempt is our own
             self._count(requests=1, retries=int(attempt > 0))
+            left = begin + self.limits.deadline - self.clock.now()
             try:
-                return self._attempt(path, data, tokens, read)
+                return self._attempt(path, data, tokens, read, max(1.0, min(self.limits.timeout, left)))
             except PassingFailure as problem:
                 failure = problem
-            if attempt < self.limits.retries:
-                pause = min(self.limits.longest_backoff, self.limits.backoff * 2**attempt) * chance.uniform(0.5, 1.0)
-                self._limiter.hold(failure.pause, self.clock)
-                self.clock.wait(max(pause, failure.pause), stopped)
+            pause = min(self.limits.longest_backoff, self.limits.backoff * 2**attempt) * chance.uniform(0.5, 1.0)
+            pause = max(pause, failure.pause)
+            if attempt == self.limits.retries or self.clock.now() + pause >= begin + self.limits.deadline:
+                break
+            self._limiter.hold(failure.pause, self.clock)
+            self.clock.wait(pause, stopped)
         if not failure.reached and not self._answered:
             self._count(failed=1)
             raise EndpointError(f"{self.url} cannot be reached ({failure}); is the server running, is the URL right?")
         raise NoAnswer(f"no answer after {attempt + 1} attempts; the last one: {failure}")
 
-    def _attempt(self, path: str, data: str, tokens: int, read: Callable[[Any], T]) -> T:
-        deadline = time.monotonic() + self.limits.timeout
-        content = bytearray()
-        try:
-            key = hashlib.sha256(data.encode()).hexdigest()  # a server that knows such keys answers, and charges, once
-            headers = {"Content-Type": "application/json", "Idempotency-Key": key}
-            with self._client.stream("POST", path, content=data, headers=headers) as response:
-                for piece in response.iter_bytes():
-                    content += piece
-                    if time.monotonic() > deadline:
-                        raise httpx2.ReadTimeout(f"the answer was not whole after {self.limits.timeout:g} s")
-        except httpx2.RequestError as error:
-            away = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
-            raise PassingFailure(f"{type(error).__name__}: {error}", reached=not away) from error
+    def _attempt(self, path: str, data: str, tokens: int, read: Callable[[Any], T], seconds: float) -> T:
+        key = hashlib.sha256(data.encode()).hexdigest()  # a server that knows such keys answers, and charges, once
+        headers = {"Content-Type": "application/json", "Idempotency-Key": key}
+        answer = self._wire.post(path, data.encode(), headers, seconds=seconds, tokens=tokens)
         self._answered = True
-        text = content.decode("utf-8", errors="replace")
-        self._check(path, response, text)
-        try:
-            reply = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise PassingFailure(f"expected JSON, got {text!r:.120}") from error
+        self._check(path, answer)
+        reply = payloads.parsed(answer.content)
         self._settle(reply, tokens)
         try:
             return read(reply)
-        except (TypeError, KeyError, AttributeError, IndexError, ValueError) as error:
-            raise PassingFailure(f"the reply has another shape than the protocol's ({error!r}): {text:.120}") from error
+        except (TypeError, KeyError, AttributeError, IndexError, ValueError, ArithmeticError, RecursionError) as error:
+            shown = answer.content[:120].decode("utf-8", errors="replace")
+            raise PassingFailure(
+                f"the reply has another shape than the protocol's ({error!r:.200}): {shown}"
+            ) from error
 
-    def _check(self, path: str, response: httpx2.Response, text: str) -> None:
-        status = response.status_code
+    def _check(self, path: str, answer: HttpAnswer) -> None:
+        status = answer.status
         if 200 <= status < 300:
             return
+        text = answer.content.decode("utf-8", errors="replace")
         message = f"{self.url}{path} answered {status}: {payloads.error_text(text)}"
         if status in HOPELESS or (status == 429 and "insufficient_quota" in text):
             raise EndpointError(
                 f"{self._hidden(message)}; {HOPELESS.get(status, HOPELESS[402])} (model {self.model!r})"
             )
         if status in PASSING or status >= 500:
-            raise PassingFailure(message, payloads.retry_after(response.headers.get("Retry-After", "")))
+            raise PassingFailure(message, payloads.retry_after(answer.retry_after))
         raise RequestRefused(message, payloads.error_param(text))
 
     def _settle(self, reply: Any, tokens: int) -> None:
         """Count what the server says it read and wrote, and give back what was reserved too much."""
         usage = reply.get("usage") if isinstance(reply, dict) else None
         if isinstance(usage, dict):
-            read, wrote = (payloads.count_of(usage, key) for key in ("prompt_tokens", "completion_tokens"))
+            read, wrote = (payloads.count_of(usage, key, tokens) for key in ("prompt_tokens", "completion_tokens"))
             self._count(prompt_tokens=read, completion_tokens=wrote)
-            self._limiter.settle(tokens - read - wrote)
+            self._limiter.settle(tokens - read - wrote, self.clock)
 
     def _hidden(self, text: str) -> str:
         """An error text in which a server repeats no key; a stand-in such as `EMPTY` is no secret."""
@@ -343,37 +296,3 @@ class EndpointGenerator:
         with self._lock:
             for name, number in numbers.items():
                 setattr(self._usage, name, getattr(self._usage, name) + number)
-
-
-class RateLimiter:
-    """Keeps requests and tokens so far apart that no minute holds more of them than allowed."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._per_request = 60.0 / limits.requests_per_minute if limits.requests_per_minute else 0.0
-        self._per_token = 60.0 / limits.tokens_per_minute if limits.tokens_per_minute else 0.0
-        self._next_request = self._next_token = -math.inf
-        self._lock = threading.Lock()
-
-    def enter(self, tokens: int, clock: Clock, stopped: threading.Event) -> None:
-        """Wait until a request of about so many tokens may be sent, and take its place."""
-        while not stopped.is_set():
-            with self._lock:
-                now = clock.now()
-                early = max(self._next_request, self._next_token) - now
-                if early <= 0:
-                    self._next_request = now + self._per_request
-                    self._next_token = now + tokens * self._per_token
-                    return
-            clock.wait(early, stopped)
-        raise NoAnswer("not sent: the run was stopped")
-
-    def settle(self, tokens: int) -> None:
-        """Give back tokens that were reserved and not used."""
-        with self._lock:
-            self._next_token -= tokens * self._per_token
-
-    def hold(self, seconds: float, clock: Clock) -> None:
-        """Send nothing for a while: the server asked for it."""
-        with self._lock:
-            if seconds:
-                self._next_request = max(self._next_request, clock.now() + seconds)

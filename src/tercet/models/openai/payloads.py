@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from itertools import accumulate
 from typing import Any
 
+from tercet.outside import unicode_error, unicode_only
 from tercet.rows import PLAIN, Completion, DetailedMessage, Likelihood, Message, Messages, Sampling
 
 ENDED = {"stop": "eos", "eos": "eos", "eos_token": "eos", "stop_sequence": "stop", "length": "length"}
@@ -21,6 +22,12 @@ MOST_STOPS = 4  # the protocol's limit; further stop strings cut the text here
 LIMITS = ("max_tokens", "max_completion_tokens")  # two names of the budget; reasoning models of OpenAI know the second
 TOP = 20  # the protocol's longest list of likely tokens
 LONGEST_PAUSE = 600.0  # seconds; a server that asks for more is asked again after this
+SPARE_TOKENS = 1_000_000  # that a server may report beyond those it was asked for: its own prompt, thoughts
+SPARE_LOGP = 0.01  # above 0, where rounding may put a log-probability
+
+
+class EndpointError(ValueError):
+    """Every request would fail: the key, the URL, the model or the account is wrong, or no server is there."""
 
 
 class RequestRefused(Exception):  # noqa: N818 - the outcome of one request, not of the program
@@ -123,6 +130,26 @@ def _turn(turn: Message) -> dict[str, Any]:
     return found
 
 
+def parsed(content: bytes) -> Any:
+    """The JSON of a reply; `PassingFailure` where it is none, or where a text in it is not Unicode.
+
+    Half a surrogate pair, which JSON can write, could be neither stored nor shown; NaN and infinity are no JSON.
+    """
+    try:
+        text = content.decode("utf-8")
+        reply = json.loads(text, parse_constant=_no_number)
+        if problem := unicode_error(text, reply):
+            raise ValueError(problem)
+    except (ValueError, RecursionError) as error:
+        shown = content[:120].decode("utf-8", errors="replace")
+        raise PassingFailure(f"expected JSON in UTF-8 ({error!s:.80}), got {shown!r}") from error
+    return reply
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is not a number")
+
+
 def completions(reply: Any, sampling: Sampling) -> list[Completion]:
     """The answers in a server's reply, in its own order; `PassingFailure` when the reply is not what was asked for.
 
@@ -131,7 +158,8 @@ def completions(reply: Any, sampling: Sampling) -> list[Completion]:
     sent = reply.get("choices") if isinstance(reply, dict) else None
     choices = _choices(reply, min(sampling.n, len(sent)) if isinstance(sent, list) and sent else sampling.n)
     used = reply.get("usage") or {}
-    count = count_of(used, "completion_tokens") if len(choices) == 1 and isinstance(used, dict) else 0
+    most = sampling.max_new_tokens
+    count = count_of(used, "completion_tokens", most) if len(choices) == 1 and isinstance(used, dict) else 0
     return [_completion(choice, sampling.stop, count) for choice in choices]
 
 
@@ -141,7 +169,7 @@ def _choices(reply: Any, n: int) -> list[dict[str, Any]]:
         raise PassingFailure(f"expected an object with a list of choices, got {error_text(json.dumps(reply))}")
     ordered = {choice.get("index", place): choice for place, choice in enumerate(choices)}
     if len(choices) != n or set(ordered) != set(range(n)):
-        raise PassingFailure(f"expected {n} choices numbered from 0, got {len(choices)}: {sorted(map(str, ordered))}")
+        raise PassingFailure(f"expected {n} choices numbered from 0, got {len(choices)}: {[*ordered][:9]!r:.120}")
     return [ordered[place] for place in range(n)]
 
 
@@ -149,7 +177,7 @@ def _completion(choice: dict[str, Any], stops: Sequence[str], count: int) -> Com
     reason, message = choice.get("finish_reason"), choice.get("message")
     text, thought = said(message) if isinstance(message, dict) else (choice.get("text"), "")
     if isinstance(reason, str) and reason not in ENDED:
-        return Completion("", (), (), "error", f"the server ended the answer with {reason!r}", count)
+        return Completion("", (), (), "error", f"the server ended the answer with {reason!r:.80}", count)
     unfinished = not text and reason == "length" and isinstance(message, dict)  # it had not finished thinking
     if text is None and (unfinished or thought):
         text = ""
@@ -195,6 +223,7 @@ def echoed(reply: Any, context: str, option: str) -> Likelihood:
     if not tokens or not len(starts) == len(logps) == len(tokens) or starts[-1] + len(tokens[-1]) < len(whole):
         raise RequestRefused("the server does not echo prompts with log-probs, so it cannot score options of these")
     inside = [place for place, start in enumerate(starts) if len(context) <= start < len(whole)]
+    _check_logps(logps[place] for place in inside)
     astray = [p for p in inside if not _is_piece(tokens[p]) and not whole.startswith(tokens[p], starts[p])]
     if not inside or astray or _is_piece(tokens[inside[0]]) or any(logps[place] is None for place in inside):
         raise RequestRefused(f"the server's tokens and log-probs do not line up with the option {option!r:.60}")
@@ -211,6 +240,7 @@ def among_likeliest(reply: Any, options: Sequence[str]) -> list[Likelihood]:
     """Options of one token each from the list of likeliest first tokens."""
     content = (_choices(reply, 1)[0].get("logprobs") or {}).get("content") or [{}]
     listed = [(str(one["token"]), float(one["logprob"])) for one in content[0].get("top_logprobs") or []]
+    _check_logps(logp for _, logp in listed)
     if not listed:
         raise RequestRefused("the server sent no top_logprobs, so it cannot score the options of a conversation")
     found = [[logp for token, logp in listed if token == option] for option in options]
@@ -226,6 +256,12 @@ def among_likeliest(reply: Any, options: Sequence[str]) -> list[Likelihood]:
     ]
 
 
+def _check_logps(logps: Iterable[float | None]) -> None:
+    """Refuse what cannot be a log-probability, before it is summed."""
+    if wrong := [logp for logp in logps if logp is not None and not -math.inf < logp <= SPARE_LOGP]:
+        raise RequestRefused(f"the server sent {wrong[0]} as a log-probability; expected a number that is at most 0")
+
+
 def retry_after(value: str) -> float:
     """Seconds from a Retry-After header, which holds seconds or a date; 0 when it says nothing useful."""
     try:
@@ -233,23 +269,26 @@ def retry_after(value: str) -> float:
     except ValueError:
         try:
             seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, TypeError, OverflowError):  # a month 13, a year 10**20
             return 0.0
     return min(max(0.0, seconds), LONGEST_PAUSE)
 
 
-def count_of(usage: Mapping[str, Any], key: str) -> int:
-    """A number of tokens as the server reports it; 0 where it does not."""
+def count_of(usage: Mapping[str, Any], key: str, asked: int) -> int:
+    """A number of tokens as the server reports it; 0 where it does not, or where it cannot be: far beyond the asked."""
     number = usage.get(key)
-    return number if isinstance(number, int) and number > 0 else 0
+    return number if type(number) is int and 0 < number <= asked + SPARE_TOKENS else 0
 
 
 def error_text(text: str) -> str:
     """A server's error in one short line, from the protocol's error object where there is one."""
     error = _error(text)
     found = next((error[key] for key in ("message", "detail") if error.get(key)), text)
-    shown = found if isinstance(found, str) else json.dumps(found)
-    return " ".join(shown.split())[:200] or "(an empty body)"
+    try:
+        shown = found if isinstance(found, str) else json.dumps(found)
+    except RecursionError:
+        shown = "(an error that is too deep to be shown)"
+    return unicode_only(" ".join(shown[:10_000].split())[:200]) or "(an empty body)"
 
 
 def error_param(text: str) -> str:
@@ -257,7 +296,8 @@ def error_param(text: str) -> str:
     error = _error(text)
     named, detail = error.get("param"), error.get("detail")
     if isinstance(detail, list) and detail and isinstance(detail[0], dict):  # FastAPI's: [{"loc": ["body", "top_k"]}]
-        named = (detail[0].get("loc") or [""])[-1]
+        place = detail[0].get("loc")
+        named = place[-1] if isinstance(place, list) and place else ""
     return named if isinstance(named, str) else ""
 
 
@@ -270,4 +310,4 @@ def _error(text: str) -> Mapping[str, Any]:
     if not isinstance(reply, dict):
         return {}
     error = reply.get("error", reply)
-    return error if isinstance(error, dict) else {"message": str(error)}
+    return error if isinstance(error, dict) else {"message": error}

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tercet.models.openai import payloads
+from tercet.outside import printable
 
 PATIENCE = 24  # the same refusal so often in a row, and nothing answered between, is one of everything
 REASONING = "reasoning_content"  # of turns, not of the request
@@ -63,7 +64,8 @@ class Refusals:
             self._left_out.add(name)
         if not said:
             instead = "sent as max_completion_tokens" if name == "max_tokens" else "left out"
-            sys.stderr.write(f"tercet: {self.server}: {name!r} is {instead} of every further request; {why}\n")
+            line = f"tercet: {self.server}: {name!r} is {instead} of every further request; {why}"
+            sys.stderr.write(printable(line) + "\n")
 
     def count(self, path: str, message: str) -> int:
         """How often in a row this path was refused in these words; filters judge single prompts and never count."""

@@ -23,6 +23,7 @@ from safetensors.torch import save as write_tensors
 from torch import Tensor
 
 from tercet.models.vllm.weights import EngineError, Weights, checksum
+from tercet.outside import USERINFO, has_userinfo
 from tercet.rows import Completion, Completions, Done, Sampling, Seeded
 
 Ids = Sequence[int]
@@ -49,6 +50,8 @@ class RemoteEngine:
         The key in TERCET_API_KEY is sent where that is set.
         """
         url = url.rstrip("/")
+        if has_userinfo(url):
+            raise EngineError(f"engine_url: {USERINFO}")
         key = os.environ.get("TERCET_API_KEY", "").strip()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
