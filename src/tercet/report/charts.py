@@ -146,7 +146,7 @@ def lineage(boxes: Sequence[Box]) -> Markup:
         body.append(f'<text class="boxnote" x="{x + 11:g}" y="{y + 37:.1f}">{escape(box.kind)}</text>')
         body.append(f'<text class="boxnote" x="{x + 11:g}" y="{y + 52:.1f}">{escape(short(box.note, 22))}</text></g>')
     width = 16 + len(columns) * (BOX + GAP) - GAP
-    return _svg("".join(body), width, height + 16, "Lineage of the stages", style=f' style="width:{width}px"')
+    return _svg("".join(body), width, height + 16, "Lineage of the stages", wide=True)
 
 
 def marker(index: int, x: float, y: float) -> str:
@@ -297,7 +297,8 @@ def _padded(low: float, high: float) -> tuple[float, float]:
     return low - (0.0 if low == 0 else pad), high + pad
 
 
-def _svg(body: str, width: float, height: float, label: str, *, style: str = "") -> Markup:
-    """Assemble one drawing; `body` holds only numbers and escaped text."""
-    box = f'class="chart"{style} viewBox="0 0 {width:g} {height:g}"'
+def _svg(body: str, width: float, height: float, label: str, *, wide: bool = False) -> Markup:
+    """Assemble one drawing, as `wide` as it is drawn or as the page; `body` holds only numbers and escaped text."""
+    own = f' width="{width:g}"' if wide else ""
+    box = f'class="chart"{own} viewBox="0 0 {width:g} {height:g}"'
     return Markup(f'<svg {box} role="img" aria-label="{escape(label)}">{body}</svg>')

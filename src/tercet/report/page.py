@@ -19,7 +19,7 @@ from tercet.recipe import MixtureSpec, Recipe, ReportSpec, RLSpec, StageSpec, Tr
 from tercet.report import charts, collect, data, evals, monitors, rollouts, samples
 from tercet.report.collect import Checkpoint, Object, Stage
 from tercet.report.evals import plain
-from tercet.report.render import duration, render
+from tercet.report.render import duration, render, write
 from tercet.store import Artifact, Context
 from tercet.track import learned_nothing
 
@@ -35,7 +35,7 @@ def run(spec: ReportSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) 
     if browsed:
         rollouts.write(browsed, out / "rollouts.html", title=page["title"], back="index.html")
     html = render("page.html.j2", page, "page", browser="rollouts.html" if browsed else "")
-    (out / "index.html").write_text(html, encoding="utf-8")
+    write(out / "index.html", html)
     verdicts = [row["change"].verdict for pair in page["compared"] for row in pair["rows"]]
     return {
         "checkpoints": float(len(points)),

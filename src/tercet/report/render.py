@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,14 @@ from tercet.report.collect import Object
 from tercet.report.compare import amount
 
 HERE = Path(__file__).parent
+NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:"
 
 
 def render(template: str, page: Object, *assets: str, **more: Any) -> str:
     """The page as HTML; `assets` name its styles and scripts, "page" for `page.css` and `page.js`.
 
-    Every text is escaped; only our own drawings, styles and scripts are marked as safe.
+    Every text is escaped; only our own drawings, styles and scripts are marked as safe. The page's policy lets a
+    browser run this style and this script, by their digests, and nothing else; it loads nothing but icons in place.
     """
     loader = FileSystemLoader(HERE)
     env = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -28,7 +32,19 @@ def render(template: str, page: Object, *assets: str, **more: Any) -> str:
         Markup("\n".join((HERE / f"{name}.{kind}").read_text(encoding="utf-8") for name in assets))
         for kind in ("css", "js")
     )
-    return env.get_template(template).render(page, style=style, script=script, **more)
+    policy = f"style-src {_digest(style)}; script-src {_digest(script)}"
+    shown = {"style": style, "script": script, "policy": Markup(f"{NOTHING}; {policy}")}
+    return env.get_template(template).render(page, **shown, **more)
+
+
+def write(out: Path, html: str) -> None:
+    """A page as a file; half a surrogate pair, which an old artifact may hold, is shown as its escape."""
+    out.write_text(html, encoding="utf-8", errors="backslashreplace")
+
+
+def _digest(text: str) -> str:
+    """How a Content-Security-Policy names the content of an element."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def duration(seconds: float) -> str:

@@ -19,6 +19,7 @@ from jinja2.utils import htmlsafe_json_dumps
 
 from tercet.report.collect import Object, Stage
 from tercet.report.render import render
+from tercet.report.render import write as write_page
 from tercet.report.samples import cut
 from tercet.rows import RowError
 from tercet.rows_file import read_file
@@ -63,7 +64,7 @@ def write(
         "counts": all_counts,
         "data": htmlsafe_json_dumps({"columns": COLUMNS, "stages": data}, dumps=dumps),
     }
-    out.write_text(render("rollouts.html.j2", page, "page", "rollouts"), encoding="utf-8")
+    write_page(out, render("rollouts.html.j2", page, "page", "rollouts"))
     return all_counts
 
 
