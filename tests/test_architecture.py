@@ -79,7 +79,7 @@ BUDGETS = {
     "models": 10_269,
     "preflight": 634,
     "recipe": 1_941,
-    "report": 1_907,
+    "report": 1_925,
     "sandbox": 1_553,
     "top": 3_712,
     "train": 3_689,
