@@ -37,6 +37,9 @@ def passes(answer: str, *tests: str) -> bool:
         ("{Any(): 1}", "assert f(2) == {1: 1}"),
         ("type('I', (int,), {'__eq__': lambda *a: True})(0)", "assert f(2) == 4"),
         ("__import__('unittest.mock').mock.ANY", "assert f(2) == 4"),
+        ("Any()", "assert f(2) == Any()"),
+        ("Any()", "assert abs(f(2) - 4) < 1e-6"),
+        ("Any()", "assert f(2) >= 4 and f(2) <= 4"),
     ],
 )
 def test_a_value_that_equals_everything_does_not_pass(value: str, test: str) -> None:
@@ -55,7 +58,7 @@ def test_a_value_that_equals_everything_does_not_pass(value: str, test: str) -> 
         ("Decimal('4')", "assert f(2) == 4 and f(2) in [4, 5]"),
         ("Counter('aab')", "assert f(2) == {'a': 2, 'b': 1}"),
         ("namedtuple('P', 'x y')(1, 2)", "assert f(2) == (1, 2)"),
-        ("Point(1)", "assert f(2) == Point(1) and f(2) != Point(2)"),
+        ("Point(1)", "assert f(2).x == 1 and isinstance(f(2), Point) and f(2) is not None"),
         ("{1, 2}", "assert f(2) == {2, 1} and 1 in f(2)"),
         ("'abc'", "assert 'b' in f(2) and 1 < 2 == 2"),
     ],

@@ -80,7 +80,7 @@ def test_right_answers_pass_however_they_are_written(completion: str) -> None:
         (f"import os\nos._exit(0)\n{FUNCTION}", "left with code 0"),
         ("def check(f): pass\ndef total(numbers): return 0", "AssertionError"),
         ("import builtins\nbuiltins.exec = builtins.compile = list\ndef total(numbers): return 0", "AssertionError"),
-        ("import os\nos.write = os.read = lambda *a: b''\ndef total(numbers): return 0", "AssertionError"),
+        ("import os\nos.write = os.read = lambda *a: b''\ndef total(numbers): return 0", "left with"),
         ("import atexit, os\natexit.register(os._exit, 0)\ndef total(numbers): return 0", "AssertionError"),
         ("    return 6\n'''", "SyntaxError"),
     ],

@@ -1,16 +1,16 @@
 """The inner half of the sandbox: isolate the program, start it, watch it, and leave no process alive.
 
-Three processes share this module. The launcher is started by program.py with a clean environment. The supervisor (the
+Two processes share this module. The launcher is started by program.py with a clean environment. The supervisor (the
 first process of the new namespaces, or the launcher itself where there are none) watches time and memory, and when it
-ends everything below it has ended. The third runs the untrusted program in its own interpreter, which saves a second
-start. program.py talks to them over standard input (the order, marshalled) and three pipes: the supervisor writes
-`report`, the program's process reads `nonce` and writes `verdict`. Every program pays for each import, so there are
-few. Elsewhere than on Linux there is only the level "none", and the supervisor knows only the program's process group.
+ends everything below it has ended. It forks the untrusted program's process, or an answer's and its tests' (inside.py),
+which saves starts. program.py talks to them over standard input (the order, marshalled), three pipes and a file: the
+supervisor writes `report`, the process of the program or of the tests reads `nonce` and `tests` and writes `verdict`.
+Every program pays for each import, so there are few. Elsewhere than on Linux there is only the level "none", and the
+supervisor knows only the process groups that it has started.
 """
 
 from __future__ import annotations
 
-import builtins
 import marshal
 import os
 import resource
@@ -18,7 +18,9 @@ import signal
 import sys
 import time
 
-from tercet.sandbox import folder, kernel
+from tercet.sandbox import folder, inside, kernel
+from tercet.sandbox.inside import DEVICES
+from tercet.sandbox.tester import GONE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 
 BEAT, SLOW_BEAT = 0.05, 0.25  # seconds between two looks at the memory; the second where a command must be run for it
 ROOT = "/tmp"  # where the new root is built; every Linux has it
-DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+LOST = 1.0  # seconds to wait for the end of an answer's process that has closed its line to the tests
+PRIVATE = ("nonce", "verdict", "tests")  # descriptors of the program's or the tests' process alone
 TREES = ("landlock", "none")  # without a namespace of processes: the supervisor ends them, the folder lies on disk
 
 
@@ -44,7 +47,7 @@ def main() -> None:
         (_launch if order["level"] == "namespaces" else _supervise)(order)
     except Exception as error:
         _report(order, f"error {type(error).__name__}: {error}")
-        if order.get("program"):  # it runs
+        if all(order.get("programs", [0])):  # they run
             _end_all(order)
         os._exit(1)
 
@@ -68,8 +71,9 @@ def _launch(order: Order) -> NoReturn:
         _raise_loopback()
         _supervise(order)
     signal.signal(signal.SIGTERM, lambda *_: os.kill(supervisor, signal.SIGKILL))
-    for name in ("report", "nonce", "verdict"):
+    for name in PRIVATE:
         os.close(order[name])
+    os.close(order["report"])
     os.waitpid(supervisor, 0)  # returns when every process of the namespace is gone
     os._exit(0)
 
@@ -148,14 +152,34 @@ def _supervise(order: Order) -> NoReturn:
         _own_all_below(order)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGALRM})
     started = time.monotonic()
-    program = order["program"] = os.fork()
-    if not program:
-        _become_program(order)
-    for name in ("nonce", "verdict"):
+    watched = _begin(order)
+    for name in PRIVATE:
         os.close(order[name])
-    end, code = _watch(order, program, started + order["seconds"])
+    end, code = _watch(order, watched, started + order["seconds"])
+    if (end, code) == ("exit", GONE) and order["tested"]:
+        end, code = _end_of_answer(order)
     _report(order, f"{end} {code} {time.monotonic() - started:.3f}")
     _end_all(order)
+
+
+def _begin(order: Order) -> int:
+    """Start the program, or an answer and its tests in two processes; the id of the one that is waited for.
+
+    Both have only what this process has, which never reads the tests; `order["programs"]` has their ids.
+    """
+    if not order["tested"]:
+        order["programs"] = [os.fork()]
+        return order["programs"][0] or inside.run_alone(order)
+    questions, answers = os.pipe(), os.pipe()
+    order["programs"] = [os.fork()]
+    if not order["programs"][0]:
+        inside.run_answer(order, (questions[0], answers[1]))
+    order["programs"].append(os.fork())
+    if not order["programs"][1]:
+        inside.run_tests(order, (answers[0], questions[1]))
+    for end in (*questions, *answers):
+        os.close(end)
+    return order["programs"][1]
 
 
 def _own_all_below(order: Order) -> None:
@@ -174,20 +198,35 @@ def _watch(order: Order, program: int, deadline: float) -> tuple[str, int]:
     while True:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == program:
-            code = os.waitstatus_to_exitcode(status)
-            return ("exit", code) if code >= 0 else ("signal", -code)
+            return _ended(status)
         if pid:
+            order["answer_ended"] = _ended(status) if pid == order["programs"][0] else order.get("answer_ended")
             continue
         left = deadline - time.monotonic()
         if left <= 0:
             return "timeout", 0
-        if (_memory(most) if order["linux"] else _group_memory(program)) > most:
+        if (_memory(most) if order["linux"] else _group_memory(order["programs"])) > most:
             return "memory", 0
         if excess := _overfull(order):
             return excess, 0
         if not order["linux"] and os.getppid() != order["parent"]:  # on Linux the kernel sends a signal
             _end_all(order)
         _rest(min(left, beat))
+
+
+def _ended(status: int) -> tuple[str, int]:
+    code = os.waitstatus_to_exitcode(status)
+    return ("exit", code) if code >= 0 else ("signal", -code)
+
+
+def _end_of_answer(order: Order) -> tuple[str, int]:
+    """How the answer's process ended, which the tests have lost; ("closed", 0) where it lives on without its line."""
+    deadline = time.monotonic() + LOST
+    while not order.get("answer_ended") and time.monotonic() < deadline:
+        pid, status = os.waitpid(order["programs"][0], os.WNOHANG)
+        order["answer_ended"] = _ended(status) if pid else None
+        time.sleep(0 if pid else 0.001)
+    return order["answer_ended"] or ("closed", 0)
 
 
 def _rest(seconds: float) -> None:
@@ -197,13 +236,13 @@ def _rest(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _group_memory(group: int) -> int:
-    """Bytes in use by a process group, where there is no /proc; pages that are shared count for each process."""
+def _group_memory(groups: list[int]) -> int:
+    """Bytes in use by process groups, where there is no /proc; pages that are shared count for each process."""
     import subprocess
 
     command = ("ps", "-A", "-o", "pgid=", "-o", "rss=")
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    return sum(int(rss) << 10 for own, rss in map(str.split, lines) if own == str(group))
+    return sum(int(rss) << 10 for own, rss in map(str.split, lines) if int(own) in groups)
 
 
 def _memory(limit: int) -> int:
@@ -252,7 +291,7 @@ def _overfull(order: Order) -> str:
 def _end_all(order: Order) -> NoReturn:
     """End with everything that descends from this process; where there is a namespace, the kernel does the rest."""
     if not order["linux"]:
-        _end_group(order.get("program", 0))
+        _end_groups(order.get("programs", []))
     while order["level"] in TREES:
         try:
             for pid in _descendants():
@@ -266,10 +305,10 @@ def _end_all(order: Order) -> NoReturn:
     os._exit(0)
 
 
-def _end_group(program: int) -> NoReturn:
-    """End with the program's process group: all that can be found where there is no /proc."""
-    for end in (os.killpg, os.kill) if program else ():  # it may not lead its group yet
-        try:
+def _end_groups(programs: list[int]) -> NoReturn:
+    """End with the programs' process groups: all that can be found where there is no /proc."""
+    for end, program in [(end, program) for program in programs for end in (os.killpg, os.kill)]:
+        try:  # it may not lead its group yet
             end(program, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):  # macOS says the second of a group of the dead
             continue
@@ -287,102 +326,3 @@ def _report(order: Order, line: str) -> None:
         os.write(order["report"], f"{line}\n".encode())
     except OSError:  # the caller has ended
         return
-
-
-def _become_program(order: Order) -> NoReturn:
-    """Give up every right, then run the program."""
-    _limit(order)
-    for name, text in order["files"].items():
-        os.makedirs(os.path.dirname(os.path.abspath(name)), exist_ok=True)
-        with open(name, "w", encoding="utf-8") as file:
-            file.write(text)
-    _confine(order)
-    below = 3  # every file but the three standard ones and the program's two pipes is closed
-    for fd in sorted((order["nonce"], order["verdict"])):
-        os.closerange(below, fd)
-        below = fd + 1
-    os.closerange(below, 4096)
-    sys.path += order["packages"]
-    for name in [name for name in sys.modules if name.split(".")[0] == "tercet"]:
-        del sys.modules[name]
-    _run(order["parts"], order["key"], order["nonce"], order["verdict"])
-
-
-def _limit(order: Order) -> None:
-    os.setsid()
-    if order["linux"]:
-        kernel.prctl(kernel.DEATH_SIGNAL, signal.SIGKILL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD, signal.SIGALRM})
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.chdir(order["folder"])
-    limits = {
-        "AS": order["memory_mb"] << 20, "CPU": int(order["seconds"]) + 2, "FSIZE": order["disk_mb"] << 20, "CORE": 0,
-        "NPROC": order["processes"], "NOFILE": 256, "STACK": 8 << 20, "MEMLOCK": 1 << 20, "MSGQUEUE": 0,
-    }  # fmt: skip
-    for name, value in limits.items():
-        kind = getattr(resource, f"RLIMIT_{name}", None)
-        if kind is None:  # message queues are Linux's own
-            continue
-        hard = resource.getrlimit(kind)[1]
-        limit = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        try:
-            resource.setrlimit(kind, (limit, limit))
-        except (OSError, ValueError):  # macOS takes no limit of the address space
-            if order["linux"]:
-                raise
-    if order["uid"] is not None:
-        os.setgroups([])
-        os.setresgid(order["uid"], order["uid"], order["uid"])
-        os.setresuid(order["uid"], order["uid"], order["uid"])
-
-
-def _confine(order: Order) -> None:
-    if order["level"] != "none":
-        kernel.drop_capabilities()
-    if order["linux"]:
-        kernel.prctl(kernel.DUMPABLE, 1)  # taken away by the change of user; /proc/self would be closed without it
-    if order["level"] == "landlock":
-        kernel.landlock(order["view"], [order["folder"], *DEVICES])
-    if order["refused"] is not None:
-        kernel.filter_calls(order["refused"])
-
-
-def _run(parts: list[str], key: bytes, nonce: int, verdict: int) -> NoReturn:
-    """Run the parts one after another in one `__main__`; key and nonce are passed on only behind the last one.
-
-    The functions needed at the end are bound before: a program that replaces `exec` or `os.write` changes nothing here.
-    """
-    read, write, leave, pid, flush, execute = os.read, os.write, os._exit, os.getpid, sys.stdout.flush, exec
-    me, describe = pid(), _describe
-    sys.modules["__main__"] = main = type(sys)("__main__")
-    sys.argv[:] = ["program.py"]
-    builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
-    word, status = b"", 0
-    try:
-        for code in [compile(part, "<program>", "exec", dont_inherit=True) for part in parts]:
-            execute(code, main.__dict__)
-    except BaseException as error:
-        word, status = describe(error), 1
-    try:
-        if pid() == me:  # not the child of a fork
-            write(verdict, word or key + read(nonce, 64))
-        flush()
-    finally:
-        leave(status)
-
-
-def _describe(error: BaseException) -> bytes:
-    name = type(error).__name__
-    try:
-        text = str(error).strip()[:500]
-    except BaseException:
-        text = "(its text cannot be read)"
-    line, trace = 0, error.__traceback__
-    while trace:
-        line = trace.tb_lineno if trace.tb_frame.f_code.co_filename == "<program>" else line
-        trace = trace.tb_next
-    place = f" (line {line})" if line else ""
-    if isinstance(error, SystemExit):
-        place += ", before the last line was reached"
-    return f"!{name}{place}: {text}".encode(errors="replace")

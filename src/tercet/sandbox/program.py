@@ -69,7 +69,7 @@ class Ran:
 
 
 def carry_out(order: dict[str, Any], level: str, output_kb: int) -> Ran:
-    """Run an order: "parts", "files", "seconds", "memory_mb", as in `tercet.sandbox.run.run_program`.
+    """Run an order: "parts", "tests", "files", "seconds", "memory_mb", as in run.py.
 
     Whatever breaks on this side, a full disk or a folder that cannot be removed, is an error of this program alone.
     """
@@ -91,8 +91,16 @@ def _carried_out(order: dict[str, Any], level: str, output_kb: int) -> Ran:
             readers[name] = stack.enter_context(os.fdopen(ends[0], "rb", buffering=0))
             writers[name] = stack.enter_context(os.fdopen(ends[1], "wb", buffering=0))
         writers["nonce"].write(nonce)  # read only behind the program's last line, so it proves that this was reached
-        order = order | _setting(level, folder, uid) | {"key": key}
+        tests, order = order["tests"], order | _setting(level, folder, uid)
+        order |= {
+            "tested": tests is not None,
+            "key": None if tests else key,
+            "capture": "stdout" in "".join(tests or ()),
+        }
         inner = {"report": writers["report"], "verdict": writers["verdict"], "nonce": readers.pop("nonce")}
+        inner["tests"] = stack.enter_context(tempfile.TemporaryFile(buffering=0))
+        if tests:  # the answer's process never has their text, nor what proves their end
+            inner["tests"].write(marshal.dumps({"parts": tests, "key": key}))
         order |= {name: file.fileno() for name, file in inner.items()}
         travelling = _written(order)
         process = _start(order, level, writers["output"])
@@ -144,7 +152,7 @@ def _start(order: dict[str, Any], level: str, output: IO[bytes]) -> subprocess.P
         stderr=output,
         cwd="/",
         env=ENVIRONMENT | home,
-        pass_fds=[order[name] for name in ("report", "verdict", "nonce")],
+        pass_fds=[order[name] for name in ("report", "verdict", "nonce", "tests")],
         start_new_session=True,
     )
 
@@ -252,6 +260,8 @@ def _outcome(heard: Heard, proof: bytes, level: str, order: dict[str, Any]) -> R
         detail = TOO_MUCH[end]
     elif word.startswith(b"!"):
         detail = word[1:].decode(errors="replace")
+    elif end == "closed":
+        detail = "closed its connection to the tests"
     else:
         detail = f"ended by signal {code}" if end == "signal" else f"left with code {code} before its last line"
     return Ran(outcome, detail, tail, float(seconds), level)

@@ -34,6 +34,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from tercet.sandbox.program import Ran, carry_out
 
@@ -61,16 +62,39 @@ def run_program(
     folder; `sandbox` is "auto", one of LEVELS, or "none".
     Reaching the end is proved by a key in the runner's frame and a number in a pipe, read only for the proof: leaving
     early, with whatever exit code, is a failure. A program written against this very runner, which walks the frames
-    for the one and searches the pipes for the other, can still lie about itself; it cannot get out.
+    for the one and searches the pipes for the other, can still lie about itself; it cannot get out. Where a program
+    must not be able to say that it has passed, `run_tests` asks it from another process.
     """
     for name in files or {}:
         if os.path.isabs(name) or ".." in Path(name).parts:
             raise ValueError(f"files expects paths inside the program's folder, e.g. 'data/a.csv'; got {name!r}")
-    parts = [source] if isinstance(source, str) else list(source)
+    order = {"parts": [source] if isinstance(source, str) else list(source), "tests": None, "files": dict(files or {})}
+    return _run(order | {"seconds": seconds, "memory_mb": memory_mb}, output_kb, sandbox)
+
+
+def run_tests(
+    source: Sequence[str],
+    tests: Sequence[str],
+    *,
+    seconds: float = 3.0,
+    memory_mb: int = 1024,
+    sandbox: str = "auto",
+) -> Ran:
+    """Run a Python program, and its tests in another process of the same sandbox; passed = the tests reached their end.
+
+    The tests' names that neither they nor Python define are the program's; only plain values come over (tester.py
+    says what becomes of others). The program never has the tests' text, their frames or their descriptors, and cannot
+    look into their process, so it passes by returning what they expect, and by nothing else. With "none" that holds
+    where the kernel has landlock, or the user is not root; what else the program's user may do there, it may do.
+    """
+    order = {"parts": list(source), "tests": list(tests), "files": {}}
+    return _run(order | {"seconds": seconds, "memory_mb": memory_mb}, 64, sandbox)
+
+
+def _run(order: dict[str, Any], output_kb: int, sandbox: str) -> Ran:
     level = isolation(sandbox)
     if cause := lacking(_needed(), level):
         return Ran("error", cause, isolation=level)
-    order = {"parts": parts, "files": dict(files or {}), "seconds": seconds, "memory_mb": memory_mb}
     return carry_out(order, level, output_kb)
 
 
@@ -153,8 +177,9 @@ def _probe(names: list[str], level: str, memory_mb: int) -> dict[str, str]:
     """For each module "", or why it cannot be imported; one program for all, and where that breaks one for each."""
     if not names:
         return {}
-    order = {
+    order: dict[str, Any] = {
         "parts": [PROGRAMS["probe"].format(names=names)],
+        "tests": None,
         "files": {},
         "seconds": PROBE_SECONDS,
         "memory_mb": memory_mb,
@@ -199,7 +224,7 @@ def _why_not(level: str) -> str:
         canary.flush()
         port, parent = server.getsockname()[1], os.getpid() if level == "landlock" else 2**22
         text = PROGRAMS["trial"].format(port=port, canary=canary.name, parent=parent)
-        ran = carry_out({"parts": [text], "files": {}, "seconds": 10.0, "memory_mb": 1024}, level, 4)
+        ran = carry_out({"parts": [text], "tests": None, "files": {}, "seconds": 10.0, "memory_mb": 1024}, level, 4)
         if Path(canary.name).read_text() != "secret":
             return "a file outside was written"
     return "" if ran.outcome == "passed" else ran.detail

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tercet.sandbox.run import Ran, lacking, run_program
-from tercet.verify.comparisons import asking
+from tercet.sandbox.run import Ran, lacking, run_program, run_tests
 from tercet.verify.grade import Grade, VerifierError, is_number, is_text, read_reference, unreadable
 from tercet.verify.programs import CODE, PARTS, code_blocks, imported, parses
 
@@ -62,16 +61,16 @@ def _run(text: str, tests: ProgramTests, sandbox: str) -> list[Ran]:
     if missing := lacking(imported("\n".join(tests.asserts)), sandbox):
         return [Ran("error", missing)]
     limits: dict[str, Any] = {"seconds": tests.seconds, "sandbox": sandbox}
-    before, asserts = [PARTS["as_module"], text, PARTS["before_tests"]], list(map(asking, tests.asserts))
-    together = run_program([*before, *asserts], **limits)
+    program, before = [PARTS["as_module"], text], PARTS["as_module"]
+    together = run_tests(program, [before, *tests.asserts], **limits)
     if together.outcome == "passed":
         return [together] * len(tests.asserts)
     if len(tests.asserts) == 1:
         return [together]
-    alone = run_program(before, **limits)
+    alone = run_program(program, **limits)
     if alone.outcome != "passed":  # it fails before any test
         return [alone]
-    return [run_program([*before, test], **limits) for test in asserts]
+    return [run_tests(program, [before, test], **limits) for test in tests.asserts]
 
 
 def _answered(text: str, pair: tuple[str, str], seconds: float, sandbox: str) -> Ran:

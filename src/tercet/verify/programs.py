@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
-from tercet.sandbox.run import lacking, run_program
+from tercet.sandbox.run import lacking, run_program, run_tests
 from tercet.verify.comparisons import asking
 from tercet.verify.grade import Grade, VerifierError, unreadable
 
@@ -60,13 +61,16 @@ def program(completion: str, reference: str, *, sandbox: str = "auto") -> Grade:
     if how.kind == "unittest":
         answer = f"{_stub(how.before)}\n{sanitize(code, how.entry_point)}\n"
         parts = [answer, PARTS["before_unittest"], PARTS["before_tests"], asking(how.tests), "__run_tests()"]
+        tests = None
     else:
         answer = _arranged(code, how)[0]
-        parts = [answer, PARTS["before_tests"], asking(how.tests), f"check({how.entry_point})"]
+        parts, tests = [answer], [PARTS["as_module"], _used(how), how.tests, f"check({how.entry_point})"]
     memory_mb = MEMORY_MB[how.kind]
     if missing := lacking([*imported(_stub(how.before or how.prompt)), *imported(how.tests)], sandbox, memory_mb):
         return Grade(0.0, answer, "error", missing)
-    ran = run_program([PARTS["as_module"], *parts], seconds=how.seconds, memory_mb=memory_mb, sandbox=sandbox)
+    limits: dict[str, Any] = {"seconds": how.seconds, "memory_mb": memory_mb, "sandbox": sandbox}
+    program = [PARTS["as_module"], *parts]
+    ran = run_tests(program, tests, **limits) if tests else run_program(program, **limits)
     outcome = ran.outcome if ran.outcome in ("timeout", "error") else "graded"
     return Grade(float(ran.outcome == "passed"), answer, outcome, ran.detail)
 
@@ -190,6 +194,27 @@ def _helpers(before: str, entry_point: str) -> str:
     except SyntaxError:
         return before
     return "\n".join(ast.unparse(node) for node in body if entry_point not in _names(node))
+
+
+def _used(how: ProgramReference) -> str:
+    """What stands in a prompt beside the function to write, as far as the tests use it; they run it themselves."""
+    helpers = _helpers(how.before or how.prompt, how.entry_point)
+    if not parses(helpers):
+        return ""
+    waiting, kept, text = ast.parse(helpers).body, list[ast.stmt](), how.tests
+    while found := [node for node in waiting if set(re.findall(r"\w+", text)) & set(_bound(node))]:
+        kept += found
+        waiting = [node for node in waiting if node not in found]
+        text = "\n".join(map(ast.unparse, found))
+    return "\n".join(map(ast.unparse, sorted(kept, key=lambda node: node.lineno)))
+
+
+def _bound(node: ast.stmt) -> Iterator[str]:
+    """The names that a statement at the top of a program brings, also by import."""
+    yield from _names(node)
+    for part in ast.walk(node) if _imports(node) else ():
+        if isinstance(part, ast.alias):
+            yield from re.findall(r"\w+", part.asname or part.name)[:1]
 
 
 def _stub(before: str) -> str:
