@@ -80,10 +80,10 @@ BUDGETS = {
     "preflight": 634,
     "recipe": 1_941,
     "report": 1_925,
-    "sandbox": 1_553,
+    "sandbox": 2_435,
     "top": 3_712,
     "train": 3_689,
-    "verify": 5_084,
+    "verify": 5_108,
 }
 # Flat tables may be long; the reason says why the file reads well all the same.
 TABLES: dict[str, str] = {}
