@@ -15,7 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tercet import journal
-from tercet.journal import Journal, JournalError, replace, replacing, write_json
+from tercet.journal import (
+    DamagedError,
+    Journal,
+    JournalError,
+    open_plain,
+    replace,
+    replacing,
+    seal,
+    unseal,
+    write_json,
+)
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 RECORDS = st.lists(st.dictionaries(st.text(), SCALARS | st.lists(SCALARS), max_size=3), min_size=1, max_size=5)
@@ -202,3 +212,29 @@ def test_json_is_read_back_as_it_was_and_sorted_keys_make_equal_bytes(tmp_path):
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "one", float("nan"), allow_nan=False)
+
+
+def test_a_sealed_text_comes_back_and_no_flipped_bit_or_lost_byte_of_it_goes_unseen(tmp_path):
+    file, text = tmp_path / "file", '{"step": 1}\nü'
+    seal(file, text)
+    assert unseal(file) == text
+    whole = file.read_bytes()
+    for bit in range(8 * len(whole)):
+        file.write_bytes(bytes(byte ^ (1 << bit % 8) if i == bit // 8 else byte for i, byte in enumerate(whole)))
+        with pytest.raises(DamagedError, match=str(file)):
+            unseal(file)
+    for size in range(len(whole) - 1):  # without its last line feed it is still all there
+        file.write_bytes(whole[:size])
+        with pytest.raises(DamagedError):
+            unseal(file)
+
+
+def test_a_link_a_pipe_and_a_device_are_not_read_as_files(tmp_path):
+    (tmp_path / "file").write_text("text")
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "link", tmp_path / "pipe", Path("/dev/null")):
+        with pytest.raises(DamagedError, match=str(path)):
+            open_plain(path)
+    with open_plain(tmp_path / "file") as stream:
+        assert stream.read() == b"text"

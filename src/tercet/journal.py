@@ -7,12 +7,14 @@ and the next writer takes it off. Any other line that is not JSON is damage, and
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 Place = tuple[int, int]  # of a record in its file: the first byte of its line, and the number of bytes
 TAIL = 1 << 16  # bytes at the end of a file in which its last line is looked for first
@@ -20,6 +22,10 @@ TAIL = 1 << 16  # bytes at the end of a file in which its last line is looked fo
 
 class JournalError(OSError):
     """A journal cannot be used: another process writes it, or a line in it is damaged."""
+
+
+class DamagedError(OSError):
+    """A file is not what was written: cut short, altered, or something else in its place."""
 
 
 class Journal:
@@ -149,6 +155,31 @@ def write_json(path: Path, value: Any, *, sort_keys: bool = False, allow_nan: bo
     """Replace a file by a value as JSON; with sorted keys equal objects are equal bytes."""
     text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=sort_keys, allow_nan=allow_nan)
     replace(path, text + "\n")
+
+
+def seal(path: Path, text: str) -> None:
+    """Put text at `path` with the SHA-256 of it as its last line, for `unseal`."""
+    replace(path, f"{text}\n{hashlib.sha256(text.encode()).hexdigest()}\n")
+
+
+def unseal(path: Path) -> str:
+    """The text that `seal` wrote; DamagedError where a byte of the file is another, or a link stands there."""
+    with open_plain(path) as stream:
+        text, _, digest = stream.read().removesuffix(b"\n").rpartition(b"\n")
+    if hashlib.sha256(text).hexdigest().encode() != digest:
+        raise DamagedError(f"{path}: its text does not have the digest that stands below it")
+    return text.decode()
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """Open a regular file for reading; a link, a pipe or a device is a DamagedError and is not waited for."""
+    if path.is_symlink():
+        raise DamagedError(f"{path}: a link, where a file was written")
+    stream = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise DamagedError(f"{path}: not a regular file")
+    return stream
 
 
 def to_disk(path: Path) -> None:

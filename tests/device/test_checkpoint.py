@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -84,7 +86,7 @@ def test_the_next_save_waits_for_the_one_in_flight(tmp_path):
         saver.save(snapshot(number, *pair, {"updates": number}))
     saver.finish()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000003", "step-00000004"]
-    assert json.loads((tmp_path / "step-00000003" / "extra.json").read_text())["updates"] == 3
+    assert json.loads((tmp_path / "step-00000003" / "checkpoint.json").read_text().splitlines()[0])["updates"] == 3
 
 
 @pytest.mark.parametrize("beside", [False, True])
@@ -105,7 +107,7 @@ def test_without_room_for_a_copy_it_is_written_at_once(tmp_path, monkeypatch):
     pair, saver = made(), Saver(tmp_path, Mesh(), beside=True)
     saver.save(snapshot(1, *pair, {"updates": 0}))
     assert saver.thread is None
-    assert (tmp_path / "step-00000001" / "extra.json").is_file()
+    assert (tmp_path / "step-00000001" / "checkpoint.json").is_file()
 
 
 def test_between_two_saves_there_are_twenty_times_what_one_took(tmp_path):
@@ -141,3 +143,68 @@ def test_nothing_is_due_while_a_save_is_in_flight(tmp_path):
     assert saver.due(0)
     saver.go.set()
     saver.finish()
+
+
+def damage(path: Path, how: str) -> None:
+    """Do to a file or folder what a crash, a disk or a neighbour may do to it."""
+    data = path.read_bytes() if path.is_file() else b""
+    if how == "torn":
+        path.write_bytes(data[: len(data) // 2])
+    elif how == "flipped":
+        path.write_bytes(data[:-20] + bytes([data[-20] ^ 1]) + data[-19:])
+    elif how == "emptied":
+        path.write_bytes(b"")
+    elif how == "gone":
+        path.unlink()
+    elif how == "link":
+        path.rename(path.with_name("elsewhere"))
+        path.symlink_to("elsewhere")
+    elif how == "pipe":
+        path.unlink()
+        os.mkfifo(path)
+
+
+@pytest.mark.parametrize("how", ["torn", "flipped", "emptied", "gone", "link", "pipe"])
+@pytest.mark.parametrize("name", ["rank-00000.safetensors", "checkpoint.json"])
+def test_a_damaged_checkpoint_gives_way_to_the_older_one_and_both_to_a_new_beginning(tmp_path, name, how):
+    pair, saver, said = made(), Saver(tmp_path, Mesh()), []
+    for number in (1, 2):
+        step(pair, number)
+        saver.save(snapshot(number, *pair, {"updates": number}))
+        if number == 1:
+            wanted = numbers(pair)
+    damage(tmp_path / "step-00000002" / name, how)
+    other = made()
+    found = checkpoint.load(tmp_path, *other, say=said.append)
+    assert found is not None
+    assert found["step"] == 1
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(numbers(other), wanted, strict=True))
+    assert len(said) == 1
+    assert name in said[0]
+    assert said[0].endswith("continuing from the checkpoint of step 1")
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+    damage(tmp_path / "step-00000001" / name, how)
+    fresh, untouched = made(), numbers(made())
+    assert checkpoint.load(tmp_path, *fresh, say=said.append) is None
+    assert said[1].endswith("beginning anew")
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(numbers(fresh), untouched, strict=True))
+
+
+def test_a_checkpoint_of_another_run_or_another_step_or_an_older_version_is_not_used(tmp_path):
+    mine, theirs = (tmp_path / name / "work" / "checkpoints" for name in ("mine", "theirs"))
+    for folder in (mine, theirs):
+        Saver(folder, Mesh()).save(snapshot(1, *made(), {"updates": 0}))
+    (theirs / "step-00000001").rename(mine / "step-00000003")
+    shutil.copytree(mine / "step-00000001", mine / "step-00000002")
+    (mine / "step-00000004").mkdir()
+    (mine / "step-00000004" / ".metadata").write_bytes(b"a pickle")
+    said: list[str] = []
+    found = checkpoint.load(mine, *made(), say=said.append)
+    assert found is not None
+    assert found["step"] == 1
+    assert [text.split(": ", 1)[1].split(";")[0].rpartition("checkpoints/")[2] for text in said] == [
+        "step-00000004: has no checkpoint.json",
+        "step-00000003/checkpoint.json: is step-00000001 of theirs, expected step-00000003 of mine",
+        "step-00000002/checkpoint.json: is step-00000001 of mine, expected step-00000002 of mine",
+    ]

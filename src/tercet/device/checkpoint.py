@@ -1,31 +1,38 @@
-"""Exact checkpoints: master weights, optimiser, cursor and log positions, written by rename; the last two are kept."""
+"""Exact checkpoints: master weights, optimiser, cursor and log positions, written by rename; the last two are kept.
+
+`step-00000012/` holds a safetensors file per rank and `checkpoint.json`: the numbers, and the size and digest of every
+file. Nothing in it is unpickled, and nothing is used before all of it is found to be what was written: a checkpoint
+that is torn, altered or another run's is taken away, and the older one, or a new beginning, takes its place.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 import time
-import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.optim import Optimizer
 
 from tercet.device.mesh import Mesh
 from tercet.device.optim import prepare, state_of
 from tercet.device.shard import Trainable
-from tercet.journal import to_disk
+from tercet.device.shares import Shares, Stamp, check_file, write_shares
+from tercet.journal import DamagedError, seal, to_disk, unseal
 from tercet.machine import available_memory
 
 KEPT = 2
+FACTS = "checkpoint.json"
+STEP = re.compile(r"step-(\d{8,})")
 REST = 20.0  # pause between two saves over the time one takes: at most a twentieth of a run goes into them
 
 
@@ -132,39 +139,121 @@ def _write(folder: Path, found: Snapshot, mesh: Mesh) -> None:
     draft, final = folder / f".draft-{found.step}", folder / f"step-{found.step:08d}"
     if mesh.first:
         for stale in folder.glob(".draft-*"):
-            shutil.rmtree(stale)
+            _remove(stale)
         draft.mkdir(parents=True)
     mesh.barrier()
-    _alone_is_fine()
+    mine: Stamp | OSError
     try:
-        dcp.save(found.tensors, checkpoint_id=str(draft), process_group=mesh.group, no_dist=mesh.size == 1)
-    except CheckpointException as error:  # no Exception; what is behind it, such as a full disk, is one
-        raise next((cause for cause, _ in error.failures.values()), error) from error
-    mesh.barrier()
+        mine = write_shares(draft / _file(mesh.rank), found.tensors, first=mesh.first)
+    except OSError as error:  # such as a full disk: every rank says so, and none waits for another
+        mine = error
+    stamps = mesh.gather(mine)
+    if wrong := [stamp for stamp in stamps if isinstance(stamp, OSError)]:
+        raise wrong[0]
     if mesh.first:
-        (draft / "extra.json").write_text(found.text)
-        for path in draft.rglob("*"):
-            to_disk(path)
+        files = {_file(rank): stamp for rank, stamp in enumerate(stamps)}
+        seal(draft / FACTS, json.dumps({**json.loads(found.text), "run": _run(folder), "files": files}))
+        to_disk(draft)
         os.replace(draft, final)
-        for old in sorted(folder.glob("step-*"))[:-KEPT]:
-            shutil.rmtree(old)
+        to_disk(folder)
+        for old in _newest(folder)[KEPT:]:
+            _remove(old)
     mesh.barrier()
 
 
 def load(
-    folder: Path, trainable: Trainable, optimizer: Optimizer, kept: dict[str, Tensor] | None = None
+    folder: Path,
+    trainable: Trainable,
+    optimizer: Optimizer,
+    kept: dict[str, Tensor] | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any] | None:
-    """Restore the newest checkpoint; None when there is none. Returns what `extra` held, and the step."""
-    found = sorted(folder.glob("step-*"))
-    if not found:
-        return None
-    extra: dict[str, Any] = json.loads((found[-1] / "extra.json").read_text())
-    prepare(optimizer, trainable, extra["counts"])
+    """Restore the newest checkpoint that is whole; None when there is none. Returns what `extra` held, and the step.
+
+    Ranks decide together. Others are removed, and `say` is told which, why, and where the run goes on instead.
+    """
+    mesh, faults = trainable.mesh, []
+    found: dict[str, Any] | None = None
+    for path in mesh.gather(_newest(folder))[0]:
+        try:
+            found = _restored(path, trainable, optimizer, kept)
+            break
+        except DamagedError as error:
+            faults.append(str(error))
+            optimizer.state.clear()
+            if mesh.first:
+                _remove(path)
+            mesh.barrier()
+    where = f"continuing from the checkpoint of step {found['step']}" if found else "beginning anew"
+    for fault in faults:
+        say(f"a checkpoint was damaged and is removed: {fault}; {where}")
+    return found
+
+
+def _restored(path: Path, trainable: Trainable, optimizer: Optimizer, kept: dict[str, Tensor] | None) -> dict[str, Any]:
+    """Check a checkpoint, then put it into weights and optimiser; DamagedError on every rank where it will not do."""
+    mesh = trainable.mesh
+    facts: dict[str, Any] = {}
+
+    def checked() -> None:
+        facts.update(_facts(path, set(trainable.names)))
+        for number, (name, stamp) in enumerate(facts["files"].items()):
+            if number % mesh.size == mesh.rank:  # each file is read by one rank
+                check_file(path / name, Stamp(*stamp))
+
+    _together(checked, mesh)
+    prepare(optimizer, trainable, facts["counts"])
     state = _state(trainable, state_of(optimizer, trainable)[0], kept)
-    _alone_is_fine()
-    dcp.load(state, checkpoint_id=str(found[-1]), no_dist=trainable.mesh.size == 1)  # writes into these tensors
+    names = sorted(facts["files"], key=lambda name: name != _file(mesh.rank))
+    _together(lambda: Shares([path / name for name in names]).fill(state), mesh)
     trainable.published()
-    return extra
+    return facts
+
+
+def _together(check: Callable[[], None], mesh: Mesh) -> None:
+    """What one rank finds damaged is damaged for all; no rank goes on before all have checked."""
+    fault = ""
+    try:
+        check()
+    except OSError as error:
+        fault = str(error)
+    if faults := list(filter(None, mesh.gather(fault))):
+        raise DamagedError(faults[0])
+
+
+def _facts(path: Path, names: set[str]) -> dict[str, Any]:
+    """What `checkpoint.json` says; DamagedError where it is not whole, of another run or another step, or older."""
+    if not (path / FACTS).is_file():
+        raise DamagedError(f"{path}: has no {FACTS}; it is torn, or an older version of Tercet wrote it")
+    facts: dict[str, Any] = json.loads(unseal(path / FACTS))
+    wanted = (_run(path.parent), path.name)
+    if (own := (facts["run"], f"step-{facts['step']:08d}")) != wanted:
+        raise DamagedError(f"{path / FACTS}: is {own[1]} of {own[0]}, expected {wanted[1]} of {wanted[0]}")
+    if strangers := facts["counts"].keys() - names:
+        raise DamagedError(f"{path / FACTS}: the model has no weight {min(strangers)}")
+    return facts
+
+
+def _run(folder: Path) -> str:
+    """The draft that a folder of checkpoints stands in, by its name: another one's checkpoint is not used."""
+    return folder.absolute().parents[1].name
+
+
+def _file(rank: int) -> str:
+    return f"rank-{rank:05d}.safetensors"
+
+
+def _newest(folder: Path) -> list[Path]:
+    """All checkpoints, the newest first."""
+    return sorted((path for path in folder.glob("step-*") if STEP.fullmatch(path.name)), reverse=True)
+
+
+def _remove(path: Path) -> None:
+    """Take away a folder, or whatever stands in its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _state(trainable: Trainable, moments: dict[str, Tensor], kept: dict[str, Tensor] | None) -> dict[str, Any]:
@@ -172,8 +261,3 @@ def _state(trainable: Trainable, moments: dict[str, Tensor], kept: dict[str, Ten
     state: dict[str, Any] = {f"kept.{name}": value for name, value in (kept or {}).items()}
     master_weights = zip(trainable.names, trainable.master_weights, strict=True)
     return state | {f"master.{name}": master.detach() for name, master in master_weights} | moments
-
-
-def _alone_is_fine() -> None:
-    """Silence the warning that torch gives whenever a single process saves or loads."""
-    warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")

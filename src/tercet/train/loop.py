@@ -91,7 +91,8 @@ def start(
     trainable = Trainable(module.eval(), dtype, mesh, host=host, merge=merge)
     optimizer = make_optimizer(spec, trainable, rates or {"": spec.learning_rate})
     state = State(trainable, optimizer, kept=kept or {}, rate=yardstick(linear_shapes(module), dtype, mesh.device))
-    if (found := checkpoint.load(ctx.work / "checkpoints", trainable, optimizer, state.kept)) is not None:
+    found = checkpoint.load(ctx.work / "checkpoints", trainable, optimizer, state.kept, ctx.track.note)
+    if found is not None:
         state.step, state.updates, state.extra = found["step"], found["updates"], found["extra"]
     return state
 
