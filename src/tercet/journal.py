@@ -13,8 +13,9 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 Place = tuple[int, int]  # of a record in its file: the first byte of its line, and the number of bytes
 TAIL = 1 << 16  # bytes at the end of a file in which its last line is looked for first
@@ -171,7 +172,7 @@ def unseal(path: Path) -> str:
     return text.decode()
 
 
-def open_plain(path: Path) -> BinaryIO:
+def open_plain(path: Path) -> BufferedReader:
     """Open a regular file for reading; a link, a pipe or a device is a DamagedError and is not waited for."""
     if path.is_symlink():
         raise DamagedError(f"{path}: a link, where a file was written")

@@ -108,7 +108,7 @@ class Shares:
         return self._opened[file]
 
 
-def _share(value: Tensor) -> tuple[Tensor, Sequence[int]]:
+def _share(value: Any) -> tuple[Tensor, Sequence[int]]:
     """This rank's part of a tensor, and where it begins in the whole."""
     if not hasattr(value, "to_local"):
         return value.detach(), [0] * value.dim()
