@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 from tercet.models.adapter import merge_adapter, read_adapter, write_adapter
 from tercet.models.base_model import run as make_base
 from tercet.models.export.folder import export_folder
-from tercet.models.hf_folder import BaseError, load_model, quiet
+from tercet.models.headers import BaseError
+from tercet.models.hf_folder import load_model, quiet
 from tercet.recipe import BaseSpec, Recipe
 from tercet.store import Context
 from tercet.track import Tracker

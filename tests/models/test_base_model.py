@@ -27,14 +27,8 @@ from tercet.models import base_model, tiny
 from tercet.models.base_layout import save_model
 from tercet.models.base_model import BaseUnreachable
 from tercet.models.chat import TEMPLATES, Chat, ChatError, open_chat
-from tercet.models.hf_folder import (
-    BaseError,
-    load_config,
-    load_model,
-    load_tokenizer,
-    model_digest,
-    parameter_shapes,
-)
+from tercet.models.headers import BaseError
+from tercet.models.hf_folder import load_config, load_model, load_tokenizer, model_digest, parameter_shapes
 from tercet.models.weights import write_weights
 from tercet.recipe import BaseSpec, SFTSpec
 from tercet.rows import Message

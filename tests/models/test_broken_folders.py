@@ -194,7 +194,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "an index that is no JSON": (
         lambda folder: (shards(folder), (folder / INDEX).write_text("weights")),
-        "expected JSON with a weight_map",
+        "expected JSON",
     ),
     "weights cut in the middle": (cut, "bytes, found .* the file was cut"),
     "weights without a header": (

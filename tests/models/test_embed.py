@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from tercet.models import embed
 from tercet.models.embed import Embedder
-from tercet.models.hf_folder import BaseError
+from tercet.models.headers import BaseError
 
 
 @pytest.fixture(scope="module")

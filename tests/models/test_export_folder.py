@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from tercet.models.base_layout import save_model
 from tercet.models.export.folder import export_folder
-from tercet.models.hf_folder import BaseError, load_model, quiet, weight_files
+from tercet.models.headers import BaseError
+from tercet.models.hf_folder import load_model, quiet, weight_files
 
 
 def silent(done: int, total: int, note: str) -> None:

@@ -17,7 +17,8 @@ from tercet.models import gguf
 from tercet.models.base_layout import save_model
 from tercet.models.export.gguf import export_gguf
 from tercet.models.export.gguf_tokenizer import CUTS, cut_of
-from tercet.models.hf_folder import BaseError, load_model, load_tokenizer, quiet
+from tercet.models.headers import BaseError
+from tercet.models.hf_folder import load_model, load_tokenizer, quiet
 
 SIZES = {
     "vocab_size": 264,

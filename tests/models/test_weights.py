@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tercet.models.headers import BaseError, stored_tensors
 from tercet.models.hf_folder import model_digest, weight_files
-from tercet.models.weights import BaseError, stored_tensors, write_weights
+from tercet.models.weights import write_weights
 
 STATE = {"b": torch.arange(6.0).reshape(2, 3), "a.10": torch.ones(4), "a.9": torch.full((5,), 2.5)}
 SHAPES = {name: tuple(tensor.shape) for name, tensor in STATE.items()}

@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tercet.journal import write_json
+from tercet.models.headers import BaseError, described, inside, read_json
 from tercet.models.hf_folder import replace_weights, tensors_of, weight_files
-from tercet.models.weights import DTYPES, BaseError, each_tensor, note_widened, write_weights
+from tercet.models.weights import DTYPES, each_tensor, note_widened, write_weights
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX, A, B = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
@@ -37,6 +38,12 @@ PLAIN: dict[str, Any] = {
     "layer_replication": None,
 }
 """What makes an adapter a product of two factors and nothing more; a folder that says otherwise is refused."""
+
+
+PATTERN = re.compile(r"\^?(?:[\w.]|\\[.d]|\(\w+(?:\|\w+)*\)|\.\*){1,200}\$?")
+"""Names of layers with an alternative or a wildcard here and there, which match in no time; no other expression."""
+
+ALPHA = 1e9
 
 
 class Factors(NamedTuple):
@@ -61,20 +68,21 @@ def read_adapter(folder: Path) -> Adapter:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise BaseError(f"{folder}: expected a PEFT adapter with {CONFIG} and {WEIGHTS}; it has no {name}")
-    config = json.loads((folder / CONFIG).read_text("utf-8"))
+    config = read_json(inside(folder, CONFIG))
     for key, wanted in PLAIN.items():
         if config.get(key, wanted) not in (wanted, None, [], {}):
             raise BaseError(
                 f"{folder / CONFIG}: {key} = {json.dumps(config[key])}; only plain LoRA is read ({key} = "
                 f"{json.dumps(wanted)}). Merge it with peft (`merge_and_unload`) and start from that folder"
             )
+    _check_factors(inside(folder, WEIGHTS))
     tensors = load_file(folder / WEIGHTS)
     if odd := [name for name in sorted(tensors) if not name.startswith(PREFIX) or not name.endswith((A, B))]:
         raise BaseError(f"{folder / WEIGHTS}: expected tensors {PREFIX}NAME{A} and {B}, found {odd[0]}")
     found: Adapter = {}
     for layer in sorted({name.removeprefix(PREFIX).removesuffix(A).removesuffix(B) for name in tensors}):
         a, b = (tensors.get(f"{PREFIX}{layer}{side}") for side in (A, B))
-        if a is None or b is None or a.dim() != 2 or b.dim() != 2 or len(a) != b.shape[1]:
+        if a is None or b is None or a.dim() != 2 or b.dim() != 2 or not 0 < len(a) == b.shape[1]:
             raise BaseError(f"{folder / WEIGHTS}: expected two factors of one rank for {layer}; the file is damaged")
         found[layer] = Factors(a, b, _scaling(config, layer, len(a)))
     if not found:
@@ -82,11 +90,27 @@ def read_adapter(folder: Path) -> Adapter:
     return found
 
 
+def _check_factors(file: Path) -> None:
+    """Refuse a file whose header lies, and factors that are no floating-point numbers or not finite."""
+    have, expected = described(file)
+    if expected != file.stat().st_size:
+        raise BaseError(f"{file}: expected {expected:,} bytes, found {file.stat().st_size:,}; copy it again")
+    for name, tensor in each_tensor(file):
+        if have[name][0] not in DTYPES or not bool(tensor.isfinite().all()):
+            raise BaseError(f"{file}: {name} ({have[name][0]}): expected finite floating-point numbers")
+
+
 def _scaling(config: dict[str, Any], layer: str, rank: int) -> float:
     """alpha / rank, or alpha / √rank where the folder says so; alpha may be a layer's own."""
     own = config.get("alpha_pattern") or {}
+    if not isinstance(own, dict):
+        raise BaseError(f"{CONFIG}: alpha_pattern {own!r:.80}: expected names of layers with a number each")
+    if odd := [one for one in own if one.count("*") > 2 or not PATTERN.fullmatch(one)]:
+        raise BaseError(f"{CONFIG}: alpha_pattern {odd[0]!r:.80}: expected the name of a layer")
     matching = (value for pattern, value in own.items() if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", layer))
-    alpha = float(next(matching, config.get("lora_alpha", 8)))
+    alpha = next(matching, config.get("lora_alpha", 8))
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) < ALPHA:
+        raise BaseError(f"{CONFIG}: lora_alpha {alpha!r:.40}: expected a number below {ALPHA:,}")
     return alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
 

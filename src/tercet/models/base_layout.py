@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.core_model_loading import revert_weight_conversion
 
-from tercet.models.hf_folder import BaseError, copy_tokenizer, meta_model, parameters_of, quiet, save_config
+from tercet.models.headers import BaseError
+from tercet.models.hf_folder import copy_tokenizer, meta_model, parameters_of, quiet, save_config
 from tercet.models.weights import write_weights
 
 LAYER = re.compile(r".*?\.\d+\.")  # `model.layers.3.`: what is stored otherwise is so within one layer

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -29,9 +28,12 @@ from tercet.models import gguf, tiny
 from tercet.models.adapter import merge_adapter, read_adapter
 from tercet.models.chat import Chat, ChatError, open_chat
 from tercet.models.chat_template import DATE_KEY, OWN, template_text, with_arguments
+from tercet.models.config_file import without_code
+from tercet.models.headers import BaseError, read_json
 from tercet.models.hf_folder import (
+    INDEX,
     TOKENIZER_FILES,
-    BaseError,
+    check_beside,
     check_folder,
     link_or_copy,
     load_config,
@@ -43,6 +45,7 @@ from tercet.models.hf_folder import (
     weight_files,
 )
 from tercet.models.support import note, read_config, read_values, support
+from tercet.models.tokenizer_checks import check_tokens
 from tercet.models.vocabulary import ensure_pad, fit_embedding, rewrite
 from tercet.models.weight_checks import check_weights
 from tercet.recipe import URL, BaseSpec, ModelSource, ModelSpec, TrainSpec
@@ -87,9 +90,12 @@ def run(spec: ModelSource, inputs: Mapping[str, Artifact], out: Path, ctx: Conte
             check_folder(source)
             _place_folder(source, out, link=link)
             return {}
+        config = read_config(source)
+        check_beside(source)
+        plain = check_weights(source, config)
         found = support(source)
-        plain = check_weights(source, read_config(source))
         load_tokenizer(source)
+        check_tokens(source)
         _place_folder(source, out, link=link)
         note(found, out)
         if not plain or found.architecture not in (read_values(source).get("architectures") or []):
@@ -148,6 +154,7 @@ def finish(folder: Path, template: str = OWN, arguments: Mapping[str, Any] | Non
 
     Returns the folder's chat; whether it can be trained with is for the caller to ask.
     """
+    _leave_out_code(folder)
     _set_template(folder, template, arguments or {}, date)
     tokenizer, config, chat = load_tokenizer(folder), load_config(folder), open_chat(folder)
     pad_id = ensure_pad(folder, tokenizer, chat)
@@ -160,8 +167,19 @@ def finish(folder: Path, template: str = OWN, arguments: Mapping[str, Any] | Non
     if tokenizer.bos_token_id is not None:
         tokens["bos_token_id"] = tokenizer.bos_token_id
     _edit_json(path, tokens)
-    _edit_json(folder / "config.json", tokens, drop="_name_or_path")
+    _edit_json(folder / "config.json", tokens)
     return chat
+
+
+def _leave_out_code(folder: Path) -> None:
+    """Take out of a folder's settings what names code, so that no reader of the results is told to run it."""
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        values = read_json(folder / name) if (folder / name).is_file() else {}
+        plain, left = without_code(values)
+        if left or (name == "config.json" and plain != values):
+            write_json(folder / name, plain, sort_keys=True)
+        if left:
+            sys.stderr.write(f"tercet: {name}: left out {', '.join(left)}, which would name code or other files\n")
 
 
 def _set_template(folder: Path, template: str, arguments: Mapping[str, Any], date: str) -> None:
@@ -178,7 +196,7 @@ def _set_template(folder: Path, template: str, arguments: Mapping[str, Any], dat
 
 def _edit_json(path: Path, changes: dict[str, Any], *, drop: str = "") -> None:
     """Change some values of a file, which need not exist, and drop one."""
-    values = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    values = read_json(path) if path.is_file() else {}
     values.pop(drop, None)
     write_json(path, values | changes, sort_keys=True)
 
@@ -206,7 +224,7 @@ def _folder_or_hub(spec: ModelSource, mirror: Mapping[str, str]) -> tuple[Path, 
         f"{NAMED_TEMPLATES}/*.jinja",
         "config.json",
         "model*.safetensors",
-        "model.safetensors.index.json",
+        INDEX,
     ]
     try:
         with quiet():
@@ -220,7 +238,7 @@ def _folder_or_hub(spec: ModelSource, mirror: Mapping[str, str]) -> tuple[Path, 
 
 def _place_folder(source: Path, out: Path, *, link: bool) -> None:
     weights = weight_files(source)
-    for name in (*TOKENIZER_FILES, "config.json", "model.safetensors.index.json"):
+    for name in (*TOKENIZER_FILES, "config.json", INDEX):
         if (source / name).is_file():
             replace(out / name, (source / name).read_bytes())
     for file in sorted((source / NAMED_TEMPLATES).glob("*.jinja")):  # `finish` takes one of them

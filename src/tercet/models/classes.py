@@ -13,7 +13,7 @@ from transformers import (
 )
 from transformers.modeling_layers import GenericForSequenceClassification
 
-from tercet.models.weights import BaseError
+from tercet.models.headers import BaseError
 
 ENDING = "ForSequenceClassification"
 
@@ -21,7 +21,8 @@ ENDING = "ForSequenceClassification"
 def model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
     """The class of the model that `config` describes."""
     names = config.architectures or [""]
-    if (kind := getattr(transformers, names[0], None)) is not None:
+    kind = getattr(transformers, names[0], None) if names[0].isidentifier() else None
+    if isinstance(kind, type) and issubclass(kind, PreTrainedModel):
         return kind
     if names[0].endswith(ENDING) and (own := classifier_class(config)).__name__ == names[0]:
         return own

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from torch.nn.functional import cosine_similarity
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from tercet.device import place
-from tercet.models.hf_folder import BaseError, one_line, quiet
+from tercet.models.headers import BaseError
+from tercet.models.hf_folder import load_config, one_line, quiet
+from tercet.models.tokenizer_checks import check_settings
 
 BATCH_TOKENS = 8192  # padding included
 
@@ -31,10 +34,16 @@ class Embedder:
         """The encoder in a Hugging Face folder, or the one with this hub id, in fp32 on this process's device."""
         name = os.fspath(folder_or_model)
         reader: Any = AutoModel
+        safe: dict[str, Any] = {"trust_remote_code": False}
         try:
+            if os.path.isdir(name):
+                check_settings(Path(name))
+                safe |= {"config": load_config(Path(name)), "local_files_only": True}
             with quiet():
-                model, report = reader.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-                tokenizer = AutoTokenizer.from_pretrained(name)
+                model, report = reader.from_pretrained(
+                    name, dtype=torch.float32, output_loading_info=True, use_safetensors=True, **safe
+                )
+                tokenizer = AutoTokenizer.from_pretrained(name, **safe)
         except (OSError, ValueError) as error:
             raise BaseError(
                 f"{name}: no encoder could be read ({one_line(error):.200}); expected a Hugging Face "

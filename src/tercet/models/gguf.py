@@ -6,6 +6,7 @@ the two halves of each rotary pair interleaved; here they come back into the ord
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import LlamaConfig
 
 from tercet.journal import replace, write_json
-from tercet.models.hf_folder import BaseError, parameter_shapes, save_config
+from tercet.models.config_file import check_sizes
+from tercet.models.gguf_header import check_header
+from tercet.models.headers import BaseError
+from tercet.models.hf_folder import parameter_shapes, save_config
 from tercet.models.weights import write_weights
 
 Progress = Callable[[int, int, str], None]
@@ -38,15 +42,20 @@ BLOCK = {
 
 def convert(path: Path, folder: Path, progress: Progress) -> None:
     """Write the model and tokenizer of a GGUF file into `folder`, one tensor in memory at a time."""
+    check_header(path)
     try:
         reader = GGUFReader(path)
-    except (ValueError, IndexError, OSError) as error:
-        raise BaseError(f"{path.name}: not a readable GGUF file ({error}); it is cut or of another format") from error
-    metadata = Metadata(path.name, reader)
-    config = config_of(metadata, tied="output.weight" not in {tensor.name for tensor in reader.tensors})
-    save_config(folder, config)
-    write_tokenizer(folder, metadata)
-    write_weights(folder / "model.safetensors", parameter_shapes(config), _tensors(reader, config, progress))
+        metadata = Metadata(path.name, reader)
+        config = config_of(metadata, tied="output.weight" not in {tensor.name for tensor in reader.tensors})
+        shapes = _shapes(path.name, config, reader)
+        save_config(folder, config)
+        write_tokenizer(folder, metadata)
+    except (BaseError, OSError):
+        raise
+    except Exception as error:  # a value of another type than its key has; numpy, tokenizers and gguf raise many kinds
+        said = " ".join(str(error).split())[:200]
+        raise BaseError(f"{path.name}: not a readable GGUF file ({said}); it is cut or of another format") from error
+    write_weights(folder / "model.safetensors", shapes, _tensors(reader, config, progress))
 
 
 class Metadata(dict[str, Any]):
@@ -85,6 +94,18 @@ def config_of(metadata: Metadata, *, tied: bool) -> LlamaConfig:
         eos_token_id=metadata["tokenizer.ggml.eos_token_id"],
         pad_token_id=metadata.get("tokenizer.ggml.padding_token_id"),
     )
+
+
+def _shapes(name: str, config: LlamaConfig, reader: GGUFReader) -> dict[str, tuple[int, ...]]:
+    """The tensors of the model that the metadata describe, where the file holds as many numbers as they have."""
+    check_sizes(config.to_dict(), Path(name))
+    if config.num_hidden_layers > len(reader.tensors):
+        raise BaseError(f"{name}: {config.num_hidden_layers:,} layers, and {len(reader.tensors):,} tensors; it is cut")
+    shapes = parameter_shapes(config)
+    wanted, held = sum(map(math.prod, shapes.values())), sum(int(tensor.n_elements) for tensor in reader.tensors)
+    if wanted > 2 * held:
+        raise BaseError(f"{name}: the metadata describe {wanted:,} numbers, and the tensors hold {held:,}; it is cut")
+    return shapes
 
 
 def write_tokenizer(folder: Path, metadata: Metadata) -> None:
@@ -148,6 +169,8 @@ def _tensors(reader: GGUFReader, config: LlamaConfig, progress: Progress) -> Ite
             weight = dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
         except (NotImplementedError, ValueError) as error:
             raise BaseError(f"the GGUF tensor {tensor.name!r} cannot be dequantised: {error}") from error
+        if not np.isfinite(weight).all():
+            raise BaseError(f"the GGUF tensor {tensor.name!r} holds numbers that are not finite; the model is broken")
         if part in heads:
             weight = _halves_together(weight, heads[part])
         yield f"{name}.weight", torch.from_numpy(np.array(weight))  # a copy: some types are views of the mapped file

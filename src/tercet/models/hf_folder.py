@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,15 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from tercet.journal import replace, write_json
 from tercet.models.classes import model_class
-from tercet.models.weights import BaseError, Shapes, Stored, stored_tensors, write_weights
+from tercet.models.config_file import read_config_file
+from tercet.models.headers import WEIGHTS, BaseError, Stored, inside, read_json, stored_tensors
+from tercet.models.tokenizer_checks import check_settings
+from tercet.models.weights import Shapes, write_weights
 
+INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -38,12 +42,16 @@ TOKENIZER_FILES = (
 )
 """What `copy_tokenizer` copies; the generation config belongs here because it names the tokens that end a turn."""
 
+SAFE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
+"""How transformers reads every model here: from the folder alone, and nothing that is pickled or is code."""
+
+STRANGE = re.compile(r"adapter_config\.json|shard-\d+-model-.*\.safetensors")
+"""Files beside the weights that transformers would read in their place, or on top of them."""
+
 
 def load_model(folder: Path, dtype: torch.dtype, *, attention: str | None = None) -> PreTrainedModel:
     """The causal language model of a folder in `dtype`, every weight read from the file; `attention` names a kernel."""
-    check_folder(folder)
-    options: dict[str, Any] = {"dtype": dtype, "local_files_only": True, "trust_remote_code": False}
-    options["output_loading_info"] = True
+    options: dict[str, Any] = {"config": load_config(folder), **SAFE, "dtype": dtype, "output_loading_info": True}
     if attention:
         options["attn_implementation"] = attention
     reader: Any = AutoModelForCausalLM
@@ -69,9 +77,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         if slow:
             way = f"{slow} alone is of a slow tokenizer: load it with AutoTokenizer of transformers and save it again"
         raise BaseError(f"{folder}: expected a tokenizer (tokenizer.json), found {listing(folder)}; {way}")
+    check_settings(folder)
+    config = {"config": read_config_file(folder)} if (folder / "config.json").is_file() else {}
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(folder), **config, local_files_only=True, trust_remote_code=False
+            )
     except Exception as error:  # the Rust tokenizer raises bare exceptions
         raise BaseError(f"{folder}: the tokenizer cannot be read ({one_line(error)}); copy it again") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
@@ -82,7 +94,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 def load_config(folder: Path) -> PretrainedConfig:
     """The model's configuration."""
     check_folder(folder)
-    return transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    return read_config_file(folder)
 
 
 def check_folder(folder: Path) -> None:
@@ -91,27 +103,43 @@ def check_folder(folder: Path) -> None:
         raise BaseError(f"{folder}: no such model folder; check the path in the recipe")
     if not (folder / "config.json").is_file():
         raise BaseError(f"{folder}: expected a model folder with config.json, found {listing(folder)}")
+    check_beside(folder)
     weight_files(folder)
+
+
+def check_beside(folder: Path) -> None:
+    """Refuse a folder that holds what transformers would read beside the weights, or links that lead out of it."""
+    if strange := [file.name for file in folder.iterdir() if STRANGE.fullmatch(file.name)]:
+        raise BaseError(
+            f"{folder}: {strange[0]} stands beside the weights, and would change what is read; put it elsewhere (an "
+            "adapter: name its folder in base.adapter)"
+        )
+    for name in (*TOKENIZER_FILES, "config.json", INDEX):
+        inside(folder, name)
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a folder, one or the shards its index names, in order."""
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX
     single = folder / "model.safetensors"
-    if single.is_file() or not index.is_file():
-        names = [single.name]
-    else:
-        try:
-            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BaseError(f"{index}: expected JSON with a weight_map ({one_line(error)}); copy it again") from error
+    names = [single.name] if single.is_file() or not index.is_file() else sorted(set(weight_map(index).values()))
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise BaseError(
             f"{folder}: expected weights in {missing[0]}, found {listing(folder)}; Tercet reads safetensors only, so "
             "convert other formats first (`save_pretrained` of transformers writes it)"
         )
-    return [folder / name for name in names]
+    return [inside(folder, name) for name in names]
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """The file of each tensor, as an index names it: all of them beside the index."""
+    found = read_json(index).get("weight_map")
+    if not isinstance(found, dict):
+        raise BaseError(f"{index}: expected JSON with a weight_map, got {type(found).__name__}; copy it again")
+    if odd := [name for name in found.values() if not (isinstance(name, str) and WEIGHTS.fullmatch(name))]:
+        raise BaseError(f"{index}: names the file {odd[0]!r:.80}; expected NAME.safetensors in the same folder")
+    return found
 
 
 def save_config(folder: Path, config: PretrainedConfig) -> None:
@@ -131,8 +159,11 @@ def parameter_shapes(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
 def meta_model(config: PretrainedConfig) -> PreTrainedModel:
     """The model of a configuration, without any numbers."""
     kind = model_class(config)
-    with torch.device("meta"), quiet():
-        return kind(config)
+    try:
+        with torch.device("meta"), quiet():
+            return kind(config)
+    except Exception as error:  # sizes that do not fit each other, found by the model's own code
+        raise BaseError(f"config.json describes no {kind.__name__} that can be made ({one_line(error)})") from error
 
 
 def parameters_of(model: PreTrainedModel) -> dict[str, Tensor]:

@@ -15,12 +15,12 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from tercet.models.backbone import backbone
 from tercet.models.forest import NAME, ForestError, Leaf, Tree, pack_forest, register
+from tercet.models.headers import CONTEXT
 from tercet.models.hf_folder import load_model, one_line, quiet
 from tercet.models.policy import Policy, why_not_forest
 from tercet.recipe import BatchLayout
 
 ENDLESS = 1 << 31  # tokens of context, of models that know no limit
-CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 NEAR = 0.02  # of the spread of what is compared, that rounding may move
 
 

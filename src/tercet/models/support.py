@@ -14,14 +14,16 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 from transformers.models.auto import modeling_auto as auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from tercet.journal import write_json
 from tercet.models.chat import Chat, ChatError, named_ends
 from tercet.models.chat_template import DATE_KEY, template_text, with_arguments
-from tercet.models.hf_folder import BaseError, listing, load_model, load_tokenizer, one_line, quiet
+from tercet.models.config_file import read_config_file
+from tercet.models.headers import BaseError, read_json
+from tercet.models.hf_folder import listing, load_model, load_tokenizer, one_line, quiet
 from tercet.models.miniature import build, miniature
 from tercet.models.opening import laid_out
 from tercet.models.policy import Policy
@@ -64,13 +66,7 @@ def read_values(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise BaseError(f"{folder}: {_instead(folder)}")
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise BaseError(f"{path}: expected JSON ({one_line(error)}); copy the file again") from error
-    if not isinstance(values, dict):
-        raise BaseError(f"{path}: expected a JSON object, got {type(values).__name__}; copy the file again")
-    return values
+    return read_json(path)
 
 
 def _instead(folder: Path) -> str:
@@ -92,11 +88,13 @@ def check_kind(folder: Path) -> dict[str, Any]:
     """The values of config.json where they describe a decoder that transformers reads; else an error says what."""
     values = read_values(folder)
     where, kind, names = folder / "config.json", str(values.get("model_type")), values.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BaseError(f"{where}: architectures = {names!r:.80}, expected a list of names; copy the file again")
     if kind not in CONFIG_MAPPING_NAMES:
         raise BaseError(f"{where}: {_unknown(kind, values)}")
-    if method := (values.get("quantization_config") or {}).get("quant_method"):
+    if method := _quantised(values):
         raise BaseError(
-            f"{where}: the weights are quantised ({method}), which training cannot change; take the model's "
+            f"{where}: the weights are quantised ({method:.40}), which training cannot change; take the model's "
             "unquantised folder, or load it with transformers, call dequantize() and save it"
         )
     decoder = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind)
@@ -116,6 +114,15 @@ def check_kind(folder: Path) -> dict[str, Any]:
             "projection over the vocabulary; take the folder of the language model"
         )
     return values
+
+
+def _quantised(values: dict[str, Any]) -> str:
+    """How the weights are quantised, by the configuration or that of a part; transformers would load code for it."""
+    inner = [one for one in values.values() if isinstance(one, dict)]
+    for said in (one.get("quantization_config") for one in [values, *inner]):
+        if said:
+            return str(said.get("quant_method") or "quantization_config") if isinstance(said, dict) else str(said)
+    return ""
 
 
 def _names(classes: Any) -> set[str]:
@@ -140,11 +147,8 @@ def _unknown(kind: str, values: dict[str, Any]) -> str:
 def read_config(folder: Path) -> PretrainedConfig:
     """The configuration of a decoder's folder; no code of the folder is run."""
     check_kind(folder)
-    try:
-        with quiet():
-            config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers validates in many ways
-        raise BaseError(f"{folder / 'config.json'}: {one_line(error)}; copy the file again") from error
+    with quiet():
+        config = read_config_file(folder)
     text = config.get_text_config()
     if (getattr(text, "pad_token_id", None) or 0) >= text.vocab_size:
         text.pad_token_id = None  # beyond the embedding: the tokenizer's takes its place

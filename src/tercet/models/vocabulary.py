@@ -16,7 +16,9 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 from tercet.journal import replace, write_json
 from tercet.models.base_layout import BaseLayout
 from tercet.models.chat import Chat
+from tercet.models.headers import BaseError
 from tercet.models.hf_folder import load_model, parameters_of, replace_weights, save_config, tensors_of, weight_files
+from tercet.models.tokenizer_checks import SPARE
 from tercet.models.weights import DTYPES, each_tensor, note_widened
 
 
@@ -57,6 +59,11 @@ def fit_embedding(folder: Path, config: PretrainedConfig, highest: int) -> None:
     rows = text.vocab_size
     if highest < rows:
         return
+    if highest > 2 * rows + SPARE:
+        raise BaseError(
+            f"{folder}: the tokenizer's highest id is {highest:,}, and the embedding has {rows:,} rows; tokenizer and "
+            "weights must belong to the same model"
+        )
     more = -(-(highest + 1) // 8) * 8
     sys.stderr.write(f"tercet: {folder.name}: token {highest} is beyond the embedding of {rows} rows; it gets {more}\n")
     text.vocab_size, text.pad_token_id = more, None  # the old one may lie beyond

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from tercet.journal import replacing, write_json
+from tercet.models.headers import BaseError, stored_tensors
 
 SHARD = 5 * 10**9  # bytes of tensors in one file
 CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
@@ -25,11 +26,6 @@ DTYPES = {code: dtype for dtype, code in CODES.items()}
 WIDENED = Path("tercet", "widened.json")
 
 Shapes = Mapping[str, tuple[int, ...]]
-Stored = dict[str, tuple[str, tuple[int, ...]]]  # dtype code and shape by name
-
-
-class BaseError(ValueError):
-    """A base model or a model folder is not what was expected."""
 
 
 class Header(NamedTuple):
@@ -82,25 +78,6 @@ def write_weights(
         write_json(index, {"metadata": {"total_size": total}, "weight_map": found}, sort_keys=True)
         path.unlink(missing_ok=True)  # one that stood there would be read instead
     return paths
-
-
-def stored_tensors(file: Path) -> Stored:
-    """Dtype code and shape of every tensor of a safetensors file, by name; none of the data is read."""
-    return described(file)[0]
-
-
-def described(file: Path) -> tuple[Stored, int]:
-    """What a safetensors file says of itself: see `stored_tensors`, and how many bytes it has when it is whole."""
-    try:
-        with open(file, "rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            found = json.loads(stream.read(length))
-        found.pop("__metadata__", None)
-        ends = [at["data_offsets"][1] for at in found.values()]
-        have = {name: (at["dtype"], tuple(at["shape"])) for name, at in found.items()}
-        return have, 8 + length + max(ends, default=0)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError) as error:
-        raise BaseError(f"{file}: not a readable safetensors file ({error}); copy it again") from error
 
 
 def each_tensor(file: Path) -> Iterator[tuple[str, Tensor]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tercet.hub import cache_folder
+from tercet.models.headers import CONTEXT, BaseError, read_json, stored_tensors
 from tercet.recipe import BASE, URL, ModelSource, Recipe
 
-CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
 TINY: dict[str, Any] = {"max_position_embeddings": 2048}  # the model that is made on the fly; its tokens are bytes
 
 
@@ -38,7 +37,8 @@ class ModelFacts(NamedTuple):
     @property
     def context(self) -> float:
         """The most tokens that it reads; infinity where that is unknown."""
-        text = self.config.get("text_config") or self.config
+        text = self.config.get("text_config")
+        text = text if isinstance(text, dict) else self.config
         return next((text[key] for key in CONTEXT if isinstance(text.get(key), int) and text[key] > 0), math.inf)
 
     @property
@@ -125,16 +125,14 @@ def _facts(origin: str, spec: ModelSource, folder: Path | None) -> ModelFacts:
         return ModelFacts(origin, None, TINY)
     file = folder / "config.json" if folder else None
     try:
-        config = json.loads(file.read_text("utf-8")) if file and file.is_file() else {}
-    except ValueError:  # the stage says so, with the file's name
+        config = read_json(file) if file and file.is_file() else {}
+    except BaseError:  # the stage says so, with the file's name
         config = {}
-    return ModelFacts(origin, folder, config if isinstance(config, dict) else {})
+    return ModelFacts(origin, folder, config)
 
 
 def _parameters(file: Path) -> int:
     try:
-        with open(file, "rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    except (OSError, ValueError):
+        return sum(math.prod(shape) for _, shape in stored_tensors(file).values())
+    except BaseError:  # the stage says so, with the file's name
         return 0
-    return sum(math.prod(one["shape"]) for key, one in header.items() if key != "__metadata__")

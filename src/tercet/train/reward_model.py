@@ -135,7 +135,7 @@ def set_padding(folder: Path, chat: Chat, pad_id: int | None) -> None:
 
 def open_scorer(folder: Path, pad_id: int | None, seed: int, *, padded: bool = False) -> Scorer:
     """The folder's transformer with a fresh head of variance 1 / (d + 1); `pad_id` goes into its configuration."""
-    model = load_classifier(folder, padded=padded, num_labels=1)
+    model = load_classifier(folder, padded=padded, labels=1)
     model.config.pad_token_id = pad_id
     model.config.architectures = [type(model).__name__]
     size = model.score.weight.shape[1]

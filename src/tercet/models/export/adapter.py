@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tercet.journal import replace, write_json
 from tercet.models.adapter import CONFIG, KEPT, WEIGHTS
+from tercet.models.headers import BaseError
 from tercet.models.hf_folder import copy_tokenizer
-from tercet.models.weights import BaseError
 
 
 def export_adapter(source: Path, base: str, revision: str, out: Path) -> int:

@@ -19,8 +19,9 @@ from transformers import PretrainedConfig
 
 from tercet.models.base_layout import BaseLayout
 from tercet.models.export.older import write_config, write_tokenizer_config
+from tercet.models.headers import BaseError, Stored
 from tercet.models.hf_folder import load_config, meta_model, parameter_shapes, tensors_of, weight_files
-from tercet.models.weights import DTYPES, SHARD, BaseError, Stored, each_tensor, widened, write_weights
+from tercet.models.weights import DTYPES, SHARD, each_tensor, widened, write_weights
 
 Progress = Callable[[int, int, str], None]
 BASE = "base"  # the precision of the base model

@@ -31,8 +31,8 @@ from transformers import PretrainedConfig
 from tercet.journal import replacing
 from tercet.models.export.folder import Progress, read_tensors, tensors_of
 from tercet.models.export.gguf_tokenizer import add_tokenizer
+from tercet.models.headers import BaseError
 from tercet.models.hf_folder import load_config, load_tokenizer
-from tercet.models.weights import BaseError
 
 KINDS = {
     "f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),

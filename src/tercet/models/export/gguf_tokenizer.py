@@ -13,7 +13,7 @@ from gguf import GGUFWriter, TokenType
 from tokenizers import Regex, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from tercet.models.weights import BaseError
+from tercet.models.headers import BaseError
 
 SPACE = "▁"
 WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"

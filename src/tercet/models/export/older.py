@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
 
 from tercet.journal import write_json
+from tercet.models.config_file import read_config_file
 from tercet.models.hf_folder import quiet
 
 Values = dict[str, Any]
@@ -75,7 +76,7 @@ def _rotary(parameters: Values | None, kind: str) -> Values:
 
 def _read(folder: Path) -> PretrainedConfig:
     with quiet():
-        return AutoConfig.from_pretrained(str(folder), local_files_only=True)
+        return read_config_file(folder)
 
 
 def _meaning(config: PretrainedConfig) -> Values:
