@@ -154,7 +154,8 @@ def test_a_model_beyond_the_memory_of_the_machine_is_found(tmp_path, monkeypatch
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text('{"max_position_embeddings": 4096}')
-    header = json.dumps({"w": {"dtype": "BF16", "shape": [70_000, 1_000_000], "data_offsets": [0, 140_000_000_000]}}).encode()
+    weight = {"dtype": "BF16", "shape": [70_000, 1_000_000], "data_offsets": [0, 140_000_000_000]}
+    header = json.dumps({"w": weight}).encode()
     (model / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     monkeypatch.setattr("tercet.preflight.models.has_gpu", lambda: False)
     monkeypatch.setattr("tercet.preflight.models._memory", lambda: 64e9)

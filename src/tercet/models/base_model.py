@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 import subprocess
 import zipfile
 from collections.abc import Iterator, Mapping
