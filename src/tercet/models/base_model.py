@@ -11,8 +11,8 @@ import hashlib
 import os
 import re
 import shutil
-import sys
 import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
