@@ -29,7 +29,7 @@ LAYERS = {
     3: r"data|train|evals|report",
     2: r"models|device",
     1: r"algos|kernels|verify|rows\w*|records|hub|stats\w*",
-    0: r"argv|machine|outside|recipe\w*|store|journal|track|precision|sandbox",
+    0: r"argv|machine|stop|outside|recipe\w*|store|journal|track|precision|sandbox",
 }
 PACKAGES = {"data", "train", "evals", "report", "models", "device", "algos", "verify", "sandbox"}
 SIDEWAYS = {

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from tercet import track
-from tercet.track import LiveBoard, Tracker, TrackError, board, read_metrics, read_progress, sinks
+from tercet.track import LiveBoard, Tracker, TrackError, board, forget_progress, read_metrics, read_progress, sinks
 
 
 def text_of(stream: io.StringIO) -> str:
@@ -126,6 +126,51 @@ def test_time_left_counts_from_where_this_process_found_the_stage(monkeypatch):
     monkeypatch.setattr(track.time, "monotonic", lambda: clock[0])
     view = board(Console(file=io.StringIO()), {"sft": "sft"})
     view.start("sft")
+    view.update("sft", {"done": 50, "total": 100})
+    clock[0] += 10
+    view.update("sft", {"done": 60, "total": 100})
+    assert view.lines["sft"].left() == pytest.approx(40)
+
+
+def test_a_continued_stage_takes_the_lines_off_that_it_writes_again(tmp_path):
+    first = Tracker(tmp_path)
+    for step in range(1, 6):
+        first.log(step, loss=float(step))
+    with open(tmp_path / "metrics.jsonl", "ab") as stream:
+        stream.write(b'{"step": 6, "lo')  # a kill cut it short
+    second = Tracker(tmp_path)
+    for step in range(4, 7):
+        second.log(step, loss=10.0 * step)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, 1), (2, 2), (3, 3), (4, 40), (5, 50), (6, 60)]
+
+
+def test_a_damaged_line_of_metrics_is_left_out_and_said(tmp_path, capsys):
+    Tracker(tmp_path).log(1, loss=1.0)
+    with open(tmp_path / "metrics.jsonl", "ab") as stream:
+        stream.write(b'{"step": \xff}\n')
+    Tracker(tmp_path).log(2, loss=2.0)
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+    assert "damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", [b"", b"[1]", b"7", b"\xff\xfe", b'{"done": 3'])
+def test_a_damaged_progress_file_is_no_progress(tmp_path, damage):
+    (tmp_path / "progress.json").write_bytes(damage)
+    assert read_progress(tmp_path) == {}
+
+
+def test_of_a_stage_that_continues_the_board_shows_no_old_progress_and_counts_its_own_speed(tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(track.time, "monotonic", lambda: clock[0])
+    (tmp_path / "progress.json").write_text('{"done": 57, "total": 100, "note": "", "seconds": 9.5}')
+    forget_progress(tmp_path)
+    assert read_progress(tmp_path) == {"seconds": 9.5}
+    view = board(Console(file=io.StringIO()), {"sft": "sft"})
+    view.start("sft", "continues where it stopped")
+    view.update("sft", read_progress(tmp_path))
+    assert view.lines["sft"].progress == {"note": "continues where it stopped"}
+    clock[0] += 30  # until it trains
     view.update("sft", {"done": 50, "total": 100})
     clock[0] += 10
     view.update("sft", {"done": 60, "total": 100})

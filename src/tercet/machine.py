@@ -162,15 +162,18 @@ def _libc_function(name: str) -> ctypes._NamedFuncPointer | None:
         return None
 
 
-def die_with_parent(number: int = signal.SIGTERM) -> None:
+def die_with_parent(number: int = signal.SIGTERM, parent: int | None = None) -> None:
     """Let this process get signal `number` when the one that started it ends, even by SIGKILL.
 
     Linux does so by itself. Elsewhere a thread looks at the parent: it lives as long as this program, not past `exec`.
+    `parent` is the process that started this one, where that is known: it may have ended before this call.
     """
     if sys.platform == "linux" and (prctl := _libc_function("prctl")) is not None:
         prctl(PR_SET_PDEATHSIG, number)
+        if parent not in (None, os.getppid()):
+            os.kill(os.getpid(), number)
         return
-    monitor = threading.Thread(target=_monitor, args=(os.getppid(), number), name="parent", daemon=True)
+    monitor = threading.Thread(target=_monitor, args=(parent or os.getppid(), number), name="parent", daemon=True)
     monitor.start()
 
 

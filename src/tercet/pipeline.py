@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import os
 import pkgutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,8 @@ from tercet.precision import reason
 from tercet.recipe import BASE, FileRef, ModelSource, Recipe, RecipeError, TrainSpec, load
 from tercet.recipe.limits import check_values, parse, read_text
 from tercet.rows import Source
-from tercet.stage import StageJob, failure, supervise
+from tercet.stage import StageJob, ending, failure, supervise
+from tercet.stop import Interrupted, interruptible
 from tercet.store import Artifact, Draft, Identity, Store, source_digest
 from tercet.track import Board, board, read_notes, read_progress
 from tercet.verify import VerifierError, verifier
@@ -138,7 +138,7 @@ def run(
     if offline:
         os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")  # for the stages' processes
     made: dict[str, Artifact] = {}
-    with _terminated_as_interrupt(), board(console, {name: node.kind for name, node in nodes.items()}) as view:
+    with interruptible(), board(console, {name: node.kind for name, node in nodes.items()}) as view:
         for name, node in nodes.items():
             found = store.find(name, node.key)
             if found is None:
@@ -360,7 +360,13 @@ def _make(job: StageJob, recipe: Recipe, store: Store, view: Board) -> Artifact:
             return found
         job.write(draft)
         view.start(name, "continues where it stopped" if continued else "")
-        code = supervise(draft, recipe, lock, lambda: view.update(name, read_progress(draft.path)))
+        try:
+            code = supervise(draft, recipe, lock, lambda: view.update(name, read_progress(draft.path)), view.note)
+        except Interrupted as stop:
+            text, stop.whole = ending(draft)
+            with suppress(OSError):  # the terminal may be gone
+                view.note(text)
+            raise
         if (artifact := store.find(name, key)) is None:
             view.failed(name)
             raise failure(draft, code)
@@ -368,21 +374,3 @@ def _make(job: StageJob, recipe: Recipe, store: Store, view: Board) -> Artifact:
         for text in read_notes(artifact.path):
             view.note(text)
         return artifact
-
-
-@contextmanager
-def _terminated_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does: children first. Only the main thread may say so."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -2,7 +2,7 @@
 
 The pipeline has written `job.json` into the draft and holds its lock; this process imports the module of the stage's
 kind, runs it, and commits the draft. It reports how it ended by its exit code, and in `result.json` when it failed:
-1 failed, 2 bad input, 3 a gate did not hold.
+1 failed, 2 bad input, 3 a gate did not hold, 128 and a signal's number when that signal asked it to end.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ from tercet.journal import write_json
 from tercet.recipe import Placement, Recipe, SourceSpec
 from tercet.rows import Row
 from tercet.stats import GateError
+from tercet.stop import PARENT, WITHIN, Stop, Stopped, named
 from tercet.store import NO_SPACE, Artifact, Context, Draft, Identity, disk_full, endpoint
-from tercet.track import Tracker, sinks
+from tercet.track import Tracker, forget_progress, sinks
 from tercet.verify.pins import code_of
 from tercet.verify.plugins import ChangedCodeError
 
 DISK_FULL = os.EX_IOERR  # a full disk may not hold result.json; the exit code says it too
-GRACE = 10.0  # seconds a stage gets to stop by itself
+GRACE = WITHIN + 2.0  # seconds a stage gets to end by itself
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = parser.parse_args(argv).draft.absolute()
     # No orphan may go on or keep the lock. A rank is killed: torchrun gives it a session of its own, and one that
     # waits for its peers handles no SIGTERM.
-    machine.die_with_parent(signal.SIGKILL if "RANK" in os.environ else signal.SIGTERM)
+    machine.die_with_parent(signal.SIGKILL if "RANK" in os.environ else signal.SIGTERM, _parent())
     machine.keep_heap()
     job = StageJob.read(folder)
     for module in job.kinds:
@@ -98,21 +99,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     if ranks > 1 and "RANK" not in os.environ:
         return _launch(ranks, folder)
     first = os.environ.get("RANK", "0") == "0"
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
-    draft = Draft(folder.parent, job.name, job.identity.key)
+    draft, stop = Draft(folder.parent, job.name, job.identity.key), Stop()
+    stop.listen(partial(_stopped, stop, draft, first, "there was no time to write a checkpoint"))
     try:
-        _run(job, recipe, draft, first)
+        _run(job, recipe, draft, first, stop)
+    except Stopped:
+        return _end_early(stop, draft, first)
     except Exception as error:
         return _report(error, draft, first)
     return 0
 
 
+def _parent() -> int | None:
+    """The process that started this one, where it told."""
+    return int(told) if (told := os.environ.get(PARENT)) else None
+
+
 def _launch(ranks: int, folder: Path) -> int:
-    """Let torchrun run this very module in every rank, from this process, so that it still ends with its parent."""
+    """Let torchrun run this very module in every rank, from this process, so that it still ends with its parent.
+
+    torchrun hands signals to the ranks. A kill of the parent kills it, and so all ranks: they could not agree in time.
+    """
+    machine.die_with_parent(signal.SIGKILL, _parent())
+    os.environ[PARENT] = str(os.getpid())
     words = ("--standalone", "--nproc-per-node", Outside(ranks), "-m", "tercet.stage", "--draft", Outside(folder))
     sys.argv[1:] = command(*words)
-    runpy.run_module("torch.distributed.run", run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module("torch.distributed.run", run_name="__main__", alter_sys=True)
+    except Exception as error:
+        if number := getattr(error, "sigval", 0):  # of torchrun's SignalException
+            return 128 + int(number)
+        raise
     return 0
 
 
@@ -143,7 +160,7 @@ def _allocator() -> dict[str, str]:
     return {"PYTORCH_ALLOC_CONF": "expandable_segments:True"} if not own else {}
 
 
-def _run(job: StageJob, recipe: Recipe, draft: Draft, first: bool) -> None:
+def _run(job: StageJob, recipe: Recipe, draft: Draft, first: bool, stop: Stop | None = None) -> None:
     """Import the module, run it, commit."""
     extras = sinks(os.environ.get("TERCET_TRACK", ""), recipe.name, draft.path.name[1:]) if first else []
     track = Tracker(draft.path if first else None, extras)
@@ -156,6 +173,7 @@ def _run(job: StageJob, recipe: Recipe, draft: Draft, first: bool) -> None:
         mirror=job.mirror,
         open_model=partial(_open_model, recipe.placement),
         load_rows=partial(_load_rows, job.mirror),
+        stop=stop or Stop(),
     )
     inputs = {name: Artifact.read(Path(path)) for name, path in job.inputs.items()}
     if code_of(recipe, job.name, draft.root / ".cache") != job.identity.spec.get(
@@ -234,20 +252,51 @@ def _no_space(error: BaseException | None) -> bool:
     return full or _no_space(error.__cause__ or error.__context__)
 
 
-def _stop(number: int, _frame: object) -> None:
-    raise SystemExit(128 + number)
+def _end_early(stop: Stop, draft: Draft, first: bool) -> int:
+    """Keep what was finished, report it, return the exit code."""
+    try:
+        stop.keep()
+        failed = ""
+    except Exception as error:
+        traceback.print_exc(limit=-12)
+        failed = f"its checkpoint could not be written ({_exit(error, draft.path)[1]})"
+    _stopped(stop, draft, first, failed)
+    return 128 + stop.number
 
 
-def supervise(draft: Draft, recipe: Recipe, lock: int, tick: Callable[[], None]) -> int:
-    """The pipeline's side: run the process of a draft to its end, calling `tick` meanwhile; returns its exit code."""
+def _stopped(stop: Stop, draft: Draft, first: bool, failed: str) -> None:
+    """Report (by the first rank) a stop, what went wrong with it if anything did, and what the next run begins with."""
+    steps = sorted(draft.work.glob("checkpoints/step-*"))
+    last = f"step {int(steps[-1].name.removeprefix('step-'))}" if steps else "no step"
+    message = f"stopped by {named(stop.number)}"
+    if failed:
+        message += f"; {failed}; the last checkpoint holds {last}"
+    elif steps:
+        message += f"; its checkpoint holds {last}"
+    if first:
+        sys.stderr.write(f"tercet: {message}\n")
+        code = 128 + stop.number
+        write_json(draft.path / "result.json", {"code": code, "message": message, "keep": True, "clear": not failed})
+
+
+def supervise(
+    draft: Draft, recipe: Recipe, lock: int, tick: Callable[[], None], say: Callable[[str], None] = lambda text: None
+) -> int:
+    """The pipeline's side: run the process of a draft to its end, calling `tick` meanwhile; returns its exit code.
+
+    Where this process is asked to end, it asks the stage, and tells the user by `say` that it waits.
+    """
     (draft.path / "result.json").unlink(missing_ok=True)
+    forget_progress(draft.path)
     package = str(Path(tercet.__file__).parents[1])
     paths = [package, *(os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(":") if path)]
     with open(draft.path / "log.txt", "ab") as log:
         child = subprocess.Popen(
             command(sys.executable, "-m", "tercet.stage", "--draft", Outside(draft.path)),
             cwd=recipe.folder,
-            env=os.environ | environment(recipe.placement) | {"PYTHONPATH": ":".join(dict.fromkeys(paths))},
+            env=os.environ
+            | environment(recipe.placement)
+            | {"PYTHONPATH": ":".join(dict.fromkeys(paths)), PARENT: str(os.getpid())},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -259,20 +308,37 @@ def supervise(draft: Draft, recipe: Recipe, lock: int, tick: Callable[[], None])
             tick()
             with suppress(subprocess.TimeoutExpired):
                 child.wait(0.1)
+    except BaseException as error:
+        _ask(child, getattr(error, "number", signal.SIGTERM), lambda: say(f"stage {draft.name!r} {WAITING}"))
+        raise
     finally:
-        _end(child)
+        with suppress(ProcessLookupError, PermissionError):  # the group has ended; of zombies macOS says the second
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
     return child.returncode
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """Stop the stage's whole process group: politely, then by force."""
-    with suppress(ProcessLookupError, PermissionError):  # the group has ended; of zombies macOS says the second
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                child.wait(GRACE)
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
+WAITING = f"is asked to end, and keeps what it has finished: at most {GRACE:g} s; again ends it at once"
+
+
+def _ask(child: subprocess.Popen[bytes], number: int, say: Callable[[], None]) -> None:
+    """Let the stage end by itself; its helpers end with it."""
+    child.send_signal(number)
+    for seconds, then in ((1.0, say), (GRACE - 1.0, lambda: None)):
+        try:
+            child.wait(seconds)
+            return
+        except subprocess.TimeoutExpired:
+            then()
+
+
+def ending(draft: Draft) -> tuple[str, bool]:
+    """How a stage ended that was asked to, and whether all that it had finished was kept."""
+    file = draft.path / "result.json"
+    if not file.is_file():
+        return f"stage {draft.name!r} was ended by force", False
+    result = json.loads(file.read_text(encoding="utf-8"))
+    return f"stage {draft.name!r}: {result['message']}", bool(result["clear"])
 
 
 def failure(draft: Draft, code: int) -> StageError:

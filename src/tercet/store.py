@@ -16,7 +16,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tercet.journal import replace, to_disk, write_json
 from tercet.machine import processor
 from tercet.precision import reason
 from tercet.recipe import Recipe
+from tercet.stop import Stop
 from tercet.track import Tracker
 
 KEEP = ("artifact.json", "payload", "metrics.jsonl", "log.txt")  # what a committed folder holds
@@ -82,6 +83,7 @@ class Context:
     mirror: dict[str, str]  # hub id -> local file
     open_model: Callable[..., Any]  # (model folder, dtype, engine="local") -> rows.Generator
     load_rows: Callable[..., Any] = lambda source, inputs: ([], {})  # (source, inputs) -> its rows, what was read
+    stop: Stop = field(default_factory=Stop)  # whether the stage is to end before its time
 
     @property
     def store(self) -> Store:

@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ class Tracker:
         self.folder, self._sinks = folder, list(sinks)
         self._state: dict[str, Any] = {"done": 0, "total": 0, "note": "", "metrics": {}, "seconds": 0.0}
         self._before, self._began, self._wrote = 0.0, time.monotonic(), -math.inf
+        self._logged = False
         if folder is not None:
             self._before = read_progress(folder).get("seconds", 0.0)
 
@@ -57,9 +59,12 @@ class Tracker:
         return self._before + time.monotonic() - self._began
 
     def log(self, step: int, **values: float) -> None:
-        """Append one line; NaN and infinity become null. A resumed stage may repeat steps: the last line counts."""
+        """Append one line; NaN and infinity become null. Steps that a continued stage takes again stand there once."""
         if self.folder is None:
             return
+        if not self._logged:
+            _forget_lines(self.folder / "metrics.jsonl", step)
+            self._logged = True
         plain = {key: _plain(value) for key, value in values.items()}
         journal.append(self.folder / "metrics.jsonl", {"step": step, **plain}, sync=False)
         for sink in self._sinks:
@@ -86,11 +91,33 @@ class Tracker:
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
-    """What the stage last reported; empty before that."""
+    """What the stage last reported; empty before that, and where the file is damaged."""
     try:
         return dict(json.loads((folder / "progress.json").read_text(encoding="utf-8")))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, TypeError, ValueError):
         return {}
+
+
+def forget_progress(folder: Path) -> None:
+    """Of a stage that continues only the time it has worked counts: it begins at its checkpoint, not where it was."""
+    if isinstance(seconds := read_progress(folder).get("seconds"), float):
+        journal.replace(folder / "progress.json", json.dumps({"seconds": seconds}), sync=False)
+
+
+def _forget_lines(file: Path, step: int) -> None:
+    """Take off the lines of `step` and of later ones, which come again, and what is no line."""
+    lines = file.read_bytes().splitlines(keepends=True) if file.is_file() else []
+    kept = [line for line in lines if line.endswith(b"\n") and _step(line) < step]
+    if len(kept) < len(lines):
+        journal.replace(file, b"".join(kept), sync=False)
+
+
+def _step(line: bytes) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (KeyError, TypeError, ValueError):
+        sys.stderr.write(f"{NOTE}a line of metrics.jsonl was damaged and is left out\n")
+        return math.inf
 
 
 def read_notes(folder: Path) -> list[str]:
@@ -201,11 +228,12 @@ class Board:
 
     def update(self, name: str, progress: dict[str, Any]) -> None:
         """The stage has reported how far it is."""
-        if not progress:
+        if "done" not in progress:
             return
         line = self.lines[name]
-        if not line.first_at:
-            line.first, line.first_at = progress.get("done", 0), time.monotonic()
+        done = progress.get("done", 0)
+        if not line.progress.get("total") or done < line.first:  # the first that this process says of its work
+            line.first, line.first_at = done, time.monotonic()
         line.progress = progress
         if time.monotonic() - self._said > self.every:
             self._said = time.monotonic()
@@ -239,7 +267,8 @@ class LiveBoard(Board):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._live.stop()
+        with suppress(OSError):  # the terminal may be gone
+            self._live.stop()
 
     def _say(self, text: str) -> None:
         """Print nothing: the table shows every state."""

@@ -1,15 +1,14 @@
-"""The `tercet` command: thin verbs over the package.
-
-Exit codes: 0 done, 1 failed, 2 bad input, 3 a gate or check failed.
-"""
+"""The `tercet` command: thin verbs over the package. Its exit codes are `CODES`."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,10 @@ from tercet.store import NO_SPACE, Artifact, Store, disk_full
 from tercet.track import UNLEARNED, learned_nothing
 
 Verb = Callable[[argparse.Namespace], int]
+CODES = (
+    "Exit codes: 0 done, 1 failed, 2 bad input, 3 a gate or check failed; 130, 143, 129: ended by Ctrl-C (SIGINT), "
+    "SIGTERM, SIGHUP."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,8 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb: Verb = args.verb
     try:
         return verb(args)
-    except KeyboardInterrupt:
-        return complain("stopped; the same command continues where it stopped", 130)
+    except KeyboardInterrupt as stop:
+        where = "where it stopped" if getattr(stop, "whole", True) else "from what was kept before"
+        return complain(f"stopped; the same command continues {where}", 128 + getattr(stop, "number", signal.SIGINT))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -47,13 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def complain(message: str, code: int) -> int:
     """One message on standard error."""
-    sys.stderr.write(f"tercet: {message}\n")
+    with suppress(OSError):  # the terminal may be gone
+        sys.stderr.write(f"tercet: {message}\n")
     return code
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line with every verb of `verbs.toml`."""
-    top = argparse.ArgumentParser(prog="tercet", description="Imitate, prefer, verify: post-training from one recipe.")
+    top = argparse.ArgumentParser(
+        prog="tercet", description="Imitate, prefer, verify: post-training from one recipe.", epilog=CODES
+    )
     verbs = top.add_subparsers(required=True, metavar="VERB")
 
     for name, verb in VERBS.items():

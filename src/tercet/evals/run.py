@@ -58,11 +58,12 @@ def run(spec: EvalSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) ->
     baselines = _baselines(spec, cards, inputs)
     with ResultLog(ctx.work / "results.jsonl") as log:
         free = {card.name for card in cards if _batch_free(spec, card, inputs)}
-        unfinished = _unfinished(_groups(cards, benchmark, ctx.seed), log, free)
+        groups = _groups(cards, benchmark, ctx.seed)
+        unfinished = _unfinished(groups, log, free)
         if unfinished:
             model = ctx.open_model(inputs[spec.model].payload, spec.precision, spec.engine)
             with log_usage(model, ctx.work / USAGE):
-                _evaluate(model, unfinished, log, len(benchmark), ctx)
+                _evaluate(model, unfinished, len(groups), log, ctx)
             del model  # free its memory for the LLM judge
         results = [log.results[item.task, item.item] for item in benchmark]
     if any(card.judge for card in cards):
@@ -178,10 +179,10 @@ def _unfinished(groups: list[ItemGroup], log: ResultLog, free: set[str]) -> list
     return left
 
 
-def _evaluate(model: Generator, groups: list[ItemGroup], log: ResultLog, total: int, ctx: Context) -> None:
-    """Ask every group, keep every answer as it comes, and stop after a group whose task has too many errors."""
-    done = total - sum(len(group.items) for group in groups)
-    for number, group in enumerate(groups, 1):
+def _evaluate(model: Generator, groups: list[ItemGroup], of: int, log: ResultLog, ctx: Context) -> None:
+    """Ask the groups that are left `of` all, keep every answer as it comes, stop after one with too many errors."""
+    done, total = len(log.results), len(log.results) + sum(len(group.items) for group in groups)
+    for number, group in enumerate(groups, 1 + of - len(groups)):
 
         def emit(result: Result, note: str = group.card.name) -> None:
             nonlocal done

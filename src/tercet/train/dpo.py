@@ -187,6 +187,7 @@ def pair_steps(
     known = tree_steps(trees, spec, ctx, ranks, numbers, values)
     for number, step in zip(numbers, known, strict=True):
         if isinstance(base, ReferenceModel):
+            state.whole = False  # until the step is taken: a checkpoint must not hold a reference that has moved
             base.follow(number, state.trainable)
             for batch in step.batches:
                 batch.values["reference_L"] = base.answer_logps(batch.forest)

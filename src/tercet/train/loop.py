@@ -25,6 +25,7 @@ from tercet.models.forest import Forest, Owners
 from tercet.models.layer_wrappers import compile_layers, recompute
 from tercet.models.lora import adapt
 from tercet.recipe import TrainSpec
+from tercet.stop import Stopped
 from tercet.store import Context
 from tercet.train.batch import Batch, Step
 from tercet.train.branches import branches
@@ -64,6 +65,7 @@ class State:
     kept: dict[str, Tensor] = field(default_factory=dict)  # tensors that change beside the weights
     sizes: dict[str, ModelSize] = field(default_factory=dict)  # of the parts, once their cost was asked for
     rate: float = 0.0  # FLOP/s of plain products of the module's shapes on this rank's device; 0: not known
+    whole: bool = True  # not in the midst of a change: a checkpoint may hold it
 
 
 def start(
@@ -114,12 +116,21 @@ class Loop:
         """`total` updates shape the schedule."""
         self.state, self.loss, self.spec, self.ctx, self.total = state, loss, spec, ctx, total
         self.saver = checkpoint.Saver(ctx.work / "checkpoints", state.trainable.mesh)
+        self.saved = state.step
+        self.settle: Callable[[], None] = lambda: None  # what must be on the disk before a checkpoint is
         self.began = time.monotonic()
+        ctx.track.progress(state.step, total)  # where a continued stage begins
+        self.alone = state.trainable.mesh.size == 1
+        # One rank may be cut short within a step, whose beginning is then saved; several must agree, between steps.
+        ctx.stop.ready = lambda: self.alone and state.whole
+        if self.alone:
+            ctx.stop.keep = self.keep
 
     def update(self, step: Step) -> dict[str, float]:
         """Take a step and log it; returns what was measured, without the metrics that the step came with."""
         state, track, device = self.state, self.ctx.track, self.state.trainable.mesh.device
         measured = _update(state, step, self.loss, learning_rate(state.updates, self.total, self.spec), self.spec)
+        state.whole = False
         state.step += 1
         now = time.monotonic()
         if state.trainable.mesh.first:
@@ -137,10 +148,32 @@ class Loop:
         state = self.state
         extra = {"updates": state.updates, "extra": state.extra}
         self.saver.save(checkpoint.snapshot(state.step, state.trainable, state.optimizer, extra, state.kept))
+        self.saved = state.step
+
+    def rest(self) -> None:
+        """Between two steps: save where that is due, and where the process was asked to end, which it then does."""
+        stop = self.ctx.stop
+        asked = self.state.trainable.mesh.max([float(stop.number)])[0]
+        if self.due() or asked:
+            self.settle()
+            self.save()
+        self.state.whole = True
+        if asked or (self.alone and stop.number):
+            self.saver.finish()
+            raise Stopped(128 + int(asked or stop.number))
+
+    def keep(self) -> None:
+        """Save the last finished step, unless that was done."""
+        self.saver.finish()
+        if self.state.whole and self.saved < self.state.step:
+            self.settle()
+            self.save()
+            self.saver.finish()
 
     def finish(self) -> None:
-        """Wait for the checkpoint that is being written."""
+        """Wait for the checkpoint that is being written; from here on the stage may be cut short anywhere."""
         self.saver.finish()
+        self.ctx.stop.ready = lambda: True
 
 
 def fit(state: State, steps: Iterable[Step], loss: LossFn, spec: TrainSpec, ctx: Context, *, total: int) -> State:
@@ -148,8 +181,7 @@ def fit(state: State, steps: Iterable[Step], loss: LossFn, spec: TrainSpec, ctx:
     loop = Loop(state, loss, spec, ctx, total=total)
     for step in steps:
         loop.update(step)
-        if loop.due():
-            loop.save()
+        loop.rest()
     loop.finish()
     return state
 
@@ -215,6 +247,7 @@ def _descend(
         norm = found[f"grad_norm:{part}"] = norms[part] / weight
         _check_finite(losses[LOSS + part], norm, state)
         trainable.scale_grads(min(1.0, clip / (norm + 1e-6)) / weight, part)
+    state.whole = False
     for group in state.optimizer.param_groups:
         group["lr"] = rate * group.get("peak", 1.0)
     state.optimizer.step()

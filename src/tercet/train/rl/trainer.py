@@ -15,6 +15,7 @@ from tercet.journal import write_json
 from tercet.models.policy import Policy
 from tercet.recipe import RLSpec
 from tercet.rows import write_table
+from tercet.stop import Stopped
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch, Step
 from tercet.train.checks import check_schedule
@@ -54,10 +55,10 @@ class RLTrainer:
         """`policy` is the part of `state`'s module that generates."""
         self.prompts, self.spec, self.state, self.ctx = prompts, spec, state, ctx
         self.mesh = state.trainable.mesh
-        updates = spec.minibatches * spec.passes
-        self.total = spec.rounds * updates
+        self.updates = spec.minibatches * spec.passes  # in a round
+        self.total = spec.rounds * self.updates
         check_schedule(spec, self.total)
-        self.first = state.step // updates  # checkpoints are written between rounds only
+        self.first = state.step // self.updates  # checkpoints are written between rounds only
         self.log = RolloutLog(ctx.work / "rollouts.jsonl", self.first, self.mesh)
         self.monitor = RolloutMonitor(spec.monitor, state.extra.setdefault("monitor", {}))
         judge = ctx.open_model(inputs[spec.judge].payload, spec.precision) if spec.judge else None
@@ -73,11 +74,15 @@ class RLTrainer:
     def run(self, algorithm: Algorithm) -> None:
         """Train on every round that is left; after an error no further round is made."""
         loop = Loop(self.state, algorithm.loss, self.spec, self.ctx, total=self.total)
+        # Rounds that older weights have to write must be in the log: a resumed run has the newest only.
+        loop.settle = lambda: self.prefetcher.settle(self.state.step // self.updates)
         try:
             for number in range(self.first, self.spec.rounds):
                 began = time.monotonic()
                 made = self.prefetcher.take(number)
                 taken = time.monotonic()
+                if self.state.kept:  # a reference that moves while a round is prepared
+                    self.state.whole = False
                 prepared = algorithm.prepare(made)
                 metrics = self._metrics(made, prepared)
                 metrics |= {"seconds_rollout": taken - began, "seconds_score": time.monotonic() - taken}
@@ -89,11 +94,11 @@ class RLTrainer:
                 self.prefetcher.advance()
                 # Alerts before the checkpoint, which holds them; of a round that stops the run nothing is saved.
                 self._monitor(number, latest)
-                if loop.due():
-                    # Rounds that older weights have to write must be in the log: a resumed run has the newest only.
-                    self.prefetcher.settle(number + 1)
-                    loop.save()
+                loop.rest()
             loop.finish()
+        except Stopped:
+            loop.keep()  # here, as it may have to wait for rounds that are being made
+            raise
         finally:
             self.prefetcher.close()
 
