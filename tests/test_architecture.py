@@ -71,18 +71,18 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 24
 # docs/log.md that says what the lines buy.
 BUDGETS = {
     "algos": 602,
-    "cli": 1_504,
+    "cli": 1_505,
     "data": 6_927,
     "device": 1_192,
     "evals": 3_444,
     "kernels": 110,
-    "models": 10_858,
+    "models": 11_441,
     "preflight": 632,
-    "recipe": 1_941,
+    "recipe": 1_942,
     "report": 1_925,
     "sandbox": 2_435,
     "top": 3_938,
-    "train": 3_729,
+    "train": 3_730,
     "verify": 5_108,
 }
 # Flat tables may be long; the reason says why the file reads well all the same.

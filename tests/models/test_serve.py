@@ -20,14 +20,14 @@ from typing import Any
 
 import httpx2
 import pytest
-import uvicorn
 
 from tercet.cli.models import served_name
+from tercet.models.access import Access
 from tercet.models.generate import LocalGenerator
 from tercet.models.openai.batcher import Batcher, BatcherClosed, GenerationJob
 from tercet.models.openai.endpoint import EndpointGenerator
 from tercet.models.openai.payloads import EndpointError
-from tercet.models.openai.serve import Settings, app
+from tercet.models.openai.serve import Settings, app, web_server
 from tercet.rows import PLAIN, Message, Messages, Sampling
 
 TURNS = [(Message("user", f"Tell me {'more ' * (i % 4)}about {i} things."),) for i in range(12)]
@@ -42,8 +42,7 @@ def generator(sharp_folder: Path) -> LocalGenerator:
 def served(generator: LocalGenerator, **settings: Any) -> Iterator[str]:
     """The URL of a running server."""
     web = app(generator, Settings(**{"names": ("tiny",), **settings}))
-    server = uvicorn.Server(uvicorn.Config(web, log_level="error", lifespan="off"))
-    web.state.batcher.stopping = lambda: server.should_exit
+    server = web_server(web)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -233,7 +232,7 @@ def test_models_are_listed_and_health_is_reported(url):
 
 
 def test_without_the_key_nobody_is_served(generator, monkeypatch):
-    with served(generator, key="geheim-12345") as url:
+    with served(generator, access=Access("geheim-12345")) as url:
         assert post(url, "/chat/completions", said("a"))[0] == 401
         assert httpx2.get(f"{url}/models").status_code == 401
         assert httpx2.get(f"{url.removesuffix('/v1')}/health").status_code == 200

@@ -20,16 +20,26 @@ import torch
 from torch import Tensor, nn
 
 from tercet.cli.main import main
+from tercet.models.access import write_key
 from tercet.models.generate import LocalGenerator
 from tercet.models.hf_folder import load_model
 from tercet.models.vllm import client as client_module
 from tercet.models.vllm import server as server_module
-from tercet.models.vllm.client import RemoteEngine, completion, packed, sampling_of, unpacked
+from tercet.models.vllm.client import RemoteEngine, completion, packed, unpacked
+from tercet.models.vllm.requests import WriteBody, checked
 from tercet.models.vllm.server import EngineServer
 from tercet.models.vllm.weights import EngineError, checksum, replace, weights_of
 from tercet.rows import Completion, Message, Sampling, Seeded
 
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys of engines lie in a cache of the test's own."""
+    monkeypatch.setenv("TERCET_CACHE", str(tmp_path / "cache"))
+
+
 PARTS = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}
 ASKED = [(Message("user", text),) for text in ("What is the capital of France?", "Name three colours.", "Say hello.")]
 
@@ -171,7 +181,8 @@ def test_parts_are_small_and_make_up_the_whole(tiny_folder):
 def test_sampling_and_completions_survive_the_journey(sampling):
     from dataclasses import asdict
 
-    assert sampling_of(json.loads(json.dumps(asdict(sampling)))) == sampling
+    body = {"prompts": [[1], [2]], "sampling": asdict(sampling), "streams": None}
+    assert checked(WriteBody, json.dumps(body).encode()).sampling.sampling == sampling
     written = Completion("ä", (1, 2), (-0.1, -1e-30), "eos")
     assert completion(json.loads(json.dumps(asdict(written)))) == written
 
@@ -206,8 +217,8 @@ class Ours:
 
 
 @contextlib.contextmanager
-def served(engine: Any, key: str = "") -> Iterator[EngineServer]:
-    with EngineServer("127.0.0.1", 0, key) as server:
+def served(engine: Any) -> Iterator[EngineServer]:
+    with EngineServer("127.0.0.1", 0) as server:
         thread = threading.Thread(target=server.start, args=(engine,))
         thread.start()
         try:
@@ -257,7 +268,9 @@ def test_what_goes_wrong_in_the_engine_reaches_the_client(tiny_folder):
     with served(Ours(tiny_folder)) as server, client(server.url) as remote:
         with pytest.raises(EngineError, match=rf"{server.url}: .*'nonsense'.* do not fit"):
             remote.update([("nonsense", torch.ones(2, 2))])
-        with pytest.raises(EngineError, match="RuntimeError: the engine choked"):
+        with pytest.raises(
+            EngineError, match=r"the engine failed: RuntimeError; the server's log says more under error \w{8}"
+        ):
             remote.write([], Sampling(2))
         with pytest.raises(EngineError, match=r"0 of an update's 2 parts are here.*send them again"):
             remote._ask("update", {"update": "gone", "parts": 2, "in_flight": False})
@@ -274,14 +287,21 @@ def test_a_server_that_was_started_again_is_not_taken_for_the_first(tiny_folder)
         assert len(remote.write([[1, 2]], Sampling(2))) == 1
 
 
-def test_the_key_is_asked_for(tiny_folder, monkeypatch):
-    with served(Ours(tiny_folder), key="secret") as server:
-        monkeypatch.setenv("TERCET_API_KEY", "wrong")
-        with pytest.raises(EngineError, match=r"key is missing or wrong.*TERCET_API_KEY"):
-            RemoteEngine.open(server.url, patience=10.0)
-        monkeypatch.setenv("TERCET_API_KEY", "secret")
+def test_the_key_is_read_from_the_servers_file_and_nothing_else_will_do(tiny_folder, tmp_path):
+    with served(Ours(tiny_folder)) as server:
+        assert server.key_file.stat().st_mode & 0o777 == 0o600
+        wrong = tmp_path / "key"
+        write_key(wrong)
+        with pytest.raises(EngineError, match=r"key is missing or wrong; it is in \S+\.key where the server runs"):
+            RemoteEngine.open(server.url, key_file=wrong)
+        wrong.chmod(0o640)
+        with pytest.raises(EngineError, match=r"mode 640, so others can read the key; make a new key, and chmod 600"):
+            RemoteEngine.open(server.url, key_file=wrong)
+        with pytest.raises(EngineError, match=r"cannot be read \(No such file.*placement.engine_key_file"):
+            RemoteEngine.open(server.url, key_file=tmp_path / "nowhere")
         with client(server.url) as remote:
             assert remote.version == 0
+    assert not server.key_file.exists()
 
 
 def test_a_busy_server_is_not_taken_for_a_dead_one(tiny_folder, monkeypatch):
@@ -307,6 +327,7 @@ def test_nobody_there_gives_one_error_that_says_what_to_do():
 
 ENDLESS = """
 import sys, time
+from tercet.models.vllm.requests import WriteBody, checked
 from tercet.models.vllm.server import EngineServer
 from tercet.rows import Completion
 

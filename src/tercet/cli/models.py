@@ -109,9 +109,10 @@ def chat(args: argparse.Namespace) -> int:
 
 
 def serve(args: argparse.Namespace) -> int:
-    """A server in front of a model; clients need the key in TERCET_API_KEY where that is set."""
+    """A server in front of a model; clients need its key where it has one, and has to where others reach it."""
     import socket
 
+    from tercet.models.access import access, read_key
     from tercet.models.generate import LocalGenerator
     from tercet.models.openai import serve as server
 
@@ -119,6 +120,8 @@ def serve(args: argparse.Namespace) -> int:
         raise RecipeError(f"--rows: expected a number from 1, got {args.rows}")
     if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
         raise RecipeError(f"`tercet serve` needs {' and '.join(missing)}: pip install 'tercet[play]'")
+    key = read_key(args.key_file) if args.key_file else os.environ.get("TERCET_API_KEY", "").strip()
+    clients = access(args.host, args.allow_host, key)
     with socket.socket(socket.AF_INET6 if ":" in args.host else socket.AF_INET) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -127,24 +130,22 @@ def serve(args: argparse.Namespace) -> int:
             raise RecipeError(f"cannot listen on {args.host}, port {args.port}: {error}; choose another port") from None
         generator = LocalGenerator.open(model_folder(args), resolve(args.dtype), rows=args.rows)
         names = tuple(args.name) or (served_name(args.model),)
-        key = os.environ.get("TERCET_API_KEY", "").strip()
         where = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{listener.getsockname()[1]}/v1"
         say(f"serving {' and '.join(names)} at {where}{' (with a key)' if key else ''}; Ctrl-C ends it")
         sys.stdout.flush()
-        server.run(generator, server.Settings(names, args.rows, key, args.log), listener)
+        server.run(generator, server.Settings(names, args.rows, clients, args.log), listener)
     return 0
 
 
 def engine(args: argparse.Namespace) -> int:
-    """The server that `engine_url` of a placement names; clients need the key in TERCET_API_KEY where that is set."""
+    """The server that `engine_url` of a placement names; every start makes a new key, which the trainer reads."""
     from tercet.models.vllm.generator import VllmGenerator
     from tercet.models.vllm.server import EngineServer
 
     options = dict(_setting(text) for text in args.option)
-    key = os.environ.get("TERCET_API_KEY", "").strip()
-    with EngineServer(args.host, args.port, key) as server:  # the port is ours before the model loads
+    with EngineServer(args.host, args.port, args.key_file, args.allow_host) as server:  # ours before the model loads
         generator = VllmGenerator.open(model_folder(args), resolve(args.dtype), **options)
-        say(f"an engine of {args.model} at {server.url}{' (with a key)' if key else ''}; Ctrl-C ends it")
+        say(f"an engine of {args.model} at {server.url}, its key in {server.key_file}; Ctrl-C ends it")
         sys.stdout.flush()
         server.start(generator)
     return 0

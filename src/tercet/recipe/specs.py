@@ -118,6 +118,7 @@ class Placement(Spec):
     engine_url: str = Field(
         "", description='Where `engine = "vllm"` of an RL stage is served, `http://HOST:PORT`; in-process when absent.'
     )
+    engine_key_file: str = Field("", description="File with that engine's key; by default that of this machine's.")
 
 
 class ExamplesSpec(Spec):

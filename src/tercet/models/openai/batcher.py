@@ -21,12 +21,17 @@ from tercet.rows import Completion, Sampling, Seeded
 
 Ids = Sequence[int]
 QUIET, PATIENCE = 0.01, 0.05  # seconds: a batch begins when no job came for so long, and after this at the latest
+WAITING = 512  # jobs that wait at once, at most
 LOOK_TOKENS = 8192  # token budget of one forward pass for log-probs
 CHUNK = 256  # positions whose logits exist at once
 
 
 class BatcherClosed(RuntimeError):  # noqa: N818 - a state, not a failure
     """The batcher takes no more jobs."""
+
+
+class BatcherFull(RuntimeError):  # noqa: N818 - a state, not a failure
+    """The batcher takes no more jobs for now."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,10 @@ class Batcher:
         with self._changed:
             if self._closed or self.stopping():
                 raise BatcherClosed("the server is shutting down")
+            if len(self._waiting) >= WAITING:
+                self._waiting = deque(one for one in self._waiting if not one[1].cancelled())
+                if len(self._waiting) >= WAITING:
+                    raise BatcherFull(f"{WAITING} requests are waiting, the most that are taken; come again")
             self._waiting.append((job, answer))
             self._changed.notify()
         return answer

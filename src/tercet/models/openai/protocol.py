@@ -24,6 +24,9 @@ REASONS = {"eos": "stop", "stop": "stop", "length": "length"}
 DEFAULT_TOKENS = 512  # longest answer to a chat that does not say
 TEXT_TOKENS = 16  # the same for a text, as the protocol has it
 LEAST_LOGP = -9999.0  # JSON knows no infinity
+DEEPEST = 32  # lists and objects inside each other
+MOST_TOKENS, MOST_STOPS, LONGEST_STOP, MOST_TURNS = 1 << 20, 64, 1024, 4096
+LETTERS = 64  # of a prompt for each token of the context; more than a tokenizer ever gets into one on average
 KINDS = {401: "authentication_error", 404: "not_found_error"}
 ADVICE = {
     "extra_forbidden": "this server does not know the field",
@@ -74,13 +77,13 @@ class CompletionRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     model: str
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=-1)
+    top_k: int = Field(0, ge=-1, le=MOST_TOKENS)
     n: int = Field(1, ge=1, le=128)
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
+    seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 64)
+    stop: tuple[str, ...] = Field((), max_length=MOST_STOPS)
     stream: Literal[False] = False
     frequency_penalty: float = Field(0.0, ge=0, le=0)
     presence_penalty: float = Field(0.0, ge=0, le=0)
@@ -96,14 +99,16 @@ class CompletionRequest(BaseModel):
     def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if "" in value:
             raise ValueError("a stop string is empty")
+        if max(map(len, value), default=0) > LONGEST_STOP:
+            raise ValueError(f"a stop string has more than {LONGEST_STOP} characters")
         return value
 
 
 class ChatRequest(CompletionRequest):
     """The body of a request that continues a conversation."""
 
-    messages: list[Turn] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    messages: list[Turn] = Field(min_length=1, max_length=MOST_TURNS)
+    max_completion_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=20)
     continue_final_message: bool = False
@@ -120,6 +125,11 @@ class ChatRequest(CompletionRequest):
             raise Problem(400, "continue_final_message needs a last message of the assistant", param="messages")
         closed = last and not self.continue_final_message
         return chat.render(turns, generation_prompt=True) if closed else chat.prompt_ids(turns)
+
+    @property
+    def letters(self) -> int:
+        """The length of the prompt in characters, without the template."""
+        return sum(len(turn.message.content) for turn in self.messages)
 
     @property
     def most(self) -> int:
@@ -144,6 +154,11 @@ class TextRequest(CompletionRequest):
         return chat.prompt_ids((Message(PLAIN, self.prompt),))
 
     @property
+    def letters(self) -> int:
+        """The length of the prompt in characters."""
+        return len(self.prompt)
+
+    @property
     def most(self) -> int:
         """The longest answer in tokens."""
         return self.max_tokens or TEXT_TOKENS
@@ -165,13 +180,30 @@ class ParsedRequest:
 def read(data: bytes) -> dict[str, Any]:
     """The JSON object of a body, without what is null."""
     try:
-        body = json.loads(data)
+        body = json.loads(data, parse_constant=_no_number)
+        _check_depth(body)
         json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair is no text
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise Problem(400, f"the body is more than {DEEPEST} levels deep") from None
+    except ValueError as error:
         raise Problem(400, f"the body is not JSON: {error}") from None
     if not isinstance(body, dict):
         raise Problem(400, f"expected a JSON object, got {type(body).__name__}")
     return dict(_without_nulls(body))
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no number of JSON")
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(DEEPEST):
+        lists = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level = [part for parts in lists for part in parts]
+        if not level:
+            return
+    raise RecursionError
 
 
 def digest(value: Any) -> str:
@@ -185,11 +217,14 @@ def request(path: str, body: dict[str, Any], generator: LocalGenerator, names: S
     if asked.model not in names:
         error = f"no model {asked.model!r:.80} here; served: {', '.join(names)}"
         raise Problem(404, error, "model_not_found", "model")
+    limit = generator.context
+    if asked.letters > LETTERS * limit:
+        excess = f"a prompt of {asked.letters} characters exceeds the context of {limit} tokens"
+        raise Problem(400, excess, "context_length_exceeded")
     try:
         ids = asked.token_ids(generator.chat)
     except ChatError as error:
         raise Problem(400, str(error), param="messages") from None
-    limit = generator.context
     if len(ids) + asked.most > limit:
         excess = f"{len(ids)} tokens of the prompt and up to {asked.most} of the answer exceed the context of {limit}"
         raise Problem(400, f"{excess}; shorten the prompt or lower max_tokens", "context_length_exceeded")
@@ -226,7 +261,7 @@ def _checked(kind: type[ChatRequest] | type[TextRequest], body: dict[str, Any]) 
         return kind.model_validate(body)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
+        where = ".".join(map(str, first["loc"]))[:100]
         message = "this server does not stream; leave the field out" if where == "stream" else first["msg"]
         raise Problem(400, f"{where}: {ADVICE.get(first['type'], message)}", param=where) from None
 

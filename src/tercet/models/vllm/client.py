@@ -8,12 +8,12 @@ or `{"error": …}`; so a client knows a server that was killed from one that wo
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -22,9 +22,10 @@ from safetensors.torch import load as read_tensors
 from safetensors.torch import save as write_tensors
 from torch import Tensor
 
+from tercet.models.access import AccessError, engine_key_file, read_key
 from tercet.models.vllm.weights import EngineError, Weights, checksum
 from tercet.outside import USERINFO, has_userinfo
-from tercet.rows import Completion, Completions, Done, Sampling, Seeded
+from tercet.rows import Completion, Completions, Done, Sampling
 
 Ids = Sequence[int]
 Line = dict[str, Any]  # of a reply
@@ -44,18 +45,17 @@ class RemoteEngine:
         self.dtype, self._engine = str(about["dtype"]), str(about["engine"])
 
     @classmethod
-    def open(cls, url: str, *, patience: float = 0.0) -> RemoteEngine:
+    def open(cls, url: str, *, key_file: Path | None = None, patience: float = 0.0) -> RemoteEngine:
         """Find the server at `http://HOST:PORT`; one that is still loading is waited for, `patience` seconds.
 
-        The key in TERCET_API_KEY is sent where that is set.
+        Its key is read from `key_file`, or from where `tercet engine` on this machine puts it.
         """
         url = url.rstrip("/")
         if has_userinfo(url):
             raise EngineError(f"engine_url: {USERINFO}")
-        key = os.environ.get("TERCET_API_KEY", "").strip()
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
         try:
-            client = httpx2.Client(base_url=url, headers=headers, timeout=httpx2.Timeout(SILENCE, connect=10.0))
+            key = _Key(key_file or engine_key_file(url))
+            client = httpx2.Client(base_url=url, auth=key, timeout=httpx2.Timeout(SILENCE, connect=10.0))
         except (httpx2.InvalidURL, ValueError) as error:
             raise EngineError(f"{url}: {error}; expected the engine server's address, http://HOST:PORT") from None
         end = time.monotonic() + patience
@@ -63,7 +63,7 @@ class RemoteEngine:
             try:
                 return cls(url, client, _about(url, client))
             except EngineError as error:
-                if not isinstance(error.__cause__, httpx2.ConnectError) or time.monotonic() >= end:
+                if not isinstance(error.__cause__, httpx2.ConnectError | AccessError) or time.monotonic() >= end:
                     client.close()
                     raise
             time.sleep(0.5)
@@ -134,6 +134,18 @@ class RemoteEngine:
         raise EngineError(_lost(self.url, BROKEN))
 
 
+class _Key(httpx2.Auth):
+    """Sends the key with every request. It is read each time: a server that is started again has a new one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
+        """Put the key into the request."""
+        request.headers["Authorization"] = f"Bearer {read_key(self.path)}"
+        yield request
+
+
 def packed(weights: Weights, dtype: str, limit: int) -> Iterator[bytes]:
     """Weights in `dtype` as safetensors of about `limit` bytes; a larger matrix is cut into rows, `FIRST_ROW NAME`."""
     part: dict[str, Tensor] = {}
@@ -162,12 +174,6 @@ def unpacked(parts: Iterator[bytes] | Sequence[bytes]) -> dict[str, Tensor]:
         name: torch.cat([found[start] for start in sorted(found)]) if len(found) > 1 else found[0]
         for name, found in pieces.items()
     }
-
-
-def sampling_of(body: Mapping[str, Any]) -> Sampling:
-    """The sampling of a request."""
-    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in body.items()}
-    return Seeded(**values) if "seeds" in values else Sampling(**values)
 
 
 def completion(body: Mapping[str, Any]) -> Completion:
@@ -209,6 +215,9 @@ def _connected(url: str) -> Iterator[None]:
         yield
     except httpx2.TransportError as error:
         raise EngineError(_lost(url, f"{type(error).__name__}: {error}")) from error
+    except AccessError as error:
+        elsewhere = "that of a server on another machine is copied here and named in placement.engine_key_file"
+        raise EngineError(_lost(url, f"{error}; {elsewhere}")) from error
 
 
 def _lost(url: str, why: str) -> str:

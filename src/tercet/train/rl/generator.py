@@ -46,7 +46,7 @@ class PolicyGenerator:
         self.engine: Any = None
         self.url = placement.engine_url
         if spec.engine == "vllm":
-            self.engine = self.generator = _engine(source, spec, self.url)
+            self.engine = self.generator = _engine(source, spec, placement)
             return
         if trainable.mesh.size > 1 or spec.lag:
             copy = open_policy(source, trainable.dtype, placement.layout).to(trainable.mesh.device)
@@ -123,12 +123,13 @@ class PolicyGenerator:
         self.verified += 1
 
 
-def _engine(source: Path, spec: RLSpec, url: str) -> Any:
+def _engine(source: Path, spec: RLSpec, placement: Placement) -> Any:
     with engine_errors():
-        if url:
+        if placement.engine_url:
             from tercet.models.vllm.client import RemoteEngine
 
-            return RemoteEngine.open(url)
+            key_file = Path(placement.engine_key_file).expanduser() if placement.engine_key_file else None
+            return RemoteEngine.open(placement.engine_url, key_file=key_file)
         from tercet.models.vllm.generator import VllmGenerator
 
         return VllmGenerator.open(source, spec.precision)

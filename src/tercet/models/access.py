@@ -1,0 +1,147 @@
+"""Who may ask a server of ours: decided by the head of a request, before its body is read.
+
+A page in a browser can send requests to this machine, also under a name of its own that leads here (DNS rebinding).
+So a server answers to the names it has, and to no page but its own. Whoever is not on this machine needs a key.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import secrets
+import socket
+import stat
+import traceback
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tercet.hub import cache_folder
+from tercet.outside import printable
+
+HEAD_BYTES = 16 << 10  # of a request: its first line and its headers
+LONGEST_KEY = 4096
+LOGGER = logging.getLogger("tercet.server")
+
+
+class AccessError(ValueError):
+    """A key that is missing or that others can read."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """The key of a server, none when it is empty, and its names beside those of loopback and the address it has."""
+
+    key: str = field(default="", repr=False)
+    names: tuple[str, ...] = ()
+
+    def refusal(
+        self, headers: Iterable[tuple[str, str]], reached: str, *, free: bool = False
+    ) -> tuple[int, str] | None:
+        """HTTP status and reason where a request is not read; `reached`: the address that its connection came to.
+
+        With `free` the key is not asked for.
+        """
+        pairs = [(name.lower(), value) for name, value in headers]
+        if sum(len(name) + len(value) + 4 for name, value in pairs) > HEAD_BYTES:
+            return 431, f"the headers are too long; at most {HEAD_BYTES} bytes"
+        hosts = [value.strip().lower() for name, value in pairs if name == "host"]
+        if len(hosts) != 1 or not self._known(_host_of(hosts[0]), reached):
+            return 421, "the Host header names another server; start this one with --allow-host NAME"
+        for origin in [value.strip().lower() for name, value in pairs if name == "origin"]:
+            if origin != f"http://{hosts[0]}" and _host_of(origin.partition("://")[2]) not in self.names:
+                return 403, "pages of other servers are not answered; start this one with --allow-host NAME"
+        given = [value.removeprefix("Bearer ") for name, value in pairs if name == "authorization"]
+        if self.key and not free and not secrets.compare_digest("".join(given).encode(), self.key.encode()):
+            return 401, "the API key is missing or wrong; send it as `Authorization: Bearer KEY`"
+        return None
+
+    def _known(self, host: str, reached: str) -> bool:
+        return host == "localhost" or host in self.names or host == reached or (is_loopback(host) and _is_ip(host))
+
+
+def access(host: str, allowed: Iterable[str], key: str) -> Access:
+    """Who may ask a server that listens on `host`: without a key, only this machine."""
+    if not key and not is_loopback(host):
+        raise AccessError(
+            f"--host {host}: whoever reaches this machine could use the server; set a key in TERCET_API_KEY or "
+            "--key-file FILE, or listen on 127.0.0.1"
+        )
+    own = () if _is_ip(host) else (host,)
+    return Access(key, tuple(name.strip().lower() for name in (*own, *allowed)))
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    return ipaddress.ip_address(host).is_loopback if _is_ip(host) else host == "localhost"
+
+
+def read_key(path: Path) -> str:
+    """The key in a file that only its owner can read; AccessError says what is wrong with the file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise AccessError(f"the key in {path} cannot be read ({error.strerror})") from None
+    try:
+        about = os.fstat(fd)
+        if not stat.S_ISREG(about.st_mode) or about.st_uid not in (os.geteuid(), 0):
+            raise AccessError(f"the key file {path} is no plain file of yours")
+        if about.st_mode & 0o077:
+            mode = f"mode {about.st_mode & 0o777:o}, so others can read the key"
+            raise AccessError(f"the key file {path} has {mode}; make a new key, and chmod 600 {path}")
+        text = os.read(fd, LONGEST_KEY + 1)
+    finally:
+        os.close(fd)
+    key = text.strip().decode("ascii", errors="replace")
+    if not key or len(text) > LONGEST_KEY or not key.isascii() or not key.isprintable() or " " in key:
+        raise AccessError(f"the key file {path} holds no key: expected one line of letters and digits")
+    return key
+
+
+def write_key(path: Path) -> str:
+    """A new random key, in a file that only its owner can read, in the place of an older one."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    key, draft = secrets.token_urlsafe(32), path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(fd, "w", encoding="ascii") as file:
+        file.write(f"{key}\n")
+    os.replace(draft, path)
+    return key
+
+
+def remove_key(path: Path, key: str) -> None:
+    """Take a key away when its server ends, unless another server has put its own there."""
+    with suppress(AccessError, OSError):
+        if secrets.compare_digest(read_key(path), key):
+            path.unlink()
+
+
+def engine_key_file(url: str) -> Path:
+    """Where the engine at a URL has its key: in the cache, under the name of its machine and its port."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    machine = socket.gethostname() if is_loopback(host) else host
+    return cache_folder() / "engines" / f"{machine}-{parts.port or 80}.key"
+
+
+def internal_error(error: BaseException) -> str:
+    """What a client is told of an error of ours: its kind and a number, under which the log has the rest."""
+    number = secrets.token_hex(4)
+    LOGGER.error("error %s: %s", number, printable("".join(traceback.format_exception(error))))
+    return f"{type(error).__name__}; the server's log says more under error {number}"
+
+
+def _host_of(address: str) -> str:
+    """`[::1]:8000` without its port and brackets."""
+    if address.startswith("["):
+        return address[1:].partition("]")[0]
+    return address.partition(":")[0]
+
+
+def _is_ip(host: str) -> bool:
+    with suppress(ValueError):
+        return bool(ipaddress.ip_address(host))
+    return False

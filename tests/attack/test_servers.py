@@ -1,0 +1,676 @@
+"""Our two servers under attack: raw bytes on sockets, and what must hold while they come and after."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import os
+import re
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from tercet.models.access import Access, AccessError, read_key, write_key
+from tercet.models.generate import LocalGenerator
+from tercet.models.openai import batcher as batcher_module
+from tercet.models.openai import connections
+from tercet.models.openai import serve as serve_module
+from tercet.models.openai.serve import Settings, app, web_server
+from tercet.models.vllm import server as engine_module
+from tercet.models.vllm.client import RemoteEngine
+from tercet.models.vllm.server import EngineServer
+from tercet.models.vllm.weights import EngineError, checksum
+from tercet.rows import Completion, Sampling
+
+KEY = "the-key-of-the-test"
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "temperature": 0}
+ESCAPE = "\x1b]0;owned\x07\x9b31m"
+
+
+class Fake:
+    """An engine without a model: it answers with the last token of each prompt, and keeps the weights it gets."""
+
+    dtype = "float32"
+
+    def __init__(self) -> None:
+        self.version, self.weights = 0, {"a": torch.zeros(4, 4)}
+
+    def write(self, prompts: Sequence[Sequence[int]], sampling: Sampling, done: Any, streams: Any) -> None:
+        for i, prompt in enumerate(prompts):
+            done(i, [Completion(str(prompt[-1]), (prompt[-1],), (-1.0,), "eos")] * sampling.n)
+
+    def update(self, weights: Any, *, in_flight: bool = False) -> str:
+        found = dict(weights)
+        if found.keys() != self.weights.keys():
+            raise EngineError("other weights")
+        self.weights, self.version = found, self.version + 1
+        return self.checksum()
+
+    def checksum(self) -> str:
+        return checksum(self.weights.items())
+
+
+@contextlib.contextmanager
+def running(start: Callable[[], None], stop: Callable[[], None]) -> Iterator[None]:
+    thread = threading.Thread(target=start)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop()
+        thread.join()
+
+
+@contextlib.contextmanager
+def serving(generator: LocalGenerator, access: Access, log: Path | None = None) -> Iterator[int]:
+    """The port of `tercet serve`."""
+    web = app(generator, Settings(("tiny",), access=access, log=log))
+    server = web_server(web)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def stop() -> None:
+            server.should_exit = True
+
+        with running(lambda: server.run(sockets=[listener]), stop):
+            yield listener.getsockname()[1]
+    web.state.batcher.close()
+
+
+@pytest.fixture(scope="module")
+def generator(tiny_folder: Path) -> LocalGenerator:
+    return LocalGenerator.open(tiny_folder, "float32", rows=16)
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("serve") / "log"
+
+
+@pytest.fixture(scope="module")
+def serve_port(generator: LocalGenerator, log: Path) -> Iterator[int]:
+    with serving(generator, Access(KEY, ("friend.example",)), log) as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineServer]:
+    key_file = tmp_path_factory.mktemp("engine") / "key"
+    with (
+        EngineServer("127.0.0.1", 0, key_file, ["friend.example"]) as server,
+        running(lambda: server.start(Fake()), server.shutdown),  # type: ignore[arg-type]
+    ):
+        yield server
+
+
+@pytest.fixture(params=["serve", "engine"])
+def server(request: pytest.FixtureRequest, serve_port: int, engine: EngineServer) -> tuple[str, int, str]:
+    """Which server, its port and its key."""
+    if request.param == "serve":
+        return "serve", serve_port, KEY
+    return "engine", engine.server_address[1], engine.access.key
+
+
+def spoken(port: int, *pieces: bytes, pause: float = 0.0, patience: float = 30.0) -> tuple[int, bytes]:
+    """Status and body that come for these bytes; status 0 when the connection just ends."""
+    with socket.create_connection(("127.0.0.1", port), patience) as client:
+        answer = b""
+        try:
+            for piece in pieces:
+                client.sendall(piece)
+                time.sleep(pause)
+        except OSError:  # it hung up; an answer may have come before
+            pass
+        with contextlib.suppress(ConnectionResetError):
+            while piece := client.recv(1 << 16):
+                answer += piece
+        return parsed(answer)
+
+
+def parsed(answer: bytes) -> tuple[int, bytes]:
+    if not answer.startswith(b"HTTP/"):  # none, or one to what is no HTTP
+        return 0, answer
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+def head(verb: str, path: str, **headers: str) -> bytes:
+    fields = {"Host": "127.0.0.1", "Connection": "close", **{name.replace("_", "-"): v for name, v in headers.items()}}
+    lines = [f"{verb} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items() if value != "-")]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def path_of(name: str) -> str:
+    return "/v1/chat/completions" if name == "serve" else "/write"
+
+
+def sane(body: bytes) -> None:
+    """An answer has no traceback, no path of ours and no control character in it."""
+    assert b"Traceback" not in body
+    assert b'File "' not in body
+    assert not re.search(rb"[\x00-\x08\x0b-\x1f\x7f]", body)
+
+
+# ---- before a request is there: slow, long, many ----
+
+HALF = {
+    "nothing at all": [b""],
+    "half a first line": [b"POST /v1/ch"],
+    "half a header": [head("POST", "/write")[:-8]],
+    "headers without their end": [head("POST", "/write")[:-2]],
+    "a byte at a time": [bytes([one]) for one in head("GET", "/health") * 20],
+    "header after header": [head("GET", "/health")[:-2], *([b"X: y\r\n"] * 400)],
+    "half a body": [head("POST", "/v1/chat/completions", Authorization=f"Bearer {KEY}", Content_Length="99") + b"{"],
+    "a body byte by byte": [
+        head("POST", "/v1/chat/completions", Authorization=f"Bearer {KEY}", Content_Length="999"),
+        *([b" "] * 400),
+    ],
+    "a chunk that never ends": [
+        head("POST", "/v1/chat/completions", Authorization=f"Bearer {KEY}", Transfer_Encoding="chunked") + b"ffff\r\n{"
+    ],
+}
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All times are short."""
+    for module in (connections, engine_module):
+        monkeypatch.setattr(module, "HEAD_SECONDS", 0.5)
+        monkeypatch.setattr(module, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(connections, "IDLE_SECONDS", 0.5)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("name", HALF)
+def test_who_is_slow_loses_the_connection(name: str, server: tuple[str, int, str]) -> None:
+    pieces = [piece.replace(KEY.encode(), server[2].encode()) for piece in HALF[name]]
+    if server[0] == "engine":
+        pieces = [piece.replace(b"/v1/chat/completions", b"/write") for piece in pieces]
+    began = time.monotonic()
+    status, body = spoken(server[1], *pieces, pause=0.02)
+    assert time.monotonic() - began < 12
+    assert status in (0, 400, 401, 408, 411, 421)
+    sane(body)
+
+
+def test_a_slow_client_does_not_hold_up_another(server: tuple[str, int, str]) -> None:
+    slow = [socket.create_connection(("127.0.0.1", server[1])) for _ in range(40)]
+    for one in slow:
+        one.sendall(b"GET /health HT")
+    began = time.monotonic()
+    assert spoken(server[1], head("GET", "/health", Authorization=f"Bearer {server[2]}"))[0] == 200
+    assert time.monotonic() - began < 5
+    for one in slow:
+        one.close()
+
+
+def test_a_thousand_connections_are_told_to_come_again_and_then_all_is_well(server: tuple[str, int, str]) -> None:
+    health = head("GET", "/health", Authorization=f"Bearer {server[2]}")
+    many = [socket.create_connection(("127.0.0.1", server[1])) for _ in range(400)]
+    try:
+        more = [socket.create_connection(("127.0.0.1", server[1])) for _ in range(200)]
+        many += more
+        refused = []
+        for one in more[-20:]:
+            one.settimeout(5)
+            refused.append(one.recv(1 << 12))
+        assert all(b" 503 " in answer and b"Retry-After" in answer for answer in refused)
+    finally:
+        for one in many:
+            one.close()
+    for _ in range(400):
+        time.sleep(0.05)
+        if spoken(server[1], health)[0] == 200:
+            return
+    raise AssertionError("the server never came back")
+
+
+LONG = {
+    "a long header": head("GET", "/health", X="a" * 40_000),
+    "a very long header": head("GET", "/health", X="a" * 1_000_000),
+    "many headers": head("GET", "/health", **{f"X{i}": "y" * 200 for i in range(90)}),
+    "thousands of headers": head("GET", "/health", **{f"X{i}": "y" for i in range(5000)}),
+    "a long path": head("GET", "/" + "a" * 60_000),
+    "a long method": head("A" * 60_000, "/health"),
+    "a long key": head("GET", "/health", Authorization="Bearer " + "k" * 30_000),
+    "headers that never end": head("GET", "/health")[:-2] + b"X: y\r\n" * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_long_heads_are_refused(name: str, server: tuple[str, int, str]) -> None:
+    status, body = spoken(server[1], LONG[name])
+    assert status in (0, 400, 405, 414, 421, 431, 501)
+    assert len(body) < 1000
+    sane(body)
+
+
+# ---- who may ask ----
+
+STRANGERS: dict[str, tuple[dict[str, str], int]] = {
+    "no host": ({"Host": "-"}, 421),
+    "a name that leads here": ({"Host": "evil.example"}, 421),
+    "a name that leads here, with the port": ({"Host": "evil.example:8000"}, 421),
+    "a name that begins like ours": ({"Host": "localhost.evil.example"}, 421),
+    "a name that begins like our address": ({"Host": "127.0.0.1.evil.example"}, 421),
+    "a name that ends like ours": ({"Host": "evil.localhost"}, 421),
+    "a name with a user": ({"Host": "localhost@evil.example"}, 421),
+    "another address": ({"Host": "10.1.2.3"}, 421),
+    "every address": ({"Host": "0.0.0.0"}, 421),
+    "an empty host": ({"Host": ""}, 421),
+    "a page elsewhere": ({"Origin": "http://evil.example"}, 403),
+    "a page of another port here": ({"Origin": "http://127.0.0.1:9"}, 403),
+    "a page in a frame": ({"Origin": "null"}, 403),
+    "a page on disk": ({"Origin": "file://"}, 403),
+    "a page that begins like ours": ({"Origin": "http://127.0.0.1.evil.example"}, 403),
+    "a page under another scheme": ({"Origin": "https://127.0.0.1"}, 403),
+    "no key": ({"Authorization": "-"}, 401),
+    "an empty key": ({"Authorization": "Bearer "}, 401),
+    "half the key": ({"Authorization": "HALF"}, 401),
+    "the key and more": ({"Authorization": "MORE"}, 401),
+    "a key that is no text": ({"Authorization": "Bearer \xff\xfe"}, 401),
+    "another way to sign in": ({"Authorization": "Basic YTpi"}, 401),
+}
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_strangers_are_refused_before_their_body_is_read(name: str, server: tuple[str, int, str]) -> None:
+    headers, wanted = STRANGERS[name]
+    key = server[2]
+    given = {"Authorization": f"Bearer {key}", "Content_Length": "1000000", **headers}
+    given["Authorization"] = {"HALF": f"Bearer {key[:9]}", "MORE": f"Bearer {key}x"}.get(
+        given["Authorization"], given["Authorization"]
+    )
+    began = time.monotonic()
+    status, body = spoken(server[1], head("POST", path_of(server[0]), **given))  # the body never comes
+    assert status in (wanted, 400)
+    assert key.encode() not in body
+    assert time.monotonic() - began < 5
+    sane(body)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "localhost"},
+        {"Host": "LOCALHOST:80"},
+        {"Host": "[::1]:80"},
+        {"Host": "friend.example:9"},
+        {"Host": "127.0.0.1:5", "Origin": "http://127.0.0.1:5"},
+        {"Origin": "https://friend.example"},
+    ],
+    ids=str,
+)
+def test_friends_are_answered(headers: dict[str, str], server: tuple[str, int, str]) -> None:
+    asked = head("GET", "/health", Authorization=f"Bearer {server[2]}", **headers)
+    assert spoken(server[1], asked)[0] == 200
+
+
+def test_two_hosts_are_none(server: tuple[str, int, str]) -> None:
+    asked = head("GET", "/health", Authorization=f"Bearer {server[2]}").replace(b"\r\n", b"\r\nHost: localhost\r\n", 1)
+    assert spoken(server[1], asked)[0] in (400, 421)
+
+
+# ---- bodies ----
+
+LENGTHS = {
+    "too large": {"Content_Length": str(1 << 40)},
+    "negative": {"Content_Length": "-1"},
+    "with an underscore": {"Content_Length": "1_0"},
+    "with a sign": {"Content_Length": "+10"},
+    "no number": {"Content_Length": "ten"},
+    "a number without end": {"Content_Length": "9" * 5000},
+    "two kinds of length": {"Content_Length": "10", "Transfer_Encoding": "chunked"},
+    "an unknown kind of length": {"Transfer_Encoding": "gzip, chunked"},
+}
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_wrong_lengths_are_refused_at_once(name: str, server: tuple[str, int, str]) -> None:
+    asked = head("POST", path_of(server[0]), Authorization=f"Bearer {server[2]}", **LENGTHS[name])
+    began = time.monotonic()
+    status, body = spoken(server[1], asked)
+    assert status in (400, 411, 413, 501)
+    assert time.monotonic() - began < 5
+    sane(body)
+
+
+def test_chunks_without_end_are_cut(serve_port: int) -> None:
+    chunk = b"10000\r\n" + b" " * 65536 + b"\r\n"
+    asked = head("POST", "/v1/chat/completions", Authorization=f"Bearer {KEY}", Transfer_Encoding="chunked")
+    assert spoken(serve_port, asked, *([chunk] * 400))[0] in (0, 413)
+
+
+def test_a_body_of_many_tiny_chunks_is_read_or_cut(serve_port: int) -> None:
+    asked = head("POST", "/v1/chat/completions", Authorization=f"Bearer {KEY}", Transfer_Encoding="chunked")
+    assert spoken(serve_port, asked, b"1\r\n \r\n" * 20_000, b"0\r\n\r\n")[0] == 400
+
+
+def test_a_compressed_body_is_not_unpacked(serve_port: int) -> None:
+    bomb = gzip.compress(b" " * (64 << 20))
+    asked = head(
+        "POST", "/v1/chat/completions", Authorization=f"Bearer {KEY}", Content_Encoding="gzip",
+        Content_Length=str(len(bomb)),
+    )  # fmt: skip
+    assert spoken(serve_port, asked + bomb)[0] == 415
+
+
+def posted(server: tuple[str, int, str], body: bytes, path: str = "") -> tuple[int, bytes]:
+    name, port, key = server
+    length = str(len(body))
+    asked = head("POST", path or path_of(name), Authorization=f"Bearer {key}", Content_Length=length)
+    return spoken(port, asked + body)
+
+
+def chat(**fields: Any) -> bytes:
+    return json.dumps(CHAT | fields).encode()
+
+
+def write(prompts: Any = ((1, 2),), streams: Any = None, **fields: Any) -> bytes:
+    sampling = {"max_new_tokens": 2, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "n": 1, "seed": 0, "stop": []}
+    return json.dumps({"prompts": prompts, "sampling": sampling | {"fit": False} | fields, "streams": streams}).encode()
+
+
+BODIES: dict[str, tuple[str, bytes]] = {
+    "no JSON": ("serve engine", b"{"),
+    "no text": ("serve engine", b"\xff\xfe\xfd"),
+    "a list": ("serve engine", b"[]"),
+    "null": ("serve engine", b"null"),
+    "nothing": ("serve engine", b""),
+    "a hundred thousand lists": ("serve engine", b"[" * 100_000),
+    "a hundred thousand objects": ("serve engine", b'{"a":' * 100_000),
+    "two hundred lists": ("serve engine", b'{"messages": ' + b"[" * 200 + b"]" * 200 + b"}"),
+    "lists five thousand deep": ("serve engine", b'{"prompts": ' + b"[" * 5000 + b"]" * 5000 + b"}"),
+    "a number of ten thousand digits": ("serve engine", b'{"seed": ' + b"9" * 10_000 + b"}"),
+    "a huge seed": ("serve", chat(seed=10**400)),
+    "a huge count of tokens": ("serve", chat(max_tokens=10**400)),
+    "more tokens than there are": ("serve", chat(max_tokens=1 << 62)),
+    "a huge n": ("serve", chat(n=1 << 40)),
+    "a huge top_k": ("serve", chat(top_k=1 << 70)),
+    "a thousand stops": ("serve", chat(stop=["x"] * 1000)),
+    "a long stop": ("serve", chat(stop="x" * 100_000)),
+    "a hundred thousand turns": ("serve", chat(messages=[{"role": "user", "content": ""}] * 100_000)),
+    "a long prompt": ("serve", chat(messages=[{"role": "user", "content": "x" * 5_000_000}])),
+    "not a number": ("serve", chat(temperature=float("nan"))),
+    "an infinite temperature": ("serve", chat(temperature=float("inf"))),
+    "a temperature of 1e400": ("serve", chat().replace(b'"temperature": 0', b'"temperature": 1e400')),
+    "half a surrogate": ("serve", chat(messages=[{"role": "user", "content": "\ud800"}])),
+    "a field with a name that a terminal obeys": ("serve", chat(**{ESCAPE: 1})),
+    "a field with a long name": ("serve", chat(**{"x" * 1_000_000: 1})),
+    "a role that a terminal obeys": ("serve", chat(messages=[{"role": ESCAPE, "content": ""}])),
+    "a model that a terminal obeys": ("serve", chat(model=ESCAPE)),
+    "ids that are no numbers": ("engine", write([["a"]])),
+    "ids below zero": ("engine", write([[-1]])),
+    "ids of fractions": ("engine", write([[1.5]])),
+    "ids beyond 31 bits": ("engine", write([[1 << 31]])),
+    "a huge budget": ("engine", write(max_new_tokens=10**30)),
+    "an engine's huge n": ("engine", write(n=10**9)),
+    "an n of text": ("engine", write(n="5")),
+    "an engine's temperature that is no number": ("engine", write(temperature=float("nan"))),
+    "an engine's thousand stops": ("engine", write(stop=["x"] * 1000)),
+    "streams for other prompts": ("engine", write(streams=[1, 2, 3])),
+    "seeds for other prompts": ("engine", write(seeds=[1, 2, 3])),
+    "two hundred thousand prompts": ("engine", write([[1]] * 200_000)),
+    "an unknown field": ("engine", write(command="rm")),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_bodies_that_cannot_be_are_refused_in_a_sentence(name: str, server: tuple[str, int, str], capfd: Any) -> None:
+    whom, body = BODIES[name]
+    if server[0] not in whom:
+        pytest.skip("the other server's")
+    began = time.monotonic()
+    status, answer = posted(server, body)
+    assert status in (400, 404, 413)
+    assert len(answer) < 5000
+    assert time.monotonic() - began < 5
+    sane(answer)
+    found = json.loads(answer)["error"]
+    assert len(found if isinstance(found, str) else found["message"]) > 10
+    assert "\x1b" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/", "//v1/models", "/v1/../health", "/v1/models/", "/v1/models%2f..", "/%2e%2e/%2e%2e/etc/passwd", "/docs",
+        "/openapi.json", "/weights/../x/0", "/weights/x/99999", "/weights/x/-1", "http://evil.example/", "/\x7f\x1b[2J",
+        "/?" + "a=b&" * 900,
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_other_paths_lead_nowhere(path: str, server: tuple[str, int, str]) -> None:
+    for verb in ("GET", "POST", "PUT", "DELETE", "TRACE", "CONNECT"):
+        status, body = spoken(server[1], head(verb, path, Authorization=f"Bearer {server[2]}"))
+        assert status in (0, 400, 404, 405, 411, 501)
+        sane(body)
+
+
+GARBAGE = {
+    "zeros": bytes(1 << 16),
+    "noise": os.urandom(1 << 16),
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + os.urandom(500),
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "HTTP/0.9": b"GET /health\r\n",
+    "a lone line feed": b"\n" * 10_000,
+    "a folded header": head("GET", "/health").replace(b"\r\nConnection", b"\r\n Connection"),
+    "a header without a colon": head("GET", "/health").replace(b"Connection: close", b"Connection"),
+    "a zero in a header": head("GET", "/health", X="\0"),
+    "websocket": head("GET", "/health", Connection="Upgrade", Upgrade="websocket", Sec_WebSocket_Key="eA=="),
+}
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("name", GARBAGE)
+def test_what_is_no_request_is_no_trouble(name: str, server: tuple[str, int, str], capfd: Any) -> None:
+    status, body = spoken(server[1], GARBAGE[name])
+    assert status in (0, 200, 400, 401, 408, 421, 431, 501, 505)
+    sane(body.partition(b"\r\n")[0])
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_client_that_resets_its_connection_is_no_trouble(server: tuple[str, int, str], capfd: Any) -> None:
+    for piece in (b"", b"GET /", head("GET", "/health"), head("POST", path_of(server[0]), Content_Length="100") + b"{"):
+        with socket.create_connection(("127.0.0.1", server[1])) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.sendall(piece)
+    assert spoken(server[1], head("GET", "/health", Authorization=f"Bearer {server[2]}"))[0] == 200
+    assert "Traceback" not in capfd.readouterr().err
+
+
+# ---- inside ----
+
+
+def test_an_error_inside_is_told_by_number_and_its_rest_stands_in_the_log(
+    generator: LocalGenerator, capfd: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(LocalGenerator):
+        def write(self, *_: Any, **__: Any) -> Any:
+            raise RuntimeError(f"secret {ESCAPE}")
+
+    with serving(Broken(generator.policy, generator.chat), Access()) as port:
+        status, body = posted(("serve", port, ""), chat())
+    assert (status, b"secret" in body) == (500, False)
+    sane(body)
+    number = re.search(rb"error (\w{8})", body)
+    assert number
+    logged = next(record.getMessage() for record in caplog.records if number[1].decode() in record.getMessage())
+    assert "RuntimeError: secret" in logged
+    assert "\x1b" not in logged
+
+
+def test_the_log_has_every_refusal_and_nothing_a_terminal_obeys(serve_port: int, log: Path) -> None:
+    spoken(serve_port, head("GET", "/v1/models", Idempotency_Key="a\x1bb", Host="evil.example"))
+    posted(("serve", serve_port, KEY), chat(model=ESCAPE))
+    text = log.read_text()
+    assert "evil" not in text
+    assert "\x1b" not in text
+    assert {421, 404} <= {json.loads(line)["status"] for line in text.splitlines()}
+
+
+def test_a_queue_that_is_full_says_come_again(generator: LocalGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+
+    class Waiting(LocalGenerator):
+        def write(self, *args: Any, **more: Any) -> Any:
+            gate.wait(30)
+            return super().write(*args, **more)
+
+    monkeypatch.setattr(batcher_module, "WAITING", 4)
+    with serving(Waiting(generator.policy, generator.chat), Access()) as port, ThreadPoolExecutor(40) as pool:
+        asked = [pool.submit(posted, ("serve", port, ""), chat(seed=i)) for i in range(40)]
+        end = time.monotonic() + 20
+        while sum(one.done() for one in asked) < 4 and time.monotonic() < end:
+            time.sleep(0.05)
+        gate.set()
+        found = [one.result() for one in asked]
+    statuses = {status for status, _ in found}
+    assert statuses == {200, 429}
+    assert json.loads(next(body for status, body in found if status == 429))["error"]["code"] == "queue_full"
+
+
+def test_remembered_replies_are_bounded_in_bytes(generator: LocalGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve_module, "KEPT_BYTES", 20)
+    with serving(generator, Access()) as port:
+        ids = []
+        for key in ("a", "b", "c", "d", "a"):
+            body = chat(max_tokens=16)
+            asked = head("POST", "/v1/chat/completions", Content_Length=str(len(body)), Idempotency_Key=key)
+            ids.append(json.loads(spoken(port, asked + body)[1])["id"])
+    assert len(set(ids)) == 5  # the first was forgotten
+
+
+def test_a_long_idempotency_key_is_refused(serve_port: int) -> None:
+    body = chat()
+    asked = head(
+        "POST", "/v1/chat/completions", Authorization=f"Bearer {KEY}", Content_Length=str(len(body)),
+        Idempotency_Key="k" * 9000,
+    )  # fmt: skip
+    assert spoken(serve_port, asked + body)[0] == 400
+
+
+# ---- keys and uploads ----
+
+
+@pytest.mark.parametrize("verb", ["serve", "engine"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "a.example"])
+def test_serve_without_a_key_listens_to_this_machine_only(
+    verb: str, host: str, capsys: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from tercet.cli.main import main
+
+    if verb == "engine":
+        pytest.skip("always has a key")
+    monkeypatch.delenv("TERCET_API_KEY", raising=False)
+    assert main(["serve", "tiny:", "--host", host, "--port", "0", "--store", str(tmp_path / "runs")]) == 2
+    assert "set a key in TERCET_API_KEY or --key-file FILE" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_key_files_that_others_can_read_or_that_are_none_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "key"
+    key = write_key(path)
+    assert read_key(path) == key
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    assert len(key) > 40
+    for mode in (0o604, 0o640, 0o622, 0o777):
+        path.chmod(mode)
+        with pytest.raises(AccessError, match="so others can read the key"):
+            read_key(path)
+    link, empty, folder = tmp_path / "link", tmp_path / "empty", tmp_path / "dir"
+    path.chmod(0o600)
+    link.symlink_to(path)
+    empty.touch(0o600)
+    folder.mkdir(0o700)
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    (tmp_path / "long").write_bytes(b"a" * 10_000)
+    (tmp_path / "odd").write_bytes(b"\xff\x1b[2J")
+    for name in ("long", "odd"):
+        (tmp_path / name).chmod(0o600)
+    for wrong in (link, empty, folder, tmp_path / "pipe", tmp_path / "long", tmp_path / "odd", tmp_path / "none"):
+        with pytest.raises(AccessError):
+            read_key(wrong)
+
+
+def test_a_server_started_again_has_another_key_and_its_clients_find_it(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    with EngineServer("127.0.0.1", 0, path) as first:
+        port, old = first.server_address[1], first.access.key
+    assert not path.exists()
+    path.write_text(f"{old}\n")  # a stale file
+    path.chmod(0o644)
+    with (
+        EngineServer("127.0.0.1", port, path) as second,
+        running(lambda: second.start(Fake()), second.shutdown),  # type: ignore[arg-type]
+        contextlib.closing(RemoteEngine.open(second.url, key_file=path, patience=5)) as client,
+    ):
+        assert second.access.key != old
+        assert client.version == 0
+        assert spoken(port, head("GET", "/health", Authorization=f"Bearer {old}"))[0] == 401
+
+
+def put(engine: EngineServer, path: str, body: bytes) -> int:
+    asked = head("PUT", path, Authorization=f"Bearer {engine.access.key}", Content_Length=str(len(body)))
+    return spoken(engine.server_address[1], asked + body)[0]
+
+
+def test_an_upload_that_is_never_finished_is_forgotten(engine: EngineServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "UPLOAD_SECONDS", 0.5)
+    assert put(engine, "/weights/abc/0", bytes(1 << 20)) == 200
+    assert len(engine.parts[1]) == 1
+    time.sleep(2.0)
+    assert engine.parts == ("", {})
+    body = b'{"update": "abc", "parts": 1, "in_flight": false}'
+    status, answer = posted(("engine", engine.server_address[1], engine.access.key), body, "/update")
+    assert (status, b"0 of an update's 1 parts are here" in answer) == (200, True)
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(engine: EngineServer) -> None:
+    asked = head("PUT", "/weights/half/0", Authorization=f"Bearer {engine.access.key}", Content_Length="1000000")
+    with socket.create_connection(("127.0.0.1", engine.server_address[1])) as client:
+        client.sendall(asked + bytes(1000))
+    time.sleep(0.3)
+    assert engine.parts[0] != "half"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        b"", b"\xff" * 100, (1 << 62).to_bytes(8, "little") + b"{}", (100).to_bytes(8, "little") + b"{}",
+        save({"0 b": torch.ones(2, 2)}), save({"no number": torch.ones(2)}), save({"0 a": torch.ones(1)})[:-2],
+    ],
+    ids=["empty", "noise", "a head of exabytes", "a head cut short", "another name", "no place", "cut short"],
+)  # fmt: skip
+def test_weights_that_are_none_change_nothing(part: bytes, engine: EngineServer) -> None:
+    before = engine.engine.checksum()
+    assert put(engine, "/weights/w/0", part) == 200
+    body = b'{"update": "w", "parts": 1, "in_flight": false}'
+    status, answer = posted(("engine", engine.server_address[1], engine.access.key), body, "/update")
+    assert (status, b"error" in answer) == (200, True)
+    sane(answer.strip())
+    assert engine.engine.checksum() == before
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"update": "x", "parts": 0, "in_flight": false}',
+        b'{"update": "x", "parts": 1e9, "in_flight": false}',
+        b'{"update": "x", "parts": 1, "in_flight": "no"}',
+        b'{"update": 1, "parts": 1, "in_flight": false}',
+        b'{"update": "' + b"x" * 100_000 + b'", "parts": 1, "in_flight": false}',
+        b"{}",
+    ],
+)
+def test_updates_that_cannot_be_are_refused(body: bytes, engine: EngineServer) -> None:
+    assert posted(("engine", engine.server_address[1], engine.access.key), body, "/update")[0] == 400
