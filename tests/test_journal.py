@@ -103,6 +103,7 @@ def test_a_damaged_journal_does_not_cost_the_finished_work_of_a_stage():
 )
 def test_records_are_put_on_the_disk_as_often_as_was_asked(tmp_path, monkeypatch, every, during, closing):
     synced: list[int] = []
+    (tmp_path / "log").touch()
     monkeypatch.setattr(os, "fsync", synced.append)
     with Journal(tmp_path / "log", sync_every=every) as log:
         for number, expected in enumerate(during):
@@ -176,12 +177,20 @@ def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path):
     assert list(tmp_path.iterdir()) == [file]
 
 
-@pytest.mark.parametrize(("sync", "times"), [(True, 1), (False, 0)])
-def test_a_new_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch, sync, times):
+@pytest.mark.parametrize("sync", [True, False])
+def test_a_new_file_is_on_the_disk_before_it_takes_its_place_and_its_name_after(tmp_path, monkeypatch, sync):
     file, synced = tmp_path / "file", []
-    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.pread(handle, 9, 0)))
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append((os.fstat(handle).st_ino, file.exists())))
     replace(file, b"whole", sync=sync)
-    assert (file.read_bytes(), synced) == (b"whole", [b"whole"] * times)
+    expected = [(file.stat().st_ino, False), (tmp_path.stat().st_ino, True)]
+    assert (file.read_bytes(), synced) == (b"whole", expected if sync else [])
+
+
+def test_the_names_of_new_folders_and_of_a_new_journal_are_put_on_the_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    Journal(tmp_path / "a" / "b" / "log").close()
+    assert synced == [path.stat().st_ino for path in (tmp_path, tmp_path / "a", tmp_path / "a" / "b")]
 
 
 def test_where_writing_fails_the_old_file_stays_and_nothing_else(tmp_path):

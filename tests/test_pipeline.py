@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from tercet import pipeline
+from tercet.faults import faults
 from tercet.recipe import KINDS, MixSpec, Recipe, RecipeError, load
 from tercet.stage import StageError, main
 from tercet.store import Store
@@ -324,7 +325,7 @@ def test_of_two_racing_runs_one_works_and_the_other_waits_and_says_so(fakes, sto
     assert [process.returncode for process in processes] == [0, 0]
     assert any("is being made by process" in text for text in texts)
     assert sorted(line.split()[0] for line in calls(fakes)) == ["mixed", "talk", "words"]
-    assert all(store.check(artifact) == [] for artifact in store)
+    assert all(faults(folder) == [] for folder in store.folders())
 
 
 def test_a_stages_process_has_one_hash_seed_and_the_threads_of_the_placement(fakes, store, monkeypatch):

@@ -40,11 +40,14 @@ class Journal:
     def __init__(self, path: Path, *, sync_every: int = 1, wait: bool = False) -> None:
         """Lock the file and take off a line that was cut short; `wait` for another process, or raise JournalError."""
         self.path, self.sync_every, self._unsynced = path, sync_every, 0
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
+        created = not path.exists()
         self._file = path.open("a+b")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             self._file.truncate(_whole_bytes(self._file.fileno()))
+            if created and sync_every:  # else a power cut takes the name, and with it every record
+                to_disk(path.parent)
         except BaseException as error:
             self._file.close()
             if isinstance(error, BlockingIOError):
@@ -133,8 +136,8 @@ def _whole_bytes(file: int) -> int:
 def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
     """A path beside `path` to write to; a reader of `path` sees the old file or all of the new one.
 
-    The new file is on the disk before it takes its place, so that this holds after a power cut too; without `sync` only
-    after a kill. Nothing is left where writing fails.
+    The new file is on the disk before it takes its place, and its name after that, so that this holds after a power cut
+    too; without `sync` only after a kill. Nothing is left where writing fails.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -142,6 +145,8 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[Path]:
         if sync:
             to_disk(partial)
         os.replace(partial, path)
+        if sync:
+            to_disk(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -154,8 +159,20 @@ def replace(path: Path, data: str | bytes, *, sync: bool = True) -> None:
 
 def write_json(path: Path, value: Any, *, sort_keys: bool = False, allow_nan: bool = True) -> None:
     """Replace a file by a value as JSON; with sorted keys equal objects are equal bytes."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=sort_keys, allow_nan=allow_nan)
-    replace(path, text + "\n")
+    replace(path, json_text(value, sort_keys=sort_keys, allow_nan=allow_nan))
+
+
+def json_text(value: Any, *, sort_keys: bool = False, allow_nan: bool = True) -> str:
+    """A value as the JSON text of a file."""
+    return json.dumps(value, indent=2, ensure_ascii=False, sort_keys=sort_keys, allow_nan=allow_nan) + "\n"
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it that are missing; their names are on the disk afterwards."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(missing):
+        to_disk(folder.parent)
 
 
 def seal(path: Path, text: str) -> None:

@@ -31,7 +31,7 @@ from tercet.recipe.limits import check_values, parse, read_text
 from tercet.rows import Source
 from tercet.stage import StageJob, ending, failure, supervise
 from tercet.stop import Interrupted, interruptible
-from tercet.store import Artifact, Draft, Identity, Store, source_digest
+from tercet.store import Artifact, Identity, Store, source_digest
 from tercet.track import Board, board, read_notes, read_progress
 from tercet.verify import VerifierError, verifier
 from tercet.verify.pins import code_of
@@ -71,7 +71,7 @@ def graph(recipe: Recipe, store: Store, mirror: dict[str, str] | None = None) ->
         if check := recipe.spec(name).check:
             pkgutil.resolve_name(check)(recipe.spec(name), name, recipe)
         inputs = {need: keys[need] for need in recipe.needs(name)}
-        spec = _identity_spec(recipe, name, mirror or {}, store.root / ".cache")
+        spec = _identity_spec(recipe, name, mirror or {}, store.cache)
         nodes[name] = Identity(recipe.kind(name), recipe.spec(name).version, spec, inputs)
         keys[name] = nodes[name].key
     return nodes
@@ -93,7 +93,7 @@ def plan(
             kind=node.kind,
             key=key,
             exists=exists,
-            why="" if exists else _why(store.draft(name, key), node, others.get(name, [])),
+            why="" if exists else _why(store, name, node, others.get(name, [])),
             path=store.root / f"{name}-{key}",
             precision=reason(precision) if precision else "",
         )
@@ -284,9 +284,11 @@ def _check_verifiers(recipe: Recipe, name: str) -> None:
             raise RecipeError(f"[stage.{name}] {'.'.join(map(str, loc))}: {error}", ("stage", name, *loc)) from None
 
 
-def _why(draft: Draft, node: Identity, records: Sequence[dict[str, Any]]) -> str:
-    """What differs between this stage and the nearest artifact of its name."""
-    if draft.path.is_dir():
+def _why(store: Store, name: str, node: Identity, records: Sequence[dict[str, Any]]) -> str:
+    """What is wrong with the artifact, or what differs between this stage and the nearest artifact of its name."""
+    if fault := store.fault(name, node.key):
+        return f"damaged: {fault}; will be set aside and made again"
+    if store.draft(name, node.key).path.is_dir():
         return "started; will continue"
     if not records:
         return "not made yet"
@@ -352,9 +354,11 @@ def _make(job: StageJob, recipe: Recipe, store: Store, view: Board) -> Artifact:
     with store.lock(name, key, waiting) as lock:
         found, draft = store.find(name, key), store.draft(name, key)
         if found is None:
+            for text in store.clear(name, key):
+                view.note(text)
             continued = draft.path.is_dir()
             draft.open()
-            found = draft.seal() if (draft.path / "artifact.json").is_file() else None
+            found = draft.seal() if draft.is_sealed() else None
         if found is not None:
             view.exists(name, dict(found.metrics))
             return found

@@ -27,12 +27,13 @@ from typing import Any
 import tercet
 from tercet import machine
 from tercet.argv import Outside, command
+from tercet.artifact_json import DamagedError
 from tercet.journal import write_json
 from tercet.recipe import Placement, Recipe, SourceSpec
 from tercet.rows import Row
 from tercet.stats import GateError
 from tercet.stop import PARENT, WITHIN, Stop, Stopped, named
-from tercet.store import NO_SPACE, Artifact, Context, Draft, Identity, disk_full, endpoint
+from tercet.store import NO_SPACE, Artifact, Context, Draft, Identity, Store, disk_full, endpoint
 from tercet.track import Tracker, forget_progress, sinks
 from tercet.verify.pins import code_of
 from tercet.verify.plugins import ChangedCodeError
@@ -175,8 +176,11 @@ def _run(job: StageJob, recipe: Recipe, draft: Draft, first: bool, stop: Stop | 
         load_rows=partial(_load_rows, job.mirror),
         stop=stop or Stop(),
     )
-    inputs = {name: Artifact.read(Path(path)) for name, path in job.inputs.items()}
-    if code_of(recipe, job.name, draft.root / ".cache") != job.identity.spec.get(
+    store = Store(draft.root)
+    opened = store.intact if first else Artifact.read  # one rank looks whether they are what was committed
+    inputs = {name: opened(Path(path)) for name, path in job.inputs.items()}
+    read = {name: str(artifact.record["digest"]) for name, artifact in inputs.items()}
+    if code_of(recipe, job.name, store.cache) != job.identity.spec.get(
         "code", {}
     ):  # hours may lie between plan and stage
         names = ", ".join(job.identity.spec.get("code", {}))
@@ -184,7 +188,7 @@ def _run(job: StageJob, recipe: Recipe, draft: Draft, first: bool, stop: Stop | 
     run = importlib.import_module(job.module).run
     metrics = run(recipe.spec(job.name), inputs, draft.payload, context)
     if first:
-        draft.commit(job.identity, {name: float(value) for name, value in metrics.items()}, track.seconds)
+        draft.commit(job.identity, {name: float(value) for name, value in metrics.items()}, track.seconds, read)
 
 
 def _open_model(placement: Placement, folder: Path, dtype: str, engine: str = "local") -> Any:
@@ -223,7 +227,8 @@ def _report(error: Exception, draft: Draft, first: bool) -> int:
     """Report how it ended: traceback to the log (standard error), message to the pipeline. Returns the exit code."""
     code, message = _exit(error, draft.path)
     ours = type(error).__module__.startswith("tercet.")
-    keep = code != 2 or (not ours and any(draft.work.iterdir()))  # a library's ValueError must not cost finished work
+    # Neither a library's ValueError nor a damaged input, which the next run makes again, may cost finished work.
+    keep = code != 2 or isinstance(error, DamagedError) or (not ours and any(draft.work.iterdir()))
     with suppress(OSError):
         traceback.print_exc(limit=-12)
         sys.stderr.write(f"\ntercet: {message}\n")

@@ -3,6 +3,7 @@
 `runs/<stage>-<key>/` holds `artifact.json`, `payload/`, `metrics.jsonl` and `log.txt`. The key is known before the run:
 the hash of the stage's identity, that is its kind, version, resolved spec without placement, and its inputs' keys. A
 stage writes into a draft that survives a kill; the draft becomes the artifact by one rename, and is read-only after.
+What is read is verified first. A damaged artifact is as good as none: the next run sets it aside and makes it again.
 """
 
 from __future__ import annotations
@@ -10,18 +11,29 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
-import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tercet.journal import replace, to_disk, write_json
+from tercet import artifact_json
+from tercet.artifact_json import DamagedError
+from tercet.folders import (
+    FolderError,
+    no_link,
+    payload_digest,
+    plain_files,
+    remember,
+    remembered_digest,
+    set_writable,
+    sync_tree,
+)
+from tercet.journal import make_folder, to_disk
 from tercet.machine import processor
 from tercet.precision import reason
 from tercet.recipe import Recipe
@@ -31,10 +43,9 @@ from tercet.track import Tracker
 KEEP = ("artifact.json", "payload", "metrics.jsonl", "log.txt")  # what a committed folder holds
 ENDPOINT = "endpoint.json"  # in the folder of a model behind a server
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-VERSIONS = ("tercet", "torch", "transformers")  # whose versions an artifact records
 
 
-class StoreError(ValueError):
+class StoreError(FolderError):
     """A folder is not the artifact it should be; the message says what to do."""
 
 
@@ -61,12 +72,12 @@ class Artifact:
     @property
     def record(self) -> dict[str, Any]:
         """All of `artifact.json`: also version, spec, digest, seconds and versions."""
-        return _record(self.path)
+        return artifact_json.read(self.path)
 
     @classmethod
     def read(cls, path: Path) -> Artifact:
-        """Open a committed folder."""
-        record = _record(path)
+        """Open a committed folder by its record, which must be whole; the payload is not looked at."""
+        record = artifact_json.read(path)
         fields = {name: record[name] for name in ("kind", "name", "key", "inputs", "metrics")}
         return cls(path=path, **fields)
 
@@ -114,31 +125,90 @@ class Store:
     def __init__(self, root: str | os.PathLike[str] = "runs") -> None:
         self.root = Path(root).absolute()
 
+    @property
+    def cache(self) -> Path:
+        """The folder of what can be computed again: digests, tokens."""
+        no_link(self.root / ".cache")
+        return self.root / ".cache"
+
     def find(self, name: str, key: str) -> Artifact | None:
-        """The artifact, or None when it has not been made."""
-        path = self.root / f"{name}-{key}"
-        return Artifact.read(path) if (path / "artifact.json").is_file() else None
+        """The artifact, or None when it has not been made, or is damaged, which `fault` tells."""
+        try:
+            return self._found(name, key)
+        except FolderError:
+            return None
+
+    def fault(self, name: str, key: str) -> str:
+        """Why what stands in the artifact's place cannot be used; empty where it can, or nothing stands there."""
+        try:
+            if os.path.lexists(self.root / f"{name}-{key}"):
+                self._found(name, key)
+        except FolderError as error:
+            return error.why if isinstance(error, DamagedError) else str(error)
+        return ""
+
+    def _found(self, name: str, key: str) -> Artifact:
+        artifact = self.intact(self.root / f"{name}-{key}")
+        if (artifact.name, artifact.key) != (name, key):
+            raise DamagedError(artifact.path, f"holds {artifact.name}-{artifact.key}")
+        return artifact
+
+    def intact(self, path: Path) -> Artifact:
+        """The artifact in a folder, if its payload is what was committed; read once, and again if it changes."""
+        artifact, payload = Artifact.read(path), path / "payload"
+        _as_recorded(path, remembered_digest(payload, plain_files(payload), self.cache))
+        return artifact
+
+    def clear(self, name: str, key: str) -> list[str]:
+        """Set aside what is damaged where an artifact is to be made, committed or about to be; says what it did."""
+        said, draft = [], self.draft(name, key)
+        if fault := self.fault(name, key):
+            aside = self._set_aside(self.root / f"{name}-{key}")
+            said.append(f"{name}-{key} is damaged ({fault}); it is set aside as {aside.name} and made again")
+        try:
+            draft.is_sealed()
+        except FolderError as error:
+            aside = self._set_aside(draft.path)
+            said.append(f"{error}; it is set aside as {aside.name} and made again")
+        return said
+
+    def _set_aside(self, path: Path) -> Path:
+        """Rename a folder so that nobody finds it; nothing is deleted."""
+        places = (self.root / f".damaged-{path.name.lstrip('.')}-{number}" for number in itertools.count(1))
+        aside = next(place for place in places if not os.path.lexists(place))
+        os.rename(path, aside)
+        to_disk(self.root)
+        return aside
 
     def open(self, what: str | os.PathLike[str]) -> Artifact:
-        """An artifact by folder, by `<stage>-<key>`, or by stage name where only one exists."""
+        """An artifact by folder, by `<stage>-<key>`, or by stage name where only one exists; not a damaged one."""
+        return self.intact(self.folder(what))
+
+    def folder(self, what: str | os.PathLike[str]) -> Path:
+        """The folder of such an artifact, which may be damaged."""
         for path in (Path(what), self.root / what):
-            if (path / "artifact.json").is_file():
-                return Artifact.read(path.absolute())
-        named = [artifact for artifact in self if artifact.name == str(what)]
+            if (path / artifact_json.NAME).is_file():
+                return path.absolute()
+        named = [path for path in self.folders() if path.name.rpartition("-")[0] == str(what)]
         if len(named) == 1:
             return named[0]
-        known = ", ".join(a.path.name for a in named or self) or "none"
+        known = ", ".join(path.name for path in named or self.folders()) or "none"
         raise StoreError(
             f"{what}: {'several artifacts' if named else 'no such artifact'} in {self.root}; known: {known}"
         )
 
+    def folders(self) -> list[Path]:
+        """The folders of committed artifacts, by name, damaged ones among them."""
+        return sorted(record.parent for record in self.root.glob("[!.]*/artifact.json"))
+
     def __iter__(self) -> Iterator[Artifact]:
-        """Every committed artifact, by folder name."""
-        for record in sorted(self.root.glob("[!.]*/artifact.json")):
-            yield Artifact.read(record.parent)
+        """Every committed artifact with a whole record, by folder name; `tercet check` names the others."""
+        for folder in self.folders():
+            with suppress(FolderError, OSError):
+                yield Artifact.read(folder)
 
     def lineage(self, artifact: Artifact) -> list[Artifact]:
-        """The artifact and everything it was made from, inputs first; missing folders are an error."""
+        """The artifact and everything it was made from, inputs first; missing and damaged folders are an error."""
         found: dict[str, Artifact] = {}
         open_ends = {artifact.path: (artifact, iter(artifact.inputs.items()))}  # a stack of our own: chains may be long
         while open_ends:
@@ -150,27 +220,13 @@ class Store:
             path = last.path.parent / "-".join(entry)
             if path.name in found:
                 continue
-            if not (path / "artifact.json").is_file():
+            if not (path / artifact_json.NAME).is_file():
                 raise StoreError(f"{last.path.name} was made from {path.name}, which is not in {path.parent}")
             if path in open_ends:
                 raise StoreError(f"{path.name} is recorded as made from itself; remove it and run again")
             below = Artifact.read(path)
             open_ends[path] = below, iter(below.inputs.items())
         return list(found.values())
-
-    def check(self, artifact: Artifact) -> list[str]:
-        """What is wrong with an artifact: nothing, or one line per fault."""
-        record, faults = artifact.record, []
-        digest = payload_digest(artifact.payload)
-        if digest != record["digest"]:
-            faults.append(f"payload has changed: digest {digest[:12]}, recorded {record['digest'][:12]}")
-        identity = Identity(**{name: record[name] for name in ("kind", "version", "spec", "inputs")})
-        if not artifact.key == identity.key == artifact.path.name.removeprefix(f"{artifact.name}-"):
-            faults.append(f"key {artifact.key} does not fit what is recorded, which gives {identity.key}")
-        for name, key in artifact.inputs.items():
-            if not (artifact.path.parent / f"{name}-{key}" / "artifact.json").is_file():
-                faults.append(f"input {name}-{key} is missing")
-        return faults
 
     def draft(self, name: str, key: str) -> Draft:
         """The draft of an artifact, new or left by a killed run. Hold its `lock` while it is in use."""
@@ -184,8 +240,10 @@ class Store:
         """
         folder = self.root / ".locks"
         with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(folder / f"{name}-{key}", os.O_RDWR | os.O_CREAT, 0o644)
+            for path in (folder, folder / f"{name}-{key}"):
+                no_link(path)
+            make_folder(folder)
+            lock = os.open(folder / f"{name}-{key}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -226,48 +284,71 @@ class Draft:
         """Make the folders; after a kill, make them writable again and take away files that were cut short."""
         with disk_errors(self.path):
             for folder in (self.path, self.payload, self.work):
-                folder.mkdir(parents=True, exist_ok=True)
-            _chmod(self.path, writable=True)
-            for partial in self.payload.rglob(".*.part"):
-                partial.unlink()
+                no_link(folder)
+                make_folder(folder)
+            for path in self.path.iterdir():
+                no_link(path)
+            set_writable(self.path, writable=True)
+            for file in plain_files(self.payload):
+                if file.name.startswith(".") and file.name.endswith(".part"):
+                    file.unlink()
 
     def remove(self) -> None:
         """Delete the draft."""
-        if self.path.exists():
-            _chmod(self.path, writable=True)
+        if self.path.is_symlink():
+            self.path.unlink()
+        elif self.path.exists():
+            set_writable(self.path, writable=True)
             shutil.rmtree(self.path)
 
-    def commit(self, identity: Identity, metrics: dict[str, float], seconds: float) -> Artifact:
-        """Make the draft an artifact: sync, record, drop the scratch, protect, rename."""
+    def commit(
+        self, identity: Identity, metrics: dict[str, float], seconds: float, read: Mapping[str, str] | None = None
+    ) -> Artifact:
+        """Make the draft an artifact: sync, record, drop the scratch, protect, rename.
+
+        `read` has the digests of the inputs as they were read.
+        """
         with disk_errors(self.path):
             digest = payload_digest(self.payload)
-            record = {
+            record: dict[str, Any] = {
                 "kind": identity.kind,
                 "name": self.name,
                 "key": self.key,
                 "version": identity.version,
                 "inputs": identity.inputs,
+                "input_digests": dict(read or {}),
                 "spec": identity.spec,
                 "metrics": metrics,
                 "digest": digest,
                 "seconds": round(seconds, 3),
-                "versions": _versions(),
+                "versions": artifact_json.versions(),
                 "processor": processor(),
+                "beside": artifact_json.beside(self.path),
             }
             if "dtype" in identity.spec:
                 record["precision"] = reason(str(identity.spec["dtype"]))
-            for file in (*self.payload.rglob("*"), self.payload, *self.path.glob("*.*")):
-                to_disk(file)
-            write_json(self.path / "artifact.json", record)
-            return self.seal()
+            sync_tree(self.payload)
+            for name in record["beside"]:
+                to_disk(self.path / name)
+            artifact_json.write(self.path, record)
+            made = self.seal()
+            remember(made.payload, digest, self.root / ".cache")
+            return made
+
+    def is_sealed(self) -> bool:
+        """Whether a commit that was killed had written its record; FolderError where the payload does not fit it."""
+        if not (self.path / artifact_json.NAME).exists():
+            return False
+        _as_recorded(self.path, payload_digest(self.payload))
+        return True
 
     def seal(self) -> Artifact:
         """The last step of a commit; a run that was killed inside it is finished by doing it again."""
         with disk_errors(self.path):
             for scratch in self.path.iterdir():
                 if scratch.name not in KEEP:
-                    shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink()
-            _chmod(self.path, writable=False)
+                    shutil.rmtree(scratch) if scratch.is_dir() and not scratch.is_symlink() else scratch.unlink()
+            set_writable(self.path, writable=False)
             to_disk(self.path)
             final = self.root / f"{self.name}-{self.key}"
             os.rename(self.path, final)
@@ -275,36 +356,23 @@ class Draft:
         return Artifact.read(final)
 
 
-def payload_digest(folder: Path) -> str:
-    """SHA-256 over the sorted relative paths and the SHA-256 of each file."""
-    total = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        total.update(f"{file.relative_to(folder).as_posix()}\0{file_digest(file)}\n".encode())
-    return total.hexdigest()
-
-
-def file_digest(file: Path) -> str:
-    """SHA-256 of one file."""
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def source_digest(path: Path, cache: Path | None = None) -> str:
-    """SHA-256 of a local file, or payload digest of a folder; remembered in `cache` while size and times stay equal."""
-    if (path.parent / "artifact.json").is_file() and path.name == "payload":
-        return str(_record(path.parent)["digest"])
+    """SHA-256 of a local file, or payload digest of a folder; remembered in `cache` while size and times stay equal.
+
+    A user's folder may hold links, as the hub's does. The payload of an artifact must be as it was committed.
+    """
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    marks = [(str(file), file.stat().st_size, file.stat().st_mtime_ns, file.stat().st_ino) for file in files]
-    mark = hashlib.sha256(repr(marks).encode()).hexdigest()
-    entry = cache / mark if cache else None
-    if entry is not None and entry.is_file():
-        return entry.read_text(encoding="utf-8")
-    digest = payload_digest(path) if path.is_dir() else file_digest(path)
-    if entry is not None:
-        with disk_errors(entry):
-            entry.parent.mkdir(parents=True, exist_ok=True)
-            replace(entry, digest)
+    digest = remembered_digest(path, files, cache)
+    if path.name == "payload" and (path.parent / artifact_json.NAME).is_file():
+        _as_recorded(path.parent, digest)
     return digest
+
+
+def _as_recorded(folder: Path, digest: str) -> None:
+    """Refuse a payload that is not what its record says."""
+    recorded = artifact_json.read(folder)["digest"]
+    if digest != recorded:
+        raise DamagedError(folder, f"payload has changed: digest {digest[:12]}, recorded {recorded[:12]}")
 
 
 def endpoint(folder: Path) -> dict[str, Any] | None:
@@ -327,29 +395,3 @@ def disk_errors(place: Path) -> Iterator[None]:
 def disk_full(place: Path) -> str:
     """The message of a full disk."""
     return f"the disk that holds {place} is full; nothing was committed. Free some space and run the same command again"
-
-
-def _record(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads((path / "artifact.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise StoreError(f"{path}: not an artifact (no artifact.json)") from None
-    except json.JSONDecodeError as error:
-        raise StoreError(f"{path / 'artifact.json'}: damaged ({error}); remove {path} and run again") from None
-    return dict(record)
-
-
-def _chmod(folder: Path, *, writable: bool) -> None:
-    """Set or clear the write permission of a whole tree; folders last when clearing, first when setting."""
-    paths = [folder, *folder.rglob("*")] if writable else [*folder.rglob("*"), folder]
-    for path in paths:
-        mode = path.stat().st_mode
-        path.chmod(mode | stat.S_IWUSR if writable else mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in VERSIONS:
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found

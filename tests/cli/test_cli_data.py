@@ -9,6 +9,7 @@ import pytest
 
 from tercet.cli.main import parser
 from tercet.evals import suite
+from tercet.folders import payload_digest
 from tercet.rows import write_table
 from tercet.rows_file import read_file
 from tercet.store import StoreError
@@ -156,11 +157,12 @@ def stage(store: Path, kind: str, summary: object, removed: list[dict[str, objec
     payload = store / f"{kind}-0123456789ab" / "payload"
     payload.mkdir(parents=True)
     record = {"kind": kind, "name": kind, "key": "0123456789ab", "inputs": {}, "metrics": {}, "seconds": 1.0}
-    (payload.parent / "artifact.json").write_text(json.dumps(record))
     if summary is not None:
         (payload / "summary.json").write_text(json.dumps(summary))
     if removed:
         write_table(payload / "removed.parquet", removed)
+    record["digest"] = payload_digest(payload)
+    (payload.parent / "artifact.json").write_text(json.dumps(record))
 
 
 SHEET = {"source": "a", "part": "set", "rows": 1200, "tokens": 5, "turns": 2.25, "licence": "MIT", "commercial": "yes"}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from rerecord import rerecord
 from tercet.cli import main
 from tercet.models.hf_folder import load_model
 
@@ -106,13 +108,14 @@ def test_what_cannot_be_exported_is_said_and_nothing_is_left(export, artifact, o
     assert list(folder.parent.iterdir()) == []
 
 
-def test_a_stage_without_lora_has_no_adapter(export, store):
-    [kept] = store.glob("sft-*/payload/tercet/adapter")
-    for folder in (kept.parent, kept):
-        folder.chmod(0o755)
-    away = kept.rename(kept.with_name("away"))
-    code, _, err, folder = export("sft", "--adapter")
-    away.rename(kept)
+def test_a_stage_without_lora_has_no_adapter(export, store, tmp_path_factory):
+    runs = tmp_path_factory.mktemp("bare") / "runs"
+    shutil.copytree(store, runs)
+    subprocess.run(["chmod", "-R", "u+w", str(runs)], check=True)
+    [bare] = runs.glob("sft-*")
+    shutil.rmtree(bare / "payload" / "tercet" / "adapter")
+    rerecord(bare)
+    code, _, err, folder = export(str(bare), "--adapter")
     assert code == 2
     assert "it holds no adapter; only stages with `lora` leave one" in err
     assert list(folder.parent.iterdir()) == []

@@ -10,6 +10,7 @@ from typing import Any
 
 from fake_run import NAMES, SCRIPT, TOPICS, FakeRun, key_of, write_run
 
+from tercet.folders import payload_digest
 from tercet.recipe import MonitorSpec, Recipe, ReportSpec
 from tercet.rows import write_table
 
@@ -66,6 +67,9 @@ def write_rewarded(store: Path) -> FakeRun:
     _metrics(fake, rng)
     write_table(_tercet(fake, "ppo") / "rollouts.parquet", rollouts(rng, advantage=False))
     assert isinstance(fake.spec, ReportSpec)
+    for file in store.glob("*/artifact.json"):
+        record = json.loads(file.read_text()) | {"digest": payload_digest(file.parent / "payload")}
+        file.write_text(json.dumps(record))
     return fake
 
 

@@ -13,6 +13,7 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoConfig
 
+from rerecord import rerecord
 from tercet.models.chat import TEMPLATES
 from tercet.recipe import GRPOSpec, PPOSpec, RecipeError, SFTSpec, load
 from tercet.rows import read_rows, write_table
@@ -74,6 +75,7 @@ def change_rows(workspace):
         rows = [replace(row, **(changes.get("", {}) | changes.get(row.id, {}))) for row in read_rows(path)]
         subprocess.run(["chmod", "-R", "u+w", str(path.parent)], check=True)
         write_table(path, rows)
+        rerecord(path.parents[1])
 
     return change_rows
 

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from tercet import pipeline
 from tercet.cli.output import emit, say
+from tercet.faults import faults, not_covered
 from tercet.recipe import RecipeError, load
 from tercet.store import Artifact, Store, StoreError
 
@@ -48,18 +49,20 @@ def _tree(top: Artifact, found: dict[str, Artifact]) -> Iterator[str]:
 
 
 def check(args: argparse.Namespace) -> int:
-    """Digests and keys of artifacts, recomputed; exit code 3 when one has changed."""
+    """Everything of artifacts read again, a line for each fault; exit code 3 when there is one."""
     store = Store(args.store)
-    artifacts = [store.open(args.artifact)] if args.artifact else list(store)
-    if not artifacts:
+    folders = [store.folder(args.artifact)] if args.artifact else store.folders()
+    if not folders:
         raise StoreError(f"{store.root}: holds no artifacts; give the folder with --store")
-    faults = {artifact.path.name: store.check(artifact) for artifact in artifacts}
+    found = {folder.name: faults(folder) for folder in folders}
+    wrong = {name: lines for name, lines in found.items() if lines}
     if args.json:
-        emit({"artifacts": len(artifacts), "faults": {name: found for name, found in faults.items() if found}})
+        emit({"artifacts": len(folders), "faults": wrong})
     else:
-        for name, found in faults.items():
-            say(f"{name}: {'; '.join(found) or 'intact'}")
-    return 3 if any(faults.values()) else 0
+        for folder in folders:
+            for line in found[folder.name] or [f"intact{not_covered(folder)}"]:
+                say(f"{folder.name}: {line}")
+    return 3 if wrong else 0
 
 
 def report(args: argparse.Namespace) -> int:

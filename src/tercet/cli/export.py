@@ -15,6 +15,8 @@ from typing import Any
 from jinja2 import StrictUndefined, Template
 
 from tercet.cli.output import emit, say, score
+from tercet.folders import sync_tree
+from tercet.journal import to_disk
 from tercet.recipe import kinds_of
 from tercet.records import read_scores
 from tercet.store import Artifact, Store, StoreError, disk_errors
@@ -105,7 +107,9 @@ def _draft(target: Path) -> Iterator[Path]:
     try:
         with disk_errors(target):
             yield draft
+            sync_tree(draft)
             os.rename(draft, target)
+            to_disk(target.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

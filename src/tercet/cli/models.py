@@ -43,7 +43,7 @@ def _named(args: argparse.Namespace, store: Store, name: str) -> BaseSpec:
             raise RecipeError(f"{name}: a URL needs the name of its model behind it, e.g. {name.rstrip('/')}#NAME")
         # a server may change its weights: the revision names them
         return BaseSpec(model=model, revision=revision, **_asked(args, name))
-    if folder is None and any(artifact.name == model for artifact in store):
+    if folder is None and any(path.name.rpartition("-")[0] == model for path in store.folders()):
         folder = store.open(model).path
     if folder is not None and (folder / "artifact.json").is_file():
         artifact = store.open(folder)

@@ -28,6 +28,7 @@ from tercet.data.decontaminator import Cell, Decontaminator, Document, Found, pr
 from tercet.data.disk_list import batched
 from tercet.data.process_pool import ProcessPool
 from tercet.data.user_texts import user_texts
+from tercet.journal import to_disk
 from tercet.rows import RowError
 from tercet.rows_file import read_file
 
@@ -233,7 +234,9 @@ def _write(path: Path, kept: Iterable[tuple[RowBatch, list[bool]]]) -> None:
     try:
         (_write_table if path.suffix == ".parquet" else _write_lines)(partial, path, kept)
         if partial.exists():
+            to_disk(partial)
             os.replace(partial, path)
+            to_disk(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -282,6 +282,7 @@ def _draft(folder: Path) -> Iterator[Path]:
             to_disk(file)
             file.chmod(0o444)
         model.rename(folder)
+        to_disk(folder.parent)
     except OSError as error:
         raise BaseError(f"{folder}: cannot write the cache ({error}); free space or set TERCET_CACHE") from error
     finally:

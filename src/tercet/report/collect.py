@@ -2,7 +2,7 @@
 
 The eval stages are given; everything upstream is found by walking each `artifact.json` to the neighbour folders
 `<store>/<stage>-<key12>/`. A neighbour that is gone is reported on the page and no error: weights may be deleted
-before their evaluations.
+before their evaluations. So is one whose record is damaged.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import json
 import math
 import tomllib
 from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tercet import journal
+from tercet import artifact_json, journal
+from tercet.folders import FolderError
 from tercet.recipe import BASE, KINDS, EvalSpec, Recipe, RLSpec, kinds_of
 from tercet.records import Result, Score, read_results
 from tercet.rows import RowError
@@ -113,7 +115,9 @@ def walk(evals: Sequence[str], inputs: dict[str, Artifact], recipe: Recipe) -> d
     def visit(name: str, key: str, path: Path) -> None:
         if name in found:
             return
-        record = _stored(path / "artifact.json")
+        record: Object = {}
+        with suppress(FolderError, OSError):
+            record = artifact_json.read(path)
         kind = str(record.get("kind") or (recipe.kind(name) if name in (BASE, *recipe.stage) else "?"))
         parents = {str(n): str(k) for n, k in record.get("inputs", {}).items()}
         for parent, parent_key in parents.items():
@@ -167,7 +171,7 @@ def openings(inputs: Mapping[str, Artifact]) -> dict[str, list[str]]:
 
 def curves(stage: Stage) -> list[Curve]:
     """All finite numbers of metrics.jsonl, step by step."""
-    steps = {float(step): line for step, line in _metrics(stage).items() if step is not None}
+    steps = {float(step): line for step, line in _metrics(stage).items() if step is not None and _finite(step)}
     names = {name for line in steps.values() for name in line} - {"step", "seconds", "time"}
     known = [name for title in CURVES for name in (title, *sorted(n for n in names if n.startswith(f"{title}_")))]
     order = [name for name in dict.fromkeys(known) if name in names] + sorted(names - set(known))
@@ -191,9 +195,15 @@ def efficiencies(stage: Stage) -> dict[str, float]:
 
 
 def _metrics(stage: Stage) -> dict[float | None, Object]:
-    """The lines of metrics.jsonl by step; a resumed stage repeats steps, and the last line of a step counts."""
-    path = stage.path / "metrics.jsonl"
-    return {line.get("step"): line for line in read_file(path)} if path.is_file() else {}
+    """The lines of metrics.jsonl by step; a resumed stage repeats steps, and the last line of a step counts.
+
+    What follows a damaged line is left out: curves must not cost a page, and `tercet check` names the file.
+    """
+    path, found = stage.path / "metrics.jsonl", {}
+    with suppress(RowError):
+        for line in read_file(path) if path.is_file() else ():
+            found[line.get("step")] = line
+    return found
 
 
 def _title(name: str) -> str:

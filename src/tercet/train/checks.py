@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from transformers import PretrainedConfig
 
+from tercet.folders import FolderError
 from tercet.models.chat import open_chat
 from tercet.models.hf_folder import load_config
 from tercet.models.opening import context_length
@@ -134,9 +135,10 @@ def _authors(pairs: Artifact) -> list[tuple[Artifact, str]]:
     wanted = pairs.record["spec"].get(KINDS[pairs.kind].author)
     for name, key in pairs.inputs.items():
         folder = pairs.path.parent / f"{name}-{key}"
-        if not (folder / "artifact.json").is_file():
+        try:
+            made = Artifact.read(folder)
+        except FolderError:  # gone, or damaged
             continue
-        made = Artifact.read(folder)
         if KINDS[made.kind].produces in ("pairs", "unpaired"):
             found += _authors(made)
         elif name == wanted and endpoint(made.payload) is None:

@@ -89,7 +89,7 @@ class Tokens:
 def prepare(path: Path, chat: Chat, rule: Rule, ctx: Context) -> Tokens:
     """The trees of `path`'s rows by `rule`: from the cache of the stage's store, or made and kept there."""
     store = ctx.store
-    cache = store.root / ".cache"
+    cache = store.cache
     versions = (tokenizers.__version__, transformers.__version__)
     parts = (LAYOUT, rule.name, source_digest(path, cache), chat.digest, *versions)
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

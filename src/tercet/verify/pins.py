@@ -42,7 +42,7 @@ def verifiers_of(recipe: Recipe, name: str, cache: Path) -> dict[str, str]:
 def hidden(named: set[str], ctx: Context) -> dict[str, str]:
     """Those verifiers of a mixture's rows whose digest is in no key, as neither the recipe nor its files name them."""
     own = {one: digest for one in sorted(named) if (digest := custom_digest(one))}
-    shown = verifiers_of(ctx.recipe, ctx.name, ctx.store.root / ".cache") if own else {}
+    shown = verifiers_of(ctx.recipe, ctx.name, ctx.store.cache) if own else {}
     return {one: digest for one, digest in own.items() if one not in shown}
 
 

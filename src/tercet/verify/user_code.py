@@ -21,8 +21,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tercet.journal import replace
-from tercet.store import file_digest, source_digest
+from tercet.folders import file_digest
+from tercet.journal import make_folder, replace
+from tercet.store import source_digest
 
 NAME = re.compile(r".+\.py:[^\W\d]\w*")
 IN_TEXT = r"[\w./~-]+\.py:[A-Za-z_]\w*"
@@ -67,6 +68,7 @@ def named_in(file: Path, cache: Path, installed: Iterable[str] = ()) -> list[str
         texts, found = _verifier_column(file) if file.suffix == ".parquet" else _lines(file, installed), set[str]()
         with suppress(OSError, EOFError, ValueError, zlib.error):  # who reads the rows says what is wrong with the file
             found.update(name.decode() for text in texts for name in names.findall(text))
+        make_folder(cache)
         replace(entry, "\n".join(sorted(found)))
     return entry.read_text(encoding="utf-8").splitlines()
 
