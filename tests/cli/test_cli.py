@@ -213,7 +213,7 @@ def test_schema_is_json_schema_with_a_sentence_for_every_knob(tercet):
         (("chat", "absent"), "no such folder or artifact"),
         (("compare", "a", "b"), "no such artifact"),
         (("grade", "nope@1", "file"), "unknown verifier"),
-        (("grade", "gsm8k@1", "absent.jsonl"), "absent.jsonl: cannot be read"),
+        (("grade", "gsm8k@1", "absent.jsonl"), "absent.jsonl: no such file"),
         (("lineage", "absent"), "no such artifact"),
         (("check",), "holds no artifacts"),
         (("export", "absent", "out"), "no such artifact"),

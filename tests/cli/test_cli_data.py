@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tercet.cli.main import parser
+from tercet.cli.main import VERBS
+from tercet.cli.parser import parser
 from tercet.evals import suite
 from tercet.folders import payload_digest
 from tercet.rows import write_table
@@ -19,7 +20,7 @@ QUESTION = "Ann has three pens and buys four more pens in the shop. How many pen
 
 def call(*words: object) -> int:
     """Run the verb as the command line does."""
-    args = parser().parse_args([str(word) for word in words])
+    args = parser(VERBS).parse_args([str(word) for word in words])
     return int(args.verb(args))
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tercet.cli import output
-from tercet.cli.main import parser
+from tercet.cli.main import VERBS
+from tercet.cli.parser import parser
 
 Run = Callable[..., str]
 ASKED, ANSWER = (
@@ -28,7 +29,7 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
         lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
         (tmp_path / name).write_text("".join(line + "\n" for line in lines))
         words = ["data", tmp_path / name, "--store", tmp_path / "runs", *options]
-        args = parser().parse_args([str(word) for word in words])
+        args = parser(VERBS).parse_args([str(word) for word in words])
         assert args.verb(args) == code
         return capsys.readouterr().out
 

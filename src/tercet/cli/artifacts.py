@@ -14,7 +14,7 @@ from rich.console import Console
 from tercet import pipeline
 from tercet.cli.output import emit, say
 from tercet.faults import faults, not_covered
-from tercet.recipe import RecipeError, load
+from tercet.recipe import RecipeError, library, load
 from tercet.store import Artifact, Store, StoreError
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def check(args: argparse.Namespace) -> int:
 
 def report(args: argparse.Namespace) -> int:
     """The paths of the pages, opened in the browser on request."""
-    pages = _rendered(args) if args.run.suffix == ".toml" else _existing(args.run)
+    named = str(args.run) in library.names() and not args.run.exists()
+    pages = _rendered(args) if args.run.suffix == ".toml" or named else _existing(args.run)
     if args.json:
         return emit([str(page) for page in pages])
     for page in pages:

@@ -218,6 +218,8 @@ def _answers(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number and object of each line; the first one without completion and reference answer is named."""
     try:
         lines = file.read_text(encoding="utf-8").split("\n")  # only a line feed ends a line of JSON
+    except FileNotFoundError:
+        raise ValueError(f"{file}: no such file; expected one with a line of JSON for each completion") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: cannot be read as UTF-8 text ({error})") from None
     for number, line in enumerate(lines, 1):

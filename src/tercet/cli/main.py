@@ -1,4 +1,4 @@
-"""The `tercet` command: thin verbs over the package. Its exit codes are `CODES`."""
+"""The `tercet` command: thin verbs over the package. Its exit codes are said by `parser.EPILOG`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import argparse
 import os
 import signal
 import sys
-import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -16,22 +15,21 @@ from typing import Any
 from tercet import pipeline, preflight
 from tercet.cli import artifacts, data, evals, export, models, speed
 from tercet.cli.output import emit, say, scores_table, table
-from tercet.recipe import Recipe, dump, load
+from tercet.cli.parser import Verb, complete, parser
+from tercet.forecast import named_size
+from tercet.recipe import Recipe, dump, library, load
+from tercet.recipe.wheel import PREFIX
 from tercet.records import read_scores
 from tercet.stage import StageError
 from tercet.store import NO_SPACE, Artifact, Store, disk_full
 from tercet.track import UNLEARNED, learned_nothing
 
-Verb = Callable[[argparse.Namespace], int]
-CODES = (
-    "Exit codes: 0 done, 1 failed, 2 bad input, 3 a gate or check failed; 130, 143, 129: ended by Ctrl-C (SIGINT), "
-    "SIGTERM, SIGHUP."
-)
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, run the verb, turn errors into one message and an exit code."""
-    args = parser().parse_args(argv)
+    top = parser(VERBS)
+    complete(top)
+    args = top.parse_args(argv)
     verb: Verb = args.verb
     try:
         return verb(args)
@@ -54,42 +52,6 @@ def complain(message: str, code: int) -> int:
     with suppress(OSError):  # the terminal may be gone
         sys.stderr.write(f"tercet: {message}\n")
     return code
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line with every verb of `verbs.toml`."""
-    top = argparse.ArgumentParser(
-        prog="tercet", description="Imitate, prefer, verify: post-training from one recipe.", epilog=CODES
-    )
-    verbs = top.add_subparsers(required=True, metavar="VERB")
-
-    for name, verb in VERBS.items():
-        about = _TABLE[name]
-        text = about["help"]
-        found = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        found.set_defaults(verb=verb)
-        shared = [_TABLE["shared"][option] for option in about.get("uses", ())]
-        for argument in (*shared, *about.get("arguments", ())):
-            _add_argument(found, **argument)
-    return top
-
-
-def _add_argument(verb: argparse.ArgumentParser, name: str, **settings: Any) -> None:
-    """An argument of the table, whose values TOML cannot say all."""
-    if kind := settings.get("type"):
-        settings["type"] = TYPES[kind]
-    if isinstance(shown := settings.get("metavar"), list):
-        settings["metavar"] = tuple(shown)
-    verb.add_argument(name, **settings)
-
-
-def _names(text: str) -> list[str]:
-    """`A, B` as a list."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-TYPES: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "path": Path, "names": _names}
-_TABLE: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("verbs.toml").read_text(encoding="utf-8"))
 
 
 def inputs(args: argparse.Namespace) -> tuple[Recipe, Store, dict[str, str]]:
@@ -189,11 +151,33 @@ def schema(_args: argparse.Namespace) -> int:
     return emit(Recipe.model_json_schema())
 
 
+def recipes(args: argparse.Namespace) -> int:
+    """What came with the package, each with its base model, stages and what it fetches."""
+    found = []
+    for name, file in library.names().items():
+        recipe = load(file)
+        model, away = recipe.base.model, preflight.needs_network(recipe, list(recipe.stage), {}, {})
+        fetches = "the hub" if away else "a package" if model.startswith(PREFIX) else "nothing"
+        about = {"recipe": name, "parameters": named_size(model), "stages": len(recipe.stage), "fetches": fetches}
+        found.append(about | {"about": library.headline(file), "base": model, "path": str(file)})
+    if args.json:
+        return emit(found)
+    rows = [(one["recipe"], _size(one["parameters"]), one["stages"], one["fetches"], one["about"]) for one in found]
+    table(("recipe", "size", "stages", "fetches", "what it is"), rows)
+    return 0
+
+
+def _size(parameters: float) -> str:
+    """`135M`, `8B`; a model built on the fly has no size in its name."""
+    return f"{parameters / 1e9:g}B" if parameters >= 1e9 else f"{parameters / 1e6:g}M" if parameters else "tiny"
+
+
 VERBS: dict[str, Verb] = {
     "run": run,
     "plan": plan,
     "show": show,
     "schema": schema,
+    "recipes": recipes,
     "decontaminate": data.decontaminate,
     "data": data.data,
     "eval": evals.evaluate,

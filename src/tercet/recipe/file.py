@@ -18,6 +18,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from tercet.outside import without_userinfo
+from tercet.recipe.library import located
 from tercet.recipe.limits import DEPTH, EXTENDED, LISTED, STAGES, STRING, check_values, parse, read_text
 from tercet.recipe.recipe import Recipe
 from tercet.recipe.specs import KINDS, Loc, RecipeError, StageSpec, kinds_of
@@ -29,7 +30,7 @@ Places = dict[Loc, str]  # where each key was written: "recipes/tiny.toml, line 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file, with `extends` followed and overrides such as `stage.sft.batch=8` applied."""
-    path = Path(path)
+    path = located(path)
     document, places = _read(path, ())
     for override in overrides:
         places = _override(document, places, override)
@@ -182,7 +183,9 @@ def _explain(problem: Any, document: dict[str, Any], places: Places) -> str:
         about = f" ({field.description})" if field is not None and field.description else ""
         return f"{where}: {_table(loc[:-1])} lacks the key {loc[-1]!r}{about}; add it"
     if kind == "union_tag_not_found":
-        return f"{where}: {_table(loc)} lacks the key 'kind'; one of {', '.join(kinds_of(StageSpec))}"
+        others = [name for name in document.get("stage", {}) if loc[:1] == ("stage",) and name != loc[1]]
+        meant = _meant(str(loc[1]), others) if others else ""
+        return f"{where}: {_table(loc)}{meant} lacks the key 'kind'; one of {', '.join(kinds_of(StageSpec))}"
     if kind == "union_tag_invalid":
         tag, place, known = str(problem["ctx"]["tag"]), _place(places, (*loc, "kind")), kinds_of(StageSpec)
         return f"{place}: unknown kind {tag!r} in {_table(loc)}{_meant(tag, known)}; known: {', '.join(known)}"
