@@ -158,7 +158,12 @@ def recipes(args: argparse.Namespace) -> int:
         recipe = load(file)
         model, away = recipe.base.model, preflight.needs_network(recipe, list(recipe.stage), {}, {})
         fetches = "the hub" if away else "a package" if model.startswith(PREFIX) else "nothing"
-        about = {"recipe": name, "parameters": named_size(model), "stages": len(recipe.stage), "fetches": fetches}
+        about: dict[str, Any] = {
+            "recipe": name,
+            "parameters": named_size(model),
+            "stages": len(recipe.stage),
+            "fetches": fetches,
+        }
         found.append(about | {"about": library.headline(file), "base": model, "path": str(file)})
     if args.json:
         return emit(found)
