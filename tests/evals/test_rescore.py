@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,23 @@ def test_another_verifier_reads_the_stored_answers(
     assert found["words@1"].card.verifier == "capitals@1"
     (line,) = compare(workspace.root / "gold", tmp_path / "again")
     assert (line.a, line.b) == (1, 0)
+
+
+def test_a_verifier_of_a_user_runs_elsewhere_and_what_is_no_grade_ends_it_by_name_and_item(
+    workspace: Any, tmp_path: Path
+) -> None:
+    workspace.write_benchmark("words@1")
+    workspace.evaluate("gold")
+    file = tmp_path / "mine.py"
+    source = "import os\n\ndef pid(completion, answer):\n    return {'score': 1, 'answer': str(os.getpid())}\n"
+    file.write_text(source + "\ndef text(completion, answer):\n    return '1.0'\n", encoding="utf-8")
+    rescore(workspace.root / "gold", tmp_path / "again", {"words@1": f"{file}:pid"})
+    pids = {json.loads(line)["answer"] for line in (tmp_path / "again" / "results.jsonl").read_text().splitlines()}
+    assert str(os.getpid()) not in pids
+    message = r"words@1, item '.*': the verifier .*mine\.py:text: what it returned is no grade: .* got '1\.0'"
+    with pytest.raises(run.EvalError, match=message):
+        rescore(workspace.root / "gold", tmp_path / "third", {"words@1": f"{file}:text"})
+    assert not (tmp_path / "third").exists()
 
 
 def test_a_corrected_verifier_needs_no_model(workspace: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,7 +211,10 @@ def _graded(verify: Verifier, answer: dict[str, Any]) -> Grade:
     prompt = answer.get("prompt") or ()
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     asked: dict[str, Any] = {"prompt": messages_from(turns) if turns else (), "source": str(answer.get("source") or "")}
-    return verify(answer["completion"], answer["reference"], **asked)
+    found = verify(answer["completion"], answer["reference"], **asked)
+    if found.refused:
+        raise ValueError(found.detail)
+    return found
 
 
 def _answers(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from tercet.evals.compare import load
 from tercet.evals.results import regraded, write_scores
-from tercet.evals.run import check_errors
+from tercet.evals.run import EvalError, check_errors
 from tercet.evals.task import TaskError
 from tercet.records import Result, Score, read_scores
+from tercet.verify.grade import NO_GRADE
 
 
 def rescore(
@@ -40,6 +41,8 @@ def rescore(
     for number, result in enumerate(results):
         card = cards[result.task]
         again.append(regraded(result, card.verifier, card) if card.verifier else result)
+        if wrong := next((one.detail for one in again[-1].tries if NO_GRADE in one.detail), ""):
+            raise EvalError(f"{result.task}, item {result.item!r}: {wrong}; repair the verifier and rescore again")
         progress(number + 1, len(results))
     for task, card in cards.items():
         check_errors(card, [result for result in again if result.task == task])

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from tercet import hub
 from tercet.evals.layout import Layout, Shot, laid_out
 from tercet.records import Result, TaskCard, Think
-from tercet.rows import Messages, Row, Sampling, Source, messages_from, read_table
+from tercet.rows import Message, Messages, Row, Sampling, Source, messages_from, read_table
 from tercet.stats import Estimate
 from tercet.verify import verifier
 
@@ -187,12 +187,15 @@ def items(task: Task, records: Iterable[Any], examples: Sequence[Any] = ()) -> l
     for number, record in enumerate(records):
         try:
             item = _item(task, record, number, examples)
-        except (KeyError, IndexError, TypeError) as error:
+        except TaskError:
+            raise
+        except Exception as error:  # the functions of a user's task may raise anything
             keys = sorted(record) if isinstance(record, dict) else type(record).__name__
             raise TaskError(
                 f"{task.id}, record {number}: is not in the expected layout ({type(error).__name__}: {error}); "
                 f"it has {keys}"
             ) from error
+        _check_types(item)
         _check(item, task.metric)
         if item.item in made:
             raise TaskError(f"{task.id}: two items have the id {item.item!r}; ids must be unique within a task")
@@ -290,6 +293,21 @@ def _item(task: Task, record: Any, number: int, examples: Sequence[Any]) -> Item
         asked=asked,
         beside=task.beside(record) if task.beside else (),
     )
+
+
+def _check_types(item: Item) -> None:
+    """Refuse an item whose parts are of another type than declared, as functions of a user may make it."""
+    where = f"{item.task}, item {item.item!r}"
+    for name in ("reference", "template", "subset"):
+        if not isinstance(value := getattr(item, name), str):
+            raise TaskError(f"{where}: {name} must be a text, got {value!r:.80}")
+    for name in ("options", "fields", "asked", "beside"):
+        if wrong := [one for one in getattr(item, name) if not isinstance(one, str)]:
+            raise TaskError(f"{where}: {name} must be texts, got {wrong[0]!r:.80}")
+    if isinstance(item.gold, bool) or not isinstance(item.gold, int):
+        raise TaskError(f"{where}: the right option must be a whole number, got {item.gold!r:.80}")
+    if wrong := [one for one in item.messages if not (isinstance(one, Message) and isinstance(one.content, str))]:
+        raise TaskError(f"{where}: the prompt must be messages with a text each, got {wrong[0]!r:.80}")
 
 
 def _check(item: Item, metric: Metric) -> None:

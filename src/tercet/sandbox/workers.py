@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import io
 import logging
 import os
+import pickle
 import queue
 import resource
 import signal
@@ -29,6 +31,7 @@ from tercet.argv import Outside, command
 
 START_SECONDS = 120.0  # to start an interpreter and import the function's module, on a busy machine
 GRACE_SECONDS = 2.0  # after the caller's limit, when the caller is gone, the kernel ends the worker
+ANSWER_BYTES = 64 << 20  # of one answer
 MEMORY_BYTES = 4 << 30  # address space of a worker: 9**9**9 must not exhaust the machine's memory
 BOOT = "import sys; from tercet.sandbox.workers import serve; serve(int(sys.argv[1]))"
 
@@ -48,8 +51,9 @@ class WorkerStartError(RuntimeError):
 def call(function: str, args: tuple[Any, ...], seconds: float) -> Any:
     """The result of `function`, "module:name", on `args` in a worker: `call("math:factorial", (5,), 2.0)` is 120.
 
-    The limit covers the function alone, not the import of its module. Arguments and result are pickled. Safe from
-    any thread: each call has a worker to itself, and there are as many as there are cores.
+    The limit covers the function alone, not the import of its module. Arguments are pickled, the result is of numbers,
+    texts, lists, tuples and dicts. Safe from any thread: each call has a worker to itself, and there are as many as
+    there are cores.
     Raises WorkerTimeoutError, WorkerError or WorkerStartError; after each of them the next call works again.
     """
     pool = _POOLS.get(os.getpid()) or _POOLS.setdefault(os.getpid(), _Pool())  # a forked child gets its own
@@ -98,6 +102,13 @@ class _Pool:
 _POOLS: dict[int, _Pool] = {}  # by process id
 
 
+class _Plain(pickle.Unpickler):
+    """Reads numbers, texts and what holds them: code of a user ran in the worker, and names nothing here."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"{module}.{name} is no plain value")
+
+
 class _Worker:
     """One process and the connection to it."""
 
@@ -138,9 +149,14 @@ class _Worker:
     def _answer(self, seconds: float, what: str) -> tuple[str, Any]:
         if not self.connection.poll(seconds):
             raise WorkerTimeoutError(f"{what} took longer than {seconds:g} s")
-        answer: tuple[str, Any] = self.connection.recv()
+        try:
+            status, value = _Plain(io.BytesIO(self.connection.recv_bytes(ANSWER_BYTES))).load()
+        except (EOFError, ConnectionError):
+            raise
+        except Exception as error:  # too long, or no plain value: the process is not trusted with more
+            raise ConnectionError(f"what it answered cannot be read: {error}") from error
         self.started = True
-        return answer
+        return str(status), value
 
     def _lost(self, function: str, error: Exception) -> Exception:
         self.process.kill()
@@ -148,9 +164,10 @@ class _Worker:
         self.log.seek(0)
         tail = self.log.read()[-500:].decode(errors="replace").strip().splitlines()[-1:]
         said = f": {tail[0]}" if tail else ""
+        why = f"{type(error).__name__}: {error}".removesuffix(": ")
         if not self.started:
             return WorkerStartError(f"the worker process for {function} could not start{said}")
-        return WorkerError(f"the worker process died in {function} (exit status {code}, {type(error).__name__}){said}")
+        return WorkerError(f"the worker process died in {function} (exit status {code}, {why}){said}")
 
     def stop(self) -> None:
         """Kill the process and reap it."""

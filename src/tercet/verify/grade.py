@@ -20,6 +20,9 @@ class VerifierError(ValueError):
     """An unknown verifier, or a reference answer that it cannot read; the message says what is expected."""
 
 
+NO_GRADE = "what it returned is no grade"
+
+
 @dataclass(frozen=True)
 class Grade:
     """A verdict, with what was extracted so that a wrong score can be explained.
@@ -41,6 +44,11 @@ class Grade:
         for name in ("answer", "detail"):
             if isinstance(text := getattr(self, name), str) and not text.isascii():
                 object.__setattr__(self, name, unicode_only(text))
+
+    @property
+    def refused(self) -> bool:
+        """Whether the function of a user's verifier returned something that is no grade."""
+        return self.outcome == "error" and NO_GRADE in self.detail
 
     @property
     def lost(self) -> bool:

@@ -5,18 +5,20 @@ adds `mine@1` to the verifiers wherever it is installed. Rows and recipes name b
 given and may return stands in signatures.py. It should refuse a reference answer that it cannot read by a
 VerifierError, also with an empty completion: that is how rows are checked before training.
 
-It runs in a worker process. One that hangs is ended (outcome "timeout"), and one that raises, dies or returns no number
-has the outcome "error"; neither stops a run. The digest of its code is part of what a stage's key is made of.
+It runs in a worker process, which answers with plain values alone. One that hangs is ended (outcome "timeout"), and one
+that raises, dies or returns no number has the outcome "error"; neither stops a run. `grade` and `rescore` end with the
+row for which no grade was returned. The digest of its code is part of what a stage's key is made of.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import Any
 
 from tercet.rows import Messages
 from tercet.sandbox.workers import WorkerError, WorkerStartError, WorkerTimeoutError, call
@@ -136,11 +138,12 @@ class UserFunction:
         """The grade of a completion."""
         one = Submission(completion, reference, prompt, source)
         try:
-            grade: Grade | None = call(f"{WORKER}:grade", (self.where, self.digest, one), SECONDS)
+            found: dict[str, Any] | None = call(f"{WORKER}:grade", (self.where, self.digest, one), SECONDS)
         except WorkerTimeoutError as error:
             return Grade(0.0, outcome="timeout", detail=str(error))
         except WorkerError as error:
             return Grade(0.0, outcome="error", detail=str(error))
-        if grade is None:
+        if found is None:
             raise ChangedCodeError(f"{self.name} has changed while this run used it; run the same command again")
-        return grade
+        grade = Grade(**found)
+        return replace(grade, detail=f"the verifier {self.name}: {grade.detail}") if grade.refused else grade

@@ -17,7 +17,7 @@ from tercet.verify.grade import Grade, VerifierError, is_number, read_reference,
 from tercet.verify.llm_judges import Case, LLMJudge, unasked
 from tercet.verify.published_judges import TEXTS, block
 
-NUMBER = r"[\"']?(-?\d+(?:\.\d+)?)(?![\d.]*\d)"
+NUMBER = r"[\"']?(-?\d+(?:\.\d+)?)(?![\d.]*\d)(?!e[+-]?\d)"
 SCORE = re.compile(rf"[\"']?\bscore\b[\"']?\s*[:=]\s*{NUMBER}", re.IGNORECASE)
 SCORES = re.compile(r"[\"']?\bscores\b[\"']?\s*[:=]\s*\[([^\[\]]*)\]", re.IGNORECASE)
 # The same with marks of bold or code around the name and before the value, read where nothing above is found.

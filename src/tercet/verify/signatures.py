@@ -24,7 +24,7 @@ from numbers import Real
 from typing import Any
 
 from tercet.rows import Messages
-from tercet.verify.grade import Grade, VerifierError, is_number
+from tercet.verify.grade import NO_GRADE, Grade, VerifierError
 from tercet.verify.llm_judges import spoken
 from tercet.verify.user_code import UserCodeError, described, load, pinned
 
@@ -36,6 +36,14 @@ COMPLETION = ("completion", "solution_str")
 REFERENCE = ("answer", "ground_truth", "reference", "info", "extra_info")
 ONE = (*COMPLETION, *REFERENCE, "prompt", "data_source")
 TRAINER = ("completion_ids", "prompt_ids", "trainer_state", "log_extra", "log_metric")  # what only TRL's trainer has
+
+TEXT = 100_000  # characters of an answer or a detail that are kept
+OUTCOMES = ("graded", "unparsed", "truncated", "timeout", "error")
+
+
+class WrongGradeError(TypeError):
+    """What a function returned is no grade."""
+
 
 pinned_once = cache(pinned)  # a worker has the code that it imported first, whatever becomes of the file
 
@@ -107,23 +115,25 @@ def fault(where: str, digest: str, reference: str) -> str:
     """Why a function cannot read a reference answer: the VerifierError that it raises on it and an empty completion."""
     called, how = function(where, digest)
     try:
-        called(**how.arguments(Submission("", reference)))
-    except VerifierError as error:
+        read(called(**how.arguments(Submission("", reference))), listed=how.lists)
+    except (VerifierError, WrongGradeError) as error:
         return str(error)
     except Exception:  # an accident on the empty completion says nothing about the reference answer
         return ""
     return ""
 
 
-def grade(where: str, digest: str, one: Submission) -> Grade | None:
-    """The grade of a submission; None where the code is no longer that of the digest."""
+def grade(where: str, digest: str, one: Submission) -> dict[str, Any] | None:
+    """The fields of a submission's grade, plain values; None where the code is no longer that of the digest."""
     if pinned_once(where) != digest:
         return None
     try:
         called, how = function(where, digest)
-        return read(called(**how.arguments(one)), listed=how.lists)
+        return vars(read(called(**how.arguments(one)), listed=how.lists))
+    except WrongGradeError as error:
+        return vars(Grade(0.0, outcome="error", detail=f"{NO_GRADE}: {error}"))
     except Exception as error:
-        return Grade(0.0, outcome="error", detail=described(error))
+        return vars(Grade(0.0, outcome="error", detail=_text(described(error))))
 
 
 @cache
@@ -165,19 +175,59 @@ def unpacked(reference: str) -> tuple[Any, dict[str, Any]]:
 
 
 def read(value: Any, *, listed: bool) -> Grade:
-    """The grade that a function means by a Grade, a finite number, a dict with a score, or (`listed`) a list of one."""
+    """The grade that a function means by a Grade, a finite number, a dict with a score, or (`listed`) a list of one.
+
+    It holds plain texts and floats whatever the function returned, so that nothing of its classes leaves the worker.
+    """
     if listed and isinstance(value, Sequence) and len(value) == 1:
         value = value[0]
     elif listed:
-        raise TypeError(f"expected a list of one number from the verifier, got {value!r:.80}")
+        raise WrongGradeError(f"expected a list of one number from the verifier, got {_shown(value)}")
     more: Mapping[str, Any] = {}
     if isinstance(value, Mapping) and "score" in value:
         value, more = value["score"], value
-    score = value.score if isinstance(value, Grade) else value
-    if not isinstance(score, Real) or not math.isfinite(score):
+    score = _number(value.score if isinstance(value, Grade) else value)
+    if score is None:
         expected = "a finite number, a tercet.verify.Grade or a dict with a finite 'score'"
-        raise TypeError(f"expected {expected} from the verifier, got {value!r:.80}")
+        raise WrongGradeError(f"expected {expected} from the verifier, got {_shown(value)}")
     if isinstance(value, Grade):
-        return value
-    numbers = {str(name): float(one) for name, one in more.items() if name != "score" and is_number(one)}
-    return Grade(float(score), str(more.get("answer") or more.get("pred") or ""), numbers=numbers)
+        return _plain(value, score)
+    numbers = {_text(name): one for name, kept in more.items() if (one := _number(kept)) is not None}
+    numbers = {name: one for name, one in numbers.items() if name != "score" and not isinstance(more[name], bool)}
+    return Grade(score, _text(more.get("answer") or more.get("pred") or ""), numbers=numbers)
+
+
+def _plain(grade: Grade, score: float) -> Grade:
+    """A Grade of the function's own making, with every field of the type that it is declared with."""
+    numbers = {name: _number(one) for name, one in dict(grade.numbers).items() if isinstance(name, str)}
+    faults = {
+        "answer": not isinstance(grade.answer, str),
+        "detail": not isinstance(grade.detail, str),
+        "outcome": grade.outcome not in OUTCOMES,
+        "numbers": len(numbers) != len(grade.numbers) or None in numbers.values(),
+    }
+    if wrong := next((name for name, fault in faults.items() if fault), ""):
+        raise WrongGradeError(f"the field {wrong!r} of a Grade cannot be {_shown(getattr(grade, wrong))}")
+    found = {_text(name): one for name, one in numbers.items() if one is not None}
+    return Grade(score, _text(grade.answer), str(grade.outcome), _text(grade.detail), found)
+
+
+def _number(value: Any) -> float | None:
+    """The finite float that a number of any library is; None of what is none."""
+    try:
+        found = float(value) if issubclass(type(value), Real) else math.nan  # an object may lie about its class
+    except (ArithmeticError, TypeError, ValueError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def _text(value: Any) -> str:
+    """A plain text that can be written as UTF-8, cut where it is longer than any answer."""
+    text = "".join(str(value)[:TEXT])
+    return text.encode("utf-8", "replace").decode()
+
+
+def _shown(value: Any) -> str:
+    """What came, for a message; of what has a text of its own making only the type."""
+    known = type(value) in (str, int, float, complex, bool, type(None))
+    return f"{value!r:.80}" if known and (type(value) is not int or abs(value) < 1e80) else f"a {type(value).__name__}"

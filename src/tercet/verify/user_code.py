@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -95,8 +96,13 @@ def described(error: BaseException) -> str:
 
 
 def _file_of(module: str) -> Path:
-    """The file of an installed module, which is not imported (the packages around it are)."""
-    spec = importlib.util.find_spec(module)
+    """The file of an installed module; neither it nor the packages around it are imported."""
+    first, *rest = module.split(".")
+    spec, name = importlib.util.find_spec(first), first
+    for part in rest:
+        name = f"{name}.{part}"
+        places = spec.submodule_search_locations if spec else None
+        spec = PathFinder.find_spec(name, list(places)) if places is not None else None
     if spec is None or not spec.origin or not Path(spec.origin).is_file():
         raise ModuleNotFoundError(f"No module named {module!r}")
     return Path(spec.origin)
@@ -157,7 +163,7 @@ def _imported(path: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickles of the file look it up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UserCodeError(f"{path} cannot be imported: {described(error)}") from error
     return module

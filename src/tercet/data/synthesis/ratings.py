@@ -30,8 +30,10 @@ from tercet.verify.thoughts import answer_of
 
 CHUNK = 256  # prompts rated at once
 PAPER_RATINGS = 4
-HEAD = re.compile(r"^[#*\s]*text\s+(\d+)[^\w\n]*$", re.IGNORECASE | re.MULTILINE)
-KEY = re.compile(r"[\"']text[ _]?(\d+)[\"']\s*:", re.IGNORECASE)  # the same in JSON, read where there are no headings
+HEAD = re.compile(r"^[#*\s]*text\s+(\d{1,6})[^\w\n]*$", re.IGNORECASE | re.MULTILINE)
+KEY = re.compile(
+    r"[\"']text[ _]?(\d{1,6})[\"']\s*:", re.IGNORECASE
+)  # the same in JSON, read where there are no headings
 RATING = re.compile(r"\brating[^\w-]*?(5(?:\.0+)?(?![\d.]*\d)|[1-4](?:\.\d+)?(?!\d)|N/?A\b)", re.IGNORECASE)
 RATIONALE = re.compile(r"\brationale\W*(.+)", re.IGNORECASE | re.DOTALL)
 JudgeCase = tuple[str, list[str]]  # a question and the answers to it
