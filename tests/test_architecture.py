@@ -71,19 +71,19 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 24
 # docs/log.md that says what the lines buy.
 BUDGETS = {
     "algos": 602,
-    "cli": 1_624,
-    "data": 6_930,
+    "cli": 1_627,
+    "data": 6_932,
     "device": 1_192,
-    "evals": 3_444,
+    "evals": 3_465,
     "kernels": 110,
     "models": 11_442,
     "preflight": 632,
     "recipe": 1_989,
     "report": 1_935,
-    "sandbox": 2_435,
+    "sandbox": 2_452,
     "top": 4_358,
     "train": 3_732,
-    "verify": 5_110,
+    "verify": 5_177,
 }
 # Flat tables may be long; the reason says why the file reads well all the same.
 TABLES: dict[str, str] = {}
