@@ -4,6 +4,7 @@
 # make docs         rewrite docs/recipe.md from the specs, docs/templates.md and docs/layouts.md from the tests' cases
 # make lock         resolve the dependencies anew into release/requirements.lock, with hashes (network)
 # make audit        look up known faults of those packages (network); exit code 3: not all could be looked up
+# make dist         the wheel and the source archive in dist/, checked as the package index checks them
 # make sbom         write dist/sbom.json, the list of parts in CycloneDX's form
 #
 # Needs make and Python 3.11+ with venv (Debian, Ubuntu: apt-get install make python3-venv). Everything else goes
@@ -24,7 +25,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check 
 # pip writes in a .pth file where this checkout lies, and Python before 3.13 reads it in the letters of the locale.
 export LC_ALL = C.UTF-8
 
-.PHONY: quickstart check check-slow durations format docs lock audit sbom clean
+.PHONY: quickstart check check-slow durations format docs lock audit dist sbom clean
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.run
@@ -57,13 +58,18 @@ docs: $(VENV)/.dev
 lock audit: $(RELEASE)/.tools
 	$(RELEASE)/bin/python release/$@.py
 
+dist: $(RELEASE)/.tools
+	rm -f dist/tercet-*
+	$(RELEASE)/bin/python -m build --outdir dist .
+	$(RELEASE)/bin/twine check --strict dist/tercet-*
+
 sbom: $(RELEASE)/.tools
 	@mkdir -p dist
 	$(RELEASE)/bin/cyclonedx-py requirements release/requirements.lock --pyproject pyproject.toml --of JSON -o dist/sbom.json
 
 $(RELEASE)/.tools:
 	@$(PYTHON) -m venv $(RELEASE)
-	@$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check uv pip-audit cyclonedx-bom
+	@$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check build cyclonedx-bom pip-audit twine uv
 	@touch $@
 
 clean:
