@@ -46,6 +46,8 @@ MADE: dict[str, tuple[str, Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
     "time": ("datetime", lambda time: time.isoformat(), lambda kind, text: kind.fromisoformat(text)),
     "datetime": ("datetime", lambda time: time.isoformat(), lambda kind, text: kind.fromisoformat(text)),
     "timedelta": ("datetime", lambda span: [span.days, span.seconds, span.microseconds], lambda kind, p: kind(*p)),
+    "PosixPath": ("pathlib", str, lambda kind, text: kind(text)),
+    "UUID": ("uuid", str, lambda kind, text: kind(text)),
     "deque": ("collections", lambda queue: [[*queue], queue.maxlen], lambda kind, parts: kind(*parts)),
     "Counter": ("collections", lambda counts: [*counts.items()], lambda kind, items: kind(dict(items))),
     "OrderedDict": ("collections", lambda items: [*items.items()], lambda kind, items: kind(items)),
@@ -131,7 +133,7 @@ def decode(data: Any, other: Callable[[str, Any], Any]) -> Any:
 
 
 def _builtin(name: str) -> Any:
-    if name.startswith("_"):
+    if str.startswith(name, "_"):
         raise ValueError("no builtin")
     return vars(builtins)[name]
 

@@ -36,8 +36,8 @@ def code(completion: str, reference: str, *, sandbox: str = "auto") -> Grade:
     score is 0 (0). Output is compared line by line without trailing blanks, and without empty lines at the end.
     Outcomes: "unparsed" (no code), "timeout" (a test ran out of time), "error" (the sandbox broke, or cannot import
     what the tests import). `numbers`: "passed" and "tests". With asserts the program is imported (no `__main__` guard
-    runs), with input and output it is run. An object that equals everything does not pass an assert, as far as
-    comparisons.py can ask the expected value.
+    runs), with input and output it is run. Asserts run in a process of their own (`run_tests`), and expected output
+    never enters the sandbox.
     """
     tests = _tests(reference)
     blocks = [block for block in code_blocks(completion) if block.strip()]

@@ -1,4 +1,6 @@
-"""Tests that ask the expected value: an object that calls itself equal to everything is not what was expected.
+"""Tests in the answer's interpreter that ask the expected value: what calls itself equal to everything is not it.
+
+Only for classes of tests that cannot run in a process of their own (programs.py says which).
 
 `answer == 4` asks the answer first, and `4 == answer` asks it too, because the number does not know it. So every `==`,
 `in` and `assertEqual` of a test goes through `__same__` and its like (programs.toml), which trust a value of the

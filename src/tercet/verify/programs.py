@@ -48,8 +48,11 @@ def program(completion: str, reference: str, *, sandbox: str = "auto") -> Grade:
     "check" (HumanEval) `prompt` stands in when it is empty, and `check(entry_point)` is called at the end. Kind
     "unittest" (BigCodeBench) reduces the answer to what the entry point needs and runs the class TestCases: no
     failures, no errors, and no test skipped that its author did not mark. As in the published harnesses the program is
-    imported and not run: what stands behind `if __name__ == "__main__":` does not run. An object that equals
-    everything does not pass, as far as comparisons.py can ask the expected value.
+    imported and not run: what stands behind `if __name__ == "__main__":` does not run.
+    Tests run in a process of their own (`run_tests`), so an answer passes by what it returns alone. Classes of tests
+    that patch, capture, seed, or need frames, figures and the like (`_separable`) share the answer's interpreter as
+    in the published harness: there an object that equals everything does not pass as far as comparisons.py can ask
+    the expected value, and an answer written against the runner can forge its pass.
     Outcomes: "graded", "timeout", "unparsed" (no code at all), "error" (the sandbox broke, or cannot import what the
     row's own code imports; nothing is known about the answer). The answer in the Grade is the code that was run. A
     SandboxError means that no program can be run here.
@@ -60,17 +63,21 @@ def program(completion: str, reference: str, *, sandbox: str = "auto") -> Grade:
         return Grade(0.0, outcome="unparsed", detail="no code in the completion")
     if how.kind == "unittest":
         answer = f"{_stub(how.before)}\n{sanitize(code, how.entry_point)}\n"
-        parts = [answer, PARTS["before_unittest"], PARTS["before_tests"], asking(how.tests), "__run_tests()"]
-        tests = None
+        tests = [PARTS["before_unittest"], how.tests, "__run_tests()"]
+        apart = _separable(how)
     else:
-        answer = _arranged(code, how)[0]
-        parts, tests = [answer], [PARTS["as_module"], _used(how), how.tests, f"check({how.entry_point})"]
+        answer, apart = _arranged(code, how)[0], True
+        tests = [how.tests, f"check({how.entry_point})"]
     memory_mb = MEMORY_MB[how.kind]
     if missing := lacking([*imported(_stub(how.before or how.prompt)), *imported(how.tests)], sandbox, memory_mb):
         return Grade(0.0, answer, "error", missing)
     limits: dict[str, Any] = {"seconds": how.seconds, "memory_mb": memory_mb, "sandbox": sandbox}
-    program = [PARTS["as_module"], *parts]
-    ran = run_tests(program, tests, **limits) if tests else run_program(program, **limits)
+    program = [PARTS["as_module"], answer]
+    if apart:
+        ran = run_tests(program, [PARTS["as_module"], _used(how), *tests], **limits)
+    else:
+        harness, text, call = tests
+        ran = run_program([*program, harness, PARTS["before_tests"], asking(text), call], **limits)
     outcome = ran.outcome if ran.outcome in ("timeout", "error") else "graded"
     return Grade(float(ran.outcome == "passed"), answer, outcome, ran.detail)
 
@@ -207,6 +214,19 @@ def _used(how: ProgramReference) -> str:
         waiting = [node for node in waiting if node not in found]
         text = "\n".join(map(ast.unparse, found))
     return "\n".join(map(ast.unparse, sorted(kept, key=lambda node: node.lineno)))
+
+
+def _separable(how: ProgramReference) -> bool:
+    """Whether a class of tests needs no more of the answer than plain values, judged by the row's own text."""
+    try:
+        nodes = [*ast.walk(ast.parse(how.tests)), *ast.walk(ast.parse(_stub(how.before)))]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    names = [(node.module or "") for node in nodes if isinstance(node, ast.ImportFrom)]
+    names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    words = {word for text in (how.tests, how.before) for word in re.findall(r"\w+", text)}
+    modules = {name.partition(".")[0] for name in names}
+    return modules <= set(PARTS["plain_modules"].split()) and not words & set(PARTS["shared_words"].split())
 
 
 def _bound(node: ast.stmt) -> Iterator[str]:
