@@ -12,7 +12,7 @@ import time
 import pytest
 
 from tercet import folders
-from tercet.artifact_json import DamagedError
+from tercet.artifact_json import DamagedArtifactError
 from tercet.faults import faults
 from tercet.folders import file_digest, payload_digest
 from tercet.store import Artifact, DiskFullError, Identity, Store, StoreError, source_digest
@@ -183,7 +183,7 @@ def test_a_damaged_record_is_named(store):
     made = make(store)
     (made.path / "artifact.json").chmod(0o600)
     (made.path / "artifact.json").write_text("{")
-    with pytest.raises(DamagedError, match="damaged"):
+    with pytest.raises(DamagedArtifactError, match="damaged"):
         Artifact.read(made.path)
 
 

@@ -34,7 +34,7 @@ OWN = "record_digest"
 VERSIONS = ("tercet", "torch", "transformers")  # whose versions an artifact records
 
 
-class DamagedError(FolderError):
+class DamagedArtifactError(FolderError):
     """What was committed is not what is there; `why` says the difference."""
 
     def __init__(self, path: Path, why: str) -> None:
@@ -57,9 +57,9 @@ def read(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise FolderError(f"{folder}: not an artifact (no {NAME})") from None
     except (IsADirectoryError, NotADirectoryError, ValueError, RecursionError) as error:
-        raise DamagedError(path, str(error)) from None
+        raise DamagedArtifactError(path, str(error)) from None
     if why := _fault(record, data):
-        raise DamagedError(path, why)
+        raise DamagedArtifactError(path, why)
     return dict(record)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tercet import artifact_json
-from tercet.artifact_json import DamagedError
+from tercet.artifact_json import DamagedArtifactError
 from tercet.folders import FolderError, payload_digest
 from tercet.store import KEEP, Identity
 
@@ -20,7 +20,7 @@ def faults(folder: Path) -> list[str]:
     record: dict[str, Any] = {}
     try:
         record = artifact_json.read(folder)
-    except DamagedError as error:
+    except DamagedArtifactError as error:
         found.append(f"artifact.json is damaged: {error.why}")
     except (FolderError, OSError) as error:
         found.append(str(error))
@@ -49,7 +49,7 @@ def _of_input(folder: Path, read: str | None) -> Iterator[str]:
     """An input is there, whole, and holds what it held when it was read."""
     try:
         now = artifact_json.read(folder)["digest"]
-    except DamagedError:
+    except DamagedArtifactError:
         yield f"input {folder.name} is damaged"
     except (FolderError, OSError):
         yield f"input {folder.name} is missing"

@@ -27,7 +27,7 @@ from typing import Any
 import tercet
 from tercet import machine
 from tercet.argv import Outside, command
-from tercet.artifact_json import DamagedError
+from tercet.artifact_json import DamagedArtifactError
 from tercet.journal import write_json
 from tercet.recipe import Placement, Recipe, SourceSpec
 from tercet.rows import Row
@@ -228,7 +228,7 @@ def _report(error: Exception, draft: Draft, first: bool) -> int:
     code, message = _exit(error, draft.path)
     ours = type(error).__module__.startswith("tercet.")
     # Neither a library's ValueError nor a damaged input, which the next run makes again, may cost finished work.
-    keep = code != 2 or isinstance(error, DamagedError) or (not ours and any(draft.work.iterdir()))
+    keep = code != 2 or isinstance(error, DamagedArtifactError) or (not ours and any(draft.work.iterdir()))
     with suppress(OSError):
         traceback.print_exc(limit=-12)
         sys.stderr.write(f"\ntercet: {message}\n")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tercet import artifact_json
-from tercet.artifact_json import DamagedError
+from tercet.artifact_json import DamagedArtifactError
 from tercet.folders import (
     FolderError,
     no_link,
@@ -144,13 +144,13 @@ class Store:
             if os.path.lexists(self.root / f"{name}-{key}"):
                 self._found(name, key)
         except FolderError as error:
-            return error.why if isinstance(error, DamagedError) else str(error)
+            return error.why if isinstance(error, DamagedArtifactError) else str(error)
         return ""
 
     def _found(self, name: str, key: str) -> Artifact:
         artifact = self.intact(self.root / f"{name}-{key}")
         if (artifact.name, artifact.key) != (name, key):
-            raise DamagedError(artifact.path, f"holds {artifact.name}-{artifact.key}")
+            raise DamagedArtifactError(artifact.path, f"holds {artifact.name}-{artifact.key}")
         return artifact
 
     def intact(self, path: Path) -> Artifact:
@@ -372,7 +372,7 @@ def _as_recorded(folder: Path, digest: str) -> None:
     """Refuse a payload that is not what its record says."""
     recorded = artifact_json.read(folder)["digest"]
     if digest != recorded:
-        raise DamagedError(folder, f"payload has changed: digest {digest[:12]}, recorded {recorded[:12]}")
+        raise DamagedArtifactError(folder, f"payload has changed: digest {digest[:12]}, recorded {recorded[:12]}")
 
 
 def endpoint(folder: Path) -> dict[str, Any] | None:

@@ -46,7 +46,7 @@ INTEGER = 1 << 31  # of any other key; lengths that mean "without a limit" are l
 ENDLESS = {"time_step_limit"}  # of Mamba, up to infinity
 
 
-class Limit(NamedTuple):
+class Range(NamedTuple):
     """From what to what a key of config.json may go."""
 
     least: float
@@ -54,7 +54,7 @@ class Limit(NamedTuple):
 
 
 TABLE = tomllib.loads(Path(__file__).with_name("limits.toml").read_text("utf-8"))
-LIMITS = {name: Limit(one["least"], one["most"]) for one in TABLE.values() for name in one["names"].split()}
+LIMITS = {name: Range(one["least"], one["most"]) for one in TABLE.values() for name in one["names"].split()}
 LAYERS = TABLE["layers"]["names"].split()
 
 
