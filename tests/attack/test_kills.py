@@ -11,7 +11,6 @@ import os
 import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -179,13 +178,15 @@ def test_killed_and_damaged_a_recipe_ends_in_the_bytes_of_a_run_nobody_disturbed
         child, name = works.start(), order[target]
         until(lambda name=name: any(works.store.root.glob(f"*{name}-*")), child.is_alive, seconds=240)
         time.sleep(chance.uniform(0.0, 1.2) * seconds[name])
-        os.kill(child.pid, signal.SIGKILL)
+        child.kill()
         child.join()
         drafts = works.store.root.glob(".draft-*")
         hit.update([path.name.removeprefix(".draft-").rpartition("-")[0] for path in drafts] or ["between"])
         there, wanted = places(works.store.root), WHERE[(DAMAGED * number + len(done)) % len(WHERE)]
         if len(done) < DAMAGED and (wanted in there or KILLS - kill < DAMAGED - len(done)):
-            done.append(damage(works.store.root, chance.choice(there.get(wanted, sum(there.values(), []))), chance))
+            done.append(
+                damage(works.store.root, chance.choice(there.get(wanted) or next(iter(there.values()))), chance)
+            )
     found = works.finish()
     said = [line for line in works.log.read_text().splitlines() if SAID.search(line)]
     with open(REPORT, "a") as report:
