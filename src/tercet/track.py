@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tercet import journal
+from tercet.outside import printable
 
 Values = dict[str, float | None]
 Sink = Callable[[int, Values], None]  # given each logged step
@@ -251,7 +252,7 @@ class Board:
 
     def note(self, text: str) -> None:
         """Print a line, above the table where there is one."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=not self.console.is_terminal)
+        self.console.print(printable(text), markup=False, highlight=False, soft_wrap=not self.console.is_terminal)
 
     def _say(self, text: str) -> None:
         self.note(text)
@@ -322,7 +323,7 @@ def _count(line: BoardLine) -> str:
 
 def _about(line: BoardLine) -> str:
     """The note of the stage, or its last metrics."""
-    return line.progress.get("note") or _metrics(line)
+    return printable(str(line.progress.get("note") or "")) or _metrics(line)
 
 
 def learned_nothing(metrics: Mapping[str, float | None]) -> bool:
@@ -333,8 +334,12 @@ def learned_nothing(metrics: Mapping[str, float | None]) -> bool:
 def _metrics(line: BoardLine) -> str:
     values = line.progress.get("metrics") or {}
     names = [name for name in SHOWN if name in values] or list(values)
+<<<<<<< HEAD
     text = "  ".join(f"{SHORT.get(name, name)} {_number(values[name])}" for name in names[:3])
     return f"learned nothing: 0 updates  {text}" if learned_nothing(values) else text
+=======
+    return "  ".join(f"{printable(SHORT.get(name, name))} {_number(values[name])}" for name in names[:3])
+>>>>>>> e185bef (What comes from outside cannot speak to the terminal: control characters are printed as their escapes)
 
 
 def _number(value: float | None) -> str:

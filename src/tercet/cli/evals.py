@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from tercet import pipeline
 from tercet.cli.models import base_of
 from tercet.cli.output import emit, say, score, scores_table, table
+from tercet.outside import printable
 from tercet.recipe import Recipe, RecipeError
 from tercet.records import read_scores
 from tercet.rows import messages_from
@@ -193,7 +195,7 @@ def _grade_gold(args: argparse.Namespace) -> int:
     found = []
     with Console(stderr=True).status("grading") as status:
         for task in tasks(args.gold):
-            status.update(f"grading {task.id}")
+            status.update(escape(printable(f"grading {task.id}")))
             found.append(check(task, mirror, args.limit, lambda own: GENERATORS[own.generator](own.rows, "test", 17)))
     if args.json:
         emit([asdict(one) for one in found])

@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from tercet.cli import artifacts, data, evals, export, models, speed
 from tercet.cli.output import emit, say, scores_table, table
 from tercet.cli.parser import Verb, complete, parser
 from tercet.forecast import named_size
+from tercet.outside import printable, printable_json, without_userinfo
 from tercet.recipe import Recipe, dump, library, load
 from tercet.recipe.wheel import PREFIX
 from tercet.records import read_scores
@@ -45,12 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return complain(disk_full(Path()) if error.errno in NO_SPACE else str(error), 1)
     except StageError as error:
         return complain(str(error), error.code)
+    except Exception:  # a fault of ours, with its traceback; a library's message may repeat what came from outside
+        sys.stderr.write(printable(without_userinfo(traceback.format_exc())))
+        return 1
 
 
 def complain(message: str, code: int) -> int:
     """One message on standard error."""
     with suppress(OSError):  # the terminal may be gone
-        sys.stderr.write(f"tercet: {message}\n")
+        sys.stderr.write(f"tercet: {printable(without_userinfo(message))}\n")
     return code
 
 
@@ -142,7 +147,7 @@ def show(args: argparse.Namespace) -> int:
     recipe = load(args.recipe, args.set)
     if args.json:
         return emit(recipe.model_dump(mode="json"))
-    say(dump(recipe).rstrip())
+    say(printable_json(dump(recipe).rstrip()))  # TOML has the escapes of JSON
     return 0
 
 

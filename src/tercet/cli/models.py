@@ -17,6 +17,7 @@ from rich.console import Console
 
 from tercet import pipeline
 from tercet.cli.output import say
+from tercet.outside import printable, printable_json, without_userinfo
 from tercet.precision import resolve
 from tercet.recipe import URL, BaseSpec, Recipe, RecipeError, kinds_of
 from tercet.rows import Message, Sampling
@@ -31,7 +32,7 @@ def base_of(args: argparse.Namespace, store: Store, name: str) -> BaseSpec:
         return _named(args, store, name)
     except ValidationError as error:
         found = "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
-        raise RecipeError(f"{name}: {found}") from None
+        raise RecipeError(f"{without_userinfo(name)}: {found}") from None
 
 
 def _named(args: argparse.Namespace, store: Store, name: str) -> BaseSpec:
@@ -104,7 +105,7 @@ def chat(args: argparse.Namespace) -> int:
         answer = _answer(generator.stream(tuple(turns), sampling), quiet=args.json)
         turns.append(Message("assistant", answer))
         if args.json:
-            say(json.dumps({"user": line, "assistant": answer}, ensure_ascii=False))
+            say(printable_json(json.dumps({"user": line, "assistant": answer}, ensure_ascii=False)))
     return 0
 
 
@@ -177,7 +178,9 @@ def _lines(model: str) -> Iterator[str]:
         yield from (line.rstrip("\n") for line in sys.stdin if line.strip())
         return
     console = Console()
-    console.print(f"{model}  ({HELP}; Ctrl-C cuts an answer short)", style="dim", markup=False, highlight=False)
+    console.print(
+        f"{printable(model)}  ({HELP}; Ctrl-C cuts an answer short)", style="dim", markup=False, highlight=False
+    )
     while True:
         try:
             line = console.input("[bold cyan]you >[/] ")
@@ -195,7 +198,7 @@ def _answer(stream: Iterator[str], *, quiet: bool) -> str:
         for piece in stream:
             pieces.append(piece)
             if not quiet:
-                sys.stdout.write(piece)
+                sys.stdout.write(printable(piece))
                 sys.stdout.flush()
     except KeyboardInterrupt:
         if not sys.stdin.isatty():

@@ -9,19 +9,20 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tercet.outside import printable, printable_json
 from tercet.records import Score
 
 WAIT = 2.0  # seconds after which a terminal shows how far some work is
 
 
 def say(text: str) -> None:
-    """One line (or several) on standard output."""
-    sys.stdout.write(text + "\n")
+    """One line (or several) on standard output, without what a terminal would obey."""
+    sys.stdout.write(printable(text) + "\n")
 
 
 def emit(value: Any) -> int:
     """JSON on standard output; NaN becomes null. Returns exit code 0."""
-    say(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False, default=str))
+    say(printable_json(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False, default=str)))
     return 0
 
 
@@ -35,9 +36,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     console = Console()
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for title in head:
-        grid.add_column(title, overflow="fold")
+        grid.add_column(Text(printable(title)), overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(str(cell)) for cell in row))
+        grid.add_row(*(Text(printable(str(cell))) for cell in row))
     if not console.is_terminal:
         console = Console(width=max(80, console.measure(grid, options=console.options.update(width=10_000)).maximum))
     console.print(grid)
@@ -46,11 +47,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 def waiting(counts: Iterable[int], what: str) -> None:
     """Work through `counts`, each how much is done so far; after two seconds a terminal shows it."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (BarColumn(), TextColumn("{task.completed:,} {task.description}"), TimeElapsedColumn())
     shown = Progress(*columns, console=Console(stderr=True), transient=True)
-    task, begin, last = shown.add_task(what, total=None), time.monotonic(), 0.0
+    task, begin, last = shown.add_task(escape(printable(what)), total=None), time.monotonic(), 0.0
     try:
         for count in counts:
             if (now := time.monotonic()) - begin > WAIT and now - last > 0.1:

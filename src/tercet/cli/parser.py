@@ -10,7 +10,9 @@ import textwrap
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from tercet.outside import printable, without_userinfo
 
 import tercet
 
@@ -23,7 +25,11 @@ EPILOG = (
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, which says of a wrong choice only what was probably meant."""
+    """argparse's, which says of a wrong choice only what was probably meant, and nothing that a terminal would obey."""
+
+    def error(self, message: str) -> NoReturn:
+        """Usage and what is wrong, with exit code 2."""
+        super().error(printable(without_userinfo(message)))
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         choices = list(action.choices or ())

@@ -16,6 +16,7 @@ from tercet import hub, pipeline
 from tercet.cli.models import model_folder
 from tercet.cli.output import emit, say, table, waiting
 from tercet.data.preview import QUANTILES, Entry, Measure, Preview, is_trained, need_of, words_of
+from tercet.outside import printable
 from tercet.recipe import SourceSpec
 from tercet.rows import DetailedMessage, Message, Pair, Row, Unpaired
 from tercet.store import Store
@@ -114,13 +115,15 @@ def _say_rows(found: Preview, chat: Chat | None) -> None:
     console = Console(highlight=False)
     marked = not console.is_terminal or console.no_color
     for number, entry in enumerate(found.first, 1):
-        console.print(Text(f"\nrow {number} of {found.reading.kept:,}: {entry.id}{_about(entry)}", "bold"))
+        head = f"\nrow {number} of {found.reading.kept:,}: {printable(entry.id + _about(entry))}"
+        console.print(Text(head, "bold"))
         grid = Table.grid(padding=(0, 2))
         grid.add_column(no_wrap=True, style="dim")
         grid.add_column(overflow="fold")
         for name, runs in _rendered(entry, chat) if chat else _turns(entry):
-            marks = (f"⟦{text}⟧" if marked and style else text for text, style in runs)
-            grid.add_row(name, Text.assemble(*zip(marks, (style for _, style in runs), strict=True)))
+            printed = [(printable(text), style) for text, style in runs]
+            marks = (f"⟦{text}⟧" if marked and style else text for text, style in printed)
+            grid.add_row(name, Text.assemble(*zip(marks, (style for _, style in printed), strict=True)))
         console.print(grid)
 
 
