@@ -334,12 +334,8 @@ def learned_nothing(metrics: Mapping[str, float | None]) -> bool:
 def _metrics(line: BoardLine) -> str:
     values = line.progress.get("metrics") or {}
     names = [name for name in SHOWN if name in values] or list(values)
-<<<<<<< HEAD
-    text = "  ".join(f"{SHORT.get(name, name)} {_number(values[name])}" for name in names[:3])
+    text = "  ".join(f"{printable(SHORT.get(name, name))} {_number(values[name])}" for name in names[:3])
     return f"learned nothing: 0 updates  {text}" if learned_nothing(values) else text
-=======
-    return "  ".join(f"{printable(SHORT.get(name, name))} {_number(values[name])}" for name in names[:3])
->>>>>>> e185bef (What comes from outside cannot speak to the terminal: control characters are printed as their escapes)
 
 
 def _number(value: float | None) -> str:
