@@ -236,7 +236,7 @@ class EndpointGenerator:
             self._count(requests=1, retries=int(attempt > 0))
             left = begin + self.limits.deadline - self.clock.now()
             try:
-                return self._attempt(path, data, tokens, read, max(1.0, min(self.limits.timeout, left)))
+                return self._attempt(path, data, tokens, read, min(self.limits.timeout, max(1.0, left)))
             except PassingFailure as problem:
                 failure = problem
             pause = min(self.limits.longest_backoff, self.limits.backoff * 2**attempt) * chance.uniform(0.5, 1.0)
