@@ -71,7 +71,7 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 24
 # docs/log.md that says what the lines buy.
 BUDGETS = {
     "algos": 602,
-    "cli": 1_627,
+    "cli": 1_647,
     "data": 6_932,
     "device": 1_192,
     "evals": 3_465,

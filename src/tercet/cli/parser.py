@@ -12,9 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tercet.outside import printable, without_userinfo
-
 import tercet
+from tercet.outside import printable, without_userinfo
 
 Verb = Callable[[argparse.Namespace], int]
 _TABLE: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_name("verbs.toml").read_text(encoding="utf-8"))
