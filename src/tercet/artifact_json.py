@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tercet.folders import FolderError, no_link
-from tercet.journal import json_text, replace
+from tercet.journal import DamagedError, json_text, open_plain, replace
 
 NAME = "artifact.json"
 BESIDE = ("metrics.jsonl", "log.txt")  # files of an artifact beside its payload, kept as [bytes, SHA-256]
@@ -51,12 +51,12 @@ def read(folder: Path) -> dict[str, Any]:
     """The record of an artifact: whole, with every field of its type."""
     path = folder / NAME
     try:
-        no_link(path)
-        data = path.read_bytes()
+        with open_plain(path) as stream:
+            data = stream.read()
         record = json.loads(data)
     except FileNotFoundError:
         raise FolderError(f"{folder}: not an artifact (no {NAME})") from None
-    except (IsADirectoryError, NotADirectoryError, ValueError, RecursionError) as error:
+    except (DamagedError, NotADirectoryError, ValueError, RecursionError) as error:
         raise DamagedArtifactError(path, str(error)) from None
     if why := _fault(record, data):
         raise DamagedArtifactError(path, why)

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tercet.journal import replace, to_disk
+from tercet.journal import seal, to_disk, unseal
 
-SHA256 = re.compile(r"[0-9a-f]{64}")
 TICK = 20_000_000  # ns: a change within one tick of the system's clock leaves a file's times as they were
 
 
@@ -80,13 +78,12 @@ def file_digest(file: Path) -> str:
 def remembered_digest(path: Path, files: Sequence[Path], cache: Path | None) -> str:
     """`file_digest` of a file or `digest_of` a folder; remembered in `cache` while size, times and inodes stay equal.
 
-    An entry that is no digest was torn, and is made again. What changed within the last tick is not remembered.
+    An entry that is not what was written is made again. What changed within the last tick is not remembered.
     """
     mark, changed = _mark(path, files)
     with suppress(OSError, ValueError):
-        known = (cache / mark).read_text(encoding="ascii") if cache else ""
-        if SHA256.fullmatch(known):
-            return known
+        if cache:
+            return unseal(cache / mark)
     settled = time.time_ns() - changed > TICK
     digest = file_digest(path) if path.is_file() else digest_of(path, files)
     if cache and settled and _mark(path, files)[0] == mark:
@@ -114,7 +111,7 @@ def _keep(entry: Path, digest: str) -> None:
     with suppress(OSError, FolderError):
         no_link(entry.parent)
         entry.parent.mkdir(parents=True, exist_ok=True)
-        replace(entry, digest, sync=False)
+        seal(entry, digest)
 
 
 def set_writable(folder: Path, *, writable: bool) -> None:
