@@ -63,6 +63,18 @@ def read(folder: Path) -> dict[str, Any]:
     return dict(record)
 
 
+def is_in(folder: Path) -> bool:
+    """Whether a folder has a record, which may be damaged."""
+    return (folder / NAME).is_file()
+
+
+def compare(folder: Path, digest: str) -> None:
+    """Refuse a payload that is not what its record says."""
+    recorded = read(folder)["digest"]
+    if digest != recorded:
+        raise DamagedArtifactError(folder, f"payload has changed: digest {digest[:12]}, recorded {recorded[:12]}")
+
+
 def is_older(record: dict[str, Any]) -> bool:
     """Whether a record is of a version of Tercet that gave it no digest of its own."""
     return OWN not in record

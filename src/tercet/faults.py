@@ -15,6 +15,8 @@ from tercet.store import KEEP, Identity
 
 def faults(folder: Path) -> list[str]:
     """What is wrong with an artifact: nothing, or one line for each fault. Every byte is read, nothing remembered."""
+    if not folder.is_dir():
+        return ["is no folder"]
     strangers = sorted(set(os.listdir(folder)) - set(KEEP))
     found = [f"holds {name}, which no stage writes" for name in strangers]
     record: dict[str, Any] = {}

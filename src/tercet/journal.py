@@ -193,11 +193,11 @@ def open_plain(path: Path) -> BufferedReader:
     """Open a regular file for reading; a link, a pipe or a device is a DamagedError and is not waited for."""
     if path.is_symlink():
         raise DamagedError(f"{path}: a link, where a file was written")
-    stream = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
-    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-        stream.close()
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
         raise DamagedError(f"{path}: not a regular file")
-    return stream
+    return os.fdopen(handle, "rb")
 
 
 def to_disk(path: Path) -> None:

@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -42,6 +43,7 @@ from tercet.track import Tracker
 
 KEEP = ("artifact.json", "payload", "metrics.jsonl", "log.txt")  # what a committed folder holds
 ENDPOINT = "endpoint.json"  # in the folder of a model behind a server
+PLACE = re.compile(r".-[0-9a-f]{12}$")  # the end of an artifact's name
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -156,7 +158,7 @@ class Store:
     def intact(self, path: Path) -> Artifact:
         """The artifact in a folder, if its payload is what was committed; read once, and again if it changes."""
         artifact, payload = Artifact.read(path), path / "payload"
-        _as_recorded(path, remembered_digest(payload, plain_files(payload), self.cache))
+        artifact_json.compare(path, remembered_digest(payload, plain_files(payload), self.cache))
         return artifact
 
     def clear(self, name: str, key: str) -> list[str]:
@@ -187,7 +189,7 @@ class Store:
     def folder(self, what: str | os.PathLike[str]) -> Path:
         """The folder of such an artifact, which may be damaged."""
         for path in (Path(what), self.root / what):
-            if (path / artifact_json.NAME).is_file():
+            if artifact_json.is_in(path):
                 return path.absolute()
         named = [path for path in self.folders() if path.name.rpartition("-")[0] == str(what)]
         if len(named) == 1:
@@ -198,8 +200,8 @@ class Store:
         )
 
     def folders(self) -> list[Path]:
-        """The folders of committed artifacts, by name, damaged ones among them."""
-        return sorted(record.parent for record in self.root.glob("[!.]*/artifact.json"))
+        """The folders of committed artifacts, by name, and what else stands where one should be."""
+        return sorted(path for path in self.root.glob("[!.]*") if PLACE.search(path.name) or artifact_json.is_in(path))
 
     def __iter__(self) -> Iterator[Artifact]:
         """Every committed artifact with a whole record, by folder name; `tercet check` names the others."""
@@ -220,7 +222,7 @@ class Store:
             path = last.path.parent / "-".join(entry)
             if path.name in found:
                 continue
-            if not (path / artifact_json.NAME).is_file():
+            if not artifact_json.is_in(path):
                 raise StoreError(f"{last.path.name} was made from {path.name}, which is not in {path.parent}")
             if path in open_ends:
                 raise StoreError(f"{path.name} is recorded as made from itself; remove it and run again")
@@ -339,7 +341,7 @@ class Draft:
         """Whether a commit that was killed had written its record; FolderError where the payload does not fit it."""
         if not (self.path / artifact_json.NAME).exists():
             return False
-        _as_recorded(self.path, payload_digest(self.payload))
+        artifact_json.compare(self.path, payload_digest(self.payload))
         return True
 
     def seal(self) -> Artifact:
@@ -363,16 +365,9 @@ def source_digest(path: Path, cache: Path | None = None) -> str:
     """
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     digest = remembered_digest(path, files, cache)
-    if path.name == "payload" and (path.parent / artifact_json.NAME).is_file():
-        _as_recorded(path.parent, digest)
+    if path.name == "payload" and artifact_json.is_in(path.parent):
+        artifact_json.compare(path.parent, digest)
     return digest
-
-
-def _as_recorded(folder: Path, digest: str) -> None:
-    """Refuse a payload that is not what its record says."""
-    recorded = artifact_json.read(folder)["digest"]
-    if digest != recorded:
-        raise DamagedArtifactError(folder, f"payload has changed: digest {digest[:12]}, recorded {recorded[:12]}")
 
 
 def endpoint(folder: Path) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rerecord import rerecord
 from tercet.models.chat import Chat
 from tercet.models.hf_folder import load_model, load_tokenizer
 from tercet.rows import Message, Row, RowError, read_pairs, read_rows, read_table, write_table
@@ -49,6 +50,8 @@ def test_a_row_that_splits_trains_every_answer_behind_what_the_model_will_see(ru
     talk = [("a?", "<think>hm</think>b"), ("c?", "<think>so</think>d"), ("e?", "f")]
     turns = [Message(*turn) for ask, answer in talk for turn in (("user", ask), ("assistant", answer))]
     write_table(data / "rows.parquet", [Row("split", tuple(turns)), Row("plain", tuple(turns[-2:]))])
+    for payload in (base, data):
+        rerecord(payload.parent)
     out, metrics, curve = run_stage("sft", dtype="float32", batch=2, num_epochs=40, learning_rate=1e-2)
     assert (metrics["rows"], metrics["split_rows"]) == (2.0, 1.0)
     first, second = "Ua?Ab<|im_end|>", "Uc?Ad<|im_end|>"  # as later turns see them
@@ -265,6 +268,7 @@ def replace_rows(workspace, change) -> None:
     path.parent.chmod(0o755)
     path.unlink()
     write_table(path, [change(row) for row in rows])
+    rerecord(path.parents[1])
 
 
 def test_rewards_that_never_differ_give_no_update_and_are_counted(run_stage, workspace):

@@ -67,9 +67,9 @@ def inputs(args: argparse.Namespace) -> tuple[Recipe, Store, dict[str, str]]:
 def run(args: argparse.Namespace) -> int:
     """Make what is missing; then print the scores and the path of the page."""
     recipe, store, mirror = inputs(args)
-    before = {folder.stat().st_ino for folder in store.folders()}  # a folder that was set aside has another
+    before = {folder.lstat().st_ino for folder in store.folders()}  # a folder that was set aside has another
     made = pipeline.run(recipe, store, only=args.only, mirror=mirror, offline=args.offline)
-    if all(artifact.path.stat().st_ino in before for artifact in made.values()):
+    if all(artifact.path.lstat().st_ino in before for artifact in made.values()):
         say(f"nothing to do: all {len(made)} stages exist")
     print_results(made)
     return 0
