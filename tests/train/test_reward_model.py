@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import softplus
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from rerecord import rerecord
 from tercet.data.adapters import PAIRS
 from tercet.data.layouts import recognise
 from tercet.models.chat import Chat
@@ -81,6 +82,7 @@ def pairs_of_store(workspace):
             path.parent.chmod(0o755)
             path.unlink()
             write_table(path, pairs)
+            rerecord(path.parents[1])
         return pairs
 
     return pairs_of_store
@@ -112,6 +114,7 @@ def share_padding_with_the_end(workspace) -> None:
         text = json.dumps(json.loads((folder / name).read_text()) | change)
         (folder / name).unlink()
         (folder / name).write_text(text)
+    rerecord(folder.parent)
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["own padding token", "padding token is the end token"])
