@@ -16,7 +16,12 @@ import pytest
 from tercet import hub
 from tercet.rows import RowError, Source
 
-FILES = {"/a/b/abc/shots/one.txt": b"Q: 1?\nA: 1", "/c/d/main/table.csv": b"index,value\n0,7\n"}
+FILES = {
+    "/a/b/abc/short.txt": b"ends",
+    "/a/b/abc/long.txt": b"x" * 99,
+    "/a/b/abc/shots/one.txt": b"Q: 1?\nA: 1",
+    "/c/d/main/table.csv": b"index,value\n0,7\n",
+}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -26,6 +31,8 @@ class Handler(BaseHTTPRequestHandler):
         self.asked.append(self.path)
         body = FILES.get(self.path)
         self.send_response(200 if body else 404)
+        if "short" in self.path:
+            self.send_header("Content-Length", "99")
         self.end_headers()
         self.wfile.write(body or b"")
 
@@ -172,3 +179,45 @@ def test_worked_examples_are_a_tables_rows_or_the_literal_rows_of_a_program(tmp_
     for bad in ([{"text": "no: [program"}], [{"text": "[]"}], [], [{"question": "x"}]):
         with pytest.raises(RowError, match="expected rows with the keys question, answer, got"):
             hub.rows_with(bad, "question", "answer")
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [("short.txt", "ended after 4 of 99 bytes"), ("long.txt", "larger than 0 GiB"), ("gone.txt", "404")],
+)
+def test_a_download_that_is_cut_short_or_too_large_is_not_kept(served, monkeypatch, file: str, says: str) -> None:
+    monkeypatch.setattr(hub, "MOST_BYTES", 50)
+    with pytest.raises(RowError, match=says):
+        hub.records([Source(f"github:a/b/{file}", revision="abc")], {})
+    assert not [path for path in hub.cache_folder().rglob("*") if path.is_file()]
+
+
+def test_a_download_that_drips_ends(served, monkeypatch) -> None:
+    monkeypatch.setattr(hub, "DEADLINE", -1.0)
+    with pytest.raises(RowError, match="not complete after"):
+        hub.records([Source("github:a/b/long.txt", revision="abc")], {})
+
+
+@pytest.mark.parametrize(
+    "path", ["github:a", "github:a/b", "github:a/b/..", "github:a/../c", "github:a/b/x/../y", "hf:a//b"]
+)
+def test_a_public_path_that_is_no_file_is_refused(path: str) -> None:
+    with pytest.raises(RowError, match="expected github:OWNER/NAME/FILE"):
+        hub.records([Source(path, revision="abc")], {})
+
+
+def test_a_redirect_away_from_https_is_refused() -> None:
+    secure = hub.urllib.request.Request("https://a.b/c")
+    with pytest.raises(OSError, match="redirected from https to http"):
+        hub._Redirects().redirect_request(secure, None, 302, "Found", {}, "http://a.b/c")
+    assert (
+        hub._Redirects().redirect_request(secure, None, 302, "Found", {}, "https://d.e/c").full_url == "https://d.e/c"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["rows = " + "[" * 5000, "rows = [" + "{'a': " * 500, "\0", "rows = [{'a': -" + "-" * 9000 + "1}]"]
+)
+def test_python_that_nests_without_end_holds_no_rows(text: str) -> None:
+    with pytest.raises(RowError, match="expected rows with the keys a"):
+        hub.rows_with([{"text": text}], "a")

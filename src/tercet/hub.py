@@ -15,24 +15,29 @@ import hashlib
 import json
 import os
 import re
+import time
 import urllib.request
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from urllib.parse import quote
 
-from tercet.journal import replace
+from tercet.journal import replacing
 from tercet.rows import RowError, Source
 from tercet.rows_file import read_file
+from tercet.rows_limits import opened
 
 Record = dict[str, Any]
 Reader = Callable[[Path], Iterator[Record]]
 Placed = Iterator[tuple[Record, str]]  # each record with its place, for messages: "rows.jsonl, row 7"
 PART = "_subset"  # key of each record that names the source's subset, where the source is one of several
 NUMBER = "_row"  # key of each record but a mere text that holds its number within its source, from 0
-TIMEOUT = 60.0  # seconds for one file
+TIMEOUT, DEADLINE = 60.0, 3600.0  # seconds without a byte, and for one file
+MOST_BYTES = 16 << 30  # of a download
+_CHUNK = 1 << 20
 ADDRESSES = {
     "github": "https://raw.githubusercontent.com/{name}/{revision}/{file}",
     "hf": "https://huggingface.co/datasets/{name}/resolve/{revision}/{file}",
@@ -149,7 +154,7 @@ def _numbered(path: Path, read: Reader) -> Placed:
             yield record, f"{path}, row {number}"
     except RowError:
         raise
-    except (OSError, EOFError, ValueError, RecursionError, NotImplementedError, zlib.error, csv.Error) as error:
+    except (OSError, ValueError, RecursionError, NotImplementedError, MemoryError, csv.Error) as error:
         raise RowError(f"{path}: cannot be read after row {number} ({error}); is the file whole and UTF-8?") from error
 
 
@@ -158,7 +163,8 @@ def _text_or_rows(path: Path) -> Iterator[Record]:
     if TABLE.search(path.name):
         yield from read_file(path)
     elif path.is_file():
-        yield {"text": path.read_text(encoding="utf-8")}
+        with opened(path) as file:
+            yield {"text": file.whole().decode()}
     else:
         raise RowError(f"{path}: no such file; check the mirror")
 
@@ -190,19 +196,23 @@ def _remote(source: Source, whole: bool) -> Placed:
 def _download(source: Source) -> Path:
     """A file of a public repository, kept in the cache."""
     where, _, path = source.path.replace("{subset}", source.subset).replace("{split}", source.split).partition(":")
-    owner, name, *inside = path.split("/")
-    if not inside or (where == "github" and not source.revision):
+    owner, name, *inside = parts = path.split("/") if path.count("/") > 1 else [""] * 3
+    if {"", ".", ".."} & {*parts} or (where == "github" and not source.revision):
         raise RowError(f"{source.path}: expected github:OWNER/NAME/FILE and a pinned revision, or hf:OWNER/NAME/FILE")
-    file = "/".join(inside)
-    address = ADDRESSES[where].format(name=f"{owner}/{name}", revision=source.revision or "main", file=file)
+    place = {"name": f"{owner}/{name}", "revision": source.revision or "main", "file": "/".join(inside)}
+    address = ADDRESSES[where].format(**{key: quote(text) for key, text in place.items()})
     kept = hashlib.sha256(json.dumps(asdict(source)).encode()).hexdigest()[:16]
     found = cache_folder() / "files" / kept / inside[-1]
     if not found.is_file():
         found.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with urllib.request.urlopen(address, timeout=TIMEOUT) as stream:
-                replace(found, stream.read())
-        except OSError as error:
+            with (
+                _OPENER.open(address, timeout=TIMEOUT) as answer,
+                replacing(found) as partial,
+                open(partial, "wb") as file,
+            ):
+                _copy(answer, file)
+        except (OSError, HTTPException) as error:
             raise RowError(
                 f"{address}: could not be read ({error}); without the network, name a local file for "
                 f"{source.path!r} in the mirror"
@@ -210,17 +220,44 @@ def _download(source: Source) -> Path:
     return found
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, save from https to anything else."""
+
+    def redirect_request(self, req: urllib.request.Request, *rest: Any) -> urllib.request.Request | None:
+        following = super().redirect_request(req, *rest)
+        if following is not None and req.type == "https" != following.type:
+            raise OSError(f"redirected from https to {following.type}")
+        return following
+
+
+_OPENER = urllib.request.build_opener(_Redirects)
+
+
+def _copy(answer: HTTPResponse, kept: IO[bytes]) -> None:
+    """All of an answer within the limits of size and time; an OSError where it is cut short."""
+    started, size, announced = time.monotonic(), 0, answer.headers.get("Content-Length", "")
+    while chunk := answer.read1(_CHUNK):
+        size += len(chunk)
+        if size > MOST_BYTES:
+            raise OSError(f"larger than {MOST_BYTES >> 30} GiB")
+        if time.monotonic() - started > DEADLINE:
+            raise OSError(f"not complete after {DEADLINE:,.0f} seconds")
+        kept.write(chunk)
+    if announced.isdecimal() and size < int(announced):
+        raise OSError(f"ended after {size:,} of {announced} bytes")
+
+
 @cache
 def _literal_rows(text: str, keys: tuple[str, ...]) -> tuple[Record, ...]:
     try:
         tree = ast.parse(text)
-    except SyntaxError:  # no Python
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # no Python, or brackets without end
         return ()
     for node in ast.walk(tree):
         if isinstance(node, ast.List) and node.elts and all(isinstance(part, ast.Dict) for part in node.elts):
             try:
                 rows = ast.literal_eval(node)
-            except ValueError:  # not made of literals alone
+            except (ValueError, RecursionError, MemoryError):  # not made of literals alone
                 continue
             if all(key in row for row in rows for key in keys):
                 return tuple(rows)

@@ -1,4 +1,4 @@
-"""Texts and addresses from outside: what can be stored, what may reach a terminal, which URL is taken.
+"""Texts and addresses from outside: what can be stored, what may reach a terminal, how deep JSON is, which URL is taken.
 
 A text may hold half of a surrogate pair, which no file takes, or control characters, which a terminal obeys. A URL may
 hold a password, which would be stored with a recipe.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 # What a terminal obeys: C0 without tab and line feed, C1, marks of direction and separators of lines; and half a
@@ -15,6 +16,8 @@ from typing import Any
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _HALF_ESCAPED = re.compile(r"\\u[dD][89a-fA-F]")
 _HALF = re.compile("[\ud800-\udfff]")
+DEEPEST = 64  # lists and objects of JSON inside each other: whoever walks them may recurse
+_DEEP = f"more than {DEEPEST} lists and objects inside each other"
 
 
 def printable(text: str) -> str:
@@ -46,6 +49,22 @@ def unicode_error(text: str, value: Any) -> str:
     except UnicodeEncodeError as error:
         return f"half of a surrogate pair, {unicode_only(error.object[error.start])}, is no character"
     return ""
+
+
+def read_json(text: str, loads: Callable[[str], Any] = json.loads) -> Any:
+    """The value of a JSON text from outside; a ValueError also where it is too deep for whoever walks it."""
+    try:
+        value = loads(text)
+    except RecursionError:
+        raise ValueError(_DEEP) from None
+    if text.count("[") + text.count("{") > DEEPEST:
+        level = [value]
+        for _ in range(DEEPEST):
+            inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+            level = [part for values in inner for part in values if isinstance(part, dict | list)]
+        if level:
+            raise ValueError(_DEEP)
+    return value
 
 
 USERINFO = (

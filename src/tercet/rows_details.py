@@ -10,6 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from tercet.outside import read_json
+
 ROLES = ("system", "user", "assistant", "tool")
 ROLE_NAMES = {"developer": "system", "function": "tool"}  # OpenAI's names of two roles
 WEIGHTS = ("weight", "train", "training")  # of a turn: whether it is trained
@@ -79,7 +81,7 @@ def calls_text(value: Any) -> str:
         arguments = function.get("arguments")
         if isinstance(arguments, str):
             try:
-                arguments = json.loads(arguments) if arguments.strip() else {}
+                arguments = read_json(arguments) if arguments.strip() else {}
             except ValueError:
                 raise ValueError(f"the arguments of a tool call are not JSON: {arguments!r:.80}") from None
         named = {"id": call["id"]} if isinstance(call.get("id"), str) and call["id"] else {}
@@ -102,7 +104,7 @@ def _list(value: Any, name: str) -> list[Any]:
     """A list, or the JSON of one; empty for null."""
     if isinstance(value, str) and value.strip():
         try:
-            value = json.loads(value)
+            value = read_json(value)
         except ValueError:
             raise ValueError(f"{name} is not JSON: {value!r:.80}") from None
         value = [value] if isinstance(value, dict) else value

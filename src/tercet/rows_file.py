@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tercet.outside import unicode_error
-from tercet.rows import RowError
+from tercet.outside import read_json, unicode_error
+from tercet.rows import RowError, SourceError
+from tercet.rows_limits import longest, opened
+from tercet.rows_parquet import parquet_rows
 
 
 class Unreadable(dict[str, Any]):
@@ -33,13 +34,13 @@ def read_file(path: str | os.PathLike[str], *, lenient: bool = False) -> Iterato
         raise RowError(f"{path}: no such file; check the path in the recipe")
     name = path.name.removesuffix(".gz")
     if path.name.endswith(".parquet"):
-        yield from _parquet(path)
+        yield from parquet_rows(path)
         return
-    with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as stream:
+    with opened(path) as stream:
         if name.endswith(".jsonl"):
             yield from _lenient(_jsonl(stream, path), lenient)
         elif name.endswith(".json"):
-            yield from _json("".join(_lines(stream, path)), path)
+            yield from _json(_text(stream.whole(), path), path)
         elif name.endswith((".csv", ".tsv")):
             cells = _csv(_lines(stream, path), path, "\t" if name.endswith(".tsv") else ",")
             yield from _lenient(cells, lenient)
@@ -58,18 +59,18 @@ def _lenient(found: Iterator[dict[str, Any] | RowError], lenient: bool) -> Itera
             raise value
 
 
-def _parquet(path: Path) -> Iterator[dict[str, Any]]:
-    """Reads page by page: the default reads a whole row group ahead, and some files are one row group."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as table:
-        for piece in table.iter_batches(1000):
-            yield from piece.to_pylist()
-
-
 def _lines(stream: Iterable[bytes], path: Path) -> Iterator[str]:
     """The lines of a file as text; only a line feed ends one. A byte order mark is no part of the first."""
     return (_decoded(line, number, path) for number, line in enumerate(stream, 1))
+
+
+def _text(data: bytes, path: Path) -> str:
+    """A whole file as text."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        start = data.rfind(b"\n", 0, error.start) + 1
+        return _decoded(data[start : error.end + 1], data.count(b"\n", 0, error.start) + 1, path)
 
 
 def _decoded(line: bytes, number: int, path: Path) -> str:
@@ -107,7 +108,7 @@ def _jsonl(stream: Iterable[bytes], path: Path) -> Iterator[dict[str, Any] | Row
 
 def _line_object(line: str, where: str) -> dict[str, Any]:
     try:
-        value = _DECODER.decode(line)
+        value = read_json(line, _DECODER.decode)
         if problem := unicode_error(line, value):
             raise RowError(f"{where}: {problem}; fix or remove the line")
     except json.JSONDecodeError as error:
@@ -116,7 +117,7 @@ def _line_object(line: str, where: str) -> dict[str, Any]:
         raise
     except _TwiceError as error:
         raise RowError(f"{where}: {error}; remove one of them") from None
-    except (ValueError, RecursionError) as error:  # a number too long, brackets too deep
+    except ValueError as error:  # a number too long, brackets too deep
         raise RowError(f"{where}: not valid JSON ({error}); fix or remove the line") from None
     if not isinstance(value, dict):
         raise RowError(f"{where}: expected a JSON object, got {type(value).__name__}")
@@ -126,11 +127,13 @@ def _line_object(line: str, where: str) -> dict[str, Any]:
 def _json(text: str, path: Path) -> Iterator[dict[str, Any]]:
     """A list of objects, or an object that holds one such list beside what describes it."""
     try:
-        value = _DECODER.decode(text)
+        value = read_json(text, _DECODER.decode)
     except json.JSONDecodeError as error:
         raise RowError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
     except _TwiceError as error:
         raise RowError(f"{path}: {error}; remove one of them") from None
+    except ValueError as error:  # a number too long, brackets too deep
+        raise RowError(f"{path}: not valid JSON ({error})") from None
     if problem := unicode_error(text, value):
         raise RowError(f"{path}: {problem}; fix the text that holds it")
     lists = [part for part in value.values() if isinstance(part, list)] if isinstance(value, dict) else [value]
@@ -141,14 +144,22 @@ def _json(text: str, path: Path) -> Iterator[dict[str, Any]]:
 
 def _csv(lines: Iterable[str], path: Path, delimiter: str) -> Iterator[dict[str, Any] | RowError]:
     """Strict, because an open quote, or a row with more or fewer cells than the header, would silently lose text."""
-    csv.field_size_limit(2**31 - 1)
+    csv.field_size_limit(longest())  # an open quote would take the rest of the file into one cell
     reader = csv.reader(lines, strict=True, delimiter=delimiter)
-    header = next(reader, [])
+    rows = _csv_rows(reader, path)
+    header = next(rows, [])
     if len(set(header)) < len(header):
         raise RowError(f"{path}, line 1: a column name stands twice in {header}; rename one")
-    for cells in reader:
+    for cells in rows:
         if cells and len(cells) != len(header):
             counts = f"has {len(cells)} cells, the header has {len(header)}"
             yield RowError(f"{path}, line {reader.line_num}: {counts}; fix it")
         elif cells:
             yield dict(zip(header, cells, strict=True))
+
+
+def _csv_rows(reader: Any, path: Path) -> Iterator[list[str]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise SourceError(f"{path}, line {reader.line_num}: not valid CSV ({error}); is a quote left open?") from None

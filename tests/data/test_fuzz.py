@@ -184,7 +184,7 @@ def test_a_byte_that_is_no_text_stops_the_run_at_its_line(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('Q,A\nQ2,"A2\nQ3,A3\n', "cannot be read after row 1"),
+        ('Q,A\nQ2,"A2\nQ3,A3\n', "line 4: not valid CSV (unexpected end of data)"),
         ("Q,A\nQ2,A2,more\n", "line 3: has 3 cells, the header has 2"),
         ("Q,A\nQ2\n", "line 3: has 1 cells, the header has 2"),
     ],

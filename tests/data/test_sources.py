@@ -194,7 +194,7 @@ def test_a_missing_file_is_named() -> None:
 def test_a_broken_file_is_named(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"\x1f\x8b\x08\x00\xff\xfe nothing of that kind")
-    with pytest.raises(RowError, match=rf"{name}(: cannot be read after row 0|, line 1: not UTF-8)"):
+    with pytest.raises(RowError, match=rf"{name}(: cannot be read after row 0|, line 1: (cannot be read|not UTF-8))"):
         rows(path)
 
 
@@ -281,7 +281,7 @@ def test_whatever_a_file_holds_it_is_read_or_named(tmp_path: Path, data: bytes, 
 def test_a_truncated_archive_says_how_far_it_was_read(write: Write) -> None:
     path = write(*({"id": str(i), "messages": TURNS, "noise": str(lot(i))} for i in range(2000)), name="r.jsonl.gz")
     path.write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(RowError, match=r"cannot be read after row \d{2,4} "):
+    with pytest.raises(RowError, match=r"line \d{2,4}: cannot be read"):
         rows(path)
 
 

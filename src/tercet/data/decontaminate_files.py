@@ -29,8 +29,11 @@ from tercet.data.disk_list import batched
 from tercet.data.process_pool import ProcessPool
 from tercet.data.user_texts import user_texts
 from tercet.journal import to_disk
+from tercet.outside import read_json
 from tercet.rows import RowError
 from tercet.rows_file import read_file
+from tercet.rows_limits import opened
+from tercet.rows_parquet import parquet_batches
 
 Where = Literal["user", "all"]  # whose turns are searched
 
@@ -56,8 +59,8 @@ class RowBatch:
         for number, row in enumerate(self.plain(), self.first):
             where = f"{self.path}, row {number}"
             try:
-                value = json.loads(row) if isinstance(row, bytes) else row
-            except (ValueError, RecursionError) as error:
+                value = read_json(row.decode()) if isinstance(row, bytes) else row
+            except ValueError as error:
                 raise RowError(f"{where}: not valid JSON in UTF-8 ({error}); fix or remove the row") from None
             if not isinstance(value, dict):
                 raise RowError(f"{where}: expected a JSON object, got {type(value).__name__}")
@@ -138,8 +141,8 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, str):
         inside = None
         if value.lstrip()[:1] in ("{", "["):
-            with suppress(ValueError, RecursionError):
-                inside = json.loads(value)
+            with suppress(ValueError):
+                inside = read_json(value)
         yield from [value] if inside is None else _texts(inside)
 
 
@@ -204,14 +207,17 @@ def batches(path: Path) -> Iterator[RowBatch]:
 
 def _pieces(path: Path, name: str) -> Iterator[Any]:
     if name.endswith(".parquet"):
-        import pyarrow.parquet as pq
-
-        with pq.ParquetFile(path, buffer_size=BATCH_BYTES, pre_buffer=False) as table:  # see `tercet.rows`
-            yield from table.iter_batches(BATCH_ROWS)
+        yield from parquet_batches(path)
     elif name.endswith(".jsonl"):
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as stream:
-            while lines := stream.readlines(BATCH_BYTES):
-                yield [line for line in lines if not line.isspace()]
+        with opened(path) as stream:
+            lines, size = list[bytes](), 0
+            for line in stream:
+                lines += [] if line.isspace() else [line]
+                size += len(line)
+                if size >= BATCH_BYTES:
+                    yield lines
+                    lines, size = [], 0
+            yield lines
     else:
         yield from batched(read_file(path), BATCH_ROWS)
 

@@ -13,6 +13,7 @@ from typing import Any
 from tercet.data.common_adapters import conversation
 from tercet.data.layouts import DATASETS, Adapter, Skip, keys_of, texts
 from tercet.data.raw_turns import Raw, conversation_of, side_in
+from tercet.outside import read_json
 from tercet.rows import Message, Messages, Row, RowError
 from tercet.verify import VerifierError, verifier
 
@@ -34,7 +35,7 @@ def verl(raw: Raw, where: str) -> Row:
     (name,) = texts(raw, where, "data_source")
     about = raw.get("reward_model")
     try:
-        about = json.loads(about) if isinstance(about, str) else about
+        about = read_json(about) if isinstance(about, str) else about
     except ValueError:
         about = None
     if not isinstance(about, dict) or about.get("ground_truth") is None:

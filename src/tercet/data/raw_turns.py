@@ -6,11 +6,11 @@ A column of turns is a list, the JSON of one, or a table's struct of lists. A tu
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from typing import Any
 
+from tercet.outside import read_json
 from tercet.rows import Message, Messages, RowError, messages_from, with_tools
 from tercet.rows_details import ONLY_TEXT, ROLE_NAMES, ROLES, is_plain
 
@@ -108,8 +108,8 @@ def conversation_of(raw: Raw, turns: Iterable[Turn], where: str) -> Messages:
 def _parsed(text: str) -> Any:
     """What a text of JSON holds; the text itself where it is none."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return read_json(text)
+    except ValueError:
         return text
 
 

@@ -7,10 +7,8 @@ row, each for a counted reason, or the reading stops (`reading`). One object is 
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import heapq
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache, partial
@@ -26,9 +24,11 @@ from tercet.data.common_adapters import marked
 from tercet.data.layouts import Adapter, Choice, Skip, filled, refusal
 from tercet.data.raw_turns import Raw
 from tercet.data.reading import Leftovers, Reading, carried_by
+from tercet.outside import read_json
 from tercet.recipe import KINDS, SourceSpec
 from tercet.rows import Pair, Row, RowError, Source, Unpaired, row_from
 from tercet.rows_file import Unreadable, read_file
+from tercet.rows_limits import opened
 from tercet.store import Artifact
 
 T = TypeVar("T")
@@ -323,8 +323,8 @@ def _place(source: SourceSpec) -> Source:
 
 def _tree(path: Path) -> Iterator[Raw]:
     """The texts in nested JSON lists and objects as prompts; `template` holds the keys on the path to each."""
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as stream:
-        waiting: list[tuple[str, Any]] = [("", json.load(stream))]
+    with opened(path) as stream:
+        waiting: list[tuple[str, Any]] = [("", read_json(stream.whole().decode()))]
     while waiting:
         keys, value = waiting.pop()
         if isinstance(value, dict):
@@ -348,7 +348,7 @@ def _check(row: Row, where: str, *, require_answer: bool) -> None:
     if row.answer is not None and row.messages[-1].blank:
         raise RowError(f"{where}: has an empty completion (its last assistant turn is blank); fill or remove the row")
     plain = (row.id, row.source, row.skill, row.verifier, row.reference, row.template)
-    _check_texts(where, *plain, *(turn.content for turn in row.messages))
+    _check_texts(where, *plain, *carried_by(row))
 
 
 def _checked_pair(pair: Pair, where: str) -> Pair:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from tercet.outside import unicode_only
+from tercet.outside import read_json, unicode_only
 from tercet.records import UNREAD, Think
 from tercet.rows import Messages
 from tercet.verify.thoughts import answer_of
@@ -130,7 +129,7 @@ def unreadable(verifier: str, expected: str, reference: str, cause: object = "")
 def read_reference(verifier: str, reference: str, example: str) -> Any:
     """The JSON of a reference answer; an error names the verifier and shows an example."""
     try:
-        return json.loads(reference)
+        return read_json(reference)
     except ValueError as error:
         raise unreadable(verifier, f"a reference answer in JSON, e.g. {example}", reference, error) from None
 

@@ -5,7 +5,6 @@ Definitions follow the open-instruct verifiers (string_matcher, string_f1, flan,
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import string as characters
@@ -14,6 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from tercet.outside import read_json
 from tercet.sandbox.workers import WorkerError, WorkerTimeoutError, call
 from tercet.verify import check_reference, verifier
 from tercet.verify.grade import Grade, is_number, read_reference, unreadable
@@ -182,7 +182,7 @@ def _label(verifier: str, reference: str) -> str:
 
 def _labels(reference: str) -> list[str]:
     try:
-        value = json.loads(reference)
+        value = read_json(reference)
     except ValueError:
         value = reference
     several = isinstance(value, list) and bool(value) and all(isinstance(label, str) for label in value)

@@ -15,7 +15,6 @@ parameter's annotation speaks of dicts (`completions: list[list[dict[str, str]]]
 from __future__ import annotations
 
 import inspect
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -166,7 +165,7 @@ def unpacked(reference: str) -> tuple[Any, dict[str, Any]]:
     value = None
     if reference.startswith('{"answer"'):
         try:
-            value = json.loads(reference)
+            value = read_json(reference)
         except ValueError:
             value = None
     if isinstance(value, dict) and value.keys() == {"answer", "info"} and isinstance(value["info"], dict):

@@ -5,12 +5,12 @@ langdetect is imported and its tables built at the first call, once per process;
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from inspect import signature
 from typing import Any
 
+from tercet.outside import read_json
 from tercet.verify.grade import Grade, VerifierError, unreadable
 
 Check = Callable[[str], bool]
@@ -26,7 +26,7 @@ def read_instructions(reference: str, verifier: str) -> tuple[list[Instruction],
     "..."}`. Whole floats become ints, because tables stored by column turn counts into floats.
     """
     try:
-        row = json.loads(reference)
+        row = read_json(reference)
         ids, kwargs = row["instruction_id_list"], row["kwargs"]
         pairs = [(str(name), {k: _whole(v) for k, v in (given or {}).items() if v is not None})
                  for name, given in zip(ids, kwargs, strict=True)]  # fmt: skip

@@ -110,7 +110,7 @@ def _sections(text: str, N: int, section_splitter: str) -> bool:
 def _json(text: str) -> bool:
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
