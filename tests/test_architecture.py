@@ -66,13 +66,13 @@ TORCH_FREE = re.compile(
 # Kernels that are taken when somebody has installed them; nothing asks for them.
 WHEN_PRESENT = {"flash_attn", "liger_kernel", "lm_eval"}
 
-MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 24
+MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 26
 # Lines of Python per package, `top` for the modules beside them. They fall; one rises only with a sentence in
 # docs/log.md that says what the lines buy.
 BUDGETS = {
     "algos": 602,
     "cli": 1_647,
-    "data": 6_932,
+    "data": 6_939,
     "device": 1_192,
     "evals": 3_465,
     "kernels": 110,
@@ -81,7 +81,7 @@ BUDGETS = {
     "recipe": 1_989,
     "report": 1_935,
     "sandbox": 2_454,
-    "top": 4_365,
+    "top": 4_640,
     "train": 3_732,
     "verify": 5_199,
 }

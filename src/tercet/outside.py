@@ -1,4 +1,4 @@
-"""Texts and addresses from outside: what can be stored, what may reach a terminal, how deep JSON is, which URL is taken.
+"""Texts and addresses from outside: what can be stored, what a terminal may have, how deep JSON is, which URL is taken.
 
 A text may hold half of a surrogate pair, which no file takes, or control characters, which a terminal obeys. A URL may
 hold a password, which would be stored with a recipe.

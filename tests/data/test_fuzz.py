@@ -172,6 +172,7 @@ def test_a_byte_that_is_no_text_stops_the_run_at_its_line(
     tmp_path: Path, lines: list[str], data: st.DataObject
 ) -> None:
     path = tmp_path / "rows.jsonl"
+    lines = [line.encode("utf-8", "replace").decode() for line in lines]
     whole = [json.dumps({"messages": TURNS, "line": line}).encode() for line in lines]  # escaped: one line each
     place = data.draw(st.integers(0, ROWS - 1))
     whole[place] = whole[place].replace(b"How", data.draw(st.sampled_from([b"\xff", b"\xc3(", b"\xed\xa0\x80"])))

@@ -101,9 +101,9 @@ def test_a_stage_is_read_from_its_payload(tmp_path: Path) -> None:
         ({"messages": []}, {}, r"row 2: has no messages"),
         ({"messages": "hello"}, {}, r"row 2: expected a 'messages' list, got the keys messages"),
         ({"text": "hello"}, {"adapter": "rows"}, r"row 2: expected a 'messages' list, got the keys text"),
-        ({"messages": [TURNS[0], {"role": "assistant", "content": "\ud800"}]}, {}, r"row 2: holds half of a character"),
-        ({"messages": TURNS, "skill": "\udfff"}, {}, r"row 2: holds half of a character"),
-        ({"messages": TURNS, "verifier": "\udfff"}, {}, r"row 2: holds half of a character"),
+        ({"messages": [TURNS[0], {"role": "assistant", "content": "\ud800"}]}, {}, r"line 2: half of a surrogate pair"),
+        ({"messages": TURNS, "skill": "\udfff"}, {}, r"line 2: half of a surrogate pair"),
+        ({"messages": TURNS, "verifier": "\udfff"}, {}, r"line 2: half of a surrogate pair"),
         ('{"id": "a", "messages": [], "id": "b"}\n', {}, r"line 2: the key 'id' stands twice in one object"),
         ('{"messages": [{"role": "user", "role": "user"}]}\n', {}, r"line 2: the key 'role' stands twice"),
         ('{"messages": \n', {}, r"rows\.jsonl, line 2: not valid JSON"),
@@ -152,10 +152,10 @@ def test_pairs_are_read_from_a_stage_and_checked(tmp_path: Path, write: Write) -
     path = write(
         {"prompt": "Hi?", "chosen": "\ud800", "rejected": "x"}, {"prompt": "Hi?", "chosen": "x", "rejected": ""}
     )
-    with pytest.raises(RowError, match="row 1: holds half of a character"):
+    with pytest.raises(RowError, match="line 1: half of a surrogate pair"):
         list(load_pairs(SourceSpec(path=str(path), adapter="prompt_pair", max_bad=0), {}, {}, Reading()))
     path = write({"prompt": "Hi?", "chosen": "y", "rejected": "x", "rejected_model": "\ud800"})
-    with pytest.raises(RowError, match="row 1: holds half of a character"):
+    with pytest.raises(RowError, match="line 1: half of a surrogate pair"):
         list(load_pairs(SourceSpec(path=str(path), adapter="prompt_pair", max_bad=0), {}, {}, Reading()))
 
 

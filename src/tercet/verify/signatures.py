@@ -22,6 +22,7 @@ from functools import cache
 from numbers import Real
 from typing import Any
 
+from tercet.outside import read_json
 from tercet.rows import Messages
 from tercet.verify.grade import NO_GRADE, Grade, VerifierError
 from tercet.verify.llm_judges import spoken
