@@ -83,7 +83,7 @@ BUDGETS = {
     "sandbox": 2_454,
     "top": 4_640,
     "train": 3_732,
-    "verify": 5_199,
+    "verify": 5_198,
 }
 # Flat tables may be long; the reason says why the file reads well all the same.
 TABLES: dict[str, str] = {}
