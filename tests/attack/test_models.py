@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 import resource
 import shutil
 import socket
@@ -25,18 +26,19 @@ import pytest
 import torch
 from gguf import GGUFWriter, TokenType
 from safetensors.torch import load_file, save_file
+from tests.attack.scale import times
 from transformers import modeling_flash_attention_utils, modeling_utils
 from transformers.integrations import hub_kernels
 
 from tercet.models import base_model, gguf, tiny
 from tercet.models.adapter import merge_adapter, read_adapter, write_adapter
-from tercet.models.config_file import without_code
+from tercet.models.config_file import CODE, LIMITS, without_code
 from tercet.models.headers import BaseError
 from tercet.models.hf_folder import load_config, load_model, load_tokenizer, model_digest
-from tercet.recipe import BaseSpec
+from tercet.recipe import BaseSpec, ModelSpec
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
-SECONDS, MEGABYTES = 20.0, 400  # for one refusal, on a machine that does other things too
+SECONDS, MEGABYTES = 20.0 * times(10), 400  # for one refusal, on a machine that does other things too
 Attack = Callable[[Path], object]
 
 
@@ -154,6 +156,20 @@ def nan(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 NORM = "model_norm"
+HOSTILE: list[Any] = [0, -1, 1, 3, 10**9, 10**18, 1e308, float("nan"), float("inf"), "x", "", "kernels-community/evil"]
+HOSTILE += [
+    True,
+    None,
+    [],
+    {},
+    [0] * 50,
+    ["x"],
+    {"a": {"b": 1}},
+    {"factor": -1},
+    "../../etc/passwd",
+    "\ud800",
+    "\x1b[2J",
+]
 SIZES: dict[str, tuple[Attack, str]] = {
     "hidden of a billion": (config(hidden_size=10**9), "hidden_size = 1000000000, expected a number from 1 to"),
     "hidden that is negative": (config(hidden_size=-64), "hidden_size = -64"),
@@ -413,13 +429,14 @@ def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[st
     assert time.monotonic() - began < SECONDS
 
 
-def take(folder: Path, tmp_path: Path) -> Path:
-    """What the base stage makes of a folder."""
+def take(folder: Path, tmp_path: Path, *, encoder: bool = False) -> Path:
+    """What the base stage makes of a folder, or a stage of kind `model` of an encoder."""
     out = tmp_path / "out"
     out.mkdir()
     track = SimpleNamespace(progress=lambda *_: None)
     context: Any = SimpleNamespace(mirror={}, track=track, recipe=SimpleNamespace(stage={}))
-    base_model.run(BaseSpec(model=str(folder)), {}, out, context)
+    spec = ModelSpec(model=str(folder), encoder=True) if encoder else BaseSpec(model=str(folder))
+    base_model.run(spec, {}, out, context)
     return out
 
 
@@ -468,6 +485,67 @@ def test_a_key_that_names_code_is_left_out_and_the_model_is_the_same(attack, fol
         (out / name).read_text("utf-8") for name in (CONFIG, "generation_config.json", "tokenizer_config.json")
     )
     assert not [word for word in ("evil", "_own", "/etc/passwd", "trust_remote_code") if word in left]
+
+
+def test_an_encoder_is_looked_at_as_well(folder, tmp_path):
+    weights(**{NORM: nan(torch.nan)})(folder)
+    with pytest.raises(BaseError, match=r"model\.norm\.weight are not finite"):
+        take(folder, tmp_path, encoder=True)
+
+
+def told(action: Callable[[], object]) -> str:
+    """What a refusal says; nothing where there is none. Any other exception ends the test."""
+    try:
+        action()
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def test_whatever_a_configuration_says_the_answer_is_a_model_or_a_sentence(folder, tmp_path):
+    """Keys of many families with values that belong nowhere: no traceback of another kind, no wait, no memory."""
+    draw = random.Random(15)
+    whole = json.loads((folder / CONFIG).read_text("utf-8"))
+    keys = [*whole, *sorted(LIMITS), *sorted(CODE), "rope_scaling", "layer_types", "text_config", "id2label"]
+    for _ in range(times(300)):
+        changes = {draw.choice(keys): draw.choice(HOSTILE) for _ in range(draw.choice([1, 1, 2, 5]))}
+        (folder / CONFIG).write_text(json.dumps(whole | changes), "utf-8")
+        began = time.monotonic()
+        said = told(lambda: take(folder, tmp_path))
+        assert "\n" not in said, changes
+        assert len(said) < 1000, changes
+        assert not said or str(tmp_path) in said or "config.json" in said, changes
+        assert time.monotonic() - began < SECONDS, changes
+        shutil.rmtree(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "tokenizer.json", "tokenizer_config.json", "generation_config.json"])
+def test_whatever_is_flipped_in_a_file_the_answer_is_a_model_or_a_sentence(name, folder, tmp_path):
+    draw = random.Random(15)
+    whole = (folder / name).read_bytes()
+    size = 8 + int.from_bytes(whole[:8], "little") if name == WEIGHTS else len(whole)
+    for _ in range(times(150)):
+        data = bytearray(whole)
+        for _ in range(draw.choice([1, 2, 8])):
+            data[draw.randrange(size)] = draw.choice([*b'0123456789{}[]",:-\\', 0, 255, draw.randrange(256)])
+        (folder / name).write_bytes(data)
+        said = told(lambda: take(folder, tmp_path))
+        assert not said or str(tmp_path) in said, data
+        shutil.rmtree(tmp_path / "out")
+
+
+def test_whatever_is_flipped_in_a_gguf_file_the_answer_is_a_model_or_a_sentence(tmp_path):
+    draw = random.Random(15)
+    write_gguf(tmp_path / "x.gguf")
+    whole = (tmp_path / "x.gguf").read_bytes()
+    for _ in range(times(300)):
+        data = bytearray(whole)
+        for _ in range(draw.choice([1, 2, 8])):
+            data[draw.randrange(1200)] = draw.choice([0, 1, 2, 4, 8, 9, 127, 255, draw.randrange(256)])
+        (tmp_path / "x.gguf").write_bytes(data)
+        (tmp_path / "made").mkdir()
+        told(lambda: gguf.convert(tmp_path / "x.gguf", tmp_path / "made", lambda *_: None))
+        shutil.rmtree(tmp_path / "made")
 
 
 def test_no_part_of_a_configuration_keeps_a_key_that_names_code():

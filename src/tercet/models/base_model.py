@@ -48,7 +48,7 @@ from tercet.models.hf_folder import (
 from tercet.models.support import note, read_config, read_values, support
 from tercet.models.tokenizer_checks import check_tokens
 from tercet.models.vocabulary import ensure_pad, fit_embedding, rewrite
-from tercet.models.weight_checks import check_weights
+from tercet.models.weight_checks import check_numbers, check_weights
 from tercet.recipe import URL, BaseSpec, ModelSource, ModelSpec, TrainSpec
 from tercet.recipe.wheel import read_wheel
 from tercet.store import ENDPOINT
@@ -89,7 +89,10 @@ def run(spec: ModelSource, inputs: Mapping[str, Artifact], out: Path, ctx: Conte
         source, link = _folder_or_hub(spec, ctx.mirror)
         if encoder:
             check_folder(source)
+            check_numbers(source)
+            load_config(source)
             _place_folder(source, out, link=link)
+            _leave_out_code(out)
             return {}
         config = read_config(source)
         check_beside(source)
