@@ -76,7 +76,7 @@ BUDGETS = {
     "device": 1_192,
     "evals": 3_465,
     "kernels": 110,
-    "models": 11_442,
+    "models": 11_453,
     "preflight": 632,
     "recipe": 1_989,
     "report": 1_935,
