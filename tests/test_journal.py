@@ -19,10 +19,12 @@ from tercet.journal import (
     DamagedError,
     Journal,
     JournalError,
+    intact,
     open_plain,
     replace,
     replacing,
     seal,
+    stamp,
     unseal,
     write_json,
 )
@@ -236,6 +238,24 @@ def test_a_sealed_text_comes_back_and_no_flipped_bit_or_lost_byte_of_it_goes_uns
         file.write_bytes(whole[:size])
         with pytest.raises(DamagedError):
             unseal(file)
+
+
+def test_a_stamped_file_is_whole_until_a_byte_of_it_or_of_its_stamp_changes(tmp_path):
+    file, place = tmp_path / "file", tmp_path / "place"
+    place.mkdir()
+    file.write_bytes(bytes(range(50)))
+    assert not intact(file)
+    for where in (None, place):
+        stamp(file, where)
+        assert intact(file, where)
+    file.write_bytes(bytes(range(49)))
+    assert not intact(file)
+    assert not intact(file, place)
+    stamp(file)
+    (tmp_path / "file.sha256").write_text("")
+    assert not intact(file)
+    file.unlink()
+    assert not intact(file)
 
 
 def test_a_link_a_pipe_and_a_device_are_not_read_as_files(tmp_path):

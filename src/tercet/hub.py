@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
 
-from tercet.journal import replacing
+from tercet.journal import intact, replacing, stamp
 from tercet.rows import RowError, Source
 from tercet.rows_file import read_file
 from tercet.rows_limits import opened
@@ -203,7 +203,7 @@ def _download(source: Source) -> Path:
     address = ADDRESSES[where].format(**{key: quote(text) for key, text in place.items()})
     kept = hashlib.sha256(json.dumps(asdict(source)).encode()).hexdigest()[:16]
     found = cache_folder() / "files" / kept / inside[-1]
-    if not found.is_file():
+    if not intact(found):
         found.parent.mkdir(parents=True, exist_ok=True)
         try:
             with (
@@ -212,6 +212,7 @@ def _download(source: Source) -> Path:
                 open(partial, "wb") as file,
             ):
                 _copy(answer, file)
+            stamp(found)
         except (OSError, HTTPException) as error:
             raise RowError(
                 f"{address}: could not be read ({error}); without the network, name a local file for "

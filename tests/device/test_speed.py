@@ -10,6 +10,7 @@ from torch import nn
 
 from tercet.device import speed
 from tercet.device.speed import Rate, linear_shapes, measure, remember, yardstick
+from tercet.journal import unseal
 
 CPU = torch.device("cpu")
 SHAPES = {(48, 32): 2, (96, 48): 1}
@@ -37,7 +38,7 @@ def test_the_best_rate_is_remembered_because_other_processes_only_slow_a_machine
     for flops in (3e9, 7e9, 5e9):
         remember(Rate(flops, flops, flops, flops), SHAPES, torch.float32, CPU)
     (file,) = (cache / "yardstick").iterdir()
-    kept = json.loads(file.read_text())
+    kept = json.loads(unseal(file))
     assert kept["flops"] == 7e9
     assert {"processor", "threads", "dtype", "torch"} <= kept.keys()
 
@@ -61,4 +62,4 @@ def test_a_torn_cache_is_measured_again(cache):
     (file,) = (cache / "yardstick").iterdir()
     file.write_text("{")
     assert yardstick(SHAPES, torch.float32, CPU) > 0
-    assert json.loads(file.read_text())["flops"] > 0
+    assert json.loads(unseal(file))["flops"] > 0

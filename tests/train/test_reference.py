@@ -98,12 +98,12 @@ def leaf_ids(forest) -> torch.Tensor:
 def test_a_table_is_read_back_only_under_its_own_stamp(tmp_path):
     table = Table(torch.tensor([[-1.5, -2.5], [-3.0, -4.0]]), [torch.tensor([[-1.0], [-2.0]]), torch.tensor([[-3.0]])])
     stamp = {"weights": "a", "order": "3 steps"}
-    save_table(tmp_path, table, stamp)
-    found = load_table(tmp_path, stamp)
+    save_table(tmp_path, table, stamp, tmp_path)
+    found = load_table(tmp_path, stamp, tmp_path)
     assert torch.equal(found.answers, table.answers)
     assert all(torch.equal(a, b) for a, b in zip(found.mismatched, table.mismatched, strict=True))
-    assert load_table(tmp_path, stamp | {"weights": "b"}) is None
-    assert load_table(tmp_path / "other", stamp) is None
+    assert load_table(tmp_path, stamp | {"weights": "b"}, tmp_path) is None
+    assert load_table(tmp_path / "other", stamp, tmp_path) is None
 
 
 @pytest.fixture

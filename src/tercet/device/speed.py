@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from tercet.device.mesh import wait
 from tercet.hub import cache_folder
-from tercet.journal import write_json
+from tercet.journal import seal, unseal
 from tercet.machine import processor
 
 Shapes = Mapping[tuple[int, int], int]
@@ -72,13 +72,13 @@ def remember(rate: Rate, shapes: Shapes, dtype: torch.dtype, device: torch.devic
     if rate.flops > _remembered(file):
         with suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(file, rate._asdict() | about(dtype, device))
+            seal(file, json.dumps(rate._asdict() | about(dtype, device)))
     return rate
 
 
 def _remembered(file: Path) -> float:
     try:
-        return float(json.loads(file.read_text(encoding="utf-8"))["flops"])
+        return float(json.loads(unseal(file))["flops"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0.0
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tercet.argv import Outside, command
 from tercet.hub import cache_folder
-from tercet.journal import replacing
+from tercet.journal import intact, replacing, stamp
 from tercet.machine import processor
 
 SOURCE = Path(__file__).with_name("kernels.c")
@@ -95,10 +95,11 @@ def _built(compiler: str, extra: tuple[str, ...]) -> Path:
     texts = [file.read_text(encoding="utf-8") for file in sorted(SOURCE.parent.glob("*.c"))]
     about = (*texts, version, processor(), torch.__version__, *FLAGS, *extra)
     file = cache_folder() / "kernels" / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:24]}.so"
-    if not file.is_file():
+    if not intact(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as made:
             _run(command(Outside(compiler), *FLAGS, "-o", Outside(made), Outside(SOURCE), *extra))
+        stamp(file)
     return file
 
 

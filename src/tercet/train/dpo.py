@@ -155,11 +155,11 @@ def _base(policy: Policy, trees: Trees, origin: Origin, spec: DPOSpec, ctx: Cont
     if spec.polyak > 0:
         moving = open_policy(origin.source, torch.float32, layout).to(ranks.device)
         return ReferenceModel(moving, spec.polyak, spec.polyak_every, dtype)
-    stamp = {"weights": model_digest(origin.source), "tokens": token_digest(trees), "dtype": spec.precision}
+    made_of = {"weights": model_digest(origin.source), "tokens": token_digest(trees), "dtype": spec.precision}
     steps = range(origin.total) if spec.loss == "kto" else range(0)
     if steps:
-        stamp["order"] = f"{origin.total} steps of {spec.batch}, seed {ctx.seed}"
-    if (found := load_table(origin.out / "tercet", stamp)) is not None:
+        made_of["order"] = f"{origin.total} steps of {spec.batch}, seed {ctx.seed}"
+    if (found := load_table(origin.out / "tercet", made_of, ctx.work)) is not None:
         return found
     policy.to(ranks.device, dtype)
     orders = (chosen_rows(step, len(trees), spec.batch, ctx.seed) for step in steps)
@@ -169,7 +169,7 @@ def _base(policy: Policy, trees: Trees, origin: Origin, spec: DPOSpec, ctx: Cont
     # rounding to the compute precision lost bits: read them again
     policy.model = open_policy(origin.source, torch.float32, layout).model
     if ranks.first:
-        save_table(origin.out / "tercet", table, stamp)
+        save_table(origin.out / "tercet", table, made_of, ctx.work)
     ranks.barrier()
     return table
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tercet.device.mesh import Mesh
 from tercet.device.shard import Trainable
-from tercet.journal import write_json
+from tercet.journal import intact, stamp, write_json
 from tercet.models.forest import Forest, Tree
 from tercet.models.policy import Policy
 from tercet.rows import read_table, write_table
@@ -89,26 +89,34 @@ class Table(NamedTuple):
     mismatched: list[Tensor]
 
 
-def load_table(folder: Path, stamp: dict[str, Any]) -> Table | None:
-    """The table in `folder`, unless it was made under another stamp: other weights, tokens, precision or order."""
-    note = folder / "reference.json"
-    if not note.is_file() or json.loads(note.read_text("utf-8")) != stamp:
+def load_table(folder: Path, made_of: dict[str, Any], work: Path) -> Table | None:
+    """The table in `folder`, unless it was made of something else: other weights, tokens, precision or order.
+
+    Nor where a byte of it is not what `save_table` wrote, by the digests that it kept in `work`.
+    """
+    tables = ("reference.parquet", *(("mismatched.parquet",) if "order" in made_of else ()))
+    if not all(intact(folder / name, work) for name in ("reference.json", *tables)):
+        return None
+    if json.loads((folder / "reference.json").read_text("utf-8")) != made_of:
         return None
     answers = [list(row.values())[1:] for row in read_table(folder / "reference.parquet")]
-    rows = read_table(folder / "mismatched.parquet") if "order" in stamp else []
+    rows = read_table(folder / "mismatched.parquet") if "order" in made_of else []
     steps = [torch.tensor([[row["logp"]] for row in step]) for _, step in groupby(rows, itemgetter("step"))]
     return Table(torch.tensor(answers, dtype=torch.float32), steps)
 
 
-def save_table(folder: Path, table: Table, stamp: dict[str, Any]) -> None:
-    """Keep a table for a run that continues; the stamp comes last."""
+def save_table(folder: Path, table: Table, made_of: dict[str, Any], work: Path) -> None:
+    """Keep a table for a run that continues, what it was made of, and in `work` the digests of both."""
     names = ("pair", "chosen", "rejected") if table.answers.shape[1] == 2 else ("row", "logp")
     rows = [dict(zip(names, (i, *logps), strict=True)) for i, logps in enumerate(table.answers.tolist())]
     write_table(folder / "reference.parquet", rows)
-    if "order" in stamp:
+    if "order" in made_of:
         found = [{"step": i, "logp": x} for i, step in enumerate(table.mismatched) for x in step.flatten().tolist()]
         write_table(folder / "mismatched.parquet", found)
-    write_json(folder / "reference.json", stamp)
+        stamp(folder / "mismatched.parquet", work)
+    write_json(folder / "reference.json", made_of)
+    stamp(folder / "reference.parquet", work)
+    stamp(folder / "reference.json", work)
 
 
 def answer_logps(policy: nn.Module, trees: Sequence[Tree], ranks: Mesh, budget: Budget = SCORING) -> Tensor:

@@ -22,7 +22,7 @@ import tokenizers
 import transformers
 
 from tercet import machine
-from tercet.journal import replacing
+from tercet.journal import intact, replacing, stamp
 from tercet.models.chat import Chat
 from tercet.models.forest import Leaf, Tree
 from tercet.models.turns import num_thoughts
@@ -96,7 +96,9 @@ def prepare(path: Path, chat: Chat, rule: Rule, ctx: Context) -> Tokens:
     file = cache / "tokens" / f"{key}.arrow"
     threads = ctx.recipe.placement.threads or machine.cores()
     with store.lock("tokens", key, lambda _who: None):
-        if not file.is_file():
+        if not intact(file):
+            if file.exists():
+                ctx.track.note(f"{file} is damaged, or an older version kept it; it is made again")
             write(file, rule.trees(chat, path, threads))
     return Tokens(file)
 
@@ -112,6 +114,7 @@ def write(file: Path, trees: Iterator[NamedTree]) -> None:
             with replacing(file) as partial, open(partial, "wb") as stream, pa.ipc.new_file(stream, SCHEMA) as writer:
                 while part := list(islice(trees, PART)):
                     writer.write_batch(_record_batch(part))
+            stamp(file)
         finally:
             gc.unfreeze()
 
