@@ -20,6 +20,7 @@ from tercet.journal import (
     Journal,
     JournalError,
     intact,
+    mend,
     open_plain,
     replace,
     replacing,
@@ -238,6 +239,41 @@ def test_a_sealed_text_comes_back_and_no_flipped_bit_or_lost_byte_of_it_goes_uns
         file.write_bytes(whole[:size])
         with pytest.raises(DamagedError):
             unseal(file)
+
+
+def test_no_flipped_bit_of_a_checked_journal_changes_a_record_and_the_others_stay(tmp_path):
+    file, said = tmp_path / "log.jsonl", []
+    records = [{"round": 0, "text": "ü"}, {"round": 1}, {"round": 2, "deep": {"check": [1]}}]
+    for record in records:
+        journal.append(file, record, checked=True)
+    whole = file.read_bytes()
+    assert list(journal.read(file)) == records
+    for bit in range(8 * len(whole)):
+        file.write_bytes(bytes(byte ^ (1 << bit % 8) if i == bit // 8 else byte for i, byte in enumerate(whole)))
+        mend(file, said.append)
+        left = list(journal.read(file))
+        assert left != records
+        assert left == [record for record in records if record in left]
+    assert len(said) >= 8 * (len(whole) - 1)  # a lost line feed at the end is what a kill leaves
+
+
+@pytest.mark.parametrize(("tail", "left"), [(False, [0, 2, 3]), (True, [0])])
+def test_lines_of_an_older_version_stay_and_what_follows_damage_may_have_to_go(tmp_path, tail, left):
+    file, said = tmp_path / "log.jsonl", []
+    for number in range(4):
+        journal.append(file, {"number": number}, checked=number > 0)
+    file.write_text(file.read_text().replace('"number": 1', '"number": 7'))
+    with pytest.raises(JournalError, match="line 2: damaged"):
+        list(journal.read(file))
+    mend(file, said.append, tail=tail)
+    assert [record["number"] for record in journal.read(file)] == left
+    assert said == [f"{file} was damaged: {4 - len(left)} of 4 lines are removed, and what they held is made again"]
+    mend(file, said.append)
+    mend(tmp_path / "none", said.append)
+    assert len(said) == 1
+    (tmp_path / "link").symlink_to(file)
+    with pytest.raises(JournalError, match="a link"):
+        mend(tmp_path / "link", said.append)
 
 
 def test_a_stamped_file_is_whole_until_a_byte_of_it_or_of_its_stamp_changes(tmp_path):

@@ -2,6 +2,7 @@
 
 A journal is a file of JSON lines, one record each. A kill can cut its last line short: readers leave that line out,
 and the next writer takes it off. Any other line that is not JSON is damage, and an error that names file and line.
+A checked journal has a digest in every line, so that a changed byte is damage too; `mend` takes such lines out.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
 
 Place = tuple[int, int]  # of a record in its file: the first byte of its line, and the number of bytes
+CHECK = re.compile(rb', "([^"]{5})": "([^"]{16})"}\n$')  # the end of a checked line, whatever has become of it
 TAIL = 1 << 16  # bytes at the end of a file in which its last line is looked for first
 
 
@@ -37,9 +41,12 @@ class Journal:
     it is left to the system. One thread at a time may append; any may read by place meanwhile.
     """
 
-    def __init__(self, path: Path, *, sync_every: int = 1, wait: bool = False) -> None:
-        """Lock the file and take off a line that was cut short; `wait` for another process, or raise JournalError."""
-        self.path, self.sync_every, self._unsynced = path, sync_every, 0
+    def __init__(self, path: Path, *, sync_every: int = 1, wait: bool = False, checked: bool = False) -> None:
+        """Lock the file and take off a line that was cut short; `wait` for another process, or raise JournalError.
+
+        With `checked`, records are objects and get a digest in their line, which every reader checks.
+        """
+        self.path, self.sync_every, self.checked, self._unsynced = path, sync_every, checked, 0
         make_folder(path.parent)
         created = not path.exists()
         self._file = path.open("a+b")
@@ -67,11 +74,12 @@ class Journal:
     def __getitem__(self, place: Place) -> Any:
         """The record at a place."""
         start, size = place
-        return json.loads(os.pread(self._file.fileno(), size, start))
+        return _parsed(os.pread(self._file.fileno(), size, start))
 
     def append(self, record: Any) -> Place:
         """Add a record as one line; returns its place."""
-        data = json.dumps(record).encode() + b"\n"
+        data = json.dumps(record).encode()
+        data = (data[:-1] + b', "check": "%s"}' % _check(data) if self.checked else data) + b"\n"
         start = self._file.seek(0, os.SEEK_END)
         self._file.write(data)
         self._file.flush()
@@ -92,9 +100,9 @@ class Journal:
         self._file.close()
 
 
-def append(path: Path, record: Any, *, sync: bool = True) -> None:
+def append(path: Path, record: Any, *, sync: bool = True, checked: bool = False) -> None:
     """Add one record to a journal that nobody keeps open, when other processes that append to it have done so."""
-    with Journal(path, sync_every=int(sync), wait=True) as journal:
+    with Journal(path, sync_every=int(sync), wait=True, checked=checked) as journal:
         journal.append(record)
 
 
@@ -104,6 +112,63 @@ def read(path: Path) -> Iterator[Any]:
         yield from (record for record, _ in _records(path))
 
 
+def mend(path: Path, say: Callable[[str], None], *, tail: bool = False) -> None:
+    """Take damaged lines out of a checked journal, with `tail` all lines from the first of them on, and say so.
+
+    What an older version wrote has no digests, and stays where it is JSON.
+    """
+    if path.is_symlink():
+        raise JournalError(f"{path}: a link, where a file was written; remove it and run again")
+    if not path.is_file():
+        return
+    with Journal(path):
+        kept, lines = _kept(path)
+        if kept == lines:
+            return
+        if tail:
+            first = next(i for i, both in enumerate(zip_longest(kept, lines)) if both[0] != both[1])
+            kept = kept[:first]
+        with replacing(path) as partial, path.open("rb") as old, partial.open("wb") as new:
+            for start, size in kept:
+                old.seek(start)
+                new.write(old.read(size))
+    lost = len(lines) - len(kept)
+    say(f"{path} was damaged: {lost} of {len(lines)} lines are removed, and what they held is made again")
+
+
+def _kept(path: Path) -> tuple[list[Place], list[Place]]:
+    """The places of all lines that are whole, and of all lines."""
+    kept: list[Place] = []
+    lines: list[Place] = []
+    start, checked = 0, False
+    with path.open("rb") as stream:
+        for line in stream:
+            lines.append((start, len(line)))
+            has = CHECK.search(line) is not None
+            try:
+                if isinstance(_parsed(line), dict) and (has or not checked):
+                    kept.append(lines[-1])
+                    checked = has
+            except ValueError:
+                pass
+            start += len(line)
+    return kept, lines
+
+
+def _parsed(line: bytes) -> Any:
+    """The record of a line; ValueError where it is not JSON, or not what its digest says."""
+    record = json.loads(line)
+    if found := CHECK.search(line):
+        if found.groups() != (b"check", _check(line[: found.start()] + b"}")):
+            raise ValueError("its digest is another's")
+        del record["check"]
+    return record
+
+
+def _check(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=8).hexdigest().encode()
+
+
 def _records(path: Path) -> Iterator[tuple[Any, Place]]:
     start = 0
     with path.open("rb") as stream:
@@ -111,7 +176,7 @@ def _records(path: Path) -> Iterator[tuple[Any, Place]]:
             if not line.endswith(b"\n"):
                 return  # a kill cut it short, or it is being written
             try:
-                record = json.loads(line)
+                record = _parsed(line)
             except ValueError as error:
                 raise JournalError(
                     f"{path}, line {number}: damaged ({error}); mend or remove this line, or remove the file, and run "

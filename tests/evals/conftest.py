@@ -57,6 +57,7 @@ class Workspace:
     seed: int = 17
     opened: int = 0
     seen: list[tuple[int, int]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         rows = made_rows()
@@ -68,7 +69,9 @@ class Workspace:
         (self.root / work).mkdir(exist_ok=True)
         stages = {"items": {"kind": "synth", "generator": "words@1", "rows": 1, "split": "test"}}
         recipe = Recipe.model_validate({"name": "t", "base": {"model": "tiny:"}, "stage": stages})
-        track = SimpleNamespace(progress=lambda done, total, note="": self.seen.append((done, total)))
+        track = SimpleNamespace(
+            progress=lambda done, total, note="": self.seen.append((done, total)), note=self.notes.append
+        )
         given = {"name": "t", "seed": self.seed, "recipe": recipe, "work": self.root / work, "track": track}
         return SimpleNamespace(**{**given, "mirror": {}, "open_model": self._open, **more})
 

@@ -17,7 +17,6 @@ from tercet.evals import results as results_module
 from tercet.evals import run
 from tercet.evals.fakes import EchoGenerator, OracleGenerator
 from tercet.evals.suite import needs
-from tercet.journal import JournalError
 from tercet.rows import Completion, Generator, Likelihood, Messages, Row, Sampling, read_table, write_table
 from tercet.stats import GateError
 from tercet.verify import Grade
@@ -268,12 +267,18 @@ def test_a_verifier_that_fails_stops_the_evaluation_and_runs_again(
     assert workspace.evaluate("graded") == {"words@1": 1.0}
 
 
-def test_a_damaged_log_is_named(workspace: Any) -> None:
+def test_damaged_lines_of_a_log_are_named_and_their_items_asked_again(workspace: Any) -> None:
     workspace.write_benchmark("words@1")
+    workspace.evaluate("whole")
+    log = workspace.root / "work-whole" / "results.jsonl"
     (workspace.root / "work-bad").mkdir()
-    (workspace.root / "work-bad" / "results.jsonl").write_text("{oops}\n")
-    with pytest.raises(JournalError, match=r"results.jsonl, line 1: damaged"):
-        workspace.evaluate("bad")
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines[1:3] = ["{oops}\n", lines[2].replace('"score": 1', '"score": 0')]
+    (workspace.root / "work-bad" / log.name).write_text("".join(lines), encoding="utf-8")
+    workspace.evaluate("bad")
+    assert len(workspace.notes) == 1
+    assert "results.jsonl was damaged: 2 of" in workspace.notes[0]
+    assert payload(workspace.root / "bad") == payload(workspace.root / "whole")
 
 
 def gated(workspace: Any, model: Generator, gate: str) -> None:

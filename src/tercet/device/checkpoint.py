@@ -190,6 +190,14 @@ def load(
     return found
 
 
+def forget(folder: Path, last: int, why: str, say: Callable[[str], None]) -> None:
+    """Remove the checkpoints after step `last` (first rank only): what else they need is gone."""
+    for path in _newest(folder):
+        if int(path.name.removeprefix("step-")) > last:
+            _remove(path)
+            say(f"{why}, too few for the checkpoint {path.name}, which is removed")
+
+
 def _restored(path: Path, trainable: Trainable, optimizer: Optimizer, kept: dict[str, Tensor] | None) -> dict[str, Any]:
     """Check a checkpoint, then put it into weights and optimiser; DamagedError on every rank where it will not do."""
     mesh = trainable.mesh

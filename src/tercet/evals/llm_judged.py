@@ -49,7 +49,7 @@ def run(
 ) -> list[Result]:
     """The results with every answer of an LLM-judged task graded; the others as they are."""
     by_name = {card.name: card for card in cards}
-    with ResultLog(ctx.work / "judged.jsonl") as log:
+    with ResultLog(ctx.work / "judged.jsonl", ctx.track.note) as log:
         waiting = [pair for pair in zip(benchmark, results, strict=True) if pair[0].judge]
         groups = [waiting[start : start + GROUP] for start in range(0, len(waiting), GROUP)]
         left = [part for group in groups if (part := _unjudged(group, log, spec, inputs))]

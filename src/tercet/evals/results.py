@@ -35,9 +35,11 @@ SYNC_EVERY = 8  # lines between fsyncs
 class ResultLog(Journal):
     """The journal of an evaluation; `results` holds the last line of each item."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+        """`say` is told of damaged lines, whose items are asked again."""
+        journal.mend(path, say)
         self.results = {(one.task, one.item): one for one in map(Result.from_json, journal.read(path))}
-        super().__init__(path, sync_every=SYNC_EVERY)
+        super().__init__(path, sync_every=SYNC_EVERY, checked=True)
 
     def append(self, record: Result) -> Place:
         """Add one finished item."""
@@ -62,7 +64,8 @@ def log_usage(model: Any, file: Path, role: str = "") -> Iterator[None]:
         yield
     finally:
         if (used := getattr(model, "usage", None)) is not None:
-            journal.append(file, {role + key: value for key, value in asdict(used).items() if value is not None})
+            known = {role + key: value for key, value in asdict(used).items() if value is not None}
+            journal.append(file, known, checked=True)
 
 
 def total_usage(file: Path) -> dict[str, float]:

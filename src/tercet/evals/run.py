@@ -56,7 +56,8 @@ def run(spec: EvalSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) ->
     cards = [replace(_overridden(card, spec), chat_template=template) for card in cards]
     _check(spec, cards, ctx)
     baselines = _baselines(spec, cards, inputs)
-    with ResultLog(ctx.work / "results.jsonl") as log:
+    journal.mend(ctx.work / USAGE, ctx.track.note)
+    with ResultLog(ctx.work / "results.jsonl", ctx.track.note) as log:
         free = {card.name for card in cards if _batch_free(spec, card, inputs)}
         groups = _groups(cards, benchmark, ctx.seed)
         unfinished = _unfinished(groups, log, free)

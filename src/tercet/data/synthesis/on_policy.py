@@ -127,6 +127,7 @@ def sample_all(
 ) -> Iterator[list[GradedAnswer]]:
     """The samples of each prompt, in order; finished chunks are read from disk, the others are drawn and written."""
     path = ctx.work / "samples.jsonl"
+    journal.mend(path, ctx.track.note, tail=True)
     finished = read_chunks(path)
     generator: Generator | None = None
     for number, start in enumerate(range(0, len(prompts), CHUNK)):
@@ -134,7 +135,8 @@ def sample_all(
         if number == len(finished):
             generator = generator or open_model()
             finished.append(draw_chunk(chunk, number, spec=spec, seed=ctx.seed, generator=generator))
-            journal.append(path, {"chunk": number, "samples": [[asdict(s) for s in own] for own in finished[number]]})
+            samples = [[asdict(sample) for sample in own] for own in finished[number]]
+            journal.append(path, {"chunk": number, "samples": samples}, checked=True)
         drawn = [sample for own in finished[number] for sample in own]
         ctx.track.log(
             number,

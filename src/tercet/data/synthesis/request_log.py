@@ -80,7 +80,7 @@ class RequestLog(Journal):
     """
 
     def __init__(self, path: Path, budget: float | None = None) -> None:
-        super().__init__(path)
+        super().__init__(path, checked=True)
         self.budget, self.spent = budget, Spent()
         self._places: dict[str, Place] = {}  # key -> where its line stands: texts stay on disk
         self._under_way: dict[str, float] = {}  # key -> the most it may cost

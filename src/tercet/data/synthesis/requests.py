@@ -18,6 +18,7 @@ from typing import Any
 
 from tercet.data.disk_list import batched
 from tercet.data.synthesis.request_log import LoggedModel, RequestLog, RequestLogError
+from tercet.journal import mend
 from tercet.recipe import AskingSpec
 from tercet.rows import Completions, Done, Likelihoods, Options, Prompts, Sampling
 from tercet.rows_table import TableWriter
@@ -78,7 +79,9 @@ class LazyModel:
 
 def open_log(spec: AskingSpec, ctx: Context) -> RequestLog:
     """The request log of a stage, under its name in the store."""
-    return RequestLog(ctx.store.root / ".requests" / f"{ctx.name}.jsonl", spec.budget)
+    path = ctx.store.root / ".requests" / f"{ctx.name}.jsonl"
+    mend(path, ctx.track.note)
+    return RequestLog(path, spec.budget)
 
 
 def title(model: Artifact) -> str:

@@ -25,6 +25,7 @@ from tercet.train.loop import Loss, leaf_sums, reduce_tokens, start
 from tercet.train.packing import Budget
 from tercet.train.reference import ReferenceModel
 from tercet.train.rl.rollout import RolloutGroup, Round, group_batches, has_signal, read_prompts, set_advantages
+from tercet.train.rl.rollout_log import RolloutLog
 from tercet.train.rl.trainer import PreparedRound, RLTrainer
 from tercet.train.sums import Sum
 
@@ -44,6 +45,7 @@ def run(spec: GRPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) ->
             frozen = open_policy(source, own, ctx.recipe.placement.layout).to(ranks.device)
             reference = ReferenceModel(frozen, spec.polyak, spec.polyak_every, dtype)
         policy, ranks, cost = open_to_train(source, ranks, ctx)
+        RolloutLog.mend(spec, ctx, ranks)
         state = start(policy, spec, ranks, ctx, kept=reference.kept if reference else None)
         trainer = RLTrainer(prompts, state, state.trainable.module, spec, inputs, ctx)  # type: ignore[arg-type]
         trainer.run(GRPO(state.trainable, reference, spec, Budget.of(ctx.recipe.placement, spec)))

@@ -27,6 +27,7 @@ from tercet.train.packing import Budget
 from tercet.train.reference import ReferenceModel
 from tercet.train.rl.actor_critic import CRITIC, POLICY, ActorCritic, open_critic
 from tercet.train.rl.rollout import Round, group_batches, read_prompts
+from tercet.train.rl.rollout_log import RolloutLog
 from tercet.train.rl.trainer import PreparedRound, RLTrainer
 from tercet.train.sums import Sum
 
@@ -43,6 +44,7 @@ def run(spec: PPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
         start_point = open_policy(source, dtype, ctx.recipe.placement.layout).to(ranks.device)
         reference = ReferenceModel(start_point, 0.0, 1)
         rates = {POLICY: spec.learning_rate, CRITIC: spec.value_learning_rate or spec.learning_rate}
+        RolloutLog.mend(spec, ctx, ranks)
         state = start(ActorCritic(policy, critic), spec, ranks, ctx, rates=rates)
         trainer = RLTrainer(prompts, state, state.trainable.module.policy, spec, inputs, ctx)  # type: ignore[arg-type]
         trainer.run(PPO(state.trainable, reference, spec, Budget.of(ctx.recipe.placement, spec)))

@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from tercet import journal
+from tercet.device import checkpoint
 from tercet.device.mesh import Mesh
+from tercet.recipe import RLSpec
+from tercet.store import Context
+
+LOG = "rollouts.jsonl"
 
 
 class RolloutLog:
@@ -27,10 +32,24 @@ class RolloutLog:
             elif record.get("done"):
                 self.cursor = record["cursor"]
 
+    @staticmethod
+    def mend(spec: RLSpec, ctx: Context, ranks: Mesh) -> None:
+        """Before a run goes on: take what is damaged off its log, and remove checkpoints that need what is lost.
+
+        A checkpoint between rounds needs those before it, and the next `lag` ones, which older weights have written.
+        """
+        path, updates = ctx.work / LOG, spec.minibatches * spec.passes
+        if ranks.first:
+            journal.mend(path, ctx.track.note, tail=True)
+            rounds = sum(1 for _ in journal.read(path))
+            last = spec.rounds if rounds >= spec.rounds else max(0, rounds - spec.lag)
+            checkpoint.forget(ctx.work / "checkpoints", last * updates, f"{path} has {rounds} rounds", ctx.track.note)
+        ranks.barrier()
+
     def append(self, number: int, records: Sequence[dict[str, Any]]) -> None:
         """Add a round, its closing record last (first rank only)."""
         if self.mesh.first:
-            journal.append(self.path, {"round": number, "records": records})
+            journal.append(self.path, {"round": number, "records": records}, checked=True)
 
     def read(self) -> Iterator[dict[str, Any]]:
         """All records, in the order of the file, each with its round."""

@@ -25,7 +25,7 @@ from tercet.train.rl.monitors import RolloutMonitor, measure
 from tercet.train.rl.prefetch import RolloutPrefetcher
 from tercet.train.rl.reward_fn import RewardFunction
 from tercet.train.rl.rollout import Prompts, RolloutGroup, RolloutWorker, Round, replay, set_advantages
-from tercet.train.rl.rollout_log import RolloutLog
+from tercet.train.rl.rollout_log import LOG, RolloutLog
 
 
 class PreparedRound(NamedTuple):
@@ -59,7 +59,7 @@ class RLTrainer:
         self.total = spec.rounds * self.updates
         check_schedule(spec, self.total)
         self.first = state.step // self.updates  # checkpoints are written between rounds only
-        self.log = RolloutLog(ctx.work / "rollouts.jsonl", self.first, self.mesh)
+        self.log = RolloutLog(ctx.work / LOG, self.first, self.mesh)
         self.monitor = RolloutMonitor(spec.monitor, state.extra.setdefault("monitor", {}))
         judge = ctx.open_model(inputs[spec.judge].payload, spec.precision) if spec.judge else None
         reward_fn = RewardFunction(spec, judge)
