@@ -111,7 +111,7 @@ def _keep(entry: Path, digest: str) -> None:
     with suppress(OSError, FolderError):
         no_link(entry.parent)
         entry.parent.mkdir(parents=True, exist_ok=True)
-        seal(entry, digest)
+        seal(entry, digest, sync=False)
 
 
 def set_writable(folder: Path, *, writable: bool) -> None:

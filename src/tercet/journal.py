@@ -240,9 +240,9 @@ def make_folder(path: Path) -> None:
         to_disk(folder.parent)
 
 
-def seal(path: Path, text: str) -> None:
+def seal(path: Path, text: str, *, sync: bool = True) -> None:
     """Put text at `path` with the SHA-256 of it as its last line, for `unseal`."""
-    replace(path, f"{text}\n{hashlib.sha256(text.encode()).hexdigest()}\n")
+    replace(path, f"{text}\n{hashlib.sha256(text.encode()).hexdigest()}\n", sync=sync)
 
 
 def unseal(path: Path) -> str:

@@ -107,6 +107,8 @@ def load_table(folder: Path, made_of: dict[str, Any], work: Path) -> Table | Non
 
 def save_table(folder: Path, table: Table, made_of: dict[str, Any], work: Path) -> None:
     """Keep a table for a run that continues, what it was made of, and in `work` the digests of both."""
+    for damaged in ("reference.parquet", "mismatched.parquet", "reference.json"):
+        (folder / damaged).unlink(missing_ok=True)  # a link in its place would be written through
     names = ("pair", "chosen", "rejected") if table.answers.shape[1] == 2 else ("row", "logp")
     rows = [dict(zip(names, (i, *logps), strict=True)) for i, logps in enumerate(table.answers.tolist())]
     write_table(folder / "reference.parquet", rows)
