@@ -72,17 +72,17 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 26
 BUDGETS = {
     "algos": 602,
     "cli": 1_647,
-    "data": 6_939,
-    "device": 1_192,
-    "evals": 3_465,
-    "kernels": 110,
+    "data": 6_944,
+    "device": 1_200,
+    "evals": 3_469,
+    "kernels": 111,
     "models": 11_453,
     "preflight": 632,
     "recipe": 1_989,
     "report": 1_935,
     "sandbox": 2_454,
-    "top": 4_640,
-    "train": 3_732,
+    "top": 4_725,
+    "train": 3_768,
     "verify": 5_198,
 }
 # Flat tables may be long; the reason says why the file reads well all the same.
