@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import re
 import resource
 import shutil
 import socket
@@ -35,6 +36,7 @@ from tercet.models.adapter import merge_adapter, read_adapter, write_adapter
 from tercet.models.config_file import CODE, LIMITS, without_code
 from tercet.models.headers import BaseError
 from tercet.models.hf_folder import load_config, load_model, load_tokenizer, model_digest
+from tercet.models.support import main as say_support
 from tercet.recipe import BaseSpec, ModelSpec
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
@@ -453,6 +455,22 @@ def refused(attack: Attack, message: str, folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("attack", SIZES)
 def test_a_size_that_no_model_has_is_refused_by_its_key_before_anything_is_made(attack, folder, tmp_path):
     refused(*SIZES[attack], folder, tmp_path)
+
+
+@pytest.mark.parametrize("attack", ["hidden of a billion", "a million layers", "JSON of 100,000 levels"])
+def test_planning_says_the_same_of_a_size(attack, folder, capsys):
+    SIZES[attack][0](folder)
+    assert say_support(str(folder)) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["layout"] == ""
+    assert re.search(SIZES[attack][1], found["sentence"])
+
+
+def test_planning_makes_no_model_of_a_size_that_nobody_shrinks(tmp_path, capsys):
+    values = {"model_type": "mamba", "architectures": ["MambaForCausalLM"], "conv_kernel": 2**28}
+    (tmp_path / CONFIG).write_text(json.dumps(values), "utf-8")
+    say_support(str(tmp_path))
+    assert "numbers; a size is wrong" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("attack", TENSORS)

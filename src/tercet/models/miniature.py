@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from tercet.models.headers import BaseError
 from tercet.models.hf_folder import quiet
 
 WIDTH, HEADS, SIZE, WINDOW, VOCABULARY = 32, 4, 8, 5, 96
+NUMBERS = 1 << 28  # of a small model; those of published families have a few hundred thousand
 LAYERS, USUAL = 6, 4  # at most, where every layer is of another kind; where kinds recur
 NAMES: tuple[tuple[int, str], ...] = (
     (
@@ -107,6 +109,17 @@ def miniature(config: PretrainedConfig, **changes: Any) -> PretrainedConfig:
     values = _shrunk(whole) | changes
     with quiet():
         return type(config).from_dict(values)
+
+
+def check_small(config: PretrainedConfig) -> None:
+    """Refuse a small model that is none: a size whose name nobody shrinks is beyond reason."""
+    try:
+        with torch.device("meta"), quiet():
+            count = sum(one.numel() for one in AutoModelForCausalLM.from_config(config).parameters())
+    except Exception:  # some make numbers while they are built; `build` says what is wrong with others
+        return
+    if count > NUMBERS:
+        raise BaseError(f"config.json: a small {config.model_type} made like it has {count:,} numbers; a size is wrong")
 
 
 def build(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:

@@ -24,7 +24,7 @@ from tercet.models.chat_template import DATE_KEY, template_text, with_arguments
 from tercet.models.config_file import read_config_file
 from tercet.models.headers import BaseError, read_json
 from tercet.models.hf_folder import listing, load_model, load_tokenizer, one_line, quiet
-from tercet.models.miniature import build, miniature
+from tercet.models.miniature import build, check_small, miniature
 from tercet.models.opening import laid_out
 from tercet.models.policy import Policy
 
@@ -166,7 +166,9 @@ def support(folder: Path) -> Support:
 
 def of_config(config: PretrainedConfig) -> Support:
     """How a model of this configuration is read, tried on a small one; `ForestError` where it cannot be."""
-    return _found(laid_out(build(miniature(config)), "auto"))
+    small = miniature(config)
+    check_small(small)
+    return _found(laid_out(build(small), "auto"))
 
 
 def _found(policy: Policy) -> Support:
