@@ -147,6 +147,22 @@ def test_a_stage_that_continues_ends_in_the_bytes_of_one_that_nobody_disturbed(
         assert file.name in said
 
 
+@pytest.mark.parametrize("stage", TRAINING if times(10) > 1 else ["sft", "rlvr"])
+def test_with_both_checkpoints_damaged_training_begins_anew_and_ends_in_the_same_bytes(
+    finished, tmp_path, capfd, stage
+):
+    folder, own, digest = finished(stage)
+    again = tmp_path / "again"
+    shutil.copytree(folder / "whole.draft", again / "out.draft")
+    for number, name in enumerate(("*.safetensors", "*.json")):
+        file = sorted(again.glob(f"out.draft/work/checkpoints/step-*/{name}"))[number]
+        (flip, tear)[number](file, random.Random(stage), tmp_path / "opened")
+    capfd.readouterr()
+    own.run_stage(stage, again / "out", **{stage: TRAINING[stage]})
+    assert payload_digest(again / "out") == digest
+    assert capfd.readouterr().err.count("beginning anew") == 2
+
+
 @pytest.mark.parametrize("number", range(times(50)))
 def test_sampled_answers_that_were_damaged_are_drawn_again(tmp_path, number):
     whole, chance = StageRun(tmp_path, sums(70)), random.Random(number)

