@@ -72,11 +72,11 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 26
 BUDGETS = {
     "algos": 602,
     "cli": 1_647,
-    "data": 6_944,
+    "data": 6_947,
     "device": 1_200,
     "evals": 3_469,
     "kernels": 111,
-    "models": 11_468,
+    "models": 11_477,
     "preflight": 635,
     "recipe": 1_989,
     "report": 1_935,
