@@ -100,6 +100,8 @@ def test_honest_use_of_an_answer_works(tests: str, level: str) -> None:
         ("double(None)", "TypeError (line 1): unsupported operand type(s)"),
         ("nothing(1)", "NameError (line 1): name 'nothing' is not defined"),
         ("assert not(", "SyntaxError"),
+        ("a = Node(1)\na.__array_interface__ = {}\na.__array_interface__", "AttributeError (line 3)"),
+        ("import numpy\nassert numpy.allclose(Node(1), 1)", "TypeError (line 2)"),
         ("import sys\nsys.exit(0)", "SystemExit (line 2), before the last line was reached"),
     ],
 )

@@ -85,7 +85,7 @@ def run_tests(
     The tests' names that neither they nor Python define are the program's; only plain values come over (tester.py
     says what becomes of others). The program never has the tests' text, their frames or their descriptors, and cannot
     look into their process, so it passes by returning what they expect, and by nothing else. With "none" that holds
-    where the kernel has landlock, or the user is not root; what else the program's user may do there, it may do.
+    where the kernel has landlock, which keeps it from the memory and the descriptors of all other processes.
     """
     order = {"parts": list(source), "tests": list(tests), "files": {}}
     return _run(order | {"seconds": seconds, "memory_mb": memory_mb}, 64, sandbox)

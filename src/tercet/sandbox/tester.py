@@ -10,7 +10,6 @@ sum) is an error, because an answer could decide it as it likes.
 from __future__ import annotations
 
 import builtins
-import importlib
 import os
 import sys
 from types import CodeType, ModuleType
@@ -26,6 +25,9 @@ if TYPE_CHECKING:
 GONE = 70  # the exit code of a tester whose answer's process has ended before its reply
 ALIASES = {"np": "numpy", "pd": "pandas", "plt": "matplotlib.pyplot"}
 BASES: dict[str, type] = {kind.__name__: kind for kind in (list, tuple, dict, set, frozenset)}
+
+
+TEXTS = ("__name__", "__qualname__", "__doc__", "__module__", "__dict__")
 
 
 class NotPlainError(TypeError):
@@ -151,6 +153,8 @@ class Remote:
         return _ask("call", self, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name not in TEXTS:  # the library asks objects by such names how to treat them
+            raise AttributeError(name)
         return _ask("getattr", self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -281,9 +285,10 @@ def _imported(name: str, module: str) -> ModuleType | None:
     if module not in (name, ALIASES.get(name)):
         return None
     try:
-        return importlib.import_module(module)
+        __import__(module)
     except ImportError:
         return None
+    return sys.modules[module]
 
 
 def _used(code: CodeType) -> Iterator[str]:
