@@ -80,7 +80,7 @@ BUDGETS = {
     "preflight": 635,
     "recipe": 1_989,
     "report": 1_935,
-    "sandbox": 2_454,
+    "sandbox": 2_459,
     "top": 4_725,
     "train": 3_768,
     "verify": 5_198,
