@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.attack.hostile_server import ATTACKS, HostileServer, good, hostile, http, later, sends
 
-from attack.hostile_server import ATTACKS, HostileServer, good, hostile, http, later, sends
 from tercet.cli.main import main
 from tercet.models.openai.endpoint import EndpointGenerator
 from tercet.models.openai.pacing import Clock
