@@ -40,6 +40,15 @@ def unicode_only(text: str) -> str:
     return _HALF.sub(_escape, text)
 
 
+def mended(value: Any) -> Any:
+    """A value of JSON whose texts can all be stored."""
+    if isinstance(value, dict):
+        return {unicode_only(name): mended(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [mended(part) for part in value]
+    return unicode_only(value) if isinstance(value, str) else value
+
+
 def unicode_error(text: str, value: Any) -> str:
     """What is wrong with a text in `value`, which was read from the JSON `text`; nothing where all can be stored."""
     if not _HALF_ESCAPED.search(text):

@@ -222,7 +222,7 @@ def dump(result: Result) -> str:
 
 def read_results(path: Path) -> Iterator[Result]:
     """The lines of a results file; errors name file and line."""
-    return map(Result.from_json, read_file(path))
+    return map(Result.from_json, read_file(path, mend=True))
 
 
 def read_scores(payload: Path) -> dict[str, Score]:

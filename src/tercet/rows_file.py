@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tercet.outside import read_json, unicode_error
+from tercet.outside import mended, read_json, unicode_error
 from tercet.rows import RowError, SourceError
 from tercet.rows_limits import longest, opened
 from tercet.rows_parquet import parquet_rows
@@ -23,11 +23,12 @@ class Unreadable(dict[str, Any]):
         self.error = error
 
 
-def read_file(path: str | os.PathLike[str], *, lenient: bool = False) -> Iterator[dict[str, Any]]:
+def read_file(path: str | os.PathLike[str], *, lenient: bool = False, mend: bool = False) -> Iterator[dict[str, Any]]:
     """Raw objects of a local jsonl, json, csv, tsv (plain or .gz) or parquet file; errors name file and line.
 
     One object is held at a time (of parquet, a piece of the table); only .json is read whole. With `lenient`, a bad
-    line of jsonl, csv or tsv comes as an `Unreadable`, and the reading goes on.
+    line of jsonl, csv or tsv comes as an `Unreadable`, and the reading goes on. `mend` reads half
+    of a surrogate pair in jsonl as its escape: an artifact that an earlier version wrote cannot be changed.
     """
     path = Path(path)
     if not path.is_file():
@@ -38,7 +39,7 @@ def read_file(path: str | os.PathLike[str], *, lenient: bool = False) -> Iterato
         return
     with opened(path) as stream:
         if name.endswith(".jsonl"):
-            yield from _lenient(_jsonl(stream, path), lenient)
+            yield from _lenient(_jsonl(stream, path, mend), lenient)
         elif name.endswith(".json"):
             yield from _json(_text(stream.whole(), path), path)
         elif name.endswith((".csv", ".tsv")):
@@ -97,20 +98,22 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
-def _jsonl(stream: Iterable[bytes], path: Path) -> Iterator[dict[str, Any] | RowError]:
+def _jsonl(stream: Iterable[bytes], path: Path, mend: bool) -> Iterator[dict[str, Any] | RowError]:
     for number, line in enumerate(stream, 1):
         try:
             if (text := _decoded(line, number, path)).strip():
-                yield _line_object(text, f"{path}, line {number}")
+                yield _line_object(text, f"{path}, line {number}", mend)
         except RowError as error:
             yield error
 
 
-def _line_object(line: str, where: str) -> dict[str, Any]:
+def _line_object(line: str, where: str, mend: bool) -> dict[str, Any]:
     try:
         value = read_json(line, _DECODER.decode)
-        if problem := unicode_error(line, value):
+        problem = unicode_error(line, value)
+        if problem and not mend:
             raise RowError(f"{where}: {problem}; fix or remove the line")
+        value = mended(value) if problem else value
     except json.JSONDecodeError as error:
         raise RowError(f"{where}: not valid JSON ({error.msg}); fix or remove the line") from None
     except RowError:
