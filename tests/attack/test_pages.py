@@ -100,10 +100,9 @@ def test_a_page_of_hostile_texts_works_and_runs_none_of_them(page, width, scheme
 def test_markup_that_were_not_escaped_would_not_run_either(page, pages, tmp_path):
     html = (pages / page).read_text("utf-8")
     raw = "\n".join(f"<div>{text.encode('utf-8', 'replace').decode()}</div>" for text in MARKUP)
-    for place in ("<body>", "</main>"):
-        assert place in html
-        (tmp_path / page).write_text(html.replace(place, f"{place}{raw}", 1), encoding="utf-8")
-        document, said = browse(tmp_path / page, tmp_path / place.strip("</>"))
+    for place in (html.index(">", html.index("<body")) + 1, html.rindex("</body>")):
+        (tmp_path / page).write_text(html[:place] + raw + html[place:], encoding="utf-8")
+        document, said = browse(tmp_path / page, tmp_path / str(place))
         assert not ran(document)
         assert any("Content Security Policy" in line for line in said)
 
