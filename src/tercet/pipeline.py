@@ -202,8 +202,8 @@ def _template(spec: ModelSource, folder: Path) -> tuple[str, ...]:
 
 def _asked(folder: Path, template: Sequence[str]) -> ModelReading:
     """What a process that has torch says of a model folder, and of its template where stages train with it."""
-    told = (*map(Outside, template[:2]), *template[2:])  # a date is one, or empty: its spec has checked it
-    asked = command(sys.executable, "-m", "tercet.models.support", Outside(folder), *told)
+    date = template[2:]  # its spec has checked it, and it may be empty
+    asked = command(sys.executable, "-m", "tercet.models.support", Outside(folder), *map(Outside, template[:2]), *date)
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     if done.returncode:
         return ModelReading("", f"{folder}: could not be tried ({done.stderr.strip().splitlines()[-1:]})")
