@@ -189,6 +189,14 @@ def test_a_new_file_is_on_the_disk_before_it_takes_its_place_and_its_name_after(
     assert (file.read_bytes(), synced) == (b"whole", expected if sync else [])
 
 
+def test_a_journal_is_not_written_where_a_link_leads(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "log").symlink_to(tmp_path / "mine")
+    with pytest.raises(JournalError, match="symbolic link"):
+        journal.append(tmp_path / "log", 1)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
 def test_the_names_of_new_folders_and_of_a_new_journal_are_put_on_the_disk(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))

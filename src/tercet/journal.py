@@ -47,6 +47,8 @@ class Journal:
         With `checked`, records are objects and get a digest in their line, which every reader checks.
         """
         self.path, self.sync_every, self.checked, self._unsynced = path, sync_every, checked, 0
+        if path.is_symlink():
+            raise JournalError(f"{path}: a symbolic link, and would be written where it leads; remove it")
         make_folder(path.parent)
         created = not path.exists()
         self._file = path.open("a+b")

@@ -353,9 +353,10 @@ def _make(job: StageJob, recipe: Recipe, store: Store, view: Board) -> Artifact:
         view.note(f"{name}-{key} is being made by process {who}; waiting for it (Ctrl-C leaves)")
 
     with store.lock(name, key, waiting) as lock:
-        found, draft = store.find(name, key), store.draft(name, key)
+        found, draft, before = store.find(name, key), store.draft(name, key), ""
         if found is None:
-            for text in store.clear(name, key):
+            said, before = store.clear(name, key)
+            for text in said:
                 view.note(text)
             continued = draft.path.is_dir()
             draft.open()
@@ -378,4 +379,8 @@ def _make(job: StageJob, recipe: Recipe, store: Store, view: Board) -> Artifact:
         view.done(name, dict(artifact.metrics), float(artifact.record["seconds"]))
         for text in read_notes(artifact.path):
             view.note(text)
+        if before not in ("", artifact.record["digest"]):
+            view.note(
+                f"{name}-{key} has another digest than the damaged one; `tercet check` names what was made from it"
+            )
         return artifact

@@ -161,10 +161,12 @@ class Store:
         artifact_json.compare(path, remembered_digest(payload, plain_files(payload), self.cache))
         return artifact
 
-    def clear(self, name: str, key: str) -> list[str]:
-        """Set aside what is damaged where an artifact is to be made, committed or about to be; says what it did."""
-        said, draft = [], self.draft(name, key)
+    def clear(self, name: str, key: str) -> tuple[list[str], str]:
+        """Set aside what is damaged where an artifact is to be made; what was done, and the digest it had, if known."""
+        said, digest, draft = [], "", self.draft(name, key)
         if fault := self.fault(name, key):
+            with suppress(FolderError):
+                digest = str(artifact_json.read(self.root / f"{name}-{key}")["digest"])
             aside = self._set_aside(self.root / f"{name}-{key}")
             said.append(f"{name}-{key} is damaged ({fault}); it is set aside as {aside.name} and made again")
         try:
@@ -172,7 +174,7 @@ class Store:
         except FolderError as error:
             aside = self._set_aside(draft.path)
             said.append(f"{error}; it is set aside as {aside.name} and made again")
-        return said
+        return said, digest
 
     def _set_aside(self, path: Path) -> Path:
         """Rename a folder so that nobody finds it; nothing is deleted."""

@@ -26,6 +26,7 @@ from tercet.cli.main import main
 from tercet.faults import faults
 from tercet.folders import FolderError, payload_digest
 from tercet.recipe import KINDS, Recipe
+from tercet.stage import StageError
 from tercet.store import Artifact, Identity, Store
 
 from .scale import times
@@ -367,11 +368,16 @@ def test_a_store_behind_a_link_of_the_users_works(tmp_path: Path, store: Store) 
 
 # --- One damaged artifact, and everybody else ------------------------------------------------------------------------
 STAGE = """
+import os
 from pathlib import Path
 
 def run(spec, inputs, out, ctx):
     text = "".join(sorted((made.payload / "rows.txt").read_text() for made in inputs.values()))
-    (out / "rows.txt").write_text(f"{ctx.name}\\n{text}")
+    (out / "rows.txt").write_text(f"{ctx.name}\\n{text}{os.environ.get('ANOTHER', '')}")
+    if os.environ.get("HURTS") == ctx.name:  # another stage's result, between the plan and its reader
+        [file] = ctx.store.root.glob("words-*/payload/rows.txt")
+        os.chmod(file, 0o600)
+        file.write_text("hurt")
     ctx.track.log(1, loss=0.5)
     return {"rows": 1.0}
 """
@@ -440,6 +446,30 @@ def test_a_run_sets_a_damaged_artifact_aside_and_makes_it_again(
     assert main(["check", "--store", str(store.root)]) == 0
 
 
+def test_an_input_that_is_damaged_after_the_plan_is_not_read(
+    recipe: Recipe, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HURTS", "other")
+    with pytest.raises(StageError, match=r"stage 'mixed'.*damaged .payload has changed"):
+        made_by(recipe, store)
+    assert len(list(store.root.glob(".draft-mixed-*"))) == 1, "what a stage has done so far is kept"
+    monkeypatch.setenv("HURTS", "nobody")
+    assert made_by(recipe, store) == made_by(recipe, Store(store.root.with_name("whole")))
+
+
+def test_a_stage_that_ends_in_other_bytes_than_the_damaged_ones_says_so(
+    recipe: Recipe, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_by(recipe, store)
+    subprocess.run(["chmod", "-R", "u+w", str(store.root)], check=True)
+    flipped(0.5)(next(store.root.glob("words-*")) / "payload" / "rows.txt")
+    monkeypatch.setenv("ANOTHER", "number")
+    said = io.StringIO()
+    made_by(recipe, store, said)
+    assert "has another digest than the damaged one" in said.getvalue()
+    assert main(["check", "--store", str(store.root)]) == 3, "what was made from it no longer fits"
+
+
 @pytest.mark.parametrize("damage", [name for name in DAMAGES if name != "another artifact in its place"])
 def test_nobody_is_kept_from_the_others(store: Store, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
     bad, base = commit(store, "bad"), commit(store, "base")
@@ -504,7 +534,7 @@ def test_a_commit_that_is_killed_at_any_call_ends_in_the_same_bytes(store: Store
     for number, (point, when) in enumerate(points[:: len(points) // times(60)]):
         own = Store(tmp_path / f"killed-{number}")
         assert killed(own, point, when) == ""
-        assert own.clear("words", whole.key) == [], "a kill is no damage"
+        assert own.clear("words", whole.key) == ([], ""), "a kill is no damage"
         found, draft = own.find("words", whole.key), own.draft("words", whole.key)
         if found is None:
             draft.open()

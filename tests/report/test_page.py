@@ -92,6 +92,18 @@ def test_the_metrics_count_what_is_shown(fake: FakeRun, tmp_path: Path) -> None:
     assert metrics["missing"] == 0
 
 
+def test_damaged_neighbours_are_named_and_keep_no_page_from_being_written(fake: FakeRun, tmp_path: Path) -> None:
+    for name, text in (("rlvr", "{"), ("sft-data", "[]"), ("base", "")):
+        (fake.folder(name) / "artifact.json").write_text(text)
+    metrics = fake.folder("sft") / "metrics.jsonl"
+    metrics.write_text(metrics.read_text() + '{"step": 9')
+    html = written(fake, tmp_path)
+    for name in ("rlvr", "sft-data", "base"):
+        assert f"<b>{name}</b>" in html
+    assert "or damaged" in html
+    assert "Gradient norm" in html
+
+
 def test_folders_that_are_gone_are_named_and_the_rest_is_shown(fake: FakeRun, tmp_path: Path) -> None:
     for name in ("rlvr", "sft-data", "preference-data", "base"):
         shutil.rmtree(fake.folder(name))
