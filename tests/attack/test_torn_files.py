@@ -218,7 +218,7 @@ def test_a_download_that_was_damaged_is_fetched_again(tmp_path, monkeypatch, way
         assert journal.intact(file)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", WAYS if times(10) > 1 else WAYS[:1])
 def test_a_kernel_library_that_was_damaged_is_compiled_again(tmp_path, monkeypatch, way):
     monkeypatch.setenv("TERCET_CACHE", str(tmp_path / "cache"))
     compiler = shutil.which("cc")

@@ -34,12 +34,14 @@ with mesh() as ranks:
     optimizer = torch.optim.AdamW(trainable.master_weights, lr=0.1)
     kept, said = {"moving": torch.full((3,), float(step))}, []
     if what == "save":
+        saver = checkpoint.Saver(folder, ranks, beside=True)  # a copy first, as on cards
         for number in range(1, step + 1):
             for weight in trainable.master_weights:
                 weight.grad = torch.ones_like(weight)
             optimizer.step()
             found = checkpoint.snapshot(number, trainable, optimizer, {"updates": number}, kept)
-            checkpoint.Saver(folder, ranks).save(found)
+            saver.save(found)
+        saver.finish()
     else:
         found = checkpoint.load(folder, trainable, optimizer, kept, said.append)
         said.append(found and found["step"])
