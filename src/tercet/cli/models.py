@@ -132,6 +132,7 @@ def serve(args: argparse.Namespace) -> int:
         generator = LocalGenerator.open(model_folder(args), resolve(args.dtype), rows=args.rows)
         names = tuple(args.name) or (served_name(args.model),)
         where = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{listener.getsockname()[1]}/v1"
+        listener.listen()
         say(f"serving {' and '.join(names)} at {where}{' (with a key)' if key else ''}; Ctrl-C ends it")
         sys.stdout.flush()
         server.run(generator, server.Settings(names, args.rows, clients, args.log), listener)
