@@ -219,7 +219,7 @@ ATTACKS: dict[str, tuple[Behaviour, str]] = {
     "negative usage": (sends(usage("-5", "-100000000")), "answer"),
     "usage that is not a number": (sends(usage("NaN", "Infinity")), "error"),
     "usage of 10^30": (sends(usage("1" + "0" * 30, "1" + "0" * 30)), "answer"),
-    "usage in words and truths": (sends(usage('"many"', "true")), "answer"),
+    "usage in words and booleans": (sends(usage('"many"', "true")), "answer"),
     "a number of 5,000 digits": (sends(usage("1" * 5000, "1")), "error"),
     "JSON 100,000 deep": (sends(http(DEEP)), "error"),
     "a message 100,000 deep": (sends(says(DEEP)), "error"),

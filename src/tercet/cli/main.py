@@ -14,17 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from tercet import pipeline, preflight
-from tercet.cli import artifacts, data, evals, export, models, speed
-from tercet.cli.output import emit, say, scores_table, table
+from tercet.cli import artifacts, data, evals, export, models, speed, start
+from tercet.cli.output import emit, print_results, say, table
 from tercet.cli.parser import Verb, complete, parser
 from tercet.forecast import named_size
 from tercet.outside import printable, printable_json, without_userinfo
 from tercet.recipe import Recipe, dump, library, load
 from tercet.recipe.wheel import PREFIX
-from tercet.records import read_scores
 from tercet.stage import StageError
-from tercet.store import NO_SPACE, Artifact, Store, disk_full
-from tercet.track import UNLEARNED, learned_nothing
+from tercet.store import NO_SPACE, Store, disk_full
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,19 +71,6 @@ def run(args: argparse.Namespace) -> int:
         say(f"nothing to do: all {len(made)} stages exist")
     print_results(made)
     return 0
-
-
-def print_results(made: dict[str, Artifact]) -> None:
-    """The scores of every evaluation and where the page is."""
-    evaluations = {name: artifact for name, artifact in made.items() if artifact.kind == "eval"}
-    if evaluations:
-        scores_table({name: read_scores(artifact.payload) for name, artifact in evaluations.items()})
-    for name, artifact in made.items():
-        if learned_nothing(artifact.metrics):
-            say(f"warning: {name} {UNLEARNED}")
-    for artifact in made.values():
-        if artifact.kind == "report":
-            say(f"report: {artifact.payload / 'index.html'}")
 
 
 def plan(args: argparse.Namespace) -> int:
@@ -185,6 +170,11 @@ def _size(parameters: float) -> str:
 VERBS: dict[str, Verb] = {
     "run": run,
     "plan": plan,
+    "sft": start.one_line,
+    "dpo": start.one_line,
+    "grpo": start.one_line,
+    "reward": start.one_line,
+    "new": start.new,
     "show": show,
     "schema": schema,
     "recipes": recipes,

@@ -10,7 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tercet.outside import printable, printable_json
-from tercet.records import Score
+from tercet.records import Score, read_scores
+from tercet.store import Artifact
+from tercet.track import UNLEARNED, learned_nothing
 
 WAIT = 2.0  # seconds after which a terminal shows how far some work is
 
@@ -99,3 +101,16 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return value
+
+
+def print_results(made: dict[str, Artifact]) -> None:
+    """The scores of every evaluation and where the page is."""
+    evaluations = {name: artifact for name, artifact in made.items() if artifact.kind == "eval"}
+    if evaluations:
+        scores_table({name: read_scores(artifact.payload) for name, artifact in evaluations.items()})
+    for name, artifact in made.items():
+        if learned_nothing(artifact.metrics):
+            say(f"warning: {name} {UNLEARNED}")
+    for artifact in made.values():
+        if artifact.kind == "report":
+            say(f"report: {artifact.payload / 'index.html'}")

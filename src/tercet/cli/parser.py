@@ -63,7 +63,7 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
         settings = _TABLE[name]
         text = settings["help"]
         found = made.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        found.set_defaults(verb=verb)
+        found.set_defaults(verb=verb, verb_name=name)
         shared = [_TABLE["shared"][option] for option in settings.get("uses", ())]
         for argument in (*shared, *settings.get("arguments", ())):
             _add_argument(found, **argument)

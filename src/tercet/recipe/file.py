@@ -43,11 +43,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as TOML: every default written out; `load` gives the same recipe back."""
     plain = recipe.model_dump(mode="json", exclude_none=True)
-    lines = [f"{key} = {_toml(plain[key])}" for key in ("name", "seed", "dtype")]
+    lines = [f"{key} = {to_toml(plain[key])}" for key in ("name", "seed", "dtype")]
     tables = [("base", plain["base"])]
     tables += [(f"stage.{_key(name)}", {"kind": table["kind"]} | table) for name, table in plain["stage"].items()]
     for title, table in [*tables, ("placement", plain["placement"])]:
-        lines += ["", f"[{title}]", *(f"{_key(key)} = {_toml(value)}" for key, value in table.items())]
+        lines += ["", f"[{title}]", *(f"{_key(key)} = {to_toml(value)}" for key, value in table.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -239,16 +239,17 @@ def _meant(given: str, allowed: Sequence[str]) -> str:
 
 
 def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else to_toml(name)
 
 
-def _toml(value: Any) -> str:
+def to_toml(value: Any) -> str:
+    """A value as TOML writes it."""
     if isinstance(value, str | bool):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_key(key)} = {_toml(item)}" for key, item in value.items()) + " }"
+        return "{ " + ", ".join(f"{_key(key)} = {to_toml(item)}" for key, item in value.items()) + " }"
     if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
+        return "[" + ", ".join(map(to_toml, value)) + "]"
     return repr(value)
 
 
