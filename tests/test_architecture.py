@@ -71,14 +71,14 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 26
 # docs/log.md that says what the lines buy.
 BUDGETS = {
     "algos": 602,
-    "cli": 1_648,
+    "cli": 1_760,
     "data": 6_947,
     "device": 1_200,
     "evals": 3_469,
     "kernels": 111,
     "models": 11_477,
     "preflight": 635,
-    "recipe": 1_989,
+    "recipe": 2_110,
     "report": 1_935,
     "sandbox": 2_459,
     "top": 4_747,
