@@ -31,6 +31,7 @@ Ids = Sequence[int]
 Line = dict[str, Any]  # of a reply
 PART = 256 << 20  # bytes of weights in one request
 BEAT = 5.0  # seconds after which a server without a result sends an empty line
+MOST_LINE = 256 << 20  # bytes of one line of a reply, or of a reply that is no lines
 SILENCE = 60.0  # seconds without a line after which it counts as dead
 BROKEN = "it broke off in the middle of an answer"
 ENGINE_HEADER = "X-Engine"  # header: which start of the server is meant
@@ -55,7 +56,13 @@ class RemoteEngine:
             raise EngineError(f"engine_url: {USERINFO}")
         try:
             key = _Key(key_file or engine_key_file(url))
-            client = httpx2.Client(base_url=url, auth=key, timeout=httpx2.Timeout(SILENCE, connect=10.0))
+            client = httpx2.Client(
+                base_url=url,
+                auth=key,
+                timeout=httpx2.Timeout(SILENCE, connect=10.0),
+                headers={"Accept-Encoding": "identity"},
+                event_hooks={"response": [_refuse_packed]},
+            )
         except (httpx2.InvalidURL, ValueError) as error:
             raise EngineError(f"{url}: {error}; expected the engine server's address, http://HOST:PORT") from None
         end = time.monotonic() + patience
@@ -80,14 +87,19 @@ class RemoteEngine:
         results: Completions = [[] for _ in prompts]
 
         def finished(line: Line) -> None:
-            i = int(line["prompt"])
-            results[i] = [completion(one) for one in line["written"]]
+            try:
+                i = range(len(results)).index(line["prompt"])
+                results[i] = [completion(one) for one in line["written"]]
+            except (KeyError, TypeError, ValueError) as error:
+                raise EngineError(_lost(self.url, f"a reply of another shape, {error!r:.80}")) from None
             if done is not None:
                 done(i, results[i])
 
         ids = [list(prompt) for prompt in prompts]
         names = None if streams is None else list(streams)
         self._ask("write", {"prompts": ids, "sampling": asdict(sampling), "streams": names}, finished)
+        if not all(results):
+            raise EngineError(_lost(self.url, f"{results.count([])} of {len(results)} prompts have no answer"))
         return results
 
     def update(self, weights: Weights, *, in_flight: bool = False) -> str:
@@ -123,7 +135,7 @@ class RemoteEngine:
             if reply.status_code != 200:
                 reply.read()
                 _checked(self.url, reply)
-            for text in reply.iter_lines():
+            for text in _lines(reply):
                 line = _line(self.url, text)
                 if "error" in line:
                     raise EngineError(f"{self.url}: {line['error']}")
@@ -181,10 +193,32 @@ def completion(body: Mapping[str, Any]) -> Completion:
     return Completion(**{**body, "token_ids": tuple(body["token_ids"]), "logps": tuple(body["logps"])})
 
 
-def _line(url: str, text: str) -> Line:
+def _refuse_packed(reply: httpx2.Response) -> None:
+    """A packed reply was not asked for, and has no limit before it is unpacked."""
+    if packing := reply.headers.get("Content-Encoding", ""):
+        raise httpx2.RemoteProtocolError(f"a reply packed as {packing!r:.40}")
+
+
+def _lines(reply: httpx2.Response) -> Iterator[bytes]:
+    """The lines of a reply, none of them longer than its limit."""
+    parts: list[bytes] = []
+    size = 0
+    for piece in reply.iter_raw():
+        size += len(piece)
+        parts.append(piece)
+        if b"\n" in piece:
+            *whole, rest = b"".join(parts).split(b"\n")
+            yield from whole
+            parts, size = [rest], len(rest)
+        elif size > MOST_LINE:
+            raise httpx2.RemoteProtocolError(f"a line of more than {MOST_LINE:,} bytes")
+    yield b"".join(parts)
+
+
+def _line(url: str, text: bytes) -> Line:
     try:
-        return dict(json.loads(text or "{}"))
-    except ValueError:
+        return dict(json.loads(text.strip() or b"{}"))
+    except (ValueError, TypeError, RecursionError):
         raise EngineError(_lost(url, BROKEN)) from None
 
 
