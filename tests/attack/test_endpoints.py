@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import resource
 import sys
@@ -176,3 +177,47 @@ def test_a_password_in_a_url_is_refused_and_stored_nowhere(way, verb, tmp_path, 
     own = {recipe}
     stored = [path for path in Path(tmp_path).rglob("*") if path.is_file() and path not in own]
     assert not [path for path in stored if SECRET.encode() in path.read_bytes() or SECRET in path.name]
+
+
+GOOD_LINE = b'{"prompt": 0, "written": [{"text": "x", "token_ids": [1], "logps": [-1.0], "stop": "eos"}]}\n'
+ENGINE: dict[str, bytes] = {
+    "an answer to no prompt": b'{"prompt": 7, "written": []}\n',
+    "an answer to prompt -1": GOOD_LINE.replace(b'"prompt": 0', b'"prompt": -1'),
+    "an answer to a word": GOOD_LINE.replace(b'"prompt": 0', b'"prompt": "0"'),
+    "nothing written": b'{"prompt": 0}\n',
+    "written in another shape": b'{"prompt": 0, "written": [{"evil": 1}]}\n',
+    "no answer but an end": b"",
+    "a line that is a number": b"5\n",
+    "a line 100,000 deep": b"[" * 100_000 + b"\n",
+    "bytes that are no UTF-8": b'"\xff\xfe"\n',
+    "half a line": b'{"prompt": 0',
+}
+
+
+@pytest.mark.parametrize("attack", [*ENGINE, "a packed reply", "a redirect"])
+def test_a_reply_of_an_engine_that_is_none_is_one_error(attack, tmp_path):
+    from tercet.models.vllm.client import RemoteEngine
+    from tercet.models.vllm.weights import EngineError
+
+    key_file = tmp_path / "key"
+    key_file.write_text(KEY, encoding="utf-8")
+    key_file.chmod(0o600)
+
+    def behave(server: HostileServer, connection: Any) -> None:
+        if server.requests[-1].startswith(b"GET"):
+            connection.sendall(http({"engine": "e", "dtype": "float32", "version": 0}))
+        elif attack == "a packed reply":
+            connection.sendall(http(gzip.compress(b" " * (64 << 20)), "Content-Encoding: gzip"))
+        elif attack == "a redirect":
+            assert server.other is not None
+            connection.sendall(http("", f"Location: {server.other.url}", status="307 Temporary Redirect"))
+        else:
+            connection.sendall(http(ENGINE[attack] + b'{"end": {}}\n'))
+
+    with hostile(behave) as server:
+        engine = RemoteEngine.open(server.url.removesuffix("/v1"), key_file=key_file)
+        with closing(engine), pytest.raises(EngineError) as caught:
+            engine.write([[1, 2]], Sampling(4))
+        assert server.other is not None
+        assert server.other.requests == []
+    assert KEY not in str(caught.value)
