@@ -76,7 +76,7 @@ BUDGETS = {
     "device": 1_200,
     "evals": 3_469,
     "kernels": 111,
-    "models": 11_477,
+    "models": 11_511,
     "preflight": 635,
     "recipe": 2_110,
     "report": 1_935,
