@@ -80,7 +80,7 @@ BUDGETS = {
     "preflight": 635,
     "recipe": 2_110,
     "report": 1_935,
-    "sandbox": 2_459,
+    "sandbox": 2_460,
     "top": 4_747,
     "train": 3_768,
     "verify": 5_198,

@@ -47,7 +47,8 @@ def test_an_answer_passes_only_by_what_it_returns(name: str, level: str) -> None
     expected = f"marker-{secrets.token_hex(16)}"
     program = [PRELUDE, FORGERIES[name]]
     ran = run_tests(program, [TESTS.format(expected=expected), "check(f)"], seconds=1.0, sandbox=level)
-    assert ran.outcome in ("failed", "timeout"), (name, ran)
+    # Without isolation a program may end the process that watches it (before Linux 6.12): nothing is known of it then.
+    assert ran.outcome in ("failed", "timeout", *(["error"] if level == "none" else [])), (name, ran)
     assert expected not in f"{ran.stdout_tail}", ran
 
 

@@ -32,7 +32,7 @@ DEATH_SIGNAL, DUMPABLE, SECCOMP, SUBREAPER, NO_NEW_PRIVILEGES = 1, 4, 22, 36, 38
 
 # Landlock: the rights that exist since interface 1, and those that interfaces 2, 3 and 5 added.
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
-BLOCK_DEVICES = 1 << 11
+BLOCK_DEVICES, SIGNALS = 1 << 11, 2  # a right, and what interface 6 can keep from outside the ruleset
 REFER, TRUNCATE, IOCTL_DEVICE = 1 << 13, 1 << 14, 1 << 15
 ON_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEVICE
 
@@ -111,17 +111,18 @@ def landlock(readable: Iterable[str], writable: Iterable[str]) -> None:
 
 
 def stand_apart() -> None:
-    """Keep this process, for ever, from reading other processes and their descriptors, where there is landlock.
+    """Keep this process, for ever, from the memory, the descriptors and (Linux 6.12) the end of others, by landlock.
 
     Landlock lets nobody look from inside a ruleset to its outside; the one right that this one takes (to make block
     devices) is no program's. It holds for root too.
     """
     try:
-        landlock_version()
+        fields = (BLOCK_DEVICES,) if landlock_version() < 6 else (BLOCK_DEVICES, 0, SIGNALS)
     except OSError:
         return
     prctl(NO_NEW_PRIVILEGES, 1)
-    ruleset = call(LANDLOCK_CREATE, struct.pack("<Q", BLOCK_DEVICES), ctypes.c_size_t(8), ctypes.c_uint32(0))
+    rules = struct.pack(f"<{len(fields)}Q", *fields)
+    ruleset = call(LANDLOCK_CREATE, rules, ctypes.c_size_t(len(rules)), ctypes.c_uint32(0))
     call(LANDLOCK_RESTRICT, ruleset, ctypes.c_uint32(0))
     os.close(ruleset)
 
