@@ -120,7 +120,7 @@ def test_five_thousand_requests_of_fifty_clients_leave_the_server_as_it_was(
     each = times(5000) // CLIENTS
     with serving(tiny_folder, tmp_path) as (pid, port), ThreadPoolExecutor(CLIENTS) as pool:
         asked = [range(client * each, (client + 1) * each) for client in range(CLIENTS)]
-        for _ in range(2):  # until what torch keeps is there
+        for _ in range(times(2)):  # until what torch keeps is there
             list(pool.map(lambda numbers: chat(port, numbers), asked))
         first = settled(pid)
         found = [status for part in pool.map(lambda numbers: chat(port, numbers), asked) for status in part]
