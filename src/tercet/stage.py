@@ -273,7 +273,7 @@ def _stopped(stop: Stop, draft: Draft, first: bool, failed: str) -> None:
     """Report (by the first rank) a stop, what went wrong with it if anything did, and what the next run begins with."""
     steps = sorted(draft.work.glob("checkpoints/step-*"))
     last = f"step {int(steps[-1].name.removeprefix('step-'))}" if steps else "no step"
-    message = f"stopped by {named(stop.number)}"
+    message = f"was stopped by {named(stop.number)}"
     if failed:
         message += f"; {failed}; the last checkpoint holds {last}"
     elif steps:
@@ -317,9 +317,12 @@ def supervise(
         _ask(child, getattr(error, "number", signal.SIGTERM), lambda: say(f"stage {draft.name!r} {WAITING}"))
         raise
     finally:
+        forced = child.poll() is None
         with suppress(ProcessLookupError, PermissionError):  # the group has ended; of zombies macOS says the second
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
+        if forced:
+            write_json(draft.path / "result.json", {"message": "was ended by force", "clear": False})
     return child.returncode
 
 
@@ -341,9 +344,9 @@ def ending(draft: Draft) -> tuple[str, bool]:
     """How a stage ended that was asked to, and whether all that it had finished was kept."""
     file = draft.path / "result.json"
     if not file.is_file():
-        return f"stage {draft.name!r} was ended by force", False
+        return f"stage {draft.name!r} {'had not begun' if draft.path.is_dir() else 'is made'}", True
     result = json.loads(file.read_text(encoding="utf-8"))
-    return f"stage {draft.name!r}: {result['message']}", bool(result["clear"])
+    return f"stage {draft.name!r} {result['message']}", bool(result["clear"])
 
 
 def failure(draft: Draft, code: int) -> StageError:
