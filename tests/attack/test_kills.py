@@ -194,5 +194,5 @@ def test_killed_and_damaged_a_recipe_ends_in_the_bytes_of_a_run_nobody_disturbed
     assert found == digests, (done, said)
     # What nothing has read again since it was damaged is told by a check; a check finds nothing else.
     found_by_check = {one.path.name for one in works.store if faults(one.path)}
-    assert found_by_check <= {text.partition("/")[0] for text in done}
+    assert found_by_check <= {text.partition("/")[0].removeprefix(".draft-") for text in done}
     subprocess.run(["chmod", "-R", "u+w", str(tmp_path)], check=True)

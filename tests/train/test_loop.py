@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from functools import partial
 
 import pytest
@@ -15,6 +16,7 @@ from tercet.models.flops import model_size
 from tercet.models.forest import Leaf, Tree, pack_forest
 from tercet.models.hf_folder import load_model
 from tercet.recipe import SFTSpec
+from tercet.stop import Stopped
 from tercet.track import read_metrics
 from tercet.train.batch import Step, batches
 from tercet.train.export import open_policy
@@ -220,6 +222,54 @@ def test_a_restored_state_goes_on_as_if_nothing_had_happened(tiny_folder, contex
     fit(second, steps(64) * 3, loss, settings, ctx, total=5)
     for mine, theirs in zip(second.trainable.master_weights, whole.trainable.master_weights, strict=True):
         assert torch.equal(mine, theirs)
+
+
+def asked_at(moment: int, ctx, steps):
+    """The steps; before one of them the process is asked to end."""
+    for number, step in enumerate(steps):
+        if number == moment:
+            ctx.stop.asked(signal.SIGTERM)
+        yield step
+
+
+def ended(state, ctx, made) -> int:
+    """The step that is saved of a run which is asked to end."""
+    with pytest.raises(Stopped) as stopped:
+        fit(state, made, sft_loss, spec(), ctx, total=4)
+    assert stopped.value.code == 143
+    ctx.stop.keep()
+    return int(max((ctx.work / "checkpoints").glob("step-*")).name.removeprefix("step-"))
+
+
+def test_asked_to_end_within_a_step_the_one_before_is_saved(tiny_folder, context):
+    ctx = context()
+    state = start(open_policy(tiny_folder), spec(), Mesh(), ctx)
+    assert ended(state, ctx, asked_at(2, ctx, steps(64) * 4)) == 2
+    again = start(open_policy(tiny_folder), spec(), Mesh(), ctx)
+    for mine, theirs in zip(again.trainable.master_weights, state.trainable.master_weights, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_asked_to_end_while_weights_change_the_step_is_finished_and_saved(tiny_folder, context):
+    ctx = context()
+    state = start(open_policy(tiny_folder), spec(), Mesh(), ctx)
+
+    def change(*_given) -> None:
+        if state.step == 1:
+            ctx.stop.asked(signal.SIGTERM)
+
+    state.optimizer.register_step_pre_hook(change)
+    assert ended(state, ctx, steps(64) * 4) == 2
+
+
+def test_asked_to_end_after_training_its_last_step_is_saved(tiny_folder, context):
+    ctx = context()
+    state = start(open_policy(tiny_folder), spec(), Mesh(), ctx)
+    fit(state, steps(64) * 2, sft_loss, spec(), ctx, total=2)
+    with pytest.raises(Stopped):
+        ctx.stop.asked(signal.SIGTERM)
+    ctx.stop.keep()
+    assert start(open_policy(tiny_folder), spec(), Mesh(), ctx).step == 2
 
 
 def test_the_last_two_checkpoints_are_kept_and_a_half_written_one_is_cleared_away(tiny_folder, context):
