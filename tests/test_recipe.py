@@ -405,9 +405,9 @@ VALUES = st.recursive(
 
 @given(st.dictionaries(KEYS, VALUES, max_size=4))
 def test_every_value_of_any_document_has_a_line(document):
-    from tercet.recipe.file import _key, _toml
+    from tercet.recipe.file import _key, to_toml
 
-    text = "".join(f"{_key(key)} = {_toml(value)}\n" for key, value in document.items())
+    text = "".join(f"{_key(key)} = {to_toml(value)}\n" for key, value in document.items())
     assert tomllib.loads(text) == document
     lines = key_lines(text)
     assert {loc for loc in lines if len(loc) == 1} == {(key,) for key in document}
