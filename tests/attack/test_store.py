@@ -505,10 +505,11 @@ def counted(call):
         left -= 1
         if left == 0 and {when!r} == "before":
             os.kill(os.getpid(), 9)
-        done = call(*args, **kwargs)
-        if left == 0:
-            os.kill(os.getpid(), 9)
-        return done
+        try:
+            return call(*args, **kwargs)
+        finally:  # some calls fail and are meant to, such as removing what is not there
+            if left == 0:
+                os.kill(os.getpid(), 9)
     return calling
 for name in ("fsync", "rename", "replace", "chmod", "unlink", "rmdir"):
     setattr(os, name, counted(getattr(os, name)))
