@@ -127,8 +127,11 @@ def run(
     """
     if wrong := [name for name in ADDRESSES if has_userinfo(os.environ.get(name, ""))]:
         raise RecipeError(f"{wrong[0]} in the environment: {USERINFO}")
-    recipe = (recipe if isinstance(recipe, Recipe) else load(recipe)).resolved()
     store, console, mirror = store or Store(), console or Console(), mirror or {}
+    recipe, commits = pinned(recipe if isinstance(recipe, Recipe) else load(recipe), store, mirror, offline=offline)
+    for text in commits:
+        console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+    recipe = recipe.resolved()
     whole = graph(recipe, store, mirror)
     nodes = _needed(whole, recipe, only)
     lines = [line for line in plan(recipe, store, mirror, whole) if line.name in nodes]
@@ -148,6 +151,15 @@ def run(
                 made[name] = found
                 view.exists(name, dict(found.metrics))
     return made
+
+
+def pinned(
+    recipe: Recipe, store: Store, mirror: Mapping[str, str], *, offline: bool = False
+) -> tuple[Recipe, list[str]]:
+    """The recipe with a commit for every hub id (see `preflight.revisions`), and what was resolved just now."""
+    from tercet.preflight import revisions
+
+    return revisions.pinned(recipe, store.cache, mirror, offline=offline)
 
 
 def announced(recipe: Recipe, store: Store, lines: Sequence[PlanLine]) -> Iterator[str]:

@@ -18,8 +18,11 @@ from tercet.cli import artifacts, data, evals, export, models, speed, start
 from tercet.cli.output import emit, print_results, say, table
 from tercet.cli.parser import Verb, complete, parser
 from tercet.forecast import named_size
+from tercet.journal import replace
 from tercet.outside import printable, printable_json, without_userinfo
-from tercet.recipe import Recipe, dump, library, load
+from tercet.preflight import revisions
+from tercet.recipe import Recipe, RecipeError, dump, library, load
+from tercet.recipe.pin import with_commits
 from tercet.recipe.wheel import PREFIX
 from tercet.stage import StageError
 from tercet.store import NO_SPACE, Store, disk_full
@@ -76,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
 def plan(args: argparse.Namespace) -> int:
     """Print a line for each stage, then everything that would stop one."""
     recipe, store, mirror = inputs(args)
+    recipe, commits = pipeline.pinned(recipe, store, mirror, offline=args.offline)
     lines = pipeline.plan(recipe, store, mirror)
     read = pipeline.how_read(recipe, lines, mirror)
     found = pipeline.obstacles(recipe, lines, mirror, offline=args.offline)
@@ -84,6 +88,8 @@ def plan(args: argparse.Namespace) -> int:
     if args.json:
         emit([_plan_entry(line, read, found, away) for line in lines])
     else:
+        for text in commits:
+            say(text)
         _print_plan(recipe, store, lines, read)
         for name, addresses in away.items():
             say(f"{name} needs the network: {', '.join(addresses)}")
@@ -125,6 +131,26 @@ def _print_plan(
 
 def _amount(name: str, value: int) -> str:
     return f"{value / 1e9:.1f} GB state" if name == "state_bytes" else f"{value:,} {name}"
+
+
+def pin(args: argparse.Namespace) -> int:
+    """Write the commits of a recipe's hub ids into its file."""
+    file, store, mirror = library.located(args.recipe), Store(args.store), pipeline.read_mirror(args.mirror)
+    if not Path(args.recipe).is_file():
+        raise RecipeError(f"{args.recipe}: is a recipe that came along; write one that extends {file}, and pin that")
+    wanted = {one.loc: one.name for one in revisions.unpinned(load(file), mirror)}
+    recipe, _ = pipeline.pinned(load(file), store, mirror)
+    left = {one.loc for one in revisions.unpinned(recipe, mirror)}
+    commits = {loc: (name, revisions.commit_at(recipe, loc)) for loc, name in wanted.items() if loc not in left}
+    text, absent = with_commits(file.read_text(encoding="utf-8"), commits)
+    replace(file, text)
+    for loc, name in wanted.items():
+        said = "could not be resolved; try again with the network" if loc in left else commits[loc][1]
+        said = f"{said}, not written: it stands in a file that this one extends" if loc in absent else said
+        say(f"{'.'.join(map(str, loc))}: {name} {said}")
+    if not wanted:
+        say("nothing to pin: every hub id has its revision")
+    return 1 if left or absent else 0
 
 
 def show(args: argparse.Namespace) -> int:
@@ -175,6 +201,7 @@ VERBS: dict[str, Verb] = {
     "grpo": start.one_line,
     "reward": start.one_line,
     "new": start.new,
+    "pin": pin,
     "show": show,
     "schema": schema,
     "recipes": recipes,

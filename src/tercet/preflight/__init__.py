@@ -26,9 +26,15 @@ def obstacles(
 ) -> list[Obstacle]:
     """Everything that would stop the stages which are to be made; `made` has the payloads of those that exist."""
     # The checks read rows and benchmarks: imported by the verbs that look, not at every start.
-    from tercet.preflight import evaluation, machine, models, network, sources
+    from tercet.preflight import evaluation, machine, models, network, revisions, sources
 
-    checks: tuple[Check, ...] = (*sources.CHECKS, *models.CHECKS, *evaluation.CHECKS, *machine.CHECKS)
+    checks: tuple[Check, ...] = (
+        *revisions.CHECKS,
+        *sources.CHECKS,
+        *models.CHECKS,
+        *evaluation.CHECKS,
+        *machine.CHECKS,
+    )
     facts, missing = Facts(recipe, made, mirror), list(missing)
     found = [obstacle for name in missing for check in checks for obstacle in check(facts, name)]
     if offline:
