@@ -183,7 +183,7 @@ def test_openais_server_needs_a_key(tmp_path, monkeypatch):
 def test_what_needs_the_network_is_listed_and_refused_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("TERCET_CACHE", str(tmp_path / "cache"))
     base = {"model": "wheel:no-such-model==1#x.gguf", "sha256": "0" * 64}
-    stage = {"rows": mix("openai/gsm8k", adapter="auto"), "judge": URL, "words": WORDS}
+    stage = {"rows": mix("openai/gsm8k", adapter="auto", revision="main"), "judge": URL, "words": WORDS}
     recipe = Recipe.model_validate({"name": "r", "base": base, "stage": stage | {"sft": SFT}})
     lines = pipeline.plan(recipe, Store(tmp_path / "runs"))
     assert pipeline.needs_network(recipe, lines, {}) == {"base": [base["model"]], "rows": ["openai/gsm8k"]}
