@@ -19,6 +19,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
+from tercet.models.template_limits import SECONDS, TemplateTimeout, compiled, within
 from tercet.recipe import DAY
 
 # Chat templates that a recipe may name, one file each. Tülu 3's (paper App. B.3) has plain-text markers, no BOS, no
@@ -29,6 +30,7 @@ TEMPLATES = {
 }
 OWN = "own"
 DATE_KEY = "chat_template_date"  # in tokenizer_config.json: the recipe's date, for every stage that reads the folder
+BROKEN = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError, SyntaxError)
 _LLAMA_DATE = "%d %b %Y"  # how templates with a `date_string` write it
 
 Turn = Mapping[str, Any]
@@ -50,12 +52,13 @@ class ChatTemplate:
             self._known["strftime_now"] = self._day.strftime
         if date and "date_string" in text:  # without one such templates have a day of their own
             self._known["date_string"] = self._day.strftime(_LLAMA_DATE)
-        # `render_jinja_template` copies messages and settings for every text; the compiled template it uses needs no
-        # copies of plain texts, and is asked itself where this version of transformers has it.
-        compiled = getattr(chat_template_utils, "_compile_jinja_template", None)
+        # `render_jinja_template` copies messages and settings for every text; a compiled template needs no copies of
+        # plain texts, and is asked itself where this version of transformers has the environment it is compiled in.
         try:
-            self._write = compiled(text).render if compiled is not None and text else None
-        except TemplateError as error:
+            self._write = compiled(text) if text else None
+        except TemplateTimeout:
+            raise ChatError(f"the chat template takes more than {SECONDS:g} s to compile; set another") from None
+        except (TemplateError, *BROKEN) as error:
             raise ChatError(f"the chat template is not valid Jinja: {error}; repair it or set another") from error
 
     @property
@@ -75,14 +78,16 @@ class ChatTemplate:
         try:
             if self._write is not None:
                 known = {"messages": list(turns), "tools": tools, "add_generation_prompt": waiting}
-                return str(self._write(**known, **self._known))
+                return str(within(self._write, known | self._known))
             render: Any = chat_template_utils.render_jinja_template  # its annotation forgets the second value
             more = {"chat_template": self.text, "tools": tools, "add_generation_prompt": waiting, **self._known}
-            return str(render([list(turns)], **more)[0][0])
+            return str(within(lambda given: render([list(turns)], **given)[0][0], more))
+        except TemplateTimeout:
+            raise ChatError(f"the chat template ran for more than {SECONDS:g} s over one conversation") from None
         except TemplateError as error:  # the template's own refusal, or a special token it needs and does not have
             roles = ", ".join(turn["role"] for turn in turns)
             raise ChatError(f"the chat template refuses a conversation with the turns {roles}: {error}") from error
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:  # it met what it did not expect
+        except BROKEN as error:  # it met what it did not expect
             roles = ", ".join(turn["role"] for turn in turns)
             raise ChatError(f"the chat template fails on a conversation with the turns {roles}: {error!r}") from error
 
