@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
+from tercet.outside import read_json
 from tercet.rows_details import ROLE_NAMES, ROLES, calls_text, is_plain, read_turn, tools_text, untrained
 
 PLAIN = "text"  # role of the one message of a prompt that is read as it stands, without a chat template
@@ -261,7 +262,12 @@ def message_of(turn: Mapping[str, Any]) -> Message:
     """A turn of role and content, with the details that it has; ValueError says which cannot be read."""
     if len(turn) == 2:
         return Message(turn["role"], turn["content"])
-    more = json.loads(turn["details"]) if turn.get("details") else {}
+    more = read_json(str(turn["details"])) if turn.get("details") else {}
+    if not isinstance(more, dict) or not more.keys() <= DetailedMessage.__dataclass_fields__.keys() - {
+        "role",
+        "content",
+    }:
+        raise ValueError(f"has details that only rows of our own have: {turn['details']!r:.80}")
     named = {"thought": next((turn[key] for key in THOUGHTS if turn.get(key)), "")}
     named |= {key: turn.get(key) or "" for key in ("tool_call_id", "name")}
     if wrong := [key for key, text in named.items() if not isinstance(text, str)]:

@@ -19,7 +19,7 @@ from tercet.rows import RowError, SourceError
 
 SETTING = "TERCET_LINE_MIB"
 LINE_MIB = 64  # of a line, and of a row of parquet
-DOCUMENT = 16  # times that is a whole .json file
+DOCUMENT, DOCUMENT_PARTS = 16, 4  # times that is a whole .json file, and has as many commas and brackets
 UNPACKED, RATIO = 4, 200  # a .gz may hold so many times that, or so many times its own size, whichever is more
 PART_BYTES = 16  # for each so many bytes of the limit one comma or bracket: values need more memory than text
 MANY_BYTES = 1 << 20  # lines below this are short enough whatever they hold
@@ -53,7 +53,7 @@ class LimitedFile:
         try:
             while line := readline(self.longest + 1):
                 if len(line) > MANY_BYTES:
-                    self._check(line, self.longest, f"{self.path}, line {number}")
+                    self._check(line, self.longest, 1, f"{self.path}, line {number}")
                 left -= len(line)
                 if left < 0:
                     raise self._too_large(f"{self.path}, line {number}")
@@ -71,17 +71,17 @@ class LimitedFile:
             raise SourceError(f"{where}: cannot be read ({error}); is the file whole?") from error
         if len(data) > most == self.most:
             raise self._too_large(where)
-        self._check(data, most, where)
+        self._check(data, most, DOCUMENT_PARTS, where)
         return data
 
-    def _check(self, data: bytes, most: int, where: str) -> None:
+    def _check(self, data: bytes, most: int, times: int, where: str) -> None:
         mib = self.longest >> 20
         if len(data) > most:
             raise SourceError(
                 f"{where}: is longer than {most >> 20} MiB; write it shorter, or set {SETTING} above {mib}"
             )
         parts = sum(map(data.count, (b",", b"[", b"{")))
-        if parts > (fit := most // PART_BYTES):
+        if parts > (fit := times * self.longest // PART_BYTES):
             raise SourceError(
                 f"{where}: holds {parts:,} commas and brackets in {len(data):,} bytes, more than {fit:,}; write it in "
                 f"shorter parts, or set {SETTING} above {mib}"
