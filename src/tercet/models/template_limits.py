@@ -337,8 +337,8 @@ def _finish(run: list[bool]) -> None:
     try:
         run.pop()
     except IndexError:
-        while True:
-            time.sleep(0.01)
+        time.sleep(1.0)  # ends early, unless the exception came before and became another one
+        raise TemplateTimeout from None
 
 
 _OWN = threading.local()
@@ -355,7 +355,7 @@ def _watch() -> _Watched:
         if len(_WATCHED) == 1:
             threading.Thread(target=_look, name="chat templates", daemon=True).start()
             os.register_at_fork(after_in_child=_forget)
-    return _OWN.watched  # type: ignore[no-any-return]
+    return _OWN.watched
 
 
 def _forget() -> None:
