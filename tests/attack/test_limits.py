@@ -34,8 +34,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, ob
 @pytest.mark.parametrize("case", [f"{group}: {name}" for group, name in CASES])
 def test_an_attack_ends_in_one_clear_error_soon_and_in_little_memory(outcomes, case):
     one = outcomes[case]
-    assert one["error"] in ("RecipeError", "RowError", "SourceError", "ChatError", "VerifierError", "graded"), one
+    assert one["error"] in ("RecipeError", "RowError", "SourceError", "ChatError"), one
     assert one["seconds"] < 5, one
     assert one["mib"] < 1024, one
-    assert len(str(one["message"])) < 3000, one
+    assert len(str(one["message"])) < 6000, one
     assert "\x1b" not in str(one["message"]), one

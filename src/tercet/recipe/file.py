@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from tercet.outside import without_userinfo
+from tercet.outside import printable, without_userinfo
 from tercet.recipe.library import located
 from tercet.recipe.limits import DEPTH, EXTENDED, LISTED, STAGES, STRING, check_values, parse, read_text
 from tercet.recipe.recipe import Recipe
@@ -106,9 +106,9 @@ def _merge(below: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 def _override(document: dict[str, Any], places: Places, override: str) -> Places:
     """Apply one `a.b=value`; the value is TOML, or a bare string when it is not. Returns the places as they are now."""
     path, equals, text = override.partition("=")
-    where = f"--set {override:.200}"
+    where = f"--set {printable(override[:200])}"
     found = _Scanner(path.strip()).key() if path.strip() else []
-    if not equals or not 0 < len(found) <= DEPTH:
+    if not equals or not 0 < len(found) <= DEPTH or len(path) > 1000:
         raise RecipeError(f"{where}: expected KEY=VALUE with a dotted key, e.g. stage.sft.batch=8")
     keys = [int(key) if key.isdecimal() and len(key) < 10 else key for key in found]
     try:
