@@ -29,7 +29,7 @@ def there_and_back(value: Any) -> Any:
     "value",
     [
         None, True, False, 0, -1, 1 << 62, -(1 << 5000), 0.1, -0.0, math.inf, "", "é\ud800\0\U0001f600", b"\0\xff",
-        bytearray(b"x"), 1j, [], [1, True, "x", None, 2.5], [1 << 70, 1], [[1], [2, [3]]], (), (1, [2]), {"a"}, {1, 2.5},
+        bytearray(b"x"), 1j, [], [1, True, "x", None, 2.5], [1 << 70, 1], [[1], [2, [3]]], (), (1, [2]), {"a"}, {1, 2},
         frozenset({(1, 2)}), {}, {1: "a", (2, 3): [4]}, {"int": "0x1"}, range(1, 9, 2), slice(None, 3), ..., int, len,
         ValueError, decimal.Decimal("1.50"), fractions.Fraction(1, 3), datetime.date(2026, 1, 2),
         datetime.datetime(2026, 1, 2, 3, tzinfo=datetime.UTC), datetime.time(1, 2, 3), datetime.timedelta(1, 2, 3),
