@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jinja2 import StrictUndefined, Template
-
-from tercet.cli.output import emit, say, score
+from tercet.cli.card import Form, model_card
+from tercet.cli.output import emit, say
 from tercet.folders import sync_tree
 from tercet.journal import to_disk
 from tercet.recipe import kinds_of
-from tercet.records import read_scores
 from tercet.store import Artifact, Store, StoreError, disk_errors
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -43,13 +40,20 @@ def export(args: argparse.Namespace) -> int:
             found = _write_gguf(artifact, draft, args.gguf, progress)
         else:
             found = _write_folder(artifact, draft, args.dtype, shard, progress)
-        (draft / "README.md").write_text(model_card(artifact, store, found.get("base", "")), encoding="utf-8")
+        write_card(artifact, store, draft, found, str(args.folder))
     if args.json:
         return emit({"artifact": str(artifact.path), "folder": str(target), **found})
     say(f"exported {artifact.path.name} to {target} ({found['dtype']}, {found['bytes'] / 1e9:.2f} GB)")
     if args.adapter:
         say(f"it belongs on {found['base']}")
     return 0
+
+
+def write_card(artifact: Artifact, store: Store, draft: Path, found: Mapping[str, Any], where: str) -> None:
+    """The card of what was written, which `found` tells; `where` is the folder or hub id to load it from."""
+    kind = "adapter" if "base" in found else "gguf" if "file" in found else "folder"
+    form = Form(kind, adapted=found.get("base", ""), where=where, file=found.get("file", ""))
+    (draft / "README.md").write_text(model_card(artifact, store, form), encoding="utf-8")
 
 
 def _write_folder(artifact: Artifact, draft: Path, dtype: str, shard: int, progress: Progress) -> dict[str, Any]:
@@ -124,48 +128,3 @@ def _bar() -> Iterator[Progress]:
     with Bar(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("writing", total=None)
         yield lambda done, total, note: bar.update(task, completed=done, total=total)
-
-
-def model_card(artifact: Artifact, store: Store, adapted: str = "") -> str:
-    """What the model is, how it was made, from which data, and how it scored; an adapter belongs on `adapted`."""
-    line = store.lineage(artifact)
-    base = next((a.record["spec"]["model"] for a in line if a.kind == "base"), None)
-    text = Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")
-    card = Template(text, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    return card.render(
-        artifact=artifact,
-        adapted=adapted,
-        base=base,
-        hub=re.fullmatch(r"[\w.-]+/[\w.-]+", str(base)),
-        lineage=line,
-        data=_data(line),
-        scores=_scores(artifact, store),
-        settings=json.dumps(artifact.record["spec"], indent=2, ensure_ascii=False),
-    )
-
-
-def _data(line: list[Artifact]) -> list[str]:
-    """The sources of every mixture in the lineage, and the generators."""
-    found = []
-    for artifact in line:
-        spec = artifact.record["spec"]
-        if artifact.kind == "synth":
-            found.append(f"- `{artifact.name}`: {spec['rows']} rows of the generator `{spec['generator']}`")
-        for source in spec.get("sources", []):
-            if source["path"]:
-                pinned = f" at revision {source['revision']}" if source["revision"] else ""
-                found.append(f"- `{source['path']}` {source['subset']} {source['split']}{pinned}".replace("  ", " "))
-    return list(dict.fromkeys(found))
-
-
-def _scores(artifact: Artifact, store: Store) -> list[str]:
-    """Every evaluation of this very model in the store."""
-    rows = []
-    for evaluation in store:
-        used = evaluation.kind == "eval" and evaluation.inputs.get(artifact.name) == artifact.key
-        if used and evaluation.record["spec"]["model"] == artifact.name:
-            rows += [
-                f"| {task} | {s.metric} | {score(s.score, s.stderr)} | {s.n} | {evaluation.path.name} |"
-                for task, s in read_scores(evaluation.payload).items()
-            ]
-    return rows
