@@ -119,7 +119,7 @@ def data_card(artifact: Artifact, file: Path, where: str) -> str:
 
 def space_card(artifact: Artifact, title: str) -> str:
     """The head of a static Space: the report is its page."""
-    data = {"title": title[:60], "emoji": "📊", "colorFrom": "gray", "colorTo": "blue", "sdk": "static"}
+    data: dict[str, Any] = {"title": title[:60], "emoji": "📊", "colorFrom": "gray", "colorTo": "blue", "sdk": "static"}
     data |= {"app_file": "index.html", "pinned": False, "tags": ["tercet"]}
     return _with_metadata(
         data, f"# {title}\n\nThe report `{artifact.path.name}` of Tercet; `index.html` is the page.\n"
