@@ -1,0 +1,124 @@
+"""How many bytes a stage needs on a card (on a CPU: of the process) and on its host, from shapes alone.
+
+The terms follow `device.shard`, `train.loop`, `train.rl.generator` and `algos.tokens`. What a layer keeps for backward
+was counted from the tensors that autograd saved: 2 H + 3 I + 2 K numbers in the precision of the products and 16 H
+bytes of fp32 for the two norms, with H the hidden size, I the MLP's width and K the width of the keys.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tercet.forecast.shape import ModelShape
+
+CPU_PROCESS, CARD_PROCESS = 0.55e9, 2.5e9  # Python with torch and transformers; a CUDA context with its libraries
+CPU_LOGITS, CARD_LOGITS, CARD_ROWS = 1 << 24, 1 << 28, 2048  # of `algos.tokens`
+MOMENTS, EIGHT_BITS = 8.0, 2.0  # bytes of AdamW's two moments for a weight
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What decides a stage's memory beside the shapes. Tokens are those of the longest forward pass."""
+
+    ranks: int = 1
+    node: int = 1  # ranks that share a host
+    card: bool = True
+    width: int = 2  # bytes of a number in products: 2 for bf16, 4 for fp32
+    tokens: int = 4096
+    recompute: bool = False
+    offload: bool = False
+    eight_bits: bool = False
+    lora: int = 0  # rank of the adapters; 0: all weights are trained
+    reference: bool = False  # a live one, whole on every rank
+    copies: int = 0  # of the policy, for generation
+    cached: int = 0  # most tokens of the generator's cache
+
+
+Bytes = dict[str, float]
+
+
+def training(shape: ModelShape, setting: Setting, value: ModelShape | None = None) -> Bytes:
+    """Bytes of a training stage per rank, by what they are for; `peak` is the most that is there at once."""
+    s, models = setting, [shape, *([value] if value else [])]
+    whole = sum(model.parameters for model in models)
+    trained = sum(adapters(model, s.lora) for model in models) if s.lora else whole
+    alone = s.ranks == 1
+    state = {
+        "master weights": 4.0 * trained / s.ranks,
+        "gradients": 4.0 * trained / s.ranks,
+        "moments": (EIGHT_BITS if s.eight_bits else MOMENTS) * trained / s.ranks,
+    }
+    found: Bytes = {} if s.offload and s.card else dict(state)
+    found["frozen"] = s.width * (whole - trained) / s.ranks if s.lora else 0.0
+    if alone and (s.width == 2 or (s.offload and s.card)):
+        found["compute copy"] = float(s.width * trained)
+    elif not alone:  # FSDP gathers a layer while the next is on its way; embedding and head stay for the whole step
+        found["gathered"] = s.width * (2.0 * shape.layer + 2.0 * shape.vocabulary * shape.hidden)
+        found["gathered"] += 4.0 * shape.layer  # a layer's gradient in fp32, before it is shared out
+    found["reference"] = float(s.width * shape.parameters) if s.reference else 0.0
+    found["generator"] = float(s.width * shape.parameters * s.copies)
+    found["process"] = CARD_PROCESS if s.card else CPU_PROCESS
+    lasting = sum(found.values())
+    passing = {"activations": max(activations(one, s) for one in models), "logits": logits(shape, s)}
+    writing = float(s.cached * shape.cache(s.width)) + (logits(shape, s) if s.cached else 0.0)
+    opening = found["process"] + (0.0 if s.offload and s.card else _opened(whole, trained, s))
+    found |= passing | {"cache": float(s.cached * shape.cache(s.width)), "opening": opening}
+    found["peak"] = max(lasting + sum(passing.values()), lasting + writing, opening)
+    found["host"] = _host(whole, sum(state.values()), s)
+    return {name: value for name, value in found.items() if value}
+
+
+def generation(shape: ModelShape, setting: Setting) -> Bytes:
+    """Bytes of a process that only generates: weights, cache, logits."""
+    found: Bytes = {
+        "weights": float(setting.width * shape.parameters),
+        "cache": float(setting.cached * shape.cache(setting.width)),
+        "logits": logits(shape, setting),
+        "process": CARD_PROCESS if setting.card else CPU_PROCESS,
+    }
+    return found | {"peak": sum(found.values()), "host": float(setting.width * shape.parameters)}
+
+
+def activations(shape: ModelShape, setting: Setting) -> float:
+    """What forward keeps for backward of the longest pass, and what a layer needs while it is computed."""
+    width = setting.width
+    numbers = 2 * shape.hidden + 3 * shape.inner + 2 * shape.kv_width
+    layer = width * numbers + 16.0 * shape.hidden
+    kept = width * shape.hidden + layer / shape.layers if setting.recompute else layer
+    ends = 8.0 * shape.hidden
+    return setting.tokens * (kept * shape.layers + layer + ends)
+
+
+def logits(shape: ModelShape, setting: Setting) -> float:
+    """A chunk of logits with its gradient, in fp32."""
+    most = CARD_LOGITS if setting.card else CPU_LOGITS
+    rows = max(CARD_ROWS if setting.card else 1, most // shape.vocabulary)
+    return 2.0 * 4.0 * min(rows, max(setting.tokens, 1)) * shape.vocabulary
+
+
+def adapters(shape: ModelShape, rank: int) -> int:
+    """Weights of LoRA's factors beside all linear layers below the head."""
+    query, ends = shape.heads * shape.head_dim, 2 * shape.hidden
+    attention = 2 * (shape.hidden + query) + 2 * (shape.hidden + shape.kv_width)
+    return rank * shape.layers * (attention + 3 * (ends // 2 + shape.inner))
+
+
+def disk(shape: ModelShape, setting: Setting, value: ModelShape | None = None) -> tuple[float, float]:
+    """Bytes of the artifact, stored in fp32, and of the two checkpoints that are kept."""
+    models = [shape, *([value] if value else [])]
+    trained = sum(adapters(one, setting.lora) if setting.lora else one.parameters for one in models)
+    moments = EIGHT_BITS if setting.eight_bits else MOMENTS
+    return 4.0 * sum(one.parameters for one in models), 2.0 * (4.0 + moments) * trained
+
+
+def _opened(whole: float, trained: float, setting: Setting) -> float:
+    """On the card when a stage begins: every rank takes all weights before they are shared out."""
+    return 4.0 * trained + setting.width * (whole - trained) if setting.ranks > 1 else 0.0
+
+
+def _host(whole: float, state: float, setting: Setting) -> float:
+    """Of a node: every rank opens all weights in fp32; then what is offloaded, or a checkpoint on its way."""
+    if not setting.card:
+        return 0.0
+    opening = 4.0 * whole * min(setting.ranks, setting.node)
+    return max(opening, state * min(setting.ranks, setting.node))

@@ -1,0 +1,102 @@
+"""The bytes of a stage: against what autograd really keeps, and against sums done by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from tercet.forecast.memory import Setting, activations, adapters, disk, generation, training
+from tercet.forecast.shape import ModelShape, known
+from tercet.models.forest import Leaf, Tree, pack_forest
+from tercet.models.layer_wrappers import recompute
+from tercet.models.lora import adapt
+from tercet.models.opening import laid_out
+from tercet.recipe import LoraSpec
+
+BIG = known("meta-llama/Llama-3.1-8B")
+TOKENS = 256
+
+
+def model(layers: int, inner: int, kv_heads: int) -> AutoModelForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=128,
+        intermediate_size=inner,
+        num_attention_heads=4,
+        num_key_value_heads=kv_heads,
+        num_hidden_layers=layers,
+        vocab_size=128,
+        tie_word_embeddings=True,
+    )
+    return AutoModelForCausalLM.from_config(config)
+
+
+def kept(layers: int, inner: int, kv_heads: int, dtype: torch.dtype, again: bool) -> int:
+    """Bytes of all tensors that autograd saves in a forward pass over one row, weights left out."""
+    policy = laid_out(model(layers, inner, kv_heads).to(dtype).eval(), "auto")
+    if again:
+        recompute(policy)
+    row = pack_forest([Tree([], [Leaf(list(range(5, 105)) * 2 + list(range(56)), [False] + [True] * 255)])])
+    weights = {parameter.untyped_storage().data_ptr() for parameter in policy.parameters()}
+    saved: dict[int, torch.Tensor] = {}  # tensors are held, so that no address is used twice
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        policy(row)[0].sum()
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in saved.items() if place not in weights)
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("inner", "kv_heads"), [(448, 2), (256, 4)])
+def test_a_layer_keeps_what_autograd_saves(inner, kv_heads, dtype, again):
+    found = (kept(4, inner, kv_heads, dtype, again) - kept(2, inner, kv_heads, dtype, again)) / 2
+    shapes = [ModelShape.of(model(layers, inner, kv_heads).config.to_dict()) for layers in (2, 4)]
+    setting = Setting(width=dtype.itemsize, tokens=TOKENS, recompute=again)
+    two, four = (activations(shape, setting) for shape in shapes)
+    assert (four - two) / 2 == pytest.approx(found, rel=0.01)
+
+
+def test_full_training_on_one_card_takes_18_bytes_a_weight():
+    found = training(BIG, Setting())
+    state = sum(found[name] for name in ("master weights", "gradients", "moments", "compute copy"))
+    assert state == 18 * BIG.parameters
+    assert training(BIG, Setting(offload=True))["host"] == 16 * BIG.parameters
+    assert training(BIG, Setting(eight_bits=True))["moments"] == 2 * BIG.parameters
+
+
+def test_ranks_share_the_state_and_open_it_whole():
+    found = training(BIG, Setting(ranks=8, node=8))
+    assert found["master weights"] + found["gradients"] + found["moments"] == 2 * BIG.parameters
+    assert found["host"] == 8 * 4 * BIG.parameters
+    assert found["opening"] == pytest.approx(4 * BIG.parameters, rel=0.1)
+    assert training(BIG, Setting(ranks=256, node=8))["peak"] >= found["opening"]
+
+
+def test_a_reference_and_a_generator_are_whole_on_every_rank():
+    bare = training(BIG, Setting(ranks=8, node=8))
+    found = training(BIG, Setting(ranks=8, node=8, reference=True, copies=2))
+    assert found["peak"] - bare["peak"] == 3 * 2 * BIG.parameters
+
+
+def test_a_cache_of_llama_has_128_kib_a_token():
+    assert BIG.cache(2) == 131_072
+    assert generation(BIG, Setting(cached=1000))["cache"] == 131_072_000
+
+
+def test_adapters_are_those_of_peft():
+    pytest.importorskip("peft")
+    policy = laid_out(model(2, 448, 2).eval(), "auto")
+    adapt(policy, LoraSpec(r=8), torch.float32, 0)
+    trained = sum(parameter.numel() for parameter in policy.parameters() if parameter.requires_grad)
+    shape = ModelShape.of(model(2, 448, 2).config.to_dict())
+    assert adapters(shape, 8) == trained
+    assert training(shape, Setting(lora=8))["gradients"] == 4 * trained
+
+
+def test_the_disk_holds_fp32_and_two_checkpoints():
+    assert disk(BIG, Setting()) == (4 * BIG.parameters, 24 * BIG.parameters)
