@@ -303,7 +303,7 @@ def _call(context: Any, function: Any, *args: Any, **named: Any) -> Any:
 
 
 class _Watched:
-    """A thread that renders. `run` holds a token: who takes it, the end of a call or the watcher, has the last word."""
+    """A thread that renders. `run` holds a token: who takes it, the end of a call or the guard, has the last word."""
 
     def __init__(self) -> None:
         self.thread, self.task = threading.get_ident(), threading.get_native_id()
@@ -333,7 +333,7 @@ class _Watched:
 
 
 def _finish(run: list[bool]) -> None:
-    """End the watch. Where the watcher was quicker, its exception is on the way: wait for it here."""
+    """End the watch. Where the guard was quicker, its exception is on the way: wait for it here."""
     try:
         run.pop()
     except IndexError:
@@ -348,7 +348,7 @@ _EVERY = 0.25  # seconds between looks
 
 
 def _watch() -> _Watched:
-    """Register this thread; the first one starts the watcher. A forked child begins anew."""
+    """Register this thread; the first one starts the guard. A forked child begins anew."""
     with _LOCK:
         _OWN.watched = _Watched()
         _WATCHED.append(_OWN.watched)
