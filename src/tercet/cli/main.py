@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tercet import pipeline, preflight
-from tercet.cli import artifacts, data, evals, export, models, speed, start
+from tercet.cli import artifacts, data, evals, export, forecast, models, speed, start
 from tercet.cli.output import emit, print_results, say, table
 from tercet.cli.parser import Verb, complete, parser
 from tercet.forecast import named_size
@@ -79,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
 def plan(args: argparse.Namespace) -> int:
     """Print a line for each stage, then everything that would stop one."""
     recipe, store, mirror = inputs(args)
+    if args.machine:  # another machine's matters: nothing is fetched, and what this one lacks stops nothing
+        return forecast.show(args, recipe, pipeline.plan(recipe, store, mirror), mirror)
     recipe, commits = pipeline.pinned(recipe, store, mirror, offline=args.offline)
     lines = pipeline.plan(recipe, store, mirror)
     read = pipeline.how_read(recipe, lines, mirror)

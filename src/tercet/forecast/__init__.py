@@ -39,9 +39,9 @@ def opening(recipe: Recipe, missing: Mapping[str, Mapping[str, int]], parameters
     parts.append(", ".join(reason(precision) for precision in used if precision))
     training_share, writing_share = SHARES[resolve(recipe.dtype)]
     rough = parameters * sum(training / training_share + writing / writing_share for training, writing in work)
-    if rough / GUESS > WORTH and (rate := _rate(recipe.dtype)):
-        seconds = rough / rate + OPENING * sum(any(pair) for pair in work)
-        parts.append(f"about {_duration(seconds)} on this machine ({rate / 1e9:,.0f} GFLOP/s in plain products)")
+    if rough / GUESS > WORTH and (flops := rate(recipe.dtype)):
+        seconds = rough / flops + OPENING * sum(any(pair) for pair in work)
+        parts.append(f"about {_duration(seconds)} on this machine ({flops / 1e9:,.0f} GFLOP/s in plain products)")
     return "; ".join(filter(None, parts))
 
 
@@ -67,7 +67,8 @@ def slow_precision(recipe: Recipe, names: Sequence[str] | Mapping[str, Any]) -> 
     )
 
 
-def _rate(dtype: str) -> float:
+def rate(dtype: str) -> float:
+    """Measured FLOP/s of this machine's matrix products in a precision; 0.0 where measuring fails."""
     products = _measured(dtype).get("products") or [{"flops": 0.0}]
     return float(products[0]["flops"])
 

@@ -1,0 +1,89 @@
+"""`tercet plan --machine`: what every stage needs on a machine, without weights; what cannot fit is refused."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from tercet.cli.output import emit, say, table
+from tercet.forecast import rate
+from tercet.forecast.machines import ASSUMED, CPU, Machine, machine
+from tercet.forecast.shape import ModelShape, known
+from tercet.forecast.stages import Forecast, Work, forecast, setting_of, value_of
+from tercet.pipeline import PlanLine
+from tercet.preflight import Obstacle, refuse
+from tercet.preflight.facts import Facts
+from tercet.recipe import Recipe
+from tercet.recipe.specs import ComputeSpec
+
+
+def show(args: argparse.Namespace, recipe: Recipe, lines: Sequence[PlanLine], mirror: dict[str, str]) -> int:
+    """A line for each stage that runs a model of known shape; RecipeError where one cannot fit."""
+    where = machine(args.machine, rate(recipe.dtype) if args.machine == CPU else 0.0)
+    works, unknown = works_of(recipe, lines, mirror, where)
+    found = [forecast(work, where, ASSUMED) for work in works]
+    if args.json:
+        emit({"machine": asdict(where), "assumed": ASSUMED, "stages": list(map(asdict, found)), "unknown": unknown})
+    else:
+        _print(found, unknown, where)
+    refuse(Obstacle(one.name, "--machine", f"{one.refused}; what fits: {one.instead}") for one in found if one.refused)
+    return 0
+
+
+def works_of(
+    recipe: Recipe, lines: Sequence[PlanLine], mirror: dict[str, str], where: Machine
+) -> tuple[list[Work], dict[str, str]]:
+    """Stages with their models; those whose model has no known shape, with its name. A model behind a URL is free."""
+    facts = Facts(recipe, {line.name: line.path / "payload" for line in lines if line.exists}, mirror)
+    works, unknown = [], {}
+    for line in lines:
+        spec = recipe.spec(line.name)
+        model = getattr(spec, "model", "")
+        if not isinstance(spec, ComputeSpec) or not model or facts.served(model):
+            continue
+        shape = shape_of(facts, model)
+        value = shape_of(facts, value_of(spec)) if value_of(spec) else None
+        if shape is None or (value_of(spec) and value is None):
+            unknown[line.name] = facts.source_of(model).model
+        else:
+            works.append(Work(line.name, spec, shape, value, setting_of(spec, recipe, where), line.forecast))
+    return works, unknown
+
+
+def shape_of(facts: Facts, name: str) -> ModelShape | None:
+    """The shape of a stage's model: of its configuration on this machine, else of the table of published ones."""
+    return ModelShape.of(facts.model(name).config) or known(facts.source_of(name).model)
+
+
+def _print(found: Sequence[Forecast], unknown: dict[str, str], where: Machine) -> None:
+    head = ("stage", "ranks", "weights", "moments", "activ.", "peak", "host", "disk", "hours", "cost")
+    table(head, map(row, found))
+    say(
+        f"GB a rank ({where.memory / 1e9:,.0f} there), GB of a node's host ({where.host / 1e9:,.0f}), GB of disk with "
+        "two checkpoints"
+    )
+    say(assumptions(where))
+    for name, model in unknown.items():
+        say(f"{name}: the shape of {model} is not known; put its config.json into the hub's cache, or name its folder")
+
+
+def row(one: Forecast) -> list[Any]:
+    """A line of the table."""
+    sizes = ("master weights", "moments", "activations", "peak", "host")
+    hours = "?" if one.hours is None else f"{one.hours:,.1f}"
+    dollars = "?" if one.dollars is None else f"${one.dollars:,.0f}" if one.dollars else "-"
+    return [one.name, one.ranks, *(_gb(one.bytes.get(name, 0.0)) for name in sizes), _gb(sum(one.disk)), hours, dollars]
+
+
+def assumptions(where: Machine) -> str:
+    """What hours and costs rest on, in a sentence."""
+    a = ASSUMED
+    texts = f"{a['row']:.0f} tokens a row, {a['side']:.0f} a side of a pair, {a['prompt']:.0f} and {a['answer']:.0f}"
+    said = f"assumed: {texts} of prompt and answer; {a['training']:.0%} of {where.flops / 1e12:,.3g} TFLOP/s a card"
+    return said + (f"; ${where.price:.2f} a card and hour ({where.source})" if where.price else "")
+
+
+def _gb(value: float) -> str:
+    return "-" if not value else f"{value / 1e9:,.1f}" if value < 10e9 else f"{value / 1e9:,.0f}"

@@ -1,0 +1,223 @@
+"""What every stage of a recipe needs on a machine, in bytes, hours and money, and what would make it fit."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tercet.forecast import memory
+from tercet.forecast.machines import ASSUMED, Machine
+from tercet.forecast.memory import Bytes, Setting
+from tercet.forecast.shape import ModelShape
+from tercet.precision import resolve
+from tercet.recipe import DPOSpec, OfflineSpec, PPOSpec, Recipe, RLSpec, TrainSpec
+from tercet.recipe.specs import ArtifactSpec, ComputeSpec
+
+Texts = Mapping[str, float]  # mean tokens of a row, of a side of a pair, of a prompt and of an answer
+MOST_RANKS = 1024
+LORA = 16
+
+
+@dataclass(frozen=True)
+class Work:
+    """A stage with the model that it runs, as far as the forecast is concerned."""
+
+    name: str
+    spec: ComputeSpec
+    shape: ModelShape
+    value: ModelShape | None
+    setting: Setting
+    ahead: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A stage's forecast; `hours` is None where nobody knows how much there is to do, `refused` why it cannot fit."""
+
+    name: str
+    kind: str
+    ranks: int
+    bytes: Bytes  # per rank, by what they are for; `host` of a node
+    disk: tuple[float, float]  # artifact, checkpoints
+    tokens: float
+    hours: float | None
+    dollars: float | None
+    refused: str = ""
+    instead: str = field(default="")  # the nearest setting that fits
+
+
+def forecast(work: Work, machine: Machine, texts: Texts) -> Forecast:
+    """The forecast of a stage, with the nearest setting that fits where its own does not."""
+    found = needed(work)
+    tokens, seconds = duration(work, machine, texts)
+    hours = None if seconds is None else seconds / 3600
+    cards = work.setting.ranks
+    refused = too_much(found, machine)
+    return Forecast(
+        name=work.name,
+        kind=getattr(work.spec, "kind", ""),
+        ranks=cards,
+        bytes=found,
+        disk=memory.disk(work.shape, work.setting, work.value) if isinstance(work.spec, TrainSpec) else (0.0, 0.0),
+        tokens=tokens,
+        hours=hours,
+        dollars=None if hours is None else hours * cards * machine.price,
+        refused=refused,
+        instead=nearest(work, machine) if refused else "",
+    )
+
+
+def needed(work: Work) -> Bytes:
+    """Bytes of a stage by what they are for."""
+    if isinstance(work.spec, TrainSpec):
+        return memory.training(work.shape, work.setting, work.value)
+    return memory.generation(work.shape, work.setting)
+
+
+def too_much(found: Bytes, machine: Machine) -> str:
+    """Why it does not fit; empty where it does."""
+    if found["peak"] > machine.memory:
+        what = "card" if machine.card else "machine"
+        return f"needs {found['peak'] / 1e9:,.0f} GB of a {what}'s {machine.memory / 1e9:,.0f}"
+    if found.get("host", 0.0) > machine.host:
+        return f"needs {found['host'] / 1e9:,.0f} GB of a node's {machine.host / 1e9:,.0f}"
+    return ""
+
+
+def nearest(work: Work, machine: Machine) -> str:
+    """The fewest changes after which it fits, those of results last; a sentence where none was found."""
+    changes = list(_changes(work, machine))
+    for number in range(1, 4):
+        for chosen in itertools.combinations(changes, number):
+            setting = work.setting
+            for _, change in chosen:
+                setting = replace(setting, **change)
+            if setting.eight_bits and (setting.ranks > 1 or setting.offload):
+                continue  # `device.optim` refuses both
+            if not too_much(needed(replace(work, setting=setting)), machine):
+                return ", ".join(text for text, _ in chosen)
+    if not isinstance(work.spec, TrainSpec):
+        return "serve the model on several cards and name its URL, http://HOST/v1#NAME"
+    return "nothing: every rank opens all weights before they are shared out; take a smaller model"
+
+
+def _changes(work: Work, machine: Machine) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Settings that save memory, with what they change: first those that leave the results as they are."""
+    s, stage = work.setting, f"stage.{work.name}"
+    if s.cached > 16384:
+        yield "placement.gen_tokens = 16384", {"cached": 16384}
+    if not isinstance(work.spec, TrainSpec):
+        return
+    if not s.recompute:
+        yield "placement.recompute = true", {"recompute": True}
+    if s.card and not s.offload:
+        yield "placement.offload = true", {"offload": True}
+    ranks = s.ranks
+    while s.card and (ranks := ranks * 2) <= MOST_RANKS:
+        yield f"placement.ranks = {ranks}", {"ranks": ranks, "node": min(8, ranks)}
+    if s.copies and isinstance(work.spec, RLSpec):
+        yield f'{stage}.engine = "vllm" on cards of its own', {"copies": 0, "cached": 0}
+    if s.card and not s.eight_bits:
+        yield f'{stage}.optimizer = "adamw8bit"', {"eight_bits": True}
+    if not s.lora:
+        yield f"{stage}.lora = {{ r = {LORA} }}", {"lora": LORA}
+
+
+def duration(work: Work, machine: Machine, texts: Texts) -> tuple[float, float | None]:
+    """Tokens that are trained on or written, and seconds; None where the number of rows is not known."""
+    training = trained_tokens(work, texts) if isinstance(work.spec, TrainSpec) else 0.0
+    completions = work.ahead.get("completions", 0)
+    answer = _answer(work.spec, texts)
+    if not (training or completions) or not machine.flops:
+        return training + completions * answer, None
+    model = work.shape.active + (work.value.active if work.value else 0)
+    cost = 4.0 if work.setting.lora else 6.0
+    cost += (2.0 if work.setting.recompute else 0.0) + (2.0 if work.setting.reference else 0.0)
+    busy = min(work.setting.ranks, _rows_of_step(work.spec))
+    seconds = training * cost * model / (busy * machine.flops * ASSUMED["training"])
+    return training + completions * answer, seconds + writing(work, machine, texts)
+
+
+def trained_tokens(work: Work, texts: Texts) -> float:
+    """Tokens of all steps, forward and backward; prompts count once for all of their completions."""
+    spec, steps = work.spec, work.ahead.get("steps", 0)
+    if isinstance(spec, RLSpec):
+        prompts = spec.rounds * spec.batch * spec.passes
+        return prompts * (texts["prompt"] + spec.num_generations * _answer(spec, texts))
+    if not isinstance(spec, OfflineSpec):
+        return 0.0
+    each = min(2 * texts["side"] if spec.paired else texts["row"], spec.max_length * (2 if spec.paired else 1))
+    return float(steps * spec.batch * each)
+
+
+def writing(work: Work, machine: Machine, texts: Texts) -> float:
+    """Seconds of generation: a step reads all weights and the cache of its rows, or computes, whichever is slower."""
+    completions, s = work.ahead.get("completions", 0), work.setting
+    if not completions:
+        return 0.0
+    answer, shape = _answer(work.spec, texts), work.shape
+    mine = completions / min(s.ranks, completions)
+    rows = min(mine, max(1.0, s.cached / (texts["prompt"] + answer)))
+    read = s.width * shape.active + rows * (texts["prompt"] + answer / 2) * shape.cache(s.width)
+    compute = 2.0 * shape.active * rows / (machine.flops * ASSUMED["reading"])
+    step = max(compute, read / (machine.bandwidth * ASSUMED["bandwidth"]) if machine.bandwidth else 0.0)
+    prompts = mine / getattr(work.spec, "num_generations", 1)
+    reading = prompts * texts["prompt"] * 2.0 * shape.active / (machine.flops * ASSUMED["reading"])
+    return mine / rows * answer * step + reading
+
+
+def setting_of(spec: ArtifactSpec, recipe: Recipe, machine: Machine) -> Setting:
+    """A stage's setting on a machine; training takes all its cards, the rest one."""
+    place = recipe.placement
+    dtype = getattr(spec, "dtype", "auto")
+    dtype = recipe.dtype if dtype == "auto" else dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if machine.card else resolve("auto")
+    width = 2 if dtype == "bfloat16" else 4
+    if not isinstance(spec, TrainSpec):
+        rows = place.gen_rows * 2048
+        return Setting(card=machine.card, width=width, tokens=place.micro_tokens, cached=min(place.gen_tokens, rows))
+    ranks = machine.cards if machine.card else place.ranks
+    found = Setting(
+        ranks=ranks,
+        node=min(ranks, machine.node) if machine.card else ranks,
+        card=machine.card,
+        width=width,
+        tokens=max(place.micro_tokens, _longest(spec, place.depth_first and ranks == 1)),
+        recompute=place.recompute,
+        offload=place.offload and machine.card,
+        eight_bits=spec.optimizer == "adamw8bit",
+        lora=spec.lora.r if spec.lora else 0,
+        reference=isinstance(spec, RLSpec) or (isinstance(spec, DPOSpec) and spec.polyak > 0),
+    )
+    if not isinstance(spec, RLSpec) or spec.engine == "vllm":
+        return found
+    own = (1 + spec.lag if spec.lag else 0) + (1 if ranks > 1 or spec.lag else 0)
+    rows = min(place.gen_rows, math.ceil(spec.batch * spec.num_generations / ranks))
+    return replace(found, copies=own, cached=min(place.gen_tokens, rows * (spec.max_length + spec.max_new_tokens)))
+
+
+def _longest(spec: TrainSpec, depth_first: bool) -> int:
+    """Tokens of the largest tree that one pass must hold: a pair, a group of completions, or a row."""
+    if isinstance(spec, RLSpec):
+        return spec.max_length + spec.max_new_tokens * (1 if depth_first else spec.num_generations)
+    return spec.max_length * (2 if spec.paired else 1)
+
+
+def _answer(spec: ArtifactSpec, texts: Texts) -> float:
+    return min(texts["answer"], getattr(spec, "max_new_tokens", None) or math.inf)
+
+
+def _rows_of_step(spec: ComputeSpec) -> int:
+    """How many ranks a step can keep busy."""
+    if isinstance(spec, RLSpec):
+        return max(1, spec.batch // spec.minibatches)
+    return spec.batch if isinstance(spec, TrainSpec) else 1
+
+
+def value_of(spec: ArtifactSpec) -> str:
+    """The stage that a value model starts from; empty where there is none."""
+    return spec.value if isinstance(spec, PPOSpec) else ""

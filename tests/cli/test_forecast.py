@@ -1,0 +1,50 @@
+"""`tercet plan --machine`: no weights, no network, and a refusal where something cannot fit."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tercet.cli.main import main
+
+
+@pytest.fixture
+def plan(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def called(*line: str) -> tuple[int, str, str]:
+        code = main(["plan", *line, "--store", str(tmp_path)])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return called
+
+
+def test_what_fits_has_gigabytes_hours_and_a_price(plan):
+    code, out, _ = plan("smollm2-135m", "--machine", "h100")
+    assert code == 0
+    assert "assumed: 690 tokens a row" in out
+    assert "$3.90 a card and hour" in out
+    line = next(line for line in out.splitlines() if line.startswith("sft "))
+    assert "$" in line
+
+
+def test_what_cannot_fit_is_refused_with_what_does(plan):
+    code, out, err = plan("tulu3.1-8b", "--machine", "h100x8", "--json")
+    assert code == 2
+    assert "[stage.rlvr] --machine: needs" in err
+    assert "what fits: placement.recompute = true" in err
+    found = {one["name"]: one for one in json.loads(out)["stages"]}
+    assert found["rlvr"]["instead"] == "placement.recompute = true"
+    assert found["sft"]["bytes"]["master weights"] == 4 * 8_030_261_248 / 8
+    assert plan("tulu3.1-8b", "--machine", "h100x8", "--set", "placement.recompute=true")[0] == 0
+
+
+def test_an_unknown_model_is_named_and_an_unknown_machine_refused(plan):
+    code, out, _ = plan("tulu3-8b", "--machine", "h100x8", "--set", "base.model=a/b", "--json")
+    assert code in (0, 2)
+    assert json.loads(out)["unknown"]["sft"] == "a/b"
+    code, _, err = plan("tulu3-8b", "--machine", "h10")
+    assert code == 2
+    assert "no such machine" in err

@@ -1,0 +1,83 @@
+"""Stages of recipes on machines: bytes, hours, refusals and what would fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tercet.forecast.machines import ASSUMED, machine
+from tercet.forecast.shape import known
+from tercet.forecast.stages import Work, forecast, needed, setting_of, too_much
+from tercet.recipe import library, load
+
+CARDS = machine("h100x8")
+SHAPE = known("meta-llama/Llama-3.1-8B")
+
+
+def work(stage: str, name: str = "tulu3-8b", cards=CARDS, **ahead: int) -> Work:
+    recipe = load(library.located(name))
+    spec = recipe.spec(stage)
+    value = SHAPE if getattr(spec, "value", "") else None
+    return Work(stage, spec, SHAPE, value, setting_of(spec, recipe, cards), ahead)
+
+
+def test_the_sft_mixture_takes_the_hours_that_six_flops_a_token_take():
+    steps = 2 * 939_344 // 128
+    found = forecast(work("sft", steps=steps), CARDS, ASSUMED)
+    by_hand = 6 * (SHAPE.parameters - 128256 * 4096) * steps * 128 * 690 / (8 * 989e12 * 0.3)
+    assert found.hours == pytest.approx(by_hand / 3600)
+    assert found.dollars == pytest.approx(found.hours * 8 * CARDS.price)
+    assert found.refused == ""
+
+
+def test_more_ranks_than_rows_are_not_faster():
+    many = machine("h100x256")
+    half = many.with_cards(128)  # as many as a step has rows
+    hours = [forecast(work("sft", cards=one, steps=100), one, ASSUMED).hours for one in (many, half)]
+    assert hours[0] == hours[1]
+
+
+def test_a_group_that_a_card_cannot_hold_is_refused_with_recomputation():
+    found = forecast(work("rlvr", "tulu3.1-8b", steps=2, completions=768), CARDS, ASSUMED)
+    assert "GB of a card's 85" in found.refused
+    assert found.instead == "placement.recompute = true"
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo", "rm", "rlvr"])
+def test_what_is_proposed_fits(stage):
+    one = machine("h100")
+    base = work(stage, cards=one, steps=2, completions=16)
+    found = forecast(base, one, ASSUMED)
+    changes = {
+        "placement.recompute = true": {"recompute": True},
+        "placement.offload = true": {"offload": True},
+        f'stage.{stage}.engine = "vllm" on cards of its own': {"copies": 0, "cached": 0},
+        "placement.gen_tokens = 16384": {"cached": 16384},
+        f'stage.{stage}.optimizer = "adamw8bit"': {"eight_bits": True},
+        f"stage.{stage}.lora = {{ r = 16 }}": {"lora": 16},
+    }
+    setting = base.setting
+    for text in found.instead.split(", "):
+        change = {"ranks": int(text.rsplit(" ")[-1]), "node": 8} if "ranks" in text else changes[text]
+        setting = replace(setting, **change)
+    assert found.refused
+    assert not too_much(needed(replace(base, setting=setting)), one)
+
+
+def test_a_70b_model_opens_whole_on_every_rank_and_is_refused():
+    base = work("sft", steps=10)
+    found = forecast(replace(base, shape=known("meta-llama/Llama-3.1-70B")), CARDS, ASSUMED)
+    assert found.refused
+    assert found.instead.startswith("nothing")
+
+
+def test_generation_takes_at_least_the_time_to_read_the_weights():
+    found = forecast(work("rlvr", "tulu3.1-8b", steps=2, completions=8), CARDS, ASSUMED)
+    assert found.hours * 3600 > ASSUMED["answer"] * 2 * SHAPE.active / CARDS.bandwidth
+
+
+def test_hours_are_not_known_where_the_number_of_items_is_not():
+    found = forecast(work("skills-sft"), CARDS, ASSUMED)
+    assert found.hours is None
+    assert found.dollars is None
