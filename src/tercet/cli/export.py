@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,22 +25,10 @@ Progress = Callable[[int, int, str], None]
 def export(args: argparse.Namespace) -> int:
     """Everything is written beside the target and moved there when it is whole."""
     store, target = Store(args.store), args.folder.absolute()
-    shard = _bytes(args.shard_size)
-    if (args.dtype != "base") + args.adapter + bool(args.gguf) > 1:
-        raise StoreError("--dtype, --adapter and --gguf exclude each other: an adapter is float32, GGUF says its own")
     artifact = store.open(args.artifact)
-    if artifact.kind not in kinds_of("weights", "reward model"):
-        raise StoreError(f"{artifact.path.name} is a {artifact.kind} artifact; only models can be exported")
-    if target.exists():
-        raise StoreError(f"{target} exists; export into a folder that does not exist yet, or remove it")
-    with _draft(target) as draft, _bar() as progress:
-        if args.adapter:
-            found = _write_adapter(artifact, draft)
-        elif args.gguf:
-            found = _write_gguf(artifact, draft, args.gguf, progress)
-        else:
-            found = _write_folder(artifact, draft, args.dtype, shard, progress)
-        write_card(artifact, store, draft, found, str(args.folder))
+    check_options(args, artifact)
+    with new_folder(target) as draft:
+        found = write_model(args, artifact, store, draft, str(args.folder))
     if args.json:
         return emit({"artifact": str(artifact.path), "folder": str(target), **found})
     say(f"exported {artifact.path.name} to {target} ({found['dtype']}, {found['bytes'] / 1e9:.2f} GB)")
@@ -49,11 +37,31 @@ def export(args: argparse.Namespace) -> int:
     return 0
 
 
-def write_card(artifact: Artifact, store: Store, draft: Path, found: Mapping[str, Any], where: str) -> None:
-    """The card of what was written, which `found` tells; `where` is the folder or hub id to load it from."""
+def check_options(args: argparse.Namespace, artifact: Artifact) -> None:
+    """StoreError where the options contradict each other or the artifact is no model."""
+    _bytes(args.shard_size)
+    if (args.dtype != "base") + args.adapter + bool(args.gguf) > 1:
+        raise StoreError("--dtype, --adapter and --gguf exclude each other: an adapter is float32, GGUF says its own")
+    if artifact.kind not in kinds_of("weights", "reward model"):
+        raise StoreError(f"{artifact.path.name} is a {artifact.kind} artifact; only models can be exported")
+
+
+def write_model(args: argparse.Namespace, artifact: Artifact, store: Store, draft: Path, where: str) -> dict[str, Any]:
+    """A model as the options ask for it, with its card, in the new folder `draft`; what was written.
+
+    `where` is the folder or hub id that it will be loaded from.
+    """
+    with _bar() as progress:
+        if args.adapter:
+            found = _write_adapter(artifact, draft)
+        elif args.gguf:
+            found = _write_gguf(artifact, draft, args.gguf, progress)
+        else:
+            found = _write_folder(artifact, draft, args.dtype, _bytes(args.shard_size), progress)
     kind = "adapter" if "base" in found else "gguf" if "file" in found else "folder"
     form = Form(kind, adapted=found.get("base", ""), where=where, file=found.get("file", ""))
     (draft / "README.md").write_text(model_card(artifact, store, form), encoding="utf-8")
+    return found
 
 
 def _write_folder(artifact: Artifact, draft: Path, dtype: str, shard: int, progress: Progress) -> dict[str, Any]:
@@ -105,8 +113,10 @@ def _bytes(text: str) -> int:
 
 
 @contextmanager
-def _draft(target: Path) -> Iterator[Path]:
+def new_folder(target: Path) -> Iterator[Path]:
     """A folder beside `target` that becomes it in one move; nothing of a failure is left."""
+    if target.exists():
+        raise StoreError(f"{target} exists; export into a folder that does not exist yet, or remove it")
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         with disk_errors(target):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tercet import pipeline, preflight
-from tercet.cli import artifacts, data, evals, export, forecast, models, speed, start
+from tercet.cli import artifacts, data, evals, export, forecast, models, push, speed, start
 from tercet.cli.output import emit, print_results, say, table
 from tercet.cli.parser import Verb, complete, parser
 from tercet.forecast import named_size
@@ -220,6 +220,7 @@ VERBS: dict[str, Verb] = {
     "lineage": artifacts.lineage,
     "check": artifacts.check,
     "export": export.export,
+    "push": push.push,
     "report": artifacts.report,
     "rollouts": artifacts.rollouts,
     "speed": speed.speed,
