@@ -54,6 +54,7 @@ docs: $(VENV)/.dev
 	$(BIN)/python docs/make_recipe.py
 	$(BIN)/python docs/make_templates.py
 	$(BIN)/python docs/make_layouts.py
+	$(BIN)/python docs/make_forecast.py
 
 lock audit: $(RELEASE)/.tools
 	$(RELEASE)/bin/python release/$@.py

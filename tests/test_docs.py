@@ -90,6 +90,7 @@ def test_the_docs_are_few_pages():
         "templates.md",
         "layouts.md",
         "families.md",
+        "forecast.md",
     }
 
 

@@ -28,8 +28,12 @@ def show(args: argparse.Namespace, recipe: Recipe, lines: Sequence[PlanLine], mi
         emit({"machine": asdict(where), "assumed": ASSUMED, "stages": list(map(asdict, found)), "unknown": unknown})
     else:
         _print(found, unknown, where)
-    refuse(Obstacle(one.name, "--machine", f"{one.refused}; what fits: {one.instead}") for one in found if one.refused)
+    refuse(Obstacle(one.name, "--machine", f"{one.refused}; {_way(one)}") for one in found if one.refused)
     return 0
+
+
+def _way(one: Forecast) -> str:
+    return f"what fits: {one.instead}" if one.instead else "no setting was found that fits; take a smaller model"
 
 
 def works_of(

@@ -88,7 +88,7 @@ def too_much(found: Bytes, machine: Machine) -> str:
 
 
 def nearest(work: Work, machine: Machine) -> str:
-    """The fewest changes after which it fits, those of results last; a sentence where none was found."""
+    """The fewest changes after which it fits, those of results last; empty where none was found."""
     changes = list(_changes(work, machine))
     for number in range(1, 4):
         for chosen in itertools.combinations(changes, number):
@@ -101,7 +101,7 @@ def nearest(work: Work, machine: Machine) -> str:
                 return ", ".join(text for text, _ in chosen)
     if not isinstance(work.spec, TrainSpec):
         return "serve the model on several cards and name its URL, http://HOST/v1#NAME"
-    return "nothing: every rank opens all weights before they are shared out; take a smaller model"
+    return ""
 
 
 def _changes(work: Work, machine: Machine) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -135,9 +135,10 @@ def duration(work: Work, machine: Machine, texts: Texts) -> tuple[float, float |
         return training + completions * answer, None
     model = work.shape.active + (work.value.active if work.value else 0)
     cost = 4.0 if work.setting.lora else 6.0
-    cost += (2.0 if work.setting.recompute else 0.0) + (2.0 if work.setting.reference else 0.0)
+    cost = cost * model + (2.0 * model if work.setting.recompute else 0.0)
+    cost += 2.0 * work.shape.active if work.setting.reference else 0.0
     busy = min(work.setting.ranks, _rows_of_step(work.spec))
-    seconds = training * cost * model / (busy * machine.flops * ASSUMED["training"])
+    seconds = training * cost / (busy * machine.flops * ASSUMED["training"])
     return training + completions * answer, seconds + writing(work, machine, texts)
 
 

@@ -1,0 +1,92 @@
+"""Writes docs/forecast.md: its tables are what `tercet plan --machine` computes, so page and code cannot disagree."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tercet.cli.forecast import assumptions, row, works_of
+from tercet.forecast.machines import ASSUMED, machine
+from tercet.forecast.stages import Forecast, forecast
+from tercet.pipeline import plan
+from tercet.recipe import TrainSpec, library, load
+from tercet.store import Store
+
+PAGE = Path(__file__).with_name("forecast.md")
+RECIPES, MACHINES = ("tulu3-8b", "tulu3.1-8b", "tulu3-70b", "tulu3-405b"), ("h100x8", "h100x256")
+
+HEAD = """\
+# Forecasts
+
+<!-- Written by docs/make_forecast.py; run `make docs`. -->
+
+`tercet plan RECIPE --machine NAME` says, for every stage that runs a model, what it needs there: GB per rank, GB of a
+node's host, GB of disk, hours and cost. It reads the recipe and a `config.json` (of a folder, of the hub's cache, or,
+for the models that the recipes of this package name, a table that comes along); no weights are fetched and nothing is
+started. What cannot fit is refused with exit code 2, with the smallest change of settings that fits by the same
+arithmetic. `--json` prints every term. Machines: `h100`, `h100x8`, `h100x256`, `h200`, `h200x8`, and `cpu`, this
+machine, with its measured rate; `src/tercet/forecast/machines.toml` has their sizes, rates and prices with their
+sources.
+
+## What is counted
+
+* **Weights.** Master weights, gradients and two AdamW moments in fp32, 16 bytes a weight shared by all ranks; on one
+  card the copy that computes, 2 bytes in bf16; on several the layers that FSDP gathers. `optimizer = "adamw8bit"` has
+  moments of 2 bytes; `lora` trains the factors alone. PPO's value model counts as the policy does.
+* **Opening.** Every rank opens all weights in fp32 and moves them to its card before they are shared out. Above about
+  20 billion parameters this, and no later moment, is the peak: such models do not fit cards of 80 GB in this version.
+* **Copies of RL.** On every rank a whole reference, and with several ranks or `lag` a whole generator and, for each
+  round of `lag`, the weights that are held for it.
+* **Activations** of the longest pass, which is `placement.micro_tokens`, or the longest row, pair or (on several
+  ranks) group of completions where that is longer. A layer keeps 2 H + 3 I + 2 K numbers and 16 H bytes a token,
+  where H is the hidden size, I the width of the MLP and K that of the keys: 42 bytes times H in bf16 for Llama 3.1
+  8B, 37 for SmolLM2-135M (59 in fp32). With `placement.recompute` it keeps 2 H bytes in bf16. A test counts the
+  tensors that autograd saves and finds these numbers.
+* **Logits**: one chunk with its gradient. **Cache**: keys and values of the most completions that are written at
+  once.
+* **Disk**: the artifact in fp32 and two checkpoints of 12 bytes a weight.
+* **Hours**: 6 FLOP a weight and token of training, at an assumed share of the machine's rate, for as many ranks as a
+  step has rows; a step of generation reads all weights and the cache. Neither the network between nodes nor loading,
+  verifiers and benchmarks is counted; the evaluations' number of items is not known before the benchmark is made. So
+  hours are a lower bound, more so on 256 cards than on 8.
+
+## The published recipes
+
+Computed by `tercet plan RECIPE --machine MACHINE`: the training stages. Sizes are GB, per rank but for host (of a
+node) and disk; recipes are as published, with `[placement]` as it stands in them.
+
+"""
+TITLES = ("stage", "ranks", "weights", "moments", "activations", "peak", "host", "disk", "hours", "cost", "fits")
+
+
+def render() -> str:
+    """The whole page."""
+    parts = [HEAD]
+    for name in RECIPES:
+        for place in MACHINES:
+            parts.append(f"`tercet plan {name} --machine {place}`\n\n")
+            lines = (TITLES, ["---"] * len(TITLES), *table(name, place))
+            parts += [f"| {' | '.join(map(str, cells))} |\n" for cells in lines]
+            parts.append("\n")
+    said = assumptions(machine(MACHINES[0]))
+    return "".join(parts) + said[0].upper() + said[1:] + ".\n"
+
+
+def table(name: str, place: str) -> Iterator[list[object]]:
+    """The rows of a recipe on a machine."""
+    recipe, where = load(library.located(name)), machine(place)
+    with tempfile.TemporaryDirectory() as folder:
+        works, _ = works_of(recipe, plan(recipe, Store(Path(folder))), {}, where)
+    for work in works:
+        if isinstance(work.spec, TrainSpec):
+            found = forecast(work, where, ASSUMED)
+            yield [*row(found), _fits(found)]
+
+
+def _fits(found: Forecast) -> str:
+    return "yes" if not found.refused else f"no; with: `{found.instead}`" if found.instead else "no"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(), encoding="utf-8")
