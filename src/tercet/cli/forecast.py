@@ -8,11 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 from tercet.cli.output import emit, say, table
-from tercet.forecast import rate
+from tercet.forecast import SHARES, rate
 from tercet.forecast.machines import ASSUMED, CPU, Machine, machine
 from tercet.forecast.shape import ModelShape, known
 from tercet.forecast.stages import Forecast, Work, forecast, setting_of, value_of
 from tercet.pipeline import PlanLine
+from tercet.precision import resolve
 from tercet.preflight import Obstacle, refuse
 from tercet.preflight.facts import Facts
 from tercet.recipe import Recipe
@@ -21,7 +22,8 @@ from tercet.recipe.specs import ComputeSpec
 
 def show(args: argparse.Namespace, recipe: Recipe, lines: Sequence[PlanLine], mirror: dict[str, str]) -> int:
     """A line for each stage that runs a model of known shape; RecipeError where one cannot fit."""
-    where = machine(args.machine, rate(recipe.dtype) if args.machine == CPU else 0.0)
+    here = (rate(recipe.dtype), SHARES[resolve(recipe.dtype)]) if args.machine == CPU else ()
+    where = machine(args.machine, *here)
     works, unknown = works_of(recipe, lines, mirror, where)
     found = [forecast(work, where, ASSUMED) for work in works]
     if args.json:
@@ -52,7 +54,8 @@ def works_of(
         if shape is None or (value_of(spec) and value is None):
             unknown[line.name] = facts.source_of(model).model
         else:
-            works.append(Work(line.name, spec, shape, value, setting_of(spec, recipe, where), line.forecast))
+            setting = setting_of(spec, recipe, where, line.forecast.get("completions", 0))
+            works.append(Work(line.name, spec, shape, value, setting, line.forecast))
     return works, unknown
 
 
@@ -85,7 +88,7 @@ def assumptions(where: Machine) -> str:
     """What hours and costs rest on, in a sentence."""
     a = ASSUMED
     texts = f"{a['row']:.0f} tokens a row, {a['side']:.0f} a side of a pair, {a['prompt']:.0f} and {a['answer']:.0f}"
-    said = f"assumed: {texts} of prompt and answer; {a['training']:.0%} of {where.flops / 1e12:,.3g} TFLOP/s a card"
+    said = f"assumed: {texts} of prompt and answer; {where.training:.0%} of {where.flops / 1e12:,.3g} TFLOP/s a card"
     return said + (f"; ${where.price:.2f} a card and hour ({where.source})" if where.price else "")
 
 

@@ -30,6 +30,8 @@ class Machine:
     bandwidth: float
     price: float = 0.0  # US dollars per card and hour
     source: str = ""  # of the price
+    training: float = ASSUMED["training"]  # share of the rate that training reaches
+    reading: float = ASSUMED["reading"]  # and that of reading prompts and of writing, where memory is not slower
 
     @property
     def card(self) -> bool:
@@ -46,11 +48,11 @@ def names() -> list[str]:
     return [*_TABLE, CPU]
 
 
-def machine(name: str, flops: float = 0.0) -> Machine:
-    """A machine by name; `flops` is the measured rate of this one, for `cpu`. RecipeError where there is none such."""
+def machine(name: str, flops: float = 0.0, shares: tuple[float, float] = (1.0, 1.0)) -> Machine:
+    """A machine by name; for `cpu`, this one's measured rate and shares of it. RecipeError where there is none such."""
     if name == CPU:
         memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-        return Machine(CPU, 1, 1, memory, memory, flops, 0.0)
+        return Machine(CPU, 1, 1, memory, memory, flops, 0.0, training=shares[0], reading=shares[1])
     if name not in _TABLE:
         close = difflib.get_close_matches(name, names(), n=1)
         meant = f" (did you mean {close[0]!r}?)" if close else ""

@@ -19,6 +19,7 @@ from tercet.recipe.specs import ArtifactSpec, ComputeSpec
 Texts = Mapping[str, float]  # mean tokens of a row, of a side of a pair, of a prompt and of an answer
 MOST_RANKS = 1024
 LORA = 16
+WRITTEN = 2048  # tokens of the longest completion, where a task decides
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def duration(work: Work, machine: Machine, texts: Texts) -> tuple[float, float |
     cost = cost * model + (2.0 * model if work.setting.recompute else 0.0)
     cost += 2.0 * work.shape.active if work.setting.reference else 0.0
     busy = min(work.setting.ranks, _rows_of_step(work.spec))
-    seconds = training * cost / (busy * machine.flops * ASSUMED["training"])
+    seconds = training * cost / (busy * machine.flops * machine.training)
     return training + completions * answer, seconds + writing(work, machine, texts)
 
 
@@ -163,15 +164,15 @@ def writing(work: Work, machine: Machine, texts: Texts) -> float:
     mine = completions / min(s.ranks, completions)
     rows = min(mine, max(1.0, s.cached / (texts["prompt"] + answer)))
     read = s.width * shape.active + rows * (texts["prompt"] + answer / 2) * shape.cache(s.width)
-    compute = 2.0 * shape.active * rows / (machine.flops * ASSUMED["reading"])
+    compute = 2.0 * shape.active * rows / (machine.flops * machine.reading)
     step = max(compute, read / (machine.bandwidth * ASSUMED["bandwidth"]) if machine.bandwidth else 0.0)
     prompts = mine / getattr(work.spec, "num_generations", 1)
-    reading = prompts * texts["prompt"] * 2.0 * shape.active / (machine.flops * ASSUMED["reading"])
+    reading = prompts * texts["prompt"] * 2.0 * shape.active / (machine.flops * machine.reading)
     return mine / rows * answer * step + reading
 
 
-def setting_of(spec: ArtifactSpec, recipe: Recipe, machine: Machine) -> Setting:
-    """A stage's setting on a machine; training takes all its cards, the rest one."""
+def setting_of(spec: ArtifactSpec, recipe: Recipe, machine: Machine, completions: int = 0) -> Setting:
+    """A stage's setting on a machine; training takes all its cards, the rest one. 0 completions: not known."""
     place = recipe.placement
     dtype = getattr(spec, "dtype", "auto")
     dtype = recipe.dtype if dtype == "auto" else dtype
@@ -179,8 +180,10 @@ def setting_of(spec: ArtifactSpec, recipe: Recipe, machine: Machine) -> Setting:
         dtype = "bfloat16" if machine.card else resolve("auto")
     width = 2 if dtype == "bfloat16" else 4
     if not isinstance(spec, TrainSpec):
-        rows = place.gen_rows * 2048
-        return Setting(card=machine.card, width=width, tokens=place.micro_tokens, cached=min(place.gen_tokens, rows))
+        rows = min(place.gen_rows, completions or place.gen_rows)
+        longest = int(ASSUMED["prompt"]) + (getattr(spec, "max_new_tokens", None) or WRITTEN)
+        cached = min(place.gen_tokens, rows * longest)
+        return Setting(card=machine.card, width=width, tokens=place.micro_tokens, cached=cached)
     ranks = machine.cards if machine.card else place.ranks
     found = Setting(
         ranks=ranks,
