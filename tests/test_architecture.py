@@ -71,11 +71,11 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 26
 # docs/log.md that says what the lines buy.
 BUDGETS = {
     "algos": 602,
-    "cli": 2_378,
+    "cli": 2_381,
     "data": 6_947,
     "device": 1_200,
     "evals": 3_469,
-    "forecast": 612,
+    "forecast": 617,
     "kernels": 111,
     "models": 11_890,
     "preflight": 800,
