@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tercet import pipeline, preflight
-from tercet.cli import artifacts, data, evals, export, forecast, models, push, speed, start
+from tercet.cli import artifacts, clean, data, evals, export, forecast, models, push, speed, start
 from tercet.cli.output import emit, print_results, say, table
 from tercet.cli.parser import Verb, complete, parser
 from tercet.forecast import named_size
@@ -221,6 +221,7 @@ VERBS: dict[str, Verb] = {
     "check": artifacts.check,
     "export": export.export,
     "push": push.push,
+    "gc": clean.gc,
     "report": artifacts.report,
     "rollouts": artifacts.rollouts,
     "speed": speed.speed,
