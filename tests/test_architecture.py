@@ -71,7 +71,7 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 26
 # docs/log.md that says what the lines buy.
 BUDGETS = {
     "algos": 602,
-    "cli": 2_381,
+    "cli": 2_531,
     "data": 6_947,
     "device": 1_200,
     "evals": 3_469,
