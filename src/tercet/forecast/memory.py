@@ -61,6 +61,7 @@ def training(shape: ModelShape, setting: Setting, value: ModelShape | None = Non
     lasting = sum(found.values())
     passing = {"activations": max(activations(one, s) for one in models), "logits": logits(shape, s)}
     writing = float(s.cached * shape.cache(s.width)) + (logits(shape, s) if s.cached else 0.0)
+    writing += float(s.width * shape.parameters) if s.cached and not s.card else 0.0  # `models.packed`
     opening = found["process"] + (0.0 if s.offload and s.card else _opened(whole, trained, s))
     found |= passing | {"cache": float(s.cached * shape.cache(s.width)), "opening": opening}
     found["peak"] = max(lasting + sum(passing.values()), lasting + writing, opening)
@@ -72,6 +73,7 @@ def generation(shape: ModelShape, setting: Setting) -> Bytes:
     """Bytes of a process that only generates: weights, cache, logits."""
     found: Bytes = {
         "weights": float(setting.width * shape.parameters),
+        "packed": 0.0 if setting.card else float(setting.width * shape.parameters),  # `models.packed`, for a CPU
         "cache": float(setting.cached * shape.cache(setting.width)),
         "logits": logits(shape, setting),
         "process": CARD_PROCESS if setting.card else CPU_PROCESS,

