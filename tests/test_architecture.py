@@ -75,7 +75,7 @@ BUDGETS = {
     "data": 6_947,
     "device": 1_200,
     "evals": 3_469,
-    "forecast": 617,
+    "forecast": 619,
     "kernels": 111,
     "models": 11_890,
     "preflight": 800,
