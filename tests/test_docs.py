@@ -82,6 +82,8 @@ def test_the_docs_are_few_pages():
     pages = {page.name for page in (ROOT / "docs").glob("*.md")}
     assert pages == {
         "index.md",
+        "measured.md",
+        "start.md",
         "tour.md",
         "recipe.md",
         "export.md",

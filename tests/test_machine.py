@@ -202,6 +202,7 @@ GUARDED = {
     "sandbox/run": "the same",
     "sandbox/view": "shows what is there",
     "sandbox/child": "asks the order whether this is Linux",
+    "sandbox/inside": "the same",
     "sandbox/kernel": "called on Linux alone",
     "sandbox/workers": "RLIMIT_AS, where the system takes it",
 }

@@ -47,9 +47,12 @@ def child():
         assert started[-1].stdout.readline() == "ready\n"
         return started[-1]
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    before = {number: signal.getsignal(number) for number in stop.SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup this one
     yield start
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
     for one in started:
         one.kill()
         one.communicate()

@@ -1,4 +1,4 @@
-"""The README's recipe of a user's own files, run as it stands there: from three files and a function to the page."""
+"""The recipe in docs/start.md of a user's own files, run as it stands there: from three files and a function to the page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tercet.records import read_scores
 from tercet.rows import read_table
 from tercet.store import Store
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "start.md"
 SMALL = (  # a model and sizes for a test; all else is as a reader finds it
     'base={ model = "tiny:seed=3" }',
     "placement={ threads = 1 }",
@@ -52,7 +52,7 @@ THINGS = (
 
 def block(language: str) -> str:
     """The block of this language in the section of one's own files."""
-    section = README.read_text(encoding="utf-8").partition("## Your own files")[2].partition("\n## ")[0]
+    section = PAGE.read_text(encoding="utf-8").partition("## Your own files, benchmark and verifier")[2].partition("\n## ")[0]
     found = re.search(rf"```{language}\n# ([\w.]+)\n(.*?)```", section, re.S)
     assert found
     return found[2]

@@ -122,6 +122,15 @@ def _output(*command: str) -> str:
     return found.stdout.strip() if found.returncode == 0 else ""
 
 
+def thread_seconds(task: int) -> float:
+    """Seconds of the processor that a thread of this process has used; of the clock where the system does not say."""
+    if not os.path.exists("/proc/self/stat"):
+        return time.monotonic()
+    with open(f"/proc/self/task/{task}/stat", encoding="utf-8") as stream:
+        user, system = stream.read().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def memory_bytes() -> int | None:
     """The machine's memory, where the system reports it."""
     try:

@@ -313,7 +313,7 @@ class _Watched:
     def look(self) -> None:
         """End the call that has used up its time since it was first seen."""
         run = self.run
-        used = self.used() if run else 0.0
+        used = machine.thread_seconds(self.task) if run else 0.0
         if run is not self.seen:
             self.seen, self.began = run, used
         elif used - self.began > SECONDS:
@@ -322,14 +322,6 @@ class _Watched:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
                     ctypes.c_ulong(self.thread), ctypes.py_object(TemplateTimeout)
                 )
-
-    def used(self) -> float:
-        """Seconds of the processor that the thread has used; of the clock where the system does not say."""
-        if not os.path.exists("/proc/self/stat"):
-            return time.monotonic()
-        with open(f"/proc/self/task/{self.task}/stat", encoding="utf-8") as stream:
-            user, system = stream.read().rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def _finish(run: list[bool]) -> None:
