@@ -203,6 +203,7 @@ GUARDED = {
     "sandbox/view": "shows what is there",
     "sandbox/child": "asks the order whether this is Linux",
     "sandbox/inside": "the same",
+    "sandbox/folder": "asks whether there is O_PATH",
     "sandbox/kernel": "called on Linux alone",
     "sandbox/workers": "RLIMIT_AS, where the system takes it",
 }

@@ -1,4 +1,4 @@
-"""The recipe in docs/start.md of a user's own files, run as it stands there: from three files and a function to the page."""
+"""The recipe of a user's own files in docs/start.md, run as it stands: from three files and a function to the page."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ THINGS = (
 
 def block(language: str) -> str:
     """The block of this language in the section of one's own files."""
-    section = PAGE.read_text(encoding="utf-8").partition("## Your own files, benchmark and verifier")[2].partition("\n## ")[0]
+    section = (
+        PAGE.read_text(encoding="utf-8").partition("## Your own files, benchmark and verifier")[2].partition("\n## ")[0]
+    )
     found = re.search(rf"```{language}\n# ([\w.]+)\n(.*?)```", section, re.S)
     assert found
     return found[2]

@@ -23,6 +23,8 @@ from jinja2.exceptions import SecurityError
 from jinja2.visitor import NodeTransformer
 from transformers.utils import chat_template_utils
 
+from tercet import machine
+
 TEMPLATE_CHARS = 1 << 18  # of a template; the longest in use have about 30,000
 MOST_CHARS = 16 << 20  # that a template writes, or keeps in a variable
 MOST_DIGITS = 4096  # bits of a whole number
