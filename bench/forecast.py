@@ -116,6 +116,7 @@ def write(work: Path) -> Path:
     """The recipe with its rows and pairs: long texts, so that every pass is full."""
     text = "A lake is a body of water that lies in a basin, and rivers bring the rain of many hills to it. " * 10
     turns = [[{"role": "user", "content": f"{i}. What is a lake?"}] for i in range(128)]
+    work.mkdir(parents=True, exist_ok=True)
     with (work / "rows.jsonl").open("w") as rows, (work / "pairs.jsonl").open("w") as pairs:
         for i, asked in enumerate(turns):
             better, worse = ([*asked, {"role": "assistant", "content": f"{i}{x} {text}"}] for x in "ab")
