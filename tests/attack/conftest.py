@@ -33,8 +33,10 @@ SERVER.set_forkserver_preload(
 def interrupts_arrive() -> Iterator[None]:
     """A shell's background jobs ignore SIGINT, and so would what they start."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    hung_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores
     yield
     signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGHUP, hung_up)
 
 
 class Attacked(NamedTuple):

@@ -31,7 +31,7 @@ def exports(draft: Path) -> bool:
     return (draft / "payload" / "config.json").exists() or (draft / "artifact.json").exists()
 
 
-@pytest.mark.parametrize("kills", [pytest.param(2, marks=pytest.mark.fast), pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [pytest.param(2, marks=pytest.mark.fast), pytest.param(6, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("stage", TOTAL)
 def test_killed_at_random_moments_and_at_its_export_it_ends_in_the_same_bytes(
     workspace, launch, tmp_path, stage, kills

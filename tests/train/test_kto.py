@@ -141,9 +141,9 @@ def sides(pair):
 
 def test_a_run_that_continues_ends_in_the_same_bytes_and_reads_its_table(run_stage, tmp_path):
     whole, _ = run_stage("whole", num_epochs=2)
-    shutil.copytree(tmp_path / "whole.draft" / "work", tmp_path / "later.draft" / "work")
-    shutil.copytree(whole / "tercet", tmp_path / "later" / "tercet")
-    later, curve = run_stage("later", num_epochs=2)
+    shutil.copytree(tmp_path / "whole.draft" / "work", tmp_path / "later" / "whole.draft" / "work")
+    shutil.copytree(whole / "tercet", tmp_path / "later" / "whole" / "tercet")
+    later, curve = run_stage("later/whole", num_epochs=2)
     assert [line["step"] for line in curve] == [8]
     assert payload_digest(later) == payload_digest(whole)
     table = read_table(whole / "tercet" / "mismatched.parquet")
@@ -201,9 +201,9 @@ def test_the_anchor_of_unpaired_answers_is_the_good_ones_mean_token_loss(run_sta
 
 def test_an_unpaired_run_that_continues_ends_in_the_same_bytes(run_stage, tmp_path):
     whole, _ = run_stage("whole", stage="kto", num_epochs=2)
-    shutil.copytree(tmp_path / "whole.draft" / "work", tmp_path / "later.draft" / "work")
-    shutil.copytree(whole / "tercet", tmp_path / "later" / "tercet")
-    later, curve = run_stage("later", stage="kto", num_epochs=2)
+    shutil.copytree(tmp_path / "whole.draft" / "work", tmp_path / "later" / "whole.draft" / "work")
+    shutil.copytree(whole / "tercet", tmp_path / "later" / "whole" / "tercet")
+    later, curve = run_stage("later/whole", stage="kto", num_epochs=2)
     assert [line["step"] for line in curve] == [8]
     assert payload_digest(later) == payload_digest(whole)
     again, _ = run_stage("again", stage="kto", num_epochs=2)

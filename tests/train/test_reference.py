@@ -139,10 +139,10 @@ def test_a_reference_that_follows_fast_leaves_a_smaller_margin(run_stage):
 def test_a_run_that_continues_has_the_reference_it_had(run_stage, tmp_path, last, dtype):
     settings = {"polyak": 0.5, "polyak_every": 3, "dtype": dtype}
     whole, _ = run_stage("whole", **settings)
-    folder = tmp_path / "later.draft" / "work"
+    folder = tmp_path / "later" / "whole.draft" / "work"  # checkpoints belong to a draft of this name
     shutil.copytree(tmp_path / "whole.draft" / "work", folder)
     for newer in sorted((folder / "checkpoints").glob("step-*"))[last - 5 :]:
         shutil.rmtree(newer)
-    later, curve = run_stage("later", **settings)
+    later, curve = run_stage("later/whole", **settings)
     assert [line["step"] for line in curve] == list(range(last + 1, 9))
     assert payload_digest(later) == payload_digest(whole)

@@ -118,11 +118,12 @@ MOVING = {"polyak": 0.5, "polyak_every": 1, "kl_beta": 1.0, "dtype": "float32"}
 def test_a_run_that_goes_on_from_its_last_checkpoint_ends_in_the_same_bytes(workspace, tmp_path, stage, settings):
     changes = {stage: {"rounds": 4, **settings}}
     workspace.run_stage(stage, tmp_path / "whole", **changes)
-    shutil.copytree(tmp_path / "whole.draft" / "work", tmp_path / "again.draft" / "work")
-    workspace.run_stage(stage, tmp_path / "again", **changes)
+    again = tmp_path / "again" / "whole"  # checkpoints belong to a draft of this name
+    shutil.copytree(tmp_path / "whole.draft" / "work", again.with_name("whole.draft") / "work")
+    workspace.run_stage(stage, again, **changes)
     updates = [line["step"] for line in curve(tmp_path / "whole")]
-    assert [line["step"] for line in curve(tmp_path / "again")] == updates[3 * len(updates) // 4 :]
-    assert payload_digest(tmp_path / "again") == payload_digest(tmp_path / "whole")
+    assert [line["step"] for line in curve(again)] == updates[3 * len(updates) // 4 :]
+    assert payload_digest(again) == payload_digest(tmp_path / "whole")
 
 
 def test_lagging_by_nothing_and_in_turn_are_the_same_first_round_and_then_differ(workspace, tmp_path):
