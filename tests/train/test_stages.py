@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from rerecord import rerecord
+from tercet.journal import stamp
 from tercet.models.chat import Chat
 from tercet.models.hf_folder import load_model, load_tokenizer
 from tercet.rows import Message, Row, RowError, read_pairs, read_rows, read_table, write_table
@@ -172,6 +173,14 @@ def test_the_reference_is_the_starting_models_log_probability_of_each_answer(run
         assert row["rejected"] == pytest.approx(answer_logp(model, chat, pair.rejected), rel=1e-4)
 
 
+def sealed(out):
+    """A reference table that was altered before its digest was taken: as whole as any."""
+    work = out.with_name(f"{out.name}.draft") / "work"
+    work.mkdir(parents=True)
+    for name in ("reference.json", "reference.parquet"):
+        stamp(out / "tercet" / name, work)
+
+
 def test_a_reference_of_other_weights_tokens_or_precision_is_computed_again(run_stage, tmp_path):
     one, _, _ = run_stage("dpo", "one", steps=1, dtype="float32")
     right = (one / "tercet" / "reference.parquet").read_bytes()
@@ -179,6 +188,7 @@ def test_a_reference_of_other_weights_tokens_or_precision_is_computed_again(run_
     write_table(tmp_path / "two" / "tercet" / "reference.parquet", [{"pair": 0, "chosen": 1.0, "rejected": 2.0}])
     note = json.loads((one / "tercet" / "reference.json").read_text())
     (tmp_path / "two" / "tercet" / "reference.json").write_text(json.dumps(note | {"tokens": "other"}))
+    sealed(tmp_path / "two")
     two, _, _ = run_stage("dpo", "two", steps=1, dtype="float32")
     assert (two / "tercet" / "reference.parquet").read_bytes() == right
 
@@ -188,6 +198,7 @@ def test_a_reference_that_does_not_belong_to_the_weights_stops_the_run(run_stage
     shutil.copytree(one / "tercet", tmp_path / "two" / "tercet")
     table = [row | {"chosen": row["chosen"] - 3.0} for row in read_table(one / "tercet" / "reference.parquet")]
     write_table(tmp_path / "two" / "tercet" / "reference.parquet", table)
+    sealed(tmp_path / "two")
     with pytest.raises(TrainingError, match=r"not log 2 = 0.693147: .*delete the draft and run again"):
         run_stage("dpo", "two", steps=1, dtype="float32")
 
