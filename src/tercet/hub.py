@@ -42,6 +42,7 @@ ADDRESSES = {
     "github": "https://raw.githubusercontent.com/{name}/{revision}/{file}",
     "hf": "https://huggingface.co/datasets/{name}/resolve/{revision}/{file}",
 }
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # OWNER/NAME
 TABLE = re.compile(r"\.(?:(?:jsonl|json|csv|tsv)(?:\.gz)?|parquet)$")  # names of files that hold rows
 OPTIONS: dict[str, dict[str, Any]] = {  # what some hub sets need before they can be read
     "allenai/wildjailbreak": {"delimiter": "\t", "keep_default_na": False},

@@ -132,6 +132,21 @@ def test_what_the_mirror_replaces_and_what_lies_here_is_not_asked_for(tmp_path):
     assert list(revisions.unpinned(load(tmp_path / "recipe.toml"), mirror)) == []
 
 
+def test_a_folder_beside_the_recipe_is_no_hub_id_wherever_the_command_is_typed(tmp_path, monkeypatch):
+    (tmp_path / "recipe.toml").write_text(RECIPE, encoding="utf-8")
+    for name in ("org/model", "org/rows", "org/more"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert list(revisions.unpinned(load(tmp_path / "recipe.toml"), {})) == []
+
+
+def test_a_mirror_of_a_name_that_only_begins_alike_stands_in_for_nothing(tmp_path):
+    (tmp_path / "recipe.toml").write_text(RECIPE, encoding="utf-8")
+    found = revisions.unpinned(load(tmp_path / "recipe.toml"), {"org/model-2": "x", "org/rows-large": "y"})
+    assert [one.name for one in found] == ["org/model", "org/rows", "org/more"]
+
+
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [

@@ -12,14 +12,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tercet.hub import is_local
+from tercet.hub import HUB_ID, TABLE, local_file
 from tercet.journal import DamagedError, seal, unseal
 from tercet.preflight.facts import Facts, Obstacle
-from tercet.recipe import BASE, URL, ExamplesSpec, ModelSource, Recipe, SourceSpec
+from tercet.recipe import BASE, ExamplesSpec, ModelSource, Recipe, SourceSpec
 from tercet.recipe.specs import Loc
+from tercet.rows import Source
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 TIMEOUT = 10.0  # seconds for one answer of the hub
 
 
@@ -38,9 +38,8 @@ class Unpinned(NamedTuple):
 
 def unpinned(recipe: Recipe, mirror: Mapping[str, str]) -> Iterator[Unpinned]:
     """Every hub id of a recipe that has no revision; what the mirror replaces needs none."""
-    yield from _of_spec(("base",), recipe.base, mirror)
-    for name, spec in recipe.stage.items():
-        yield from _of_spec(("stage", name), spec, mirror)
+    for name in (BASE, *recipe.stage):
+        yield from _of_stage(recipe, name, mirror)
 
 
 def pinned(
@@ -82,8 +81,7 @@ def commit_at(recipe: Recipe, loc: Loc) -> str:
 
 def resolvable(facts: Facts, name: str) -> Iterator[Obstacle]:
     """Hub ids of a stage that have no commit still."""
-    loc = (BASE,) if name == BASE else ("stage", name)
-    for one in _of_spec(loc, facts.recipe.spec(name), facts.mirror):
+    for one in _of_stage(facts.recipe, name, facts.mirror):
         what = f"the hub did not say which commit {one.name} stands at; try again with the network, or name one here"
         yield Obstacle(name, "revision", what)
 
@@ -91,31 +89,28 @@ def resolvable(facts: Facts, name: str) -> Iterator[Obstacle]:
 CHECKS = (resolvable,)
 
 
-def _of_spec(loc: Loc, spec: Any, mirror: Mapping[str, str]) -> Iterator[Unpinned]:
-    """The ids of a table and of the tables in it."""
-    if isinstance(spec, ModelSource):
-        if not spec.revision and _on_hub(spec.model, mirror):
-            yield Unpinned(loc, spec.model, model=True)
-        return
-    if isinstance(spec, SourceSpec | ExamplesSpec) and not spec.revision:
-        hub_file = spec.path.removeprefix("hf:") if spec.path.startswith("hf:") else ""
-        name = "/".join(hub_file.split("/")[:2]) or spec.path
-        if _on_hub(name, mirror) and spec.path not in mirror and not is_local(spec.path):
-            yield Unpinned(loc, name, model=False)
+def _of_stage(recipe: Recipe, name: str, mirror: Mapping[str, str]) -> Iterator[Unpinned]:
+    """The ids of a stage that nothing on this machine stands in for: paths start at the recipe's folder."""
+    for loc, spec in _tables((BASE,) if name == BASE else ("stage", name), recipe.spec(name)):
+        model = isinstance(spec, ModelSource)
+        path = str(spec.model if model else spec.path)
+        source = Source(path) if model else Source(path, spec.subset, spec.split)
+        hub_id = "/".join(path.removeprefix("hf:").split("/")[:2]) if path.startswith("hf:") else path
+        here = local_file(source, mirror) or (recipe.folder / Path(path).expanduser()).exists()
+        if not (spec.revision or here or (TABLE.search(path) and hub_id == path)) and HUB_ID.fullmatch(hub_id):
+            yield Unpinned(loc, hub_id, model)
+
+
+def _tables(loc: Loc, spec: Any) -> Iterator[tuple[Loc, Any]]:
+    """The table at `loc` and those inside it, of the kinds that name something of the hub."""
+    if isinstance(spec, ModelSource | SourceSpec | ExamplesSpec):
+        yield loc, spec
     for key in type(spec).model_fields:
         value = getattr(spec, key)
-        if isinstance(value, SourceSpec | ExamplesSpec):
-            yield from _of_spec((*loc, key), value, mirror)
-        elif isinstance(value, tuple):
-            for place, one in enumerate(value):
-                if isinstance(one, SourceSpec | ExamplesSpec):
-                    yield from _of_spec((*loc, key, place), one, mirror)
-
-
-def _on_hub(name: str, mirror: Mapping[str, str]) -> bool:
-    """Whether a name is a hub id that nothing on this machine stands in for."""
-    local = Path(name).expanduser().exists() or name.startswith(("tiny:", "wheel:", *URL))
-    return not local and HUB_ID.fullmatch(name) is not None and not any(key.startswith(name) for key in mirror)
+        parts = enumerate(value) if isinstance(value, tuple) else [(None, value)]
+        for place, one in parts:
+            if isinstance(one, SourceSpec | ExamplesSpec):
+                yield from _tables((*loc, key) if place is None else (*loc, key, place), one)
 
 
 def _resolved(one: Unpinned, *, offline: bool) -> str:
