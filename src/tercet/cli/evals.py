@@ -45,14 +45,11 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def eval_recipe(args: argparse.Namespace, store: Store) -> Recipe:
     """A recipe in memory: rows of generated tasks, the benchmark, the models, the evaluation."""
-    from tercet.evals.suite import needs
+    from tercet.evals.suite import item_stages
 
     if not args.tasks:
         raise RecipeError("--tasks is missing: name evaluation tasks or suites, e.g. --tasks gsm8k@2,ifeval@1")
-    stage: dict[str, dict[str, Any]] = {
-        f"items-{name.partition('@')[0]}": {"kind": "synth", "generator": name, "rows": rows, "split": "test"}
-        for name, rows in needs(args.tasks)
-    }
+    stage = item_stages(args.tasks)
     stage["benchmark"] = {"kind": "benchmark", "tasks": args.tasks, "items": list(stage), "limit": args.limit}
     stage["eval"] = {"kind": "eval", "model": "base", "benchmark": "benchmark"}
     asked = ("dtype", "repeats", "temperature", "max_new_tokens", "engine", "sandbox", "final")

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tercet.cli.card import Form, model_card
 from tercet.cli.output import emit, say
 from tercet.folders import sync_tree
 from tercet.journal import to_disk
@@ -59,6 +58,8 @@ def write_model(args: argparse.Namespace, artifact: Artifact, store: Store, draf
         else:
             found = _write_folder(artifact, draft, args.dtype, _bytes(args.shard_size), progress)
     kind = "adapter" if "base" in found else "gguf" if "file" in found else "folder"
+    from tercet.cli.card import Form, model_card  # its templates are loaded when a card is written
+
     form = Form(kind, adapted=found.get("base", ""), where=where, file=found.get("file", ""))
     (draft / "README.md").write_text(model_card(artifact, store, form), encoding="utf-8")
     return found

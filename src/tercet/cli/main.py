@@ -140,8 +140,9 @@ def pin(args: argparse.Namespace) -> int:
     file, store, mirror = library.located(args.recipe), Store(args.store), pipeline.read_mirror(args.mirror)
     if not Path(args.recipe).is_file():
         raise RecipeError(f"{args.recipe}: is a recipe that came along; write one that extends {file}, and pin that")
-    wanted = {one.loc: one.name for one in revisions.unpinned(load(file), mirror)}
-    recipe, _ = pipeline.pinned(load(file), store, mirror)
+    given = load(file)
+    wanted = {one.loc: one.name for one in revisions.unpinned(given, mirror)}
+    recipe, _ = pipeline.pinned(given, store, mirror)
     left = {one.loc for one in revisions.unpinned(recipe, mirror)}
     commits = {loc: (name, revisions.commit_at(recipe, loc)) for loc, name in wanted.items() if loc not in left}
     text, absent = with_commits(file.read_text(encoding="utf-8"), commits)

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from tercet.cli.card import data_card, space_card
 from tercet.cli.export import check_options, new_folder, write_model
 from tercet.cli.output import emit, say
 from tercet.recipe import kinds_of
@@ -95,6 +94,8 @@ def _write(args: argparse.Namespace, artifact: Artifact, store: Store, folder: P
     for file in files:
         shutil.copyfile(file, folder / file.name)
     title = str(artifact.record["spec"].get("title") or args.repository.rpartition("/")[2])
+    from tercet.cli.card import data_card, space_card
+
     card = data_card(artifact, files[0], args.repository) if kind == "dataset" else space_card(artifact, title)
     (folder / "README.md").write_text(card, encoding="utf-8")
 

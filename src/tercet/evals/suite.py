@@ -104,6 +104,14 @@ def needs(names: Iterable[str]) -> list[tuple[str, int]]:
     return list(rows.items())
 
 
+def item_stages(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The stages that make the items of these tasks, as a recipe names them; empty where they read public data."""
+    return {
+        f"items-{name.partition('@')[0]}": {"kind": "synth", "generator": name, "rows": rows, "split": "test"}
+        for name, rows in needs(names)
+    }
+
+
 def sources(names: Iterable[str], folder: Path = HERE) -> list[Source]:
     """Every public source that these tasks read: items and examples."""
     found: dict[Source, None] = {}

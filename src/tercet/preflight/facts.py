@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from tercet.hub import cache_folder
 from tercet.models.headers import CONTEXT, BaseError, read_json, stored_tensors
 from tercet.recipe import BASE, URL, ModelSource, Recipe
+from tercet.recipe.wheel import PREFIX, read_wheel
 
 TINY: dict[str, Any] = {"max_position_embeddings": 2048}  # the model that is made on the fly; its tokens are bytes
 
@@ -106,9 +107,9 @@ class Facts:
         own = self.recipe.folder / Path(self.mirror.get(spec.model, spec.model)).expanduser()
         if own.is_dir():
             return own
-        if spec.model.startswith("wheel:"):
-            name, _, version = spec.model.removeprefix("wheel:").partition("#")[0].partition("==")
-            return next(iter(sorted(cache_folder().glob(f"{name}-{version}-*"))), None)
+        if spec.model.startswith(PREFIX):
+            package = read_wheel(spec.model, spec.sha256)
+            return next(iter(sorted(cache_folder().glob(f"{package.name}-{package.version}-*"))), None)
         return _cached(spec) if spec.model.count("/") == 1 and not spec.model.startswith(("tiny:", *URL)) else None
 
 

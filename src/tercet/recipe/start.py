@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +19,9 @@ GENERATED = {"chats": ("talk@1", 200), "problems": ("words@1", 400)}  # rows tha
 class Start:
     """What a recipe is written from. Data are files, folders or hub ids; what is empty has no stage.
 
-    `base` holds keys of `[base]`; `context` is the most tokens that its model reads; `items` are the generated tasks
-    among `tasks`, with how many rows each has; `grading` are keys of the problems' source, `{"verifier": "gsm8k@2"}`.
+    `base` holds keys of `[base]`; `context` is the most tokens that its model reads; `items` are the stages that
+    make the items of generated ones among `tasks`; `grading` are keys of the problems' source, such as
+    `{"verifier": "gsm8k@2"}`.
     """
 
     name: str
@@ -31,7 +32,7 @@ class Start:
     reward_model: bool = False  # what is made of preferences, in the place of DPO
     grading: dict[str, Any] = field(default_factory=dict)
     tasks: Sequence[str] = ()
-    items: Sequence[tuple[str, int]] = ()
+    items: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     context: float = float("inf")
     generated: Sequence[str] = ()  # of "chats" and "problems": rows of our own generators
 
@@ -96,11 +97,10 @@ class Start:
         if not self.tasks:
             return
         note = "What is measured. Rows that copy an item of it are not trained on."
-        names = [f"items-{name.partition('@')[0]}" for name, _ in self.items]
-        values = {"kind": "benchmark", "tasks": list(self.tasks), **({"items": names} if names else {})}
+        values = {"kind": "benchmark", "tasks": list(self.tasks), **({"items": list(self.items)} if self.items else {})}
         yield from _table("stage.benchmark", note, **values)
-        for name, (task, rows) in zip(names, self.items, strict=True):
-            yield from _table(f"stage.{name}", "", kind="synth", generator=task, rows=rows, split="test")
+        for name, stage in self.items.items():
+            yield from _table(f"stage.{name}", "", **stage)
 
     def _evaluations(self, last: str) -> Iterator[str]:
         if not self.tasks or last == "base":

