@@ -1,8 +1,8 @@
 """Resolve the sets of versions of sets.toml, each into its file: `make lock`, where uv is installed.
 
 torch and the CUDA libraries that it brings stand outside requirements.lock: which build is right depends on the
-machine, so its index is chosen at installation (`make quickstart TORCH_INDEX=…`). The set for vLLM on a CPU needs torch's CPU
-index, or in `CPU_INDEX` another place that has that build.
+machine, so its index is chosen at installation (`make quickstart TORCH_INDEX=…`). The set for vLLM on a CPU needs
+torch's CPU index, or in `CPU_INDEX` another place that has that build.
 """
 
 from __future__ import annotations
