@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import Counter
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from fake_data import BENCHMARKS, CHOICES, MATRIX, age
 from fake_run import SCRIPT, FakeRun
 from test_page import written
 
+from tercet.cli.main import main
+from tercet.folders import payload_digest
 from tercet.report import data
+from tercet.report.data_page import row_samples
 from tercet.report.render import count, paid
 from tercet.rows import RowError
 
@@ -153,3 +157,45 @@ def test_a_length_of_one_side_alone_is_not_shown(tmp_path: Path) -> None:
 def test_counts_and_costs_are_written_short() -> None:
     assert [count(None), count(1234567)] == ["–", "1,234,567"]
     assert [paid(0), paid(0.00042), paid(12.4)] == ["nothing", "0.00042", "12.4"]
+
+
+def test_a_data_stage_has_a_page_of_its_own(fake: FakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pages = {}
+    for name in ("sft-data", "stories", "verdicts", "preference-data"):
+        page = tmp_path / "pages" / f"{name}.html"
+        seal(fake.folder(name))
+        assert main(["data", name, "--store", str(fake.store), "--out", str(page)]) == 0
+        assert f"page: {page}" in capsys.readouterr().out
+        html = page.read_text("utf-8")
+        assert SCRIPT not in html
+        assert "default-src 'none'" in html
+        pages[name] = " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).split())
+    assert "595 rows, made from" in pages["sft-data"]
+    assert "gpqa@1 words@1" in pages["sft-data"]  # the matrix
+    assert re.search(r"words@1 · words@1-\d+", pages["sft-data"])  # a row
+    assert "41 rows (persona gsm) from 60 seeds" in pages["stories"]
+    assert "Why is the sea salt?" in pages["verdicts"]
+    assert "right_wrong · 20 pairs" in pages["preference-data"]
+
+
+def test_rows_of_a_page_are_few_of_every_part_and_the_same_every_time(fake: FakeRun) -> None:
+    payload = fake.folder("sft-data") / "payload"
+    rows = row_samples(payload)
+    assert Counter(row["part"] for row in rows) == {"words@1": 6, "constraints@1": 6}
+    assert rows == row_samples(payload)
+    assert all(row["turns"][0]["role"] == "user" for row in rows)
+    (payload / "rows.parquet").unlink()
+    assert row_samples(payload) == []
+
+
+def test_a_page_of_a_file_is_refused(fake: FakeRun, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "a", "completion": "b"}\n')
+    assert main(["data", str(file), "--store", str(fake.store), "--out", str(tmp_path / "page.html")]) == 2
+    assert not (tmp_path / "page.html").exists()
+
+
+def seal(folder: Path) -> None:
+    """Give a made-up artifact the digest of its payload."""
+    record = json.loads((folder / "artifact.json").read_text())
+    (folder / "artifact.json").write_text(json.dumps(record | {"digest": payload_digest(folder / "payload")}))

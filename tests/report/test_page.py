@@ -14,6 +14,7 @@ from fake_run import SCRIPT, FakeRun
 from tercet.recipe import ReportSpec
 from tercet.report.page import model_name, run
 from tercet.report.render import HERE, duration, first_line
+from tercet.rows import read_table, write_table
 
 SECTIONS = ("scores", "lineage", "training", "samples", "rollouts", "data", "recipe", "timings")
 VOID = {"meta", "link", "input", "br", "img"}
@@ -141,6 +142,15 @@ def test_lower_bits_per_byte_are_called_better(fake: FakeRun, tmp_path: Path) ->
     assert story is not None
     better = story[1].split("significantly better on")[1].split("; it")[0]
     assert "talk (−0." in better
+
+
+def test_the_colour_of_a_completion_is_that_of_its_reward(fake: FakeRun, tmp_path: Path) -> None:
+    file = fake.folder("rlvr") / "payload" / "tercet" / "rollouts.parquet"
+    rewards = {0.0: -0.5, 1.0: 2.0}  # a length penalty that takes more than the right answer of another gives
+    write_table(file, [row | {"score": 1.0, "reward": rewards[row["score"]]} for row in read_table(file)])
+    html = written(fake, tmp_path)
+    part = html[html.index('<section id="rollouts">') : html.index('<section id="data">')]
+    assert set(re.findall(r'<span class="pill (\w+)">([^<]+)</span>', part)) == {("right", "2"), ("wrong", "−0.5")}
 
 
 def test_titles_and_settings_come_from_the_recipe(fake: FakeRun, tmp_path: Path) -> None:

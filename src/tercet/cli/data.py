@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import webbrowser
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,8 +82,11 @@ def data(args: argparse.Namespace) -> int:
     """What a file of rows becomes; of an artifact the rows of each source, those removed, and copies of benchmarks."""
     from tercet.cli import preview
     from tercet.report.data import summary
+    from tercet.report.data_page import write_page
 
     if preview.is_rows(args.artifact, Store(args.store), pipeline.read_mirror(args.mirror)):
+        if args.out or args.open:
+            raise ValueError(f"--out, --open: pages are of artifacts of data stages; {args.artifact} is a file of rows")
         return preview.rows(args)
     artifact = Store(args.store).open(args.artifact)
     if artifact.kind not in (kinds := kinds_of(MixtureSpec, AskingSpec, OnPolicyPairsSpec)):
@@ -90,12 +94,19 @@ def data(args: argparse.Namespace) -> int:
     found = summary(artifact.kind, artifact.payload)
     if not found:
         raise StoreError(f"{artifact.payload}: has no summary.json; run `tercet check {artifact.path.name}`")
+    if page := args.out or (Path("data.html") if args.open else None):
+        page.parent.mkdir(parents=True, exist_ok=True)
+        write_page(artifact, page)
     if args.json:
-        return emit({"artifact": artifact.path.name, **found})
-    if artifact.kind in kinds_of(MixtureSpec):
+        emit({"artifact": artifact.path.name, **found} | ({"page": str(page)} if page else {}))
+    elif artifact.kind in kinds_of(MixtureSpec):
         _say_mixture(found)
     else:
         _say_asked(found)
+    if page and not args.json:
+        say(f"page: {page}")
+    if page and args.open:
+        webbrowser.open(page.absolute().as_uri())
     return 0
 
 

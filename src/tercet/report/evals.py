@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tercet.records import WAYS, TaskCard
-from tercet.report import charts, compare
+from tercet.report import charts, compare, labels
 from tercet.report.collect import TITLES, Checkpoint, Object, TaskScore
 from tercet.report.compare import Changes, amount
 from tercet.stats import Comparison
@@ -125,9 +125,8 @@ def _task(task: TaskScore, points: Sequence[Checkpoint]) -> Object:
             low, high = (amount(bound, task.metric) for bound in score.bounds)
             tip = f"{point.label}: {amount(score.score, task.metric)}, 95 % interval {low} to {high}, n = {score.n}"
             marks.append(charts.Dot(point.label, score.score, *score.bounds, tip, series))
-    text = charts.number if task.lower_is_better else _percent
     label = f"{task.title}: scores with 95 % intervals"
-    chart = charts.dots(marks, text=text, zero=not task.lower_is_better, label=label)
+    chart = charts.dots(marks, percent=not task.lower_is_better, label=label)
     cells = [(s, _span(s), _losses(s)) if s else None for s in scores]
     return {"task": task, "unit": unit(task), "cells": cells, "chart": chart}
 
@@ -149,10 +148,6 @@ def _losses(score: TaskScore) -> list[tuple[str, bool]]:
 
 def _share(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.01 else "< 1 %"
-
-
-def _percent(share: float) -> str:
-    return f"{charts.number(round(100 * share, 6))} %"
 
 
 def _errors(task: TaskScore, points: Sequence[Checkpoint]) -> int:
@@ -236,7 +231,7 @@ def _numbers(scores: Mapping[str, TaskScore]) -> list[tuple[str, list[str]]]:
         line("Mean over items", "micro"),
         line("Mean over subsets", "macro"),
         line("Mean of the items' own", "instance_mean"),
-        ("Tokens per answer", ["–" if one.mean_tokens is None else charts.number(one.mean_tokens) for one in values]),
+        ("Tokens per answer", ["–" if one.mean_tokens is None else labels.number(one.mean_tokens) for one in values]),
         line("Share of thoughts in the text", "thought_share"),
         ("Verdicts that could not be read", [str(one.unread or "–") for one in values]),
     ]
@@ -260,7 +255,7 @@ def _measures(scores: Sequence[TaskScore]) -> list[tuple[str, list[str]]]:
     for key, name in (("win_rate", "Plain win rate"), ("discrete_win_rate", "Share of items won")):
         cells = [_with_error(p[key] / 100, p.get(f"{key}_stderr", 0.0) / 100) if p else "–" for p in given]
         lines.append((name, cells))
-    lines.append(("Characters per answer", [charts.number(p["mean_length"]) if p else "–" for p in given]))
+    lines.append(("Characters per answer", [labels.number(p["mean_length"]) if p else "–" for p in given]))
     return lines
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tercet.report.charts import Bound, number
+from tercet.report.charts import Bound
 from tercet.report.collect import TITLES, Curve, Object, Stage, read_json
+from tercet.report.labels import number
 
 ALERT = {"rewarded": "reward", "logp_gap": "gap"}  # metrics whose alert has another name
 FROM_BELOW = {"reward": "at or below", "entropy": "below"}  # the other alerts are raised above their threshold

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from tercet import machine
 from tercet.recipe import MixtureSpec, Recipe, ReportSpec, RLSpec, StageSpec, TrainSpec, kinds_of
-from tercet.report import charts, collect, data, evals, monitors, rollouts, samples
+from tercet.report import charts, collect, data, evals, lineage, monitors, rollouts, samples
 from tercet.report.collect import Checkpoint, Object, Stage
 from tercet.report.evals import plain
 from tercet.report.render import duration, render, write
@@ -60,6 +60,7 @@ def build(
         **evals.summary(model, points, opened),
         "missing": [stage for stage in stages.values() if not stage.present],
         "lineage": _lineage(stages, points),
+        "stages": list(stages.values()),
         "recipe": [_spec("base", recipe.base)] + [_spec(name, stage) for name, stage in recipe.stage.items()],
         "placement": _spec("placement", recipe.placement),
         **_training(stages, points),
@@ -97,8 +98,8 @@ def _lineage(stages: Stages, points: Sequence[Checkpoint]) -> Markup:
         time = duration(stage.seconds) if stage.seconds else "time unknown"
         note = f"{stage.key[:8]} · {time}" if stage.present else f"{stage.key[:8]} · gone"
         tone = f"{tones.get(stage.name, '')}{'' if stage.present else ' gone'}"
-        boxes.append(charts.Box(stage.name, stage.kind, note, tuple(stage.inputs), tone.strip()))
-    return charts.lineage(boxes)
+        boxes.append(lineage.Box(stage.name, stage.kind, note, tuple(stage.inputs), tone.strip()))
+    return lineage.lineage(boxes)
 
 
 def _spec(name: str, spec: BaseModel) -> Object:

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tercet.report import charts, samples
+from tercet.report import labels, samples
 from tercet.report.collect import Object
 from tercet.report.compare import amount
 
@@ -27,7 +27,7 @@ def render(template: str, page: Object, *assets: str, **more: Any) -> str:
     """
     loader = FileSystemLoader(HERE)
     env = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    env.filters |= {one.__name__: one for one in (amount, charts.number, count, paid, duration, first_line)}
+    env.filters |= {one.__name__: one for one in (amount, labels.number, count, paid, duration, first_line)}
     style, script = (
         Markup("\n".join((HERE / f"{name}.{kind}").read_text(encoding="utf-8") for name in assets))
         for kind in ("css", "js")

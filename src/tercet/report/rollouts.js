@@ -12,7 +12,8 @@
     return element;
   };
   const number = (value) => value === null || value === undefined ? "–" : `${+value.toPrecision(3)}`.replace("-", "−");
-  const tone = (sample) => sample.score >= 1 ? "right" : sample.score > 0 ? "partly" : "wrong";
+  // By reward, which trains: near the stage's highest, between, or none.
+  const tone = (sample) => sample.reward > 0 ? (sample.reward >= 0.9 * state.stage.best ? "right" : "partly") : "wrong";
   const words = () => form.words.value.toLowerCase().split(/\s+/).filter(Boolean);
 
   const opened = stages.map((stage) => {
@@ -30,6 +31,7 @@
         lag: samples[0].version === null ? 0 : group.step - samples[0].version,
       };
     });
+    stage.best = Math.max(...stage.groups.flatMap((group) => group.samples.map((sample) => sample.reward)));
     return stage;
   });
 
@@ -103,8 +105,8 @@
     }));
     const head = make("h2", "", `Round ${group.step} `, make("span", "soft small", `${group.verifier} · ${group.id} `));
     if (!group.spread) head.append(make("span", "pill", "all rewards alike"));
-    const right = group.samples.filter((sample) => sample.score > 0).length;
-    const facts = [["mean reward", number(group.mean)], ["rewarded", `${right} of ${group.samples.length}`],
+    const paid = group.samples.filter((sample) => sample.reward > 0).length;
+    const facts = [["mean reward", number(group.mean)], ["rewarded", `${paid} of ${group.samples.length}`],
       ["longest", `${group.longest} tokens`]];
     if (group.lag) facts.push(["written", `${group.lag} round${group.lag > 1 ? "s" : ""} behind`]);
     const reference = make("details", "", make("summary", "", "Reference answer"), make("div", "inside", said(group.reference, "mono")));
@@ -175,7 +177,7 @@
     const steps = rounds.map(([step]) => step);
     const values = [...groups.map((group) => group.mean), ...rounds.map(([, mean]) => mean)];
     const [first, last, low, high] = [Math.min(...steps), Math.max(...steps), Math.min(...values), Math.max(...values)];
-    const width = map.clientWidth - 22;
+    const width = Math.max(60, map.clientWidth - 22);  // a page that is not shown has no width
     const x = (step) => 8 + (width - 16) * (last > first ? (step - first) / (last - first) : 0.5);
     const y = (value) => 88 - 80 * (high > low ? (value - low) / (high - low) : 0.5);
     const picture = svg("svg", { viewBox: `0 0 ${width} 96`, role: "img", "aria-label": "Mean reward of every group by round" });
