@@ -28,7 +28,7 @@ LAYERS = {
     4: r"pipeline|preflight|stage|forecast",
     3: r"data|train|evals|report",
     2: r"models|device",
-    1: r"algos|kernels|verify|rows\w*|records|hub|stats\w*",
+    1: r"algos|kernels|verify|rows\w*|records|hub\w*|downloads|stats\w*",
     0: r"argv|machine|stop|outside|recipe\w*|store|artifact_json|folders|faults|journal|track|precision|sandbox",
 }
 PACKAGES = {"data", "train", "evals", "report", "models", "device", "algos", "verify", "sandbox"}
@@ -61,7 +61,7 @@ ONLY_IN = {
     "trl": r"(?!)",
 }
 TORCH_FREE = re.compile(
-    r"tercet(\.(cli\w*|pipeline|preflight|forecast|stage|argv|machine|outside|recipe\w*|store|artifact_json|folders|faults|journal|rows\w*|records|hub|stats\w*|track|precision|verify|sandbox|data|evals|report)(\..*)?)?"
+    r"tercet(\.(cli\w*|pipeline|preflight|forecast|stage|argv|machine|outside|recipe\w*|store|artifact_json|folders|faults|journal|rows\w*|records|hub\w*|downloads|stats\w*|track|precision|verify|sandbox|data|evals|report)(\..*)?)?"
 )
 # Kernels that are taken when somebody has installed them; nothing asks for them.
 WHEN_PRESENT = {"flash_attn", "liger_kernel", "lm_eval"}

@@ -11,21 +11,13 @@ from __future__ import annotations
 
 import ast
 import csv
-import hashlib
-import json
-import os
 import re
-import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from functools import cache
-from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import IO, Any
-from urllib.parse import quote
+from typing import Any
 
-from tercet.journal import intact, replacing, stamp
+from tercet.downloads import download
 from tercet.rows import RowError, Source
 from tercet.rows_file import read_file
 from tercet.rows_limits import opened
@@ -35,13 +27,6 @@ Reader = Callable[[Path], Iterator[Record]]
 Placed = Iterator[tuple[Record, str]]  # each record with its place, for messages: "rows.jsonl, row 7"
 PART = "_subset"  # key of each record that names the source's subset, where the source is one of several
 NUMBER = "_row"  # key of each record but a mere text that holds its number within its source, from 0
-TIMEOUT, DEADLINE = 60.0, 3600.0  # seconds without a byte, and for one file
-MOST_BYTES = 16 << 30  # of a download
-_CHUNK = 1 << 20
-ADDRESSES = {
-    "github": "https://raw.githubusercontent.com/{name}/{revision}/{file}",
-    "hf": "https://huggingface.co/datasets/{name}/resolve/{revision}/{file}",
-}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # OWNER/NAME
 TABLE = re.compile(r"\.(?:(?:jsonl|json|csv|tsv)(?:\.gz)?|parquet)$")  # names of files that hold rows
 OPTIONS: dict[str, dict[str, Any]] = {  # what some hub sets need before they can be read
@@ -79,7 +64,7 @@ def stream(source: Source, mirror: Mapping[str, str], read: Reader = read_file, 
         for file in _files(Path(local).expanduser(), source.split):
             yield from _numbered(file, read)
     elif _is_file(source.path):
-        yield from _numbered(_download(source), read)
+        yield from _numbered(download(source), read)
     else:
         yield from _remote(source, whole)
 
@@ -108,11 +93,6 @@ def rows_with(found: Sequence[Record], *keys: str) -> list[Record]:
         shown = ", ".join(rows[0]) if rows else "no such rows"
         raise RowError(f"expected rows with the keys {', '.join(keys)}, got {shown:.80}")
     return rows
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: `TERCET_CACHE`, else `~/.cache/tercet`."""
-    return Path(os.environ.get("TERCET_CACHE") or Path.home() / ".cache" / "tercet").expanduser()
 
 
 def _entry(source: Source, mirror: Mapping[str, str]) -> str:
@@ -192,61 +172,6 @@ def _remote(source: Source, whole: bool) -> Placed:
             f"({type(error).__name__}: {error}); check the id and the network, or name a local file for it in the "
             f'mirror: `--mirror FILE.toml` with the line "{source.path}" = "rows.jsonl" under [mirror]'
         ) from error
-
-
-def _download(source: Source) -> Path:
-    """A file of a public repository, kept in the cache."""
-    where, _, path = source.path.replace("{subset}", source.subset).replace("{split}", source.split).partition(":")
-    owner, name, *inside = parts = path.split("/") if path.count("/") > 1 else [""] * 3
-    if {"", ".", ".."} & {*parts} or (where == "github" and not source.revision):
-        raise RowError(f"{source.path}: expected github:OWNER/NAME/FILE and a pinned revision, or hf:OWNER/NAME/FILE")
-    place = {"name": f"{owner}/{name}", "revision": source.revision or "main", "file": "/".join(inside)}
-    address = ADDRESSES[where].format(**{key: quote(text) for key, text in place.items()})
-    kept = hashlib.sha256(json.dumps(asdict(source)).encode()).hexdigest()[:16]
-    found = cache_folder() / "files" / kept / inside[-1]
-    if not intact(found):
-        found.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with (
-                _OPENER.open(address, timeout=TIMEOUT) as answer,
-                replacing(found) as partial,
-                open(partial, "wb") as file,
-            ):
-                _copy(answer, file)
-            stamp(found)
-        except (OSError, HTTPException) as error:
-            raise RowError(
-                f"{address}: could not be read ({error}); without the network, name a local file for "
-                f"{source.path!r} in the mirror"
-            ) from error
-    return found
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, save from https to anything else."""
-
-    def redirect_request(self, req: urllib.request.Request, *rest: Any) -> urllib.request.Request | None:
-        following = super().redirect_request(req, *rest)
-        if following is not None and req.type == "https" != following.type:
-            raise OSError(f"redirected from https to {following.type}")
-        return following
-
-
-_OPENER = urllib.request.build_opener(_Redirects)
-
-
-def _copy(answer: HTTPResponse, kept: IO[bytes]) -> None:
-    """All of an answer within the limits of size and time; an OSError where it is cut short."""
-    started, size, announced = time.monotonic(), 0, answer.headers.get("Content-Length", "")
-    while chunk := answer.read1(_CHUNK):
-        size += len(chunk)
-        if size > MOST_BYTES:
-            raise OSError(f"larger than {MOST_BYTES >> 30} GiB")
-        if time.monotonic() - started > DEADLINE:
-            raise OSError(f"not complete after {DEADLINE:,.0f} seconds")
-        kept.write(chunk)
-    if announced.isdecimal() and size < int(announced):
-        raise OSError(f"ended after {size:,} of {announced} bytes")
 
 
 @cache

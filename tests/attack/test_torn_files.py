@@ -17,7 +17,7 @@ import pytest
 from tests.attack.scale import times
 from tests.data.synthesis.test_on_policy import StageRun, Writer, often_right, sums
 
-from tercet import hub, journal
+from tercet import downloads, hub, journal
 from tercet.data.synthesis.request_log import RequestLog
 from tercet.journal import JournalError
 from tercet.kernels import native
@@ -207,8 +207,8 @@ def test_a_download_that_was_damaged_is_fetched_again(tmp_path, monkeypatch, way
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "rows.jsonl").write_text('{"text": "ü"}\n' * 50)
     monkeypatch.setenv("TERCET_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(hub.ADDRESSES, "hf", f"file://{tmp_path}/there/{{file}}")
-    source = Source("hf:owner/name/rows.jsonl", "", "train", "")
+    monkeypatch.setattr(downloads, "GITHUB", f"file://{tmp_path}/there/{{file}}")
+    source = Source("github:owner/name/rows.jsonl", "", "train", "abc")
     wanted = [row for row, _ in hub.stream(source, {})]
     (file,) = (tmp_path / "cache" / "files").glob("*/rows.jsonl")
     for part in (file, file.with_name(f"{file.name}.sha256")):

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from tercet.device.mesh import wait
-from tercet.hub import cache_folder
+from tercet.downloads import cache_folder
 from tercet.journal import seal, unseal
 from tercet.machine import processor
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tercet.hub import cache_folder
+from tercet.downloads import cache_folder
 from tercet.outside import printable
 
 HEAD_BYTES = 16 << 10  # of a request: its first line and its headers

@@ -6,18 +6,23 @@ import base64
 import hashlib
 import json
 import threading
+from collections.abc import Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from hub_rules import faults
 
+COMMIT = "c0ffee" * 6 + "c0ff"  # the only one of each repository
 TOKEN = "hf_a_secret_that_nobody_prints"
 PREFIX = {"models": "", "datasets": "datasets/", "spaces": "spaces/"}
 LARGE = (".safetensors", ".parquet", ".gguf")
 
 
 class Hub:
-    """What it holds; `failing` maps the beginning of a path to how often a request for it is answered by 503."""
+    """What it holds; `failing` maps the beginning of a path to how often a request for it is answered by 503.
+
+    `cuts` has after how many bytes the next downloads end, `gated` the data sets whose owner lets only some in.
+    """
 
     def __init__(self) -> None:
         self.url = ""
@@ -26,6 +31,8 @@ class Hub:
         self.objects: dict[str, bytes] = {}
         self.failing: dict[str, int] = {}
         self.requests: list[tuple[str, str]] = []
+        self.cuts: list[int] = []
+        self.gated: set[str] = set()
 
     def answer(self, method: str, path: str, body: bytes, token: str | None) -> tuple[int, dict]:
         self.requests.append((method, path))
@@ -42,6 +49,34 @@ class Hub:
             return 200, {"transfer": "basic", "objects": [self.action(one) for one in given[0]["objects"]]}
         own = {"/api/whoami-v2": self.whoami, "/api/repos/create": self.create, "/api/validate-yaml": self.validate}
         return own[path](given) if path in own else self.of_repository(path.strip("/").split("/"), given)
+
+    def file(self, method: str, path: str, asked: Mapping[str, str]) -> tuple[int, dict[str, str], bytes]:
+        """A file of a data set: with its digest and commit, and from where a broken download is taken up."""
+        self.requests.append((method, path))
+        name, _, rest = path.removeprefix("/datasets/").partition("/resolve/")
+        revision, _, file = rest.partition("/")
+        token, files = asked["Authorization"], self.files.get(f"datasets/{name}", {})
+        if token not in (None, f"Bearer {TOKEN}"):
+            return 401, {}, b""
+        code = (
+            "GatedRepo" if name in self.gated else
+            "RepoNotFound" if not self.open_to(token, name) else
+            "RevisionNotFound" if revision not in ("main", COMMIT) else
+            "EntryNotFound" if file not in files else ""
+        )  # fmt: skip
+        commit = {"X-Repo-Commit": COMMIT} if code in ("", "EntryNotFound") else {}
+        if code:
+            return 403 if code == "GatedRepo" else 404, commit | {"X-Error-Code": code}, b""
+        body = files[file]
+        digest = hashlib.sha1(b"blob %d\0" % len(body) + body, usedforsecurity=False).hexdigest()
+        start = int((asked["Range"] or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        span = {"Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"} if start else {}
+        return (206 if start else 200), commit | span | {"ETag": f'"{digest}"'}, body[start:]
+
+    def open_to(self, token: str | None, name: str) -> bool:
+        return bool(self.files.get(f"datasets/{name}")) and not (
+            token is None and self.repositories[f"datasets/{name}"].get("private")
+        )
 
     def whoami(self, _given: list[dict]) -> tuple[int, dict]:
         return 200, {"name": "me", "type": "user"}
@@ -110,6 +145,9 @@ def running():
         protocol_version = "HTTP/1.1"
 
         def respond(self) -> None:
+            if "/resolve/" in self.path:
+                self.file()
+                return
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             status, found = hub.answer(self.command, self.path.partition("?")[0], body, self.headers["Authorization"])
             text = json.dumps(found).encode()
@@ -118,6 +156,16 @@ def running():
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
             self.wfile.write(text)
+
+        def file(self) -> None:
+            status, headers, body = hub.file(self.command, self.path, self.headers)
+            sent = body[: hub.cuts.pop(0)] if self.command == "GET" and hub.cuts else body
+            self.send_response(status)
+            for name, value in (headers | {"Content-Length": str(len(body))}).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(sent if self.command == "GET" else b"")
+            self.close_connection = len(sent) < len(body)
 
         do_GET = do_POST = do_PUT = do_HEAD = respond
 
