@@ -27,11 +27,11 @@ LAYERS = {
     5: r"cli\w*|__main__|__init__",
     4: r"pipeline|preflight|stage|forecast",
     3: r"data|train|evals|report",
-    2: r"models|device",
+    2: r"models|device|trace",
     1: r"algos|kernels|verify|rows\w*|records|hub\w*|downloads|stats\w*",
     0: r"argv|machine|stop|outside|recipe\w*|store|artifact_json|folders|faults|journal|track|precision|sandbox",
 }
-PACKAGES = {"data", "train", "evals", "report", "models", "device", "algos", "verify", "sandbox"}
+PACKAGES = {"data", "train", "evals", "report", "models", "device", "trace", "algos", "verify", "sandbox"}
 SIDEWAYS = {
     ("models", "device"),
     ("verify", "rows"),
@@ -61,7 +61,7 @@ ONLY_IN = {
     "trl": r"(?!)",
 }
 TORCH_FREE = re.compile(
-    r"tercet(\.(cli\w*|pipeline|preflight|forecast|stage|argv|machine|outside|recipe\w*|store|artifact_json|folders|faults|journal|rows\w*|records|hub\w*|downloads|stats\w*|track|precision|verify|sandbox|data|evals|report)(\..*)?)?"
+    r"tercet(\.(cli\w*|pipeline|preflight|forecast|stage|argv|machine|outside|recipe\w*|store|artifact_json|folders|faults|journal|rows\w*|records|hub\w*|downloads|stats\w*|track|precision|verify|sandbox|data|evals|report|trace)(\..*)?)?"
 )
 # Kernels that are taken when somebody has installed them; nothing asks for them.
 WHEN_PRESENT = {"flash_attn", "liger_kernel", "lm_eval"}
@@ -83,6 +83,7 @@ BUDGETS = {
     "report": 2_133,
     "sandbox": 2_460,
     "top": 4_811,
+    "trace": 900,
     "train": 3_768,
     "verify": 5_198,
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tercet import pipeline, preflight
-from tercet.cli import artifacts, clean, data, evals, export, forecast, models, push, speed, start
+from tercet.cli import artifacts, clean, data, evals, export, forecast, models, push, speed, start, trace
 from tercet.cli.output import emit, print_results, say, table
 from tercet.cli.parser import Verb, complete, parser
 from tercet.forecast import named_size
@@ -219,6 +219,7 @@ VERBS: dict[str, Verb] = {
     "serve": models.serve,
     "engine": models.engine,
     "lineage": artifacts.lineage,
+    "trace": trace.trace,
     "check": artifacts.check,
     "export": export.export,
     "push": push.push,
