@@ -63,7 +63,8 @@ class TraceIndex:
         self._known, self._numbers = np.load(folder / "known.npy"), np.load(folder / "numbers.npy")
         self._counts = np.load(folder / "counts.npy", mmap_mode="r")
         self._starts, self._row_of = np.load(folder / "starts.npy"), np.load(folder / "row_of.npy")
-        self._reader = pa.ipc.open_file(pa.memory_map(str(folder / "rows.arrow")))
+        options = pa.ipc.IpcReadOptions(use_threads=False)  # a row is small
+        self._reader = pa.ipc.open_file(pa.memory_map(str(folder / "rows.arrow")), options=options)
         words, order = (_mapped(folder / name) for name in ("words.u32", "order.u32"))
         self.shards = [Shard(words[a:b], order[a:b], a) for a, b in pairwise([0, *about["shards"]])]
 
@@ -76,9 +77,8 @@ class TraceIndex:
         found: Ids = np.where(self._known[at] == wanted, self._numbers[at], np.uint32(UNKNOWN))
         return found
 
-    def counts(self, words: Sequence[str]) -> NDArray[np.int64]:
-        """How often each word stands in the rows."""
-        numbers = self.numbers(words)
+    def counts(self, numbers: Ids) -> NDArray[np.int64]:
+        """How often the word of each number stands in the rows."""
         known = numbers != UNKNOWN
         return np.where(known, self._counts[np.where(known, numbers, 0)], 0)
 

@@ -36,13 +36,22 @@ def longest(index: TraceIndex, query: Ids, shortest: int) -> Numbers:
     return np.where(found >= shortest, found, 0)
 
 
-def positions(index: TraceIndex, query: Ids, span: tuple[int, int], most: int) -> tuple[int, list[int]]:
-    """How often a span of a query stands in the index, and at most `most` positions of it, evenly spread."""
-    begin, end = np.array([span[0]]), np.array([span[1]])
-    ranges = []
-    for shard in index.shards:
-        low = int(_bound(shard, query, begin, end)[0])
-        ranges.append((shard, low, int(_bound(shard, query, begin, end, behind=True)[0])))
+def positions(
+    index: TraceIndex, query: Ids, spans: Sequence[tuple[int, int]], most: int
+) -> list[tuple[int, list[int]]]:
+    """Of each span of a query how often it stands in the index, and at most `most` positions of it, evenly spread."""
+    begins, ends = np.array(spans, np.int64).reshape(-1, 2).T
+    ranges = [
+        (shard, *(_bound(shard, query, begins, ends, behind=behind) for behind in (False, True)))
+        for shard in index.shards
+    ]
+    return [
+        _spread([(shard, int(low[i]), int(high[i])) for shard, low, high in ranges], most) for i in range(len(spans))
+    ]
+
+
+def _spread(ranges: Sequence[tuple[Shard, int, int]], most: int) -> tuple[int, list[int]]:
+    """How many suffixes are in these ranges of the shards' orders, and the positions of at most `most` of them."""
     total = sum(high - low for _, low, high in ranges)
     chosen = np.unique(np.linspace(0, total - 1, min(most, total)).astype(np.int64))
     found, before = list[int](), 0

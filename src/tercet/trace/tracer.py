@@ -7,11 +7,12 @@ A span has eight or more words (`words`), whatever the model's tokenizer makes o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tercet.store import Artifact, Store, StoreError
 from tercet.trace import texts
@@ -19,11 +20,11 @@ from tercet.trace.index import Say, TraceIndex, WordPlace, opened
 from tercet.trace.relevance import excerpt, relevance
 from tercet.trace.search import longest, maximal, outermost, positions, union
 from tercet.trace.texts import Taught, TextRow
-from tercet.trace.words import places, self_contained, sentence_ends, words_of
+from tercet.trace.words import Ids, places, self_contained, sentence_ends, words_of
 
 SHORTEST = 8  # words of a span
 MOST_SPANS, MOST_ROWS = 10, 5
-CANDIDATES = 20  # places of a span that are looked at to choose its rows
+CANDIDATES = 10  # places of a span that are looked at to choose its rows
 LARGEST = 1 << 20  # characters of an answer
 
 
@@ -73,18 +74,18 @@ class Trace:
 
 
 class TracedAnswer(NamedTuple):
-    """A text to be traced: its words, where each stands, and the words of it and its prompt."""
+    """An answer as it is searched for. Shape suffix: W words."""
 
     text: str
     words: list[str]
-    where: list[tuple[int, int]]
-    asked: frozenset[str]
+    where: list[tuple[int, int]]  # of each word, in characters
+    asked: frozenset[str]  # the words of the answer and its prompt
+    numbers: list[Ids]  # the words as each table's index numbers them
+    rarity_W: NDArray[np.float64]  # minus the log of each word's frequency in all tables
 
-    @classmethod
-    def of(cls, text: str, prompt: str) -> TracedAnswer:
-        """The answer to a prompt."""
-        words = words_of(text)
-        return cls(text, words, places(text), frozenset(words_of(prompt)) | frozenset(words))
+    def rarity(self, span: tuple[int, int]) -> float:
+        """Minus the log of the probability that words drawn one by one from the rows are those of a span."""
+        return float(self.rarity_W[slice(*span)].sum())
 
 
 class Occurrence(NamedTuple):
@@ -122,53 +123,66 @@ class Tracer:
         """The spans of an answer; `prompt` helps to choose among the rows of each."""
         if len(text) > LARGEST:
             raise ValueError(f"expected an answer of at most {LARGEST:,} characters, got {len(text):,}")
-        answer, spans = TracedAnswer.of(text, prompt), self.spans(text)
-        chosen = sorted(spans, key=lambda span: (-self.rarity(answer.words[slice(*span)]), span))[:most_spans]
+        answer = self._read(text, prompt)
+        spans = self._spans(answer)
+        chosen = sorted(spans, key=lambda span: (-answer.rarity(span), span))[:most_spans]
         covered = union(spans)
         return Trace(
-            spans=tuple(self._span(answer, span, most_rows) for span in chosen),
+            spans=tuple(self._shown(answer, chosen, most_rows)),
             covered=tuple((answer.where[start][0], answer.where[stop - 1][1]) for start, stop in covered),
             words=len(answer.words),
             share=round(sum(stop - start for start, stop in covered) / max(1, len(answer.words)), 4),
         )
 
-    def spans(self, text: str, shortest: int = SHORTEST) -> list[tuple[int, int]]:
-        """The maximal spans of words of a text, without what hangs over, in order."""
+    def _read(self, text: str, prompt: str) -> TracedAnswer:
         words = words_of(text)
-        lengths = np.zeros(len(words), np.int64)
-        for _, index, _ in self.tables:
-            lengths = np.maximum(lengths, longest(index, index.numbers(words), shortest))
-        ends = sentence_ends(text, places(text))
-        cut = [self_contained(words, ends, span, shortest) for span in maximal(lengths)]
-        return outermost(cut)
-
-    def rarity(self, words: Sequence[str]) -> float:
-        """Minus the log of the probability that words drawn one by one from the rows are these."""
+        numbers = [index.numbers(words) for _, index, _ in self.tables]
+        counts = sum((index.counts(own) for (_, index, _), own in zip(self.tables, numbers, strict=True)), np.zeros(1))
         total = sum(index.words for _, index, _ in self.tables)
-        counts = sum(index.counts(words) for _, index, _ in self.tables)
-        return float(np.sum(np.log(total) - np.log(np.maximum(counts, 1))))
+        rarities = np.log(max(1, total)) - np.log(np.maximum(counts, 1))
+        return TracedAnswer(
+            text, words, places(text), frozenset(words_of(prompt)) | frozenset(words), numbers, rarities
+        )
 
-    def _span(self, answer: TracedAnswer, span: tuple[int, int], most_rows: int) -> TracedSpan:
-        words = answer.words[slice(*span)]
-        total, found = 0, list[Occurrence]()
-        for number, (_, index, _) in enumerate(self.tables):
-            count, at = positions(index, index.numbers(answer.words), span, CANDIDATES)
-            total += count
-            found += [Occurrence(number, index.place(position)) for position in at]
+    def _spans(self, answer: TracedAnswer) -> list[tuple[int, int]]:
+        """The maximal spans of words of an answer, without what hangs over, in order."""
+        lengths = np.zeros(len(answer.words), np.int64)
+        for (_, index, _), numbers in zip(self.tables, answer.numbers, strict=True):
+            lengths = np.maximum(lengths, longest(index, numbers, SHORTEST))
+        ends = sentence_ends(answer.text, answer.where)
+        return outermost([self_contained(answer.words, ends, span, SHORTEST) for span in maximal(lengths)])
+
+    def _shown(self, answer: TracedAnswer, spans: Sequence[tuple[int, int]], most_rows: int) -> Iterator[TracedSpan]:
+        """Spans with how often they stand in the rows, and the rows nearest to prompt and answer."""
+        found = [
+            positions(index, numbers, spans, CANDIDATES)
+            for (_, index, _), numbers in zip(self.tables, answer.numbers, strict=True)
+        ]
+        for i, (first, last) in enumerate(spans):
+            start, stop = answer.where[first][0], answer.where[last - 1][1]
+            occurrences = [
+                Occurrence(number, self.tables[number][1].place(position))
+                for number, one in enumerate(found)
+                for position in one[i][1]
+            ]
+            yield TracedSpan(
+                text=answer.text[start:stop],
+                start=start,
+                stop=stop,
+                words=last - first,
+                count=sum(one[i][0] for one in found),
+                rarity=round(answer.rarity((first, last)), 3),
+                rows=tuple(self._nearest(answer, occurrences, last - first, most_rows)),
+            )
+
+    def _nearest(self, answer: TracedAnswer, found: Sequence[Occurrence], words: int, most: int) -> Iterator[TracedRow]:
+        """The rows of a span of so many words, the most relevant first."""
         first = {(one.table, one.place.row): one for one in reversed(found)}  # the first place in a row stands for it
         rows = [self.tables[one.table][1].row(one.place.row) for one in first.values()]
         scores = relevance(answer.asked, [words_of("\n".join(row.texts)) for row in rows])
         ranked = sorted(zip(scores, first.values(), rows, strict=True), key=lambda one: (-one[0], one[1]))
-        start, stop = answer.where[span[0]][0], answer.where[span[1] - 1][1]
-        return TracedSpan(
-            text=answer.text[start:stop],
-            start=start,
-            stop=stop,
-            words=len(words),
-            count=total,
-            rarity=round(self.rarity(words), 3),
-            rows=tuple(self._row(one, row, len(words), score) for score, one, row in ranked[:most_rows]),
-        )
+        for score, one, row in ranked[:most]:
+            yield self._row(one, row, words, score)
 
     def _row(self, found: Occurrence, row: TextRow, words: int, score: float) -> TracedRow:
         table, _, licences = self.tables[found.table]
