@@ -72,9 +72,11 @@ def copies(rows: list[Row], total: int) -> Iterator[Row]:
 
 
 def store_of(work: Path, data: Path, total: int) -> tuple[Store, list[Row]]:
-    """A store with a data artifact of `total` rows and a stage that learned from it."""
+    """A store with a data artifact of `total` rows and a stage that learned from it; made once."""
     store, rows = Store(work / "runs"), real_rows(data)
     identity = Identity("mix", 1, {"rows": total}, {})
+    if store.find("data", identity.key):
+        return store, rows
     draft = store.draft("data", identity.key)
     draft.open()
     with TableWriter(draft.payload / "rows.parquet", Row) as table:
