@@ -41,10 +41,10 @@ def positions(
 ) -> list[tuple[int, list[int]]]:
     """Of each span of a query how often it stands in the index, and at most `most` positions of it, evenly spread."""
     begins, ends = np.array(spans, np.int64).reshape(-1, 2).T
-    ranges = [
-        (shard, *(_bound(shard, query, begins, ends, behind=behind) for behind in (False, True)))
-        for shard in index.shards
-    ]
+    ranges = []
+    for shard in index.shards:
+        low, high = (_bound(shard, query, begins, ends, behind=behind) for behind in (False, True))
+        ranges.append((shard, low, high))
     return [
         _spread([(shard, int(low[i]), int(high[i])) for shard, low, high in ranges], most) for i in range(len(spans))
     ]

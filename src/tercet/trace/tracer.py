@@ -108,6 +108,8 @@ class Tracer:
         line = store.lineage(artifact)
         if not (found := texts.taught(line)):
             raise StoreError(f"{artifact.path.name}: nothing in its lineage was trained, so no rows can be searched")
+        for one in found:
+            store.intact(one.artifact.path)
         return cls([(one, opened(store, one, say), texts.licences(store.lineage(one.artifact))) for one in found])
 
     @property
