@@ -76,7 +76,7 @@ def _caches(store: Store, live: list[str]) -> Iterator[Gone]:
     cache = store.cache
     size = sum(_size(path) for path in _again(cache))
     if size and not live:
-        yield Gone(cache, "digests and tokens, which are computed again", size)
+        yield Gone(cache, "digests, tokens and indexes, which are made again", size)
 
 
 def _again(cache: Path) -> list[Path]:

@@ -166,7 +166,7 @@ class ReportSpec(StageSpec):
     """One self-contained page about the run."""
 
     module = "tercet.report.page"
-    version = 6
+    version = 7
     produces = "page"
     accepts = {"evals": ("scores",)}
     kind: Literal["report"] = "report"

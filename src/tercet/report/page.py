@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from tercet import machine
 from tercet.recipe import MixtureSpec, Recipe, ReportSpec, RLSpec, StageSpec, TrainSpec, kinds_of
-from tercet.report import charts, collect, data, evals, lineage, monitors, rollouts, samples
+from tercet.report import charts, collect, data, evals, lineage, monitors, repeats, rollouts, samples
 from tercet.report.collect import Checkpoint, Object, Stage
 from tercet.report.evals import plain
 from tercet.report.render import duration, render, write
@@ -34,7 +34,8 @@ def run(spec: ReportSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) 
     browsed = [stage for stage in _of(stages, RLSpec) if stage.file(rollouts.FILE)]
     if browsed:
         rollouts.write(browsed, out / "rollouts.html", title=page["title"], back="index.html")
-    html = render("page.html.j2", page, "page", browser="rollouts.html" if browsed else "")
+    repeated = repeats.measure(points, stages, ctx.store)
+    html = render("page.html.j2", page, "page", browser="rollouts.html" if browsed else "", repeated=repeated)
     write(out / "index.html", html)
     verdicts = [row["change"].verdict for pair in page["compared"] for row in pair["rows"]]
     return {

@@ -80,7 +80,7 @@ def eval_samples(points: Sequence[Checkpoint]) -> list[ShownItem]:
         (rank, key, change)
         for change, (_, most) in CHANGES.items()
         for task in tasks
-        for rank, key in enumerate(_by_hash(groups.get((task, change), []), most))
+        for rank, key in enumerate(by_hash(groups.get((task, change), []), most))
     ]
     ranked.sort(key=lambda one: one[0])  # so that the limit leaves items of every kind
     picked = {key: change for _, key, change in ranked[:MOST_ITEMS]}
@@ -129,7 +129,7 @@ def pair_samples(stage: Stage, most: int = 3) -> list[Object]:
         rules.setdefault(_rule(pair.provenance, pair.source), []).append(pair.id)
     found = []
     for rule, names in sorted(rules.items()):
-        for pair in (pairs[name] for name in _by_hash(names, most)):
+        for pair in (pairs[name] for name in by_hash(names, most)):
             texts = {"chosen": cut(pair.chosen[-1].content), "rejected": cut(pair.rejected[-1].content)}
             found.append({"rule": rule, "count": len(names), "prompt": shown(pair.prompt), **texts, "pair": pair})
     return found
@@ -244,7 +244,8 @@ def _change(points: Sequence[Checkpoint], key: Key) -> str:
     return "wavered" if len(set(marks)) > 1 else "always right" if marks[0] else "always wrong"
 
 
-def _by_hash(names: Sequence[Any], most: int) -> list[Any]:
+def by_hash(names: Sequence[Any], most: int) -> list[Any]:
+    """The first of some names by the hash of each, so that nobody picks them and every machine picks the same."""
     return sorted(names, key=lambda name: _hash("/".join(name) if isinstance(name, tuple) else str(name)))[:most]
 
 

@@ -72,10 +72,11 @@ class TraceIndex:
         """The numbers of words; UNKNOWN for those that no row has."""
         if not len(self._known):
             return np.full(len(words), UNKNOWN, np.uint32)
-        wanted = hashes(words)
+        distinct = {word: number for number, word in enumerate(dict.fromkeys(words))}
+        wanted = hashes(distinct)
         at = np.minimum(np.searchsorted(self._known, wanted), len(self._known) - 1)
         found: Ids = np.where(self._known[at] == wanted, self._numbers[at], np.uint32(UNKNOWN))
-        return found
+        return found[np.fromiter(map(distinct.__getitem__, words), np.int64, len(words))]
 
     def counts(self, numbers: Ids) -> NDArray[np.int64]:
         """How often the word of each number stands in the rows."""
