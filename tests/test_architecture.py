@@ -80,10 +80,10 @@ BUDGETS = {
     "models": 11_881,
     "preflight": 796,
     "recipe": 2_153,
-    "report": 2_133,
+    "report": 2_183,
     "sandbox": 2_460,
     "top": 4_811,
-    "trace": 856,
+    "trace": 857,
     "train": 3_768,
     "verify": 5_198,
 }
