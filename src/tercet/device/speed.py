@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,9 +30,9 @@ Shapes = Mapping[tuple[int, int], int]
 """How often a model has a weight of this shape, `{(out, in): count}`. Example: `{(1536, 576): 60}`."""
 
 ROWS = 2048  # tokens of one product, as in a training step
-MOST = 1 << 25  # numbers in one output: products with the vocabulary take fewer rows
+MOST = 1 << 24  # numbers in one output: products with the vocabulary take fewer rows, as training on a CPU does
 SECONDS = 0.5  # of measuring at a process's start
-LEAST = 5  # timings of one product; the lower quartile counts, as other processes only add to it
+LEAST = 3  # timings of one product; the lower quartile counts, as other processes only add to it
 
 
 class Rate(NamedTuple):
@@ -123,10 +124,10 @@ def _products(
         return torch.randn(*shape, generator=source).to(device, dtype)
 
     x, weight, grad = drawn(rows, inputs), drawn(outputs, inputs), drawn(rows, outputs)
-    forward, back, update = (torch.empty_like(like) for like in (grad, x, weight))
-    yield lambda: torch.mm(x, weight.t(), out=forward)
-    yield lambda: torch.mm(grad, weight, out=back)
-    yield lambda: torch.mm(grad.t(), x, out=update)
+    # one output at a time: beside a stage's own tensors these are the most that its process holds
+    yield partial(torch.mm, x, weight.t(), out=torch.empty_like(grad))
+    yield partial(torch.mm, grad, weight, out=torch.empty_like(x))
+    yield partial(torch.mm, grad.t(), x, out=torch.empty_like(weight))
 
 
 def _time(call: Callable[[], object], seconds: float, device: torch.device) -> float:

@@ -115,6 +115,7 @@ class ComputeAccount:
     def __init__(self, policy: Policy) -> None:
         self.policy, self.size = policy, model_size(policy)
         self.tokens, self.flops, self.seconds = 0, 0.0, 0.0
+        self.rate: float | None = None  # of plain products, once it was asked for: measuring takes seconds
 
     def add(self, tokens: int, attended: float, predicted: int) -> None:
         """A forward pass: see `forward_flops`."""
@@ -138,6 +139,8 @@ class ComputeAccount:
             return {}
         found = {"tokens_per_second": tokens / seconds}
         head = self.policy.head().weight
-        if rate := yardstick(linear_shapes(self.policy.model), head.dtype, head.device):
-            found["efficiency"] = flops / (seconds * rate)
+        if self.rate is None:
+            self.rate = yardstick(linear_shapes(self.policy.model), head.dtype, head.device)
+        if self.rate:
+            found["efficiency"] = flops / (seconds * self.rate)
         return found
