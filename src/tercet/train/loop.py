@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tercet.device import checkpoint
-from tercet.device.mesh import Mesh, peak_flops, peak_memory
+from tercet.device.mesh import Mesh, peak_flops, peak_memory, release_memory
 from tercet.device.optim import optimizer as make_optimizer
 from tercet.device.shard import Trainable
 from tercet.device.speed import linear_shapes, yardstick
@@ -250,10 +250,13 @@ def _descend(
     state.whole = False
     for group in state.optimizer.param_groups:
         group["lr"] = rate * group.get("peak", 1.0)
+    begun = bool(state.optimizer.state)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     trainable.published()
     state.updates += 1
+    if not begun:  # the moments lie now among freed pieces of the heap, too small for the next pass's activations
+        release_memory(trainable.mesh.device)
     return found
 
 
