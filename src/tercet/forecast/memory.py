@@ -65,7 +65,7 @@ def training(shape: ModelShape, setting: Setting, value: ModelShape | None = Non
     opening = found["process"] + (0.0 if s.offload and s.card else _opened(whole, trained, s))
     found |= passing | {"cache": float(s.cached * shape.cache(s.width)), "opening": opening}
     found["peak"] = max(lasting + sum(passing.values()), lasting + writing, opening)
-    found["host"] = _host(whole, sum(state.values()), s)
+    found["host"] = _host(whole, sum(state.values()), s) if s.card else found["peak"] * s.ranks
     return {name: value for name, value in found.items() if value}
 
 
@@ -120,7 +120,5 @@ def _opened(whole: float, trained: float, setting: Setting) -> float:
 
 def _host(whole: float, state: float, setting: Setting) -> float:
     """Of a node: every rank opens all weights in fp32; then what is offloaded, or a checkpoint on its way."""
-    if not setting.card:
-        return 0.0
     opening = 4.0 * whole * min(setting.ranks, setting.node)
     return max(opening, state * min(setting.ranks, setting.node))

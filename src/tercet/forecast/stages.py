@@ -118,7 +118,7 @@ def _changes(work: Work, machine: Machine) -> Iterator[tuple[str, dict[str, Any]
         yield "placement.offload = true", {"offload": True}
     ranks = s.ranks
     while s.card and (ranks := ranks * 2) <= MOST_RANKS:
-        yield f"placement.ranks = {ranks}", {"ranks": ranks, "node": min(8, ranks)}
+        yield f"placement.ranks = {ranks} on {ranks} cards", {"ranks": ranks, "node": min(8, ranks)}
     if s.copies and isinstance(work.spec, RLSpec):
         yield f'{stage}.engine = "vllm" on cards of its own', {"copies": 0, "cached": 0}
     if s.card and not s.eight_bits:
