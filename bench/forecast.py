@@ -17,16 +17,26 @@ from pathlib import Path
 from typing import Any
 
 from tercet import machine
-from tercet.argv import command
+from tercet.cli.forecast import works_of
+from tercet.forecast import machines
+from tercet.forecast.stages import needed
+from tercet.pipeline import plan
+from tercet.recipe import load
+from tercet.store import Store
 
 HERE = Path(__file__).parent
 RUNS = {  # name: the stage, and what is set for it
     "sft-1024": ("sft", ["placement.micro_tokens=1024", "stage.sft.max_length=1024", "stage.sft.batch=4"]),
     "sft-3072": ("sft", ["placement.micro_tokens=3072", "stage.sft.max_length=1024"]),
     "dpo-1024": ("dpo", ["placement.micro_tokens=1024", "stage.dpo.max_length=512"]),
-    "grpo-1024": ("grpo", ["placement.micro_tokens=1024", "stage.grpo.max_length=256"]),
+    "grpo-1152": ("grpo", ["placement.micro_tokens=1152", "stage.grpo.max_length=256"]),
     "eval": ("eval", ["stage.eval.max_new_tokens=64"]),
 }
+REWARD = """
+def score(completion, answer):
+    \"\"\"Rewards that differ: how often an e stands there.\"\"\"
+    return min(1.0, completion.count("e") / 100)
+"""
 RECIPE = """
 name = "forecast"
 seed = 3
@@ -48,9 +58,9 @@ tasks = ["words@1"]
 items = ["items"]
 
 [stage.prompts]
-kind = "synth"
-generator = "words@1"
-rows = 64
+kind = "mix"
+dedupe = false
+sources = [{ path = "problems.jsonl", verifier = "reward.py:score", prompt = "question", answer = "answer" }]
 
 [stage.rows]
 kind = "mix"
@@ -81,7 +91,7 @@ kind = "grpo"
 model = "base"
 prompts = "prompts"
 rounds = 2
-batch = 2
+batch = 4
 num_generations = 8
 max_new_tokens = 64
 
@@ -102,7 +112,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = args.work or Path(folder)
         recipe = write(work)
-        called(work, "run", recipe, "--only", "base,rows,pairs,prompts,benchmark")
+        called(work, recipe, "base,rows,pairs,prompts,benchmark", [])
         for name, (stage, settings) in RUNS.items():
             if args.only in ("", name):
                 one = measured(work, recipe, stage, settings)
@@ -114,14 +124,19 @@ def main() -> None:
 
 def write(work: Path) -> Path:
     """The recipe with its rows and pairs: long texts, so that every pass is full."""
-    text = "A lake is a body of water that lies in a basin, and rivers bring the rain of many hills to it. " * 10
-    turns = [[{"role": "user", "content": f"{i}. What is a lake?"}] for i in range(128)]
+    text = "A lake is a body of water that lies in a basin, and rivers bring the rain of many hills to it. " * 8
+    text += "Most of them lie in the north, where once the ice was thick and winters long."  # 255 tokens a row
+    turns = [[{"role": "user", "content": f"{i}. What is a lake?"}] for i in range(10, 34)]
     work.mkdir(parents=True, exist_ok=True)
     with (work / "rows.jsonl").open("w") as rows, (work / "pairs.jsonl").open("w") as pairs:
         for i, asked in enumerate(turns):
             better, worse = ([*asked, {"role": "assistant", "content": f"{i}{x} {text}"}] for x in "ab")
             rows.write(json.dumps({"messages": better}) + "\n")
             pairs.write(json.dumps({"chosen": better, "rejected": worse}) + "\n")
+    asked = (f"Tell me a long story about the lake number {i}, with many people in it." for i in range(64))
+    lines = [json.dumps({"question": question, "answer": "e"}) + "\n" for question in asked]
+    (work / "problems.jsonl").write_text("".join(lines))
+    (work / "reward.py").write_text(REWARD)
     file = work / "recipe.toml"
     file.write_text(RECIPE, encoding="utf-8")
     return file
@@ -129,24 +144,23 @@ def write(work: Path) -> Path:
 
 def measured(work: Path, recipe: Path, stage: str, settings: list[str]) -> dict[str, float]:
     """Peak and forecast of one stage in GB, and by how much the forecast differs."""
+    with_settings, store, here = load(recipe, settings), Store(work / "runs"), machines.machine(machines.CPU)
+    works, _ = works_of(with_settings, plan(with_settings, store), {}, here)
+    ahead = needed(next(one for one in works if one.name == stage))["peak"]
+    peak = called(work, recipe, stage, settings)
+    return {"forecast_gb": ahead / 1e9, "measured_gb": peak / 1e9, "error": ahead / peak - 1}
+
+
+def called(work: Path, recipe: Path, stages: str, settings: list[str]) -> int:
+    """Run stages; the peak of the largest process in bytes."""
     sets = [part for one in settings for part in ("--set", one)]
-    plan = json.loads(called(work, "plan", recipe, "--machine", "cpu", "--json", *sets)[0])
-    ahead = next(one for one in plan["stages"] if one["name"] == stage)["bytes"]
-    _, peak = called(work, "run", recipe, "--only", stage, *sets)
-    return {"forecast_gb": ahead["peak"] / 1e9, "measured_gb": peak / 1e9, "error": ahead["peak"] / peak - 1}
-
-
-def called(work: Path, verb: str, recipe: Path, *more: str) -> tuple[str, int]:
-    """What `tercet` printed, and the peak of its largest process in bytes."""
-    with (work / "printed").open("w+") as printed:
-        line = command(sys.executable, "-m", "tercet", verb, str(recipe), "--store", str(work / "runs"), *more)
-        process = subprocess.Popen(line, stdout=printed)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode not in (0, 2 if verb == "plan" else 0):
-            raise SystemExit(f"{' '.join(line)} ended with {process.returncode}")
-        printed.seek(0)
-        return printed.read(), usage.ru_maxrss * 1024
+    line = [sys.executable, "-m", "tercet", "run", str(recipe), "--store", str(work / "runs"), "--only", stages, *sets]
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(line)} ended with {process.returncode}")
+    return machine.peak_rss_bytes(usage.ru_maxrss)
 
 
 if __name__ == "__main__":

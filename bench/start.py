@@ -1,0 +1,145 @@
+"""Lines typed and seconds from nothing to the first trained step: Tercet's three starts, and `trl sft`.
+
+    python bench/start.py --data ../shared/data/train/gsm8k/train.jsonl.gz     writes bench/results/start.json
+
+All four train SmolLM2-135M-Instruct, which lies in a folder, on the same 64 conversations, 8 rows a step, each in an
+empty folder and with its own defaults otherwise. The clock runs from the first command to the end of the first
+optimiser step: a line of `metrics.jsonl` here, the first move of its progress bar there. Then it is stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import peer
+
+ROWS, BATCH = 64, 8
+PATIENCE = 300.0  # seconds
+BAR = re.compile(rb"\b1/\d+ \[")  # of TRL's progress, once its first step is done
+TERCET, TRL = "tercet", "trl"
+STARTS = {  # name: the lines that are typed
+    "one line": [f"tercet sft {{model}} chats.jsonl --set stage.sft.batch={BATCH}"],
+    "`new`": [
+        "tercet new mine --model {model} --data chats.jsonl",
+        f"tercet run mine.toml --only sft --set stage.sft.batch={BATCH}",
+    ],
+    "recipe by name": [
+        "tercet run quickstart --only sft --set base.model={model} --set base.sha256="
+        f" --set 'stage.sft-data.sources=[{{{{path = \"chats.jsonl\"}}}}]' --set stage.sft.batch={BATCH}"
+    ],
+    "`trl sft`": [
+        "trl sft --model_name_or_path {model} --dataset_name data --output_dir out --use_cpu "
+        f"--per_device_train_batch_size {BATCH}"
+    ],
+}
+
+
+def main() -> None:
+    """Measure every start in turn, as often as asked for, and keep the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="GSM8K's train.jsonl.gz")
+    parser.add_argument("--model", type=Path, help="folder; SmolLM2-135M-Instruct when absent")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    chats, model = conversations(options.data), peer.model_folder(options)
+    found: dict[str, list[float]] = {name: [] for name in STARTS}
+    for number in range(options.rounds):
+        for name in STARTS if number % 2 == 0 else reversed(STARTS):
+            found[name].append(seconds(STARTS[name], model, chats))
+            print(f"round {number + 1}: {name}: {found[name][-1]:.1f} s", flush=True)
+    sides = [
+        {"name": name, "lines": STARTS[name], "median": statistics.median(times), "rounds": times}
+        for name, times in found.items()
+    ]
+    print("| start | lines | seconds to the first step |\n|---|--:|--:|")
+    for side in sides:
+        print(f"| {side['name']} | {len(side['lines'])} | {side['median']:.1f} |")
+    peer.save("start", sides)
+
+
+def conversations(data: Path) -> str:
+    """Problems and solutions as lines of `messages`."""
+    rows = peer.read(data)[:ROWS]
+    turns = ([("user", row["question"]), ("assistant", row["answer"])] for row in rows)
+    said = ([{"role": role, "content": text} for role, text in both] for both in turns)
+    return "".join(json.dumps({"messages": messages}) + "\n" for messages in said)
+
+
+def seconds(lines: list[str], model: Path, chats: str) -> float:
+    """Run the lines in an empty folder until the first step is done."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        here = Path(folder)
+        (here / "data").mkdir()
+        for file in (here / "chats.jsonl", here / "data" / "train.jsonl"):
+            file.write_text(chats)
+        began = time.monotonic()
+        for line in lines[:-1]:
+            with (here / "before").open("w") as log:
+                subprocess.run(words(line, model), cwd=here, check=True, stdout=log, stderr=log, env=environment(here))
+        with (here / "log").open("wb") as log:
+            child = subprocess.Popen(
+                words(lines[-1], model), cwd=here, stdout=log, stderr=log, env=environment(here), start_new_session=True
+            )
+        try:
+            _wait(child, trained(here), here / "log")
+            return time.monotonic() - began
+        finally:
+            _end(child)
+
+
+def words(line: str, model: Path) -> list[str]:
+    """A command's words, with the program of its own environment."""
+    program, *rest = shlex.split(line.format(model=model))
+    if program == TRL:
+        return [str(Path(peer.peer_python()).with_name(TRL)), *rest]
+    return [sys.executable, "-m", TERCET, *rest]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Nobody's caches but those of the system, and no network."""
+    own = {"HOME": str(folder), "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(folder)}
+    return os.environ | own
+
+
+def trained(folder: Path) -> Callable[[], bool]:
+    """Whether the first step of either side is done."""
+    return lambda: (
+        any(file.stat().st_size for file in folder.rglob("metrics.jsonl"))
+        or bool(BAR.search((folder / "log").read_bytes()))
+    )
+
+
+def _wait(child: subprocess.Popen[bytes], done: Callable[[], bool], log: Path) -> None:
+    ends = time.monotonic() + PATIENCE
+    while not done():
+        if child.poll() is not None or time.monotonic() > ends:
+            raise SystemExit(f"{shlex.join(map(str, child.args))}: no step was made\n{log.read_text()[-3000:]}")
+        time.sleep(0.05)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Twice the way that Ctrl-C goes: the second time it ends at once, with what it has started."""
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
+        if child.poll() is None:
+            os.killpg(child.pid, number)
+            try:
+                child.wait(3)
+            except subprocess.TimeoutExpired:
+                continue
+    child.wait()
+
+
+if __name__ == "__main__":
+    main()
