@@ -7,12 +7,14 @@ bytes of fp32 for the two norms, with H the hidden size, I the MLP's width and K
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tercet.forecast.shape import ModelShape
 
 CPU_PROCESS, CARD_PROCESS = 0.55e9, 2.5e9  # Python with torch and transformers; a CUDA context with its libraries
 CPU_LOGITS, CARD_LOGITS, CARD_ROWS = 1 << 24, 1 << 28, 2048  # of `algos.tokens`
+ROWS, MOST = 2048, 1 << 24  # of `device.speed`
+SCORED = 8192  # tokens, of `models.generate`
 MOMENTS, EIGHT_BITS = 8.0, 2.0  # bytes of AdamW's two moments for a weight
 
 
@@ -64,31 +66,45 @@ def training(shape: ModelShape, setting: Setting, value: ModelShape | None = Non
     writing += float(s.width * shape.parameters) if s.cached and not s.card else 0.0  # `models.packed`
     opening = found["process"] + (0.0 if s.offload and s.card else _opened(whole, trained, s))
     found |= passing | {"cache": float(s.cached * shape.cache(s.width)), "opening": opening}
-    found["peak"] = max(lasting + sum(passing.values()), lasting + writing, opening)
+    without = lasting - found.get("gradients", 0.0)  # they are made by a step and gone after it
+    found["peak"] = max(lasting + sum(passing.values()), without + writing, opening)
     found["host"] = _host(whole, sum(state.values()), s) if s.card else found["peak"] * s.ranks
     return {name: value for name, value in found.items() if value}
 
 
 def generation(shape: ModelShape, setting: Setting) -> Bytes:
-    """Bytes of a process that only generates: weights, cache, logits."""
+    """Bytes of a process that only generates: weights, cache, and a batch of options that is scored."""
     found: Bytes = {
         "weights": float(setting.width * shape.parameters),
         "packed": 0.0 if setting.card else float(setting.width * shape.parameters),  # `models.packed`, for a CPU
         "cache": float(setting.cached * shape.cache(setting.width)),
-        "logits": logits(shape, setting),
         "process": CARD_PROCESS if setting.card else CPU_PROCESS,
     }
-    return found | {"peak": sum(found.values()), "host": float(setting.width * shape.parameters)}
+    passing = {
+        "activations": float(SCORED * _layer(shape, setting.width)),
+        "logits": logits(shape, replace(setting, tokens=SCORED)),
+    }
+    peak = sum(found.values()) + max(sum(passing.values()), _yardstick(shape, setting.width))
+    return found | passing | {"peak": peak, "host": float(setting.width * shape.parameters)}
 
 
 def activations(shape: ModelShape, setting: Setting) -> float:
     """What forward keeps for backward of the longest pass, and what a layer needs while it is computed."""
-    width = setting.width
-    numbers = 2 * shape.hidden + 3 * shape.inner + 2 * shape.kv_width
-    layer = width * numbers + 16.0 * shape.hidden
+    width, layer = setting.width, _layer(shape, setting.width)
     kept = width * shape.hidden + layer / shape.layers if setting.recompute else layer
-    ends = 8.0 * shape.hidden
+    ends = 4.0 * width * shape.hidden
     return setting.tokens * (kept * shape.layers + layer + ends)
+
+
+def _layer(shape: ModelShape, width: int) -> float:
+    """What a layer keeps of a token."""
+    return width * (2 * shape.hidden + 3 * shape.inner + 2 * shape.kv_width) + 16.0 * shape.hidden
+
+
+def _yardstick(shape: ModelShape, width: int) -> float:
+    """Of `device.speed`: the head's weight, the gradient of its output, and the larger of these once more."""
+    weight, slope = shape.vocabulary * shape.hidden, min(ROWS * shape.vocabulary, max(shape.vocabulary, MOST))
+    return float(width * (weight + slope + max(weight, slope)))
 
 
 def logits(shape: ModelShape, setting: Setting) -> float:

@@ -14,7 +14,7 @@ from tercet.forecast.memory import Bytes, Setting
 from tercet.forecast.shape import ModelShape
 from tercet.precision import resolve
 from tercet.recipe import DPOSpec, OfflineSpec, PPOSpec, Recipe, RLSpec, TrainSpec
-from tercet.recipe.specs import ArtifactSpec, ComputeSpec
+from tercet.recipe.specs import ArtifactSpec, ComputeSpec, Placement
 
 Texts = Mapping[str, float]  # mean tokens of a row, of a side of a pair, of a prompt and of an answer
 MOST_RANKS = 1024
@@ -190,7 +190,7 @@ def setting_of(spec: ArtifactSpec, recipe: Recipe, machine: Machine, completions
         node=min(ranks, machine.node) if machine.card else ranks,
         card=machine.card,
         width=width,
-        tokens=max(place.micro_tokens, _longest(spec, place.depth_first and ranks == 1)),
+        tokens=_pass(spec, place, ranks),
         recompute=place.recompute,
         offload=place.offload and machine.card,
         eight_bits=spec.optimizer == "adamw8bit",
@@ -204,11 +204,16 @@ def setting_of(spec: ArtifactSpec, recipe: Recipe, machine: Machine, completions
     return replace(found, copies=own, cached=min(place.gen_tokens, rows * (spec.max_length + spec.max_new_tokens)))
 
 
-def _longest(spec: TrainSpec, depth_first: bool) -> int:
-    """Tokens of the largest tree that one pass must hold: a pair, a group of completions, or a row."""
-    if isinstance(spec, RLSpec):
-        return spec.max_length + spec.max_new_tokens * (1 if depth_first else spec.num_generations)
-    return spec.max_length * (2 if spec.paired else 1)
+def _pass(spec: TrainSpec, place: Placement, ranks: int) -> int:
+    """Tokens of the longest pass: what is allowed, unless a step has less; a branch, pair or row it holds in any case.
+
+    Of a group of completions it holds all where it cannot take one branch after another.
+    """
+    leaves = spec.num_generations if isinstance(spec, RLSpec) else 2 if spec.paired else 1
+    trunk, leaf = (spec.max_length, spec.max_new_tokens) if isinstance(spec, RLSpec) else (0, spec.max_length)
+    step = math.ceil(_rows_of_step(spec) / ranks) * (trunk + leaves * leaf)
+    in_parts = isinstance(spec, RLSpec) and place.depth_first and ranks == 1
+    return max(min(place.micro_tokens, step), trunk + leaf * (1 if in_parts else leaves))
 
 
 def _answer(spec: ArtifactSpec, texts: Texts) -> float:
