@@ -133,8 +133,8 @@ def write(work: Path) -> Path:
             better, worse = ([*asked, {"role": "assistant", "content": f"{i}{x} {text}"}] for x in "ab")
             rows.write(json.dumps({"messages": better}) + "\n")
             pairs.write(json.dumps({"chosen": better, "rejected": worse}) + "\n")
-    asked = (f"Tell me a long story about the lake number {i}, with many people in it." for i in range(64))
-    lines = [json.dumps({"question": question, "answer": "e"}) + "\n" for question in asked]
+    questions = (f"Tell me a long story about the lake number {i}, with many people in it." for i in range(64))
+    lines = [json.dumps({"question": question, "answer": "e"}) + "\n" for question in questions]
     (work / "problems.jsonl").write_text("".join(lines))
     (work / "reward.py").write_text(REWARD)
     file = work / "recipe.toml"

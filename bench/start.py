@@ -125,7 +125,7 @@ def _wait(child: subprocess.Popen[bytes], done: Callable[[], bool], log: Path) -
     ends = time.monotonic() + PATIENCE
     while not done():
         if child.poll() is not None or time.monotonic() > ends:
-            raise SystemExit(f"{shlex.join(map(str, child.args))}: no step was made\n{log.read_text()[-3000:]}")
+            raise SystemExit(f"{child.args}: no step was made\n{log.read_text()[-3000:]}")
         time.sleep(0.05)
 
 
