@@ -75,7 +75,7 @@ BUDGETS = {
     "data": 6_947,
     "device": 1_201,
     "evals": 3_477,
-    "forecast": 617,
+    "forecast": 638,
     "kernels": 111,
     "models": 11_884,
     "preflight": 796,
