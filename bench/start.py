@@ -59,14 +59,10 @@ def main() -> None:
         for name in STARTS if number % 2 == 0 else reversed(STARTS):
             found[name].append(seconds(STARTS[name], model, chats))
             print(f"round {number + 1}: {name}: {found[name][-1]:.1f} s", flush=True)
-    sides = [
-        {"name": name, "lines": STARTS[name], "median": statistics.median(times), "rounds": times}
-        for name, times in found.items()
-    ]
     print("| start | lines | seconds to the first step |\n|---|--:|--:|")
-    for side in sides:
-        print(f"| {side['name']} | {len(side['lines'])} | {side['median']:.1f} |")
-    peer.save("start", sides)
+    for name, times in found.items():
+        print(f"| {name} | {len(STARTS[name])} | {statistics.median(times):.1f} |")
+    peer.save("start", [{"name": name, "lines": STARTS[name], "seconds": times} for name, times in found.items()])
 
 
 def conversations(data: Path) -> str:
@@ -125,7 +121,7 @@ def _wait(child: subprocess.Popen[bytes], done: Callable[[], bool], log: Path) -
     ends = time.monotonic() + PATIENCE
     while not done():
         if child.poll() is not None or time.monotonic() > ends:
-            raise SystemExit(f"{child.args}: no step was made\n{log.read_text()[-3000:]}")
+            raise SystemExit(f"{child.args!r}: no step was made\n{log.read_text()[-3000:]}")
         time.sleep(0.05)
 
 
