@@ -57,6 +57,18 @@ class Usage:
     cost: float | None = None
 
 
+def key_of(url: str) -> str:
+    """The key for a server, from the environment (see `open`); EndpointError where the URL is none of a server."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or has_userinfo(url):
+        raise EndpointError("expected a base URL such as https://host/v1, without a user name or key in it")
+    names = ["TERCET_API_KEY", *["OPENAI_API_KEY"] * (parts.hostname == "api.openai.com")]
+    key = next(filter(None, (os.environ.get(name, "").strip() for name in names)), "")
+    if not (key.isascii() and key.isprintable()):
+        raise EndpointError("the API key holds characters that no key has; copy it again")
+    return key
+
+
 class EndpointGenerator:
     """Writes and scores over HTTP. Implements `tercet.rows.Generator`; it cannot show token ids, so has no `encode`."""
 
@@ -86,14 +98,7 @@ class EndpointGenerator:
         The key is read from TERCET_API_KEY where that is set, else for api.openai.com from OPENAI_API_KEY, which no
         other host is sent. `price` is what a million prompt and a million completion tokens cost.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or has_userinfo(url):
-            raise EndpointError("expected a base URL such as https://host/v1, without a user name or key in it")
-        names = ["TERCET_API_KEY", *["OPENAI_API_KEY"] * (parts.hostname == "api.openai.com")]
-        key = next(filter(None, (os.environ.get(name, "").strip() for name in names)), "")
-        if not (key.isascii() and key.isprintable()):
-            raise EndpointError("the API key holds characters that no key has; copy it again")
-        found = cls(url, model, key, Limits(**limits), price)
+        found = cls(url, model, key_of(url), Limits(**limits), price)
         found.extra = dict(extra or {})
         return found
 

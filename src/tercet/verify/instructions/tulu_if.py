@@ -39,7 +39,7 @@ def tulu_if(completion: str, reference: str) -> Grade:
     "at most"}`, as in the published rows (null arguments are ignored), or a list of constraints that must all hold.
     An empty completion follows nothing, although it has no comma.
     """
-    constraints = [(str(spec.get("func_name")), _check(spec)) for spec in _parse(reference)]
+    constraints = [(str(spec.get("func_name")), _check(spec)) for spec in read_constraints(reference)]
     text = _clean(completion)
     if not text:
         return Grade(0.0, outcome="unparsed", detail="the completion is empty")
@@ -54,7 +54,8 @@ def tulu_if(completion: str, reference: str) -> Grade:
     return Grade(0.0, detail=f"failed: {', '.join(failed)}") if failed else Grade(1.0)
 
 
-def _parse(reference: str) -> list[dict[str, Any]]:
+def read_constraints(reference: str) -> list[dict[str, Any]]:
+    """The constraints of a reference answer, one or a list of them."""
     example = '{"func_name": "validate_word_constraint", "N": 30, "quantifier": "at most"} or a list of such objects'
     value = read_reference("tulu_if@1", reference, example)
     specs = [value] if isinstance(value, dict) else value

@@ -1,0 +1,60 @@
+"""The columns are the models of a run in the order of its story, and what else the command line names."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tercet.play.columns import labelled, local, server
+from tercet.play.run import distinct, run_models, run_of
+from tercet.store import Store, StoreError
+
+SPACE = Path(__file__).parents[2] / "docker" / "space"
+
+
+def test_the_models_of_a_store_come_in_the_order_of_their_lineage(run_store):
+    assert [artifact.name for artifact in run_models(run_store)] == ["base", "sft"]
+    assert run_of(run_store.root) == (run_store, None) or run_of(run_store.root)[0].root == run_store.root
+
+
+def test_a_model_folder_or_a_stage_is_no_run(run_store, tiny_folder, tmp_path):
+    assert run_of(tiny_folder) is None
+    assert run_of(run_store.open("sft").path) is None
+    assert run_of(tmp_path) is None
+    with pytest.raises(StoreError, match="holds no model"):
+        run_models(Store(tmp_path))
+
+
+def test_two_stages_of_one_name_are_told_apart_by_their_folders(run_store):
+    one = run_store.open("sft")
+    assert list(distinct([one])) == ["sft"]
+    assert list(distinct([one, one])) == [one.path.name]
+
+
+def test_labels_of_columns_differ(tiny_folder):
+    two = labelled([local("a", tiny_folder, "sft"), local("b", tiny_folder, "sft"), local("c", tiny_folder)])
+    assert [column.label for column in two] == ["a", "b", "c"]
+    assert len({column.tokenizer for column in two}) == 1
+
+
+def test_the_page_is_not_told_where_a_server_stands():
+    told = json.dumps(server("other", "https://secret.example/v1", "org/m", 0).to_json())
+    assert "secret" not in told
+    assert json.loads(told)["server"] is True
+
+
+def test_the_space_is_read_only_pinned_and_runs_as_a_user():
+    text = (SPACE / "Dockerfile").read_text("utf-8")
+    pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (SPACE.parents[1] / "constraints.txt").read_text(), re.M))
+    assert f"torch=={pins['torch']}" in text
+    assert text.rindex("USER tercet") > text.rindex("RUN ")
+    command = json.loads(re.findall(r"^CMD (.+)$", text, re.M)[0])[-1]
+    assert {"--read-only", "--public", "--no-programs", "--allow-host"} <= set(command.split())
+    front = (SPACE / "README.md").read_text("utf-8").split("---")[1]
+    assert "sdk: docker" in front
+    port = re.findall(r"app_port: (\d+)", front)[0]
+    assert f"--port {port}" in command
+    assert f"EXPOSE {port}" in text
