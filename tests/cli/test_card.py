@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from hub_rules import faults
 from huggingface_hub import DatasetCard, ModelCard
 
+from hub_rules import faults
 from tercet.cli.card import Form, data_card, model_card, space_card
 
 

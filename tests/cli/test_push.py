@@ -7,9 +7,9 @@ import time
 
 import huggingface_hub
 import pytest
-from fake_hub import TOKEN, running
 from huggingface_hub import DatasetCard, ModelCard, constants
 
+from fake_hub import TOKEN, running
 from tercet.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own upload

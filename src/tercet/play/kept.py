@@ -32,7 +32,7 @@ class KeptError(ValueError):
     """Something cannot be kept; the message says why."""
 
 
-class Turn(BaseModel):
+class KeptTurn(BaseModel):
     """A turn of a prompt."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -42,7 +42,7 @@ class Turn(BaseModel):
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
-    prompt: list[Turn] = Field(min_length=1, max_length=256)
+    prompt: list[KeptTurn] = Field(min_length=1, max_length=256)
     settings: dict[Name, Any] = Field(max_length=32)  # how the answers were drawn, the seed among them
 
     @property

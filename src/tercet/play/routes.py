@@ -23,7 +23,7 @@ from tercet.outside import read_json
 from tercet.play import assets
 from tercet.play.columns import MOST, Column
 from tercet.play.items import CHANGES, ItemBook, NoItemError
-from tercet.play.kept import Kept, KeptError, Text, Turn
+from tercet.play.kept import Kept, KeptError, KeptTurn, Text
 from tercet.play.servers import PATHS, RemoteServer
 from tercet.play.verdicts import Verdicts
 from tercet.records import Result, Sample, TaskCard
@@ -72,7 +72,7 @@ class Playground:
         }
 
 
-class Answer(BaseModel):
+class WrittenAnswer(BaseModel):
     """An answer to be graded: its text and how it ended."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -87,8 +87,8 @@ class GradeRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     verifier: str = Field(max_length=200)
     reference: Text = ""
-    prompt: list[Turn] = Field([], max_length=256)
-    answers: list[Answer] = Field(min_length=1, max_length=MOST_ANSWERS)
+    prompt: list[KeptTurn] = Field([], max_length=256)
+    answers: list[WrittenAnswer] = Field(min_length=1, max_length=MOST_ANSWERS)
     task: str = ""
     item: str = ""
 

@@ -14,7 +14,7 @@ from typing import Any
 from tercet.evals.results import regraded, summed, with_grade
 from tercet.play.items import RIGHT
 from tercet.records import Result, Sample, TaskCard
-from tercet.verify import VerifierError, check_reference, llm_judge, verifier, verifiers
+from tercet.verify import VERIFIERS, VerifierError, check_reference, llm_judge, verifier, verifiers
 from tercet.verify.instructions.language import read_instructions
 from tercet.verify.instructions.tulu_if import read_constraints
 from tercet.verify.llm_judges import Case, spoken
@@ -35,7 +35,7 @@ class Verdicts:
 
     def names(self) -> list[dict[str, Any]]:
         """The verifiers that can be chosen, with what the page must know of them."""
-        judges = [name for name in JUDGES if self.judge is not None]
+        judges = [one.name for one in VERIFIERS.values() if self.judge and one.asks_model and not one.embeds]
         found = [verifier(name) for name in [*verifiers(), *judges]]
         keep = [one for one in found if not (one.sandbox and self.sandbox == "off")]
         return [
@@ -67,9 +67,6 @@ class Verdicts:
         grades = judged([(judge, case) for case in cases], self.judge())
         both = zip(asked.tries, grades, strict=True)
         return summed(asked, [with_grade(one, grade, cut=one.stop == "length") for one, grade in both], card).tries
-
-
-JUDGES = ("quality@1", "quality_ref@1", "factuality@1", "refusal@1", "rubric@1", "safety@1", "wildguard@1")
 
 
 def parts(name: str, reference: str) -> Iterator[tuple[str, str, str]]:
