@@ -37,8 +37,10 @@ from typing import Any
 
 from peer import HERE, RESULTS
 from tercet import machine
+from tercet.models.chat import Chat
 from tercet.models.generate import LocalGenerator
-from tercet.rows import Completion, Sampling, read_table
+from tercet.models.openai.served import ServedModel
+from tercet.rows import Completion, read_table
 
 STAGES = {"follow": "rows", "sums": "rows", "refuse": "rows", "prompts": "rows", "preference-data": "pairs"}
 NAMES = ("author", "twin")  # the same weights under two names
@@ -386,29 +388,26 @@ def act(options: argparse.Namespace) -> None:
 
     with tempfile.TemporaryDirectory() as name, socket.create_server(("127.0.0.1", options.port)) as listener:
         tiny.build(Path(name) / "model", 0)
-        actor = Actor.open(Path(name) / "model", options.dtype, rows=options.rows)
-        serve.run(actor, serve.Settings(NAMES, options.rows, log=options.log), listener)
+        generator = LocalGenerator.open(Path(name) / "model", options.dtype, rows=options.rows)
+        generator.chat = Actor(generator.chat.tokenizer)
+        settings = serve.Settings(options.rows, log=options.log)
+        serve.run([ServedModel.of(generator, *NAMES)], settings, listener)
 
 
-class Actor(LocalGenerator):
-    """The local generator, whose completions say in the wanted form what their tokens happen to be."""
+class Actor(Chat):
+    """A chat whose completions say in the wanted form what their tokens happen to be."""
 
-    def write(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, done: Any = None, streams: Any = None
-    ) -> list[list[Completion]]:
-        """See `LocalGenerator.write`; takes its time, so that a kill finds requests under way."""
-        time.sleep(0.3)
-        asked = [str(self.chat.tokenizer.decode(list(ids))) for ids in prompts]
+    def begun(self, prompt_ids: Sequence[int]) -> str:
+        """The prompt, which the completion is told."""
+        return str(self.tokenizer.decode(list(prompt_ids)))
 
-        def finished(i: int, group: list[Completion]) -> None:
-            if done is not None:
-                done(i, [replace(one, text=spoken(asked[i], one), stop="eos") for one in group])
-
-        written = super().write(prompts, sampling, finished, streams)
-        return [
-            [replace(one, text=spoken(text, one), stop="eos") for one in group]
-            for text, group in zip(asked, written, strict=True)
-        ]
+    def completion(
+        self, token_ids: Sequence[int], logps: Sequence[float], stop: Sequence[str], begun: str = ""
+    ) -> Completion:
+        """See `Chat.completion`; takes its time, so that a kill finds requests under way."""
+        time.sleep(0.03)
+        found = super().completion(token_ids, logps, stop)
+        return replace(found, text=spoken(begun, found), stop="eos")
 
 
 WORDS = ("river", "market", "letter", "garden", "answer", "teacher", "morning", "bridge", "window", "kitchen")

@@ -24,8 +24,10 @@ from tercet.models.access import Access, AccessError, read_key, write_key
 from tercet.models.generate import LocalGenerator
 from tercet.models.openai import batcher as batcher_module
 from tercet.models.openai import connections
-from tercet.models.openai import serve as serve_module
+from tercet.models.openai import handler as handler_module
+from tercet.models.openai.live import Live
 from tercet.models.openai.serve import Settings, app, web_server
+from tercet.models.openai.served import ServedModel
 from tercet.models.vllm import server as engine_module
 from tercet.models.vllm.client import RemoteEngine
 from tercet.models.vllm.server import EngineServer
@@ -74,7 +76,7 @@ def running(start: Callable[[], None], stop: Callable[[], None]) -> Iterator[Non
 @contextlib.contextmanager
 def serving(generator: LocalGenerator, access: Access, log: Path | None = None) -> Iterator[int]:
     """The port of `tercet serve`."""
-    web = app(generator, Settings(("tiny",), access=access, log=log))
+    web = app([ServedModel.of(generator, "tiny")], Settings(access=access, log=log))
     server = web_server(web)
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -502,13 +504,13 @@ def test_a_client_that_resets_its_connection_is_no_trouble(server: tuple[str, in
 
 
 def test_an_error_inside_is_told_by_number_and_its_rest_stands_in_the_log(
-    generator: LocalGenerator, capfd: Any, caplog: pytest.LogCaptureFixture
+    generator: LocalGenerator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Broken(LocalGenerator):
-        def write(self, *_: Any, **__: Any) -> Any:
-            raise RuntimeError(f"secret {ESCAPE}")
+    def broken(*_: Any) -> Any:
+        raise RuntimeError(f"secret {ESCAPE}")
 
-    with serving(Broken(generator.policy, generator.chat), Access()) as port:
+    monkeypatch.setattr(Live, "turn", broken)
+    with serving(generator, Access()) as port:
         status, body = posted(("serve", port, ""), chat())
     assert (status, b"secret" in body) == (500, False)
     sane(body)
@@ -530,14 +532,16 @@ def test_the_log_has_every_refusal_and_nothing_a_terminal_obeys(serve_port: int,
 
 def test_a_queue_that_is_full_says_come_again(generator: LocalGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
+    turn = Live.turn
 
-    class Waiting(LocalGenerator):
-        def write(self, *args: Any, **more: Any) -> Any:
+    def waiting(self: Live, queue: Any) -> Any:
+        if queue:
             gate.wait(30)
-            return super().write(*args, **more)
+        return turn(self, queue)
 
+    monkeypatch.setattr(Live, "turn", waiting)
     monkeypatch.setattr(batcher_module, "WAITING", 4)
-    with serving(Waiting(generator.policy, generator.chat), Access()) as port, ThreadPoolExecutor(40) as pool:
+    with serving(generator, Access()) as port, ThreadPoolExecutor(40) as pool:
         asked = [pool.submit(posted, ("serve", port, ""), chat(seed=i)) for i in range(40)]
         end = time.monotonic() + 20
         while sum(one.done() for one in asked) < 4 and time.monotonic() < end:
@@ -550,7 +554,7 @@ def test_a_queue_that_is_full_says_come_again(generator: LocalGenerator, monkeyp
 
 
 def test_remembered_replies_are_bounded_in_bytes(generator: LocalGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve_module, "KEPT_BYTES", 20)
+    monkeypatch.setattr(handler_module, "KEPT_BYTES", 20)
     with serving(generator, Access()) as port:
         ids = []
         for key in ("a", "b", "c", "d", "a"):

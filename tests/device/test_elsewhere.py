@@ -12,7 +12,7 @@ from elsewhere import DEVICE, Away, elsewhere
 from tercet.device import place
 from tercet.models.embed import Embedder
 from tercet.models.generate import LocalGenerator
-from tercet.models.openai.batcher import look
+from tercet.models.openai.logps import look
 from tercet.rows import Message, Sampling
 
 ASKS = ["Hi", "What is a basin?", "x" * 40, "ü"]

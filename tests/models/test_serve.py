@@ -20,14 +20,17 @@ from typing import Any
 
 import httpx2
 import pytest
+from tests.models.serving import post, said, serving
 
-from tercet.cli.models import served_name
+from tercet.cli.serving import served_name
 from tercet.models.access import Access
+from tercet.models.backbone import backbone
 from tercet.models.generate import LocalGenerator
-from tercet.models.openai.batcher import Batcher, BatcherClosed, GenerationJob
+from tercet.models.openai.batcher import Batcher, BatcherClosed
 from tercet.models.openai.endpoint import EndpointGenerator
+from tercet.models.openai.jobs import GenerationJob
 from tercet.models.openai.payloads import EndpointError
-from tercet.models.openai.serve import Settings, app, web_server
+from tercet.models.openai.served import ServedModel
 from tercet.rows import PLAIN, Message, Messages, Sampling
 
 TURNS = [(Message("user", f"Tell me {'more ' * (i % 4)}about {i} things."),) for i in range(12)]
@@ -41,17 +44,8 @@ def generator(sharp_folder: Path) -> LocalGenerator:
 @contextmanager
 def served(generator: LocalGenerator, **settings: Any) -> Iterator[str]:
     """The URL of a running server."""
-    web = app(generator, Settings(**{"names": ("tiny",), **settings}))
-    server = web_server(web)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        finally:
-            server.should_exit = True
-            thread.join()
-            web.state.batcher.close()
+    with serving([ServedModel.of(generator, "tiny")], **settings) as (url, _):
+        yield url
 
 
 @contextmanager
@@ -69,16 +63,6 @@ def url(generator: LocalGenerator, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(autouse=True)
 def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TERCET_API_KEY", raising=False)
-
-
-def post(url: str, path: str, body: dict[str, Any] | bytes, **headers: str) -> tuple[int, dict[str, Any]]:
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    response = httpx2.post(f"{url}{path}", content=content, headers=headers, timeout=60)
-    return response.status_code, response.json()
-
-
-def said(text: str, **fields: Any) -> dict[str, Any]:
-    return {"model": "tiny", "messages": [{"role": "user", "content": text}], "max_tokens": 8, **fields}
 
 
 def facts(completions: list[Any]) -> list[tuple[str, str]]:
@@ -199,13 +183,17 @@ def test_a_closed_assistant_turn_is_followed_by_a_new_one(url, generator):
         (said("a", messages=[{"role": "user", "content": 7}]), 400, "messages.0.content"),
         (said("a", max_tokens="8"), 400, "max_tokens: Input should be a valid integer"),
         (said("a", max_tokens=0), 400, "max_tokens: Input should be greater than or equal to 1"),
+        ({"model": "tiny", "messages": [{"role": "user"}]}, 400, "messages.0.content: the field is missing"),
         (said("a", n=True), 400, "n: Input should be a valid integer"),
         (said("a", temperature=-1), 400, "temperature: Input should be greater"),
         (said("a", top_p=0), 400, "top_p"),
         (said("a", stop=[""]), 400, "a stop string is empty"),
-        (said("a", stream=True), 400, "does not stream"),
-        (said("a", tools=[{}]), 400, "tools: this server does not know the field"),
-        (said("a", frequency_penalty=0.5), 400, "frequency_penalty"),
+        (said("a", tools=[{}]), 400, "tools.0.type: the field is missing"),
+        (said("a", wonder=1), 400, "wonder: this server does not know the field"),
+        (said("a", frequency_penalty=0.5), 400, "frequency_penalty: only 0 can be served"),
+        (said("a", stream_options={"include_usage": True}), 400, "stream_options goes with stream = true"),
+        (said("a", top_logprobs=3), 400, "top_logprobs goes with logprobs"),
+        (said("a", tool_choice="required"), 400, "tool_choice: only auto and none"),
         (said("a", continue_final_message=True), 400, "add_generation_prompt = false"),
         (said("a", max_tokens=4000), 400, "exceed the context of 2048"),
         (said("a" * 3000), 400, "exceed the context of 2048"),
@@ -222,13 +210,13 @@ def test_what_is_null_counts_as_absent(url):
 
 
 def test_an_unknown_address_is_an_error_of_the_protocol(url):
-    assert post(url, "/embeddings", {})[1]["error"]["type"] == "not_found_error"
+    assert post(url, "/embeddings", {})[1]["error"]["type"] == "invalid_request_error"
     assert httpx2.get(f"{url}/completions").status_code == 405
 
 
 def test_models_are_listed_and_health_is_reported(url):
     assert [one["id"] for one in httpx2.get(f"{url}/models").json()["data"]] == ["tiny"]
-    assert httpx2.get(f"{url.removesuffix('/v1')}/health").json() == {"status": "ok"}
+    assert httpx2.get(f"{url.removesuffix('/v1')}/health").json() == {"status": "ok", "waiting": 0, "writing": 0}
 
 
 def test_without_the_key_nobody_is_served(generator, monkeypatch):
@@ -246,24 +234,26 @@ def test_without_the_key_nobody_is_served(generator, monkeypatch):
 # ---- batches, keys, the log, the end ----
 
 
-class Counting(LocalGenerator):
-    """The generator, with a list of how many prompts each call had, and a gate."""
+class Gate(threading.Event):
+    """Holds every forward pass of a model while it is shut; `sizes` are the tokens that each one reads."""
 
-    sizes: list[int]
-    gate: threading.Event
+    def __init__(self, generator: LocalGenerator) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+        self.set()
+        self.hook = backbone(generator.policy.model).register_forward_pre_hook(self.passed, with_kwargs=True)
 
-    def write(self, prompts: Any, *args: Any, **more: Any) -> Any:
-        self.sizes.append(len(prompts))
-        self.gate.wait(30)
-        return super().write(prompts, *args, **more)
+    def passed(self, _model: Any, _args: Any, given: dict[str, Any]) -> None:
+        self.sizes.append(given["input_ids"].shape[1])
+        assert self.wait(30)
 
 
 @pytest.fixture
-def counting(generator: LocalGenerator) -> Counting:
-    found = Counting(generator.policy, generator.chat, rows=16)
-    found.sizes, found.gate = [], threading.Event()
-    found.gate.set()
-    return found
+def gate(generator: LocalGenerator) -> Iterator[Gate]:
+    found = Gate(generator)
+    yield found
+    found.set()
+    found.hook.remove()
 
 
 def log_of(path: Path) -> list[dict[str, Any]]:
@@ -277,55 +267,97 @@ def wait_for(what: Any) -> None:
         time.sleep(0.01)
 
 
-def test_requests_that_wait_together_are_written_together(counting):
-    counting.gate.clear()
-    batcher = Batcher(counting, 4)
-    ids = counting.encode(TURNS)
-    first = batcher.submit(GenerationJob(ids[0], Sampling(4)))
-    wait_for(lambda: counting.sizes)
-    rest = [
-        batcher.submit(GenerationJob(one, Sampling(4, temperature))) for one in ids[1:5] for temperature in (0.0, 1.0)
-    ]
-    counting.gate.set()
-    answers = [one.result(30) for one in (first, *rest)]
-    batcher.close()
-    assert counting.sizes == [1, 4, 4]
-    assert facts(answers[1].completions) == facts(counting.complete(TURNS[1:2], Sampling(4))[0])
+def batcher_of(generator: LocalGenerator, rows: int = 4) -> Batcher:
+    return Batcher({"tiny": ServedModel.of(generator, "tiny")}, rows, 1)
 
 
-def test_a_cancelled_job_is_never_written_and_a_closed_batcher_refuses(counting):
-    counting.gate.clear()
-    batcher = Batcher(counting, 4)
-    ids = counting.encode(TURNS[:1])[0]
-    first = batcher.submit(GenerationJob(ids, Sampling(4)))
-    wait_for(lambda: counting.sizes)
-    cancelled, kept = (batcher.submit(GenerationJob(ids, Sampling(4))) for _ in range(2))
-    assert cancelled.cancel()
-    assert not first.cancel()
-    counting.gate.set()
-    kept.result(30)
+def job(ids: list[int], tokens: int = 4, **more: Any) -> GenerationJob:
+    return GenerationJob(ids, Sampling(tokens), model="tiny", **more)
+
+
+def test_a_request_joins_what_is_being_written(generator, gate):
+    gate.clear()
+    ids = generator.encode(TURNS)
+    with closing(batcher_of(generator)) as batcher:
+        (first,) = batcher.submit([job(ids[0], 8)])
+        wait_for(lambda: gate.sizes)
+        others = batcher.submit([job(one) for one in ids[1:3]])
+        gate.set()
+        answers = [task.answer.result(30) for task in (first, *others)]
+    joined = len(ids[1]) + len(ids[2])
+    assert gate.sizes == [len(ids[0]), 1, joined, 3, 3, 3, 1, 1, 1]
+    for one, answer in zip(ids, answers, strict=False):
+        tokens = answer.completions[0].num_tokens
+        assert facts(answer.completions) == facts(generator.write([one], Sampling(tokens))[0])
+
+
+def test_more_samples_than_there_are_rows_come_one_after_another(generator, gate):
+    (ids,) = generator.encode(TURNS[:1])
+    how = Sampling(6, 1.0, n=5)
+    with closing(batcher_of(generator, 2)) as batcher:
+        (task,) = batcher.submit([GenerationJob(ids, how, 3, model="tiny")])
+        found = task.answer.result(30)
+    assert max(gate.sizes[1:3]) == 2
+    alone = generator.write([ids], Sampling(6, 1.0, n=5, seed=3))[0]
+    assert facts(found.completions) == facts(alone)
+
+
+def test_a_cancelled_task_is_not_written_on_and_a_closed_batcher_refuses(generator, gate):
+    gate.clear()
+    ids = generator.encode(TURNS[:3])
+    batcher = batcher_of(generator)
+    (first,) = batcher.submit([job(ids[0], 64)])
+    wait_for(lambda: gate.sizes)
+    waiting, kept = batcher.submit([job(ids[1]), job(ids[2])])
+    assert [batcher.place(task) for task in (first, waiting, kept)] == [0, 1, 2]
+    first.cancel()
+    waiting.cancel()
+    assert batcher.place(kept) == 1
+    gate.set()
+    kept.answer.result(30)
     batcher.close()
-    assert counting.sizes == [1, 1]
+    assert gate.sizes == [len(ids[0]), 1, len(ids[2]), 1, 1, 1]
+    assert not waiting.rows
     with pytest.raises(BatcherClosed):
-        batcher.submit(GenerationJob(ids, Sampling(4)))
+        batcher.submit([job(ids[0])])
 
 
-def test_a_model_that_fails_fails_one_batch_and_not_the_server(counting, tmp_path):
-    with served(counting, log=tmp_path / "log") as url:
-        counting.sizes = None  # type: ignore[assignment]
+def test_a_model_that_fails_fails_what_it_wrote_and_not_the_server(generator, gate):
+    with served(generator) as url:
+        gate.sizes = None  # type: ignore[assignment]
         status, reply = post(url, "/chat/completions", said("a"), **{"Idempotency-Key": "k"})
-        counting.sizes = []
+        gate.sizes = []
         assert (status, reply["error"]["type"]) == (500, "server_error")
         assert post(url, "/chat/completions", said("a"), **{"Idempotency-Key": "k"})[0] == 200
 
 
-def test_a_key_that_comes_again_gets_the_same_reply_and_nothing_is_written(counting, tmp_path):
+def test_where_memory_runs_out_the_same_is_written_with_half_the_rows(generator, gate):
+    ids = generator.encode(TURNS[:4])
+    passed = gate.passed
+    full = iter([False, False, True])
+
+    def scarce(*given: Any) -> None:
+        passed(*given)
+        if next(full, False):
+            raise RuntimeError("CUDA out of memory")
+
+    gate.hook.remove()
+    gate.hook = backbone(generator.policy.model).register_forward_pre_hook(scarce, with_kwargs=True)
+    with closing(batcher_of(generator)) as batcher:
+        tasks = batcher.submit([job(one) for one in ids])
+        answers = [task.answer.result(30) for task in tasks]
+    assert max(gate.sizes[4:6]) == 2
+    for one, answer in zip(ids, answers, strict=True):
+        assert facts(answer.completions) == facts(generator.write([one], Sampling(4))[0])
+
+
+def test_a_key_that_comes_again_gets_the_same_reply_and_nothing_is_written(generator, gate, tmp_path):
     body = said("a", temperature=1.0)
-    with served(counting, log=tmp_path / "log") as url, ThreadPoolExecutor(4) as pool:
-        counting.gate.clear()
+    with served(generator, log=tmp_path / "log") as url, ThreadPoolExecutor(4) as pool:
+        gate.clear()
         futures = [pool.submit(post, url, "/chat/completions", body, **{"Idempotency-Key": "k"}) for _ in range(4)]
-        wait_for(lambda: counting.sizes)
-        counting.gate.set()
+        wait_for(lambda: gate.sizes)
+        gate.set()
         replies = [future.result() for future in futures]
         replies.append(post(url, "/chat/completions", body, **{"Idempotency-Key": "k"}))
         other = post(url, "/chat/completions", said("b"), **{"Idempotency-Key": "k"})
@@ -333,56 +365,71 @@ def test_a_key_that_comes_again_gets_the_same_reply_and_nothing_is_written(count
     assert all(reply == replies[0] for reply in replies)
     assert (other[0], other[1]["error"]["code"]) == (400, "key_reused")
     assert free[1]["id"] != replies[0][1]["id"]
-    assert counting.sizes == [1, 1]
     lines = log_of(tmp_path / "log")
     assert [line["again"] for line in lines if line["status"] == 200].count(False) == 2
     assert len({line["id"] for line in lines if line["status"] == 200}) == 2
     written = replies[0][1]["usage"]["completion_tokens"]
+    assert len(gate.sizes) == 2 * written
     assert lines[0].items() >= {"key": "k", "model": "tiny", "completion_tokens": written, "gone": False}.items()
     assert lines[0]["request"] == lines[-1]["request"]
 
 
-def test_a_reply_with_log_probs_is_not_remembered(counting):
+def test_a_reply_with_log_probs_is_not_remembered(generator):
     body = said("a", max_tokens=1, logprobs=True, top_logprobs=2)
-    with served(counting) as url:
+    with served(generator) as url:
         replies = [post(url, "/chat/completions", body, **{"Idempotency-Key": "k"})[1] for _ in range(2)]
     assert replies[0]["id"] != replies[1]["id"]
-    assert counting.sizes == [1, 1]
 
 
-def test_a_request_whose_client_is_gone_is_taken_out_of_the_queue(counting, tmp_path):
-    with served(counting, log=tmp_path / "log") as url:
-        counting.gate.clear()
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "in pieces"])
+def test_a_client_that_hangs_up_ends_the_writing(generator, gate, tmp_path, streams):
+    with served(generator, log=tmp_path / "log") as url:
+        gate.clear()
         host, port = url.removesuffix("/v1").removeprefix("http://").split(":")
-        data = json.dumps(said("a")).encode()
+        data = json.dumps(said("a", max_tokens=400, stream=streams)).encode()
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(data)}\r\n\r\n".encode()
         clients = []
-        for _ in range(2):  # the first one's batch begins, the second one waits
+        for _ in range(2):  # the first one is being written, the second one waits
             clients.append(socket.create_connection((host, int(port))))
             clients[-1].sendall(head + data)
-            wait_for(lambda: counting.sizes)
+            wait_for(lambda: gate.sizes)
         time.sleep(0.2)
         for one in clients:
             one.close()
+        wait_for(lambda: (tmp_path / "log").is_file() and len(log_of(tmp_path / "log")) == 2)
+        gate.set()
+        status, _ = post(url, "/chat/completions", said("b", max_tokens=2))
+    assert status == 200
+    assert [(line["status"], line["gone"]) for line in log_of(tmp_path / "log")[:2]] == [(499, True)] * 2
+    assert len(gate.sizes) <= 5
+
+
+def test_an_answer_with_a_key_is_written_to_its_end_when_the_client_is_gone(generator, gate, tmp_path):
+    body = said("a", max_tokens=6)
+    with served(generator, log=tmp_path / "log") as url:
+        gate.clear()
+        with pytest.raises(httpx2.ReadTimeout):
+            httpx2.post(f"{url}/chat/completions", json=body, headers={"Idempotency-Key": "k"}, timeout=0.5)
+        gate.set()
         wait_for(lambda: (tmp_path / "log").is_file())
-        counting.gate.set()
-        wait_for(lambda: len(log_of(tmp_path / "log")) == 2)
-    assert [(line["status"], line["gone"]) for line in log_of(tmp_path / "log")] == [(499, True), (200, True)]
-    assert counting.sizes == [1]
+        post(url, "/chat/completions", body, **{"Idempotency-Key": "k"})
+    lines = log_of(tmp_path / "log")
+    assert [(line["status"], line["gone"], line["again"]) for line in lines[:1]] == [(200, True, False)]
+    assert lines[1]["again"]
+    assert lines[1]["answer"] == lines[0]["answer"]
 
 
-def test_at_the_end_what_is_written_is_finished_and_what_waits_is_refused(counting):
+def test_at_the_end_what_is_written_is_finished_and_what_waits_is_refused(generator, gate):
     with ThreadPoolExecutor(2) as pool:
-        with served(counting) as url:
-            counting.gate.clear()
+        with served(generator, rows=1) as url:
+            gate.clear()
             first = pool.submit(post, url, "/chat/completions", said("a"))
-            wait_for(lambda: counting.sizes)
+            wait_for(lambda: gate.sizes)
             second = pool.submit(post, url, "/chat/completions", said("b"))
             time.sleep(0.3)
-            threading.Timer(0.5, counting.gate.set).start()
+            threading.Timer(0.5, gate.set).start()
         assert first.result()[0] == 200
         assert (second.result()[0], second.result()[1]["error"]["code"]) == (503, "shutting_down")
-    assert counting.sizes == [1]
 
 
 def test_the_verb_serves_and_an_interrupt_ends_it_cleanly(tiny_folder, tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tercet import pipeline, preflight
-from tercet.cli import artifacts, clean, data, evals, export, forecast, models, push, speed, start, trace
+from tercet.cli import artifacts, clean, data, evals, export, forecast, models, push, serving, speed, start, trace
 from tercet.cli.output import emit, print_results, say, table
 from tercet.cli.parser import Verb, complete, parser
 from tercet.forecast import named_size
@@ -216,7 +216,7 @@ VERBS: dict[str, Verb] = {
     "compare": evals.compare,
     "grade": evals.grade,
     "chat": models.chat,
-    "serve": models.serve,
+    "serve": serving.serve,
     "engine": models.engine,
     "lineage": artifacts.lineage,
     "trace": trace.trace,

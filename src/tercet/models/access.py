@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import re
 import secrets
 import socket
 import stat
@@ -33,10 +34,14 @@ class AccessError(ValueError):
 
 @dataclass(frozen=True)
 class Access:
-    """The key of a server, none when it is empty, and its names beside those of loopback and the address it has."""
+    """The key of a server, none when it is empty, and its names beside those of loopback and the address it has.
+
+    `origins` are those of pages elsewhere that may ask from a browser.
+    """
 
     key: str = field(default="", repr=False)
     names: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
 
     def refusal(
         self, headers: Iterable[tuple[str, str]], reached: str, *, free: bool = False
@@ -52,6 +57,8 @@ class Access:
         if len(hosts) != 1 or not self._known(_host_of(hosts[0]), reached):
             return 421, "the Host header names another server; start this one with --allow-host NAME"
         for origin in [value.strip().lower() for name, value in pairs if name == "origin"]:
+            if origin in self.origins:
+                continue
             if origin != f"http://{hosts[0]}" and _host_of(origin.partition("://")[2]) not in self.names:
                 return 403, "pages of other servers are not answered; start this one with --allow-host NAME"
         given = [value.removeprefix("Bearer ") for name, value in pairs if name == "authorization"]
@@ -63,15 +70,19 @@ class Access:
         return host == "localhost" or host in self.names or host == reached or (is_loopback(host) and _is_ip(host))
 
 
-def access(host: str, allowed: Iterable[str], key: str) -> Access:
+def access(host: str, allowed: Iterable[str], key: str, origins: Iterable[str] = ()) -> Access:
     """Who may ask a server that listens on `host`: without a key, only this machine."""
+    pages = tuple(origin.strip().lower().rstrip("/") for origin in origins)
+    for origin in pages:
+        if not re.fullmatch(r"https?://[^/\s@]+", origin):
+            raise AccessError(f"--allow-origin {origin}: expected SCHEME://NAME or SCHEME://NAME:PORT, without a path")
     if not key and not is_loopback(host):
         raise AccessError(
             f"--host {host}: whoever reaches this machine could use the server; set a key in TERCET_API_KEY or "
             "--key-file FILE, or listen on 127.0.0.1"
         )
     own = () if _is_ip(host) else (host,)
-    return Access(key, tuple(name.strip().lower() for name in (*own, *allowed)))
+    return Access(key, tuple(name.strip().lower() for name in (*own, *allowed)), pages)
 
 
 def is_loopback(host: str) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor
 from tercet.device.graphs import Graphs
 from tercet.device.readback import Readback, send
 from tercet.models.flops import ComputeAccount, attended_pairs
-from tercet.models.forest import Tree, pack_forest
+from tercet.models.forest import Forest, Tree, pack_forest
 from tercet.models.kv_cache import Cache, Prefill
 from tercet.models.policy import Policy
 from tercet.models.sampling import draw, uniforms
@@ -32,11 +32,11 @@ class Ends(NamedTuple):
 
     def ended(self, rows: list[DecodingRow], words: Sequence[str]) -> list[DecodingRow]:
         """Those of the rows whose last token ends them."""
-        for row, stopped in zip(rows, self._stopped(rows, words), strict=True):
+        for row, stopped in zip(rows, self.stopped(rows, words), strict=True):
             row.ended = stopped or row.token_ids[-1] in self.stops or len(row.token_ids) >= row.limit
         return [row for row in rows if row.ended]
 
-    def _stopped(self, rows: list[DecodingRow], words: Sequence[str]) -> list[bool]:
+    def stopped(self, rows: list[DecodingRow], words: Sequence[str]) -> list[bool]:
         """Which rows have just written one of these stop strings."""
         if not words or not rows:
             return [False] * len(rows)
@@ -94,29 +94,37 @@ class Decoding:
 
     def admit(self, prompts: Sequence[Ids], queue: list[tuple[int, list[int]]], names: Sequence[int]) -> bool:
         """Prefill as many prompts as the cache can take, and draw each new row's first token; whether it took any."""
-        first, offset = len(self.rows), self.cache.offset
+        first = len(self.rows)
         taken: list[list[DecodingRow]] = []
         while queue and (rows := self._reserved(*queue[-1], prompts, first + sum(map(len, taken)))):
             taken.append(rows)
             queue.pop()
         if not taken:
             return False
-        # only what follows the shared prefix is computed; the rows of one prompt share its keys
-        forest = pack_forest([Tree(prompts[rows[0].prompt][offset:], []) for rows in taken]).moved(self._sent)
+        if self.sampling.temperature:
+            own = [uniforms(self.sampling, names[row.prompt], row.sample) for group in taken for row in group]
+            self.numbers[first : first + len(own)] = self._sent(torch.stack(own).float())
+        self._prefill([prompts[rows[0].prompt] for rows in taken], taken)
+        return True
+
+    def _prefill(self, prompts: Sequence[Ids], taken: Sequence[Sequence[DecodingRow]]) -> tuple[Forest, Tensor]:
+        """Read prompts, each for its group of rows, and draw their first tokens; what was read, and its hidden states.
+
+        Only what follows the shared prefix is computed; the rows of one prompt share its keys.
+        """
+        first, offset = len(self.rows), self.cache.offset
+        forest = pack_forest([Tree(ids[offset:], []) for ids in prompts]).moved(self._sent)
         layout = Prefill(forest, self.cache, first, [len(rows) for rows in taken])
         hidden = self.policy.hidden(layout, forest.input_ids, forest.position_ids + offset)
         rows = [row for group in taken for row in group]
         slots = slice(first, first + len(rows))
         self.cache.lengths[slots] = self._sent(torch.tensor([row.start - offset for row in rows]))
         self.counts[slots], self.active[slots] = 0, 1
-        if self.sampling.temperature:
-            own = [uniforms(self.sampling, names[row.prompt], row.sample) for row in rows]
-            self.numbers[slots] = self._sent(torch.stack(own).float())
         self.rows.extend(rows)
         self.work.add(forest.num_tokens, attended_pairs(forest) + forest.num_tokens * offset, len(rows))
         ends = [segment.end - 1 for segment, group in zip(forest.segments, taken, strict=True) for _ in group]
         self._await(rows, *self._draw(slots, hidden.index_select(0, self._sent(torch.tensor(ends)))))
-        return True
+        return forest, hidden
 
     def step(self) -> None:
         """One token for every row."""
@@ -155,11 +163,15 @@ class Decoding:
 
     def _step(self, size: int, reach: int) -> tuple[Tensor, Tensor]:
         """The device's part of a step: the next tokens of the first `size` slots, none of them over `reach` long."""
+        return self._draw(slice(0, size), self._advance(size, reach))
+
+    def _advance(self, size: int, reach: int) -> Tensor:
+        """Read the last tokens of the first `size` slots; the hidden states of what follows."""
         lengths = self.cache.lengths[:size]
         self.cache.begin(size, reach)
         hidden = self.policy.hidden(self.cache, self.last[:size], lengths + self.cache.offset)
         lengths += self.active[:size]
-        return self._draw(slice(0, size), hidden)
+        return hidden
 
     def _draw(self, slots: slice, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """The next token of each of `slots`, `(B,)`, and its log-probability."""

@@ -9,6 +9,7 @@ does not depend on what else is in the batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -141,6 +142,12 @@ class LocalGenerator(ChatGenerator):
         with torch.no_grad():
             return self.policy(pack_forest([tree]).to(self.device))[0].tolist()
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Inside, the model is as `write` has it: weights packed, and read by rows where only that can be continued."""
+        with self.packed.used(), by_rows(self.policy):
+            yield
+
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
@@ -166,7 +173,7 @@ class LocalGenerator(ChatGenerator):
         """Admit, step, retire until the queue is empty; yields after every step."""
         longest = self._check(prompts, sampling)
         ends = Ends(self.chat.stops, self.chat.tokenizer, self.context)
-        with self.packed.used(), by_rows(self.policy):
+        with self.writing():
             if self.policy.padded:
                 rows = RowDecoding(self.policy, sampling, ends, self.work)
                 yield from rows.run(prompts, streams, Room(self.rows, self.tokens))

@@ -7,7 +7,7 @@ its prompt or the one it has just drawn. Samples of one prompt share its reading
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from tercet.models.policy import Policy
 from tercet.models.sampling import draw, uniforms
 from tercet.rows import Sampling
 
+Watch = Callable[[Sequence[DecodingRow], Tensor, Tensor], None]  # rows, their logits `(B, V)` and tokens `(B,)`
 APART = 16  # tokens by which prompts of one batch may differ in any case
 
 
@@ -41,6 +42,7 @@ class RowDecoding:
     work: ComputeAccount
     rows: list[DecodingRow] = field(default_factory=list)
     finished: list[DecodingRow] = field(default_factory=list)
+    watch: Watch | None = None  # sees what each token was drawn from
 
     def run(self, prompts: Sequence[Ids], names: Sequence[int], room: Room) -> Iterator[RowDecoding]:
         """Decode all samples of all prompts; yields after every step. `names` are the streams of random numbers."""
@@ -64,17 +66,21 @@ class RowDecoding:
         while True:
             drawing = [place for place, row in enumerate(self.rows) if row.start <= read]
             self._draw(logits[drawing], [self.rows[place] for place in drawing], numbers)
-            left = [place for place, row in enumerate(self.rows) if not row.ended]
-            if self.finished:
-                self.rows = [self.rows[place] for place in left]
+            self._leave(cache)
             yield self
+            self._leave(cache)  # whose reader has gone meanwhile
             if not self.rows:
                 return
-            if self.finished:
-                cache.choose(left)
             fed = [[prompts[row.prompt][read] if read < row.start else row.token_ids[-1]] for row in self.rows]
             read += 1
             logits = self._read(cache, fed, read)
+
+    def _leave(self, cache: OwnCache) -> None:
+        """Take the rows that have ended out of the batch."""
+        left = [place for place, row in enumerate(self.rows) if not row.ended]
+        if 0 < len(left) < len(self.rows):
+            cache.choose(left)
+        self.rows = [self.rows[place] for place in left]
 
     def _row(self, prompt: int, sample: int, start: int) -> DecodingRow:
         return DecodingRow(prompt, sample, min(self.sampling.max_new_tokens, self.ends.context - start), start)
@@ -93,6 +99,8 @@ class RowDecoding:
         own = [numbers[id(row)][row.drawn] for row in rows] if self.sampling.temperature else []
         uniform = torch.stack(own).to(logits_BV.device) if own else logits_BV[:0, 0]
         tokens, logps = draw(logits_BV, uniform, self.sampling)
+        if self.watch is not None:
+            self.watch(rows, logits_BV, tokens)
         for row, token, logp in zip(rows, tokens.tolist(), logps.tolist(), strict=True):
             row.token_ids.append(token)
             row.logps.append(logp)

@@ -1,29 +1,30 @@
-"""A queue in front of one local generator: what is asked at the same time is decoded together.
+"""One worker for all models of a server: what is asked meanwhile joins what is being written, token by token.
 
-Any thread may submit jobs; one thread of the batcher's own does them, a batch at a time. A batch holds jobs with equal
-sampling settings. Each job draws from the random numbers of its own seed, so its answer is what the generator would
-give to it alone.
+Any thread may submit jobs; one thread of the batcher's own does them. Models take turns, a token for each row of each.
+Weights are loaded in a thread of their own when a model is first asked, and at most `kept` models have theirs: when
+another is asked, the one that was used longest ago takes no more jobs, ends what it writes, and goes.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from tercet.models.forest import Tree, pack_forest
-from tercet.models.generate import LocalGenerator
-from tercet.rows import Completion, Sampling, Seeded
+from tercet.models.decoding import DecodingRow
+from tercet.models.generate import OUT_OF_MEMORY, LocalGenerator
+from tercet.models.openai.jobs import GenerationJob, Task, Written
+from tercet.models.openai.live import PREFILL, ByRows, Live, rows_of
+from tercet.models.openai.logps import look
+from tercet.models.openai.served import ServedModel, share
+from tercet.rows import Completion
 
-Ids = Sequence[int]
-QUIET, PATIENCE = 0.01, 0.05  # seconds: a batch begins when no job came for so long, and after this at the latest
-WAITING = 512  # jobs that wait at once, at most
-LOOK_TOKENS = 8192  # token budget of one forward pass for log-probs
-CHUNK = 256  # positions whose logits exist at once
+WAITING = 512  # tasks that wait at once, at most
+TICK = 0.5  # seconds after which the worker looks whether the server is to stop
 
 
 class BatcherClosed(RuntimeError):  # noqa: N818 - a state, not a failure
@@ -34,164 +35,230 @@ class BatcherFull(RuntimeError):  # noqa: N818 - a state, not a failure
     """The batcher takes no more jobs for now."""
 
 
-@dataclass(frozen=True)
-class GenerationJob:
-    """A prompt's token ids, how to answer it, and its seed (`sampling.seed` stays 0).
+@dataclass
+class _Loaded:
+    """A model whose weights are in memory; `begun` are the tasks that it is writing."""
 
-    `top` asks for the log-probs of the tokens that were written, and of so many of the likeliest at each place; -1 for
-    none. With `echo` the prompt's own tokens get log-probs too.
-    """
-
-    ids: Ids
-    sampling: Sampling
-    seed: int = 0
-    top: int = -1
-    echo: bool = False
-
-
-@dataclass(frozen=True)
-class TokenLogps:
-    """One token with its log-prob in nats (None for the first of a text) and the likeliest tokens at its place."""
-
-    token: int
-    logp: float | None
-    likeliest: Sequence[tuple[int, float]] = ()
-
-
-@dataclass(frozen=True)
-class GenerationResult:
-    """The completions of a job and, where it asked for log-probs, the tokens of each."""
-
-    completions: Sequence[Completion]
-    logps: Sequence[Sequence[TokenLogps]] = ()
-
-
-Waiting = tuple[GenerationJob, Future[GenerationResult]]
+    generator: LocalGenerator
+    rows: Live | ByRows
+    held: ExitStack  # gives the weights back as they were
+    capacity: int
+    begun: list[Task] = field(default_factory=list)
+    fresh: bool = True  # it has had no turn yet, so it is not let go
+    going: bool = False
 
 
 class Batcher:
-    """Queue and worker. `stopping` is called before every batch; once it is true, waiting jobs get `BatcherClosed`."""
+    """Queues and worker. `stopping` is asked before every turn; once it is true, waiting tasks get `BatcherClosed`."""
 
-    def __init__(self, generator: LocalGenerator, rows: int) -> None:
-        self.generator, self.rows = generator, rows
+    def __init__(self, models: Mapping[str, ServedModel], rows: int, kept: int) -> None:
+        self.models, self.rows, self.kept = models, rows, kept
         self.stopping: Callable[[], bool] = lambda: False
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: dict[str, deque[Task]] = {name: deque() for name in models}
+        self._loaded: OrderedDict[str, _Loaded] = OrderedDict()  # the last used one last
+        self._loading = ""  # the model that a thread is loading
+        self._came: LocalGenerator | Exception | None = None  # what it has loaded
+        self._wished: deque[str] = deque()  # models to be loaded although nobody has asked them yet
         self._closed = False
         self._changed = threading.Condition()
         self._worker = threading.Thread(target=self._work, name="batcher", daemon=True)
         self._worker.start()
 
-    def submit(self, job: GenerationJob) -> Future[GenerationResult]:
-        """The answer to come. It can be cancelled until its batch begins."""
-        answer: Future[GenerationResult] = Future()
+    def submit(self, jobs: Sequence[GenerationJob], changed: Callable[[], None] = lambda: None) -> list[Task]:
+        """Tasks for all of these jobs, or an error for all; `changed` is called whenever there is more of an answer."""
+        tasks = [Task(job, changed) for job in jobs]
         with self._changed:
             if self._closed or self.stopping():
                 raise BatcherClosed("the server is shutting down")
-            if len(self._waiting) >= WAITING:
-                self._waiting = deque(one for one in self._waiting if not one[1].cancelled())
-                if len(self._waiting) >= WAITING:
-                    raise BatcherFull(f"{WAITING} requests are waiting, the most that are taken; come again")
-            self._waiting.append((job, answer))
+            if self._num_waiting() + len(tasks) > WAITING:
+                raise BatcherFull(f"{WAITING} prompts are waiting, the most that are taken; come again")
+            for task in tasks:
+                self._waiting[task.job.model].append(task)
             self._changed.notify()
-        return answer
+        return tasks
+
+    def warm(self, names: Sequence[str]) -> None:
+        """Load these models before anybody asks them, as far as there is room."""
+        with self._changed:
+            self._wished.extend(names)
+            self._changed.notify()
+
+    def place(self, task: Task) -> int:
+        """How many tasks of its model come before one that waits, and itself; 0 for what is being written."""
+        queue = [one for one in list(self._waiting[task.job.model]) if not one.cancelled]
+        return next((place for place, one in enumerate(queue, 1) if one is task and not one.rows), 0)
+
+    @property
+    def load(self) -> dict[str, int]:
+        """How many tasks wait, and how many rows are written."""
+        with self._changed:
+            writing = sum(len(one.rows.rows) for one in self._loaded.values())
+            return {"waiting": self._num_waiting(), "writing": writing}
+
+    @property
+    def loaded(self) -> list[str]:
+        """The models that have their weights in memory, the last used one last."""
+        with self._changed:
+            return list(self._loaded)
 
     def close(self) -> None:
-        """Finish the batch under way, refuse the others, and wait for the thread to end."""
+        """End what is being written, refuse the rest, and wait for the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._worker.join()
 
-    def _work(self) -> None:
-        while batch := self._take():
-            try:
-                self._answer(batch)
-            except Exception as error:  # a batch that fails must not end the worker: its jobs get the error
-                for _, answer in batch:
-                    if not answer.done():
-                        answer.set_exception(error)
+    def _num_waiting(self) -> int:
+        return sum(not task.cancelled for queue in self._waiting.values() for task in list(queue))
 
-    def _take(self) -> list[Waiting]:
-        """The next batch; nothing once the batcher is closed."""
+    @torch.no_grad()
+    def _work(self) -> None:
+        while self._wait():
+            self._receive()
+            self._make_room()
+            for name, model in list(self._loaded.items()):
+                self._turn(name, model)
+        for name in list(self._loaded):
+            self._release(name)
+
+    def _wait(self) -> bool:
+        """Sleep until there is something to do; False once the batcher is closed and all is written."""
         with self._changed:
             while True:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
-                self._gather()
                 if self._closed or self.stopping():
                     self._refuse()
-                    if self._closed:
-                        return []
-                elif batch := self._draw():
-                    return batch
-
-    def _gather(self) -> None:
-        """Wait a moment for jobs that come together with the first."""
-        for _ in range(round(PATIENCE / QUIET)):
-            before = len(self._waiting)
-            if before >= self.rows or self._closed:
-                return
-            self._changed.wait_for(lambda: len(self._waiting) >= self.rows or self._closed, QUIET)
-            if len(self._waiting) == before:
-                return
-
-    def _draw(self) -> list[Waiting]:
-        """Jobs that are written like the first one, in their order, as many as there are rows for."""
-        how = self._waiting[0][0].sampling
-        most = max(1, self.rows // how.n)
-        batch: list[Waiting] = []
-        left = deque[Waiting]()
-        for job, answer in self._waiting:
-            if len(batch) >= most or job.sampling != how:
-                left.append((job, answer))
-            elif answer.set_running_or_notify_cancel():
-                batch.append((job, answer))
-        self._waiting = left
-        return batch
+                if self._came is not None or any(one.rows.busy for one in self._loaded.values()):
+                    return True
+                if self._closed and not self._loading:
+                    return False
+                asked = {name for name, queue in self._waiting.items() if queue}
+                if asked & self._loaded.keys() or ((asked or self._wished) and not self._loading):
+                    return True
+                self._changed.wait(TICK)
 
     def _refuse(self) -> None:
-        for _, answer in self._waiting:
-            if answer.set_running_or_notify_cancel():
-                answer.set_exception(BatcherClosed("the server is shutting down"))
-        self._waiting.clear()
+        for queue in self._waiting.values():
+            while queue:
+                queue.popleft().fail(BatcherClosed("the server is shutting down"))
 
-    def _answer(self, batch: Sequence[Waiting]) -> None:
-        """Write the batch; jobs without log-probs get their answer as it ends."""
+    def _receive(self) -> None:
+        """Take what the loading thread has brought."""
+        with self._changed:
+            name, came = self._loading, self._came
+            if came is None:
+                return
+            self._loading, self._came = "", None
+        if isinstance(came, Exception):
+            queue = self._waiting[name]
+            while queue:
+                queue.popleft().fail(came)
+            return
+        held = ExitStack()
+        held.enter_context(came.writing())
+        with self._changed:
+            self._loaded[name] = _Loaded(came, rows_of(came, self.rows), held, self.rows)
 
-        def done(i: int, completions: list[Completion]) -> None:
-            job, answer = batch[i]
-            if job.top < 0:
-                answer.set_result(GenerationResult(completions))
+    def _make_room(self) -> None:
+        """Begin to load what is asked; where that is too much, the model that was used longest ago goes."""
+        for name, model in list(self._loaded.items()):
+            if model.going and not model.rows.busy:
+                self._release(name)
+        while self._wished and (self._wished[0] in self._loaded or len(self._loaded) >= self.kept):
+            self._wished.popleft()
+        asked = [name for name, queue in self._waiting.items() if queue and name not in self._loaded]
+        name = next(iter(asked), self._wished[0] if self._wished else "")
+        if self._loading or not name:
+            return
+        if len(self._loaded) < self.kept:
+            self._loading = name
+            threading.Thread(target=self._load, args=(name,), name=f"loading {name}", daemon=True).start()
+        elif not any(model.going for model in self._loaded.values()):
+            idle = next((model for model in self._loaded.values() if not model.fresh), None)
+            if idle is not None:
+                idle.going = True
+                self._make_room()
 
-        sampling = Seeded(**vars(batch[0][0].sampling), seeds=tuple(job.seed for job, _ in batch))
-        written = self.generator.write([job.ids for job, _ in batch], sampling, done)
-        for (job, answer), completions in zip(batch, written, strict=True):
-            if job.top >= 0:
-                rows = [(*job.ids, *completion.token_ids) for completion in completions]
-                found = look(self.generator, rows, 0 if job.echo else len(job.ids), job.top)
-                answer.set_result(GenerationResult(completions, list(found)))
+    def _load(self, name: str) -> None:
+        came: LocalGenerator | Exception
+        try:
+            came = self.models[name].opened()
+            share(came, [one.generator for one in list(self._loaded.values())])
+        except Exception as error:  # of a folder that has changed, or memory that is full: those who asked get it
+            came = error
+        with self._changed:
+            self._came = came
+            self._changed.notify()
+
+    def _release(self, name: str) -> None:
+        with self._changed:
+            model = self._loaded.pop(name)
+        model.held.close()
+
+    def _turn(self, name: str, model: _Loaded) -> None:
+        """Let what waits join what a model is writing, and write a token of every row."""
+        queue = self._waiting[name]
+        for row in model.rows.rows:
+            row.ended = row.ended or (isinstance(row, Written) and row.task.cancelled)
+        with self._changed:
+            for task in [task for task in queue if task.cancelled]:
+                queue.remove(task)
+            entering = [] if model.going else list(queue)
+            if entering:
+                self._loaded.move_to_end(name)
+        try:
+            if entering:
+                self._score(model, queue)
+            ended = model.rows.turn(queue if entering else deque())
+            model.begun += [task for task in entering if task.rows]
+            self._tell(model, ended)
+        except Exception as error:  # whatever fails must not end the worker: those it concerns get the error
+            self._failed(model, queue, entering, error)
+        model.fresh = False
+
+    def _score(self, model: _Loaded, queue: deque[Task]) -> None:
+        """Answer the tasks at the queue's head that want nothing written, only log-probs of their prompts."""
+        tasks: list[Task] = []
+        while queue and not queue[0].job.sampling.max_new_tokens and sum(len(one.job.ids) for one in tasks) < PREFILL:
+            tasks.append(queue.popleft())
+        model.begun += tasks  # so that an error is theirs
+        asked = [task for task in tasks if task.job.top >= 0]
+        top = max((task.job.top for task in asked), default=0)
+        for task, found in zip(asked, look(model.generator, [task.job.ids for task in asked], top), strict=True):
+            task.prompt += [replace(one, likeliest=one.likeliest[: task.job.top]) for one in found]
+        for task in tasks:
+            for sample in range(task.job.sampling.n):
+                task.finish(sample, Completion("", (), (), "length"))
+
+    def _tell(self, model: _Loaded, ended: Sequence[DecodingRow]) -> None:
+        """Hand over what was written, and finish what has ended."""
+        chat = model.generator.chat
+        for row in ended:
+            if isinstance(row, Written) and not row.task.cancelled:
+                job = row.task.job
+                found = chat.completion(row.token_ids, row.logps, job.sampling.stop, chat.begun(job.ids))
+                row.task.finish(row.sample, found)
+        model.begun = [task for task in dict.fromkeys(model.begun) if not task.answer.done()]
+        for task in model.begun:
+            task.changed()
+
+    def _failed(self, model: _Loaded, queue: deque[Task], entering: Sequence[Task], error: Exception) -> None:
+        """Where memory ran out, try again with half the rows; else what was being written gets the error."""
+        begun = [task for task in dict.fromkeys([*model.begun, *entering]) if task.rows or task not in queue]
+        begun = [task for task in begun or entering[:1] if not task.answer.done()]
+        for task in begun:
+            if task in queue:
+                queue.remove(task)
+        again = memory_is_full(error) and model.capacity > 1
+        model.begun, model.capacity = [], model.capacity // 2 if again else model.capacity
+        for task in reversed(begun):
+            if again:
+                task.again()
+                queue.appendleft(task)
+            else:
+                task.fail(error)
+        model.rows = rows_of(model.generator, model.capacity)
 
 
-@torch.no_grad()
-def look(generator: LocalGenerator, rows: Sequence[Ids], start: int, top: int) -> Iterator[list[TokenLogps]]:
-    """The tokens of each row from place `start` on, with log-probs under the model's own distribution."""
-    most = max(1, LOOK_TOKENS // max(map(len, rows)))
-    for begin in range(0, len(rows), most):
-        part = rows[begin : begin + most]
-        forest = pack_forest([Tree(ids, []) for ids in part]).to(generator.device)
-        hidden = generator.policy.hidden(forest, forest.input_ids, forest.position_ids)
-        for ids, segment in zip(part, forest.segments, strict=True):
-            first = max(start, 1)
-            found = [TokenLogps(ids[0], None)] if not start else []
-            for place in range(first, len(ids), CHUNK):
-                tokens = ids[place : place + CHUNK]
-                states = hidden[segment.start + place - 1 : segment.start + place - 1 + len(tokens)]
-                found += _look(generator, states, tokens, top)
-            yield found
-
-
-def _look(generator: LocalGenerator, states: torch.Tensor, tokens: Ids, top: int) -> Iterator[TokenLogps]:
-    logps = generator.policy.head()(states).float().log_softmax(dim=1)
-    chosen = logps.gather(1, torch.tensor(tokens, device=logps.device)[:, None]).squeeze(1)
-    values, places = logps.topk(top, dim=1)
-    for token, logp, ids, likely in zip(tokens, chosen.tolist(), places.tolist(), values.tolist(), strict=True):
-        yield TokenLogps(token, logp, list(zip(ids, likely, strict=True)))
+def memory_is_full(error: Exception) -> bool:
+    """Whether an error says that there is no memory left."""
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY)

@@ -13,7 +13,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from tercet.models.openai.protocol import Problem
+from tercet.models.openai.problems import Problem
 
 CONNECTIONS = 512  # at once; each takes a descriptor
 HEAD_SECONDS, BODY_SECONDS = 10.0, 60.0  # from the connection to the end of the headers; from there to the end

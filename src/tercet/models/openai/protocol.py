@@ -1,6 +1,7 @@
-"""What a request to our OpenAI-compatible server may say, and what its reply looks like (`payloads.py`: the client).
+"""What a request to our OpenAI-compatible server may say, and the jobs that it makes (`payloads.py`: the client).
 
-A field of the protocol that this server does not support is refused, never ignored.
+A field of the protocol that this server does not serve is refused, never ignored, unless its value asks for nothing
+(`fields.toml`).
 """
 
 from __future__ import annotations
@@ -8,86 +9,82 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cache
+from importlib.resources import files
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from tercet.models.chat import Chat, ChatError
-from tercet.models.generate import LocalGenerator
-from tercet.models.openai.batcher import GenerationJob, GenerationResult, TokenLogps
-from tercet.rows import PLAIN, Completion, Message, Sampling
+from tercet.models.chat import ChatError
+from tercet.models.openai import grammar
+from tercet.models.openai.calls import CallFormat, call_format
+from tercet.models.openai.jobs import GenerationJob
+from tercet.models.openai.messages import MOST_TOOLS, Strict, Tool, Turn, messages
+from tercet.models.openai.problems import Problem, invalid, unsupported
+from tercet.models.openai.served import ServedModel
+from tercet.rows import PLAIN, Message, Sampling
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
-REASONS = {"eos": "stop", "stop": "stop", "length": "length"}
-DEFAULT_TOKENS = 512  # longest answer to a chat that does not say
+DEFAULT_TOKENS = 512  # longest answer to a chat that does not say, where the context has room for it
 TEXT_TOKENS = 16  # the same for a text, as the protocol has it
-LEAST_LOGP = -9999.0  # JSON knows no infinity
 DEEPEST = 32  # lists and objects inside each other
-MOST_TOKENS, MOST_STOPS, LONGEST_STOP, MOST_TURNS = 1 << 20, 64, 1024, 4096
+MOST_TOKENS, MOST_STOPS, LONGEST_STOP, MOST_TURNS, MOST_PROMPTS = 1 << 20, 64, 1024, 4096, 256
 LETTERS = 64  # of a prompt for each token of the context; more than a tokenizer ever gets into one on average
-KINDS = {401: "authentication_error", 404: "not_found_error"}
-ADVICE = {
-    "extra_forbidden": "this server does not know the field",
-    "missing": "the field is missing",
-    "model_type": "expected an object",
-}
 
 
-class Problem(ValueError):  # noqa: N818 - a reply, not a failure of the program
-    """A request that gets an error for an answer: HTTP status, message, the protocol's code, the field at fault."""
+class StreamOptions(Strict):
+    """What a stream tells beside the answer."""
 
-    def __init__(self, status: int, message: str, code: str = "", param: str = "") -> None:
-        super().__init__(message)
-        self.status, self.code, self.param = status, code, param
-
-    @property
-    def body(self) -> dict[str, Any]:
-        """The protocol's error object."""
-        kind = KINDS.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
-        about = {"message": str(self), "type": kind, "param": self.param or None, "code": self.code or None}
-        return {"error": about}
+    include_usage: bool = False
+    include_obfuscation: Literal[False] = False
 
 
-class TextPart(BaseModel):
-    """A piece of a message that comes in pieces; only text can be read."""
+class Schema(Strict):
+    """A schema that an answer follows."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
-    type: Literal["text"]
-    text: str
+    name: str = ""
+    description: str = ""
+    schema_: dict[str, Any] = Field(default_factory=lambda: {"type": "object"}, alias="schema")
+    strict: bool = False
 
 
-class Turn(BaseModel):
-    """One message."""
+class ResponseFormat(Strict):
+    """What an answer must be."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
-    role: Literal["system", "user", "assistant"]
-    content: str | list[TextPart]
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: Schema | None = None
 
     @property
-    def message(self) -> Message:
-        """The turn as our own type."""
-        pieces = self.content if isinstance(self.content, list) else []
-        return Message(self.role, self.content if isinstance(self.content, str) else "".join(p.text for p in pieces))
+    def grammar(self) -> str:
+        """The JSON schema of it; empty for any text."""
+        if self.type == "text":
+            return ""
+        if self.type == "json_object":
+            return grammar.ANY_OBJECT
+        if self.json_schema is None:
+            where = "response_format.json_schema"
+            raise Problem(400, f"{where}: the field is missing", "missing_required_parameter", where)
+        return json.dumps(self.json_schema.schema_)
 
 
-class CompletionRequest(BaseModel):
+class CompletionRequest(Strict):
     """What both kinds of requests may say. A field that is null counts as absent."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     model: str
-    max_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
+    max_tokens: int | None = Field(None, ge=0, le=MOST_TOKENS)
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=-1, le=MOST_TOKENS)
     n: int = Field(1, ge=1, le=128)
     seed: int | None = Field(None, ge=-(1 << 63), lt=1 << 64)
     stop: tuple[str, ...] = Field((), max_length=MOST_STOPS)
-    stream: Literal[False] = False
-    frequency_penalty: float = Field(0.0, ge=0, le=0)
-    presence_penalty: float = Field(0.0, ge=0, le=0)
-    user: str = ""
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    response_format: ResponseFormat = ResponseFormat(type="text")
+    return_token_ids: bool = False
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -103,38 +100,59 @@ class CompletionRequest(BaseModel):
             raise ValueError(f"a stop string has more than {LONGEST_STOP} characters")
         return value
 
+    @model_validator(mode="after")
+    def _options_of_a_stream(self) -> CompletionRequest:
+        if "stream_options" in self.model_fields_set and not self.stream:
+            raise ValueError("stream_options goes with stream = true")
+        return self
+
 
 class ChatRequest(CompletionRequest):
     """The body of a request that continues a conversation."""
 
+    max_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
     messages: list[Turn] = Field(min_length=1, max_length=MOST_TURNS)
     max_completion_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS)
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=20)
     continue_final_message: bool = False
     add_generation_prompt: bool = True
+    tools: list[Tool] = Field(default_factory=list, max_length=MOST_TOOLS)
+    tool_choice: Any = "auto"
+    echo: ClassVar[bool] = False
 
-    def token_ids(self, chat: Chat) -> list[int]:
-        """The prompt; a last assistant turn is continued only where the request says so."""
-        turns = tuple(turn.message for turn in self.messages)
+    @property
+    def offered(self) -> list[Tool]:
+        """The tools that the model may call."""
+        return [] if self.tool_choice == "none" else self.tools
+
+    def prompts(self, model: ServedModel) -> list[list[int]]:
+        """The prompt's token ids; a last assistant turn is continued only where the request says so."""
+        if self.tool_choice not in ("auto", "none"):
+            raise unsupported("tool_choice", "only auto and none can be served: no call can be promised", value=True)
+        if self.top_logprobs and not self.logprobs:
+            raise Problem(400, "top_logprobs goes with logprobs = true", "invalid_value", "top_logprobs")
+        chat = model.chat
+        turns = messages(self.messages, self.offered, chat)
         last = turns[-1].role == "assistant"
         if self.continue_final_message == self.add_generation_prompt:
             advice = "give continue_final_message = true with add_generation_prompt = false, or neither"
-            raise Problem(400, advice, param="continue_final_message")
+            raise Problem(400, advice, "invalid_value", "continue_final_message")
         if self.continue_final_message and not last:
-            raise Problem(400, "continue_final_message needs a last message of the assistant", param="messages")
+            advice = "continue_final_message needs a last message of the assistant"
+            raise Problem(400, advice, "invalid_value", "messages")
         closed = last and not self.continue_final_message
-        return chat.render(turns, generation_prompt=True) if closed else chat.prompt_ids(turns)
+        return [chat.render(turns, generation_prompt=True) if closed else chat.prompt_ids(turns)]
 
     @property
     def letters(self) -> int:
         """The length of the prompt in characters, without the template."""
-        return sum(len(turn.message.content) for turn in self.messages)
+        return sum(len(turn.content) for turn in self.messages)
 
     @property
-    def most(self) -> int:
-        """The longest answer in tokens."""
-        return self.max_completion_tokens or self.max_tokens or DEFAULT_TOKENS
+    def most(self) -> int | None:
+        """The longest answer in tokens, where the client says."""
+        return self.max_completion_tokens or self.max_tokens
 
     @property
     def top(self) -> int:
@@ -143,25 +161,51 @@ class ChatRequest(CompletionRequest):
 
 
 class TextRequest(CompletionRequest):
-    """The body of a request that continues a text."""
+    """The body of a request that continues texts, or token ids."""
 
-    prompt: str = Field(min_length=1)
+    prompt: tuple[str | list[int], ...] = Field(min_length=1, max_length=MOST_PROMPTS)
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool = False
+    best_of: int | None = None
 
-    def token_ids(self, chat: Chat) -> list[int]:
-        """The text as it stands."""
-        return chat.prompt_ids((Message(PLAIN, self.prompt),))
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return (value,)
+        if isinstance(value, list) and value and all(type(one) is int for one in value):
+            return (value,)
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("prompt")
+    @classmethod
+    def _none_empty(cls, value: tuple[str | list[int], ...]) -> tuple[str | list[int], ...]:
+        if not all(value):
+            raise ValueError("a prompt is empty; give it at least one token")
+        return value
+
+    def prompts(self, model: ServedModel) -> list[list[int]]:
+        """The texts as they stand."""
+        if self.best_of not in (None, self.n):
+            raise unsupported("best_of", f"only n = {self.n} answers are written, and none is chosen", value=True)
+        size = len(model.chat.tokenizer)
+        for prompt in self.prompt:
+            if not isinstance(prompt, str) and not all(0 <= token < size for token in prompt):
+                raise Problem(400, f"prompt: expected token ids from 0 to {size - 1}", "invalid_value", "prompt")
+        encode = model.chat.prompt_ids
+        return [encode((Message(PLAIN, one),)) if isinstance(one, str) else one for one in self.prompt]
 
     @property
     def letters(self) -> int:
-        """The length of the prompt in characters."""
-        return len(self.prompt)
+        """The length of the longest prompt in characters."""
+        return max(len(one) for one in self.prompt)
 
     @property
-    def most(self) -> int:
+    def most(self) -> int | None:
         """The longest answer in tokens."""
-        return self.max_tokens or TEXT_TOKENS
+        if self.max_tokens == 0 and not self.echo:
+            raise Problem(400, "max_tokens = 0 writes nothing; set echo = true as well", "invalid_value", "max_tokens")
+        return TEXT_TOKENS if self.max_tokens is None else self.max_tokens
 
     @property
     def top(self) -> int:
@@ -171,10 +215,12 @@ class TextRequest(CompletionRequest):
 
 @dataclass(frozen=True)
 class ParsedRequest:
-    """A request that was read and checked."""
+    """A request that was read and checked: a job for each of its prompts, and how the model writes calls of tools."""
 
     asked: ChatRequest | TextRequest
-    job: GenerationJob
+    model: ServedModel
+    jobs: list[GenerationJob]
+    calls: CallFormat | None = None
 
 
 def read(data: bytes) -> dict[str, Any]:
@@ -206,115 +252,65 @@ def _check_depth(value: Any) -> None:
     raise RecursionError
 
 
-def digest(value: Any) -> str:
-    """A short hash of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def request(path: str, body: dict[str, Any], generator: LocalGenerator, names: Sequence[str]) -> ParsedRequest:
-    """Check a body and make a job of it. An answer that is drawn without a seed gets a random one."""
-    asked = _checked(ChatRequest if path == CHAT else TextRequest, body)
-    if asked.model not in names:
-        error = f"no model {asked.model!r:.80} here; served: {', '.join(names)}"
-        raise Problem(404, error, "model_not_found", "model")
-    limit = generator.context
-    if asked.letters > LETTERS * limit:
-        excess = f"a prompt of {asked.letters} characters exceeds the context of {limit} tokens"
-        raise Problem(400, excess, "context_length_exceeded")
-    try:
-        ids = asked.token_ids(generator.chat)
-    except ChatError as error:
-        raise Problem(400, str(error), param="messages") from None
-    if len(ids) + asked.most > limit:
-        excess = f"{len(ids)} tokens of the prompt and up to {asked.most} of the answer exceed the context of {limit}"
-        raise Problem(400, f"{excess}; shorten the prompt or lower max_tokens", "context_length_exceeded")
-    sampling = Sampling(asked.most, asked.temperature, asked.top_p, max(asked.top_k, 0), asked.n, stop=asked.stop)
-    seed = secrets.randbits(31) if asked.seed is None else asked.seed
-    echo = isinstance(asked, TextRequest) and asked.echo
-    return ParsedRequest(asked, GenerationJob(ids, sampling, seed, asked.top, echo))
-
-
-def reply(
-    what: ParsedRequest, answer: GenerationResult, name: str, created: float, generator: LocalGenerator
-) -> dict[str, Any]:
-    """The protocol's reply object."""
-    chat = isinstance(what.asked, ChatRequest)
-    read, wrote = len(what.job.ids), sum(completion.num_tokens for completion in answer.completions)
-    return {
-        "id": f"{'chatcmpl' if chat else 'cmpl'}-{name}",
-        "object": "chat.completion" if chat else "text_completion",
-        "created": int(created),
-        "model": what.asked.model,
-        "choices": [_choice(what, answer, index, generator) for index in range(len(answer.completions))],
-        "usage": {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote},
-    }
-
-
 def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_nulls(part) for name, part in value.items() if part is not None}
     return [_without_nulls(part) for part in value] if isinstance(value, list) else value
 
 
-def _checked(kind: type[ChatRequest] | type[TextRequest], body: dict[str, Any]) -> ChatRequest | TextRequest:
+def digest(value: Any) -> str:
+    """A short hash of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def checked(path: str, body: dict[str, Any]) -> ChatRequest | TextRequest:
+    """A body whose fields are all as they should be, without those that ask for nothing."""
+    kind = ChatRequest if path == CHAT else TextRequest
+    table = _table()
+    left = {name: value for name, value in body.items() if name not in table["any"]}
+    for name in table["neutral"].keys() & left.keys() - kind.model_fields.keys():
+        value = left.pop(name)
+        if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in table["neutral"][name]):
+            raise unsupported(name, f"only {table['neutral'][name][0]!r} can be served", value=True)
     try:
-        return kind.model_validate(body)
+        return kind.model_validate(left)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))[:100]
-        message = "this server does not stream; leave the field out" if where == "stream" else first["msg"]
-        raise Problem(400, f"{where}: {ADVICE.get(first['type'], message)}", param=where) from None
+        raise invalid(error) from None
 
 
-def _choice(what: ParsedRequest, answer: GenerationResult, index: int, generator: LocalGenerator) -> dict[str, Any]:
-    asked, completion = what.asked, answer.completions[index]
-    logps = answer.logps[index] if answer.logps else None
-    table: dict[str, Any] | None = None
-    if isinstance(asked, ChatRequest):
-        content: dict[str, Any] = {"message": {"role": "assistant", "content": completion.text}}
-        table = None if logps is None else {"content": [_chat_token(one, generator) for one in logps]}
-    else:
-        content = {"text": asked.prompt * asked.echo + completion.text}
-        table = None if logps is None else _text_table(logps, content["text"], generator)
-    ended = {"finish_reason": REASONS[completion.stop], "stop_reason": _stopped_by(completion, what.job, generator)}
-    return {"index": index, **content, "logprobs": table, **ended}
+@cache
+def _table() -> dict[str, Any]:
+    return tomllib.loads(files(__package__).joinpath("fields.toml").read_text(encoding="utf-8"))
 
 
-def _stopped_by(completion: Completion, job: GenerationJob, generator: LocalGenerator) -> str | None:
-    """The stop string that ended an answer (a field of vLLM's)."""
-    if completion.stop != "stop":
-        return None
-    text = str(generator.chat.tokenizer.decode(list(completion.token_ids), skip_special_tokens=True))
-    return next(words for words in job.sampling.stop if text.startswith(words, len(completion.text)))
+def request(asked: ChatRequest | TextRequest, model: ServedModel) -> ParsedRequest:
+    """The jobs of a request. An answer that is drawn without a seed gets a random one, the same for all its prompts."""
+    if asked.letters > LETTERS * model.context:
+        excess = f"a prompt of {asked.letters} characters exceeds the context of {model.context} tokens"
+        raise Problem(400, excess, "context_length_exceeded")
+    try:
+        prompts = asked.prompts(model)
+        offered = asked.offered if isinstance(asked, ChatRequest) else []
+        calls = call_format(model.chat) if offered else None
+        schema = grammar.check(asked.response_format.grammar) if asked.response_format.grammar else ""
+    except ChatError as error:
+        raise Problem(400, str(error), "invalid_value", "messages") from None
+    except grammar.GrammarError as error:
+        raise unsupported("response_format", str(error), value=True) from None
+    seed = secrets.randbits(31) if asked.seed is None else asked.seed
+    jobs = [_job(asked, model, ids, seed, schema) for ids in prompts]
+    return ParsedRequest(asked, model, jobs, calls)
 
 
-def _chat_token(one: TokenLogps, generator: LocalGenerator) -> dict[str, Any]:
-    def shown(token: int, logp: float) -> dict[str, Any]:
-        text = _text([token], generator)
-        return {"token": text, "logprob": max(logp, LEAST_LOGP), "bytes": list(text.encode())}
-
-    likeliest = [shown(token, logp) for token, logp in one.likeliest]
-    return {**shown(one.token, one.logp or 0.0), "top_logprobs": likeliest}
-
-
-def _text_table(logps: Sequence[TokenLogps], text: str, generator: LocalGenerator) -> dict[str, Any]:
-    """Tokens, log-probs and places; tokens that share a character stand where it begins."""
-    table: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
-    start, piece = 0, list[int]()
-    for one in logps:
-        piece.append(one.token)
-        likely: dict[str, float] = {}
-        for token, logp in one.likeliest:
-            likely.setdefault(_text([token], generator), max(logp, LEAST_LOGP))
-        table["tokens"].append(_text([one.token], generator))
-        table["token_logprobs"].append(None if one.logp is None else max(one.logp, LEAST_LOGP))
-        table["top_logprobs"].append(None if one.logp is None else likely)
-        table["text_offset"].append(start)
-        whole = _text(piece, generator)
-        if text.startswith(whole, start):
-            start, piece = start + len(whole), []
-    return table
-
-
-def _text(token_ids: list[int], generator: LocalGenerator) -> str:
-    return str(generator.chat.tokenizer.decode(token_ids, skip_special_tokens=False))
+def _job(
+    asked: ChatRequest | TextRequest, model: ServedModel, ids: Sequence[int], seed: int, schema: str
+) -> GenerationJob:
+    limit, most = model.context, asked.most
+    if most is None:
+        most = max(1, min(DEFAULT_TOKENS, limit - len(ids)))
+    if len(ids) + most > limit:
+        excess = f"{len(ids)} tokens of the prompt and up to {most} of the answer exceed the context of {limit}"
+        where = "messages" if isinstance(asked, ChatRequest) else "prompt"
+        raise Problem(400, f"{excess}; shorten the prompt or lower max_tokens", "context_length_exceeded", where)
+    sampling = Sampling(most, asked.temperature, asked.top_p, max(asked.top_k, 0), asked.n, stop=asked.stop)
+    return GenerationJob(ids, sampling, seed, asked.top, asked.echo, schema, model.name)

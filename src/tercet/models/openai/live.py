@@ -1,0 +1,230 @@
+"""Rows that join and leave a running decode between two tokens, each with sampling settings of its own.
+
+`Live` serves models that a forest serves; `ByRows` the others, whose rows must all have read equally many tokens: there
+a batch of equal settings is written to its end before the next begins. In both a row draws by its own seed, so what
+else is written beside it does not matter (but for rounding, which depends on the size of a batch).
+
+Shape suffixes: B rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from tercet.device.readback import Readback
+from tercet.models.decoding import Decoding, DecodingRow, Ends
+from tercet.models.generate import LocalGenerator
+from tercet.models.kv_cache import Cache
+from tercet.models.openai.grammar import matcher
+from tercet.models.openai.growing import GrowingCache
+from tercet.models.openai.jobs import Task, Written
+from tercet.models.openai.logps import TokenLogps, likeliest, look, prompt_logps
+from tercet.models.paged import PagedCache
+from tercet.models.row_decoding import Room, RowDecoding
+from tercet.models.sampling import draw, uniforms
+from tercet.rows import Sampling, Seeded
+
+PREFILL = 2048  # tokens of prompts that are read at once, beyond which what is being written would wait too long
+How = tuple[float, float, int]  # temperature, top_p, top_k
+
+
+class Live(Decoding):
+    """The rows being written."""
+
+    def __init__(self, generator: LocalGenerator, capacity: int) -> None:
+        """At most `capacity` rows at once."""
+        policy, tokens = generator.policy, generator.tokens
+        ends = Ends(generator.chat.stops, generator.chat.tokenizer, generator.context)
+        cache: Cache = GrowingCache(policy, capacity, tokens)
+        if generator.paged:
+            cache = PagedCache.of(policy, capacity, min(generator.context, tokens), rows=1, tokens=tokens)
+        super().__init__(policy, cache, Sampling(1), ends, generator.work, late=generator.late)
+        self.generator, self._own_late = generator, generator.late
+        self._looked: deque[tuple[list[Written], Readback | None]] = deque()
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.rows or self.pending)
+
+    def turn(self, queue: deque[Task]) -> list[DecodingRow]:
+        """Let in what waits, as far as there is room, and write a token of every row; the rows that have ended."""
+        self._enter(queue)
+        self.retire()
+        ended = self.finished
+        if self.rows:
+            self.step()
+            self.retire()
+            ended += self.finished
+        return ended
+
+    def _enter(self, queue: deque[Task]) -> None:
+        """Read the prompts of as many tasks as there is room for, and draw the first token of each of their rows."""
+        groups: list[list[Written]] = []
+        tokens = 0
+        while queue and tokens < PREFILL and queue[0].job.sampling.max_new_tokens:
+            rows = self._begun(queue[0], len(self.rows) + sum(map(len, groups)))
+            if not rows:
+                break
+            groups.append(rows)
+            tokens += rows[0].start
+            if not queue[0].left:
+                queue.popleft()
+        if not groups:
+            return
+        # who is bound by a grammar must know the last token before the next can be drawn
+        bound = any(row.matcher for rows in (self._written(), *groups) for row in rows)
+        self.late = self._own_late and not bound
+        forest, hidden = self._prefill([rows[0].task.job.ids for rows in groups], groups)
+        for segment, (row, *_) in zip(forest.segments, groups, strict=True):
+            job = row.task.job
+            if job.echo and job.top >= 0 and not row.task.prompt:
+                row.task.prompt += prompt_logps(self.policy, job.ids, hidden[segment.start : segment.end], job.top)
+
+    def step(self) -> None:
+        """One token for every row."""
+        longest = max(row.length for row in self.rows)
+        size, reach = self.cache.shape(len(self.rows), longest + 1)
+        self.work.add(len(self.rows), sum(row.length + 1 for row in self.rows), len(self.rows))
+        logits = self.graphs.run((size, reach), lambda: self.policy.logits(self._advance(size, reach)))
+        self._await(self.rows[:], *self._choose(slice(0, len(self.rows)), logits[: len(self.rows)]))
+
+    def _begun(self, task: Task, first: int) -> list[Written]:
+        """Rows for as many of a task's samples as the cache takes from slot `first` on."""
+        start = len(task.job.ids)
+        limit = min(task.job.sampling.max_new_tokens, self.ends.context - start)
+        count = min(len(task.left), self.cache.capacity - first)
+        while count > 0 and not self.cache.reserve(first, count, start, start + limit):
+            count //= 2
+        if not count and not first and not self.pending:
+            raise MemoryError(f"a prompt of {start} tokens and an answer of {limit} are more than the cache holds")
+        rows = [written(task, sample, limit) for sample in task.left[:count]]
+        for row in rows:
+            row.matcher = matcher(task.job.grammar, self.ends.tokenizer, self.ends.stops)
+        del task.left[:count]
+        return rows
+
+    def _written(self) -> list[Written]:
+        return [row for row in self.rows if isinstance(row, Written)]
+
+    def _draw(self, slots: slice, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        return self._choose(slots, self.policy.logits(hidden))
+
+    def _choose(self, slots: slice, logits_BV: Tensor) -> tuple[Tensor, Tensor]:
+        """The next token of each row in `slots`, and its log-prob: rows with equal settings are drawn together."""
+        rows = self._written()[slots]
+        for place, row in enumerate(rows):
+            if row.matcher is not None:
+                logits_BV[place] = row.matcher.allowed(logits_BV[place])
+        groups: dict[How, list[int]] = {}
+        for place, row in enumerate(rows):
+            sampling = row.task.job.sampling
+            groups.setdefault((sampling.temperature, sampling.top_p, sampling.top_k), []).append(place)
+        tokens = torch.empty(len(rows), dtype=torch.long, device=self.device)
+        logps = torch.empty(len(rows), device=self.device)
+        for (temperature, top_p, top_k), places in groups.items():
+            own = [row.numbers[row.drawn] for row in (rows[place] for place in places) if row.numbers is not None]
+            numbers = self._sent(torch.stack(own).float()) if own else logits_BV[:0, 0]
+            logits = logits_BV if len(groups) == 1 else logits_BV[places]
+            tokens[places], logps[places] = draw(logits, numbers, Sampling(1, temperature, top_p, top_k))
+        self.last[slots] = tokens
+        self._looked.append(_looked(rows, logits_BV, tokens))
+        return tokens, logps
+
+    def _read(self) -> list[DecodingRow]:
+        rows, readback = self._looked.popleft()
+        open_rows = [row for row in self.pending[0][0] if isinstance(row, Written) and not row.ended]
+        finished = super()._read()
+        note(rows, readback, set(map(id, open_rows)))
+        for row in open_rows:
+            if row.matcher is not None and not row.ended:
+                row.matcher.take(row.token_ids[-1])
+            if not row.ended and any(self.ends.stopped([row], row.task.job.sampling.stop)):
+                row.ended = True
+                finished.append(row)
+        return finished
+
+
+class ByRows(RowDecoding):
+    """The same for models that are read through their own cache; a batch is of tasks with equal settings."""
+
+    def __init__(self, generator: LocalGenerator, capacity: int) -> None:
+        """At most `capacity` rows at once."""
+        ends = Ends(generator.chat.stops, generator.chat.tokenizer, generator.context)
+        super().__init__(generator.policy, Sampling(1), ends, generator.work, watch=self._watch)
+        self.generator, self.capacity = generator, capacity
+        self._tasks: list[Task] = []
+        self._steps: Iterator[RowDecoding] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return self._steps is not None
+
+    def turn(self, queue: deque[Task]) -> list[DecodingRow]:
+        """Begin a batch where none is under way, and write a token of every row; the rows that have ended."""
+        if self._steps is None and queue and queue[0].job.sampling.max_new_tokens:
+            self._begin(queue)
+        if self._steps is not None and next(self._steps, None) is None:
+            self._steps, self.rows, self.finished = None, [], []
+        return list(self.finished)
+
+    def _begin(self, queue: deque[Task]) -> None:
+        how, most = queue[0].job.sampling, max(1, self.capacity // queue[0].job.sampling.n)
+        self._tasks = [task for task in list(queue) if task.job.sampling == how][:most]
+        for task in self._tasks:
+            queue.remove(task)
+            task.left.clear()
+            if task.job.grammar:
+                raise ValueError(f"{type(self.policy.model).__name__} cannot be held to JSON here")
+            if task.job.echo and task.job.top >= 0:
+                task.prompt += next(look(self.generator, [task.job.ids], task.job.top))
+        self.sampling = Seeded(**vars(how), seeds=tuple(task.job.seed for task in self._tasks))
+        prompts, room = [task.job.ids for task in self._tasks], Room(self.capacity, self.generator.tokens)
+        self._steps = self.run(prompts, range(len(prompts)), room)
+
+    def _row(self, prompt: int, sample: int, start: int) -> DecodingRow:
+        task = self._tasks[prompt]
+        limit = min(self.sampling.max_new_tokens, self.ends.context - start)
+        return written(task, sample, 1 if task.cancelled else limit)
+
+    def _watch(self, rows: Sequence[DecodingRow], logits_BV: Tensor, tokens_B: Tensor) -> None:
+        own, readback = _looked([row for row in rows if isinstance(row, Written)], logits_BV, tokens_B)
+        note(own, readback, set(map(id, own)))
+
+
+def rows_of(generator: LocalGenerator, capacity: int) -> Live | ByRows:
+    """What writes with this model, inside the generator's own settings of it (`LocalGenerator.writing`)."""
+    return ByRows(generator, capacity) if generator.policy.padded else Live(generator, capacity)
+
+
+def written(task: Task, sample: int, limit: int) -> Written:
+    """A new row of a task."""
+    sampling = Seeded(**vars(task.job.sampling), seeds=(task.job.seed,))
+    numbers = uniforms(sampling, 0, sample) if sampling.temperature else None
+    task.rows[sample] = Written(0, sample, limit, len(task.job.ids), task=task, numbers=numbers)
+    return task.rows[sample]
+
+
+def _looked(rows: list[Written], logits_BV: Tensor, tokens_B: Tensor) -> tuple[list[Written], Readback | None]:
+    """Those of the rows that ask for log-probs, and these on their way to the host."""
+    places = [place for place, row in enumerate(rows) if row.task.job.top >= 0]
+    if not places:
+        return [], None
+    top = max(rows[place].task.job.top for place in places)
+    found = likeliest(logits_BV[places], tokens_B[places], top)
+    return [rows[place] for place in places], Readback((tokens_B[places], *found))
+
+
+def note(rows: list[Written], readback: Readback | None, still: set[int]) -> None:
+    """Give the rows that are `still` open the log-probs of the token that each has got."""
+    if readback is None:
+        return
+    for row, token, logp, values, ids in zip(rows, *readback.read(), strict=True):
+        if id(row) in still:
+            pairs = list(zip(ids, values, strict=True))[: row.task.job.top]
+            row.seen.append(TokenLogps(int(token), logp, pairs))
