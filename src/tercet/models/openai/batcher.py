@@ -17,13 +17,13 @@ import torch
 
 from tercet.models.decoding import DecodingRow
 from tercet.models.generate import OUT_OF_MEMORY, LocalGenerator
-from tercet.models.openai.jobs import GenerationJob, Task, Written
+from tercet.models.openai.jobs import GenerationJob, Ticket, Written
 from tercet.models.openai.live import PREFILL, ByRows, Live, rows_of
 from tercet.models.openai.logps import look
 from tercet.models.openai.served import ServedModel, share
 from tercet.rows import Completion
 
-WAITING = 512  # tasks that wait at once, at most
+WAITING = 512  # tickets that wait at once, at most
 TICK = 0.5  # seconds after which the worker looks whether the server is to stop
 
 
@@ -37,24 +37,24 @@ class BatcherFull(RuntimeError):  # noqa: N818 - a state, not a failure
 
 @dataclass
 class _Loaded:
-    """A model whose weights are in memory; `begun` are the tasks that it is writing."""
+    """A model whose weights are in memory; `begun` are the tickets that it is writing."""
 
     generator: LocalGenerator
     rows: Live | ByRows
     held: ExitStack  # gives the weights back as they were
     capacity: int
-    begun: list[Task] = field(default_factory=list)
+    begun: list[Ticket] = field(default_factory=list)
     fresh: bool = True  # it has had no turn yet, so it is not let go
     going: bool = False
 
 
 class Batcher:
-    """Queues and worker. `stopping` is asked before every turn; once it is true, waiting tasks get `BatcherClosed`."""
+    """Queues and worker. `stopping` is asked before every turn; once it is true, who waits gets `BatcherClosed`."""
 
     def __init__(self, models: Mapping[str, ServedModel], rows: int, kept: int) -> None:
         self.models, self.rows, self.kept = models, rows, kept
         self.stopping: Callable[[], bool] = lambda: False
-        self._waiting: dict[str, deque[Task]] = {name: deque() for name in models}
+        self._waiting: dict[str, deque[Ticket]] = {name: deque() for name in models}
         self._loaded: OrderedDict[str, _Loaded] = OrderedDict()  # the last used one last
         self._loading = ""  # the model that a thread is loading
         self._came: LocalGenerator | Exception | None = None  # what it has loaded
@@ -64,18 +64,18 @@ class Batcher:
         self._worker = threading.Thread(target=self._work, name="batcher", daemon=True)
         self._worker.start()
 
-    def submit(self, jobs: Sequence[GenerationJob], changed: Callable[[], None] = lambda: None) -> list[Task]:
+    def submit(self, jobs: Sequence[GenerationJob], changed: Callable[[], None] = lambda: None) -> list[Ticket]:
         """Tasks for all of these jobs, or an error for all; `changed` is called whenever there is more of an answer."""
-        tasks = [Task(job, changed) for job in jobs]
+        tickets = [Ticket(job, changed) for job in jobs]
         with self._changed:
             if self._closed or self.stopping():
                 raise BatcherClosed("the server is shutting down")
-            if self._num_waiting() + len(tasks) > WAITING:
+            if self._num_waiting() + len(tickets) > WAITING:
                 raise BatcherFull(f"{WAITING} prompts are waiting, the most that are taken; come again")
-            for task in tasks:
-                self._waiting[task.job.model].append(task)
+            for ticket in tickets:
+                self._waiting[ticket.job.model].append(ticket)
             self._changed.notify()
-        return tasks
+        return tickets
 
     def warm(self, names: Sequence[str]) -> None:
         """Load these models before anybody asks them, as far as there is room."""
@@ -83,14 +83,14 @@ class Batcher:
             self._wished.extend(names)
             self._changed.notify()
 
-    def place(self, task: Task) -> int:
-        """How many tasks of its model come before one that waits, and itself; 0 for what is being written."""
-        queue = [one for one in list(self._waiting[task.job.model]) if not one.cancelled]
-        return next((place for place, one in enumerate(queue, 1) if one is task and not one.rows), 0)
+    def place(self, ticket: Ticket) -> int:
+        """How many tickets of its model come before one that waits, and itself; 0 for what is being written."""
+        queue = [one for one in list(self._waiting[ticket.job.model]) if not one.cancelled]
+        return next((place for place, one in enumerate(queue, 1) if one is ticket and not one.rows), 0)
 
     @property
     def load(self) -> dict[str, int]:
-        """How many tasks wait, and how many rows are written."""
+        """How many tickets wait, and how many rows are written."""
         with self._changed:
             writing = sum(len(one.rows.rows) for one in self._loaded.values())
             return {"waiting": self._num_waiting(), "writing": writing}
@@ -109,7 +109,7 @@ class Batcher:
         self._worker.join()
 
     def _num_waiting(self) -> int:
-        return sum(not task.cancelled for queue in self._waiting.values() for task in list(queue))
+        return sum(not ticket.cancelled for queue in self._waiting.values() for ticket in list(queue))
 
     @torch.no_grad()
     def _work(self) -> None:
@@ -198,10 +198,10 @@ class Batcher:
         """Let what waits join what a model is writing, and write a token of every row."""
         queue = self._waiting[name]
         for row in model.rows.rows:
-            row.ended = row.ended or (isinstance(row, Written) and row.task.cancelled)
+            row.ended = row.ended or (isinstance(row, Written) and row.ticket.cancelled)
         with self._changed:
-            for task in [task for task in queue if task.cancelled]:
-                queue.remove(task)
+            for ticket in [ticket for ticket in queue if ticket.cancelled]:
+                queue.remove(ticket)
             entering = [] if model.going else list(queue)
             if entering:
                 self._loaded.move_to_end(name)
@@ -209,53 +209,53 @@ class Batcher:
             if entering:
                 self._score(model, queue)
             ended = model.rows.turn(queue if entering else deque())
-            model.begun += [task for task in entering if task.rows]
+            model.begun += [ticket for ticket in entering if ticket.rows]
             self._tell(model, ended)
         except Exception as error:  # whatever fails must not end the worker: those it concerns get the error
             self._failed(model, queue, entering, error)
         model.fresh = False
 
-    def _score(self, model: _Loaded, queue: deque[Task]) -> None:
-        """Answer the tasks at the queue's head that want nothing written, only log-probs of their prompts."""
-        tasks: list[Task] = []
-        while queue and not queue[0].job.sampling.max_new_tokens and sum(len(one.job.ids) for one in tasks) < PREFILL:
-            tasks.append(queue.popleft())
-        model.begun += tasks  # so that an error is theirs
-        asked = [task for task in tasks if task.job.top >= 0]
-        top = max((task.job.top for task in asked), default=0)
-        for task, found in zip(asked, look(model.generator, [task.job.ids for task in asked], top), strict=True):
-            task.prompt += [replace(one, likeliest=one.likeliest[: task.job.top]) for one in found]
-        for task in tasks:
-            for sample in range(task.job.sampling.n):
-                task.finish(sample, Completion("", (), (), "length"))
+    def _score(self, model: _Loaded, queue: deque[Ticket]) -> None:
+        """Answer the tickets at the queue's head that want nothing written, only log-probs of their prompts."""
+        tickets: list[Ticket] = []
+        while queue and not queue[0].job.sampling.max_new_tokens and sum(len(one.job.ids) for one in tickets) < PREFILL:
+            tickets.append(queue.popleft())
+        model.begun += tickets  # so that an error is theirs
+        asked = [ticket for ticket in tickets if ticket.job.top >= 0]
+        top = max((ticket.job.top for ticket in asked), default=0)
+        for ticket, found in zip(asked, look(model.generator, [ticket.job.ids for ticket in asked], top), strict=True):
+            ticket.prompt += [replace(one, likeliest=one.likeliest[: ticket.job.top]) for one in found]
+        for ticket in tickets:
+            for sample in range(ticket.job.sampling.n):
+                ticket.finish(sample, Completion("", (), (), "length"))
 
     def _tell(self, model: _Loaded, ended: Sequence[DecodingRow]) -> None:
         """Hand over what was written, and finish what has ended."""
         chat = model.generator.chat
         for row in ended:
-            if isinstance(row, Written) and not row.task.cancelled:
-                job = row.task.job
+            if isinstance(row, Written) and not row.ticket.cancelled:
+                job = row.ticket.job
                 found = chat.completion(row.token_ids, row.logps, job.sampling.stop, chat.begun(job.ids))
-                row.task.finish(row.sample, found)
-        model.begun = [task for task in dict.fromkeys(model.begun) if not task.answer.done()]
-        for task in model.begun:
-            task.changed()
+                row.ticket.finish(row.sample, found)
+        model.begun = [ticket for ticket in dict.fromkeys(model.begun) if not ticket.answer.done()]
+        for ticket in model.begun:
+            ticket.changed()
 
-    def _failed(self, model: _Loaded, queue: deque[Task], entering: Sequence[Task], error: Exception) -> None:
+    def _failed(self, model: _Loaded, queue: deque[Ticket], entering: Sequence[Ticket], error: Exception) -> None:
         """Where memory ran out, try again with half the rows; else what was being written gets the error."""
-        begun = [task for task in dict.fromkeys([*model.begun, *entering]) if task.rows or task not in queue]
-        begun = [task for task in begun or entering[:1] if not task.answer.done()]
-        for task in begun:
-            if task in queue:
-                queue.remove(task)
+        begun = [ticket for ticket in dict.fromkeys([*model.begun, *entering]) if ticket.rows or ticket not in queue]
+        begun = [ticket for ticket in begun or entering[:1] if not ticket.answer.done()]
+        for ticket in begun:
+            if ticket in queue:
+                queue.remove(ticket)
         again = memory_is_full(error) and model.capacity > 1
         model.begun, model.capacity = [], model.capacity // 2 if again else model.capacity
-        for task in reversed(begun):
+        for ticket in reversed(begun):
             if again:
-                task.again()
-                queue.appendleft(task)
+                ticket.again()
+                queue.appendleft(ticket)
             else:
-                task.fail(error)
+                ticket.fail(error)
         model.rows = rows_of(model.generator, model.capacity)
 
 

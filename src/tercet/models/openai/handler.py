@@ -22,7 +22,7 @@ from tercet.models.access import internal_error
 from tercet.models.openai import protocol
 from tercet.models.openai.batcher import Batcher, BatcherClosed, BatcherFull
 from tercet.models.openai.entrance import respond
-from tercet.models.openai.jobs import Task
+from tercet.models.openai.jobs import Ticket
 from tercet.models.openai.problems import Problem
 from tercet.models.openai.replies import head, reply
 from tercet.models.openai.served import ServedModel
@@ -44,7 +44,7 @@ class _Entry:
     """A request under way, or only its reply once there is one, for which so many connections are `waiting`."""
 
     digest: str
-    work: tuple[protocol.ParsedRequest, list[Task]] | None
+    work: tuple[protocol.ParsedRequest, list[Ticket]] | None
     name: str = field(default_factory=lambda: secrets.token_hex(12))
     created: float = field(default_factory=time.time)
     waiting: int = 0
@@ -106,8 +106,8 @@ class RequestHandler:
             with suppress(RuntimeError):  # the server has stopped meanwhile
                 loop.call_soon_threadsafe(changed.set)
 
-        tasks = self._submit(what, wake)
-        stream = Stream(what, tasks, head(what, entry.name, entry.created, chunk=True), changed)
+        tickets = self._submit(what, wake)
+        stream = Stream(what, tickets, head(what, entry.name, entry.created, chunk=True), changed)
         facts |= {"id": entry.name, "model": what.asked.model, "again": False}
 
         async def pieces() -> AsyncIterator[str]:
@@ -120,20 +120,20 @@ class RequestHandler:
                 status, facts["error"] = problem.status, str(problem)
                 yield f"data: {json.dumps(problem.body)}\n\n"
             finally:
-                facts["gone"] = not all(task.answer.done() for task in tasks)
-                for task in tasks:
-                    task.cancel()
+                facts["gone"] = not all(ticket.answer.done() for ticket in tickets)
+                for ticket in tickets:
+                    ticket.cancel()
                 facts["prompt_tokens"] = sum(len(job.ids) for job in what.jobs)
                 facts.update(completion_tokens=stream.wrote, status=499 if facts["gone"] else status)
                 self.log(facts | {"seconds": time.monotonic() - began})
 
-        headers = {PLACE: str(self.batcher.place(tasks[-1])), "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        headers = {PLACE: str(self.batcher.place(tickets[-1])), "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(pieces(), media_type="text/event-stream", headers=headers)
 
     async def _with_places(self, stream: Stream) -> AsyncIterator[str]:
         """The events of a stream, and before the first token a comment wherever its place in the queue changes."""
         said = 0
-        while place := self.batcher.place(stream.tasks[-1]):
+        while place := self.batcher.place(stream.tickets[-1]):
             if place != said:
                 yield f": queue {place}\n\n"
                 said = place
@@ -143,7 +143,7 @@ class RequestHandler:
         async for event in stream.events():
             yield event
 
-    def _submit(self, what: protocol.ParsedRequest, wake: Any = lambda: None) -> list[Task]:
+    def _submit(self, what: protocol.ParsedRequest, wake: Any = lambda: None) -> list[Ticket]:
         try:
             return self.batcher.submit(what.jobs, wake)
         except (BatcherClosed, BatcherFull) as error:
@@ -195,27 +195,27 @@ class RequestHandler:
     async def _wait(self, entry: _Entry, request: Request, facts: dict[str, Any]) -> dict[str, Any]:
         """The reply. When the last client that wants it hangs up, it is given up, unless a key may ask for it again."""
         assert entry.work is not None
-        what, tasks = entry.work
-        facts["place"] = self.batcher.place(tasks[-1])
+        what, tickets = entry.work
+        facts["place"] = self.batcher.place(tickets[-1])
         entry.waiting += 1
-        answers = asyncio.gather(*(asyncio.wrap_future(task.answer) for task in tasks), return_exceptions=True)
+        answers = asyncio.gather(*(asyncio.wrap_future(ticket.answer) for ticket in tickets), return_exceptions=True)
         gone = asyncio.ensure_future(_hung_up(request))
         first: set[asyncio.Future[Any]] = {answers, gone}
         try:
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
             facts["gone"] = not answers.done()
             if facts["gone"]:
-                begun = any(task.rows or task.over for task in tasks)
+                begun = any(ticket.rows or ticket.over for ticket in tickets)
                 if entry.waiting == 1 and not (facts["key"] and begun):
-                    for task in tasks:
-                        task.cancel()
+                    for ticket in tickets:
+                        ticket.cancel()
                     raise Problem(499, "the client went away before its answer came")
                 await asyncio.wait({answers})
         finally:
             entry.waiting -= 1
             gone.cancel()
         if entry.body is None:
-            results = [task.answer.result() for task in tasks]
+            results = [ticket.answer.result() for ticket in tickets]
             entry.body = reply(what, results, entry.name, entry.created)
             entry.work = None  # what is remembered is short
             if self._kept.get(facts["key"]) is entry:

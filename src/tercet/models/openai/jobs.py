@@ -46,16 +46,16 @@ class GenerationResult:
 
 @dataclass(eq=False)
 class Written(DecodingRow):
-    """One sample of a task that is being written: numbers to draw by, its log-probs, and what it must be."""
+    """One sample of a ticket that is being written: numbers to draw by, its log-probs, and what it must be."""
 
-    task: Task = field(kw_only=True)
+    ticket: Ticket = field(kw_only=True)
     numbers: torch.Tensor | None = None
     seen: list[TokenLogps] = field(default_factory=list)
     matcher: Matcher | None = None
 
 
 @dataclass(eq=False)
-class Task:
+class Ticket:
     """A job under way. The worker appends to what it has; another thread reads, hears of changes, and may cancel.
 
     `changed` is called in the worker's thread when there is more to read, and when the answer is there.

@@ -21,7 +21,7 @@ from tercet.models.generate import LocalGenerator
 from tercet.models.kv_cache import Cache
 from tercet.models.openai.grammar import matcher
 from tercet.models.openai.growing import GrowingCache
-from tercet.models.openai.jobs import Task, Written
+from tercet.models.openai.jobs import Ticket, Written
 from tercet.models.openai.logps import TokenLogps, likeliest, look, prompt_logps
 from tercet.models.paged import PagedCache
 from tercet.models.row_decoding import Room, RowDecoding
@@ -43,7 +43,7 @@ class Live(Decoding):
         if generator.paged:
             cache = PagedCache.of(policy, capacity, min(generator.context, tokens), rows=1, tokens=tokens)
         super().__init__(policy, cache, Sampling(1), ends, generator.work, late=generator.late)
-        self.generator, self._own_late = generator, generator.late
+        self.generator, self._own_late, self._entered = generator, generator.late, False
         self._looked: deque[tuple[list[Written], Readback | None]] = deque()
 
     @property
@@ -51,19 +51,23 @@ class Live(Decoding):
         """Whether there is anything to do."""
         return bool(self.rows or self.pending)
 
-    def turn(self, queue: deque[Task]) -> list[DecodingRow]:
-        """Let in what waits, as far as there is room, and write a token of every row; the rows that have ended."""
-        self._enter(queue)
-        self.retire()
-        ended = self.finished
-        if self.rows:
-            self.step()
-            self.retire()
-            ended += self.finished
-        return ended
+    def turn(self, queue: deque[Ticket]) -> list[DecodingRow]:
+        """Let in what waits, or write a token of every row; the rows that have ended.
 
-    def _enter(self, queue: deque[Task]) -> None:
-        """Read the prompts of as many tasks as there is room for, and draw the first token of each of their rows."""
+        Never twice in a row is somebody let in, so that what is being written goes on.
+        """
+        self._entered = not self._entered and self._enter(queue)
+        ended: list[DecodingRow] = []
+        if not self._entered and self.rows:
+            self.retire()  # those whose readers have gone
+            ended = self.finished
+            if self.rows:
+                self.step()
+        self.retire()
+        return ended + self.finished
+
+    def _enter(self, queue: deque[Ticket]) -> bool:
+        """Read the prompts of as many tickets as there is room for, and draw the first token of each of their rows."""
         groups: list[list[Written]] = []
         tokens = 0
         while queue and tokens < PREFILL and queue[0].job.sampling.max_new_tokens:
@@ -75,15 +79,16 @@ class Live(Decoding):
             if not queue[0].left:
                 queue.popleft()
         if not groups:
-            return
+            return False
         # who is bound by a grammar must know the last token before the next can be drawn
         bound = any(row.matcher for rows in (self._written(), *groups) for row in rows)
         self.late = self._own_late and not bound
-        forest, hidden = self._prefill([rows[0].task.job.ids for rows in groups], groups)
+        forest, hidden = self._prefill([rows[0].ticket.job.ids for rows in groups], groups)
         for segment, (row, *_) in zip(forest.segments, groups, strict=True):
-            job = row.task.job
-            if job.echo and job.top >= 0 and not row.task.prompt:
-                row.task.prompt += prompt_logps(self.policy, job.ids, hidden[segment.start : segment.end], job.top)
+            job = row.ticket.job
+            if job.echo and job.top >= 0 and not row.ticket.prompt:
+                row.ticket.prompt += prompt_logps(self.policy, job.ids, hidden[segment.start : segment.end], job.top)
+        return True
 
     def step(self) -> None:
         """One token for every row."""
@@ -93,19 +98,19 @@ class Live(Decoding):
         logits = self.graphs.run((size, reach), lambda: self.policy.logits(self._advance(size, reach)))
         self._await(self.rows[:], *self._choose(slice(0, len(self.rows)), logits[: len(self.rows)]))
 
-    def _begun(self, task: Task, first: int) -> list[Written]:
-        """Rows for as many of a task's samples as the cache takes from slot `first` on."""
-        start = len(task.job.ids)
-        limit = min(task.job.sampling.max_new_tokens, self.ends.context - start)
-        count = min(len(task.left), self.cache.capacity - first)
+    def _begun(self, ticket: Ticket, first: int) -> list[Written]:
+        """Rows for as many of a ticket's samples as the cache takes from slot `first` on."""
+        start = len(ticket.job.ids)
+        limit = min(ticket.job.sampling.max_new_tokens, self.ends.context - start)
+        count = min(len(ticket.left), self.cache.capacity - first)
         while count > 0 and not self.cache.reserve(first, count, start, start + limit):
             count //= 2
         if not count and not first and not self.pending:
             raise MemoryError(f"a prompt of {start} tokens and an answer of {limit} are more than the cache holds")
-        rows = [written(task, sample, limit) for sample in task.left[:count]]
+        rows = [written(ticket, sample, limit) for sample in ticket.left[:count]]
         for row in rows:
-            row.matcher = matcher(task.job.grammar, self.ends.tokenizer, self.ends.stops)
-        del task.left[:count]
+            row.matcher = matcher(ticket.job.grammar, self.ends.tokenizer, self.ends.stops)
+        del ticket.left[:count]
         return rows
 
     def _written(self) -> list[Written]:
@@ -122,7 +127,7 @@ class Live(Decoding):
                 logits_BV[place] = row.matcher.allowed(logits_BV[place])
         groups: dict[How, list[int]] = {}
         for place, row in enumerate(rows):
-            sampling = row.task.job.sampling
+            sampling = row.ticket.job.sampling
             groups.setdefault((sampling.temperature, sampling.top_p, sampling.top_k), []).append(place)
         tokens = torch.empty(len(rows), dtype=torch.long, device=self.device)
         logps = torch.empty(len(rows), device=self.device)
@@ -143,21 +148,21 @@ class Live(Decoding):
         for row in open_rows:
             if row.matcher is not None and not row.ended:
                 row.matcher.take(row.token_ids[-1])
-            if not row.ended and any(self.ends.stopped([row], row.task.job.sampling.stop)):
+            if not row.ended and any(self.ends.stopped([row], row.ticket.job.sampling.stop)):
                 row.ended = True
                 finished.append(row)
         return finished
 
 
 class ByRows(RowDecoding):
-    """The same for models that are read through their own cache; a batch is of tasks with equal settings."""
+    """The same for models that are read through their own cache; a batch is of tickets with equal settings."""
 
     def __init__(self, generator: LocalGenerator, capacity: int) -> None:
         """At most `capacity` rows at once."""
         ends = Ends(generator.chat.stops, generator.chat.tokenizer, generator.context)
         super().__init__(generator.policy, Sampling(1), ends, generator.work, watch=self._watch)
         self.generator, self.capacity = generator, capacity
-        self._tasks: list[Task] = []
+        self._tasks: list[Ticket] = []
         self._steps: Iterator[RowDecoding] | None = None
 
     @property
@@ -165,7 +170,7 @@ class ByRows(RowDecoding):
         """Whether there is anything to do."""
         return self._steps is not None
 
-    def turn(self, queue: deque[Task]) -> list[DecodingRow]:
+    def turn(self, queue: deque[Ticket]) -> list[DecodingRow]:
         """Begin a batch where none is under way, and write a token of every row; the rows that have ended."""
         if self._steps is None and queue and queue[0].job.sampling.max_new_tokens:
             self._begin(queue)
@@ -173,24 +178,24 @@ class ByRows(RowDecoding):
             self._steps, self.rows, self.finished = None, [], []
         return list(self.finished)
 
-    def _begin(self, queue: deque[Task]) -> None:
+    def _begin(self, queue: deque[Ticket]) -> None:
         how, most = queue[0].job.sampling, max(1, self.capacity // queue[0].job.sampling.n)
-        self._tasks = [task for task in list(queue) if task.job.sampling == how][:most]
-        for task in self._tasks:
-            queue.remove(task)
-            task.left.clear()
-            if task.job.grammar:
+        self._tasks = [ticket for ticket in list(queue) if ticket.job.sampling == how][:most]
+        for ticket in self._tasks:
+            queue.remove(ticket)
+            ticket.left.clear()
+            if ticket.job.grammar:
                 raise ValueError(f"{type(self.policy.model).__name__} cannot be held to JSON here")
-            if task.job.echo and task.job.top >= 0:
-                task.prompt += next(look(self.generator, [task.job.ids], task.job.top))
-        self.sampling = Seeded(**vars(how), seeds=tuple(task.job.seed for task in self._tasks))
-        prompts, room = [task.job.ids for task in self._tasks], Room(self.capacity, self.generator.tokens)
+            if ticket.job.echo and ticket.job.top >= 0:
+                ticket.prompt += next(look(self.generator, [ticket.job.ids], ticket.job.top))
+        self.sampling = Seeded(**vars(how), seeds=tuple(ticket.job.seed for ticket in self._tasks))
+        prompts, room = [ticket.job.ids for ticket in self._tasks], Room(self.capacity, self.generator.tokens)
         self._steps = self.run(prompts, range(len(prompts)), room)
 
     def _row(self, prompt: int, sample: int, start: int) -> DecodingRow:
-        task = self._tasks[prompt]
+        ticket = self._tasks[prompt]
         limit = min(self.sampling.max_new_tokens, self.ends.context - start)
-        return written(task, sample, 1 if task.cancelled else limit)
+        return written(ticket, sample, 1 if ticket.cancelled else limit, prompt)
 
     def _watch(self, rows: Sequence[DecodingRow], logits_BV: Tensor, tokens_B: Tensor) -> None:
         own, readback = _looked([row for row in rows if isinstance(row, Written)], logits_BV, tokens_B)
@@ -202,20 +207,20 @@ def rows_of(generator: LocalGenerator, capacity: int) -> Live | ByRows:
     return ByRows(generator, capacity) if generator.policy.padded else Live(generator, capacity)
 
 
-def written(task: Task, sample: int, limit: int) -> Written:
-    """A new row of a task."""
-    sampling = Seeded(**vars(task.job.sampling), seeds=(task.job.seed,))
+def written(ticket: Ticket, sample: int, limit: int, prompt: int = 0) -> Written:
+    """A new row of a ticket, whose prompt is one of several that are read together."""
+    sampling = Seeded(**vars(ticket.job.sampling), seeds=(ticket.job.seed,))
     numbers = uniforms(sampling, 0, sample) if sampling.temperature else None
-    task.rows[sample] = Written(0, sample, limit, len(task.job.ids), task=task, numbers=numbers)
-    return task.rows[sample]
+    ticket.rows[sample] = Written(prompt, sample, limit, len(ticket.job.ids), ticket=ticket, numbers=numbers)
+    return ticket.rows[sample]
 
 
 def _looked(rows: list[Written], logits_BV: Tensor, tokens_B: Tensor) -> tuple[list[Written], Readback | None]:
     """Those of the rows that ask for log-probs, and these on their way to the host."""
-    places = [place for place, row in enumerate(rows) if row.task.job.top >= 0]
+    places = [place for place, row in enumerate(rows) if row.ticket.job.top >= 0]
     if not places:
         return [], None
-    top = max(rows[place].task.job.top for place in places)
+    top = max(rows[place].ticket.job.top for place in places)
     found = likeliest(logits_BV[places], tokens_B[places], top)
     return [rows[place] for place in places], Readback((tokens_B[places], *found))
 
@@ -226,5 +231,5 @@ def note(rows: list[Written], readback: Readback | None, still: set[int]) -> Non
         return
     for row, token, logp, values, ids in zip(rows, *readback.read(), strict=True):
         if id(row) in still:
-            pairs = list(zip(ids, values, strict=True))[: row.task.job.top]
+            pairs = list(zip(ids, values, strict=True))[: row.ticket.job.top]
             row.seen.append(TokenLogps(int(token), logp, pairs))

@@ -76,7 +76,7 @@ def _choice(what: ParsedRequest, job: GenerationJob, answer: GenerationResult, s
     else:
         found["text"] = (prompt_text(what, job) if job.echo else "") + completion.text
         if job.top >= 0:
-            table = Places().table([*answer.prompt, *logps] if job.echo else logps, found["text"], what.model.chat)
+            table = TokenPlaces().table([*answer.prompt, *logps] if job.echo else logps, found["text"], what.model.chat)
     if what.asked.return_token_ids:
         found |= {"prompt_token_ids": list(job.ids), "token_ids": list(completion.token_ids)}
     return found | {"logprobs": table} | ending(what, job, completion, called="tool_calls" in found.get("message", ()))
@@ -104,7 +104,7 @@ def chat_table(logps: Sequence[TokenLogps], chat: Chat) -> list[dict[str, Any]]:
 
 
 @dataclass
-class Places:
+class TokenPlaces:
     """Where the tokens of a text stand; tokens that share a character stand where it begins."""
 
     start: int = 0

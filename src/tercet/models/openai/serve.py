@@ -5,8 +5,8 @@ most of them before it is read: `connections.py`, `entrance.py`, `models/access.
 
     POST /v1/chat/completions   POST /v1/completions   GET /v1/models   GET /v1/models/NAME   GET /health
 
-Another package may add routes to the application; they stand behind the same entrance, and find the models under
-`request.app.state.models` and their worker under `request.app.state.batcher`.
+Another package may add routes (Starlette's) to the application; they stand behind the same entrance, and find the
+models under `request.app.state.models` and their worker under `request.app.state.batcher`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from tercet.models.openai.served import ServedModel
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
-    from starlette.routing import BaseRoute
     from uvicorn import Server
 
 
@@ -51,7 +50,7 @@ class Settings:
     free: tuple[str, ...] = ()
 
 
-def app(models: Sequence[ServedModel], settings: Settings, routes: Sequence[BaseRoute] = ()) -> FastAPI:
+def app(models: Sequence[ServedModel], settings: Settings, routes: Sequence[Any] = ()) -> FastAPI:
     """The web application of some models; `app.state.batcher` is to be closed after the last request."""
     from fastapi import FastAPI
 
@@ -115,7 +114,7 @@ def web_server(served: FastAPI) -> Server:
     return server
 
 
-def run(models: Sequence[ServedModel], settings: Settings, listener: socket, routes: Sequence[BaseRoute] = ()) -> None:
+def run(models: Sequence[ServedModel], settings: Settings, listener: socket, routes: Sequence[Any] = ()) -> None:
     """Serve on a bound socket until SIGINT or SIGTERM: what is being written ends, what waits is refused (503)."""
     served = app(models, settings, routes)
     server = web_server(served)

@@ -11,9 +11,9 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from tercet.models.openai.jobs import Task
+from tercet.models.openai.jobs import Ticket
 from tercet.models.openai.protocol import ChatRequest, ParsedRequest
-from tercet.models.openai.replies import Places, chat_table, ending, message, prompt_text, usage
+from tercet.models.openai.replies import TokenPlaces, chat_table, ending, message, prompt_text, usage
 from tercet.rows import Completion
 from tercet.verify.thoughts import OPEN
 
@@ -21,15 +21,19 @@ DONE = "data: [DONE]\n\n"
 
 
 class Stream:
-    """The chunks of one request, whose tasks a worker is doing; `changed` is set whenever there is more."""
+    """The chunks of one request, whose tickets a worker is doing; `changed` is set whenever there is more."""
 
-    def __init__(self, what: ParsedRequest, tasks: list[Task], head: dict[str, Any], changed: asyncio.Event) -> None:
-        self.what, self.tasks, self.changed = what, tasks, changed
+    def __init__(
+        self, what: ParsedRequest, tickets: list[Ticket], head: dict[str, Any], changed: asyncio.Event
+    ) -> None:
+        self.what, self.tickets, self.changed = what, tickets, changed
         self._head = dict(head)
         if what.asked.stream_options.include_usage:
             self._head["usage"] = None
         n = what.asked.n
-        self._choices = [_Choice(what, task, place * n + k, k) for place, task in enumerate(tasks) for k in range(n)]
+        self._choices = [
+            _Choice(what, ticket, place * n + k, k) for place, ticket in enumerate(tickets) for k in range(n)
+        ]
 
     @property
     def wrote(self) -> int:
@@ -37,11 +41,11 @@ class Stream:
         return sum(choice.told for choice in self._choices)
 
     async def events(self) -> AsyncIterator[str]:
-        """Chunks until all choices have ended; an error of a task is raised."""
+        """Chunks until all choices have ended; an error of a ticket is raised."""
         for choice in self._choices:
             yield self._event(choice.first())
         while True:
-            over = all(task.answer.done() for task in self.tasks)
+            over = all(ticket.answer.done() for ticket in self.tickets)
             for choice in self._choices:
                 for part in choice.pieces():
                     yield self._event(part)
@@ -49,8 +53,8 @@ class Stream:
                 break
             await self.changed.wait()
             self.changed.clear()
-        for task in self.tasks:
-            task.answer.result()
+        for ticket in self.tickets:
+            ticket.answer.result()
         if self.what.asked.stream_options.include_usage:
             yield _sent(self._head | {"choices": [], "usage": usage(self.what, self.wrote)})
         yield DONE
@@ -62,41 +66,43 @@ class Stream:
 class _Choice:
     """One choice, and how much of it has been sent."""
 
-    def __init__(self, what: ParsedRequest, task: Task, index: int, sample: int) -> None:
-        self.what, self.task, self.index, self.sample = what, task, index, sample
+    def __init__(self, what: ParsedRequest, ticket: Ticket, index: int, sample: int) -> None:
+        self.what, self.ticket, self.index, self.sample = what, ticket, index, sample
         self.chat = isinstance(what.asked, ChatRequest)
         self.shown, self.told, self.ended = "", 0, False
         self._echo_text = ""  # the prompt, once it is sent
-        self.echoed = prompt_text(what, task.job) if task.job.echo else ""
-        self._begun = what.model.chat.begun(task.job.ids)
-        self._places = Places()
+        self.echoed = prompt_text(what, ticket.job) if ticket.job.echo else ""
+        self._begun = what.model.chat.begun(ticket.job.ids)
+        self._places = TokenPlaces()
 
     def first(self) -> dict[str, Any]:
         """The chunk that opens a choice."""
         found = self._piece({"role": "assistant", "content": ""} if self.chat else "")
-        return found | ({"prompt_token_ids": list(self.task.job.ids)} if self.what.asked.return_token_ids else {})
+        return found | ({"prompt_token_ids": list(self.ticket.job.ids)} if self.what.asked.return_token_ids else {})
 
     def pieces(self) -> Iterator[dict[str, Any]]:
         """What is new since the last time."""
         if self.ended:
             return
-        if self.echoed and (self.task.prompt or self.task.rows or self.task.over):
+        if self.echoed:
+            if self.ticket.job.top >= 0 and not self.ticket.prompt:
+                return
             yield from self._echo()
-        done, row = self.task.over.get(self.sample), self.task.rows.get(self.sample)
+        done, row = self.ticket.over.get(self.sample), self.ticket.rows.get(self.sample)
         ids = list(row.token_ids) if row else []
-        if self.task.job.top >= 0 and row:
+        if self.ticket.job.top >= 0 and row:
             ids = ids[: len(row.seen)]
         fresh = ids[self.told :]
         text = "" if self.what.calls else self._text(ids, done)
         called: dict[str, Any] = message(self.what, done) if self.what.calls and done else {}
-        asked = self.what.asked.return_token_ids or self.task.job.top >= 0
+        asked = self.what.asked.return_token_ids or self.ticket.job.top >= 0
         if text or called or (fresh and asked):
             yield self._chunk(text, fresh, called)
         self.told = max(self.told, len(ids))
         if done is not None:
             self.ended = True
             last = self._piece({} if self.chat else "")
-            yield last | ending(self.what, self.task.job, done, called="tool_calls" in called)
+            yield last | ending(self.what, self.ticket.job, done, called="tool_calls" in called)
 
     def _chunk(self, text: str, fresh: list[int], called: dict[str, Any]) -> dict[str, Any]:
         delta: Any = {"content": text} if self.chat else text
@@ -104,8 +110,8 @@ class _Choice:
             calls = [{"index": place, **call} for place, call in enumerate(called.get("tool_calls", ()))]
             delta = {"content": called["content"]} | ({"tool_calls": calls} if calls else {})
         found = self._piece(delta)
-        if self.task.job.top >= 0:
-            seen, chat = self.task.rows[self.sample].seen[self.told : self.told + len(fresh)], self.what.model.chat
+        if self.ticket.job.top >= 0:
+            seen, chat = self.ticket.rows[self.sample].seen[self.told : self.told + len(fresh)], self.what.model.chat
             so_far = self._echo_text + self.shown
             table = {"content": chat_table(seen, chat)} if self.chat else self._places.table(seen, so_far, chat)
             found["logprobs"] = table
@@ -114,14 +120,14 @@ class _Choice:
     def _echo(self) -> Iterator[dict[str, Any]]:
         """The prompt, once its log-probs are known where they are asked for."""
         found = self._piece(self.echoed)
-        if self.task.job.top >= 0:
-            found["logprobs"] = self._places.table(list(self.task.prompt), self.echoed, self.what.model.chat)
+        if self.ticket.job.top >= 0:
+            found["logprobs"] = self._places.table(list(self.ticket.prompt), self.echoed, self.what.model.chat)
         yield found
         self._echo_text, self.echoed = self.echoed, ""
 
     def _text(self, ids: list[int], done: Completion | None) -> str:
         """The text that is new and will not change any more."""
-        stop = self.task.job.sampling.stop
+        stop = self.ticket.job.sampling.stop
         text = done.text if done else self.what.model.chat.completion(ids, (), stop, self._begun).text
         if not done:
             if text.startswith(OPEN):
