@@ -6,11 +6,10 @@ import json
 import os
 import sys
 
-URL, KEY = sys.argv[1:3]
-os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
-
 import gradio
 from gradio_client import Client
+
+URL, KEY = sys.argv[1:3]
 
 chat = gradio.load_chat(URL, model="tiny", token=KEY, max_tokens=12, temperature=0.0)
 chat.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 
-URL, KEY, FOLDER = sys.argv[1:4]
-os.environ |= {"TERCET_API_KEY": KEY, "TERCET_BASE_URL": URL, "INSPECT_LOG_DIR": FOLDER, "INSPECT_DISPLAY": "none"}
-
-from inspect_ai import Task, eval
+import inspect_ai
+from inspect_ai import Task
 from inspect_ai.dataset import Sample
 from inspect_ai.scorer import includes
 from inspect_ai.solver import generate, system_message
 
+URL, KEY, FOLDER = sys.argv[1:4]
+
 samples = [Sample(input=f"Say {i}", target="e") for i in range(6)]
 task = Task(dataset=samples, solver=[system_message("Be brief."), generate()], scorer=includes())
-(log,) = eval(
-    task, model="openai-api/tercet/tiny", max_tokens=12, temperature=0.0, seed=1, logprobs=True, top_logprobs=2
-)
+asked = {"max_tokens": 12, "temperature": 0.0, "seed": 1, "logprobs": True, "top_logprobs": 2}
+(log,) = inspect_ai.eval(task, model="openai-api/tercet/tiny", log_dir=FOLDER, **asked)
 answers = [sample.output.completion for sample in log.samples or []]
 logps = [len(sample.output.choices[0].logprobs.content) for sample in log.samples or []]
 sys.stdout.write("\n" + json.dumps({"status": log.status, "answers": answers, "logps": logps}) + "\n")

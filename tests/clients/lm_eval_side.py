@@ -6,19 +6,12 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-
-URL, KEY, TOKENIZER, TASKS = sys.argv[1:5]
-os.environ |= {
-    "OPENAI_API_KEY": KEY,
-    "HF_HUB_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
 
 import lm_eval
 from lm_eval.tasks import TaskManager
+
+URL, KEY, TOKENIZER, TASKS = sys.argv[1:5]
 
 KINDS = {
     "local-completions": (f"{URL}/completions", ["choice", "short"]),

@@ -61,7 +61,9 @@ def url(generator: LocalGenerator) -> Iterator[str]:
 def side(name: str, *arguments: str) -> Any:
     """The last line that a client prints."""
     command = [str(PYTHON), str(HERE / f"{name}_side.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    own = {"OPENAI_API_KEY": KEY, "TERCET_API_KEY": KEY, "TERCET_BASE_URL": arguments[0], "INSPECT_DISPLAY": "none"}
+    own |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=os.environ | own)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -86,7 +88,8 @@ def tasks(tmp_path: Path) -> Path:
     choice = 'output_type: multiple_choice\ndoc_to_choice: "{{options}}"\ndoc_to_target: gold\n'
     choice += "metric_list:\n  - metric: acc\n  - metric: acc_norm\n"
     short = 'output_type: generate_until\ndoc_to_target: "{{options[1]}}"\n'
-    short += 'generation_kwargs:\n  until: ["q"]\n  max_gen_toks: 12\n  do_sample: false\nmetric_list:\n  - metric: exact_match\n'
+    short += 'generation_kwargs:\n  until: ["q"]\n  max_gen_toks: 12\n  do_sample: false\n'
+    short += "metric_list:\n  - metric: exact_match\n"
     (tmp_path / "choice.yaml").write_text(f"task: choice\n{common}{choice}")
     (tmp_path / "short.yaml").write_text(f"task: short\n{common}{short}")
     return tmp_path
