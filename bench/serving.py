@@ -1,0 +1,109 @@
+"""How long the first token takes with four stages behind one server, and what joining requests are worth.
+
+python bench/serving.py --store runs          the four models of a finished quickstart; `tiny:` four times when absent
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from socket import create_server
+from typing import Any
+
+import httpx2
+
+from peer import RESULTS
+from tercet import machine
+from tercet.cli.serving import _of_store
+from tercet.models.openai.serve import Settings, app, web_server
+from tercet.models.openai.served import ServedModel
+from tercet.precision import resolve
+from tercet.store import Store
+
+QUESTION = "Write a short letter to a friend about a walk by the river, and say what the weather was like."
+
+
+def main() -> None:
+    """Serve, ask, write the result."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    dtype = resolve(options.dtype)
+    folders = _of_store(Store(options.store))[:4]
+    models = [ServedModel.at([name], folder, dtype) for name, folder in folders]
+    web = app(models, Settings(kept=4))
+    server = web_server(web)
+    with create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1/chat/completions"
+            found = measured(url, [name for name, _ in folders], options)
+        finally:
+            server.should_exit = True
+            thread.join()
+            web.state.batcher.close()
+    found |= {"dtype": dtype, "machine": machine.facts() if hasattr(machine, "facts") else machine.cores()}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "serving.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(found, indent=2))
+
+
+def measured(url: str, names: Sequence[str], options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds to the first token and tokens a second, by how many ask at once."""
+    began = time.monotonic()
+    for name in names:
+        ask(url, name, 1)
+    found: dict[str, Any] = {"seconds_to_load": time.monotonic() - began, "models": list(names)}
+    for title, asked in {
+        "one of one": names[:1],
+        "four stages in step": names,
+        "eight of one": names[:1] * 8,
+        "twenty over four": [*names] * 5,
+    }.items():
+        rounds = [together(url, asked, options.tokens) for _ in range(options.rounds)]
+        firsts = [first for one in rounds for first, _, _ in one["answers"]]
+        found[title] = {
+            "first_token_median": statistics.median(firsts),
+            "first_token_worst": max(firsts),
+            "tokens_per_second": statistics.median(one["tokens"] / one["seconds"] for one in rounds),
+        }
+    return found
+
+
+def together(url: str, names: Sequence[str], tokens: int) -> dict[str, Any]:
+    """All of these at once."""
+    began = time.monotonic()
+    with ThreadPoolExecutor(len(names)) as pool:
+        answers = list(pool.map(lambda name: ask(url, name, tokens), names))
+    return {"answers": answers, "tokens": sum(n for _, _, n in answers), "seconds": time.monotonic() - began}
+
+
+def ask(url: str, name: str, tokens: int) -> tuple[float, float, int]:
+    """Seconds to the first text and to the end, and the number of tokens."""
+    body = {"model": name, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": tokens, "seed": 1}
+    body |= {"stream": True, "stream_options": {"include_usage": True}}
+    began, first, wrote = time.monotonic(), 0.0, 0
+    with httpx2.stream("POST", url, json=body, timeout=600) as response:
+        for line in response.iter_lines():
+            if not line.startswith("data: {"):
+                continue
+            chunk = json.loads(line.removeprefix("data: "))
+            if chunk.get("usage"):
+                wrote = chunk["usage"]["completion_tokens"]
+            elif not first and any(choice["delta"].get("content") for choice in chunk["choices"]):
+                first = time.monotonic() - began
+    return first or time.monotonic() - began, time.monotonic() - began, wrote
+
+
+if __name__ == "__main__":
+    main()
