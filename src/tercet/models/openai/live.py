@@ -122,9 +122,7 @@ class Live(Decoding):
     def _choose(self, slots: slice, logits_BV: Tensor) -> tuple[Tensor, Tensor]:
         """The next token of each row in `slots`, and its log-prob: rows with equal settings are drawn together."""
         rows = self._written()[slots]
-        for place, row in enumerate(rows):
-            if row.matcher is not None:
-                logits_BV[place] = row.matcher.allowed(logits_BV[place])
+        own_BV, logits_BV = logits_BV, _allowed(rows, logits_BV)
         groups: dict[How, list[int]] = {}
         for place, row in enumerate(rows):
             sampling = row.ticket.job.sampling
@@ -137,7 +135,7 @@ class Live(Decoding):
             logits = logits_BV if len(groups) == 1 else logits_BV[places]
             tokens[places], logps[places] = draw(logits, numbers, Sampling(1, temperature, top_p, top_k))
         self.last[slots] = tokens
-        self._looked.append(_looked(rows, logits_BV, tokens))
+        self._looked.append(_looked(rows, own_BV, tokens))
         return tokens, logps
 
     def _read(self) -> list[DecodingRow]:
@@ -213,6 +211,15 @@ def written(ticket: Ticket, sample: int, limit: int, prompt: int = 0) -> Written
     numbers = uniforms(sampling, 0, sample) if sampling.temperature else None
     ticket.rows[sample] = Written(prompt, sample, limit, len(ticket.job.ids), ticket=ticket, numbers=numbers)
     return ticket.rows[sample]
+
+
+def _allowed(rows: Sequence[Written], logits_BV: Tensor) -> Tensor:
+    """The logits without those of tokens that a row's grammar forbids."""
+    bound = [(place, row.matcher) for place, row in enumerate(rows) if row.matcher is not None]
+    found_BV = logits_BV.clone() if bound else logits_BV
+    for place, own in bound:
+        found_BV[place] = own.allowed(logits_BV[place])
+    return found_BV
 
 
 def _looked(rows: list[Written], logits_BV: Tensor, tokens_B: Tensor) -> tuple[list[Written], Readback | None]:
