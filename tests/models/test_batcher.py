@@ -97,9 +97,8 @@ def test_models_write_in_turn_and_none_waits_for_another_to_end(stages: dict[str
             tickets += found.submit([GenerationJob([70, 71], Sampling(40), model=name)], note(name))
         for ticket in tickets:
             ticket.answer.result(60)
-    first, last = order.index("sft"), len(order) - 1 - order[::-1].index("base")
-    between = order[first:last]
-    assert sum(a != b for a, b in pairwise(between)) == len(between) - 1 >= 5
+    first = order.index("sft")
+    assert order[first : first + 6] == ["sft", "base"] * 3
 
 
 def test_a_model_that_cannot_be_loaded_fails_its_own_requests(stages: dict[str, Path], tmp_path: Path) -> None:
@@ -144,7 +143,8 @@ def test_models_of_their_own_cache_are_served_in_batches(stages: dict[str, Path]
         while not endless.rows:
             time.sleep(0.01)
         endless.cancel()
-        assert found.submit(jobs[:1])[0].answer.result(60).completions == answers[0].completions
+        again = found.submit(jobs[:1])[0].answer.result(60)
+        assert again.completions[0].token_ids == answers[0].completions[0].token_ids
     for ids, answer in zip(prompts, answers, strict=True):
         alone = generator.write([ids], Sampling(5, 1.0, seed=3))[0][0]
         assert answer.completions[0].token_ids == alone.token_ids

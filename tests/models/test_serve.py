@@ -316,7 +316,7 @@ def test_a_cancelled_task_is_not_written_on_and_a_closed_batcher_refuses(generat
     gate.set()
     kept.answer.result(30)
     batcher.close()
-    assert gate.sizes == [len(ids[0]), 1, len(ids[2]), 1, 1, 1]
+    assert gate.sizes == [len(ids[0]), len(ids[2]), 1, 1, 1]
     assert not waiting.rows
     with pytest.raises(BatcherClosed):
         batcher.submit([job(ids[0])])
