@@ -71,13 +71,13 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 26
 # docs/log.md that says what the lines buy.
 BUDGETS = {
     "algos": 602,
-    "cli": 2_616,
+    "cli": 2_703,
     "data": 6_947,
     "device": 1_201,
     "evals": 3_477,
     "forecast": 638,
     "kernels": 111,
-    "models": 11_889,
+    "models": 13_354,
     "preflight": 796,
     "recipe": 2_153,
     "report": 2_183,
