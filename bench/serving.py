@@ -52,7 +52,7 @@ def main() -> None:
             server.should_exit = True
             thread.join()
             web.state.batcher.close()
-    found |= {"dtype": dtype, "machine": machine.facts() if hasattr(machine, "facts") else machine.cores()}
+    found |= {"dtype": dtype, "cores": machine.cores(), "processor": machine.processor()}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "serving.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=2))
@@ -64,12 +64,13 @@ def measured(url: str, names: Sequence[str], options: argparse.Namespace) -> dic
     for name in names:
         ask(url, name, 1)
     found: dict[str, Any] = {"seconds_to_load": time.monotonic() - began, "models": list(names)}
-    for title, asked in {
-        "one of one": names[:1],
-        "four stages in step": names,
-        "eight of one": names[:1] * 8,
+    kinds: dict[str, list[str]] = {
+        "one of one": [*names[:1]],
+        "four stages in step": [*names],
+        "eight of one": [*names[:1]] * 8,
         "twenty over four": [*names] * 5,
-    }.items():
+    }
+    for title, asked in kinds.items():
         rounds = [together(url, asked, options.tokens) for _ in range(options.rounds)]
         firsts = [first for one in rounds for first, _, _ in one["answers"]]
         found[title] = {
