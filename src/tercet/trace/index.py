@@ -23,16 +23,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tercet.folders import plain_files, remember, remembered_digest, set_writable, sync_tree
+from tercet.folders import no_link, plain_files, remember, remembered_digest, set_writable, sync_tree
 from tercet.journal import make_folder, seal, unseal
 from tercet.store import Store, disk_errors
 from tercet.trace import texts
 from tercet.trace.texts import Taught, TextRow
 from tercet.trace.words import END, UNKNOWN, Ids, hashes, words_of
 
-LAYOUT = 1  # of the files; another layout is another index
+LAYOUT = 2  # of the files, with the size of a group; another layout is another index
 SHARD = 1 << 24  # words that are sorted at once: about half a gigabyte
-GROUP = 64  # rows that are unpacked together when one of them is shown
+GROUP = 32  # rows that are unpacked together when one of them is shown
 SCHEMA = pa.schema(
     {"id": pa.string(), "source": pa.string(), "roles": pa.list_(pa.string()), "texts": pa.list_(pa.string())}
 )
@@ -47,26 +47,19 @@ class WordPlace(NamedTuple):
     word: int
 
 
-class Shard(NamedTuple):
-    """Words of some whole rows, and the places of all their suffixes in order."""
-
-    words: Ids
-    order: Ids
-    begin: int  # of its first word among all words
-
-
 class TraceIndex:
     """An index on disk, mapped into memory."""
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
-        self.rows, self.words = int(about["rows"]), int(about["words"])
+        self.rows, self.num_words = int(about["rows"]), int(about["words"])
         self._known, self._numbers = np.load(folder / "known.npy"), np.load(folder / "numbers.npy")
         self._counts = np.load(folder / "counts.npy", mmap_mode="r")
         self._starts, self._row_of = np.load(folder / "starts.npy"), np.load(folder / "row_of.npy")
         options = pa.ipc.IpcReadOptions(use_threads=False)  # a row is small
         self._reader = pa.ipc.open_file(pa.memory_map(str(folder / "rows.arrow")), options=options)
-        words, order = (_mapped(folder / name) for name in ("words.u32", "order.u32"))
-        self.shards = [Shard(words[a:b], order[a:b], a) for a, b in pairwise([0, *about["shards"]])]
+        self.words, self.order = (_mapped(folder / name) for name in ("words.u32", "order.u32"))
+        # Where each shard begins and ends; its part of `order` counts from where it begins.
+        self.bounds = np.array(list(pairwise([0, *about["shards"]])), np.int64).reshape(-1, 2).T
 
     def numbers(self, words: Sequence[str]) -> Ids:
         """The numbers of words; UNKNOWN for those that no row has."""
@@ -123,6 +116,7 @@ def _make(folder: Path, rows: Iterable[TextRow], cache: Path) -> dict[str, Any]:
     """Build an index beside its place, then rename it there. Hold its lock meanwhile."""
     draft = folder.with_name(f".{folder.name}")
     with disk_errors(folder):
+        no_link(folder.parent)
         for stale in (draft, folder):  # a killed build's, and a damaged index
             _remove(stale)
         make_folder(draft)

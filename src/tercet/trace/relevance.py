@@ -17,7 +17,7 @@ def relevance(asked: Collection[str], rows: Sequence[Sequence[str]]) -> list[flo
     """
     counts = [Counter(word for word in row if word in asked) for row in rows]
     having = Counter(word for found in counts for word in found)
-    mean = sum(map(len, rows)) / max(1, len(rows))
+    mean = sum(map(len, rows)) / max(1, len(rows)) or 1.0
     scores = []
     for row, found in zip(rows, counts, strict=True):
         size = K1 * (1 - B + B * len(row) / mean)

@@ -1,6 +1,6 @@
 """Longest matches of a query's suffixes in an index, and the places of a span: binary searches, many at once.
 
-Shape suffixes: Q positions of the query, W words that are compared at once.
+Shape suffixes: S shards, Q positions or parts of the query, W words that are compared at once.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tercet.trace.index import Shard, TraceIndex
+from tercet.trace.index import TraceIndex
 from tercet.trace.words import END, UNKNOWN, Ids
 
 Numbers = NDArray[np.int64]
-WIDE = 8  # words that are compared at once at first; twice as many each time
+WIDE = 8  # words of a suffix that are compared at once at first; twice as many each time
+AT_ONCE = 1 << 20  # words of all suffixes together
 
 
 def longest(index: TraceIndex, query: Ids, shortest: int) -> Numbers:
@@ -24,15 +25,14 @@ def longest(index: TraceIndex, query: Ids, shortest: int) -> Numbers:
     at = np.arange(len(query))
     ends = unknown[np.searchsorted(unknown, at)]  # no match goes beyond the next unknown word
     begins = np.flatnonzero(ends - at >= shortest)
-    if not len(begins):
-        return found
-    for shard in index.shards:
-        above = _bound(shard, query, begins, ends[begins])
-        for neighbour in (above - 1, above):
-            inside = (neighbour >= 0) & (neighbour < len(shard.order))
-            suffix = shard.order[np.where(inside, neighbour, 0)]
-            common = np.where(inside, _common(shard.words, suffix, query, begins, ends[begins]), 0)
-            found[begins] = np.maximum(found[begins], common)
+    ends = ends[begins]
+    above_SQ = _bound(index, query, begins, ends)
+    for neighbour_SQ in (above_SQ - 1, above_SQ):
+        for neighbour, first, last in zip(neighbour_SQ, *index.bounds, strict=True):
+            inside = np.flatnonzero((neighbour >= first) & (neighbour < last))
+            suffixes = index.order[neighbour[inside]].astype(np.int64) + first
+            common = _common(index.words, suffixes, query, begins[inside], ends[inside])
+            found[begins[inside]] = np.maximum(found[begins[inside]], common)
     return np.where(found >= shortest, found, 0)
 
 
@@ -41,43 +41,38 @@ def positions(
 ) -> list[tuple[int, list[int]]]:
     """Of each span of a query how often it stands in the index, and at most `most` positions of it, evenly spread."""
     begins, ends = np.array(spans, np.int64).reshape(-1, 2).T
-    ranges = []
-    for shard in index.shards:
-        low, high = (_bound(shard, query, begins, ends, behind=behind) for behind in (False, True))
-        ranges.append((shard, low, high))
-    return [
-        _spread([(shard, int(low[i]), int(high[i])) for shard, low, high in ranges], most) for i in range(len(spans))
-    ]
+    low_SQ, high_SQ = (_bound(index, query, begins, ends, behind=behind) for behind in (False, True))
+    return [_spread(index, low, high, most) for low, high in zip(low_SQ.T, high_SQ.T, strict=True)]
 
 
-def _spread(ranges: Sequence[tuple[Shard, int, int]], most: int) -> tuple[int, list[int]]:
+def _spread(index: TraceIndex, low_S: Numbers, high_S: Numbers, most: int) -> tuple[int, list[int]]:
     """How many suffixes are in these ranges of the shards' orders, and the positions of at most `most` of them."""
-    total = sum(high - low for _, low, high in ranges)
+    before_S = np.cumsum(high_S - low_S)
+    total = int(before_S[-1]) if len(before_S) else 0
     chosen = np.unique(np.linspace(0, total - 1, min(most, total)).astype(np.int64))
-    found, before = list[int](), 0
-    for shard, low, high in ranges:
-        own = chosen[(chosen >= before) & (chosen < before + high - low)] - before + low
-        found += [shard.begin + int(place) for place in shard.order[own]]
-        before += high - low
-    return total, found
+    shard = np.searchsorted(before_S, chosen, "right")
+    places = high_S[shard] - (before_S[shard] - chosen)
+    return total, (index.order[places] + index.bounds[0][shard]).tolist()
 
 
-def _bound(shard: Shard, query: Ids, begins: Numbers, ends: Numbers, *, behind: bool = False) -> Numbers:
-    """For each part of the query its place in the order of suffixes: before those that it begins, or behind them."""
-    low, high = np.zeros(len(begins), np.int64), np.full(len(begins), len(shard.order), np.int64)
+def _bound(index: TraceIndex, query: Ids, begins: Numbers, ends: Numbers, *, behind: bool = False) -> Numbers:
+    """For each shard and part of the query (S, Q) its place in the order: before the suffixes it begins, or behind."""
+    part = np.tile(np.arange(len(begins)), len(index.bounds[0]))
+    first, low, high = (np.repeat(bound, len(begins)) for bound in (index.bounds[0], *index.bounds))
     live = np.flatnonzero(low < high)
     while len(live):
         middle = (low[live] + high[live]) // 2
-        suffix, begin, end = shard.order[middle].astype(np.int64), begins[live], ends[live]
-        common = _common(shard.words, suffix, query, begin, end)
+        begin, end = begins[part[live]], ends[part[live]]
+        suffix = index.order[middle].astype(np.int64) + first[live]
+        common = _common(index.words, suffix, query, begin, end)
         whole = begin + common == end
-        theirs = _at(shard.words, suffix + common)
+        theirs = _at(index.words, suffix + common)
         ours = query[np.minimum(begin + common, len(query) - 1)]
         after = np.where(whole, behind, theirs < ours)  # whether the place is after this suffix
         low[live] = np.where(after, middle + 1, low[live])
         high[live] = np.where(after, high[live], middle)
         live = live[low[live] < high[live]]
-    return low
+    return low.reshape(len(index.bounds[0]), len(begins))
 
 
 def _common(words: Ids, suffixes: NDArray[np.integer], query: Ids, begins: Numbers, ends: Numbers) -> Numbers:
@@ -92,7 +87,8 @@ def _common(words: Ids, suffixes: NDArray[np.integer], query: Ids, begins: Numbe
         same = (theirs == ours) & (here[:, None] + step_W < ends[live][:, None])
         run = np.where(same.all(axis=1), width, same.argmin(axis=1))
         common[live] += run
-        live, width = live[run == width], 2 * width
+        live = live[run == width]
+        width = max(WIDE, min(2 * width, AT_ONCE // max(1, len(live))))
     return common
 
 

@@ -25,7 +25,7 @@ from tercet.trace.words import Ids, places, self_contained, sentence_ends, words
 SHORTEST = 8  # words of a span
 MOST_SPANS, MOST_ROWS = 10, 5
 CANDIDATES = 10  # places of a span that are looked at to choose its rows
-LARGEST = 1 << 20  # characters of an answer
+LARGEST = 200_000  # characters of an answer
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Tracer:
         """What is searched: the stages, the artifact, what its rows are, and how many rows and words it has."""
         return [
             {"stage": ", ".join(one.stages), "artifact": one.artifact.path.name, "what": one.what}
-            | {"rows": index.rows, "words": index.words}
+            | {"rows": index.rows, "words": index.num_words}
             for one, index, _ in self.tables
         ]
 
@@ -140,7 +140,7 @@ class Tracer:
         words = words_of(text)
         numbers = [index.numbers(words) for _, index, _ in self.tables]
         counts = sum((index.counts(own) for (_, index, _), own in zip(self.tables, numbers, strict=True)), np.zeros(1))
-        total = sum(index.words for _, index, _ in self.tables)
+        total = sum(index.num_words for _, index, _ in self.tables)
         rarities = np.log(max(1, total)) - np.log(np.maximum(counts, 1))
         return TracedAnswer(
             text, words, places(text), frozenset(words_of(prompt)) | frozenset(words), numbers, rarities
@@ -174,11 +174,13 @@ class Tracer:
                 words=last - first,
                 count=sum(one[i][0] for one in found),
                 rarity=round(answer.rarity((first, last)), 3),
-                rows=tuple(self._nearest(answer, occurrences, last - first, most_rows)),
+                rows=tuple(self._nearest(answer, occurrences, answer.words[first:last], most_rows)),
             )
 
-    def _nearest(self, answer: TracedAnswer, found: Sequence[Occurrence], words: int, most: int) -> Iterator[TracedRow]:
-        """The rows of a span of so many words, the most relevant first."""
+    def _nearest(
+        self, answer: TracedAnswer, found: Sequence[Occurrence], words: list[str], most: int
+    ) -> Iterator[TracedRow]:
+        """The rows of a span of these words, the most relevant first."""
         first = {(one.table, one.place.row): one for one in reversed(found)}  # the first place in a row stands for it
         rows = [self.tables[one.table][1].row(one.place.row) for one in first.values()]
         scores = relevance(answer.asked, [words_of("\n".join(row.texts)) for row in rows])
@@ -186,11 +188,15 @@ class Tracer:
         for score, one, row in ranked[:most]:
             yield self._row(one, row, words, score)
 
-    def _row(self, found: Occurrence, row: TextRow, words: int, score: float) -> TracedRow:
+    def _row(self, found: Occurrence, row: TextRow, words: list[str], score: float) -> TracedRow:
         table, _, licences = self.tables[found.table]
         text, at = row.texts[found.place.text], found.place.word
         where = places(text)
-        shown, start, stop, cut = excerpt(text, where[at][0], where[at + words - 1][1])
+        if words_of(text)[at : at + len(words)] != words:
+            raise StoreError(
+                f"{table.path}: row {found.place.row} is not as its index has it; run `tercet gc --delete`"
+            )
+        shown, start, stop, cut = excerpt(text, where[at][0], where[at + len(words) - 1][1])
         own = texts.OWN if table.file == texts.ROLLOUTS else texts.UNSTATED
         return TracedRow(
             stage=", ".join(table.stages),
