@@ -83,7 +83,7 @@ BUDGETS = {
     "report": 2_183,
     "sandbox": 2_460,
     "top": 4_811,
-    "trace": 857,
+    "trace": 853,
     "train": 3_771,
     "verify": 5_199,
 }
