@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tercet import pipeline
+from tercet import pipeline, preflight
 from tercet.recipe import Recipe, RecipeError, load
 from tercet.records import read_scores
 from tercet.rows import Message, read_table
@@ -207,7 +207,7 @@ def test_columns_that_a_source_names_reach_a_benchmark_s_verifier(folder: Path) 
 def test_a_verifier_that_cannot_be_used_is_found_by_the_plan(folder: Path, old: str, new: str, message: str) -> None:
     recipe = recipe_of(folder, lambda text: text.replace(old, new))
     with pytest.raises(RecipeError) as caught:
-        pipeline.plan(recipe, Store(folder / "runs"))
+        preflight.refuse(pipeline.obstacles(recipe, pipeline.plan(recipe, Store(folder / "runs")), {}))
     assert message in str(caught.value)
 
 

@@ -26,6 +26,7 @@ from tercet.forecast import opening, slow_precision
 from tercet.hub import local_file
 from tercet.outside import USERINFO, has_userinfo, printable
 from tercet.precision import reason
+from tercet.preflight.facts import template_of
 from tercet.recipe import BASE, FileRef, ModelSource, Recipe, RecipeError, TrainSpec, load
 from tercet.recipe.limits import check_values, parse, read_text
 from tercet.rows import Source
@@ -33,9 +34,7 @@ from tercet.stage import StageJob, ending, failure, supervise
 from tercet.stop import Interrupted, interruptible
 from tercet.store import Artifact, Identity, Store, source_digest
 from tercet.track import Board, board, read_notes, read_progress
-from tercet.verify import VerifierError, verifier
 from tercet.verify.pins import code_of
-from tercet.verify.user_code import is_user_code, located
 
 ADDRESSES = ("HF_ENDPOINT", "WANDB_BASE_URL", "TRACKIO_SERVER_URL")  # variables that libraries read a URL from
 
@@ -97,8 +96,6 @@ def plan(
             path=store.root / f"{name}-{key}",
             precision=reason(precision) if precision else "",
         )
-        if not exists:
-            _check_verifiers(recipe, name)
         lines[name].forecast.update(_forecast(recipe, lines[name], lines.get(BASE), rows))
         rows[name] = lines[name].forecast.get("rows", 0)
     return list(lines.values())
@@ -202,14 +199,8 @@ def how_read(recipe: Recipe, lines: Sequence[PlanLine], mirror: Mapping[str, str
             found[line.name] = ModelReading(**json.loads(made.read_text("utf-8")))
         elif (folder / "config.json").is_file() and not line.exists:
             trains = line.name == BASE and any(isinstance(stage, TrainSpec) for stage in recipe.stage.values())
-            found[line.name] = _asked(folder, _template(spec, recipe.folder) if trains else ())
+            found[line.name] = _asked(folder, template_of(spec, recipe.folder) if trains else ())
     return found
-
-
-def _template(spec: ModelSource, folder: Path) -> tuple[str, ...]:
-    """The chat template of a model as its process is told: name or file, arguments, date."""
-    name = str(folder / Path(spec.template).expanduser()) if spec.template.endswith(".jinja") else spec.template
-    return name, json.dumps(spec.template_args), spec.date
 
 
 def _asked(folder: Path, template: Sequence[str]) -> ModelReading:
@@ -286,15 +277,6 @@ def _mirrored(key: str, file: str, cache: Path) -> str:
     if not path.exists():
         raise RecipeError(f"the mirror file maps {key!r} to {path}, which does not exist; fix or remove that line")
     return f"sha256:{source_digest(path.resolve(), cache)}"
-
-
-def _check_verifiers(recipe: Recipe, name: str) -> None:
-    """Refuse a user's verifier that could not be called, long before the stage that names it begins."""
-    for loc, own in recipe.spec(name).verifiers():
-        try:
-            verifier(located(own, recipe.folder) if is_user_code(own) else own)
-        except VerifierError as error:
-            raise RecipeError(f"[stage.{name}] {'.'.join(map(str, loc))}: {error}", ("stage", name, *loc)) from None
 
 
 def _why(store: Store, name: str, node: Identity, records: Sequence[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""The records of an evaluation that packages share: how a task asks (`TaskCard`), a `Result` an item, a `Score` a task.
+"""The records that packages share: how a task asks (`TaskCard`), a `Result` an item, a `Score` a task, a `Finding`.
 
 `results.jsonl` holds a `Result` a line, `scores.json` the `Score` of every task with its card. The order of the keys is
 part of the format: the same evaluation ends in the same bytes.
@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from tercet.rows import Messages, Sampling, Source, message_of, plain_turn
 from tercet.rows_file import read_file
@@ -18,6 +18,18 @@ from tercet.rows_file import read_file
 Think = Literal["strip", "keep"]
 UNREAD = "unread"  # among a sample's numbers: an LLM judge replied, and its reply holds no verdict
 WAYS = ("raw", "per_token", "per_char", "per_byte", "unconditional")  # to choose an option by its log-probability
+
+OK, WARNING, STOPS, UNTRIED = "ok", "warning", "cannot work", "not tried"  # what may come of a check
+
+
+class Finding(NamedTuple):
+    """A check before a run and what came of it: `Finding("disk", "ok", "3.1 GB of 80 GB free will be written")`."""
+
+    check: str
+    state: str
+    what: str
+    advice: str = ""  # what to do where it does not hold
+    stage: str = ""
 
 
 @dataclass(frozen=True)

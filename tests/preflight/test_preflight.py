@@ -81,6 +81,30 @@ def test_what_a_training_stage_would_refuse_is_known_before(tmp_path, monkeypatc
     assert says in what
 
 
+@pytest.mark.parametrize(
+    ("stage", "key", "says"),
+    [
+        (mix("owner/far", adapter="sharegtp"), "sources.0", "unknown adapter 'sharegtp'"),
+        (mix("owner/far", "pair_mix", adapter="gsm8k"), "sources.0", "'gsm8k' gives no pairs"),
+        (mix("owner/far", verifier="gsm9k@1"), "sources.0.verifier", "unknown verifier 'gsm9k@1'"),
+        (GRPO | {"extra": [{"verifier": "nope@1"}]}, "extra.0.verifier", "unknown verifier 'nope@1'"),
+    ],
+)
+def test_names_of_adapters_and_verifiers_are_known_before_a_hub_is_asked(tmp_path, stage, key, says):
+    revision = {"revision": "0" * 40}
+    stage = stage | {"sources": [source | revision for source in stage["sources"]]} if "sources" in stage else stage
+    name, where, what = one({"words": WORDS, "it": stage}, tmp_path)
+    assert (name, where) == ("it", key)
+    assert says in what
+
+
+def test_more_ranks_than_cards_are_found(tmp_path, monkeypatch):
+    monkeypatch.setattr("tercet.preflight.machine.has_gpu", lambda: True)
+    monkeypatch.setattr("tercet.preflight.machine.cards", lambda: 2)
+    _, key, what = one({"words": WORDS, "it": SFT}, tmp_path, placement={"ranks": 4})
+    assert (key, "there are 2 cards; set it to 2" in what) == ("ranks", True)
+
+
 def test_rows_that_give_no_pairs_and_prompts_without_verifier_are_found_in_the_heads_of_files(tmp_path):
     chats = written(tmp_path, "chats.jsonl", chat(), chat("3 + 3?", "6"))
     pairs = one({"pairs": mix(chats, "pair_mix", adapter="auto")}, tmp_path)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tercet import pipeline, preflight
-from tercet.cli import artifacts, clean, data, evals, export, forecast, models, push, serving, speed, start, trace
+from tercet.cli import artifacts, clean, data, doctor, evals, export, forecast, models, push, serving, speed, start, trace
 from tercet.cli.output import emit, print_results, say, table
 from tercet.cli.parser import Verb, complete, parser
 from tercet.forecast import named_size
@@ -199,6 +199,7 @@ def _size(parameters: float) -> str:
 VERBS: dict[str, Verb] = {
     "run": run,
     "plan": plan,
+    "doctor": doctor.doctor,
     "sft": start.one_line,
     "dpo": start.one_line,
     "grpo": start.one_line,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from tercet.records import Score, read_scores
 from tercet.store import Artifact
 from tercet.track import UNLEARNED, learned_nothing
 
+_WHOLE = re.compile(r"[-+$~]?\d[\d.,]*(?:e[-+]?\d+)?(?: ± \d[\d.,]*)?[%BM]?|[0-9a-f]{12}|[-?]?")
 WAIT = 2.0  # seconds after which a terminal shows how far some work is
 
 
@@ -29,7 +31,7 @@ def emit(value: Any) -> int:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table; on a terminal it fits its width, elsewhere nothing is cut."""
+    """A table; on a terminal it fits its width and texts wrap, but no number or key; elsewhere nothing is cut."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -37,10 +39,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
     console = Console()
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for title in head:
-        grid.add_column(Text(printable(title)), overflow="fold")
-    for row in rows:
-        grid.add_row(*(Text(printable(str(cell))) for cell in row))
+    lines = [[printable(str(cell)) for cell in row] for row in rows]
+    for number, title in enumerate(head):
+        whole = all(_WHOLE.fullmatch(line[number]) for line in lines)
+        grid.add_column(Text(printable(title)), overflow="fold", no_wrap=whole)
+    for line in lines:
+        grid.add_row(*map(Text, line))
     if not console.is_terminal:
         console = Console(width=max(80, console.measure(grid, options=console.options.update(width=10_000)).maximum))
     console.print(grid)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,25 +113,30 @@ def _say_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
 def _say_rows(found: Preview, chat: Chat | None) -> None:
     """The first rows, what is trained of them in colour, or between marks where there is none."""
     console = Console(highlight=False)
-    marked = not console.is_terminal or console.no_color
     for number, entry in enumerate(found.first, 1):
-        head = f"\nrow {number} of {found.reading.kept:,}: {printable(entry.id + _about(entry))}"
-        console.print(Text(head, "bold"))
-        grid = Table.grid(padding=(0, 2))
-        grid.add_column(no_wrap=True, style="dim")
-        grid.add_column(overflow="fold")
-        for name, runs in _rendered(entry, chat) if chat else _turns(entry):
-            printed = [(printable(text), style) for text, style in runs]
-            marks = (f"⟦{text}⟧" if marked and style else text for text, style in printed)
-            grid.add_row(name, Text.assemble(*zip(marks, (style for _, style in printed), strict=True)))
-        console.print(grid)
+        head = f"row {number} of {found.reading.kept:,}: {entry.id + _about(entry)}"
+        print_row(console, head, _rendered(entry, chat) if chat else _turns(entry))
+
+
+def print_row(console: Console, head: str, lines: Iterable[Line]) -> None:
+    """A row's texts below its name, what is trained of them in colour, or between marks where there is none."""
+    marked = not console.is_terminal or console.no_color
+    console.print(Text(f"\n{printable(head)}", "bold"))
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="dim")
+    grid.add_column(overflow="fold")
+    for name, runs in lines:
+        printed = [(printable(cut(text)), style) for text, style in runs]
+        marks = (f"⟦{text}⟧" if marked and style else text for text, style in printed)
+        grid.add_row(name, Text.assemble(*zip(marks, (style for _, style in printed), strict=True)))
+    console.print(grid)
 
 
 def _about(entry: Entry) -> str:
     """What a row says of its answer: who grades it against what, or how it is labelled."""
     if isinstance(entry, Unpaired):
         return ", labelled good" if entry.good else ", labelled bad"
-    return f", {entry.verifier}: {_cut(entry.reference)!r}" if isinstance(entry, Row) and entry.verifier else ""
+    return f", {entry.verifier}: {cut(entry.reference)!r}" if isinstance(entry, Row) and entry.verifier else ""
 
 
 def _style(entry: Entry) -> str:
@@ -155,13 +160,13 @@ def _turn(turn: Message, name: str, style: str) -> Iterator[Line]:
     parts = {"tools": (more.tools, CONTEXT), "thought": (more.thought, style), name: (said, style)}
     for label, (text, own) in (parts | {"calls": (more.tool_calls, style)}).items():
         if text or (label == name and not more.tool_calls):
-            yield label, [(_cut(text), own)]
+            yield label, [(text, own)]
 
 
 def _rendered(entry: Entry, chat: Chat) -> Iterator[Line]:
     """The texts that the model would read of a row, in runs of what is trained and what is not."""
     if isinstance(entry, Row) and not _is_target(entry):
-        yield "prompt", [(_cut(chat.prompt_text(entry.prompt)), CONTEXT)]
+        yield "prompt", [(chat.prompt_text(entry.prompt), CONTEXT)]
         return
     sides = {"row": entry.messages} if isinstance(entry, Row) else {"chosen": entry.chosen, "rejected": entry.rejected}
     for name, turns in sides.items():
@@ -172,7 +177,7 @@ def _rendered(entry: Entry, chat: Chat) -> Iterator[Line]:
             yield "refused", [(str(error), CONTEXT)]
             continue
         for one in (*encoded.others, encoded):
-            yield name, [(_cut(text), style if trained else CONTEXT) for trained, text in chat.runs(one)]
+            yield name, [(text, style if trained else CONTEXT) for trained, text in chat.runs(one)]
 
 
 def _is_target(row: Row) -> bool:
@@ -180,7 +185,7 @@ def _is_target(row: Row) -> bool:
     return row.answer is not None and not row.verifier
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
     """A text, without its middle where it is long."""
     half = LONGEST // 2
     return text if len(text) <= LONGEST else f"{text[:half]} … {len(text) - LONGEST:,} characters … {text[-half:]}"

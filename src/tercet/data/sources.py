@@ -72,11 +72,7 @@ def load(source: SourceSpec, inputs: Inputs, mirror: Mapping[str, str], reading:
 def load_pairs(source: SourceSpec, inputs: Inputs, mirror: Mapping[str, str], reading: Reading) -> Iterator[Pair]:
     """The preference pairs of one source, as `load` gives rows; a stage of pairs needs no adapter."""
     source = source.model_copy(update={"adapter": "preference"}) if source.stage else source
-    if source.adapter not in {*PAIRS, "auto"}:
-        known = ", ".join(sorted(PAIRS))
-        raise RowError(
-            f"source {label(source)!r}: {source.adapter!r} gives no pairs; the adapters of pairs are {known}"
-        )
+    check_adapter(source, "pairs")
     layout, raws = _begin(source, _raw(source, inputs, mirror, "pairs.parquet"), reading, "pairs")
 
     def adapt(raw: Raw, where: str) -> tuple[Pair, str]:
@@ -92,11 +88,7 @@ def load_unpaired(
     """The answers of one source with their labels, as `load` gives rows; a pair gives a good one and a bad one."""
     made = KINDS[inputs[source.stage].kind].produces if source.stage else ""
     source = source.model_copy(update={"adapter": "preference" if made == "pairs" else "rows"}) if made else source
-    if source.adapter not in (known := {"auto", "kto", "rows", *PAIRS}):
-        raise RowError(
-            f"source {label(source)!r}: {source.adapter!r} gives no answers with labels; the adapters that do are "
-            f"{', '.join(sorted(known))}"
-        )
+    check_adapter(source, "unpaired")
     layout, raws = _begin(source, _raw(source, inputs, mirror, f"{made or 'unpaired'}.parquet"), reading, "unpaired")
 
     def adapt(raw: Raw, where: str) -> tuple[Pair | Unpaired, str]:
@@ -121,6 +113,23 @@ LOADERS: dict[str, Callable[..., Iterator[Any]]] = {  # by what is to be read: w
     "pairs": load_pairs,
     "unpaired": load_unpaired,
 }
+
+
+def check_adapter(source: SourceSpec, need: str) -> None:
+    """RowError where the adapter that a source names does not exist, or gives something else than is needed."""
+    fitting = {"rows": {*ADAPTERS, *PAIRS}, "pairs": {*PAIRS}, "unpaired": {"kto", "rows", *PAIRS}}[need]
+    if source.stage or source.adapter in {"auto", *fitting}:
+        return
+    if need == "rows":
+        raise _unknown_adapter(source)
+    what = "pairs; the adapters of pairs are" if need == "pairs" else "answers with labels; the adapters that do are"
+    raise RowError(f"source {label(source)!r}: {source.adapter!r} gives no {what} {', '.join(sorted(fitting))}")
+
+
+def _unknown_adapter(source: SourceSpec) -> RowError:
+    known, more = ", ".join(sorted(ADAPTERS)), f"of pairs: {', '.join(sorted(PAIRS))}; auto recognises the layout"
+    said = f"unknown adapter {source.adapter!r}; the known adapters are {known}; {more}"
+    return RowError(f"source {label(source)!r}: {said}")
 
 
 def both_sides(pair: Pair) -> tuple[Unpaired, Unpaired]:
@@ -239,9 +248,7 @@ def _adapter(adapter: str, source: SourceSpec, mirror: Mapping[str, str]) -> Ada
     if adapter in PAIRS:
         return lambda raw, where: chosen_side(PAIRS[adapter](raw, where))
     if adapter not in ADAPTERS:
-        known = ", ".join(sorted(ADAPTERS))
-        more = f"of pairs: {', '.join(sorted(PAIRS))}; auto recognises the layout"
-        raise RowError(f"source {label(source)!r}: unknown adapter {adapter!r}; the known adapters are {known}; {more}")
+        raise _unknown_adapter(source)
     return ADAPTERS[adapter]
 
 

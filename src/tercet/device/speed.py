@@ -64,7 +64,7 @@ def yardstick(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> float
     if not shapes:
         return 0.0
     now = remember(measure(shapes, dtype, device, SECONDS), shapes, dtype, device).flops
-    return max(now, _remembered(_file(shapes, dtype, device)))
+    return max(now, remembered(shapes, dtype, device))
 
 
 def remember(rate: Rate, shapes: Shapes, dtype: torch.dtype, device: torch.device) -> Rate:
@@ -75,6 +75,11 @@ def remember(rate: Rate, shapes: Shapes, dtype: torch.dtype, device: torch.devic
             file.parent.mkdir(parents=True, exist_ok=True)
             seal(file, json.dumps(rate._asdict() | about(dtype, device)))
     return rate
+
+
+def remembered(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> float:
+    """The best rate that was kept, in FLOP/s; 0.0 where there is none."""
+    return _remembered(_file(shapes, dtype, device))
 
 
 def _remembered(file: Path) -> float:

@@ -81,7 +81,7 @@ def run(spec: ModelSource, inputs: Mapping[str, Artifact], out: Path, ctx: Conte
         return _endpoint(spec, out)
     found, encoder = None, isinstance(spec, ModelSpec) and spec.encoder
     if spec.model.startswith("tiny:"):
-        tiny.build(out, _tiny_seed(spec.model))
+        tiny.build(out, tiny_seed(spec.model))
     elif spec.model.startswith("wheel:"):
         _place_folder(wheel(spec, ctx.track.progress), out, link=True)
     else:
@@ -204,7 +204,8 @@ def _edit_json(path: Path, changes: dict[str, Any], *, drop: str = "") -> None:
     write_json(path, values | changes, sort_keys=True)
 
 
-def _tiny_seed(model: str) -> int:
+def tiny_seed(model: str) -> int:
+    """The seed of a model that is made on the fly, `tiny:` or `tiny:seed=7`."""
     seed = re.fullmatch(r"tiny:(?:seed=(\d+))?", model)
     if not seed:
         raise BaseError(f"base.model: expected tiny: or tiny:seed=NUMBER, got {model!r}")

@@ -184,13 +184,13 @@ def note(found: Support, folder: Path) -> None:
     write_json(folder / NOTE, found.record, sort_keys=True)
 
 
-def untrainable(folder: Path, template: str, arguments: Mapping[str, Any], date: str) -> str:
-    """Why what a model says in this template cannot be trained; empty where it can."""
+def chat_of(folder: Path, template: str, arguments: Mapping[str, Any], date: str) -> Chat:
+    """The chat that a model will have with this template, before the base stage has put it into a folder."""
     tokenizer = load_tokenizer(folder)
     tokenizer.chat_template = with_arguments(template_text(tokenizer, template), arguments)
     if date:
         tokenizer.init_kwargs[DATE_KEY] = date
-    return Chat(tokenizer, ends=named_ends(folder)).untrainable
+    return Chat(tokenizer, ends=named_ends(folder))
 
 
 def main(folder: str, *trained: str) -> int:
@@ -198,7 +198,8 @@ def main(folder: str, *trained: str) -> int:
     try:
         config = read_config(Path(folder))
         found = of_config(config).record
-        if trained and (why := untrainable(Path(folder), trained[0], json.loads(trained[1]), trained[2])):
+        chat = chat_of(Path(folder), trained[0], json.loads(trained[1]), trained[2]) if trained else None
+        if chat is not None and (why := chat.untrainable):
             found = {"layout": "", "sentence": f"{folder}: {one_line(ChatError(why))}"}
     except (BaseError, ChatError) as error:
         found = {"layout": "", "sentence": str(error)}

@@ -87,10 +87,11 @@ def _items(facts: Facts, name: str) -> dict[str, list[Item]]:
         return found
     spec = facts.recipe.spec(name)
     known = tasks(spec.tasks, facts.recipe.folder) if isinstance(spec, BenchmarkSpec) else []
-    return {task.id: _first(task, facts) for task in known if _is_here(task, facts)}
+    return {task.id: _first(task, facts) for task in known if is_here(task, facts)}
 
 
-def _is_here(task: Task, facts: Facts) -> bool:
+def is_here(task: Task, facts: Facts) -> bool:
+    """Whether all files of a public task are on this machine."""
     if isinstance(task.data, Generated):
         return False
     return all(hub.local_file(source, facts.mirror) for source in (*task.data, *task.examples))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -111,6 +112,12 @@ class Facts:
             package = read_wheel(spec.model, spec.sha256)
             return next(iter(sorted(cache_folder().glob(f"{package.name}-{package.version}-*"))), None)
         return _cached(spec) if spec.model.count("/") == 1 and not spec.model.startswith(("tiny:", *URL)) else None
+
+
+def template_of(spec: ModelSource, folder: Path) -> tuple[str, str, str]:
+    """The chat template of a model as its process is told: name or file, arguments, date."""
+    name = str(folder / Path(spec.template).expanduser()) if spec.template.endswith(".jinja") else spec.template
+    return name, json.dumps(spec.template_args), spec.date
 
 
 def _cached(spec: ModelSource) -> Path | None:

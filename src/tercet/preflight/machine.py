@@ -1,12 +1,16 @@
-"""What must be installed or set on this machine: packages of engines and optimisers, keys of servers, prices."""
+"""What must be installed or set on this machine: packages of engines and optimisers, keys of servers, prices, cards."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
+from tercet.argv import command
+from tercet.precision import has_gpu
 from tercet.preflight.facts import Facts, Obstacle
 from tercet.recipe import URL, AskingSpec, ModelSource, RatedPairsSpec, TrainSpec
 
@@ -61,4 +65,27 @@ def pools(facts: Facts, name: str) -> Iterator[Obstacle]:
         )
 
 
-CHECKS = (packages, keys, prices, pools)
+def ranks(facts: Facts, name: str) -> Iterator[Obstacle]:
+    """Every rank has a card of its own, where there are cards."""
+    wanted, there = facts.recipe.placement.ranks, cards()
+    if isinstance(facts.recipe.spec(name), TrainSpec) and wanted > 1 and has_gpu() and 0 < there < wanted:
+        what = f"placement.ranks is {wanted}, and there are {there} cards; set it to {there}, or TERCET_DEVICE=cpu"
+        yield Obstacle(name, "ranks", what)
+
+
+@cache
+def cards() -> int:
+    """Cards that a process here may use; 0 where nobody says how many."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if shown is not None:
+        return len([one for one in shown.split(",") if one.strip() not in ("", "-1")])
+    try:
+        done = subprocess.run(
+            command("nvidia-smi", "--list-gpus"), capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+
+
+CHECKS = (packages, keys, prices, pools, ranks)

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from tercet import hub
-from tercet.data.sources import LOADERS, TEMPLATE, Reading, label
+from tercet.data.sources import LOADERS, TEMPLATE, Reading, check_adapter, label
 from tercet.preflight.facts import Facts, Obstacle
 from tercet.recipe import (
     BenchmarkSpec,
@@ -25,6 +25,15 @@ from tercet.verify.user_code import is_user_code, located
 HEAD = 30  # rows of a source that are read
 
 
+def gradable(facts: Facts, name: str) -> Iterator[Obstacle]:
+    """Verifiers that a stage names must exist; a user's own ones must be such that they can be called."""
+    for loc, own in facts.recipe.spec(name).verifiers():
+        try:
+            verifier(located(own, facts.recipe.folder) if is_user_code(own) else own)
+        except ValueError as error:
+            yield Obstacle(name, ".".join(map(str, loc)), str(error))
+
+
 def readable(facts: Facts, name: str) -> Iterator[Obstacle]:
     """The head of every source that is on this machine, read as its stage will read it."""
     spec = facts.recipe.spec(name)
@@ -35,7 +44,10 @@ def readable(facts: Facts, name: str) -> Iterator[Obstacle]:
         ):
             yield Obstacle(name, f"{key}.{odd[0]}", "seeds cannot have it; use `rows`, or a stage of kind `mix`")
         try:
+            check_adapter(source, reads(spec))
             found = head(facts, spec, source)
+        except VerifierError:  # `gradable` says it
+            continue
         except ValueError as error:
             yield Obstacle(name, key, str(error))
             continue
@@ -57,7 +69,12 @@ def rewarded(facts: Facts, name: str) -> Iterator[Obstacle]:
             return
 
 
-def head(facts: Facts, spec: object, source: SourceSpec) -> Sequence[Row | Pair] | None:
+def reads(spec: object) -> str:
+    """What a stage reads of its sources: rows, pairs or unpaired answers."""
+    return spec.produces if isinstance(spec, MixtureSpec) else "rows"
+
+
+def head(facts: Facts, spec: object, source: SourceSpec, count: int = HEAD) -> Sequence[Row | Pair] | None:
     """The first rows (or pairs) of a source; None where they are not on this machine, or not made yet."""
     if source.stage or source.path == TEMPLATE:
         return None
@@ -69,8 +86,7 @@ def head(facts: Facts, spec: object, source: SourceSpec) -> Sequence[Row | Pair]
     placed = source.model_copy(update=own | ({} if local else {"path": str(path)}))
     if isinstance(spec, PersonasSpec | BenchmarkSpec):
         placed = placed.model_copy(update={"require_answer": False})
-    read = LOADERS[spec.produces if isinstance(spec, MixtureSpec) else "rows"]
-    return list(islice(read(placed, {}, facts.mirror, Reading()), HEAD))
+    return list(islice(LOADERS[reads(spec)](placed, {}, facts.mirror, Reading()), count))
 
 
 def _rows_of(facts: Facts, name: str) -> Iterator[tuple[Row, str]]:
@@ -120,4 +136,4 @@ def _unasked(name: str, judge: bool) -> str:
     return ""
 
 
-CHECKS = (readable, rewarded)
+CHECKS = (gradable, readable, rewarded)

@@ -82,14 +82,19 @@ def encode_pairs(
     spec: DPOSpec | RewardModelSpec, path: Path, chat: Chat, out: Path, ranks: Mesh, ctx: Context
 ) -> Trees:
     """Trees of all pairs (or answers with labels) that fit; the truncation table is written before the first step."""
-    way, drop = (all_turns if isinstance(spec, DPOSpec) and spec.turns == "all" else branch), spec.thinking == "drop"
-    rule = ANSWERS[drop] if path.name == UNPAIRED else RULES[way, drop]
+    rule = rule_of(spec, path)
     kept, table = within(prepare(path, chat, rule, ctx), Limit(spec.max_length, spec.overlong, spec.max_lost))
     if not len(kept):
         raise RowError(f"{path}: expected {path.stem}, found none; look at the stage that makes them")
     if ranks.first:
         write_truncation(out, table)
     return kept
+
+
+def rule_of(spec: DPOSpec | RewardModelSpec, path: Path) -> Rule:
+    """How the pairs (or answers with labels) of a file become trees."""
+    way, drop = (all_turns if isinstance(spec, DPOSpec) and spec.turns == "all" else branch), spec.thinking == "drop"
+    return ANSWERS[drop] if path.name == UNPAIRED else RULES[way, drop]
 
 
 def pair_trees(

@@ -129,7 +129,7 @@ class Loop:
     def update(self, step: Step) -> dict[str, float]:
         """Take a step and log it; returns what was measured, without the metrics that the step came with."""
         state, track, device = self.state, self.ctx.track, self.state.trainable.mesh.device
-        measured = _update(state, step, self.loss, learning_rate(state.updates, self.total, self.spec), self.spec)
+        measured = update_once(state, step, self.loss, learning_rate(state.updates, self.total, self.spec), self.spec)
         state.whole = False
         state.step += 1
         now = time.monotonic()
@@ -186,7 +186,7 @@ def fit(state: State, steps: Iterable[Step], loss: LossFn, spec: TrainSpec, ctx:
     return state
 
 
-def _update(state: State, step: Step, loss: LossFn, rate: float, spec: TrainSpec) -> dict[str, float]:
+def update_once(state: State, step: Step, loss: LossFn, rate: float, spec: TrainSpec) -> dict[str, float]:
     """One optimiser update. A step without weight (every group skipped) changes nothing.
 
     What was measured is read from the device once, after all of it is queued: a GPU never waits for the host.

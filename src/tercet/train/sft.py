@@ -46,11 +46,15 @@ def run(spec: SFTSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
 
 def encode(spec: SFTSpec, path: Path, chat: Chat, out: Path, ranks: Mesh, ctx: Context) -> Trees:
     """Trees of all rows that fit; the truncation table is written before the first step."""
-    rule = TURNS if spec.thinking == "keep" else ANSWERS
-    kept, table = within(prepare(path, chat, rule, ctx), Limit(spec.max_length, spec.overlong, spec.max_lost))
+    kept, table = within(prepare(path, chat, rule_of(spec), ctx), Limit(spec.max_length, spec.overlong, spec.max_lost))
     if ranks.first:
         write_truncation(out, table)
     return kept
+
+
+def rule_of(spec: SFTSpec) -> Rule:
+    """How rows become trees."""
+    return TURNS if spec.thinking == "keep" else ANSWERS
 
 
 def conversations(chat: Chat, path: Path, threads: int, *, drop: bool = False) -> Iterator[NamedTree]:

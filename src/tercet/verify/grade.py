@@ -72,7 +72,8 @@ class Verifier:
     `sandbox`: it runs programs, and takes the level of isolation. `needs_reference`: it compares with the reference
     answer of a row. `asks_model`: it is an LLM judge (llm_judges.py); `embeds`: in some rows it needs an encoder.
     `sees_thoughts`: it grades the whole text, as formats and lengths do; the others are given the answer alone.
-    One of a `package`, or of a user's file, may also look at prompt and source of the row.
+    One of a `package`, or of a user's file, may also look at prompt and source of the row. `plainly`: a completion that
+    states a reference answer (`{}`), and so is right; empty where references hold none, but constraints or tests.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Verifier:
     embeds: bool = False
     sees_thoughts: bool = False
     package: str = ""
+    plainly: str = ""
 
     def __call__(
         self,

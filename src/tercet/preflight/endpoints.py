@@ -1,0 +1,127 @@
+"""Whether what a run fetches or asks over the network answers now: servers of models, the hub, the package index."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from urllib.parse import urlsplit
+
+import httpx2
+
+from tercet.argv import Outside, isolated_pip
+from tercet.outside import without_userinfo
+from tercet.preflight import network
+from tercet.preflight.facts import Facts
+from tercet.recipe import URL, RLSpec
+from tercet.recipe.wheel import PREFIX, read_wheel
+from tercet.records import OK, STOPS, UNTRIED, WARNING, Finding
+
+TIMEOUT = 10.0  # seconds for one answer
+AT_ONCE = 8
+MOST_BYTES = 1 << 20  # of a server's list of models
+
+
+def reached(facts: Facts, missing: Sequence[str], *, offline: bool) -> Iterator[Finding]:
+    """A line for each server, hub id and package that a missing stage needs and this machine has not."""
+    asked: dict[str, Callable[[], Finding]] = {}
+    for name in missing:
+        spec = facts.recipe.spec(name)
+        if isinstance(spec, RLSpec) and spec.engine == "vllm" and (url := facts.recipe.placement.engine_url):
+            asked.setdefault(url, partial(_answers, url, name))
+        if (model := str(getattr(spec, "model", ""))).startswith(URL):
+            asked.setdefault(model, partial(_server, model, name))
+        for _, what in network.addresses(facts, name):
+            if not what.startswith(URL):
+                asked.setdefault(what, partial(_fetched, facts, what, name))
+    if not asked:
+        yield Finding("endpoints", OK, "nothing is fetched or asked over the network")
+    elif offline:
+        yield Finding("endpoints", UNTRIED, f"--offline: {', '.join(map(without_userinfo, asked))}")
+    else:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            yield from pool.map(lambda ask: ask(), asked.values())
+
+
+def _server(model: str, stage: str) -> Finding:
+    """A server must list the model that the recipe names."""
+    url, _, name = model.partition("#")
+    status, content = _get(f"{url.rstrip('/')}/models", url)
+    if status in (401, 403):
+        advice = "set TERCET_API_KEY (for api.openai.com OPENAI_API_KEY)"
+        return Finding("endpoints", STOPS, f"{url} wants another key (HTTP {status})", advice, stage)
+    if not status:
+        return Finding("endpoints", STOPS, f"{url} does not answer ({content})", "start the server", stage)
+    try:
+        known = [str(one["id"]) for one in json.loads(content)["data"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        what = f"{url} answers, and does not list its models (HTTP {status})"
+        return Finding("endpoints", WARNING, what, "check the URL: it ends in /v1 for most servers", stage)
+    if name in known:
+        return Finding("endpoints", OK, f"{url} answers and has {name}", stage=stage)
+    what = f"{url} answers, and has no model {name!r}: {', '.join(known[:5])}"
+    return Finding("endpoints", STOPS, what, "name one of these behind the #", stage)
+
+
+def _answers(url: str, stage: str) -> Finding:
+    """Whether anything at all answers at an engine's address."""
+    status, why = _get(url, "")
+    if status:
+        return Finding("endpoints", OK, f"the engine {url} answers", stage=stage)
+    return Finding("endpoints", STOPS, f"the engine {url} does not answer ({why})", "start `tercet engine`", stage)
+
+
+def _get(address: str, url: str) -> tuple[int, str]:
+    """Status and text of an answer; status 0 and why, where none comes. The key goes only where it belongs."""
+    names = ["TERCET_API_KEY", *["OPENAI_API_KEY"] * (urlsplit(url).hostname == "api.openai.com")]
+    key = next(filter(None, (os.environ.get(name, "").strip() for name in names)), "") if url else ""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    content = b""
+    try:
+        with httpx2.Client(timeout=TIMEOUT) as client, client.stream("GET", address, headers=headers) as answer:
+            for piece in answer.iter_bytes():
+                content += piece
+                if len(content) > MOST_BYTES:
+                    break
+            return answer.status_code, content.decode("utf-8", errors="replace")
+    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:  # a key with a line feed is a ValueError
+        return 0, f"{type(error).__name__}: {without_userinfo(str(error))}"[:200]
+
+
+def _fetched(facts: Facts, what: str, stage: str) -> Finding:
+    """Whether the hub or the package index would give something."""
+    if what.startswith(PREFIX):
+        package = read_wheel(what, getattr(facts.recipe.spec(stage), "sha256", ""))
+        asked = isolated_pip("index", "versions", Outside(package.name))
+        try:
+            done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=2 * TIMEOUT)
+        except (OSError, subprocess.TimeoutExpired):
+            return Finding("endpoints", STOPS, f"the package index does not answer for {package.name}", stage=stage)
+        if done.returncode == 0 and package.version in done.stdout:
+            return Finding("endpoints", OK, f"the package index has {package.requirement}", stage=stage)
+        advice = "check the network and pip's index settings"
+        return Finding("endpoints", STOPS, f"the package index has no {package.requirement}", advice, stage)
+    if what.startswith("github:"):
+        return Finding("endpoints", UNTRIED, f"{what} will be fetched", stage=stage)
+    return _on_hub(what, stage, model=hasattr(facts.recipe.spec(stage), "template"))
+
+
+def _on_hub(what: str, stage: str, *, model: bool) -> Finding:
+    """Whether the hub lets this machine read a repository: it may be gone, gated or private."""
+    from huggingface_hub import HfApi
+
+    name = "/".join(what.removeprefix("hf:").split("/")[:2])
+    try:
+        found = HfApi().repo_info(name, repo_type="model" if model else "dataset", timeout=TIMEOUT)
+    except (OSError, ValueError) as error:  # all errors of the hub and of the network
+        said = " ".join(without_userinfo(str(error)).split())[:160]
+        advice = "check the id and the network; a gated one wants its licence accepted and HF_TOKEN; or use --mirror"
+        return Finding("endpoints", STOPS, f"the hub does not give {name} ({said})", advice, stage)
+    gated = getattr(found, "gated", False) and not os.environ.get("HF_TOKEN")
+    state = WARNING if gated else OK
+    return Finding(
+        "endpoints", state, f"the hub has {name}{' behind a gate' if gated else ''}", "set HF_TOKEN" * gated, stage
+    )
