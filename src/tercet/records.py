@@ -1,4 +1,4 @@
-"""The records that packages share: how a task asks (`TaskCard`), a `Result` an item, a `Score` a task, a `Finding`.
+"""The records that packages share: how a task asks (`TaskCard`), a `Result` an item, a `Score` a task, a `CheckResult`.
 
 `results.jsonl` holds a `Result` a line, `scores.json` the `Score` of every task with its card. The order of the keys is
 part of the format: the same evaluation ends in the same bytes.
@@ -22,8 +22,8 @@ WAYS = ("raw", "per_token", "per_char", "per_byte", "unconditional")  # to choos
 OK, WARNING, STOPS, UNTRIED = "ok", "warning", "cannot work", "not tried"  # what may come of a check
 
 
-class Finding(NamedTuple):
-    """A check before a run and what came of it: `Finding("disk", "ok", "3.1 GB of 80 GB free will be written")`."""
+class CheckResult(NamedTuple):
+    """A check before a run and what came of it: `CheckResult("disk", "ok", "3.1 GB of 80 GB free will be written")`."""
 
     check: str
     state: str

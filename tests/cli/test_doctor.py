@@ -22,7 +22,7 @@ rows = 12
 kind = "sft"
 model = "base"
 rows = "words"
-max_length = 256
+max_length = 512
 batch = 4
 [stage.rl]
 kind = "grpo"
@@ -31,7 +31,7 @@ prompts = "words"
 rounds = 1
 batch = 2
 num_generations = 2
-max_length = 256
+max_length = 512
 max_new_tokens = 16
 [placement]
 threads = 1
@@ -58,9 +58,10 @@ def asked(tmp_path, monkeypatch, capsys):
     return asked
 
 
+@pytest.mark.slow
 def test_a_recipe_that_runs_has_every_check_and_exit_code_0(asked):
     code, found, said = asked()
-    assert code == 0
+    assert code == 0, said["checks"]
     wanted = ["recipe", "versions", "ranks", "disk", "memory", "endpoints", "verifiers", "end tokens"]
     assert list(found) == [*wanted, "mask", "lengths", "speed", "generator", "longest batch"]
     states = {state for some in found.values() for state, _ in some}
@@ -88,14 +89,14 @@ def eval_only(text: str) -> str:
             '[stage.p]\nkind = "mix"\nsources = [{ path = "bad.jsonl" }]\n[stage.pairs]\nkind = "on_policy_pairs"\n'
             'model = "base"\nprompts = "p"',
             "verifiers",
-            "gsm8k@2 grades 0 of 1 own answers as right: row 'a', 'many'",
+            "gsm8k@1 grades 0 of 1 own answers as right: row 'a', '7 or 8'",
         ),
     ],
 )
 def test_each_kind_of_fault_has_its_line_and_exit_code_3(asked, more, check, says):
     Path("own.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "a"}]}) + "\n")
     turns = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "none"}]
-    bad = {"id": "a", "messages": turns, "verifier": "gsm8k@2", "reference": "many"}
+    bad = {"id": "a", "messages": turns, "verifier": "gsm8k@1", "reference": "7 or 8"}
     Path("bad.jsonl").write_text(json.dumps(bad) + "\n")
     code, found, _ = asked(eval_only(RECIPE) + more)
     assert code == 3

@@ -28,7 +28,9 @@ def asked(tmp_path, capsys):
     """Rehearse stages on rows; returns what was said, by what each line is."""
 
     def asked(stage: dict[str, Any], rows: dict[str, list[Any]], **more: Any) -> dict[str, list[Any]]:
-        recipe = Recipe.model_validate({"name": "r", "base": BASE, "stage": {"words": WORDS, "pairs": PAIRS, **stage}})
+        stages = {"words": WORDS, "pairs": PAIRS, **stage}
+        about = {"name": "r", "dtype": "float32", "base": BASE, "stage": stages}
+        recipe = Recipe.model_validate(about).resolved()
         files: dict[str, str] = dict.fromkeys(stage, "")
         for name, some in rows.items():
             file = tmp_path / name / ("pairs.parquet" if isinstance(some[0], Pair) else "rows.parquet")
@@ -38,6 +40,7 @@ def asked(tmp_path, capsys):
             "recipe": recipe.model_dump(mode="json"),
             "kinds": [],
             "origin": "base",
+            "cwd": "",
             **BASE,
             "folder": "",
             "rows": files,
@@ -45,7 +48,7 @@ def asked(tmp_path, capsys):
         job |= {"template": ["own", "{}", ""], "seconds": 60.0} | more
         (tmp_path / "job.json").write_text(json.dumps(job), encoding="utf-8")
         assert rehearsal.main(str(tmp_path / "job.json")) == 0
-        found: dict[str, list[Any]] = {"finding": [], "mask": [], "lengths": []}
+        found: dict[str, list[Any]] = {"check": [], "mask": [], "lengths": []}
         for line in capsys.readouterr().out.splitlines():
             ((key, value),) = json.loads(line).items()
             found[key].append(value)
@@ -55,7 +58,7 @@ def asked(tmp_path, capsys):
 
 
 def state(found: dict[str, list[Any]], check: str) -> list[tuple[str, str]]:
-    return [(one["state"], one["what"]) for one in found["finding"] if one["check"] == check]
+    return [(one["state"], one["what"]) for one in found["check"] if one["check"] == check]
 
 
 def test_all_of_a_recipes_training_stages_are_looked_at_and_the_heaviest_step_is_taken(asked, monkeypatch):
@@ -83,7 +86,7 @@ def test_all_of_a_recipes_training_stages_are_looked_at_and_the_heaviest_step_is
     assert said == "ok"
     size = len("<|im_start|>user\nSay 0.<|im_end|>\n<|im_start|>assistant\n") - 3 * 11 + 1 + 16 * 32
     assert int(step.split(" tokens forward")[0].replace(",", "")) >= 4096 // size * 16 * 32
-    assert [one["check"] for one in found["finding"] if one["stage"] == "rl"][-1] == "longest batch"
+    assert [one["check"] for one in found["check"] if one["stage"] == "rl"][-1] == "longest batch"
 
 
 def test_a_step_that_would_take_too_long_is_shortened_and_says_so(asked, monkeypatch):

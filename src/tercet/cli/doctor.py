@@ -24,8 +24,8 @@ from tercet.outside import printable, without_userinfo
 from tercet.preflight import endpoints, graders, here
 from tercet.preflight.facts import Facts
 from tercet.preflight.rehearsal import rehearsed
-from tercet.recipe import DPOSpec, Recipe, RewardModelSpec, load
-from tercet.records import OK, STOPS, UNTRIED, WARNING, Finding
+from tercet.recipe import DPOSpec, Recipe, RewardModelSpec, RLSpec, load
+from tercet.records import OK, STOPS, UNTRIED, WARNING, CheckResult
 from tercet.store import Store
 
 COLOURS = {OK: "green", WARNING: "yellow", STOPS: "bold red", UNTRIED: "dim"}
@@ -37,14 +37,14 @@ CANNOT = 3  # the exit code where something cannot work
 class Diagnosis:
     """All that was found of a recipe, in order."""
 
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[CheckResult] = field(default_factory=list)
     lengths: list[Mapping[str, Any]] = field(default_factory=list)  # of a stage's rows, by source
     masks: list[Mapping[str, Any]] = field(default_factory=list)  # rows as they are trained
 
-    def take(self, line: Mapping[str, Any]) -> Finding | None:
+    def take(self, line: Mapping[str, Any]) -> CheckResult | None:
         """A line of the training process."""
-        if "finding" in line:
-            return Finding(**line["finding"])
+        if "check" in line:
+            return CheckResult(**line["check"])
         self.lengths += [line["lengths"]] if "lengths" in line else []
         self.masks += [line["mask"]] if "mask" in line else []
         return None
@@ -78,15 +78,15 @@ def doctor(args: argparse.Namespace) -> int:
 
 def _checks(
     recipe: Recipe, store: Store, mirror: dict[str, str], found: Diagnosis, *, offline: bool
-) -> Iterator[Finding]:
+) -> Iterator[CheckResult]:
     """All checks, those that cost nothing first."""
     lines = pipeline.plan(recipe, store, mirror)
     missing = [line.name for line in lines if not line.exists]
     facts = Facts(recipe, {line.name: line.path / "payload" for line in lines if line.exists}, mirror)
     stops = pipeline.obstacles(recipe, lines, mirror, offline=offline)
-    yield from (Finding("recipe", STOPS, str(one), stage=one.stage) for one in stops)
+    yield from (CheckResult("recipe", STOPS, str(one), stage=one.stage) for one in stops)
     if not stops:
-        yield Finding("recipe", OK, f"{len(missing)} of {len(lines)} stages to make; nothing in them is refused")
+        yield CheckResult("recipe", OK, f"{len(missing)} of {len(lines)} stages to make; nothing in them is refused")
     yield here.versions()
     yield here.ranks(recipe)
     where = machine(CPU)
@@ -101,7 +101,7 @@ def _checks(
                 yield finding
 
 
-def _say(console: Console, finding: Finding) -> None:
+def _say(console: Console, finding: CheckResult) -> None:
     """A line for a check; a second one says what to do. On a terminal both fit its width."""
     stage = f"{finding.stage}: " if finding.stage and f"stage.{finding.stage}]" not in finding.what else ""
     texts = [stage + finding.what, *([f"-> {finding.advice}"] if finding.advice else [])]
@@ -133,16 +133,21 @@ def _over(one: Mapping[str, Any], of: Mapping[str, Any]) -> str:
 
 
 def _say_masks(console: Console, found: Diagnosis, recipe: Recipe) -> None:
-    """The first row of each stage as it is trained."""
-    for stage in dict.fromkeys(mask["stage"] for mask in found.masks):
-        mask = next(one for one in found.masks if one["stage"] == stage)
+    """The first row of each stage as it is trained; stages that read the same rows show them once."""
+    first: dict[str, Mapping[str, Any]] = {}
+    for mask in found.masks:
+        first.setdefault(mask["stage"], mask)
+    for mask in reversed({str(mask["texts"]): mask for mask in reversed(first.values())}.values()):
+        stage = mask["stage"]
         paired = isinstance(recipe.spec(stage), DPOSpec | RewardModelSpec) and len(mask["texts"]) == 2
         names = ("chosen", "rejected") if paired else ("text",) * len(mask["texts"])
         lines = [
             (name, [(text, _style(name) if trained else CONTEXT) for trained, text in runs])
             for name, runs in zip(names, mask["texts"], strict=True)
         ]
-        print_row(console, f"{stage}, row {mask['row']}: what is trained of it", lines)
+        rewarded = isinstance(recipe.spec(stage), RLSpec)
+        what = "the prompt, whose completions are trained" if rewarded else "what is trained of it"
+        print_row(console, f"{stage}, row {mask['row']}: {what}", lines)
 
 
 def _style(name: str) -> str:

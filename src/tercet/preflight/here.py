@@ -15,14 +15,14 @@ from tercet.forecast.stages import Work, forecast
 from tercet.precision import has_gpu
 from tercet.preflight.machine import cards
 from tercet.recipe import Recipe, TrainSpec
-from tercet.records import OK, STOPS, UNTRIED, WARNING, Finding
+from tercet.records import OK, STOPS, UNTRIED, WARNING, CheckResult
 
 SHOWN = ("torch", "transformers")
 _REQUIREMENT = re.compile(r"([A-Za-z0-9_.-]+)(?:\[[^]]*\])?\s*([^;]*)(;.*)?")
 _BOUND = re.compile(r"(>=|<=|==|!=|<|>|~=)\s*([\w.*+-]+)")
 
 
-def versions() -> Finding:
+def versions() -> CheckResult:
     """The packages that Tercet needs, against the ranges that it was tested with."""
     odd = []
     for line in importlib.metadata.requires("tercet") or ():
@@ -38,9 +38,9 @@ def versions() -> Finding:
         if not within(have, bounds):
             odd.append(f"{name} {have} is outside {bounds.strip()}")
     if odd:
-        return Finding("versions", STOPS, "; ".join(odd), "pip install -U tercet installs versions that fit")
+        return CheckResult("versions", STOPS, "; ".join(odd), "pip install -U tercet installs versions that fit")
     named = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("tercet", *SHOWN))
-    return Finding("versions", OK, f"Python {platform.python_version()}, {named}")
+    return CheckResult("versions", OK, f"Python {platform.python_version()}, {named}")
 
 
 def within(version: str, bounds: str) -> bool:
@@ -62,7 +62,7 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, found[0].split("."))) if found else ()
 
 
-def disk(works: Sequence[Work], unknown: Sequence[str], root: Path, where: Machine) -> Finding:
+def disk(works: Sequence[Work], unknown: Sequence[str], root: Path, where: Machine) -> CheckResult:
     """What training stages will write against what is free: every artifact, and the checkpoints of one at a time."""
     found = [forecast(work, where, ASSUMED).disk for work in works if isinstance(work.spec, TrainSpec)]
     needed = sum(artifact for artifact, _ in found) + max((kept for _, kept in found), default=0.0)
@@ -72,14 +72,17 @@ def disk(works: Sequence[Work], unknown: Sequence[str], root: Path, where: Machi
         f"{needed / 1e9:,.1f} GB of weights and checkpoints will be written, {free / 1e9:,.0f} GB are free in {place}"
     )
     if needed > free:
-        return Finding("disk", STOPS, what, "free space (tercet gc), or name another folder with --store")
+        return CheckResult("disk", STOPS, what, "free space (tercet gc), or name another folder with --store")
+    unknown = [name for name in unknown if not name.startswith("tiny:")]
     if unknown:
-        return Finding("disk", UNTRIED, f"the size of {', '.join(unknown)} is not known; {free / 1e9:,.0f} GB are free")
+        return CheckResult(
+            "disk", UNTRIED, f"the size of {', '.join(unknown)} is not known; {free / 1e9:,.0f} GB are free"
+        )
     state = WARNING if needed > 0.8 * free else OK
-    return Finding("disk", state, what, "free space (tercet gc)" if state == WARNING else "")
+    return CheckResult("disk", state, what, "free space (tercet gc)" if state == WARNING else "")
 
 
-def memory(works: Sequence[Work], where: Machine) -> Iterator[Finding]:
+def memory(works: Sequence[Work], where: Machine) -> Iterator[CheckResult]:
     """The forecast of every training stage against the memory of this machine, where it has no card."""
     if has_gpu() or not works:
         return
@@ -87,25 +90,27 @@ def memory(works: Sequence[Work], where: Machine) -> Iterator[Finding]:
     for work in works:
         found = forecast(work, where, ASSUMED)
         if found.refused:
-            yield Finding("memory", WARNING, f"by the forecast it {found.refused}", found.instead, work.name)
+            yield CheckResult("memory", WARNING, f"by the forecast it {found.refused}", found.instead, work.name)
         elif found.bytes["peak"] > most:
             most, name = found.bytes["peak"], work.name
     if name:
         free = machine.available_memory()
         what = f"{name} needs most, {most / 1e9:,.1f} GB by the forecast; {free / 1e9:,.1f} GB are free"
-        yield Finding("memory", OK if most < free else WARNING, what, "" if most < free else "end other programs")
+        yield CheckResult("memory", OK if most < free else WARNING, what, "" if most < free else "end other programs")
 
 
-def ranks(recipe: Recipe) -> Finding:
+def ranks(recipe: Recipe) -> CheckResult:
     """The processes of a training stage against cards or cores."""
     wanted, cores = recipe.placement.ranks, machine.cores()
     if has_gpu():
         there = cards()
         if wanted < there:
             advice = f"set placement.ranks = {there} to use all"
-            return Finding("ranks", WARNING, f"placement.ranks is {wanted}, and there are {there} cards", advice)
-        return Finding("ranks", OK if there else UNTRIED, f"{wanted} for {there or '?'} cards")
+            return CheckResult("ranks", WARNING, f"placement.ranks is {wanted}, and there are {there} cards", advice)
+        return CheckResult("ranks", OK if there else UNTRIED, f"{wanted} for {there or '?'} cards")
     if wanted > cores:
         advice = f"set placement.ranks = 1: {cores} threads of one process do the same"
-        return Finding("ranks", WARNING, f"placement.ranks is {wanted}, and there are {cores} cores", advice)
-    return Finding("ranks", OK, f"{wanted}, with {recipe.placement.threads or cores // wanted} threads each; no card")
+        return CheckResult("ranks", WARNING, f"placement.ranks is {wanted}, and there are {cores} cores", advice)
+    return CheckResult(
+        "ranks", OK, f"{wanted}, with {recipe.placement.threads or cores // wanted} threads each; no card"
+    )

@@ -20,24 +20,24 @@ SAMPLE = 100  # rows of one source
 FIRST = 20_000  # rows of an artifact, which is shuffled, among which the sources are looked for
 
 
-class Sample(NamedTuple):
+class SampledRows(NamedTuple):
     """Some rows of a stage, and the sources (or stages) of which none is at hand."""
 
     rows: list[Row | Pair]
     away: list[str]
 
 
-def sample(facts: Facts, name: str, count: int = SAMPLE) -> Sample:
+def sample(facts: Facts, name: str, count: int = SAMPLE) -> SampledRows:
     """At most `count` rows of each source of a stage; a file that cannot be read gives none, as an obstacle says."""
     spec = facts.recipe.spec(name)
     if name in facts.made:
-        return Sample(list(_stored(facts.made[name] / f"{spec.produces}.parquet", count)), [])
+        return SampledRows(list(_stored(facts.made[name] / f"{spec.produces}.parquet", count)), [])
     if isinstance(spec, SynthSpec):
         seed = facts.recipe.seed_of(name)
-        return Sample(list(GENERATORS[spec.generator](min(spec.rows, count), spec.split, seed)), [])
-    found = Sample([], [])
+        return SampledRows(list(GENERATORS[spec.generator](min(spec.rows, count), spec.split, seed)), [])
+    found = SampledRows([], [])
     if not isinstance(spec, MixtureSpec):
-        return Sample([], [name])
+        return SampledRows([], [name])
     for source in spec.sources:
         part = sample(facts, source.stage, count) if source.stage else None
         if part is None:
@@ -45,7 +45,7 @@ def sample(facts: Facts, name: str, count: int = SAMPLE) -> Sample:
                 rows = head(facts, spec, source, count)
             except ValueError:
                 rows = None
-            part = Sample([], [source.path]) if rows is None else Sample(list(rows), [])
+            part = SampledRows([], [source.path]) if rows is None else SampledRows(list(rows), [])
         found.rows.extend(_fitting(part.rows, spec.produces))
         found.away.extend(part.away)
     return found

@@ -25,7 +25,7 @@ from tercet.models.chat import Chat, MaskedTokens
 from tercet.models.hf_folder import one_line
 from tercet.models.support import chat_of
 from tercet.recipe import DPOSpec, Recipe, RewardModelSpec, RLSpec, SFTSpec, TrainSpec
-from tercet.records import OK, STOPS, UNTRIED, WARNING, Finding
+from tercet.records import OK, STOPS, UNTRIED, WARNING, CheckResult
 from tercet.train import dpo, sft
 from tercet.train.rehearsed_step import Rehearsal, rehearse
 from tercet.train.rl.rollout import PROMPTS
@@ -44,6 +44,7 @@ class Job:
     recipe: dict[str, Any]
     kinds: list[str]  # modules that define the kinds of the recipe's stages
     origin: str  # the stage that the model comes from
+    cwd: str  # the recipe's folder, where its paths begin
     model: str  # as the recipe names it
     folder: str
     template: tuple[str, str, str]  # name or file, arguments as JSON, date
@@ -60,9 +61,9 @@ def main(file: str) -> int:
     with TemporaryDirectory() as scratch:
         try:
             for finding in _rehearsed(job, recipe, Path(scratch)):
-                tell({"finding": finding._asdict()})
+                tell({"check": finding._asdict()})
         except Exception as error:  # a folder, a template or a model's own code raises what it likes
-            tell({"finding": Finding("model", STOPS, f"{job.origin}: {one_line(error)}")._asdict()})
+            tell({"check": CheckResult("model", STOPS, f"{job.origin}: {one_line(error)}")._asdict()})
     return 0
 
 
@@ -72,14 +73,16 @@ def tell(value: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _rehearsed(job: Job, recipe: Recipe, scratch: Path) -> Iterator[Finding]:
+def _rehearsed(job: Job, recipe: Recipe, scratch: Path) -> Iterator[CheckResult]:
     folder = Path(job.folder) if job.folder else scratch / "model"
     if not job.folder:
         tiny.build(folder, tiny_seed(job.model))
     name, arguments, date = job.template
     chat = chat_of(folder, name, json.loads(arguments), date)
     if job.rows and chat.untrainable:
-        yield Finding("template", STOPS, f"{job.origin}: {chat.untrainable}", "name a `template` that trains, or tulu3")
+        yield CheckResult(
+            "template", STOPS, f"{job.origin}: {chat.untrainable}", "name a `template` that trains, or tulu3"
+        )
         return
     yield ends_of(chat, job.origin)
     trees: dict[str, list[NamedTree]] = {}
@@ -90,19 +93,19 @@ def _rehearsed(job: Job, recipe: Recipe, scratch: Path) -> Iterator[Finding]:
             trees[stage] = list(trees_of(spec, chat, Path(file))) if file else []
         except ValueError as error:
             said = str(error).replace(file, f"the rows of {stage}")
-            yield Finding("mask", STOPS, said, "mend the row, or take it out", stage)
+            yield CheckResult("mask", STOPS, said, "mend the row, or take it out", stage)
             continue
         yield from _looked_at(stage, spec, chat, trees[stage])
     rows = {stage: [tree for _, _, tree in named] for stage, named in trees.items()}
     yield from rehearse(Rehearsal(recipe, job.origin, folder, chat, rows, job.seconds), scratch)
 
 
-def ends_of(chat: Chat, origin: str) -> Finding:
+def ends_of(chat: Chat, origin: str) -> CheckResult:
     """The tokens that end an answer."""
     if not chat.template:
-        return Finding("end tokens", WARNING, f"{origin} has no chat template", "it can continue texts alone")
+        return CheckResult("end tokens", WARNING, f"{origin} has no chat template", "it can continue texts alone")
     names = ", ".join(f"{chat.tokenizer.convert_ids_to_tokens(end)!r} ({end})" for end in sorted(chat.stops))
-    return Finding("end tokens", OK if names else WARNING, f"{origin}: an answer ends with {names or 'no token'}")
+    return CheckResult("end tokens", OK if names else WARNING, f"{origin}: an answer ends with {names or 'no token'}")
 
 
 def trees_of(spec: TrainSpec, chat: Chat, file: Path) -> Iterator[NamedTree]:
@@ -115,11 +118,11 @@ def trees_of(spec: TrainSpec, chat: Chat, file: Path) -> Iterator[NamedTree]:
     return rule.trees(chat, file, 1)
 
 
-def _looked_at(stage: str, spec: TrainSpec, chat: Chat, trees: Sequence[NamedTree]) -> Iterator[Finding]:
+def _looked_at(stage: str, spec: TrainSpec, chat: Chat, trees: Sequence[NamedTree]) -> Iterator[CheckResult]:
     """The masks of the first rows, and the lengths of all; where there is no row, that."""
     if not trees:
         what = "none of its rows is at hand before other stages have run"
-        yield Finding("lengths", UNTRIED, what, stage=stage)
+        yield CheckResult("lengths", UNTRIED, what, stage=stage)
         return
     prompts = isinstance(spec, RLSpec)
     for row, _, tree in islice(trees, SHOWN):
@@ -132,7 +135,7 @@ def _looked_at(stage: str, spec: TrainSpec, chat: Chat, trees: Sequence[NamedTre
     if not prompts:
         total = sum(tree.num_tokens for _, _, tree in trees)
         what = f"{trained / total:.0%} of the tokens of {len(trees)} sampled rows are trained"
-        yield Finding("mask", OK, what, stage=stage)
+        yield CheckResult("mask", OK, what, stage=stage)
     table = lengths(trees, spec.max_length)
     tell({"lengths": {"stage": stage, "max_length": spec.max_length, "sources": table}})
     yield judged(stage, spec, table)
@@ -155,26 +158,28 @@ def lengths(trees: Sequence[NamedTree], most: int) -> list[dict[str, Any]]:
     ]
 
 
-def judged(stage: str, spec: TrainSpec, table: Sequence[Mapping[str, Any]]) -> Finding:
+def judged(stage: str, spec: TrainSpec, table: Sequence[Mapping[str, Any]]) -> CheckResult:
     """What the sampled lengths mean for a stage that loses rows, or stops, where they are over its limit."""
     rows, over = (sum(line[key] for line in table) for key in ("rows", "over"))
     what = f"{over} of {rows} sampled rows ({over / rows:.0%}) are over max_length = {spec.max_length:,}"
     longest = max(line["longest"] for line in table)
     if not over:
-        return Finding("lengths", OK, f"all {rows} sampled rows fit: at most {longest:,} tokens", stage=stage)
+        return CheckResult("lengths", OK, f"all {rows} sampled rows fit: at most {longest:,} tokens", stage=stage)
     advice = f"raise max_length (the longest has {longest:,} tokens)"
     if isinstance(spec, RLSpec) or spec.overlong == "drop":
         least = min(line["over"] / line["rows"] for line in table if line["rows"] >= min(LEAST, rows))
         if over / rows > spec.max_lost:
             # the mixture's shares are not known: certain only where every source loses too many
             state = STOPS if least > spec.max_lost else WARNING
-            return Finding(
+            return CheckResult(
                 "lengths", state, f"{what}, and max_lost = {spec.max_lost:g}", f"{advice} or max_lost", stage
             )
-        return Finding("lengths", WARNING, f"{what}; they will be dropped", advice, stage)
+        return CheckResult("lengths", WARNING, f"{what}; they will be dropped", advice, stage)
     if spec.overlong == "error":
-        return Finding("lengths", STOPS, f'{what}, and overlong = "error"', f'{advice}, or set overlong = "cut"', stage)
-    return Finding("lengths", WARNING, f"{what}; they will be cut", advice, stage)
+        return CheckResult(
+            "lengths", STOPS, f'{what}, and overlong = "error"', f'{advice}, or set overlong = "cut"', stage
+        )
+    return CheckResult("lengths", WARNING, f"{what}; they will be cut", advice, stage)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from tercet.models.opening import open_policy
 from tercet.models.policy import Policy
 from tercet.precision import resolve
 from tercet.recipe import MonitorSpec, Recipe, RLSpec, TrainSpec
-from tercet.records import OK, STOPS, UNTRIED, WARNING, Finding
+from tercet.records import OK, STOPS, UNTRIED, WARNING, CheckResult
 from tercet.rows import Message, Sampling
 from tercet.store import Context
 from tercet.track import Tracker
@@ -62,14 +62,14 @@ class Rehearsal:
         return spec
 
 
-def rehearse(asked: Rehearsal, scratch: Path) -> Iterator[Finding]:
+def rehearse(asked: Rehearsal, scratch: Path) -> Iterator[CheckResult]:
     """The yardstick, the generator against the trainer, and the heaviest step of all stages."""
     if not asked.rows:
         policy = open_policy(asked.folder, getattr(torch, resolve(asked.recipe.dtype)))
         yield _speed(linear_shapes(policy.model), next(policy.parameters()).dtype)[0]
         return
     if why := _too_large(asked):
-        yield Finding("longest batch", UNTRIED, why, "try it on the machine that it will run on")
+        yield CheckResult("longest batch", UNTRIED, why, "try it on the machine that it will run on")
         return
     sizes = {stage: _heaviest(asked, stage, Mesh()).num_tokens for stage in asked.rows}
     stage = max(sizes, key=lambda name: sizes[name])
@@ -87,10 +87,10 @@ def rehearse(asked: Rehearsal, scratch: Path) -> Iterator[Finding]:
             raise
         what = f"memory ran out in a batch of {sizes[stage]:,} tokens"
         advice = "set placement.recompute = true, lower placement.micro_tokens, or use `lora`"
-        yield Finding("longest batch", STOPS, what, advice, stage)
+        yield CheckResult("longest batch", STOPS, what, advice, stage)
 
 
-def compared(policy: Policy, asked: Rehearsal) -> Finding:
+def compared(policy: Policy, asked: Rehearsal) -> CheckResult:
     """The largest gap between log-probabilities of what the generator writes and those that training computes."""
     trees = next((trees for stage, trees in asked.rows.items() if isinstance(asked.spec(stage), RLSpec)), ())
     prompts = [list(tree.leaves[0].token_ids) for tree in trees if tree.num_tokens <= LONGEST][:4]
@@ -105,11 +105,13 @@ def compared(policy: Policy, asked: Rehearsal) -> Finding:
     most, allowed = max(gaps, default=0.0), MonitorSpec().gap
     what = f"{len(gaps)} tokens of 4 greedy completions: log-probs at most {most:.2g} nats apart"
     if most <= allowed:
-        return Finding("generator", OK, what)
-    return Finding("generator", WARNING, f"{what}, over {allowed:g}", 'set dtype = "float32", or importance_cap = 2')
+        return CheckResult("generator", OK, what)
+    return CheckResult(
+        "generator", WARNING, f"{what}, over {allowed:g}", 'set dtype = "float32", or importance_cap = 2'
+    )
 
 
-def _speed(shapes: Shapes, dtype: torch.dtype) -> tuple[Finding, float]:
+def _speed(shapes: Shapes, dtype: torch.dtype) -> tuple[CheckResult, float]:
     """The yardstick of `tercet speed`, and how it compares with the best that this machine has shown."""
     device = place.device()
     now = remember(measure(shapes, dtype, device, SPEED_SECONDS), shapes, dtype, device)
@@ -117,9 +119,9 @@ def _speed(shapes: Shapes, dtype: torch.dtype) -> tuple[Finding, float]:
     name = str(dtype).removeprefix("torch.")
     what = f"{now.flops / 1e9:,.0f} GFLOP/s in {name} products of the model's shapes, {torch.get_num_threads()} threads"
     if now.flops >= BUSY * best:
-        return Finding("speed", OK, what), now.flops
+        return CheckResult("speed", OK, what), now.flops
     advice = "another program computes here: wait for it, or the run takes as much longer"
-    return Finding("speed", WARNING, f"{what}; it has been {best / 1e9:,.0f}", advice), now.flops
+    return CheckResult("speed", WARNING, f"{what}; it has been {best / 1e9:,.0f}", advice), now.flops
 
 
 def _too_large(asked: Rehearsal) -> str:
@@ -169,7 +171,7 @@ def _leaf(start: int, length: int) -> Leaf:
     return Leaf([10 + (start + 7 * place) % 200 for place in range(length)], [True] * length)
 
 
-def _step(state: State, asked: Rehearsal, stage: str, ranks: Mesh, rate: float) -> Finding:
+def _step(state: State, asked: Rehearsal, stage: str, ranks: Mesh, rate: float) -> CheckResult:
     """Forward, backward and update of the heaviest batch; a shorter one where it would take too long."""
     spec, batch = asked.spec(stage), _heaviest(asked, stage, ranks)
     most, whole = int(asked.seconds * rate * SHARE / state.trainable.flops), batch.num_tokens
@@ -183,8 +185,10 @@ def _step(state: State, asked: Rehearsal, stage: str, ranks: Mesh, rate: float) 
     what = f"{batch.num_tokens:,} tokens forward, backward and update in {seconds:.1f} s"
     what += f" ({measured['tokens_per_second']:,.0f} tokens/s), peak {peak:.1f} GB"
     if whole > most:
-        return Finding("longest batch", WARNING, f"{what}; the longest has {whole:,}, too many to try here", "", stage)
-    return Finding("longest batch", OK, what, stage=stage)
+        return CheckResult(
+            "longest batch", WARNING, f"{what}; the longest has {whole:,}, too many to try here", "", stage
+        )
+    return CheckResult("longest batch", OK, what, stage=stage)
 
 
 def _context(recipe: Recipe, stage: str, scratch: Path) -> Context:
