@@ -62,7 +62,7 @@ def asked(tmp_path, monkeypatch, capsys):
 def test_a_recipe_that_runs_has_every_check_and_exit_code_0(asked):
     code, found, said = asked()
     assert code == 0, said["checks"]
-    wanted = ["recipe", "versions", "ranks", "disk", "memory", "endpoints", "verifiers", "end tokens"]
+    wanted = ["recipe", "versions", "ranks", "disk", "endpoints", "verifiers", "end tokens"]
     assert list(found) == [*wanted, "mask", "lengths", "speed", "generator", "longest batch"]
     states = {state for some in found.values() for state, _ in some}
     assert states <= {"ok", "warning", "not tried"}
