@@ -92,5 +92,5 @@ def test_generated_rows_are_graded_by_their_own_answers_and_tasks_by_theirs(tmp_
     assert found == [
         ("ok", "tulu_if@1 grades 20 of 20 own answers as right"),
         ("ok", "1 tasks grade their own answers right, spoiled ones wrong"),
-        ("not tried", "items not at hand, or without an own answer: gsm8k@2"),
+        ("not tried", "items are not at hand: gsm8k@2"),
     ]

@@ -105,14 +105,13 @@ def _say(console: Console, finding: CheckResult) -> None:
     """A line for a check; a second one says what to do. On a terminal both fit its width."""
     stage = f"{finding.stage}: " if finding.stage and f"stage.{finding.stage}]" not in finding.what else ""
     texts = [stage + finding.what, *([f"-> {finding.advice}"] if finding.advice else [])]
-    text = Text(f"{finding.state:{STATE}}", COLOURS[finding.state])
-    text.append(f"{finding.check:{CHECK}}", "none")
+    text = Text.assemble((f"{finding.state:{STATE}}", COLOURS[finding.state]), f"{finding.check:{CHECK}}")
     indent, lines = " " * (STATE + CHECK), []
     for one in map(printable, map(without_userinfo, texts)):
         one = " ".join(one.split())
         wide = console.width - len(indent)
         lines += textwrap.wrap(one, max(20, wide), break_on_hyphens=False) if console.is_terminal else [one]
-    text.append(f"\n{indent}".join(lines), "none")
+    text.append(f"\n{indent}".join(lines))
     console.print(text, soft_wrap=not console.is_terminal)
 
 

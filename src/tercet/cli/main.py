@@ -14,7 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from tercet import pipeline, preflight
-from tercet.cli import artifacts, clean, data, doctor, evals, export, forecast, models, push, serving, speed, start, trace
+from tercet.cli import (
+    artifacts,
+    clean,
+    data,
+    doctor,
+    evals,
+    export,
+    forecast,
+    models,
+    push,
+    serving,
+    speed,
+    start,
+    trace,
+)
 from tercet.cli.output import emit, print_results, say, table
 from tercet.cli.parser import Verb, complete, parser
 from tercet.forecast import named_size
