@@ -71,21 +71,21 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 26
 # docs/log.md that says what the lines buy.
 BUDGETS = {
     "algos": 602,
-    "cli": 2_703,
-    "data": 6_947,
-    "device": 1_201,
+    "cli": 2_880,
+    "data": 6_954,
+    "device": 1_206,
     "evals": 3_477,
     "forecast": 638,
     "kernels": 111,
-    "models": 13_354,
-    "preflight": 796,
+    "models": 13_356,
+    "preflight": 1_429,
     "recipe": 2_153,
     "report": 2_183,
     "sandbox": 2_460,
-    "top": 4_811,
+    "top": 4_805,
     "trace": 853,
-    "train": 3_771,
-    "verify": 5_199,
+    "train": 4_167,
+    "verify": 5_201,
 }
 # Flat tables may be long; the reason says why the file reads well all the same.
 TABLES: dict[str, str] = {}
