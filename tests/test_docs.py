@@ -85,6 +85,7 @@ def test_the_docs_are_few_pages():
         "measured.md",
         "start.md",
         "tour.md",
+        "trace.md",
         "recipe.md",
         "export.md",
         "paper.md",
