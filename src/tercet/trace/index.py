@@ -79,8 +79,8 @@ class TraceIndex:
     def place(self, position: int) -> WordPlace:
         """Where the word at a position among all words stands."""
         text = int(np.searchsorted(self._starts, position, "right")) - 1
-        row = int(self._row_of[text])
-        return WordPlace(row, text - int(np.searchsorted(self._row_of, row)), position - int(self._starts[text]))
+        row = self._row_of[text]  # of the array's own type, else all of it would be converted
+        return WordPlace(int(row), text - int(np.searchsorted(self._row_of, row)), position - int(self._starts[text]))
 
     def row(self, number: int) -> TextRow:
         """A row with its texts."""
