@@ -94,6 +94,7 @@ def test_the_docs_are_few_pages():
         "layouts.md",
         "families.md",
         "forecast.md",
+        "play.md",
     }
 
 

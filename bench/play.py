@@ -1,0 +1,111 @@
+"""The page of a run under load: how soon the first token of every column is there, and twenty visitors at once.
+
+Starts `tercet play STORE`, asks all its local columns the same question at the same time, again and again, and then
+lets every visitor ask all of them a question of its own. An answer counts as whole when its stream ends as the protocol
+says, its tokens are those that its usage counts, and a greedy answer is the one that the same question gets alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx2
+
+from tercet import machine
+
+ROUNDS, TOKENS = 5, 48
+QUESTION = "How many apples are left when {} of {} are eaten?"
+
+
+class Streamed(NamedTuple):
+    """One streamed answer: seconds to its first token, its text, whether nothing of it is missing."""
+
+    first: float
+    text: str
+    whole: bool
+
+
+def ask(url: str, model: str, question: str) -> Streamed:
+    """The streamed answer of one column."""
+    body = {
+        "model": model, "messages": [{"role": "user", "content": question}], "stream": True, "temperature": 0,
+        "max_tokens": TOKENS, "seed": 0, "logprobs": True, "top_logprobs": 5, "return_token_ids": True,
+        "stream_options": {"include_usage": True},
+    }  # fmt: skip
+    began, first, text, ids, usage, ended, reason = time.monotonic(), 0.0, "", 0, 0, False, ""
+    with httpx2.stream("POST", f"{url}v1/chat/completions", json=body, timeout=600) as response:
+        for line in response.iter_lines():
+            ended = ended or line == "data: [DONE]"
+            chunk: dict[str, Any] = json.loads(line[6:]) if line.startswith("data: {") else {}
+            usage = (chunk.get("usage") or {}).get("completion_tokens", usage)
+            for choice in chunk.get("choices", ()):
+                first = first or time.monotonic() - began
+                text += choice["delta"].get("content") or ""
+                ids += len(choice.get("token_ids") or ())
+                reason = choice["finish_reason"] or reason
+    return Streamed(first, text, ended and bool(reason) and ids == usage > 0)
+
+
+def columns(url: str) -> list[str]:
+    """The local columns of the page, once their weights are in memory."""
+    names = [one["name"] for one in httpx2.get(f"{url}play/config").json()["columns"] if not one["server"]]
+    for name in names:
+        ask(url, name, "Hello?")
+    return names
+
+
+def measured(url: str, visitors: int) -> dict[str, Any]:
+    """Both figures."""
+    names = columns(url)
+    with ThreadPoolExecutor(visitors * len(names)) as pool:
+        firsts = []
+        for number in range(ROUNDS):
+            question = QUESTION.format(number, 9)
+            firsts.append([one.first for one in pool.map(lambda name, q=question: ask(url, name, q), names)])
+        asked = [(name, QUESTION.format(i, 100 + i)) for i in range(visitors) for name in names]
+        began = time.monotonic()
+        answers = list(pool.map(lambda both: ask(url, *both), asked))
+        seconds = time.monotonic() - began
+    alone = [ask(url, *both).text for both in asked[: 2 * len(names)]]
+    return {
+        "columns": names,
+        "first token, seconds": {"of any column": round(statistics.median(map(min, firsts)), 3),
+                                 "of every column": round(statistics.median(map(max, firsts)), 3)},
+        "visitors": visitors,
+        "answers": len(answers),
+        "whole": sum(one.whole for one in answers),
+        "seconds": round(seconds, 1),
+        "as alone": f"{sum(a == b.text for a, b in zip(alone, answers, strict=False))} of {len(alone)}",
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Serve, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--visitors", type=int, default=20)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "play.json")
+    args = parser.parse_args()
+    command = [sys.executable, "-m", "tercet", "play", str(args.store), "--port", "0", "--read-only"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            (url,) = re.findall(r"http://\S+/", server.stdout.readline())
+            found = {"machine": machine.processor(), "cores": machine.cores(), **measured(url, args.visitors)}
+        finally:
+            server.terminate()
+    args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
