@@ -14,10 +14,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from serving import joined, said, serving, streamed
-from tercet.models.openai.served import ServedModel
-
 from tercet.models.access import Access
 from tercet.models.generate import LocalGenerator
+from tercet.models.openai.served import ServedModel
 from tercet.play import columns
 from tercet.play.routes import free, routes
 from tercet.play.servers import RemoteServer
