@@ -25,7 +25,7 @@ SOURCE = ROOT / "src" / "tercet"
 # Imports only go down. A pattern is matched against the first name after `tercet.`.
 LAYERS = {
     5: r"cli\w*|__main__|__init__",
-    4: r"pipeline|preflight|stage|forecast|play",
+    4: r"pipeline|preflight|stage|forecast|play|watch",
     3: r"data|train|evals|report",
     2: r"models|device|trace",
     1: r"algos|kernels|verify|rows\w*|records|hub\w*|downloads|stats\w*",
@@ -61,7 +61,7 @@ ONLY_IN = {
     "trl": r"(?!)",
 }
 TORCH_FREE = re.compile(
-    r"tercet(\.(cli\w*|pipeline|preflight|forecast|stage|argv|machine|outside|recipe\w*|store|artifact_json|folders|faults|journal|rows\w*|records|hub\w*|downloads|stats\w*|track|precision|verify|sandbox|data|evals|report|trace|play)(\..*)?)?"
+    r"tercet(\.(cli\w*|pipeline|preflight|forecast|stage|argv|machine|outside|recipe\w*|store|artifact_json|folders|faults|journal|rows\w*|records|hub\w*|downloads|stats\w*|track|precision|verify|sandbox|data|evals|report|trace|play|watch)(\..*)?)?"
 )
 # Kernels that are taken when somebody has installed them; nothing asks for them.
 WHEN_PRESENT = {"flash_attn", "liger_kernel", "lm_eval"}
@@ -85,6 +85,7 @@ BUDGETS = {
     "top": 4_805,
     "trace": 853,
     "train": 4_167,
+    "watch": 600,
     "verify": 5_201,
 }
 # Flat tables may be long; the reason says why the file reads well all the same.

@@ -29,6 +29,7 @@ from tercet.cli import (
     speed,
     start,
     trace,
+    watch,
 )
 from tercet.cli.output import emit, print_results, say, table
 from tercet.cli.parser import Verb, complete, parser
@@ -242,6 +243,7 @@ VERBS: dict[str, Verb] = {
     "push": push.push,
     "gc": clean.gc,
     "report": artifacts.report,
+    "watch": watch.watch,
     "rollouts": artifacts.rollouts,
     "speed": speed.speed,
 }

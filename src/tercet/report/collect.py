@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -171,7 +171,12 @@ def openings(inputs: Mapping[str, Artifact]) -> dict[str, list[str]]:
 
 def curves(stage: Stage) -> list[Curve]:
     """All finite numbers of metrics.jsonl, step by step."""
-    steps = {float(step): line for step, line in _metrics(stage).items() if step is not None and _finite(step)}
+    return curves_of(stage, _metrics(stage).values())
+
+
+def curves_of(stage: Stage, lines: Iterable[Object]) -> list[Curve]:
+    """The same of lines that were read; of a repeated step the last counts."""
+    steps = {float(line["step"]): line for line in lines if _finite(line.get("step"))}
     names = {name for line in steps.values() for name in line} - {"step", "seconds", "time"}
     known = [name for title in CURVES for name in (title, *sorted(n for n in names if n.startswith(f"{title}_")))]
     order = [name for name in dict.fromkeys(known) if name in names] + sorted(names - set(known))

@@ -19,22 +19,26 @@ HERE = Path(__file__).parent
 NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:"
 
 
-def render(template: str, page: Object, *assets: str, **more: Any) -> str:
+def render(template: str, page: Object, *assets: str, folder: Path = HERE, allow: str = "", **more: Any) -> str:
     """The page as HTML; `assets` name its styles and scripts, "page" for `page.css` and `page.js`.
+
+    Template and assets are those of `folder`, or of this package; `allow` is what the page's policy allows besides.
 
     Every text is escaped; only our own drawings, styles and scripts are marked as safe. The page's policy lets a
     browser run this style and this script, by their digests, and nothing else; it loads nothing but icons in place.
     """
-    loader = FileSystemLoader(HERE)
+    loader = FileSystemLoader([folder, HERE])
     env = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     env.filters |= {one.__name__: one for one in (amount, labels.number, count, paid, duration, first_line)}
-    style, script = (
-        Markup("\n".join((HERE / f"{name}.{kind}").read_text(encoding="utf-8") for name in assets))
-        for kind in ("css", "js")
-    )
+    style, script = (Markup("\n".join(_asset(folder, f"{name}.{kind}") for name in assets)) for kind in ("css", "js"))
     policy = f"style-src {_digest(style)}; script-src {_digest(script)}"
-    shown = {"style": style, "script": script, "policy": Markup(f"{NOTHING}; {policy}")}
+    shown = {"style": style, "script": script, "policy": Markup(f"{NOTHING}; {policy}{allow}")}
     return env.get_template(template).render(page, **shown, **more)
+
+
+def _asset(folder: Path, name: str) -> str:
+    file = folder / name if (folder / name).is_file() else HERE / name
+    return file.read_text(encoding="utf-8")
 
 
 def write(out: Path, html: str) -> None:

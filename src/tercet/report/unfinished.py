@@ -32,8 +32,8 @@ def unfinished(folder: Path, scratch: Path) -> Stage:
     spec = job["recipe"]["stage"].get(job["name"], {})
     if not (folder / LOG).is_file():
         raise RowError(f"{folder}: no {LOG}; only stages of kind grpo and ppo keep one, from their first round on")
-    rows = {row.id: row for row in read_rows(Path(job["inputs"][spec["prompts"]]) / "payload" / "rows.parquet")}
-    records = [record for line in journal.read(folder / LOG) for record in _completions(line, rows)]
+    rows = prompts(job)
+    records = [record for line in journal.read(folder / LOG) for record in completions(line, rows)]
     if not records:
         raise RowError(f"{folder / LOG}: holds no whole round yet; try again later")
     (scratch / "payload" / FILE).parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +41,13 @@ def unfinished(folder: Path, scratch: Path) -> Stage:
     return Stage(job["name"], spec["kind"], folder.absolute().name.rpartition("-")[2], scratch, inputs={})
 
 
-def _completions(line: Object, rows: dict[str, Row]) -> Iterator[dict[str, Any]]:
+def prompts(job: Object) -> dict[str, Row]:
+    """The rows that an RL stage draws its prompts from, by name; `job` is its job.json."""
+    spec = job["recipe"]["stage"][job["name"]]
+    return {row.id: row for row in read_rows(Path(job["inputs"][spec["prompts"]]) / "payload" / "rows.parquet")}
+
+
+def completions(line: Object, rows: dict[str, Row]) -> Iterator[dict[str, Any]]:
     """Those of one round, from its line of the log: a record for each group, and a closing one."""
     *groups, closing = line["records"]
     for group in groups:
