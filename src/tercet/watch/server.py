@@ -56,7 +56,7 @@ Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
 
-class HttpAnswer(NamedTuple):
+class SiteAnswer(NamedTuple):
     """Status, type and content of an answer, and more headers."""
 
     status: int
@@ -71,15 +71,15 @@ class WatchSite:
     def __init__(self, store: Store, access: Access) -> None:
         self.store, self.access = store, access
         self.view, self.load = StoreView(store), MachineLoad(store.root)
-        self._kept: dict[str, tuple[float, HttpAnswer]] = {}  # path -> until when it is good
+        self._kept: dict[str, tuple[float, SiteAnswer]] = {}  # path -> until when it is good
         self._reading = asyncio.Lock()
         self._asked: deque[float] = deque(maxlen=1000)  # when somebody asked for the store
         page = {"store": store.root.name}
         html = render("watch.html.j2", page, "page", "watch", folder=HERE, allow="; connect-src 'self'")
-        self._page = HttpAnswer(200, "text/html; charset=utf-8", html.encode())
+        self._page = SiteAnswer(200, "text/html; charset=utf-8", html.encode())
 
     async def __call__(self, scope: Message, _receive: object, send: Send) -> None:
-        """HttpAnswer one request; its body, if it has one, is not read."""
+        """SiteAnswer one request; its body, if it has one, is not read."""
         try:
             answer = self._refusal(scope) or await self._answer(scope)
         except Exception as error:
@@ -94,7 +94,7 @@ class WatchSite:
         await send({"type": "http.response.start", "status": answer.status, "headers": pairs})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
 
-    def _refusal(self, scope: Message) -> HttpAnswer | None:
+    def _refusal(self, scope: Message) -> SiteAnswer | None:
         if len(scope["raw_path"]) + len(scope["query_string"]) > HEAD_BYTES:
             return _failed(414, "the address is too long")
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
@@ -109,10 +109,10 @@ class WatchSite:
             return _failed(405, "this server is for reading: GET alone")
         if asked:  # the key moves from the address into a cookie that no script can read
             keep = f"{COOKIE}={asked}; HttpOnly; SameSite=Strict; Path=/"
-            return HttpAnswer(303, "text/plain", b"", {"location": "/", "set-cookie": keep})
+            return SiteAnswer(303, "text/plain", b"", {"location": "/", "set-cookie": keep})
         return None
 
-    async def _answer(self, scope: Message) -> HttpAnswer:
+    async def _answer(self, scope: Message) -> SiteAnswer:
         what, _, rest = unquote(scope["path"]).lstrip("/").partition("/")
         if not what:
             return self._page
@@ -123,13 +123,13 @@ class WatchSite:
         if make is None or not rest:
             return _failed(404, f"no {scope['path'][:200]} here")
 
-        def made() -> HttpAnswer:
+        def made() -> SiteAnswer:
             found = self.view.stage(rest)
             return make(*found) if found else _failed(404, f"no stage {rest[:200]} in this store")
 
         return await self._shared(f"{what}/{rest}", made, KEPT if what == "stage" else PAGE_SECONDS)
 
-    async def _shared(self, name: str, make: Callable[[], HttpAnswer], seconds: float) -> HttpAnswer:
+    async def _shared(self, name: str, make: Callable[[], SiteAnswer], seconds: float) -> SiteAnswer:
         """What was made for somebody else a moment ago, or made now, one at a time."""
         async with self._reading:
             now = time.monotonic()
@@ -148,11 +148,11 @@ class WatchSite:
         lately = sum(now - at < 10 for at in self._asked) / 10  # questions in a second
         return EVERY * max(1.0, math.ceil(lately * EVERY / CLIENTS))
 
-    def _store(self) -> HttpAnswer:
+    def _store(self) -> SiteAnswer:
         stages, load = self.view.stages(), self.load.read()
         return _json({"store": str(self.store.root), "every": self.every(), "stages": stages, "machine": load})
 
-    def _stage(self, about: dict[str, Any], stage: Stage) -> HttpAnswer:
+    def _stage(self, about: dict[str, Any], stage: Stage) -> SiteAnswer:
         drawn = [
             {
                 "title": curve.title,
@@ -171,19 +171,19 @@ class WatchSite:
         more = {"log": log_tail(stage.path), "recent": recent(self.view, stage), "alerts": monitors.summary(stage)}
         return _json({"stage": about, "inputs": stage.inputs, "curves": drawn, "pages": pages, **more})
 
-    def _rollouts(self, about: dict[str, Any], stage: Stage) -> HttpAnswer:
+    def _rollouts(self, about: dict[str, Any], stage: Stage) -> SiteAnswer:
         with tempfile.TemporaryDirectory() as scratch:
             draft = unfinished.is_draft(stage.path)
             made = unfinished.unfinished(stage.path, Path(scratch, "made")) if draft else stage
             rollouts.write([made], Path(scratch, "page.html"), title=about["name"], most=200)
             return _html(Path(scratch, "page.html"))
 
-    def _data(self, _about: dict[str, Any], stage: Stage) -> HttpAnswer:
+    def _data(self, _about: dict[str, Any], stage: Stage) -> SiteAnswer:
         with tempfile.TemporaryDirectory() as scratch:
             data_page.write_page(Artifact.read(stage.path), Path(scratch, "page.html"))
             return _html(Path(scratch, "page.html"))
 
-    def _report(self, _about: dict[str, Any], stage: Stage) -> HttpAnswer:
+    def _report(self, _about: dict[str, Any], stage: Stage) -> SiteAnswer:
         return _html(stage.path / "payload" / "index.html")
 
 
@@ -213,8 +213,8 @@ def _cookie(headers: list[tuple[str, str]]) -> str:
     return ""
 
 
-def _json(value: Any) -> HttpAnswer:
-    return HttpAnswer(200, "application/json", json.dumps(_finite(value), separators=(",", ":"), default=str).encode())
+def _json(value: Any) -> SiteAnswer:
+    return SiteAnswer(200, "application/json", json.dumps(_finite(value), separators=(",", ":"), default=str).encode())
 
 
 def _finite(value: Any) -> Any:
@@ -226,9 +226,9 @@ def _finite(value: Any) -> Any:
     return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
-def _html(file: Path) -> HttpAnswer:
-    return HttpAnswer(200, "text/html; charset=utf-8", file.read_bytes())
+def _html(file: Path) -> SiteAnswer:
+    return SiteAnswer(200, "text/html; charset=utf-8", file.read_bytes())
 
 
-def _failed(status: int, why: str) -> HttpAnswer:
-    return HttpAnswer(status, "application/json", json.dumps({"error": why}).encode())
+def _failed(status: int, why: str) -> SiteAnswer:
+    return SiteAnswer(status, "application/json", json.dumps({"error": why}).encode())
