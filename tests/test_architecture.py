@@ -71,7 +71,7 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 26
 # docs/log.md that says what the lines buy.
 BUDGETS = {
     "algos": 602,
-    "cli": 3_044,
+    "cli": 3_122,
     "data": 6_954,
     "device": 1_206,
     "evals": 3_477,
@@ -80,12 +80,12 @@ BUDGETS = {
     "models": 13_356,
     "preflight": 1_429,
     "recipe": 2_153,
-    "report": 2_183,
+    "report": 2_198,
     "sandbox": 2_460,
     "top": 4_805,
     "trace": 853,
     "train": 4_167,
-    "watch": 600,
+    "watch": 618,
     "verify": 5_201,
 }
 # Flat tables may be long; the reason says why the file reads well all the same.
