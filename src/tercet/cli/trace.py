@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
@@ -12,13 +13,17 @@ from rich.text import Text
 from tercet.cli.output import emit, say
 from tercet.outside import printable
 from tercet.store import Artifact, Store
-from tercet.trace import SHORTEST, Trace, TracedSpan, Tracer
+
+if TYPE_CHECKING:
+    from tercet.trace import Trace, TracedSpan
 
 COLOURS = ("green", "yellow", "blue", "magenta", "cyan", "red")
 
 
 def trace(args: argparse.Namespace) -> int:
     """Print the answer with its spans in colour, and below each span the rows that have it."""
+    from tercet.trace import Tracer  # loads numpy and pyarrow, which most verbs do without
+
     store = Store(args.store)
     artifact = Artifact.read(store.folder(args.artifact))
     text = sys.stdin.read() if args.text == "-" else args.text
@@ -41,6 +46,8 @@ def _note(text: str) -> None:
 
 
 def _sum(found: Trace) -> str:
+    from tercet.trace import SHORTEST
+
     if not found.spans:
         return f"\nno {SHORTEST} words in a row of these {found.words:,} stand in the rows"
     return f"\n{found.share:.0%} of {found.words:,} words stand in the rows, {SHORTEST} or more in a row"
