@@ -18,7 +18,6 @@ from rich.text import Text
 from tercet import pipeline
 from tercet.cli.forecast import works_of
 from tercet.cli.output import emit, say, table
-from tercet.cli.preview import CONTEXT, REJECTED, TRAINED, print_row
 from tercet.forecast.machines import CPU, machine
 from tercet.outside import printable, without_userinfo
 from tercet.preflight import endpoints, graders, here
@@ -133,6 +132,8 @@ def _over(one: Mapping[str, Any], of: Mapping[str, Any]) -> str:
 
 def _say_masks(console: Console, found: Diagnosis, recipe: Recipe) -> None:
     """The first row of each stage as it is trained; stages that read the same rows show them once."""
+    from tercet.cli import preview  # loads numpy, which most verbs do without
+
     first: dict[str, Mapping[str, Any]] = {}
     for mask in found.masks:
         first.setdefault(mask["stage"], mask)
@@ -140,14 +141,11 @@ def _say_masks(console: Console, found: Diagnosis, recipe: Recipe) -> None:
         stage = mask["stage"]
         paired = isinstance(recipe.spec(stage), DPOSpec | RewardModelSpec) and len(mask["texts"]) == 2
         names = ("chosen", "rejected") if paired else ("text",) * len(mask["texts"])
+        styles = [preview.REJECTED if name == "rejected" else preview.TRAINED for name in names]
         lines = [
-            (name, [(text, _style(name) if trained else CONTEXT) for trained, text in runs])
-            for name, runs in zip(names, mask["texts"], strict=True)
+            (name, [(text, style if trained else preview.CONTEXT) for trained, text in runs])
+            for name, style, runs in zip(names, styles, mask["texts"], strict=True)
         ]
         rewarded = isinstance(recipe.spec(stage), RLSpec)
         what = "the prompt, whose completions are trained" if rewarded else "what is trained of it"
-        print_row(console, f"{stage}, row {mask['row']}: {what}", lines)
-
-
-def _style(name: str) -> str:
-    return REJECTED if name == "rejected" else TRAINED
+        preview.print_row(console, f"{stage}, row {mask['row']}: {what}", lines)
