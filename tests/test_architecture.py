@@ -71,7 +71,7 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 26
 # docs/log.md that says what the lines buy.
 BUDGETS = {
     "algos": 602,
-    "cli": 3_122,
+    "cli": 3_127,
     "data": 6_954,
     "device": 1_206,
     "evals": 3_477,
