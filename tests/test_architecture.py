@@ -25,11 +25,12 @@ SOURCE = ROOT / "src" / "tercet"
 # Imports only go down. A pattern is matched against the first name after `tercet.`.
 LAYERS = {
     5: r"cli\w*|__main__|__init__",
-    4: r"pipeline|preflight|stage|forecast|play|watch",
+    4: r"inline|pipeline|preflight|stage|forecast|play|watch",
     3: r"data|train|evals|report",
     2: r"models|device|trace",
     1: r"algos|kernels|verify|rows\w*|records|hub\w*|downloads|stats\w*",
-    0: r"argv|machine|stop|outside|recipe\w*|store|artifact_json|folders|faults|journal|track|precision|sandbox",
+    0: r"argv|html_table|machine|stop|outside|faults|folders|"
+    r"recipe\w*|store|artifact_json|journal|track|precision|sandbox",
 }
 PACKAGES = {"data", "train", "evals", "report", "models", "device", "trace", "algos", "verify", "sandbox"}
 SIDEWAYS = {
@@ -61,7 +62,7 @@ ONLY_IN = {
     "trl": r"(?!)",
 }
 TORCH_FREE = re.compile(
-    r"tercet(\.(cli\w*|pipeline|preflight|forecast|stage|argv|machine|outside|recipe\w*|store|artifact_json|folders|faults|journal|rows\w*|records|hub\w*|downloads|stats\w*|track|precision|verify|sandbox|data|evals|report|trace|play|watch)(\..*)?)?"
+    r"tercet(\.(cli\w*|inline|html_table|pipeline|preflight|forecast|stage|argv|machine|outside|recipe\w*|store|artifact_json|folders|faults|journal|rows\w*|records|hub\w*|downloads|stats\w*|track|precision|verify|sandbox|data|evals|report|trace|play|watch)(\..*)?)?"
 )
 # Kernels that are taken when somebody has installed them; nothing asks for them.
 WHEN_PRESENT = {"flash_attn", "liger_kernel", "lm_eval"}

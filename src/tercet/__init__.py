@@ -1,6 +1,6 @@
 """Tercet: imitate, prefer, verify. The whole Tülu 3 post-training system in one package.
 
-`from tercet import Recipe, load, run, Store, Task, verifier`; each name is imported when it is first used.
+`from tercet import Recipe, load, run, Store, scores, compare, rollouts, Task, verifier`: imported when first used.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ _PUBLIC = {
     "plan": "tercet.pipeline",
     "Store": "tercet.store",
     "Artifact": "tercet.store",
+    "scores": "tercet.inline",
+    "compare": "tercet.inline",
+    "rollouts": "tercet.inline",
     "Task": "tercet.evals.task",
     "verifier": "tercet.verify",
 }

@@ -124,7 +124,8 @@ def run(
     """
     if wrong := [name for name in ADDRESSES if has_userinfo(os.environ.get(name, ""))]:
         raise RecipeError(f"{wrong[0]} in the environment: {USERINFO}")
-    store, console, mirror = store or Store(), console or Console(), mirror or {}
+    store, mirror = store or Store(), mirror or {}
+    console = console or _console()
     recipe, commits = pinned(recipe if isinstance(recipe, Recipe) else load(recipe), store, mirror, offline=offline)
     for text in commits:
         console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
@@ -148,6 +149,12 @@ def run(
                 made[name] = found
                 view.exists(name, dict(found.metrics))
     return made
+
+
+def _console() -> Console:
+    """The terminal; under a notebook's cell plain lines, as it would keep every drawing of a board."""
+    found = Console()
+    return Console(force_jupyter=False, force_terminal=False) if found.is_jupyter else found
 
 
 def pinned(

@@ -34,6 +34,7 @@ from tercet.folders import (
     set_writable,
     sync_tree,
 )
+from tercet.html_table import html_table
 from tercet.journal import make_folder, to_disk
 from tercet.machine import processor
 from tercet.precision import reason
@@ -75,6 +76,12 @@ class Artifact:
     def record(self) -> dict[str, Any]:
         """All of `artifact.json`: also version, spec, digest, seconds and versions."""
         return artifact_json.read(self.path)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it: where it lies, what it was made from, what was measured."""
+        facts = {"folder": self.path.name, "made from": ", ".join(self.inputs) or "nothing"}
+        shown = {name: f"{value:,.6g}" for name, value in self.metrics.items()}
+        return html_table(f"{self.name} ({self.kind})", ("", "value"), (facts | shown).items())
 
     @classmethod
     def read(cls, path: Path) -> Artifact:

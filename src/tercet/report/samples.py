@@ -256,7 +256,7 @@ def _hash(text: str) -> str:
 def _spaced(values: Sequence[int], most: int) -> list[int]:
     if len(values) <= most:
         return list(values)
-    return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
+    return [values[round(i * (len(values) - 1) / max(1, most - 1))] for i in range(most)]
 
 
 def _differ(rows: Sequence[Object]) -> bool:
