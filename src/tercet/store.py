@@ -78,10 +78,9 @@ class Artifact:
         return artifact_json.read(self.path)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows of it: where it lies, what it was made from, what was measured."""
         facts = {"folder": self.path.name, "made from": ", ".join(self.inputs) or "nothing"}
-        shown = {name: f"{value:,.6g}" for name, value in self.metrics.items()}
-        return html_table(f"{self.name} ({self.kind})", ("", "value"), (facts | shown).items())
+        facts |= {name: f"{value:,.6g}" for name, value in self.metrics.items()}
+        return html_table(f"{self.name} ({self.kind})", ("", "value"), facts.items())
 
     @classmethod
     def read(cls, path: Path) -> Artifact:

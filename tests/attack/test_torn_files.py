@@ -17,8 +17,9 @@ import pytest
 from tests.attack.scale import times
 from tests.data.synthesis.test_on_policy import StageRun, Writer, often_right, sums
 
-from tercet import downloads, hub, journal
+from tercet import hub, journal
 from tercet.data.synthesis.request_log import RequestLog
+from tercet.hub import downloads
 from tercet.journal import JournalError
 from tercet.kernels import native
 from tercet.rows import Completion, Source

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from tercet.device.mesh import wait
-from tercet.downloads import cache_folder
+from tercet.hub.downloads import cache_folder
 from tercet.journal import seal, unseal
 from tercet.machine import processor
 

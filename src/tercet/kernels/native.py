@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from tercet.argv import Outside, command
-from tercet.downloads import cache_folder
+from tercet.hub.downloads import cache_folder
 from tercet.journal import intact, replacing, stamp
 from tercet.machine import processor
 

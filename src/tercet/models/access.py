@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tercet.downloads import cache_folder
+from tercet.hub.downloads import cache_folder
 from tercet.outside import printable
 
 HEAD_BYTES = 16 << 10  # of a request: its first line and its headers

@@ -24,9 +24,9 @@ import torch
 from huggingface_hub import snapshot_download
 
 from tercet.argv import Outside, isolated_pip
-from tercet.downloads import cache_folder
 from tercet.folders import FolderError, digest_of, plain_files
 from tercet.hub import HUB_ID
+from tercet.hub.downloads import cache_folder
 from tercet.journal import replace, seal, to_disk, unseal, write_json
 from tercet.models import gguf, tiny
 from tercet.models.adapter import merge_adapter, read_adapter

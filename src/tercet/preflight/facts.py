@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tercet.downloads import cache_folder
+from tercet.hub.downloads import cache_folder
 from tercet.models.headers import CONTEXT, BaseError, read_json, stored_tensors
 from tercet.recipe import BASE, URL, ModelSource, Recipe
 from tercet.recipe.wheel import PREFIX, read_wheel

@@ -124,9 +124,7 @@ class Placement(Spec):
 class ExamplesSpec(Spec):
     """Worked examples before every prompt of a source: a public file or a local one."""
 
-    path: str = Field(
-        description="Hub id, `hf:OWNER/NAME/FILE`, `github:OWNER/NAME/FILE`, or local jsonl, json, csv or parquet file."
-    )
+    path: str = Field(description="Hub id, `hf:` or `github:OWNER/NAME/FILE`, or local jsonl, json, csv, parquet file.")
     subset: str = Field("", description="Hub subset.")
     split: str = Field("train", description="Hub split.")
     revision: str = Field("", description="Pinned revision.")

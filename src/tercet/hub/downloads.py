@@ -49,7 +49,7 @@ def download(source: Source) -> Path:
 
 
 def _from_hub(source: Source, name: str, file: str) -> Path:
-    from tercet import hub_file  # imports huggingface_hub, which takes its time
+    from tercet.hub import hub_file  # imports huggingface_hub, which takes its time
 
     return hub_file.fetch(name, file, source.revision or "main", most=MOST_BYTES, seconds=DEADLINE)
 

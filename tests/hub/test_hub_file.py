@@ -11,7 +11,8 @@ import pytest
 from huggingface_hub import constants
 
 from fake_hub import COMMIT, TOKEN, running
-from tercet import downloads, hub
+from tercet import hub
+from tercet.hub import downloads
 from tercet.rows import RowError, Source
 
 ROWS = b"index,value\n" + b"".join(b"%d,%d\n" % (number, 7 * number) for number in range(9000))

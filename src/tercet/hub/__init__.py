@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tercet.downloads import download
+from tercet.hub.downloads import download
 from tercet.rows import RowError, Source
 from tercet.rows_file import read_file
 from tercet.rows_limits import opened

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tercet import downloads, hub
+from tercet import hub
+from tercet.hub import downloads
 from tercet.rows import RowError, Source
 
 FILES = {
