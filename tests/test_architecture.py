@@ -81,7 +81,7 @@ BUDGETS = {
     "kernels": 111,
     "models": 13_359,
     "preflight": 1_429,
-    "recipe": 2_153,
+    "recipe": 2_151,
     "report": 2_198,
     "sandbox": 2_460,
     "top": 4_567,
