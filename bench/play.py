@@ -22,7 +22,7 @@ import httpx2
 
 from tercet import machine
 
-ROUNDS, TOKENS = 5, 48
+ROUNDS, TOKENS = 5, 24
 QUESTION = "How many apples are left when {} of {} are eaten?"
 
 

@@ -85,7 +85,9 @@ def test_an_edited_turn_is_a_branch(seen):
 
 def test_the_verdict_is_the_stored_one(seen):
     for shown, stored in seen["verdicts"]:
-        assert shown.split()[-1] in stored
+        if "same answer" in stored:
+            assert stored.endswith(f": {shown.split()[-1]}.")
+    assert any("same answer" in stored for _, stored in seen["verdicts"])
 
 
 def test_a_planted_sentence_is_traced_and_a_fresh_one_is_not(seen):

@@ -100,7 +100,7 @@ const mend = async (words) => {
   await page.waitForSelector(".edit", { state: "detached" });
   await page.locator(".answer").last().locator("button:text-is('Trace')").click();
   await page.waitForSelector(".trace", { timeout: 60_000 });
-  const spans = await page.$$eval(".trace button.span", (found) => found.map((one) => one.textContent));
+  const spans = await page.$$eval(".trace .span", (found) => found.map((one) => one.textContent));
   return { spans, rows: await page.$$eval(".trainrow", (rows) => rows.map((row) => row.innerText.slice(0, 200))) };
 };
 seen.planted = await mend(planted);

@@ -1,4 +1,4 @@
-import { button, el } from "./dom.js";
+import { el } from "./dom.js";
 
 // An answer with the spans underlined that stand word for word in training rows, and those rows below.
 export function traceView(text, trace, label) {
@@ -8,8 +8,11 @@ export function traceView(text, trace, label) {
   let place = 0;
   for (const [start, stop] of trace.covered) {
     const own = trace.spans.filter((span) => span.start < stop && start < span.stop);
+    const show = () => rows.replaceChildren(...own.map((span) => spanRows(span)));
+    const key = (event) => { if (["Enter", " "].includes(event.key)) { event.preventDefault(); show(); } };
+    // no button element: its text would not flow over several lines
     box.append(letters.slice(place, start).join(""),
-      button(letters.slice(start, stop).join(""), null, () => rows.replaceChildren(...own.map((span) => spanRows(span))), { class: "span" }));
+      el("span", { class: "span", role: "button", tabindex: "0", onclick: show, onkeydown: key }, letters.slice(start, stop).join("")));
     place = stop;
   }
   box.append(letters.slice(place).join(""));

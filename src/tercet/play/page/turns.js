@@ -66,7 +66,7 @@ function cellView(state, node, name, place, act) {
     sample ? body(sample, tokens) : null,
     sample ? factsView(answer, sample) : null,
     shareView(answer.samples.map((one) => one.verdict)),
-    sample?.verdict ? verdictView(sample.verdict, answer.shown ? null : node.stored?.[name]) : null,
+    sample?.verdict ? verdictView(sample.verdict, answer.shown ? null : node.stored?.[name], sample.edited ?? sample.text) : null,
     act && sample && answer.status !== "writing" && answer.status !== "waiting" ? toolsView(state, node, column, answer, sample, act) : samplePager(answer, act, node, name),
   ].filter(Boolean);
   const body = (sample, tokens) => {

@@ -1,7 +1,7 @@
 import { el } from "./dom.js";
 
 // The verdict under an answer, as the report writes it, with every constraint ticked.
-export function verdictView(grade, stored) {
+export function verdictView(grade, stored, text) {
   const mark = grade.right === null ? "–" : grade.right ? "✓" : "✗";
   const kind = grade.right === null ? "" : grade.right ? " right" : " wrong";
   const name = grade.right === null ? "not graded" : grade.right ? "right" : "wrong";
@@ -19,7 +19,13 @@ export function verdictView(grade, stored) {
         el("span", { class: "tick", role: "img", "aria-label": part.right ? "followed" : part.right === null ? "not graded" : "not followed" }, part.right ? "✓" : part.right === null ? "–" : "✗"),
         part.label)))
       : null,
-    stored ? el("p", { class: "small soft" }, `In the evaluation it was ${stored.right === null ? "not graded" : stored.right ? "right" : "wrong"}.`) : null);
+    stored ? el("p", { class: "small soft" }, storedText(stored, text)) : null);
+}
+
+// Arithmetic that rounds otherwise can change a token, and with it the rest of an answer.
+function storedText(stored, text) {
+  const was = stored.right === null ? "not graded" : stored.right ? "right" : "wrong";
+  return stored.output === text ? `The evaluation has the same answer: ${was}.` : `The evaluation has another answer, which was ${was}.`;
 }
 
 // With several samples: the share that passed, and a mark for each.
