@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from tests.attack.hostile_texts import MARKUP, OBEYED
 
+from tercet.report.data_page import write_page
 from tercet.report.page import run
 from tercet.rows import read_table, write_table
+from tercet.store import Artifact
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "report"))
 from fake_rollouts import write_rewarded
@@ -24,8 +26,8 @@ from fake_run import FakeRun
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="no chromium on this machine")
 TEXTS = MARKUP + OBEYED
-PAGES = ("index.html", "rollouts.html")
-LOOKS = [(width, scheme) for width in (390, 1400) for scheme in ("dark", "light")]
+PAGES = ("index.html", "rollouts.html", "data.html")
+LOOKS = [(390, "dark"), (1400, "light")]
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _poison(fake)
     fake.recipe.stage["page"] = fake.spec.model_copy(update={"title": MARKUP[4]})
     run(fake.spec, fake.inputs, out, fake.context)
+    write_page(Artifact.read(fake.folder("sft-data")), out / "data.html")
     return out
 
 
@@ -48,7 +51,11 @@ def _poison(fake: FakeRun) -> None:
             for turn in line.get("messages", ()):
                 turn["content"] = next(texts)
         file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    for name, columns in {"rollouts": ("text", "answer", "outcome"), "removed": ("row_text", "detail", "rule")}.items():
+    for name, columns in {
+        "rollouts": ("text", "answer", "outcome"),
+        "removed": ("row_text", "detail", "rule"),
+        "rows": ("source", "reference", "verifier"),
+    }.items():
         for file in fake.store.rglob(f"{name}.parquet"):
             rows = read_table(file)
             for row in rows:

@@ -88,7 +88,8 @@ def curve(points: Sequence[Point], *, label: str, tone: int = 0, bound: Bound | 
     marks = ticks(low, high, 5)
     texts = distinct(marks)
     left = 10 + max(text_width(text, TICK) for text in texts)
-    x = _scale(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, left, WIDTH - right)
+    ends = (min(xs), max(xs)) if len(points) > 1 else (xs[0] - 1, xs[0] + 1)
+    x = _scale(*ends, left, WIDTH - right)
     body = [_grid(marks, texts, y, left, WIDTH - right), *_steps(xs, x, height - 7)]
     smooth = running_mean(ys) if len(ys) >= 40 else ys
     body.append(f'<g class="c{tone % SERIES}">')
