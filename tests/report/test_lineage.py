@@ -3,7 +3,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tercet.report import labels
@@ -43,6 +43,7 @@ def test_every_box_and_every_edge_is_drawn() -> None:
     assert rects(root).keys() == {box.name for box in BOXES}
 
 
+@settings(max_examples=30)
 @given(graphs())
 def test_children_stand_below_their_parents_in_rows_that_a_page_can_hold(boxes: list[Box]) -> None:
     root = ET.fromstring(lineage(boxes))
@@ -54,6 +55,7 @@ def test_children_stand_below_their_parents_in_rows_that_a_page_can_hold(boxes: 
     assert len(set(place.values())) == len(boxes)
 
 
+@settings(max_examples=30)
 @given(graphs())
 def test_texts_stay_in_their_boxes(boxes: list[Box]) -> None:
     for group in ET.fromstring(lineage(boxes)).iter("g"):

@@ -70,10 +70,31 @@ const inspect = () => {
   return found;
 };
 
+// Runs in the page after each Tab: what has the focus must show it, and stand where it can be seen.
+const focused = () => {
+  const [at, bar] = [document.activeElement, document.querySelector("nav").getBoundingClientRect().bottom];
+  if (at === document.body) return null;
+  const [style, box] = [getComputedStyle(at), at.getBoundingClientRect()];
+  const what = `<${at.tagName.toLowerCase()} class="${at.className}"> ${at.textContent.trim().slice(0, 40)}`;
+  if (style.outlineStyle === "none" || parseFloat(style.outlineWidth) < 1) return `the focus is not seen on ${what}`;
+  const covered = !at.closest("nav") && (box.bottom < bar || box.top > innerHeight);
+  return covered ? `the focus is out of sight on ${what}` : "";
+};
+const tabs = async (tab) => {
+  const found = [];
+  for (let i = 0; i < 60; i++) {
+    await tab.keyboard.press("Tab");
+    const said = await tab.evaluate(focused);
+    if (said === null) break;
+    if (said) found.push(said);
+  }
+  return found;
+};
+
 for (const page of pages) {
   for (const width of [390, 1400]) {
     for (const colorScheme of ["light", "dark"]) {
-      const context = await browser.newContext({ viewport: { width, height: 900 }, colorScheme, bypassCSP: true });
+      const context = await browser.newContext({ viewport: { width, height: 900 }, colorScheme, bypassCSP: true, reducedMotion: "reduce" });
       const tab = await context.newPage();
       const where = `${basename(dirname(page))}/${basename(page)} ${width} ${colorScheme}`;
       tab.on("console", (message) => findings.push(`${where}: console: ${message.text()}`));
@@ -84,6 +105,7 @@ for (const page of pages) {
       await tab.evaluate(() => [...document.querySelectorAll("details")].forEach((one) => { one.open = true; }));
       for (const line of await tab.evaluate(inspect)) findings.push(`${where}: ${line}`);
       for (const line of await tab.evaluate(ran)) findings.push(`${where}: ${line}`);
+      if (colorScheme === "light") for (const line of await tabs(tab)) findings.push(`${where}: ${line}`);
       await tab.evaluate(axe);
       const { violations } = await tab.evaluate("axe.run(document, { resultTypes: ['violations'] })");
       for (const one of violations)
