@@ -82,7 +82,7 @@ BUDGETS = {
     "models": 13_359,
     "preflight": 1_429,
     "recipe": 2_151,
-    "report": 2_198,
+    "report": 2_199,
     "sandbox": 2_460,
     "top": 4_567,
     "trace": 853,
