@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from fake_rollouts import rollouts as made
 from fake_run import SCRIPT, FakeRun
+from tests.attack.test_pages import browse, needs_browser
 
 from tercet.cli.main import main
 from tercet.report import rollouts, unfinished
@@ -163,6 +164,19 @@ def test_long_texts_are_bounded(rewarded: FakeRun, tmp_path: Path, monkeypatch: 
     assert (tmp_path / "page.html").stat().st_size < 1_500_000
     text = data_of(tmp_path / "page.html")[0]["groups"][0]["samples"][0]["text"]
     assert text.endswith("… [10000 more characters]")
+
+
+@needs_browser
+def test_completions_are_counted_and_coloured_by_their_reward(rewarded: FakeRun, tmp_path: Path) -> None:
+    rows = [row | {"score": 1.0} for row in made(random.Random(3), num_rounds=1)[:4]]
+    for row, reward in zip(rows, (10.0, 4.0, 0.0, -1.0), strict=True):  # of which penalties took some or all
+        row["reward"] = reward
+    rollouts.write([artifact(rewarded, "ppo", rows)], tmp_path / "page.html")
+    document, _ = browse(tmp_path / "page.html", tmp_path / "profile")
+    assert re.findall(r'class="pill (\w+)">reward ([^<]+)<', document) == [
+        ("right", "10"), ("partly", "4"), ("wrong", "0"), ("wrong", "−1"),
+    ]  # fmt: skip
+    assert "<dt>rewarded</dt><dd>2 of 4</dd>" in document
 
 
 def test_a_prompt_drawn_twice_in_a_round_makes_two_groups(rewarded: FakeRun, tmp_path: Path) -> None:
