@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fake_run import FakeRun
 
+from tercet.rows import read_table
 from tercet.store import Store
 from tercet.watch import snapshot
 from tercet.watch.snapshot import StoreView, recent
@@ -125,6 +126,14 @@ def test_the_last_round_of_a_running_stage_is_shown(draft, tmp_path: Path) -> No
     assert found[0] | {"figure": ""} == {
         "asked": "Which?", "text": "It is 3.", "figure": "", "good": True, "about": "round 1 · gsm8k@1 · graded",
     }  # fmt: skip
+
+
+def test_the_last_completions_of_a_finished_stage_are_shown(made: FakeRun) -> None:
+    view = StoreView(Store(made.store))
+    shown = view.stage(made.folder("ppo").name)
+    assert shown is not None
+    rows = read_table(made.folder("ppo") / "payload" / "tercet" / "rollouts.parquet")[-2:]
+    assert [one["text"] for one in recent(view, shown[1], most=2)] == [row["text"] for row in rows]
 
 
 def test_the_last_answers_of_an_evaluation_are_shown(made: FakeRun) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from tercet import artifact_json, machine
 from tercet.folders import FolderError
 from tercet.recipe import RLSpec, kinds_of
+from tercet.report import rollouts, unfinished
 from tercet.report.collect import Curve, Stage, curves_of
 from tercet.rows import RowError
 from tercet.store import Store
@@ -23,6 +23,7 @@ from tercet.watch.lines import GrowingLines, Object, last_objects
 
 FRESH = 60.0  # seconds: a draft that changed since then is worked on, where locks cannot be seen
 STATES = ("running", "failed", "stopped", "done", "damaged")
+MOST_BYTES = 16 << 20  # of a group of rows that is read to show its last ones
 MOST_OPEN = 12  # stages whose lines are kept in memory
 MOST_FIGURES = 4  # of one stage in the list
 
@@ -139,26 +140,42 @@ def recent(view: StoreView, stage: Stage, most: int = 6) -> list[Object]:
     """
     with suppress(RowError, FolderError, OSError, KeyError, TypeError, ValueError, IndexError):
         if stage.kind in kinds_of(RLSpec):
-            return list(_completions(view, stage))[-most:]
+            table = stage.path / "payload" / rollouts.FILE
+            found = _last_rows(table) if table.is_file() else _last_round(view, stage)
+            return [_completion(one) for one in found[-most:]]
         logs = (stage.path / "work" / "results.jsonl", stage.path / "payload" / "results.jsonl")
         return [_answer(line) for file in logs for line in last_objects(file, most)][-most:]
     return []
 
 
-def _completions(view: StoreView, stage: Stage) -> Iterator[Object]:
-    from tercet.report import unfinished
+def _last_round(view: StoreView, stage: Stage) -> list[Object]:
+    """The completions of the last whole round in the log of a stage that runs."""
+    lines = last_objects(stage.path / unfinished.LOG, 1)
+    rows = unfinished.prompts(view.job(stage)) if lines else {}
+    return [one for line in lines for one in unfinished.completions(line, rows)]
 
-    log = stage.path / unfinished.LOG
-    for line in last_objects(log, 1):
-        rows = unfinished.prompts(view.job(stage))
-        for one in unfinished.completions(line, rows):
-            yield {
-                "asked": one["prompt"],
-                "text": one["text"],
-                "figure": f"reward {one['reward']:.3g}",
-                "good": one["reward"] > 0,
-                "about": f"round {one['step']} · {one['verifier']} · {one['outcome']}",
-            }
+
+def _last_rows(table: Path) -> list[Object]:
+    """The last rows of a table, unless its last group of rows is too large to be read in passing."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(table) as found:
+        last = found.num_row_groups - 1
+        if last < 0 or found.metadata.row_group(last).total_byte_size > MOST_BYTES:
+            return []
+        columns = ["step", "verifier", "prompt", "text", "outcome", "reward"]
+        group = found.read_row_group(last, columns=columns)
+        return list(group.slice(max(0, group.num_rows - 100)).to_pylist())
+
+
+def _completion(one: Object) -> Object:
+    return {
+        "asked": one["prompt"],
+        "text": one["text"],
+        "figure": f"reward {one['reward']:.3g}",
+        "good": one["reward"] > 0,
+        "about": f"round {one['step']} · {one['verifier']} · {one['outcome']}",
+    }
 
 
 def _answer(line: Object) -> Object:
