@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tercet.outside import mended, unicode_only
+
 HERE = Path(__file__).parent / "page"
 STYLE = Path(__file__).parents[1] / "report" / "page.css"
 KINDS = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
@@ -39,9 +41,9 @@ def frozen(state: dict[str, Any]) -> str:
     """One HTML file that shows the answers, verdicts and traces of a state, and asks nobody for anything."""
     style = "\n".join(assets()[name][0].decode() for name in ("page.css", "play.css"))
     script = "\n".join(_plain(assets()[f"{name}.js"][0].decode()) for name in FROZEN)
-    data = json.dumps(state, ensure_ascii=True).replace("<", "\\u003c")
+    data = json.dumps(mended(state), ensure_ascii=True).replace("<", "\\u003c")
     policy = f"{NOTHING}; style-src {_digest(style)}; script-src {_digest(script)}"
-    title = html.escape(str(state.get("title") or "Answers")[:200])
+    title = html.escape(unicode_only(str(state.get("title") or "Answers"))[:200])
     return f"""<!doctype html>
 <html lang="en">
 <head>
