@@ -80,7 +80,7 @@ BUDGETS = {
     "hub": 401,
     "kernels": 111,
     "models": 13_359,
-    "play": 1_005,
+    "play": 1_003,
     "preflight": 1_429,
     "recipe": 2_151,
     "report": 2_199,
