@@ -77,7 +77,7 @@ BUDGETS = {
     "device": 1_206,
     "evals": 3_477,
     "forecast": 638,
-    "hub": 401,
+    "hub": 400,
     "kernels": 111,
     "models": 13_359,
     "play": 1_003,

@@ -37,11 +37,10 @@ class HubFileError(OSError):
 def fetch(name: str, file: str, revision: str, *, most: int, seconds: float) -> Path:
     """The path of `file` of the data set `name` in the cache; at most so many bytes and seconds are spent on it."""
 
-    class Limit(_Limit):
-        limits = (most, seconds)
+    bar = type("_DownloadLimit", (_DownloadLimit,), {"limits": (most, seconds)})
 
     def download(*, again: bool) -> Path:
-        options: dict[str, Any] = {"repo_type": "dataset", "revision": revision, "tqdm_class": Limit}
+        options: dict[str, Any] = {"repo_type": "dataset", "revision": revision, "tqdm_class": bar}
         return Path(hf_hub_download(name, file, force_download=again, **options))
 
     try:
@@ -74,7 +73,7 @@ def whole(file: Path) -> bool:
     return found.hexdigest() == digest
 
 
-class _Limit(tqdm):
+class _DownloadLimit(tqdm):
     """In the place of a progress bar: shows nothing, and ends a download that is too large or takes too long."""
 
     limits = (0, 0.0)
