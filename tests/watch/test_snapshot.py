@@ -113,6 +113,17 @@ def test_curves_of_a_running_stage_are_its_journals_but_for_torn_lines(draft, tm
     assert view.curves(shown[1])[0].points[-1] == (2.0, 3.5)
 
 
+def test_alerts_of_a_running_stage_are_read_from_its_log(draft, tmp_path: Path) -> None:
+    folder = draft(locked=True)
+    write(
+        folder,
+        "log.txt",
+        "note: 3 rows\nalert after round 7: `kl` in round 7: too far\nalert after round 9: `hollow`\n",
+    )
+    assert only(tmp_path / "runs")["alerts"] == 2
+    assert snapshot.live_alerts(folder)[0] == {"title": "Alert", "first": 7, "message": "`kl` in round 7: too far"}
+
+
 def test_the_last_round_of_a_running_stage_is_shown(draft, tmp_path: Path) -> None:
     folder = draft(locked=True)
     group = {"place": 0, "prompt_id": "r1", "samples": [SAMPLE, SAMPLE | {"reward": 0.0}]}

@@ -34,7 +34,7 @@ from tercet.report.render import render
 from tercet.rows import RowError
 from tercet.store import Artifact, Store
 from tercet.watch.load import MachineLoad
-from tercet.watch.snapshot import StoreView, log_tail, recent
+from tercet.watch.snapshot import StoreView, live_alerts, log_tail, recent
 
 if TYPE_CHECKING:
     from uvicorn import Server
@@ -168,7 +168,8 @@ class WatchSite:
             "rollouts": stage.kind in kinds_of(RLSpec),
             "data": bool(stage.file("summary.json")) and bool(summary(stage.kind, stage.path / "payload")),
         }
-        more = {"log": log_tail(stage.path), "recent": recent(self.view, stage), "alerts": monitors.summary(stage)}
+        alerts = monitors.summary(stage) or {"raised": live_alerts(stage.path) if pages["rollouts"] else []}
+        more = {"log": log_tail(stage.path), "recent": recent(self.view, stage), "alerts": alerts}
         return _json({"stage": about, "inputs": stage.inputs, "curves": drawn, "pages": pages, **more})
 
     def _rollouts(self, about: dict[str, Any], stage: Stage) -> SiteAnswer:

@@ -6,6 +6,7 @@ Only files are read. Whether a stage runs is seen from the lock that its process
 from __future__ import annotations
 
 import json
+import re
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,8 @@ from tercet.watch.lines import GrowingLines, Object, last_objects
 
 FRESH = 60.0  # seconds: a draft that changed since then is worked on, where locks cannot be seen
 STATES = ("running", "failed", "stopped", "done", "damaged")
+ALERT = re.compile(r"^alert after round (\d+): (.*)$", re.MULTILINE)
+MOST_LOG = 1 << 18  # bytes at the end of a log in which alerts are looked for
 MOST_BYTES = 16 << 20  # of a group of rows that is read to show its last ones
 MOST_OPEN = 12  # stages whose lines are kept in memory
 MOST_FIGURES = 4  # of one stage in the list
@@ -103,6 +106,7 @@ class StoreView:
         done, total = (int(progress.get(key) or 0) for key in ("done", "total"))
         about |= {"done": done, "of": total, "seconds": progress.get("seconds")}
         about["figures"] = _figures(progress.get("metrics") or {})
+        about["alerts"] = len(live_alerts(folder)) if about["kind"] in kinds_of(RLSpec) else 0
         if about["state"] == "running":
             about["left"] = self._left(folder.name, done, total, progress.get("seconds"))
         return about
@@ -188,6 +192,12 @@ def _answer(line: Object) -> Object:
         "good": float(line["score"]) >= 0.5 if line.get("metric") != "bpb" else None,
         "about": f"{line['task']} · {line['item']}",
     }
+
+
+def live_alerts(folder: Path) -> list[Object]:
+    """The alerts of an RL stage that has not ended, which stand in its log: `alert after round 3: ...`."""
+    found = ALERT.findall(log_tail(folder, MOST_LOG))
+    return [{"title": "Alert", "first": int(number), "message": message} for number, message in found]
 
 
 def log_tail(folder: Path, most: int = 4000) -> str:
