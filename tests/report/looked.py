@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
-MODULES, CHROMIUM = os.environ.get("TERCET_NODE_MODULES", ""), shutil.which("chromium")
+FOLDER, CHROMIUM = os.environ.get("TERCET_BROWSER", ""), shutil.which("chromium")
 LOOK = Path(__file__).parent / "browser" / "look.mjs"
 needs_browser = pytest.mark.skipif(
-    not (MODULES and CHROMIUM and shutil.which("node")), reason="no TERCET_NODE_MODULES, no node or no chromium"
+    not (FOLDER and CHROMIUM and shutil.which("node")),
+    reason="TERCET_BROWSER names no folder with playwright-core and axe-core, or there is no node or chromium",
 )
 
 
 def findings(*pages: str) -> list[str]:
     """What is wrong with pages (files or addresses); axe's moderate and minor advice is left out."""
-    call = ["node", str(LOOK), MODULES, str(CHROMIUM), "", *pages]
+    call = ["node", str(LOOK), str(Path(FOLDER) / "node_modules"), str(CHROMIUM), "", *pages]
     done = subprocess.run(call, capture_output=True, text=True, check=True)
     return [one for one in json.loads(done.stdout) if "axe moderate" not in one and "axe minor" not in one]

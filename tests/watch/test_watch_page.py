@@ -1,4 +1,4 @@
-"""The page of `tercet watch` in a browser: see tests/report/test_browser.py for what it needs."""
+"""The page of `tercet watch` in a browser: see tests/report/test_looks.py for what it needs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How pages look, as a browser measures it: nothing cut, outside its frame or on something else, no fault of axe.
 
-Needs node, chromium and a folder of node_modules with playwright-core and axe-core (`npm install playwright-core
-axe-core`), whose path is in TERCET_NODE_MODULES. It takes about a minute.
+Needs node, chromium and TERCET_BROWSER: a folder in which `npm install playwright-core axe-core` was run. It takes
+about three minutes.
 """
 
 from __future__ import annotations
