@@ -73,6 +73,12 @@ def test_every_stage_of_the_store_is_told_with_the_machines_load(site: WatchSite
     assert found["every"] == 2.0
 
 
+def test_a_store_of_very_many_stages_is_told_in_part(site: WatchSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MOST_LISTED", 3)
+    found = json.loads(ask(site, "/store")[2])
+    assert (len(found["stages"]), found["more"]) == (3, len(site.view.stages()) - 3)
+
+
 def test_a_stage_is_told_with_curves_alerts_answers_and_pages(site: WatchSite, made: FakeRun) -> None:
     found = json.loads(ask(site, f"/stage/{made.folder('ppo').name}")[2])
     lines = [json.loads(line) for line in (made.folder("ppo") / "metrics.jsonl").read_text().splitlines()]

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 EVERY = 2.0  # seconds between two questions of a page, where few ask
 CLIENTS = 10  # so many ask at that pace; more share what they may
+MOST_LISTED = 500  # stages on the page, those that run and the newest
 KEPT = 1.0  # seconds for which one reading of the store answers everybody
 PAGE_SECONDS = 20.0  # for which a page of rollouts, which is costly, answers everybody
 COOKIE = "tercet-watch"
@@ -149,8 +150,10 @@ class WatchSite:
         return EVERY * max(1.0, math.ceil(lately * EVERY / CLIENTS))
 
     def _store(self) -> SiteAnswer:
-        stages, load = self.view.stages(), self.load.read()
-        return _json({"store": str(self.store.root), "every": self.every(), "stages": stages, "machine": load})
+        stages = self.view.stages()
+        more = {"more": len(stages) - len(stages[:MOST_LISTED]), "machine": self.load.read()}
+        head = {"store": str(self.store.root), "every": self.every()}
+        return _json(head | {"stages": stages[:MOST_LISTED]} | more)
 
     def _stage(self, about: dict[str, Any], stage: Stage) -> SiteAnswer:
         drawn = [

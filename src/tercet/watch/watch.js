@@ -73,6 +73,7 @@
       const own = found.stages.filter((stage) => states.includes(stage.state));
       return own.length ? [make("h2", "", `${title} (${own.length})`), ...own.map(entry)] : [];
     });
+    if (found.more) parts.push(make("p", "small soft", `${found.more} older stages are not listed.`));
     list.replaceChildren(...(parts.length ? parts : [make("p", "soft", "Nothing stands in this store yet.")]));
     if (focused) list.querySelector(`[data-place="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
   };
