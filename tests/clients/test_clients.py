@@ -22,7 +22,7 @@ from tercet.models.openai.served import ServedModel
 from tercet.rows import PLAIN, Message, Sampling
 
 ROOT, HERE = Path(__file__).parents[2], Path(__file__).parent
-PYTHON = ROOT / "bench" / ".clients-venv" / "bin" / "python"
+PYTHON = ROOT / ".venv-clients" / "bin" / "python"
 KEY = "key-of-clients"
 HERMES = ROOT / "tests" / "models" / "templates" / "hermes.jinja"
 REFUSED = {
