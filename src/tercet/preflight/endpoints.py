@@ -8,11 +8,13 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from urllib.parse import urlsplit
 
 import httpx2
 
 from tercet.argv import Outside, isolated_pip
+from tercet.models.openai.endpoint import key_of
+from tercet.models.openai.payloads import PassingFailure
+from tercet.models.openai.wire import Wire
 from tercet.outside import without_userinfo
 from tercet.preflight import network
 from tercet.preflight.facts import Facts
@@ -22,7 +24,6 @@ from tercet.records import OK, STOPS, UNTRIED, WARNING, CheckResult
 
 TIMEOUT = 10.0  # seconds for one answer
 AT_ONCE = 8
-MOST_BYTES = 1 << 20  # of a server's list of models
 
 
 def reached(facts: Facts, missing: Sequence[str], *, offline: bool) -> Iterator[CheckResult]:
@@ -49,7 +50,7 @@ def reached(facts: Facts, missing: Sequence[str], *, offline: bool) -> Iterator[
 def _server(model: str, stage: str) -> CheckResult:
     """A server must list the model that the recipe names."""
     url, _, name = model.partition("#")
-    status, content = _get(f"{url.rstrip('/')}/models", url)
+    status, content = _get(url, "models", keyed=True)
     if status in (401, 403):
         advice = "set TERCET_API_KEY (for api.openai.com OPENAI_API_KEY)"
         return CheckResult("endpoints", STOPS, f"{url} wants another key (HTTP {status})", advice, stage)
@@ -68,27 +69,24 @@ def _server(model: str, stage: str) -> CheckResult:
 
 def _answers(url: str, stage: str) -> CheckResult:
     """Whether anything at all answers at an engine's address."""
-    status, why = _get(url, "")
+    status, why = _get(url, "", keyed=False)
     if status:
         return CheckResult("endpoints", OK, f"the engine {url} answers", stage=stage)
     return CheckResult("endpoints", STOPS, f"the engine {url} does not answer ({why})", "start `tercet engine`", stage)
 
 
-def _get(address: str, url: str) -> tuple[int, str]:
-    """Status and text of an answer; status 0 and why, where none comes. The key goes only where it belongs."""
-    names = ["TERCET_API_KEY", *["OPENAI_API_KEY"] * (urlsplit(url).hostname == "api.openai.com")]
-    key = next(filter(None, (os.environ.get(name, "").strip() for name in names)), "") if url else ""
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    content = b""
+def _get(url: str, path: str, *, keyed: bool) -> tuple[int, str]:
+    """Status and text of an answer; status 0 and why, where none comes. An engine has no use for a server's key."""
     try:
-        with httpx2.Client(timeout=TIMEOUT) as client, client.stream("GET", address, headers=headers) as answer:
-            for piece in answer.iter_bytes():
-                content += piece
-                if len(content) > MOST_BYTES:
-                    break
-            return answer.status_code, content.decode("utf-8", errors="replace")
-    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:  # a key with a line feed is a ValueError
-        return 0, f"{type(error).__name__}: {without_userinfo(str(error))}"[:200]
+        key = key_of(url) if keyed else ""
+        wire = Wire(url.rstrip("/"), {"Authorization": f"Bearer {key}"} if key else {}, 1)
+        try:
+            answer = wire.get(path, seconds=TIMEOUT)
+        finally:
+            wire.close()
+    except (PassingFailure, httpx2.InvalidURL, ValueError) as error:  # a key that is none is a ValueError
+        return 0, without_userinfo(str(error))[:200]
+    return answer.status, answer.content.decode("utf-8", errors="replace")
 
 
 def _fetched(facts: Facts, what: str, stage: str) -> CheckResult:

@@ -111,6 +111,5 @@ def ranks(recipe: Recipe) -> CheckResult:
     if wanted > cores:
         advice = f"set placement.ranks = 1: {cores} threads of one process do the same"
         return CheckResult("ranks", WARNING, f"placement.ranks is {wanted}, and there are {cores} cores", advice)
-    return CheckResult(
-        "ranks", OK, f"{wanted}, with {recipe.placement.threads or cores // wanted} threads each; no card"
-    )
+    threads = recipe.placement.threads or cores // wanted
+    return CheckResult("ranks", OK, f"ranks: {wanted}, threads of each: {threads}, cores: {cores}; no card here")

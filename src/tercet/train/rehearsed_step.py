@@ -184,6 +184,8 @@ def _step(state: State, asked: Rehearsal, stage: str, ranks: Mesh, rate: float) 
     seconds, peak = time.monotonic() - began, peak_memory(ranks.device)
     what = f"{batch.num_tokens:,} tokens forward, backward and update in {seconds:.1f} s"
     what += f" ({measured['tokens_per_second']:,.0f} tokens/s), peak {peak:.1f} GB"
+    if not asked.rows[stage]:
+        what += "; of full length, as its rows are not known yet"
     if whole > most:
         return CheckResult(
             "longest batch", WARNING, f"{what}; the longest has {whole:,}, too many to try here", "", stage

@@ -52,11 +52,18 @@ class Wire:
     def post(self, path: str, data: bytes, headers: Mapping[str, str], *, seconds: float, tokens: int) -> HttpAnswer:
         """The answer to one request, which is about so many tokens; `PassingFailure` where none came in time."""
         most = min(MOST_BYTES, LEAST_BYTES + TOKEN_BYTES * max(0, tokens))
+        return self._ask("POST", path, seconds, most, content=data, headers=dict(headers))
+
+    def get(self, path: str, *, seconds: float) -> HttpAnswer:
+        """The same without a body: what stands at a path."""
+        return self._ask("GET", path, seconds, LEAST_BYTES)
+
+    def _ask(self, method: str, path: str, seconds: float, most: int, **sent: Any) -> HttpAnswer:
         self._clock.start(seconds)
         timeout = httpx2.Timeout(seconds, connect=min(seconds, CONNECT))
         content = bytearray()
         try:
-            with self.client.stream("POST", path, content=data, headers=dict(headers), timeout=timeout) as response:
+            with self.client.stream(method, path, timeout=timeout, **sent) as response:
                 for piece in response.iter_raw():
                     content += piece
                     if len(content) > most:
