@@ -121,14 +121,24 @@ class _How(NamedTuple):
         return (self.scale if self.softcap is None else 1.0) / self.temperature
 
 
-def _products(hidden: Tensor, weight: Tensor, bias: Tensor | None, how: _How) -> Tensor:
-    """Logits without scale and temperature; with a cap, and then at least in fp32, where there is one."""
-    raw = _projected(hidden, weight, bias)
+def _products(hidden: Tensor, weight: Tensor, bias: Tensor | None, how: _How, room: Tensor) -> Tensor:
+    """Logits without scale and temperature; with a cap, and then at least in fp32, where there is one.
+
+    They lie in `room`: a chunk of its own for each part would leave a hole in the heap that fits none of the others.
+    """
+    raw = _projected(hidden, weight, bias, room[: len(hidden)])
     return raw if how.softcap is None else _capped(raw, how.scale, how.softcap)
 
 
-def _projected(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return hidden @ weight.T if bias is None else torch.addmm(bias, hidden, weight.T)
+def _projected(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
+    if bias is not None:
+        return torch.addmm(bias, hidden, weight.T, out=out)
+    return hidden @ weight.T if out is None else torch.mm(hidden, weight.T, out=out)
+
+
+def _room(hidden: Tensor, weight: Tensor) -> Tensor:
+    """Where the logits of one chunk lie, whichever it is."""
+    return hidden.new_empty(min(len(hidden), chunk_rows(len(weight), weight.device)), len(weight))
 
 
 def _capped(raw: Tensor, scale: float, softcap: float) -> Tensor:
@@ -176,8 +186,9 @@ class _TokenLogps(torch.autograd.Function):
         logps = torch.empty(num, dtype=wide, device=hidden_PH.device)
         norms = torch.empty_like(logps)
         entropies = torch.empty_like(logps) if how.entropy else logps.new_empty(0)
+        room = _room(hidden_PH, weight_VH)
         for part in _chunks(num, weight_VH):
-            products = _products(hidden_PH[part], weight_VH, bias_V, how)
+            products = _products(hidden_PH[part], weight_VH, bias_V, how, room)
             if available(hidden_PH) and not how.entropy:
                 _row_logps(products, targets_P[part], norms[part], logps[part], how.inverse)
                 continue
@@ -210,8 +221,9 @@ class _TokenLogps(torch.autograd.Function):
         wide = torch.promote_types(weight_VH.dtype, torch.float32) if len(parts) > 1 else weight_VH.dtype
         grad_weight = torch.zeros_like(weight_VH, dtype=wide) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias_V, dtype=norms.dtype) if bias_V is not None else None
+        room = _room(hidden_PH, weight_VH)
         for part in parts:
-            products = _products(hidden_PH[part], weight_VH, bias_V, how)
+            products = _products(hidden_PH[part], weight_VH, bias_V, how, room)
             slope = _slopes(products, targets_P[part], norms[part], grad_P[part], how)
             if grad_bias is not None:
                 grad_bias += slope.sum(0, dtype=grad_bias.dtype)
