@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from tercet.cli.output import emit, say, table
@@ -12,6 +13,7 @@ from tercet.forecast import SHARES, rate
 from tercet.forecast.machines import ASSUMED, CPU, Machine, machine
 from tercet.forecast.shape import ModelShape, known
 from tercet.forecast.stages import Forecast, Work, forecast, setting_of, value_of
+from tercet.forecast.texts import texts_of
 from tercet.pipeline import PlanLine
 from tercet.precision import resolve
 from tercet.preflight import Obstacle, refuse
@@ -25,13 +27,20 @@ def show(args: argparse.Namespace, recipe: Recipe, lines: Sequence[PlanLine], mi
     here = (rate(recipe.dtype), SHARES[resolve(recipe.dtype)]) if args.machine == CPU else ()
     where = machine(args.machine, *here)
     works, unknown = works_of(recipe, lines, mirror, where)
-    found = [forecast(work, where, ASSUMED) for work in works]
+    made = {line.name: line.path / "payload" for line in lines if line.exists}
+    found = [forecast(work, where, ASSUMED | _lengths(work, made)) for work in works]
     if args.json:
         emit({"machine": asdict(where), "assumed": ASSUMED, "stages": list(map(asdict, found)), "unknown": unknown})
     else:
         _print(found, unknown, where)
     refuse(Obstacle(one.name, "--machine", f"{one.refused}; {_way(one)}") for one in found if one.refused)
     return 0
+
+
+def _lengths(work: Work, made: Mapping[str, Path]) -> dict[str, float]:
+    """How long the texts are that a stage reads, where they exist already."""
+    names = (getattr(work.spec, field, "") for field in ("rows", "pairs", "prompts"))
+    return next((texts_of(made[name]) for name in names if name in made), {})
 
 
 def _way(one: Forecast) -> str:
