@@ -1,4 +1,4 @@
-"""Five short runs of SmolLM2-135M on a CPU: the peak of their memory beside what was forecast, without a weight read.
+"""Short runs of SmolLM2-135M on a CPU: the peak of their memory beside what was forecast, without a weight read.
 
     python bench/forecast.py [--only NAME] [--work DIR]     writes bench/results/forecast.json
 
@@ -25,12 +25,17 @@ from tercet.recipe import load
 from tercet.store import Store
 
 HERE = Path(__file__).parent
+LONG = ("placement.micro_tokens=2048", "stage.sft.max_length=1024", "stage.sft.batch=8")
 RUNS = {  # name: the stage, and what is set for it
     "sft-1024": ("sft", ["placement.micro_tokens=1024", "stage.sft.max_length=1024", "stage.sft.batch=4"]),
     "sft-3072": ("sft", ["placement.micro_tokens=3072", "stage.sft.max_length=1024"]),
     "dpo-1024": ("dpo", ["placement.micro_tokens=1024", "stage.dpo.max_length=512"]),
     "grpo-1152": ("grpo", ["placement.micro_tokens=1152", "stage.grpo.max_length=256"]),
     "eval": ("eval", ["stage.eval.max_new_tokens=64"]),
+    # not looked at while the arithmetic was made
+    "sft-recompute": ("sft", ["placement.recompute=true", *LONG]),
+    "reward-1536": ("reward", ["placement.micro_tokens=1536", "stage.reward.max_length=512"]),
+    "sft-bf16": ("sft", ["dtype=bfloat16", *LONG]),
 }
 REWARD = """
 def score(completion, answer):
@@ -86,6 +91,13 @@ pairs = "pairs"
 batch = 2
 steps = 2
 
+[stage.reward]
+kind = "reward_model"
+model = "base"
+pairs = "pairs"
+batch = 3
+steps = 2
+
 [stage.grpo]
 kind = "grpo"
 model = "base"
@@ -93,6 +105,7 @@ prompts = "prompts"
 rounds = 2
 batch = 4
 num_generations = 8
+no_eos_reward = "keep"
 max_new_tokens = 64
 
 [stage.eval]
@@ -117,7 +130,7 @@ def main() -> None:
             if args.only in ("", name):
                 one = measured(work, recipe, stage, settings)
                 found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-                found[name] = one
+                found |= {name: one, "runs": [each for each in RUNS if each in {*found, name}]}
                 found["machine"] = f"{machine.cores()} cores {machine.processor()}"
                 file.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 

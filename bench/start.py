@@ -24,10 +24,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import peer
+from tercet import machine
 
+FILE = peer.RESULTS / "start.json"
 ROWS, BATCH = 64, 8
 PATIENCE = 300.0  # seconds
-BAR = re.compile(rb"\b1/\d+ \[")  # of TRL's progress, once its first step is done
+BAR = re.compile(rb"\b1/%d \[" % (3 * ROWS // BATCH))  # of TRL's progress over its three epochs, after the first step
 TERCET, TRL = "tercet", "trl"
 STARTS = {  # name: the lines that are typed
     "one line": [f"tercet sft {{model}} chats.jsonl --set stage.sft.batch={BATCH}"],
@@ -37,7 +39,7 @@ STARTS = {  # name: the lines that are typed
     ],
     "recipe by name": [
         "tercet run quickstart --only sft --set base.model={model} --set base.sha256="
-        f" --set 'stage.sft-data.sources=[{{{{path = \"chats.jsonl\"}}}}]' --set stage.sft.batch={BATCH}"
+        f" --set 'stage.sft-data.sources=[{{{{path = \"{{folder}}/chats.jsonl\"}}}}]' --set stage.sft.batch={BATCH}"
     ],
     "`trl sft`": [
         "trl sft --model_name_or_path {model} --dataset_name data --output_dir out --use_cpu "
@@ -52,17 +54,27 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="GSM8K's train.jsonl.gz")
     parser.add_argument("--model", type=Path, help="folder; SmolLM2-135M-Instruct when absent")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--more", action="store_true", help="add to the rounds that are kept")
     options = parser.parse_args()
     chats, model = conversations(options.data), peer.model_folder(options)
     found: dict[str, list[float]] = {name: [] for name in STARTS}
+    if options.more:
+        found |= {side["name"]: side["seconds"] for side in json.loads(FILE.read_text())["sides"]}
     for number in range(options.rounds):
         for name in STARTS if number % 2 == 0 else reversed(STARTS):
             found[name].append(seconds(STARTS[name], model, chats))
             print(f"round {number + 1}: {name}: {found[name][-1]:.1f} s", flush=True)
+            keep(found)
     print("| start | lines | seconds to the first step |\n|---|--:|--:|")
     for name, times in found.items():
         print(f"| {name} | {len(STARTS[name])} | {statistics.median(times):.1f} |")
-    peer.save("start", [{"name": name, "lines": STARTS[name], "seconds": times} for name, times in found.items()])
+
+
+def keep(found: dict[str, list[float]]) -> None:
+    """All that is measured so far."""
+    sides = [{"name": name, "lines": STARTS[name], "seconds": times} for name, times in found.items()]
+    about = {"processor": machine.processor(), "cpus": machine.cores()}
+    FILE.write_text(json.dumps({"machine": about, "sides": sides}, indent=1) + "\n")
 
 
 def conversations(data: Path) -> str:
@@ -83,10 +95,17 @@ def seconds(lines: list[str], model: Path, chats: str) -> float:
         began = time.monotonic()
         for line in lines[:-1]:
             with (here / "before").open("w") as log:
-                subprocess.run(words(line, model), cwd=here, check=True, stdout=log, stderr=log, env=environment(here))
+                subprocess.run(
+                    words(line, model, here), cwd=here, check=True, stdout=log, stderr=log, env=environment(here)
+                )
         with (here / "log").open("wb") as log:
             child = subprocess.Popen(
-                words(lines[-1], model), cwd=here, stdout=log, stderr=log, env=environment(here), start_new_session=True
+                words(lines[-1], model, here),
+                cwd=here,
+                stdout=log,
+                stderr=log,
+                env=environment(here),
+                start_new_session=True,
             )
         try:
             _wait(child, trained(here), here / "log")
@@ -95,9 +114,9 @@ def seconds(lines: list[str], model: Path, chats: str) -> float:
             _end(child)
 
 
-def words(line: str, model: Path) -> list[str]:
+def words(line: str, model: Path, folder: Path) -> list[str]:
     """A command's words, with the program of its own environment."""
-    program, *rest = shlex.split(line.format(model=model))
+    program, *rest = shlex.split(line.format(model=model, folder=folder))
     if program == TRL:
         return [str(Path(peer.peer_python()).with_name(TRL)), *rest]
     return [sys.executable, "-m", TERCET, *rest]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from tercet.recipe import TrainSpec, library, load
 from tercet.store import Store
 
 PAGE = Path(__file__).with_name("forecast.md")
+MEASURED = PAGE.parents[1] / "bench" / "results" / "forecast.json"
 RECIPES, MACHINES = ("tulu3-8b", "tulu3.1-8b", "tulu3-70b", "tulu3-405b"), ("h100x8", "h100x256")
 
 HEAD = """\
@@ -39,18 +41,33 @@ sources.
 * **Copies of RL.** On every rank a whole reference, and with several ranks or `lag` a whole generator and, for each
   round of `lag`, the weights that are held for it.
 * **Activations** of the longest pass, which is `placement.micro_tokens`, or the longest row, pair or (on several
-  ranks) group of completions where that is longer. A layer keeps 2 H + 3 I + 2 K numbers and 16 H bytes a token,
+  ranks) group of completions where that is longer; never more than a step has on a rank. A layer keeps
+  2 H + 3 I + 2 K numbers and 16 H bytes a token,
   where H is the hidden size, I the width of the MLP and K that of the keys: 42 bytes times H in bf16 for Llama 3.1
   8B, 37 for SmolLM2-135M (59 in fp32). With `placement.recompute` it keeps 2 H bytes in bf16. A test counts the
   tensors that autograd saves and finds these numbers.
 * **Logits**: one chunk with its gradient. **Cache**: keys and values of the most completions that are written at
-  once.
+  once, when there are no gradients. **Evaluations**: beside weights and cache a batch of options that is scored, 8,192
+  tokens, or the matrices of `tercet speed`, which every stage multiplies for a moment; on a CPU a packed copy of the
+  weights.
+* **Ranks on a CPU** share the machine's memory.
 * **Disk**: the artifact in fp32 and two checkpoints of 12 bytes a weight.
 * **Hours**: 6 FLOP a weight and token of training, at an assumed share of the machine's rate, for as many ranks as a
   step has rows; a step of generation reads all weights and the cache. Neither the network between nodes nor loading,
   verifiers and benchmarks is counted; the evaluations' number of items is not known before the benchmark is made. So
-  hours are a lower bound, more so on 256 cards than on 8.
+  hours are a lower bound, more so on 256 cards than on 8. Rows and pairs that exist already say how long they are;
+  until then lengths are assumed, and answers always are.
 
+What is offered where a stage does not fit is tried by a test: each kind of setting, written into the recipe, is
+accepted.
+
+## Measured on a CPU
+
+SmolLM2-135M-Instruct, each stage a process of its own, two steps; GB of the process's peak (`ru_maxrss`) beside what
+`tercet plan --machine cpu` says before. `python bench/forecast.py` makes the table again; its recipe and settings stand
+there. The last runs were not looked at while the arithmetic was made.
+
+{measured}
 ## The published recipes
 
 Computed by `tercet plan RECIPE --machine MACHINE`: the training stages. Sizes are GB, per rank but for host (of a
@@ -62,7 +79,7 @@ TITLES = ("stage", "ranks", "weights", "moments", "activations", "peak", "host",
 
 def render() -> str:
     """The whole page."""
-    parts = [HEAD]
+    parts = [HEAD.replace("{measured}", measured())]
     for name in RECIPES:
         for place in MACHINES:
             parts.append(f"`tercet plan {name} --machine {place}`\n\n")
@@ -71,6 +88,16 @@ def render() -> str:
             parts.append("\n")
     said = assumptions(machine(MACHINES[0]))
     return "".join(parts) + said[0].upper() + said[1:] + ".\n"
+
+
+def measured() -> str:
+    """The table of bench/results/forecast.json, in the bench's order."""
+    found = json.loads(MEASURED.read_text(encoding="utf-8"))
+    lines = ["| run | forecast | measured | difference |", "| --- | --- | --- | --- |"]
+    for name in found["runs"]:
+        one = found[name]
+        lines.append(f"| {name} | {one['forecast_gb']:.2f} | {one['measured_gb']:.2f} | {one['error']:+.1%} |")
+    return "\n".join(lines) + f"\n\nOn {found['machine']}.\n"
 
 
 def table(name: str, place: str) -> Iterator[list[object]]:
