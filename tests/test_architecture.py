@@ -71,12 +71,12 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 26
 # Lines of Python per package, `top` for the modules beside them. They fall; one rises only with a sentence in
 # docs/log.md that says what the lines buy.
 BUDGETS = {
-    "algos": 602,
-    "cli": 3_106,
+    "algos": 614,
+    "cli": 3_115,
     "data": 6_954,
     "device": 1_206,
     "evals": 3_477,
-    "forecast": 638,
+    "forecast": 676,
     "hub": 400,
     "kernels": 111,
     "models": 13_366,
