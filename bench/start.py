@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--more", action="store_true", help="add to the rounds that are kept")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what it has started is ended then too
     chats, model = conversations(options.data), peer.model_folder(options)
     found: dict[str, list[float]] = {name: [] for name in STARTS}
     if options.more:
