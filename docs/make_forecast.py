@@ -65,8 +65,8 @@ accepted.
 
 SmolLM2-135M-Instruct, each stage a process of its own, two steps; GB of the process's peak (`ru_maxrss`) beside what
 `tercet plan --machine cpu` says before. `python bench/forecast.py` makes the table again; its recipe and settings stand
-there. `sft-recompute` was not looked at while the arithmetic was made, and is outside of 15 %: about half a gigabyte that
-the first step leaves in the heap is not counted, which activations fill where they are kept.
+there. `sft-recompute` was not looked at while the arithmetic was made, and is outside of 15 %: about half a gigabyte
+that the first step leaves in the heap is not counted; activations fill it where they are kept.
 
 {measured}
 ## The published recipes
