@@ -22,7 +22,7 @@ import httpx2
 
 from tercet import machine
 
-ROUNDS, TOKENS = 5, 24
+ROUNDS = 5
 QUESTION = "How many apples are left when {} of {} are eaten?"
 
 
@@ -34,11 +34,11 @@ class Streamed(NamedTuple):
     whole: bool
 
 
-def ask(url: str, model: str, question: str) -> Streamed:
-    """The streamed answer of one column."""
+def ask(url: str, model: str, question: str, tokens: int = 8) -> Streamed:
+    """The streamed answer of one column, of so many tokens at most."""
     body = {
         "model": model, "messages": [{"role": "user", "content": question}], "stream": True, "temperature": 0,
-        "max_tokens": TOKENS, "seed": 0, "logprobs": True, "top_logprobs": 5, "return_token_ids": True,
+        "max_tokens": tokens, "seed": 0, "logprobs": True, "top_logprobs": 5, "return_token_ids": True,
         "stream_options": {"include_usage": True},
     }  # fmt: skip
     began, first, text, ids, usage, ended, reason = time.monotonic(), 0.0, "", 0, 0, False, ""
