@@ -117,7 +117,7 @@ LOADERS: dict[str, Callable[..., Iterator[Any]]] = {  # by what is to be read: w
 
 def check_adapter(source: SourceSpec, need: str) -> None:
     """RowError where the adapter that a source names does not exist, or gives something else than is needed."""
-    fitting = {"rows": {*ADAPTERS, *PAIRS}, "pairs": {*PAIRS}, "unpaired": {"kto", "rows", *PAIRS}}[need]
+    fitting = {"rows": {*ADAPTERS, *PAIRS}, "pairs": {*PAIRS}, "unpaired": {"auto", "kto", "rows", *PAIRS}}[need]
     if source.stage or source.adapter in {"auto", *fitting}:
         return
     if need == "rows":
