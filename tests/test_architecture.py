@@ -30,7 +30,7 @@ LAYERS = {
     2: r"models|device|trace",
     1: r"algos|kernels|verify|rows\w*|records|hub|stats\w*",
     0: r"argv|html_table|machine|stop|outside|faults|folders|"
-    r"recipe\w*|store|artifact_json|journal|track|precision|sandbox",
+    r"recipe\w*|store|artifact_json|journal|track\w*|precision|sandbox",
 }
 PACKAGES = {"data", "train", "evals", "report", "models", "device", "trace", "algos", "verify", "sandbox"}
 SIDEWAYS = {
@@ -48,10 +48,11 @@ ONLY_IN = {
     "torch.cuda": r"tercet\.device(\..*)?",
     "ray": r"tercet\.device(\..*)?",
     "vllm": r"tercet\.models\.vllm(\..*)?",
-    "wandb": r"tercet\.track",
-    "trackio": r"tercet\.track",
-    "tensorboard": r"tercet\.track",
-    "torch.utils.tensorboard": r"tercet\.track",
+    "wandb": r"tercet\.trackers",
+    "trackio": r"tercet\.trackers",
+    "mlflow": r"tercet\.trackers",
+    "tensorboard": r"tercet\.trackers",
+    "torch.utils.tensorboard": r"tercet\.trackers",
     "transformers.Trainer": r"(?!)",
     "transformers.Seq2SeqTrainer": r"(?!)",
     "transformers.TrainingArguments": r"(?!)",
@@ -62,7 +63,7 @@ ONLY_IN = {
     "trl": r"(?!)",
 }
 TORCH_FREE = re.compile(
-    r"tercet(\.(cli\w*|inline|html_table|pipeline|preflight|forecast|stage|argv|machine|outside|recipe\w*|store|artifact_json|folders|faults|journal|rows\w*|records|hub|stats\w*|track|precision|verify|sandbox|data|evals|report|trace|play|watch)(\..*)?)?"
+    r"tercet(\.(cli\w*|inline|html_table|pipeline|preflight|forecast|stage|argv|machine|outside|recipe\w*|store|artifact_json|folders|faults|journal|rows\w*|records|hub|stats\w*|track\w*|precision|verify|sandbox|data|evals|report|trace|play|watch)(\..*)?)?"
 )
 # Kernels that are taken when somebody has installed them; nothing asks for them.
 WHEN_PRESENT = {"flash_attn", "liger_kernel", "lm_eval"}

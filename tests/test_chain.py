@@ -26,6 +26,7 @@ from tercet.models.opening import open_policy
 from tercet.recipe import Recipe
 from tercet.stage import StageJob
 from tercet.store import Artifact, Store
+from tercet.track import Tracker
 
 THINKING = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -101,7 +102,7 @@ def made(recipe: Recipe, store: Store) -> dict[str, Artifact]:
             draft = store.draft(name, node.key)
             draft.open()
             inputs = {need: str(found[need].path) for need in node.inputs}
-            stage._run(StageJob.of(recipe, name, node, inputs, {}), recipe, draft, True)
+            stage._run(StageJob.of(recipe, name, node, inputs, {}), recipe, draft, Tracker(draft.path))
             there = store.find(name, node.key)
         assert there is not None
         found[name] = there

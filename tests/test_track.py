@@ -4,14 +4,13 @@ import io
 import json
 import math
 import os
-import sys
-import types
+import time
 
 import pytest
 from rich.console import Console
 
 from tercet import track
-from tercet.track import LiveBoard, Tracker, TrackError, board, forget_progress, read_metrics, read_progress, sinks
+from tercet.track import LiveBoard, Tracker, board, forget_progress, read_metrics, read_progress
 
 
 def text_of(stream: io.StringIO) -> str:
@@ -61,21 +60,85 @@ def test_other_ranks_write_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unknown_and_absent_trackers_are_named(monkeypatch):
-    with pytest.raises(TrackError, match="known trackers: trackio, wandb, tensorboard"):
-        sinks("wanb", "project", "run")
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(TrackError, match=r"pip install 'tercet\[track\]'"):
-        sinks("wandb", "project", "run")
-    assert sinks("", "project", "run") == []
+class Recorder:
+    """A sink that keeps what it is told; from step `fails` on it fails."""
+
+    name = "recorder"
+
+    def __init__(self, fails: float = math.inf) -> None:
+        self.told: list[tuple[object, ...]] = []
+        self.fails = fails
+
+    def log(self, step, values):
+        if step >= self.fails:
+            raise ConnectionError("http://me:secret@host is away")
+        self.told.append((step, values))
+
+    def table(self, name, step, rows):
+        self.told.append((name, step, list(rows)))
+
+    def close(self, done):
+        self.told.append(("close", done))
 
 
-def test_an_extra_tracker_gets_every_logged_step(tmp_path, monkeypatch):
-    logged = []
-    fake = types.SimpleNamespace(init=lambda **_: None, log=lambda values, step: logged.append((step, values)))
-    monkeypatch.setitem(sys.modules, "trackio", fake)
-    Tracker(tmp_path, sinks("trackio", "project", "run")).log(5, loss=math.nan)
-    assert logged == [(5, {"loss": None})]
+def test_other_trackers_are_opened_at_the_first_step_and_told_each_one_and_how_it_ended(tmp_path):
+    other, opened = Recorder(), []
+    tracker = Tracker(tmp_path, lambda step, before: opened.append((step, list(before))) or [other])
+    tracker.progress(1, 2)
+    assert (opened, tracker.shown) == ([], False)
+    tracker.log(5, loss=math.nan)
+    tracker.table("completions", 5, [{"text": "a", "reward": 1.0}])
+    assert opened == [(5, [])]
+    assert tracker.shown
+    assert tracker.close({"steps": 5.0})
+    assert other.told == [
+        (5, {"loss": None}),
+        ("completions", 5, [{"text": "a", "reward": 1.0}]),
+        (5, {"final/steps": 5.0}),
+        ("close", True),
+    ]
+
+
+def test_a_stage_that_goes_on_gives_the_other_trackers_the_steps_before(tmp_path):
+    first = Tracker(tmp_path)
+    for step in (1, 2, 3):
+        first.log(step, loss=float(step))
+    seen = []
+    Tracker(tmp_path, lambda step, before: seen.extend([step, [line["step"] for line in before]]) or []).log(3, loss=0)
+    assert seen == [3, [1, 2]]
+
+
+def test_a_tracker_that_fails_is_left_out_and_ends_nothing(tmp_path, capsys):
+    failing, other = Recorder(fails=2), Recorder()
+    tracker = Tracker(tmp_path, lambda step, before: [failing, other])
+    for step in (1, 2, 3):
+        tracker.log(step, loss=1.0)
+    assert tracker.close(None)
+    assert [step for step, _ in failing.told] == [1]
+    assert other.told[-1] == ("close", False)
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+    said = capsys.readouterr().err
+    assert (
+        said.count("recorder failed and is told nothing more of this stage: ConnectionError: http://[hidden]@host") == 1
+    )
+
+
+def test_trackers_that_cannot_begin_end_nothing(tmp_path, capsys):
+    tracker = Tracker(tmp_path, lambda step, before: 1 / 0)
+    tracker.log(1, loss=1.0)
+    assert tracker.close({})
+    assert "no other tracker is told: ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_tracker_that_does_not_end_is_not_waited_for(tmp_path, capsys):
+    other = Recorder()
+    other.close = lambda done: time.sleep(60)
+    tracker = Tracker(tmp_path, lambda step, before: [other])
+    tracker.log(1, loss=1.0)
+    began = time.monotonic()
+    assert not tracker.close({}, within=0.1)
+    assert time.monotonic() - began < 2
+    assert "had not sent everything" in capsys.readouterr().err
 
 
 def test_away_from_a_terminal_the_board_is_lines():

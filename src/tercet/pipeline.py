@@ -124,6 +124,8 @@ def run(
     """
     if wrong := [name for name in ADDRESSES if has_userinfo(os.environ.get(name, ""))]:
         raise RecipeError(f"{wrong[0]} in the environment: {USERINFO}")
+    if os.environ.get("TERCET_TRACK"):
+        raise RecipeError("TERCET_TRACK names trackers no longer; give --report-to, or `report_to` in [placement]")
     store, mirror = store or Store(), mirror or {}
     console = console or _console()
     recipe, commits = pinned(recipe if isinstance(recipe, Recipe) else load(recipe), store, mirror, offline=offline)

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import tercet
-from tercet import machine
+from tercet import machine, trackers
 from tercet.argv import Outside, command
 from tercet.artifact_json import DamagedArtifactError
 from tercet.journal import write_json
@@ -34,12 +34,13 @@ from tercet.rows import Row
 from tercet.stats import GateError
 from tercet.stop import PARENT, WITHIN, Stop, Stopped, named
 from tercet.store import NO_SPACE, Artifact, Context, Draft, Identity, Store, disk_full, endpoint
-from tercet.track import Tracker, forget_progress, sinks
+from tercet.track import Tracker, forget_progress
 from tercet.verify.pins import code_of
 from tercet.verify.plugins import ChangedCodeError
 
 DISK_FULL = os.EX_IOERR  # a full disk may not hold result.json; the exit code says it too
 GRACE = WITHIN + 2.0  # seconds a stage gets to end by itself
+BRIEF, LONG = 3.0, 60.0  # seconds that other trackers get to send what is left: of a stage that was stopped, of others
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     first = os.environ.get("RANK", "0") == "0"
     draft, stop = Draft(folder.parent, job.name, job.identity.key), Stop()
     stop.listen(partial(_stopped, stop, draft, first, "there was no time to write a checkpoint"))
+    track, final, code = _tracker(job, recipe, draft, first), None, 0
     try:
-        _run(job, recipe, draft, first, stop)
+        final = _run(job, recipe, draft, track, stop)
     except Stopped:
-        return _end_early(stop, draft, first)
+        code = _end_early(stop, draft, first)
     except Exception as error:
-        return _report(error, draft, first)
-    return 0
+        code = _report(error, draft, first)
+    if not track.close(final, within=BRIEF if stop.number else LONG):
+        os._exit(code)  # the artifact, or what was kept of it, is whole; a library's last words could take for ever
+    return code
 
 
 def _parent() -> int | None:
@@ -161,10 +165,17 @@ def _allocator() -> dict[str, str]:
     return {"PYTORCH_ALLOC_CONF": "expandable_segments:True"} if not own else {}
 
 
-def _run(job: StageJob, recipe: Recipe, draft: Draft, first: bool, stop: Stop | None = None) -> None:
-    """Import the module, run it, commit."""
-    extras = sinks(os.environ.get("TERCET_TRACK", ""), recipe.name, draft.path.name[1:]) if first else []
-    track = Tracker(draft.path if first else None, extras)
+def _tracker(job: StageJob, recipe: Recipe, draft: Draft, first: bool) -> Tracker:
+    """What the stage reports with; of several ranks the first one reports. Other trackers are told of training."""
+    others = recipe.placement.report_to if recipe.spec(job.name).parallel else ()
+    if not first or not others:
+        return Tracker(draft.path if first else None)
+    return Tracker(draft.path, partial(trackers.start, draft, recipe, list(job.inputs.values()), dict.fromkeys(others)))
+
+
+def _run(job: StageJob, recipe: Recipe, draft: Draft, track: Tracker, stop: Stop | None = None) -> dict[str, float]:
+    """Import the module, run it, commit; returns the stage's metrics."""
+    first = track.folder is not None
     context = Context(
         name=job.name,
         seed=recipe.seed_of(job.name),
@@ -186,9 +197,13 @@ def _run(job: StageJob, recipe: Recipe, draft: Draft, first: bool, stop: Stop | 
         names = ", ".join(job.identity.spec.get("code", {}))
         raise ChangedCodeError(f"{names}: changed since the run began; run the same command again, under its new key")
     run = importlib.import_module(job.module).run
-    metrics = run(recipe.spec(job.name), inputs, draft.payload, context)
+    made = run(recipe.spec(job.name), inputs, draft.payload, context)
+    metrics = {name: float(value) for name, value in made.items()}
     if first:
-        draft.commit(job.identity, {name: float(value) for name, value in metrics.items()}, track.seconds, read)
+        artifact = draft.commit(job.identity, metrics, track.seconds, read)
+        for text in trackers.link(artifact, recipe.placement.report_to):
+            track.note(text)
+    return metrics
 
 
 def _open_model(placement: Placement, folder: Path, dtype: str, engine: str = "local") -> Any:

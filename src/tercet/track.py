@@ -1,7 +1,7 @@
 """What a run reports while it works: `metrics.jsonl` for later, and a live table on the terminal.
 
 A stage writes through its `Tracker`; the pipeline reads the small progress file beside the draft and shows it on a
-`Board`, which is a live table on a terminal and plain lines elsewhere. Other trackers are extras, one function each.
+`Board`, which is a live table on a terminal and plain lines elsewhere. Other trackers (`tercet.trackers`) are told too.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -24,10 +25,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tercet import journal
-from tercet.outside import printable
+from tercet.outside import printable, without_userinfo
 
 Values = dict[str, float | None]
-Sink = Callable[[int, Values], None]  # given each logged step
 
 NOTE = "note: "  # begins a line of a stage's log that the terminal shows too
 SHOWN = ("loss", "reward", "accuracy", "score", "kl", "grad_norm", "tokens_per_second", "efficiency")
@@ -39,18 +39,37 @@ UNLEARNED = (
 SHORT = {"efficiency": "eff", "tokens_per_second": "tok/s", "grad_norm": "grad"}
 
 
-class TrackError(ValueError):
-    """A tracker that is not known or not installed."""
+class Sink(Protocol):
+    """Another tracker that a stage's steps are shown in; `name` is what messages call it."""
+
+    name: str
+
+    def log(self, step: int, values: Values) -> None:
+        """Add the figures of one step; None stands for NaN and infinity."""
+
+    def table(self, name: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add a table of what was seen at this step; every row has the same columns."""
+
+    def close(self, done: bool) -> None:
+        """Send what is left; `done`: the stage became an artifact."""
+
+
+Opening = Callable[[int, Sequence[Mapping[str, Any]]], Sequence[Sink]]  # (first step, lines logged before it) -> sinks
 
 
 class Tracker:
-    """Writes a stage's metrics and progress into its draft; without a folder it writes nothing (other ranks)."""
+    """Writes a stage's metrics and progress into its draft; without a folder it writes nothing (other ranks).
 
-    def __init__(self, folder: Path | None, sinks: Iterable[Sink] = ()) -> None:
-        self.folder, self._sinks = folder, list(sinks)
+    `opening` gives the other trackers, and is called at the first step: a stage that logs none leaves nothing there.
+    One that fails is left out from then on, and the stage's log says so: no run ends for it.
+    """
+
+    def __init__(self, folder: Path | None, opening: Opening = lambda step, before: ()) -> None:
+        self.folder, self._opening = folder, opening
+        self._sinks: list[Sink] = []
         self._state: dict[str, Any] = {"done": 0, "total": 0, "note": "", "metrics": {}, "seconds": 0.0}
         self._before, self._began, self._wrote = 0.0, time.monotonic(), -math.inf
-        self._logged = False
+        self._step: int | None = None  # the last that was logged
         if folder is not None:
             self._before = read_progress(folder).get("seconds", 0.0)
 
@@ -63,15 +82,61 @@ class Tracker:
         """Append one line; NaN and infinity become null. Steps that a continued stage takes again stand there once."""
         if self.folder is None:
             return
-        if not self._logged:
-            _forget_lines(self.folder / "metrics.jsonl", step)
-            self._logged = True
+        file = self.folder / "metrics.jsonl"
+        if self._step is None:
+            _forget_lines(file, step)
+            self._open(step, file)
+        self._step = step
         plain = {key: _plain(value) for key, value in values.items()}
-        journal.append(self.folder / "metrics.jsonl", {"step": step, **plain}, sync=False)
-        for sink in self._sinks:
-            sink(step, plain)
+        journal.append(file, {"step": step, **plain}, sync=False)
+        self._tell(lambda sink: sink.log(step, plain))
         self._state["metrics"] = plain
         self._write()
+
+    def table(self, name: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Show a table in the other trackers, e.g. completions with their rewards."""
+        self._tell(lambda sink: sink.table(name, step, rows))
+
+    @property
+    def shown(self) -> bool:
+        """Whether another tracker is told."""
+        return bool(self._sinks)
+
+    def close(self, final: Mapping[str, float] | None, within: float = 60.0) -> bool:
+        """Let the other trackers send what is left; `final` are the stage's metrics, None where it made no artifact.
+
+        False where one has not ended in time: it would hold up the end of the process too.
+        """
+        step, last = self._step or 0, {f"final/{key}": _plain(value) for key, value in (final or {}).items()}
+
+        def end(sink: Sink) -> None:
+            if last:
+                sink.log(step, last)
+            sink.close(final is not None)
+
+        if not self._sinks:
+            return True
+        # A thread of its own, since a library that waits for the network cannot be told for how long.
+        ending = threading.Thread(target=self._tell, args=(end,), name="trackers", daemon=True)
+        ending.start()
+        ending.join(within)
+        if ending.is_alive():
+            self.note(f"the trackers had not sent everything {within:g} s after the end; what was logged is kept here")
+        return not ending.is_alive()
+
+    def _open(self, step: int, file: Path) -> None:
+        try:
+            self._sinks = list(self._opening(step, read_metrics(file) if file.is_file() else []))
+        except Exception as error:
+            self.note(f"no other tracker is told: {said(error)}")
+
+    def _tell(self, tell: Callable[[Sink], None]) -> None:
+        for sink in list(self._sinks):
+            try:
+                tell(sink)
+            except Exception as error:
+                self._sinks.remove(sink)
+                self.note(f"{sink.name} failed and is told nothing more of this stage: {said(error)}")
 
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Report how far the stage is; cheap enough to call often."""
@@ -133,44 +198,9 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
     return list({line["step"]: line for line in journal.read(file)}.values())
 
 
-def sinks(names: str, project: str, run: str) -> list[Sink]:
-    """The other trackers named in `TERCET_TRACK`, e.g. `trackio,wandb`."""
-    known = {"trackio": _trackio, "wandb": _wandb, "tensorboard": _tensorboard}
-    found = []
-    for name in filter(None, (part.strip() for part in names.split(","))):
-        if name not in known:
-            raise TrackError(f"TERCET_TRACK names {name!r}; known trackers: {', '.join(known)}")
-        try:
-            found.append(known[name](project, run))
-        except ImportError:
-            raise TrackError(f"TERCET_TRACK names {name!r}, not installed; run pip install 'tercet[track]'") from None
-    return found
-
-
-def _trackio(project: str, run: str) -> Sink:
-    import trackio
-
-    trackio.init(project=project, name=run, resume="allow")
-    return lambda step, values: trackio.log(values, step=step)
-
-
-def _wandb(project: str, run: str) -> Sink:
-    import wandb
-
-    wandb.init(project=project, name=run, id=run, resume="allow")
-    return lambda step, values: wandb.log(values, step=step)
-
-
-def _tensorboard(project: str, run: str) -> Sink:
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(f"tensorboard/{project}/{run}")
-
-    def log(step: int, values: Values) -> None:
-        for key, value in values.items():
-            writer.add_scalar(key, math.nan if value is None else value, step)
-
-    return log
+def said(error: Exception) -> str:
+    """What a library says, on one line and without passwords."""
+    return " ".join(f"{type(error).__name__}: {without_userinfo(str(error))}".split())[:300]
 
 
 def _plain(value: float) -> float | None:

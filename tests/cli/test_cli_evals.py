@@ -107,7 +107,9 @@ def test_an_evaluation_that_exists_is_not_run_again(place: Path, two_evals: dict
     assert f"results: {two_evals['short']['artifact']}" in out
 
 
-def test_scores_come_as_table_json_markdown_and_in_lm_evals_layout(place: Path, two_evals: dict[str, Any]) -> None:
+def test_scores_come_as_table_json_and_markdown_and_in_files_of_other_tools(
+    place: Path, two_evals: dict[str, Any], tmp_path: Path
+) -> None:
     evaluation = two_evals["short"]["artifact"]
     code, table, _ = said("scores", evaluation)
     assert code == 0
@@ -118,9 +120,15 @@ def test_scores_come_as_table_json_markdown_and_in_lm_evals_layout(place: Path, 
     assert lines[0].startswith("| task | score |")
     assert lines[1] == "| " + " | ".join(["---"] * 7) + " |"
     assert len(lines) == 4
-    whole = json.loads(said("scores", evaluation, "--format", "lm-eval")[1])
-    assert whole["results"]["words@1"]["alias"].strip() == "words@1"
-    assert len(whole["samples"]["facts@1"]) == 6
+    out = tmp_path / "harness"
+    code, told, _ = said("export", evaluation, str(out), "--as", "lm-eval", "--json")
+    assert (code, sorted(json.loads(told)["files"])) == (0, sorted(file.name for file in out.iterdir()))
+    (results,) = out.glob("results_*.json")
+    assert json.loads(results.read_text())["results"]["words@1"]["alias"].strip() == "words@1"
+    code, _, wrong = said("export", evaluation, str(tmp_path / "rb"), "--as", "rewardbench")
+    assert (code, "is a eval artifact; --as rewardbench takes reward_model ones" in wrong) == (2, True)
+    code, _, wrong = said("export", evaluation, str(tmp_path / "model"))
+    assert (code, "results with --as FORMAT" in wrong) == (2, True)
 
 
 def test_rescore_leaves_the_evaluation_and_says_the_same(

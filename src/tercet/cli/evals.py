@@ -69,12 +69,8 @@ def eval_recipe(args: argparse.Namespace, store: Store) -> Recipe:
 
 def scores(args: argparse.Namespace) -> int:
     """A line per task: score, interval, what could have been detected, how answers ended."""
-    from tercet.evals.lm_eval.export import export_results
-
     folder = _payload(args.evaluation, args.store)
     found = read_scores(folder)
-    if args.format == "lm-eval":
-        return emit(export_results(folder))
     if args.json:
         return emit({task: one.to_json() for task, one in found.items()})
     rows = [

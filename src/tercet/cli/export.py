@@ -1,4 +1,4 @@
-"""The verb `export`: a model of the store for other tools, with a card that says where it came from."""
+"""The verb `export`: a model of the store for other tools, with a card that says where it came from; or results."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ Progress = Callable[[int, int, str], None]
 def export(args: argparse.Namespace) -> int:
     """Everything is written beside the target and moved there when it is whole."""
     store, target = Store(args.store), args.folder.absolute()
+    if args.form:
+        return _export_results(args, store, target)
     artifact = store.open(args.artifact)
     check_options(args, artifact)
     with new_folder(target) as draft:
@@ -36,13 +38,39 @@ def export(args: argparse.Namespace) -> int:
     return 0
 
 
+def _export_results(args: argparse.Namespace, store: Store, target: Path) -> int:
+    """The results of an evaluation, or of a reward model's test, in the files of another tool."""
+    from tercet.evals.export import Evaluated, write
+
+    payload = Path(args.artifact)
+    if (payload / "results.jsonl").is_file():  # a payload, such as `tercet rescore` writes
+        done = Evaluated(payload, payload.absolute().name, payload.absolute().name)
+    else:
+        artifact = store.open(args.artifact)
+        kind = "reward_model" if args.form == "rewardbench" else "eval"
+        if artifact.kind != kind:
+            raise StoreError(f"{artifact.path.name} is a {artifact.kind} artifact; --as {args.form} takes {kind} ones")
+        model = artifact.record["spec"]["model"]
+        named = f"{model}-{artifact.inputs[model]}" if kind == "eval" else artifact.path.name
+        done = Evaluated(artifact.payload, named, artifact.path.name)
+    with new_folder(target) as draft:
+        files = write(args.form, done, draft)
+    if args.json:
+        return emit({"artifact": str(args.artifact), "folder": str(target), "format": args.form, "files": files})
+    say(f"exported {done.name} to {target}: {', '.join(files)}")
+    return 0
+
+
 def check_options(args: argparse.Namespace, artifact: Artifact) -> None:
     """StoreError where the options contradict each other or the artifact is no model."""
     _bytes(args.shard_size)
     if (args.dtype != "base") + args.adapter + bool(args.gguf) > 1:
         raise StoreError("--dtype, --adapter and --gguf exclude each other: an adapter is float32, GGUF says its own")
     if artifact.kind not in kinds_of("weights", "reward model"):
-        raise StoreError(f"{artifact.path.name} is a {artifact.kind} artifact; only models can be exported")
+        raise StoreError(
+            f"{artifact.path.name} is a {artifact.kind} artifact; only models can be exported as they are, "
+            f"and results with --as FORMAT"
+        )
 
 
 def write_model(args: argparse.Namespace, artifact: Artifact, store: Store, draft: Path, where: str) -> dict[str, Any]:

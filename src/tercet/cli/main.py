@@ -78,7 +78,7 @@ def complain(message: str, code: int) -> int:
 
 def inputs(args: argparse.Namespace) -> tuple[Recipe, Store, dict[str, str]]:
     """Recipe, store and mirror of a command line."""
-    return load(args.recipe, args.set), Store(args.store), pipeline.read_mirror(args.mirror)
+    return load(args.recipe, start.settings(args)), Store(args.store), pipeline.read_mirror(args.mirror)
 
 
 def run(args: argparse.Namespace) -> int:

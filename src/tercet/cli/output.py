@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tercet import trackers
 from tercet.inline import score_rows
 from tercet.outside import printable, printable_json
 from tercet.records import Score, read_scores
@@ -96,3 +97,5 @@ def print_results(made: dict[str, Artifact]) -> None:
     for artifact in made.values():
         if artifact.kind == "report":
             say(f"report: {artifact.payload / 'index.html'}")
+    for text in trackers.places(artifact.path for artifact in made.values()):
+        say(text)

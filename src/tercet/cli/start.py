@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -33,7 +34,7 @@ def one_line(args: argparse.Namespace) -> int:
     store.root.mkdir(parents=True, exist_ok=True)
     replace(file, text)
     say(text)
-    recipe, mirror = load(file, args.set), pipeline.read_mirror(args.mirror)
+    recipe, mirror = load(file, settings(args)), pipeline.read_mirror(args.mirror)
     if args.dry_run:
         lines = pipeline.plan(recipe, store, mirror)
         table(
@@ -45,6 +46,12 @@ def one_line(args: argparse.Namespace) -> int:
     say(f"{verb}: {made[verb].path}")
     say(f"recipe: {file}")
     return 0
+
+
+def settings(args: argparse.Namespace) -> list[str]:
+    """What the command line sets of a recipe: `--set`, and the trackers of `--report-to`."""
+    names = getattr(args, "report_to", [])
+    return [*args.set, f"placement.report_to={json.dumps(names)}"] if names else args.set
 
 
 def new(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from tercet.argv import command
@@ -25,6 +26,8 @@ def packages(facts: Facts, name: str) -> Iterator[Obstacle]:
         wanted += [("lora", "peft", "lora")] if spec.lora else []
         wanted += [("optimizer", "bitsandbytes", "bits")] if spec.optimizer == "adamw8bit" else []
         wanted += [("lora", "bitsandbytes", "bits")] if spec.lora and spec.lora.quantize else []
+    if spec.parallel:
+        wanted += [("placement.report_to", package, "track") for package in facts.recipe.placement.report_to]
     for key, package, extra in wanted:
         if find_spec(package) is None:
             yield Obstacle(name, key, f"it needs the package {package}: pip install 'tercet[{extra}]'")
@@ -39,6 +42,21 @@ def keys(facts: Facts, name: str) -> Iterator[Obstacle]:
         return
     if not any(os.environ.get(key, "").strip() for key in ("TERCET_API_KEY", "OPENAI_API_KEY")):
         yield Obstacle(name, "model", "api.openai.com needs a key; set OPENAI_API_KEY (or TERCET_API_KEY)")
+
+
+def logins(facts: Facts, name: str) -> Iterator[Obstacle]:
+    """Weights & Biases takes nothing from who has not logged in, unless it is told to keep it here."""
+    if not facts.recipe.spec(name).parallel or "wandb" not in facts.recipe.placement.report_to:
+        return
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname or "api.wandb.ai"
+    if os.environ.get("WANDB_MODE", "online") not in ("online", "shared") or os.environ.get(
+        "WANDB_IDENTITY_TOKEN_FILE"
+    ):
+        return
+    file = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    if not os.environ.get("WANDB_API_KEY") and not (file.is_file() and host in file.read_text("utf-8", "replace")):
+        advice = "run `wandb login` first, or set WANDB_MODE=offline and `wandb sync` later"
+        yield Obstacle(name, "placement.report_to", f"nobody is logged in to Weights & Biases at {host}; {advice}")
 
 
 def prices(facts: Facts, name: str) -> Iterator[Obstacle]:
@@ -88,4 +106,4 @@ def cards() -> int:
     return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
 
 
-CHECKS = (packages, keys, prices, pools, ranks)
+CHECKS = (packages, keys, logins, prices, pools, ranks)

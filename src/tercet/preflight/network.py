@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pkgutil
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -36,9 +37,22 @@ def addresses(facts: Facts, name: str) -> Iterator[tuple[str, str]]:
 
 def unreachable(facts: Facts, name: str) -> Iterator[Obstacle]:
     """The same as obstacles, for a run that may use no network."""
+    if facts.recipe.spec(name).parallel:
+        for tracker in facts.recipe.placement.report_to:
+            if place := _sent(tracker):
+                yield Obstacle(name, "placement.report_to", f"{tracker} sends to {place}, which --offline forbids")
     for key, what in addresses(facts, name):
         advice = "run it where there is a network first, or name local files for it with --mirror"
         yield Obstacle(name, key, f"{what} is not on this machine, and --offline forbids to fetch it; {advice}")
+
+
+def _sent(tracker: str) -> str:
+    """Where a tracker sends what it is told, and how it is kept here; empty where it is."""
+    if tracker == "wandb" and os.environ.get("WANDB_MODE", "online") in ("online", "shared"):
+        return "a server; set WANDB_MODE=offline, and `wandb sync` later"
+    named = {"mlflow": ("MLFLOW_TRACKING_URI",), "trackio": ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")}.get(tracker, ())
+    away = [name for name in named if os.environ.get(name, "").startswith(URL) or name == "TRACKIO_SPACE_ID"]
+    return next((f"where {name} says; unset it" for name in away if os.environ.get(name)), "")
 
 
 def _model(facts: Facts, name: str, spec: ModelSource) -> Iterator[tuple[str, str]]:

@@ -12,6 +12,7 @@ from pydantic import Field, GetCoreSchemaHandler, PrivateAttr
 from tercet.precision import resolve
 from tercet.recipe import data_specs, eval_specs, rl_specs, train_specs  # noqa: F401  their kinds enter KINDS
 from tercet.recipe.limits import NAME, listed
+from tercet.recipe.placement import Placement
 from tercet.recipe.specs import (
     BASE,
     KINDS,
@@ -19,7 +20,6 @@ from tercet.recipe.specs import (
     BaseSpec,
     ComputeSpec,
     Dtype,
-    Placement,
     RecipeError,
     Spec,
     StageSpec,

@@ -32,7 +32,6 @@ TRAINED = 0.6  # a guess: the share of possible pairs and completions that gives
 
 Loc = tuple[str | int, ...]  # the place of a value in the TOML: ("stage", "sft", "rows")
 Dtype = Literal["auto", "bfloat16", "float32"]
-BatchLayout = Literal["auto", "forest", "padded"]
 
 
 class RecipeError(ValueError):
@@ -81,44 +80,6 @@ class Spec(BaseModel):
 
     def _unset(self, name: str, field: FieldInfo | None) -> bool:
         return field is not None and name in self.later and getattr(self, name) == field.default
-
-
-class Placement(Spec):
-    """Where and how fast; never part of a key."""
-
-    ranks: int = Field(1, ge=1, description="Processes of a training stage; above one, torchrun with FSDP2.")
-    threads: int = Field(0, ge=0, description="CPU threads per process; 0 means all cores divided by ranks.")
-    micro_tokens: int = Field(4096, ge=16, description="Token budget of one forward and backward pass per rank.")
-    share_prefixes: bool = Field(
-        True,
-        description="Compute once what several rows of a forward pass begin with alike; false: each row by itself.",
-    )
-    depth_first: bool = Field(
-        True,
-        description="Train a tree beyond micro_tokens branch by branch below its trunk (SFT, PPO, GRPO; one rank).",
-    )
-    layout: BatchLayout = Field(
-        "auto",
-        description="How models read batches: `forest` computes what answers share once; `padded` is one path a row, "
-        "for models that cannot; `auto` tries.",
-    )
-    gen_rows: int = Field(64, ge=1, description="Most completions the local generator decodes at once.")
-    gen_tokens: int = Field(131072, ge=256, description="Most tokens that the local generator's cache holds at once.")
-    workers: int = Field(0, ge=0, description="Processes that search for copies of benchmarks; 0 means all cores.")
-    requests: int = Field(16, ge=1, description="Requests to a server in flight at once.")
-    requests_per_minute: float | None = Field(None, gt=0, description="Most requests a minute to a server.")
-    tokens_per_minute: float | None = Field(None, gt=0, description="Most tokens a minute to a server.")
-    price: tuple[float, float] | None = Field(None, description="Price of a million prompt and generated tokens.")
-    checkpoint_seconds: float = Field(
-        60.0, ge=0, description="Least time between checkpoints, never below 20 times that of saving; 0: every step."
-    )
-    recompute: bool = Field(False, description="Compute activations again in backward instead of keeping them.")
-    offload: bool = Field(False, description="Keep master weights and optimiser state on the host (CUDA).")
-    compile: bool = Field(False, description="Compile the layers with torch.compile; the first steps take minutes.")
-    engine_url: str = Field(
-        "", description='Where `engine = "vllm"` of an RL stage is served, `http://HOST:PORT`; in-process when absent.'
-    )
-    engine_key_file: str = Field("", description="File with that engine's key; by default that of this machine's.")
 
 
 class ExamplesSpec(Spec):

@@ -27,6 +27,22 @@ from tercet.train.rl.reward_fn import RewardFunction
 from tercet.train.rl.rollout import Prompts, RolloutGroup, RolloutWorker, Round, replay, set_advantages
 from tercet.train.rl.rollout_log import LOG, RolloutLog
 
+# Of a round's completions, what other trackers show, and how many.
+SHOWN = (
+    "prompt",
+    "text",
+    "reference",
+    "answer",
+    "outcome",
+    "score",
+    "reward",
+    "advantage",
+    "stop",
+    "length",
+    "version",
+)
+MOST_SHOWN = 64
+
 
 class PreparedRound(NamedTuple):
     """A round made ready to train on: each update's batches in order, the groups with a signal, further metrics."""
@@ -94,6 +110,7 @@ class RLTrainer:
                 self.prefetcher.advance()
                 # Alerts before the checkpoint, which holds them; of a round that stops the run nothing is saved.
                 self._monitor(number, latest)
+                self._show(made)
                 loop.rest()
             loop.finish()
         except Stopped:
@@ -115,6 +132,14 @@ class RLTrainer:
         for alert in self.monitor(number, metrics):
             if self.mesh.first:
                 sys.stderr.write(f"alert after round {number}: {alert}\n")  # into the stage's log
+
+    def _show(self, made: Round) -> None:
+        """Every so many rounds the first completions, with their rewards, to whom is told beside our own log."""
+        every, track = self.ctx.recipe.placement.completions_every, self.ctx.track
+        if self.mesh.first and track.shown and every and made.number % every == 0:
+            records = [record for group in made.groups for record in _records(made, group, True)]
+            rows = [{key: record[key] for key in SHOWN} for record in records[:MOST_SHOWN]]
+            track.table("completions", self.state.step, rows)
 
     def finish(self, out: Path, advantage: str = "") -> None:
         """Write every rollout and alert into the payload (first rank); `advantage` is its kind, if there is one."""
