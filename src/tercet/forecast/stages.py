@@ -14,7 +14,8 @@ from tercet.forecast.memory import Bytes, Setting
 from tercet.forecast.shape import ModelShape
 from tercet.precision import resolve
 from tercet.recipe import DPOSpec, OfflineSpec, PPOSpec, Recipe, RLSpec, TrainSpec
-from tercet.recipe.specs import ArtifactSpec, ComputeSpec, Placement
+from tercet.recipe.placement import Placement
+from tercet.recipe.specs import ArtifactSpec, ComputeSpec
 
 Texts = Mapping[str, float]  # mean tokens of a row, of a side of a pair, of a prompt and of an answer
 MOST_RANKS = 1024
