@@ -115,6 +115,24 @@ def test_a_cell_of_a_table_is_one_line_and_no_markup():
     assert len(trackers._cell("x" * 5000)) == trackers.CELL
 
 
+def test_a_tracker_that_cannot_begin_leaves_the_others(run, monkeypatch, capsys):
+    class Quiet:
+        where = "here"
+
+        def __init__(self, run, step):
+            self.told = []
+
+        def log(self, step, values):
+            self.told.append(step)
+
+    monkeypatch.setitem(TRACKERS, "wandb", lambda run, step: 1 / 0)
+    monkeypatch.setitem(TRACKERS, "mlflow", Quiet)
+    (sink,) = trackers.opened(run, ["wandb", "mlflow"], 3, [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.4}])
+    assert sink.told == [1, 2]
+    assert "wandb could not begin and is told nothing of this stage: ZeroDivisionError" in capsys.readouterr().err
+    assert trackers.places([run.store / run.name]) == ["mlflow: here"]
+
+
 # ---- the real libraries ----
 
 CONFIG = {"stage": {"kind": "sft", "learning_rate": 1e-3, "lora": None}, "recipe": {"name": "words"}}

@@ -151,6 +151,8 @@ def environment(placement: Placement, *, parallel: bool = False) -> dict[str, st
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",  # a tracker tells its own server, and nobody else
+        "WANDB_ERROR_REPORTING": "false",
         "PYTHONUNBUFFERED": "1",
         **(_allocator() if parallel else {}),
     }

@@ -146,7 +146,7 @@ class Tracker:
     def note(self, text: str) -> None:
         """A sentence that the user should see once the stage is done: it stands in the log."""
         if self.folder is not None:
-            sys.stderr.write(f"{NOTE}{text}\n")
+            note(text)
 
     def _write(self, now: bool = False) -> None:
         if self.folder is None or (not now and time.monotonic() - self._wrote < 0.2):
@@ -196,6 +196,11 @@ def read_notes(folder: Path) -> list[str]:
 def read_metrics(file: Path) -> list[dict[str, Any]]:
     """The lines of a `metrics.jsonl`, one per step: of a repeated step the last."""
     return list({line["step"]: line for line in journal.read(file)}.values())
+
+
+def note(text: str) -> None:
+    """A sentence for the log of a stage, from its own process."""
+    sys.stderr.write(f"{NOTE}{text}\n")
 
 
 def said(error: Exception) -> str:

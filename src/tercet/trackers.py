@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from tercet.journal import make_folder, write_json
 from tercet.recipe import Recipe
 from tercet.store import Artifact, Draft, Store
-from tercet.track import Sink, Values, said
+from tercet.track import Sink, Values, note, said
 
 FOLDER = "tracking"  # in the store
 RECORD = "trackers.json"  # in a run's folder: what it is, and for each tracker that has it how to look at it
@@ -99,9 +99,13 @@ def opened(run: TrackedRun, names: Iterable[str], step: int, before: Lines) -> l
     make_folder(run.folder)
     known, sinks = _trackers_of(run.folder), list[Sink]()
     for name in names:
-        sink = TRACKERS[name](run, step)
-        for line in before if name not in known else ():
-            sink.log(int(line["step"]), {key: value for key, value in line.items() if key != "step"})
+        try:
+            sink = TRACKERS[name](run, step)
+            for line in before if name not in known else ():
+                sink.log(int(line["step"]), {key: value for key, value in line.items() if key != "step"})
+        except Exception as error:  # the others go on, and so does the stage
+            note(f"{name} could not begin and is told nothing of this stage: {said(error)}")
+            continue
         known[name] = sink.where
         sinks.append(sink)
     about = {key: getattr(run, key) for key in ("project", "name", "kind", "config", "lineage")}
@@ -324,7 +328,7 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, (dict, list)) and value:
         for key, one in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _flat(one, f"{path}.{_metric(str(key))}" if path else _metric(str(key)))
-    else:
+    elif path:
         yield path, value if isinstance(value, str) else json.dumps(value)
 
 
