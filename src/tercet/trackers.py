@@ -341,4 +341,4 @@ def _cell(value: Any) -> str:
     """A value as a cell of a Markdown table."""
     text = value if isinstance(value, str) else f"{value:.6g}" if isinstance(value, float) else str(value)
     text = text if len(text) <= CELL else text[: CELL - 1] + "…"
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;").replace("\n", "<br>").strip() or " "
+    return text.strip().replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;").replace("\n", "<br>") or " "
