@@ -158,7 +158,10 @@ def write(work: Path) -> Path:
 def measured(work: Path, recipe: Path, stage: str, settings: list[str]) -> dict[str, float]:
     """Peak and forecast of one stage in GB, and by how much the forecast differs."""
     with_settings, store, here = load(recipe, settings), Store(work / "runs"), machines.machine(machines.CPU)
-    works, _ = works_of(with_settings, plan(with_settings, store), {}, here)
+    lines = plan(with_settings, store)
+    if any(line.name == stage and line.exists for line in lines):
+        raise SystemExit(f"{stage} is made already in {work}: nothing would be measured; name another --work")
+    works, _ = works_of(with_settings, lines, {}, here)
     ahead = needed(next(one for one in works if one.name == stage))["peak"]
     peak = called(work, recipe, stage, settings)
     return {"forecast_gb": ahead / 1e9, "measured_gb": peak / 1e9, "error": ahead / peak - 1}
