@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from tercet.models.access import Access, AccessError, read_key, write_key
+from tercet.models.access import Access, AccessError, access, read_key, write_key
 from tercet.models.generate import LocalGenerator
 from tercet.models.openai import batcher as batcher_module
 from tercet.models.openai import connections
@@ -74,9 +74,11 @@ def running(start: Callable[[], None], stop: Callable[[], None]) -> Iterator[Non
 
 
 @contextlib.contextmanager
-def serving(generator: LocalGenerator, access: Access, log: Path | None = None) -> Iterator[int]:
+def serving(
+    generator: LocalGenerator, access: Access, log: Path | None = None, routes: Sequence[Any] = (), **more: Any
+) -> Iterator[int]:
     """The port of `tercet serve`."""
-    web = app([ServedModel.of(generator, "tiny")], Settings(access=access, log=log))
+    web = app([ServedModel.of(generator, "tiny")], Settings(access=access, log=log, **more), routes)
     server = web_server(web)
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -374,6 +376,118 @@ def test_a_compressed_body_is_not_unpacked(serve_port: int) -> None:
         Content_Length=str(len(bomb)),
     )  # fmt: skip
     assert spoken(serve_port, asked + bomb)[0] == 415
+
+
+TEXTS: dict[str, dict[str, Any]] = {
+    "token ids beyond the vocabulary": {"prompt": [1, 10**6]},
+    "token ids below zero": {"prompt": [-1]},
+    "token ids of 64 digits": {"prompt": [10**64]},
+    "token ids of fractions": {"prompt": [1.5]},
+    "token ids of truth values": {"prompt": [True, False]},
+    "texts and ids in one list": {"prompt": ["a", 1]},
+    "lists in lists in lists": {"prompt": [[[1]]]},
+    "no prompt": {"prompt": []},
+    "an empty prompt among others": {"prompt": ["a", ""]},
+    "a million prompts": {"prompt": ["a"] * 1_000_000},
+    "more prompts than the queue holds": {"prompt": ["a"] * 257},
+    "a long list of ids": {"prompt": [1] * 1_000_000},
+    "nothing to do": {"prompt": "a", "max_tokens": 0},
+    "log-probs of everything": {"prompt": "a", "logprobs": 10**6},
+    "a schema that is none": {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "cat"}}}},
+    "a schema of megabytes": {
+        "response_format": {"type": "json_schema", "json_schema": {"schema": {"enum": ["x" * 200] * 10_000}}}
+    },
+    "a schema that asks for another server": {
+        "response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": "http://evil.example/s"}}}
+    },
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_texts_that_cannot_be_are_refused_in_a_sentence(name: str, serve_port: int) -> None:
+    body = json.dumps({"model": "tiny", "prompt": "a", "max_tokens": 2, **TEXTS[name]}).encode()
+    began = time.monotonic()
+    status, answer = posted(("serve", serve_port, KEY), body, "/v1/completions")
+    assert (status, len(answer) < 5000) == (400, True)
+    assert time.monotonic() - began < 5
+    sane(answer)
+    assert json.loads(answer)["error"]["type"] == "invalid_request_error"
+
+
+TOOLS = {
+    "a name that a terminal obeys": {"tools": [{"type": "function", "function": {"name": ESCAPE}}]},
+    "thousands of tools": {"tools": [{"type": "function", "function": {"name": "f"}}] * 5000},
+    "arguments that are no JSON": {
+        "messages": [
+            {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": "[" * 9000}}]}
+        ]
+    },
+    "a call without a tool": {"messages": [{"role": "tool", "tool_call_id": "x", "content": "a"}]},
+    "a thought of the user": {"messages": [{"role": "user", "content": "a", "reasoning_content": "b"}]},
+}
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_tools_that_cannot_be_are_refused_in_a_sentence(name: str, serve_port: int) -> None:
+    status, answer = posted(("serve", serve_port, KEY), chat(**TOOLS[name]))
+    assert (status, len(answer) < 5000) == (400, True)
+    sane(answer)
+
+
+def asked_by_a_page(port: int, origin: str, verb: str = "OPTIONS", **headers: str) -> tuple[int, dict[str, str]]:
+    asked = head(verb, "/v1/chat/completions", Origin=origin, **headers)
+    with socket.create_connection(("127.0.0.1", port), 30) as client:
+        client.sendall(asked)
+        answer = client.makefile("rb").read().partition(b"\r\n\r\n")[0].decode("latin-1")
+    lines = answer.split("\r\n")
+    fields = dict(line.lower().split(": ", 1) for line in lines[1:])
+    return int(lines[0].split()[1]), fields
+
+
+def test_only_named_origins_may_read_in_a_browser_and_only_with_the_key(generator: LocalGenerator) -> None:
+    with serving(generator, Access(KEY, origins=("https://app.example",))) as port:
+        status, fields = asked_by_a_page(port, "https://app.example", Access_Control_Request_Method="POST")
+        assert (status, fields["access-control-allow-origin"]) == (204, "https://app.example")
+        assert "authorization" in fields["access-control-allow-headers"]
+        assert "access-control-allow-credentials" not in fields
+        status, fields = asked_by_a_page(port, "https://app.example", "POST", Content_Length="0")
+        assert (status, fields["access-control-allow-origin"]) == (401, "https://app.example")
+        for origin in ("https://app.example.evil", "http://app.example", "https://app.example:8443", "null", "*"):
+            status, fields = asked_by_a_page(port, origin)
+            assert (status, "access-control-allow-origin" in fields) == (403, False)
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "app.example", "https://", "https://app.example/path", "https://me@app.example"]
+)
+def test_origins_that_are_none_are_refused_at_the_start(origin: str) -> None:
+    with pytest.raises(AccessError, match="--allow-origin"):
+        access("127.0.0.1", (), "", [origin])
+
+
+def test_a_route_of_another_package_stands_behind_the_same_entrance(generator: LocalGenerator) -> None:
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+
+    async def read(request: Request) -> JSONResponse:
+        return JSONResponse({"bytes": len(await request.body()), "models": list(request.app.state.models)})
+
+    async def page(_request: Request) -> JSONResponse:
+        return JSONResponse({})
+
+    routes = [Route("/more", read, methods=["POST"]), Route("/page", page)]
+    with serving(generator, Access(KEY), routes=routes, free=("/page",)) as port:
+        key = {"Authorization": f"Bearer {KEY}"}
+        assert spoken(port, head("GET", "/page"))[0] == 200
+        assert spoken(port, head("GET", "/page", Host="evil.example"))[0] == 421
+        assert spoken(port, head("GET", "/pages"))[0] == 401
+        assert spoken(port, head("POST", "/more", Content_Length="2") + b"{}")[0] == 401
+        status, body = spoken(port, head("POST", "/more", Content_Length="2", **key) + b"{}")
+        assert (status, json.loads(body)) == (200, {"bytes": 2, "models": ["tiny"]})
+        large = b"10000\r\n" + b" " * 65536 + b"\r\n"
+        status, _ = spoken(port, head("POST", "/more", Transfer_Encoding="chunked", **key), *([large] * 300))
+        assert status in (0, 413)
 
 
 def posted(server: tuple[str, int, str], body: bytes, path: str = "") -> tuple[int, bytes]:

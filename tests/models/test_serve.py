@@ -241,6 +241,7 @@ class Gate(threading.Event):
         super().__init__()
         self.sizes: list[int] = []
         self.set()
+        generator.policy.key_shapes()  # which takes a pass of its own the first time
         self.hook = backbone(generator.policy.model).register_forward_pre_hook(self.passed, with_kwargs=True)
 
     def passed(self, _model: Any, _args: Any, given: dict[str, Any]) -> None:

@@ -62,7 +62,7 @@ class CalledFunction(Strict):
     def _object(cls, value: str) -> str:
         try:
             found = json.loads(value or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise ValueError("expected a JSON object in a string")
