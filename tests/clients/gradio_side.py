@@ -11,7 +11,7 @@ from gradio_client import Client
 
 URL, KEY = sys.argv[1:3]
 
-chat = gradio.load_chat(URL, model="tiny", token=KEY)
+chat = gradio.load_chat(URL, model="tiny", token=KEY, api_name="chat")
 chat.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
 client = Client(chat.local_url, verbose=False)
 answers = [client.predict(text, api_name="/chat") for text in ("Say a thing", "Say another")]
