@@ -95,6 +95,8 @@ class Turn(Strict):
     tool_call_id: str = ""
     name: str = ""
     annotations: list[Any] = Field(default_factory=list, max_length=0)
+    metadata: dict[str, Any] = Field(default_factory=dict)  # this and `options` say how gradio's page shows a turn
+    options: list[Any] = Field(default_factory=list)
 
     def message(self, tools: str) -> Message:
         """The turn as our own type; the first turn of a conversation carries its tools."""
