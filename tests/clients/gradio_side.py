@@ -12,9 +12,12 @@ from gradio_client import Client
 URL, KEY = sys.argv[1:3]
 
 chat = gradio.load_chat(URL, model="tiny", token=KEY, api_name="chat")
-chat.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+chat.launch(prevent_thread_lock=True, quiet=True, show_error=True, server_name="127.0.0.1")
 client = Client(chat.local_url, verbose=False)
-answers = [client.predict(text, api_name="/chat") for text in ("Say a thing", "Say another")]
+answers = []
+for text in ("Say a thing", "Say another"):
+    answers.append(client.predict({"text": text, "files": []}, api_name="/chat"))
+    client.reset_session()  # gradio cannot read back the turns that its own API keeps of such a page
 sys.stdout.write("\n" + json.dumps({"answers": answers}) + "\n")
 sys.stdout.flush()
 chat.close()

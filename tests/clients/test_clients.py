@@ -125,6 +125,6 @@ def test_inspect_gets_the_local_models_answers(url: str, generator: LocalGenerat
     assert found["logps"] == [one[0].num_tokens for one in generator.complete(turns, Sampling(12))]
 
 
-def test_gradio_shows_an_answer_to_every_turn(url: str) -> None:
+def test_gradio_shows_answers(url: str) -> None:
     found = side("gradio", url, KEY)  # it streams, draws at temperature 1 and says neither a seed nor a length
     assert [bool(answer) for answer in found["answers"]] == [True, True]
