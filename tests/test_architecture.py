@@ -80,7 +80,7 @@ BUDGETS = {
     "forecast": 677,
     "hub": 400,
     "kernels": 111,
-    "models": 13_366,
+    "models": 13_368,
     "play": 1_003,
     "preflight": 1_458,
     "recipe": 2_168,
