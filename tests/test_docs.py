@@ -28,7 +28,7 @@ def links(text: str) -> list[str]:
 
 
 def exists(name: str, source: Path = ROOT / "src") -> bool:
-    """Whether `tercet.package.module.thing` is a package, a module, or something a module defines at its top."""
+    """Whether `tercet.package.module.thing` is a package, a module, or something a module has at its top."""
     parts = name.split(".")
     for cut in range(len(parts), 0, -1):
         place = source.joinpath(*parts[:cut])
@@ -45,6 +45,11 @@ def defines(body: list[ast.stmt], rest: list[str]) -> bool:
     for node in body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == rest[0]:
             return defines(node.body, rest[1:])
+        if isinstance(node, ast.ImportFrom) and rest[0] in [alias.asname or alias.name for alias in node.names]:
+            return len(rest) == 1
+        late = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_PUBLIC"  # imported when first used
+        if late and isinstance(node, ast.Assign) and rest[0] in ast.literal_eval(node.value):
+            return len(rest) == 1
         targets = (
             node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
         )

@@ -383,7 +383,7 @@ TEXTS: dict[str, dict[str, Any]] = {
     "token ids below zero": {"prompt": [-1]},
     "token ids of 64 digits": {"prompt": [10**64]},
     "token ids of fractions": {"prompt": [1.5]},
-    "token ids of truth values": {"prompt": [True, False]},
+    "token ids of booleans": {"prompt": [True, False]},
     "texts and ids in one list": {"prompt": ["a", 1]},
     "lists in lists in lists": {"prompt": [[[1]]]},
     "no prompt": {"prompt": []},

@@ -58,7 +58,7 @@ def test_streams_likelihoods_and_log_probabilities_are_those_of_the_cpu(here, sh
 
     def answers(generator: LocalGenerator) -> tuple[list[Any], list[float]]:
         scored = [one for group in generator.likelihood(LONG, options) for one in group]
-        looked = next(look(generator, [row, ids], 0, 3))
+        looked = next(look(generator, [row, ids], 3))
         exact = [list(generator.stream(PROMPTS[0], Sampling(6))), [(one.num_tokens, one.greedy) for one in scored]]
         exact.append([(one.token, [token for token, _ in one.likeliest]) for one in looked])
         return exact, [*(one.logp for one in (*scored, *looked[1:])), *generator.logps(ids, [5, 6, 7])]
