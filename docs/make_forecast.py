@@ -36,10 +36,12 @@ sources.
 * **Weights.** Master weights, gradients and two AdamW moments in fp32, 16 bytes a weight shared by all ranks; on one
   card the copy that computes, 2 bytes in bf16; on several the layers that FSDP gathers. `optimizer = "adamw8bit"` has
   moments of 2 bytes; `lora` trains the factors alone. PPO's value model counts as the policy does.
-* **Opening.** Every rank opens all weights in fp32 and moves them to its card before they are shared out. Above about
-  20 billion parameters this, and no later moment, is the peak: such models do not fit cards of 80 GB in this version.
-* **Copies of RL.** On every rank a whole reference, and with several ranks or `lag` a whole generator and, for each
-  round of `lag`, the weights that are held for it.
+* **Opening.** In SFT, DPO and GRPO each of several ranks reads its own share of the weights from the disk, and none
+  holds them whole. In PPO, of reward models, with `lora`, with a reference that moves, and of models whose experts lie
+  apart on the disk, every rank opens all weights in fp32 and moves them to its card before they are shared out: above
+  about 20 billion parameters that, and no later moment, is the peak.
+* **Copies of RL.** A reference, shared by the ranks where the policy was opened by shares, else whole on each. With
+  several ranks or `lag` a whole generator on each rank and, for each round of `lag`, the weights held for it.
 * **Activations** of the longest pass, which is `placement.micro_tokens`, or the longest row, pair or (on several
   ranks) group of completions where that is longer; never more than a step has on a rank. A layer keeps
   2 H + 3 I + 2 K numbers and 16 H bytes a token,

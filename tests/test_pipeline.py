@@ -464,6 +464,8 @@ def test_several_ranks_are_launched_and_only_the_first_commits(fakes, store, mon
         "words": {"kind": "synth", "generator": "words@1", "rows": 3},
         "sft": {"kind": "sft", "model": "base", "rows": "words", "max_length": 512},
     }
+    for name, value in {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "3", "MASTER_ADDR": "10.0.0.1"}.items():
+        monkeypatch.setenv(name, value)  # as pods set them: no stage waits for the ranks of a job that is not its own
     made = run(recipe(stage=stage, placement={"ranks": 2}), store)[0]["sft"]
     assert (made.payload / "world").read_text() == "2"
     assert (made.path / "metrics.jsonl").read_text() == '{"step": 0, "rank": 0}\n'

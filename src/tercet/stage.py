@@ -41,6 +41,8 @@ from tercet.verify.plugins import ChangedCodeError
 DISK_FULL = os.EX_IOERR  # a full disk may not hold result.json; the exit code says it too
 GRACE = WITHIN + 2.0  # seconds a stage gets to end by itself
 BRIEF, LONG = 3.0, 60.0  # seconds that other trackers get to send what is left: of a stage that was stopped, of others
+RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun tells the ranks of a stage. Clusters set it for whatever they start, where it is not about stages."""
 
 
 @dataclass(frozen=True)
@@ -316,7 +318,7 @@ def supervise(
         child = subprocess.Popen(
             command(sys.executable, "-m", "tercet.stage", "--draft", Outside(draft.path)),
             cwd=recipe.folder,
-            env=os.environ
+            env={name: value for name, value in os.environ.items() if name not in RANKS}
             | environment(recipe.placement)
             | {"PYTHONPATH": ":".join(dict.fromkeys(paths)), PARENT: str(os.getpid())},
             stdin=subprocess.DEVNULL,

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from importlib.resources import files
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from tercet import machine
 from tercet.device import place
+from tercet.recipe import Placement
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Mesh:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     group: Any = None  # the process group that talks; the default one when None
     padded: bool = False  # whether models here read one path a row, which decides what a batch holds
+    replicas: int = 1  # groups of ranks that hold a whole model each; a group shares it
     walks: bool = True  # whether a branch needs no more of its trunk than keys and values
 
     @property
@@ -77,19 +80,22 @@ class Mesh:
 
 
 @contextmanager
-def mesh() -> Iterator[Mesh]:
+def mesh(placement: Placement | None = None) -> Iterator[Mesh]:
     """Join the process group torchrun described in the environment; leave it at the end.
 
-    Tensors on CUDA travel by NCCL, those in the host's memory by gloo.
+    Tensors on CUDA travel by NCCL, those in the host's memory by gloo. All ranks share one model, or `replicas` groups
+    of them one each: then what layers need travels inside a group, and gradients alone between groups.
     """
+    placement = placement or Placement()
     size = int(os.environ.get("WORLD_SIZE", "1"))
     device = place.device()
     if size == 1:
         yield Mesh(device=device)
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=placement.rank_timeout))
     try:
-        yield Mesh(dist.get_rank(), size, device)
+        yield Mesh(dist.get_rank(), size, device, replicas=placement.replicas)
     finally:
         dist.destroy_process_group()
 

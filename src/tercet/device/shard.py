@@ -10,15 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from tercet.device.four_bits import num_weights
 from tercet.device.mesh import Mesh, wait
+from tercet.device.shares import read_shares
 from tercet.kernels.native import available, call
+
+STORED_IN = "stored_in"
+"""Attribute of a module whose parameters have no numbers yet: the safetensors files that hold them."""
 
 Named = Iterator[tuple[str, Tensor]]
 Merge = Callable[[Callable[[str], Tensor], str], Named]
@@ -45,7 +51,7 @@ class Trainable:
         for frozen in (p for p in module.parameters() if not p.requires_grad and p.is_floating_point()):
             frozen.data = frozen.data.to(dtype)
         if mesh.size > 1:
-            _shard(module if host else module.to(mesh.device), dtype, mesh, offload=host is not None)
+            _shard(module, dtype, mesh, host)
             self.master_weights = self._trained()
         elif self.copied:
             self.master_weights = [nn.Parameter(self._master(p)) for p in self._trained()]
@@ -60,6 +66,11 @@ class Trainable:
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of `loss`; FSDP averages over ranks, so the sum the loop wants is put back."""
         self.backward_from([loss * self.mesh.size if self.mesh.size > 1 else loss])
+
+    def reduce_now(self, now: bool) -> None:
+        """Whether the gradients of the next backward pass are summed over groups of ranks, or wait for a later one."""
+        if self.mesh.replicas > 1:
+            self.module.set_requires_all_reduce(now)  # type: ignore[operator]
 
     def backward_from(self, outputs: Sequence[Tensor], slopes: Sequence[Tensor] | None = None) -> None:
         """Add the gradient that these outputs bring whose own gradients are `slopes`."""
@@ -148,11 +159,40 @@ def _add(master: nn.Parameter, grad: Tensor) -> None:
         master.grad.add_(grad)
 
 
-def _shard(module: nn.Module, dtype: torch.dtype, mesh: Mesh, *, offload: bool) -> None:
+def share_frozen(module: nn.Module, dtype: torch.dtype, mesh: Mesh) -> None:
+    """Let every rank keep a share of a module that is only read, in the precision that it computes in."""
+    _shard(module.requires_grad_(False).to(dtype), dtype, mesh, None)
+
+
+def _shard(module: nn.Module, dtype: torch.dtype, mesh: Mesh, host: torch.device | None) -> None:
+    """Share a module among the ranks; one on `meta` gets its numbers now, on each rank its share alone."""
+    empty = [(part, files) for part in module.modules() if (files := getattr(part, STORED_IN, None))]
+    if not empty and host is None:
+        module.to(mesh.device)
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    place = CPUOffloadPolicy() if offload else OffloadPolicy()
-    ranks = init_device_mesh(mesh.device.type, (mesh.size,))  # by itself it would take a card wherever there is one
-    for layers in (m for m in module.modules() if isinstance(m, nn.ModuleList)):
-        for layer in layers:
-            fully_shard(layer, mesh=ranks, mp_policy=policy, offload_policy=place)
-    fully_shard(module, mesh=ranks, mp_policy=policy, offload_policy=place)
+    ranks = _device_mesh(mesh)
+    options: dict[str, Any] = {"mesh": ranks, "mp_policy": policy}
+    options["offload_policy"] = CPUOffloadPolicy() if host else OffloadPolicy()
+    trained = any(p.requires_grad for p in module.parameters())
+    for layers in (list(m) for m in module.modules() if isinstance(m, nn.ModuleList) and len(m)):
+        chain: list[Any] = layers
+        for layer in chain:  # backward begins with the last one: what it needs is still there
+            fully_shard(layer, **options, reshard_after_forward=not trained or layer is not chain[-1])
+        for layer, following in pairwise(chain):  # shares travel while the layer before computes
+            layer.set_modules_to_forward_prefetch([following])
+            following.set_modules_to_backward_prefetch([layer])
+    fully_shard(module, **options, reshard_after_forward=None if trained else True)
+    if empty:
+        module.to_empty(device=host or mesh.device)
+    for part, files in empty:
+        read_shares(files, dict(part.named_parameters()))
+        delattr(part, STORED_IN)
+
+
+def _device_mesh(mesh: Mesh) -> DeviceMesh:
+    """The ranks by name: those that share one model, and where there are several such groups, the groups."""
+    kind = mesh.device.type  # by itself torch would take a card wherever there is one
+    if mesh.replicas == 1:
+        return init_device_mesh(kind, (mesh.size,), mesh_dim_names=("shard",))
+    shape = (mesh.replicas, mesh.size // mesh.replicas)
+    return init_device_mesh(kind, shape, mesh_dim_names=("replicate", "shard"))

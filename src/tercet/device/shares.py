@@ -108,6 +108,29 @@ class Shares:
         return self._opened[file]
 
 
+def read_shares(files: Sequence[Path], tensors: Mapping[str, Tensor]) -> None:
+    """Copy this rank's shares of tensors out of plain safetensors files that hold them whole, in any precision.
+
+    A file is closed after each tensor: the pages that were read of it leave the process's memory with it.
+    """
+    places: dict[str, Path] = {}
+    for file in files:
+        with safe_open(file, framework="pt") as stored:
+            places |= dict.fromkeys(stored.keys(), file)
+    for name, value in tensors.items():
+        local, begins = _share(value)
+        if not local.numel():
+            continue
+        if name not in places:
+            raise DamagedError(f"{files[0].parent}: has no tensor {name}; make the folder again")
+        with safe_open(places[name], framework="pt") as stored, torch.no_grad():
+            part = stored.get_slice(name)
+            if part.get_shape() != list(value.shape):
+                raise DamagedError(f"{places[name]}: {name} is {part.get_shape()}, expected {list(value.shape)}")
+            own = tuple(slice(at, at + n) for at, n in zip(begins, local.shape, strict=True))
+            local.copy_(part[own] if own else part[...])
+
+
 def _share(value: Any) -> tuple[Tensor, Sequence[int]]:
     """This rank's part of a tensor, and where it begins in the whole."""
     if not hasattr(value, "to_local"):

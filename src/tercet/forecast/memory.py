@@ -31,7 +31,9 @@ class Setting:
     offload: bool = False
     eight_bits: bool = False
     lora: int = 0  # rank of the adapters; 0: all weights are trained
-    reference: bool = False  # a live one, whole on every rank
+    groups: int = 1  # of ranks that hold a whole model each
+    slices: bool = False  # each rank reads its share from the disk, of the policy and of a reference that stays
+    reference: bool = False  # a live one
     copies: int = 0  # of the policy, for generation
     cached: int = 0  # most tokens of the generator's cache
 
@@ -41,23 +43,23 @@ Bytes = dict[str, float]
 
 def training(shape: ModelShape, setting: Setting, value: ModelShape | None = None) -> Bytes:
     """Bytes of a training stage per rank, by what they are for; `peak` is the most that is there at once."""
-    s, models = setting, [shape, *([value] if value else [])]
+    s, models = replace(setting, slices=setting.slices and not shape.mixture), [shape, *([value] if value else [])]
     whole = sum(model.parameters for model in models)
     trained = sum(adapters(model, s.lora) for model in models) if s.lora else whole
-    alone = s.ranks == 1
+    alone, sharing = s.ranks == 1, s.ranks // s.groups
     state = {
-        "master weights": 4.0 * trained / s.ranks,
-        "gradients": 4.0 * trained / s.ranks,
-        "moments": (EIGHT_BITS if s.eight_bits else MOMENTS) * trained / s.ranks,
+        "master weights": 4.0 * trained / sharing,
+        "gradients": 4.0 * trained / sharing,
+        "moments": (EIGHT_BITS if s.eight_bits else MOMENTS) * trained / sharing,
     }
     found: Bytes = {} if s.offload and s.card else dict(state)
-    found["frozen"] = s.width * (whole - trained) / s.ranks if s.lora else 0.0
+    found["frozen"] = s.width * (whole - trained) / sharing if s.lora else 0.0
     if alone and (s.width == 2 or (s.offload and s.card)):
         found["compute copy"] = float(s.width * trained)
     elif not alone:  # FSDP gathers a layer while the next is on its way; embedding and head stay for the whole step
         found["gathered"] = s.width * (2.0 * shape.layer + 2.0 * shape.vocabulary * shape.hidden)
         found["gathered"] += 4.0 * shape.layer  # a layer's gradient in fp32, before it is shared out
-    found["reference"] = float(s.width * shape.parameters) if s.reference else 0.0
+    found["reference"] = s.width * shape.parameters / (sharing if s.slices else 1) if s.reference else 0.0
     found["generator"] = float(s.width * shape.parameters * s.copies)
     found["process"] = CARD_PROCESS if s.card else CPU_PROCESS
     lasting = sum(found.values())
@@ -130,11 +132,15 @@ def disk(shape: ModelShape, setting: Setting, value: ModelShape | None = None) -
 
 
 def _opened(whole: float, trained: float, setting: Setting) -> float:
-    """On the card when a stage begins: every rank takes all weights before they are shared out."""
+    """On the card when a stage begins: a rank that reads no slices takes all weights before they are shared out."""
+    if setting.slices:
+        return 0.0
     return 4.0 * trained + setting.width * (whole - trained) if setting.ranks > 1 else 0.0
 
 
 def _host(whole: float, state: float, setting: Setting) -> float:
-    """Of a node: every rank opens all weights in fp32; then what is offloaded, or a checkpoint on its way."""
+    """Of a node: ranks open all weights or their slices in fp32; then what is offloaded, or a checkpoint on its way."""
     opening = 4.0 * whole * min(setting.ranks, setting.node)
+    if setting.slices:
+        opening *= setting.groups / setting.ranks
     return max(opening, state * min(setting.ranks, setting.node))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -122,6 +123,7 @@ def _gated(module: Any, plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def _rms_eps(module: nn.Module) -> float | None:
     """The epsilon of a module that is a plain RMSNorm: one weight vector, and the kernel's own values."""
+    module = _with_numbers(module)
     named = dict(module.named_parameters())
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if list(named) != ["weight"] or named["weight"].dim() != 1 or not isinstance(eps, float):
@@ -137,12 +139,28 @@ def _is_swiglu(module: Any) -> bool:
     """Whether a module is `down_proj(silu(gate_proj(x)) * up_proj(x))` and nothing else."""
     if {name for name, _ in module.named_children()} - {"act_fn"} != {"gate_proj", "up_proj", "down_proj"}:
         return False
+    module = _with_numbers(module)
     gate, act = module.gate_proj, getattr(module, "act_fn", None)
     if not isinstance(gate, nn.Linear) or not callable(act) or gate.weight.device.type != "cpu":
         return False
     x, probe = _drawn(2, gate.in_features).to(gate.weight.dtype), _drawn(8)
     same = _agree(lambda: act(probe), lambda: silu(probe))
     return same and _agree(lambda: module(x), lambda: module.down_proj(silu(module.gate_proj(x)) * module.up_proj(x)))
+
+
+def _with_numbers(module: nn.Module) -> nn.Module:
+    """The module; of one on `meta` a copy with numbers, on which its formula shows as well, with small products."""
+    parameters = list(module.parameters())
+    if len(parameters) > 6 or not any(parameter.is_meta for parameter in parameters):
+        return module
+    solid = deepcopy(module)
+    for name, part in solid.named_children():
+        if isinstance(part, nn.Linear):
+            sizes = (16, 8) if name == "down_proj" else (8, 16)
+            setattr(solid, name, nn.Linear(*sizes, bias=part.bias is not None))
+    for name, parameter in solid.named_parameters(recurse=False):
+        setattr(solid, name, nn.Parameter(_drawn(*parameter.shape)))
+    return solid
 
 
 def _fuse_rotary(space: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from tercet.recipe.specs import Spec
 
@@ -15,8 +15,14 @@ TrackerName = Literal["wandb", "trackio", "tensorboard", "mlflow"]
 class Placement(Spec):
     """Where and how fast; never part of a key."""
 
-    later = ("report_to", "completions_every")
+    later = ("replicas", "rank_timeout", "report_to", "completions_every")
     ranks: int = Field(1, ge=1, description="Processes of a training stage; above one, torchrun with FSDP2.")
+    replicas: int = Field(
+        1, ge=1, description="Groups of ranks that hold a whole model each and share it within (HSDP)."
+    )
+    rank_timeout: float = Field(
+        1800.0, gt=0, description="Seconds that ranks wait for one of them before the stage ends with an error."
+    )
     threads: int = Field(0, ge=0, description="CPU threads per process; 0 means all cores divided by ranks.")
     micro_tokens: int = Field(4096, ge=16, description="Token budget of one forward and backward pass per rank.")
     share_prefixes: bool = Field(
@@ -55,3 +61,11 @@ class Placement(Spec):
     completions_every: int = Field(
         10, ge=0, description="RL: show them a table of completions with rewards every so many rounds; 0: never."
     )
+
+    @field_validator("replicas")
+    @classmethod
+    def _equal_groups(cls, value: int, info: ValidationInfo) -> int:
+        ranks = info.data.get("ranks", 1)
+        if ranks % value:
+            raise ValueError(f"{ranks} ranks make no {value} equal groups; choose a divisor of placement.ranks")
+        return value

@@ -26,7 +26,7 @@ from tercet.rows import Messages, Pair, RowError, pair_from
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch, Limit, Step, Trees, branch, chosen_rows, schedule, within
 from tercet.train.checks import check_authors, check_context, check_schedule
-from tercet.train.export import card, open_to_train, write_folder, write_truncation
+from tercet.train.export import card, open_frozen, open_to_train, write_folder, write_truncation
 from tercet.train.kto import ANSWERS, Labels, check_batches, mismatch, mismatched, unpaired_loss
 from tercet.train.loop import Loss, State, TrainingError, fit, leaf_sums, start
 from tercet.train.packing import Budget
@@ -50,7 +50,7 @@ Base = Table | ReferenceModel | None  # the reference: known in advance, live, n
 
 def run(spec: DPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
     """Compute the reference's log-probabilities (once, or as it moves), train on the pairs, write a folder."""
-    with mesh() as ranks:
+    with mesh(ctx.recipe.placement) as ranks:
         source = inputs[spec.model].payload
         check_context(load_config(source), spec)
         check_authors(inputs[spec.model], inputs[spec.pairs])
@@ -64,7 +64,7 @@ def run(spec: DPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
             check_batches(len(trees), spec.batch, total, of="rows" if labels else "pairs")
         if labels and ranks.first:
             sys.stderr.write(f"tercet: {ctx.name}: {labels.sentence()}\n")
-        policy, ranks, cost = open_to_train(source, ranks, ctx, trees)
+        policy, ranks, cost = open_to_train(source, ranks, ctx, trees, sharded=not spec.lora)
         base = _base(policy, trees, Origin(source, out, total), spec, ctx, ranks)
         state = start(policy, spec, ranks, ctx, kept=base.kept if isinstance(base, ReferenceModel) else None)
         if state.step == 0 and isinstance(base, Table):
@@ -166,13 +166,16 @@ def _base(policy: Policy, trees: Trees, origin: Origin, spec: DPOSpec, ctx: Cont
         made_of["order"] = f"{origin.total} steps of {spec.batch}, seed {ctx.seed}"
     if (found := load_table(origin.out / "tercet", made_of, ctx.work)) is not None:
         return found
-    policy.to(ranks.device, dtype)
+    if empty := any(parameter.is_meta for parameter in policy.parameters()):
+        reading = open_frozen(origin.source, dtype, ranks, ctx)
+    else:
+        reading = policy.to(ranks.device, dtype)
     orders = (chosen_rows(step, len(trees), spec.batch, ctx.seed) for step in steps)
     others = (mismatched(trees, order, spec.max_length) for order in orders)
-    logps = partial(answer_logps, policy, ranks=ranks, budget=_scoring(ctx))
+    logps = partial(answer_logps, reading, ranks=ranks, budget=_scoring(ctx))
     table = Table(logps(trees), [logps(step) for step in others])
-    # rounding to the compute precision lost bits: read them again
-    policy.model = open_policy(origin.source, torch.float32, layout).model
+    if not empty:  # rounding to the compute precision lost bits: read them again
+        policy.model = open_policy(origin.source, torch.float32, layout).model
     if ranks.first:
         save_table(origin.out / "tercet", table, made_of, ctx.work)
     ranks.barrier()

@@ -14,13 +14,14 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from tercet.device.mesh import Mesh
-from tercet.device.shard import Trainable
+from tercet.device.shard import Trainable, share_frozen
 from tercet.journal import write_json
 from tercet.models.adapter import KEPT
 from tercet.models.base_layout import save_model
 from tercet.models.forest import Tree
 from tercet.models.hf_folder import load_config
 from tercet.models.lora import Merged
+from tercet.models.meta_policy import meta_policy
 from tercet.models.opening import open_policy
 from tercet.models.policy import Policy, Reader
 from tercet.recipe import BaseSpec, TrainSpec
@@ -37,9 +38,15 @@ class Opened(NamedTuple):
     metrics: dict[str, float]
 
 
-def open_to_train(source: Path, ranks: Mesh, ctx: Context, trees: Sequence[Tree] = ()) -> Opened:
-    """Open what a stage trains. Where no forest carries it, that and its cost are said; `trees` tell the cost."""
-    policy = open_policy(source, torch.float32, ctx.recipe.placement.layout)
+def open_to_train(
+    source: Path, ranks: Mesh, ctx: Context, trees: Sequence[Tree] = (), *, sharded: bool = True
+) -> Opened:
+    """Open what a stage trains. Where no forest carries it, that and its cost are said; `trees` tell the cost.
+
+    Of several ranks each reads its share alone, later, where the model is all that is trained (`sharded`).
+    """
+    layout, shared = ctx.recipe.placement.layout, ranks.size > 1 and sharded
+    policy = (meta_policy(source, layout) if shared else None) or open_policy(source, torch.float32, layout)
     if not policy.padded:
         return Opened(policy, replace(ranks, walks=policy.walks), {})
     some = [trees[i] for i in range(min(SAMPLE, len(trees)))]
@@ -48,6 +55,15 @@ def open_to_train(source: Path, ranks: Mesh, ctx: Context, trees: Sequence[Tree]
     if ranks.first:
         sys.stderr.write(f"tercet: {ctx.name}: one path a row, because {policy.why_padded}; it computes {often}\n")
     return Opened(policy, replace(ranks, padded=True), {"padded": 1.0, **({"padded_cost": cost} if some else {})})
+
+
+def open_frozen(source: Path, dtype: torch.dtype, ranks: Mesh, ctx: Context) -> Policy:
+    """Open a model that is only read, in `dtype`: on one rank whole, on several a share on each."""
+    layout = ctx.recipe.placement.layout
+    if ranks.size > 1 and (policy := meta_policy(source, layout)):
+        share_frozen(policy, dtype, ranks)
+        return policy
+    return open_policy(source, dtype, layout).to(ranks.device).requires_grad_(False)
 
 
 def export(

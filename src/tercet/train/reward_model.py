@@ -45,7 +45,7 @@ score is the one logit at the last token that is no padding.
 
 def run(spec: RewardModelSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
     """Train a scalar head and the whole model on pairs; measure accuracy on held-out pairs and on the test sets."""
-    with mesh() as ranks:
+    with mesh(ctx.recipe.placement) as ranks:
         source = inputs[spec.model].payload
         check_context(load_config(source), spec)
         chat = open_chat(source)
@@ -57,7 +57,9 @@ def run(spec: RewardModelSpec, inputs: dict[str, Artifact], out: Path, ctx: Cont
         total = schedule(len(train), spec.batch, spec.num_epochs, spec.steps)
         check_schedule(spec, total)
         pad_id = padding(chat)
-        policy, ranks, cost = open_to_train(source, ranks, ctx, trees)
+        policy, ranks, cost = open_to_train(
+            source, ranks, ctx, trees
+        )  # for the layout; without numbers on several ranks
         scorer = open_scorer(source, pad_id, ctx.seed, padded=policy.padded)
         del policy  # it has only shown how its family reads
         state = start(scorer, spec, ranks, ctx)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tercet.algos.advantage import group_advantages
 from tercet.algos.policy import Clip, Clipped, cispo, gspo, k1, k2, k3, ppo, truncated_weights
-from tercet.device.mesh import mesh
+from tercet.device.mesh import Mesh, mesh
 from tercet.device.shard import Trainable
 from tercet.models.forest import Forest
 from tercet.models.opening import open_policy
@@ -20,7 +20,7 @@ from tercet.store import Artifact, Context
 from tercet.train.batch import Batch
 from tercet.train.branches import read
 from tercet.train.checks import check_inputs
-from tercet.train.export import export, open_to_train
+from tercet.train.export import export, open_frozen, open_to_train
 from tercet.train.loop import Loss, leaf_sums, reduce_tokens, start
 from tercet.train.packing import Budget
 from tercet.train.reference import ReferenceModel
@@ -34,17 +34,12 @@ KL = {"k1": k1, "k2": k2, "k3": k3}
 
 def run(spec: GRPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
     """Sample, grade and train, `spec.rounds` times; write the weights and every rollout."""
-    with mesh() as ranks:
+    with mesh(ctx.recipe.placement) as ranks:
         check_inputs(spec, inputs)
         source = inputs[spec.model].payload
         prompts = read_prompts(spec, inputs, out, ranks, ctx)
-        reference = None
-        if spec.kl_beta > 0:
-            dtype = getattr(torch, spec.precision)
-            own = torch.float32 if spec.polyak else dtype
-            frozen = open_policy(source, own, ctx.recipe.placement.layout).to(ranks.device)
-            reference = ReferenceModel(frozen, spec.polyak, spec.polyak_every, dtype)
-        policy, ranks, cost = open_to_train(source, ranks, ctx)
+        reference = _reference(source, spec, ranks, ctx)
+        policy, ranks, cost = open_to_train(source, ranks, ctx, sharded=not spec.lora)
         RolloutLog.mend(spec, ctx, ranks)
         state = start(policy, spec, ranks, ctx, kept=reference.kept if reference else None)
         trainer = RLTrainer(prompts, state, state.trainable.module, spec, inputs, ctx)  # type: ignore[arg-type]
@@ -53,6 +48,17 @@ def run(spec: GRPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) ->
         trainer.finish(out, spec.advantage)
         counts = {"steps": float(state.step), "updates": float(state.updates), "prompts": float(len(prompts.rows))}
         return counts | cost
+
+
+def _reference(source: Path, spec: GRPOSpec, ranks: Mesh, ctx: Context) -> ReferenceModel | None:
+    """The model that the KL penalty is measured from; one that moves is whole on every rank, in fp32."""
+    if spec.kl_beta <= 0:
+        return None
+    dtype = getattr(torch, spec.precision)
+    if not spec.polyak:
+        return ReferenceModel(open_frozen(source, dtype, ranks, ctx), 0.0, 1)
+    moving = open_policy(source, torch.float32, ctx.recipe.placement.layout).to(ranks.device)
+    return ReferenceModel(moving, spec.polyak, spec.polyak_every, dtype)
 
 
 class GRPO:

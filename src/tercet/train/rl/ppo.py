@@ -15,13 +15,12 @@ from tercet.device.mesh import mesh
 from tercet.device.shard import Trainable
 from tercet.models.forest import Forest, Owners
 from tercet.models.hf_folder import load_config
-from tercet.models.opening import open_policy
 from tercet.recipe import PPOSpec
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch
 from tercet.train.branches import read
 from tercet.train.checks import check_inputs
-from tercet.train.export import card, open_to_train, write_folder
+from tercet.train.export import card, open_frozen, open_to_train, write_folder
 from tercet.train.loop import Loss, reduce_tokens, start
 from tercet.train.packing import Budget
 from tercet.train.reference import ReferenceModel
@@ -34,15 +33,14 @@ from tercet.train.sums import Sum
 
 def run(spec: PPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
     """Sample, grade, estimate advantages, train `spec.passes` times on each round; write weights and rollouts."""
-    with mesh() as ranks:
+    with mesh(ctx.recipe.placement) as ranks:
         check_inputs(spec, inputs)
         source = inputs[spec.model].payload
         prompts = read_prompts(spec, inputs, out, ranks, ctx)
-        policy, ranks, cost = open_to_train(source, ranks, ctx)
+        policy, ranks, cost = open_to_train(source, ranks, ctx, sharded=False)
         pad_id, dtype = prompts.chat.tokenizer.pad_token_id, getattr(torch, spec.precision)
         critic = open_critic(inputs[spec.value].payload, pad_id, ctx.seed, padded=policy.padded)
-        start_point = open_policy(source, dtype, ctx.recipe.placement.layout).to(ranks.device)
-        reference = ReferenceModel(start_point, 0.0, 1)
+        reference = ReferenceModel(open_frozen(source, dtype, ranks, ctx), 0.0, 1)
         rates = {POLICY: spec.learning_rate, CRITIC: spec.value_learning_rate or spec.learning_rate}
         RolloutLog.mend(spec, ctx, ranks)
         state = start(ActorCritic(policy, critic), spec, ranks, ctx, rates=rates)
