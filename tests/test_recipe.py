@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from tercet.recipe import KINDS, EvalSpec, MixSpec, Recipe, RecipeError, dump, file, gate, key_lines, load
+from tercet.recipe import KINDS, EvalSpec, MixSpec, Placement, Recipe, RecipeError, dump, file, gate, key_lines, load
 
 GOOD = """
 name = "small"
@@ -470,3 +470,10 @@ def test_scale_multiplies_rows_steps_and_rounds_and_leaves_benchmarks(write):
     assert load(write(RL), ["scale=3"]).stage["rlvr"].rounds == 6
     for bad in ("0", "-1", "much", "true"):
         assert "scale must be a number above 0" in complaint(write(GOOD), f"scale={bad}")
+
+
+def test_groups_of_ranks_are_equally_large():
+    with pytest.raises(ValidationError, match="6 ranks make no 4 equal groups"):
+        Placement(ranks=6, replicas=4)
+    assert Placement(ranks=6, replicas=3).replicas == 3
+    assert "replicas" not in Placement(ranks=6).model_dump(), "recipes that were written down before stay as they are"
