@@ -398,7 +398,7 @@ TEXTS: dict[str, dict[str, Any]] = {
         "response_format": {"type": "json_schema", "json_schema": {"schema": {"enum": ["x" * 200] * 10_000}}}
     },
     "a schema that asks for another server": {
-        "response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": "http://evil.example/s"}}}
+        "response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": "http://elsewhere.example/s"}}}
     },
 }
 

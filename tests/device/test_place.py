@@ -114,7 +114,7 @@ def test_chat_and_serve_ask(asked: Asked, verb: str, tiny_folder: Path, tmp_path
     from tercet.models.openai import serve
 
     served: list[torch.device] = []
-    monkeypatch.setattr(serve, "run", lambda generator, *_: served.append(generator.device))
+    monkeypatch.setattr(serve, "run", lambda found, *_: served.extend(one.opened().device for one in found))
     monkeypatch.setattr(models, "_lines", lambda _model: iter(["Hi"]))
     options = {"chat": ["--max-new-tokens", "2", "--json"], "serve": ["--port", "0"]}[verb]
     assert main([verb, "tiny:seed=0", "--store", str(tmp_path / "runs"), "--dtype", "float32", *options]) == 0
