@@ -7,13 +7,14 @@ part of the format: the same evaluation ends in the same bytes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 from tercet.rows import Messages, Sampling, Source, message_of, plain_turn
 from tercet.rows_file import read_file
+from tercet.store import Artifact
 
 Think = Literal["strip", "keep"]
 UNREAD = "unread"  # among a sample's numbers: an LLM judge replied, and its reply holds no verdict
@@ -246,3 +247,19 @@ def read_scores(payload: Path) -> dict[str, Score]:
 def _known(kind: type[TaskCard | Result | Score], value: Mapping[str, Any]) -> dict[str, Any]:
     names = {one.name for one in fields(kind)}
     return {key: one for key, one in value.items() if key in names}
+
+
+def summary_of(payload: Path) -> dict[str, Any]:
+    """The `summary.json` of a stage that makes rows; empty where it has none."""
+    file = payload / "summary.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return found if isinstance(found, dict) else {}
+
+
+def stated_licences(line: Iterable[Artifact]) -> dict[str, str]:
+    """Every part of the data in a lineage with the licence that its data sheet states."""
+    return {
+        str(row["part"] or row["source"]): str(row["licence"])
+        for artifact in line
+        for row in summary_of(artifact.payload).get("sheet", [])
+    }

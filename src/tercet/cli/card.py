@@ -20,7 +20,7 @@ from tercet.hub import is_local
 from tercet.inline import score
 from tercet.outside import without_userinfo
 from tercet.recipe import kinds_of
-from tercet.records import Score, read_scores
+from tercet.records import Score, read_scores, stated_licences, summary_of
 from tercet.store import Artifact, Store
 
 LARGE = "100M<n<1B"
@@ -52,7 +52,7 @@ def model_card(artifact: Artifact, store: Store, form: Form) -> str:
 
     line = store.lineage(artifact)
     base = str(next((one.record["spec"]["model"] for one in line if one.kind == "base"), ""))
-    known, parts = licences.base_of(base), data_parts(line)
+    known, parts = licences.base_of(base), stated_licences(line)
     terms, evaluations = licences.of_model(base, parts), dict(_evaluations(artifact, store))
     reads = artifact.kind in kinds_of("reward model")
     data = ModelCardData(
@@ -90,8 +90,8 @@ def model_card(artifact: Artifact, store: Store, form: Form) -> str:
 
 def data_card(artifact: Artifact, file: Path, where: str) -> str:
     """What a data set holds, source by source, with licences; `file` is its table."""
-    sheet = summary_of(artifact)
-    parts = data_parts([artifact])
+    sheet = summary_of(artifact.payload)
+    parts = stated_licences([artifact])
     terms, rows = licences.of_data(parts), int(sheet.get("rows", artifact.metrics.get("rows", 0)))
     data = {
         "license": terms.licence,
@@ -124,22 +124,6 @@ def space_card(artifact: Artifact, title: str) -> str:
     return _with_metadata(
         data, f"# {title}\n\nThe report `{artifact.path.name}` of Tercet; `index.html` is the page.\n"
     )
-
-
-def summary_of(artifact: Artifact) -> dict[str, Any]:
-    """The `summary.json` of a stage that makes rows; empty where it has none."""
-    file = artifact.payload / "summary.json"
-    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return found if isinstance(found, dict) else {}
-
-
-def data_parts(line: list[Artifact]) -> dict[str, str]:
-    """Every part of the data in a lineage with the licence that its data card states."""
-    return {
-        str(row["part"] or row["source"]): str(row["licence"])
-        for artifact in line
-        for row in summary_of(artifact).get("sheet", [])
-    }
 
 
 def hub_data(line: list[Artifact]) -> list[str]:

@@ -9,13 +9,13 @@ import webbrowser
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from tercet.cli.listening import address, check_packages, listening
 from tercet.cli.models import base_of, model_folder
 from tercet.cli.output import say
-from tercet.cli.serving import listening, served_name
+from tercet.cli.serving import served_name
 from tercet.play import columns
 from tercet.play.columns import Column
 from tercet.play.items import ItemBook, evaluations
@@ -33,8 +33,7 @@ FOLDER = "play"  # beside the artifacts: what is kept
 
 def play(args: argparse.Namespace) -> int:
     """Serve the page and the models of its columns until Ctrl-C."""
-    if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
-        raise RecipeError(f"`tercet play` needs {' and '.join(missing)}: pip install 'tercet[play]'")
+    check_packages("play", "fastapi", "uvicorn")
     from tercet.models.access import Access
     from tercet.models.openai import serve
     from tercet.models.openai.served import ServedModel
@@ -42,8 +41,7 @@ def play(args: argparse.Namespace) -> int:
 
     clients: Access = _clients(args)
     with listening(args.host, args.port) as listener:
-        host = f"[{args.host}]" if ":" in args.host else args.host
-        where = f"http://{host}:{listener.getsockname()[1]}/"
+        where = address(args.host, listener)
         shown = _Shown(args)
         page = shown.page(f"{where}v1", clients.key)
         dtype = resolve(args.dtype)

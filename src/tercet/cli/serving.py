@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import socket
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tercet import pipeline
+from tercet.cli.listening import address, check_packages, listening, own_key
 from tercet.cli.models import model_folder
 from tercet.cli.output import say
 from tercet.precision import resolve
@@ -26,36 +24,23 @@ if TYPE_CHECKING:
 
 def serve(args: argparse.Namespace) -> int:
     """A server in front of models; clients need its key where it has one, and have to where others reach it."""
-    from tercet.models.access import access, read_key
+    from tercet.models.access import access
     from tercet.models.openai import serve as server
 
     if args.rows < 1 or args.models_kept < 1:
         raise RecipeError(f"--rows, --models-kept: expected numbers from 1, got {args.rows} and {args.models_kept}")
-    if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
-        raise RecipeError(f"`tercet serve` needs {' and '.join(missing)}: pip install 'tercet[play]'")
-    key = read_key(args.key_file) if args.key_file else os.environ.get("TERCET_API_KEY", "").strip()
+    check_packages("serve", "fastapi", "uvicorn")
+    key = own_key(args)
     clients = access(args.host, args.allow_host, key, args.allow_origin)
     with listening(args.host, args.port) as listener:
         models = served_models(args)
-        where = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{listener.getsockname()[1]}/v1"
+        where = f"{address(args.host, listener)}v1"
         names = " and ".join(name for model in models for name in model.names)
         listener.listen()
         say(f"serving {names} at {where}{' (with a key)' if key else ''}; Ctrl-C ends it")
         sys.stdout.flush()
         server.run(models, server.Settings(args.rows, args.models_kept, clients, args.log), listener)
     return 0
-
-
-def listening(host: str, port: int) -> socket.socket:
-    """A socket bound to an address; a RecipeError where it is taken."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise RecipeError(f"cannot listen on {host}, port {port}: {error}; choose another port") from None
-    return listener
 
 
 def served_models(args: argparse.Namespace) -> list[ServedModel]:

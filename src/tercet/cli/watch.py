@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import sys
 import webbrowser
 from contextlib import suppress
-from importlib.util import find_spec
 from typing import Any
 
+from tercet.cli.listening import address, check_packages, listening, own_key
 from tercet.cli.output import emit, say, table
 from tercet.recipe import RecipeError
 from tercet.report.labels import number
@@ -27,21 +26,15 @@ def watch(args: argparse.Namespace) -> int:
         raise RecipeError(f"{args.folder}: no such folder; expected a store of artifacts, e.g. runs")
     if args.once or args.json:
         return _once(store, as_json=args.json)
-    if missing := [name for name in ("h11", "uvicorn") if find_spec(name) is None]:
-        raise RecipeError(f"`tercet watch` needs {' and '.join(missing)}: pip install 'tercet[play]'; or take --once")
-    from tercet.models.access import access, read_key
+    check_packages("watch", "h11", "uvicorn", more="; or take --once")
+    from tercet.models.access import access
     from tercet.watch.server import WatchSite, web_server
 
-    key = read_key(args.key_file) if args.key_file else os.environ.get("TERCET_API_KEY", "").strip()
+    key = own_key(args)
     clients = access(args.host, args.allow_host, key)
-    with socket.socket(socket.AF_INET6 if ":" in args.host else socket.AF_INET) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((args.host, args.port))
-        except (OSError, OverflowError) as error:
-            raise RecipeError(f"cannot listen on {args.host}, port {args.port}: {error}; choose another port") from None
+    with listening(args.host, args.port) as listener:
         listener.listen()
-        where = f"http://{f'[{args.host}]' if ':' in args.host else args.host}:{listener.getsockname()[1]}/"
+        where = address(args.host, listener)
         say(f"watching {store.root} at {where}{'?key=KEY (once, with your key)' if key else ''}; Ctrl-C ends it")
         sys.stdout.flush()
         if args.open:

@@ -17,7 +17,6 @@ from transformers.initialization import no_init_weights
 
 from tercet.device.shard import STORED_IN
 from tercet.models.backbone import hand_on
-from tercet.models.base_layout import BaseLayout
 from tercet.models.classes import model_class
 from tercet.models.forest import NAME, register
 from tercet.models.hf_folder import load_config, parameters_of, quiet, tensors_of, weight_files
@@ -34,31 +33,31 @@ def meta_policy(folder: Path, layout: BatchLayout) -> Policy | None:
     like it says how its layers read a forest: then the model itself must be asked, with all its numbers.
     """
     config = load_config(folder)
-    if not _stored_as_held(config, folder):
+    model = _on_meta(config)
+    if not _stored_as_held(model, folder):
         return None
+    setattr(model, STORED_IN, weight_files(folder))
     try:
         check_small(small := miniature(config))
         tried = laid_out(build(small), layout)
     except Exception:  # modelling files raise of every kind where a size does not suit them
         return None
-    return _like(tried, _on_meta(config, folder))
+    return _like(tried, model)
 
 
-def _stored_as_held(config: PretrainedConfig, folder: Path) -> bool:
+def _stored_as_held(model: PreTrainedModel, folder: Path) -> bool:
     """Whether every tensor of a model stands in the folder under the name and in the shape that it has in memory."""
-    layout, stored = BaseLayout(config), tensors_of(folder)
-    parameters = dict(layout.model.named_parameters())
-    return parameters_of(layout.model).keys() == parameters.keys() and all(
+    stored, parameters = tensors_of(folder), dict(model.named_parameters())
+    return parameters_of(model).keys() == parameters.keys() and all(
         name in stored and tuple(stored[name][1]) == tuple(value.shape) for name, value in parameters.items()
     )
 
 
-def _on_meta(config: PretrainedConfig, folder: Path) -> PreTrainedModel:
+def _on_meta(config: PretrainedConfig) -> PreTrainedModel:
     kind = model_class(config)
     with quiet(), no_init_weights(), _parameters_on_meta():
         model = kind(config)
         model.tie_weights()
-    setattr(model, STORED_IN, weight_files(folder))
     return model.eval()
 
 

@@ -72,16 +72,6 @@ def taught(line: Iterable[Artifact]) -> list[Taught]:
     return list(found.values())
 
 
-def licences(line: Iterable[Artifact]) -> dict[str, str]:
-    """The licence of every source of data, as the data sheets of these artifacts state it."""
-    found: dict[str, str] = {}
-    for artifact in line:
-        file = artifact.payload / "summary.json"
-        sheet = json.loads(file.read_text(encoding="utf-8")).get("sheet", []) if file.is_file() else []
-        found |= {str(row["part"] or row["source"]): str(row["licence"]) for row in sheet}
-    return found
-
-
 def read(path: Path) -> Iterator[TextRow]:
     """The rows of a table, few in memory at a time."""
     with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as table:

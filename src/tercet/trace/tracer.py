@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from tercet.records import stated_licences
 from tercet.store import Artifact, Store, StoreError
 from tercet.trace import texts
 from tercet.trace.index import Say, TraceIndex, WordPlace, opened
@@ -110,7 +111,7 @@ class Tracer:
             raise StoreError(f"{artifact.path.name}: nothing in its lineage was trained, so no rows can be searched")
         for one in found:
             store.intact(one.artifact.path)
-        return cls([(one, opened(store, one, say), texts.licences(store.lineage(one.artifact))) for one in found])
+        return cls([(one, opened(store, one, say), stated_licences(store.lineage(one.artifact))) for one in found])
 
     @property
     def about(self) -> list[dict[str, Any]]:

@@ -194,8 +194,8 @@ def update_once(state: State, step: Step, loss: LossFn, rate: float, spec: Train
     trainable, mesh = state.trainable, state.trainable.mesh
     began = time.monotonic()
     sums = Sums(mesh, ("tokens", "useful_tokens", "flops"))
-    for left, batch in zip(reversed(range(len(step.batches))), step.batches, strict=True):
-        trainable.reduce_now(not left)
+    for number, batch in enumerate(step.batches, start=1):
+        trainable.reduce_now(number == len(step.batches))
         for part in branches(trainable.module, batch, trainable.backward_from):
             found = loss(trainable.module, part)
             trainable.backward(found.objective.total)

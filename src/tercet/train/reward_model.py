@@ -57,9 +57,7 @@ def run(spec: RewardModelSpec, inputs: dict[str, Artifact], out: Path, ctx: Cont
         total = schedule(len(train), spec.batch, spec.num_epochs, spec.steps)
         check_schedule(spec, total)
         pad_id = padding(chat)
-        policy, ranks, cost = open_to_train(
-            source, ranks, ctx, trees
-        )  # for the layout; without numbers on several ranks
+        policy, ranks, cost = open_to_train(source, ranks, ctx, trees)
         scorer = open_scorer(source, pad_id, ctx.seed, padded=policy.padded)
         del policy  # it has only shown how its family reads
         state = start(scorer, spec, ranks, ctx)

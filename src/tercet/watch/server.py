@@ -193,16 +193,9 @@ class WatchSite:
 
 def web_server(site: WatchSite) -> Server:
     """What runs the site, with limits on connections."""
-    import uvicorn
+    from tercet.models.openai.connections import limited_server
 
-    from tercet.models.openai.connections import IDLE_SECONDS, LimitedProtocol
-
-    return uvicorn.Server(
-        uvicorn.Config(
-            site, http=LimitedProtocol, ws="none", log_level="warning", lifespan="off", proxy_headers=False,
-            server_header=False, timeout_keep_alive=IDLE_SECONDS, h11_max_incomplete_event_size=HEAD_BYTES,
-        )
-    )  # fmt: skip
+    return limited_server(site)
 
 
 def _cookie(headers: list[tuple[str, str]]) -> str:

@@ -11,8 +11,10 @@ import json
 from typing import Any
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from tercet.models.access import HEAD_BYTES
 from tercet.models.openai.problems import Problem
 
 CONNECTIONS = 512  # at once; each takes a descriptor
@@ -97,3 +99,13 @@ class LimitedProtocol(H11Protocol):
         head = f"HTTP/1.1 {status} -\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         self.transport.write(f"{head}Retry-After: 1\r\nConnection: close\r\n\r\n".encode() + body)
         self.transport.close()
+
+
+def limited_server(site: Any) -> uvicorn.Server:
+    """What runs a web application (ASGI), with the limits of this module."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            site, http=LimitedProtocol, ws="none", log_level="warning", lifespan="off", proxy_headers=False,
+            server_header=False, timeout_keep_alive=IDLE_SECONDS, h11_max_incomplete_event_size=HEAD_BYTES,
+        )
+    )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -85,7 +85,7 @@ class Ticket:
 
     def fail(self, error: Exception) -> None:
         """Answer with an error, unless there is an answer."""
-        with suppress(Exception):  # it was cancelled meanwhile, or has its answer
+        with suppress(InvalidStateError):  # it was cancelled meanwhile, or has its answer
             self.answer.set_exception(error)
         self.changed()
 
@@ -96,6 +96,6 @@ class Ticket:
             samples = range(self.job.sampling.n)
             logps = [self.rows[sample].seen for sample in samples] if self.job.top >= 0 and self.rows else []
             result = GenerationResult([self.over[sample] for sample in samples], logps, self.prompt)
-            with suppress(Exception):  # it was cancelled meanwhile
+            with suppress(InvalidStateError):  # it was cancelled meanwhile
                 self.answer.set_result(result)
         self.changed()

@@ -20,7 +20,7 @@ from pathlib import Path
 from socket import socket
 from typing import TYPE_CHECKING, Any
 
-from tercet.models.access import HEAD_BYTES, Access
+from tercet.models.access import Access
 from tercet.models.openai.batcher import Batcher
 from tercet.models.openai.entrance import Entrance, respond
 from tercet.models.openai.handler import RequestHandler
@@ -100,16 +100,9 @@ def app(models: Sequence[ServedModel], settings: Settings, routes: Sequence[Any]
 
 def web_server(served: FastAPI) -> Server:
     """What runs the application, with limits on connections; from now on its end is the batcher's."""
-    import uvicorn
+    from tercet.models.openai.connections import limited_server
 
-    from tercet.models.openai.connections import IDLE_SECONDS, LimitedProtocol
-
-    server = uvicorn.Server(
-        uvicorn.Config(
-            served, http=LimitedProtocol, ws="none", log_level="warning", lifespan="off", proxy_headers=False,
-            server_header=False, timeout_keep_alive=IDLE_SECONDS, h11_max_incomplete_event_size=HEAD_BYTES,
-        )
-    )  # fmt: skip
+    server = limited_server(served)
     served.state.batcher.stopping = lambda: server.should_exit
     return server
 
