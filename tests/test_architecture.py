@@ -328,7 +328,7 @@ def test_few_modules_stand_beside_the_packages():
 
 
 def test_the_documents_show_the_layers_as_they_are():
-    page = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "layers.md").read_text(encoding="utf-8")
     shown = {
         int(number): set(re.split(r"  +", rest)[0].split())
         for number, rest in re.findall(r"^(\d) {6}(.+)$", page, re.M)

@@ -13,7 +13,8 @@ import pytest
 from tercet.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+SITE = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"]
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"")
 NAME = re.compile(r"`(tercet(?:\.\w+)+)(?:\(\))?`")
 OUTSIDE = re.compile(r"/wor[k]/(?:main|env|shared|[.])[\w./-]*|\b(?:tulu3|design|style|evaluation)[.]md\b[^\s]*")
@@ -83,24 +84,56 @@ def test_named_functions_and_files_exist(page):
     assert not missing, f"{page.name} names what is not there: {missing}"
 
 
-def test_the_docs_are_few_pages():
-    pages = {page.name for page in (ROOT / "docs").glob("*.md")}
-    assert pages == {
-        "index.md",
-        "measured.md",
-        "start.md",
-        "tour.md",
-        "trace.md",
-        "recipe.md",
-        "export.md",
-        "paper.md",
-        "log.md",
-        "templates.md",
-        "layouts.md",
-        "families.md",
-        "forecast.md",
-        "play.md",
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub and the site give a page's headings."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
+def test_anchors_lead_to_headings():
+    found = [
+        f"{page.name}: {target}"
+        for page in PAGES
+        for target in (first for first, _ in LINK.findall(page.read_text(encoding="utf-8")) if "#" in first)
+        if not target.startswith("http")
+        if (there := page.parent / target.split("#")[0] if target[0] != "#" else page).suffix == ".md"
+        if target.split("#")[1] not in anchors(there)
+    ]
+    assert not found, f"no heading has these anchors: {found}"
+
+
+def test_every_page_stands_in_the_navigation_and_with_a_sentence_on_the_front_page(docs_script):
+    sections = {
+        name: [page for one in below for page in one.values()]
+        for part in SITE["nav"][1:]
+        for name, below in part.items()
     }
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")} - {"index.md"}
+    assert {page for below in sections.values() for page in below} == pages, "nav of zensical.toml and docs/ differ"
+    front = docs_script("make_llms").sections((ROOT / "docs" / "index.md").read_text(encoding="utf-8"))
+    shown = {name: [links(entry)[0] for entry in entries] for name, entries in front.items()}
+    assert shown == sections, "the lists of docs/index.md and nav of zensical.toml differ"
+
+
+def test_a_list_of_the_docs_has_a_blank_line_before_it():
+    """GitHub needs none; the site would print it as running text."""
+    found = []
+    for page in (ROOT / "docs").rglob("*.md"):
+        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        found += [
+            f"{page.name}: {line}"
+            for line in re.findall(r"^(?![-*| \n#]|\d+\.).+\n((?:[-*]|1\.) .{,40})", text, re.MULTILINE)
+        ]
+    assert not found, found
+
+
+def test_the_site_asks_no_other_host_and_the_agents_file_names_every_section(docs_script):
+    assert SITE["theme"]["font"] is False
+    text = docs_script("make_llms").index((ROOT / "docs" / "index.md").read_text(encoding="utf-8"))
+    assert text.startswith("# Tercet\n\n> Tercet is ")
+    names = [next(iter(part)) for part in SITE["nav"][1:-1]]
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == [*names, "Optional"]
 
 
 def test_the_changelog_knows_the_version():

@@ -55,10 +55,11 @@ def test_the_fast_gate_runs_on_every_python_that_the_package_names():
     assert [one["os"] for one in matrix["include"]] == ["macos-latest"]
 
 
-def test_only_the_job_that_publishes_may_ask_for_an_identity():
-    release = jobs(ROOT / ".github" / "workflows" / "release.yml")
-    assert {name for name, job in release.items() if "id-token" in job.get("permissions", {})} == {"publish"}
-    assert "password" not in (ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8").split("#")[0]
+@pytest.mark.parametrize("name", ["release", "pages"])
+def test_only_the_job_that_publishes_may_ask_for_an_identity(name):
+    workflow = ROOT / ".github" / "workflows" / f"{name}.yml"
+    assert {name for name, job in jobs(workflow).items() if "id-token" in job.get("permissions", {})} == {"publish"}
+    assert "password" not in workflow.read_text(encoding="utf-8").split("#")[0]
 
 
 def test_pre_commit_runs_the_tools_of_the_gate():

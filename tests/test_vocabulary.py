@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TEXT = {".py", ".md", ".toml", ".svg", ".j2", ".css", ".js"}
-# What stands for which of the field's words; docs/index.md has the glossary.
+# What stands for which of the field's words; docs/concepts.md has the words.
 OLD = {
     r"exams?|examin(e|es|ed|ing|ation)": "evaluation, benchmark",
     r"truths?": "reference answer",

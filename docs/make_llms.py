@@ -1,0 +1,51 @@
+"""Writes llms.txt and llms-full.txt into the built site, and its pages as Markdown: for coding agents.
+
+The form is that of llmstxt.org: a title, one paragraph, and links with a sentence each. Sections and sentences are
+those of docs/index.md, whose last section becomes "Optional", as the form calls what may be left out.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+DOCS = Path(__file__).parent
+ENTRY = re.compile(r"^- \[[^\]]+\]\(([\w/-]+\.md)\): .+$", re.M)
+
+
+def sections(front: str) -> dict[str, list[str]]:
+    """The lists of the front page by their headings."""
+    _, *parts = re.split(r"^## ", front, flags=re.M)
+    return {part.split("\n", 1)[0]: [found[0] for found in ENTRY.finditer(part)] for part in parts}
+
+
+def index(front: str) -> str:
+    """The text of llms.txt."""
+    title, paragraph = front.split("\n\n")[:2]
+    found = sections(front)
+    lines = [title, "", "> " + " ".join(paragraph.split())]
+    for name, entries in found.items():
+        lines += ["", f"## {'Optional' if name == [*found][-1] else name}", "", *entries]
+    return "\n".join(lines) + "\n"
+
+
+def full(front: str) -> str:
+    """All pages after one another, without the optional ones."""
+    pages = [ENTRY.match(entry) for entries in [*sections(front).values()][:-1] for entry in entries]
+    texts = [(DOCS / page[1]).read_text(encoding="utf-8") for page in pages if page]
+    return "\n".join([index(front), *texts])
+
+
+def main(site: Path) -> None:
+    """Write both files, and every page beside its HTML, so that the links of llms.txt lead to Markdown."""
+    front = (DOCS / "index.md").read_text(encoding="utf-8")
+    (site / "llms.txt").write_text(index(front), encoding="utf-8")
+    (site / "llms-full.txt").write_text(full(front), encoding="utf-8")
+    for page in DOCS.rglob("*.md"):
+        shutil.copyfile(page, site / page.relative_to(DOCS))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
