@@ -179,10 +179,10 @@ def tables(model: type[BaseModel]) -> set[type[BaseModel]]:
 SPECS = set().union(*map(tables, [Recipe, *KINDS.values()]))
 
 
-@pytest.mark.parametrize("name", file._HINTS)
+@pytest.mark.parametrize("name", file.HINTS)
 def test_every_hint_names_keys_that_exist_with_values_that_they_take(name):
-    found = re.findall(r"`([\w.]+)(?: = \"(\w+)\")?`", file._HINTS[name])
-    assert found or file._HINTS[name].startswith("no key: ")
+    found = re.findall(r"`([\w.]+)(?: = \"(\w+)\")?`", file.HINTS[name])
+    assert found or file.HINTS[name].startswith("no key: ")
     for path, value in found:
         fields = [spec.model_fields[path.split(".")[-1]] for spec in SPECS if path.split(".")[-1] in spec.model_fields]
         assert fields, path
@@ -195,8 +195,8 @@ def test_every_hint_names_keys_that_exist_with_values_that_they_take(name):
 
 def test_no_hint_is_for_a_key_that_every_training_stage_has():
     trained = [spec for spec in KINDS.values() if spec.parallel]
-    assert len(file._HINTS) > 100
-    assert not [name for name in file._HINTS if all(name in spec.model_fields for spec in trained)]
+    assert len(file.HINTS) > 100
+    assert not [name for name in file.HINTS if all(name in spec.model_fields for spec in trained)]
 
 
 def test_missing_key_points_to_its_table_and_says_what_it_is_for(write):

@@ -63,6 +63,7 @@ def test_the_wheel_holds_every_recipe_and_every_file_of_the_package(installed):
 
 def test_a_recipe_that_came_along_is_listed_run_by_name_and_reported(installed, tmp_path):
     assert "quickstart" in tercet(installed, tmp_path, "recipes")
+    assert "name: tercet\n" in tercet(installed, tmp_path, "skill")
     assert "report: " in tercet(installed, tmp_path, "run", "tiny")
     assert "runs/report-" in tercet(installed, tmp_path, "report", "runs")
 

@@ -70,6 +70,11 @@ def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:
     return top
 
 
+def entry(verb: str) -> dict[str, Any]:
+    """What the table says of a verb."""
+    return _TABLE[verb]
+
+
 def complete(top: argparse.ArgumentParser) -> None:
     """Answer a shell that asks what could stand next; nothing in any other run."""
     if "_ARGCOMPLETE" not in os.environ:

@@ -24,7 +24,7 @@ from tercet.recipe.recipe import Recipe
 from tercet.recipe.specs import KINDS, Loc, RecipeError, StageSpec, kinds_of
 
 SCALED = ("rows", "steps", "rounds")  # what a recipe's `scale` multiplies
-_HINTS: dict[str, str] = tomllib.loads(Path(__file__).with_name("hints.toml").read_text(encoding="utf-8"))
+HINTS: dict[str, str] = tomllib.loads(Path(__file__).with_name("hints.toml").read_text(encoding="utf-8"))
 Places = dict[Loc, str]  # where each key was written: "recipes/tiny.toml, line 12" or "--set stage.sft.batch=8"
 
 
@@ -175,7 +175,7 @@ def _explain(problem: Any, document: dict[str, Any], places: Places) -> str:
     given = f"{'.'.join(map(str, loc))} = {without_userinfo(repr(problem['input']))[:60]}"
     if kind == "extra_forbidden":
         allowed = sorted(_model(loc[:-1], document).model_fields)
-        hint = _HINTS.get(str(loc[-1]))
+        hint = HINTS.get(str(loc[-1]))
         meant = f": here {hint}" if hint else _meant(str(loc[-1]), allowed)
         return f"{where}: unknown key {loc[-1]!r} in {_table(loc[:-1])}{meant}; allowed keys: {', '.join(allowed)}"
     if kind == "missing":
