@@ -64,6 +64,7 @@ def render() -> str:
         parts.append(section(f'`kind = "{kind}"`', stage, skip=common, level=3))
     parts.append("#### An entry of `sources`\n\n" + paragraph(recipe.SourceSpec) + table(recipe.SourceSpec))
     parts.append(section("`[placement]`", recipe.Placement))
+    parts.append("#### `mesh`\n\n" + paragraph(recipe.MeshShape) + table(recipe.MeshShape))
     return "\n".join(parts)
 
 
@@ -114,6 +115,8 @@ def default(field: FieldInfo) -> str:
         return "absent"
     if isinstance(plain, bool):
         return f"`{str(plain).lower()}`"
+    if isinstance(plain, BaseModel):
+        return "see below"
     if isinstance(plain, tuple):
         return f"`{list(plain)}`"
     return f'`"{plain}"`' if isinstance(plain, str) else f"`{plain}`"

@@ -473,7 +473,10 @@ def test_scale_multiplies_rows_steps_and_rounds_and_leaves_benchmarks(write):
 
 
 def test_groups_of_ranks_are_equally_large():
-    with pytest.raises(ValidationError, match="6 ranks make no 4 equal groups"):
-        Placement(ranks=6, replicas=4)
-    assert Placement(ranks=6, replicas=3).replicas == 3
-    assert "replicas" not in Placement(ranks=6).model_dump(), "recipes that were written down before stay as they are"
+    with pytest.raises(ValidationError, match="replicate 4 x context 1 x tensor 1 do not make 6 ranks"):
+        Placement(ranks=6, mesh={"replicate": 4})
+    with pytest.raises(ValidationError, match="replicate 2 x shard 2 x context 1 x tensor 1 do not make 6 ranks"):
+        Placement(ranks=6, mesh={"replicate": 2, "shard": 2})
+    assert Placement(ranks=6, mesh={"replicate": 3}).shape.shard == 2
+    assert Placement(ranks=6).shape.model_dump() == {"replicate": 1, "shard": 6, "context": 1, "tensor": 1}
+    assert "mesh" not in Placement(ranks=6).model_dump(), "recipes that were written down before stay as they are"

@@ -18,8 +18,7 @@ from tercet.models.opening import open_policy
 from tercet.models.tiny import build
 
 RANK = """
-import json, sys
-from dataclasses import replace
+import json, os, sys
 from pathlib import Path
 import torch
 from tercet.device.mesh import mesh
@@ -27,6 +26,7 @@ from tercet.device.shard import Trainable, share_frozen
 from tercet.models.meta_policy import meta_policy
 from tercet.models.forest import Leaf, Tree, pack_forest
 from tercet.models.opening import open_policy
+from tercet.recipe import Placement
 
 folder, how, replicas = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 
@@ -35,8 +35,7 @@ def peak():  # ru_maxrss would count the process that started this one
 
 empty = meta_policy(folder, "auto")  # the first one imports what reading takes
 before = peak()
-with mesh() as ranks:
-    ranks = replace(ranks, replicas=replicas)
+with mesh(Placement(ranks=int(os.environ["WORLD_SIZE"]), mesh={"replicate": replicas})) as ranks:
     policy = open_policy(folder) if "whole" in how else empty
     forest = pack_forest([Tree([5, 6, 7], [Leaf([8, 9], [True, True]), Leaf([3], [True])])])
     if how.startswith("frozen"):

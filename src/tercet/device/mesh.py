@@ -18,20 +18,32 @@ from torch import Tensor
 
 from tercet import machine
 from tercet.device import place
+from tercet.device.axes import Axes, channel, divide
 from tercet.recipe import Placement
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Rank, world size and device of this process."""
+    """This process among all ranks of its stage, and its device."""
 
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     group: Any = None  # the process group that talks; the default one when None
     padded: bool = False  # whether models here read one path a row, which decides what a batch holds
-    replicas: int = 1  # groups of ranks that hold a whole model each; a group shares it
     walks: bool = True  # whether a branch needs no more of its trunk than keys and values
+    axes: Axes | None = None  # how several ranks divide rows, tokens and weights
+
+    @property
+    def data(self) -> Mesh:
+        """The ranks that read other rows: what is shared out and added up goes over them, once for all that are alike.
+
+        Itself where no two ranks read the same.
+        """
+        if self.axes is None or self.axes.alike == 1:
+            return self
+        alike = self.axes.alike
+        return replace(self, rank=self.rank // alike, size=self.size // alike, group=self.axes.data, axes=None)
 
     @property
     def first(self) -> bool:
@@ -67,7 +79,10 @@ class Mesh:
 
     def twin(self) -> Mesh:
         """The same ranks with a channel of their own, for a second thread. Every rank calls this at the same point."""
-        return replace(self, group=dist.new_group(backend="gloo")) if self.size > 1 else self
+        if self.size == 1:
+            return self
+        timeout = self.axes.timeout if self.axes else None
+        return replace(self, group=dist.new_group(backend="gloo", timeout=timeout), axes=channel(self.axes))
 
     def _reduce(self, values: list[float], op: Any) -> list[float]:
         if self.size == 1:
@@ -83,8 +98,7 @@ class Mesh:
 def mesh(placement: Placement | None = None) -> Iterator[Mesh]:
     """Join the process group torchrun described in the environment; leave it at the end.
 
-    Tensors on CUDA travel by NCCL, those in the host's memory by gloo. All ranks share one model, or `replicas` groups
-    of them one each: then what layers need travels inside a group, and gradients alone between groups.
+    Tensors on CUDA travel by NCCL, those in the host's memory by gloo. `placement.mesh` says how ranks divide the work.
     """
     placement = placement or Placement()
     size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -93,9 +107,10 @@ def mesh(placement: Placement | None = None) -> Iterator[Mesh]:
         yield Mesh(device=device)
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=placement.rank_timeout))
+    timeout = timedelta(seconds=placement.rank_timeout)
+    dist.init_process_group(backend, timeout=timeout)
     try:
-        yield Mesh(dist.get_rank(), size, device, replicas=placement.replicas)
+        yield Mesh(dist.get_rank(), size, device, axes=divide(placement.shape, device.type, timeout))
     finally:
         dist.destroy_process_group()
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
+from tercet.device.axes import Axes
 from tercet.device.four_bits import num_weights
 from tercet.device.mesh import Mesh, wait
 from tercet.device.shares import read_shares
@@ -65,11 +65,11 @@ class Trainable:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of `loss`; FSDP averages over ranks, so the sum the loop wants is put back."""
-        self.backward_from([loss * self.mesh.size if self.mesh.size > 1 else loss])
+        self.backward_from([loss * _axes(self.mesh).num_shares if self.mesh.size > 1 else loss])
 
     def reduce_now(self, now: bool) -> None:
         """Whether the gradients of the next backward pass are summed over groups of ranks, or wait for a later one."""
-        if self.mesh.replicas > 1:
+        if self.mesh.axes and self.mesh.axes.shape.replicate > 1:
             self.module.set_requires_all_reduce(now)  # type: ignore[operator]
 
     def backward_from(self, outputs: Sequence[Tensor], slopes: Sequence[Tensor] | None = None) -> None:
@@ -170,8 +170,7 @@ def _shard(module: nn.Module, dtype: torch.dtype, mesh: Mesh, host: torch.device
     if not empty and host is None:
         module.to(mesh.device)
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    ranks = _device_mesh(mesh)
-    options: dict[str, Any] = {"mesh": ranks, "mp_policy": policy}
+    options: dict[str, Any] = {"mesh": _axes(mesh).shares, "mp_policy": policy}
     options["offload_policy"] = CPUOffloadPolicy() if host else OffloadPolicy()
     trained = any(p.requires_grad for p in module.parameters())
     for layers in (list(m) for m in module.modules() if isinstance(m, nn.ModuleList) and len(m)):
@@ -189,10 +188,6 @@ def _shard(module: nn.Module, dtype: torch.dtype, mesh: Mesh, host: torch.device
         delattr(part, STORED_IN)
 
 
-def _device_mesh(mesh: Mesh) -> DeviceMesh:
-    """The ranks by name: those that share one model, and where there are several such groups, the groups."""
-    kind = mesh.device.type  # by itself torch would take a card wherever there is one
-    if mesh.replicas == 1:
-        return init_device_mesh(kind, (mesh.size,), mesh_dim_names=("shard",))
-    shape = (mesh.replicas, mesh.size // mesh.replicas)
-    return init_device_mesh(kind, shape, mesh_dim_names=("replicate", "shard"))
+def _axes(mesh: Mesh) -> Axes:
+    assert mesh.axes, "several ranks have axes"
+    return mesh.axes

@@ -196,7 +196,7 @@ def setting_of(spec: ArtifactSpec, recipe: Recipe, machine: Machine, completions
         offload=place.offload and machine.card,
         eight_bits=spec.optimizer == "adamw8bit",
         lora=spec.lora.r if spec.lora else 0,
-        groups=place.replicas if ranks % place.replicas == 0 else 1,
+        groups=place.shape.replicate if ranks % place.shape.replicate == 0 else 1,
         slices=ranks > 1 and not spec.lora and isinstance(spec, SFTSpec | DPOSpec | GRPOSpec) and _stays(spec),
         reference=isinstance(spec, RLSpec) or (isinstance(spec, DPOSpec) and spec.polyak > 0),
     )

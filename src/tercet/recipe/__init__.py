@@ -16,7 +16,7 @@ from tercet.recipe.data_specs import (
 )
 from tercet.recipe.eval_specs import BenchmarkSpec, EvalSpec, Gate, ReportSpec, gate
 from tercet.recipe.file import dump, key_lines, load
-from tercet.recipe.placement import BatchLayout, Placement
+from tercet.recipe.placement import BatchLayout, MeshShape, Placement
 from tercet.recipe.recipe import Recipe
 from tercet.recipe.rl_specs import ExtraSpec, GRPOSpec, MonitorSpec, PPOSpec, RLSpec
 from tercet.recipe.specs import (

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Literal, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, model_validator
 
 from tercet.recipe.specs import Spec
 
@@ -12,14 +13,21 @@ BatchLayout = Literal["auto", "forest", "padded"]
 TrackerName = Literal["wandb", "trackio", "tensorboard", "mlflow"]
 
 
+class MeshShape(Spec):
+    """How the ranks of a stage divide its work; the product of the four is the number of ranks."""
+
+    replicate: int = Field(0, ge=0, description="Groups of ranks that hold a whole model each (HSDP); 0: one group.")
+    shard: int = Field(0, ge=0, description="Ranks of a group that read rows of their own (FSDP); 0: what is left.")
+    context: int = Field(1, ge=1, le=1, description="Ranks that have a part each of the same rows' tokens (Ulysses).")
+    tensor: int = Field(1, ge=1, le=1, description="Ranks that compute a part each of every product, within a node.")
+
+
 class Placement(Spec):
     """Where and how fast; never part of a key."""
 
-    later = ("replicas", "rank_timeout", "report_to", "completions_every")
+    later = ("mesh", "rank_timeout", "report_to", "completions_every")
     ranks: int = Field(1, ge=1, description="Processes of a training stage; above one, torchrun with FSDP2.")
-    replicas: int = Field(
-        1, ge=1, description="Groups of ranks that hold a whole model each and share it within (HSDP)."
-    )
+    mesh: MeshShape = Field(MeshShape(), description="How ranks divide rows, tokens and weights.")
     rank_timeout: float = Field(
         1800.0, gt=0, description="Seconds that ranks wait for one of them before the stage ends with an error."
     )
@@ -62,10 +70,21 @@ class Placement(Spec):
         10, ge=0, description="RL: show them a table of completions with rewards every so many rounds; 0: never."
     )
 
-    @field_validator("replicas")
-    @classmethod
-    def _equal_groups(cls, value: int, info: ValidationInfo) -> int:
-        ranks = info.data.get("ranks", 1)
-        if ranks % value:
-            raise ValueError(f"{ranks} ranks make no {value} equal groups; choose a divisor of placement.ranks")
-        return value
+    @model_validator(mode="after")
+    def _shaped(self) -> Self:
+        found = self.shape
+        if math.prod((found.replicate, found.shard, found.context, found.tensor)) != self.ranks:
+            given = " x ".join(f"{name} {size}" for name, size in self.mesh if size)
+            raise ValueError(
+                f"mesh: {given} do not make {self.ranks} ranks; the product of replicate, shard, context and tensor is "
+                "placement.ranks (a shard left out is what the others leave)"
+            )
+        return self
+
+    @property
+    def shape(self) -> MeshShape:
+        """The mesh with every number."""
+        replicate = self.mesh.replicate or 1
+        others = replicate * self.mesh.context * self.mesh.tensor
+        shard = self.mesh.shard or max(1, self.ranks // others)
+        return MeshShape(replicate=replicate, shard=shard, context=self.mesh.context, tensor=self.mesh.tensor)

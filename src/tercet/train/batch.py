@@ -205,9 +205,10 @@ def batches(
     if mesh.size > 1 or not mesh.walks:  # a sharded model must run equally often on each rank
         budget = budget._replace(depth_first=False)
     multiple = multiple or filling(mesh.device)
-    parts = cut_step(trees, budget, mesh)
+    readers = mesh.data
+    parts = cut_step(trees, budget, readers)
     forests = [pack_forest([trees[i] for i in items], multiple, share=budget.share) for items in parts]
-    most = int(mesh.max([float(len(forests))])[0])
+    most = int(readers.max([float(len(forests))])[0])
     for _ in range(len(forests), most):
         parts.append([])
         forests.append(pack_forest([EMPTY], multiple if multiple == BLOCK else 1))

@@ -41,7 +41,7 @@ class Piece(NamedTuple):
 
 
 def cut_step(trees: Sequence[Tree], budget: Budget, mesh: Mesh) -> list[list[int]]:
-    """The trees of each of this rank's batches, by number."""
+    """The trees of each of this rank's batches, by number; `mesh` are ranks that read other rows."""
     if mesh.padded:
         mine = share([sum(tree.path_lengths) for tree in trees], mesh)
         return [[mine[i] for i in part] for part in pack_rows([trees[i].path_lengths for i in mine], budget.tokens)]

@@ -133,7 +133,7 @@ def per_leaf(value: Callable[[Forest], Tensor], trees: Sequence[Tree], budget: B
     Ranks share the trees and call `value` equally often, so it may be a sharded model.
     """
     found: dict[int, list[float]] = {}
-    part = PART * ranks.size
+    part = PART * ranks.data.size
 
     def keep(items: list[int], _forest: Forest) -> dict[str, Tensor]:
         return {"item": torch.tensor(items, dtype=torch.long)}
@@ -144,7 +144,7 @@ def per_leaf(value: Callable[[Forest], Tensor], trees: Sequence[Tree], budget: B
             if items:  # the empty batch of a rank with nothing left has none
                 rows = values.float().reshape(len(items), -1).tolist()
                 found |= {begin + item: row for item, row in zip(items, rows, strict=True)}
-    whole = {item: row for rank in ranks.gather(found) for item, row in rank.items()}
+    whole = {item: row for rank in ranks.data.gather(found) for item, row in rank.items()}
     return torch.tensor([whole[item] for item in range(len(trees))], dtype=torch.float32)
 
 

@@ -23,7 +23,7 @@ class Sums:
 
     def __init__(self, mesh: Mesh, counts: tuple[str, ...] = ()) -> None:
         """`counts` names what is counted, the same on every rank."""
-        self.mesh = mesh
+        self.mesh = mesh.data
         self.totals: dict[str, Tensor] = {}
         self.weights: dict[str, float] = {}
         self.counts = dict.fromkeys(counts, 0.0)

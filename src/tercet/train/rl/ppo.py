@@ -127,9 +127,9 @@ class PPO:
         mask = torch.cat([batch.values["learned_P"] for batch in made])
         chosen = whole[mask]
         # In two passes: a sum of squares minus the square of a sum would lose the digits of a small variance.
-        count, total = self.ranks.sum([float(len(chosen)), float(chosen.sum())])
+        count, total = self.ranks.data.sum([float(len(chosen)), float(chosen.sum())])
         mean = total / max(count, 1.0)
-        (squares,) = self.ranks.sum([float((chosen - mean).square().sum())])
+        (squares,) = self.ranks.data.sum([float((chosen - mean).square().sum())])
         variance = squares / max(1.0, count - 1)
         if self.spec.whiten:
             sizes = [len(batch.values["advantages_P"]) for batch in made]
@@ -144,7 +144,7 @@ class PPO:
         returns, values = (torch.cat([batch.values[name] for batch in made]).double() for name in names)
         missed = returns - values
         sums = [x.sum() for x in (returns, returns.square(), missed, missed.square(), values)]
-        count, first, second, off, squares, valued = self.ranks.sum([float(len(returns)), *map(float, sums)])
+        count, first, second, off, squares, valued = self.ranks.data.sum([float(len(returns)), *map(float, sums)])
         count = max(count, 1.0)
         spread_of_returns = second / count - (first / count) ** 2
         left = squares / count - (off / count) ** 2
