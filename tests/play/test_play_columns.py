@@ -1,4 +1,4 @@
-"""The columns are the models of a run in the order of its story, and what else the command line names."""
+"""Columns have labels that differ, servers stay unnamed, and a Space of them is read-only."""
 
 from __future__ import annotations
 
@@ -6,32 +6,9 @@ import json
 import re
 from pathlib import Path
 
-import pytest
-
 from tercet.play.columns import labelled, local, server
-from tercet.play.run import distinct, run_models, run_of
-from tercet.store import Store, StoreError
 
 SPACE = Path(__file__).parents[2] / "docker" / "space"
-
-
-def test_the_models_of_a_store_come_in_the_order_of_their_lineage(run_store):
-    assert [artifact.name for artifact in run_models(run_store)] == ["base", "sft"]
-    assert run_of(run_store.root) == (run_store, None) or run_of(run_store.root)[0].root == run_store.root
-
-
-def test_a_model_folder_or_a_stage_is_no_run(run_store, tiny_folder, tmp_path):
-    assert run_of(tiny_folder) is None
-    assert run_of(run_store.open("sft").path) is None
-    assert run_of(tmp_path) is None
-    with pytest.raises(StoreError, match="holds no model"):
-        run_models(Store(tmp_path))
-
-
-def test_two_stages_of_one_name_are_told_apart_by_their_folders(run_store):
-    one = run_store.open("sft")
-    assert list(distinct([one])) == ["sft"]
-    assert list(distinct([one, one])) == [one.path.name]
 
 
 def test_labels_of_columns_differ(tiny_folder):
