@@ -51,6 +51,9 @@ class Notes:
     def progress(self, done: int, total: int, note: str = "") -> None:
         """Progress is not shown."""
 
+    def note(self, text: str) -> None:
+        """Nothing is shown."""
+
     def column(self, name: str) -> list[float]:
         """One figure of every step."""
         return [step[name] for step in self.steps]
