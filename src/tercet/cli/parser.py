@@ -44,13 +44,21 @@ class TopParser(Parser):
     def format_help(self) -> str:
         """Usage, the groups with a line for each verb, the options."""
         lines = [f"usage: {self.prog} [-h] [--version] VERB …", "", str(self.description)]
-        for group in dict.fromkeys(about["group"] for name, about in _TABLE.items() if name != "shared"):
+        for group, names in groups().items():
             lines += ["", group]
-            for name, about in _TABLE.items():
-                if about.get("group") == group:
-                    said = textwrap.wrap(about["help"], 78 - 17)
-                    lines += [f"  {name if not i else '':14} {part}" for i, part in enumerate(said)]
+            for name in names:
+                said = textwrap.wrap(_TABLE[name]["help"], 78 - 17)
+                lines += [f"  {name if not i else '':14} {part}" for i, part in enumerate(said)]
         return "\n".join([*lines, "", *textwrap.wrap(str(self.epilog), 78)]) + "\n"
+
+
+def groups() -> dict[str, list[str]]:
+    """The verbs of each group, in the table's order."""
+    found: dict[str, list[str]] = {}
+    for name, about in _TABLE.items():
+        if name != "shared":
+            found.setdefault(about["group"], []).append(name)
+    return found
 
 
 def parser(verbs: Mapping[str, Verb]) -> argparse.ArgumentParser:

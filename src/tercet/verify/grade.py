@@ -74,6 +74,7 @@ class Verifier:
     `sees_thoughts`: it grades the whole text, as formats and lengths do; the others are given the answer alone.
     One of a `package`, or of a user's file, may also look at prompt and source of the row. `plainly`: a completion that
     states a reference answer (`{}`), and so is right; empty where references hold none, but constraints or tests.
+    `about`: what an LLM judge is asked, which has no docstring of its own.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Verifier:
     sees_thoughts: bool = False
     package: str = ""
     plainly: str = ""
+    about: str = ""
 
     def __call__(
         self,
