@@ -73,7 +73,7 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 27
 # docs/log.md that says what the lines buy.
 BUDGETS = {
     "algos": 614,
-    "cli": 3_305,
+    "cli": 3_313,
     "data": 6_954,
     "device": 1_364,
     "evals": 3_753,
@@ -90,7 +90,7 @@ BUDGETS = {
     "trace": 844,
     "train": 4_219,
     "watch": 642,
-    "verify": 5_201,
+    "verify": 5_203,
 }
 # Flat tables may be long; the reason says why the file reads well all the same.
 TABLES: dict[str, str] = {}
