@@ -34,7 +34,7 @@ ENUMS = {
     "license": LICENCES,
 }
 REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-REQUIRED = {"model": set(), "dataset": set(), "space": {"title", "emoji", "colorFrom", "colorTo", "sdk", "app_file"}}
+REQUIRED = {"model": set(), "dataset": set(), "space": {"title", "emoji", "colorFrom", "colorTo", "sdk"}}
 
 
 def faults(text: str, kind: str = "model") -> list[str]:
@@ -43,7 +43,10 @@ def faults(text: str, kind: str = "model") -> list[str]:
     if not found:
         return ["no metadata"]
     data = yaml.safe_load(found[1])
-    wrong = [f"{name} is missing" for name in REQUIRED[kind] - data.keys()]
+    needed = REQUIRED[kind] | (
+        {"app_port" if data.get("sdk") == "docker" else "app_file"} if kind == "space" else set()
+    )
+    wrong = [f"{name} is missing" for name in needed - data.keys()]
     for name, allowed in ENUMS.items():
         values = data.get(name, [])
         wrong += [f"{name}: {one!r}" for one in ([values] if isinstance(values, str) else values) if one not in allowed]
@@ -53,7 +56,11 @@ def faults(text: str, kind: str = "model") -> list[str]:
         wrong.append("license_link must be a URL or LICENSE")
     wrong += [f"language: {one!r}" for one in data.get("language", []) if not re.fullmatch(r"[a-z]{2,3}", one)]
     ids = [data["base_model"]] if "base_model" in data else []
-    wrong += [f"{one!r} is no repository" for one in (*ids, *data.get("datasets", [])) if not REPO.fullmatch(one)]
+    wrong += [
+        f"{one!r} is no repository"
+        for one in (*ids, *data.get("datasets", []), *data.get("models", []))
+        if not REPO.fullmatch(one)
+    ]
     wrong += [f"tags: {one!r}" for one in data.get("tags", []) if not isinstance(one, str)]
     return wrong + _model_index(data.get("model-index", []))
 

@@ -9,6 +9,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import DatasetCard, ModelCard, constants
 
+import tercet
 from fake_hub import TOKEN, running
 from tercet.cli import main
 
@@ -71,6 +72,34 @@ def test_a_report_arrives_as_a_static_space(hub, push):
     assert sorted(hub.files["spaces/me/report"]) == ["README.md", "index.html"]
 
 
+def test_a_space_of_a_run_names_the_models_that_were_pushed_at_their_commits(hub, push, made, recipe, tmp_path):
+    assert push("base", "me/mine")[0] == 0
+    wheel = tmp_path / "tercet-0.1-py3-none-any.whl"
+    wheel.write_bytes(b"a wheel")
+    for number, word in enumerate((str(made.root), str(recipe), "page", "base")):
+        code, _, err = push(word, f"me/demo{number}", "--space", "--wheel", str(wheel))
+        assert code == 0, err
+        files = hub.files[f"spaces/me/demo{number}"]
+        lines = files["play.args"].decode().splitlines()
+        assert lines[:2] == [f"me/mine@{'1' * 40}", "--name=base"]
+        assert lines[2].startswith("--title=")
+        assert files["requirements.txt"] == b"./tercet-0.1-py3-none-any.whl[play]\n"
+        assert files[wheel.name] == b"a wheel"
+        assert hub.repositories[f"spaces/me/demo{number}"]["sdk"] == "docker"
+        assert "models:\n- me/mine\n" in files["README.md"].decode()
+    (made.root / "pushed.jsonl").unlink()
+
+
+def test_a_dry_run_of_a_space_asks_nobody_and_names_a_base_that_anybody_can_make(hub, push, made, tmp_path):
+    code, _, err = push(str(made.root), "me/demo", "--space", "--dry-run", str(tmp_path / "out"))
+    assert (code, hub.requests) == (0, []), err
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "Dockerfile", "README.md", "play.args", "requirements.txt",
+    ]  # fmt: skip
+    assert (tmp_path / "out" / "play.args").read_text().splitlines()[0] == "tiny:"
+    assert (tmp_path / "out" / "requirements.txt").read_text() == f"tercet[play]=={tercet.__version__}\n"
+
+
 def test_a_hub_that_is_busy_is_asked_again(hub, push):
     hub.failing = {"/api/repos/create": 1, "/lfs/": 2, "/api/models/me/mine/commit": 1}
     assert push("base", "me/mine")[0] == 0
@@ -103,6 +132,10 @@ def test_a_dry_run_writes_the_folder_and_asks_nobody(hub, push, tmp_path):
         ("base", "me/mi ne", (), 2, "alphanumeric"),
         ("mix", "me/rows", ("--gguf", "f16"), 2, "is no model"),
         ("mix", "other/rows", (), 1, "the token may not write there"),
+        ("mix", "me/demo", ("--space",), 2, "takes a run, or a model of one"),
+        ("base", "me/demo", ("--space", "--gguf", "f16"), 2, "of the push of a model"),
+        ("base", "me/demo", ("--space", "--wheel", "absent.whl"), 2, "expected a wheel of Tercet"),
+        ("base", "me/mine", ("--wheel", "tercet-1.whl"), 2, "is for --space alone"),
     ],
 )
 def test_what_cannot_be_pushed_is_said(hub, push, artifact, name, options, code, told):

@@ -126,6 +126,22 @@ def space_card(artifact: Artifact, title: str) -> str:
     )
 
 
+def docker_card(title: str, models: Mapping[str, str]) -> str:
+    """The head of a Space that runs `tercet play`, and whose models it shows."""
+    data: dict[str, Any] = {"title": title[:60], "emoji": "🔎", "colorFrom": "purple", "colorTo": "green"}
+    data |= {"sdk": "docker", "app_port": 7860, "pinned": False, "tags": ["tercet"]}
+    ids = [place.partition("@")[0] for place in models.values()]
+    if shown := [one for one in ids if _HUB.fullmatch(one)]:
+        data["models"] = shown
+    table = "\n".join(f"| {_cell(name)} | `{_cell(place)}` |" for name, place in models.items())
+    return _with_metadata(
+        data,
+        f"# {title}\n\nModels made with Tercet answer the same prompt side by side, token by token, with verdicts. "
+        "The page is\nread-only: nothing that visitors type is kept. Private models need the secret `HF_TOKEN`.\n\n"
+        f"| column | model |\n|---|---|\n{table}\n",
+    )
+
+
 def hub_data(line: list[Artifact]) -> list[str]:
     """The hub ids of the sources in a lineage."""
     paths = [source["path"] for one in line for source in one.record["spec"].get("sources", []) if source["path"]]

@@ -76,7 +76,12 @@ class _Shown:
         found: dict[str, NamedModel | str] = {}
         for word in args.models or [args.store]:
             found |= self._named(word)
-        names = distinct([_server_name(one) if isinstance(one, str) else one[1:] for one in found.values()])
+        if args.name and len(args.name) != len(found):
+            raise RecipeError(f"--name: expected a name for each of {len(found)} columns, got {len(args.name)}")
+        names = distinct(
+            [(name, name) for name in args.name]
+            or [_server_name(one) if isinstance(one, str) else one[1:] for one in found.values()]
+        )
         both = list(zip(names, found.values(), strict=True))
         self.artifacts = {name: one.artifact for name, one in both if isinstance(one, NamedModel)}
         self.folders = {name: artifact.payload for name, artifact in self.artifacts.items()}
@@ -108,8 +113,9 @@ class _Shown:
 
     def _column(self, name: str, one: NamedModel | str) -> Column:
         if isinstance(one, NamedModel):
-            artifact = one.artifact
-            return columns.local(name, artifact.payload, artifact.kind, artifact.path.name)
+            folder = one.artifact.path.name
+            kind = one.artifact.kind if one.whole == folder else ""  # of other models nobody knows
+            return columns.local(name, one.artifact.payload, kind, folder)
         from tercet.models.openai.endpoint import key_of
 
         url, _, model = one.partition("#")

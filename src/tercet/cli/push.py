@@ -1,4 +1,4 @@
-"""The verb `push`: a model, a data set or a report of the store to the Hub, each with its card.
+"""The verb `push`: a model, a data set, a report or a page of models of the store to the Hub, each with its card.
 
 huggingface_hub speaks to the Hub: it finds the token, repeats what fails for a moment, and leaves out what is there
 already, so that a push that was cut short goes on by the same command. No message holds a token or a signed address.
@@ -10,14 +10,18 @@ import argparse
 import os
 import re
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from tercet.cli import space
 from tercet.cli.export import check_options, new_folder, write_model
 from tercet.cli.output import emit, say
+from tercet.outside import printable
 from tercet.recipe import kinds_of
 from tercet.store import Artifact, Store, StoreError
 
@@ -32,33 +36,67 @@ class PushError(OSError):
 
 
 class Pushed(NamedTuple):
-    """Where it is, and the commit: `Pushed("https://huggingface.co/me/mine", "https://…/commit/3f2a…")`."""
+    """Where it is, and the commit: `Pushed("https://huggingface.co/me/mine", "https://…/commit/3f2a…", "3f2a…")`."""
 
     url: str
     commit: str
+    oid: str
+
+
+class Parcel(NamedTuple):
+    """What is uploaded: its name, what the Hub calls such a repository, a Space's SDK, and what writes the folder."""
+
+    name: str
+    kind: str
+    sdk: str | None
+    write: Callable[[Path], object]
+    model: Artifact | None = None  # which others can load from there
 
 
 def push(args: argparse.Namespace) -> int:
     """Write the folder first, then upload it; with `--dry-run` the folder is all."""
     store = Store(args.store)
+    parcel = _space(args) if args.space else _parcel(args, store)
+    _check_repository(args.repository)
+    if args.dry_run:
+        target = args.dry_run.absolute()
+        with new_folder(target) as draft:
+            parcel.write(draft)
+        return _say(args, parcel, target, None)
+    api = _api()
+    with tempfile.TemporaryDirectory(prefix=".push-", dir=store.root) as scratch:
+        folder = Path(scratch) / "folder"
+        parcel.write(folder)
+        pushed = _patiently(lambda: _upload(api, args, parcel, folder))
+        if parcel.model is not None:
+            space.note(store, parcel.model, args.repository, pushed.oid)
+        return _say(args, parcel, folder, pushed)
+
+
+def _parcel(args: argparse.Namespace, store: Store) -> Parcel:
+    """An artifact of the store."""
     artifact = store.open(args.artifact)
     kind = _kind_of(artifact)
-    _check_repository(args.repository)
+    if args.wheel is not None:
+        raise StoreError("--wheel is for --space alone")
     if kind == "model":
         check_options(args, artifact)
     elif args.dtype != "base" or args.adapter or args.gguf:
         raise StoreError(f"{artifact.path.name} is no model: --dtype, --adapter and --gguf do not fit it")
-    if args.dry_run:
-        target = args.dry_run.absolute()
-        with new_folder(target) as draft:
-            _write(args, artifact, store, draft)
-        return _say(args, artifact, kind, target, None)
-    api = _api()
-    with tempfile.TemporaryDirectory(prefix=".push-", dir=store.root) as scratch:
-        folder = Path(scratch) / "folder"
-        _write(args, artifact, store, folder)
-        pushed = _patiently(lambda: _upload(api, args, artifact, kind, folder))
-        return _say(args, artifact, kind, folder, pushed)
+    whole = artifact if kind == "model" and not args.adapter and not args.gguf else None
+    sdk = "static" if kind == "space" else None
+    return Parcel(artifact.path.name, kind, sdk, partial(_write, args, artifact, store), whole)
+
+
+def _space(args: argparse.Namespace) -> Parcel:
+    """A page on which a run's models, pushed before, answer side by side."""
+    if args.dtype != "base" or args.adapter or args.gguf:
+        raise StoreError("--space: --dtype, --adapter and --gguf are of the push of a model")
+    space.check_wheel(args.wheel)
+    found = space.space_of(args)
+    if found.left:
+        sys.stderr.write(printable(f"not on the page, as it was not pushed: {', '.join(found.left)}\n"))
+    return Parcel(found.title, "space", "docker", lambda folder: space.write_space(found, folder, args.wheel))
 
 
 def _kind_of(artifact: Artifact) -> str:
@@ -111,19 +149,19 @@ def _api() -> Any:
     return api
 
 
-def _upload(api: Any, args: argparse.Namespace, artifact: Artifact, kind: str, folder: Path) -> Pushed:
+def _upload(api: Any, args: argparse.Namespace, parcel: Parcel, folder: Path) -> Pushed:
     """Make the repository where it is missing, and commit the folder to it."""
     made = api.create_repo(
         args.repository,
-        repo_type=kind,
+        repo_type=parcel.kind,
         private=True if args.private else None,
-        space_sdk="static" if kind == "space" else None,
+        space_sdk=parcel.sdk,
         exist_ok=True,
     )
     done = api.upload_folder(
-        repo_id=args.repository, repo_type=kind, folder_path=folder, commit_message=f"Tercet: {artifact.path.name}"
+        repo_id=args.repository, repo_type=parcel.kind, folder_path=folder, commit_message=f"Tercet: {parcel.name}"
     )
-    return Pushed(str(made), str(done.commit_url))
+    return Pushed(str(made), str(done.commit_url), str(done.oid))
 
 
 def _patiently(work: Callable[[], Found]) -> Found:
@@ -162,15 +200,15 @@ def _told(error: BaseException, status: int) -> str:
     return f"the Hub did not take it ({said}); {advice}"
 
 
-def _say(args: argparse.Namespace, artifact: Artifact, kind: str, folder: Path, pushed: Pushed | None) -> int:
+def _say(args: argparse.Namespace, parcel: Parcel, folder: Path, pushed: Pushed | None) -> int:
     """What was written or uploaded."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     size = sum(file.stat().st_size for file in files)
     if args.json:
         names = [str(file.relative_to(folder)) for file in files]
-        found = {"artifact": str(artifact.path), "kind": kind, "repository": args.repository, "files": names}
+        found = {"artifact": parcel.name, "kind": parcel.kind, "repository": args.repository, "files": names}
         place = {"folder": str(folder)} if pushed is None else {"url": pushed.url, "commit": pushed.commit}
         return emit({**found, "bytes": size, **place})
-    what = f"{artifact.path.name} ({kind}, {len(files)} files, {size / 1e6:,.1f} MB)"
+    what = f"{parcel.name} ({parcel.kind}, {len(files)} files, {size / 1e6:,.1f} MB)"
     say(f"{what} is written to {folder}; nothing was uploaded" if pushed is None else f"pushed {what} to {pushed.url}")
     return 0
