@@ -73,7 +73,7 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 27
 # docs/log.md that says what the lines buy.
 BUDGETS = {
     "algos": 614,
-    "cli": 3_313,
+    "cli": 3_471,
     "data": 6_954,
     "device": 1_364,
     "evals": 3_753,
