@@ -25,7 +25,7 @@ SOURCE = ROOT / "src" / "tercet"
 # Imports only go down. A pattern is matched against the first name after `tercet.`.
 LAYERS = {
     5: r"cli\w*|__main__|__init__",
-    4: r"inline|pipeline|preflight|stage|forecast|play|watch",
+    4: r"inline|pipeline|preflight|stage|launch|forecast|play|watch",
     3: r"data|train|evals|report",
     2: r"models|device|trace",
     1: r"algos|kernels|verify|rows\w*|records|hub|stats\w*",
@@ -63,7 +63,7 @@ ONLY_IN = {
     "trl": r"(?!)",
 }
 TORCH_FREE = re.compile(
-    r"tercet(\.(cli\w*|inline|html_table|pipeline|preflight|forecast|stage|argv|machine|outside|recipe\w*|store|artifact_json|folders|faults|journal|rows\w*|records|hub|stats\w*|track\w*|precision|verify|sandbox|data|evals|report|trace|play|watch)(\..*)?)?"
+    r"tercet(\.(cli\w*|inline|html_table|pipeline|preflight|forecast|stage|launch|argv|machine|outside|recipe\w*|store|artifact_json|folders|faults|journal|rows\w*|records|hub|stats\w*|track\w*|precision|verify|sandbox|data|evals|report|trace|play|watch)(\..*)?)?"
 )
 # Kernels that are taken when somebody has installed them; nothing asks for them.
 WHEN_PRESENT = {"flash_attn", "liger_kernel", "lm_eval"}
@@ -80,6 +80,7 @@ BUDGETS = {
     "forecast": 695,
     "hub": 400,
     "kernels": 111,
+    "launch": 500,
     "models": 13_484,
     "play": 947,
     "preflight": 1_458,

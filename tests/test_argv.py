@@ -16,6 +16,7 @@ STARTERS = re.compile(r"subprocess\.\w+|os\.(exec|spawn|posix_spawn|system|popen
 HARMLESS = ("subprocess.SubprocessError", "subprocess.TimeoutExpired", "subprocess.CalledProcessError")
 OWN = {
     "kernels/native.py": {"extra"},
+    "launch/commands.py": {"words", "own"},
     "argv.py": {"words"},
     "pipeline.py": {"date"},
     "sandbox/program.py": {"_bubblewrap(order, here)", "asked"},
@@ -44,7 +45,11 @@ def built(node: ast.expr, scope: ast.AST, own: set[str]) -> bool:
         return all(isinstance(part, ast.Constant) for part in node.elts)
     if isinstance(node, ast.Call):
         maker = ast.unparse(node.func)
-        return maker in ("command", "isolated_pip") and all(own_word(word, own) for word in node.args)
+        return maker == "argv" or (
+            maker in ("command", "isolated_pip") and all(own_word(word, own) for word in node.args)
+        )
+    if isinstance(node, ast.Subscript):
+        return built(node.value, scope, own)
     if not isinstance(node, ast.Name):
         return False
     given = [a.value for a in ast.walk(scope) if isinstance(a, ast.Assign) and ast.unparse(a.targets[0]) == node.id]

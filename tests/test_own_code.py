@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tercet import pipeline, preflight
+from tercet.launch.ending import StageError
 from tercet.recipe import Recipe, RecipeError, load
 from tercet.records import read_scores
 from tercet.rows import Message, read_table
-from tercet.stage import StageError
 from tercet.store import Artifact, Store
 from tercet.verify import verifier
 

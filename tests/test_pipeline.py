@@ -17,8 +17,9 @@ from rich.console import Console
 
 from tercet import pipeline
 from tercet.faults import faults
+from tercet.launch.ending import StageError
 from tercet.recipe import KINDS, MixSpec, Recipe, RecipeError, load
-from tercet.stage import StageError, main
+from tercet.stage import main
 from tercet.store import Store
 
 STAGE = '''

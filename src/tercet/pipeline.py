@@ -24,13 +24,15 @@ from tercet.argv import Outside, command
 from tercet.data import tables
 from tercet.forecast import opening, slow_precision
 from tercet.hub import local_file
+from tercet.launch.ending import ending, failure
+from tercet.launch.supervise import supervise
 from tercet.outside import USERINFO, has_userinfo, printable
 from tercet.precision import reason
 from tercet.preflight.facts import template_of
 from tercet.recipe import BASE, FileRef, ModelSource, Recipe, RecipeError, TrainSpec, load
 from tercet.recipe.limits import check_values, parse, read_text
 from tercet.rows import Source
-from tercet.stage import StageJob, ending, failure, supervise
+from tercet.stage import StageJob
 from tercet.stop import Interrupted, interruptible
 from tercet.store import Artifact, Identity, Store, source_digest
 from tercet.track import Board, board, read_notes, read_progress
@@ -133,7 +135,7 @@ def run(
         console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
     recipe = recipe.resolved()
     whole = graph(recipe, store, mirror)
-    nodes = _needed(whole, recipe, only)
+    nodes = needed(whole, recipe, only)
     lines = [line for line in plan(recipe, store, mirror, whole) if line.name in nodes]
     preflight.refuse(obstacles(recipe, lines, mirror, offline=offline))
     for text in announced(recipe, store, lines):
@@ -337,7 +339,7 @@ def _forecast(recipe: Recipe, line: PlanLine, base: PlanLine | None, known: Mapp
     return {key: value for key, value in ahead.items() if value}
 
 
-def _needed(nodes: dict[str, Identity], recipe: Recipe, only: Sequence[str]) -> dict[str, Identity]:
+def needed(nodes: dict[str, Identity], recipe: Recipe, only: Sequence[str]) -> dict[str, Identity]:
     """The stages asked for and everything they need, in order; all when nothing is asked for."""
     if unknown := [name for name in only if name not in nodes]:
         raise RecipeError(f"--only names {', '.join(map(repr, unknown))}; stages of this recipe: {', '.join(nodes)}")

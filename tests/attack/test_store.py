@@ -25,8 +25,8 @@ from tercet import artifact_json, pipeline
 from tercet.cli.main import main
 from tercet.faults import faults
 from tercet.folders import FolderError, payload_digest
+from tercet.launch.ending import StageError
 from tercet.recipe import KINDS, Recipe
-from tercet.stage import StageError
 from tercet.store import Artifact, Identity, Store
 
 from .scale import times

@@ -124,7 +124,7 @@ def test_a_fault_of_ours_shows_its_traceback_without_them(monkeypatch, capsys):
 
 
 def test_the_tail_of_a_log_is_shown_without_them(tmp_path, capsys):
-    from tercet.stage import failure
+    from tercet.launch.ending import failure
     from tercet.store import Draft
 
     draft = Draft(tmp_path, "sft", "0" * 12)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from tercet import pipeline
+from tercet.launch.ending import StageError
 from tercet.models import base_model
 from tercet.models.chat import open_chat
 from tercet.models.forest import Leaf, Tree, pack_forest
@@ -23,7 +24,6 @@ from tercet.models.hf_folder import load_config, load_model, load_tokenizer, qui
 from tercet.models.opening import open_policy
 from tercet.models.support import main as say_support
 from tercet.recipe import BaseSpec, Recipe
-from tercet.stage import StageError
 from tercet.store import Store
 
 SMALL = {"vocab_size": 259, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}

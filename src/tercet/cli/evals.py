@@ -16,11 +16,11 @@ from tercet import pipeline
 from tercet.cli.models import base_of
 from tercet.cli.output import emit, say, scores_table, table
 from tercet.inline import score
+from tercet.launch.ending import StageError
 from tercet.outside import printable
 from tercet.recipe import Recipe, RecipeError
 from tercet.records import read_scores
 from tercet.rows import messages_from
-from tercet.stage import StageError
 from tercet.stats import mean_score
 from tercet.store import Store, StoreError
 from tercet.verify import Grade, Verifier, newest, verifier

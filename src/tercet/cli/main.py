@@ -36,12 +36,13 @@ from tercet.cli.output import emit, print_results, say, table
 from tercet.cli.parser import Verb, complete, parser
 from tercet.forecast import named_size
 from tercet.journal import replace
+from tercet.launch import dry_run
+from tercet.launch.ending import StageError
 from tercet.outside import printable, printable_json, without_userinfo
 from tercet.preflight import revisions
 from tercet.recipe import Recipe, RecipeError, dump, library, load
 from tercet.recipe.pin import with_commits
 from tercet.recipe.wheel import PREFIX
-from tercet.stage import StageError
 from tercet.store import NO_SPACE, Store, disk_full
 
 
@@ -85,11 +86,28 @@ def inputs(args: argparse.Namespace) -> tuple[Recipe, Store, dict[str, str]]:
 def run(args: argparse.Namespace) -> int:
     """Make what is missing; then print the scores and the path of the page."""
     recipe, store, mirror = inputs(args)
+    if args.json and not args.dry_run:
+        raise RecipeError("--json goes with --dry-run; `tercet scores --json` says what a run made")
+    if args.dry_run:
+        return _dry_run(args, recipe, store, mirror)
     before = {folder.lstat().st_ino for folder in store.folders()}  # a folder that was set aside has another
     made = pipeline.run(recipe, store, only=args.only, mirror=mirror, offline=args.offline)
     if all(artifact.path.lstat().st_ino in before for artifact in made.values()):
         say(f"nothing to do: all {len(made)} stages exist")
     print_results(made)
+    return 0
+
+
+def _dry_run(args: argparse.Namespace, recipe: Recipe, store: Store, mirror: dict[str, str]) -> int:
+    """Print how each missing stage would be started; nothing is fetched or asked, and no model need be here."""
+    recipe, _ = pipeline.pinned(recipe, store, mirror, offline=True)
+    found = dry_run.commands(recipe, store, pipeline.needed(pipeline.graph(recipe, store, mirror), recipe, args.only))
+    if args.json:
+        return emit([one.plain for one in found])
+    for line in dry_run.text(found, recipe):
+        say(line)
+    if waiting := ", ".join(one.name for one in revisions.unpinned(recipe, mirror)):
+        say(f"# the keys change once the run has asked the hub at which commit these stand: {waiting}")
     return 0
 
 

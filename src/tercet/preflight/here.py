@@ -101,7 +101,7 @@ def memory(works: Sequence[Work], where: Machine) -> Iterator[CheckResult]:
 
 def ranks(recipe: Recipe) -> CheckResult:
     """The processes of a training stage against cards or cores."""
-    wanted, cores = recipe.placement.ranks, machine.cores()
+    wanted, cores = recipe.placement.per_node, machine.cores()
     if has_gpu():
         there = cards()
         if wanted < there:

@@ -85,9 +85,14 @@ def pools(facts: Facts, name: str) -> Iterator[Obstacle]:
 
 def ranks(facts: Facts, name: str) -> Iterator[Obstacle]:
     """Every rank has a card of its own, where there are cards."""
-    wanted, there = facts.recipe.placement.ranks, cards()
+    wanted, there = facts.recipe.placement.per_node, cards()
     if isinstance(facts.recipe.spec(name), TrainSpec) and wanted > 1 and has_gpu() and 0 < there < wanted:
-        what = f"placement.ranks is {wanted}, and there are {there} cards; set it to {there}, or TERCET_DEVICE=cpu"
+        ranks = (
+            f"placement wants {wanted} ranks on a machine"
+            if facts.recipe.placement.nodes > 1
+            else f"placement.ranks is {wanted}"
+        )
+        what = f"{ranks}, and there are {there} cards; set it to {there}, or TERCET_DEVICE=cpu"
         yield Obstacle(name, "ranks", what)
 
 

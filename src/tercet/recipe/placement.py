@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from tercet.recipe.specs import Spec
 
 BatchLayout = Literal["auto", "forest", "padded"]
 TrackerName = Literal["wandb", "trackio", "tensorboard", "mlflow"]
+Launcher = Literal["torchrun", "slurm", "ray", "env"]
 
 
 class MeshShape(Spec):
@@ -25,8 +26,25 @@ class MeshShape(Spec):
 class Placement(Spec):
     """Where and how fast; never part of a key."""
 
-    later = ("mesh", "rank_timeout", "report_to", "completions_every")
-    ranks: int = Field(1, ge=1, description="Processes of a training stage; above one, torchrun with FSDP2.")
+    later = (
+        *("mesh", "rank_timeout", "report_to", "completions_every"),
+        *("nodes", "gpus", "launch", "rendezvous"),
+    )
+    ranks: int = Field(
+        1, ge=1, description="Processes of a training stage (`nodes` times `gpus`); above one, torchrun with FSDP2."
+    )
+    nodes: int = Field(1, ge=1, description="Machines that share a training stage; docs/cluster.md says how.")
+    gpus: int = Field(0, ge=0, description="Cards of each machine, one rank each; 0: `ranks` divided by `nodes`.")
+    launch: Launcher = Field(
+        "torchrun",
+        description="What starts the ranks: `torchrun` (on each machine), `slurm` (srun in an allocation), `ray` (on a "
+        "Ray cluster), or `env`: each is started by the surroundings, with RANK, WORLD_SIZE and MASTER_ADDR set.",
+    )
+    rendezvous: str = Field(
+        "",
+        pattern=r"^([\w.\-]+:\d+)?$",
+        description="`HOST:PORT` where machines meet; the first one and a port made of the stage's key when absent.",
+    )
     mesh: MeshShape = Field(MeshShape(), description="How ranks divide rows, tokens and weights.")
     rank_timeout: float = Field(
         1800.0, gt=0, description="Seconds that ranks wait for one of them before the stage ends with an error."
@@ -69,6 +87,29 @@ class Placement(Spec):
     completions_every: int = Field(
         10, ge=0, description="RL: show them a table of completions with rewards every so many rounds; 0: never."
     )
+
+    @property
+    def per_node(self) -> int:
+        """Ranks of each machine."""
+        return self.ranks // self.nodes
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ranks_of_nodes(cls, data: Any) -> Any:
+        """`ranks` is `nodes` times `gpus`, so it need not be said beside them."""
+        if not isinstance(data, dict) or "ranks" in data:
+            return data
+        nodes, gpus = data.get("nodes", 1), data.get("gpus", 0)
+        return data | {"ranks": nodes * gpus} if isinstance(nodes, int) and isinstance(gpus, int) and gpus else data
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        nodes, gpus, ranks = self.nodes, self.gpus, self.ranks
+        if gpus and ranks != nodes * gpus:
+            raise ValueError(f"ranks is {ranks}, but nodes times gpus is {nodes} x {gpus}; set it to {nodes * gpus}")
+        if ranks % nodes:
+            raise ValueError(f"{ranks} ranks cannot be shared by {nodes} nodes; give gpus, the cards of each node")
+        return self
 
     @model_validator(mode="after")
     def _shaped(self) -> Self:

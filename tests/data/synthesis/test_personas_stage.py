@@ -13,9 +13,9 @@ from author_server import Author
 
 from tercet.data.synthesis import personas_stage
 from tercet.data.synthesis.request_log import RequestLogError
+from tercet.launch.ending import StageError
 from tercet.recipe import BaseSpec, PersonasSpec, Recipe
 from tercet.rows import Message, RowError, read_rows, read_table, write_table
-from tercet.stage import StageError
 from tercet.store import Artifact, Context
 from tercet.track import Tracker
 from tercet.verify import verifier

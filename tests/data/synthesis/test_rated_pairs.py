@@ -14,9 +14,9 @@ import pytest
 from author_server import Author
 
 from tercet.data.synthesis import rated_pairs
+from tercet.launch.ending import StageError
 from tercet.recipe import BaseSpec, RatedPairsSpec, Recipe
 from tercet.rows import Completion, Message, Messages, Row, RowError, Sampling, read_pairs, read_table, write_table
-from tercet.stage import StageError
 from tercet.store import Artifact, Context
 from tercet.track import Tracker
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tercet.launch.environment import environment
 from tercet.recipe import Placement
-from tercet.stage import environment
 
 
 @pytest.fixture(autouse=True)

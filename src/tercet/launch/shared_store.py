@@ -1,0 +1,38 @@
+"""Whether every machine of a stage sees the same store, known before the first step."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+from pathlib import Path
+
+from tercet.recipe import Placement
+from tercet.store import StoreError
+
+ATTEMPT = "TERCET_ATTEMPT"  # the variable that tells ranks which start of their stage they belong to
+FOLDER = "ranks"  # of a draft: what its ranks say of themselves
+
+
+def begin(draft: Path) -> str:
+    """A token for this start of a stage, written into its draft; what an earlier start left there goes."""
+    token = secrets.token_hex(8)
+    shutil.rmtree(draft / FOLDER, ignore_errors=True)
+    (draft / FOLDER).mkdir()
+    (draft / FOLDER / "attempt").write_text(token, encoding="utf-8")
+    return token
+
+
+def check(draft: Path, placement: Placement) -> None:
+    """Refuse to be a rank on a machine that sees another folder than the one which started the stage, or none."""
+    if not (token := os.environ.get(ATTEMPT)):
+        return  # started by hand
+    file = draft / FOLDER / "attempt"
+    if file.is_file() and file.read_text(encoding="utf-8") == token:
+        return
+    raise StoreError(
+        f"rank {os.environ.get('RANK')} on {socket.gethostname()} does not see {draft} as the machine does that "
+        f"started it: a stage on {placement.nodes} machines needs a store that all of them share; give --store a "
+        "folder of a shared file system, under the same path everywhere"
+    )
