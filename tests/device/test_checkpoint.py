@@ -102,6 +102,16 @@ def test_what_goes_wrong_is_raised(tmp_path, beside):
         save()
 
 
+def test_a_failure_beside_training_is_told_at_the_next_step(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    saver = Saver(tmp_path / "file", Mesh(), beside=True)
+    saver.save(snapshot(1, *made(), {"updates": 1}))
+    assert saver.thread is not None
+    saver.thread.join(60)
+    with pytest.raises(NotADirectoryError):
+        saver.due(1e6)
+
+
 def test_without_room_for_a_copy_it_is_written_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "available_memory", lambda: 100.0)
     pair, saver = made(), Saver(tmp_path, Mesh(), beside=True)
@@ -110,28 +120,41 @@ def test_without_room_for_a_copy_it_is_written_at_once(tmp_path, monkeypatch):
     assert (tmp_path / "step-00000001" / "checkpoint.json").is_file()
 
 
-def test_between_two_saves_there_are_twenty_times_what_one_took(tmp_path):
+def test_between_two_saves_there_are_twenty_times_what_training_stood_for_one_and_as_long_as_it_took(tmp_path):
     saver = Saver(tmp_path, Mesh())
     assert not saver.due(60.0)
     saver.ended = time.monotonic() - 61
     assert saver.due(60.0)
-    saver.took = 61 / REST + 1
+    saver.stood = 61 / REST + 1
     assert not saver.due(60.0)
-    saver.ended = time.monotonic() - REST * saver.took - 1
+    saver.ended = time.monotonic() - REST * saver.stood - 1
     assert saver.due(60.0)
+    saver.took = REST * saver.stood + 10
+    assert not saver.due(60.0)
 
 
 def test_a_save_that_took_time_rests_from_its_end(tmp_path):
     pair, saver = made(), Saver(tmp_path, Mesh())
     before = time.monotonic()
     saver.save(snapshot(1, *pair, {"updates": 0}))
-    assert 0 < saver.took <= time.monotonic() - before
+    assert 0 < saver.took <= saver.stood <= time.monotonic() - before
     assert before < saver.ended <= time.monotonic()
+
+
+def test_training_stands_for_a_save_beside_it_only_while_the_state_is_copied(tmp_path):
+    saver = Held(tmp_path)
+    before = time.monotonic()
+    saver.save(snapshot(1, *made(), {"updates": 0}))
+    copied = time.monotonic() - before
+    time.sleep(0.01)
+    saver.go.set()
+    saver.finish()
+    assert 0 < saver.stood <= copied < saver.took
 
 
 def test_every_step_is_saved_where_that_was_asked_for(tmp_path):
     saver = Saver(tmp_path, Mesh())
-    saver.took = 1e9
+    saver.stood = saver.took = 1e9
     assert saver.due(0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,73 +12,118 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from tercet.device.shares import Shares, check_file, write_shares
-from tercet.journal import DamagedError
-
-# One rank: it makes weights of its own seed, then saves them, or loads what there is and says the sums of the whole.
-RANK = """
-import json, sys
-from pathlib import Path
-import torch
+from safetensors.torch import load_file
 from torch import nn
+
 from tercet.device import checkpoint
-from tercet.device.mesh import mesh
+from tercet.device.mesh import Mesh, mesh
 from tercet.device.optim import state_of
 from tercet.device.shard import Trainable
+from tercet.device.shares import Shares, check_file, write_shares
+from tercet.journal import DamagedError
+from tercet.recipe import Placement
 
-what, folder, step = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-with mesh() as ranks:
-    torch.manual_seed(step)
-    module = nn.Sequential(nn.ModuleList([nn.Linear(3, 7), nn.Linear(5, 1)]))
-    trainable = Trainable(module, torch.float32, ranks)
-    optimizer = torch.optim.AdamW(trainable.master_weights, lr=0.1)
-    kept, said = {"moving": torch.full((3,), float(step))}, []
-    if what == "save":
-        saver = checkpoint.Saver(folder, ranks, beside=True)  # a copy first, as on cards
-        for number in range(1, step + 1):
-            for weight in trainable.master_weights:
+STEPS = (1, 2)
+
+
+class Training:
+    """Weights, optimiser and a moving tensor on the ranks of a mesh; `seed` tells them from others'."""
+
+    def __init__(self, ranks: Mesh, seed: int) -> None:
+        torch.manual_seed(seed)
+        module = nn.Sequential(nn.ModuleList([nn.Linear(3, 7), nn.Linear(5, 1)]))
+        self.trainable = Trainable(module, torch.float32, ranks)
+        self.optimizer = torch.optim.AdamW(self.trainable.master_weights, lr=0.1)
+        self.kept = {"moving": torch.full((3,), float(seed))}
+        self.said: list[str] = []
+
+    def save(self, folder: Path) -> None:
+        """Train and save: a copy first, as on cards."""
+        saver = checkpoint.Saver(folder, self.trainable.mesh, beside=True)
+        for number in STEPS:
+            for weight in self.trainable.master_weights:
                 weight.grad = torch.ones_like(weight)
-            optimizer.step()
-            found = checkpoint.snapshot(number, trainable, optimizer, {"updates": number}, kept)
-            saver.save(found)
+            self.optimizer.step()
+            saver.save(checkpoint.snapshot(number, self.trainable, self.optimizer, {"updates": number}, self.kept))
         saver.finish()
+
+    def load(self, folder: Path) -> int | None:
+        """The step that was found."""
+        found = checkpoint.load(folder, self.trainable, self.optimizer, self.kept, self.said.append)
+        return found and found["step"]
+
+    def numbers(self) -> dict[str, list[float]]:
+        """All that a checkpoint holds, whole."""
+        values = dict(self.trainable.full_state()) | state_of(self.optimizer, self.trainable)[0] | self.kept
+        whole = {name: getattr(value, "full_tensor", lambda value=value: value)() for name, value in values.items()}
+        return {name: value.double().flatten().tolist() for name, value in sorted(whole.items())}
+
+
+def damage(folder: Path) -> None:
+    """What a crash of one rank's node may leave of the newest checkpoint, and what a disk may do to it."""
+    first, second = (folder / "step-00000002" / f"rank-0000{rank}.safetensors" for rank in range(2))
+    if folder.parts[-4] == "torn":
+        second.write_bytes(second.read_bytes()[:-1])
+    elif folder.parts[-4] == "gone":
+        first.unlink()
     else:
-        found = checkpoint.load(folder, trainable, optimizer, kept, said.append)
-        said.append(found and found["step"])
-    values = dict(trainable.full_state()) | state_of(optimizer, trainable)[0] | kept
-    whole = {name: getattr(value, "full_tensor", lambda value=value: value)() for name, value in values.items()}
-    if ranks.first:
-        numbers = {name: value.double().flatten().tolist() for name, value in sorted(whole.items())}
-        print(json.dumps({"said": said, "numbers": numbers}))
-"""
+        second.write_bytes(second.read_bytes()[:-1] + b"?")
 
 
-def ranks(number: int, what: str, folder: Path, step: int) -> dict:
-    """What rank 0 of so many says."""
+def rank(what: str, root: str) -> None:
+    """One rank: reads what another number of ranks wrote, then writes or meets damaged files."""
+    replicas, found = (2 if what == "groups" else 1), []
+    with mesh(Placement(ranks=int(os.environ["WORLD_SIZE"]), mesh={"replicate": replicas})) as ranks:
+        own, other = (Path(root, name, "work", "checkpoints") for name in (what, "one" if what == "two" else "two"))
+        training = Training(ranks, 5)
+        found.append([training.load(other), training.numbers()])
+        training.save(own)
+        found.append([STEPS[-1], training.numbers()])
+        for how in ("torn", "gone", "flipped") if what == "two" else ():
+            folder = Path(root, how, "two", "work", "checkpoints")
+            if ranks.first:
+                shutil.copytree(own, folder)
+                damage(folder)
+            ranks.barrier()
+            training = Training(ranks, 6)
+            found.append([training.load(folder), training.said])
+    print(json.dumps(found))
+
+
+def start(number: int, what: str, root: Path) -> list:
+    """What rank 0 of so many found; all of them found the same."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     shared = {"WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", RANK, what, str(folder), str(step)]
+    command = [sys.executable, "-c", "import sys; from tests.device.test_shares import rank; rank(*sys.argv[1:])"]
+    options = {"stdout": subprocess.PIPE, "text": True, "cwd": Path(__file__).parents[2]}
     running = [
-        subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(i)}, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([*command, what, str(root)], env={**os.environ, **shared, "RANK": str(i)}, **options)
         for i in range(number)
     ]
     outputs = [process.communicate(timeout=120)[0] for process in running]
     assert [process.returncode for process in running] == [0] * number
-    return json.loads(outputs[0].splitlines()[-1])
+    assert len(set(outputs)) == 1
+    return json.loads(outputs[0])
 
 
-def test_other_numbers_of_ranks_read_a_checkpoint_and_agree_on_a_damaged_one(tmp_path):
-    folder = tmp_path / "work" / "checkpoints"
-    two = ranks(2, "save", folder, 2)["numbers"]
-    assert ranks(3, "load", folder, 5) == {"said": [2], "numbers": two}
-    file = folder / "step-00000002" / "rank-00001.safetensors"
-    file.write_bytes(file.read_bytes()[:-1])
-    read = ranks(2, "load", folder, 5)
-    assert read["numbers"] != two
-    assert read["said"][1] == 1
-    assert "rank-00001.safetensors" in read["said"][0]
+def test_one_rank_two_and_two_groups_of_two_read_each_others_checkpoints_and_agree_on_damaged_ones(tmp_path):
+    one = Training(Mesh(), 1)
+    one.save(tmp_path / "one" / "work" / "checkpoints")
+    read, written, *damaged = start(2, "two", tmp_path)
+    assert read == [2, one.numbers()]
+    assert [step for step, _ in damaged] == [1, 1, 1]
+    for (_, said), file in zip(damaged, ("rank-00001", "rank-00000", "rank-00001"), strict=True):
+        assert len(said) == 1
+        assert f"{file}.safetensors" in said[0]
+    other = Training(Mesh(), 2)
+    assert [other.load(tmp_path / "two" / "work" / "checkpoints"), other.numbers()] == written
+    read, groups = start(4, "groups", tmp_path)
+    assert read == written
+    files = sorted((tmp_path / "groups" / "work" / "checkpoints" / "step-00000002").glob("rank-*"))
+    assert [bool(load_file(file)) for file in files] == [True, True, False, False], "one group writes"
+    last = Training(Mesh(), 3)
+    assert [last.load(tmp_path / "groups" / "work" / "checkpoints"), last.numbers()] == groups
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.bool])

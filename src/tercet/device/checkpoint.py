@@ -33,7 +33,7 @@ from tercet.machine import available_memory
 KEPT = 2
 FACTS = "checkpoint.json"
 STEP = re.compile(r"step-(\d{8,})")
-REST = 20.0  # pause between two saves over the time one takes: at most a twentieth of a run goes into them
+REST = 20.0  # pause between two saves over the time training stands for one: at most a twentieth of a run is lost so
 
 
 class Snapshot(NamedTuple):
@@ -67,7 +67,7 @@ class Saver:
     """Writes the checkpoints of a run, on a card beside training, and only as often as their duration allows.
 
     On a card the state is copied to the host's memory first, so that a thread writes the state of that moment. The next
-    save, and `finish`, wait for it and raise what went wrong.
+    save, and `finish`, wait for it. What goes wrong there is raised at the next step, by `due`, on every rank.
     """
 
     def __init__(self, folder: Path, mesh: Mesh, *, beside: bool | None = None) -> None:
@@ -78,18 +78,23 @@ class Saver:
         self.stager: DefaultStager | None = None
         self.thread: threading.Thread | None = None
         self.failure: BaseException | None = None
-        self.took, self.ended = 0.0, time.monotonic()
+        self.stood, self.took, self.ended = 0.0, 0.0, time.monotonic()
 
     def due(self, least: float) -> bool:
-        """Whether any rank wants to save: `least` seconds and `REST` times the last save have passed; always at 0."""
+        """Whether any rank wants to save, always at 0: `least` seconds have passed, and `REST` times those that training
+        stood for the last one, and as many as it took to write, so that the disk has half of its time for others.
+        """
         busy = self.thread is not None and self.thread.is_alive()
-        rested = time.monotonic() - self.ended >= max(least, REST * self.took)
-        return self.mesh.max([float(least == 0 or (rested and not busy))])[0] > 0
+        rested = time.monotonic() - self.ended >= max(least, REST * self.stood, self.took)
+        wanted, failed = self.mesh.max([float(least == 0 or (rested and not busy)), float(self.failure is not None)])
+        if failed:
+            raise self.failure or OSError(f"{self.folder}: another rank could not write its share of a checkpoint")
+        return wanted > 0
 
     def save(self, found: Snapshot) -> None:
         """Write a snapshot, or begin to."""
-        self.finish()
         began = time.monotonic()
+        self.finish()
         if self.beside and self._fits(found):
             copied = found._replace(tensors=self._copied(found.tensors))
             self.thread = threading.Thread(target=self._work, args=(copied, began), name="checkpoint", daemon=True)
@@ -97,6 +102,7 @@ class Saver:
         else:
             _write(self.folder, found, self.mesh)
             self._rest(began)
+        self.stood = time.monotonic() - began
 
     def finish(self) -> None:
         """Wait for the save in flight."""
@@ -136,29 +142,30 @@ class Saver:
 
 def _write(folder: Path, found: Snapshot, mesh: Mesh) -> None:
     """Write `folder/step-N`; a killed writer leaves only a draft, which the next one removes."""
-    draft, final = folder / f".draft-{found.step}", folder / f"step-{found.step:08d}"
-    if mesh.first:
+    draft = folder / f".draft-{found.step}"
+
+    def begin() -> None:
         for stale in folder.glob(".draft-*"):
             _remove(stale)
         draft.mkdir(parents=True)
-    mesh.barrier()
-    mine: Stamp | OSError
-    try:
-        mine = write_shares(draft / _file(mesh.rank), found.tensors, first=mesh.first)
-    except OSError as error:  # such as a full disk: every rank says so, and none waits for another
-        mine = error
-    stamps = mesh.gather(mine)
-    if wrong := [stamp for stamp in stamps if isinstance(stamp, OSError)]:
-        raise wrong[0]
-    if mesh.first:
-        files = {_file(rank): stamp for rank, stamp in enumerate(stamps)}
-        seal(draft / FACTS, json.dumps({**json.loads(found.text), "run": _run(folder), "files": files}))
-        to_disk(draft)
-        os.replace(draft, final)
-        to_disk(folder)
-        for old in _newest(folder)[KEPT:]:
-            _remove(old)
-    mesh.barrier()
+
+    def write() -> Stamp:
+        return write_shares(draft / _file(mesh.rank), found.tensors, first=mesh.first)
+
+    _together(begin, mesh, only=mesh.first)
+    stamps = _together(write, mesh)
+    _together(lambda: _commit(draft, found, stamps), mesh, only=mesh.first)
+
+
+def _commit(draft: Path, found: Snapshot, stamps: list[Stamp]) -> None:
+    """Make a draft, to which every rank has written its file, the newest checkpoint."""
+    folder, files = draft.parent, {_file(rank): stamp for rank, stamp in enumerate(stamps)}
+    seal(draft / FACTS, json.dumps({**json.loads(found.text), "run": _run(folder), "files": files}))
+    to_disk(draft)
+    os.replace(draft, folder / f"step-{found.step:08d}")
+    to_disk(folder)
+    for old in _newest(folder)[KEPT:]:
+        _remove(old)
 
 
 def load(
@@ -178,7 +185,7 @@ def load(
         try:
             found = _restored(path, trainable, optimizer, kept)
             break
-        except DamagedError as error:
+        except OSError as error:
             faults.append(str(error))
             optimizer.state.clear()
             if mesh.first:
@@ -218,15 +225,20 @@ def _restored(path: Path, trainable: Trainable, optimizer: Optimizer, kept: dict
     return facts
 
 
-def _together(check: Callable[[], None], mesh: Mesh) -> None:
-    """What one rank finds damaged is damaged for all; no rank goes on before all have checked."""
-    fault = ""
+def _together(work: Callable[[], Any], mesh: Mesh, *, only: bool = True) -> list[Any]:
+    """What `work` gives on every rank; what the system refuses one of them, such as a full disk, is raised on all.
+
+    No rank goes on before all have worked, those alone for which it is said (`only`).
+    """
+    found: Any
     try:
-        check()
+        found = work() if only else None
     except OSError as error:
-        fault = str(error)
-    if faults := list(filter(None, mesh.gather(fault))):
-        raise DamagedError(faults[0])
+        found = error
+    every = mesh.gather(found)
+    if wrong := [one for one in every if isinstance(one, OSError)]:
+        raise wrong[0]
+    return every
 
 
 def _facts(path: Path, names: set[str]) -> dict[str, Any]:
