@@ -75,7 +75,7 @@ BUDGETS = {
     "algos": 614,
     "cli": 3_489,
     "data": 6_954,
-    "device": 1_364,
+    "device": 1_376,
     "evals": 3_753,
     "forecast": 695,
     "hub": 400,

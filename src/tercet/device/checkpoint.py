@@ -81,8 +81,10 @@ class Saver:
         self.stood, self.took, self.ended = 0.0, 0.0, time.monotonic()
 
     def due(self, least: float) -> bool:
-        """Whether any rank wants to save, always at 0: `least` seconds have passed, and `REST` times those that training
-        stood for the last one, and as many as it took to write, so that the disk has half of its time for others.
+        """Whether any rank wants to save; always at 0.
+
+        `least` seconds have passed, and `REST` times those that training stood for the last save, and as many as it
+        took to write, so that the disk has half of its time for others.
         """
         busy = self.thread is not None and self.thread.is_alive()
         rested = time.monotonic() - self.ended >= max(least, REST * self.stood, self.took)

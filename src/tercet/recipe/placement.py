@@ -72,7 +72,9 @@ class Placement(Spec):
     tokens_per_minute: float | None = Field(None, gt=0, description="Most tokens a minute to a server.")
     price: tuple[float, float] | None = Field(None, description="Price of a million prompt and generated tokens.")
     checkpoint_seconds: float = Field(
-        60.0, ge=0, description="Least time between checkpoints, never below 20 times what one halts training; 0: every step."
+        60.0,
+        ge=0,
+        description="Least time between checkpoints, never below 20 x what one halts training; 0: every step.",
     )
     recompute: bool = Field(False, description="Compute activations again in backward instead of keeping them.")
     offload: bool = Field(False, description="Keep master weights and optimiser state on the host (CUDA).")
