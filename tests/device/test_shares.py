@@ -87,7 +87,7 @@ def rank(what: str, root: str) -> None:
             ranks.barrier()
             training = Training(ranks, 6)
             found.append([training.load(folder), training.said])
-    print(json.dumps(found))
+    sys.stdout.write(json.dumps(found))
 
 
 def start(number: int, what: str, root: Path) -> list:
