@@ -42,8 +42,8 @@ sources.
   about 20 billion parameters that, and no later moment, is the peak.
 * **Copies of RL.** A reference, shared by the ranks where the policy was opened by shares, else whole on each. With
   several ranks or `lag` a whole generator on each rank and, for each round of `lag`, the weights held for it.
-* **Activations** of the longest pass, which is `placement.micro_tokens`, or the longest row, pair or (on several
-  ranks) group of completions where that is longer; never more than a step has on a rank. A layer keeps
+* **Activations** of the longest pass, which is `placement.micro_tokens`, or the longest row or pair, or the longest
+  prompt with one completion, where that is longer; never more than a step has on a rank. A layer keeps
   2 H + 3 I + 2 K numbers and 16 H bytes a token,
   where H is the hidden size, I the width of the MLP and K that of the keys: 42 bytes times H in bf16 for Llama 3.1
   8B, 37 for SmolLM2-135M (59 in fp32). With `placement.recompute` it keeps 2 H bytes in bf16. A test counts the

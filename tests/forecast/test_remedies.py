@@ -16,7 +16,7 @@ CARD, BIG, NODE, CPU = (machine(name) for name in ("h100", "h200", "h100x8", "cp
 LORA = "stage.sft.lora = { r = 16 }"
 CASES = [  # recipe, stage, completions, machine, settings, and what the forecast offers
     ("tulu3-8b", "skills-sft", 500, replace(CARD, memory=26e9), (), "placement.gen_tokens = 16384"),
-    ("tulu3.1-8b", "rlvr", 768, NODE, (), "placement.recompute = true"),
+    ("tulu3.1-8b", "rlvr", 768, NODE, ("placement.depth_first=false",), "placement.recompute = true"),
     (
         "tulu3-8b",
         "sft",

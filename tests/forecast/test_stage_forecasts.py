@@ -38,10 +38,10 @@ def test_more_ranks_than_rows_are_not_faster():
     assert hours[0] == hours[1]
 
 
-def test_a_group_that_a_card_cannot_hold_is_refused_with_recomputation():
-    found = forecast(work("rlvr", "tulu3.1-8b", steps=2, completions=768), CARDS, ASSUMED)
-    assert "GB of a card's 85" in found.refused
-    assert found.instead == "placement.recompute = true"
+def test_a_group_that_a_card_cannot_hold_is_taken_branch_by_branch():
+    one = work("rlvr", "tulu3.1-8b", steps=2, completions=768)
+    assert forecast(one, CARDS, ASSUMED).refused == ""
+    assert one.setting.tokens == one.spec.max_length + one.spec.max_new_tokens
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def whole_gradient(policy: Policy, forest: Forest) -> tuple[Tensor, dict[str, Te
 def walked_gradient(policy: Policy, forest: Forest, steps: list[Part | Walk]) -> tuple[Tensor, dict[str, Tensor]]:
     policy.zero_grad()
     found = torch.full((len(forest.targets_P),), torch.nan, dtype=torch.float64)
-    for part in walked(policy, steps, torch.autograd.backward):
+    for part in walked(policy.hidden, steps, torch.autograd.backward):
         logps = policy(part.forest)[0]
         (logps * slopes(forest)[part.predicted]).sum().backward()
         found[part.predicted] = logps.detach()
@@ -107,7 +107,7 @@ def test_no_token_is_computed_twice_and_one_path_is_held_at_a_time(exact, budget
 
     held: list[int] = []
     exact.hidden = counted
-    for part in walked(exact, steps, backward):
+    for part in walked(exact.hidden, steps, backward):
         exact(part.forest)[0].sum().backward()
         held.pop()
     assert not held

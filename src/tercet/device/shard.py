@@ -15,7 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 
 from tercet.device.axes import Axes
 from tercet.device.four_bits import num_weights
@@ -67,10 +73,14 @@ class Trainable:
         """Add the gradient of `loss`; FSDP averages over ranks, so the sum the loop wants is put back."""
         self.backward_from([loss * _axes(self.mesh).num_shares if self.mesh.size > 1 else loss])
 
-    def reduce_now(self, now: bool) -> None:
-        """Whether the gradients of the next backward pass are summed over groups of ranks, or wait for a later one."""
+    def reduce_now(self, now: bool, outside: bool = False) -> None:
+        """Whether the gradients of the next backward pass are summed over groups of ranks, or wait for a later one.
+
+        Those `outside` of all layers can wait only where each pass of a step has gradients of the same parameters.
+        """
         if self.mesh.axes and self.mesh.axes.shape.replicate > 1:
             self.module.set_requires_all_reduce(now)  # type: ignore[operator]
+            self.module.set_requires_all_reduce(now or outside, recurse=False)  # type: ignore[operator]
 
     def backward_from(self, outputs: Sequence[Tensor], slopes: Sequence[Tensor] | None = None) -> None:
         """Add the gradient that these outputs bring whose own gradients are `slopes`."""
@@ -181,6 +191,8 @@ def _shard(module: nn.Module, dtype: torch.dtype, mesh: Mesh, host: torch.device
             layer.set_modules_to_forward_prefetch([following])
             following.set_modules_to_backward_prefetch([layer])
     fully_shard(module, **options, reshard_after_forward=None if trained else True)
+    if hasattr(module, "run"):  # parts of it run without its forward method, too
+        register_fsdp_forward_method(module, "run")
     if empty:
         module.to_empty(device=host or mesh.device)
     for part, files in empty:

@@ -5,6 +5,9 @@ the graph. Each part runs forward and backward and adds its gradients to them; t
 with these gradients. So nothing is computed twice, the gradient is that of the whole forest, and memory holds one path
 from the root to a part. A part is a forest of whole branches, as many side by side as the budget allows, and every leaf
 lies in one part with all its predicted tokens: any loss that is a sum over leaves can be taken part by part.
+
+Ranks that share a model run it equally often (`tercet.models.parts`): there a trunk may be idle, and its backward pass
+runs in any case.
 """
 
 from __future__ import annotations
@@ -16,12 +19,12 @@ import torch
 from torch import Tensor
 
 from tercet.models.attention import Attention
-from tercet.models.forest import Forest, Past
+from tercet.models.forest import Attends, Forest, Past
 from tercet.models.forest_cpu import Segment
-from tercet.models.policy import Reader
 
 Move = Callable[[Tensor], Tensor]
 Backward = Callable[[Sequence[Tensor], Sequence[Tensor]], None]
+Read = Callable[[Attends, Tensor, Tensor], Tensor]  # of a layout, token ids and positions: hidden states (T, H)
 
 
 @dataclass
@@ -42,12 +45,14 @@ class Walk:
     """A trunk, and what is below it in order. `states` are the places of the trunk's hidden states that predict."""
 
     trunk: Forest
-    states: Tensor
+    states: Tensor | None  # None: an idle trunk, that nothing below follows
     below: list[Part | Walk]
+    everywhere: bool = False  # whether other ranks run a trunk here, too
 
     def moved(self, move: Move) -> Walk:
         """The same with tensors where `move` brings them."""
-        return Walk(self.trunk.moved(move), move(self.states), [one.moved(move) for one in self.below])
+        states = None if self.states is None else move(self.states)
+        return replace(self, trunk=self.trunk.moved(move), states=states, below=[one.moved(move) for one in self.below])
 
 
 @dataclass
@@ -195,25 +200,31 @@ class _Trunk:
         return self.forest.attend(layer, query, key, value, how)
 
 
-def walked(reader: Reader, steps: Sequence[Part | Walk], backward: Backward) -> Iterator[Part]:
+def walked(read: Read, steps: Sequence[Part | Walk], backward: Backward) -> Iterator[Part]:
     """The parts in order. Whoever takes one runs its loss forward and backward before asking for the next.
 
-    `backward(outputs, slopes)` runs a trunk's backward pass; it is not called where no part left a gradient.
+    `read` runs a trunk; `backward(outputs, slopes)` runs its backward pass, and is not called where no part left a
+    gradient, unless other ranks call it.
     """
-    return _below(reader, steps, None, backward)
+    return _below(read, steps, None, backward)
 
 
-def _below(reader: Reader, steps: Sequence[Part | Walk], past: Past | None, backward: Backward) -> Iterator[Part]:
+def _below(read: Read, steps: Sequence[Part | Walk], past: Past | None, backward: Backward) -> Iterator[Part]:
     for step in steps:
         if isinstance(step, Part):
             yield replace(step, forest=replace(step.forest, past=past))
         else:
-            yield from _walk(reader, step, past, backward)
+            yield from _walk(read, step, past, backward)
 
 
-def _walk(reader: Reader, walk: Walk, past: Past | None, backward: Backward) -> Iterator[Part]:
-    trunk = _Trunk(replace(walk.trunk, past=past))
-    hidden = reader.hidden(trunk, walk.trunk.input_ids, walk.trunk.position_ids)
+def _walk(read: Read, walk: Walk, past: Past | None, backward: Backward) -> Iterator[Part]:
+    trunk = _Trunk(walk.trunk if walk.states is None else replace(walk.trunk, past=past))
+    hidden = read(trunk, walk.trunk.input_ids, walk.trunk.position_ids)
+    if walk.states is None:
+        yield from _below(read, walk.below, past, backward)
+        if hidden.requires_grad:
+            backward([hidden], [torch.zeros_like(hidden)])
+        return
     outputs = [hidden.index_select(0, walk.states), *(tensor for pair in trunk.live.values() for tensor in pair)]
     leaves = [_leaf(tensor) for tensor in outputs]
     states, keys, values = leaves[0], leaves[1::2], leaves[2::2]
@@ -223,7 +234,9 @@ def _walk(reader: Reader, walk: Walk, past: Past | None, backward: Backward) -> 
         earlier = above.kept[layer]
         kept[layer] = ([*earlier[0], key], [*earlier[1], value])
     handed = Past(above.length + walk.trunk.num_tokens, kept, [*above.states, states])
-    yield from _below(reader, walk.below, handed, backward)
+    yield from _below(read, walk.below, handed, backward)
+    if walk.everywhere and hidden.requires_grad:  # a zero, too, has to pass all layers
+        leaves[0].grad = torch.zeros_like(leaves[0]) if leaves[0].grad is None else leaves[0].grad
     found = [(out, leaf.grad.to(out.dtype)) for out, leaf in zip(outputs, leaves, strict=True) if leaf.grad is not None]
     if found:
         backward([out for out, _ in found], [slope for _, slope in found])

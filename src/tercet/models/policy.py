@@ -56,6 +56,10 @@ class Reader(nn.Module):
         self.handed_on = False  # whether layers had to be made to hand on the layout
         self.by_position = any(hasattr(part, TUNING) for part in model.modules())  # attention asks for positions
 
+    def run(self, function: Callable[..., Tensor], *given: Any) -> Tensor:
+        """Call a function as if it were this model's forward pass: ranks that share the model gather it."""
+        return function(*given)
+
     def hidden(self, layout: Attends, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Hidden states `(T, H)` of a flat row of tokens, without the model's head."""
         if self.padded:

@@ -57,7 +57,8 @@ class Placement(Spec):
     )
     depth_first: bool = Field(
         True,
-        description="Train a tree beyond micro_tokens branch by branch below its trunk (SFT, PPO, GRPO; one rank).",
+        description="Train a tree beyond micro_tokens branch by branch below its trunk (SFT, PPO, GRPO), or, where a "
+        "model needs more of a trunk than keys and values, in parts that compute it again.",
     )
     layout: BatchLayout = Field(
         "auto",

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from tercet.device.mesh import Mesh
 from tercet.models.chat import MaskedTokens, last_turn
-from tercet.models.depth_first import Part, Walk, plan
+from tercet.models.depth_first import Part, Walk
 from tercet.models.forest import Forest, Leaf, Owners, Tree, pack_forest
 from tercet.models.forest_cuda import BLOCK
 from tercet.train.packing import Budget, cut_step
+from tercet.train.parts import num_tokens, planned
 from tercet.train.tokens import Tokens
 
 FILL = 64  # batches are padded to a multiple of this many tokens, on a GPU to whole blocks of attention
@@ -31,12 +32,18 @@ class Batch:
     values: dict[str, Tensor] = field(default_factory=dict)
     part: str = ""  # of the trained module, where a stage trains two side by side
     owners: Owners | None = None  # the answers of the losses, where these are not of the forest's predicted tokens
-    walk: list[Part | Walk] | None = None  # how to train it branch by branch, where it exceeds the budget
+    walk: list[Part | Walk] | None = None  # how to train it part by part, where it exceeds the budget
 
     @property
     def num_tokens(self) -> int:
         """Tokens computed."""
-        return self.forest.num_tokens
+        return num_tokens(self.walk) if self.walk else self.forest.num_tokens
+
+    @property
+    def forests(self) -> list[Forest]:
+        """What is computed, as forests that stand for themselves."""
+        parts = [step.forest for step in self.walk or () if isinstance(step, Part)]
+        return parts if self.walk and len(parts) == len(self.walk) else [self.forest]
 
     def moved(self, move: Callable[[Tensor], Tensor]) -> Batch:
         """The same batch with `move` applied to its tensors."""
@@ -201,9 +208,7 @@ def batches(
     They are padded to `multiple`, by default that of the mesh's device.
     """
     if mesh.padded:  # rows share nothing, and are filled up by themselves
-        budget, multiple = Budget(budget.tokens, share=False), 1
-    if mesh.size > 1 or not mesh.walks:  # a sharded model must run equally often on each rank
-        budget = budget._replace(depth_first=False)
+        budget, multiple = budget._replace(share=False), 1
     multiple = multiple or filling(mesh.device)
     readers = mesh.data
     parts = cut_step(trees, budget, readers)
@@ -212,8 +217,7 @@ def batches(
     for _ in range(len(forests), most):
         parts.append([])
         forests.append(pack_forest([EMPTY], multiple if multiple == BLOCK else 1))
+    walks = planned([[trees[i] for i in items] for items in parts], forests, budget, mesh, multiple)
     extras = [values(items, forest) if values else {} for items, forest in zip(parts, forests, strict=True)]
-    made = [Batch(forest, extra) for forest, extra in zip(forests, extras, strict=True)]
-    if budget.depth_first:
-        made = [replace(batch, walk=plan(batch.forest, budget.tokens, multiple)) for batch in made]
+    made = [Batch(forest, extra, walk=walk) for forest, extra, walk in zip(forests, extras, walks, strict=True)]
     return [batch.moved(lambda tensor: tensor.to(mesh.device)) for batch in made]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from tercet.models.depth_first import Backward, Part, walked
+from tercet.models.depth_first import Backward, Part, Walk, walked
 from tercet.models.forest import Forest, Owners
 from tercet.models.policy import Reader
 from tercet.train.batch import Batch
@@ -23,7 +24,7 @@ def branches(module: nn.Module, batch: Batch, backward: Backward) -> Iterator[Ba
 
     `backward(outputs, slopes)` runs a trunk's backward pass, after those of all its parts.
     """
-    if (parts := _parts(module.get_submodule(batch.part.rstrip(".")), batch, backward)) is None:
+    if (parts := _parts(module, batch, backward)) is None:
         yield batch
         return
     for part in parts:
@@ -31,12 +32,12 @@ def branches(module: nn.Module, batch: Batch, backward: Backward) -> Iterator[Ba
 
 
 @torch.no_grad()
-def read(reader: nn.Module, batch: Batch, look: Callable[[Forest], Tensor]) -> Tensor:
+def read(module: nn.Module, batch: Batch, look: Callable[[Forest], Tensor]) -> Tensor:
     """What `look` finds for each predicted token, or for each of these and then for each leaf, in the batch's order.
 
-    It is called with the batch's forest, or with one part after another. `reader` is the model that it reads with.
+    It is called with the batch's forest, or with one part after another, and reads with the batch's part of `module`.
     """
-    if (parts := _parts(reader, batch, torch.autograd.backward)) is None:
+    if (parts := _parts(module, batch, torch.autograd.backward)) is None:
         return look(batch.forest)
     places, found, tokens = [], [], len(batch.forest.leaf_P)
     for part in parts:
@@ -46,9 +47,15 @@ def read(reader: nn.Module, batch: Batch, look: Callable[[Forest], Tensor]) -> T
     return torch.empty_like(values).index_copy_(0, torch.cat(places), values)
 
 
-def _parts(reader: nn.Module, batch: Batch, backward: Backward) -> Iterator[Part] | None:
+def _parts(module: nn.Module, batch: Batch, backward: Backward) -> Iterator[Part] | None:
     """The parts in order; None where the batch fits, or where a branch needs more of its trunk than keys and values."""
-    return walked(reader, batch.walk, backward) if batch.walk and isinstance(reader, Reader) and reader.walks else None
+    reader = module.get_submodule(batch.part.rstrip("."))
+    if not batch.walk or not isinstance(reader, Reader):
+        return None
+    if not reader.walks and any(isinstance(step, Walk) for step in batch.walk):
+        return None
+    run: Callable[..., Tensor] = module.run  # type: ignore[assignment]
+    return walked(partial(run, reader.hidden), batch.walk, backward)
 
 
 def _narrowed(batch: Batch, part: Part) -> Batch:

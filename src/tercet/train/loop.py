@@ -193,19 +193,23 @@ def update_once(state: State, step: Step, loss: LossFn, rate: float, spec: Train
     """
     trainable, mesh = state.trainable, state.trainable.mesh
     began = time.monotonic()
-    sums = Sums(mesh, ("tokens", "useful_tokens", "flops"))
-    for number, batch in enumerate(step.batches, start=1):
-        trainable.reduce_now(number == len(step.batches))
+    sums = Sums(mesh, ("tokens", "useful_tokens", "repeated_tokens", "flops"))
+    last = {batch.part: number for number, batch in enumerate(step.batches)}
+    uneven = len(last) > 1 or any(batch.walk for batch in step.batches)
+    for number, batch in enumerate(step.batches):
+        trainable.reduce_now(number == last[batch.part], outside=uneven)
         for part in branches(trainable.module, batch, trainable.backward_from):
             found = loss(trainable.module, part)
             trainable.backward(found.objective.total)
             sums.add({LOSS + found.part: found.objective, **found.metrics})
         sums.count("tokens", batch.num_tokens)
         sums.count("useful_tokens", len(batch.forest.targets_P))
-        sums.count("flops", training_flops(_size(state, batch.part), batch.forest))
+        sums.count("repeated_tokens", _repeated(batch, mesh))
+        sums.count("flops", sum(training_flops(_size(state, batch.part), forest) for forest in batch.forests))
     counts, totals, norms = sums.read(LOSS, trainable.grad_norm)
     measured = {name: total / weight for name, (total, weight) in totals.items() if weight}
     measured |= {"tokens": counts["tokens"], "useful_tokens": counts["useful_tokens"], "lr": rate}
+    measured |= {"repeated_tokens": counts["repeated_tokens"]} if counts["repeated_tokens"] else {}
     weights = {part: weight for part in norms if (weight := totals[LOSS + part][1])}
     measured |= _descend(state, weights, norms, measured, rate, spec.max_grad_norm)
     measured = {_metric(name): value for name, value in measured.items()}
@@ -219,6 +223,11 @@ def update_once(state: State, step: Step, loss: LossFn, rate: float, spec: Train
         measured["mfu"] = counts["flops"] / most
         measured["useful_mfu"] = trainable.flops * counts["useful_tokens"] / most
     return measured
+
+
+def _repeated(batch: Batch, mesh: Mesh) -> int:
+    """Tokens that are computed again because the batch is taken in parts; read one path a row, they always are."""
+    return batch.num_tokens - batch.forest.num_tokens if len(batch.forests) > 1 and not mesh.padded else 0
 
 
 def _size(state: State, part: str) -> ModelSize:

@@ -45,6 +45,8 @@ def cut_step(trees: Sequence[Tree], budget: Budget, mesh: Mesh) -> list[list[int
     if mesh.padded:
         mine = share([sum(tree.path_lengths) for tree in trees], mesh)
         return [[mine[i] for i in part] for part in pack_rows([trees[i].path_lengths for i in mine], budget.tokens)]
+    if mesh.size > 1 or not mesh.walks:  # work is shared out, and a batch of several parts costs its trunks again
+        budget = budget._replace(depth_first=False)
     found = pieces(trees, budget, mesh.size)
     own = [found[i] for i in share([piece.size for piece in found], mesh)]
     parts = pack([piece.size for piece in own], budget.tokens)

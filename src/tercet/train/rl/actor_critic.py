@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -32,6 +34,10 @@ class ActorCritic(nn.Module):
     def __init__(self, policy: Policy, critic: Critic) -> None:
         super().__init__()
         self.policy, self.critic = policy, critic
+
+    def run(self, function: Callable[..., Tensor], *given: Any) -> Tensor:
+        """See `Reader.run`."""
+        return function(*given)
 
     def forward(self, forest: Forest, *, part: str, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """The output of the policy or of the critic, as `part` says."""

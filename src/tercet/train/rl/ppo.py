@@ -40,6 +40,7 @@ def run(spec: PPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
         policy, ranks, cost = open_to_train(source, ranks, ctx, sharded=False)
         pad_id, dtype = prompts.chat.tokenizer.pad_token_id, getattr(torch, spec.precision)
         critic = open_critic(inputs[spec.value].payload, pad_id, ctx.seed, padded=policy.padded)
+        ranks = replace(ranks, walks=ranks.walks and critic.walks)
         reference = ReferenceModel(open_frozen(source, dtype, ranks, ctx), 0.0, 1)
         rates = {POLICY: spec.learning_rate, CRITIC: spec.value_learning_rate or spec.learning_rate}
         RolloutLog.mend(spec, ctx, ranks)
@@ -91,9 +92,10 @@ class PPO:
         old_P = batch.values["sampled_P"]
         if spec.old_logps == "trainer":
             logps = partial(self.models, part=POLICY, temperature=spec.temperature)
-            old_P = read(self.models.get_submodule("policy"), batch, lambda one: logps(one)[0])
+            old_P = read(self.models, replace(batch, part=POLICY), lambda one: logps(one)[0])
         reference_P = read(self.reference.policy, batch, partial(self.reference.logps, temperature=spec.temperature))
-        valued = read(self.models.get_submodule("critic"), batch, lambda one: torch.cat(self.models(one, part=CRITIC)))
+        valuing = replace(batch, part=CRITIC)
+        valued = read(self.models, valuing, lambda one: torch.cat(self.models(one, part=CRITIC)))
         values_P, last_L = valued.split((len(forest.leaf_P), forest.num_leaves))
         # One answer a row, as GAE runs backwards through each. The window is the response limit even where all answers
         # are shorter, so that a score after the end has a position of its own unless the answer was cut by the limit.
