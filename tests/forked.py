@@ -1,0 +1,80 @@
+"""Stages of tests in forks of one process that has torch already: what they compute is theirs, only the start is shared.
+
+`with stages(monkeypatch):` lets `pipeline.run` start them so. A new interpreter takes seconds to import torch, a fork
+a few milliseconds; each stage still has a process, a log and an exit code of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WARM = ("data.mix", "evals.run", "models.opening", "models.tiny", "report.page", "train.dpo", "train.rl.grpo", "train.sft")
+
+
+@contextmanager
+def stages(patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Start the stages of `pipeline.run` as forks, until the block ends."""
+    from tercet import pipeline, stage
+
+    root = Path(__file__).parents[1]
+    place = {**os.environ, "PYTHONPATH": f"{root / 'src'}:{root}", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.forked"], env=place, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as server:
+        assert server.stdin
+        assert server.stdout
+
+        def supervise(draft: Any, recipe: Any, *_: Any, **__: Any) -> int:
+            (draft.path / "result.json").unlink(missing_ok=True)
+            job = {"draft": str(draft.path), "folder": str(recipe.folder)}
+            server.stdin.write(json.dumps(job | {"environment": stage.environment(recipe.placement)}) + "\n")
+            server.stdin.flush()
+            return int(server.stdout.readline())
+
+        patch.setattr(pipeline, "supervise", supervise)
+        yield
+        server.stdin.close()
+
+
+def serve() -> None:
+    """Fork a child for every job on standard input, and say the exit code of each."""
+    import importlib
+
+    for name in WARM:
+        importlib.import_module(f"tercet.{name}")
+    for line in sys.stdin:
+        if (child := os.fork()) == 0:
+            run(json.loads(line))
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\n")
+        sys.stdout.flush()
+
+
+def run(job: dict[str, Any]) -> None:
+    """The stage of a draft, in this process, with what it prints in its log."""
+    from tercet import stage
+
+    os.environ.update(job["environment"])
+    os.chdir(job["folder"])
+    log = os.open(Path(job["draft"]) / "log.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    code = 1
+    try:
+        code = stage.main(["--draft", job["draft"]])
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    serve()
