@@ -1,4 +1,4 @@
-"""Stages of tests in forks of one process that has torch already: what they compute is theirs, only the start is shared.
+"""Stages of tests in forks of one process that has torch already: what they compute is theirs, the start is shared.
 
 `with stages(monkeypatch):` lets `pipeline.run` start them so. A new interpreter takes seconds to import torch, a fork
 a few milliseconds; each stage still has a process, a log and an exit code of its own.
@@ -17,7 +17,16 @@ from typing import Any
 
 import pytest
 
-WARM = ("data.mix", "evals.run", "models.opening", "models.tiny", "report.page", "train.dpo", "train.rl.grpo", "train.sft")
+WARM = (
+    "data.mix",
+    "evals.run",
+    "models.opening",
+    "models.tiny",
+    "report.page",
+    "train.dpo",
+    "train.rl.grpo",
+    "train.sft",
+)
 
 
 @contextmanager

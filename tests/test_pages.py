@@ -2,46 +2,32 @@
 
 A fenced block `sh` holds commands; a block of toml, python or json whose first line is a comment with a file's name, or
 that has it as its `title`, is written to that file; a block without a language below commands is what they print, with
-`…` for what was left out. What cannot run here stands below `<!-- not run: why -->` and in NOT_RUN: it is parsed, and
-its recipe is planned.
+`…` for what was left out. What cannot run here stands below `<!-- not run: why -->`.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import re
 import shlex
 import subprocess
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-from tercet import pipeline
-from tercet.cli import main
-from tercet.cli.parser import parser
-from tercet.recipe import load
-from tercet.store import Store
 from tests.forked import stages
+
+from tercet.cli import main
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(
-    r"^(?:<!-- not run: (?P<why>[^>]+) -->\n+)?```(?P<language>\w*)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<text>.*?)^```$",
+    r"^(?:<!-- not run: (?P<why>[^>]+) -->\n+)?"
+    r"```(?P<language>\w*)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 NAME = re.compile(r"# ([\w./-]+\.(?:toml|py|jsonl?))\n")
-HOW = (
-    "own-data",
-    "own-verifier",
-    "own-benchmark",
-)  # in the order of reading: later pages use what earlier ones have made
-OTHERS = ("README.md", "docs/start.md", "docs/index.md", "docs/export.md", "docs/play.md", "docs/trace.md")
-# Why commands of a page are not run. Those that serve until Ctrl-C have tests of their own.
-SERVERS = {"serve", "play", "watch", "engine", "chat"}
-NOT_RUN: dict[str, set[str]] = {}
+HOW = ("own-data", "own-verifier", "own-benchmark")  # in the order of reading: pages use what earlier ones made
 
 
 @dataclass(frozen=True)
@@ -66,7 +52,14 @@ def blocks(page: str) -> list[Block]:
     """The fenced blocks of a page."""
     text = (ROOT / page).read_text(encoding="utf-8")
     return [
-        Block(page, text.count("\n", 0, one.start()) + 1, one["language"], one["title"] or "", one["why"] or "", one["text"])
+        Block(
+            page,
+            text.count("\n", 0, one.start()) + 1,
+            one["language"],
+            one["title"] or "",
+            one["why"] or "",
+            one["text"],
+        )
         for one in FENCE.finditer(text)
     ]
 
@@ -95,11 +88,7 @@ def unseen(shown: str, printed: str) -> list[str]:
     """Lines of a page that were not printed; `…` stands for anything."""
     lines = {told(line) for line in printed.splitlines()}
     wanted = [told(line) for line in shown.splitlines()]
-    return [
-        line
-        for line in wanted
-        if line not in lines and not any(fits(line, one) for one in lines if "…" in line)
-    ]
+    return [line for line in wanted if line not in lines and not any(fits(line, one) for one in lines if "…" in line)]
 
 
 def fits(line: str, printed: str) -> bool:
