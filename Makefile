@@ -66,7 +66,7 @@ docs: $(VENV)/.dev
 site: .venv-site/.made
 	rm -rf site
 	.venv-site/bin/zensical build --strict --clean
-	$(PYTHON) docs/make_llms.py site
+	$(PYTHON) docs/finish_site.py site
 
 lock audit: $(RELEASE)/.tools
 	$(RELEASE)/bin/python release/$@.py

@@ -117,7 +117,7 @@ def test_every_page_stands_in_the_navigation_and_with_a_sentence_on_the_front_pa
     }
     pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")} - {"index.md"}
     assert {page for below in sections.values() for page in below} == pages, "nav of zensical.toml and docs/ differ"
-    front = docs_script("make_llms").sections((ROOT / "docs" / "index.md").read_text(encoding="utf-8"))
+    front = docs_script("finish_site").sections((ROOT / "docs" / "index.md").read_text(encoding="utf-8"))
     shown = {name: [links(entry)[0] for entry in entries] for name, entries in front.items()}
     assert shown == sections, "the lists of docs/index.md and nav of zensical.toml differ"
 
@@ -136,7 +136,7 @@ def test_a_list_of_the_docs_has_a_blank_line_before_it():
 
 def test_the_site_asks_no_other_host_and_the_agents_file_names_every_section(docs_script):
     assert SITE["theme"]["font"] is False
-    text = docs_script("make_llms").index((ROOT / "docs" / "index.md").read_text(encoding="utf-8"))
+    text = docs_script("finish_site").index((ROOT / "docs" / "index.md").read_text(encoding="utf-8"))
     assert text.startswith("# Tercet\n\n> Tercet is ")
     names = [next(iter(part)) for part in SITE["nav"][1:-1]]
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == [*names, "Optional"]

@@ -1,11 +1,12 @@
-"""Writes llms.txt and llms-full.txt into the built site, and its pages as Markdown: for coding agents.
+"""Finishes a built site: llms.txt and llms-full.txt, its pages as Markdown, and a search that leaves the log out.
 
-The form is that of llmstxt.org: a title, one paragraph, and links with a sentence each. Sections and sentences are
-those of docs/index.md, whose last section becomes "Optional", as the form calls what may be left out.
+The form of llms.txt is llmstxt.org's: a title, one paragraph, and links with a sentence each. Sections and sentences
+are those of docs/index.md, whose last section becomes "Optional", as the form calls what may be left out.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 ENTRY = re.compile(r"^- \[[^\]]+\]\(([\w/-]+\.md)\): .+$", re.M)
+NOTEBOOK = "log.html"  # it names everything, and so would stand before the page that explains it
 
 
 def sections(front: str) -> dict[str, list[str]]:
@@ -39,12 +41,15 @@ def full(front: str) -> str:
 
 
 def main(site: Path) -> None:
-    """Write both files, and every page beside its HTML, so that the links of llms.txt lead to Markdown."""
+    """Write both files, put every page beside its HTML, where the links of llms.txt lead, and shorten the search."""
     front = (DOCS / "index.md").read_text(encoding="utf-8")
     (site / "llms.txt").write_text(index(front), encoding="utf-8")
     (site / "llms-full.txt").write_text(full(front), encoding="utf-8")
     for page in DOCS.rglob("*.md"):
         shutil.copyfile(page, site / page.relative_to(DOCS))
+    found = json.loads((site / "search.json").read_text(encoding="utf-8"))
+    found["items"] = [one for one in found["items"] if not one["location"].startswith(NOTEBOOK)]
+    (site / "search.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 if __name__ == "__main__":
