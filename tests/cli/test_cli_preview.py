@@ -132,3 +132,29 @@ def test_progress_shows_on_a_terminal_after_a_while(
     monkeypatch.setattr(output, "WAIT", -1.0)
     output.waiting(iter([1, 2, 3]), "rows of a.jsonl")
     assert "rows of a.jsonl" in capsys.readouterr().err
+
+
+def test_a_file_has_a_page_with_its_account_lengths_and_rows(run: Run, tmp_path: Path) -> None:
+    lost = {"messages": [ANSWER]}
+    rows = [{"messages": [{**ASKED, "content": f"<b>{i}</b> legs?"}, ANSWER], "context": "a book"} for i in range(70)]
+    page = tmp_path / "new" / "rows.html"
+    said = run([*rows, lost], "--out", page)
+    html = page.read_text()
+    assert f"page: {page}" in said
+    assert html.count('<details class="item"') == 60
+    for text in ("71", "has no user turn", "context", "Lengths in words", "&lt;b&gt;0&lt;/b&gt; legs?", "file of rows"):
+        assert text in html
+    assert "<b>0</b>" not in html
+    found = json.loads(run([*rows, lost], "--out", page, "--json"))
+    assert (found["page"], len(found["rows"]), found["kept"]) == (str(page), 5, 70)
+
+
+def test_the_page_of_pairs_labels_and_nothing_at_all(run: Run, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    run([{"chosen": [ASKED, ANSWER], "rejected": [ASKED, {**ANSWER, "content": "Eight."}]}], "--out", page)
+    assert "Rejected" in page.read_text()
+    assert "Eight." in page.read_text()
+    run([{"prompt": "Legs?", "completion": "Six.", "label": True}], "--out", page)
+    assert "Labelled good." in page.read_text()
+    run([{"messages": [ANSWER]}], "--out", page, code=2)
+    assert "No row could be read." in page.read_text()

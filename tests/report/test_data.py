@@ -188,13 +188,6 @@ def test_rows_of_a_page_are_few_of_every_part_and_the_same_every_time(fake: Fake
     assert row_samples(payload) == []
 
 
-def test_a_page_of_a_file_is_refused(fake: FakeRun, tmp_path: Path) -> None:
-    file = tmp_path / "rows.jsonl"
-    file.write_text('{"prompt": "a", "completion": "b"}\n')
-    assert main(["data", str(file), "--store", str(fake.store), "--out", str(tmp_path / "page.html")]) == 2
-    assert not (tmp_path / "page.html").exists()
-
-
 def seal(folder: Path) -> None:
     """Give a made-up artifact the digest of its payload."""
     record = json.loads((folder / "artifact.json").read_text())

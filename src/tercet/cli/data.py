@@ -84,17 +84,16 @@ def data(args: argparse.Namespace) -> int:
     from tercet.report.data import summary
     from tercet.report.data_page import write_page
 
+    page = args.out or (Path("data.html") if args.open else None)
     if preview.is_rows(args.artifact, Store(args.store), pipeline.read_mirror(args.mirror)):
-        if args.out or args.open:
-            raise ValueError(f"--out, --open: pages are of artifacts of data stages; {args.artifact} is a file of rows")
-        return preview.rows(args)
+        return _shown(args, page, preview.rows(args, page))
     artifact = Store(args.store).open(args.artifact)
     if artifact.kind not in (kinds := kinds_of(MixtureSpec, AskingSpec, OnPolicyPairsSpec)):
         raise StoreError(f"{artifact.path.name} is of kind {artifact.kind}; expected a data stage: {', '.join(kinds)}")
     found = summary(artifact.kind, artifact.payload)
     if not found:
         raise StoreError(f"{artifact.payload}: has no summary.json; run `tercet check {artifact.path.name}`")
-    if page := args.out or (Path("data.html") if args.open else None):
+    if page:
         page.parent.mkdir(parents=True, exist_ok=True)
         write_page(artifact, page)
     if args.json:
@@ -103,11 +102,16 @@ def data(args: argparse.Namespace) -> int:
         _say_mixture(found)
     else:
         _say_asked(found)
+    return _shown(args, page, 0)
+
+
+def _shown(args: argparse.Namespace, page: Path | None, code: int) -> int:
+    """Say where the page is that was written, and open it on request; the exit code is handed on."""
     if page and not args.json:
         say(f"page: {page}")
     if page and args.open:
         webbrowser.open(page.absolute().as_uri())
-    return 0
+    return code
 
 
 def _say_mixture(found: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What `tercet data FILE` prints: the layout of a file, what is bad or left behind, lengths, rows with their mask."""
+"""`tercet data FILE`, printed or as a page: layout, what is bad or left behind, lengths, rows with their mask."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tercet.models.chat import Chat
 
 LONGEST = 600  # characters of a text that are shown
+ON_PAGE = 60  # rows
 CONTEXT, TRAINED, REJECTED = "", "green", "red"  # styles of what is shown
 
 Line = tuple[str, list[tuple[str, str]]]  # a name, and texts with their styles
@@ -38,22 +39,33 @@ def is_rows(name: str, store: Store, mirror: dict[str, str]) -> bool:
     return hub.is_local(name) or name in mirror
 
 
-def rows(args: argparse.Namespace) -> int:
+def rows(args: argparse.Namespace, page: Path | None = None) -> int:
     """Read a file as a recipe would, and print what it becomes; exit code 2 where nothing can be read."""
     mirror = pipeline.read_mirror(args.mirror)
     source = SourceSpec(path=args.artifact, adapter=args.adapter)
     chat = _chat(args) if args.model else None
     found = Preview(f"tokens of {args.model}" if chat else "words")
     need, measure = args.need or need_of(source, mirror), _tokens(chat) if chat else words_of
-    waiting(found.read(source, need, mirror, measure, args.rows), f"rows of {Path(args.artifact).name}")
+    most = max(args.rows, ON_PAGE) if page else args.rows
+    waiting(found.read(source, need, mirror, measure, most), f"rows of {Path(args.artifact).name}")
+    if page:
+        _write_page(args, found, need, page)
+    found.first = found.first[: args.rows]
     if args.json:
-        emit({"file": args.artifact, "need": need, **found.plain()})
+        emit({"file": args.artifact, "need": need, **found.plain()} | ({"page": str(page)} if page else {}))
     else:
         _say_account(found)
         _say_rows(found, chat)
         if found.problem and found.reading.bad.total() < max(1, found.reading.read):  # else the table has said it
             say(found.problem)
-    return 0 if found.first else 2
+    return 0 if found.reading.kept else 2
+
+
+def _write_page(args: argparse.Namespace, found: Preview, need: str, page: Path) -> None:
+    from tercet.report.data_page import write_file_page
+
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_file_page(Path(args.artifact).name, need, found.plain(), found.first, page)
 
 
 def _chat(args: argparse.Namespace) -> Chat:

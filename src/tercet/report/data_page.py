@@ -1,16 +1,17 @@
-"""The page of a data stage: its account and some of its rows, as `tercet data ARTIFACT --out FILE` writes it."""
+"""The page that `tercet data … --out FILE` writes of a data stage or a file of rows: its account and some rows."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from tercet.report import samples
 from tercet.report.collect import Object, Stage
 from tercet.report.data import summary
 from tercet.report.render import render, write
-from tercet.rows import row_from
+from tercet.rows import Pair, Row, row_from
 from tercet.store import Artifact
 
 TABLES = ("rows.parquet", "unpaired.parquet")  # of rows; pairs have a table of their own
@@ -34,13 +35,33 @@ def write_page(artifact: Artifact, out: Path) -> None:
     write(out, render("data_page.html.j2", page, "page"))
 
 
+def write_file_page(name: str, need: str, found: Object, entries: Sequence[Row | Pair], out: Path) -> None:
+    """Write the page of a file; `found` is what `tercet.data.preview` says of it, `entries` the rows to show."""
+    left = {key: found[key] for key in ("read", "kept", "skipped", "said", "problem")}
+    source = left | {"source": name, "removed": {}, "bad": found.get("bad"), "left": found.get("left")}
+    quantiles = [key for line in found["lengths"][:1] for key in line if key != "part"]
+    flow = {"sources": [source], "columns": ["kept"], "rules": [], "skipped": bool(found["skipped"]), "expected": None}
+    rows = [_shown(one, getattr(one, "good", None)) for one in entries if isinstance(one, Row)]
+    page = {
+        "name": name,
+        "kind": f"file of {need}",
+        "key": "",
+        "made_from": [],
+        "summary": found | flow | {"of": need, "rows": found["kept"], "quantiles": quantiles},
+        "rows": rows,
+        "parts": list(dict.fromkeys(row["part"] for row in rows)),
+        "pairs": [samples.shown_pair(one, name, found["kept"]) for one in entries if isinstance(one, Pair)],
+    }
+    write(out, render("data_page.html.j2", page, "page"))
+
+
 def row_samples(payload: Path) -> list[Object]:
     """A few rows of every part, those with the smallest hashes of their names; empty where no rows are stored."""
     path = next((payload / name for name in TABLES if (payload / name).is_file()), None)
     if path is None:
         return []
     wanted = _chosen(path)
-    found = [_shown(row, str(path)) for row in _read(path, wanted)]
+    found = [_shown(row_from(stored, str(path)), stored.get("good")) for stored in _read(path, wanted)]
     return sorted(found, key=lambda row: str(row["part"]))
 
 
@@ -77,13 +98,12 @@ def _read(path: Path, places: set[int]) -> list[Object]:
     return rows
 
 
-def _shown(stored: Object, where: str) -> Object:
-    row = row_from(stored, where)
+def _shown(row: Row, good: bool | None) -> Object:
     return {
         "id": row.id,
         "part": row.source or "rows",
         "turns": samples.shown(row.messages),
         "verifier": row.verifier,
         "reference": samples.cut(row.reference, 600),
-        "good": stored.get("good"),
+        "good": good,
     }

@@ -15,7 +15,7 @@ from typing import Any
 from tercet.records import Result, Sample
 from tercet.report import collect
 from tercet.report.collect import Checkpoint, Key, Object, Stage
-from tercet.rows import Message, read_pairs, read_table
+from tercet.rows import Message, Pair, read_pairs, read_table
 
 MOST_TEXT = 2400  # characters of one shown text
 MOST_SAMPLE = 700  # characters of a further sample of an item, or of a worked example
@@ -129,10 +129,14 @@ def pair_samples(stage: Stage, most: int = 3) -> list[Object]:
         rules.setdefault(_rule(pair.provenance, pair.source), []).append(pair.id)
     found = []
     for rule, names in sorted(rules.items()):
-        for pair in (pairs[name] for name in by_hash(names, most)):
-            texts = {"chosen": cut(pair.chosen[-1].content), "rejected": cut(pair.rejected[-1].content)}
-            found.append({"rule": rule, "count": len(names), "prompt": shown(pair.prompt), **texts, "pair": pair})
+        found += [shown_pair(pairs[name], rule, len(names)) for name in by_hash(names, most)]
     return found
+
+
+def shown_pair(pair: Pair, rule: str, count: int) -> Object:
+    """A pair as the page shows it, one of `count` of its rule."""
+    texts = {"chosen": cut(pair.chosen[-1].content), "rejected": cut(pair.rejected[-1].content)}
+    return {"rule": rule, "count": count, "prompt": shown(pair.prompt), **texts, "pair": pair}
 
 
 def shown(turns: Iterable[Message], most: int = MOST_TEXT) -> list[Object]:
