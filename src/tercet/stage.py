@@ -25,6 +25,7 @@ from tercet import machine, trackers
 from tercet.artifact_json import DamagedArtifactError
 from tercet.journal import write_json
 from tercet.launch import shared_store
+from tercet.launch.beats import Heart, all_here, every
 from tercet.launch.commands import Started
 from tercet.launch.ending import DISK_FULL
 from tercet.launch.environment import RANKS, environment
@@ -89,23 +90,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = Recipe.model_validate(job.recipe)
     placement, parallel = recipe.placement, recipe.spec(job.name).parallel
     os.environ.update(environment(placement, parallel=parallel, records=folder / shared_store.FOLDER))
-    if args.rank:
-        shared_store.check(folder, placement)
-    else:
+    if not args.rank:
         if parallel and placement.ranks > 1:
             return ranks(placement, Started(folder, job.identity.key, parallel))
         for name in RANKS:  # of somebody else's ranks
             os.environ.pop(name, None)
-    first = os.environ.get("RANK", "0") == "0"
+    number = int(os.environ.get("RANK", "0"))
+    first = number == 0
     draft, stop = Draft(folder.parent, job.name, job.identity.key), Stop()
     stop.listen(partial(_stopped, stop, draft, first, "there was no time to write a checkpoint"))
-    track, final, code = _tracker(job, recipe, draft, first), None, 0
+    track, final, code, fault = _tracker(job, recipe, draft, first), None, 0, {}
+    heart = Heart(folder, number, every(placement), lambda: track.done) if args.rank else None
     try:
+        if heart:
+            shared_store.check(folder, placement)
+            heart.start()
+            all_here(folder, placement)
         final = _run(job, recipe, draft, track, stop)
     except Stopped:
         code = _end_early(stop, draft, first)
     except Exception as error:
-        code = _report(error, draft, first)
+        fault = _report(error, draft, first)
+        code = fault["code"]
+    if heart:
+        heart.end(fault)
     if not track.close(final, within=BRIEF if stop.number else LONG):
         os._exit(code)  # the artifact, or what was kept of it, is whole; a library's last words could take for ever
     return code
@@ -184,18 +192,19 @@ def _load_rows(mirror: dict[str, str], source: SourceSpec, inputs: dict[str, Art
     return list(load(source, inputs, mirror, reading)), asdict(reading)
 
 
-def _report(error: Exception, draft: Draft, first: bool) -> int:
-    """Report how it ended: traceback to the log (standard error), message to the pipeline. Returns the exit code."""
+def _report(error: Exception, draft: Draft, first: bool) -> dict[str, Any]:
+    """Report how it ended: traceback to the log (standard error), message to the pipeline, which is returned too."""
     code, message = _exit(error, draft.path)
     ours = type(error).__module__.startswith("tercet.")
     # Neither a library's ValueError nor a damaged input, which the next run makes again, may cost finished work.
     keep = code != 2 or isinstance(error, DamagedArtifactError) or (not ours and any(draft.work.iterdir()))
+    result = {"code": code, "message": message, "keep": keep, "clear": ours}
     with suppress(OSError):
         traceback.print_exc(limit=-12)
         sys.stderr.write(f"\ntercet: {message}\n")
         if first or not (draft.path / "result.json").exists():
-            write_json(draft.path / "result.json", {"code": code, "message": message, "keep": keep, "clear": ours})
-    return code
+            write_json(draft.path / "result.json", result)
+    return result
 
 
 def _exit(error: Exception, folder: Path) -> tuple[int, str]:

@@ -98,6 +98,11 @@ class Tracker:
         self._tell(lambda sink: sink.table(name, step, rows))
 
     @property
+    def done(self) -> int:
+        """How far the stage is."""
+        return int(self._state["done"])
+
+    @property
     def shown(self) -> bool:
         """Whether another tracker is told."""
         return bool(self._sinks)

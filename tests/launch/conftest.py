@@ -27,6 +27,27 @@ def run(spec, inputs, out, ctx):
         (out / "world").write_text(str(world))
     return {}
 """
+STEPS = """
+import os, signal, time
+from tercet.device.mesh import mesh
+
+def run(spec, inputs, out, ctx):
+    place, asked = ctx.work / "place", os.environ.get("ORDER", ":").split(":")
+    with mesh(ctx.recipe.placement) as ranks:
+        for step in range(int(place.read_text()) if place.exists() else 0, 20):
+            if asked[0] == str(ranks.rank) and step == 10 and not (ctx.work / "obeyed").exists():
+                (ctx.work / "obeyed").touch()
+                time.sleep(1.2)  # longer than from one sign of life to the next
+                os.kill(os.getpid(), getattr(signal, asked[1]))
+            total = ranks.sum([1.0])
+            if ranks.first:
+                place.write_text(str(step + 1))
+            ctx.track.progress(step + 1, 20)
+            time.sleep(0.02)
+        if ranks.first:
+            (out / "total").write_text(f"{total} {step}")
+    return {}
+"""
 
 
 @pytest.fixture
@@ -36,6 +57,7 @@ def ranked(tmp_path, monkeypatch):
     modules.mkdir()
     (modules / "plain_stage.py").write_text(PLAIN)
     (modules / "ranked_stage.py").write_text(RANKED)
+    (modules / "steps_stage.py").write_text(STEPS)
     monkeypatch.setenv("PYTHONPATH", f"{modules}:{os.environ.get('PYTHONPATH', '')}")
     for kind in ("base", "synth"):
         monkeypatch.setattr(KINDS[kind], "module", "plain_stage")

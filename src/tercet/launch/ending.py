@@ -47,6 +47,14 @@ def failure(draft: Draft, code: int) -> StageError:
     return StageError(f"{message}{tail}\n{kept}", code if code in (2, 3) else 1)
 
 
+def death(draft: Draft, code: int) -> str:
+    """Why a stage ended, where a process of it died or hung; empty where it ended by itself, or was asked to."""
+    if not (draft.path / "result.json").is_file():
+        return f"its process {_cause(code)}" if code < 0 else ""
+    result = json.loads((draft.path / "result.json").read_text(encoding="utf-8"))
+    return str(result["message"]) if result.get("death") else ""
+
+
 def _cause(code: int) -> str:
     if code >= 0:
         return f"ended with exit code {code}"

@@ -13,13 +13,17 @@ from pathlib import Path
 import tercet
 from tercet.argv import Outside, command
 from tercet.journal import write_json
+from tercet.launch.beats import END, Watch
+from tercet.launch.deaths import explain
+from tercet.launch.ending import death
 from tercet.launch.environment import believed, environment
-from tercet.launch.shared_store import ATTEMPT, begin
+from tercet.launch.shared_store import ATTEMPT, FOLDER, begin
 from tercet.recipe import Recipe
 from tercet.stop import PARENT, WITHIN
 from tercet.store import Draft
-from tercet.track import forget_progress
+from tercet.track import NOTE, forget_progress
 
+LAST = 4.0  # seconds that ranks get which are ended because one of them is lost
 GRACE = WITHIN + 2.0  # seconds a stage gets to end by itself
 WAITING = f"is asked to end, and keeps what it has finished: at most {GRACE:g} s; again ends it at once"
 
@@ -29,27 +33,59 @@ def supervise(
 ) -> int:
     """Run the process of a draft to its end, calling `tick` meanwhile; returns its exit code.
 
-    Where this process is asked to end, it asks the stage, and tells the user by `say` that it waits.
+    Where a process died or hung, the stage starts again, `placement.max_restarts` times. Where this process is asked to
+    end, it asks the stage, and tells the user by `say` that it waits.
     """
+    most = recipe.placement.max_restarts
+    for restarts in range(most + 1):
+        code = _attempt(draft, recipe, lock, tick, say)
+        if restarts == most or not (died := death(draft, code)):
+            break
+        text = f"stage {draft.name!r} starts again from its last checkpoint ({restarts + 1} of {most}): {died}"
+        with open(draft.path / "log.txt", "a", encoding="utf-8") as log:
+            log.write(f"{NOTE}{text}\n")
+        say(text)
+    return code
+
+
+def _attempt(draft: Draft, recipe: Recipe, lock: int, tick: Callable[[], None], say: Callable[[str], None]) -> int:
+    """One start of a stage, watched to its end."""
     (draft.path / "result.json").unlink(missing_ok=True)
     forget_progress(draft.path)
+    log = draft.path / "log.txt"
+    before = log.stat().st_size if log.exists() else 0
     child = _start(draft, recipe, lock)
+    ranked = recipe.placement.ranks > 1 and recipe.spec(draft.name).parallel
+    watch = Watch(draft.path, recipe.placement) if ranked else None
     try:
-        while child.poll() is None:
+        while child.poll() is None and not (watch and watch.over()):
             tick()
             with suppress(subprocess.TimeoutExpired):
                 child.wait(0.1)
+        if child.poll() is None:
+            _end_ranks(draft, child)
     except BaseException as error:
         _ask(child, getattr(error, "number", signal.SIGTERM), lambda: say(f"stage {draft.name!r} {WAITING}"))
+        if child.poll() is None:
+            write_json(draft.path / "result.json", {"message": "was ended by force", "clear": False})
         raise
     finally:
-        forced = child.poll() is None
         with suppress(ProcessLookupError, PermissionError):  # the group has ended; of zombies macOS says the second
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
-        if forced:
-            write_json(draft.path / "result.json", {"message": "was ended by force", "clear": False})
+    if watch and child.returncode and draft.path.exists() and (why := explain(draft.path, watch, before)):
+        write_json(draft.path / "result.json", why)
     return child.returncode
+
+
+def _end_ranks(draft: Draft, child: subprocess.Popen[bytes]) -> None:
+    """Let the ranks that live end, on all machines; what started them follows, or is asked to."""
+    (draft.path / FOLDER / END).touch()
+    for then in (lambda: child.send_signal(signal.SIGTERM), lambda: None):
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(LAST / 2)
+        if child.poll() is None:
+            then()
 
 
 def _start(draft: Draft, recipe: Recipe, lock: int) -> subprocess.Popen[bytes]:

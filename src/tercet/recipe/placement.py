@@ -28,7 +28,7 @@ class Placement(Spec):
 
     later = (
         *("mesh", "rank_timeout", "report_to", "completions_every"),
-        *("nodes", "gpus", "launch", "rendezvous"),
+        *("nodes", "gpus", "launch", "rendezvous", "max_restarts"),
     )
     ranks: int = Field(
         1, ge=1, description="Processes of a training stage (`nodes` times `gpus`); above one, torchrun with FSDP2."
@@ -48,6 +48,9 @@ class Placement(Spec):
     mesh: MeshShape = Field(MeshShape(), description="How ranks divide rows, tokens and weights.")
     rank_timeout: float = Field(
         1800.0, gt=0, description="Seconds that ranks wait for one of them before the stage ends with an error."
+    )
+    max_restarts: int = Field(
+        0, ge=0, description="Times that a stage starts again from its last checkpoint when a process died or hung."
     )
     threads: int = Field(0, ge=0, description="CPU threads per process; 0 means all cores divided by ranks.")
     micro_tokens: int = Field(4096, ge=16, description="Token budget of one forward and backward pass per rank.")
