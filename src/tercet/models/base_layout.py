@@ -16,26 +16,35 @@ from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.core_model_loading import revert_weight_conversion
 
+from tercet.device.mesh import Mesh
 from tercet.models.headers import BaseError
 from tercet.models.hf_folder import copy_tokenizer, meta_model, parameters_of, quiet, save_config
-from tercet.models.weights import write_weights
+from tercet.models.weights import SHARD, write_weights
 
 LAYER = re.compile(r".*?\.\d+\.")  # `model.layers.3.`: what is stored otherwise is so within one layer
 
 
 def save_model(
-    folder: Path, config: PretrainedConfig, state: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]], *, source: Path
+    folder: Path,
+    config: PretrainedConfig,
+    state: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]],
+    *,
+    source: Path,
+    mesh: Mesh | None = None,
+    shard: int = SHARD,
 ) -> None:
     """Write weights (any dtype, any order; stored as fp32) with the tokenizer of `source` as a plain folder.
 
-    `state` may be an iterator, so that sharded weights need never be whole in memory. Tied copies are left out.
+    `state` may be an iterator, so that sharded weights need never be whole in memory. Tied copies are left out. Every
+    rank of a `mesh` must call this, and writes its part.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    save_config(folder, config)
-    copy_tokenizer(source, folder)
+    if mesh is None or mesh.first:
+        save_config(folder, config)
+        copy_tokenizer(source, folder)
     layout = BaseLayout(config)
     items = state.items() if isinstance(state, Mapping) else state
-    write_weights(folder / "model.safetensors", layout.shapes, layout.stored(items))
+    write_weights(folder / "model.safetensors", layout.shapes, layout.stored(items), shard=shard, mesh=mesh)
 
 
 class BaseLayout:

@@ -78,15 +78,12 @@ def write_folder(
 ) -> None:
     """Write any trained model, or a part, with its card's `text`; what it learned as adapters is kept beside it.
 
-    Ranks that do not write hold one tensor at a time.
+    Ranks write a file of weights each in turn.
     """
     state = ((name.removeprefix("model."), value) for name, value in trainable.full_state(part))
+    save_model(out, config, state, source=source, mesh=trainable.mesh)
     if trainable.mesh.first:
-        save_model(out, config, state, source=source)
         (out / "README.md").write_text(text + _layout_note(trainable.module), encoding="utf-8")
-    else:
-        for _ in state:  # gathering a tensor takes every rank
-            pass
     if isinstance(trainable.merge, Merged):
         trained = {name.removeprefix("model."): value.cpu() for name, value in trainable.trained_state(part)}
         if trainable.mesh.first:
