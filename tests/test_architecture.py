@@ -81,7 +81,7 @@ BUDGETS = {
     "hub": 400,
     "kernels": 111,
     "launch": 781,
-    "models": 13_501,
+    "models": 13_539,
     "play": 947,
     "preflight": 1_463,
     "recipe": 2_248,
@@ -89,7 +89,7 @@ BUDGETS = {
     "sandbox": 2_460,
     "top": 4_850,
     "trace": 844,
-    "train": 4_384,
+    "train": 4_381,
     "watch": 642,
     "verify": 5_203,
 }
