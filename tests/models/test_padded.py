@@ -69,7 +69,8 @@ def test_both_layouts_of_a_model_agree(sharp_folder):
 def test_a_scorer_reads_the_last_token_of_each_leaf(sharp_folder):
     from tercet.train.reward_model import open_scorer
 
-    one, other = (open_scorer(sharp_folder, 256, 0, padded=padded) for padded in (False, True))
+    policies = (open_policy(sharp_folder), open_policy(sharp_folder, layout="padded"))
+    one, other = (open_scorer(sharp_folder, 256, 0, like=like) for like in policies)
     assert isinstance(other, Scorer)
     trees = [tree for tree in TREES if all(leaf.token_ids for leaf in tree.leaves)]
     torch.testing.assert_close(other(pack_forest(trees)), one(pack_forest(trees)), rtol=1e-4, atol=1e-5)

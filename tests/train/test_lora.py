@@ -306,18 +306,3 @@ def test_killed_and_run_again_it_ends_in_the_bytes_of_a_run_nobody_disturbed(wor
     assert launch(workspace, "sft", *sets).process.wait(timeout=120) == 0
     workspace.run_stage("sft", tmp_path / "whole", sft={"lora": LORA, "learning_rate": 1e-2})
     assert workspace.store.open("sft").record["digest"] == payload_digest(tmp_path / "whole")
-
-
-def test_two_ranks_train_the_adapters_that_one_rank_trains(workspace, launch, tmp_path):
-    changes = {"lora": LORA, "dtype": "float32", "num_epochs": 2, "learning_rate": 1e-2, "eps": 1e-4}
-    sets = ["placement.ranks=2", "placement.threads=1", "stage.sft.lora={r=4,alpha=8.0}"]
-    sets += [f"stage.sft.{key}={json.dumps(value)}" for key, value in changes.items() if key != "lora"]
-    running = launch(workspace, "sft", *sets)
-    assert running.process.wait(timeout=240) == 0, running.output.read_text(encoding="utf-8")
-    workspace.run_stage("sft", tmp_path / "one", sft=changes)
-    alone, shared = (
-        load_file(folder / "model.safetensors") for folder in (tmp_path / "one", workspace.store.open("sft").payload)
-    )
-    assert alone.keys() == shared.keys()
-    for name, weight in alone.items():
-        torch.testing.assert_close(shared[name], weight, rtol=1e-3, atol=1e-4)

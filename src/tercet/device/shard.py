@@ -26,11 +26,8 @@ from torch.distributed.fsdp import (
 from tercet.device.axes import Axes
 from tercet.device.four_bits import num_weights
 from tercet.device.mesh import Mesh, wait
-from tercet.device.shares import read_shares
+from tercet.device.stored import read_stored
 from tercet.kernels.native import available, call
-
-STORED_IN = "stored_in"
-"""Attribute of a module whose parameters have no numbers yet: the safetensors files that hold them."""
 
 Named = Iterator[tuple[str, Tensor]]
 Merge = Callable[[Callable[[str], Tensor], str], Named]
@@ -125,6 +122,11 @@ class Trainable:
         named = ((name, self.whole(name)) for name in names) if self.merge is None else self.merge(self.whole, part)
         return ((name.removeprefix(part), value) for name, value in named)
 
+    def state(self) -> Named:
+        """Names and fp32 weights of a plain model: of several ranks the shares, unless adapters must be merged."""
+        own = ((name, value.detach()) for name, value in self.known.items())
+        return own if self.merge is None else self.full_state()
+
     def trained_state(self, part: str = "") -> Named:
         """Names (within `part`) and whole fp32 values of what is trained, as it is trained; every rank must iterate."""
         return ((name.removeprefix(part), self.whole(name)) for name in self.names if name.startswith(part))
@@ -169,16 +171,13 @@ def _add(master: nn.Parameter, grad: Tensor) -> None:
         master.grad.add_(grad)
 
 
-def share_frozen(module: nn.Module, dtype: torch.dtype, mesh: Mesh) -> None:
-    """Let every rank keep a share of a module that is only read, in the precision that it computes in."""
-    _shard(module.requires_grad_(False).to(dtype), dtype, mesh, None)
+def share_frozen(module: nn.Module, dtype: torch.dtype, mesh: Mesh, kept: torch.dtype | None = None) -> None:
+    """Let every rank keep a share of a module that is only read, in the precision it computes in or in `kept`."""
+    _shard(module.requires_grad_(False).to(kept or dtype), dtype, mesh, None)
 
 
 def _shard(module: nn.Module, dtype: torch.dtype, mesh: Mesh, host: torch.device | None) -> None:
-    """Share a module among the ranks; one on `meta` gets its numbers now, on each rank its share alone."""
-    empty = [(part, files) for part in module.modules() if (files := getattr(part, STORED_IN, None))]
-    if not empty and host is None:
-        module.to(mesh.device)
+    """Share a module among the ranks; what is on `meta` gets its numbers now, on each rank its share alone."""
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     options: dict[str, Any] = {"mesh": _axes(mesh).shares, "mp_policy": policy}
     options["offload_policy"] = CPUOffloadPolicy() if host else OffloadPolicy()
@@ -193,11 +192,7 @@ def _shard(module: nn.Module, dtype: torch.dtype, mesh: Mesh, host: torch.device
     fully_shard(module, **options, reshard_after_forward=None if trained else True)
     if hasattr(module, "run"):  # parts of it run without its forward method, too
         register_fsdp_forward_method(module, "run")
-    if empty:
-        module.to_empty(device=host or mesh.device)
-    for part, files in empty:
-        read_shares(files, dict(part.named_parameters()))
-        delattr(part, STORED_IN)
+    read_stored(module, host or mesh.device)
 
 
 def _axes(mesh: Mesh) -> Axes:

@@ -45,7 +45,7 @@ def write_shares(file: Path, tensors: Mapping[str, Tensor], *, first: bool) -> S
 
     Of what several ranks have, one writes it: the first of the copies, and of plain tensors the `first` rank.
     """
-    own = {name: _share(value) for name, value in tensors.items() if _writes(value, first)}
+    own = {name: share_of(value) for name, value in tensors.items() if _writes(value, first)}
     size, digest = 0, hashlib.sha256()
     with open(file, "xb") as stream:
         for piece in _pieces(own):
@@ -83,7 +83,7 @@ class Shares:
 
     def _found(self, name: str, value: Tensor) -> Iterator[tuple[Tensor, Box, Any, Box]]:
         """Which part of this rank's share comes from which part of what a file holds."""
-        local, begins = _share(value)
+        local, begins = share_of(value)
         left = local.numel()
         for file in self.files:
             if not left:
@@ -94,7 +94,7 @@ class Shares:
             part = stored.get_slice(name)
             if part.get_dtype() != CODES.get(local.dtype):
                 raise DamagedError(f"{file}: {name} is {part.get_dtype()}, expected {CODES.get(local.dtype)}")
-            both = _overlap(begins, local.shape, places[name], part.get_shape())
+            both = overlap(begins, local.shape, places[name], part.get_shape())
             if both is not None:
                 left -= local[both[0]].numel()
                 yield local, both[0], part, both[1]
@@ -108,35 +108,20 @@ class Shares:
         return self._opened[file]
 
 
-def read_shares(files: Sequence[Path], tensors: Mapping[str, Tensor]) -> None:
-    """Copy this rank's shares of tensors out of plain safetensors files that hold them whole, in any precision.
-
-    A file is closed after each tensor: the pages that were read of it leave the process's memory with it.
-    """
-    places: dict[str, Path] = {}
-    for file in files:
-        with safe_open(file, framework="pt") as stored:
-            places |= dict.fromkeys(stored.keys(), file)
-    for name, value in tensors.items():
-        local, begins = _share(value)
-        if not local.numel():
-            continue
-        if name not in places:
-            raise DamagedError(f"{files[0].parent}: has no tensor {name}; make the folder again")
-        with safe_open(places[name], framework="pt") as stored, torch.no_grad():
-            part = stored.get_slice(name)
-            if part.get_shape() != list(value.shape):
-                raise DamagedError(f"{places[name]}: {name} is {part.get_shape()}, expected {list(value.shape)}")
-            own = tuple(slice(at, at + n) for at, n in zip(begins, local.shape, strict=True))
-            local.copy_(part[own] if own else part[...])
-
-
-def _share(value: Any) -> tuple[Tensor, Sequence[int]]:
+def share_of(value: Any) -> tuple[Tensor, Sequence[int]]:
     """This rank's part of a tensor, and where it begins in the whole."""
     if not hasattr(value, "to_local"):
         return value.detach(), [0] * value.dim()
     [chunk] = value.__create_chunk_list__()  # torch's protocol for checkpoints: any layout that DTensor knows
     return value.to_local().detach(), list(chunk.offsets)
+
+
+def both_shares(own: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """This rank's share of a tensor, and the same part of another, which is whole or shared out alike."""
+    mine, begins = share_of(own)
+    if hasattr(value, "to_local"):
+        return mine, value.to_local().detach()
+    return mine, value[tuple(slice(at, at + size) for at, size in zip(begins, mine.shape, strict=True))]
 
 
 def _writes(value: Any, first: bool) -> bool:
@@ -166,7 +151,7 @@ def _pieces(own: Mapping[str, tuple[Tensor, Sequence[int]]]) -> Iterator[Any]:
         yield own[name][0].cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _overlap(
+def overlap(
     begins: Sequence[int], shape: Sequence[int], others: Sequence[int], other_shape: Sequence[int]
 ) -> tuple[Box, Box] | None:
     """What two boxes of one tensor share, as seen from each of them; None where that is nothing."""

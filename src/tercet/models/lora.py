@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tercet.device.four_bits import quantize_layers
+from tercet.device.stored import whole_of
 from tercet.models.adapter import Adapter, read_adapter, write_adapter
 from tercet.models.backbone import backbone
 from tercet.models.classes import backbone_name
-from tercet.models.hf_folder import load_model, weight_files
+from tercet.models.hf_folder import load_config, load_model, meta_model, parameters_of
+from tercet.models.unread import places
 from tercet.recipe import LoraSpec
 
 CPU = torch.device("cpu")
@@ -46,6 +47,10 @@ def adapt(module: nn.Module, lora: LoraSpec, dtype: torch.dtype, seed: int, devi
         if lora.quantize:
             quantize_layers(model, layers, lora.quantize, dtype=dtype, device=device)
         _inject(model, lora, layers)
+        for name, parameter in list(model.named_parameters()):
+            if parameter.is_meta and name.endswith((A, B)):  # beside a layer whose numbers are still on the disk
+                owner, _, own = name.rpartition(".")
+                setattr(model.get_submodule(owner), own, nn.Parameter(torch.zeros(parameter.shape)))
         output = model.get_output_embeddings()
         known = [*backbone(model).parameters(), *(output.parameters() if output is not None else ())]
         frozen = set(map(id, known))
@@ -165,11 +170,9 @@ def _models(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, PreTrain
 
 
 def _stored(folder: Path, names: list[str]) -> Callable[[str], Tensor]:
-    """The tensors of a folder by their names in memory; the whole model is read where it is stored otherwise."""
-    files: dict[str, Any] = {}
-    for path in weight_files(folder):
-        file = safe_open(path, framework="pt")
-        files |= dict.fromkeys(file.keys(), file)
-    if all(name in files for name in names):
-        return lambda name: files[name].get_tensor(name)
+    """The tensors of a folder by their names in memory; all of it is read where its own names are older ones."""
+    model = meta_model(load_config(folder))
+    found, shapes = places(model, folder), {name: value.shape for name, value in parameters_of(model).items()}
+    if all(name in found for name in names):
+        return lambda name: whole_of(shapes[name], found[name])
     return load_model(folder, torch.float32).state_dict().__getitem__

@@ -155,7 +155,7 @@ class Scorer(Reader):
         """Scores `(L,)` in fp32, one per leaf."""
         last = self.states(forest).index_select(0, forest.last_L)
         score: nn.Module = self.model.score  # type: ignore[assignment]
-        return score(last).squeeze(-1).float()
+        return score(last).squeeze(-1).float().clone()  # FSDP hangs a hook on it, which no view carries safely
 
 
 @torch.no_grad()

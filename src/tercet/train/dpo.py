@@ -64,7 +64,7 @@ def run(spec: DPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
             check_batches(len(trees), spec.batch, total, of="rows" if labels else "pairs")
         if labels and ranks.first:
             sys.stderr.write(f"tercet: {ctx.name}: {labels.sentence()}\n")
-        policy, ranks, cost = open_to_train(source, ranks, ctx, trees, sharded=not spec.lora)
+        policy, ranks, cost = open_to_train(source, ranks, ctx, trees)
         base = _base(policy, trees, Origin(source, out, total), spec, ctx, ranks)
         state = start(policy, spec, ranks, ctx, kept=base.kept if isinstance(base, ReferenceModel) else None)
         if state.step == 0 and isinstance(base, Table):
@@ -158,7 +158,7 @@ def _base(policy: Policy, trees: Trees, origin: Origin, spec: DPOSpec, ctx: Cont
     if spec.loss in REFERENCE_FREE:
         return None
     if spec.polyak > 0:
-        moving = open_policy(origin.source, torch.float32, layout).to(ranks.device)
+        moving = open_frozen(origin.source, dtype, ranks, ctx, moves=True)
         return ReferenceModel(moving, spec.polyak, spec.polyak_every, dtype)
     made_of = {"weights": model_digest(origin.source), "tokens": token_digest(trees), "dtype": spec.precision}
     steps = range(origin.total) if spec.loss == "kto" else range(0)
@@ -166,15 +166,13 @@ def _base(policy: Policy, trees: Trees, origin: Origin, spec: DPOSpec, ctx: Cont
         made_of["order"] = f"{origin.total} steps of {spec.batch}, seed {ctx.seed}"
     if (found := load_table(origin.out / "tercet", made_of, ctx.work)) is not None:
         return found
-    if empty := any(parameter.is_meta for parameter in policy.parameters()):
-        reading = open_frozen(origin.source, dtype, ranks, ctx)
-    else:
-        reading = policy.to(ranks.device, dtype)
+    alone = ranks.size == 1
+    reading = policy.to(ranks.device, dtype) if alone else open_frozen(origin.source, dtype, ranks, ctx)
     orders = (chosen_rows(step, len(trees), spec.batch, ctx.seed) for step in steps)
     others = (mismatched(trees, order, spec.max_length) for order in orders)
     logps = partial(answer_logps, reading, ranks=ranks, budget=_scoring(ctx))
     table = Table(logps(trees), [logps(step) for step in others])
-    if not empty:  # rounding to the compute precision lost bits: read them again
+    if alone:  # rounding to the compute precision lost bits: read them again
         policy.model = open_policy(origin.source, torch.float32, layout).model
     if ranks.first:
         save_table(origin.out / "tercet", table, made_of, ctx.work)

@@ -38,15 +38,13 @@ class Opened(NamedTuple):
     metrics: dict[str, float]
 
 
-def open_to_train(
-    source: Path, ranks: Mesh, ctx: Context, trees: Sequence[Tree] = (), *, sharded: bool = True
-) -> Opened:
+def open_to_train(source: Path, ranks: Mesh, ctx: Context, trees: Sequence[Tree] = ()) -> Opened:
     """Open what a stage trains. Where no forest carries it, that and its cost are said; `trees` tell the cost.
 
-    Of several ranks each reads its share alone, later, where the model is all that is trained (`sharded`).
+    Of several ranks each reads its share alone, later.
     """
-    layout, shared = ctx.recipe.placement.layout, ranks.size > 1 and sharded
-    policy = (meta_policy(source, layout) if shared else None) or open_policy(source, torch.float32, layout)
+    layout = ctx.recipe.placement.layout
+    policy = (meta_policy(source, layout) if ranks.size > 1 else None) or open_policy(source, torch.float32, layout)
     if not policy.padded:
         return Opened(policy, replace(ranks, walks=policy.walks), {})
     some = [trees[i] for i in range(min(SAMPLE, len(trees)))]
@@ -57,13 +55,17 @@ def open_to_train(
     return Opened(policy, replace(ranks, padded=True), {"padded": 1.0, **({"padded_cost": cost} if some else {})})
 
 
-def open_frozen(source: Path, dtype: torch.dtype, ranks: Mesh, ctx: Context) -> Policy:
-    """Open a model that is only read, in `dtype`: on one rank whole, on several a share on each."""
-    layout = ctx.recipe.placement.layout
-    if ranks.size > 1 and (policy := meta_policy(source, layout)):
-        share_frozen(policy, dtype, ranks)
+def open_frozen(source: Path, dtype: torch.dtype, ranks: Mesh, ctx: Context, *, moves: bool = False) -> Policy:
+    """Open a model that is only read: on one rank whole, on several a share on each.
+
+    Its weights are in `dtype`, or in fp32 where it `moves`; then several ranks compute in `dtype` all the same.
+    """
+    layout, kept = ctx.recipe.placement.layout, torch.float32 if moves else dtype
+    if ranks.size > 1:
+        policy = meta_policy(source, layout) or open_policy(source, kept, layout)
+        share_frozen(policy, dtype, ranks, kept)
         return policy
-    return open_policy(source, dtype, layout).to(ranks.device).requires_grad_(False)
+    return open_policy(source, kept, layout).to(ranks.device).requires_grad_(False)
 
 
 def export(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from tercet.device.mesh import Mesh
 from tercet.device.shard import Trainable
+from tercet.device.shares import both_shares
 from tercet.journal import intact, stamp, write_json
 from tercet.models.forest import Forest, Tree
 from tercet.models.policy import Policy
@@ -31,22 +32,24 @@ PART, SCORING = 16, Budget(4096)  # trees that a rank takes at once, and what on
 
 
 class ReferenceModel:
-    """A live reference. Every rank holds a whole copy.
+    """A live reference: a model of its own, of which each of several ranks holds a share.
 
     With `share` > 0 it moves by that share to the policy every `every` steps: ref = share x policy + (1 - share) x ref,
-    in fp32, so give it a policy in fp32 (on its device), and in `dtype` the precision to compute in. `kept` is what a
-    checkpoint must hold: give it to `start(..., kept=)` before the first `logps`.
+    in fp32, so give it a policy in fp32 (on its device), and in `dtype` the precision to compute in, unless ranks share
+    it, whose shares bring that with them. `kept` is what a checkpoint must hold: give it to `start(..., kept=)` before
+    the first `logps`.
     """
 
     def __init__(self, policy: Policy, share: float, every: int, dtype: torch.dtype | None = None) -> None:
         self.share, self.every = share, every
-        weights = {name: value.detach().float() for name, value in policy.named_parameters()} if share else {}
         self.policy = policy.requires_grad_(False).eval()
-        if dtype is not None:
+        own: dict[str, Tensor] = dict(self.policy.named_parameters())
+        shared = any(hasattr(value, "to_local") for value in own.values())
+        weights = own if shared else {name: value.detach().float() for name, value in own.items()}
+        if dtype is not None and not shared:
             self.policy.to(dtype)  # in place: parameters change their storage, the fp32 master weights keep theirs
-        own = dict(self.policy.named_parameters())
-        self.copied = any(value.data_ptr() != own[name].data_ptr() for name, value in weights.items())
-        self.kept: dict[str, Tensor] = weights
+        self.copied = not shared and any(value.data_ptr() != own[name].data_ptr() for name, value in weights.items())
+        self.kept = weights if share else {}
         self._fresh = False
 
     @torch.no_grad()
@@ -65,14 +68,14 @@ class ReferenceModel:
         """Move where that is due after optimiser step (or round) `step`; every rank must call it."""
         if not self.share or not step or step % self.every:
             return
-        for name, value in trainable.full_state():
-            own = self.kept[name]
-            own.lerp_(value.to(own), self.share)
+        for name, value in trainable.state():
+            own, other = both_shares(self.kept[name], value)
+            own.lerp_(other.to(own), self.share)
         self._fresh = False
 
     def _refresh(self) -> None:
         """Make the compute copy equal the master weights."""
-        if self.copied:
+        if self.copied and self.kept:
             for name, value in self.policy.named_parameters():
                 value.copy_(self.kept[name])
         self._fresh = True

@@ -20,7 +20,7 @@ from tercet.models.chat import Chat, open_chat
 from tercet.models.classifier import load_classifier
 from tercet.models.forest import Forest
 from tercet.models.hf_folder import load_config
-from tercet.models.policy import Scorer
+from tercet.models.policy import Policy, Scorer
 from tercet.recipe import RewardModelSpec
 from tercet.rows import RowError, pair_from
 from tercet.store import Artifact, Context
@@ -58,7 +58,7 @@ def run(spec: RewardModelSpec, inputs: dict[str, Artifact], out: Path, ctx: Cont
         check_schedule(spec, total)
         pad_id = padding(chat)
         policy, ranks, cost = open_to_train(source, ranks, ctx, trees)
-        scorer = open_scorer(source, pad_id, ctx.seed, padded=policy.padded)
+        scorer = open_scorer(source, pad_id, ctx.seed, like=policy)
         del policy  # it has only shown how its family reads
         state = start(scorer, spec, ranks, ctx)
         values = partial(_margins, train, margins) if margins is not None else None
@@ -133,16 +133,19 @@ def set_padding(folder: Path, chat: Chat, pad_id: int | None) -> None:
             write_json(path, values | {"pad_token": chat.tokenizer.convert_ids_to_tokens(pad_id)}, sort_keys=True)
 
 
-def open_scorer(folder: Path, pad_id: int | None, seed: int, *, padded: bool = False) -> Scorer:
-    """The folder's transformer with a fresh head of variance 1 / (d + 1); `pad_id` goes into its configuration."""
-    model = load_classifier(folder, padded=padded, labels=1)
+def open_scorer(folder: Path, pad_id: int | None, seed: int, *, like: Policy | None = None) -> Scorer:
+    """The folder's transformer with a fresh head of variance 1 / (d + 1); `pad_id` goes into its configuration.
+
+    It is read, and its numbers are left on the disk, as those of the policy that it is `like`.
+    """
+    model = load_classifier(folder, like=like, labels=1)
     model.config.pad_token_id = pad_id
     model.config.architectures = [type(model).__name__]
     size = model.score.weight.shape[1]
     source = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         model.score.weight.copy_(torch.randn(1, size, generator=source) / (size + 1) ** 0.5)
-    return Scorer(model, padded=padded)
+    return Scorer(model, padded=like is not None and like.padded)
 
 
 def _margins(trees: Trees, margins: Tensor, places: list[int], _forest: Forest) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ def run(spec: SFTSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
         trees = encode(spec, path, chat, out, ranks, ctx)
         total = schedule(len(trees), spec.batch, spec.num_epochs, spec.steps)
         check_schedule(spec, total)
-        policy, ranks, cost = open_to_train(source, ranks, ctx, trees, sharded=not spec.lora)
+        policy, ranks, cost = open_to_train(source, ranks, ctx, trees)
         state = start(policy, spec, ranks, ctx)
         loss = partial(sft_loss, reduction=spec.reduction, length=spec.max_length)
         steps = tree_steps(trees, spec, ctx, ranks, range(state.step, total))

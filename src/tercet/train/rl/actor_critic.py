@@ -22,10 +22,9 @@ class Critic(Reader):
         """Values before each predicted token (P,), and after the last token of each leaf (L,); fp32."""
         hidden = self.states(forest)
         score: nn.Module = self.model.score  # type: ignore[assignment]
-        return (
-            score(hidden.index_select(0, forest.predict_P)).squeeze(-1).float(),
-            score(hidden.index_select(0, forest.last_L)).squeeze(-1).float(),
-        )
+        places = (forest.predict_P, forest.last_L)
+        before, after = (score(hidden.index_select(0, one)).squeeze(-1).float().clone() for one in places)
+        return before, after
 
 
 class ActorCritic(nn.Module):
@@ -47,12 +46,16 @@ class ActorCritic(nn.Module):
 POLICY, CRITIC = "policy.", "critic."
 
 
-def open_critic(folder: Path, pad_id: int | None, seed: int, *, padded: bool = False) -> Critic:
-    """The value model of a reward model's folder with its head, or of a model's folder with a fresh head."""
+def open_critic(folder: Path, pad_id: int | None, seed: int, *, like: Policy | None = None) -> Critic:
+    """The value model of a reward model's folder with its head, or of a model's folder with a fresh head.
+
+    It is read, and its numbers are left on the disk, as those of the policy that it is `like`.
+    """
+    padded = like is not None and like.padded
     names = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or []
     if not any(name.endswith("ForSequenceClassification") for name in names):
-        return Critic(open_scorer(folder, pad_id, seed, padded=padded).model, padded=padded)
-    model = load_classifier(folder, padded=padded)
+        return Critic(open_scorer(folder, pad_id, seed, like=like).model, padded=padded)
+    model = load_classifier(folder, like=like)
     if model.score.out_features != 1:
         raise ForestError(f"{folder}: the head has {model.score.out_features} outputs; a value model has one")
     return Critic(model, padded=padded)

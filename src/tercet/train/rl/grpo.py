@@ -14,7 +14,6 @@ from tercet.algos.policy import Clip, Clipped, cispo, gspo, k1, k2, k3, ppo, tru
 from tercet.device.mesh import Mesh, mesh
 from tercet.device.shard import Trainable
 from tercet.models.forest import Forest
-from tercet.models.opening import open_policy
 from tercet.recipe import GRPOSpec
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch
@@ -39,7 +38,7 @@ def run(spec: GRPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) ->
         source = inputs[spec.model].payload
         prompts = read_prompts(spec, inputs, out, ranks, ctx)
         reference = _reference(source, spec, ranks, ctx)
-        policy, ranks, cost = open_to_train(source, ranks, ctx, sharded=not spec.lora)
+        policy, ranks, cost = open_to_train(source, ranks, ctx)
         RolloutLog.mend(spec, ctx, ranks)
         state = start(policy, spec, ranks, ctx, kept=reference.kept if reference else None)
         trainer = RLTrainer(prompts, state, state.trainable.module, spec, inputs, ctx)  # type: ignore[arg-type]
@@ -51,14 +50,12 @@ def run(spec: GRPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) ->
 
 
 def _reference(source: Path, spec: GRPOSpec, ranks: Mesh, ctx: Context) -> ReferenceModel | None:
-    """The model that the KL penalty is measured from; one that moves is whole on every rank, in fp32."""
+    """The model that the KL penalty is measured from."""
     if spec.kl_beta <= 0:
         return None
     dtype = getattr(torch, spec.precision)
-    if not spec.polyak:
-        return ReferenceModel(open_frozen(source, dtype, ranks, ctx), 0.0, 1)
-    moving = open_policy(source, torch.float32, ctx.recipe.placement.layout).to(ranks.device)
-    return ReferenceModel(moving, spec.polyak, spec.polyak_every, dtype)
+    policy = open_frozen(source, dtype, ranks, ctx, moves=spec.polyak > 0)
+    return ReferenceModel(policy, spec.polyak, spec.polyak_every, dtype)
 
 
 class GRPO:

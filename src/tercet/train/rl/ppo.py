@@ -37,9 +37,9 @@ def run(spec: PPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
         check_inputs(spec, inputs)
         source = inputs[spec.model].payload
         prompts = read_prompts(spec, inputs, out, ranks, ctx)
-        policy, ranks, cost = open_to_train(source, ranks, ctx, sharded=False)
+        policy, ranks, cost = open_to_train(source, ranks, ctx)
         pad_id, dtype = prompts.chat.tokenizer.pad_token_id, getattr(torch, spec.precision)
-        critic = open_critic(inputs[spec.value].payload, pad_id, ctx.seed, padded=policy.padded)
+        critic = open_critic(inputs[spec.value].payload, pad_id, ctx.seed, like=policy)
         ranks = replace(ranks, walks=ranks.walks and critic.walks)
         reference = ReferenceModel(open_frozen(source, dtype, ranks, ctx), 0.0, 1)
         rates = {POLICY: spec.learning_rate, CRITIC: spec.value_learning_rate or spec.learning_rate}
