@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import tomllib
@@ -140,6 +141,18 @@ def test_the_site_asks_no_other_host_and_the_agents_file_names_every_section(doc
     assert text.startswith("# Tercet\n\n> Tercet is ")
     names = [next(iter(part)) for part in SITE["nav"][1:-1]]
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == [*names, "Optional"]
+
+
+def test_a_built_site_gets_its_pages_as_markdown_and_a_search_without_the_log(docs_script, tmp_path):
+    (tmp_path / "how").mkdir()
+    items = [{"location": "log.html#a"}, {"location": "data.html"}]
+    (tmp_path / "search.json").write_text(json.dumps({"items": items}))
+    docs_script("finish_site").main(tmp_path)
+    assert json.loads((tmp_path / "search.json").read_text())["items"] == items[1:]
+    assert not [
+        target for target in links((tmp_path / "llms.txt").read_text("utf-8")) if not (tmp_path / target).is_file()
+    ]
+    assert "# Benchmarks" in (tmp_path / "llms-full.txt").read_text("utf-8")
 
 
 def test_the_changelog_knows_the_version():
