@@ -36,12 +36,12 @@ sources.
 * **Weights.** Master weights, gradients and two AdamW moments in fp32, 16 bytes a weight shared by all ranks; on one
   card the copy that computes, 2 bytes in bf16; on several the layers that FSDP gathers. `optimizer = "adamw8bit"` has
   moments of 2 bytes; `lora` trains the factors alone. PPO's value model counts as the policy does.
-* **Opening.** In SFT, DPO and GRPO each of several ranks reads its own share of the weights from the disk, and none
-  holds them whole. In PPO, of reward models, with `lora`, with a reference that moves, and of models whose experts lie
-  apart on the disk, every rank opens all weights in fp32 and moves them to its card before they are shared out: above
-  about 20 billion parameters that, and no later moment, is the peak.
-* **Copies of RL.** A reference, shared by the ranks where the policy was opened by shares, else whole on each. With
-  several ranks or `lag` a whole generator on each rank and, for each round of `lag`, the weights held for it.
+* **Opening.** Each of several ranks reads its own share of every model that is trained or only read (the policy, a
+  value or reward model, a reference, the base below adapters) from the disk, and none holds one whole. Folders whose
+  tensors have names of an older kind are the exception: every rank opens them whole, which is not counted here.
+* **Copies of RL.** A reference, which ranks share. With several ranks or `lag` a whole generator on each rank and, for
+  each round of `lag`, the weights held for it: right for small models; of larger ones vLLM writes the completions, on
+  cards of its own.
 * **Activations** of the longest pass, which is `placement.micro_tokens`, or the longest row or pair, or the longest
   prompt with one completion, where that is longer; never more than a step has on a rank. A layer keeps
   2 H + 3 I + 2 K numbers and 16 H bytes a token,

@@ -30,7 +30,7 @@ CASES = [  # recipe, stage, completions, machine, settings, and what the forecas
     ("tulu3-8b", "sft", 0, replace(CARD, host=80e9), (), LORA),
     ("tulu3-8b", "sft", 0, replace(CPU, memory=80e9, host=80e9), ("placement.ranks=1",), LORA),
     ("tulu3-8b", "sft", 0, replace(CARD, memory=42e9, host=300e9), (), "placement.ranks = 16 on 16 cards"),
-    ("tulu3-8b", "rlvr", 768, NODE, (), 'stage.rlvr.engine = "vllm" on cards of its own'),
+    ("tulu3-8b", "rlvr", 768, replace(NODE, memory=70e9), (), 'stage.rlvr.engine = "vllm" on cards of its own'),
     ("tulu3-8b", "dpo", 0, CARD, (), "placement.offload = true"),
     ("tulu3-8b", "rm", 0, replace(CARD, memory=30e9), (), "placement.recompute = true, placement.offload = true"),
 ]

@@ -32,7 +32,7 @@ class Setting:
     eight_bits: bool = False
     lora: int = 0  # rank of the adapters; 0: all weights are trained
     groups: int = 1  # of ranks that hold a whole model each
-    slices: bool = False  # each rank reads its share from the disk, of the policy and of a reference that stays
+    slices: bool = False  # each rank reads its share of every model from the disk
     reference: bool = False  # a live one
     copies: int = 0  # of the policy, for generation
     cached: int = 0  # most tokens of the generator's cache
@@ -43,7 +43,7 @@ Bytes = dict[str, float]
 
 def training(shape: ModelShape, setting: Setting, value: ModelShape | None = None) -> Bytes:
     """Bytes of a training stage per rank, by what they are for; `peak` is the most that is there at once."""
-    s, models = replace(setting, slices=setting.slices and not shape.mixture), [shape, *([value] if value else [])]
+    s, models = setting, [shape, *([value] if value else [])]
     whole = sum(model.parameters for model in models)
     trained = sum(adapters(model, s.lora) for model in models) if s.lora else whole
     alone, sharing = s.ranks == 1, s.ranks // s.groups

@@ -37,11 +37,6 @@ class ModelShape:
         """Numbers of a token's keys in a layer, as many as of its values."""
         return self.kv_heads * self.head_dim
 
-    @property
-    def mixture(self) -> bool:
-        """Whether a token passes some of the weights only: experts, which lie one by one on the disk."""
-        return self.parameters > self.active + self.vocabulary * self.hidden
-
     def cache(self, width: int) -> int:
         """Bytes of a token's keys and values in all layers, where a number has `width` bytes."""
         return 2 * self.layers * self.kv_width * width

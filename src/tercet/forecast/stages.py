@@ -13,7 +13,7 @@ from tercet.forecast.machines import ASSUMED, Machine
 from tercet.forecast.memory import Bytes, Setting
 from tercet.forecast.shape import ModelShape
 from tercet.precision import resolve
-from tercet.recipe import DPOSpec, GRPOSpec, OfflineSpec, PPOSpec, Recipe, RLSpec, SFTSpec, TrainSpec
+from tercet.recipe import DPOSpec, OfflineSpec, PPOSpec, Recipe, RLSpec, TrainSpec
 from tercet.recipe.placement import Placement
 from tercet.recipe.specs import ArtifactSpec, ComputeSpec
 
@@ -197,7 +197,7 @@ def setting_of(spec: ArtifactSpec, recipe: Recipe, machine: Machine, completions
         eight_bits=spec.optimizer == "adamw8bit",
         lora=spec.lora.r if spec.lora else 0,
         groups=place.shape.replicate if ranks % place.shape.replicate == 0 else 1,
-        slices=ranks > 1 and not spec.lora and isinstance(spec, SFTSpec | DPOSpec | GRPOSpec) and _stays(spec),
+        slices=ranks > 1,
         reference=isinstance(spec, RLSpec) or (isinstance(spec, DPOSpec) and spec.polyak > 0),
     )
     if not isinstance(spec, RLSpec) or spec.engine == "vllm":
@@ -205,11 +205,6 @@ def setting_of(spec: ArtifactSpec, recipe: Recipe, machine: Machine, completions
     own = (1 + spec.lag if spec.lag else 0) + (1 if ranks > 1 or spec.lag else 0)
     rows = min(place.gen_rows, math.ceil(spec.batch * spec.num_generations / ranks))
     return replace(found, copies=own, cached=min(place.gen_tokens, rows * (spec.max_length + spec.max_new_tokens)))
-
-
-def _stays(spec: TrainSpec) -> bool:
-    """Whether no reference moves; one that does is whole on every rank."""
-    return not getattr(spec, "polyak", 0.0)
 
 
 def _pass(spec: TrainSpec, place: Placement, ranks: int) -> int:

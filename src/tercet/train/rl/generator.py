@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ class PolicyGenerator:
             return self.version
         if not self.spec.lag:  # training waits for this round, so its weights do not change: no copy is kept
             state = self.trainable.full_state(self.part)
-            self._take([(name, value.to(self.trainable.dtype)) for name, value in state])
+            self._take((name, value.to(self.trainable.dtype)) for name, value in state)
             return version
         self.drop(version)
         if self.version != version:
@@ -102,15 +102,17 @@ class PolicyGenerator:
         with engine_errors():
             return self.generator.write(prompts, sampling, streams=streams)
 
-    def _take(self, weights: list[tuple[str, Tensor]]) -> None:
+    def _take(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Into the copy one tensor after another; an engine gets all at once. Every rank must call this."""
         if self.copy is not None:
             targets = dict(self.copy.named_parameters())
             for name, value in weights:
                 targets[name].copy_(value)
             return
+        held = list(weights)  # gathering takes every rank
         if self.url and not self.trainable.mesh.first:
             return  # the first rank updates a server for all
-        named = [(name.removeprefix(PREFIX), value) for name, value in weights]
+        named = [(name.removeprefix(PREFIX), value) for name, value in held]
         with engine_errors():
             found = self.engine.update(named, in_flight=self.spec.in_flight)
             wanted = self.engine.checksum(named)
