@@ -77,7 +77,7 @@ BUDGETS = {
     "data": 6_954,
     "device": 1_463,
     "evals": 3_753,
-    "forecast": 695,
+    "forecast": 685,
     "hub": 400,
     "kernels": 111,
     "launch": 781,
@@ -89,7 +89,7 @@ BUDGETS = {
     "sandbox": 2_460,
     "top": 4_850,
     "trace": 844,
-    "train": 4_387,
+    "train": 4_389,
     "watch": 642,
     "verify": 5_203,
 }
