@@ -17,6 +17,7 @@ HARMLESS = ("subprocess.SubprocessError", "subprocess.TimeoutExpired", "subproce
 OWN = {
     "kernels/native.py": {"extra"},
     "launch/commands.py": {"words", "own"},
+    "launch/supervise.py": {"rank"},
     "argv.py": {"words"},
     "pipeline.py": {"date"},
     "sandbox/program.py": {"_bubblewrap(order, here)", "asked"},

@@ -25,6 +25,7 @@ from tercet.data import tables
 from tercet.forecast import opening, slow_precision
 from tercet.hub import local_file
 from tercet.launch.ending import ending, failure
+from tercet.launch.joining import calling
 from tercet.launch.supervise import supervise
 from tercet.outside import USERINFO, has_userinfo, printable
 from tercet.precision import reason
@@ -143,7 +144,8 @@ def run(
     if offline:
         os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")  # for the stages' processes
     made: dict[str, Artifact] = {}
-    with interruptible(), board(console, {name: node.kind for name, node in nodes.items()}) as view:
+    shown = {name: node.kind for name, node in nodes.items()}
+    with calling(recipe, store, nodes), interruptible(), board(console, shown) as view:
         for name, node in nodes.items():
             found = store.find(name, node.key)
             if found is None:

@@ -36,7 +36,7 @@ from tercet.cli.output import emit, print_results, say, table
 from tercet.cli.parser import Verb, complete, parser
 from tercet.forecast import named_size
 from tercet.journal import replace
-from tercet.launch import dry_run
+from tercet.launch import dry_run, joining, surroundings
 from tercet.launch.ending import StageError
 from tercet.outside import printable, printable_json, without_userinfo
 from tercet.preflight import revisions
@@ -90,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
         raise RecipeError("--json goes with --dry-run; `tercet scores --json` says what a run made")
     if args.dry_run:
         return _dry_run(args, recipe, store, mirror)
+    if args.join or (recipe.placement.launch == "env" and surroundings.rank(recipe.placement, os.environ)):
+        return 0 if joining.join(recipe, store, say=say) else 1
     before = {folder.lstat().st_ino for folder in store.folders()}  # a folder that was set aside has another
     made = pipeline.run(recipe, store, only=args.only, mirror=mirror, offline=args.offline)
     if all(artifact.path.lstat().st_ino in before for artifact in made.values()):

@@ -10,6 +10,7 @@ from typing import Any
 
 from tercet.launch.commands import SLURM_NODES, Started, argv
 from tercet.launch.environment import environment
+from tercet.launch.joining import others_join
 from tercet.launch.shared_store import FOLDER
 from tercet.recipe import Recipe
 from tercet.store import Identity, Store
@@ -77,6 +78,8 @@ def text(found: Sequence[StageCommand], recipe: Recipe) -> Iterator[str]:
     yield f"# {recipe.name}: what `tercet run` would start, in this order; nothing was. Each works in the folder"
     yield f"# {recipe.folder.absolute()},"
     yield "# on a draft that the run opens before it, and that a stage leaves behind which did not end."
+    if others_join(recipe.placement):
+        yield "# On every other machine `tercet run … --join`, with the same recipe and store, starts its part."
     if any(word.startswith(HEAD) for one in found for word in one.argv):
         yield "HEAD_NODE=$(scontrol show hostnames | head -n 1)"
     for one in found:

@@ -8,6 +8,7 @@ import shutil
 import socket
 from pathlib import Path
 
+from tercet import journal
 from tercet.recipe import Placement
 from tercet.store import StoreError
 
@@ -15,12 +16,17 @@ ATTEMPT = "TERCET_ATTEMPT"  # the variable that tells ranks which start of their
 FOLDER = "ranks"  # of a draft: what its ranks say of themselves
 
 
+def token_of() -> str:
+    """What the tokens of this run begin with."""
+    return f"{socket.gethostname()}-{os.getpid()}-"
+
+
 def begin(draft: Path) -> str:
     """A token for this start of a stage, written into its draft; what an earlier start left there goes."""
-    token = secrets.token_hex(8)
+    token = token_of() + secrets.token_hex(8)
     shutil.rmtree(draft / FOLDER, ignore_errors=True)
     (draft / FOLDER).mkdir()
-    (draft / FOLDER / "attempt").write_text(token, encoding="utf-8")
+    journal.replace(draft / FOLDER / "attempt", token, sync=False)  # at once: others read it
     return token
 
 

@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import tercet
 from tercet.argv import Outside, command
 from tercet.journal import write_json
+from tercet.launch import surroundings
 from tercet.launch.beats import END, Watch
 from tercet.launch.deaths import explain
 from tercet.launch.ending import death
@@ -54,9 +55,11 @@ def _attempt(draft: Draft, recipe: Recipe, lock: int, tick: Callable[[], None], 
     forget_progress(draft.path)
     log = draft.path / "log.txt"
     before = log.stat().st_size if log.exists() else 0
-    child = _start(draft, recipe, lock)
-    ranked = recipe.placement.ranks > 1 and recipe.spec(draft.name).parallel
-    watch = Watch(draft.path, recipe.placement) if ranked else None
+    place = recipe.placement
+    ranked = place.ranks > 1 and recipe.spec(draft.name).parallel
+    own = surroundings.variables(place, draft.key, os.environ) if ranked and place.launch == "env" else {}
+    child = start(draft, recipe, begin(draft.path), log=log, locks=(lock,), variables=own)
+    watch = Watch(draft.path, place) if ranked else None
     try:
         while child.poll() is None and not (watch and watch.over()):
             tick()
@@ -88,22 +91,35 @@ def _end_ranks(draft: Draft, child: subprocess.Popen[bytes]) -> None:
             then()
 
 
-def _start(draft: Draft, recipe: Recipe, lock: int) -> subprocess.Popen[bytes]:
-    """The stage's process, in a session of its own; it holds the lock of the draft as long as it lives."""
+def start(
+    draft: Draft,
+    recipe: Recipe,
+    attempt: str,
+    *,
+    log: Path,
+    locks: tuple[int, ...] = (),
+    variables: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """The stage's process, in a session of its own; it holds the lock of the draft as long as it lives.
+
+    `variables` are those of a rank that the surroundings have started: it is one itself, and starts no others.
+    """
+    rank = ["--rank"] if variables else []
     package = str(Path(tercet.__file__).parents[1])
     paths = [package, *(os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(":") if path)]
-    with open(draft.path / "log.txt", "ab") as log:
+    with open(log, "ab") as output:
         return subprocess.Popen(
-            command(sys.executable, "-m", "tercet.stage", "--draft", Outside(draft.path)),
+            command(sys.executable, "-m", "tercet.stage", "--draft", Outside(draft.path), *rank),
             cwd=recipe.folder,
             env=believed(os.environ)
             | environment(recipe.placement)
-            | {ATTEMPT: begin(draft.path), "PYTHONPATH": ":".join(dict.fromkeys(paths)), PARENT: str(os.getpid())},
+            | dict(variables or {})
+            | {ATTEMPT: attempt, "PYTHONPATH": ":".join(dict.fromkeys(paths)), PARENT: str(os.getpid())},
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
-            pass_fds=(lock,),
+            pass_fds=locks,
         )
 
 
