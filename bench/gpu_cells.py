@@ -120,7 +120,7 @@ def sft(
     spec = SFTSpec(model="base", rows="rows", max_length=scale.row, batch=scale.rows, **COMMON)
     with attention(flex=flex), chunks(head_rows):
         found = train(config, spec, partial(sft_loss, reduction="token_mean"), trees, placement, Mesh(device=device))
-    setting = Setting(tokens=scale.micro, recompute=placement.recompute, card=device.type == "cuda")
+    setting = Setting(tokens=scale.micro, recompute=placement.recompute is True, card=device.type == "cuda")
     expected = forecast(config, setting)
     return found | {"forecast_gb": expected, "forecast_off": expected / found["memory_gb"] - 1}
 

@@ -46,8 +46,10 @@ sources.
   prompt with one completion, where that is longer; never more than a step has on a rank. A layer keeps
   2 H + 3 I + 2 K numbers and 16 H bytes a token,
   where H is the hidden size, I the width of the MLP and K that of the keys: 42 bytes times H in bf16 for Llama 3.1
-  8B, 37 for SmolLM2-135M (59 in fp32). With `placement.recompute` it keeps 2 H bytes in bf16. A test counts the
-  tensors that autograd saves and finds these numbers.
+  8B, 37 for SmolLM2-135M (59 in fp32). With `placement.recompute` it keeps 2 H bytes in bf16; by default (`"auto"`)
+  a stage recomputes where it would not fit otherwise, and says so in its notes and in the table. With
+  `placement.activation_offloading` what layers keep waits in the host's memory, and two layers' worth is on the card.
+  A test counts the tensors that autograd saves and finds these numbers.
 * **Logits**: one chunk with its gradient. **Cache**: keys and values of the most completions that are written at
   once, when there are no gradients. **Evaluations**: beside weights and cache a batch of options that is scored, 8,192
   tokens, or the matrices of `tercet speed`, which every stage multiplies for a moment; on a CPU a packed copy of the
@@ -115,7 +117,8 @@ def table(name: str, place: str) -> Iterator[list[object]]:
 
 
 def _fits(found: Forecast) -> str:
-    return "yes" if not found.refused else f"no; with: `{found.instead}`" if found.instead else "no"
+    fits = "yes" if not found.refused else f"no; with: `{found.instead}`" if found.instead else "no"
+    return f"{fits}, recomputing" if found.recompute and not found.refused else fits
 
 
 if __name__ == "__main__":

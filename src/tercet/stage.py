@@ -16,13 +16,14 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tercet import machine, trackers
 from tercet.artifact_json import DamagedArtifactError
+from tercet.forecast.recomputation import decided
 from tercet.journal import write_json
 from tercet.launch import shared_store
 from tercet.launch.beats import Heart, all_here, every
@@ -151,6 +152,10 @@ def _run(job: StageJob, recipe: Recipe, draft: Draft, track: Tracker, stop: Stop
         names = ", ".join(job.identity.spec.get("code", {}))
         raise ChangedCodeError(f"{names}: changed since the run began; run the same command again, under its new key")
     run = importlib.import_module(job.module).run
+    settled, said = decided(recipe, job.name, {name: one.payload for name, one in inputs.items()}, _card_bytes)
+    context = replace(context, recipe=settled)
+    if said:
+        track.note(said)
     made = run(recipe.spec(job.name), inputs, draft.payload, context)
     metrics = {name: float(value) for name, value in made.items()}
     if first:
@@ -158,6 +163,12 @@ def _run(job: StageJob, recipe: Recipe, draft: Draft, track: Tracker, stop: Stop
         for text in trackers.link(artifact, recipe.placement.report_to):
             track.note(text)
     return metrics
+
+
+def _card_bytes() -> float:
+    from tercet.device.place import card_bytes
+
+    return card_bytes()
 
 
 def _open_model(placement: Placement, folder: Path, dtype: str, engine: str = "local") -> Any:

@@ -32,7 +32,8 @@ def test_what_fits_has_gigabytes_hours_and_a_price(plan):
 
 def test_what_cannot_fit_is_refused_with_what_does(plan):
     whole = ("tulu3.1-8b", "--machine", "h100x8", "--set", "placement.depth_first=false")
-    code, out, err = plan(*whole, "--json")
+    plain = (*whole, "--set", "placement.recompute=false")
+    code, out, err = plan(*plain, "--json")
     assert code == 2
     assert "[stage.rlvr] --machine: needs" in err
     assert "what fits: placement.recompute = true" in err
@@ -40,6 +41,9 @@ def test_what_cannot_fit_is_refused_with_what_does(plan):
     assert found["rlvr"]["instead"] == "placement.recompute = true"
     assert found["sft"]["bytes"]["master weights"] == 4 * 8_030_261_248 / 8
     assert plan(*whole, "--set", "placement.recompute=true")[0] == 0
+    code, out, _ = plan(*whole)
+    assert code == 0
+    assert "compute their activations again: rlvr" in out, "left to the forecast"
 
 
 def test_an_unknown_model_is_named_and_an_unknown_machine_refused(plan):

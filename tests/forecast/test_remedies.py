@@ -13,26 +13,36 @@ from tercet.recipe import library, load
 
 SHAPE = known("meta-llama/Llama-3.1-8B")
 CARD, BIG, NODE, CPU = (machine(name) for name in ("h100", "h200", "h100x8", "cpu"))
+OFFLOAD = "placement.offload = true"
+PLAIN = "placement.recompute=false"
 LORA = "stage.sft.lora = { r = 16 }"
 CASES = [  # recipe, stage, completions, machine, settings, and what the forecast offers
     ("tulu3-8b", "skills-sft", 500, replace(CARD, memory=26e9), (), "placement.gen_tokens = 16384"),
-    ("tulu3.1-8b", "rlvr", 768, NODE, ("placement.depth_first=false",), "placement.recompute = true"),
+    ("tulu3.1-8b", "rlvr", 768, NODE, ("placement.depth_first=false", PLAIN), "placement.recompute = true"),
     (
         "tulu3-8b",
         "sft",
         0,
         replace(CPU, memory=160e9, host=160e9),
-        ("placement.ranks=1",),
+        ("placement.ranks=1", PLAIN),
         "placement.recompute = true",
     ),
     ("tulu3-8b", "sft", 0, BIG, (), "placement.offload = true"),
     ("tulu3-8b", "sft", 0, replace(BIG, memory=130e9, host=100e9), (), 'stage.sft.optimizer = "adamw8bit"'),
     ("tulu3-8b", "sft", 0, replace(CARD, host=80e9), (), LORA),
     ("tulu3-8b", "sft", 0, replace(CPU, memory=80e9, host=80e9), ("placement.ranks=1",), LORA),
-    ("tulu3-8b", "sft", 0, replace(CARD, memory=42e9, host=300e9), (), "placement.ranks = 16 on 16 cards"),
-    ("tulu3-8b", "rlvr", 768, replace(NODE, memory=70e9), (), 'stage.rlvr.engine = "vllm" on cards of its own'),
+    ("tulu3-8b", "sft", 0, replace(CARD, memory=42e9, host=300e9), (PLAIN,), "placement.ranks = 16 on 16 cards"),
+    ("tulu3-8b", "rlvr", 768, replace(NODE, memory=70e9), (PLAIN,), 'stage.rlvr.engine = "vllm" on cards of its own'),
     ("tulu3-8b", "dpo", 0, CARD, (), "placement.offload = true"),
-    ("tulu3-8b", "rm", 0, replace(CARD, memory=30e9), (), "placement.recompute = true, placement.offload = true"),
+    ("tulu3-8b", "rm", 0, replace(CARD, memory=30e9), (PLAIN,), "placement.recompute = true, placement.offload = true"),
+    (
+        "tulu3-8b",
+        "rm",
+        0,
+        replace(CARD, memory=22e9),
+        (),
+        f"{OFFLOAD}, placement.activation_offloading = true",
+    ),
 ]
 
 
@@ -70,7 +80,7 @@ def test_several_ranks_on_a_cpu_share_its_memory():
 
 
 def test_nothing_is_offered_where_nothing_fits():
-    where = replace(CARD, memory=10e9)
+    where = replace(CARD, memory=6e9)
     found = forecast(work("tulu3-8b", "sft", 0, where), where, ASSUMED)
     assert found.refused
     assert found.instead == ""

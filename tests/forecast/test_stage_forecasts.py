@@ -49,7 +49,8 @@ def test_a_70b_model_fits_eight_cards_as_each_reads_its_share_alone(stage):
     base = work(stage, "tulu3-8b", steps=10)
     found = forecast(replace(base, shape=known("meta-llama/Llama-3.1-70B")), CARDS, ASSUMED)
     assert found.refused
-    assert found.instead == "placement.recompute = true, placement.offload = true"
+    assert found.recompute
+    assert found.instead == "placement.offload = true"
 
 
 def test_generation_takes_at_least_the_time_to_read_the_weights():

@@ -10,8 +10,10 @@ import torch
 
 from tercet.algos.tokens import Head, liger, token_logps
 from tercet.device import checkpoint
+from tercet.device.host_store import HostStore
 from tercet.device.mesh import Mesh
 from tercet.device.optim import optimizer as make_optimizer
+from tercet.device.place import DeviceError
 from tercet.device.shard import Trainable
 from tercet.models import layer_wrappers
 from tercet.models.forest import Leaf, Tree, pack_forest
@@ -81,6 +83,29 @@ def test_recomputed_layers_give_the_same_bits_and_keep_less(tiny_folder, adapter
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
     assert kept(other) < kept(plain) / 4
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "recomputed"])
+def test_what_layers_save_waits_on_the_host_and_gives_the_same_bits(tiny_folder, again):
+    """On a CPU host and device are one memory; what is counted is what leaves the layers, and what stays."""
+    plain, other = open_policy(tiny_folder), open_policy(tiny_folder)
+    store = HostStore(CPU, least=1)
+    if again:
+        layer_wrappers.recompute(other)
+    layer_wrappers.offload(other, store)
+    mine, theirs = gradients(other), gradients(plain)
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    layers, hidden = plain.model.config.num_hidden_layers, plain.model.config.hidden_size
+    taken, tokens = store.bytes, len(forest().input_ids)
+    inputs = 4 * tokens * hidden * layers
+    assert taken >= inputs
+    assert (taken < 2 * inputs) == again, "a layer's input alone, where it computes the rest again"
+    assert kept(other) < kept(plain) / 4, "what stays are the ends of the model"
+
+
+def test_without_a_card_offloading_of_activations_is_refused(workspace, tmp_path):
+    with pytest.raises(DeviceError, match="activation_offloading moves tensors from a card"):
+        workspace.run_stage("sft", tmp_path / "made", placement={"activation_offloading": True})
 
 
 def test_recomputed_layers_write_and_score_without_gradients_as_before(tiny_folder):

@@ -80,6 +80,8 @@ def _print(found: Sequence[Forecast], unknown: dict[str, str], where: Machine) -
         f"GB a rank ({where.memory / 1e9:,.0f} there), GB of a node's host ({where.host / 1e9:,.0f}), GB of disk with "
         "two checkpoints"
     )
+    if again := [one.name for one in found if one.recompute]:
+        say(f"compute their activations again: {', '.join(again)}")
     say(assumptions(where))
     for name, model in unknown.items():
         say(f"{name}: the shape of {model} is not known; put its config.json into the hub's cache, or name its folder")

@@ -32,6 +32,20 @@ def device() -> torch.device:
     return found
 
 
+def card_of(device: torch.device, wanted: str) -> torch.device:
+    """The device, which must be a card for a setting to do anything; DeviceError elsewhere."""
+    if device.type == "cpu":
+        raise DeviceError(
+            f"{wanted} moves tensors from a card to the host's memory, and this stage has no card: leave it out"
+        )
+    return device
+
+
+def card_bytes() -> float:
+    """The memory of this process's card."""
+    return float(torch.cuda.get_device_properties(device()).total_memory)
+
+
 def _number(asked: str) -> int:
     """The number of the card that a name means in this process; refused where there is none."""
     rank, ranks = (int(os.environ.get(name, least)) for name, least in (("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1")))

@@ -28,11 +28,15 @@ class Setting:
     width: int = 2  # bytes of a number in products: 2 for bf16, 4 for fp32
     tokens: int = 4096
     recompute: bool = False
+    auto: bool = False  # recomputation is left to the forecast
+    to_host: bool = False  # activations wait for backward in the host's memory
     offload: bool = False
     eight_bits: bool = False
     lora: int = 0  # rank of the adapters; 0: all weights are trained
     groups: int = 1  # of ranks that hold a whole model each
     slices: bool = False  # each rank reads its share of every model from the disk
+    tensor: int = 1  # ranks that have a part each of every product
+    context: int = 1  # ranks that have a part each of the same tokens
     reference: bool = False  # a live one
     copies: int = 0  # of the policy, for generation
     cached: int = 0  # most tokens of the generator's cache
@@ -57,8 +61,8 @@ def training(shape: ModelShape, setting: Setting, value: ModelShape | None = Non
     if alone and (s.width == 2 or (s.offload and s.card)):
         found["compute copy"] = float(s.width * trained)
     elif not alone:  # FSDP gathers a layer while the next is on its way; embedding and head stay for the whole step
-        found["gathered"] = s.width * (2.0 * shape.layer + 2.0 * shape.vocabulary * shape.hidden)
-        found["gathered"] += 4.0 * shape.layer  # a layer's gradient in fp32, before it is shared out
+        found["gathered"] = s.width * (2.0 * shape.layer + 2.0 * shape.vocabulary * shape.hidden) / s.tensor
+        found["gathered"] += 4.0 * shape.layer / s.tensor  # a layer's gradient in fp32, before it is shared out
     found["reference"] = s.width * shape.parameters / (sharing if s.slices else 1) if s.reference else 0.0
     found["generator"] = float(s.width * shape.parameters * s.copies)
     found["process"] = CARD_PROCESS if s.card else CPU_PROCESS
@@ -70,7 +74,8 @@ def training(shape: ModelShape, setting: Setting, value: ModelShape | None = Non
     found |= passing | {"cache": float(s.cached * shape.cache(s.width)), "opening": opening}
     without = lasting - found.get("gradients", 0.0)  # they are made by a step and gone after it
     found["peak"] = max(lasting + sum(passing.values()), without + writing, opening)
-    found["host"] = _host(whole, sum(state.values()), s) if s.card else found["peak"] * s.ranks
+    waiting = max(_kept(one, s) * one.layers * s.tokens / s.context for one in models) if s.to_host else 0.0
+    found["host"] = _host(whole, sum(state.values()), s, waiting) if s.card else found["peak"] * s.ranks
     return {name: value for name, value in found.items() if value}
 
 
@@ -92,15 +97,22 @@ def generation(shape: ModelShape, setting: Setting) -> Bytes:
 
 def activations(shape: ModelShape, setting: Setting) -> float:
     """What forward keeps for backward of the longest pass, and what a layer needs while it is computed."""
-    width, layer = setting.width, _layer(shape, setting.width)
-    kept = width * shape.hidden + layer / shape.layers if setting.recompute else layer
-    ends = 4.0 * width * shape.hidden
-    return setting.tokens * (kept * shape.layers + layer + ends)
+    layer, kept = _layer(shape, setting.width, setting.tensor), _kept(shape, setting)
+    ends = 4.0 * setting.width * shape.hidden
+    # of those that wait on the host, the layer's at work are here, and the ones before on their way
+    here = min(kept, layer) if setting.to_host else kept * shape.layers
+    return setting.tokens / setting.context * (here + layer + ends)
 
 
-def _layer(shape: ModelShape, width: int) -> float:
-    """What a layer keeps of a token."""
-    return width * (2 * shape.hidden + 3 * shape.inner + 2 * shape.kv_width) + 16.0 * shape.hidden
+def _kept(shape: ModelShape, setting: Setting) -> float:
+    """What a layer keeps of a token until backward comes to it."""
+    layer = _layer(shape, setting.width, setting.tensor)
+    return setting.width * shape.hidden + layer / shape.layers if setting.recompute else layer
+
+
+def _layer(shape: ModelShape, width: int, tensor: int = 1) -> float:
+    """What a layer keeps of a token: of heads and MLP a part, where several ranks compute them; of both norms all."""
+    return width * (2 * shape.hidden + 3 * shape.inner + 2 * shape.kv_width) / tensor + 16.0 * shape.hidden
 
 
 def _yardstick(shape: ModelShape, width: int) -> float:
@@ -112,8 +124,9 @@ def _yardstick(shape: ModelShape, width: int) -> float:
 def logits(shape: ModelShape, setting: Setting) -> float:
     """A chunk of logits with its gradient, in fp32."""
     most = CARD_LOGITS if setting.card else CPU_LOGITS
-    rows = max(CARD_ROWS if setting.card else 1, most // shape.vocabulary)
-    return 2.0 * 4.0 * min(rows, max(setting.tokens, 1)) * shape.vocabulary
+    vocabulary = shape.vocabulary // setting.tensor
+    rows = max(CARD_ROWS if setting.card else 1, most // vocabulary)
+    return 2.0 * 4.0 * min(rows, max(setting.tokens, 1)) * vocabulary
 
 
 def adapters(shape: ModelShape, rank: int) -> int:
@@ -138,9 +151,12 @@ def _opened(whole: float, trained: float, setting: Setting) -> float:
     return 4.0 * trained + setting.width * (whole - trained) if setting.ranks > 1 else 0.0
 
 
-def _host(whole: float, state: float, setting: Setting) -> float:
-    """Of a node: ranks open all weights or their slices in fp32; then what is offloaded, or a checkpoint on its way."""
+def _host(whole: float, state: float, setting: Setting, waiting: float) -> float:
+    """Of a node: ranks open all weights or their slices in fp32; then what is offloaded, or a checkpoint on its way.
+
+    `waiting` are the activations that a rank keeps there.
+    """
     opening = 4.0 * whole * min(setting.ranks, setting.node)
     if setting.slices:
         opening *= setting.groups / setting.ranks
-    return max(opening, state * min(setting.ranks, setting.node))
+    return max(opening, (state + waiting) * min(setting.ranks, setting.node))

@@ -47,12 +47,14 @@ class Forecast:
     tokens: float
     hours: float | None
     dollars: float | None
+    recompute: bool = False
     refused: str = ""
     instead: str = field(default="")  # the nearest setting that fits
 
 
 def forecast(work: Work, machine: Machine, texts: Texts) -> Forecast:
     """The forecast of a stage, with the nearest setting that fits where its own does not."""
+    work = settled(work, machine)
     found = needed(work)
     tokens, seconds = duration(work, machine, texts)
     hours = None if seconds is None else seconds / 3600
@@ -67,9 +69,17 @@ def forecast(work: Work, machine: Machine, texts: Texts) -> Forecast:
         tokens=tokens,
         hours=hours,
         dollars=None if hours is None else hours * cards * machine.price,
+        recompute=work.setting.recompute,
         refused=refused,
         instead=nearest(work, machine) if refused else "",
     )
+
+
+def settled(work: Work, machine: Machine) -> Work:
+    """The stage with recomputation, where that is left to its forecast and the card is too small without."""
+    there = needed(work)
+    fits = there["peak"] <= machine.memory and (machine.card or there.get("host", 0.0) <= machine.host)
+    return work if fits or not work.setting.auto else replace(work, setting=replace(work.setting, recompute=True))
 
 
 def needed(work: Work) -> Bytes:
@@ -117,6 +127,8 @@ def _changes(work: Work, machine: Machine) -> Iterator[tuple[str, dict[str, Any]
         yield "placement.recompute = true", {"recompute": True}
     if s.card and not s.offload:
         yield "placement.offload = true", {"offload": True}
+    if s.card and not s.to_host:
+        yield "placement.activation_offloading = true", {"to_host": True}
     ranks = s.ranks
     while s.card and (ranks := ranks * 2) <= MOST_RANKS:
         yield f"placement.ranks = {ranks} on {ranks} cards", {"ranks": ranks, "node": min(8, ranks)}
@@ -186,17 +198,22 @@ def setting_of(spec: ArtifactSpec, recipe: Recipe, machine: Machine, completions
         cached = min(place.gen_tokens, rows * longest)
         return Setting(card=machine.card, width=width, tokens=place.micro_tokens, cached=cached)
     ranks = machine.cards if machine.card else place.ranks
+    alike = place.mesh.tensor * place.mesh.context if ranks % (place.mesh.tensor * place.mesh.context) == 0 else 1
     found = Setting(
         ranks=ranks,
         node=min(ranks, machine.node) if machine.card else ranks,
         card=machine.card,
         width=width,
-        tokens=_pass(spec, place, ranks),
-        recompute=place.recompute,
+        tokens=_pass(spec, place, ranks // alike),
+        recompute=place.recompute is True,
+        auto=place.recompute == "auto",
+        to_host=place.activation_offloading and machine.card,
         offload=place.offload and machine.card,
         eight_bits=spec.optimizer == "adamw8bit",
         lora=spec.lora.r if spec.lora else 0,
-        groups=place.shape.replicate if ranks % place.shape.replicate == 0 else 1,
+        groups=place.shape.replicate if ranks % (place.shape.replicate * alike) == 0 else 1,
+        tensor=place.mesh.tensor if alike > 1 else 1,
+        context=place.mesh.context if alike > 1 else 1,
         slices=ranks > 1,
         reference=isinstance(spec, RLSpec) or (isinstance(spec, DPOSpec) and spec.polyak > 0),
     )

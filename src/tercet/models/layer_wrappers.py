@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from tercet.device.host_store import HostStore
 from tercet.models.forest import NAME, forest_attention
 from tercet.models.recurrent import run_uncompiled
 
@@ -25,6 +26,18 @@ def recompute(module: nn.Module) -> None:
     for layer in _layers(module):
         again = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
         layer.forward = partial(_when_training, layer.forward, again)
+
+
+def offload(module: nn.Module, store: HostStore) -> None:
+    """Keep what every decoder layer saves for backward on the host; after `recompute` that is the layer's input."""
+    for layer in _layers(module):
+        layer.forward = partial(_when_training, layer.forward, partial(_offloaded, layer, layer.forward, store))
+
+
+def _offloaded(layer: nn.Module, plain: Callable[..., Any], store: HostStore, *args: Any, **options: Any) -> Any:
+    """The weights stay: they are on the card in any case, or their storage is filled again when backward needs it."""
+    with store.taking({weight.untyped_storage().data_ptr() for weight in layer.parameters()}):
+        return plain(*args, **options)
 
 
 def compile_layers(module: nn.Module, device: torch.device, backend: str = "inductor") -> None:

@@ -28,7 +28,7 @@ class Placement(Spec):
 
     later = (
         *("mesh", "rank_timeout", "report_to", "completions_every"),
-        *("nodes", "gpus", "launch", "rendezvous", "max_restarts"),
+        *("nodes", "gpus", "launch", "rendezvous", "max_restarts", "activation_offloading"),
     )
     ranks: int = Field(
         1, ge=1, description="Processes of a training stage (`nodes` times `gpus`); above one, torchrun with FSDP2."
@@ -80,8 +80,15 @@ class Placement(Spec):
         ge=0,
         description="Least time between checkpoints, never below 20 x what one halts training; 0: every step.",
     )
-    recompute: bool = Field(False, description="Compute activations again in backward instead of keeping them.")
+    recompute: bool | Literal["auto"] = Field(
+        "auto",
+        description="Compute activations again in backward instead of keeping them; `auto`: where a training stage "
+        "would not fit otherwise, by its forecast.",
+    )
     offload: bool = Field(False, description="Keep master weights and optimiser state on the host (CUDA).")
+    activation_offloading: bool = Field(
+        False, description="Keep what layers save for backward on the host until backward reads it (CUDA)."
+    )
     compile: bool = Field(False, description="Compile the layers with torch.compile; the first steps take minutes.")
     engine_url: str = Field(
         "", description='Where `engine = "vllm"` of an RL stage is served, `http://HOST:PORT`; in-process when absent.'

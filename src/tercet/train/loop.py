@@ -16,13 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from tercet.device import checkpoint
+from tercet.device.host_store import HostStore
 from tercet.device.mesh import Mesh, peak_flops, peak_memory, release_memory
 from tercet.device.optim import optimizer as make_optimizer
+from tercet.device.place import card_of
 from tercet.device.shard import Trainable
 from tercet.device.speed import linear_shapes, yardstick
 from tercet.models.flops import ModelSize, model_size, training_flops
 from tercet.models.forest import Forest, Owners
-from tercet.models.layer_wrappers import compile_layers, recompute
+from tercet.models.layer_wrappers import compile_layers, offload, recompute
 from tercet.models.lora import adapt
 from tercet.recipe import TrainSpec
 from tercet.stop import Stopped
@@ -87,8 +89,10 @@ def start(
     merge = adapt(module, spec.lora, dtype, ctx.seed, mesh.device) if spec.lora else None
     if placement.compile:
         compile_layers(module, mesh.device)
-    if placement.recompute:
+    if placement.recompute is True:  # "auto" is decided before a stage starts, where all its facts are known
         recompute(module)
+    if placement.activation_offloading:
+        offload(module, HostStore(card_of(mesh.device, "placement.activation_offloading")))
     host = torch.device("cpu") if placement.offload and mesh.device.type != "cpu" else None
     trainable = Trainable(module.eval(), dtype, mesh, host=host, merge=merge)
     optimizer = make_optimizer(spec, trainable, rates or {"": spec.learning_rate})
