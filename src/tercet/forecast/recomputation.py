@@ -39,7 +39,11 @@ def decided(recipe: Recipe, name: str, inputs: Mapping[str, Path], card: Callabl
 
 
 def _shape(folder: Path) -> ModelShape | None:
-    return ModelShape.of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    """None also where there is no configuration: the stage itself says so."""
+    try:
+        return ModelShape.of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _gb(found: Mapping[str, float]) -> str:
