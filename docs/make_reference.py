@@ -9,14 +9,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from tercet import hub
 from tercet.cli.main import VERBS
 from tercet.cli.parser import EPILOG, groups, parser
 from tercet.evals.suite import LOCKED, SUITES, TASKS
-from tercet.evals.task import Generated, Task
+from tercet.evals.task import Generated, Task, public_records
+from tercet.pipeline import read_mirror
 from tercet.rows import Source
 from tercet.verify import VERIFIERS, Verifier
 
 HERE = Path(__file__).parent
+STANDINS = read_mirror(str(HERE.parent / "tests" / "standins" / "mirror.toml"))
 HELP = "tercet VERB --help"
 WRITTEN = "<!-- Written by docs/make_reference.py from {source}; run `make docs`. -->"
 
@@ -96,7 +99,7 @@ def _task(one: Task) -> str:
         ("metric", METRICS[one.metric] + (f"; pass@{one.pass_k}" if one.pass_k else "")),
         ("verifier", f"[`{one.verifier}`](verifiers.md#{_slug(one.verifier)})" if one.verifier else ""),
         ("asked as", asked if one.examples else asked.split(", examples")[0]),
-        ("worked examples", _sources(one.examples)),
+        ("worked examples", _examples(one)),
         ("written", f"{how}, at most {drawn.max_new_tokens} tokens" if one.metric == "accuracy" else ""),
         ("mean over", "its subsets" if one.aggregate == "macro" else "items"),
         ("items", _sources((one.data,) if isinstance(one.data, Generated) else one.data)),
@@ -106,6 +109,14 @@ def _task(one: Task) -> str:
     ]
     facts = "\n".join(f"- **{name}**: {text}" for name, text in rows if text)
     return f"### {one.id}\n\n{one.description}\n\n{facts}"
+
+
+def _examples(one: Task) -> str:
+    """How many there are before a question, counted on the stand-ins of the tests, and where they come from."""
+    if not (one.shots and any(name.startswith(one.examples[0].path) for name in STANDINS)):
+        return _sources(one.examples)
+    shown = one.shots(public_records(one, STANDINS)[0], hub.records(one.examples, STANDINS))
+    return f"{len(shown)}, from {_sources(one.examples)}"
 
 
 def _sources(sources: Iterable[Generated | Source]) -> str:
