@@ -11,11 +11,13 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from tercet.journal import seal, to_disk, unseal
 
+READERS = 8  # files of a folder that are read at once: a model of 405 billion weights has 325
 TICK = 20_000_000  # ns: a change within one tick of the system's clock leaves a file's times as they were
 
 
@@ -62,10 +64,11 @@ def payload_digest(folder: Path) -> str:
 
 
 def digest_of(folder: Path, files: Sequence[Path]) -> str:
-    """SHA-256 over the relative paths of these files in a folder and the SHA-256 of each."""
+    """SHA-256 over the relative paths of these files in a folder and the SHA-256 of each; several are read at once."""
     total = hashlib.sha256()
-    for file in files:
-        total.update(f"{file.relative_to(folder).as_posix()}\0{file_digest(file)}\n".encode())
+    with ThreadPoolExecutor(READERS) as pool:
+        for file, digest in zip(files, pool.map(file_digest, files), strict=True):
+            total.update(f"{file.relative_to(folder).as_posix()}\0{digest}\n".encode())
     return total.hexdigest()
 
 
