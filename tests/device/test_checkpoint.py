@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import threading
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
+from tests.attack.conftest import SERVER, until
 from torch import nn
 
 from tercet.device import checkpoint
@@ -18,6 +21,7 @@ from tercet.device.checkpoint import REST, Saver, snapshot
 from tercet.device.mesh import Mesh
 from tercet.device.shard import Trainable
 
+KILLS = 40 if os.environ.get("TERCET_ATTACK") == "full" else 3
 Pair = tuple[Trainable, torch.optim.Optimizer]
 
 
@@ -166,6 +170,34 @@ def test_nothing_is_due_while_a_save_is_in_flight(tmp_path):
     assert saver.due(0)
     saver.go.set()
     saver.finish()
+
+
+def keep_saving(folder: str) -> None:
+    """Train and save beside it, until killed."""
+    pair, saver = made(), Saver(Path(folder), Mesh(), beside=True)
+    for number in count(1):
+        step(pair, number)
+        saver.save(snapshot(number, *pair, {"updates": number}))
+
+
+def test_killed_at_any_moment_of_saves_beside_training_it_leaves_a_whole_checkpoint(tmp_path):
+    chance, said = random.Random(1), []
+    for kill in range(KILLS):
+        folder = tmp_path / str(kill) / "work" / "checkpoints"
+        child = SERVER.Process(target=keep_saving, args=(str(folder),))
+        child.start()
+        assert until(lambda folder=folder: (folder / "step-00000003").exists(), child.is_alive)
+        time.sleep(chance.uniform(0.0, 0.03))
+        child.kill()
+        child.join()
+        killed, whole = made(), made()
+        found = checkpoint.load(folder, *killed, say=said.append)
+        assert found is not None
+        assert found["step"] >= 3
+        for number in range(1, found["step"] + 1):
+            step(whole, number)
+        assert all(torch.equal(mine, theirs) for mine, theirs in zip(numbers(killed), numbers(whole), strict=True))
+    assert not said, "the newest one is always whole"
 
 
 def damage(path: Path, how: str) -> None:
