@@ -87,7 +87,7 @@ BUDGETS = {
     "recipe": 2_255,
     "report": 2_223,
     "sandbox": 2_460,
-    "top": 4_863,
+    "top": 4_866,
     "trace": 844,
     "train": 4_393,
     "watch": 642,
