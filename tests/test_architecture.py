@@ -28,17 +28,31 @@ LAYERS = {
     4: r"inline|pipeline|preflight|stage|launch|forecast|play|watch",
     3: r"data|train|evals|report",
     2: r"models|device|trace",
-    1: r"algos|kernels|verify|rows\w*|records|hub|stats\w*",
+    1: r"algos|environments|kernels|verify|rows\w*|records|hub|stats\w*",
     0: r"argv|html_table|machine|stop|outside|faults|folders|"
     r"recipe\w*|store|artifact_json|journal|track\w*|precision|sandbox",
 }
-PACKAGES = {"data", "train", "evals", "report", "models", "device", "trace", "algos", "verify", "sandbox"}
+PACKAGES = {
+    "data",
+    "train",
+    "evals",
+    "report",
+    "models",
+    "device",
+    "trace",
+    "algos",
+    "verify",
+    "sandbox",
+    "environments",
+}
 SIDEWAYS = {
     ("models", "device"),
     ("verify", "rows"),
     ("sandbox", "machine"),
     ("sandbox", "argv"),
     ("verify", "records"),
+    ("environments", "rows"),
+    ("environments", "verify"),
     ("algos", "kernels"),
 }  # imports within a layer that are allowed
 
@@ -63,7 +77,7 @@ ONLY_IN = {
     "trl": r"(?!)",
 }
 TORCH_FREE = re.compile(
-    r"tercet(\.(cli\w*|inline|html_table|pipeline|preflight|forecast|stage|launch|argv|machine|outside|recipe\w*|store|artifact_json|folders|faults|journal|rows\w*|records|hub|stats\w*|track\w*|precision|verify|sandbox|data|evals|report|trace|play|watch)(\..*)?)?"
+    r"tercet(\.(cli\w*|inline|html_table|pipeline|preflight|forecast|stage|launch|argv|machine|outside|recipe\w*|store|artifact_json|folders|faults|journal|rows\w*|records|hub|stats\w*|track\w*|precision|verify|environments|sandbox|data|evals|report|trace|play|watch)(\..*)?)?"
 )
 # Kernels that are taken when somebody has installed them; nothing asks for them.
 WHEN_PRESENT = {"flash_attn", "liger_kernel", "lm_eval"}
@@ -81,15 +95,15 @@ BUDGETS = {
     "hub": 400,
     "kernels": 111,
     "launch": 1_028,
-    "models": 13_652,
+    "models": 13_671,
     "play": 947,
-    "preflight": 1_463,
-    "recipe": 2_255,
+    "preflight": 1_465,
+    "recipe": 2_267,
     "report": 2_223,
-    "sandbox": 2_460,
+    "sandbox": 2_471,
     "top": 4_866,
     "trace": 844,
-    "train": 4_393,
+    "train": 4_619,
     "watch": 642,
     "verify": 5_203,
 }

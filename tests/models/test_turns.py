@@ -84,6 +84,18 @@ def test_one_answer_is_trained_as_the_model_must_write_it(number):
 
 
 @EVERY
+def test_what_follows_an_ended_answer_is_the_replies_and_the_next_opening(number):
+    chat = chat_of(number)
+    for replies in (["R"], ["one two\nthree"], [""]):
+        turns = [Message("user", text) for text in replies]
+        found = chat.reply_ids(turns)
+        whole = chat.prompt_ids((USER, Message("assistant", "A"), *turns))
+        assert whole[-len(found) :] == found
+        special = chat.tokenizer.decode(whole[: -len(found)][-1])
+        assert special in FAMILIES[number].specials.split()
+
+
+@EVERY
 def test_an_answer_that_is_context_is_read_and_never_trained(number):
     chat, family = chat_of(number), FAMILIES[number]
     context, again, answer = (

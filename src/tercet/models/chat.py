@@ -187,6 +187,13 @@ class Chat:
         """Token ids of a prompt; no token is added to what the template (or the plain text) says."""
         return self._backend.encode(self.prompt_text(messages), add_special_tokens=False).ids
 
+    def reply_ids(self, replies: Sequence[Message]) -> list[int]:
+        """Token ids of what follows an answer that has ended, where others reply: their turns, and the next's opening.
+
+        What a template writes otherwise further up once somebody replied (thoughts that it leaves out) stays as it was.
+        """
+        return self._backend.encode(self.turns.behind(replies), add_special_tokens=False).ids
+
     def continuations(self, messages: Sequence[Message], texts: Sequence[str]) -> tuple[list[int], list[list[int]]]:
         """Token ids of a prompt and of each text after it: what tokenising both together adds to the prompt's own."""
         prompt = self.prompt_text(messages)

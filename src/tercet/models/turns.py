@@ -133,6 +133,18 @@ class Turns:
             return self.write(self._turns(messages), waiting=waiting, tools=_tools(messages))
         return self.write([{"role": m.role, "content": m.content} for m in messages], waiting=waiting)
 
+    def behind(self, replies: Sequence[Message]) -> str:
+        """What stands between the end of an answer and the beginning of the next, where these turns lie between.
+
+        Some templates end an answer by another token once others replied: what was written stands in its place.
+        """
+        asked = [Message("user", "a"), Message("assistant", _SAID), *replies]
+        text = self.text(asked, waiting=True).partition(_SAID)[2]
+        ends = [(text.find(special), special) for special in self._specials if special in text]
+        if not ends:
+            raise ChatError("the template writes no token that ends an answer which others reply to")
+        return text.partition(min(ends)[1])[2]
+
     def paths(self, messages: Sequence[Message]) -> list[TrainedText]:
         """The texts that train every answer of a conversation; one where the template allows it, the last turn last.
 

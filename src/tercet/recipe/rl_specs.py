@@ -69,6 +69,8 @@ class RLSpec(TrainSpec):
 
     accepts = {"model": ("weights",), "prompts": ("rows",), "judge": ("weights",)}
     grades = True
+    code = "tercet.environments.names:code_of"
+    later = ("environment", "environment_args", "max_turns", "turn_tokens", "environment_seconds")
     prompts: str = Field(description="A stage of rows that carry verifiers: mix, synth or personas.")
     judge: str = Field("", description="The model behind verifiers that ask one, e.g. `rubric@1`; usually an endpoint.")
     rounds: int = Field(ge=1, description="Rollout rounds; each makes `passes` x `minibatches` optimiser steps.")
@@ -97,6 +99,16 @@ class RLSpec(TrainSpec):
         0.0, ge=0, description="Multiply the loss by min(trainer / generator probability, this); 0: off (Yao 2025: 2)."
     )
     engine: Literal["local", "vllm"] = Field("local", description="What writes completions: ours, or vLLM (an extra).")
+    environment: str = Field(
+        "",
+        description="What answers the model in episodes of several turns: `calculator@1`, `guess@1`, a class in a file (`my_game.py:Game`) or of an installed package (`package.module:Game`).",
+    )
+    environment_args: dict[str, Any] = Field({}, description="Arguments of the environment's class.")
+    max_turns: int = Field(8, ge=1, description="Most turns of the model in an episode.")
+    turn_tokens: int = Field(
+        0, ge=0, description="Most tokens of a turn; 0: as many as are left of max_new_tokens, which holds an episode."
+    )
+    environment_seconds: float = Field(60.0, gt=0, description="Seconds after which an environment's call is ended.")
     lag: int = Field(0, ge=0, description="Rounds that generation may run ahead of training; 0: in turn.")
     in_flight: bool = Field(False, description="Give the generator new weights while it writes (needs lag and vLLM).")
     reduction: Reduction = Field("token_mean", description="How token losses become one number.")

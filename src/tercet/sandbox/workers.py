@@ -44,6 +44,10 @@ class WorkerError(RuntimeError):
     """The function raised, or its process died while it ran."""
 
 
+class WorkerRaisedError(WorkerError):
+    """The function raised; its process goes on."""
+
+
 class WorkerStartError(RuntimeError):
     """No worker could be started, or it could not import the function."""
 
@@ -69,11 +73,18 @@ def call(function: str, args: tuple[Any, ...], seconds: float) -> Any:
             if answer is None:
                 worker.stop()
         pool.idle.append(worker)
+    return returned(answer, function)
+
+
+def returned(answer: tuple[str, Any] | None, function: str) -> Any:
+    """The result in what a worker answered, of a function that returned."""
+    if answer is None:
+        raise WorkerError(f"the worker process died before {function} began")
     status, value = answer
     if status == "unavailable":
         raise WorkerStartError(f"{function} cannot be used in a worker process: {value}")
     if status == "raised":
-        raise WorkerError(f"{function} raised {value}")
+        raise WorkerRaisedError(f"{function} raised {value}")
     return value
 
 
@@ -82,17 +93,17 @@ class _Pool:
 
     def __init__(self) -> None:
         self.seats = threading.BoundedSemaphore(machine.cores())
-        self.idle: list[_Worker] = []
+        self.idle: list[Worker] = []
         self.owner = os.getpid()
         atexit.register(self.close)
 
-    def take(self) -> _Worker:
+    def take(self) -> Worker:
         while self.idle:
             worker = self.idle.pop()
             if worker.process.poll() is None:
                 return worker
             worker.stop()
-        return _Worker()
+        return Worker()
 
     def close(self) -> None:
         while self.idle and self.owner == os.getpid():
@@ -109,8 +120,8 @@ class _Plain(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is no plain value")
 
 
-class _Worker:
-    """One process and the connection to it."""
+class Worker:
+    """One process and the connection to it; who holds it asks, and stops it in the end."""
 
     def __init__(self) -> None:
         self.started = False

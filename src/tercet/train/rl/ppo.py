@@ -21,7 +21,7 @@ from tercet.train.batch import Batch
 from tercet.train.branches import read
 from tercet.train.checks import check_inputs
 from tercet.train.export import card, open_frozen, open_to_train, write_folder
-from tercet.train.loop import Loss, reduce_tokens, start
+from tercet.train.loop import Loss, leaf_sums, reduce_tokens, start
 from tercet.train.packing import Budget
 from tercet.train.reference import ReferenceModel
 from tercet.train.rl.actor_critic import CRITIC, POLICY, ActorCritic, open_critic
@@ -101,7 +101,12 @@ class PPO:
         # are shorter, so that a score after the end has a position of its own unless the answer was cut by the limit.
         kl_LT, mask_LT = table(k1(old_P, reference_P), forest.leaf_P, forest.num_leaves, spec.max_new_tokens)
         after = spec.score_at == "after_end"
-        rewards_LT, valued_LT = token_rewards(kl_LT, batch.values["rewards_L"], mask_LT, spec.kl_beta, after=after)
+        rewards_L = batch.values["rewards_L"]
+        if (paid_P := batch.values.get("paid_P")) is not None:  # an episode's earlier turns
+            rewards_L = rewards_L - leaf_sums(paid_P, forest)
+        rewards_LT, valued_LT = token_rewards(kl_LT, rewards_L, mask_LT, spec.kl_beta, after=after)
+        if paid_P is not None:
+            rewards_LT = rewards_LT + table(paid_P, forest.leaf_P, forest.num_leaves, spec.max_new_tokens)[0]
         values_LT = spread(values_P, last_L, forest, mask_LT, valued_LT)
         advantages_LT, returns_LT = gae(rewards_LT, values_LT, valued_LT, spec.gamma, spec.lam)
         # The policy is trained at tokens, the critic wherever a value counted, which may be one position further. What

@@ -63,33 +63,47 @@ class RewardFunction:
             raise VerifierError(f"{SUM} is for rows; as `extra`, name its parts one by one, each with its weight")
         fine: set[tuple[str, str]] = set()
         for row in rows:
-            if not row.verifier:
+            if not (row.verifier or self.spec.environment):
                 raise VerifierError(
                     f"{_place(row)} names no verifier; rewards need 'verifier' and 'reference' in every row"
                 )
             try:
-                for name, reference in [(row.verifier, row.reference), *(part[:2] for part in self._extras(row))]:
+                own = [] if self.spec.environment else [(row.verifier, row.reference)]
+                for name, reference in [*own, *(part[:2] for part in self._extras(row))]:
                     if (name, reference) not in fine:
                         self._check(name, reference)
                         fine.add((name, reference))
             except VerifierError as error:
                 raise VerifierError(f"{_place(row)}: {error}") from None
 
-    def __call__(self, rows: Sequence[Row], written: Sequence[Sequence[Completion]]) -> list[list[RewardResult]]:
-        """The results of each row's completions, in their order."""
-        parts = [[*_own(row), *self._extras(row)] for row in rows]
+    def __call__(
+        self,
+        rows: Sequence[Row],
+        written: Sequence[Sequence[Completion]],
+        given: Sequence[Sequence[Grade]] | None = None,
+    ) -> list[list[RewardResult]]:
+        """The results of each row's completions, in their order; `given` has the grades of an environment."""
+        parts = [[*self._own(row), *self._extras(row)] for row in rows]
         asked = [
             [[_question(row, part, one.text) for part in several] for one in group]
             for row, several, group in zip(rows, parts, written, strict=True)
         ]
         found = self._grade(dict.fromkeys(one for group in asked for each in group for one in each))
+        none: list[list[Grade]] = [[]]
+        first_grades = [[[one] for one in group] for group in given or ()] or [none * len(group) for group in written]
         return [
             [
-                self._result(row, one, [found[question] for question in each])
-                for one, each in zip(group, several, strict=True)
+                self._result(row, one, [*first, *(found[question] for question in each)])
+                for one, each, first in zip(group, several, firsts, strict=True)
             ]
-            for row, group, several in zip(rows, written, asked, strict=True)
+            for row, group, several, firsts in zip(rows, written, asked, first_grades, strict=True)
         ]
+
+    def _own(self, row: Row) -> Sequence[WeightedVerifier]:
+        """The verifier of a row, or the several of a sum; none where an environment grades."""
+        if self.spec.environment:
+            return ()
+        return parts_of(row.reference) if row.verifier == SUM else (WeightedVerifier(row.verifier, row.reference),)
 
     def _extras(self, row: Row) -> list[WeightedVerifier]:
         """The stage's further verifiers of a row; one that needs a reference answer and has none gets the row's."""
@@ -135,13 +149,14 @@ class RewardFunction:
         return how(one.case.completion, one.case.reference, self.spec.sandbox, prompt=one.prompt, source=one.source)
 
     def _result(self, row: Row, completion: Completion, grades: Sequence[Grade]) -> RewardResult:
-        own, scores = _own(row), list(map(counted, grades))
-        names = [*(part.verifier for part in own), *(extra.verifier for extra in self.spec.extra)]
+        own, scores = self._own(row), list(map(counted, grades))
+        firsts = [self.spec.environment] if self.spec.environment else [part.verifier for part in own]
+        names = [*firsts, *(extra.verifier for extra in self.spec.extra)]
         grade, first, parts = grades[0], scores[0], by_name(names, scores)
-        if row.verifier == SUM:
+        if row.verifier == SUM and own:
             grade = added(own, grades[: len(own)])
             first, parts = grade.score, {SUM: grade.score, **parts}
-        extras = zip(scores[len(own) :], self.spec.extra, strict=True)
+        extras = zip(scores[len(firsts) :], self.spec.extra, strict=True)
         score = total(first, [(value, extra.weight, extra.gate) for value, extra in extras])
         errors = tuple(name for name, one in zip(names, grades, strict=True) if one.lost)
         return RewardResult(grade, score, reward(score, completion, self.spec), parts, errors)
@@ -165,11 +180,6 @@ def reward(score: float, completion: Completion, spec: RLSpec) -> float:
 def overlong(length: int, limit: int, buffer: int) -> float:
     """DAPO's soft penalty (Yu et al. 2025, eq. 13): 0 up to limit - buffer tokens, then linearly to -1 at the limit."""
     return -min(1.0, max(0, length - (limit - buffer)) / buffer) if buffer else 0.0
-
-
-def _own(row: Row) -> Sequence[WeightedVerifier]:
-    """The verifier of a row, or the several of a sum."""
-    return parts_of(row.reference) if row.verifier == SUM else (WeightedVerifier(row.verifier, row.reference),)
 
 
 def _question(row: Row, part: WeightedVerifier, text: str) -> GradingCase:

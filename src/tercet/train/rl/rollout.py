@@ -22,6 +22,7 @@ from tercet.train.batch import Batch, Limit, Trees, batches, chosen_rows, order,
 from tercet.train.export import write_truncation
 from tercet.train.loop import TrainingError
 from tercet.train.packing import Budget
+from tercet.train.rl.episodes import Episode, EpisodeWriter, Turn
 from tercet.train.rl.generator import PolicyGenerator
 from tercet.train.rl.reward_fn import RewardFunction
 from tercet.train.rl.rollout_log import RolloutLog
@@ -41,6 +42,21 @@ class RolloutSample:
     parts: dict[str, float] = field(default_factory=dict)
     errors: tuple[str, ...] = ()  # verifiers that could not grade
     advantage: float = 0.0
+    mask: tuple[bool, ...] = ()  # of an episode: which of its tokens the model wrote; the others are read alone
+    turns: tuple[Turn, ...] = ()  # of an episode: where its actions end, and what each was paid
+    said: str = ""  # of an episode: what both sides said
+
+    @property
+    def trained(self) -> list[bool]:
+        """Which of the completion's tokens are trained."""
+        return list(self.mask) or [True] * len(self.completion.token_ids)
+
+    def paid(self, scale: float) -> list[float]:
+        """What each of an episode's trained tokens was paid, the last turn's reward left out."""
+        found = [0.0] * len(self.completion.logps)
+        for turn in self.turns[:-1]:
+            found[sum(self.mask[: turn.end]) - 1] = scale * turn.reward
+        return found
 
 
 @dataclass
@@ -54,7 +70,7 @@ class RolloutGroup:
 
     def tree(self) -> Tree:
         """The prompt with one leaf per sample, as sampled: text is never tokenised again."""
-        leaves = [Leaf(s.completion.token_ids, [True] * len(s.completion.token_ids)) for s in self.samples]
+        leaves = [Leaf(s.completion.token_ids, s.trained) for s in self.samples]
         return Tree(self.prompt_ids, leaves)
 
 
@@ -88,7 +104,7 @@ def read_prompts(spec: RLSpec, inputs: dict[str, Artifact], out: Path, ranks: Me
     path = inputs[spec.prompts].payload / "rows.parquet"
     check_hidden(path.parent)
     rows = list(read_rows(path))
-    if (bare := next((row for row in rows if not row.verifier), None)) is not None:
+    if not spec.environment and (bare := next((row for row in rows if not row.verifier), None)) is not None:
         raise RowError(
             f"{path}: row {bare.id!r} names no verifier; an RL stage's rows need 'verifier' and 'reference', so mix "
             "prompts with a verifier only"
@@ -125,6 +141,7 @@ class RolloutWorker:
     ) -> None:
         """`mesh` is the channel of the thread that makes rounds."""
         self.prompts, self.generator, self.reward_fn, self.log = prompts, generator, reward_fn, log
+        self.episodes: EpisodeWriter | None = None  # where an environment answers
         self.spec, self.seed, self.mesh = generator.spec, seed, mesh
         self.active = getattr(self.spec, "active_rounds", 1)
         self.cursor = log.cursor
@@ -172,14 +189,35 @@ class RolloutWorker:
         spec = self.spec
         sampling = Sampling(spec.max_new_tokens, spec.temperature, n=spec.num_generations, seed=seed)
         mine = list(range(self.mesh.rank, len(rows), self.mesh.size))
-        written = self.generator.write([prompts[i] for i in mine], sampling, mine)
-        graded = time.monotonic()
-        samples = self._graded([rows[i] for i in mine], written)
-        shares = self.mesh.gather(dict(zip(mine, samples, strict=True)))
+        own = [rows[i] for i in mine]
+        if self.episodes is not None:
+            played = self.episodes.write(own, mine, seed)
+            graded = time.monotonic()
+            groups = self._played(own, played)
+        else:
+            written = self.generator.write([prompts[i] for i in mine], sampling, mine)
+            graded = time.monotonic()
+            groups = [(prompts[i], group) for i, group in zip(mine, self._graded(own, written), strict=True)]
+        shares = self.mesh.gather(dict(zip(mine, groups, strict=True)))
         whole = {i: group for share in shares for i, group in share.items()}
         seconds["generate"] += graded - began
         seconds["grade"] += time.monotonic() - graded
-        return [RolloutGroup(row, prompts[i], whole[i], places[i]) for i, row in enumerate(rows)]
+        return [RolloutGroup(row, whole[i][0], whole[i][1], places[i]) for i, row in enumerate(rows)]
+
+    def _played(
+        self, rows: Sequence[Row], played: Sequence[Sequence[Episode]]
+    ) -> list[tuple[Sequence[int], list[RolloutSample]]]:
+        """Episodes as groups: the tokens that each begins with, and its samples."""
+        written = [[one.completion for one in group] for group in played]
+        results = self.reward_fn(rows, written, [[one.grade for one in group] for group in played])
+        found = []
+        for group, graded in zip(played, results, strict=True):
+            samples = [
+                RolloutSample(one.completion, *result, 0.0, tuple(one.mask), tuple(one.turns), "\n".join(one.said))
+                for one, result in zip(group, graded, strict=True)
+            ]
+            found.append((group[0].prompt_ids, samples))
+        return found
 
     def _graded(self, rows: Sequence[Row], written: Sequence[Sequence[Completion]]) -> list[list[RolloutSample]]:
         for row, group in zip(rows, written, strict=True):
@@ -195,6 +233,7 @@ class RolloutWorker:
 def group_batches(groups: Sequence[RolloutGroup], spec: RLSpec, budget: Budget, mesh: Mesh) -> list[Batch]:
     """The batches of these groups: `sampled_P`, and of each sample its reward, its advantage, and whether it is kept.
 
+    Of episodes also `paid_P`: what the turns before the last were paid, at their ends; it is part of the reward.
     What a rank with nothing left computes counts as a sample that is not kept.
     """
 
@@ -202,7 +241,11 @@ def group_batches(groups: Sequence[RolloutGroup], spec: RLSpec, budget: Budget, 
         samples = [s for i in items for s in groups[i].samples]
         sampled = [logp for s in samples for logp in s.completion.logps]
         kept = [spec.truncated == "train" or s.completion.stop == "eos" for s in samples]
-        return {
+        paid = {}
+        if any(s.turns for s in samples):
+            early = [each for s in samples for each in s.paid(spec.reward_scale)]
+            paid["paid_P"] = torch.tensor(early, dtype=torch.float32)
+        return paid | {
             "sampled_P": torch.tensor(sampled, dtype=torch.float32),
             "rewards_L": torch.tensor([s.reward for s in samples] or [0.0], dtype=torch.float32),
             "advantages_L": torch.tensor([s.advantage for s in samples] or [0.0], dtype=torch.float32),
@@ -237,15 +280,18 @@ def replay(records: Sequence[dict[str, Any]], prompts: Prompts) -> Round:
                 "it belongs to other prompts; delete the draft and run again"
             )
         samples = [_sample(one) for one in record["samples"]]
-        made.groups.append(RolloutGroup(row, prompts.ids(record["place"]), samples, record["place"]))
+        begun = record.get("prompt_ids") or prompts.ids(record["place"])
+        made.groups.append(RolloutGroup(row, begun, samples, record["place"]))
     return made
 
 
 def _record(group: RolloutGroup) -> dict[str, Any]:
     """The log's line of a group."""
+    episodes = {"prompt_ids": list(group.prompt_ids)} if any(s.turns for s in group.samples) else {}
     return {
         "place": group.place,
         "prompt_id": group.row.id,
+        **episodes,
         "samples": [
             {
                 "ids": list(s.completion.token_ids),
@@ -257,6 +303,7 @@ def _record(group: RolloutGroup) -> dict[str, Any]:
                 "reward": s.reward,
                 "parts": s.parts,
                 "errors": s.errors,
+                **({"mask": s.mask, "turns": s.turns, "said": s.said} if s.turns else {}),
             }
             for s in group.samples
         ],
@@ -266,6 +313,10 @@ def _record(group: RolloutGroup) -> dict[str, Any]:
 def _sample(record: dict[str, Any]) -> RolloutSample:
     completion = Completion(record["text"], tuple(record["ids"]), tuple(record["logps"]), record["stop"])
     errors = tuple(record["errors"])
-    return RolloutSample(
+    made = RolloutSample(
         completion, Grade(*record["grade"]), record["score"], record["reward"], record["parts"], errors
     )
+    if turns := record.get("turns"):
+        made.mask, made.said = tuple(record["mask"]), record["said"]
+        made.turns = tuple(Turn(*turn) for turn in turns)
+    return made

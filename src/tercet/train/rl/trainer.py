@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import nn
 
+from tercet.environments.names import where
+from tercet.environments.pool import EnvironmentPool
 from tercet.journal import write_json
 from tercet.models.policy import Policy
 from tercet.recipe import RLSpec
@@ -20,6 +22,7 @@ from tercet.store import Artifact, Context
 from tercet.train.batch import Batch, Step
 from tercet.train.checks import check_schedule
 from tercet.train.loop import Loop, Loss, State
+from tercet.train.rl.episodes import EpisodeWriter
 from tercet.train.rl.generator import PolicyGenerator
 from tercet.train.rl.monitors import RolloutMonitor, measure
 from tercet.train.rl.prefetch import RolloutPrefetcher
@@ -85,6 +88,9 @@ class RLTrainer:
         self.generator.offer(self.first)
         channel = self.mesh.twin() if spec.lag else self.mesh  # collectives of two threads must not mix
         worker = RolloutWorker(prompts, self.generator, reward_fn, self.log, ctx.seed, channel)
+        self.pool = _pool(spec)
+        if self.pool is not None:
+            worker.episodes = EpisodeWriter(self.generator, self.pool, prompts.chat, spec)
         self.prefetcher = RolloutPrefetcher(worker, self.first, spec.rounds, spec.lag)
 
     def run(self, algorithm: Algorithm) -> None:
@@ -118,6 +124,8 @@ class RLTrainer:
             raise
         finally:
             self.prefetcher.close()
+            if self.pool is not None:
+                self.pool.close()
 
     def _metrics(self, made: Round, prepared: PreparedRound) -> dict[str, float]:
         metrics = measure(made.groups, prepared.useful) | prepared.metrics
@@ -161,6 +169,15 @@ class RLTrainer:
                 yield from _records(made, group, bool(advantage))
 
 
+def _pool(spec: RLSpec) -> EnvironmentPool | None:
+    """The processes of the stage's environment, which is tried before anything is written."""
+    if not spec.environment:
+        return None
+    pool = EnvironmentPool(where(spec.environment), spec.environment_args, spec.environment_seconds)
+    pool.check()
+    return pool
+
+
 def _records(made: Round, group: RolloutGroup, with_advantage: bool) -> Iterator[dict[str, Any]]:
     for i, s in enumerate(group.samples):
         yield {
@@ -170,7 +187,7 @@ def _records(made: Round, group: RolloutGroup, with_advantage: bool) -> Iterator
             "verifier": group.row.verifier,
             "reference": group.row.reference,
             "prompt": group.row.prompt[-1].content,
-            "text": s.completion.text,
+            "text": s.said or s.completion.text,
             "answer": s.grade.answer,
             "score": s.score,
             "outcome": s.grade.outcome,
@@ -180,4 +197,5 @@ def _records(made: Round, group: RolloutGroup, with_advantage: bool) -> Iterator
             "stop": s.completion.stop,
             "length": len(s.completion.token_ids),
             "version": made.version,
+            **({"turns": len(s.turns)} if s.turns else {}),
         }

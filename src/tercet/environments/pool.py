@@ -1,0 +1,174 @@
+"""Episodes played in processes that may be killed: as many as there are cores, each with its share of the episodes.
+
+A call has a time limit, and a process a limit of memory, as verifiers have. One that hangs is killed: its episode ends
+there, and the others of that process are played again in a new one, up to where they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from tercet import machine
+from tercet.rows import Message, Messages, Row
+from tercet.sandbox.workers import (
+    Worker,
+    WorkerError,
+    WorkerRaisedError,
+    WorkerStartError,
+    WorkerTimeoutError,
+    returned,
+)
+
+PLAYER = "tercet.environments.worker"
+
+
+class EnvironmentPlayError(RuntimeError):
+    """The environment cannot be used at all; the message says why."""
+
+
+class Reply(NamedTuple):
+    """What follows an action. `fault` says what broke, and then the episode is over; `outcome` is of a Grade."""
+
+    messages: Messages = ()
+    reward: float = 0.0
+    done: bool = True
+    info: str = ""
+    outcome: str = "graded"
+    fault: str = ""
+
+
+@dataclass
+class Played:
+    """An episode so far, all that is needed to play it again: its row, its actions, and what followed them."""
+
+    row: Row
+    first: Messages = ()
+    actions: list[str] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
+    fault: str = ""  # why it cannot go on
+
+
+class EnvironmentPool:
+    """Plays any number of episodes side by side; numbered by the caller."""
+
+    def __init__(self, where: str, settings: Mapping[str, Any], seconds: float, workers: int = 0) -> None:
+        """`where` is `module:Class` or a file's; `settings` are its arguments; `seconds` the limit of a call."""
+        self.where, self.settings, self.seconds = where, dict(settings), seconds
+        self.tables = [Table(self) for _ in range(workers or machine.cores())]
+
+    def check(self) -> None:
+        """Raise EnvironmentPlayError where the class cannot be made or has not what it needs."""
+        try:
+            fault = self.tables[0].ask("describe", self.where, self.settings)
+        except (WorkerTimeoutError, WorkerError, WorkerStartError) as error:
+            fault = str(error)
+        if fault:
+            self.close()
+            raise EnvironmentPlayError(f"the environment {self.where} cannot be used: {fault}")
+
+    def reset(self, rows: Mapping[int, Row]) -> dict[int, Reply]:
+        """Begin the episodes of these numbers; the turns that each begins with."""
+        return self._spread(rows)
+
+    def step(self, actions: Mapping[int, str]) -> dict[int, Reply]:
+        """What follows an action in each of these episodes."""
+        return self._spread(actions)
+
+    def close(self) -> None:
+        """End all processes."""
+        for table in self.tables:
+            table.leave()
+            table.games.clear()
+
+    def _spread(self, wanted: Mapping[int, Row | str]) -> dict[int, Reply]:
+        """Each table's part by a thread of its own, which mostly waits for its process."""
+        size = len(self.tables)
+        with ThreadPoolExecutor(size) as threads:
+            parts = [{n: one for n, one in wanted.items() if n % size == i} for i in range(size)]
+            found = threads.map(lambda pair: pair[0].play(pair[1]), zip(self.tables, parts, strict=True))
+            return {number: reply for part in found for number, reply in part.items()}
+
+
+class Table:
+    """One process and the episodes that are played in it."""
+
+    def __init__(self, pool: EnvironmentPool) -> None:
+        self.pool, self.games = pool, dict[int, Played]()
+        self._worker: Worker | None = None
+
+    def leave(self) -> None:
+        """End the process; what is played in it is played again in the next one."""
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+
+    def play(self, wanted: Mapping[int, Row | str]) -> dict[int, Reply]:
+        """Begin an episode for each row, act in one for each text; one after another."""
+        found = {}
+        for number, one in wanted.items():
+            try:
+                found[number] = self._begun(number, one) if isinstance(one, Row) else self._acted(number, one)
+            except WorkerTimeoutError as error:
+                found[number] = Reply(outcome="timeout", fault=str(error))
+            except WorkerError as error:
+                found[number] = Reply(outcome="error", fault=str(error))
+            if found[number].done:
+                self._forget(number)
+        return found
+
+    def ask(self, function: str, *args: Any) -> Any:
+        """What a function of the worker's side answers; the process is gone where it hung or died."""
+        if self._worker is None:
+            self._worker = Worker()
+        try:
+            return returned(self._worker.ask(f"{PLAYER}:{function}", args, self.pool.seconds), function)
+        except WorkerRaisedError:
+            raise
+        except (WorkerTimeoutError, WorkerError):
+            self.leave()
+            raise
+
+    def _begun(self, number: int, row: Row) -> Reply:
+        first = self._reset(number, row)
+        self.games[number] = Played(row, first)
+        return Reply(first, done=False)
+
+    def _acted(self, number: int, action: str) -> Reply:
+        game = self.games[number]
+        if self._worker is None:
+            self._play_again()
+        if game.fault:
+            raise WorkerError(game.fault)
+        reply = self._step(number, action)
+        game.actions.append(action)
+        game.replies.append(reply)
+        return reply
+
+    def _reset(self, number: int, row: Row) -> Messages:
+        turns = self.ask("reset", number, self.pool.where, self.pool.settings, row)
+        return tuple(Message(*turn) for turn in turns)
+
+    def _step(self, number: int, action: str) -> Reply:
+        turns, reward, done, info = self.ask("step", number, action)
+        return Reply(tuple(Message(*turn) for turn in turns), reward, done, info)
+
+    def _play_again(self) -> None:
+        """Bring every episode of a process that was lost to where it was, in a new process."""
+        for number, game in self.games.items():
+            try:
+                same = self._reset(number, game.row) == game.first
+                same = same and [self._step(number, action) for action in game.actions] == game.replies
+            except (WorkerTimeoutError, WorkerError) as error:
+                game.fault, same = f"its process was lost, and it could not be played again: {error}", True
+            if not same:
+                game.fault = "its process was lost, and when played again it went otherwise; it has to repeat itself"
+
+    def _forget(self, number: int) -> None:
+        self.games.pop(number, None)
+        if self._worker is not None:
+            with suppress(WorkerTimeoutError, WorkerError):
+                self.ask("close", [number])
