@@ -58,12 +58,12 @@ class EnvironmentPool:
     def __init__(self, where: str, settings: Mapping[str, Any], seconds: float, workers: int = 0) -> None:
         """`where` is `module:Class` or a file's; `settings` are its arguments; `seconds` the limit of a call."""
         self.where, self.settings, self.seconds = where, dict(settings), seconds
-        self.tables = [Table(self) for _ in range(workers or machine.cores())]
+        self.seats = [Seats(self) for _ in range(workers or machine.cores())]
 
     def check(self) -> None:
         """Raise EnvironmentPlayError where the class cannot be made or has not what it needs."""
         try:
-            fault = self.tables[0].ask("describe", self.where, self.settings)
+            fault = self.seats[0].ask("describe", self.where, self.settings)
         except (WorkerTimeoutError, WorkerError, WorkerStartError) as error:
             fault = str(error)
         if fault:
@@ -80,20 +80,20 @@ class EnvironmentPool:
 
     def close(self) -> None:
         """End all processes."""
-        for table in self.tables:
+        for table in self.seats:
             table.leave()
             table.games.clear()
 
     def _spread(self, wanted: Mapping[int, Row | str]) -> dict[int, Reply]:
-        """Each table's part by a thread of its own, which mostly waits for its process."""
-        size = len(self.tables)
+        """Each process's part by a thread of its own, which mostly waits for its process."""
+        size = len(self.seats)
         with ThreadPoolExecutor(size) as threads:
             parts = [{n: one for n, one in wanted.items() if n % size == i} for i in range(size)]
-            found = threads.map(lambda pair: pair[0].play(pair[1]), zip(self.tables, parts, strict=True))
+            found = threads.map(lambda pair: pair[0].play(pair[1]), zip(self.seats, parts, strict=True))
             return {number: reply for part in found for number, reply in part.items()}
 
 
-class Table:
+class Seats:
     """One process and the episodes that are played in it."""
 
     def __init__(self, pool: EnvironmentPool) -> None:

@@ -120,9 +120,9 @@ def test_earlier_turns_are_paid_where_they_ended_and_the_sum_is_the_whole_reward
     mask = (True, True, False, True, False, False, True, True)
     completion = Completion("", tuple(range(8)), (0.0,) * 5, "eos")
     turns = ((2, 0.5), (4, 0.0), (8, 1.0))
-    from tercet.train.rl.episodes import Turn
+    from tercet.train.rl.episodes import PaidTurn
 
-    sample = RolloutSample(completion, Grade(1.5), 1.5, 15.0, mask=mask, turns=tuple(Turn(*one) for one in turns))
+    sample = RolloutSample(completion, Grade(1.5), 1.5, 15.0, mask=mask, turns=tuple(PaidTurn(*one) for one in turns))
     assert sample.paid(10.0) == [0.0, 5.0, 0.0, 0.0, 0.0]
     paid_P, leaf_P = torch.tensor(sample.paid(10.0)), torch.zeros(5, dtype=torch.long)
     paid_LT, mask_LT = table(paid_P, leaf_P, 1, 8)

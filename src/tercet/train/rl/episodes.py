@@ -21,7 +21,7 @@ from tercet.verify import Grade
 TURN = 7_919  # between the seeds of a round's turns
 
 
-class Turn(NamedTuple):
+class PaidTurn(NamedTuple):
     """One action of an episode: where its tokens end among the episode's, and what it was paid."""
 
     end: int
@@ -37,7 +37,7 @@ class Episode:
     token_ids: list[int] = field(default_factory=list)
     mask: list[bool] = field(default_factory=list)
     logps: list[float] = field(default_factory=list)  # of the model's tokens
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[PaidTurn] = field(default_factory=list)
     said: list[str] = field(default_factory=list)  # what both sides said, in turn
     answer: str = ""  # the last action
     info: str = ""
@@ -76,7 +76,7 @@ class Episode:
 
         What ends with an action that was cut counts as cut.
         """
-        self.turns.append(Turn(len(self.token_ids), reply.reward))
+        self.turns.append(PaidTurn(len(self.token_ids), reply.reward))
         self.info = reply.info or self.info
         self.outcome, self.fault = reply.outcome, reply.fault
         if reply.done:

@@ -22,7 +22,7 @@ from tercet.train.batch import Batch, Limit, Trees, batches, chosen_rows, order,
 from tercet.train.export import write_truncation
 from tercet.train.loop import TrainingError
 from tercet.train.packing import Budget
-from tercet.train.rl.episodes import Episode, EpisodeWriter, Turn
+from tercet.train.rl.episodes import Episode, EpisodeWriter, PaidTurn
 from tercet.train.rl.generator import PolicyGenerator
 from tercet.train.rl.reward_fn import RewardFunction
 from tercet.train.rl.rollout_log import RolloutLog
@@ -43,7 +43,7 @@ class RolloutSample:
     errors: tuple[str, ...] = ()  # verifiers that could not grade
     advantage: float = 0.0
     mask: tuple[bool, ...] = ()  # of an episode: which of its tokens the model wrote; the others are read alone
-    turns: tuple[Turn, ...] = ()  # of an episode: where its actions end, and what each was paid
+    turns: tuple[PaidTurn, ...] = ()  # of an episode: where its actions end, and what each was paid
     said: str = ""  # of an episode: what both sides said
 
     @property
@@ -318,5 +318,5 @@ def _sample(record: dict[str, Any]) -> RolloutSample:
     )
     if turns := record.get("turns"):
         made.mask, made.said = tuple(record["mask"]), record["said"]
-        made.turns = tuple(Turn(*turn) for turn in turns)
+        made.turns = tuple(PaidTurn(*turn) for turn in turns)
     return made
