@@ -40,13 +40,20 @@ def full(front: str) -> str:
     return "\n".join([index(front), *texts])
 
 
+def bars(page: str) -> str:
+    """A page whose table cells have no escaped bars: the generator leaves the backslash in code, GitHub does not."""
+    return re.sub(r"<td\b.*?</td>", lambda cell: cell[0].replace(r"\|", "|"), page, flags=re.S)
+
+
 def main(site: Path) -> None:
-    """Write both files, put every page beside its HTML, where the links of llms.txt lead, and shorten the search."""
+    """Write both files, put pages beside their HTML, where the links of llms.txt lead, mend tables and search."""
     front = (DOCS / "index.md").read_text(encoding="utf-8")
     (site / "llms.txt").write_text(index(front), encoding="utf-8")
     (site / "llms-full.txt").write_text(full(front), encoding="utf-8")
     for page in DOCS.rglob("*.md"):
         shutil.copyfile(page, site / page.relative_to(DOCS))
+    for built in site.rglob("*.html"):
+        built.write_text(bars(built.read_text(encoding="utf-8")), encoding="utf-8")
     found = json.loads((site / "search.json").read_text(encoding="utf-8"))
     found["items"] = [one for one in found["items"] if not one["location"].startswith(NOTEBOOK)]
     (site / "search.json").write_text(json.dumps(found), encoding="utf-8")

@@ -143,11 +143,13 @@ def test_the_site_asks_no_other_host_and_the_agents_file_names_every_section(doc
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == [*names, "Optional"]
 
 
-def test_a_built_site_gets_its_pages_as_markdown_and_a_search_without_the_log(docs_script, tmp_path):
+def test_a_built_site_gets_pages_as_markdown_cells_with_bars_and_a_search_without_the_log(docs_script, tmp_path):
     (tmp_path / "how").mkdir()
     items = [{"location": "log.html#a"}, {"location": "data.html"}]
     (tmp_path / "search.json").write_text(json.dumps({"items": items}))
+    (tmp_path / "data.html").write_text(r"<td><code>A\|B</code></td> <pre>a \| b</pre>")
     docs_script("finish_site").main(tmp_path)
+    assert (tmp_path / "data.html").read_text() == r"<td><code>A|B</code></td> <pre>a \| b</pre>"
     assert json.loads((tmp_path / "search.json").read_text())["items"] == items[1:]
     assert not [
         target for target in links((tmp_path / "llms.txt").read_text("utf-8")) if not (tmp_path / target).is_file()
