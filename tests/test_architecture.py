@@ -90,6 +90,7 @@ BUDGETS = {
     "cli": 3_509,
     "data": 6_954,
     "device": 1_537,
+    "environments": 530,
     "evals": 3_753,
     "forecast": 768,
     "hub": 400,

@@ -10,7 +10,6 @@ from tercet.verify.user_code import UserCodeError, is_user_code, located, pinned
 OURS = {
     "calculator@1": "tercet.environments.calculator:Calculator",
     "guess@1": "tercet.environments.guess:Guess",
-    "verifiers@1": "tercet.environments.verifiers_package:Adapted",
     "openenv@1": "tercet.environments.openenv:Adapted",
 }
 
