@@ -32,7 +32,8 @@ WARM = (
 @contextmanager
 def stages(patch: pytest.MonkeyPatch) -> Iterator[None]:
     """Start the stages of `pipeline.run` as forks, until the block ends."""
-    from tercet import pipeline, stage
+    from tercet import stage
+    from tercet.launch import making
 
     root = Path(__file__).parents[1]
     place = {**os.environ, "PYTHONPATH": f"{root / 'src'}:{root}", "OMP_NUM_THREADS": "1"}
@@ -49,7 +50,7 @@ def stages(patch: pytest.MonkeyPatch) -> Iterator[None]:
             server.stdin.flush()
             return int(server.stdout.readline())
 
-        patch.setattr(pipeline, "supervise", supervise)
+        patch.setattr(making, "supervise", supervise)
         yield
         server.stdin.close()
 

@@ -213,7 +213,7 @@ def test_a_verifier_that_cannot_be_used_is_found_by_the_plan(folder: Path, old: 
 
 def test_an_edit_between_plan_and_stage_stops_the_stage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stage begins hours after its key was made; an edit meanwhile must not end under the old key."""
-    made = pipeline._make
+    made = pipeline.make_one
 
     def edited(job, *args) -> Artifact:
         if job.name != "rl":
@@ -221,6 +221,6 @@ def test_an_edit_between_plan_and_stage_stops_the_stage(folder: Path, monkeypatc
         (folder / "my_reward.py").write_text(REWARD + "\n", encoding="utf-8")
         return made(job, *args)
 
-    monkeypatch.setattr(pipeline, "_make", edited)
+    monkeypatch.setattr(pipeline, "make_one", edited)
     with pytest.raises(StageError, match="changed since the run began; run the same command again"):
         pipeline.run(recipe_of(folder), Store(folder / "runs"), only=["rl"])

@@ -12,7 +12,6 @@ import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,9 @@ from tercet.argv import Outside, command
 from tercet.data import tables
 from tercet.forecast import opening, slow_precision
 from tercet.hub import local_file
-from tercet.launch.ending import ending, failure
 from tercet.launch.joining import calling
-from tercet.launch.supervise import supervise
+from tercet.launch.making import make_one
+from tercet.launch.schedule import Turn, make_all
 from tercet.outside import USERINFO, has_userinfo, printable
 from tercet.precision import reason
 from tercet.preflight.facts import template_of
@@ -34,9 +33,9 @@ from tercet.recipe import BASE, FileRef, ModelSource, Recipe, RecipeError, Train
 from tercet.recipe.limits import check_values, parse, read_text
 from tercet.rows import Source
 from tercet.stage import StageJob
-from tercet.stop import Interrupted, interruptible
+from tercet.stop import interruptible
 from tercet.store import Artifact, Identity, Store, source_digest
-from tercet.track import Board, board, read_notes, read_progress
+from tercet.track import board
 from tercet.verify.pins import code_of
 
 ADDRESSES = ("HF_ENDPOINT", "WANDB_BASE_URL", "TRACKIO_SERVER_URL")  # variables that libraries read a URL from
@@ -146,15 +145,18 @@ def run(
     made: dict[str, Artifact] = {}
     shown = {name: node.kind for name, node in nodes.items()}
     with calling(recipe, store, nodes), interruptible(), board(console, shown) as view:
-        for name, node in nodes.items():
-            found = store.find(name, node.key)
-            if found is None:
-                inputs = {need: str(made[need].path) for need in node.inputs}
-                made[name] = _make(StageJob.of(recipe, name, node, inputs, mirror), recipe, store, view)
-            else:
-                made[name] = found
+
+        def make(turn: Turn) -> None:
+            name, node = turn.name, nodes[turn.name]
+            if (found := store.find(name, node.key)) is not None:
                 view.exists(name, dict(found.metrics))
-    return made
+            else:
+                inputs = {need: str(made[need].path) for need in node.inputs}
+                found = make_one(StageJob.of(recipe, name, node, inputs, mirror), recipe, store, view, turn)
+            made[name] = found
+
+        make_all(recipe, {name: node.inputs for name, node in nodes.items()}, make, view.note)
+    return {name: made[name] for name in nodes}
 
 
 def _console() -> Console:
@@ -350,44 +352,3 @@ def needed(nodes: dict[str, Identity], recipe: Recipe, only: Sequence[str]) -> d
         if name in wanted:
             wanted.update(recipe.needs(name))
     return {name: node for name, node in nodes.items() if name in wanted}
-
-
-def _make(job: StageJob, recipe: Recipe, store: Store, view: Board) -> Artifact:
-    """Make one artifact, or wait for the process that is making it."""
-    name, key = job.name, job.identity.key
-
-    def waiting(who: str) -> None:
-        view.note(f"{name}-{key} is being made by process {who}; waiting for it (Ctrl-C leaves)")
-
-    with store.lock(name, key, waiting) as lock:
-        found, draft, before = store.find(name, key), store.draft(name, key), ""
-        if found is None:
-            said, before = store.clear(name, key)
-            for text in said:
-                view.note(text)
-            continued = draft.path.is_dir()
-            draft.open()
-            found = draft.seal() if draft.is_sealed() else None
-        if found is not None:
-            view.exists(name, dict(found.metrics))
-            return found
-        job.write(draft)
-        view.start(name, "continues where it stopped" if continued else "")
-        try:
-            code = supervise(draft, recipe, lock, lambda: view.update(name, read_progress(draft.path)), view.note)
-        except Interrupted as stop:
-            text, stop.whole = ending(draft)
-            with suppress(OSError):  # the terminal may be gone
-                view.note(text)
-            raise
-        if (artifact := store.find(name, key)) is None:
-            view.failed(name)
-            raise failure(draft, code)
-        view.done(name, dict(artifact.metrics), float(artifact.record["seconds"]))
-        for text in read_notes(artifact.path):
-            view.note(text)
-        if before not in ("", artifact.record["digest"]):
-            view.note(
-                f"{name}-{key} has another digest than the damaged one; `tercet check` names what was made from it"
-            )
-        return artifact

@@ -230,6 +230,7 @@ class BoardLine:
     first: int = 0  # steps done when this process first read them, so that a resumed stage's ETA is right
     first_at: float = 0.0
     seconds: float = 0.0
+    said: float = 0.0  # when plain lines last told of it
 
     def left(self) -> float | None:
         """Seconds to the end at the present speed."""
@@ -248,7 +249,6 @@ class Board:
     def __init__(self, console: Console, stages: Mapping[str, str]) -> None:
         self.console = console
         self.lines = {name: BoardLine(name, kind) for name, kind in stages.items()}
-        self._said = 0.0
 
     def __enter__(self) -> Board:
         return self
@@ -264,7 +264,7 @@ class Board:
         """The stage begins, or continues."""
         line = self.lines[name]
         line.state, line.progress = "running", {"note": note or "starting"}
-        line.began = self._said = time.monotonic()
+        line.began = line.said = time.monotonic()
         self._say(f"{name} ({line.kind}) starts{note and ': '}{note}")
 
     def update(self, name: str, progress: dict[str, Any]) -> None:
@@ -276,8 +276,8 @@ class Board:
         if not line.progress.get("total") or done < line.first:  # the first that this process says of its work
             line.first, line.first_at = done, time.monotonic()
         line.progress = progress
-        if time.monotonic() - self._said > self.every:
-            self._said = time.monotonic()
+        if time.monotonic() - line.said > self.every:
+            line.said = time.monotonic()
             self._say(f"{name} {_count(line)}  {_about(line)}".rstrip())
 
     def done(self, name: str, metrics: Values, seconds: float) -> None:

@@ -25,6 +25,8 @@ from tests.attack.scale import times
 
 from tercet import pipeline, stage
 from tercet.faults import faults
+from tercet.launch import making
+from tercet.launch.ending import StageError
 from tercet.recipe import Recipe
 from tercet.store import Store
 
@@ -112,15 +114,15 @@ def _run(recipe: Recipe, store: Store, log: Path) -> None:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
 
-    def here(draft, _recipe, _lock, _tick, _say=None) -> int:  # without the start of another interpreter
+    def here(draft, _recipe, _lock, _tick, **_told) -> int:  # without the start of another interpreter
         (draft.path / "result.json").unlink(missing_ok=True)
         (draft.path / "log.txt").touch()
         return stage.main(["--draft", str(draft.path)])
 
-    pipeline.supervise = here
+    making.supervise = here
     try:
         pipeline.run(recipe, store)
-    except (stage.StageError, ValueError, OSError) as error:
+    except (StageError, ValueError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)
     sys.exit(0)

@@ -25,7 +25,7 @@ def environment(placement: Placement, *, parallel: bool = False, records: Path |
     `records` is the folder for what NCCL knows of its last collectives.
     """
     ranks = placement.per_node if parallel else 1
-    threads = str(placement.threads or max(1, machine.cores() // ranks))
+    threads = str(placement.threads or max(1, machine.cores() // (ranks * placement.at_once)))
     pools = ("OMP", "MKL", "OPENBLAS", "NUMEXPR")
     return {
         **{f"{pool}_NUM_THREADS": threads for pool in pools},

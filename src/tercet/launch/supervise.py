@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import tercet
@@ -19,7 +20,7 @@ from tercet.launch.deaths import explain
 from tercet.launch.ending import death
 from tercet.launch.environment import believed, environment
 from tercet.launch.shared_store import ATTEMPT, FOLDER, begin
-from tercet.recipe import Recipe
+from tercet.recipe import Placement, Recipe
 from tercet.stop import PARENT, WITHIN
 from tercet.store import Draft
 from tercet.track import NOTE, forget_progress
@@ -30,16 +31,25 @@ WAITING = f"is asked to end, and keeps what it has finished: at most {GRACE:g} s
 
 
 def supervise(
-    draft: Draft, recipe: Recipe, lock: int, tick: Callable[[], None], say: Callable[[str], None] = lambda text: None
+    draft: Draft,
+    recipe: Recipe,
+    lock: int,
+    tick: Callable[[], None],
+    *,
+    say: Callable[[str], None] = lambda text: None,
+    variables: Mapping[str, str] | None = None,
 ) -> int:
     """Run the process of a draft to its end, calling `tick` meanwhile; returns its exit code.
 
     Where a process died or hung, the stage starts again, `placement.max_restarts` times. Where this process is asked to
-    end, it asks the stage, and tells the user by `say` that it waits.
+    end, it asks the stage, and tells the user by `say` that it waits. `variables` are added to the stage's.
     """
-    most = recipe.placement.max_restarts
+    place, most = recipe.placement, recipe.placement.max_restarts
+    ranked = place.ranks > 1 and recipe.spec(draft.name).parallel
+    own = surroundings.variables(place, draft.key, os.environ) if ranked and place.launch == "env" else {}
+    begun = partial(start, draft, recipe, locks=(lock,), variables={**own, **(variables or {})})
     for restarts in range(most + 1):
-        code = _attempt(draft, recipe, lock, tick, say)
+        code = _attempt(draft, place if ranked else None, begun, tick, say)
         if restarts == most or not (died := death(draft, code)):
             break
         text = f"stage {draft.name!r} starts again from its last checkpoint ({restarts + 1} of {most}): {died}"
@@ -49,17 +59,20 @@ def supervise(
     return code
 
 
-def _attempt(draft: Draft, recipe: Recipe, lock: int, tick: Callable[[], None], say: Callable[[str], None]) -> int:
-    """One start of a stage, watched to its end."""
+def _attempt(
+    draft: Draft,
+    ranked: Placement | None,
+    begun: Callable[..., subprocess.Popen[bytes]],
+    tick: Callable[[], None],
+    say: Callable[[str], None],
+) -> int:
+    """One start of a stage, watched to its end; `ranked` is the placement of several ranks."""
     (draft.path / "result.json").unlink(missing_ok=True)
     forget_progress(draft.path)
     log = draft.path / "log.txt"
     before = log.stat().st_size if log.exists() else 0
-    place = recipe.placement
-    ranked = place.ranks > 1 and recipe.spec(draft.name).parallel
-    own = surroundings.variables(place, draft.key, os.environ) if ranked and place.launch == "env" else {}
-    child = start(draft, recipe, begin(draft.path), log=log, locks=(lock,), variables=own)
-    watch = Watch(draft.path, place) if ranked else None
+    child = begun(begin(draft.path), log=log)
+    watch = Watch(draft.path, ranked) if ranked else None
     try:
         while child.poll() is None and not (watch and watch.over()):
             tick()
@@ -102,9 +115,9 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """The stage's process, in a session of its own; it holds the lock of the draft as long as it lives.
 
-    `variables` are those of a rank that the surroundings have started: it is one itself, and starts no others.
+    With a RANK among its `variables` it is a rank that the surroundings have started, and starts no others.
     """
-    rank = ["--rank"] if variables else []
+    rank = ["--rank"] if "RANK" in (variables or {}) else []
     package = str(Path(tercet.__file__).parents[1])
     paths = [package, *(os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(":") if path)]
     with open(log, "ab") as output:

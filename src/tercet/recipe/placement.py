@@ -28,7 +28,7 @@ class Placement(Spec):
 
     later = (
         *("mesh", "rank_timeout", "report_to", "completions_every"),
-        *("nodes", "gpus", "launch", "rendezvous", "max_restarts", "activation_offloading"),
+        *("nodes", "gpus", "launch", "rendezvous", "max_restarts", "at_once", "activation_offloading"),
     )
     ranks: int = Field(
         1, ge=1, description="Processes of a training stage (`nodes` times `gpus`); above one, torchrun with FSDP2."
@@ -52,7 +52,12 @@ class Placement(Spec):
     max_restarts: int = Field(
         0, ge=0, description="Times that a stage starts again from its last checkpoint when a process died or hung."
     )
-    threads: int = Field(0, ge=0, description="CPU threads per process; 0 means all cores divided by ranks.")
+    at_once: int = Field(
+        1, ge=1, description="Stages made at the same time where none needs another; each gets cards of its own."
+    )
+    threads: int = Field(
+        0, ge=0, description="CPU threads per process; 0: all cores divided by ranks, and by stages at once."
+    )
     micro_tokens: int = Field(4096, ge=16, description="Token budget of one forward and backward pass per rank.")
     share_prefixes: bool = Field(
         True,
