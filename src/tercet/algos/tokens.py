@@ -13,7 +13,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +25,18 @@ CUDA_LOGITS = 1 << 28  # on a GPU: 1 GB in fp32
 CUDA_ROWS = 2048  # on a GPU never fewer: every chunk reads and writes the weight's whole gradient
 
 
+class Others(Protocol):
+    """The ranks that have the other rows of a head's weight; this one's begin at token `first`."""
+
+    first: int
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Element-wise sum over the parts, in place."""
+
+    def max(self, values: Tensor) -> Tensor:
+        """Element-wise maximum over the parts, in place."""
+
+
 @dataclass(frozen=True)
 class Head:
     """What makes logits of hidden states: c tanh(scale (W h + b) / c), without the cap c where there is none."""
@@ -33,6 +45,7 @@ class Head:
     bias: Tensor | None = None  # (V,)
     scale: float = 1.0
     softcap: float | None = None
+    others: Others | None = None  # where this is a part of a vocabulary
 
     def __call__(self, hidden_PH: Tensor) -> Tensor:
         """Logits `(P, V)`, in the precision of the hidden states, or at least in fp32 where there is a cap."""
@@ -47,7 +60,7 @@ class Head:
     @property
     def plain(self) -> bool:
         """Whether logits are the product alone."""
-        return self.bias is None and self.scale == 1.0 and self.softcap is None
+        return self.bias is None and self.scale == 1.0 and self.softcap is None and self.others is None
 
 
 def token_logps(
@@ -62,7 +75,7 @@ def token_logps(
     if plain and (fused := liger()) is not None:
         losses_P = fused(hidden_PH, head.weight, targets_P, reduction="none", accum_dtype=torch.float32)
         return -losses_P, losses_P.new_empty(0)
-    how = _How(temperature, entropy, head.scale, head.softcap)
+    how = _How(temperature, entropy, head.scale, head.softcap, head.others)
     logps_P, entropies_P = _TokenLogps.apply(hidden_PH, head.weight, head.bias, targets_P, how)
     return logps_P, entropies_P
 
@@ -114,6 +127,7 @@ class _How(NamedTuple):
     entropy: bool
     scale: float
     softcap: float | None
+    others: Others | None = None
 
     @property
     def inverse(self) -> float:
@@ -160,18 +174,41 @@ def _row_logps(logits_PV: Tensor, targets_P: Tensor, norms_P: Tensor, logps_P: T
 
 
 def _slopes(products: Tensor, targets: Tensor, norms: Tensor, grad: Tensor, how: _How) -> Tensor:
-    """`grad (onehot - softmax)` of a chunk; its products may be overwritten. `grad` has scale and temperature."""
+    """`grad (onehot - softmax)` of a chunk; its products may be overwritten. `grad` has scale and temperature.
+
+    A target in another part of the vocabulary is -1.
+    """
     capped = products.clone() if how.softcap is not None else None
-    if available(products):
+    if available(products) and how.others is None:
         call("row_slopes", products.dtype, products, targets, norms, grad, *products.shape, how.inverse)
         slope = products
     else:
         scale = grad[:, None]
         slope = _logits(products, how).sub_(norms[:, None]).exp_().mul_(-scale)
-        slope.scatter_add_(1, targets[:, None], scale)
+        slope.scatter_add_(1, targets.clamp(min=0)[:, None], scale.where(targets[:, None] >= 0, 0.0))
     if capped is not None and how.softcap is not None:
         slope.mul_(1.0 - capped.div_(how.softcap).square_())  # through the cap a gradient shrinks by 1 - tanh^2
     return slope
+
+
+def _in_part(targets_P: Tensor, size: int, others: Others) -> Tensor:
+    """Targets as rows of this part of the vocabulary; -1 where another part has them."""
+    own = targets_P - others.first
+    return own.where((own >= 0) & (own < size), -1)
+
+
+def _joined(norms: Tensor, logps: Tensor, entropies: Tensor, others: Others) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-sum-exps, log-probabilities and entropies of the vocabulary from those of its parts.
+
+    `logps` has minus the part's log-sum-exp where the target is elsewhere, so that a logit of 0 is added there.
+    """
+    peak = others.max(norms.clone())
+    shares = (norms - peak).exp()
+    means = shares * (norms - entropies) if len(entropies) else shares[:0]  # of logits: log-sum-exp less entropy
+    sums = others.sum(torch.cat((shares, logps + norms, means)))
+    total, chosen, mean = sums.split((len(norms), len(norms), len(means)))
+    whole = peak + total.log()
+    return whole, chosen - whole, whole - mean / total if len(means) else mean
 
 
 class _TokenLogps(torch.autograd.Function):
@@ -182,6 +219,8 @@ class _TokenLogps(torch.autograd.Function):
         ctx: Any, hidden_PH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_P: Tensor, how: _How
     ) -> tuple[Tensor, Tensor]:
         num = len(targets_P)
+        if how.others is not None:
+            targets_P = _in_part(targets_P, len(weight_VH), how.others)
         wide = torch.promote_types(hidden_PH.dtype, torch.float32)
         logps = torch.empty(num, dtype=wide, device=hidden_PH.device)
         norms = torch.empty_like(logps)
@@ -189,11 +228,11 @@ class _TokenLogps(torch.autograd.Function):
         room = _room(hidden_PH, weight_VH)
         for part in _chunks(num, weight_VH):
             products = _products(hidden_PH[part], weight_VH, bias_V, how, room)
-            if available(hidden_PH) and not how.entropy:
+            if available(hidden_PH) and not how.entropy and how.others is None:
                 _row_logps(products, targets_P[part], norms[part], logps[part], how.inverse)
                 continue
             logits = _logits(products, how)
-            chosen = logits.gather(1, targets_P[part, None]).squeeze(1)
+            chosen = logits.gather(1, targets_P[part, None].clamp(min=0)).squeeze(1)
             peak = logits.amax(dim=1, keepdim=True)
             logits.sub_(peak)  # in place from here on: a second chunk of logits would double the memory
             if how.entropy:
@@ -204,6 +243,8 @@ class _TokenLogps(torch.autograd.Function):
                 total = logits.exp_().sum(dim=1)
             norms[part] = peak.squeeze(1) + total.log()
             logps[part] = chosen - norms[part]
+        if how.others is not None:
+            norms, logps, entropies = _joined(norms, logps.where(targets_P >= 0, -norms), entropies, how.others)
         ctx.save_for_backward(hidden_PH, weight_VH, bias_V, targets_P, norms)
         ctx.how = how
         ctx.mark_non_differentiable(entropies)
@@ -233,4 +274,6 @@ class _TokenLogps(torch.autograd.Function):
                 add_product(grad_weight, slope.T, hidden_PH[part])
         if grad_bias is not None:
             grad_bias = grad_bias.to(weight_VH.dtype)
+        if how.others is not None:
+            how.others.sum(grad_hidden)
         return grad_hidden, None if grad_weight is None else grad_weight.to(weight_VH.dtype), grad_bias, None, None

@@ -24,8 +24,10 @@ from torch.distributed.fsdp import (
 )
 
 from tercet.device.axes import Axes
+from tercet.device.context import ATTRIBUTE, ContextRanks
 from tercet.device.four_bits import num_weights
 from tercet.device.mesh import Mesh, wait
+from tercet.device.split import split
 from tercet.device.stored import read_stored
 from tercet.kernels.native import available, call
 
@@ -178,12 +180,13 @@ def share_frozen(module: nn.Module, dtype: torch.dtype, mesh: Mesh, kept: torch.
 
 def _shard(module: nn.Module, dtype: torch.dtype, mesh: Mesh, host: torch.device | None) -> None:
     """Share a module among the ranks; what is on `meta` gets its numbers now, on each rank its share alone."""
+    axes = _axes(mesh)
+    _divide(module, axes)
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    options: dict[str, Any] = {"mesh": _axes(mesh).shares, "mp_policy": policy}
+    options: dict[str, Any] = {"mesh": axes.shares, "mp_policy": policy}
     options["offload_policy"] = CPUOffloadPolicy() if host else OffloadPolicy()
     trained = any(p.requires_grad for p in module.parameters())
-    for layers in (list(m) for m in module.modules() if isinstance(m, nn.ModuleList) and len(m)):
-        chain: list[Any] = layers
+    for chain in _chains(module):
         for layer in chain:  # backward begins with the last one: what it needs is still there
             fully_shard(layer, **options, reshard_after_forward=not trained or layer is not chain[-1])
         for layer, following in pairwise(chain):  # shares travel while the layer before computes
@@ -193,6 +196,24 @@ def _shard(module: nn.Module, dtype: torch.dtype, mesh: Mesh, host: torch.device
     if hasattr(module, "run"):  # parts of it run without its forward method, too
         register_fsdp_forward_method(module, "run")
     read_stored(module, host or mesh.device)
+
+
+def _divide(module: nn.Module, axes: Axes) -> None:
+    """Cut what ranks compute of one row: its products, its tokens."""
+    if axes.tensor is not None:
+        split(module, axes.tensor)
+    if axes.context is not None:
+        for part in (part for part in module.modules() if hasattr(part, ATTRIBUTE)):
+            setattr(part, ATTRIBUTE, ContextRanks(axes.context))
+
+
+def _chains(module: nn.Module) -> Iterator[list[Any]]:
+    """The outermost lists of layers."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList) and len(child):
+            yield list(child)
+        else:
+            yield from _chains(child)
 
 
 def _axes(mesh: Mesh) -> Axes:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tercet.algos.tokens import Head, token_logps
+from tercet.device.context import ContextRanks
+from tercet.device.split import part_of
 from tercet.models.attention import LAYOUT, POSITIONS, TUNING, Attention
 from tercet.models.backbone import backbone, hand_on
 from tercet.models.forest import Attends, Forest, ForestError, Leaf, MissingLayoutError, Tree, pack_forest
@@ -55,6 +57,7 @@ class Reader(nn.Module):
         self.walks = not follow_trees(model)  # keys and values are all that a branch needs of its trunk
         self.handed_on = False  # whether layers had to be made to hand on the layout
         self.by_position = any(hasattr(part, TUNING) for part in model.modules())  # attention asks for positions
+        self.context: ContextRanks | None = None  # the ranks that share a row's tokens, where there are several
 
     def run(self, function: Callable[..., Tensor], *given: Any) -> Tensor:
         """Call a function as if it were this model's forward pass: ranks that share the model gather it."""
@@ -62,6 +65,11 @@ class Reader(nn.Module):
 
     def hidden(self, layout: Attends, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Hidden states `(T, H)` of a flat row of tokens, without the model's head."""
+        if self.context is not None:
+            return self.context.hidden(self._hidden, layout, input_ids, position_ids)
+        return self._hidden(layout, input_ids, position_ids)
+
+    def _hidden(self, layout: Any, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         if self.padded:
             return padded_hidden(backbone(self.model), layout, input_ids)
         given = {"input_ids": input_ids[None], "position_ids": position_ids[None], "use_cache": False}
@@ -80,6 +88,18 @@ class Reader(nn.Module):
         """The hidden states that a forest's `predict_P` and `last_L` count through."""
         own = self.hidden(forest, forest.input_ids, forest.position_ids)
         return own if forest.past is None else torch.cat([own, *(one.to(own.dtype) for one in forest.past.states)])
+
+    def at(self, forest: Forest, places: Tensor) -> Tensor:
+        """Hidden states at places, those that this rank goes on with."""
+        return self.states(forest).index_select(0, self.own(places))
+
+    def own(self, rows: Tensor) -> Tensor:
+        """Of what belongs to places, this rank's part."""
+        return rows if self.context is None else self.context.part(rows)
+
+    def whole(self, values: Tensor, places: Tensor) -> Tensor:
+        """Values of all places from those of each rank's part."""
+        return values if self.context is None else self.context.whole(values, len(places))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Reader:
         exact = [
@@ -102,7 +122,9 @@ class Policy(Reader):
     def head(self) -> Head:
         """What makes logits of hidden states."""
         output: Any = self.model.get_output_embeddings()
-        return Head(output.weight, getattr(output, "bias", None), self.scale, self.softcap)
+        weight, others = part_of(output.weight)
+        bias = None if getattr(output, "bias", None) is None else part_of(output.bias)[0]
+        return Head(weight, bias, self.scale, self.softcap, others)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states by the output layer itself, whose weight may be packed for generation."""
@@ -110,8 +132,10 @@ class Policy(Reader):
 
     def forward(self, forest: Forest, *, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor]:
         """`(logps_P, entropies_P)` of the trained tokens."""
-        chosen = self.states(forest).index_select(0, forest.predict_P)
-        return token_logps(chosen, self.head(), forest.targets_P, temperature=temperature, entropy=entropy)
+        places = forest.predict_P
+        chosen, targets_P = self.at(forest, places), self.own(forest.targets_P)
+        logps, entropies = token_logps(chosen, self.head(), targets_P, temperature=temperature, entropy=entropy)
+        return self.whole(logps, places), self.whole(entropies, places) if entropy else entropies
 
     @torch.no_grad()
     def key_shapes(self) -> dict[int, KeyShape]:
@@ -153,9 +177,9 @@ class Scorer(Reader):
 
     def forward(self, forest: Forest) -> Tensor:
         """Scores `(L,)` in fp32, one per leaf."""
-        last = self.states(forest).index_select(0, forest.last_L)
         score: nn.Module = self.model.score  # type: ignore[assignment]
-        return score(last).squeeze(-1).float().clone()  # FSDP hangs a hook on it, which no view carries safely
+        scores = score(self.at(forest, forest.last_L)).squeeze(-1).float()
+        return self.whole(scores, forest.last_L).clone()  # FSDP hangs a hook on it, which no view carries safely
 
 
 @torch.no_grad()

@@ -19,8 +19,8 @@ class MeshShape(Spec):
 
     replicate: int = Field(0, ge=0, description="Groups of ranks that hold a whole model each (HSDP); 0: one group.")
     shard: int = Field(0, ge=0, description="Ranks of a group that read rows of their own (FSDP); 0: what is left.")
-    context: int = Field(1, ge=1, le=1, description="Ranks that have a part each of the same rows' tokens (Ulysses).")
-    tensor: int = Field(1, ge=1, le=1, description="Ranks that compute a part each of every product, within a node.")
+    context: int = Field(1, ge=1, description="Ranks that have a part each of the same rows' tokens (Ulysses).")
+    tensor: int = Field(1, ge=1, description="Ranks that compute a part each of every product, within a node.")
 
 
 class Placement(Spec):

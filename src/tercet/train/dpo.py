@@ -25,7 +25,7 @@ from tercet.recipe import KINDS, DPOSpec, RewardModelSpec
 from tercet.rows import Messages, Pair, RowError, pair_from
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch, Limit, Step, Trees, branch, chosen_rows, schedule, within
-from tercet.train.checks import check_authors, check_context, check_schedule
+from tercet.train.checks import check_authors, check_inputs, check_schedule
 from tercet.train.export import card, open_frozen, open_to_train, write_folder, write_truncation
 from tercet.train.kto import ANSWERS, Labels, check_batches, mismatch, mismatched, unpaired_loss
 from tercet.train.loop import Loss, State, TrainingError, fit, leaf_sums, start
@@ -52,7 +52,7 @@ def run(spec: DPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
     """Compute the reference's log-probabilities (once, or as it moves), train on the pairs, write a folder."""
     with mesh(ctx.recipe.placement) as ranks:
         source = inputs[spec.model].payload
-        check_context(load_config(source), spec)
+        check_inputs(spec, inputs, ctx.recipe.placement)
         check_authors(inputs[spec.model], inputs[spec.pairs])
         chat, data = open_chat(source), inputs[spec.pairs]
         path = data.payload / f"{KINDS[data.kind].produces}.parquet"

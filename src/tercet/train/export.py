@@ -26,6 +26,7 @@ from tercet.models.opening import open_policy
 from tercet.models.policy import Policy, Reader
 from tercet.recipe import BaseSpec, TrainSpec
 from tercet.store import Artifact, Context
+from tercet.train.checks import CheckError
 
 SAMPLE = 256  # trees that tell how many tokens a layout computes
 
@@ -45,6 +46,9 @@ def open_to_train(source: Path, ranks: Mesh, ctx: Context, trees: Sequence[Tree]
     """
     layout = ctx.recipe.placement.layout
     policy = (meta_policy(source, layout) if ranks.size > 1 else None) or open_policy(source, torch.float32, layout)
+    if ranks.axes and ranks.axes.shape.context > 1 and (policy.padded or not policy.walks):
+        why = policy.why_padded or "its recurrent layers pass a state from token to token"
+        raise CheckError(f"placement.mesh.context: the tokens of a row cannot be spread over ranks, because {why}")
     if not policy.padded:
         return Opened(policy, replace(ranks, walks=policy.walks), {})
     some = [trees[i] for i in range(min(SAMPLE, len(trees)))]

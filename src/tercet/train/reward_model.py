@@ -25,7 +25,7 @@ from tercet.recipe import RewardModelSpec
 from tercet.rows import RowError, pair_from
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch, Trees, order, schedule
-from tercet.train.checks import check_context, check_schedule
+from tercet.train.checks import check_inputs, check_schedule
 from tercet.train.dpo import encode_pairs
 from tercet.train.export import card, open_to_train, write_folder
 from tercet.train.loop import Loss, TrainingError, fit, start
@@ -47,7 +47,7 @@ def run(spec: RewardModelSpec, inputs: dict[str, Artifact], out: Path, ctx: Cont
     """Train a scalar head and the whole model on pairs; measure accuracy on held-out pairs and on the test sets."""
     with mesh(ctx.recipe.placement) as ranks:
         source = inputs[spec.model].payload
-        check_context(load_config(source), spec)
+        check_inputs(spec, inputs, ctx.recipe.placement)
         chat = open_chat(source)
         path = inputs[spec.pairs].payload / "pairs.parquet"
         trees = encode_pairs(spec, path, chat, out, ranks, ctx)

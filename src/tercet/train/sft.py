@@ -25,7 +25,7 @@ from tercet.train.tokens import NamedTree, Rule, dropped_thoughts, prepare
 def run(spec: SFTSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
     """Tokenise, cut or drop, train, write a Hugging Face folder."""
     with mesh(ctx.recipe.placement) as ranks:
-        check_inputs(spec, inputs)
+        check_inputs(spec, inputs, ctx.recipe.placement)
         source = inputs[spec.model].payload
         chat = open_chat(source)
         path = inputs[spec.rows].payload / "rows.parquet"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tercet.models.classifier import load_classifier
@@ -20,11 +21,11 @@ class Critic(Reader):
 
     def forward(self, forest: Forest) -> tuple[Tensor, Tensor]:
         """Values before each predicted token (P,), and after the last token of each leaf (L,); fp32."""
-        hidden = self.states(forest)
+        places = torch.cat((forest.predict_P, forest.last_L))
         score: nn.Module = self.model.score  # type: ignore[assignment]
-        places = (forest.predict_P, forest.last_L)
-        before, after = (score(hidden.index_select(0, one)).squeeze(-1).float().clone() for one in places)
-        return before, after
+        values = self.whole(score(self.at(forest, places)).squeeze(-1).float(), places)
+        before, after = values.split((len(forest.predict_P), len(forest.last_L)))
+        return before.clone(), after.clone()  # see Scorer
 
 
 class ActorCritic(nn.Module):

@@ -34,7 +34,7 @@ KL = {"k1": k1, "k2": k2, "k3": k3}
 def run(spec: GRPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
     """Sample, grade and train, `spec.rounds` times; write the weights and every rollout."""
     with mesh(ctx.recipe.placement) as ranks:
-        check_inputs(spec, inputs)
+        check_inputs(spec, inputs, ctx.recipe.placement)
         source = inputs[spec.model].payload
         prompts = read_prompts(spec, inputs, out, ranks, ctx)
         reference = _reference(source, spec, ranks, ctx)

@@ -34,7 +34,7 @@ from tercet.train.sums import Sum
 def run(spec: PPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
     """Sample, grade, estimate advantages, train `spec.passes` times on each round; write weights and rollouts."""
     with mesh(ctx.recipe.placement) as ranks:
-        check_inputs(spec, inputs)
+        check_inputs(spec, inputs, ctx.recipe.placement)
         source = inputs[spec.model].payload
         prompts = read_prompts(spec, inputs, out, ranks, ctx)
         policy, ranks, cost = open_to_train(source, ranks, ctx)
