@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 
@@ -161,3 +163,54 @@ def test_on_a_card_products_of_bf16_add_up_in_fp32():
         tokens.add_product(total, one.T, other)
     wanted = torch.einsum("cpv,cph->vh", left.double(), right.double())
     assert float((total.double() - wanted).norm() / wanted.norm()) < 1e-6
+
+
+class Both:
+    """Two threads, each with half of a vocabulary, that exchange what they have."""
+
+    def __init__(self, first: int, number: int, slots: list, barrier: threading.Barrier) -> None:
+        self.first, self.number, self.slots, self.barrier = first, number, slots, barrier
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        mine, other = self._exchanged(values)
+        return values.copy_(mine + other)
+
+    def max(self, values: torch.Tensor) -> torch.Tensor:
+        mine, other = self._exchanged(values)
+        return values.copy_(torch.maximum(mine, other))
+
+    def _exchanged(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self.slots[self.number] = values.clone()
+        self.barrier.wait(20)
+        found = self.slots[0], self.slots[1]
+        self.barrier.wait(20)
+        return found
+
+
+@pytest.mark.usefixtures("chunk")
+@pytest.mark.parametrize(("scale", "softcap", "temperature"), [(1.0, None, 1.0), (0.3, 2.0, 0.7)])
+def test_parts_of_a_vocabulary_give_what_the_whole_gives(scale, softcap, temperature):
+    slots, barrier, grads = [None, None], threading.Barrier(2), {}
+    how = {"temperature": temperature, "entropy": True}
+
+    def part(number: int, rows: slice) -> None:
+        hidden, weight, targets, slopes = numbers(torch.float64)
+        own = weight.detach()[rows].requires_grad_()
+        head = Head(own, None, scale, softcap, Both(rows.start, number, slots, barrier))
+        logps, entropies = token_logps(hidden, head, targets, **how)
+        (logps * slopes).sum().backward()
+        grads[number] = logps.detach(), entropies, hidden.grad, own.grad
+
+    threads = [threading.Thread(target=part, args=(i, rows)) for i, rows in enumerate((slice(0, 14), slice(14, V)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    hidden, weight, targets, slopes = numbers(torch.float64)
+    logps, entropies = token_logps(hidden, Head(weight, None, scale, softcap), targets, **how)
+    (logps * slopes).sum().backward()
+    wanted = logps.detach(), entropies, hidden.grad
+    for number in range(2):
+        for mine, theirs in zip(grads[number], wanted, strict=False):
+            torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(torch.cat([grads[0][3], grads[1][3]]), weight.grad, rtol=1e-11, atol=1e-11)

@@ -81,7 +81,7 @@ class Around:
             )
         if how.sinks is not None:
             how = how._replace(sinks=how.sinks[ranks.rank * heads : (ranks.rank + 1) * heads])
-        found = self.layout.attend(layer, *(self._heads(x) for x in (query, key, value)), how)
+        found = self.layout.attend(layer, self._heads(query), self._heads(key), self._heads(value), how)
         return self._tokens(found[0])[None]
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -169,9 +169,10 @@ def _local(module: nn.Module, gradient: Placement | None = None) -> Iterator[dic
     """Inside, a module's own weights are plain tensors, this rank's parts; their gradients are parts as `gradient`."""
     before = dict(module._parameters)
     how = None if gradient is None else [gradient]
-    own = {name: one.to_local(grad_placements=how) for name, one in before.items() if isinstance(one, DTensor)}
+    cut: dict[str, Any] = {name: one for name, one in before.items() if isinstance(one, DTensor)}
+    own = {name: one.to_local(grad_placements=how) for name, one in cut.items()}
     try:
-        module._parameters.update(own)  # type: ignore[arg-type]
+        module._parameters.update(own)
         yield own
     finally:
         module._parameters.update(before)

@@ -19,7 +19,6 @@ from tercet.journal import write_json
 from tercet.models.chat import Chat, open_chat
 from tercet.models.classifier import load_classifier
 from tercet.models.forest import Forest
-from tercet.models.hf_folder import load_config
 from tercet.models.policy import Policy, Scorer
 from tercet.recipe import RewardModelSpec
 from tercet.rows import RowError, pair_from
