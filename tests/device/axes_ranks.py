@@ -102,11 +102,10 @@ def values_of(made: list[Tree]) -> Any:
 
 def module_of(law: str, folder: Path, ranks: Mesh) -> nn.Module:
     """What a law trains: on several ranks a policy has no numbers yet."""
+    policy = policy_of(folder, ranks)
     if law == "reward":
-        return open_scorer(folder, 1, seed=0)
-    if law == "ppo":
-        return ActorCritic(open_policy(folder), open_critic(folder, 1, 0))
-    return policy_of(folder, ranks)
+        return open_scorer(folder, 1, 0, like=policy)
+    return ActorCritic(policy, open_critic(folder, 1, 0, like=policy)) if law == "ppo" else policy
 
 
 def policy_of(folder: Path, ranks: Mesh) -> Policy:
