@@ -86,17 +86,17 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 27
 # Lines of Python per package, `top` for the modules beside them. They fall; one rises only with a sentence in
 # docs/log.md that says what the lines buy.
 BUDGETS = {
-    "algos": 614,
+    "algos": 657,
     "cli": 3_509,
     "data": 6_954,
-    "device": 1_537,
+    "device": 1_916,
     "environments": 530,
     "evals": 3_753,
     "forecast": 768,
     "hub": 400,
     "kernels": 111,
     "launch": 1_256,
-    "models": 13_671,
+    "models": 13_695,
     "play": 947,
     "preflight": 1_465,
     "recipe": 2_272,
@@ -104,7 +104,7 @@ BUDGETS = {
     "sandbox": 2_471,
     "top": 4_827,
     "trace": 844,
-    "train": 4_619,
+    "train": 4_640,
     "watch": 642,
     "verify": 5_203,
 }
