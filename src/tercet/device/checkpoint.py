@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from tercet.device.mesh import Mesh
 from tercet.device.optim import prepare, state_of
 from tercet.device.shard import Trainable
-from tercet.device.shares import Shares, Stamp, check_file, write_shares
+from tercet.device.shares import Shares, Stamp, check_file, write_shares, writes
 from tercet.journal import DamagedError, seal, to_disk, unseal
 from tercet.machine import available_memory
 
@@ -45,7 +45,7 @@ class Snapshot(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
-        """What this rank's share of the tensors takes."""
+        """What this rank has of the tensors."""
         own = (value.to_local() if hasattr(value, "to_local") else value for value in self.tensors.values())
         return sum(tensor.nbytes for tensor in own)
 
@@ -97,6 +97,8 @@ class Saver:
         """Write a snapshot, or begin to."""
         began = time.monotonic()
         self.finish()
+        own = {name: value for name, value in found.tensors.items() if writes(value, self.mesh.first)}
+        found = found._replace(tensors=own)
         if self.beside and self._fits(found):
             copied = found._replace(tensors=self._copied(found.tensors))
             self.thread = threading.Thread(target=self._work, args=(copied, began), name="checkpoint", daemon=True)

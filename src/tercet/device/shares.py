@@ -45,7 +45,7 @@ def write_shares(file: Path, tensors: Mapping[str, Tensor], *, first: bool) -> S
 
     Of what several ranks have, one writes it: the first of the copies, and of plain tensors the `first` rank.
     """
-    own = {name: share_of(value) for name, value in tensors.items() if _writes(value, first)}
+    own = {name: share_of(value) for name, value in tensors.items() if writes(value, first)}
     size, digest = 0, hashlib.sha256()
     with open(file, "xb") as stream:
         for piece in _pieces(own):
@@ -124,7 +124,7 @@ def both_shares(own: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     return mine, value[tuple(slice(at, at + size) for at, size in zip(begins, mine.shape, strict=True))]
 
 
-def _writes(value: Any, first: bool) -> bool:
+def writes(value: Any, first: bool) -> bool:
     """Whether this rank is the first of those that have the same part of a tensor, and has anything of it."""
     if not hasattr(value, "to_local"):
         return first
