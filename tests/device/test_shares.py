@@ -8,20 +8,25 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from tercet.device import checkpoint
+from tercet.device.axes import divide
 from tercet.device.mesh import Mesh, mesh
 from tercet.device.optim import state_of
 from tercet.device.shard import Trainable
 from tercet.device.shares import Shares, check_file, write_shares
 from tercet.journal import DamagedError
 from tercet.recipe import Placement
+from tercet.recipe.placement import MeshShape
 
 STEPS = (1, 2)
 
@@ -31,7 +36,11 @@ class Training:
 
     def __init__(self, ranks: Mesh, seed: int) -> None:
         torch.manual_seed(seed)
-        module = nn.Sequential(nn.ModuleList([nn.Linear(3, 7), nn.Linear(5, 1)]))
+        columns, rows, whole = nn.Linear(3, 7), nn.Linear(5, 1), nn.Linear(4, 3)
+        module = nn.Sequential(nn.ModuleList([columns, rows, whole]))
+        if ranks.axes and ranks.axes.tensor:
+            parallelize_module(columns, ranks.axes.tensor, ColwiseParallel())
+            parallelize_module(rows, ranks.axes.tensor, RowwiseParallel())
         self.trainable = Trainable(module, torch.float32, ranks)
         self.optimizer = torch.optim.AdamW(self.trainable.master_weights, lr=0.1)
         self.kept = {"moving": torch.full((3,), float(seed))}
@@ -79,6 +88,13 @@ def rank(what: str, root: str) -> None:
         found.append([training.load(other), training.numbers()])
         training.save(own)
         found.append([STEPS[-1], training.numbers()])
+        if what == "groups":
+            shape = MeshShape.model_construct(replicate=1, shard=2, context=1, tensor=2)
+            cut = replace(ranks, axes=divide(shape, "cpu", timedelta(minutes=2)))
+            training = Training(cut, 7)
+            found.append([training.load(own), training.numbers()])
+            training.save(Path(root, "cut", "work", "checkpoints"))
+            found.append([STEPS[-1], training.numbers()])
         for how in ("torn", "gone", "flipped") if what == "two" else ():
             folder = Path(root, how, "two", "work", "checkpoints")
             if ranks.first:
@@ -107,7 +123,7 @@ def start(number: int, what: str, root: Path) -> list:
     return json.loads(outputs[0])
 
 
-def test_one_rank_two_and_two_groups_of_two_read_each_others_checkpoints_and_agree_on_damaged_ones(tmp_path):
+def test_one_rank_two_groups_of_two_and_ranks_that_cut_products_read_each_others_checkpoints(tmp_path):
     one = Training(Mesh(), 1)
     one.save(tmp_path / "one" / "work" / "checkpoints")
     read, written, *damaged = start(2, "two", tmp_path)
@@ -118,12 +134,17 @@ def test_one_rank_two_and_two_groups_of_two_read_each_others_checkpoints_and_agr
         assert f"{file}.safetensors" in said[0]
     other = Training(Mesh(), 2)
     assert [other.load(tmp_path / "two" / "work" / "checkpoints"), other.numbers()] == written
-    read, groups = start(4, "groups", tmp_path)
+    read, groups, read_cut, cut = start(4, "groups", tmp_path)
     assert read == written
-    files = sorted((tmp_path / "groups" / "work" / "checkpoints" / "step-00000002").glob("rank-*"))
-    assert [bool(load_file(file)) for file in files] == [True, True, False, False], "one group writes"
+    for name, found, writers in (("groups", groups, 2), ("cut", cut, 4)):
+        files = sorted((tmp_path / name / "work" / "checkpoints" / "step-00000002").glob("rank-*"))
+        sizes = [sum(part.numel() for part in load_file(file).values()) for file in files]
+        assert sum(map(bool, sizes)) == writers
+        assert sum(sizes) == sum(map(len, found[1].values())), "every number is written once"
     last = Training(Mesh(), 3)
-    assert [last.load(tmp_path / "groups" / "work" / "checkpoints"), last.numbers()] == groups
+    assert [last.load(tmp_path / "groups" / "work" / "checkpoints"), last.numbers()] == groups == read_cut
+    last = Training(Mesh(), 4)
+    assert [last.load(tmp_path / "cut" / "work" / "checkpoints"), last.numbers()] == cut
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.bool])
@@ -134,7 +155,7 @@ def test_every_dtype_comes_back_bit_by_bit(tmp_path, dtype):
         "one": torch.tensor(2.0),
     }
     file = tmp_path / "rank"
-    check_file(file, write_shares(file, mine, first=True))
+    check_file(file, write_shares(file, mine))
     read = {name: torch.zeros_like(value) for name, value in mine.items()}
     Shares([file]).fill(read)
     assert all(torch.equal(read[name], value) and read[name].dtype == value.dtype for name, value in mine.items())
@@ -142,7 +163,7 @@ def test_every_dtype_comes_back_bit_by_bit(tmp_path, dtype):
 
 @pytest.mark.parametrize("wrong", ["other", "shape", "dtype"])
 def test_nothing_is_changed_where_something_is_missing(tmp_path, wrong):
-    write_shares(tmp_path / "rank", {"a": torch.ones(2), "b": torch.ones(2)}, first=True)
+    write_shares(tmp_path / "rank", {"a": torch.ones(2), "b": torch.ones(2)})
     strange = {"other": ("c", torch.zeros(2)), "shape": ("b", torch.zeros(3)), "dtype": ("b", torch.zeros(2).half())}
     read = {"a": torch.zeros(2), **dict([strange[wrong]])}
     with pytest.raises(DamagedError, match=str(tmp_path)):

@@ -7,7 +7,7 @@ other rows; those that differ in `context` or `tensor` only are alike: they read
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -41,6 +41,11 @@ class Axes(NamedTuple):
     def alike(self) -> int:
         """How many ranks read the same rows."""
         return self.shape.context * self.shape.tensor
+
+    def leads(self, others: Collection[str]) -> bool:
+        """Whether this rank is the first along every axis of the weights but these."""
+        places = zip(self.weights.mesh_dim_names or (), self.weights.get_coordinate() or (), strict=True)
+        return not any(place for name, place in places if name not in others)
 
     @property
     def tensor(self) -> DeviceMesh | None:

@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from tercet.device.mesh import Mesh
 from tercet.device.optim import prepare, state_of
 from tercet.device.shard import Trainable
-from tercet.device.shares import Shares, Stamp, check_file, write_shares, writes
+from tercet.device.shares import Shares, Stamp, check_file, write_shares
 from tercet.journal import DamagedError, seal, to_disk, unseal
 from tercet.machine import available_memory
 
@@ -97,7 +97,7 @@ class Saver:
         """Write a snapshot, or begin to."""
         began = time.monotonic()
         self.finish()
-        own = {name: value for name, value in found.tensors.items() if writes(value, self.mesh.first)}
+        own = {name: value for name, value in found.tensors.items() if _writes(value, self.mesh)}
         found = found._replace(tensors=own)
         if self.beside and self._fits(found):
             copied = found._replace(tensors=self._copied(found.tensors))
@@ -144,6 +144,16 @@ class Saver:
         return self.mesh.max([float(wanted > available_memory())])[0] == 0
 
 
+def _writes(value: Any, mesh: Mesh) -> bool:
+    """Whether this rank has something of a tensor, and is the first of those that have the same."""
+    if not hasattr(value, "to_local"):
+        return mesh.first
+    ranks = value.device_mesh
+    repeats = (at for at, how in zip(ranks.get_coordinate(), value.placements, strict=True) if how.is_replicate())
+    leads = mesh.axes is None or mesh.axes.leads(ranks.mesh_dim_names)
+    return leads and not any(repeats) and value.to_local().numel() > 0
+
+
 def _write(folder: Path, found: Snapshot, mesh: Mesh) -> None:
     """Write `folder/step-N`; a killed writer leaves only a draft, which the next one removes."""
     draft = folder / f".draft-{found.step}"
@@ -154,7 +164,7 @@ def _write(folder: Path, found: Snapshot, mesh: Mesh) -> None:
         draft.mkdir(parents=True)
 
     def write() -> Stamp:
-        return write_shares(draft / _file(mesh.rank), found.tensors, first=mesh.first)
+        return write_shares(draft / _file(mesh.rank), found.tensors)
 
     _together(begin, mesh, only=mesh.first)
     stamps = _together(write, mesh)

@@ -40,12 +40,9 @@ class Stamp(NamedTuple):
     digest: str
 
 
-def write_shares(file: Path, tensors: Mapping[str, Tensor], *, first: bool) -> Stamp:
-    """Write what this rank has of the tensors, one after another; they are on the disk when this returns.
-
-    Of what several ranks have, one writes it: the first of the copies, and of plain tensors the `first` rank.
-    """
-    own = {name: share_of(value) for name, value in tensors.items() if writes(value, first)}
+def write_shares(file: Path, tensors: Mapping[str, Tensor]) -> Stamp:
+    """Write what this rank has of the tensors, one after another; they are on the disk when this returns."""
+    own = {name: share_of(value) for name, value in tensors.items()}
     size, digest = 0, hashlib.sha256()
     with open(file, "xb") as stream:
         for piece in _pieces(own):
@@ -122,14 +119,6 @@ def both_shares(own: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     if hasattr(value, "to_local"):
         return mine, value.to_local().detach()
     return mine, value[tuple(slice(at, at + size) for at, size in zip(begins, mine.shape, strict=True))]
-
-
-def writes(value: Any, first: bool) -> bool:
-    """Whether this rank is the first of those that have the same part of a tensor, and has anything of it."""
-    if not hasattr(value, "to_local"):
-        return first
-    places = zip(value.device_mesh.get_coordinate(), value.placements, strict=True)
-    return value.to_local().numel() > 0 and not any(place for place, how in places if how.is_replicate())
 
 
 def _pieces(own: Mapping[str, tuple[Tensor, Sequence[int]]]) -> Iterator[Any]:
