@@ -89,7 +89,7 @@ BUDGETS = {
     "algos": 657,
     "cli": 3_509,
     "data": 6_954,
-    "device": 1_916,
+    "device": 1_922,
     "environments": 530,
     "evals": 3_753,
     "forecast": 768,

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.distributed.tensor import parallel  # noqa: TID251  (cuts layers as transformers' plans do)
 
 from tercet.device import checkpoint
 from tercet.device.axes import divide
@@ -39,8 +39,8 @@ class Training:
         columns, rows, whole = nn.Linear(3, 7), nn.Linear(5, 1), nn.Linear(4, 3)
         module = nn.Sequential(nn.ModuleList([columns, rows, whole]))
         if ranks.axes and ranks.axes.tensor:
-            parallelize_module(columns, ranks.axes.tensor, ColwiseParallel())
-            parallelize_module(rows, ranks.axes.tensor, RowwiseParallel())
+            parallel.parallelize_module(columns, ranks.axes.tensor, parallel.ColwiseParallel())
+            parallel.parallelize_module(rows, ranks.axes.tensor, parallel.RowwiseParallel())
         self.trainable = Trainable(module, torch.float32, ranks)
         self.optimizer = torch.optim.AdamW(self.trainable.master_weights, lr=0.1)
         self.kept = {"moving": torch.full((3,), float(seed))}
