@@ -143,6 +143,19 @@ def test_gates_compare_and_rescore_treat_it_like_any_task(workspace: Any, make: 
     assert again["mine@1"].card.verifier == "flan@1"
 
 
+def test_rescore_takes_another_verifier_in_the_place_of_a_user_s_and_back(
+    workspace: Any, make: Any, tmp_path: Path
+) -> None:
+    own = f"{tmp_path}/my_reward.py:score"
+    (tmp_path / "my_reward.py").write_text(REWARD, encoding="utf-8")
+    make([problem(0, own)])
+    workspace.evaluate("one")
+    plain = rescore(workspace.root / "one", workspace.root / "plain", {"mine@1": "flan@1"})["mine@1"].card
+    assert (plain.verifier, plain.code) == ("flan@1", None)
+    back = rescore(workspace.root / "plain", workspace.root / "back", {"mine@1": own})["mine@1"].card
+    assert (back.verifier, back.code) == (own, {own: custom_digest(own)})
+
+
 def test_bits_per_byte_of_the_right_answers_need_no_verifier(workspace: Any, make: Any) -> None:
     make([problem(i, "") for i in range(3)], metric="bpb")
     workspace.model.references = {row.prompt[-1].content: row.reference for row in map(problem, range(3))}

@@ -10,7 +10,8 @@ from tercet.evals.compare import load
 from tercet.evals.results import regraded, write_scores
 from tercet.evals.run import EvalError, check_errors
 from tercet.evals.task import TaskError
-from tercet.records import Result, Score, read_scores
+from tercet.records import Result, Score, TaskCard, read_scores
+from tercet.verify import custom_digest
 from tercet.verify.grade import NO_GRADE
 
 
@@ -34,9 +35,7 @@ def rescore(
         raise TaskError(
             f"{', '.join(fixed)}: an LLM judge or log-probabilities gave the verdicts; no verifier can replace them"
         )
-    cards = {
-        task: replace(score.card, verifier=verifiers.get(task, score.card.verifier)) for task, score in scores.items()
-    }
+    cards = {task: _graded_by(score.card, verifiers.get(task, "")) for task, score in scores.items()}
     again: list[Result] = []
     for number, result in enumerate(results):
         card = cards[result.task]
@@ -48,3 +47,13 @@ def rescore(
         check_errors(card, [result for result in again if result.task == task])
     out.mkdir(parents=True, exist_ok=False)
     return write_scores(out, list(cards.values()), again)
+
+
+def _graded_by(card: TaskCard, verifier: str) -> TaskCard:
+    """The card with this verifier, where one is named; the code of the one before goes with it."""
+    if verifier in ("", card.verifier):
+        return card
+    code = {name: digest for name, digest in (card.code or {}).items() if name != card.verifier}
+    if digest := custom_digest(verifier):  # of a user's own
+        code[verifier] = digest
+    return replace(card, verifier=verifier, code=code or None)
