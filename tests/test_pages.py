@@ -27,7 +27,18 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 NAME = re.compile(r"# ([\w./-]+\.(?:toml|py|jsonl?))\n")
-HOW = ("own-data", "own-verifier", "own-benchmark")  # in the order of reading: pages use what earlier ones made
+HOW = (  # in the order of reading: pages use what earlier ones made
+    "own-data",
+    "own-verifier",
+    "own-benchmark",
+    "thinking-models",
+    "gpu",
+    "cluster",
+    "evaluate-any-model",
+    "decontaminate",
+    "read-a-report",
+    "push",
+)
 
 
 @dataclass(frozen=True)
