@@ -2,7 +2,8 @@
 
 A fenced block `sh` holds commands; a block of toml, python or json whose first line is a comment with a file's name, or
 that has it as its `title`, is written to that file; a block without a language below commands is what they print, with
-`…` for what was left out. What cannot run here stands below `<!-- not run: why -->`.
+`…` for what was left out. What cannot run here is in tests/not_run.toml with its reason (in docs/how it also stands
+below `<!-- not run: why -->`): it is parsed, and its recipe is planned. Words in capitals stand for what STANDS says.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import io
 import re
 import shlex
+import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +21,11 @@ from pathlib import Path
 import pytest
 from tests.forked import stages
 
+from tercet import pipeline
 from tercet.cli import main
+from tercet.cli.parser import parser
+from tercet.recipe import load
+from tercet.store import Store
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(
@@ -40,6 +47,30 @@ HOW = (  # in the order of reading: pages use what earlier ones made
     "push",
 )
 
+OTHERS = [
+    page.relative_to(ROOT).as_posix()
+    for page in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+    if page.name not in ("log.md", "CHANGELOG.md")
+]
+NOT_RUN = {
+    command: why
+    for why, commands in tomllib.loads((ROOT / "tests" / "not_run.toml").read_text(encoding="utf-8")).items()
+    for command in commands
+}
+STANDS = {
+    "MODEL": "tiny:",
+    "RECIPE": "mine.toml",
+    "EVAL": "eval-rlvr",
+    "A": "eval-base",
+    "B": "eval-rlvr",
+    "DIR": "new-folder",
+    "TASK=VERIFIER": "sums@1=gsm8k@2",
+    "mine": "another",  # mine.toml is the recipe of the how-tos
+    "recipe.toml": "mine.toml",
+    "/shared/recipes/tulu3-70b.toml": "tulu3-70b",
+}
+EXITS = {"tercet eval tiny: --tasks mmlu_pro@1": 2}  # where the page's text says so, and no comment
+
 
 @dataclass(frozen=True)
 class Block:
@@ -54,9 +85,16 @@ class Block:
 
     @property
     def commands(self) -> list[str]:
-        """The commands of the block, without those that are comments."""
+        """The commands of the block; in one that shows what was typed and printed, those behind `$`."""
         lines = self.text.replace("\\\n", " ").splitlines()
-        return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        if self.language in ("sh", "bash"):
+            return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+
+
+def bare(command: str) -> str:
+    """A command without its comment."""
+    return re.sub(r"\s+# .*", "", command)
 
 
 def blocks(page: str) -> list[Block]:
@@ -84,8 +122,8 @@ def words(command: str) -> tuple[dict[str, str], list[str]]:
 
 def expected(command: str) -> int:
     """The exit code that a command's comment speaks of, else 0."""
-    said = re.search(r"#.*exit code (\d)", command)
-    return int(said[1]) if said else 0
+    said = re.search(r"# exit code (\d)", command)
+    return int(said[1]) if said else EXITS.get(bare(command), 0)
 
 
 def told(text: str) -> str:
@@ -107,7 +145,7 @@ def fits(line: str, printed: str) -> bool:
 
 
 @pytest.fixture
-def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+def reader(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """An empty folder in which somebody types."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TERCET_MIRROR", str(ROOT / "tests" / "mirror.toml"))
@@ -115,20 +153,27 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.M
     subprocess.run(["chmod", "-R", "u+w", str(tmp_path)], check=True)
 
 
-def test_every_command_of_the_how_tos_runs_and_prints_what_the_page_shows(reader, capsys):
+def test_every_command_of_the_pages_runs_and_the_how_tos_show_what_is_printed(reader, capsys):
     with stages(reader):
         for page in HOW:
             follow(f"docs/how/{page}.md", reader, capsys)
+        leave([entry.name for entry in Path().iterdir() if entry.is_file() or entry.name == "runs"])
+        for page in OTHERS:
+            try_out(page, reader, capsys)
 
 
 def follow(page: str, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Do what a page says, block after block."""
+    """Do what a how-to says, block after block."""
     printed = ""
     for block in blocks(page):
         where = f"{page}, line {block.line}"
-        if block.language == "sh" and not block.why:
+        if block.language == "sh":
             printed = ""
             for command in block.commands:
+                assert (bare(command) in NOT_RUN) == bool(block.why), f"{where}: {command}: mark it, and say why"
+                if block.why:
+                    parse(command)
+                    continue
                 code, text = typed(command, patch, capsys)
                 assert code == expected(command), f"{where}: {command}\n{text}"
                 printed += text
@@ -138,10 +183,47 @@ def follow(page: str, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
             write(block)
 
 
+def try_out(page: str, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Type the commands of another page in the folder of the how-tos, and remove what they leave beside the store."""
+    for block in blocks(page):
+        for command in block.commands:
+            if bare(command) in NOT_RUN:
+                parse(command)
+                continue
+            before = [entry.name for entry in Path().iterdir()]
+            code, text = typed(command, patch, capsys)
+            assert code == expected(command), f"{page}, line {block.line}: {command}\n{text}"
+            leave(before)
+
+
+def leave(names: list[str]) -> None:
+    """Remove all but these from the folder."""
+    for entry in Path().iterdir():
+        if entry.name not in names:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def parse(command: str) -> None:
+    """Look at a command that is not run: its words, its recipe, its extras or its target."""
+    _, (name, *rest) = words(re.sub(r"^(exec|cat \S+ \|) ", "", command))
+    if name == "tercet":
+        args = parser(main.VERBS).parse_args(rest)
+        if recipe := getattr(args, "recipe", ""):
+            pipeline.plan(load(STANDS.get(recipe, recipe), args.set), Store("runs"))
+    elif name == "pip":
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        wanted = re.search(r"\[([\w,]+)\]", rest[-1])
+        assert not wanted or set(wanted[1].split(",")) <= set(project["optional-dependencies"]), command
+    else:
+        assert name in ("make", "source"), f"{command}: nothing knows how to look at it"
+        assert name == "source" or re.search(rf"^{rest[0]}\b.*:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+
+
 def typed(command: str, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """Exit code and output of a command of ours."""
     variables, (name, *rest) = words(command)
-    assert name == "tercet", f"{command}: this test runs tercet alone; mark the block"
+    assert name == "tercet", f"{command}: this test runs tercet alone; name the command in tests/not_run.toml"
+    rest = [STANDS.get(word, word) for word in rest]
     with patch.context() as given:
         for variable, value in variables.items():
             given.setenv(variable, value)
@@ -157,3 +239,16 @@ def write(block: Block) -> None:
     named = NAME.match(block.text)
     if name := block.title or (named[1] if named else ""):
         Path(name).write_text(block.text, encoding="utf-8")
+
+
+def test_what_is_not_run_stands_on_a_page():
+    pages = [*OTHERS, *(f"docs/how/{page}.md" for page in HOW)]
+    typed_there = {bare(command) for page in pages for block in blocks(page) for command in block.commands}
+    assert not set(NOT_RUN) - typed_there
+    assert {page.stem for page in (ROOT / "docs" / "how").glob("*.md")} == set(HOW)
+
+
+def test_a_line_that_was_not_printed_is_found_and_what_differs_from_run_to_run_is_not():
+    printed = "sft-0123456789ab  (sft)  5 s\nsft done in 0:12  steps 4\n───\nrows   3\n"
+    assert not unseen("sft-ba9876543210 (sft) 71.5 s\nsft done in 1:02   steps 4\n…\nrows …", printed)
+    assert unseen("rows 4\nsft done in 0:12  steps 5\n… 4", printed) == ["rows 4", "sft done in TIME steps 5"]
