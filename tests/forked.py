@@ -59,8 +59,11 @@ def serve() -> None:
     """Fork a child for every job on standard input, and say the exit code of each."""
     import importlib
 
+    import pyarrow
+
     for name in WARM:
         importlib.import_module(f"tercet.{name}")
+    pyarrow.array([0])  # pyarrow imports pandas, where it is, at its first list
     for line in sys.stdin:
         if (child := os.fork()) == 0:
             run(json.loads(line))

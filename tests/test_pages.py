@@ -67,6 +67,8 @@ STANDS = {
     "TASK=VERIFIER": "sums@1=gsm8k@2",
     "mine": "another",  # mine.toml is the recipe of the how-tos
     "recipe.toml": "mine.toml",
+    "tulu3-70b.toml": "tulu3-70b",
+    "/shared/tulu3-70b.toml": "tulu3-70b",
     "/shared/recipes/tulu3-70b.toml": "tulu3-70b",
 }
 EXITS = {"tercet eval tiny: --tasks mmlu_pro@1": 2}  # where the page's text says so, and no comment
@@ -86,7 +88,7 @@ class Block:
     @property
     def commands(self) -> list[str]:
         """The commands of the block; in one that shows what was typed and printed, those behind `$`."""
-        lines = self.text.replace("\\\n", " ").splitlines()
+        lines = re.sub(r" *\\\n *", " ", self.text).splitlines()
         if self.language in ("sh", "bash"):
             return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
@@ -205,7 +207,7 @@ def leave(names: list[str]) -> None:
 
 def parse(command: str) -> None:
     """Look at a command that is not run: its words, its recipe, its extras or its target."""
-    _, (name, *rest) = words(re.sub(r"^(exec|cat \S+ \|) ", "", command))
+    _, (name, *rest) = words(re.sub(r"^(exec|cat \S+ \||torchrun .* -m) ", "", command))
     if name == "tercet":
         args = parser(main.VERBS).parse_args(rest)
         if recipe := getattr(args, "recipe", ""):
