@@ -91,7 +91,7 @@ BUDGETS = {
     "data": 6_954,
     "device": 1_922,
     "environments": 530,
-    "evals": 3_753,
+    "evals": 3_762,
     "forecast": 768,
     "hub": 400,
     "kernels": 111,
