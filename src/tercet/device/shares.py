@@ -11,6 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +32,16 @@ CODES = {
     torch.bool: "BOOL",
 }
 Box = tuple[slice, ...]
+MAPPED = 1 << 27  # bytes that are read of a file before it is closed
+
+
+class Copy(NamedTuple):
+    """Of a tensor: a part that this rank has, and which part of what a file holds belongs there."""
+
+    target: Tensor
+    name: str
+    file: Path
+    theirs: Box
 
 
 class Stamp(NamedTuple):
@@ -72,13 +83,21 @@ class Shares:
         self._opened: dict[Path, tuple[Any, dict[str, list[int]]]] = {}
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
-        """Copy into this rank's shares of these tensors; where a part of one is in no file, nothing is changed."""
-        copies = [copy for name, value in tensors.items() for copy in self._found(name, value)]
-        with torch.no_grad():
-            for target, mine, stored, theirs in copies:
-                target[mine].copy_(stored[theirs] if theirs else stored[...])
+        """Copy into this rank's shares of these tensors; where a part of one is in no file, nothing is changed.
 
-    def _found(self, name: str, value: Tensor) -> Iterator[tuple[Tensor, Box, Any, Box]]:
+        Files are closed again and again: the pages that were read of one leave the process's memory with it.
+        """
+        copies = [copy for name, value in tensors.items() for copy in self._found(name, value)]
+        ends = accumulate(copy.target.nbytes for copy in copies)
+        self._opened.clear()
+        with torch.no_grad():
+            for (file, _), some in groupby(zip(copies, ends, strict=True), lambda one: (one[0].file, one[1] // MAPPED)):
+                with safe_open(file, framework="pt") as stored:
+                    for (target, name, _, theirs), _ in some:
+                        part = stored.get_slice(name)
+                        target.copy_(part[theirs] if theirs else part[...])
+
+    def _found(self, name: str, value: Tensor) -> Iterator[Copy]:
         """Which part of this rank's share comes from which part of what a file holds."""
         local, begins = share_of(value)
         left = local.numel()
@@ -94,7 +113,7 @@ class Shares:
             both = overlap(begins, local.shape, places[name], part.get_shape())
             if both is not None:
                 left -= local[both[0]].numel()
-                yield local, both[0], part, both[1]
+                yield Copy(local[both[0]] if both[0] else local, name, file, both[1])
         if left:
             raise DamagedError(f"{self.files[0].parent}: {left:,} numbers of {name} are in none of its files")
 
