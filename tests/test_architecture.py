@@ -89,7 +89,7 @@ BUDGETS = {
     "algos": 657,
     "cli": 3_509,
     "data": 6_954,
-    "device": 1_922,
+    "device": 1_941,
     "environments": 530,
     "evals": 3_762,
     "forecast": 768,
