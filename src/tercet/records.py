@@ -66,6 +66,7 @@ class TaskCard:
     num_subsets: int = 0
     locked: bool = False
     code: dict[str, str] | None = None
+    environment: dict[str, Any] | None = None  # which plays the items, its arguments, turns and seconds
     dtype: str | None = None
     engine: str | None = None
     repeats: int | None = None
@@ -84,7 +85,7 @@ class TaskCard:
 
     def to_json(self) -> dict[str, Any]:
         """The card as it is stored, without what no eval stage has decided yet."""
-        undecided = ("code", "dtype", "engine", "repeats", "sandbox", "isolation", "chat_template")
+        undecided = ("code", "environment", "dtype", "engine", "repeats", "sandbox", "isolation", "chat_template")
         found = {key: value for key, value in asdict(self).items() if value is not None or key not in undecided}
         found["sampling"]["stop"] = list(self.sampling.stop)
         return found

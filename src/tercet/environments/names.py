@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tercet.recipe import RecipeError, RLSpec
+from tercet.recipe import BenchmarkSpec, RecipeError, RLSpec
 from tercet.verify.user_code import UserCodeError, is_user_code, located, pinned
 
 OURS = {
@@ -33,7 +33,7 @@ def where(name: str, folder: Path = Path()) -> str:
     return name
 
 
-def code_of(spec: RLSpec, folder: Path) -> dict[str, str]:
+def code_of(spec: RLSpec | BenchmarkSpec, folder: Path) -> dict[str, str]:
     """The digest of a stage's environment where it is a user's own: an edit makes results stale."""
     if not spec.environment:
         return {}

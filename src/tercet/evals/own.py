@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tercet.environments.names import code_of
 from tercet.evals.layout import Shot
 from tercet.evals.task import Task, TaskError
 from tercet.recipe import BenchmarkSpec, SourceSpec
@@ -64,15 +65,16 @@ def _read(source: SourceSpec, inputs: Inputs, ctx: Context) -> tuple[list[Row], 
 
 
 def _by_verifier(rows: Iterable[Row], spec: BenchmarkSpec) -> dict[str, list[Row]]:
-    """The rows of each verifier, in their order; all together where none is asked."""
+    """The rows of each verifier, in their order; all together where none is asked, or an environment plays them."""
     found: dict[str, list[Row]] = {}
     for row in rows:
-        if spec.metric == "accuracy" and not row.verifier:
+        if spec.metric == "accuracy" and not (row.verifier or spec.environment):
             raise TaskError(
                 f"row {row.id!r} of {row.source or 'an unnamed source'} names no verifier, so no answer can be graded; "
                 'name one in the source (`verifier = "gsm8k@2"`, or your own, `"my_reward.py:score"`) or in each row'
             )
-        found.setdefault(row.verifier if spec.metric == "accuracy" else "", []).append(row)
+        graded = spec.metric == "accuracy" and not spec.environment
+        found.setdefault(row.verifier if graded else "", []).append(row)
     return found
 
 
@@ -94,7 +96,17 @@ def _task(spec: BenchmarkSpec, name: tuple[str, int], grader: str, rows: Sequenc
         subset=lambda row: row.source,
         pass_k=spec.pass_k,
         description=f"{len(rows)} rows of the user's own.",
+        environment=_environment(spec),
+        code=code_of(spec, Path()) or None if spec.environment else None,
     )
+
+
+def _environment(spec: BenchmarkSpec) -> dict[str, Any] | None:
+    """What a card says of the environment that plays the rows."""
+    if not spec.environment:
+        return None
+    told = {"name": spec.environment, "args": spec.environment_args}
+    return told | {"turns": spec.max_turns, "seconds": spec.environment_seconds}
 
 
 def _asked(text: str, row: Row) -> Messages:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tercet import journal, machine
-from tercet.evals import gates, llm_judged
+from tercet.evals import episodes, gates, llm_judged
 from tercet.evals.results import USAGE, ResultLog, asked, graded, log_usage, total_usage, write_scores
 from tercet.evals.task import Item, TaskError, read_benchmark
 from tercet.recipe import DAY, EvalSpec, gate
@@ -163,7 +163,7 @@ def _batch_free(spec: EvalSpec, card: TaskCard, inputs: dict[str, Artifact]) -> 
     """
     if endpoint(inputs[spec.model].payload) is not None:
         return True
-    greedy = card.metric == "accuracy" and not card.sampling.temperature
+    greedy = card.metric == "accuracy" and not card.sampling.temperature and not card.environment
     return greedy and spec.precision == "float32" and spec.engine == "local"
 
 
@@ -192,8 +192,11 @@ def _evaluate(model: Generator, groups: list[ItemGroup], of: int, log: ResultLog
             ctx.track.progress(done, total, note=note)
 
         ctx.track.progress(done, total, note=group.card.name)
-        ask = _generate if group.card.metric == "accuracy" else _score
-        ask(model, group, emit)
+        if group.card.environment:
+            episodes.play(model, group.card, group.items, group.seed, emit)
+        else:
+            ask = _generate if group.card.metric == "accuracy" else _score
+            ask(model, group, emit)
         log.sync()
         if measured := speed_of(model):
             ctx.track.log(number, **measured)

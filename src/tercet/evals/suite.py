@@ -14,6 +14,7 @@ from importlib.resources import files as resource
 from pathlib import Path
 from typing import Any
 
+from tercet.environments.names import code_of
 from tercet.evals.task import Generated, Task, TaskError, bits_per_byte
 from tercet.evals.tasks.dev import TASKS as DEV
 from tercet.evals.tasks.lm import TASKS as LM
@@ -127,7 +128,8 @@ def files(spec: BenchmarkSpec, folder: Path) -> list[Source]:
 
 def code(spec: BenchmarkSpec, folder: Path) -> dict[str, str]:
     """The code of a user's own behind a stage's tasks: name -> digest."""
-    return {name: digest for own in tasks(spec.tasks, folder) for name, digest in (own.code or {}).items()}
+    found = {name: digest for own in tasks(spec.tasks, folder) for name, digest in (own.code or {}).items()}
+    return found | code_of(spec, folder)
 
 
 def graders(spec: BenchmarkSpec, folder: Path) -> dict[str, str]:
@@ -137,7 +139,8 @@ def graders(spec: BenchmarkSpec, folder: Path) -> dict[str, str]:
 
 def declared(card: TaskCard) -> Task | None:
     """The task of a card, where it is known by its name or by the code that the card names."""
-    own = next((name for name in card.code or {} if name != card.verifier), None)
+    others = (card.verifier, (card.environment or {}).get("name"))
+    own = next((name for name in card.code or {} if name not in others), None)
     return task(own) if own else TASKS.get(card.name)
 
 

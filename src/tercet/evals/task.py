@@ -108,10 +108,11 @@ class Task:
     variant: str = ""
     licence: str = ""
     code: dict[str, str] | None = None  # where it comes from, if not from here: `my_tasks.py:mine` and its digest
+    environment: dict[str, Any] | None = None  # what plays its items instead of a verifier that grades answers
 
     def __post_init__(self) -> None:
         """Refuse declarations that could not be evaluated."""
-        if (self.metric == "accuracy") != bool(self.verifier):
+        if (self.metric == "accuracy") != bool(self.verifier or self.environment):
             raise TaskError(
                 f"{self.id}: a verifier belongs to metric 'accuracy' and to no other; got verifier {self.verifier!r}"
             )
@@ -313,7 +314,8 @@ def _check_types(item: Item) -> None:
 def _check(item: Item, metric: Metric) -> None:
     where = f"{item.task}, item {item.item!r}"
     grader = item.verifier or item.judge
-    if not item.reference and not (grader and not verifier(grader).needs_reference):
+    played = metric == "accuracy" and not grader  # by an environment, whose class knows what it needs
+    if not (item.reference or played) and not (grader and not verifier(grader).needs_reference):
         raise TaskError(f"{where}: has no reference answer to be graded by")
     if metric in ("choice", "mc2") and (len(set(item.options)) < 2 or len(set(item.options)) != len(item.options)):
         raise TaskError(f"{where}: expected at least two different options, got {list(item.options)}")

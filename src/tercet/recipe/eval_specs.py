@@ -34,7 +34,7 @@ class BenchmarkSpec(StageSpec):
     files = "tercet.evals.suite:files"
     code = "tercet.evals.suite:code"
     graders = "tercet.evals.suite:graders"
-    later = ("rows", "source", *_TASK)
+    later = ("rows", "source", *_TASK, "environment", "environment_args", "environment_seconds", "max_turns")
     kind: Literal["benchmark"] = "benchmark"
     tasks: tuple[str, ...] = Field(
         (), description="Task names, e.g. `words@1`, or tasks in a file of yours, `my_tasks.py:mine`."
@@ -70,6 +70,12 @@ class BenchmarkSpec(StageSpec):
         0, ge=0, description="The score is pass@k over the completions, unbiased, instead of their mean."
     )
     max_new_tokens: int = Field(512, ge=1, description="Longest completion of your task, in tokens.")
+    environment: str = Field(
+        "", description="What plays your rows in episodes of several turns and rewards them, e.g. `calculator@1`."
+    )
+    environment_args: dict[str, Any] = Field({}, description="Arguments of the environment's class.")
+    environment_seconds: float = Field(60.0, gt=0, description="Seconds after which an environment's call is ended.")
+    max_turns: int = Field(8, ge=1, description="Most turns of the model in an episode.")
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> BenchmarkSpec:
@@ -77,7 +83,9 @@ class BenchmarkSpec(StageSpec):
             raise ValueError("a benchmark has its rows from `rows` or from `source`; give one of the two")
         if not (self.tasks or self.rows or self.source):
             raise ValueError("a benchmark needs `tasks`, or rows of your own: `rows` (a stage, a file) or `source`")
-        given = [name for name in _TASK if name in self.model_fields_set]
+        if self.environment and (self.metric != "accuracy" or self.shots):
+            raise ValueError("an environment plays rows without `shots`, and its rewards are the score: no `metric`")
+        given = [name for name in (*_TASK, "environment") if name in self.model_fields_set]
         if given and not (self.rows or self.source):
             raise ValueError(f"`{given[0]}` is for a task of your own; give its `rows` or `source` too")
         if self.pass_k > self.num_generations:
