@@ -84,7 +84,8 @@ def test_several_samples_and_a_limit_of_turns(workspace: Any, make: Any) -> None
 
 
 def test_episodes_that_break_stop_an_evaluation_and_are_named(workspace: Any, make: Any, tmp_path: Path) -> None:
-    text = "class G:\n    def reset(self, row):\n        return 'go'\n    def step(self, action):\n        raise OSError('gone')\n"
+    text = "class G:\n    def reset(self, row):\n        return 'go'\n"
+    text += "    def step(self, action):\n        raise OSError('gone')\n"
     (tmp_path / "own.py").write_text(text)
     make(numbers(3), environment=f"{tmp_path}/own.py:G")
     workspace.model = First()
