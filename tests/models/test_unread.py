@@ -46,12 +46,13 @@ def test_embeddings_that_are_tied_stay_tied(tmp_path):
 
 def test_a_fresh_head_is_not_looked_for_and_a_missing_tensor_is_told(tiny_folder, tmp_path):
     config = load_config(tiny_folder)
-    config.num_labels = 1
+    config.num_labels, config.dtype = 1, torch.bfloat16
     assert unread(LlamaForSequenceClassification, config, tiny_folder) is None
     found = unread(LlamaForSequenceClassification, config, tiny_folder, fresh="score.weight")
     assert found is not None
     assert torch.equal(found.score.weight, torch.zeros(1, config.hidden_size))
     assert found.model.embed_tokens.weight.is_meta
+    assert {parameter.dtype for parameter in found.parameters()} == {torch.float32}
 
 
 def test_a_folder_of_older_names_is_left_to_whoever_reads_it_whole(tiny_folder, tmp_path):

@@ -32,6 +32,9 @@ def unread(
 
     None where it can only be read whole: the disk has older names, or other numbers than memory.
     """
+    for one in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        if one is not None:
+            one.dtype = torch.float32  # classes that make a model within them follow it
     with quiet(), no_init_weights(), _parameters_on_meta():
         model = kind(config)
         model.tie_weights()
