@@ -96,7 +96,7 @@ BUDGETS = {
     "hub": 400,
     "kernels": 111,
     "launch": 1_256,
-    "models": 13_695,
+    "models": 13_698,
     "play": 947,
     "preflight": 1_465,
     "recipe": 2_280,
