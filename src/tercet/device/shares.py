@@ -35,7 +35,7 @@ Box = tuple[slice, ...]
 MAPPED = 1 << 27  # bytes that are read of a file before it is closed
 
 
-class StoredPart(NamedTuple):
+class SharePart(NamedTuple):
     """Of a tensor: a part that this rank has, and which part of what a file holds belongs there."""
 
     target: Tensor
@@ -83,7 +83,7 @@ class Shares:
         self._opened: dict[Path, tuple[Any, dict[str, list[int]]]] = {}
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None:
-        """StoredPart into this rank's shares of these tensors; where a part of one is in no file, nothing is changed.
+        """Copy into this rank's shares of these tensors; where a part of one is in no file, nothing is changed.
 
         Files are closed again and again: the pages that were read of one leave the process's memory with it.
         """
@@ -97,7 +97,7 @@ class Shares:
                         part = stored.get_slice(name)
                         target.copy_(part[theirs] if theirs else part[...])
 
-    def _found(self, name: str, value: Tensor) -> Iterator[StoredPart]:
+    def _found(self, name: str, value: Tensor) -> Iterator[SharePart]:
         """Which part of this rank's share comes from which part of what a file holds."""
         local, begins = share_of(value)
         left = local.numel()
@@ -113,7 +113,7 @@ class Shares:
             both = overlap(begins, local.shape, places[name], part.get_shape())
             if both is not None:
                 left -= local[both[0]].numel()
-                yield StoredPart(local[both[0]] if both[0] else local, name, file, both[1])
+                yield SharePart(local[both[0]] if both[0] else local, name, file, both[1])
         if left:
             raise DamagedError(f"{self.files[0].parent}: {left:,} numbers of {name} are in none of its files")
 
