@@ -16,7 +16,8 @@ STARTERS = re.compile(r"subprocess\.\w+|os\.(exec|spawn|posix_spawn|system|popen
 HARMLESS = ("subprocess.SubprocessError", "subprocess.TimeoutExpired", "subprocess.CalledProcessError")
 OWN = {
     "kernels/native.py": {"extra"},
-    "launch/commands.py": {"words", "own"},
+    "device/ray_nodes.py": {"words"},
+    "launch/commands.py": {"words", "_before(placement, started)"},
     "launch/supervise.py": {"rank"},
     "argv.py": {"words"},
     "pipeline.py": {"date"},

@@ -25,7 +25,7 @@ from tercet.forecast import opening, slow_precision
 from tercet.hub import local_file
 from tercet.launch.joining import calling
 from tercet.launch.making import make_one
-from tercet.launch.schedule import Turn, make_all
+from tercet.launch.schedule import StageTurn, make_all
 from tercet.outside import USERINFO, has_userinfo, printable
 from tercet.precision import reason
 from tercet.preflight.facts import template_of
@@ -146,7 +146,7 @@ def run(
     shown = {name: node.kind for name, node in nodes.items()}
     with calling(recipe, store, nodes), interruptible(), board(console, shown) as view:
 
-        def make(turn: Turn) -> None:
+        def make(turn: StageTurn) -> None:
             name, node = turn.name, nodes[turn.name]
             if (found := store.find(name, node.key)) is not None:
                 view.exists(name, dict(found.metrics))

@@ -26,10 +26,10 @@ from tercet.artifact_json import DamagedArtifactError
 from tercet.forecast.recomputation import decided
 from tercet.journal import write_json
 from tercet.launch import shared_store
-from tercet.launch.beats import Heart, all_here, every
+from tercet.launch.beats import Heart, every
 from tercet.launch.commands import Started
 from tercet.launch.ending import DISK_FULL
-from tercet.launch.environment import RANKS, environment
+from tercet.launch.environment import JOINED, RANKS, environment
 from tercet.launch.start import parent, ranks
 from tercet.recipe import Placement, Recipe, SourceSpec
 from tercet.rows import Row
@@ -93,20 +93,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.update(environment(placement, parallel=parallel, records=folder / shared_store.FOLDER))
     if not args.rank:
         if parallel and placement.ranks > 1:
-            return ranks(placement, Started(folder, job.identity.key, parallel))
+            return ranks(placement, Started(folder, job.identity.key, parallel, joined=JOINED in os.environ))
         for name in RANKS:  # of somebody else's ranks
             os.environ.pop(name, None)
     number = int(os.environ.get("RANK", "0"))
-    first = number == 0
     draft, stop = Draft(folder.parent, job.name, job.identity.key), Stop()
-    stop.listen(partial(_stopped, stop, draft, first, "there was no time to write a checkpoint"))
-    track, final, code, fault = _tracker(job, recipe, draft, first), None, 0, {}
+    stop.listen(partial(_stopped, stop, draft, number == 0, "there was no time to write a checkpoint"))
+    track = _tracker(job, recipe, draft, number == 0)
     heart = Heart(folder, number, every(placement), lambda: track.done) if args.rank else None
+    return _made(job, recipe, draft, track, stop, heart)
+
+
+def _made(job: StageJob, recipe: Recipe, draft: Draft, track: Tracker, stop: Stop, heart: Heart | None) -> int:
+    """Run a job to its end, however it ends; the exit code."""
+    first, final, fault, code = heart is None or heart.first, None, {}, 0
     try:
         if heart:
-            shared_store.check(folder, placement)
-            heart.start()
-            all_here(folder, placement)
+            heart.join(recipe.placement)
         final = _run(job, recipe, draft, track, stop)
     except Stopped:
         code = _end_early(stop, draft, first)

@@ -91,8 +91,7 @@ def test_many_ranks_speak_less_often():
     assert every(Placement(ranks=256, rank_timeout=8)) == 2.0
 
 
-def test_the_first_rank_names_those_whose_machines_see_another_store(draft, monkeypatch):
-    monkeypatch.setenv("RANK", "0")
+def test_the_first_rank_names_those_whose_machines_see_another_store(draft):
     say(draft, Beat(0, "n0", 10))
     with pytest.raises(StoreError, match=rf"rank 1 left no sign in {draft / FOLDER} within 0.1 s"):
         all_here(draft, Placement(nodes=2, gpus=1), within=0.1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,10 @@ def test_ranks_on_one_machine_are_torchruns():
 def test_torchruns_on_two_machines_meet_under_the_key_at_one_address(given):
     meeting = given or f"{socket.gethostname()}:{PORT}"
     found = argv(Placement(nodes=2, gpus=8, rendezvous=given), STARTED)
-    assert found == [*TORCHRUN, *TWO, "--rdzv-endpoint", meeting, "--nproc-per-node", "8", *STAGE, "--rank"]
+    meets = ["--rdzv-endpoint", meeting, "--rdzv-conf", "is_host=1"]
+    assert found == [*TORCHRUN, *TWO, *meets, "--nproc-per-node", "8", *STAGE, "--rank"]
+    joined = argv(Placement(nodes=2, gpus=8, rendezvous=given), replace(STARTED, joined=True))
+    assert joined == ["is_host=0" if word == "is_host=1" else word for word in found]
 
 
 def test_under_slurm_srun_starts_a_torchrun_on_each_machine_and_they_meet_at_the_first(allocation):
@@ -68,8 +72,9 @@ def test_outside_an_allocation_slurm_is_refused(monkeypatch):
 
 def test_ray_is_told_how_many_machines_and_cards_and_adds_the_address():
     found = argv(Placement(nodes=2, gpus=8, launch="ray"), STARTED)
-    ray = [sys.executable, "-m", "tercet.device.ray_nodes", "--nodes", "2", "--gpus", "8", "--"]
-    assert found == [*ray, *TORCHRUN, *TWO, "--nproc-per-node", "8", *STAGE, "--rank"]
+    logs = "/s/.draft-sft-0123456789ab/ranks"
+    ray = [sys.executable, "-m", "tercet.device.ray_nodes", "--nodes", "2", "--gpus", "8", "--logs", logs, "--"]
+    assert found == [*ray, *TORCHRUN[1:], *TWO, "--nproc-per-node", "8", *STAGE, "--rank"]
 
 
 def test_what_the_surroundings_started_is_a_rank_itself():

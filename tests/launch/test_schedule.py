@@ -14,7 +14,7 @@ from rich.console import Console
 from tercet import pipeline
 from tercet.launch import schedule
 from tercet.launch.environment import environment
-from tercet.launch.schedule import Room, Turn, make_all
+from tercet.launch.schedule import SharedCards, StageTurn, make_all
 from tercet.recipe import Placement, Recipe
 from tercet.stop import Interrupted
 from tercet.store import Store
@@ -52,7 +52,7 @@ class Seen:
         self.order, self.most, self.failing, self.variables = [], 0, failing, {}
         self._now, self._lock = set(), threading.Lock()
 
-    def make(self, turn: Turn) -> None:
+    def make(self, turn: StageTurn) -> None:
         with self._lock:
             self._now.add(turn.name)
             self.most = max(self.most, len(self._now))
@@ -96,23 +96,23 @@ def test_every_stage_has_cards_of_its_own_and_waits_where_there_are_none(recipe)
 
 
 def test_cards_are_given_once_and_come_back():
-    room = Room(Placement(ranks=3), ["0", "1", "4", "5"])
-    assert room.take("sft", parallel=True, model=True) == {"CUDA_VISIBLE_DEVICES": "0,1,4"}
-    assert room.take("dpo", parallel=True, model=True) is None
-    assert room.take("one", parallel=False, model=True) == {"CUDA_VISIBLE_DEVICES": "5"}
-    assert room.take("two", parallel=False, model=True) is None
-    assert room.take("mix", parallel=False, model=False) == {}
-    room.give_back("sft")
-    assert room.take("two", parallel=False, model=True) == {"CUDA_VISIBLE_DEVICES": "0"}
+    shared = SharedCards(Placement(ranks=3), ["0", "1", "4", "5"])
+    assert shared.take("sft", parallel=True, model=True) == {"CUDA_VISIBLE_DEVICES": "0,1,4"}
+    assert shared.take("dpo", parallel=True, model=True) is None
+    assert shared.take("one", parallel=False, model=True) == {"CUDA_VISIBLE_DEVICES": "5"}
+    assert shared.take("two", parallel=False, model=True) is None
+    assert shared.take("mix", parallel=False, model=False) == {}
+    shared.give_back("sft")
+    assert shared.take("two", parallel=False, model=True) == {"CUDA_VISIBLE_DEVICES": "0"}
 
 
 def test_one_training_stage_at_a_time_is_spread_over_machines():
-    room = Room(Placement(nodes=2, gpus=1, at_once=2), [])
-    assert room.take("sft", parallel=True, model=True) == {}
-    assert room.take("dpo", parallel=True, model=True) is None
-    assert room.take("one", parallel=False, model=True) == {}
-    room.give_back("sft")
-    assert room.take("dpo", parallel=True, model=True) == {}
+    shared = SharedCards(Placement(nodes=2, gpus=1, at_once=2), [])
+    assert shared.take("sft", parallel=True, model=True) == {}
+    assert shared.take("dpo", parallel=True, model=True) is None
+    assert shared.take("one", parallel=False, model=True) == {}
+    shared.give_back("sft")
+    assert shared.take("dpo", parallel=True, model=True) == {}
 
 
 def test_cores_are_shared_by_stages_at_once(monkeypatch):
@@ -124,7 +124,7 @@ def test_cores_are_shared_by_stages_at_once(monkeypatch):
 def test_an_interrupt_reaches_every_stage_at_work(recipe):
     stages = []
 
-    def make(turn: Turn) -> None:
+    def make(turn: StageTurn) -> None:
         stages.append(turn.name)
         if len(stages) == 2:
             os.kill(os.getpid(), signal.SIGUSR1)

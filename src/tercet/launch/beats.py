@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tercet.launch.shared_store import FOLDER
+from tercet.launch.shared_store import FOLDER, check, log_there
 from tercet.recipe import Placement
 from tercet.store import StoreError
 
@@ -67,8 +67,23 @@ class Heart:
         self._beat = Beat(rank, socket.gethostname(), os.getpid())
         self._lock, self._over = threading.Lock(), threading.Event()
 
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0."""
+        return self._beat.rank == 0
+
+    def join(self, placement: Placement) -> None:
+        """Become one of the ranks, if this machine sees the stage's own draft; rank 0 waits for the others' signs."""
+        draft = self._folder.parent
+        check(draft, placement)
+        if self.first and placement.nodes > 1:
+            log_there(draft)
+        self.start()
+        if self.first:
+            all_here(draft, placement)
+
     def start(self) -> None:
-        """Say the first, and the others until `end`."""
+        """Say the first sign, and the others until `end`."""
         self._write()
         threading.Thread(target=self._go_on, name="heart", daemon=True).start()
 
@@ -130,7 +145,7 @@ def read(draft: Path) -> dict[int, Beat]:
 
 def all_here(draft: Path, placement: Placement, within: float = 120.0) -> None:
     """On several machines the first rank waits until it sees the signs of all others in the store."""
-    if placement.nodes == 1 or os.environ.get("RANK") != "0":
+    if placement.nodes == 1:
         return
     end = time.monotonic() + min(within, placement.rank_timeout)
     while away := sorted(set(range(placement.ranks)) - read(draft).keys()):

@@ -10,20 +10,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tercet.argv import Outside, command
+from tercet.launch.shared_store import FOLDER
 from tercet.recipe import Placement, RecipeError
 
 FIRST_PORT, PORTS = 15_000, 15_000  # below those that systems give to whoever asks for any
 SLURM_NODES = "SLURM_JOB_NODELIST"  # what an allocation calls its machines
+NO_ALLOCATION = (
+    'placement.launch is "slurm", and this is no allocation: run it inside sbatch or salloc, which set '
+    f"{SLURM_NODES} (docs/cluster.md)"
+)
 Words = list[str | Outside]
 
 
 @dataclass(frozen=True)
 class Started:
-    """What is to be started: the draft of a stage, its key, and whether its kind trains in several ranks."""
+    """What is to be started: the draft of a stage, its key, and whether its kind trains in several ranks.
+
+    `joined`: on a machine that takes part in a run of another one.
+    """
 
     draft: Path
     key: str
     parallel: bool
+    joined: bool = False
 
 
 def argv(placement: Placement, started: Started, host: str = "") -> list[str]:
@@ -40,20 +49,20 @@ def argv(placement: Placement, started: Started, host: str = "") -> list[str]:
     if placement.launch == "env":
         return command(sys.executable, *own)
     per_node: Words = ["--nproc-per-node", Outside(placement.per_node)]
-    words = _before(placement)
-    words += [sys.executable, "-m", "torch.distributed.run", *_meeting(placement, started, host), *per_node, *own]
-    return command(*words)
+    words: Words = ["-m", "torch.distributed.run", *_meeting(placement, started, host), *per_node, *own]
+    return command(*_before(placement, started), *words)
 
 
-def _before(placement: Placement) -> Words:
-    """What starts a torchrun on each machine; nothing where it is started here alone, or by whoever joins."""
+def _before(placement: Placement, started: Started) -> Words:
+    """What starts a torchrun on each machine; Python alone where it is started here, or by whoever joins."""
     nodes = Outside(placement.nodes)
     if placement.launch == "slurm":  # all cores of a machine to its one task, and no machine outlives another
-        return ["srun", "--nodes", nodes, "--ntasks-per-node", "1", "--cpu-bind=none", "--kill-on-bad-exit=1"]
+        spread: Words = ["--nodes", nodes, "--ntasks-per-node", "1", "--cpu-bind=none", "--kill-on-bad-exit=1"]
+        return ["srun", *spread, sys.executable]
     if placement.launch == "ray":
-        gpus = Outside(placement.gpus)
-        return [sys.executable, "-m", "tercet.device.ray_nodes", "--nodes", nodes, "--gpus", gpus, "--"]
-    return []
+        where: Words = ["--nodes", nodes, "--gpus", Outside(placement.gpus), "--logs", Outside(started.draft / FOLDER)]
+        return [sys.executable, "-m", "tercet.device.ray_nodes", *where, "--"]
+    return [sys.executable]
 
 
 def _meeting(placement: Placement, started: Started, host: str) -> Words:
@@ -62,10 +71,12 @@ def _meeting(placement: Placement, started: Started, host: str) -> Words:
         return ["--standalone"]
     words: Words = ["--nnodes", Outside(placement.nodes), "--max-restarts", "0"]
     words += ["--rdzv-id", Outside(started.key), "--rdzv-backend", "c10d"]
-    there: Words = (
-        [] if placement.launch == "ray" else ["--rdzv-endpoint", Outside(endpoint(placement, started.key, host))]
-    )
-    return [*words, *there]
+    if placement.launch == "ray":
+        return words
+    words += ["--rdzv-endpoint", Outside(endpoint(placement, started.key, host))]
+    if placement.launch == "slurm":  # one command for all: the first is found by its name
+        return words
+    return [*words, "--rdzv-conf", "is_host=0" if started.joined else "is_host=1"]  # an address need not tell it
 
 
 def endpoint(placement: Placement, key: str, host: str = "") -> str:
@@ -79,10 +90,7 @@ def endpoint(placement: Placement, key: str, host: str = "") -> str:
 def slurm_host() -> str:
     """The first machine of this allocation, as SLURM lists it."""
     if not os.environ.get(SLURM_NODES):
-        raise RecipeError(
-            'placement.launch is "slurm", and this is no allocation: run it inside sbatch or salloc, which set '
-            f"{SLURM_NODES} (docs/cluster.md)"
-        )
+        raise RecipeError(NO_ALLOCATION)
     listed = subprocess.run(command("scontrol", "show", "hostnames"), capture_output=True, text=True, check=False)
     if listed.returncode or not listed.stdout.split():
         raise RecipeError(f"`scontrol show hostnames` did not list this allocation's machines: {listed.stderr.strip()}")

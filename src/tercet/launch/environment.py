@@ -11,6 +11,7 @@ from tercet.recipe import Placement
 
 RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun tells the ranks of a stage. Clusters set it for whatever they start, where it is not about stages."""
+JOINED = "TERCET_JOINED"  # set where a stage is started on a machine that has joined the run
 TORCHRUN = ("TORCHELASTIC_", "ROLE_", "GROUP_WORLD_SIZE", "PET_")
 
 

@@ -22,6 +22,7 @@ from typing import Any
 from tercet import journal
 from tercet.launch import surroundings
 from tercet.launch.ending import StageError
+from tercet.launch.environment import JOINED
 from tercet.launch.shared_store import FOLDER, token_of
 from tercet.launch.supervise import GRACE, start
 from tercet.recipe import Placement, Recipe
@@ -141,7 +142,7 @@ class JoinedPart:
 
     def _begin(self, draft: Draft, token: str) -> None:
         place, self._token, self._draft = self._recipe.placement, token, draft.path
-        told = surroundings.variables(place, draft.key, self._found) if place.launch == "env" else {}
+        told = surroundings.variables(place, draft.key, self._found) if place.launch == "env" else {JOINED: "1"}
         log = draft.path / FOLDER / f"{socket.gethostname()}-{os.getpid()}-{told.get('RANK', '')}.log"
         self._say(f"joins stage {draft.name!r} (its output: {log})")
         self._child = start(draft, self._recipe, token, log=log, variables=told)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from tercet.launch.ending import ending, failure
-from tercet.launch.schedule import Turn
+from tercet.launch.schedule import StageTurn
 from tercet.launch.supervise import supervise
 from tercet.recipe import Recipe
 from tercet.stage import StageJob
@@ -14,7 +14,7 @@ from tercet.store import Artifact, Store
 from tercet.track import Board, read_notes, read_progress
 
 
-def make_one(job: StageJob, recipe: Recipe, store: Store, view: Board, turn: Turn) -> Artifact:
+def make_one(job: StageJob, recipe: Recipe, store: Store, view: Board, turn: StageTurn) -> Artifact:
     """Make one artifact, or wait for the process that is making it."""
     name, key = job.name, job.identity.key
 

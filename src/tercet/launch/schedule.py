@@ -17,7 +17,7 @@ GOING = "which goes on to its end; no other stage begins (Ctrl-C ends it)"
 
 
 @dataclass
-class Turn:
+class StageTurn:
     """A stage that may be made now: the variables of its cards, and `go_on`, which its maker calls again and again."""
 
     name: str
@@ -25,7 +25,7 @@ class Turn:
     go_on: Callable[[], None] = lambda: None
 
 
-class Room:
+class SharedCards:
     """What stages share that are made at once: the cards of this machine, and the machines beyond it."""
 
     def __init__(self, placement: Placement, cards: Sequence[str]) -> None:
@@ -64,7 +64,7 @@ def cards_here() -> list[str]:
 def make_all(
     recipe: Recipe,
     needs: Mapping[str, Collection[str]],
-    make: Callable[[Turn], None],
+    make: Callable[[StageTurn], None],
     say: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Make every stage of `needs` after what it needs, `placement.at_once` at most at a time.
@@ -73,7 +73,7 @@ def make_all(
     """
     if recipe.placement.at_once == 1:
         for name in needs:
-            make(Turn(name))
+            make(StageTurn(name))
         return
     Several(recipe, needs, make, say).run()
 
@@ -85,11 +85,11 @@ class Several:
         self,
         recipe: Recipe,
         needs: Mapping[str, Collection[str]],
-        make: Callable[[Turn], None],
+        make: Callable[[StageTurn], None],
         say: Callable[[str], None],
     ) -> None:
         self._recipe, self._needs, self._make, self._say = recipe, needs, make, say
-        self._room = Room(recipe.placement, cards_here())
+        self._cards = SharedCards(recipe.placement, cards_here())
         self._waiting, self._running = list(needs), dict[str, threading.Thread]()
         self._ended: queue.Queue[tuple[str, BaseException | None]] = queue.Queue()
         self._errors: list[BaseException] = []
@@ -121,16 +121,16 @@ class Several:
             if any(need in self._waiting or need in self._running for need in self._needs[name]):
                 continue
             spec = self._recipe.spec(name)
-            variables = self._room.take(name, parallel=spec.parallel, model=bool(spec.precision))
+            variables = self._cards.take(name, parallel=spec.parallel, model=bool(spec.precision))
             if variables is None:
                 continue
             self._waiting.remove(name)
             self._running[name] = threading.Thread(
-                target=self._thread, args=(Turn(name, variables, self._go_on),), name=name, daemon=True
+                target=self._thread, args=(StageTurn(name, variables, self._go_on),), name=name, daemon=True
             )
             self._running[name].start()
 
-    def _thread(self, turn: Turn) -> None:
+    def _thread(self, turn: StageTurn) -> None:
         error: BaseException | None = None
         try:
             self._make(turn)
@@ -140,7 +140,7 @@ class Several:
 
     def _end(self, name: str, error: BaseException | None) -> None:
         self._running.pop(name).join()
-        self._room.give_back(name)
+        self._cards.give_back(name)
         if error is None:
             return
         if self._errors and not isinstance(error, Interrupted):

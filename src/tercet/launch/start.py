@@ -23,12 +23,12 @@ def ranks(placement: Placement, started: Started) -> int:
     """Run the launcher of a placement in this process, so that it ends with its parent; returns its exit code.
 
     torchrun and srun hand signals to the ranks. A kill of the parent kills torchrun, and so all its ranks, which could
-    not agree in time; srun is asked to end, as a killed one would leave its ranks to themselves.
+    not agree in time; srun and Ray's driver are asked to end, as killed ones would leave their ranks to themselves.
     """
     words = argv(placement, started)
     for name in RANKS:
         os.environ.pop(name, None)
-    machine.die_with_parent(signal.SIGTERM if placement.launch == "slurm" else signal.SIGKILL, parent())
+    machine.die_with_parent(signal.SIGKILL if placement.launch == "torchrun" else signal.SIGTERM, parent())
     if placement.launch != "torchrun":
         os.environ.pop(PARENT, None)  # it is not what the ranks are started by
         os.execvp(words[0], words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -11,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tercet.argv import command
+from tercet.launch.commands import NO_ALLOCATION, SLURM_NODES
 from tercet.precision import has_gpu
 from tercet.preflight.facts import Facts, Obstacle
 from tercet.recipe import URL, AskingSpec, ModelSource, RatedPairsSpec, TrainSpec
@@ -27,7 +29,9 @@ def packages(facts: Facts, name: str) -> Iterator[Obstacle]:
         wanted += [("optimizer", "bitsandbytes", "bits")] if spec.optimizer == "adamw8bit" else []
         wanted += [("lora", "bitsandbytes", "bits")] if spec.lora and spec.lora.quantize else []
     if spec.parallel:
-        wanted += [("placement.report_to", package, "track") for package in facts.recipe.placement.report_to]
+        place = facts.recipe.placement
+        wanted += [("placement.report_to", package, "track") for package in place.report_to]
+        wanted += [("placement.launch", "ray", "ray")] if place.launch == "ray" and place.ranks > 1 else []
     for key, package, extra in wanted:
         if find_spec(package) is None:
             yield Obstacle(name, key, f"it needs the package {package}: pip install 'tercet[{extra}]'")
@@ -96,6 +100,14 @@ def ranks(facts: Facts, name: str) -> Iterator[Obstacle]:
         yield Obstacle(name, "ranks", what)
 
 
+def allocation(facts: Facts, name: str) -> Iterator[Obstacle]:
+    """srun starts ranks inside an allocation."""
+    place = facts.recipe.placement
+    wanted = place.ranks > 1 and place.launch == "slurm" and facts.recipe.spec(name).parallel
+    if wanted and not (os.environ.get(SLURM_NODES) and shutil.which("srun")):
+        yield Obstacle(name, "launch", NO_ALLOCATION)
+
+
 @cache
 def cards() -> int:
     """Cards that a process here may use; 0 where nobody says how many."""
@@ -111,4 +123,4 @@ def cards() -> int:
     return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
 
 
-CHECKS = (packages, keys, logins, prices, pools, ranks)
+CHECKS = (packages, keys, logins, prices, pools, ranks, allocation)
