@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -79,6 +80,17 @@ def damage(folder: Path) -> None:
         second.write_bytes(second.read_bytes()[:-1] + b"?")
 
 
+def meet_a_full_disk(training: Training, folder: Path) -> str:
+    """What a rank is told where the second one can write a hundred bytes and no more."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if training.trainable.mesh.rank == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    with pytest.raises(OSError, match="too large") as told:
+        training.save(folder)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    return f"{told.value}, {len(list(folder.glob('step-*')))} checkpoints"
+
+
 def rank(what: str, root: str) -> None:
     """One rank: reads what another number of ranks wrote, then writes or meets damaged files."""
     replicas, found = (2 if what == "groups" else 1), []
@@ -103,6 +115,8 @@ def rank(what: str, root: str) -> None:
             ranks.barrier()
             training = Training(ranks, 6)
             found.append([training.load(folder), training.said])
+        if what == "two":
+            found.append(meet_a_full_disk(training, Path(root, "full", "work", "checkpoints")))
     sys.stdout.write(json.dumps(found))
 
 
@@ -126,7 +140,8 @@ def start(number: int, what: str, root: Path) -> list:
 def test_one_rank_two_groups_of_two_and_ranks_that_cut_products_read_each_others_checkpoints(tmp_path):
     one = Training(Mesh(), 1)
     one.save(tmp_path / "one" / "work" / "checkpoints")
-    read, written, *damaged = start(2, "two", tmp_path)
+    read, written, *damaged, full = start(2, "two", tmp_path)
+    assert full == "[Errno 27] File too large, 0 checkpoints"
     assert read == [2, one.numbers()]
     assert [step for step, _ in damaged] == [1, 1, 1]
     for (_, said), file in zip(damaged, ("rank-00001", "rank-00000", "rank-00001"), strict=True):
