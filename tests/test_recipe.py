@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -479,4 +480,12 @@ def test_groups_of_ranks_are_equally_large():
         Placement(ranks=6, mesh={"replicate": 2, "shard": 2})
     assert Placement(ranks=6, mesh={"replicate": 3}).shape.shard == 2
     assert Placement(ranks=6).shape.model_dump() == {"replicate": 1, "shard": 6, "context": 1, "tensor": 1}
+    shapes = {"{}": [4, 8, 1, 1], '{"replicate": 1}': [1, 32, 1, 1], '{"shard": 16}': [2, 16, 1, 1]}
+    shapes |= {
+        '{"tensor": 8}': [4, 1, 1, 8],
+        '{"tensor": 16}': [2, 1, 1, 16],
+        '{"tensor": 2, "context": 2}': [4, 2, 2, 2],
+    }
+    for mesh, wanted in shapes.items():
+        assert list(dict(Placement(nodes=4, gpus=8, mesh=json.loads(mesh)).shape).values()) == wanted
     assert "mesh" not in Placement(ranks=6).model_dump(), "recipes that were written down before stay as they are"

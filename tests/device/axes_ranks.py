@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import multiprocessing
@@ -23,9 +24,11 @@ from tercet.device.checkpoint import Saver, load, snapshot
 from tercet.device.mesh import Mesh, mesh
 from tercet.device.optim import optimizer
 from tercet.device.shard import Trainable, share_frozen
-from tercet.models.forest import Forest, Leaf, Tree
+from tercet.device.split import SplitError, check_split
+from tercet.models.forest import Forest, Leaf, Tree, pack_forest
 from tercet.models.meta_policy import meta_policy
-from tercet.models.opening import open_policy
+from tercet.models.miniature import build
+from tercet.models.opening import laid_out, open_policy
 from tercet.models.policy import Policy
 from tercet.recipe import DPOSpec, GRPOSpec, Placement, PPOSpec, RewardModelSpec, SFTSpec
 from tercet.train.batch import Batch, Step, batches
@@ -184,12 +187,53 @@ def loaded(folder: Path, ranks: Mesh) -> bool:
     return all(torch.equal(value, whole[name]) for name, value in trainable.full_state())
 
 
+def families(names: list[str], shape: dict[str, int], ranks: Mesh) -> dict[str, str]:
+    """How far a small model of each family is from transformers' plain forward pass over each path; why it is not read.
+
+    Transformers freezes the embedding's padding row, which is left out.
+    """
+    sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+    import test_every_family as law
+    from families_table import small_config
+
+    found = {}
+    for name in names:
+        config = small_config(name)
+        try:
+            if shape["tensor"] > 1:
+                check_split(config, shape["tensor"])
+            model = build(config).requires_grad_(True)
+            policy = laid_out(copy.deepcopy(model), "auto")
+        except SplitError as error:
+            found[name] = str(error)
+            continue
+        if shape["context"] > 1 and (policy.padded or not policy.walks):
+            found[name] = "padded or recurrent"
+            continue
+        wanted = law.gradients(model, logps := law.plain_logps(model))
+        trainable = Trainable(policy, torch.float32, ranks)
+        own = trainable.module(pack_forest(law.TREES, 4))[0]
+        trainable.backward((own * torch.linspace(0.5, 1.5, len(own))).sum())
+        grads = {name.removeprefix("model."): value for name, value in gradients(trainable).items()}
+        size = math.sqrt(sum(float(g.double().square().sum()) for g in wanted.values()))
+        unread = getattr(model.get_input_embeddings(), "padding_idx", None)
+        for name_, one in wanted.items():
+            if "embed" in name_ and unread is not None and grads[name_].shape == one.shape:
+                grads[name_][unread] = one[unread].double()
+        gaps = [float((grads[key] - one).abs().max()) / size for key, one in wanted.items()]
+        found[name] = f"{max(*gaps, float((own - logps).abs().max())):.1e}"
+    return found
+
+
 def rank(number: int, port: int, job: dict[str, Any], shape: dict[str, int], results: Any) -> None:
     size = math.prod(shape.values())
     os.environ |= {"RANK": str(number), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     folder, kept, found, law = Path(job["folder"]), job.get("kept"), {}, ""
     try:
         with mesh(Placement(ranks=size, mesh=shape, rank_timeout=120)) as ranks:
+            if job.get("families"):
+                results.put(families(job["families"], shape, ranks))
+                return
             for law in job["laws"]:
                 found[law] = run(law, folder, ranks, Path(kept) if kept else None)
             same = loaded(folder, ranks)
@@ -212,11 +256,17 @@ def on_mesh(job: dict[str, Any], shape: dict[str, int]) -> tuple[dict[str, Found
     said = [results.get(timeout=150) for _ in running]
     for process in running:
         process.join()
+    if job.get("families"):
+        return {}, said
     return {} if any("error" in one for one in said) else torch.load(job["out"], weights_only=False), said
 
 
 def main(job: dict[str, Any]) -> None:
     torch.set_num_threads(1)
+    if job.get("families"):
+        for shape in job["meshes"]:
+            say(on_mesh(job, dict(zip(AXES, shape, strict=True)))[1][0])
+        return
     wanted = {law: run(law, Path(job["folder"]), Mesh()) for law in job["laws"]}
     for shape in job["meshes"]:
         found, said = on_mesh(job, dict(zip(AXES, shape, strict=True)))

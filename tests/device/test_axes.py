@@ -14,6 +14,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, Qwen3Config, Qwen3ForCausalLM
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+from families_table import EXCEPTIONS, KINDS
+
 from tercet.device.axes import Axes
 from tercet.device.context import ContextRanks
 from tercet.device.mesh import Mesh
@@ -74,6 +77,17 @@ def test_a_run_goes_on_from_the_checkpoint_of_any_other_mesh(folder, tmp_path):
     assert [case["mesh"] for case in found] == [*meshes, [1, 1, 1, 1]]
     assert [path.name for path in kept.glob("step-*")] == ["step-00000001"]
     check(found)
+
+
+@pytest.mark.skipif(not FULL, reason="minutes; set TERCET_ATTACK=full")
+def test_every_family_is_divided_as_transformers_computes_it_or_refused(folder, tmp_path):
+    names = [kind for kind in KINDS if kind not in EXCEPTIONS]
+    split, spread = cases(folder, tmp_path, families=names, meshes=[[1, 1, 1, 2], [1, 1, 2, 1]])
+    for found in (split, spread):
+        assert len(found) == len(names), found
+        assert {name: gap for name, gap in found.items() if "e-" in gap[:6] and float(gap) > 1e-3} == {}
+    assert sum("e-" in gap[:6] for gap in split.values()) > 40
+    assert sum("e-" in gap[:6] for gap in spread.values()) > 90
 
 
 def test_ranks_that_are_alike_count_once_among_those_that_read_rows():

@@ -26,9 +26,9 @@ def finish(launch, workspace, stage: str, *sets: str):
     return workspace.store.open(stage)
 
 
-def compare(workspace, launch, tmp_path, stage: str, changes: dict[str, object]):
+def compare(workspace, launch, tmp_path, stage: str, changes: dict[str, object], *more: str):
     """One rank in this process, two under torchrun; returns the two payloads."""
-    sets = [f"stage.{stage}.{key}={json.dumps(value)}" for key, value in changes.items()]
+    sets = [*more, *(f"stage.{stage}.{key}={json.dumps(value)}" for key, value in changes.items())]
     two = finish(launch, workspace, stage, *TWO, *sets)
     workspace.run_stage(stage, tmp_path / "one", **{stage: changes})
     mine = read_metrics(tmp_path / "one.draft" / "metrics.jsonl")
@@ -105,3 +105,11 @@ def test_two_ranks_learn_the_same_with_a_critic_and_from_rounds_written_ahead(
     alone, shared = (read_table(folder / "tercet" / "rollouts.parquet") for folder in (one, two))
     kept = ("step", "prompt_id", "version")
     assert [[row[key] for key in kept] for row in alone] == [[row[key] for key in kept] for row in shared]
+
+
+@pytest.mark.skipif(os.environ.get("TERCET_ATTACK") != "full", reason="minutes; set TERCET_ATTACK=full")
+@pytest.mark.parametrize("axis", ["tensor", "context"])
+@pytest.mark.parametrize("stage", ["sft", "dpo", "rlvr", "ppo"])
+def test_two_ranks_that_share_products_or_tokens_make_a_stage_as_one_does(workspace, launch, tmp_path, stage, axis):
+    rounds = {"rounds": 2} if stage in ("rlvr", "ppo") else {"num_epochs": 2}
+    compare(workspace, launch, tmp_path, stage, {"dtype": "float32", "eps": 1e-4, **rounds}, f"placement.mesh.{axis}=2")

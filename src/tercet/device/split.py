@@ -20,7 +20,13 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
 
 AXIS = "tensor"
-EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+REFUSED = {
+    "apertus": "its activation has weights of which each rank would have a part of the gradient",
+    "gemma3n_text": "its activation looks at all features of a token",
+    **dict.fromkeys(("gemma4", "gemma3n"), "its forward pass reads the embedding by itself"),
+    **dict.fromkeys(("olmo_hybrid", "qwen3_5", "qwen3_5_text", "qwen3_next"), "its recurrent layers are not split"),
+}
+"""Model types with a plan by which another number comes out, as trying every family showed."""
 WITH_ALL = Replicate()  # of what every rank has whole
 
 
@@ -48,13 +54,18 @@ class SplitError(ValueError):
 
 def check_split(config: Any, parts: int) -> None:
     """SplitError where the products of a model with this configuration cannot be computed in so many parts."""
-    config = config.get_text_config()
     asked = f"placement.mesh.tensor = {parts}"
+    for one in (config, config := config.get_text_config()):
+        if why := REFUSED.get(one.model_type):
+            raise SplitError(f"{asked}: {one.model_type} cannot be split, {why}; leave it at 1")
     plan = getattr(config, "base_model_tp_plan", None)
     if not plan:
         raise SplitError(f"{asked}: transformers has no tensor plan for {config.model_type}; leave it at 1")
-    if any(getattr(config, name, None) for name in EXPERTS):
+    if any("experts" in name and isinstance(number, int) and number for name, number in vars(config).items()):
         raise SplitError(f"{asked}: the experts of {config.model_type} are not split; leave it at 1")
+    known = {*STYLES, WHOLE}
+    if unknown := {style for name, style in plan.items() if style not in known and "expert" not in name}:
+        raise SplitError(f"{asked}: the plan of {config.model_type} has {', '.join(sorted(unknown))}; leave it at 1")
     heads = {name: getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads")}
     for name, number in heads.items():
         if isinstance(number, int) and number % parts:
@@ -67,8 +78,6 @@ def split(module: nn.Module, mesh: DeviceMesh) -> None:
     for model in _models(module):
         plan: Mapping[str, str] = model.config.get_text_config().base_model_tp_plan  # type: ignore[union-attr, operator]
         wanted = {name: style for name, part in model.named_modules() if (style := _style(name, plan))}
-        if unknown := set(wanted.values()) - STYLES.keys() - {WHOLE}:
-            raise SplitError(f"{type(model).__name__}: its tensor plan asks for {', '.join(sorted(unknown))}")
         _split_ends(model, mesh)
         for name, style in wanted.items():
             if style != WHOLE:

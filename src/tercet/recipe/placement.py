@@ -17,7 +17,11 @@ Launcher = Literal["torchrun", "slurm", "ray", "env"]
 class MeshShape(Spec):
     """How the ranks of a stage divide its work; the product of the four is the number of ranks."""
 
-    replicate: int = Field(0, ge=0, description="Groups of ranks that hold a whole model each (HSDP); 0: one group.")
+    replicate: int = Field(
+        0,
+        ge=0,
+        description="Groups of ranks that hold a whole model each (HSDP); 0: one for each node, as far as fits.",
+    )
     shard: int = Field(0, ge=0, description="Ranks of a group that read rows of their own (FSDP); 0: what is left.")
     context: int = Field(1, ge=1, description="Ranks that have a part each of the same rows' tokens (Ulysses).")
     tensor: int = Field(1, ge=1, description="Ranks that compute a part each of every product, within a node.")
@@ -142,8 +146,9 @@ class Placement(Spec):
 
     @property
     def shape(self) -> MeshShape:
-        """The mesh with every number."""
-        replicate = self.mesh.replicate or 1
-        others = replicate * self.mesh.context * self.mesh.tensor
-        shard = self.mesh.shard or max(1, self.ranks // others)
-        return MeshShape(replicate=replicate, shard=shard, context=self.mesh.context, tensor=self.mesh.tensor)
+        """The mesh with every number: what layers need travels within a node where that is possible."""
+        given = self.mesh
+        left = max(1, self.ranks // (given.context * given.tensor))  # ranks that read rows of their own
+        replicate = given.replicate or (max(1, left // given.shard) if given.shard else math.gcd(self.nodes, left))
+        shard = given.shard or max(1, left // replicate)
+        return MeshShape(replicate=replicate, shard=shard, context=given.context, tensor=given.tensor)
