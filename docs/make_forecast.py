@@ -16,7 +16,7 @@ from tercet.store import Store
 
 PAGE = Path(__file__).with_name("forecast.md")
 MEASURED = PAGE.parents[1] / "bench" / "results" / "forecast.json"
-RECIPES, MACHINES = ("tulu3-8b", "tulu3.1-8b", "tulu3-70b", "tulu3-405b"), ("h100x8", "h100x256")
+RECIPES, MACHINES = ("tulu3-8b", "tulu3.1-8b", "tulu3-70b", "tulu3-405b"), ("h100x8", "h100x32", "h100x256")
 
 HEAD = """\
 # Forecasts
@@ -27,8 +27,8 @@ HEAD = """\
 node's host, GB of disk, hours and cost. It reads the recipe and a `config.json` (of a folder, of the hub's cache, or,
 for the models that the recipes of this package name, a table that comes along); no weights are fetched and nothing is
 started. What cannot fit is refused with exit code 2, with the smallest change of settings that fits by the same
-arithmetic. `--json` prints every term. Machines: `h100`, `h100x8`, `h100x256`, `h200`, `h200x8`, and `cpu`, this
-machine, with its measured rate; `src/tercet/forecast/machines.toml` has their sizes, rates and prices with their
+arithmetic. `--json` prints every term. Machines: `h100`, `h100x8`, `h100x32`, `h100x256`, `h200`, `h200x8`, and `cpu`,
+this machine, with its measured rate; `src/tercet/forecast/machines.toml` has their sizes, rates and prices with their
 sources.
 
 ## What is counted

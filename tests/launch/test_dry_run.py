@@ -14,7 +14,7 @@ from tercet.cli.main import main
 ROOT = Path(__file__).parents[2]
 
 
-def dry(tmp_path, capsys, *sets: str, recipe: str = "tulu3-70b.toml") -> list[dict]:
+def dry(tmp_path, capsys, *sets: str, recipe: str = "tulu3-8b.toml") -> list[dict]:
     words = ["run", str(ROOT / "recipes" / recipe), "--store", str(tmp_path), "--dry-run", "--json"]
     assert main([*words, *(word for one in sets for word in ("--set", one))]) == 0
     return json.loads(capsys.readouterr().out)
@@ -40,6 +40,25 @@ def test_every_missing_stage_has_a_command_its_inputs_and_its_variables(tmp_path
     assert sft["environment"]["TORCH_FR_DUMP_TEMP_FILE"] == f"{sft['draft']}/ranks/nccl-"
     assert found["benchmark-dev"]["argv"][-2:] == ["--draft", found["benchmark-dev"]["draft"]]
     assert not list(tmp_path.iterdir()), "nothing was written"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "nodes", "machine"), [("tulu3-70b.toml", 4, "h100x32"), ("tulu3-405b.toml", 32, "h100x256")]
+)
+def test_the_large_recipes_print_their_commands_for_machines_that_the_forecast_accepts(
+    tmp_path, capsys, monkeypatch, nothing_starts, recipe, nodes, machine
+):
+    monkeypatch.delenv("SLURM_JOB_NODELIST", raising=False)
+    found = {one["stage"]: one for one in dry(tmp_path, capsys, recipe=recipe)}
+    for stage in ("sft", "dpo", "rm", "rlvr"):
+        assert found[stage]["argv"][:5] == ["srun", "--nodes", str(nodes), "--ntasks-per-node", "1"]
+        assert found[stage]["ranks"] == nodes * 8
+    main(["plan", str(ROOT / "recipes" / recipe), "--store", str(tmp_path), "--machine", machine, "--json"])
+    planned = json.loads(capsys.readouterr().out)["stages"]
+    fits = {
+        one["name"]: not one["refused"] for one in planned if one["name"] in found and found[one["name"]]["ranks"] > 1
+    }
+    assert fits == {"sft": True, "dpo": True, "rm": True, "rlvr": True}
 
 
 def test_outside_an_allocation_the_first_machine_is_left_to_the_shell(tmp_path, capsys, monkeypatch, nothing_starts):
