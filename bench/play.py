@@ -3,6 +3,9 @@
 Starts `tercet play STORE`, asks all its local columns the same question at the same time, again and again, and then
 lets every visitor ask all of them a question of its own. An answer counts as whole when its stream ends as the protocol
 says, its tokens are those that its usage counts, and a greedy answer is the one that the same question gets alone.
+
+With --browser FOLDER (where `npm install playwright-core` was run) the first token is also measured in Chromium, from
+the key Enter to the frame that shows it: `python bench/play.py STORE --browser FOLDER`.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -88,11 +92,23 @@ def measured(url: str, visitors: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def on_screen(url: str, folder: Path) -> dict[str, Any]:
+    """Seconds from Enter to the frame with a token, in the page."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
+    script = Path(__file__).with_name("first_token.mjs")
+    command = ["node", str(script), str(folder / "node_modules"), chromium, url, str(ROUNDS)]
+    rounds = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=900).stdout)
+    return {"of any column": round(statistics.median(map(min, rounds)), 3),
+            "of every column": round(statistics.median(map(max, rounds)), 3),
+            "worst": round(max(map(max, rounds)), 3), "columns": min(map(len, rounds))}  # fmt: skip
+
+
 def main() -> None:
     """Serve, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("store", type=Path)
     parser.add_argument("--visitors", type=int, default=20)
+    parser.add_argument("--browser", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "play.json")
     args = parser.parse_args()
     command = [sys.executable, "-m", "tercet", "play", str(args.store), "--port", "0", "--read-only"]
@@ -101,6 +117,8 @@ def main() -> None:
             assert server.stdout is not None
             (url,) = re.findall(r"http://\S+/", server.stdout.readline())
             found = {"machine": machine.processor(), "cores": machine.cores(), **measured(url, args.visitors)}
+            if args.browser:
+                found["first token on screen, seconds"] = on_screen(url, args.browser)
         finally:
             server.terminate()
     args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -112,19 +112,27 @@ class Decoding:
 
         Only what follows the shared prefix is computed; the rows of one prompt share its keys.
         """
-        first, offset = len(self.rows), self.cache.offset
+        offset = self.cache.offset
         forest = pack_forest([Tree(ids[offset:], []) for ids in prompts]).moved(self._sent)
-        layout = Prefill(forest, self.cache, first, [len(rows) for rows in taken])
+        layout = self._layout(forest, [len(rows) for rows in taken])
         hidden = self.policy.hidden(layout, forest.input_ids, forest.position_ids + offset)
-        rows = [row for group in taken for row in group]
+        self.work.add(forest.num_tokens, attended_pairs(forest) + forest.num_tokens * offset, sum(map(len, taken)))
+        ends = [segment.end - 1 for segment, group in zip(forest.segments, taken, strict=True) for _ in group]
+        self._begin_rows(taken, hidden.index_select(0, self._sent(torch.tensor(ends))))
+        return forest, hidden
+
+    def _layout(self, forest: Forest, counts: list[int]) -> Prefill:
+        """What reads prompts for so many rows each, from the first free slot on."""
+        return Prefill(forest, self.cache, len(self.rows), counts)
+
+    def _begin_rows(self, taken: Sequence[Sequence[DecodingRow]], last: Tensor) -> None:
+        """Let rows begin behind their prompts, whose last hidden states are `(B, H)`, and draw their first tokens."""
+        first, rows = len(self.rows), [row for group in taken for row in group]
         slots = slice(first, first + len(rows))
-        self.cache.lengths[slots] = self._sent(torch.tensor([row.start - offset for row in rows]))
+        self.cache.lengths[slots] = self._sent(torch.tensor([row.start - self.cache.offset for row in rows]))
         self.counts[slots], self.active[slots] = 0, 1
         self.rows.extend(rows)
-        self.work.add(forest.num_tokens, attended_pairs(forest) + forest.num_tokens * offset, len(rows))
-        ends = [segment.end - 1 for segment, group in zip(forest.segments, taken, strict=True) for _ in group]
-        self._await(rows, *self._draw(slots, hidden.index_select(0, self._sent(torch.tensor(ends)))))
-        return forest, hidden
+        self._await(rows, *self._draw(slots, last))
 
     def step(self) -> None:
         """One token for every row."""

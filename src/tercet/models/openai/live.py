@@ -17,17 +17,21 @@ from torch import Tensor
 
 from tercet.device.readback import Readback
 from tercet.models.decoding import Decoding, DecodingRow, Ends
+from tercet.models.flops import attended_pairs
+from tercet.models.forest import Forest
 from tercet.models.generate import LocalGenerator
-from tercet.models.kv_cache import Cache
+from tercet.models.kv_cache import Cache, Prefill
 from tercet.models.openai.grammar import matcher
 from tercet.models.openai.growing import GrowingCache
 from tercet.models.openai.jobs import Ticket, Written
 from tercet.models.openai.logps import TokenLogps, likeliest, look, prompt_logps
+from tercet.models.openai.remembered import Continuation, PromptMemory, Reading, ReadPrompt
 from tercet.models.paged import PagedCache
 from tercet.models.row_decoding import Room, RowDecoding
 from tercet.models.sampling import draw, uniforms
 from tercet.rows import Sampling, Seeded
 
+REMEMBERED = 32  # of the tokens that a cache may hold, one in so many is remembered besides
 PREFILL = 2048  # tokens of prompts that are read at once, beyond which what is being written would wait too long
 How = tuple[float, float, int]  # temperature, top_p, top_k
 
@@ -45,6 +49,8 @@ class Live(Decoding):
         super().__init__(policy, cache, Sampling(1), ends, generator.work, late=generator.late)
         self.generator, self._own_late, self._entered = generator, generator.late, False
         self._looked: deque[tuple[list[Written], Readback | None]] = deque()
+        self.memory = PromptMemory(0 if generator.paged else tokens // REMEMBERED)  # pages take all room of a card
+        self._reading: Reading | None = None
 
     @property
     def busy(self) -> bool:
@@ -83,12 +89,53 @@ class Live(Decoding):
         # who is bound by a grammar must know the last token before the next can be drawn
         bound = any(row.matcher for rows in (self._written(), *groups) for row in rows)
         self.late = self._own_late and not bound
-        forest, hidden = self._prefill([rows[0].ticket.job.ids for rows in groups], groups)
-        for segment, (row, *_) in zip(forest.segments, groups, strict=True):
-            job = row.ticket.job
-            if job.echo and job.top >= 0 and not row.ticket.prompt:
-                row.ticket.prompt += prompt_logps(self.policy, job.ids, hidden[segment.start : segment.end], job.top)
+        self._read_prompts(groups)
         return True
+
+    def _read_prompts(self, groups: Sequence[list[Written]]) -> None:
+        """Read what is left of the prompts that begin like one read before, and between them the others together."""
+        fresh: list[list[Written]] = []
+        for rows in groups:
+            job = rows[0].ticket.job
+            before = None if job.echo else self.memory.find(job.ids)  # an echo needs every hidden state
+            if before is None:
+                fresh.append(rows)
+            else:
+                self._read_whole(fresh)
+                self._read_rest(rows, *before)
+                fresh = []
+        self._read_whole(fresh)
+
+    def _read_whole(self, groups: Sequence[list[Written]]) -> None:
+        if not groups:
+            return
+        forest, hidden = self._prefill([rows[0].ticket.job.ids for rows in groups], groups)
+        for place, (segment, (row, *_)) in enumerate(zip(forest.segments, groups, strict=True)):
+            job, own = row.ticket.job, hidden[segment.start : segment.end]
+            if job.echo and job.top >= 0 and not row.ticket.prompt:
+                row.ticket.prompt += prompt_logps(self.policy, job.ids, own, job.top)
+            if self._reading is not None:
+                self.memory.keep(job.ids, self._reading.read[place], own[-1:].clone())
+        self._reading = None
+
+    def _read_rest(self, rows: list[Written], before: ReadPrompt, length: int) -> None:
+        """The same of one prompt whose first `length` tokens were read before."""
+        ids = rows[0].ticket.job.ids
+        layout = Continuation(ids, before, length, self.cache, len(self.rows), len(rows))
+        last, rest = before.last, layout.rest
+        if rest.num_tokens:
+            last = self.policy.hidden(layout, rest.input_ids, rest.position_ids + length)[-1:].clone()
+            self.work.add(rest.num_tokens, attended_pairs(rest) + rest.num_tokens * length, len(rows))
+            self.memory.keep(ids, layout.read, last)
+        else:
+            layout.give(before)
+        self._begin_rows([rows], last.expand(len(rows), -1))
+
+    def _layout(self, forest: Forest, counts: list[int]) -> Prefill:
+        if not self.memory.most:
+            return super()._layout(forest, counts)
+        self._reading = Reading(forest, self.cache, len(self.rows), counts)
+        return self._reading
 
     def step(self) -> None:
         """One token for every row."""
