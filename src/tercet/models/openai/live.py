@@ -25,7 +25,7 @@ from tercet.models.openai.grammar import matcher
 from tercet.models.openai.growing import GrowingCache
 from tercet.models.openai.jobs import Ticket, Written
 from tercet.models.openai.logps import TokenLogps, likeliest, look, prompt_logps
-from tercet.models.openai.remembered import Continuation, PromptMemory, Reading, ReadPrompt
+from tercet.models.openai.remembered import Continuation, NotingPrefill, PromptMemory, ReadPrompt
 from tercet.models.paged import PagedCache
 from tercet.models.row_decoding import Room, RowDecoding
 from tercet.models.sampling import draw, uniforms
@@ -50,7 +50,7 @@ class Live(Decoding):
         self.generator, self._own_late, self._entered = generator, generator.late, False
         self._looked: deque[tuple[list[Written], Readback | None]] = deque()
         self.memory = PromptMemory(0 if generator.paged else tokens // REMEMBERED)  # pages take all room of a card
-        self._reading: Reading | None = None
+        self._reading: NotingPrefill | None = None
 
     @property
     def busy(self) -> bool:
@@ -134,7 +134,7 @@ class Live(Decoding):
     def _layout(self, forest: Forest, counts: list[int]) -> Prefill:
         if not self.memory.most:
             return super()._layout(forest, counts)
-        self._reading = Reading(forest, self.cache, len(self.rows), counts)
+        self._reading = NotingPrefill(forest, self.cache, len(self.rows), counts)
         return self._reading
 
     def step(self) -> None:

@@ -61,7 +61,7 @@ class PromptMemory:
             self.known.popitem(last=False)
 
 
-class Reading(Prefill):
+class NotingPrefill(Prefill):
     """Reads whole prompts, and notes the keys and values of each."""
 
     def __init__(self, forest: Forest, cache: Cache, first: int, counts: list[int]) -> None:
