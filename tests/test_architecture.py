@@ -96,7 +96,7 @@ BUDGETS = {
     "hub": 400,
     "kernels": 111,
     "launch": 1_288,
-    "models": 13_698,
+    "models": 13_855,
     "play": 947,
     "preflight": 1_477,
     "recipe": 2_285,
