@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,8 +98,7 @@ class Saver:
         """Write a snapshot, or begin to."""
         began = time.monotonic()
         self.finish()
-        own = {name: value for name, value in found.tensors.items() if _writes(value, self.mesh)}
-        found = found._replace(tensors=own)
+        found = found._replace(tensors=_own(found.tensors, self.mesh))
         if self.beside and self._fits(found):
             copied = found._replace(tensors=self._copied(found.tensors))
             self.thread = threading.Thread(target=self._work, args=(copied, began), name="checkpoint", daemon=True)
@@ -144,14 +144,23 @@ class Saver:
         return self.mesh.max([float(wanted > available_memory())])[0] == 0
 
 
-def _writes(value: Any, mesh: Mesh) -> bool:
-    """Whether this rank has something of a tensor, and is the first of those that have the same."""
+def _own(tensors: dict[str, Any], mesh: Mesh) -> dict[str, Any]:
+    """Those of which this rank writes something: ranks that have the same write an equal part of the tensors each."""
+    sizes = [value.numel() * value.element_size() for value in tensors.values()]
+    before = [end - size for end, size in zip(accumulate(sizes), sizes, strict=True)]
+    places = (at / max(1, sum(sizes)) for at in before)
+    return {name: value for (name, value), at in zip(tensors.items(), places, strict=True) if _writes(value, mesh, at)}
+
+
+def _writes(value: Any, mesh: Mesh, place: float) -> bool:
+    """Whether this rank has something of a tensor, and its turn is at this place, from 0 to 1, in all of them."""
     if not hasattr(value, "to_local"):
         return mesh.first
     ranks = value.device_mesh
-    repeats = (at for at, how in zip(ranks.get_coordinate(), value.placements, strict=True) if how.is_replicate())
+    along = zip(ranks.get_coordinate(), ranks.shape, value.placements, strict=True)
+    turns = all(at == int(place * size) for at, size, how in along if how.is_replicate())
     leads = mesh.axes is None or mesh.axes.leads(ranks.mesh_dim_names)
-    return leads and not any(repeats) and value.to_local().numel() > 0
+    return leads and turns and value.to_local().numel() > 0
 
 
 def _write(folder: Path, found: Snapshot, mesh: Mesh) -> None:
