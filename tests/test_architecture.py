@@ -89,7 +89,7 @@ BUDGETS = {
     "algos": 657,
     "cli": 3_509,
     "data": 6_954,
-    "device": 2_087,
+    "device": 2_096,
     "environments": 530,
     "evals": 3_872,
     "forecast": 768,
