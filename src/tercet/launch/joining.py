@@ -24,7 +24,7 @@ from tercet.launch import surroundings
 from tercet.launch.ending import StageError
 from tercet.launch.environment import JOINED
 from tercet.launch.shared_store import FOLDER, token_of
-from tercet.launch.supervise import GRACE, start
+from tercet.launch.supervise import GRACE, LAST, start
 from tercet.recipe import Placement, Recipe
 from tercet.stop import Interrupted, interruptible
 from tercet.store import Draft, Identity, Store
@@ -84,10 +84,10 @@ def join(
             while (ended := run.look()) is None:
                 part.follow(run.told)
                 time.sleep(0.2)
-        part.end()
+        part.end(within=GRACE if ended else LAST)
         return ended
     except BaseException as error:
-        part.end(error.number if isinstance(error, Interrupted) else signal.SIGTERM)
+        part.end(error.number if isinstance(error, Interrupted) else signal.SIGTERM, within=GRACE)
         raise
 
 
@@ -147,14 +147,14 @@ class JoinedPart:
         self._say(f"joins stage {draft.name!r} (its output: {log})")
         self._child = start(draft, self._recipe, token, log=log, variables=told)
 
-    def end(self, number: int = 0) -> None:
-        """Let what was started end by itself, asked by a signal or by the other ranks; then end it."""
+    def end(self, number: int = 0, within: float = LAST) -> None:
+        """Let what was started end by itself, asked by a signal or by the other ranks; after a while end it."""
         if (child := self._child) is None:
             return
         if number:
             child.send_signal(number)
         with suppress(subprocess.TimeoutExpired):
-            child.wait(GRACE)
+            child.wait(within)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
         self._ended(child.pid, child.wait())
