@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from tercet.forecast.shape import ModelShape
 
 CPU_PROCESS, CARD_PROCESS = 0.55e9, 2.5e9  # Python with torch and transformers; a CUDA context with its libraries
+HOLES = 0.2  # of gradients and moments: what glibc's heap holds in pieces too small for the next pass
 CPU_LOGITS, CARD_LOGITS, CARD_ROWS = 1 << 24, 1 << 28, 2048  # of `algos.tokens`
 ROWS, MOST = 2048, 1 << 24  # of `device.speed`
 SCORED = 8192  # tokens, of `models.generate`
+NORMS, FUSED = 16.0, 8.0  # bytes of two norms, times the width: in fp32, and by `models.fused` in bf16 on a CPU
 MOMENTS, EIGHT_BITS = 8.0, 2.0  # bytes of AdamW's two moments for a weight
 
 
@@ -66,6 +68,7 @@ def training(shape: ModelShape, setting: Setting, value: ModelShape | None = Non
     found["reference"] = s.width * shape.parameters / (sharing if s.slices else 1) if s.reference else 0.0
     found["generator"] = float(s.width * shape.parameters * s.copies)
     found["process"] = CARD_PROCESS if s.card else CPU_PROCESS
+    found["heap"] = 0.0 if s.card else HOLES * (found.get("gradients", 0.0) + found.get("moments", 0.0))
     lasting = sum(found.values())
     passing = {"activations": max(activations(one, s) for one in models), "logits": logits(shape, s)}
     writing = float(s.cached * shape.cache(s.width)) + (logits(shape, s) if s.cached else 0.0)
@@ -97,7 +100,7 @@ def generation(shape: ModelShape, setting: Setting) -> Bytes:
 
 def activations(shape: ModelShape, setting: Setting) -> float:
     """What forward keeps for backward of the longest pass, and what a layer needs while it is computed."""
-    layer, kept = _layer(shape, setting.width, setting.tensor), _kept(shape, setting)
+    layer, kept = _computed(shape, setting), _kept(shape, setting)
     ends = 4.0 * setting.width * shape.hidden
     # of those that wait on the host, the layer's at work are here, and the ones before on their way
     here = min(kept, layer) if setting.to_host else kept * shape.layers
@@ -106,13 +109,18 @@ def activations(shape: ModelShape, setting: Setting) -> float:
 
 def _kept(shape: ModelShape, setting: Setting) -> float:
     """What a layer keeps of a token until backward comes to it."""
-    layer = _layer(shape, setting.width, setting.tensor)
+    layer = _computed(shape, setting)
     return setting.width * shape.hidden + layer / shape.layers if setting.recompute else layer
 
 
-def _layer(shape: ModelShape, width: int, tensor: int = 1) -> float:
+def _computed(shape: ModelShape, setting: Setting) -> float:
+    norms = NORMS if setting.card or setting.width == 4 else FUSED
+    return _layer(shape, setting.width, setting.tensor, norms)
+
+
+def _layer(shape: ModelShape, width: int, tensor: int = 1, norms: float = NORMS) -> float:
     """What a layer keeps of a token: of heads and MLP a part, where several ranks compute them; of both norms all."""
-    return width * (2 * shape.hidden + 3 * shape.inner + 2 * shape.kv_width) / tensor + 16.0 * shape.hidden
+    return width * (2 * shape.hidden + 3 * shape.inner + 2 * shape.kv_width) / tensor + norms * shape.hidden
 
 
 def _yardstick(shape: ModelShape, width: int) -> float:
