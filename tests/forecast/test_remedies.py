@@ -23,7 +23,7 @@ CASES = [  # recipe, stage, completions, machine, settings, and what the forecas
         "tulu3-8b",
         "sft",
         0,
-        replace(CPU, memory=160e9, host=160e9),
+        replace(CPU, memory=175e9, host=175e9),
         ("placement.ranks=1", PLAIN),
         "placement.recompute = true",
     ),

@@ -35,6 +35,7 @@ from tercet.train.rl.actor_critic import CRITIC, POLICY, ActorCritic, open_criti
 from tercet.train.rl.grpo import grpo_loss
 from tercet.train.sums import Sum
 
+WAIT = timedelta(seconds=60)
 GROUP = Tree(range(30), [Leaf(range(40, 50 + i), [True] * (10 + i)) for i in range(8)])
 
 
@@ -160,10 +161,11 @@ def loss(module: nn.Module, batch: Batch) -> Loss:
 
 
 def rank(folder: str, out: str) -> None:
-    """One of two ranks: what both find that share a model, and what two groups of one rank do."""
+    """One of two ranks: what both find that share a model, that have a model each, and that share a row's tokens."""
     with mesh(Placement(ranks=2)) as ranks:
-        groups = divide(MeshShape(replicate=2, shard=1), "cpu", timedelta(seconds=60))
-        found = [learned(Path(folder), one) for one in (ranks, replace(ranks, axes=groups))]
+        shapes = MeshShape(shard=2), MeshShape(replicate=2, shard=1), MeshShape(shard=1, context=2)
+        axes = [divide(shape.model_copy(update={"replicate": shape.replicate or 1}), "cpu", WAIT) for shape in shapes]
+        found = [learned(Path(folder), replace(ranks, axes=one)) for one in axes]
         if ranks.first:
             torch.save(found, out)
 
