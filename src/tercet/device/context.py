@@ -22,7 +22,7 @@ ATTRIBUTE = "context"
 """Of a module that reads rows: the ranks that share their tokens; None where there are none."""
 
 
-class Attends(Protocol):
+class AttendsRows(Protocol):
     """What attends over a row of tokens."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: Any) -> Tensor:
@@ -38,7 +38,7 @@ class ContextRanks:
     def __init__(self, group: Any) -> None:
         self.group, self.size, self.rank = group, dist.get_world_size(group), dist.get_rank(group)
 
-    def hidden(self, read: Read, layout: Attends, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+    def hidden(self, read: Read, layout: AttendsRows, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Hidden states `(T, H)` of a row of tokens, of which `read` sees this rank's part alone."""
         tokens = len(input_ids)
         own = [self.part(pad(row, (0, -tokens % self.size))) for row in (input_ids, position_ids)]
@@ -68,7 +68,7 @@ class ContextRanks:
 class Around:
     """The attention of a row whose tokens are spread over ranks."""
 
-    def __init__(self, layout: Attends, ranks: ContextRanks, tokens: int) -> None:
+    def __init__(self, layout: AttendsRows, ranks: ContextRanks, tokens: int) -> None:
         self.layout, self.ranks, self.tokens = layout, ranks, tokens
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, how: Any) -> Tensor:

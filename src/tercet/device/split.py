@@ -199,7 +199,7 @@ def _look_up(embedding: nn.Embedding, forward: Callable[[Tensor], Tensor], ids: 
     return _moved(found * inside[..., None], mesh, Partial(), Replicate())
 
 
-class Others:
+class TensorRanks:
     """The ranks that have other parts of a vocabulary; this one's begins at token `first`."""
 
     def __init__(self, mesh: DeviceMesh, size: int) -> None:
@@ -216,9 +216,9 @@ class Others:
         return values
 
 
-def part_of(weight: Tensor) -> tuple[Tensor, Others | None]:
+def part_of(weight: Tensor) -> tuple[Tensor, TensorRanks | None]:
     """The rows of a weight that this rank computes with, and the ranks that have the others, where it is cut."""
     if not isinstance(weight, DTensor) or weight.device_mesh.mesh_dim_names != (AXIS,):
         return weight, None
     local = weight.to_local()
-    return local, Others(weight.device_mesh, len(local)) if weight.placements[0].is_shard() else None
+    return local, TensorRanks(weight.device_mesh, len(local)) if weight.placements[0].is_shard() else None
