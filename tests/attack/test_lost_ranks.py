@@ -5,16 +5,23 @@ Minutes long, so only where `TERCET_ATTACK=full`; tests/launch/test_nodes.py has
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from tests.attack.conftest import until
 from tests.attack.scale import times
+from tests.train.conftest import Launch
 
+from tercet import pipeline
 from tercet.launch.beats import read
+from tercet.recipe import load
 
 TWO = ("placement.ranks=2", "placement.threads=1", "placement.rank_timeout=20")
 
@@ -43,3 +50,31 @@ def test_a_stage_that_lost_ranks_three_times_ends_in_the_bytes_of_one_that_lost_
     assert running.output.read_text().count("was killed by SIGKILL") == 6, "each told at once, and among the notes"
     ours, theirs = workspace.store.open(stage), calm.store.open(stage)
     assert ours.record["digest"] == theirs.record["digest"]
+
+
+def test_ctrl_c_ends_all_stages_that_are_made_at_once_and_each_keeps_its_last_step(workspace, tmp_path):
+    sets = ("placement.at_once=2", "placement.threads=1", "placement.checkpoint_seconds=1e9")
+    sets += ("stage.sft.num_epochs=400", "stage.dpo.num_epochs=400")
+    graph = pipeline.graph(load(workspace.recipe_file, sets), workspace.store)
+    drafts = [workspace.store.draft(name, graph[name].key).path for name in ("sft", "dpo")]
+    words = ["run", str(workspace.recipe_file), "--only", "sft,dpo", "--store", str(workspace.store.root)]
+    words += [part for text in sets for part in ("--set", text)]
+    output = tmp_path / "output.txt"
+    with open(output, "wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", "tercet", *words], stdout=log, stderr=log)
+    running = Launch(process, drafts[0], output)
+    assert until(lambda: all(len(steps(one)) >= 3 for one in drafts), lambda: running.process.poll() is None, 120)
+    below = running.below()
+    running.process.send_signal(signal.SIGINT)
+    assert running.process.wait(25) == 130
+    assert not [pid for pid in below if Path("/proc", str(pid)).exists()]
+    for one in drafts:
+        [last] = one.glob("work/checkpoints/step-*")
+        assert int(last.name.removeprefix("step-")) == steps(one)[-1]
+
+
+def steps(draft: Path) -> list[int]:
+    """The steps in the metrics of a draft."""
+    file = draft / "metrics.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.is_file() else []
+    return [json.loads(line)["step"] for line in lines if line.endswith("\n")]

@@ -38,6 +38,7 @@ from tercet.forecast import named_size
 from tercet.journal import replace
 from tercet.launch import dry_run, joining, surroundings
 from tercet.launch.ending import StageError
+from tercet.launch.environment import RANKS
 from tercet.outside import printable, printable_json, without_userinfo
 from tercet.preflight import revisions
 from tercet.recipe import Recipe, RecipeError, dump, library, load
@@ -52,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     complete(top)
     args = top.parse_args(argv)
     verb: Verb = args.verb
+    if args.verb_name != "run":  # which alone is started as a rank, under `launch = "env"`
+        for name in RANKS:
+            os.environ.pop(name, None)
     try:
         return verb(args)
     except KeyboardInterrupt as stop:
