@@ -87,7 +87,7 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 27
 # docs/log.md that says what the lines buy.
 BUDGETS = {
     "algos": 657,
-    "cli": 3_509,
+    "cli": 3_513,
     "data": 6_954,
     "device": 2_096,
     "environments": 530,
