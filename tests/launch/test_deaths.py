@@ -28,9 +28,9 @@ def why(tmp_path):
     """The explanation of what ranks said, what the log holds, and how long they have been silent."""
     (tmp_path / FOLDER).mkdir()
 
-    def explained(*beats: Beat, log: str = "", silent: float = 0.0):
+    def explained(*beats: Beat, log: str = "", silent: float = 0.0, nodes: int = 1):
         now = [0.0]
-        watch = Watch(tmp_path, Placement(ranks=len(beats), rank_timeout=20), lambda: now[0])
+        watch = Watch(tmp_path, Placement(ranks=len(beats) or nodes, nodes=nodes, rank_timeout=20), lambda: now[0])
         (tmp_path / "log.txt").write_text("an earlier start: Signal 11 (SIGSEGV) received by PID 10\n" + log)
         for beat in beats:
             (tmp_path / FOLDER / f"{beat.rank}.json").write_text(json.dumps(vars(beat)))
@@ -79,6 +79,11 @@ def test_bad_input_keeps_its_words_and_its_code(why):
     bad = Beat(1, "n1", 11, 5, 2.0, 7, "", False, True, fault("rows.jsonl, line 3: bad row", 2, clear=True))
     found = why(failed(0, RESET), bad)
     assert (found["code"], found["message"]) == (2, "rows.jsonl, line 3: bad row")
+
+
+def test_machines_that_never_met_are_told_how(why):
+    assert why(nodes=2)["message"].startswith("no rank began: the 2 machines did not all meet. Under torchrun each but")
+    assert why() is None, "on one machine the log says more"
 
 
 def test_ranks_that_ended_by_themselves_need_no_explanation(why):

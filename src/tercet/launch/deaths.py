@@ -16,6 +16,10 @@ from tercet.launch.shared_store import FOLDER
 
 BY_SIGNAL = re.compile(r"Signal (\d+) \(\w+\)\s+received by PID (\d+)")  # torchrun's words
 OF_OTHERS = re.compile(r"gloo|NCCL|ProcessGroup|TCPStore|Connection (reset|closed|refused)|[Tt]imed? ?out", re.DOTALL)
+NOBODY = (
+    "no rank began: the {} machines did not all meet. Under torchrun each but the first needs `tercet run … --join`; "
+    "the address must be one that all can reach (placement.rendezvous)"
+)
 NO_MEMORY = re.compile(r"out of memory|OutOfMemoryError", re.IGNORECASE)
 LESS_MEMORY = "lower placement.micro_tokens, set placement.recompute = true, or take more ranks"
 TRY = {
@@ -34,6 +38,8 @@ def explain(draft: Path, watch: Watch, log: int) -> dict[str, Any] | None:
     the stage may be started again.
     """
     beats = read(draft)
+    if not beats and watch.nodes > 1:
+        return {"code": 1, "message": NOBODY.format(watch.nodes), "keep": True, "clear": False}
     failed = sorted((beat for beat in beats.values() if beat.fault), key=lambda beat: beat.time)
     if own := next((beat for beat in failed if not _of_others(beat)), None):
         return dict(own.fault, message=_own(own, len(beats)))
