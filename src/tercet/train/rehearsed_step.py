@@ -195,8 +195,11 @@ def _step(state: State, asked: Rehearsal, stage: str, ranks: Mesh, rate: float) 
 
 def _context(recipe: Recipe, stage: str, scratch: Path) -> Context:
     """What a stage's code is given, without a store, tracker or generator of its own."""
-    plain = recipe.placement.model_copy(update={"compile": False})  # minutes, and the same numbers
-    recipe = recipe.model_copy(update={"placement": plain})
+    again = recipe.placement.recompute
+    if again == "auto":  # a card that has too little memory for a stage recomputes, then with no more than this
+        again = place.device().type != "cpu"
+    changed = {"compile": False, "recompute": again}  # minutes, and the same numbers
+    recipe = recipe.model_copy(update={"placement": recipe.placement.model_copy(update=changed)})
     work = scratch / "store" / "stage" / "work"
     work.mkdir(parents=True)
     return Context(stage, recipe.seed_of(stage), recipe, work, Tracker(None), {}, open_model=lambda *_: None)
