@@ -104,7 +104,7 @@ BUDGETS = {
     "sandbox": 2_471,
     "top": 4_831,
     "trace": 844,
-    "train": 4_640,
+    "train": 4_643,
     "watch": 642,
     "verify": 5_203,
 }
