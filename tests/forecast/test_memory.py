@@ -63,6 +63,11 @@ def kept(layers: int, inner: int, kv_heads: int, dtype: torch.dtype, again: bool
     return sum(tensor.untyped_storage().nbytes() for place, tensor in saved.items() if place not in weights)
 
 
+def test_ranks_that_share_tokens_keep_their_part_and_the_last_hidden_states():
+    one, two = (activations(BIG, Setting(tokens=65536, context=n)) for n in (1, 2))
+    assert two == pytest.approx(one / 2 + 2 * 2 * BIG.hidden * 65536)
+
+
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("inner", "kv_heads"), [(448, 2), (256, 4)])

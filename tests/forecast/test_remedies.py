@@ -37,6 +37,14 @@ CASES = [  # recipe, stage, completions, machine, settings, and what the forecas
     ("tulu3-8b", "rm", 0, replace(CARD, memory=30e9), (PLAIN,), "placement.recompute = true, placement.offload = true"),
     (
         "tulu3-8b",
+        "sft",
+        0,
+        replace(NODE.with_cards(32), node=8, memory=18e9, host=100e9),
+        ("placement.nodes=4", "placement.ranks=32"),
+        "placement.mesh.replicate = 1",
+    ),
+    (
+        "tulu3-8b",
         "rm",
         0,
         replace(CARD, memory=22e9),

@@ -104,7 +104,8 @@ def activations(shape: ModelShape, setting: Setting) -> float:
     ends = 4.0 * setting.width * shape.hidden
     # of those that wait on the host, the layer's at work are here, and the ones before on their way
     here = min(kept, layer) if setting.to_host else kept * shape.layers
-    return setting.tokens / setting.context * (here + layer + ends)
+    gathered = 2.0 * setting.width * shape.hidden * setting.tokens if setting.context > 1 else 0.0
+    return setting.tokens / setting.context * (here + layer + ends) + gathered
 
 
 def _kept(shape: ModelShape, setting: Setting) -> float:

@@ -129,6 +129,8 @@ def _changes(work: Work, machine: Machine) -> Iterator[tuple[str, dict[str, Any]
         yield "placement.offload = true", {"offload": True}
     if s.card and not s.to_host:
         yield "placement.activation_offloading = true", {"to_host": True}
+    if s.groups > 1:
+        yield "placement.mesh.replicate = 1", {"groups": 1}
     ranks = s.ranks
     while s.card and (ranks := ranks * 2) <= MOST_RANKS:
         yield f"placement.ranks = {ranks} on {ranks} cards", {"ranks": ranks, "node": min(8, ranks)}
