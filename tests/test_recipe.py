@@ -488,4 +488,6 @@ def test_groups_of_ranks_are_equally_large():
     }
     for mesh, wanted in shapes.items():
         assert list(dict(Placement(nodes=4, gpus=8, mesh=json.loads(mesh)).shape).values()) == wanted
+    with pytest.raises(ValidationError, match="compile exclude each other"):
+        Placement(ranks=2, mesh={"tensor": 2}, compile=True)
     assert "mesh" not in Placement(ranks=6).model_dump(), "recipes that were written down before stay as they are"

@@ -142,6 +142,8 @@ class Placement(Spec):
                 f"mesh: {given} do not make {self.ranks} ranks; the product of replicate, shard, context and tensor is "
                 "placement.ranks (a shard left out is what the others leave)"
             )
+        if self.compile and found.tensor > 1:
+            raise ValueError("mesh.tensor above 1 and compile exclude each other: layers in parts are not compiled")
         return self
 
     @property
