@@ -125,21 +125,27 @@ def _changes(work: Work, machine: Machine) -> Iterator[tuple[str, dict[str, Any]
         return
     if not s.recompute:
         yield "placement.recompute = true", {"recompute": True}
-    if s.card and not s.offload:
-        yield "placement.offload = true", {"offload": True}
-    if s.card and not s.to_host:
-        yield "placement.activation_offloading = true", {"to_host": True}
-    if s.groups > 1:
-        yield "placement.mesh.replicate = 1", {"groups": 1}
-    ranks = s.ranks
-    while s.card and (ranks := ranks * 2) <= MOST_RANKS:
-        yield f"placement.ranks = {ranks} on {ranks} cards", {"ranks": ranks, "node": min(8, ranks)}
+    if s.card:
+        yield from _on_cards(s)
     if s.copies and isinstance(work.spec, RLSpec):
         yield f'{stage}.engine = "vllm" on cards of its own', {"copies": 0, "cached": 0}
     if s.card and not s.eight_bits:
         yield f'{stage}.optimizer = "adamw8bit"', {"eight_bits": True}
     if not s.lora:
         yield f"{stage}.lora = {{ r = {LORA} }}", {"lora": LORA}
+
+
+def _on_cards(s: Setting) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What cards can do beside, or more of them."""
+    if not s.offload:
+        yield "placement.offload = true", {"offload": True}
+    if not s.to_host:
+        yield "placement.activation_offloading = true", {"to_host": True}
+    if s.groups > 1:
+        yield "placement.mesh.replicate = 1", {"groups": 1}
+    ranks = s.ranks
+    while (ranks := ranks * 2) <= MOST_RANKS:
+        yield f"placement.ranks = {ranks} on {ranks} cards", {"ranks": ranks, "node": min(8, ranks)}
 
 
 def duration(work: Work, machine: Machine, texts: Texts) -> tuple[float, float | None]:
