@@ -92,7 +92,7 @@ BUDGETS = {
     "device": 2_096,
     "environments": 530,
     "evals": 3_872,
-    "forecast": 779,
+    "forecast": 785,
     "hub": 400,
     "kernels": 111,
     "launch": 1_294,
