@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tercet.data.generators import constraints, contaminated, talk, words
+from tercet.data.generators import calls, constraints, contaminated, talk, words
 from tercet.recipe import SynthSpec
 from tercet.rows import write_table
 from tercet.store import Artifact, Context
 
 GENERATORS = {
     "words@1": words.generate,
+    "calls@1": calls.generate,
     "constraints@1": constraints.generate,
     "talk@1": talk.generate,
     "facts@1": talk.generate_facts,

@@ -19,6 +19,7 @@ class ModelSpec(StageSpec, ModelSource):
 
 TABLES = {  # the files of `tercet.data.tables` that a generator reads; {split} is the stage's split
     "words@1": ("words.toml", "words_{split}.jsonl"),
+    "calls@1": ("words.toml", "words_{split}.jsonl"),
     "constraints@1": ("phrases.toml", "topics_{split}.jsonl"),
     "talk@1": ("talk_{split}.jsonl",),
     "facts@1": ("facts_{split}.jsonl",),
@@ -33,7 +34,7 @@ class SynthSpec(StageSpec):
     version = 2
     produces = "rows"
     kind: Literal["synth"] = "synth"
-    generator: Literal["words@1", "constraints@1", "talk@1", "facts@1", "contaminated@1"] = Field(
+    generator: Literal["words@1", "calls@1", "constraints@1", "talk@1", "facts@1", "contaminated@1"] = Field(
         description="Which generator makes the rows."
     )
     rows: int = Field(ge=1, description="How many rows.")
