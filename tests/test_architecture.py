@@ -88,7 +88,7 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 27
 BUDGETS = {
     "algos": 657,
     "cli": 3_513,
-    "data": 6_954,
+    "data": 6_988,
     "device": 2_096,
     "environments": 530,
     "evals": 3_872,
@@ -99,7 +99,7 @@ BUDGETS = {
     "models": 13_855,
     "play": 947,
     "preflight": 1_477,
-    "recipe": 2_287,
+    "recipe": 2_288,
     "report": 2_223,
     "sandbox": 2_471,
     "top": 4_831,
