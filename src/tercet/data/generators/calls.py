@@ -30,4 +30,5 @@ def _played(row: Row) -> Row:
         messages += [Message("assistant", action), *replies]
     if reward != 1.0:
         raise RowError(f"{row.id}: its solution is not rewarded by the environment that it shows")
-    return replace(row, id=row.id.replace("words", "calls", 1), messages=tuple(messages), source="calls@1", skill="tools")
+    own = {"id": row.id.replace("words", "calls", 1), "source": "calls@1", "skill": "tools"}
+    return replace(row, messages=tuple(messages), **own)
