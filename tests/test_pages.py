@@ -256,6 +256,21 @@ def test_what_is_not_run_stands_on_a_page():
     assert {page.stem for page in (ROOT / "docs" / "how").glob("*.md")} == set(HOW)
 
 
+def test_commands_in_running_text_name_verbs_and_options_that_exist():
+    top = parser(main.VERBS)
+    verbs = next(action.choices for action in top._actions if isinstance(action.choices, dict))
+    found = []
+    for page in [*OTHERS, *(f"docs/how/{page}.md" for page in HOW)]:
+        text = FENCE.sub("", (ROOT / page).read_text(encoding="utf-8"))
+        for command in re.findall(r"`tercet ([^`]+)`", text):
+            verb, *rest = command.split()
+            known = verbs[verb]._option_string_actions if verb in verbs else {}
+            wrong = [word for word in rest if re.fullmatch(r"--[a-z-]+", word) and word not in known]
+            if verb not in ("VERB", "--help") and (verb not in verbs or wrong):
+                found.append(f"{page}: tercet {command}")
+    assert not found, "\n".join(found)
+
+
 def test_a_line_that_was_not_printed_is_found_and_what_differs_from_run_to_run_is_not():
     printed = "sft-0123456789ab  (sft)  5 s\nsft done in 0:12  steps 4\n───\nrows   3\n"
     assert not unseen("sft-ba9876543210 (sft) 71.5 s\nsft done in 1:02   steps 4\n…\nrows …", printed)
