@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the suite asks a hub
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tests import forked
 
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -36,6 +38,19 @@ def single_thread() -> None:
         import torch
 
         torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def stage_server() -> Iterator[subprocess.Popen[str]]:
+    """The process that stages are forked from in tests that ask for it, one for all of them."""
+    with forked.server() as started:
+        yield started
+
+
+@pytest.fixture
+def forked_stages(stage_server: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages of this test are forks: seconds less for each."""
+    forked.forks(stage_server, monkeypatch)
 
 
 @pytest.fixture(scope="session")

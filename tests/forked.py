@@ -1,7 +1,8 @@
 """Stages of tests in forks of one process that has torch already: what they compute is theirs, the start is shared.
 
-`with stages(monkeypatch):` lets `pipeline.run` start them so. A new interpreter takes seconds to import torch, a fork
-a few milliseconds; each stage still has a process, a log and an exit code of its own.
+A test asks for it by the fixture `forked_stages`. A new interpreter takes seconds to import torch, a fork a few
+milliseconds; each stage still has a process, a log and an exit code of its own. Tests of how stages are started, ended
+and continued start them as a user does.
 """
 
 from __future__ import annotations
@@ -30,29 +31,34 @@ WARM = (
 
 
 @contextmanager
-def stages(patch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Start the stages of `pipeline.run` as forks, until the block ends."""
-    from tercet import stage
-    from tercet.launch import making
-
+def server() -> Iterator[subprocess.Popen[str]]:
+    """The process that is forked, which the first stage waits for until it has torch."""
     root = Path(__file__).parents[1]
     place = {**os.environ, "PYTHONPATH": f"{root / 'src'}:{root}", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [sys.executable, "-m", "tests.forked"], env=place, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as server:
-        assert server.stdin
-        assert server.stdout
+    ) as started:
+        yield started
+        assert started.stdin
+        started.stdin.close()
 
-        def supervise(draft: Any, recipe: Any, *_: Any, **__: Any) -> int:
-            (draft.path / "result.json").unlink(missing_ok=True)
-            job = {"draft": str(draft.path), "folder": str(recipe.folder)}
-            server.stdin.write(json.dumps(job | {"environment": stage.environment(recipe.placement)}) + "\n")
-            server.stdin.flush()
-            return int(server.stdout.readline())
 
-        patch.setattr(making, "supervise", supervise)
-        yield
-        server.stdin.close()
+def forks(started: subprocess.Popen[str], patch: pytest.MonkeyPatch) -> None:
+    """Let `pipeline.run` start its stages as forks, until the patch ends."""
+    from tercet import stage
+    from tercet.launch import making
+
+    def supervise(draft: Any, recipe: Any, *_: Any, **__: Any) -> int:
+        (draft.path / "result.json").unlink(missing_ok=True)
+        environment = {**os.environ, **stage.environment(recipe.placement)}
+        job = {"draft": str(draft.path), "folder": str(recipe.folder.absolute()), "environment": environment}
+        assert started.stdin
+        assert started.stdout
+        started.stdin.write(json.dumps(job) + "\n")
+        started.stdin.flush()
+        return int(started.stdout.readline())
+
+    patch.setattr(making, "supervise", supervise)
 
 
 def serve() -> None:
@@ -75,6 +81,7 @@ def run(job: dict[str, Any]) -> None:
     """The stage of a draft, in this process, with what it prints in its log."""
     from tercet import stage
 
+    os.environ.clear()
     os.environ.update(job["environment"])
     os.chdir(job["folder"])
     log = os.open(Path(job["draft"]) / "log.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

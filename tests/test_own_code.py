@@ -17,6 +17,7 @@ from tercet.rows import Message, read_table
 from tercet.store import Artifact, Store
 from tercet.verify import verifier
 
+pytestmark = pytest.mark.usefixtures("forked_stages")
 REWARD = """
 FACTOR = 1.0
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.forked import stages
 
 from tercet import pipeline
 from tercet.cli import main
@@ -147,7 +146,9 @@ def fits(line: str, printed: str) -> bool:
 
 
 @pytest.fixture
-def reader(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+def reader(
+    forked_stages: None, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[pytest.MonkeyPatch]:
     """An empty folder in which somebody types."""
     monkeypatch.chdir(tmp_path)
     known = tomllib.loads((ROOT / "tests" / "mirror.toml").read_text(encoding="utf-8"))["mirror"]
@@ -162,12 +163,11 @@ def reader(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_every_command_of_the_pages_runs_and_the_how_tos_show_what_is_printed(reader, capsys):
-    with stages(reader):
-        for page in HOW:
-            follow(f"docs/how/{page}.md", reader, capsys)
-        leave([entry.name for entry in Path().iterdir() if entry.is_file() or entry.name == "runs"])
-        for page in OTHERS:
-            try_out(page, reader, capsys)
+    for page in HOW:
+        follow(f"docs/how/{page}.md", reader, capsys)
+    leave([entry.name for entry in Path().iterdir() if entry.is_file() or entry.name == "runs"])
+    for page in OTHERS:
+        try_out(page, reader, capsys)
 
 
 def follow(page: str, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from tercet.records import read_scores
 from tercet.rows import read_table
 from tercet.store import Store
 
+pytestmark = pytest.mark.usefixtures("forked_stages")
 PAGE = Path(__file__).parents[1] / "docs" / "start.md"
 SMALL = (  # a model and sizes for a test; all else is as a reader finds it
     'base={ model = "tiny:seed=3" }',

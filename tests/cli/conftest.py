@@ -6,6 +6,7 @@ import json
 import subprocess
 
 import pytest
+from tests import forked
 
 from tercet.cli import main
 from tercet.store import Store
@@ -54,8 +55,10 @@ def recipe(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def made(recipe):
+def made(recipe, stage_server):
     """The store of the run, which no test changes."""
-    assert main.main(["run", str(recipe), "--store", str(recipe.parent / "runs")]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        forked.forks(stage_server, patch)
+        assert main.main(["run", str(recipe), "--store", str(recipe.parent / "runs")]) == 0
     yield Store(recipe.parent / "runs")
     subprocess.run(["chmod", "-R", "u+w", str(recipe.parent)], check=True)

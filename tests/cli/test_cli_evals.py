@@ -1,4 +1,4 @@
-"""The verbs of evaluations, end to end: real processes, the tiny model, a server that works and one that often does
+"""The verbs of evaluations, end to end: the tiny model, a server that works and one that often does
 not.
 """
 
@@ -15,12 +15,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from tests import forked
 
 from tercet.cli import main
 from tercet.data.synth import GENERATORS
 from tercet.evals import gold
 from tercet.verify import Grade
 
+pytestmark = pytest.mark.usefixtures("forked_stages")
 Said = tuple[int, str, str]  # exit code, standard output, standard error
 MIRROR = {
     "openai/gsm8k:test": "sums.jsonl",
@@ -68,9 +70,10 @@ def place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def two_evals(folder: Path) -> dict[str, Any]:
+def two_evals(folder: Path, stage_server: subprocess.Popen[str]) -> dict[str, Any]:
     """The tiny model twice, with a larger budget the second time: what `eval --json` said."""
     with pytest.MonkeyPatch.context() as patch:
+        forked.forks(stage_server, patch)
         patch.chdir(folder)
         patch.delenv("TERCET_MIRROR", raising=False)
         found = {}

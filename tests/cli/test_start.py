@@ -9,6 +9,8 @@ from tercet.cli.main import main
 from tercet.recipe import load
 from tercet.store import Store
 
+pytestmark = pytest.mark.usefixtures("forked_stages")
+
 
 @pytest.fixture
 def place(tmp_path, monkeypatch) -> Path:
