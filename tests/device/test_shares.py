@@ -101,7 +101,7 @@ def rank(what: str, root: str) -> None:
         training.save(own)
         found.append([STEPS[-1], training.numbers()])
         if what == "groups":
-            shape = MeshShape.model_construct(replicate=1, shard=2, context=1, tensor=2)
+            shape = MeshShape(replicate=1, shard=2, tensor=2)
             cut = replace(ranks, axes=divide(shape, "cpu", timedelta(minutes=2)))
             training = Training(cut, 7)
             found.append([training.load(own), training.numbers()])
