@@ -47,13 +47,20 @@ class Bench:
         self._artifact("benchmark", name)
 
     def run(
-        self, *sources: dict[str, Any], seed: int = 17, out: str = "out", workers: int = 1, **spec: Any
+        self,
+        *sources: dict[str, Any],
+        seed: int = 17,
+        out: str = "out",
+        workers: int = 1,
+        ray: bool = False,
+        **spec: Any,
     ) -> dict[str, float]:
         work = self.folder / "work"
         payload = self.folder / out
         for folder in (work, payload):
             folder.mkdir(parents=True, exist_ok=True)
-        recipe = Recipe(name="test", base=BaseSpec(model="tiny:"), stage={}, placement=Placement(workers=workers))
+        placement = Placement(workers=workers, launch="ray" if ray else "torchrun")
+        recipe = Recipe(name="test", base=BaseSpec(model="tiny:"), stage={}, placement=placement)
         ctx = Context("sft-data", seed, recipe, work, Tracker(None), {}, open_model=lambda *_: None)
         made = {"pair_mix": PairMixSpec, "unpaired_mix": UnpairedMixSpec}.get(spec.get("kind", ""), MixSpec)
         return mix.run(made(sources=sources, **spec), self.inputs, payload, ctx)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 from tercet.data.benchmark_items import BenchmarkItem, Way, read_benchmark
 from tercet.data.decontam import Hit, Index, excerpt
 from tercet.data.process_pool import ProcessPool
+from tercet.device.ray_data import ClusterPool
 
 if TYPE_CHECKING:
     from tercet.recipe import MixtureSpec
@@ -219,7 +220,9 @@ class Decontaminator:
         return "spared" if self.rule.spare and not contaminated else "rows removed"
 
 
-def prove(pool: ProcessPool[J, Found], jobs: Iterable[J], *, rows: int, spared: int = 0) -> None:
+def prove(
+    pool: ProcessPool[J, Found] | ClusterPool[J, Found], jobs: Iterable[J], *, rows: int, spared: int = 0
+) -> None:
     """The second pass, over what was written: RuntimeError unless it is `rows` rows of which `spared` copy an item."""
     number, left = 0, []
     for found in pool.map(jobs):

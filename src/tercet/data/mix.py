@@ -29,8 +29,9 @@ from tercet.data.decontaminator import Decontaminator, Document, Found, Search, 
 from tercet.data.dedupe import Exact, Near, Seen, key_of, near_duplicates, row_key, text_of
 from tercet.data.disk_list import DiskList, batched, in_order
 from tercet.data.filters import Finding, checks, paper_filters
-from tercet.data.process_pool import ProcessPool
+from tercet.data.process_pool import ProcessPool, pool_of
 from tercet.data.sources import LOADERS, check_verifiers, chosen_side, from_hub, graders, label, lot, stand_in
+from tercet.device.ray_data import ClusterPool
 from tercet.journal import write_json
 from tercet.recipe import MixtureSpec, SourceSpec
 from tercet.rows import Pair, Row, RowError, Unpaired, pair_from, stream_rows
@@ -42,7 +43,7 @@ from tercet.verify.pins import hidden
 Entry = Row | Pair
 KINDS_OF_ROWS: dict[str, type] = {"rows": Row, "pairs": Pair, "unpaired": Unpaired}  # by what the stage produces
 Rules = dict[str, Callable[[Row], Finding | None]]
-Pool = ProcessPool[list[Document], Found]
+Pool = ProcessPool[list[Document], Found] | ClusterPool[list[Document], Found]
 Numbers = npt.NDArray[np.int64]
 
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # an odd factor: multiples of it are spread over all 64-bit numbers
@@ -74,7 +75,7 @@ def run(spec: MixtureSpec, inputs: dict[str, Artifact], out: Path, ctx: Context)
     name, kind = spec.produces, KINDS_OF_ROWS[spec.produces]
     search: Search[list[Document]] = cleaner.search(list, each_row=True)
     with (
-        ProcessPool(search, ctx.recipe.placement.workers or machine.cores()) as pool,
+        pool_of(search, ctx.recipe.placement) as pool,
         TableWriter(out / "removed.parquet", Removed) as gone,
     ):
         mixing = Mixing(spec, inputs, ctx, cleaner, pool)
@@ -198,7 +199,9 @@ class Mixing:
         found: dict[int, tuple[float, int]] = {}  # row -> similarity, the row that it is like
         for group in self._comparable(left):
             texts = partial(self._texts, group)
-            for place, twin in near_duplicates(texts, near, workers=self.pool.workers).items():
+            for place, twin in near_duplicates(
+                texts, near, workers=self.ctx.recipe.placement.workers or machine.cores()
+            ).items():
                 found[int(group[place])] = twin.similarity, int(group[twin.number])
 
         def like(i: int, entry: Entry) -> str:

@@ -8,6 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any, Generic, TypeVar
 
+from tercet import machine
+from tercet.device.ray_data import ClusterPool
+from tercet.recipe import Placement
+
 J = TypeVar("J")
 R = TypeVar("R")
 
@@ -49,6 +53,11 @@ class ProcessPool(Generic[J, R]):
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
+
+
+def pool_of(work: Callable[[J], R], placement: Placement) -> ProcessPool[J, R] | ClusterPool[J, R]:
+    """Where a stage's jobs are done: in processes of this machine, or with `launch = "ray"` on a cluster."""
+    return ClusterPool(work) if placement.launch == "ray" else ProcessPool(work, placement.workers or machine.cores())
 
 
 _own: Callable[[Any], Any]  # of a worker process, set when it starts
