@@ -88,8 +88,8 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 27
 BUDGETS = {
     "algos": 657,
     "cli": 3_513,
-    "data": 6_989,
-    "device": 2_096,
+    "data": 7_004,
+    "device": 2_187,
     "environments": 530,
     "evals": 3_872,
     "forecast": 785,
