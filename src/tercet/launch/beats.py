@@ -166,7 +166,8 @@ class Watch:
     def __init__(self, draft: Path, placement: Placement, clock: Callable[[], float] = time.monotonic) -> None:
         self._draft, self._clock, self._every = draft, clock, every(placement)
         self.timeout, self.nodes = placement.rank_timeout, placement.nodes
-        self.missed = 3 * self._every + 1.0  # so long is no sign only late
+        # So long is no sign only late; well below the timeout, at which the others give up.
+        self.missed = min(3 * self._every + 1.0, self.timeout / 2)
         self._looked, self._failed = clock(), 0.0
         self._seen: dict[int, tuple[int, float]] = {}  # of each rank its last sign, and when it was seen
 
