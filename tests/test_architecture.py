@@ -95,7 +95,7 @@ BUDGETS = {
     "forecast": 785,
     "hub": 400,
     "kernels": 111,
-    "launch": 1_294,
+    "launch": 1_295,
     "models": 13_855,
     "play": 947,
     "preflight": 1_477,
