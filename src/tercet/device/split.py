@@ -63,7 +63,7 @@ def check_split(config: Any, parts: int) -> None:
         raise SplitError(f"{asked}: transformers has no tensor plan for {config.model_type}; leave it at 1")
     if any("experts" in name and isinstance(number, int) and number for name, number in vars(config).items()):
         raise SplitError(f"{asked}: the experts of {config.model_type} are not split; leave it at 1")
-    known = {*STYLES, WHOLE}
+    known = {*STYLES, WHOLE, "embedding_rowwise", "embedding_colwise"}
     if unknown := {style for name, style in plan.items() if style not in known and "expert" not in name}:
         raise SplitError(f"{asked}: the plan of {config.model_type} has {', '.join(sorted(unknown))}; leave it at 1")
     heads = {name: getattr(config, name, None) for name in ("num_attention_heads", "num_key_value_heads")}
@@ -77,7 +77,9 @@ def split(module: nn.Module, mesh: DeviceMesh) -> None:
     logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)  # hints about its own speed
     for model in _models(module):
         plan: Mapping[str, str] = model.config.get_text_config().base_model_tp_plan  # type: ignore[union-attr, operator]
-        wanted = {name: style for name, part in model.named_modules() if (style := _style(name, plan))}
+        ends = (model.get_input_embeddings(), model.get_output_embeddings())  # type: ignore[operator]
+        inner = (name for name, part in model.named_modules() if part not in ends)  # some plans name the ends, too
+        wanted = {name: style for name in inner if (style := _style(name, plan))}
         _split_ends(model, mesh)
         for name, style in wanted.items():
             if style != WHOLE:
