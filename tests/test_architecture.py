@@ -89,7 +89,7 @@ BUDGETS = {
     "algos": 657,
     "cli": 3_513,
     "data": 7_004,
-    "device": 2_187,
+    "device": 2_189,
     "environments": 530,
     "evals": 3_872,
     "forecast": 785,
