@@ -58,7 +58,7 @@ def test_a_trie_walked_depth_first_has_the_gradient_of_the_whole(name):
     assert steps is not None
     theirs = gradients(policy.model, policy(forest)[0])
     policy.zero_grad()
-    for part in walked(policy, steps, torch.autograd.backward):
+    for part in walked(policy.hidden, steps, torch.autograd.backward):
         (policy(part.forest)[0] * slopes[part.predicted]).sum().backward()
     mine = {name: p.grad for name, p in policy.model.named_parameters() if p.grad is not None}
     assert_near(mine, theirs)

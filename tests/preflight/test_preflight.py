@@ -251,10 +251,12 @@ def test_the_context_of_the_tiny_model_is_what_is_built(tmp_path):
 
 
 def test_no_recipe_of_the_project_is_refused(monkeypatch):
-    """But for what this machine lacks: memory, cards, engines."""
+    """But for what this machine lacks: memory, cards, engines, an allocation."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-32]")
     monkeypatch.setattr("tercet.preflight.models._memory", lambda: float("inf"))
     monkeypatch.setattr("tercet.preflight.machine.find_spec", lambda name: name)
+    monkeypatch.setattr("tercet.preflight.machine.shutil.which", lambda name: name)
     for file in sorted((Path(__file__).parents[2] / "recipes").rglob("*.toml")):
         recipe = load(file)
         assert [str(one) for one in preflight.obstacles(recipe, recipe.order(), {}, {})] == [], file.name

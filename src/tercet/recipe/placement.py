@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tercet.recipe.specs import Spec
+from tercet.recipe.specs import Spec, frozen
 
 BatchLayout = Literal["auto", "forest", "padded"]
 TrackerName = Literal["wandb", "trackio", "tensorboard", "mlflow"]
@@ -119,10 +119,12 @@ class Placement(Spec):
     @classmethod
     def _ranks_of_nodes(cls, data: Any) -> Any:
         """`ranks` is `nodes` times `gpus`, so it need not be said beside them."""
-        if not isinstance(data, dict) or "ranks" in data:
+        if not isinstance(data, dict):
             return data
+        data = frozen(data)
         nodes, gpus = data.get("nodes", 1), data.get("gpus", 0)
-        return data | {"ranks": nodes * gpus} if isinstance(nodes, int) and isinstance(gpus, int) and gpus else data
+        counted = isinstance(nodes, int) and isinstance(gpus, int) and gpus and "ranks" not in data
+        return data | {"ranks": nodes * gpus} if counted else data
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from tercet.recipe.specs import ANSWER, TRAINED, ComputeSpec, Loc, Spec
+from tercet.recipe.specs import ANSWER, TRAINED, ComputeSpec, Loc, Spec, frozen
 from tercet.recipe.train_specs import Reduction, Schedule, TrainSpec
 
 _PRESETS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("presets.toml").read_text(encoding="utf-8"))
@@ -55,13 +55,6 @@ class MonitorSpec(Spec):
         ],
         ...,
     ] = Field((), description="Alerts that stop the run with an error.")
-
-
-def _frozen(value: Any) -> Any:
-    """Lists as tuples, since after a validator of mode "before" strict JSON is checked as strict Python."""
-    if isinstance(value, dict):
-        return {key: _frozen(item) for key, item in value.items()}
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 class RLSpec(TrainSpec):
@@ -127,7 +120,7 @@ class RLSpec(TrainSpec):
             return given
         name = given.get("preset", cls.model_fields["preset"].default)
         known = _PRESETS.get(cls.model_fields["kind"].default, {})
-        return _frozen({**known.get(name if isinstance(name, str) else "", {}), **given})
+        return frozen({**known.get(name if isinstance(name, str) else "", {}), **given})
 
     @model_validator(mode="after")
     def _fits(self) -> RLSpec:

@@ -82,6 +82,13 @@ class Spec(BaseModel):
         return field is not None and name in self.later and getattr(self, name) == field.default
 
 
+def frozen(value: Any) -> Any:
+    """Lists as tuples, since after a validator of mode "before" strict JSON is checked as strict Python."""
+    if isinstance(value, dict):
+        return {key: frozen(item) for key, item in value.items()}
+    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
+
+
 class ExamplesSpec(Spec):
     """Worked examples before every prompt of a source: a public file or a local one."""
 
