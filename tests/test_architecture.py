@@ -99,7 +99,7 @@ BUDGETS = {
     "models": 13_855,
     "play": 947,
     "preflight": 1_477,
-    "recipe": 2_288,
+    "recipe": 2_290,
     "report": 2_223,
     "sandbox": 2_471,
     "top": 4_831,
