@@ -73,6 +73,7 @@ def _attempt(
     before = log.stat().st_size if log.exists() else 0
     child = begun(begin(draft.path), log=log)
     watch = Watch(draft.path, ranked) if ranked else None
+    asked = False
     try:
         while child.poll() is None and not (watch and watch.over()):
             tick()
@@ -81,14 +82,16 @@ def _attempt(
         if child.poll() is None:
             _end_ranks(draft, child)
     except BaseException as error:
+        asked = True
         _ask(child, getattr(error, "number", signal.SIGTERM), lambda: say(f"stage {draft.name!r} {WAITING}"))
-        if child.poll() is None:
-            write_json(draft.path / "result.json", {"message": "was ended by force", "clear": False})
         raise
     finally:
+        forced = asked and child.poll() is None  # also where a second signal cut the waiting short
         with suppress(ProcessLookupError, PermissionError):  # the group has ended; of zombies macOS says the second
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
+        if forced:
+            write_json(draft.path / "result.json", {"message": "was ended by force", "clear": False})
     if watch and child.returncode and draft.path.exists() and (why := explain(draft.path, watch, before)):
         write_json(draft.path / "result.json", why)
     return child.returncode

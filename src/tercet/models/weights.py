@@ -12,15 +12,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from tercet.device.mesh import Mesh
 from tercet.journal import replacing, write_json
 from tercet.models.headers import BaseError, stored_tensors
+
+if TYPE_CHECKING:
+    from tercet.device.mesh import Mesh
 
 SHARD = 5 * 10**9  # bytes of tensors in one file
 CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
@@ -62,7 +64,10 @@ def write_weights(
     left out. The ranks of a `mesh` write a file each in turn, and all must give all tensors; while a file is written
     the tensors of the next ones are gathered, so that a rank holds those of one file, and one more.
     """
-    mesh = mesh or Mesh()
+    if mesh is None:
+        from tercet.device.mesh import Mesh  # here, as its recipes need packages that reading a model does not
+
+        mesh = Mesh()
     headers = _headers(shapes, dtypes or {}, shard)
     paths = [path]
     if len(headers) > 1:
