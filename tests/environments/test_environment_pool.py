@@ -20,7 +20,13 @@ class Count:
 
     async def reset(self, row):
         self.seen = [row.id]
+        if row.id == "hang":
+            time.sleep(60)
         return [{"role": "system", "content": "count"}, "go"]
+
+    def close(self):
+        with open(__file__ + ".closed", "a") as file:
+            file.write(self.seen[0])
 
     def step(self, action):
         self.seen.append(action)
@@ -85,6 +91,22 @@ def test_what_breaks_ends_its_own_episode_and_the_others_go_on_where_they_were(p
     assert (broken.done, broken.outcome) == (True, outcome)
     assert said in broken.fault
     assert pool.step({1: "due"})[1].messages[0].content == "b uno due"
+
+
+def test_a_beginning_that_hangs_leaves_the_episodes_beside_it_whole(pool):
+    begun = pool.reset(rows("a", "hang", "b"))
+    assert [begun[number].outcome for number in range(3)] == ["graded", "timeout", "graded"]
+    after = pool.step({0: "one", 2: "uno"})
+    assert [after[number].messages[0].content for number in (0, 2)] == ["a one", "b uno"]
+
+
+def test_episodes_that_a_limit_ended_are_closed_and_their_numbers_free(pool, tmp_path):
+    pool.reset(rows("a", "b"))
+    pool.step({0: "one"})
+    pool.finish()
+    assert (tmp_path / "own.py.closed").read_text() == "ab"
+    pool.reset(rows("c"))
+    assert pool.step({0: "one"})[0].messages[0].content == "c one"
 
 
 def test_an_episode_that_does_not_repeat_itself_is_not_played_on_with_another_past(pool):

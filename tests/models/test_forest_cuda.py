@@ -121,7 +121,9 @@ def test_a_window_leaves_out_blocks_that_nobody_sees_and_no_others(seed):
     assert kept.sum() < whole.sum()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:The distutils package")  # its compiler's own
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning:torch", "ignore:(The distutils package|Distutils was)"
+)  # its compiler's
 @pytest.mark.skipif(bool(missing_compiler(CPU)), reason=f"torch.compile needs {missing_compiler(CPU)}")
 def test_compiled_for_rows_of_any_length_flex_attention_reads_these_blocks_too():
     from torch.nn.attention.flex_attention import flex_attention

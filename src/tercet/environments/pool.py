@@ -24,6 +24,7 @@ from tercet.sandbox.workers import (
 )
 
 PLAYER = "tercet.environments.worker"
+TURN = 7_919  # between the seeds of the turns of episodes that are played side by side
 
 
 class EnvironmentPlayError(RuntimeError):
@@ -40,6 +41,11 @@ class Reply(NamedTuple):
     outcome: str = "graded"
     fault: str = ""
 
+    @property
+    def said(self) -> list[str]:
+        """Its turns as a transcript shows them."""
+        return [f"[{turn.role}] {turn.content}" for turn in self.messages]
+
 
 @dataclass
 class Played:
@@ -49,7 +55,7 @@ class Played:
     first: Messages = ()
     actions: list[str] = field(default_factory=list)
     replies: list[Reply] = field(default_factory=list)
-    fault: str = ""  # why it cannot go on
+    worker: Worker | None = None  # the process that holds it
 
 
 class EnvironmentPool:
@@ -77,6 +83,11 @@ class EnvironmentPool:
     def step(self, actions: Mapping[int, str]) -> dict[int, Reply]:
         """What follows an action in each of these episodes."""
         return self._spread(actions)
+
+    def finish(self) -> None:
+        """End the episodes that go on; the processes stay."""
+        for table in self.seats:
+            table.forget(list(table.games))
 
     def close(self) -> None:
         """End all processes."""
@@ -117,7 +128,7 @@ class Seats:
             except WorkerError as error:
                 found[number] = Reply(outcome="error", fault=str(error))
             if found[number].done:
-                self._forget(number)
+                self.forget([number])
         return found
 
     def ask(self, function: str, *args: Any) -> Any:
@@ -134,15 +145,13 @@ class Seats:
 
     def _begun(self, number: int, row: Row) -> Reply:
         first = self._reset(number, row)
-        self.games[number] = Played(row, first)
+        self.games[number] = Played(row, first, worker=self._worker)
         return Reply(first, done=False)
 
     def _acted(self, number: int, action: str) -> Reply:
         game = self.games[number]
-        if self._worker is None:
-            self._play_again()
-        if game.fault:
-            raise WorkerError(game.fault)
+        if self._worker is None or game.worker is not self._worker:
+            self._play_again(number, game)
         reply = self._step(number, action)
         game.actions.append(action)
         game.replies.append(reply)
@@ -156,19 +165,23 @@ class Seats:
         turns, reward, done, info = self.ask("step", number, action)
         return Reply(tuple(Message(*turn) for turn in turns), reward, done, info)
 
-    def _play_again(self) -> None:
-        """Bring every episode of a process that was lost to where it was, in a new process."""
-        for number, game in self.games.items():
-            try:
-                same = self._reset(number, game.row) == game.first
-                same = same and [self._step(number, action) for action in game.actions] == game.replies
-            except (WorkerTimeoutError, WorkerError) as error:
-                game.fault, same = f"its process was lost, and it could not be played again: {error}", True
-            if not same:
-                game.fault = "its process was lost, and when played again it went otherwise; it has to repeat itself"
+    def _play_again(self, number: int, game: Played) -> None:
+        """Bring an episode whose process was lost to where it was, in the process of now."""
+        try:
+            same = self._reset(number, game.row) == game.first
+            same = same and [self._step(number, action) for action in game.actions] == game.replies
+        except WorkerTimeoutError:
+            raise
+        except WorkerError as error:
+            raise WorkerError(f"its process was lost, and it could not be played again: {error}") from None
+        if not same:
+            raise WorkerError("its process was lost, and when played again it went otherwise; it has to repeat itself")
+        game.worker = self._worker
 
-    def _forget(self, number: int) -> None:
-        self.games.pop(number, None)
-        if self._worker is not None:
+    def forget(self, numbers: list[int]) -> None:
+        """Drop these episodes, here and in the process, which tells those of its objects that have a `close`."""
+        for number in numbers:
+            self.games.pop(number, None)
+        if numbers and self._worker is not None:
             with suppress(WorkerTimeoutError, WorkerError):
-                self.ask("close", [number])
+                self.ask("close", numbers)

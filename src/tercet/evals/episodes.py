@@ -10,13 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tercet.environments.names import where
-from tercet.environments.pool import EnvironmentPool, Reply
+from tercet.environments.pool import TURN, EnvironmentPool, Reply
 from tercet.evals.results import asked, summed
 from tercet.evals.task import Item
 from tercet.records import Result, Sample, TaskCard
 from tercet.rows import Completion, Generator, Message, Messages, Row
-
-TURN = 7_919  # between the seeds of a group's turns
 
 
 @dataclass
@@ -45,7 +43,7 @@ class ItemEpisode:
             self.stop = "eos"
             return
         self.messages = (*self.messages, Message("assistant", self.answer), *reply.messages)
-        self.said += [f"[{turn.role}] {turn.content}" for turn in reply.messages]
+        self.said += reply.said
 
     def sample(self) -> Sample:
         """As an answer with its verdict."""
@@ -71,14 +69,14 @@ def play(model: Generator, card: TaskCard, items: list[Item], seed: int, emit: C
             acting = {number: game.answer for number, game in going.items() if not game.stop}
             for number, reply in pool.step(acting).items():
                 games[number].heard(reply)
+        pool.finish()
     finally:
         pool.close()
     for i, item in enumerate(items):
         own = [games[i * card.sampling.n + k] for k in range(card.sampling.n)]
         for game in own:
             game.stop = game.stop or "length"
-        head = asked(item, card, ())
-        emit(summed(replace(head, samples=[one.sample() for one in own]), [one.sample() for one in own], card))
+        emit(summed(asked(item, card, ()), [one.sample() for one in own], card))
 
 
 def _begun(pool: EnvironmentPool, items: list[Item], count: int) -> dict[int, ItemEpisode]:

@@ -10,15 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tercet.environments.pool import EnvironmentPool, Reply
+from tercet.environments.pool import TURN, EnvironmentPool, Reply
 from tercet.models.chat import Chat
 from tercet.recipe import RLSpec
 from tercet.rows import Completion, Row, Sampling
 from tercet.train.loop import TrainingError
 from tercet.train.rl.generator import PolicyGenerator
 from tercet.verify import Grade
-
-TURN = 7_919  # between the seeds of a round's turns
 
 
 class PaidTurn(NamedTuple):
@@ -86,7 +84,7 @@ class Episode:
         else:
             self.token_ids += ids
             self.mask += [False] * len(ids)
-            self.said += [f"[{turn.role}] {turn.content}" for turn in reply.messages]
+            self.said += reply.said
 
 
 class EpisodeWriter:
@@ -111,6 +109,7 @@ class EpisodeWriter:
             turn += 1
             for number in going if turn >= self.spec.max_turns else ():
                 games[number].stop = games[number].stop or "length"
+        self.pool.finish()  # those that a limit ended go on for the environment
         return [[games[i * count + k] for k in range(count)] for i in range(len(rows))]
 
     def _begun(self, row: Row, reply: Reply) -> Episode:
