@@ -96,7 +96,7 @@ BUDGETS = {
     "hub": 400,
     "kernels": 111,
     "launch": 1_298,
-    "models": 13_860,
+    "models": 13_940,
     "play": 947,
     "preflight": 1_477,
     "recipe": 2_290,

@@ -27,12 +27,54 @@ class MeshShape(Spec):
     tensor: int = Field(1, ge=1, description="Ranks that compute a part each of every product, within a node.")
 
 
+class EnginePlacement(Spec):
+    """Where the engine of stages with `engine = "vllm"` or `"sglang"` runs, and how large it is."""
+
+    kind: Literal["", "vllm", "sglang"] = Field(
+        "", description="The engine of every stage that could have one and names none; it is part of their keys."
+    )
+    placement: Literal["colocated", "apart"] = Field(
+        "colocated",
+        description="`colocated`: in the stage's own processes and on its cards, asleep while they train; `apart`: "
+        "replicas on cards of their own, placed by Ray.",
+    )
+    replicas: int = Field(1, ge=1, description="Engines that share the prompts (`apart`).")
+    tensor_parallel_size: int = Field(1, ge=1, description="Cards of each replica.")
+    gpu_memory_utilization: float | None = Field(
+        None, gt=0, le=1, description="Share of a card for an engine: 0.9 apart and 0.4 beside a trainer when absent."
+    )
+    max_model_len: int | None = Field(
+        None, ge=16, description="Most tokens of a prompt with its completion; the model's own limit when absent."
+    )
+    max_num_seqs: int | None = Field(None, ge=1, description="Completions that a replica writes at once; its default.")
+    urls: tuple[str, ...] = Field(
+        (),
+        description="Servers that run already, one per replica: `vllm serve` or SGLang's, `http://HOST:PORT`.",
+    )
+    key_file: str = Field("", description="File with the key of those servers, where they ask for one.")
+    ray_address: str = Field("", description="Ray's cluster; the one of RAY_ADDRESS, or one of this machine's own.")
+    options: dict[str, Any] = Field({}, description="Further arguments of the engine, as it calls them.")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.urls and self.placement == "colocated":
+            raise ValueError('engine.urls are servers of their own; set engine.placement = "apart"')
+        if self.urls and len(set(self.urls)) != len(self.urls):
+            raise ValueError("engine.urls names a server twice")
+        if self.placement == "colocated" and self.replicas > 1:
+            raise ValueError(
+                f'engine.replicas = {self.replicas} needs engine.placement = "apart"; colocated, each rank has one'
+            )
+        return self
+
+
 class Placement(Spec):
     """Where and how fast; never part of a key."""
 
     later = (
         *("mesh", "rank_timeout", "report_to", "completions_every"),
         *("nodes", "gpus", "launch", "rendezvous", "max_restarts", "at_once", "activation_offloading"),
+        "engine",
     )
     ranks: int = Field(
         1, ge=1, description="Processes of a training stage (`nodes` times `gpus`); above one, torchrun with FSDP2."
@@ -99,6 +141,7 @@ class Placement(Spec):
         False, description="Keep what layers save for backward on the host until backward reads it (CUDA)."
     )
     compile: bool = Field(False, description="Compile the layers with torch.compile; the first steps take minutes.")
+    engine: EnginePlacement = Field(EnginePlacement(), description="Where engines beside the trainer run.")
     engine_url: str = Field(
         "", description='Where `engine = "vllm"` of an RL stage is served, `http://HOST:PORT`; in-process when absent.'
     )

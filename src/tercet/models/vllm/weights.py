@@ -14,14 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tercet.models.engines.replica import EngineError
+
 Weights = Iterable[tuple[str, Tensor]]
 DTYPES = ("float32", "bfloat16", "float16")
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 SHOWN = 6  # names in an error
-
-
-class EngineError(ValueError):
-    """vLLM is missing or has died, or was asked for something it cannot do."""
 
 
 def checksum(weights: Weights, dtype: str = "") -> str:

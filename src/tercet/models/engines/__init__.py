@@ -1,0 +1,1 @@
+"""Engines with weights of their own, beside the trainer: what they promise, and a pool of them."""
