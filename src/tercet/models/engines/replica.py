@@ -21,7 +21,7 @@ class ReplicaDiedError(EngineError):
     """A replica is gone with what it was asked; another may be asked the same."""
 
 
-class Written(NamedTuple):
+class WrittenGroup(NamedTuple):
     """The completions of a prompt, and the versions of the weights that wrote their first and last tokens."""
 
     completions: list[Completion]
@@ -32,7 +32,7 @@ class Written(NamedTuple):
 class Submits(Protocol):
     """What takes prompts without waiting: a replica, a pool of them, a fake in a test."""
 
-    def submit(self, prompt: Sequence[int], sampling: Sampling, stream: int) -> Future[Written]:
+    def submit(self, prompt: Sequence[int], sampling: Sampling, stream: int) -> Future[WrittenGroup]:
         """`sampling.n` completions of a prompt; `stream` names its random numbers, as in `ChatGenerator.write`.
 
         A ReplicaDiedError in the future means that the prompt may be asked again.
