@@ -22,11 +22,16 @@ class ReplicaDiedError(EngineError):
 
 
 class WrittenGroup(NamedTuple):
-    """The completions of a prompt, and the versions of the weights that wrote their first and last tokens."""
+    """The completions of a prompt, the versions of the weights that wrote their first and last tokens, and who did.
+
+    A version is the number that came with the weights, `finish_weight_update(weight_version)`; a group that may have
+    begun with either of two has the older one.
+    """
 
     completions: list[Completion]
     first: int
     last: int
+    replica: str = ""
 
 
 class Submits(Protocol):
