@@ -96,7 +96,7 @@ BUDGETS = {
     "hub": 400,
     "kernels": 111,
     "launch": 1_298,
-    "models": 13_923,
+    "models": 14_303,
     "play": 947,
     "preflight": 1_477,
     "recipe": 2_333,
