@@ -38,7 +38,6 @@ from tercet.models.tiny import write_tokenizer
 from tercet.recipe import BaseSpec, DPOSpec, Placement, Recipe, SFTSpec
 from tercet.rows import Sampling
 from tercet.store import Context
-from tercet.track import Tracker
 from tercet.train.dpo import preference_loss
 from tercet.train.loop import LossFn, fit, start
 from tercet.train.sft import sft_loss
@@ -153,7 +152,7 @@ def train(
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) / "stage" / "work"
         work.mkdir(parents=True)
-        ctx = Context("gpu", 0, recipe, work, cast(Tracker, notes), {}, cast(Any, None))
+        ctx = Context("gpu", 0, recipe, work, notes, {}, cast(Any, None))
         state = start(policy(config, ranks.device, ranks.padded), spec, ranks, ctx)
 
         def values(items: list[int], forest: Forest) -> dict[str, torch.Tensor]:

@@ -38,21 +38,16 @@ Job = dict[str, Any]
 Values = Callable[[list[int], Forest], dict[str, torch.Tensor]]
 
 
-class Notes:
-    """A tracker that keeps what the loop logs."""
+class Notes(Tracker):
+    """A tracker without a folder that keeps what the loop logs."""
 
     def __init__(self) -> None:
+        super().__init__(None)
         self.steps: list[dict[str, float]] = []
 
-    def log(self, step: int, **figures: float) -> None:
+    def log(self, step: int, **values: float) -> None:
         """Keep a step's figures."""
-        self.steps.append(figures)
-
-    def progress(self, done: int, total: int, note: str = "") -> None:
-        """Progress is not shown."""
-
-    def note(self, text: str) -> None:
-        """Nothing is shown."""
+        self.steps.append(values)
 
     def column(self, name: str) -> list[float]:
         """One figure of every step."""
@@ -209,7 +204,7 @@ def prepare(file: Path) -> tuple[Job, list[dict[str, Any]], Notes, Context]:
     notes = Notes()
     work = Path(tempfile.mkdtemp(dir=file.parent)) / "stage" / "work"
     work.mkdir(parents=True)
-    return job, rows, notes, Context("bench", job["seed"], recipe, work, cast(Tracker, notes), {}, cast(Any, None))
+    return job, rows, notes, Context("bench", job["seed"], recipe, work, notes, {}, cast(Any, None))
 
 
 def common(job: Job) -> dict[str, Any]:
