@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from tercet.models.chat import Chat, ChatError
 from tercet.models.forest import Leaf, Tree
 from tercet.models.hf_folder import load_tokenizer
-from tercet.recipe import DPOSpec, RewardModelSpec, SFTSpec
+from tercet.recipe import DPOSpec, Placement, RewardModelSpec, SFTSpec
 from tercet.rows import Message, Pair, Row, read_pairs, read_rows, write_table
 from tercet.store import Store, source_digest
 from tercet.train.batch import Limit, TruncationError, cut, trained, within
 from tercet.train.dpo import PAIRS
 from tercet.train.rl.rollout import PROMPTS
 from tercet.train.sft import ANSWERS, TURNS
-from tercet.train.tokens import PART, Rule, Tokens, dropped_thoughts, prepare, write
+from tercet.train.tokens import PART, Rule, Tokens, batches, dropped_thoughts, prepare, write
 
 CONTENT = st.one_of(
     st.text(st.characters(max_codepoint=0x3FFFF, exclude_categories=["Cs", "Cc"]), max_size=12),
@@ -109,7 +109,7 @@ def test_errors_among_many_name_their_row(chat):
 
 def context(folder: Path, threads: int = 2):
     """What `prepare` reads of a context: the store around a draft, and the threads."""
-    placement = SimpleNamespace(threads=threads)
+    placement = Placement(threads=threads)
     return SimpleNamespace(store=Store(folder), recipe=SimpleNamespace(placement=placement))
 
 
@@ -195,7 +195,7 @@ def test_what_fails_leaves_no_file(chat, tmp_path):
 
 
 def test_no_rows_are_no_trees(chat, tmp_path):
-    write(tmp_path / "none.arrow", iter(()))
+    write(tmp_path / "none.arrow", batches(iter(())))
     trees, table = within(Tokens(tmp_path / "none.arrow"), Limit(4, "cut", 0.0))
     assert (len(trees), list(trees), table["sources"]) == (0, [], {})
 
@@ -210,7 +210,7 @@ FORKS = st.lists(
 
 @given(FORKS, st.integers(1, 14), st.sampled_from(["drop", "cut", "error"]))
 def test_the_length_policy_is_that_of_trees_taken_one_by_one(tmp_path, trees, most, overlong):
-    write(tmp_path / "t.arrow", ((f"r{i}", f"s{i % 2}", tree) for i, tree in enumerate(trees)))
+    write(tmp_path / "t.arrow", batches((f"r{i}", f"s{i % 2}", tree) for i, tree in enumerate(trees)))
     tokens, limit = Tokens(tmp_path / "t.arrow"), Limit(most, overlong, 1.0)
     expected, table = [], {}
     for i, tree in enumerate(trees):
@@ -270,8 +270,7 @@ def test_rows_with_different_numbers_of_texts_stand_in_one_file(tiny_folder, row
     think = "<think>t</think>"
     talks = [[("q", "a"), ("r", "b")], [("q", f"{think}a"), ("r", "b")], [(c, f"{think}{c}") for c in "xyz"]]
     write_table(rows_file, [Row(f"r{i}", turns(talk), "s") for i, talk in enumerate(talks)])
-    write(tmp_path / "tokens.arrow", TURNS.trees(chat, rows_file, 1))
-    tokens = Tokens(tmp_path / "tokens.arrow")
+    tokens = prepare(rows_file, chat, TURNS, context(tmp_path))
     assert tokens.num_split == 2
     assert [len(tokens.tree(row).leaves) for row in range(3)] == [1, 2, 3]
     words = [[bytes(t for t in leaf.token_ids if t < 256).decode() for leaf in tokens.tree(2).leaves]]

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 J = TypeVar("J")
 R = TypeVar("R")
 
-WINDOW = 1024  # jobs, and results, that wait in the cluster's memory at once
+WINDOW = 1024  # jobs of one call of Ray Data
 
 
 class NoClusterError(RuntimeError):
@@ -21,8 +21,9 @@ class NoClusterError(RuntimeError):
 class ClusterPool(Generic[J, R]):
     """On a cluster what `tercet.data.process_pool.ProcessPool` is on one machine; its function must be picklable."""
 
-    def __init__(self, work: Callable[[J], R]) -> None:
-        self.work = work
+    def __init__(self, work: Callable[[J], R], window: int = 0) -> None:
+        """`window` jobs, and results, wait in the cluster's memory at once; `WINDOW` when absent."""
+        self.work, self.window = work, window or WINDOW
 
     def __enter__(self) -> ClusterPool[J, R]:
         return self
@@ -33,7 +34,7 @@ class ClusterPool(Generic[J, R]):
     def map(self, jobs: Iterable[J]) -> Iterator[R]:
         """The result of each job, in order. The first job that fails raises its own error here."""
         source = iter(jobs)
-        if not (some := list(islice(source, WINDOW))):
+        if not (some := list(islice(source, self.window))):
             return
         ray = _cluster()
         own = ray.put(self.work)  # once for all windows; a worker unpacks it once
@@ -45,7 +46,12 @@ class ClusterPool(Generic[J, R]):
                 if isinstance(found, Exception):
                     raise found
                 yield found
-            some = list(islice(source, WINDOW))
+            some = list(islice(source, self.window))
+
+
+def free_processors() -> int:
+    """Processors of the cluster that nobody has taken. Ranks that Ray started have taken one of each machine."""
+    return int(_cluster().available_resources().get("CPU", 0))
 
 
 def _cluster() -> Any:

@@ -72,7 +72,7 @@ class Chat:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, template: str = OWN, ends: Iterable[int] = ()) -> None:
         """`ends` are tokens that end a generation beside those of template and tokenizer (the generation config's)."""
-        self.tokenizer = tokenizer
+        self.tokenizer, self._named = tokenizer, template
         self._ends = set(ends)
         date = str(tokenizer.init_kwargs.get(DATE_KEY) or "")
         self._template = ChatTemplate(template_text(tokenizer, template), tokenizer.special_tokens_map, date)
@@ -83,6 +83,10 @@ class Chat:
         self._backend.no_truncation()
         self._backend.no_padding()
         self.turns = Turns(self._template, self._closing_tokens())
+
+    def __reduce__(self) -> tuple[type[Chat], tuple[object, ...]]:
+        """Made again in another process: a compiled template cannot be sent."""
+        return Chat, (self.tokenizer, self._named, sorted(self._ends))
 
     def _closing_tokens(self) -> list[str]:
         """The tokens that may end a turn: special ones and those that end a generation, none that begins a text."""

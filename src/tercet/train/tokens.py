@@ -12,6 +12,7 @@ import gc
 import hashlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ from tercet.recipe import OfflineSpec
 from tercet.rows import pair_from, stream_rows
 from tercet.rows_file import read_file
 from tercet.store import Context, disk_errors, source_digest
+from tercet.train.pieces import in_pieces
 
 LAYOUT = "1"  # of the file; another layout is another key
 PART = 1024  # rows of one record batch
@@ -99,21 +101,31 @@ def prepare(path: Path, chat: Chat, rule: Rule, ctx: Context) -> Tokens:
         if not intact(file):
             if file.exists():
                 ctx.track.note(f"{file} is damaged, or an older version kept it; it is made again")
-            write(file, rule.trees(chat, path, threads))
+            write(file, in_pieces(partial(_made, rule, chat), path, PART, ctx.recipe.placement, threads))
     return Tokens(file)
 
 
-def write(file: Path, trees: Iterator[NamedTree]) -> None:
-    """Write a token file by rename, `PART` rows in memory at a time. Hold a lock on `file` meanwhile."""
+def _made(rule: Rule, chat: Chat, path: Path, threads: int) -> Iterator[pa.RecordBatch]:
+    return batches(rule.trees(chat, path, threads))
+
+
+def batches(trees: Iterator[NamedTree]) -> Iterator[pa.RecordBatch]:
+    """What a token file holds, `PART` rows in memory at a time."""
+    while part := list(islice(trees, PART)):
+        yield _record_batch(part)
+
+
+def write(file: Path, parts: Iterator[pa.RecordBatch]) -> None:
+    """Write a token file by rename. Hold a lock on `file` meanwhile."""
     with disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         for stale in file.parent.glob(f".{file.name}.*"):  # of a process that was killed
             stale.unlink()
         gc.freeze()  # searching what libraries keep for garbage took a sixth of the time
         try:
-            with replacing(file) as partial, open(partial, "wb") as stream, pa.ipc.new_file(stream, SCHEMA) as writer:
-                while part := list(islice(trees, PART)):
-                    writer.write_batch(_record_batch(part))
+            with replacing(file) as begun, open(begun, "wb") as stream, pa.ipc.new_file(stream, SCHEMA) as writer:
+                for part in parts:
+                    writer.write_batch(part)
             stamp(file)
         finally:
             gc.unfreeze()
