@@ -31,7 +31,7 @@ def cluster():
     pytest.importorskip("ray.data")
     os.environ["RAY_AUTH_MODE"] = "disabled"
     ray.init(num_cpus=2, object_store_memory=200 << 20, include_dashboard=False, log_to_driver=False)
-    yield
+    yield ray
     ray.shutdown()
 
 
@@ -91,14 +91,12 @@ def test_a_row_that_cannot_be_read_is_named_as_on_one_machine(cluster, tiny_fold
 
 @pytest.mark.slow
 def test_where_ranks_hold_every_processor_tokens_are_made_here(cluster, tiny_folder, tmp_path, monkeypatch):
-    import ray
-
     write_table(tmp_path / "rows.parquet", words.generate(5 * PART, "train", 5))
-    held = ray.util.placement_group([{"CPU": 2}])
-    ray.get(held.ready())
+    held = cluster.util.placement_group([{"CPU": 2}])
+    cluster.get(held.ready())
     monkeypatch.setattr(ClusterPool, "map", lambda *_: pytest.fail("asked a cluster that never answers"))
     assert tokens(tmp_path, "rows.parquet", TURNS, tiny_folder, launch="ray")
-    ray.util.remove_placement_group(held)
+    cluster.util.remove_placement_group(held)
 
 
 def answer(text: str) -> Message:
