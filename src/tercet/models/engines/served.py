@@ -37,7 +37,7 @@ MOST_TOKENS = 1 << 16  # that an answer of the control plane may be as long as
 UNSENT = -1  # version of the weights that a server began with
 
 
-class Written(NamedTuple):
+class FromServer(NamedTuple):
     """One completion as a server wrote it: tokens, their log-probabilities, why it ended, first and last version."""
 
     token_ids: list[int]
@@ -130,7 +130,7 @@ class ServedEngine(ABC):
         """Check that the server can do what it will be asked for; its context in tokens."""
 
     @abstractmethod
-    def _write(self, prompt: list[int], sampling: Sampling, stream: int) -> list[Written]:
+    def _write(self, prompt: list[int], sampling: Sampling, stream: int) -> list[FromServer]:
         """What the server writes; of a greedy prompt one completion is enough."""
 
     @abstractmethod
@@ -156,7 +156,7 @@ class ServedEngine(ABC):
             raise EngineError(f"{self.url}: {self.engine} gave {len(written)} of {sampling.n} completions")
         return WrittenGroup(written, max(first, 0), max(last, 0), self.name)
 
-    def _completion(self, one: Written, stops: Sequence[str], begun: str) -> Completion:
+    def _completion(self, one: FromServer, stops: Sequence[str], begun: str) -> Completion:
         found = self.chat.completion(one.token_ids, one.logps, stops, begun)
         if found.stop == "stop" or one.reason == "length":
             return found

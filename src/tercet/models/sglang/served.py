@@ -1,6 +1,6 @@
 """A server of SGLang as a replica: token ids in and out by `/generate`, weights from a folder that both see.
 
-Written from the source of SGLang 0.5.23 and tested against a server that speaks its schema; no SGLang has run. Seeds
+FromServer from the source of SGLang 0.5.23 and tested against a server that speaks its schema; no SGLang has run. Seeds
 count only with `--enable-deterministic-inference`. Log-probabilities are those of the tempered distribution before
 top-k and top-p, as the local generator gives them.
 """
@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from tercet.models.engines.replica import EngineError
-from tercet.models.engines.served import ANSWER_SECONDS, CONTROL_SECONDS, ServedEngine, Written, version, versions
+from tercet.models.engines.served import ANSWER_SECONDS, CONTROL_SECONDS, ServedEngine, FromServer, version, versions
 from tercet.models.vllm.generator import scored, settings_of
 from tercet.rows import Likelihood, Sampling
 
@@ -60,7 +60,7 @@ class SglangServer(ServedEngine):
             raise EngineError(f"{self.url}: SGLang runs with --dtype {has}; start it with --dtype {dtype}")
         return context
 
-    def _write(self, prompt: list[int], sampling: Sampling, stream: int) -> list[Written]:
+    def _write(self, prompt: list[int], sampling: Sampling, stream: int) -> list[FromServer]:
         """One request of as many equal prompts as completions are wanted, each with a seed of its own."""
         settings = settings_of(sampling, stream, sorted(self.chat.stops))
         ours = {
@@ -105,10 +105,10 @@ class SglangServer(ServedEngine):
             raise self._strange(error) from None
 
 
-def _written(about: dict[str, Any]) -> Written:
+def _written(about: dict[str, Any]) -> FromServer:
     given = about["output_token_logprobs"]
     ids, logps = [int(token) for _, token, _ in given], [float(logp) for logp, _, _ in given]
     first, last = versions(about.get("weight_versions"))
     if first is None and "weight_version" in about:
         first = last = version(about["weight_version"])
-    return Written(ids, logps, str(about["finish_reason"]["type"]), first, last)
+    return FromServer(ids, logps, str(about["finish_reason"]["type"]), first, last)

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from tercet.models.engines.replica import EngineError
-from tercet.models.engines.served import ANSWER_SECONDS, CONTROL_SECONDS, ServedEngine, Written, version, versions
+from tercet.models.engines.served import ANSWER_SECONDS, CONTROL_SECONDS, ServedEngine, FromServer, version, versions
 from tercet.models.vllm.generator import scored, settings_of
 from tercet.rows import Likelihood, Sampling
 
@@ -93,7 +93,7 @@ class VllmServer(ServedEngine):
             if has != wanted:
                 raise EngineError(f"{self.url}: vLLM runs with --{option} {has}; start it with --{option} {wanted}")
 
-    def _write(self, prompt: list[int], sampling: Sampling, stream: int) -> list[Written]:
+    def _write(self, prompt: list[int], sampling: Sampling, stream: int) -> list[FromServer]:
         settings = settings_of(sampling, stream, sorted(self.chat.stops))
         wanted = settings["n"] * settings["max_tokens"]
         body = {"token_ids": prompt, "sampling_params": settings}
@@ -118,9 +118,9 @@ class VllmServer(ServedEngine):
             raise self._strange(error) from None
 
 
-def _written(choice: dict[str, Any]) -> Written:
+def _written(choice: dict[str, Any]) -> FromServer:
     ids = [int(token) for token in choice["token_ids"]]
     logps = [float(one["logprob"]) for one in choice["logprobs"]["content"]] if ids else []
     if len(logps) != len(ids):
         raise ValueError(f"{len(logps)} log-probabilities of {len(ids)} tokens")
-    return Written(ids, logps, str(choice["finish_reason"]), *versions(choice.get("weight_versions")))
+    return FromServer(ids, logps, str(choice["finish_reason"]), *versions(choice.get("weight_versions")))
