@@ -96,7 +96,7 @@ BUDGETS = {
     "hub": 400,
     "kernels": 111,
     "launch": 1_298,
-    "models": 14_307,
+    "models": 14_797,
     "play": 947,
     "preflight": 1_477,
     "recipe": 2_333,

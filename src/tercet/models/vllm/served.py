@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from tercet.models.engines.replica import EngineError
-from tercet.models.engines.served import ANSWER_SECONDS, CONTROL_SECONDS, ServedEngine, FromServer, version, versions
+from tercet.models.engines.served import ANSWER_SECONDS, CONTROL_SECONDS, FromServer, ServedEngine, version, versions
 from tercet.models.vllm.generator import scored, settings_of
 from tercet.rows import Likelihood, Sampling
 
