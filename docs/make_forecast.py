@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tercet.cli.forecast import assumptions, row, works_of
+from tercet.cli.forecast import SHOWN, assumptions, row, seconds, works_of
 from tercet.forecast.machines import ASSUMED, Machine, machine
-from tercet.forecast.stages import Forecast, Work, forecast, needed, too_much
+from tercet.forecast.rounds import round_of
+from tercet.forecast.stages import Forecast, forecast, needed, refusal, setting_of, settled, too_much
+from tercet.forecast.work import APART, Engines, Work, rows_of_step
 from tercet.pipeline import plan
-from tercet.recipe import TrainSpec, library, load
+from tercet.recipe import Recipe, TrainSpec, library, load
 from tercet.store import Store
 
 PAGE = Path(__file__).with_name("forecast.md")
@@ -29,9 +33,9 @@ HEAD = """\
 node's host, GB of disk, hours and cost. It reads the recipe and a `config.json` (of a folder, of the hub's cache, or,
 for the models that the recipes of this package name, a table that comes along); no weights are fetched and nothing is
 started. What cannot fit is refused with exit code 2, with the smallest change of settings that fits by the same
-arithmetic. `--json` prints every term. Machines: `h100`, `h100x8`, `h100x32`, `h100x256`, `h200`, `h200x8`, and `cpu`,
-this machine, with its measured rate; `src/tercet/forecast/machines.toml` has their sizes, rates and prices with their
-sources.
+arithmetic. `--json` prints every term. Machines: `h100`, `h100x8`, `h100x32`, `h100x64`, `h100x256`, `h200`, `h200x8`,
+and `cpu`, this machine, with its measured rate; `src/tercet/forecast/machines.toml` has their sizes, rates and prices
+with their sources.
 
 ## What is counted
 
@@ -80,6 +84,9 @@ DPO as in the published recipes of that size; GRPO with the settings of `tulu3.1
 machine was at hand: nothing here is measured.
 
 {ways}
+## Rounds of RL with engines
+
+{rounds}
 ## Measured on a CPU
 
 SmolLM2-135M-Instruct, each stage a process of its own, two steps; GB of the process's peak (`ru_maxrss`) beside what
@@ -102,7 +109,8 @@ TITLES = ("stage", "ranks", "weights", "moments", "activations", "peak", "host",
 
 def render() -> str:
     """The whole page."""
-    parts = [HEAD.replace("{measured}", measured()).replace("{ways}", ways()).replace("{{", "{").replace("}}", "}")]
+    head = HEAD.replace("{measured}", measured()).replace("{ways}", ways())
+    parts = [head.replace("{{", "{").replace("}}", "}").replace("{rounds}", rounds())]
     for name in RECIPES:
         for place in MACHINES:
             parts.append(f"`tercet plan {name} --machine {place}`\n\n")
@@ -164,6 +172,151 @@ def _way(work: Work, place: str) -> tuple[str, ...]:
         if not too_much(found, where):
             return said, *(f"{found.get(key, 0.0) / 1e9:,.0f}" for key in ("activations", "peak", "host"))
     return "does not fit", "", f"{found['peak'] / 1e9:,.0f}", f"{found['host'] / 1e9:,.0f}"
+
+
+ROUNDS = """\
+Where completions come from engines (`engine = "vllm"`), `tercet plan --machine` also prints the seconds of a round:
+
+* **read**: the prompts, once for a group's completions: 2 FLOP a weight and token, on the replica that has most.
+* **write**: all completions, as many at once as `max_num_seqs` and the cache allow. A step of a replica reads its
+  weights and the cache of all that it writes at {bandwidth:.0%} of the memory's bandwidth, or multiplies, whichever is
+  slower, and takes {step:.0f} ms besides; cards of one replica exchange what they computed twice a layer
+  ({near:.0f} µs each time within a node, {far:.0f} between nodes).
+* **tail**: the steps in which only the longest completion is left. One of a round is taken to reach `max_new_tokens`.
+* **weights**: the new weights in bf16. The trainer's ranks gather them, and one rank sends them to all engines, or,
+  from 30 G weights on, every card of an engine gets its own part; within a node by NVLink (450 GB/s), else by a card's
+  network (50 GB/s), at {link:.0%} of it. Engines wait. Checksums are made at the start and when asked for, and are not
+  counted.
+* **score**: a forward pass each of the policy for old log-probs, where there is more than one update, of the reference
+  and of a value model.
+* **train**: all updates, as above; between nodes ranks that share weights gather the layers of each pass twice, and
+  the longer of computing and gathering counts.
+* **round**: with `lag` the longer of writing (read, write, tail) and learning (score, train), and weights; otherwise
+  the sum. With `in_flight` the next prompts are written beside the tail. Engines on the trainer's own cards
+  (`colocated`) take turns with it.
+
+A trainer's ranks beyond the prompts of an update have nothing to do: 24 of Tülu 3.1, 640 of the 70B model. Engines take
+their cards (`replicas` times `tensor_parallel_size`) from those of `--machine`, and the trainer has the others; servers
+that `placement.engine.urls` names are on cards of their own. A card of an engine must hold its part of the weights in
+`gpu_memory_utilization` of its memory; the rest is cache. Evaluations of a model that no card holds fit in the same
+way, by an engine of several cards. Loading, verifiers and the time that groups of unequal length wait for one another
+are not counted, and engines are taken to run with CUDA graphs.
+
+### What was published, and what this arithmetic says of it
+
+Learners and engines as allenai/open-instruct has them, in its page of Tülu 3 commands and, by their names, in
+`scripts/train/tulu3/`; hours from the paper (§6.3) and from the figure of a re-run. Lengths are not published and are
+assumed (below). GPU-hours are those of all cards booked.
+
+{published}
+The 405B model is the one case with published phases: about 550 s of writing, 25 of weights and 1,500 of training a
+round, where this arithmetic has {writing}, {sending} and {learning}. Lengths are assumed and batches are the recipes';
+one rank sent the weights; learners took one row a pass, and by the command went over a round four times, where the
+recipe has the paper's once. So **read these figures as where time goes**; of training they are bounds from
+below, and a run takes a multiple.
+
+### Ours on 8 and on 32 nodes
+
+The recipes' own settings (`tulu3.1-8b` with `engine = "vllm"`), and the split of the cards with the shortest round by
+this arithmetic, of engines with 1, 2, 4 or 8 cards; of splits within 1 % the one with fewest cards.
+
+{ours}
+What differs from the published runs: engines are as many as it takes to write while the trainer trains, where one was
+published; weights go to the 70B model's engines in parts, where one rank sent them whole. Batches and updates are the
+same. Tülu 3.1 gains nothing from more than a few nodes: an update has 24 prompts, and the tail of 2,048 tokens gets no
+shorter.
+
+### What weights cost
+
+By the same kind of arithmetic, weights over HTTP with hashes on both sides take 35 to 50 s an update for 8B: {http}
+hours of Tülu 3.1's 1,920 rounds. As they go now:
+{now}.
+
+"""
+PUBLISHED = [  # model, recipe, learners, replicas and cards of each, booked, hours published, what a round took
+    ("Tülu 3.1 8B", "tulu3.1-8b", 12, 1, 4, 16, "", ""),
+    ("Tülu 3.1 8B, `grpo_8b.sh`", "tulu3.1-8b", 12, 4, 1, 16, "41 (660), on a figure", "57, if of all 2,000,000"),
+    ("Tülu 3.1 8B, `grpo_fast_8b_single_node.sh`", "tulu3.1-8b", 6, 2, 1, 8, "", ""),
+    ("Tülu 3 70B", "tulu3-70b", 40, 1, 4, 48, "60 (2,880)", "346, if of all 400,000 answers"),
+    ("Tülu 3 405B", "tulu3-405b", 232, 1, 16, 256, "46 (11,776)", "about 2,075 (§8.1)"),
+]
+SPLIT_TITLES = ("model", "cards", "learners", "engines", *SHOWN)
+
+
+def rounds() -> str:
+    """The section of rounds: what was published, ours on 8 and 32 nodes, and what weights cost."""
+    given = {name: ASSUMED[name] for name in ("bandwidth", "link")}
+    given |= {name: ASSUMED[name] * 1e6 for name in ("near", "far")} | {"step": ASSUMED["step"] * 1e3}
+    http = " to ".join(f"{1920 * each / 3600:.0f}" for each in (35, 50))
+    first = _split("tulu3.1-8b", 16, Engines(1, 4, 0.0, 1024, apart=True))
+    weights = first[1]["weights"]
+    now = f"{weights:.1f} s each from 12 learners to an engine on four cards, {weights * 1920 / 60:.0f} minutes in all"
+    _, large = _split("tulu3-405b", 248, Engines(1, 16, 0.0, 1024, apart=True))
+    sides = {"writing": ("read", "write", "tail"), "sending": ("weights",), "learning": ("score", "train")}
+    said = {name: f"{sum(large[one] for one in parts):.0f}" for name, parts in sides.items()}
+    return ROUNDS.format(published=published(), ours=ours(), http=http, now=now, **given, **said)
+
+
+def published() -> str:
+    """The published splits, with the forecast of each."""
+    titles = (*SPLIT_TITLES, "hours (GPU-hours) published", "a round published")
+    lines = []
+    for said, name, learners, replicas, tensor, booked, hours, took in PUBLISHED:
+        engines = Engines(replicas, tensor, 0.0, int(ASSUMED["sequences"]), apart=True)
+        _, phases = _split(name, learners + engines.cards, engines, lag=1)
+        lines.append((said, booked, *_cells(learners, engines, phases), hours or "-", took or "-"))
+    return _markdown(titles, lines)
+
+
+def ours() -> str:
+    """The best split of each number of cards, in turn where the recipe says so and one round ahead."""
+    lines = []
+    for said, name in (("Tülu 3.1 8B", "tulu3.1-8b"), ("Tülu 3 70B", "tulu3-70b")):
+        for cards in (64, 256):
+            for lag in (0, 1):
+                _, engines, phases = min(_splits(name, cards, lag), key=lambda one: one[0])
+                learners = int(phases.pop("learners"))
+                lines.append((said, cards, f"`lag = {lag}`", *_cells(learners, engines, phases)))
+    return _markdown((*SPLIT_TITLES[:2], "", *SPLIT_TITLES[2:]), lines)
+
+
+def _splits(name: str, cards: int, lag: int) -> Iterator[tuple[tuple[float, int], Engines, dict[str, float]]]:
+    """Every split of so many cards that fits, with what to compare: a round to 1 %, then the cards that are used."""
+    for tensor in (1, 2, 4, 8):
+        for replicas in range(1, min(cards // tensor, 64)):
+            engines = Engines(replicas, tensor, 0.0, int(ASSUMED["sequences"]), apart=True)
+            work, phases = _split(name, cards, engines, lag)
+            if phases:
+                busy = min(work.setting.ranks, rows_of_step(work.spec))
+                whole = round(math.log(phases["round"]) / 0.01)
+                yield (whole, busy + engines.cards), engines, phases | {"learners": busy}
+
+
+def _split(name: str, cards: int, engines: Engines, lag: int | None = None) -> tuple[Work, dict[str, float]]:
+    """An RL stage's work on so many cards with its engines', and the phases of its round; none where too small."""
+    where = machine("h100x256").with_cards(cards)
+    recipe, work = _published(name)
+    engines = replace(engines, room=APART * where.memory)
+    spec = work.spec if lag is None else work.spec.model_copy(update={"lag": lag})
+    setting = setting_of(spec, recipe, where.with_cards(cards - engines.cards))
+    work = settled(replace(work, spec=spec, setting=setting, engines=engines), where)
+    return work, {} if refusal(work, where) else round_of(work, where, ASSUMED)
+
+
+@cache
+def _published(name: str) -> tuple[Recipe, Work]:
+    recipe = load(library.located(name), ['stage.rlvr.engine="vllm"'])
+    with tempfile.TemporaryDirectory() as folder:
+        works, _ = works_of(recipe, plan(recipe, Store(Path(folder))), {}, machine("h100x256"))
+    return recipe, next(work for work in works if work.name == "rlvr")
+
+
+def _cells(learners: int, engines: Engines, phases: dict[str, float]) -> tuple[object, ...]:
+    return (learners, f"{engines.replicas} x {engines.tensor}", *(seconds(phases[name]) for name in SHOWN))
+
+
+def _markdown(titles: tuple[object, ...], lines: list[tuple[object, ...]]) -> str:
+    return "".join(f"| {' | '.join(map(str, cells))} |\n" for cells in (titles, ["---"] * len(titles), *lines))
 
 
 def measured() -> str:

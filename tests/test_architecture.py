@@ -87,12 +87,12 @@ MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 27
 # docs/log.md that says what the lines buy.
 BUDGETS = {
     "algos": 657,
-    "cli": 3_513,
+    "cli": 3_537,
     "data": 7_004,
     "device": 2_195,
     "environments": 543,
     "evals": 3_870,
-    "forecast": 785,
+    "forecast": 1_037,
     "hub": 400,
     "kernels": 111,
     "launch": 1_298,

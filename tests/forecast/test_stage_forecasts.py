@@ -8,7 +8,8 @@ import pytest
 
 from tercet.forecast.machines import ASSUMED, machine
 from tercet.forecast.shape import known
-from tercet.forecast.stages import Work, forecast, setting_of
+from tercet.forecast.stages import forecast, setting_of
+from tercet.forecast.work import Work
 from tercet.recipe import library, load
 
 CARDS = machine("h100x8")

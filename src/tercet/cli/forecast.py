@@ -12,14 +12,21 @@ from tercet.cli.output import emit, say, table
 from tercet.forecast import SHARES, rate
 from tercet.forecast.machines import ASSUMED, CPU, Machine, machine
 from tercet.forecast.shape import ModelShape, known
-from tercet.forecast.stages import Forecast, Work, forecast, setting_of, value_of
+from tercet.forecast.stages import Forecast, forecast, setting_of, value_of
 from tercet.forecast.texts import texts_of
+from tercet.forecast.work import Work, engines_of
 from tercet.pipeline import PlanLine
 from tercet.precision import resolve
 from tercet.preflight import Obstacle, refuse
 from tercet.preflight.facts import Facts
 from tercet.recipe import Recipe
 from tercet.recipe.specs import ComputeSpec
+
+SHOWN = ("read", "write", "tail", "weights", "score", "train", "round")  # `forecast.rounds.Phases`
+PHASES = (
+    "seconds of a round; engines (replicas x cards) read prompts, write, wait for the longest answers and get weights, "
+    "the trainer scores and trains"
+)
 
 
 def show(args: argparse.Namespace, recipe: Recipe, lines: Sequence[PlanLine], mirror: dict[str, str]) -> int:
@@ -63,8 +70,10 @@ def works_of(
         if shape is None or (value_of(spec) and value is None):
             unknown[line.name] = facts.source_of(model).model
         else:
-            setting = setting_of(spec, recipe, where, line.forecast.get("completions", 0))
-            works.append(Work(line.name, spec, shape, value, setting, line.forecast))
+            engines = engines_of(spec, recipe, where)
+            left = where.with_cards(max(1, where.cards - (engines.cards if engines else 0)))  # to train
+            setting = setting_of(spec, recipe, left, line.forecast.get("completions", 0))
+            works.append(Work(line.name, spec, shape, value, setting, line.forecast, engines))
     return works, unknown
 
 
@@ -76,6 +85,9 @@ def shape_of(facts: Facts, name: str) -> ModelShape | None:
 def _print(found: Sequence[Forecast], unknown: dict[str, str], where: Machine) -> None:
     head = ("stage", "ranks", "weights", "moments", "activ.", "peak", "host", "disk", "hours", "cost")
     table(head, map(row, found))
+    if rounds := [one for one in found if one.phases]:
+        table(("stage", "ranks", "engines", *SHOWN), map(round_row, rounds))
+        say(PHASES)
     say(
         f"GB a rank ({where.memory / 1e9:,.0f} there), GB of a node's host ({where.host / 1e9:,.0f}), GB of disk with "
         "two checkpoints"
@@ -85,6 +97,13 @@ def _print(found: Sequence[Forecast], unknown: dict[str, str], where: Machine) -
     say(assumptions(where))
     for name, model in unknown.items():
         say(f"{name}: the shape of {model} is not known; put its config.json into the hub's cache, or name its folder")
+
+
+def round_row(one: Forecast) -> list[Any]:
+    """A line of the table of rounds: seconds."""
+    assert one.engines is not None
+    cards = f"{one.engines.replicas} x {one.engines.tensor}"
+    return [one.name, one.ranks, cards, *(seconds(one.phases[name]) for name in SHOWN)]
 
 
 def row(one: Forecast) -> list[Any]:
@@ -101,6 +120,11 @@ def assumptions(where: Machine) -> str:
     texts = f"{a['row']:.0f} tokens a row, {a['side']:.0f} a side of a pair, {a['prompt']:.0f} and {a['answer']:.0f}"
     said = f"assumed: {texts} of prompt and answer; {where.training:.0%} of {where.flops / 1e12:,.3g} TFLOP/s a card"
     return said + (f"; ${where.price:.2f} a card and hour ({where.source})" if where.price else "")
+
+
+def seconds(value: float) -> str:
+    """A number of seconds as the table has it."""
+    return f"{value:,.1f}" if value < 10 else f"{value:,.0f}"
 
 
 def _gb(value: float) -> str:

@@ -28,6 +28,8 @@ class Machine:
     host: float
     flops: float
     bandwidth: float
+    link: float = 0.0  # to the other cards of its node
+    network: float = 0.0  # to another node
     price: float = 0.0  # US dollars per card and hour
     source: str = ""  # of the price
     training: float = ASSUMED["training"]  # share of the rate that training reaches

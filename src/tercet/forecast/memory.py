@@ -16,6 +16,7 @@ HOLES = 0.2  # of gradients and moments: what glibc's heap holds in pieces too s
 CPU_LOGITS, CARD_LOGITS, CARD_ROWS = 1 << 24, 1 << 28, 2048  # of `algos.tokens`
 ROWS, MOST = 2048, 1 << 24  # of `device.speed`
 SCORED = 8192  # tokens, of `models.generate`
+WRITES = 8192  # tokens of a row that an engine's cache must hold, or it could write none
 NORMS, FUSED = 16.0, 8.0  # bytes of two norms, times the width: in fp32, and by `models.fused` in bf16 on a CPU
 MOMENTS, EIGHT_BITS = 8.0, 2.0  # bytes of AdamW's two moments for a weight
 
@@ -42,6 +43,7 @@ class Setting:
     reference: bool = False  # a live one
     copies: int = 0  # of the policy, for generation
     cached: int = 0  # most tokens of the generator's cache
+    engine: float = 0.0  # bytes of an engine on the same card, which sleeps while there are gradients
 
 
 Bytes = dict[str, float]
@@ -73,8 +75,9 @@ def training(shape: ModelShape, setting: Setting, value: ModelShape | None = Non
     passing = {"activations": max(activations(one, s) for one in models), "logits": logits(shape, s)}
     writing = float(s.cached * shape.cache(s.width)) + (logits(shape, s) if s.cached else 0.0)
     writing += float(s.width * shape.parameters) if s.cached and not s.card else 0.0  # `models.packed`
+    writing += s.engine
     opening = found["process"] + (0.0 if s.offload and s.card else _opened(whole, trained, s))
-    found |= passing | {"cache": float(s.cached * shape.cache(s.width)), "opening": opening}
+    found |= passing | {"cache": float(s.cached * shape.cache(s.width)), "engine": s.engine, "opening": opening}
     without = lasting - found.get("gradients", 0.0)  # they are made by a step and gone after it
     found["peak"] = max(lasting + sum(passing.values()), without + writing, opening)
     waiting = max(_kept(one, s) * one.layers * s.tokens / s.context for one in models) if s.to_host else 0.0
@@ -96,6 +99,20 @@ def generation(shape: ModelShape, setting: Setting) -> Bytes:
     }
     peak = sum(found.values()) + max(sum(passing.values()), _yardstick(shape, setting.width))
     return found | passing | {"peak": peak, "host": float(setting.width * shape.parameters)}
+
+
+def engine(shape: ModelShape, setting: Setting, cards: int, room: float) -> Bytes:
+    """Bytes of each card of an engine: its part of the weights; what is left of `room` is cache, a row at least."""
+    parts = min(cards, shape.kv_heads)
+    found: Bytes = {
+        "weights": float(setting.width * shape.parameters) / cards,
+        "process": CARD_PROCESS,
+        "activations": float(SCORED * _layer(shape, setting.width)) / cards,
+        "logits": logits(shape, replace(setting, tokens=SCORED)) / cards,
+    }
+    taken, row = sum(found.values()), float(WRITES * shape.cache(setting.width)) / parts
+    found["cache"] = max(room - taken, row)
+    return found | {"peak": taken + found["cache"], "host": float(setting.width * shape.parameters)}
 
 
 def activations(shape: ModelShape, setting: Setting) -> float:

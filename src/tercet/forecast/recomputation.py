@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tercet.forecast.machines import CPU, Machine, machine
 from tercet.forecast.shape import ModelShape
-from tercet.forecast.stages import Work, needed, setting_of, settled, value_of
+from tercet.forecast.stages import needed, setting_of, settled, value_of
+from tercet.forecast.work import Work
 from tercet.precision import has_gpu
 from tercet.recipe import Recipe, TrainSpec
 

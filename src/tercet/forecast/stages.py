@@ -4,35 +4,22 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tercet.forecast import memory
 from tercet.forecast.machines import ASSUMED, Machine
 from tercet.forecast.memory import Bytes, Setting
-from tercet.forecast.shape import ModelShape
+from tercet.forecast.rounds import Phases, round_of, written
+from tercet.forecast.work import APART, WRITTEN, Engines, Texts, Work, answer_of, engines_of, rows_of_step
 from tercet.precision import resolve
 from tercet.recipe import DPOSpec, OfflineSpec, PPOSpec, Recipe, RLSpec, TrainSpec
 from tercet.recipe.placement import Placement
-from tercet.recipe.specs import ArtifactSpec, ComputeSpec
+from tercet.recipe.specs import ArtifactSpec
 
-Texts = Mapping[str, float]  # mean tokens of a row, of a side of a pair, of a prompt and of an answer
 MOST_RANKS = 1024
 LORA = 16
-WRITTEN = 2048  # tokens of the longest completion, where a task decides
-
-
-@dataclass(frozen=True)
-class Work:
-    """A stage with the model that it runs, as far as the forecast is concerned."""
-
-    name: str
-    spec: ComputeSpec
-    shape: ModelShape
-    value: ModelShape | None
-    setting: Setting
-    ahead: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -50,6 +37,8 @@ class Forecast:
     recompute: bool = False
     refused: str = ""
     instead: str = field(default="")  # the nearest setting that fits
+    engines: Engines | None = None
+    phases: Phases = field(default_factory=dict)  # of a round of RL with engines
 
 
 def forecast(work: Work, machine: Machine, texts: Texts) -> Forecast:
@@ -58,8 +47,10 @@ def forecast(work: Work, machine: Machine, texts: Texts) -> Forecast:
     found = needed(work)
     tokens, seconds = duration(work, machine, texts)
     hours = None if seconds is None else seconds / 3600
-    cards = work.setting.ranks
-    refused = too_much(found, machine)
+    engines = work.engines
+    cards = work.setting.ranks if isinstance(work.spec, TrainSpec) or engines is None else engines.tensor
+    beside = engines.cards if engines and isinstance(work.spec, TrainSpec) else 0
+    refused = refusal(work, machine)
     return Forecast(
         name=work.name,
         kind=getattr(work.spec, "kind", ""),
@@ -68,10 +59,12 @@ def forecast(work: Work, machine: Machine, texts: Texts) -> Forecast:
         disk=memory.disk(work.shape, work.setting, work.value) if isinstance(work.spec, TrainSpec) else (0.0, 0.0),
         tokens=tokens,
         hours=hours,
-        dollars=None if hours is None else hours * cards * machine.price,
+        dollars=None if hours is None else hours * (cards + beside) * machine.price,
         recompute=work.setting.recompute,
         refused=refused,
         instead=nearest(work, machine) if refused else "",
+        engines=engines,
+        phases=round_of(work, machine, texts),
     )
 
 
@@ -86,11 +79,27 @@ def needed(work: Work) -> Bytes:
     """Bytes of a stage by what they are for."""
     if isinstance(work.spec, TrainSpec):
         return memory.training(work.shape, work.setting, work.value)
+    if work.engines:
+        return memory.engine(work.shape, work.setting, work.engines.tensor, work.engines.room)
     return memory.generation(work.shape, work.setting)
 
 
+def refusal(work: Work, machine: Machine) -> str:
+    """Why a stage or its engines cannot run there; empty where they can."""
+    engines = work.engines
+    if engines and not isinstance(work.spec, TrainSpec) and engines.tensor > machine.cards and not engines.served:
+        return f"each engine takes {engines.tensor} cards of {machine.cards}"
+    if engines and engines.cards >= machine.cards and isinstance(work.spec, TrainSpec):
+        return f"the engines take {engines.cards} cards of {machine.cards}, and none is left to train"
+    if engines and engines.apart:
+        peak = memory.engine(work.shape, work.setting, engines.tensor, engines.room)["peak"]
+        if peak > engines.room:
+            return f"needs {peak / 1e9:,.0f} GB of an engine's {engines.room / 1e9:,.0f} on each of its cards"
+    return too_much(needed(work), machine)
+
+
 def too_much(found: Bytes, machine: Machine) -> str:
-    """Why it does not fit; empty where it does."""
+    """Why a process does not fit; empty where it does."""
     if found["peak"] > machine.memory:
         what = "card" if machine.card else "machine"
         return f"needs {found['peak'] / 1e9:,.0f} GB of a {what}'s {machine.memory / 1e9:,.0f}"
@@ -109,10 +118,27 @@ def nearest(work: Work, machine: Machine) -> str:
                 setting = replace(setting, **change)
             if setting.eight_bits and (setting.ranks > 1 or setting.offload):
                 continue  # `device.optim` refuses both
-            if not too_much(needed(replace(work, setting=setting)), machine):
+            if not refusal(replace(work, setting=setting), machine):
                 return ", ".join(text for text, _ in chosen)
+    if larger := _larger_engines(work, machine):
+        return larger
     if not isinstance(work.spec, TrainSpec):
         return "serve the model on several cards and name its URL, http://HOST/v1#NAME"
+    return ""
+
+
+def _larger_engines(work: Work, machine: Machine) -> str:
+    """Engines with fewer replicas of more cards, or, for a stage that only writes, with an engine at all."""
+    said = [] if work.engines else [f'stage.{work.name}.engine = "vllm"']
+    if not machine.card or (isinstance(work.spec, TrainSpec) and not work.engines) or not hasattr(work.spec, "engine"):
+        return ""
+    now = work.engines or Engines(1, 1, APART * machine.memory, int(ASSUMED["sequences"]), apart=True)
+    cards = 1
+    while (cards := cards * 2) <= min(machine.cards, machine.node):
+        replicas = max(1, now.replicas * now.tensor // cards)
+        if not refusal(replace(work, engines=replace(now, replicas=replicas, tensor=cards)), machine):
+            said += [f"placement.engine.replicas = {replicas}"] if replicas != now.replicas else []
+            return ", ".join([*said, f"placement.engine.tensor_parallel_size = {cards}"])
     return ""
 
 
@@ -152,14 +178,20 @@ def duration(work: Work, machine: Machine, texts: Texts) -> tuple[float, float |
     """Tokens that are trained on or written, and seconds; None where the number of rows is not known."""
     training = trained_tokens(work, texts) if isinstance(work.spec, TrainSpec) else 0.0
     completions = work.ahead.get("completions", 0)
-    answer = _answer(work.spec, texts)
+    answer = answer_of(work.spec, texts)
     if not (training or completions) or not machine.flops:
         return training + completions * answer, None
+    if phases := round_of(work, machine, texts):
+        assert isinstance(work.spec, RLSpec)
+        return training + completions * answer, work.spec.rounds * phases["round"]
+    if work.engines and not training:
+        prompts = completions / getattr(work.spec, "num_generations", 1)
+        return completions * answer, sum(written(work, machine, texts, prompts).values())
     model = work.shape.active + (work.value.active if work.value else 0)
     cost = 4.0 if work.setting.lora else 6.0
     cost = cost * model + (2.0 * model if work.setting.recompute else 0.0)
     cost += 2.0 * work.shape.active if work.setting.reference else 0.0
-    busy = min(work.setting.ranks, _rows_of_step(work.spec))
+    busy = min(work.setting.ranks, rows_of_step(work.spec))
     seconds = training * cost / (busy * machine.flops * machine.training)
     return training + completions * answer, seconds + writing(work, machine, texts)
 
@@ -169,7 +201,7 @@ def trained_tokens(work: Work, texts: Texts) -> float:
     spec, steps = work.spec, work.ahead.get("steps", 0)
     if isinstance(spec, RLSpec):
         prompts = spec.rounds * spec.batch * spec.passes
-        return prompts * (texts["prompt"] + spec.num_generations * _answer(spec, texts))
+        return prompts * (texts["prompt"] + spec.num_generations * answer_of(spec, texts))
     if not isinstance(spec, OfflineSpec):
         return 0.0
     each = min(2 * texts["side"] if spec.paired else texts["row"], spec.max_length * (2 if spec.paired else 1))
@@ -181,7 +213,7 @@ def writing(work: Work, machine: Machine, texts: Texts) -> float:
     completions, s = work.ahead.get("completions", 0), work.setting
     if not completions:
         return 0.0
-    answer, shape = _answer(work.spec, texts), work.shape
+    answer, shape = answer_of(work.spec, texts), work.shape
     mine = completions / min(s.ranks, completions)
     rows = min(mine, max(1.0, s.cached / (texts["prompt"] + answer)))
     read = s.width * shape.active + rows * (texts["prompt"] + answer / 2) * shape.cache(s.width)
@@ -225,8 +257,11 @@ def setting_of(spec: ArtifactSpec, recipe: Recipe, machine: Machine, completions
         slices=ranks > 1,
         reference=isinstance(spec, RLSpec) or (isinstance(spec, DPOSpec) and spec.polyak > 0),
     )
-    if not isinstance(spec, RLSpec) or spec.engine == "vllm":
+    if not isinstance(spec, RLSpec):
         return found
+    if spec.engine != "local":
+        engines = engines_of(spec, recipe, machine)
+        return replace(found, engine=engines.room if engines and not engines.apart else 0.0)
     own = (1 + spec.lag if spec.lag else 0) + (1 if ranks > 1 or spec.lag else 0)
     rows = min(place.gen_rows, math.ceil(spec.batch * spec.num_generations / ranks))
     return replace(found, copies=own, cached=min(place.gen_tokens, rows * (spec.max_length + spec.max_new_tokens)))
@@ -239,20 +274,9 @@ def _pass(spec: TrainSpec, place: Placement, ranks: int) -> int:
     """
     leaves = spec.num_generations if isinstance(spec, RLSpec) else 2 if spec.paired else 1
     trunk, leaf = (spec.max_length, spec.max_new_tokens) if isinstance(spec, RLSpec) else (0, spec.max_length)
-    step = math.ceil(_rows_of_step(spec) / ranks) * (trunk + leaves * leaf)
+    step = math.ceil(rows_of_step(spec) / ranks) * (trunk + leaves * leaf)
     in_parts = isinstance(spec, RLSpec) and place.depth_first
     return max(min(place.micro_tokens, step), trunk + leaf * (1 if in_parts else leaves))
-
-
-def _answer(spec: ArtifactSpec, texts: Texts) -> float:
-    return min(texts["answer"], getattr(spec, "max_new_tokens", None) or math.inf)
-
-
-def _rows_of_step(spec: ComputeSpec) -> int:
-    """How many ranks a step can keep busy."""
-    if isinstance(spec, RLSpec):
-        return max(1, spec.batch // spec.minibatches)
-    return spec.batch if isinstance(spec, TrainSpec) else 1
 
 
 def value_of(spec: ArtifactSpec) -> str:
