@@ -105,7 +105,10 @@ class VllmGenerator(ChatGenerator):
                 else:
                     outputs = sorted(answer.outputs, key=lambda output: output.index)
                     begun = self.chat.begun(prompts[i])
-                    written = [self._completion(output, sampling.stop, begun) for output in outputs]
+                    written = [
+                        completion_of(self.chat, *tokens_of(output), output.finish_reason, sampling.stop, begun)
+                        for output in outputs
+                    ]
                     results[i] = written if sampling.temperature else written * sampling.n
                 if done is not None:
                     done(i, results[i])
@@ -234,15 +237,23 @@ class VllmGenerator(ChatGenerator):
         if self._dead:
             raise EngineError(self._dead)
 
-    def _completion(self, output: Any, stops: Sequence[str], begun: str) -> Completion:
-        ids = list(output.token_ids)
-        logps = [table[token].logprob for token, table in zip(ids, output.logprobs, strict=True)]
-        found = self.chat.completion(ids, logps, stops, begun)
-        if found.stop == "stop" or output.finish_reason == "length":
-            return found
-        if output.finish_reason == "stop":
-            return found if found.stop == "eos" else dataclasses.replace(found, stop="stop")
-        return Completion("", (), (), "error", f"vLLM gave up on the prompt: {output.finish_reason}")
+
+def completion_of(
+    chat: Chat, ids: Sequence[int], logps: Sequence[float], reason: str | None, stops: Sequence[str], begun: str
+) -> Completion:
+    """A completion from the tokens that vLLM wrote, and why it says that they ended."""
+    found = chat.completion(ids, logps, stops, begun)
+    if found.stop == "stop" or reason == "length":
+        return found
+    if reason == "stop":
+        return found if found.stop == "eos" else dataclasses.replace(found, stop="stop")
+    return Completion("", (), (), "error", f"vLLM gave up on the prompt: {reason}")
+
+
+def tokens_of(output: Any) -> tuple[list[int], list[float]]:
+    """The tokens of an output of vLLM's, and their log-probs."""
+    ids = list(output.token_ids)
+    return ids, [table[token].logprob for token, table in zip(ids, output.logprobs, strict=True)]
 
 
 def settings_of(sampling: Sampling, prompt: int, stops: Sequence[int]) -> dict[str, Any]:
