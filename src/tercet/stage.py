@@ -175,7 +175,7 @@ def _card_bytes() -> float:
 
 
 def _open_model(placement: Placement, folder: Path, dtype: str, engine: str = "local") -> Any:
-    """The generator of a model folder: our own, vLLM, or the server that an endpoint's folder names."""
+    """The generator of a model folder: our own, an engine, or the server that an endpoint's folder names."""
     if (named := endpoint(folder)) is not None:
         from tercet.models.openai.endpoint import EndpointGenerator
 
@@ -188,10 +188,10 @@ def _open_model(placement: Placement, folder: Path, dtype: str, engine: str = "l
             price=placement.price,
             extra=named.get("extra"),
         )
-    if engine == "vllm":
-        from tercet.models.vllm.generator import VllmGenerator
+    if engine != "local":
+        from tercet.models.engines.opening import opened
 
-        return VllmGenerator.open(folder, dtype)
+        return opened(folder, dtype, placement.engine)
     from tercet.models.generate import LocalGenerator
 
     rows, tokens = placement.gen_rows, placement.gen_tokens

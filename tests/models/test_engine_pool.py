@@ -62,7 +62,7 @@ class Scripted:
         if self.dead:
             raise ReplicaDiedError(f"{self.name} died")
         self.verbs.append((verb, values))
-        return self.name if verb == "differs" else len(self.verbs) if verb == "own" else "same"
+        return self.name if verb == "checksum" else "same"
 
     def close(self):
         self.closed = True
@@ -241,12 +241,12 @@ def test_an_error_of_a_prompt_ends_the_call_and_asks_nothing_more(chat):
     assert (first.done(), len(held.seen)) == (True, 1)
 
 
-def test_verbs_reach_all_and_answers_that_differ_are_an_error(chat):
+def test_verbs_reach_all_and_replicas_of_different_weights_are_an_error(chat):
     one, two = Scripted("one"), Scripted("two")
     pool = EnginePool([one, two], chat)
     assert pool.control("pause") == "same"
-    with pytest.raises(EngineError, match=r"answered differs differently: .'one': 'one', 'two': 'two'."):
-        pool.control("differs")
+    with pytest.raises(EngineError, match=r"hold different weights, by their checksums: .'one': 'one', 'two': 'two'."):
+        pool.control("checksum")
     one.dead = True
     assert pool.control("resume") == "same"
     assert pool.names == ["two"]

@@ -103,7 +103,8 @@ def _settle(answer: Future[Any], found: Future[Any]) -> None:
     if error is None:
         answer.set_result(found.result())
     elif isinstance(error, RayActorError):
-        answer.set_exception(ActorLostError(str(error).strip().splitlines()[0]))
+        lines = str(error).strip().splitlines()
+        answer.set_exception(ActorLostError("; ".join(dict.fromkeys([lines[0], lines[-1].strip()]))))
     elif isinstance(error, RayTaskError):  # the cause alone, not with the lines of a traceback in its text
         answer.set_exception(error.cause if isinstance(error.cause, BaseException) else error)
     else:

@@ -161,7 +161,7 @@ class EnginePool(ChatGenerator):
         return results
 
     def control(self, verb: str, **values: Any) -> Any:
-        """A verb of the control plane to all replicas at once; what they answered, which must be the same of all.
+        """A verb of the control plane to all replicas at once; what the first answered. Checksums must be equal.
 
         One that dies of it is taken out. Where weights travel, every member of the group has to be there: a
         ReplicaDiedError says that one is not, and that the group must be made anew (`joined`) and the weights sent
@@ -185,8 +185,8 @@ class EnginePool(ChatGenerator):
             raise died
         self._took(verb, members)
         first = next(iter(found.values()))
-        if any(one != first for one in found.values()):
-            raise EngineError(f"the replicas answered {verb} differently: {found}; {AGAIN}")
+        if verb == "checksum" and set(found.values()) != {first}:
+            raise EngineError(f"the replicas hold different weights, by their checksums: {found}; {AGAIN}")
         return first
 
     def close(self) -> None:

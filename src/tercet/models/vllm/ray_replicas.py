@@ -106,8 +106,10 @@ class AsyncEngine:
                     return await engine.resume_generation()
                 case "sleep":
                     return await engine.sleep(**{"mode": "keep", **values})
-                case "checksum":
-                    return [str(one) for one in await engine.collective_rpc("checksum")]
+                case "reset_prefix_cache":  # keys of earlier weights, those of what runs too
+                    return await engine.reset_prefix_cache(reset_running_requests=True)
+                case "checksum" | "expect":  # of our own worker
+                    return next(iter(await engine.collective_rpc(verb, kwargs=dict(values))))
                 case _:
                     return await getattr(engine, verb)(**values)
         except EngineDeadError as error:
@@ -153,11 +155,8 @@ class RayReplica:
         if (version := values.get("weight_version")) is not None:
             values["weight_version"] = str(version)
         found = self._ask(lambda one: one, "control", verb, values).result()
-        if verb == "finish_weight_update":
-            # What runs may read keys of the old weights; what begins from now on must not.
-            self._ask(lambda one: one, "control", "reset_prefix_cache", {}).result()
-            if version is not None:
-                self.version = int(version)
+        if verb == "finish_weight_update" and version is not None:
+            self.version = int(version)
         return found
 
     def close(self) -> None:

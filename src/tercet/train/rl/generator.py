@@ -44,9 +44,12 @@ class PolicyGenerator:
         self.verified = 0  # updates of an engine whose checksum was the trainer's
         self.copy: Policy | None = None
         self.engine: Any = None
-        self.url = placement.engine_url
+        self.generator: Any = None
+        apart = bool(placement.engine_url) or placement.engine.placement == "apart"
+        self.shared = spec.engine != "local" and apart  # the first rank asks and updates the engines for all
         if spec.engine == "vllm":
-            self.engine = self.generator = _engine(source, spec, placement)
+            if not self.shared or trainable.mesh.first:
+                self.engine = self.generator = _engine(source, spec, placement)
             return
         if trainable.mesh.size > 1 or spec.lag:
             copy = open_policy(source, trainable.dtype, placement.layout).to(trainable.mesh.device)
@@ -72,7 +75,7 @@ class PolicyGenerator:
     @torch.no_grad()
     def use(self, version: int) -> int:
         """Take over the weights of `version`; returns the version that writes from now on."""
-        if self.copy is None and self.engine is None:  # the generator shares the trainer's weights
+        if self.copy is None and self.spec.engine == "local":  # the generator shares the trainer's weights
             return version
         if self.spec.in_flight:
             return self.version
@@ -110,8 +113,8 @@ class PolicyGenerator:
                 targets[name].copy_(value)
             return
         held = list(weights)  # gathering takes every rank
-        if self.url and not self.trainable.mesh.first:
-            return  # the first rank updates a server for all
+        if self.engine is None:
+            return  # the first rank updates it for all
         named = [(name.removeprefix(PREFIX), value) for name, value in held]
         with engine_errors():
             found = self.engine.update(named, in_flight=self.spec.in_flight)
@@ -132,9 +135,9 @@ def _engine(source: Path, spec: RLSpec, placement: Placement) -> Any:
 
             key_file = Path(placement.engine_key_file).expanduser() if placement.engine_key_file else None
             return RemoteEngine.open(placement.engine_url, key_file=key_file)
-        from tercet.models.vllm.generator import VllmGenerator
+        from tercet.models.engines.opening import opened
 
-        return VllmGenerator.open(source, spec.precision)
+        return opened(source, spec.precision, placement.engine, placement.per_node)
 
 
 @contextmanager

@@ -188,14 +188,14 @@ class RolloutWorker:
         prompts = [self.prompts.ids(place) for place in places]
         spec = self.spec
         sampling = Sampling(spec.max_new_tokens, spec.temperature, n=spec.num_generations, seed=seed)
-        mine = list(range(self.mesh.rank, len(rows), self.mesh.size))
+        mine = self._share(len(rows))
         own = [rows[i] for i in mine]
         if self.episodes is not None:
             played = self.episodes.write(own, mine, seed)
             graded = time.monotonic()
             groups = self._played(own, played)
         else:
-            written = self.generator.write([prompts[i] for i in mine], sampling, mine)
+            written = self._asked(prompts, sampling, mine)
             graded = time.monotonic()
             groups = [(prompts[i], group) for i, group in zip(mine, self._graded(own, written), strict=True)]
         shares = self.mesh.gather(dict(zip(mine, groups, strict=True)))
@@ -203,6 +203,22 @@ class RolloutWorker:
         seconds["generate"] += graded - began
         seconds["grade"] += time.monotonic() - graded
         return [RolloutGroup(row, whole[i][0], whole[i][1], places[i]) for i, row in enumerate(rows)]
+
+    def _share(self, count: int) -> list[int]:
+        """Which prompts this rank grades, or plays: where only the first one asks the engines, it plays all."""
+        if self.episodes is not None and self.generator.shared:
+            return list(range(count)) if self.mesh.first else []
+        return list(range(self.mesh.rank, count, self.mesh.size))
+
+    def _asked(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, mine: Sequence[int]
+    ) -> list[list[Completion]]:
+        """What is written for the prompts of this rank. Engines apart are asked by the first rank for all."""
+        if not self.generator.shared:
+            return self.generator.write([prompts[i] for i in mine], sampling, mine)
+        whole = self.generator.write(prompts, sampling, range(len(prompts))) if self.mesh.first else []
+        written = self.mesh.gather(whole)[0]
+        return [written[i] for i in mine]
 
     def _played(
         self, rows: Sequence[Row], played: Sequence[Sequence[Episode]]
