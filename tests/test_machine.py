@@ -67,6 +67,47 @@ def test_a_quota_of_the_container_or_of_what_holds_it_counts(
     assert machine.cores() == cores
 
 
+MEMORY_2 = {"memory.max": "max", "memory.current": "900", "memory.stat": "anon 1\ninactive_file 100\n"}
+MEMORY_1 = {
+    "memory.limit_in_bytes": "9223372036854771712",
+    "memory.usage_in_bytes": "900",
+    "memory.stat": "inactive_file 7\ntotal_inactive_file 100\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("group", "own", "above", "most", "free"),
+    [
+        ("0::/job/step", MEMORY_2, {}, None, 5000 * 1024),
+        ("0::/job/step", MEMORY_2 | {"memory.max": "2000"}, {}, 2000, 1200),
+        ("0::/job/step", MEMORY_2, MEMORY_2 | {"memory.max": "3000", "memory.current": "2500"}, 3000, 600),
+        ("5:cpu,memory:/job/step", MEMORY_1, {}, None, 5000 * 1024),
+        ("5:cpu,memory:/job/step", MEMORY_1 | {"memory.limit_in_bytes": "2000"}, {}, 2000, 1200),
+        ("5:cpu,memory:/as/its/host/sees/it", {}, MEMORY_1 | {"memory.limit_in_bytes": "2000"}, 2000, 1200),
+    ],
+)
+def test_a_containers_limit_is_the_memory_that_counts(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    group: str,
+    own: dict[str, str],
+    above: dict[str, str],
+    most: int | None,
+    free: int,
+) -> None:
+    root = folder / "CGROUPS" / ("memory" if "memory" in group else "")
+    (root / "job" / "step").mkdir(parents=True)
+    (folder / "PROC" / "self").mkdir()
+    (folder / "PROC" / "self" / "cgroup").write_text(f"3:pids:/old\n{group}\n")
+    (folder / "PROC" / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    5000 kB\n")
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 10_000}.__getitem__)
+    for place, files in ((root / "job" / "step", own), (root, above)):
+        for name, text in files.items():
+            (place / name).write_text(text)
+    assert machine.memory_bytes() == (most or 4096 * 10_000)
+    assert machine.available_memory() == free
+
+
 @pytest.mark.parametrize(
     ("text", "name"),
     [

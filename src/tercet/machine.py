@@ -16,6 +16,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -46,18 +48,23 @@ def cores() -> int:
 
 def _quota() -> int | None:
     """The whole cores that control groups (version 2) leave this process and its neighbours, rounded up."""
+    return min((share for place in _groups() if (share := _share(place / "cpu.max"))), default=None)
+
+
+def _groups(version: str = "0::", root: str = "") -> list[Path]:
+    """The folders of this process's control group and of those that hold it; `memory:` is version 1's for memory.
+
+    Inside a container the kernel may name the group as its host sees it; there only the root is to be found.
+    """
     try:
         lines = (PROC / "self" / "cgroup").read_text().splitlines()
     except OSError:
-        return None
-    own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::/")), None)
+        return []
+    own = next((line.partition(version)[2].lstrip("/") for line in lines if version in line), None)
     if own is None:
-        return None
-    group, shares = CGROUPS / own, []
-    for place in (group, *group.parents):
-        if place.is_relative_to(CGROUPS) and (found := _share(place / "cpu.max")):
-            shares.append(found)
-    return min(shares, default=None)
+        return []
+    top = CGROUPS / root
+    return [place for place in (top / own, *(top / own).parents) if place.is_relative_to(top)]
 
 
 def _share(file: Path) -> int | None:
@@ -93,13 +100,33 @@ def _cpuinfo() -> list[str]:
 
 
 def available_memory() -> float:
-    """Bytes of memory that are free, or could be at once, as Linux says; infinity elsewhere."""
+    """Bytes of memory that are free here, or could be at once, as Linux says; infinity elsewhere."""
+    return min([_free_memory(), *(limit - used for limit, used in _memory_limits())])
+
+
+def _free_memory() -> float:
     try:
         lines = (PROC / "meminfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return math.inf
     facts = dict(line.split(":", 1) for line in lines if ":" in line)
     return 1024.0 * int(facts["MemAvailable"].split()[0]) if "MemAvailable" in facts else math.inf
+
+
+def _memory_limits() -> Iterator[tuple[float, float]]:
+    """Of each control group with a limit: its bytes, and how many are used and could not be dropped at once."""
+    for place in _groups():
+        yield from _limit(place / "memory.max", place / "memory.current", place / "memory.stat")
+    for place in _groups("memory:", "memory"):
+        yield from _limit(place / "memory.limit_in_bytes", place / "memory.usage_in_bytes", place / "memory.stat")
+
+
+def _limit(most: Path, used: Path, stat: Path) -> Iterator[tuple[float, float]]:
+    with suppress(OSError, ValueError):
+        limit = float(most.read_text())  # "max": none
+        facts = dict(line.split() for line in stat.read_text().splitlines())
+        files = int(facts.get("total_inactive_file", facts.get("inactive_file", "0")))  # of version 1 and 2
+        yield limit, max(0, int(used.read_text()) - files)
 
 
 def _linux_processor() -> str:
@@ -132,11 +159,12 @@ def thread_seconds(task: int) -> float:
 
 
 def memory_bytes() -> int | None:
-    """The machine's memory, where the system reports it."""
+    """The memory of the machine, or of the container where that has less; where the system reports it."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
         return None
+    return int(min([found, *(limit for limit, _ in _memory_limits())]))
 
 
 def peak_rss_bytes(peak: int | None = None) -> int:

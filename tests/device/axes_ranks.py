@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from tercet.device.checkpoint import Saver, load, snapshot
 from tercet.device.mesh import Mesh, mesh
 from tercet.device.optim import optimizer
+from tercet.device.plans import SplitError, check_split
 from tercet.device.shard import Trainable, share_frozen
-from tercet.device.split import SplitError, check_split
 from tercet.models.forest import Forest, Leaf, Tree, pack_forest
 from tercet.models.meta_policy import meta_policy
 from tercet.models.miniature import build

@@ -20,9 +20,8 @@ from families_table import EXCEPTIONS, KINDS
 from tercet.device.axes import Axes
 from tercet.device.context import ContextRanks
 from tercet.device.mesh import Mesh
-from tercet.device.split import SplitError, check_split
-from tercet.recipe import MeshShape, SFTSpec
-from tercet.train.checks import CheckError, check_mesh
+from tercet.device.plans import SplitError, check_mesh, check_split
+from tercet.recipe import MeshShape
 
 PROGRAM = Path(__file__).with_name("axes_ranks.py")
 FULL = os.environ.get("TERCET_ATTACK") == "full"
@@ -128,10 +127,9 @@ def test_what_cannot_be_split_is_refused(config, parts, said):
 
 
 def test_a_mesh_that_a_model_cannot_have_is_refused_before_rows_are_read():
-    spec = SFTSpec(model="base", rows="data")
     config = LlamaConfig(num_attention_heads=8, num_key_value_heads=4)
-    check_mesh(config, spec, MeshShape(context=4, tensor=2))
-    with pytest.raises(CheckError, match="context = 8 does not divide the 4 attention heads"):
-        check_mesh(config, spec, MeshShape(context=8, tensor=2))
-    with pytest.raises(CheckError, match="adapters are not split"):
-        check_mesh(config, SFTSpec(model="base", rows="data", lora={"r": 4}), MeshShape(tensor=2))
+    check_mesh(config, MeshShape(context=4, tensor=2))
+    with pytest.raises(SplitError, match="context = 8 does not divide the 4 attention heads"):
+        check_mesh(config, MeshShape(context=8, tensor=2))
+    with pytest.raises(SplitError, match="adapters are not split"):
+        check_mesh(config, MeshShape(tensor=2), adapters=True)

@@ -105,6 +105,40 @@ def test_more_ranks_than_cards_are_found(tmp_path, monkeypatch):
     assert (key, "there are 2 cards; set it to 2" in what) == ("ranks", True)
 
 
+@pytest.mark.parametrize(
+    ("stage", "placement", "says"),
+    [
+        (SFT, {"ranks": 4, "mesh": {"tensor": 4}}, "tensor = 4 does not divide the 2 heads of the model"),
+        (SFT, {"ranks": 3, "mesh": {"context": 3}}, "context = 3 does not divide the 4 attention heads"),
+        (SFT | {"lora": {"r": 4}}, {"ranks": 2, "mesh": {"tensor": 2}}, "adapters are not split"),
+    ],
+)
+def test_a_mesh_that_a_model_cannot_have_is_found(tmp_path, monkeypatch, stage, placement, says):
+    monkeypatch.setattr("tercet.preflight.machine.find_spec", lambda name: name)
+    name, key, what = one({"words": WORDS, "it": stage}, tmp_path, placement=placement)
+    assert (name, key) == ("it", "placement.mesh")
+    assert says in what
+
+
+def test_a_family_without_a_tensor_plan_is_found_once_its_configuration_is_here(tmp_path):
+    placement = {"ranks": 2, "mesh": {"tensor": 2}}
+    away = {"model": "far/away", "revision": "0" * 40}
+    assert found({"words": WORDS, "it": SFT}, tmp_path, base=away, placement=placement) == []
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "gpt2", "n_head": 4}')
+    obstacles = found({"words": WORDS, "it": SFT}, tmp_path, base={"model": "model"}, placement=placement)
+    assert any("transformers has no tensor plan for gpt2; leave it at 1" in what for _, _, what in obstacles)
+
+
+@pytest.mark.parametrize("key", ["offload", "activation_offloading"])
+def test_offloading_without_a_card_is_found_where_the_ranks_run_here(tmp_path, monkeypatch, key):
+    monkeypatch.setattr("tercet.preflight.machine.has_gpu", lambda: False)
+    name, where, what = one({"words": WORDS, "it": SFT}, tmp_path, placement={key: True})
+    assert (name, where) == ("it", f"placement.{key}")
+    assert "there is no card here; leave it out" in what
+    assert found({"words": WORDS, "it": SFT}, tmp_path, placement={key: True, "launch": "env", "ranks": 2}) == []
+
+
 def test_rows_that_give_no_pairs_and_prompts_without_verifier_are_found_in_the_heads_of_files(tmp_path):
     chats = written(tmp_path, "chats.jsonl", chat(), chat("3 + 3?", "6"))
     pairs = one({"pairs": mix(chats, "pair_mix", adapter="auto")}, tmp_path)

@@ -103,9 +103,10 @@ def test_what_layers_save_waits_on_the_host_and_gives_the_same_bits(tiny_folder,
     assert kept(other) < kept(plain) / 4, "what stays are the ends of the model"
 
 
-def test_without_a_card_offloading_of_activations_is_refused(workspace, tmp_path):
-    with pytest.raises(DeviceError, match="activation_offloading moves tensors from a card"):
-        workspace.run_stage("sft", tmp_path / "made", placement={"activation_offloading": True})
+@pytest.mark.parametrize("key", ["activation_offloading", "offload"])
+def test_without_a_card_offloading_is_refused(workspace, tmp_path, key):
+    with pytest.raises(DeviceError, match=rf"placement.{key} moves tensors from a card"):
+        workspace.run_stage("sft", tmp_path / "made", placement={key: True})
 
 
 def test_recomputed_layers_write_and_score_without_gradients_as_before(tiny_folder):
@@ -297,7 +298,7 @@ def test_moments_of_8_bits_go_on_after_a_restart(tiny_folder, tmp_path):
 def test_the_placement_of_a_stage_reaches_its_layers_and_changes_no_byte(workspace, tmp_path):
     from tercet.store import payload_digest
 
-    for name, placement in (("plain", {}), ("frugal", {"recompute": True, "offload": True})):
+    for name, placement in (("plain", {}), ("frugal", {"recompute": True})):
         workspace.run_stage("sft", tmp_path / name, sft={"num_epochs": 1}, placement=placement)
     assert payload_digest(tmp_path / "plain") == payload_digest(tmp_path / "frugal")
 

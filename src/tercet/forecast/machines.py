@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import os
+import math
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tercet.machine import memory_bytes
 from tercet.recipe import RecipeError
 
 _FILE = Path(__file__).with_name("machines.toml")
@@ -53,7 +54,7 @@ def names() -> list[str]:
 def machine(name: str, flops: float = 0.0, shares: tuple[float, float] = (1.0, 1.0)) -> Machine:
     """A machine by name; for `cpu`, this one's measured rate and shares of it. RecipeError where there is none such."""
     if name == CPU:
-        memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        memory = float(memory_bytes() or math.inf)
         return Machine(CPU, 1, 1, memory, memory, flops, 0.0, training=shares[0], reading=shares[1])
     if name not in _TABLE:
         close = difflib.get_close_matches(name, names(), n=1)

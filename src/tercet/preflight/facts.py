@@ -14,7 +14,8 @@ from tercet.models.headers import CONTEXT, BaseError, read_json, stored_tensors
 from tercet.recipe import BASE, URL, ModelSource, Recipe
 from tercet.recipe.wheel import PREFIX, read_wheel
 
-TINY: dict[str, Any] = {"max_position_embeddings": 2048}  # the model that is made on the fly; its tokens are bytes
+TINY: dict[str, Any] = {"max_position_embeddings": 2048, "model_type": "llama"}
+TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2}  # the model that is made on the fly; its tokens are bytes
 
 
 class Obstacle(NamedTuple):

@@ -100,6 +100,18 @@ def ranks(facts: Facts, name: str) -> Iterator[Obstacle]:
         yield Obstacle(name, "ranks", what)
 
 
+def offloading(facts: Facts, name: str) -> Iterator[Obstacle]:
+    """What is kept on the host for a card needs a card, where the ranks run on this machine."""
+    place = facts.recipe.placement
+    elsewhere = place.ranks > 1 and (place.launch != "torchrun" or place.nodes > 1)
+    if has_gpu() or elsewhere or not isinstance(facts.recipe.spec(name), TrainSpec):
+        return
+    for key in ("offload", "activation_offloading"):
+        if getattr(place, key):
+            what = "it keeps on the host what a card has no room for, and there is no card here; leave it out"
+            yield Obstacle(name, f"placement.{key}", what)
+
+
 def allocation(facts: Facts, name: str) -> Iterator[Obstacle]:
     """srun starts ranks inside an allocation."""
     place = facts.recipe.placement
@@ -123,4 +135,4 @@ def cards() -> int:
     return sum(line.startswith("GPU ") for line in done.stdout.splitlines())
 
 
-CHECKS = (packages, keys, logins, prices, pools, ranks, allocation)
+CHECKS = (packages, keys, logins, prices, pools, ranks, offloading, allocation)

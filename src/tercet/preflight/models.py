@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from tercet.argv import command
+from tercet.device.plans import SplitError, check_mesh
 from tercet.machine import memory_bytes
 from tercet.precision import has_gpu
 from tercet.preflight.facts import Facts, Obstacle
@@ -74,6 +75,22 @@ def fits_memory(facts: Facts, name: str) -> Iterator[Obstacle]:
         )
 
 
+def divides(facts: Facts, name: str) -> Iterator[Obstacle]:
+    """Heads and products of the model against `placement.mesh`."""
+    spec, shape = facts.recipe.spec(name), facts.recipe.placement.shape
+    if not isinstance(spec, TrainSpec) or facts.served(spec.model) or shape.tensor * shape.context == 1:
+        return
+    values = dict(facts.model(spec.model).config)
+    from transformers import CONFIG_MAPPING  # takes a second, which only a mesh needs
+
+    if (kind := values.pop("model_type", "")) not in CONFIG_MAPPING:
+        return  # not at hand yet, or with code of its own: the stage says so
+    try:
+        check_mesh(CONFIG_MAPPING[kind](**values), shape, adapters=spec.lora is not None)
+    except SplitError as error:
+        yield Obstacle(name, "placement.mesh", str(error))
+
+
 @cache
 def _memory() -> float:
     """Bytes of the machine's memory, or of one card where there is one."""
@@ -87,4 +104,4 @@ def _memory() -> float:
         return math.inf
 
 
-CHECKS = (fits_context, right_kind, fits_memory)
+CHECKS = (fits_context, right_kind, fits_memory, divides)

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from transformers import PretrainedConfig
 
-from tercet.device.split import check_split
+from tercet.device.plans import check_mesh
 from tercet.folders import FolderError
 from tercet.models.chat import open_chat
 from tercet.models.hf_folder import load_config
 from tercet.models.opening import context_length
-from tercet.recipe import KINDS, MeshShape, Placement, PPOSpec, RLSpec, TrainSpec
+from tercet.recipe import KINDS, Placement, PPOSpec, RLSpec, TrainSpec
 from tercet.store import Artifact, endpoint
 
 
@@ -30,7 +30,7 @@ def check_inputs(spec: TrainSpec, inputs: dict[str, Artifact], placement: Placem
     model = inputs[spec.model]
     config = load_config(model.payload)
     check_context(config, spec)
-    check_mesh(config, spec, placement.shape)
+    check_mesh(config, placement.shape, adapters=spec.lora is not None)
     if isinstance(spec, PPOSpec):
         check_critic(model.payload, inputs[spec.value].payload)
 
@@ -47,20 +47,6 @@ def check_context(config: PretrainedConfig, spec: TrainSpec) -> None:
         raise CheckError(
             f"{given} {longest} tokens, beyond the context of the model {spec.model!r}, {context} tokens "
             f"(max_position_embeddings); lower them by {longest - context} or start from a model with a longer context"
-        )
-
-
-def check_mesh(config: PretrainedConfig, spec: TrainSpec, shape: MeshShape) -> None:
-    """The model's products and heads can be divided as `placement.mesh` says."""
-    if shape.tensor > 1:
-        check_split(config, shape.tensor)
-        if spec.lora:
-            raise CheckError(f"placement.mesh.tensor = {shape.tensor}: adapters are not split; set it to 1, or no lora")
-    heads = getattr(config.get_text_config(), "num_attention_heads", None)
-    if isinstance(heads, int) and (heads // shape.tensor) % shape.context:
-        raise CheckError(
-            f"placement.mesh.context = {shape.context} does not divide the {heads // shape.tensor} attention heads "
-            "of each part of the model; choose a divisor"
         )
 
 

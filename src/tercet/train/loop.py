@@ -93,7 +93,7 @@ def start(
         recompute(module)
     if placement.activation_offloading:
         offload(module, HostStore(card_of(mesh.device, "placement.activation_offloading")))
-    host = torch.device("cpu") if placement.offload and mesh.device.type != "cpu" else None
+    host = torch.device("cpu") if placement.offload and card_of(mesh.device, "placement.offload") else None
     trainable = Trainable(module.eval(), dtype, mesh, host=host, merge=merge)
     optimizer = make_optimizer(spec, trainable, rates or {"": spec.learning_rate})
     state = State(trainable, optimizer, kept=kept or {}, rate=yardstick(linear_shapes(module), dtype, mesh.device))
