@@ -147,14 +147,12 @@ def test_weights_that_do_not_fit_are_named_and_none_goes_in(tiny_folder):
     before = checksum(weights_of(fused).items())
     wrong = {**weights(tiny_folder, 3), "model.extra.weight": torch.ones(2), "model.norm.weight": torch.ones(3)}
     del wrong["model.layers.1.mlp.up_proj.weight"]
-    wrong["model.layers.0.mlp.up_proj.weight"] = torch.ones(128, 64, dtype=torch.int8)
     with pytest.raises(EngineError) as raised:
         replace(fused, wrong.items())
     for words in (
         "1 missing: model.layers.1.mlp.up_proj.weight",
         "1 unexpected: model.extra.weight",
         "1 of another shape: model.norm.weight [3] instead of [64]",
-        "1 not floating point: model.layers.0.mlp.up_proj.weight",
     ):
         assert words in str(raised.value)
     assert checksum(weights_of(fused).items()) == before

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +32,16 @@ from tercet.device.stored import read_stored
 from tercet.kernels.native import available, call
 
 Named = Iterator[tuple[str, Tensor]]
-Merge = Callable[[Callable[[str], Tensor], str], Named]
-"""From a function that gives a parameter's whole value by name, and a part, to names and tensors of a plain model."""
+
+
+class Merge(Protocol):
+    """What makes a plain model of one with adapters."""
+
+    def plain_names(self, part: str) -> list[str]:
+        """The names of the plain model's parameters that begin with `part`."""
+
+    def __call__(self, whole: Callable[[str], Tensor], part: str) -> Named:
+        """From a function that gives a parameter's whole value by name, and a part, to names and tensors."""
 
 
 class Trainable:
@@ -118,11 +126,19 @@ class Trainable:
         whole = sum(num_weights(parameter) for parameter in self.module.parameters())
         return 6.0 * trained + 4.0 * (whole - trained)
 
-    def full_state(self, part: str = "") -> Named:
-        """Names (within `part`) and whole fp32 weights of a plain model, adapters merged; every rank must iterate."""
-        names = (name for name in self.known if name.startswith(part))
-        named = ((name, self.whole(name)) for name in names) if self.merge is None else self.merge(self.whole, part)
-        return ((name.removeprefix(part), value) for name, value in named)
+    def full_state(self, part: str = "", dtype: torch.dtype | None = None) -> Named:
+        """Names (within `part`) and whole weights of a plain model, adapters merged; every rank must iterate.
+
+        In fp32, or cast to `dtype` before they are gathered where nothing is merged.
+        """
+        if self.merge is None:
+            return ((name.removeprefix(part), self.whole(name, dtype)) for name in self.known if name.startswith(part))
+        return ((name.removeprefix(part), value) for name, value in self.merge(self.whole, part))
+
+    def plain_names(self, part: str = "") -> list[str]:
+        """The names of `full_state`."""
+        names = list(self.known) if self.merge is None else self.merge.plain_names(part)
+        return [name.removeprefix(part) for name in names if name.startswith(part)]
 
     def state(self) -> Named:
         """Names and fp32 weights of a plain model: of several ranks the shares, unless adapters must be merged."""
@@ -133,9 +149,9 @@ class Trainable:
         """Names (within `part`) and whole fp32 values of what is trained, as it is trained; every rank must iterate."""
         return ((name.removeprefix(part), self.whole(name)) for name in self.names if name.startswith(part))
 
-    def whole(self, name: str) -> Tensor:
+    def whole(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         """A master weight, or a frozen parameter in the compute precision, gathered from all ranks."""
-        value = self.known[name].detach()
+        value = self.known[name].detach().to(dtype=dtype)
         return value.full_tensor() if hasattr(value, "full_tensor") else value
 
     def _trained(self) -> list[nn.Parameter]:

@@ -75,6 +75,10 @@ class Merged:
         self.frozen = [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
         self.sources, self.scaling, self.lora = sources, lora.alpha / lora.r, lora
 
+    def plain_names(self, part: str) -> list[str]:
+        """What `__call__` gives has these names."""
+        return [name.replace(BASE, ".") for name in self.names if name.startswith(part)]
+
     def __call__(self, whole: Callable[[str], Tensor], part: str) -> Iterator[tuple[str, Tensor]]:
         """Whatever begins with `part`; `whole` gives parameters by their name in the module. All ranks must iterate."""
         stored = {prefix: _stored(folder, self._own(prefix)) for prefix, folder in self.sources.items()}

@@ -57,7 +57,9 @@ class Replica(Submits, Protocol):
         """One call of vLLM's control plane, which ends when it is done.
 
         `init_weight_transfer_engine(init_info)`, `start_weight_update()`, `update_weights(update_info)`,
-        `finish_weight_update(weight_version)`, `pause()`, `resume()`, `sleep(level)`, `wake_up(tags)`, `checksum()`.
+        `finish_weight_update(weight_version)`, `reset_prefix_cache()` also under running requests, `pause()`,
+        `resume()`, `sleep(level)`, `wake_up(tags)`; and of our own worker (`models/vllm/worker.py`, by
+        `collective_rpc`) `checksum()`, one string for all its processes, and `expect(shapes)`.
         """
 
     def close(self) -> None:

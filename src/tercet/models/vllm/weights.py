@@ -7,8 +7,7 @@ vLLM keeps the matrices that read the same input as one (`qkv_proj`, `gate_up_pr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,17 +24,19 @@ SHOWN = 6  # names in an error
 def checksum(weights: Weights, dtype: str = "") -> str:
     """SHA-256 over name, shape and bytes of every weight in the order of names, cast to `dtype` where one is given.
 
-    An output matrix that repeats the embedding (tied) does not count, so that it may be named or left out.
+    An output matrix that repeats the embedding (tied) does not count, so that it may be named or left out. One weight
+    is looked at after the other, so they may come from an iterator that makes them.
     """
     kind = getattr(torch, dtype) if dtype else None
-    found = {name: weight.detach().to(kind or weight.dtype) for name, weight in weights}
-    if HEAD in found and EMBEDDING in found and _same(found[HEAD], found[EMBEDDING]):
+    found = {name: _digest(weight.detach().to(kind or weight.dtype)) for name, weight in weights}
+    if HEAD in found and found[HEAD] == found.get(EMBEDDING):
         del found[HEAD]
-    digest = hashlib.sha256()
-    for name in sorted(found):
-        digest.update(f"{name} {list(found[name].shape)}\n".encode())
-        digest.update(found[name].cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return hashlib.sha256("".join(f"{name} {found[name]}\n" for name in sorted(found)).encode()).hexdigest()
+
+
+def _digest(weight: Tensor) -> str:
+    content = weight.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return f"{list(weight.shape)} {hashlib.sha256(content).hexdigest()}"
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -58,32 +59,17 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def replace(model: Any, weights: Weights) -> None:
-    """Put weights under Hugging Face's names into a vLLM model, in place; none is touched unless all of them fit."""
-    given, have = dict(weights), weights_of(model)
-    if HEAD in given and HEAD not in have and EMBEDDING in given:  # tied
-        if not _same(given[HEAD], given[EMBEDDING]):
-            raise EngineError(
-                f"{HEAD} differs from {EMBEDDING}, but in the engine they are one matrix (tied); set "
-                "tie_word_embeddings to false in the model's config.json and open the engine again"
-            )
-        del given[HEAD]
-    _check_names(given, have)
-    with torch.inference_mode():
-        model.load_weights(given.items())
-
-
-def _check_names(given: Mapping[str, Tensor], have: Mapping[str, Tensor]) -> None:
+def check_names(given: Mapping[str, Sequence[int]], have: Mapping[str, Tensor]) -> None:
+    """EngineError where weights of the shapes `given`, by name, are not all that a model has."""
     shapes = [
-        f"{name} {list(given[name].shape)} instead of {list(have[name].shape)}"
+        f"{name} {list(given[name])} instead of {list(have[name].shape)}"
         for name in sorted(given.keys() & have.keys())
-        if given[name].shape != have[name].shape
+        if list(given[name]) != list(have[name].shape)
     ]
     wrong = [
         ("missing", sorted(have.keys() - given.keys())),
         ("unexpected", sorted(given.keys() - have.keys())),
         ("of another shape", shapes),
-        ("not floating point", sorted(name for name, one in given.items() if not one.is_floating_point())),
     ]
     if faults := [f"{len(names)} {what}: {_some(names)}" for what, names in wrong if names]:
         raise EngineError(
@@ -92,9 +78,23 @@ def _check_names(given: Mapping[str, Tensor], have: Mapping[str, Tensor]) -> Non
         )
 
 
-@contextmanager
-def unpacked() -> Iterator[None]:
-    """While a model loads on a CPU: keep its linear layers as plain matrices.
+def replace(model: Any, weights: Weights) -> None:
+    """Put weights under Hugging Face's names into a vLLM model, in place; none is touched unless all of them fit."""
+    given, have = dict(weights), weights_of(model)
+    if HEAD in given and HEAD not in have and EMBEDDING in given:  # tied
+        if not torch.equal(given[HEAD], given[EMBEDDING]):
+            raise EngineError(
+                f"{HEAD} differs from {EMBEDDING}, but in the engine they are one matrix (tied); set "
+                "tie_word_embeddings to false in the model's config.json and open the engine again"
+            )
+        del given[HEAD]
+    check_names({name: one.shape for name, one in given.items()}, have)
+    with torch.inference_mode():
+        model.load_weights(given.items())
+
+
+def keep_plain() -> None:
+    """In a process that loads models on a CPU: keep their linear layers as plain matrices from now on.
 
     vLLM would repack them for its matrix kernels and drop the originals, and what has been repacked cannot be replaced
     in place, nor read back. (vLLM's own reloading packs again, but leaves the old copy of a tied output matrix.)
@@ -104,16 +104,7 @@ def unpacked() -> Iterator[None]:
     def keep(layer: Any, remove_weight: bool) -> None:
         layer.cpu_linear = nn.functional.linear
 
-    packing = utils.dispatch_cpu_unquantized_gemm
     utils.dispatch_cpu_unquantized_gemm = keep
-    try:
-        yield
-    finally:
-        utils.dispatch_cpu_unquantized_gemm = packing
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.data_ptr() == other.data_ptr() or torch.equal(one, other)
 
 
 def _some(names: Sequence[str]) -> str:
