@@ -184,9 +184,9 @@ Where completions come from engines (`engine = "vllm"`), `tercet plan --machine`
   ({near:.0f} µs each time within a node, {far:.0f} between nodes).
 * **tail**: the steps in which only the longest completion is left. One of a round is taken to reach `max_new_tokens`.
 * **weights**: the new weights in bf16. The trainer's ranks gather them, and one rank sends them to all engines, or,
-  from 30 G weights on, every card of an engine gets its own part; within a node by NVLink (450 GB/s), else by a card's
-  network (50 GB/s), at {link:.0%} of it. Engines wait. Checksums are made at the start and when asked for, and are not
-  counted.
+  with `options = {{ weight_transfer_config = {{ backend = "nccl_m2n" }} }}`, every card of an engine gets its own part
+  alone; within a node by NVLink (450 GB/s), else by a card's network (50 GB/s), at {link:.0%} of it. Engines wait.
+  Checksums are made at the start and when asked for, and are not counted.
 * **score**: a forward pass each of the policy for old log-probs, where there is more than one update, of the reference
   and of a value model.
 * **train**: all updates, as above; between nodes ranks that share weights gather the layers of each pass twice, and
@@ -211,9 +211,8 @@ assumed (below). GPU-hours are those of all cards booked.
 {published}
 The 405B model is the one case with published phases: about 550 s of writing, 25 of weights and 1,500 of training a
 round, where this arithmetic has {writing}, {sending} and {learning}. Lengths are assumed and batches are the recipes';
-one rank sent the weights; learners took one row a pass, and by the command went over a round four times, where the
-recipe has the paper's once. So **read these figures as where time goes**; of training they are bounds from
-below, and a run takes a multiple.
+its learners took one row a pass, and by the command went over a round four times, where the recipe has the paper's
+once. So **read these figures as where time goes**; of training they are bounds from below, and a run takes a multiple.
 
 ### Ours on 8 and on 32 nodes
 
@@ -282,9 +281,11 @@ def ours() -> str:
 
 def _splits(name: str, cards: int, lag: int) -> Iterator[tuple[tuple[float, int], Engines, dict[str, float]]]:
     """Every split of so many cards that fits, with what to compare: a round to 1 %, then the cards that are used."""
+    given = _published(name)[1].engines
+    parts = given is not None and given.parts
     for tensor in (1, 2, 4, 8):
         for replicas in range(1, min(cards // tensor, 64)):
-            engines = Engines(replicas, tensor, 0.0, int(ASSUMED["sequences"]), apart=True)
+            engines = Engines(replicas, tensor, 0.0, int(ASSUMED["sequences"]), apart=True, parts=parts)
             work, phases = _split(name, cards, engines, lag)
             if phases:
                 busy = min(work.setting.ranks, rows_of_step(work.spec))

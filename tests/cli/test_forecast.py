@@ -53,3 +53,20 @@ def test_an_unknown_model_is_named_and_an_unknown_machine_refused(plan):
     code, _, err = plan("tulu3-8b", "--machine", "h10")
     assert code == 2
     assert "no such machine" in err
+
+
+def test_a_round_with_engines_is_shown_by_phase_within_eighty_columns(plan):
+    engines = ("placement.engine.placement=apart", "placement.engine.replicas=4", "stage.rlvr.engine=vllm")
+    line = ("tulu3.1-8b", "--machine", "h100x64", *(word for one in engines for word in ("--set", one)))
+    code, out, _ = plan(*line)
+    assert code == 0
+    shown = out.splitlines()
+    [head] = [number for number, text in enumerate(shown) if text.startswith("stage") and "tail" in text]
+    assert " ".join(shown[head].split()) == "stage ranks engines read write tail weights score train round"
+    assert shown[head + 2].split()[:5] == ["rlvr", "60", "4", "x", "1"]
+    assert max(len(text.rstrip()) for text in shown[head : head + 3]) <= 80
+    found = {one["name"]: one for one in json.loads(plan(*line, "--json")[1])["stages"]}
+    assert found["rlvr"]["engines"]["replicas"] == 4
+    phases = found["rlvr"]["phases"]
+    assert phases.pop("round") == pytest.approx(sum(phases.values()))
+    assert found["sft"]["phases"] == {}

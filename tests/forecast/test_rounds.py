@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tercet.forecast.machines import ASSUMED, machine
-from tercet.forecast.rounds import RESHARDED, round_of
+from tercet.forecast.rounds import round_of
 from tercet.forecast.shape import known
 from tercet.forecast.stages import forecast, refusal, setting_of
 from tercet.forecast.work import Engines, Work, engines_of
@@ -104,11 +104,18 @@ def test_seconds_halve_where_all_rates_double(monkeypatch):
     assert {name: value / 2 for name, value in slow.items()} == pytest.approx(fast)
 
 
-def test_a_large_model_goes_to_its_engines_in_parts():
-    assert SHAPE.parameters < RESHARDED < LARGE.parameters
-    parts = [seconds(work(shape=LARGE, engines=replace(ENGINES, tensor=cards)))["weights"] for cards in (4, 8)]
+def test_weights_in_parts_take_the_time_of_a_cards_part():
+    given = [replace(ENGINES, tensor=cards, parts=True) for cards in (4, 8)]
+    parts = [seconds(work(shape=LARGE, engines=engines))["weights"] for engines in given]
     assert parts[0] == pytest.approx(2 * LARGE.parameters / 4 / (50e9 * 0.6))
     assert parts[0] == pytest.approx(2 * parts[1])
+
+
+def test_the_large_recipes_send_weights_in_parts():
+    for name, replicas, tensor in (("tulu3-70b", 2, 4), ("tulu3-405b", 1, 16)):
+        recipe = load(library.located(name))
+        found = engines_of(recipe.spec("rlvr"), recipe, NODES)
+        assert (found.replicas, found.tensor, found.parts, found.apart) == (replicas, tensor, True, True)
 
 
 def test_within_a_node_weights_travel_by_its_links():

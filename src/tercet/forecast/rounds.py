@@ -17,7 +17,6 @@ from tercet.forecast.work import WRITTEN, Engines, Texts, Work, answer_of, rows_
 from tercet.recipe import GRPOSpec, PPOSpec, RLSpec
 
 Phases = dict[str, float]  # seconds
-RESHARDED = 30e9  # weights from which trainers send each card of an engine its own part alone (nccl_m2n)
 WRITING, LEARNING = ("read", "write", "tail"), ("score", "train")
 
 
@@ -96,7 +95,7 @@ def transfer(work: Work, engines: Engines, machine: Machine) -> float:
         return gathered(size, setting, machine) + copied
     near = setting.ranks + engines.cards <= machine.node and not engines.served
     wire = (machine.link if near else machine.network) * ASSUMED["link"]
-    if work.shape.parameters >= RESHARDED:
+    if engines.parts:
         return size / engines.tensor / wire
     return gathered(size, setting, machine) + size / wire  # one rank sends to all
 

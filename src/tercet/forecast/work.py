@@ -27,6 +27,7 @@ class Engines:
     sequences: int  # completions that a replica writes at once
     apart: bool  # not on the cards that train
     served: bool = False  # by servers that run elsewhere, on cards that are not of this machine
+    parts: bool = False  # trainers send each card its own part of new weights alone (nccl_m2n)
 
     @property
     def cards(self) -> int:
@@ -62,6 +63,7 @@ def engines_of(spec: ArtifactSpec, recipe: Recipe, machine: Machine) -> Engines 
         sequences=place.max_num_seqs or int(ASSUMED["sequences"]),
         apart=apart,
         served=bool(place.urls),
+        parts=dict(place.options.get("weight_transfer_config", {})).get("backend") == "nccl_m2n",
     )
 
 
