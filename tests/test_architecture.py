@@ -92,7 +92,7 @@ BUDGETS = {
     "device": 2_426,
     "environments": 543,
     "evals": 3_870,
-    "forecast": 1_038,
+    "forecast": 1_039,
     "hub": 400,
     "kernels": 111,
     "launch": 1_298,
