@@ -191,7 +191,7 @@ def _open_model(placement: Placement, folder: Path, dtype: str, engine: str = "l
     if engine != "local":
         from tercet.models.engines.opening import opened
 
-        return opened(folder, dtype, placement.engine)
+        return opened(folder, dtype, placement.engine, engine)
     from tercet.models.generate import LocalGenerator
 
     rows, tokens = placement.gen_rows, placement.gen_tokens

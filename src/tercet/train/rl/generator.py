@@ -137,7 +137,7 @@ def _engine(source: Path, spec: RLSpec, placement: Placement) -> Any:
             return RemoteEngine.open(placement.engine_url, key_file=key_file)
         from tercet.models.engines.opening import opened
 
-        return opened(source, spec.precision, placement.engine, placement.per_node)
+        return opened(source, spec.precision, placement.engine, spec.engine, taken=placement.per_node)
 
 
 @contextmanager
