@@ -31,8 +31,8 @@ for (let round = 0; round < Number(rounds); round += 1) {
   if (round) await page.click("button:has-text('New')");
   await page.fill("#prompt", `How many apples are left when ${round} of ${20 + round} are eaten?`);
   await page.press("#prompt", "Enter");
-  await page.waitForFunction(() => globalThis.clock && !document.querySelector(".send").disabled, null, { timeout: 300_000 });
-  await page.waitForFunction(() => globalThis.clock.columns.size && ![...globalThis.clock.columns.values()].includes(0));
+  await page.waitForFunction(() => globalThis.clock && !document.querySelector(".send").disabled, null, { timeout: 300_000, polling: 100 });
+  await page.waitForFunction(() => globalThis.clock.columns.size && ![...globalThis.clock.columns.values()].includes(0), null, { polling: 100 });
   found.push(await page.evaluate(() => [...globalThis.clock.columns.values()].map((one) => one / 1000)));
 }
 await browser.close();

@@ -99,10 +99,17 @@ def test_a_planted_sentence_is_traced_and_a_fresh_one_is_not(seen):
 
 def test_a_pair_is_on_the_disk_when_the_page_says_so(seen, runs):
     assert "pair_mix" in seen["pair"]
-    (pair,) = [json.loads(line) for line in (runs / "play" / "pairs.jsonl").read_text("utf-8").splitlines()]
+    pair, other = [json.loads(line) for line in (runs / "play" / "pairs.jsonl").read_text("utf-8").splitlines()]
     assert (pair["chosen_model"], pair["rejected_model"]) == ("sft", "base")
+    assert other["chosen"][:-1] == pair["chosen"][:-1]  # the same prompt, kept by the keyboard
     assert json.loads(pair["provenance"])["settings"]["seed"] == 0
     assert len((runs / "play" / "rows.jsonl").read_text("utf-8").splitlines()) == 2
+
+
+def test_everything_can_be_reached_seen_and_used_with_the_keyboard_alone(seen):
+    assert all(seen["keyboard"]["reached"].values()), seen["keyboard"]["reached"]
+    assert seen["keyboard"]["unseen"] == []
+    assert seen["keyboard"]["saved"].endswith(".html")
 
 
 def test_the_frozen_file_asks_for_nothing(seen):

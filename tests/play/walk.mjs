@@ -140,5 +140,36 @@ for (const [width, scheme] of [[390, "light"], [390, "dark"], [1400, "dark"]]) {
   await inspect(other, `item-${width}-${scheme}`);
   await other.context().close();
 }
+
+// ---- with the keyboard alone: asked, graded, traced, kept, saved; where the focus is can be seen ----
+const keys = await open(1400, "light", link);
+await keys.waitForFunction(() => document.querySelector("#prompt").value !== "" && document.activeElement.id === "prompt");
+await keys.keyboard.press("Enter");
+await keys.waitForSelector(".verdict", { timeout: 120_000 });
+await idle(keys);
+const unseen = [];
+const tabTo = async (selector) => {
+  for (let i = 0; i < 300; i += 1) {
+    await keys.keyboard.press("Tab");
+    const [here, ring, name] = await keys.evaluate((wanted) => {
+      const { activeElement: one } = document;
+      return [one.matches(wanted), getComputedStyle(one).outlineStyle !== "none", one.outerHTML.slice(0, 80)];
+    }, selector);
+    if (!ring && !name.startsWith("<body")) unseen.push(name);
+    if (here) return true;
+  }
+  return false;
+};
+seen.keyboard = { reached: {}, unseen };
+for (const name of ["#theme", "summary", "[name=shade]", ".chip", ".asked button", ".send", "[aria-label^='Good']", "[aria-label^='Edit the']"]) seen.keyboard.reached[name] = await tabTo(name);
+await tabTo("[aria-label$='is better than']");
+await keys.keyboard.press("ArrowDown");
+await keys.waitForFunction(() => document.querySelector(".status").textContent.includes("Kept"));
+await tabTo("[aria-label^='Trace']");
+await keys.keyboard.press("Enter");
+await keys.waitForSelector(".trace", { timeout: 60_000 });
+await tabTo("[aria-label^='Save']");
+const [saved] = await Promise.all([keys.waitForEvent("download"), keys.keyboard.press("Enter")]);
+seen.keyboard.saved = saved.suggestedFilename();
 writeFileSync(`${out}/seen.json`, JSON.stringify(seen, null, 1));
 await browser.close();
