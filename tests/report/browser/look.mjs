@@ -92,12 +92,17 @@ const tabs = async (tab) => {
 };
 
 for (const page of pages) {
+  const home = page.includes("://") ? new URL(page).host : "";
   for (const width of [390, 1400]) {
     for (const colorScheme of ["light", "dark"]) {
       const context = await browser.newContext({ viewport: { width, height: 900 }, colorScheme, bypassCSP: true, reducedMotion: "reduce" });
       const tab = await context.newPage();
       const where = `${basename(dirname(page))}/${basename(page)} ${width} ${colorScheme}`;
       tab.on("console", (message) => findings.push(`${where}: console: ${message.text()}`));
+      tab.on("request", (request) => {
+        const { protocol, host } = new URL(request.url());
+        if (/^(http|ws)s?:$/.test(protocol) && host !== home) findings.push(`${where}: asked another host: ${request.url()}`);
+      });
       tab.on("pageerror", (error) => findings.push(`${where}: error: ${error}`));
       await tab.goto(page.includes("://") ? page : `file://${page}`);
       await tab.waitForTimeout(page.includes("://") ? 1500 : 100);
