@@ -145,3 +145,17 @@ def test_an_edit_of_a_users_environment_changes_the_key_and_a_missing_file_is_na
     assert code_of(spec.model_copy(update={"environment": "guess@1"}), tmp_path) == {}
     with pytest.raises(RecipeError, match="there is no file"):
         code_of(spec.model_copy(update={"environment": "gone.py:Count"}), tmp_path)
+
+
+def test_an_edit_of_a_task_set_that_is_played_changes_the_key(tmp_path, monkeypatch):
+    (tmp_path / "a_set.py").write_text("1")
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = GRPOSpec(
+        model="m", prompts="p", rounds=1, environment="verifiers@1", environment_args={"taskset": "me/a-set@1"}
+    )
+    before = code_of(spec, tmp_path)
+    (tmp_path / "a_set.py").write_text("2")
+    assert list(before) == ["verifiers@1 me/a-set@1"]
+    assert code_of(spec, tmp_path) != before
+    bundled = spec.model_copy(update={"environment_args": {"taskset": "not-installed"}})  # or the package's own
+    assert code_of(bundled, tmp_path) == {}

@@ -11,7 +11,12 @@ OURS = {
     "calculator@1": "tercet.environments.calculator:Calculator",
     "guess@1": "tercet.environments.guess:Guess",
     "openenv@1": "tercet.environments.openenv:Adapted",
+    "verifiers@1": "tercet.environments.verifiers_env:TasksetEpisode",
 }
+
+
+# Of ours, what plays code of others: the argument that names its module.
+PLAYS = {"verifiers@1": "taskset"}
 
 
 class EnvironmentNameError(ValueError):
@@ -37,8 +42,19 @@ def code_of(spec: RLSpec | BenchmarkSpec, folder: Path) -> dict[str, str]:
     """The digest of a stage's environment where it is a user's own: an edit makes results stale."""
     if not spec.environment:
         return {}
+    if played := spec.environment_args.get(PLAYS.get(spec.environment, "")):
+        return _module(spec.environment, played)
     try:
         found = where(spec.environment, folder)
         return {} if spec.environment in OURS else {spec.environment: pinned(found)}
     except (EnvironmentNameError, UserCodeError, ImportError) as error:
         raise RecipeError(f"environment = {spec.environment!r}: {error}") from None
+
+
+def _module(environment: str, name: str) -> dict[str, str]:
+    """The digest of a module that an environment of ours plays; one that the package brings itself has none."""
+    module = str(name).rsplit("/", 1)[-1].partition("@")[0].replace("-", "_").lower()  # as the package reads it
+    try:
+        return {f"{environment} {name}": pinned(f"{module}:")}
+    except ImportError:
+        return {}
