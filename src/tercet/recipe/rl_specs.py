@@ -32,7 +32,7 @@ class ExtraSpec(Spec):
 class MonitorSpec(Spec):
     """When a monitor of the rollouts raises an alert (report page, log); `stop` lists those that end the run."""
 
-    later = ("errors",)
+    later = ("errors", "dropped")
 
     rounds: int = Field(5, ge=1, description="Rounds in a row that must be beyond a threshold.")
     reward: float = Field(0.0, ge=0, description="Alert `reward`: share of rewarded completions at or below this.")
@@ -49,9 +49,22 @@ class MonitorSpec(Spec):
     errors: float = Field(
         0.1, gt=0, description="Alert `errors`: share of completions that a verifier failed to grade."
     )
+    dropped: float = Field(
+        0.2, gt=0, description="Alert `dropped`: share of a stream's groups that came back too late to be trained on."
+    )
     stop: tuple[
         Literal[
-            "reward", "kl", "gap", "truncated", "length", "entropy", "zero_variance", "repetition", "hollow", "errors"
+            "reward",
+            "kl",
+            "gap",
+            "truncated",
+            "length",
+            "entropy",
+            "zero_variance",
+            "repetition",
+            "hollow",
+            "errors",
+            "dropped",
         ],
         ...,
     ] = Field((), description="Alerts that stop the run with an error.")
@@ -63,7 +76,7 @@ class RLSpec(TrainSpec):
     accepts = {"model": ("weights",), "prompts": ("rows",), "judge": ("weights",)}
     grades = True
     code = "tercet.environments.names:code_of"
-    later = ("environment", "environment_args", "max_turns", "turn_tokens", "environment_seconds")
+    later = ("environment", "environment_args", "max_turns", "turn_tokens", "environment_seconds", "stale")
     prompts: str = Field(description="A stage of rows that carry verifiers: mix, synth or personas.")
     judge: str = Field("", description="The model behind verifiers that ask one, e.g. `rubric@1`; usually an endpoint.")
     rounds: int = Field(ge=1, description="Rollout rounds; each makes `passes` x `minibatches` optimiser steps.")
@@ -103,7 +116,14 @@ class RLSpec(TrainSpec):
     )
     environment_seconds: float = Field(60.0, gt=0, description="Seconds after which an environment's call is ended.")
     lag: int = Field(0, ge=0, description="Rounds that generation may run ahead of training; 0: in turn.")
-    in_flight: bool = Field(False, description="Give the generator new weights while it writes (needs lag and vLLM).")
+    in_flight: bool = Field(
+        False,
+        description="Write rollouts as a stream, with new weights put into the engine while it writes (needs lag).",
+    )
+    stale: Literal["drop", "correct"] = Field(
+        "drop",
+        description="Groups of a stream whose weights are more than `lag` rounds old: ask again, or keep them, corrected by `importance_cap`.",
+    )
     reduction: Reduction = Field("token_mean", description="How token losses become one number.")
     monitor: MonitorSpec = Field(default_factory=MonitorSpec, description="Thresholds of alerts.")
 
@@ -130,6 +150,8 @@ class RLSpec(TrainSpec):
             )
         if self.in_flight and not (self.lag and self.engine == "vllm"):
             raise ValueError('in_flight needs engine = "vllm" and lag of at least 1')
+        if self.stale == "correct" and not (self.in_flight and self.importance_cap):
+            raise ValueError('stale = "correct" needs in_flight = true and importance_cap above 0, e.g. 2')
         if self.batch % self.minibatches:
             raise ValueError(
                 f"batch = {self.batch} prompts cannot be cut into minibatches = {self.minibatches} equal parts"

@@ -57,6 +57,11 @@ class PolicyGenerator:
         own = policy if self.copy is None else self.copy
         self.generator = LocalGenerator(own, chat, rows=placement.gen_rows, tokens=placement.gen_tokens)
 
+    def submits(self) -> bool:
+        """Whether one engine takes the prompts of all ranks, one by one. Every rank must ask."""
+        mesh = self.trainable.mesh
+        return (mesh.size == 1 or self.shared) and bool(mesh.gather(hasattr(self.engine, "submit"))[0])
+
     @torch.no_grad()
     def offer(self, version: int) -> None:
         """Hold the weights after `version` rounds ready. In turn with training, `use` reads them directly."""

@@ -59,6 +59,19 @@ class RolloutSample:
         return found
 
 
+class Origin(NamedTuple):
+    """Of a group of a stream: its draw, how often that was asked before, and the weights of its first and last tokens.
+
+    `replica` is the name of the engine that wrote it.
+    """
+
+    draw: int
+    tries: int
+    first: int
+    last: int
+    replica: str = ""
+
+
 @dataclass
 class RolloutGroup:
     """The samples of one prompt; `place` is the row's number among the stage's prompts."""
@@ -67,6 +80,7 @@ class RolloutGroup:
     prompt_ids: Sequence[int]
     samples: list[RolloutSample]
     place: int = 0
+    origin: Origin | None = None  # of a stream; the other groups are all of their round's version
 
     def tree(self) -> Tree:
         """The prompt with one leaf per sample, as sampled: text is never tokenised again."""
@@ -76,7 +90,10 @@ class RolloutGroup:
 
 @dataclass
 class Round:
-    """The rollouts of one round, by the weights after `version` rounds; `cursor` prompts were drawn up to its end."""
+    """The rollouts of one round, by the weights after `version` rounds; `cursor` prompts were drawn up to its end.
+
+    Of a stream, `version` is that of the oldest group, and `dropped` has the draws that came back too late for it.
+    """
 
     number: int
     version: int
@@ -84,6 +101,7 @@ class Round:
     groups: list[RolloutGroup]
     seconds: dict[str, float] = field(default_factory=dict)
     speed: dict[str, float] = field(default_factory=dict)  # of the generator: tokens a second, efficiency
+    dropped: list[int] = field(default_factory=list)
 
 
 class Prompts(NamedTuple):
@@ -156,8 +174,7 @@ class RolloutWorker:
             version = self.generator.use(version)
             self.mesh.barrier()  # a server must have the weights before any rank asks it
             made = self._written(number, version)
-            closing = {"done": True, "version": made.version, "cursor": made.cursor}
-            self.log.append(number, [*map(_record, made.groups), closing])
+            self.log.append(number, records_of(made))
         self.cursor = made.cursor
         return made
 
@@ -197,7 +214,8 @@ class RolloutWorker:
         else:
             written = self._asked(prompts, sampling, mine)
             graded = time.monotonic()
-            groups = [(prompts[i], group) for i, group in zip(mine, self._graded(own, written), strict=True)]
+            found = graded_samples(self.reward_fn, own, written)
+            groups = [(prompts[i], group) for i, group in zip(mine, found, strict=True)]
         shares = self.mesh.gather(dict(zip(mine, groups, strict=True)))
         whole = {i: group for share in shares for i, group in share.items()}
         seconds["generate"] += graded - began
@@ -235,15 +253,19 @@ class RolloutWorker:
             found.append((group[0].prompt_ids, samples))
         return found
 
-    def _graded(self, rows: Sequence[Row], written: Sequence[Sequence[Completion]]) -> list[list[RolloutSample]]:
-        for row, group in zip(rows, written, strict=True):
-            if failed := next((one for one in group if one.stop == "error"), None):
-                raise TrainingError(f"prompt {row.id}: the generator gave no completion: {failed.error}")
-        results = self.reward_fn(rows, written)
-        return [
-            [RolloutSample(one, *result) for one, result in zip(group, graded, strict=True)]
-            for group, graded in zip(written, results, strict=True)
-        ]
+
+def graded_samples(
+    reward_fn: RewardFunction, rows: Sequence[Row], written: Sequence[Sequence[Completion]]
+) -> list[list[RolloutSample]]:
+    """The completions of each row with their grades; one that the generator did not write is an error."""
+    for row, group in zip(rows, written, strict=True):
+        if failed := next((one for one in group if one.stop == "error"), None):
+            raise TrainingError(f"prompt {row.id}: the generator gave no completion: {failed.error}")
+    results = reward_fn(rows, written)
+    return [
+        [RolloutSample(one, *result) for one, result in zip(group, graded, strict=True)]
+        for group, graded in zip(written, results, strict=True)
+    ]
 
 
 def group_batches(groups: Sequence[RolloutGroup], spec: RLSpec, budget: Budget, mesh: Mesh) -> list[Batch]:
@@ -288,6 +310,7 @@ def replay(records: Sequence[dict[str, Any]], prompts: Prompts) -> Round:
     """A round as its lines of the log hold it."""
     *groups, closing = records
     made = Round(closing["round"], closing["version"], closing["cursor"], [], {"generate": 0.0, "grade": 0.0})
+    made.dropped = closing.get("dropped", [])
     for record in groups:
         row = prompts.rows[record["place"]]
         if row.id != record["prompt_id"]:
@@ -297,8 +320,16 @@ def replay(records: Sequence[dict[str, Any]], prompts: Prompts) -> Round:
             )
         samples = [_sample(one) for one in record["samples"]]
         begun = record.get("prompt_ids") or prompts.ids(record["place"])
-        made.groups.append(RolloutGroup(row, begun, samples, record["place"]))
+        origin = Origin(*(record[name] for name in Origin._fields)) if "draw" in record else None
+        made.groups.append(RolloutGroup(row, begun, samples, record["place"], origin))
     return made
+
+
+def records_of(made: Round) -> list[dict[str, Any]]:
+    """A round as the log holds it: each group, and a closing record."""
+    streamed = {"dropped": made.dropped} if any(group.origin for group in made.groups) else {}
+    closing = {"done": True, "version": made.version, "cursor": made.cursor, **streamed}
+    return [*map(_record, made.groups), closing]
 
 
 def _record(group: RolloutGroup) -> dict[str, Any]:
@@ -307,6 +338,7 @@ def _record(group: RolloutGroup) -> dict[str, Any]:
     return {
         "place": group.place,
         "prompt_id": group.row.id,
+        **(group.origin._asdict() if group.origin else {}),
         **episodes,
         "samples": [
             {

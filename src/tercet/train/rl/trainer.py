@@ -29,6 +29,7 @@ from tercet.train.rl.prefetch import RolloutPrefetcher
 from tercet.train.rl.reward_fn import RewardFunction
 from tercet.train.rl.rollout import Prompts, RolloutGroup, RolloutWorker, Round, replay, set_advantages
 from tercet.train.rl.rollout_log import LOG, RolloutLog
+from tercet.train.rl.stream import RolloutStream, staleness
 
 # Of a round's completions, what other trackers show, and how many.
 SHOWN = (
@@ -86,22 +87,29 @@ class RLTrainer:
         source = inputs[spec.model].payload
         self.generator = PolicyGenerator(state.trainable, policy, prompts.chat, source, spec, ctx.recipe.placement)
         self.generator.offer(self.first)
-        channel = self.mesh.twin() if spec.lag else self.mesh  # collectives of two threads must not mix
-        worker = RolloutWorker(prompts, self.generator, reward_fn, self.log, ctx.seed, channel)
         self.pool = _pool(spec)
+        self.rollouts = self._rollouts(reward_fn)
+
+    def _rollouts(self, reward_fn: RewardFunction) -> RolloutPrefetcher | RolloutStream:
+        """What hands out rounds: a stream where weights are given in flight, else rounds one after another."""
+        spec, prompts, generator, seed = self.spec, self.prompts, self.generator, self.ctx.seed
+        if spec.in_flight and self.pool is None and generator.submits():
+            return RolloutStream(prompts, generator.engine, reward_fn, self.log, spec, seed)
+        channel = self.mesh.twin() if spec.lag else self.mesh  # collectives of two threads must not mix
+        worker = RolloutWorker(prompts, generator, reward_fn, self.log, seed, channel)
         if self.pool is not None:
-            worker.episodes = EpisodeWriter(self.generator, self.pool, prompts.chat, spec)
-        self.prefetcher = RolloutPrefetcher(worker, self.first, spec.rounds, spec.lag)
+            worker.episodes = EpisodeWriter(generator, self.pool, prompts.chat, spec)
+        return RolloutPrefetcher(worker, self.first, spec.rounds, spec.lag)
 
     def run(self, algorithm: Algorithm) -> None:
         """Train on every round that is left; after an error no further round is made."""
         loop = Loop(self.state, algorithm.loss, self.spec, self.ctx, total=self.total)
         # Rounds that older weights have to write must be in the log: a resumed run has the newest only.
-        loop.settle = lambda: self.prefetcher.settle(self.state.step // self.updates)
+        loop.settle = lambda: self.rollouts.settle(self.state.step // self.updates)
         try:
             for number in range(self.first, self.spec.rounds):
                 began = time.monotonic()
-                made = self.prefetcher.take(number)
+                made = self.rollouts.take(number)
                 taken = time.monotonic()
                 if self.state.kept:  # a reference that moves while a round is prepared
                     self.state.whole = False
@@ -113,7 +121,7 @@ class RLTrainer:
                     latest |= loop.update(Step(batches, {} if i else metrics))
                 # `offer` before `advance`: the thread that waits for this version reads its weights at once.
                 self.generator.offer(number + 1)
-                self.prefetcher.advance()
+                self.rollouts.advance()
                 # Alerts before the checkpoint, which holds them; of a round that stops the run nothing is saved.
                 self._monitor(number, latest)
                 self._show(made)
@@ -123,7 +131,7 @@ class RLTrainer:
             loop.keep()  # here, as it may have to wait for rounds that are being made
             raise
         finally:
-            self.prefetcher.close()
+            self.rollouts.close()
             if self.pool is not None:
                 self.pool.close()
 
@@ -131,7 +139,7 @@ class RLTrainer:
         metrics = measure(made.groups, prepared.useful) | prepared.metrics
         metrics |= {f"seconds_{name}": value for name, value in made.seconds.items()}
         metrics |= {f"generate_{name}": value for name, value in made.speed.items()}
-        metrics["lag"] = float(made.number - made.version)
+        metrics |= staleness(made, self.spec.lag)
         if self.generator.engine is not None:
             metrics["engine_updates"] = float(self.generator.verified)
         return metrics
@@ -196,6 +204,7 @@ def _records(made: Round, group: RolloutGroup, with_advantage: bool) -> Iterator
             **({"advantage": s.advantage} if with_advantage else {}),
             "stop": s.completion.stop,
             "length": len(s.completion.token_ids),
-            "version": made.version,
+            "version": made.version if group.origin is None else group.origin.first,
+            **({} if group.origin is None else {"version_last": group.origin.last, "replica": group.origin.replica}),
             **({"turns": len(s.turns)} if s.turns else {}),
         }
