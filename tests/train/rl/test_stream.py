@@ -366,8 +366,7 @@ def test_what_an_engine_refuses_is_raised_where_the_round_is_taken(tmp_path):
     with pytest.raises(TrainingError, match="no such model"):
         stream.take(0)
     other, engine = by_hand(tmp_path)
-    prompt, sampling, done = engine.out[1]
-    done.set_result(WrittenGroup([Completion("", (), (), "error", "too long")] * 2, 0, 0))
+    engine.out[1][2].set_result(WrittenGroup([Completion("", (), (), "error", "too long")] * 2, 0, 0))
     with pytest.raises(TrainingError, match=r"prompt r\d: the generator gave no completion: too long"):
         other.take(0)
 

@@ -59,7 +59,7 @@ class RolloutSample:
         return found
 
 
-class Origin(NamedTuple):
+class GroupOrigin(NamedTuple):
     """Of a group of a stream: its draw, how often that was asked before, and the weights of its first and last tokens.
 
     `replica` is the name of the engine that wrote it.
@@ -80,7 +80,7 @@ class RolloutGroup:
     prompt_ids: Sequence[int]
     samples: list[RolloutSample]
     place: int = 0
-    origin: Origin | None = None  # of a stream; the other groups are all of their round's version
+    origin: GroupOrigin | None = None  # of a stream; the other groups are all of their round's version
 
     def tree(self) -> Tree:
         """The prompt with one leaf per sample, as sampled: text is never tokenised again."""
@@ -320,7 +320,7 @@ def replay(records: Sequence[dict[str, Any]], prompts: Prompts) -> Round:
             )
         samples = [_sample(one) for one in record["samples"]]
         begun = record.get("prompt_ids") or prompts.ids(record["place"])
-        origin = Origin(*(record[name] for name in Origin._fields)) if "draw" in record else None
+        origin = GroupOrigin(*(record[name] for name in GroupOrigin._fields)) if "draw" in record else None
         made.groups.append(RolloutGroup(row, begun, samples, record["place"], origin))
     return made
 

@@ -27,7 +27,7 @@ from tercet.train.loop import TrainingError
 from tercet.train.rl.generator import engine_errors
 from tercet.train.rl.reward_fn import RewardFunction
 from tercet.train.rl.rollout import (
-    Origin,
+    GroupOrigin,
     Prompts,
     RolloutGroup,
     Round,
@@ -43,7 +43,7 @@ RETRY = 1_000_003  # between the streams of random numbers of a draw that is ask
 
 
 class Asked(NamedTuple):
-    """A prompt that is out: its draw, how often that was dropped, how often its engine died, the newest version then."""
+    """A prompt that is out: its draw, how often it was dropped, how often its engine died, the newest version then."""
 
     draw: int
     tries: int
@@ -97,7 +97,7 @@ class RolloutStream:
         self.next = log.first + len(log.recorded)  # the round that is put together next
         self.cursor = log.in_turn + len(log.draws)  # groups of all rounds so far
         self.out = 0
-        self.ready: dict[Origin, RolloutGroup] = {}
+        self.ready: dict[GroupOrigin, RolloutGroup] = {}
         self.dropped: list[int] = []  # since the last round
         self.grading, self.since = 0.0, time.monotonic()
         self.finished: SimpleQueue[tuple[Asked, Future[WrittenGroup]] | None] = SimpleQueue()
@@ -111,8 +111,8 @@ class RolloutStream:
 
     def take(self, number: int) -> Round:
         """Round `number`, as soon as it is there; one that the log holds is read from it. Every rank calls this."""
-        if (found := self.log.recorded.pop(number, None)) is not None:
-            return replay(found, self.prompts)
+        if (recorded := self.log.recorded.pop(number, None)) is not None:
+            return replay(recorded, self.prompts)
         made = self._made(number) if self.log.mesh.first else None
         records = None if made is None else records_of(made)
         self.log.append(number, records or ())
@@ -175,7 +175,7 @@ class RolloutStream:
                 self.changed.notify_all()
 
     def _waiting(self) -> list[tuple[Asked, Future[WrittenGroup]]]:
-        found = []
+        found: list[tuple[Asked, Future[WrittenGroup]]] = []
         while True:
             try:
                 one = self.finished.get_nowait()
@@ -186,7 +186,7 @@ class RolloutStream:
                 return found
             found.append(one)
 
-    def _graded(self, finished: Sequence[tuple[Asked, Future[WrittenGroup]]]) -> dict[Origin, RolloutGroup]:
+    def _graded(self, finished: Sequence[tuple[Asked, Future[WrittenGroup]]]) -> dict[GroupOrigin, RolloutGroup]:
         came = [(asked, written) for asked, done in finished if (written := self._written(asked, done))]
         began = time.monotonic()
         places = [self.draws.place(asked.draw) for asked, _ in came]
@@ -195,7 +195,7 @@ class RolloutStream:
         self.grading += time.monotonic() - began
         found = {}
         for row, place, samples, (asked, written) in zip(rows, places, graded, came, strict=True):
-            origin = Origin(asked.draw, asked.tries, written.first, written.last, written.replica)
+            origin = GroupOrigin(asked.draw, asked.tries, written.first, written.last, written.replica)
             found[origin] = RolloutGroup(row, self.prompts.ids(place), samples, place, origin)
         return found
 
@@ -236,7 +236,7 @@ class RolloutStream:
             self.dropped, self.grading, self.since = [], 0.0, time.monotonic()
         return made
 
-    def _chosen(self, number: int) -> list[Origin]:
+    def _chosen(self, number: int) -> list[GroupOrigin]:
         """The groups of a round, of those that are ready the oldest; none while they are too few. The lock is held."""
         late = [one for one in self.ready if number - one.first > self.spec.lag]
         if late and self.spec.stale == "drop":
@@ -245,7 +245,7 @@ class RolloutStream:
                 self.draws.drop(one.draw)
             self.dropped += sorted(one.draw for one in late)
             self._ask()
-        found: list[Origin] = []
+        found: list[GroupOrigin] = []
         useful, batch = 0, self.spec.batch
         for one in sorted(self.ready, key=lambda origin: (origin.first, origin.draw)):
             found.append(one)
