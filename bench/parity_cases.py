@@ -25,9 +25,10 @@ from tercet.models.hf_folder import load_tokenizer
 from tercet.recipe import DPOSpec, GRPOSpec
 from tercet.rows import Message
 from tercet.train.batch import Batch, batches
-from tercet.train.dpo import preference_loss
+from tercet.train.compared import Compared
+from tercet.train.dpo import answer_sums, preference_loss
 from tercet.train.export import open_policy
-from tercet.train.kto import Labels, mismatch, mismatched, unpaired_loss
+from tercet.train.kto import Labels, mismatch, mismatched, of_labels
 from tercet.train.loop import Loss
 from tercet.train.packing import Budget
 from tercet.train.reference import Table, answer_logps
@@ -226,7 +227,7 @@ def labelled(world: World, rows: Rows, spec: DPOSpec) -> Found:
         return labels.sides(items) | {"reference_L": table.answers[items].reshape(-1), "kl": kl}
 
     policy = open_policy(world["policy"], world["dtype"])
-    found = learned(policy, halves(trees, values), partial(unpaired_loss, spec=spec))
+    found = learned(policy, halves(trees, values), Compared(answer_sums, partial(of_labels, spec=spec)))
     return found._replace(metrics=found.metrics | {"kl": float(kl)})
 
 

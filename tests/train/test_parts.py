@@ -29,7 +29,8 @@ from tercet.recipe import GRPOSpec, Placement, TrainSpec
 from tercet.recipe.placement import MeshShape
 from tercet.train.batch import Batch, Step, batches
 from tercet.train.branches import read
-from tercet.train.loop import Loss, State, _repeated, update_once
+from tercet.train.compared import Compared
+from tercet.train.loop import Loss, State, _repeated, leaf_sums, update_once
 from tercet.train.parts import agreed, fitted, repeated, shape_of
 from tercet.train.rl.actor_critic import CRITIC, POLICY, ActorCritic, open_critic
 from tercet.train.rl.grpo import grpo_loss
@@ -133,26 +134,36 @@ def output(module: nn.Module, part: str, forest: Forest) -> Tensor:
 def learned(folder: Path, ranks: Mesh) -> dict[str, Any]:
     """What is read of a policy alone, of one with its critic and of a frozen one; and the gradients of one step."""
     found: dict[str, Any] = {}
-    for parts in (("",), (POLICY, CRITIC)):
+    for name, parts in (("alone", ("",)), ("pairs", ("",)), ("both", (POLICY, CRITIC))):
         policy = open_policy(folder)
-        module = policy if parts == ("",) else ActorCritic(policy, open_critic(folder, 256, 0))
+        module = policy if name != "both" else ActorCritic(policy, open_critic(folder, 256, 0))
         trainable = Trainable(module, torch.float32, ranks)
-        made = [replace(one, part=part) for part in parts for one in batches(TREES, BRANCHES, ranks, values)]
+        budget = BRANCHES._replace(compared=name == "pairs")
+        made = [replace(one, part=part) for part in parts for one in batches(TREES, budget, ranks, values)]
         assert any(batch.walk for batch in made)
         found |= {f"read {part}": summed(module, [one for one in made if one.part == part], ranks) for part in parts}
         update_once(
             State(trainable, torch.optim.SGD(trainable.master_weights)),
             Step(made),
-            loss,
+            Compared(look, judge) if name == "pairs" else loss,
             1.0,
             TrainSpec.model_construct(max_grad_norm=1e9),
         )
-        found |= {"".join([*parts, name]): value for name, value in trainable.full_state()}
+        found |= {"".join([name, *parts, own]): value for own, value in trainable.full_state()}
     frozen = open_policy(folder)
     if ranks.size > 1:
         share_frozen(frozen, torch.float32, ranks)
     found["read frozen"] = summed(frozen, batches(TREES, BRANCHES, ranks, values), ranks)
     return found
+
+
+def look(module: nn.Module, forest: Forest) -> Tensor:
+    return leaf_sums(module(forest)[0], forest)
+
+
+def judge(now: Tensor, batch: Batch) -> Loss:
+    """No sum over leaves' parts: the slope of a leaf depends on all of its tokens."""
+    return Loss(Sum((now * batch.values["slope_L"] / 20.0).square().sum(), float(len(now))), {})
 
 
 def loss(module: nn.Module, batch: Batch) -> Loss:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,13 +17,13 @@ from tercet.device.shard import Trainable
 from tercet.models.forest import Forest, Leaf, Tree
 from tercet.recipe import DPOSpec, GRPOSpec, PPOSpec
 from tercet.train.batch import Batch, batches
-from tercet.train.branches import branches
-from tercet.train.dpo import preference_loss
+from tercet.train.compared import Compared
+from tercet.train.dpo import answer_sums, preference, preference_loss
 from tercet.train.export import open_policy
-from tercet.train.loop import Loss
+from tercet.train.loop import Loss, _losses
 from tercet.train.packing import Budget, cut_step, pieces, shares
 from tercet.train.reference import ReferenceModel
-from tercet.train.reward_model import open_scorer, reward_loss
+from tercet.train.reward_model import compared, open_scorer, reward_loss, scores_of
 from tercet.train.rl.actor_critic import ActorCritic, open_critic
 from tercet.train.rl.grpo import grpo_loss
 from tercet.train.rl.ppo import PPO, for_critic, ppo_loss
@@ -32,6 +33,7 @@ COMMON = {"model": "base", "learning_rate": 1e-4, "dtype": "float32"}
 TOKENS = 400
 ALONE, SHARED = Budget(TOKENS, share=False), Budget(TOKENS)
 BRANCHES = Budget(120, depth_first=True)  # less than a family of trees has
+PAIRS = Budget(30, depth_first=True, compared=True)  # less than most pairs have
 REDUCTION = pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean", "constant"])
 SEEDS = pytest.mark.parametrize("seed", range(2))
 
@@ -66,8 +68,7 @@ def taken(module: nn.Module, made: list[Batch], loss: Callable[[nn.Module, Batch
     module.zero_grad()
     sums: dict[str, Tensor] = {}
     for batch in made:
-        for part in branches(module, batch, torch.autograd.backward):
-            found = loss(module, part)
+        for found in _losses(SimpleNamespace(module=module, backward_from=torch.autograd.backward), batch, loss):
             found.objective.total.backward()
             for name, (total, weight) in {f"loss{found.part}": found.objective, **found.metrics}.items():
                 sums[name] = sums.get(name, torch.zeros(2)) + torch.tensor([float(total.detach()), weight])
@@ -134,6 +135,33 @@ def test_preference_losses(exact, seed, name):
 @SEEDS
 def test_the_reward_model(sharp_folder, seed):
     check(open_scorer(sharp_folder, 256, seed=0), related(seed, depth=5), reward_loss, ("margin_B",), 1e-4)
+
+
+@pytest.mark.parametrize("place", [Mesh(), Mesh(walks=False), Mesh(padded=True)], ids=["walked", "no walks", "padded"])
+@pytest.mark.parametrize("name", ["dpo", "dpo_norm", "orpo"])
+def test_pairs_by_branches(exact, name, place):
+    anchor = {"sft_weight": 0.1} if name != "orpo" else {}
+    spec = DPOSpec.model_validate({**COMMON, "pairs": "preference-data", "loss": name, **anchor})
+    loss, trees = Compared(answer_sums, partial(preference, spec=spec)), related(2, depth=5)
+    alone, made = (
+        batches(trees, one, where, numbers("reference_L")) for one, where in ((ALONE, Mesh()), (PAIRS, place))
+    )
+    assert any(batch.walk for batch in made)
+    agree(taken(exact, made, loss), taken(exact, alone, partial(preference_loss, spec=spec)), 1e-9)
+
+
+def test_pairs_of_the_reward_model_by_branches(sharp_folder):
+    scorer, trees = open_scorer(sharp_folder, 256, seed=0), related(1, depth=5)
+    alone, made = (batches(trees, one, Mesh(), numbers("margin_B")) for one in (ALONE, PAIRS))
+    assert any(batch.walk for batch in made)
+    agree(taken(scorer, made, Compared(scores_of, compared)), taken(scorer, alone, reward_loss), 1e-4)
+
+
+def test_pairs_that_fit_are_not_cut_and_those_that_share_a_beginning_do_not_grow_beyond_the_budget():
+    trees = related(2, depth=5)
+    most = max(tree.num_tokens for tree in trees)
+    made = batches(trees, Budget(most, depth_first=True, compared=True), Mesh())
+    assert all(batch.walk is None and batch.num_tokens <= most for batch in made)
 
 
 @pytest.mark.parametrize("seed", [1])

@@ -270,13 +270,12 @@ def setting_of(spec: ArtifactSpec, recipe: Recipe, machine: Machine, completions
 def _pass(spec: TrainSpec, place: Placement, ranks: int) -> int:
     """Tokens of the longest pass: what is allowed, unless a step has less; a branch, pair or row it holds in any case.
 
-    Of a group of completions it holds all where it may not take one branch after another.
+    Of a group of completions, or a pair, it holds all where it may not take one branch after another.
     """
     leaves = spec.num_generations if isinstance(spec, RLSpec) else 2 if spec.paired else 1
     trunk, leaf = (spec.max_length, spec.max_new_tokens) if isinstance(spec, RLSpec) else (0, spec.max_length)
     step = math.ceil(rows_of_step(spec) / ranks) * (trunk + leaves * leaf)
-    in_parts = isinstance(spec, RLSpec) and place.depth_first
-    return max(min(place.micro_tokens, step), trunk + leaf * (1 if in_parts else leaves))
+    return max(min(place.micro_tokens, step), trunk + leaf * (1 if place.depth_first else leaves))
 
 
 def value_of(spec: ArtifactSpec) -> str:

@@ -111,8 +111,8 @@ class Placement(Spec):
     )
     depth_first: bool = Field(
         True,
-        description="Train a tree beyond micro_tokens branch by branch below its trunk (SFT, PPO, GRPO), or, where a "
-        "model needs more of a trunk than keys and values, in parts that compute it again.",
+        description="Train a tree beyond micro_tokens branch by branch below its trunk (pairs after one more forward "
+        "pass), or, where a model needs more of a trunk than keys and values, in parts that compute it again.",
     )
     layout: BatchLayout = Field(
         "auto",

@@ -24,7 +24,7 @@ def branches(module: nn.Module, batch: Batch, backward: Backward) -> Iterator[Ba
 
     `backward(outputs, slopes)` runs a trunk's backward pass, after those of all its parts.
     """
-    if (parts := _parts(module, batch, backward)) is None:
+    if (parts := parts_of(module, batch, backward)) is None:
         yield batch
         return
     for part in parts:
@@ -37,7 +37,7 @@ def read(module: nn.Module, batch: Batch, look: Callable[[Forest], Tensor]) -> T
 
     It is called with the batch's forest, or with one part after another, and reads with the batch's part of `module`.
     """
-    if (parts := _parts(module, batch, torch.autograd.backward)) is None:
+    if (parts := parts_of(module, batch, torch.autograd.backward)) is None:
         return look(batch.forest)
     places, found, tokens = [], [], len(batch.forest.leaf_P)
     for part in parts:
@@ -47,7 +47,7 @@ def read(module: nn.Module, batch: Batch, look: Callable[[Forest], Tensor]) -> T
     return torch.empty_like(values).index_copy_(0, torch.cat(places), values)
 
 
-def _parts(module: nn.Module, batch: Batch, backward: Backward) -> Iterator[Part] | None:
+def parts_of(module: nn.Module, batch: Batch, backward: Backward) -> Iterator[Part] | None:
     """The parts in order; None where the batch fits, or where a branch needs more of its trunk than keys and values."""
     reader = module.get_submodule(batch.part.rstrip("."))
     if not batch.walk or not isinstance(reader, Reader):

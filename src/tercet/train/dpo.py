@@ -26,8 +26,9 @@ from tercet.rows import Messages, Pair, RowError, pair_from
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch, Limit, Step, Trees, branch, chosen_rows, schedule, within
 from tercet.train.checks import check_authors, check_inputs, check_schedule
+from tercet.train.compared import Compared
 from tercet.train.export import card, open_frozen, open_to_train, write_folder, write_truncation
-from tercet.train.kto import ANSWERS, Labels, check_batches, mismatch, mismatched, unpaired_loss
+from tercet.train.kto import ANSWERS, Labels, check_batches, mismatch, mismatched, of_labels
 from tercet.train.loop import Loss, State, TrainingError, fit, leaf_sums, start
 from tercet.train.packing import Budget
 from tercet.train.prefetch import Values, tree_steps
@@ -71,7 +72,8 @@ def run(spec: DPOSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> 
             _check_start(state, trees[:PART], base.answers[:PART], spec, ctx)
         values = partial(_table_values, base, labels)
         steps = pair_steps(trees, base, state, spec, ctx, values)
-        fit(state, steps, partial(unpaired_loss if labels else preference_loss, spec=spec), spec, ctx, total=total)
+        loss = Compared(answer_sums, partial(of_labels if labels else preference, spec=spec))
+        fit(state, steps, loss, spec, ctx, total=total)
         text = card(spec, inputs, ctx) + (f"\n## Labels\n{labels.sentence()}.\n" if labels else "")
         write_folder(state.trainable, load_config(source), source, out, text)
         counts = labels.metrics() if labels else {"pairs": float(len(trees))}
@@ -216,8 +218,17 @@ def _table_values(base: Base, labels: Labels | None, places: list[int], forest: 
 
 def preference_loss(policy: nn.Module, batch: Batch, *, spec: DPOSpec) -> Loss:
     """The recipe's loss, one term per pair, with accuracy and implicit rewards as metrics."""
-    logps_P, _ = policy(batch.forest)
-    now = leaf_sums(logps_P, batch.forest)
+    return preference(answer_sums(policy, batch.forest), batch, spec=spec)
+
+
+def answer_sums(policy: nn.Module, forest: Forest) -> Tensor:
+    """Log-probabilities (L,) of the answers."""
+    logps_P, _ = policy(forest)
+    return leaf_sums(logps_P, forest)
+
+
+def preference(now: Tensor, batch: Batch, *, spec: DPOSpec) -> Loss:
+    """`preference_loss` of the answers' log-probabilities (L,)."""
     if batch.forest.num_leaves % 2:  # the empty batch of a rank with nothing left
         return Loss(Sum(now.sum(), 0.0), {})
     lengths = batch.forest.counts_L.float()

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tercet.algos.preference import kto_unpaired, mismatch_kl
 from tercet.device.shard import Trainable
@@ -28,7 +28,7 @@ from tercet.recipe import DPOSpec
 from tercet.rows import stream_rows
 from tercet.train.batch import Batch, Trees, branch, cut
 from tercet.train.checks import CheckError
-from tercet.train.loop import Loss, leaf_sums
+from tercet.train.loop import Loss
 from tercet.train.packing import Budget
 from tercet.train.reference import ReferenceModel, Table, answer_logps, per_leaf
 from tercet.train.sums import Sum
@@ -138,13 +138,13 @@ class Labels(NamedTuple):
         return {"good": float(good), "bad": float(bad), "weighted_ratio": self.ratio}
 
 
-def unpaired_loss(policy: nn.Module, batch: Batch, *, spec: DPOSpec) -> Loss:
+def of_labels(now: Tensor, batch: Batch, *, spec: DPOSpec) -> Loss:
     """KTO's loss, one term per answer, with the implicit rewards of good (chosen) and bad (rejected) answers.
+
+    `now` (L,) are the answers' log-probabilities.
 
     `accuracy` is the share of answers on their side of the baseline. `sft_weight` adds the good ones' mean token loss.
     """
-    logps_P, _ = policy(batch.forest)
-    now = leaf_sums(logps_P, batch.forest)
     good_I, bad_I = batch.values["good_I"], batch.values["bad_I"]
     num_good, num_bad = float(len(good_I)), float(len(bad_I))
     if not num_good + num_bad:  # the empty batch of a rank with nothing left

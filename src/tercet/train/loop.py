@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from tercet.device.optim import optimizer as make_optimizer
 from tercet.device.place import card_of
 from tercet.device.shard import Trainable
 from tercet.device.speed import linear_shapes, yardstick
+from tercet.models.depth_first import Backward
 from tercet.models.flops import ModelSize, model_size, training_flops
 from tercet.models.forest import Forest, Owners
 from tercet.models.layer_wrappers import compile_layers, offload, recompute
@@ -48,6 +49,14 @@ class Loss(NamedTuple):
     objective: Sum
     metrics: dict[str, Sum]
     part: str = ""
+
+
+@runtime_checkable
+class InParts(Protocol):
+    """A loss that compares leaves, and knows by itself how a batch is taken part by part (`train.compared`)."""
+
+    def in_parts(self, module: nn.Module, batch: Batch, backward: Backward) -> Iterator[Loss]:
+        """The loss in parts that add up to it. Each goes backward before the next is asked for."""
 
 
 LOSS = "loss:"  # before the name of the part
@@ -202,8 +211,7 @@ def update_once(state: State, step: Step, loss: LossFn, rate: float, spec: Train
     uneven = len(last) > 1 or any(batch.walk for batch in step.batches)
     for number, batch in enumerate(step.batches):
         trainable.reduce_now(number == last[batch.part], outside=uneven)
-        for part in branches(trainable.module, batch, trainable.backward_from):
-            found = loss(trainable.module, part)
+        for found in _losses(trainable, batch, loss):
             trainable.backward(found.objective.total)
             sums.add({LOSS + found.part: found.objective, **found.metrics})
         sums.count("tokens", batch.num_tokens)
@@ -227,6 +235,15 @@ def update_once(state: State, step: Step, loss: LossFn, rate: float, spec: Train
         measured["mfu"] = counts["flops"] / most
         measured["useful_mfu"] = trainable.flops * counts["useful_tokens"] / most
     return measured
+
+
+def _losses(trainable: Trainable, batch: Batch, loss: LossFn) -> Iterator[Loss]:
+    """The loss of a batch, or of one of its parts after another."""
+    if batch.walk and isinstance(loss, InParts):
+        yield from loss.in_parts(trainable.module, batch, trainable.backward_from)
+        return
+    for part in branches(trainable.module, batch, trainable.backward_from):
+        yield loss(trainable.module, part)
 
 
 def _repeated(batch: Batch, mesh: Mesh) -> int:

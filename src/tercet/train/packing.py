@@ -20,17 +20,18 @@ SMALLER, TRIED = 0.85, 24  # steps of the size of a piece, where several ranks s
 
 
 class Budget(NamedTuple):
-    """The most tokens of a batch; whether what several trees begin with alike is computed once; and whether a tree
-    beyond the budget is trained branch by branch."""
+    """The most tokens of a batch; whether what several trees begin with alike is computed once; whether what exceeds
+    the budget is trained branch by branch; and whether the loss compares leaves, which then costs a pass more."""
 
     tokens: int
     share: bool = True
     depth_first: bool = False
+    compared: bool = False
 
     @classmethod
     def of(cls, placement: Placement, spec: TrainSpec) -> Budget:
-        """The budget of a stage's training passes. A loss that compares leaves needs them in one pass."""
-        return cls(placement.micro_tokens, placement.share_prefixes, placement.depth_first and not spec.paired)
+        """The budget of a stage's training passes."""
+        return cls(placement.micro_tokens, placement.share_prefixes, placement.depth_first, spec.paired)
 
 
 class Piece(NamedTuple):
@@ -45,7 +46,7 @@ def cut_step(trees: Sequence[Tree], budget: Budget, mesh: Mesh) -> list[list[int
     if mesh.padded:
         mine = share([sum(tree.path_lengths) for tree in trees], mesh)
         return [[mine[i] for i in part] for part in pack_rows([trees[i].path_lengths for i in mine], budget.tokens)]
-    if mesh.size > 1 or not mesh.walks:  # work is shared out, and a batch of several parts costs its trunks again
+    if mesh.size > 1 or not mesh.walks or budget.compared:  # work is shared out, and a batch of parts costs more
         budget = budget._replace(depth_first=False)
     found = pieces(trees, budget, mesh.size)
     own = [found[i] for i in share([piece.size for piece in found], mesh)]

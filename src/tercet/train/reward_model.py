@@ -25,6 +25,7 @@ from tercet.rows import RowError, pair_from
 from tercet.store import Artifact, Context
 from tercet.train.batch import Batch, Trees, order, schedule
 from tercet.train.checks import check_inputs, check_schedule
+from tercet.train.compared import Compared
 from tercet.train.dpo import encode_pairs
 from tercet.train.export import card, open_to_train, write_folder
 from tercet.train.loop import Loss, TrainingError, fit, start
@@ -62,7 +63,7 @@ def run(spec: RewardModelSpec, inputs: dict[str, Artifact], out: Path, ctx: Cont
         state = start(scorer, spec, ranks, ctx)
         values = partial(_margins, train, margins) if margins is not None else None
         steps = tree_steps(train, spec, ctx, ranks, range(state.step, total), values)
-        fit(state, steps, reward_loss, spec, ctx, total=total)
+        fit(state, steps, Compared(scores_of, compared), spec, ctx, total=total)
         budget = Budget.of(ctx.recipe.placement, spec)
         score = partial(per_leaf, state.trainable.module, budget=budget, ranks=ranks)
         kept = by_subset(held, score(held)) if len(held) else None
@@ -154,7 +155,17 @@ def _margins(trees: Trees, margins: Tensor, places: list[int], _forest: Forest) 
 
 def reward_loss(scorer: nn.Module, batch: Batch) -> Loss:
     """-log sigmoid(r(chosen) - r(rejected) - margin), one term per pair."""
-    scores = scorer(batch.forest)
+    return compared(scores_of(scorer, batch.forest), batch)
+
+
+def scores_of(scorer: nn.Module, forest: Forest) -> Tensor:
+    """Scores (L,) of the answers."""
+    scores: Tensor = scorer(forest)
+    return scores
+
+
+def compared(scores: Tensor, batch: Batch) -> Loss:
+    """`reward_loss` of the answers' scores (L,)."""
     if batch.forest.num_leaves % 2:  # the empty batch of a rank with nothing left
         return Loss(Sum(scores.sum() * 0.0, 0.0), {})
     chosen, rejected = scores[0::2], scores[1::2]
