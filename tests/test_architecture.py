@@ -92,7 +92,7 @@ BUDGETS = {
     "device": 2_426,
     "environments": 861,
     "evals": 3_870,
-    "forecast": 1_039,
+    "forecast": 1_038,
     "hub": 400,
     "kernels": 111,
     "launch": 1_298,
@@ -104,7 +104,7 @@ BUDGETS = {
     "sandbox": 2_471,
     "top": 4_859,
     "trace": 844,
-    "train": 5_053,
+    "train": 5_150,
     "watch": 642,
     "verify": 5_203,
 }
