@@ -172,8 +172,10 @@ def test_a_replacement_waits_for_the_next_weights_and_a_group_made_anew(chat):
     settled()
     assert pool.joined()
     assert not other.seen
-    with pytest.raises(ReplicaDiedError, match="one died; the transfer group must be made anew"):
+    with pytest.raises(ReplicaDiedError, match="one came or went; the transfer group must be made anew"):
         pool.control("update_weights", update_info={})
+    with pytest.raises(ReplicaDiedError, match="one, other came or went"):
+        pool.control("start_weight_update")
     two.answer()
     pool.control("init_weight_transfer_engine", init_info={"rank_offset": 1, "world_size": 5})
     pool.control("finish_weight_update", weight_version="2")

@@ -163,9 +163,9 @@ class EnginePool(ChatGenerator):
     def control(self, verb: str, **values: Any) -> Any:
         """A verb of the control plane to all replicas at once; what the first answered. Checksums must be equal.
 
-        One that dies of it is taken out. Where weights travel, every member of the group has to be there: a
-        ReplicaDiedError says that one is not, and that the group must be made anew (`joined`) and the weights sent
-        again. A replica that joined later writes after the first update that it was given.
+        One that dies of it is taken out. Where weights travel, the group has to be that of all who live: a
+        ReplicaDiedError says that it is not, and must be made anew (`joined`) and the weights sent again. A replica
+        that joined later writes after the first update that it was given.
         """
         members = self._targets(verb, values.get("init_info"))
         found: dict[str, Any] = {}
@@ -203,8 +203,11 @@ class EnginePool(ChatGenerator):
         """Whom a verb is for: a transfer group as it was made, or all that live."""
         with self._lock:
             if verb in TRANSFER and self._group:
-                if gone := [one.replica.name for one in self._group if one not in self._members]:
-                    raise ReplicaDiedError(f"{', '.join(gone)} died; the transfer group must be made anew")
+                others = set(self._group) - set(self._members)
+                if verb == TRANSFER[0]:  # an update that has begun goes on without those that joined just now
+                    others |= set(self._members) - set(self._group)
+                if names := ", ".join(sorted(one.replica.name for one in others)):
+                    raise ReplicaDiedError(f"{names} came or went; the transfer group must be made anew")
                 return list(self._group)
             size = (info or {}).get("world_size")
             count = len(self._members) if size is None else (size - info.get("rank_offset", 0)) // self.ranks
