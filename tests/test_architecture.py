@@ -96,7 +96,7 @@ BUDGETS = {
     "hub": 400,
     "kernels": 111,
     "launch": 1_298,
-    "models": 15_831,
+    "models": 15_834,
     "play": 947,
     "preflight": 1_507,
     "recipe": 2_355,
