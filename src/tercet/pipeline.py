@@ -144,7 +144,7 @@ def run(
         os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")  # for the stages' processes
     made: dict[str, Artifact] = {}
     shown = {name: node.kind for name, node in nodes.items()}
-    with calling(recipe, store, nodes), interruptible(), board(console, shown) as view:
+    with interruptible(), board(console, shown) as view, calling(recipe, store, nodes, view.note):
 
         def make(turn: StageTurn) -> None:
             name, node = turn.name, nodes[turn.name]

@@ -16,18 +16,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tercet import journal
 from tercet.launch import surroundings
+from tercet.launch.arrivals import Arrivals, Sign
 from tercet.launch.ending import StageError
 from tercet.launch.environment import JOINED
 from tercet.launch.shared_store import FOLDER, token_of
 from tercet.launch.supervise import GRACE, LAST, start
 from tercet.recipe import Placement, Recipe
 from tercet.stop import Interrupted, interruptible
-from tercet.store import Draft, Identity, Store
+from tercet.store import Draft, Identity, Store, StoreError
 
 EVERY = 1.0  # seconds between two signs of the run
 LOST = 60.0  # seconds without one after which it is gone
@@ -41,20 +43,40 @@ def others_join(placement: Placement) -> bool:
 
 
 @contextmanager
-def calling(recipe: Recipe, store: Store, nodes: Mapping[str, Identity]) -> Iterator[None]:
-    """Say in the store, while this run lives, which stages others may be needed for, and how it ended."""
+def calling(
+    recipe: Recipe, store: Store, nodes: Mapping[str, Identity], say: Callable[[str], None] = print
+) -> Iterator[None]:
+    """Say in the store, while this run lives, which stages others may be needed for, and how it ended.
+
+    `say` is told on the terminal who is missing. A second run that would say it in the same file is refused.
+    """
     if not others_join(recipe.placement):
         yield
         return
+    with store.lock("run", recipe.name, partial(_refuse, recipe.name)):
+        yield from _calling(recipe, store, nodes, say)
+
+
+def _refuse(name: str, who: str) -> None:
+    raise StoreError(
+        f"another run of a recipe named {name!r} (process {who} of its machine) calls for machines in this store, and "
+        "whoever joins could not tell the two apart: wait for it, end it, or give this recipe another name"
+    )
+
+
+def _calling(recipe: Recipe, store: Store, nodes: Mapping[str, Identity], say: Callable[[str], None]) -> Iterator[None]:
     file, over = _file(store, recipe), threading.Event()
     file.parent.mkdir(parents=True, exist_ok=True)
     stages = [[name, node.key] for name, node in nodes.items() if recipe.spec(name).parallel]
     told = {"run": token_of(), "stages": stages, "ended": None}
+    arrivals = Arrivals(_signs(store, recipe), recipe.placement, say)
 
     def go_on() -> None:
         count = 0
         while not over.wait(EVERY if count else 0.0):
             count += 1
+            if stages:
+                arrivals.look()
             with suppress(OSError):
                 journal.replace(file, json.dumps(told | {"count": count}), sync=False)
 
@@ -79,9 +101,11 @@ def join(
     """
     found = os.environ if found is None else found
     part, run = JoinedPart(recipe, store, found, say), JoinedRun(store, recipe)
+    sign = Sign(_signs(store, recipe), found)
     try:
         with interruptible():
             while (ended := run.look()) is None:
+                sign.live()
                 part.follow(run.told)
                 time.sleep(0.2)
         part.end(within=GRACE if ended else LAST)
@@ -89,6 +113,8 @@ def join(
     except BaseException as error:
         part.end(error.number if isinstance(error, Interrupted) else signal.SIGTERM, within=GRACE)
         raise
+    finally:
+        sign.close()
 
 
 class JoinedRun:
@@ -172,6 +198,10 @@ def _token(draft: Draft) -> str:
         return (draft.path / FOLDER / "attempt").read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return ""
+
+
+def _signs(store: Store, recipe: Recipe) -> Path:
+    return store.root / ".runs" / recipe.name
 
 
 def _file(store: Store, recipe: Recipe) -> Path:
