@@ -95,7 +95,7 @@ BUDGETS = {
     "forecast": 1_038,
     "hub": 400,
     "kernels": 111,
-    "launch": 1_298,
+    "launch": 1_417,
     "models": 15_834,
     "play": 947,
     "preflight": 1_507,
