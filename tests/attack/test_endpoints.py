@@ -139,23 +139,32 @@ kind = "synth"
 generator = "words@1"
 rows = 2
 [placement]
-engine_url = "{engine}"
+engine = {{ placement = "apart", urls = ["{engine}"] }}
 """
 
 
 @pytest.mark.parametrize(
     "way",
-    ["model of a recipe", "engine_url of a recipe", "--set", "eval", "eval --judge", "chat", "a source", "HF_ENDPOINT"],
+    [
+        "model of a recipe",
+        "engine.urls",
+        "--set",
+        "eval",
+        "eval --judge",
+        "chat",
+        "a source",
+        "HF_ENDPOINT",
+    ],
 )
 @pytest.mark.parametrize("verb", ["run", "plan", "show"])
 def test_a_password_in_a_url_is_refused_and_stored_nowhere(way, verb, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = tmp_path / "r.toml"
-    recipe.write_text(RECIPE.format(model="tiny:1x8", engine=""), encoding="utf-8")
+    recipe.write_text(RECIPE.format(model="tiny:1x8", engine="http://127.0.0.1:9"), encoding="utf-8")
     argv = [verb, str(recipe), *(["--store", "store"] if verb != "show" else [])]
     if way == "model of a recipe":
-        recipe.write_text(RECIPE.format(model=f"{ADDRESS}#m", engine=""), encoding="utf-8")
-    elif way == "engine_url of a recipe":
+        recipe.write_text(RECIPE.format(model=f"{ADDRESS}#m", engine="http://127.0.0.1:9"), encoding="utf-8")
+    elif way == "engine.urls":
         recipe.write_text(RECIPE.format(model="tiny:1x8", engine=ADDRESS), encoding="utf-8")
     elif way == "a source":
         more = f'[stage.m]\nkind = "mix"\nsources = [{{ path = "{ADDRESS}/rows.jsonl" }}]\n'
@@ -182,45 +191,53 @@ def test_a_password_in_a_url_is_refused_and_stored_nowhere(way, verb, tmp_path, 
     assert not [path for path in stored if SECRET.encode() in path.read_bytes() or SECRET in path.name]
 
 
-GOOD_LINE = b'{"prompt": 0, "written": [{"text": "x", "token_ids": [1], "logps": [-1.0], "stop": "eos"}]}\n'
-ENGINE: dict[str, bytes] = {
-    "an answer to no prompt": b'{"prompt": 7, "written": []}\n',
-    "an answer to prompt -1": GOOD_LINE.replace(b'"prompt": 0', b'"prompt": -1'),
-    "an answer to a word": GOOD_LINE.replace(b'"prompt": 0', b'"prompt": "0"'),
-    "nothing written": b'{"prompt": 0}\n',
-    "written in another shape": b'{"prompt": 0, "written": [{"evil": 1}]}\n',
-    "no answer but an end": b"",
-    "a line that is a number": b"5\n",
-    "a line 100,000 deep": b"[" * 100_000 + b"\n",
-    "bytes that are no UTF-8": b'"\xff\xfe"\n',
-    "half a line": b'{"prompt": 0',
+GOOD = {"index": 0, "token_ids": [1], "finish_reason": "stop", "logprobs": {"content": [{"logprob": -1.0}]}}
+ENGINE: dict[str, str] = {
+    "no choices": "{}",
+    "a choice that is a number": json.dumps({"choices": [5]}),
+    "a choice without a place": json.dumps({"choices": [{"evil": 1}]}),
+    "tokens that are words": json.dumps({"choices": [GOOD | {"token_ids": ["x"]}]}),
+    "fewer log-probabilities than tokens": json.dumps({"choices": [GOOD | {"token_ids": [1, 2]}]}),
+    "more completions than were asked for": json.dumps({"choices": [GOOD, GOOD | {"index": 1}]}),
+    "a list": "[]",
+    "a line 100,000 deep": "[" * 100_000,
+    "half a line": '{"choices": [',
 }
 
 
 @pytest.mark.parametrize("attack", [*ENGINE, "a packed reply", "a redirect"])
-def test_a_reply_of_an_engine_that_is_none_is_one_error(attack, tmp_path):
-    from tercet.models.vllm.client import RemoteEngine
+def test_a_reply_of_an_engine_that_is_none_is_one_error(attack, tmp_path, tiny_folder):
+    from tercet.models.chat import open_chat
+    from tercet.models.vllm.served import VllmServer
     from tercet.models.vllm.weights import EngineError
 
     key_file = tmp_path / "key"
     key_file.write_text(KEY, encoding="utf-8")
     key_file.chmod(0o600)
+    card = json.dumps({"data": [{"id": "m", "root": "m", "max_model_len": 64}]})
 
     def behave(server: HostileServer, connection: Any) -> None:
-        if server.requests[-1].startswith(b"GET"):
-            connection.sendall(http({"engine": "e", "dtype": "float32", "version": 0}))
+        asked = server.requests[-1]
+        if asked.startswith(b"GET"):
+            known = b"/v1/models" in asked
+            connection.sendall(
+                http(card if known else "", "Connection: close", status="200 OK" if known else "404 Not Found")
+            )
+        elif asked.endswith(b"{}"):
+            connection.sendall(http("{}", "Connection: close", status="422 Unprocessable Entity"))
         elif attack == "a packed reply":
             connection.sendall(http(gzip.compress(b" " * (64 << 20)), "Content-Encoding: gzip"))
         elif attack == "a redirect":
             assert server.other is not None
             connection.sendall(http("", f"Location: {server.other.url}", status="307 Temporary Redirect"))
         else:
-            connection.sendall(http(ENGINE[attack] + b'{"end": {}}\n'))
+            connection.sendall(http(ENGINE[attack]))
 
     with hostile(behave) as server:
-        engine = RemoteEngine.open(server.url.removesuffix("/v1"), key_file=key_file)
+        url = server.url.removesuffix("/v1")
+        engine = VllmServer.open(url, open_chat(tiny_folder), "float32", key_file=str(key_file))
         with closing(engine), pytest.raises(EngineError) as caught:
-            engine.write([[1, 2]], Sampling(4))
+            engine.submit([1, 2], Sampling(4, 1.0), 0).result(30)
         assert server.other is not None
         assert server.other.requests == []
     assert KEY not in str(caught.value)

@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import save
 
-from tercet.models.access import Access, AccessError, access, read_key, write_key
+from tercet.models.access import Access, AccessError, access, read_key
 from tercet.models.generate import LocalGenerator
 from tercet.models.openai import batcher as batcher_module
 from tercet.models.openai import connections
@@ -28,38 +26,10 @@ from tercet.models.openai import handler as handler_module
 from tercet.models.openai.live import Live
 from tercet.models.openai.serve import Settings, app, web_server
 from tercet.models.openai.served import ServedModel
-from tercet.models.vllm import server as engine_module
-from tercet.models.vllm.client import RemoteEngine
-from tercet.models.vllm.server import EngineServer
-from tercet.models.vllm.weights import EngineError, checksum
-from tercet.rows import Completion, Sampling
 
 KEY = "the-key-of-the-test"
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "temperature": 0}
 ESCAPE = "\x1b]0;owned\x07\x9b31m"
-
-
-class Fake:
-    """An engine without a model: it answers with the last token of each prompt, and keeps the weights it gets."""
-
-    dtype = "float32"
-
-    def __init__(self) -> None:
-        self.version, self.weights = 0, {"a": torch.zeros(4, 4)}
-
-    def write(self, prompts: Sequence[Sequence[int]], sampling: Sampling, done: Any, streams: Any) -> None:
-        for i, prompt in enumerate(prompts):
-            done(i, [Completion(str(prompt[-1]), (prompt[-1],), (-1.0,), "eos")] * sampling.n)
-
-    def update(self, weights: Any, *, in_flight: bool = False) -> str:
-        found = dict(weights)
-        if found.keys() != self.weights.keys():
-            raise EngineError("other weights")
-        self.weights, self.version = found, self.version + 1
-        return self.checksum()
-
-    def checksum(self) -> str:
-        return checksum(self.weights.items())
 
 
 @contextlib.contextmanager
@@ -106,32 +76,10 @@ def serve_port(generator: LocalGenerator, log: Path) -> Iterator[int]:
         yield port
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineServer]:
-    key_file = tmp_path_factory.mktemp("engine") / "key"
-    with (
-        EngineServer("127.0.0.1", 0, key_file, ["friend.example"]) as server,
-        running(lambda: server.start(Fake()), server.shutdown),  # type: ignore[arg-type]
-    ):
-        yield awake(server)
-
-
-def awake(server: EngineServer) -> EngineServer:
-    """The server, once it listens."""
-    for _ in range(500):
-        with contextlib.suppress(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", server.server_address[1])).close()
-            return server
-        time.sleep(0.02)
-    raise AssertionError("the engine never listened")
-
-
-@pytest.fixture(params=["serve", "engine"])
-def server(request: pytest.FixtureRequest, serve_port: int, engine: EngineServer) -> tuple[str, int, str]:
-    """Which server, its port and its key."""
-    if request.param == "serve":
-        return "serve", serve_port, KEY
-    return "engine", engine.server_address[1], engine.access.key
+@pytest.fixture
+def server(serve_port: int) -> tuple[int, str]:
+    """The port of the server and its key."""
+    return serve_port, KEY
 
 
 def spoken(port: int, *pieces: bytes, pause: float = 0.0, patience: float = 30.0) -> tuple[int, bytes]:
@@ -161,10 +109,6 @@ def head(verb: str, path: str, **headers: str) -> bytes:
     fields = {"Host": "127.0.0.1", "Connection": "close", **{name.replace("_", "-"): v for name, v in headers.items()}}
     lines = [f"{verb} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items() if value != "-")]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
-
-
-def path_of(name: str) -> str:
-    return "/v1/chat/completions" if name == "serve" else "/write"
 
 
 def sane(body: bytes) -> None:
@@ -197,41 +141,37 @@ HALF = {
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """All times are short."""
-    for module in (connections, engine_module):
-        monkeypatch.setattr(module, "HEAD_SECONDS", 0.5)
-        monkeypatch.setattr(module, "BODY_SECONDS", 0.5)
-    monkeypatch.setattr(connections, "IDLE_SECONDS", 0.5)
+    for name in ("HEAD_SECONDS", "BODY_SECONDS", "IDLE_SECONDS"):
+        monkeypatch.setattr(connections, name, 0.5)
 
 
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("name", HALF)
-def test_who_is_slow_loses_the_connection(name: str, server: tuple[str, int, str]) -> None:
-    pieces = [piece.replace(KEY.encode(), server[2].encode()) for piece in HALF[name]]
-    if server[0] == "engine":
-        pieces = [piece.replace(b"/v1/chat/completions", b"/write") for piece in pieces]
+def test_who_is_slow_loses_the_connection(name: str, server: tuple[int, str]) -> None:
+    pieces = [piece.replace(KEY.encode(), server[1].encode()) for piece in HALF[name]]
     began = time.monotonic()
-    status, body = spoken(server[1], *pieces, pause=0.02)
+    status, body = spoken(server[0], *pieces, pause=0.02)
     assert time.monotonic() - began < 12
     assert status in (0, 400, 401, 408, 411, 421)
     sane(body)
 
 
-def test_a_slow_client_does_not_hold_up_another(server: tuple[str, int, str]) -> None:
-    slow = [socket.create_connection(("127.0.0.1", server[1])) for _ in range(40)]
+def test_a_slow_client_does_not_hold_up_another(server: tuple[int, str]) -> None:
+    slow = [socket.create_connection(("127.0.0.1", server[0])) for _ in range(40)]
     for one in slow:
         one.sendall(b"GET /health HT")
     began = time.monotonic()
-    assert spoken(server[1], head("GET", "/health", Authorization=f"Bearer {server[2]}"))[0] == 200
+    assert spoken(server[0], head("GET", "/health", Authorization=f"Bearer {server[1]}"))[0] == 200
     assert time.monotonic() - began < 5
     for one in slow:
         one.close()
 
 
-def test_a_thousand_connections_are_told_to_come_again_and_then_all_is_well(server: tuple[str, int, str]) -> None:
-    health = head("GET", "/health", Authorization=f"Bearer {server[2]}")
-    many = [socket.create_connection(("127.0.0.1", server[1])) for _ in range(400)]
+def test_a_thousand_connections_are_told_to_come_again_and_then_all_is_well(server: tuple[int, str]) -> None:
+    health = head("GET", "/health", Authorization=f"Bearer {server[1]}")
+    many = [socket.create_connection(("127.0.0.1", server[0])) for _ in range(400)]
     try:
-        more = [socket.create_connection(("127.0.0.1", server[1])) for _ in range(200)]
+        more = [socket.create_connection(("127.0.0.1", server[0])) for _ in range(200)]
         many += more
         refused = []
         for one in more[-20:]:
@@ -243,7 +183,7 @@ def test_a_thousand_connections_are_told_to_come_again_and_then_all_is_well(serv
             one.close()
     for _ in range(400):
         time.sleep(0.05)
-        if spoken(server[1], health)[0] == 200:
+        if spoken(server[0], health)[0] == 200:
             return
     raise AssertionError("the server never came back")
 
@@ -261,8 +201,8 @@ LONG = {
 
 
 @pytest.mark.parametrize("name", LONG)
-def test_long_heads_are_refused(name: str, server: tuple[str, int, str]) -> None:
-    status, body = spoken(server[1], LONG[name])
+def test_long_heads_are_refused(name: str, server: tuple[int, str]) -> None:
+    status, body = spoken(server[0], LONG[name])
     assert status in (0, 400, 405, 414, 421, 431, 501)
     assert len(body) < 1000
     sane(body)
@@ -297,15 +237,15 @@ STRANGERS: dict[str, tuple[dict[str, str], int]] = {
 
 
 @pytest.mark.parametrize("name", STRANGERS)
-def test_strangers_are_refused_before_their_body_is_read(name: str, server: tuple[str, int, str]) -> None:
+def test_strangers_are_refused_before_their_body_is_read(name: str, server: tuple[int, str]) -> None:
     headers, wanted = STRANGERS[name]
-    key = server[2]
+    key = server[1]
     given = {"Authorization": f"Bearer {key}", "Content_Length": "1000000", **headers}
     given["Authorization"] = {"HALF": f"Bearer {key[:9]}", "MORE": f"Bearer {key}x"}.get(
         given["Authorization"], given["Authorization"]
     )
     began = time.monotonic()
-    status, body = spoken(server[1], head("POST", path_of(server[0]), **given))  # the body never comes
+    status, body = spoken(server[0], head("POST", "/v1/chat/completions", **given))  # the body never comes
     assert status in (wanted, 400)
     assert key.encode() not in body
     assert time.monotonic() - began < 5
@@ -324,14 +264,14 @@ def test_strangers_are_refused_before_their_body_is_read(name: str, server: tupl
     ],
     ids=str,
 )
-def test_friends_are_answered(headers: dict[str, str], server: tuple[str, int, str]) -> None:
-    asked = head("GET", "/health", Authorization=f"Bearer {server[2]}", **headers)
-    assert spoken(server[1], asked)[0] == 200
+def test_friends_are_answered(headers: dict[str, str], server: tuple[int, str]) -> None:
+    asked = head("GET", "/health", Authorization=f"Bearer {server[1]}", **headers)
+    assert spoken(server[0], asked)[0] == 200
 
 
-def test_two_hosts_are_none(server: tuple[str, int, str]) -> None:
-    asked = head("GET", "/health", Authorization=f"Bearer {server[2]}").replace(b"\r\n", b"\r\nHost: localhost\r\n", 1)
-    assert spoken(server[1], asked)[0] in (400, 421)
+def test_two_hosts_are_none(server: tuple[int, str]) -> None:
+    asked = head("GET", "/health", Authorization=f"Bearer {server[1]}").replace(b"\r\n", b"\r\nHost: localhost\r\n", 1)
+    assert spoken(server[0], asked)[0] in (400, 421)
 
 
 # ---- bodies ----
@@ -349,10 +289,10 @@ LENGTHS = {
 
 
 @pytest.mark.parametrize("name", LENGTHS)
-def test_wrong_lengths_are_refused_at_once(name: str, server: tuple[str, int, str]) -> None:
-    asked = head("POST", path_of(server[0]), Authorization=f"Bearer {server[2]}", **LENGTHS[name])
+def test_wrong_lengths_are_refused_at_once(name: str, server: tuple[int, str]) -> None:
+    asked = head("POST", "/v1/chat/completions", Authorization=f"Bearer {server[1]}", **LENGTHS[name])
     began = time.monotonic()
-    status, body = spoken(server[1], asked)
+    status, body = spoken(server[0], asked)
     assert status in (400, 411, 413, 501)
     assert time.monotonic() - began < 5
     sane(body)
@@ -407,7 +347,7 @@ TEXTS: dict[str, dict[str, Any]] = {
 def test_texts_that_cannot_be_are_refused_in_a_sentence(name: str, serve_port: int) -> None:
     body = json.dumps({"model": "tiny", "prompt": "a", "max_tokens": 2, **TEXTS[name]}).encode()
     began = time.monotonic()
-    status, answer = posted(("serve", serve_port, KEY), body, "/v1/completions")
+    status, answer = posted((serve_port, KEY), body, "/v1/completions")
     assert (status, len(answer) < 5000) == (400, True)
     assert time.monotonic() - began < 5
     sane(answer)
@@ -429,7 +369,7 @@ TOOLS = {
 
 @pytest.mark.parametrize("name", TOOLS)
 def test_tools_that_cannot_be_are_refused_in_a_sentence(name: str, serve_port: int) -> None:
-    status, answer = posted(("serve", serve_port, KEY), chat(**TOOLS[name]))
+    status, answer = posted((serve_port, KEY), chat(**TOOLS[name]))
     assert (status, len(answer) < 5000) == (400, True)
     sane(answer)
 
@@ -490,10 +430,10 @@ def test_a_route_of_another_package_stands_behind_the_same_entrance(generator: L
         assert status in (0, 413)
 
 
-def posted(server: tuple[str, int, str], body: bytes, path: str = "") -> tuple[int, bytes]:
-    name, port, key = server
+def posted(server: tuple[int, str], body: bytes, path: str = "") -> tuple[int, bytes]:
+    port, key = server
     length = str(len(body))
-    asked = head("POST", path or path_of(name), Authorization=f"Bearer {key}", Content_Length=length)
+    asked = head("POST", path or "/v1/chat/completions", Authorization=f"Bearer {key}", Content_Length=length)
     return spoken(port, asked + body)
 
 
@@ -501,60 +441,40 @@ def chat(**fields: Any) -> bytes:
     return json.dumps(CHAT | fields).encode()
 
 
-def write(prompts: Any = ((1, 2),), streams: Any = None, **fields: Any) -> bytes:
-    sampling = {"max_new_tokens": 2, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "n": 1, "seed": 0, "stop": []}
-    return json.dumps({"prompts": prompts, "sampling": sampling | {"fit": False} | fields, "streams": streams}).encode()
-
-
-BODIES: dict[str, tuple[str, bytes]] = {
-    "no JSON": ("serve engine", b"{"),
-    "no text": ("serve engine", b"\xff\xfe\xfd"),
-    "a list": ("serve engine", b"[]"),
-    "null": ("serve engine", b"null"),
-    "nothing": ("serve engine", b""),
-    "a hundred thousand lists": ("serve engine", b"[" * 100_000),
-    "a hundred thousand objects": ("serve engine", b'{"a":' * 100_000),
-    "two hundred lists": ("serve engine", b'{"messages": ' + b"[" * 200 + b"]" * 200 + b"}"),
-    "lists five thousand deep": ("serve engine", b'{"prompts": ' + b"[" * 5000 + b"]" * 5000 + b"}"),
-    "a number of ten thousand digits": ("serve engine", b'{"seed": ' + b"9" * 10_000 + b"}"),
-    "a huge seed": ("serve", chat(seed=10**400)),
-    "a huge count of tokens": ("serve", chat(max_tokens=10**400)),
-    "more tokens than there are": ("serve", chat(max_tokens=1 << 62)),
-    "a huge n": ("serve", chat(n=1 << 40)),
-    "a huge top_k": ("serve", chat(top_k=1 << 70)),
-    "a thousand stops": ("serve", chat(stop=["x"] * 1000)),
-    "a long stop": ("serve", chat(stop="x" * 100_000)),
-    "a hundred thousand turns": ("serve", chat(messages=[{"role": "user", "content": ""}] * 100_000)),
-    "a long prompt": ("serve", chat(messages=[{"role": "user", "content": "x" * 5_000_000}])),
-    "not a number": ("serve", chat(temperature=float("nan"))),
-    "an infinite temperature": ("serve", chat(temperature=float("inf"))),
-    "a temperature of 1e400": ("serve", chat().replace(b'"temperature": 0', b'"temperature": 1e400')),
-    "half a surrogate": ("serve", chat(messages=[{"role": "user", "content": "\ud800"}])),
-    "a field with a name that a terminal obeys": ("serve", chat(**{ESCAPE: 1})),
-    "a field with a long name": ("serve", chat(**{"x" * 1_000_000: 1})),
-    "a role that a terminal obeys": ("serve", chat(messages=[{"role": ESCAPE, "content": ""}])),
-    "a model that a terminal obeys": ("serve", chat(model=ESCAPE)),
-    "ids that are no numbers": ("engine", write([["a"]])),
-    "ids below zero": ("engine", write([[-1]])),
-    "ids of fractions": ("engine", write([[1.5]])),
-    "ids beyond 31 bits": ("engine", write([[1 << 31]])),
-    "a huge budget": ("engine", write(max_new_tokens=10**30)),
-    "an engine's huge n": ("engine", write(n=10**9)),
-    "an n of text": ("engine", write(n="5")),
-    "an engine's temperature that is no number": ("engine", write(temperature=float("nan"))),
-    "an engine's thousand stops": ("engine", write(stop=["x"] * 1000)),
-    "streams for other prompts": ("engine", write(streams=[1, 2, 3])),
-    "seeds for other prompts": ("engine", write(seeds=[1, 2, 3])),
-    "two hundred thousand prompts": ("engine", write([[1]] * 200_000)),
-    "an unknown field": ("engine", write(command="rm")),
+BODIES: dict[str, bytes] = {
+    "no JSON": b"{",
+    "no text": b"\xff\xfe\xfd",
+    "a list": b"[]",
+    "null": b"null",
+    "nothing": b"",
+    "a hundred thousand lists": b"[" * 100_000,
+    "a hundred thousand objects": b'{"a":' * 100_000,
+    "two hundred lists": b'{"messages": ' + b"[" * 200 + b"]" * 200 + b"}",
+    "lists five thousand deep": b'{"prompts": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+    "a number of ten thousand digits": b'{"seed": ' + b"9" * 10_000 + b"}",
+    "a huge seed": chat(seed=10**400),
+    "a huge count of tokens": chat(max_tokens=10**400),
+    "more tokens than there are": chat(max_tokens=1 << 62),
+    "a huge n": chat(n=1 << 40),
+    "a huge top_k": chat(top_k=1 << 70),
+    "a thousand stops": chat(stop=["x"] * 1000),
+    "a long stop": chat(stop="x" * 100_000),
+    "a hundred thousand turns": chat(messages=[{"role": "user", "content": ""}] * 100_000),
+    "a long prompt": chat(messages=[{"role": "user", "content": "x" * 5_000_000}]),
+    "not a number": chat(temperature=float("nan")),
+    "an infinite temperature": chat(temperature=float("inf")),
+    "a temperature of 1e400": chat().replace(b'"temperature": 0', b'"temperature": 1e400'),
+    "half a surrogate": chat(messages=[{"role": "user", "content": "\ud800"}]),
+    "a field with a name that a terminal obeys": chat(**{ESCAPE: 1}),
+    "a field with a long name": chat(**{"x" * 1_000_000: 1}),
+    "a role that a terminal obeys": chat(messages=[{"role": ESCAPE, "content": ""}]),
+    "a model that a terminal obeys": chat(model=ESCAPE),
 }
 
 
-@pytest.mark.parametrize(
-    ("server", "name"), [(whom, name) for name in BODIES for whom in BODIES[name][0].split()], indirect=["server"]
-)
-def test_bodies_that_cannot_be_are_refused_in_a_sentence(name: str, server: tuple[str, int, str], capfd: Any) -> None:
-    body = BODIES[name][1]
+@pytest.mark.parametrize("name", BODIES)
+def test_bodies_that_cannot_be_are_refused_in_a_sentence(name: str, server: tuple[int, str], capfd: Any) -> None:
+    body = BODIES[name]
     began = time.monotonic()
     status, answer = posted(server, body)
     assert status in (400, 404, 413)
@@ -570,14 +490,14 @@ def test_bodies_that_cannot_be_are_refused_in_a_sentence(name: str, server: tupl
     "path",
     [
         "/", "//v1/models", "/v1/../health", "/v1/models/", "/v1/models%2f..", "/%2e%2e/%2e%2e/etc/passwd", "/docs",
-        "/openapi.json", "/weights/../x/0", "/weights/x/99999", "/weights/x/-1", "http://evil.example/", "/\x7f\x1b[2J",
+        "/openapi.json", "http://evil.example/", "/\x7f\x1b[2J",
         "/?" + "a=b&" * 900,
     ],
     ids=repr,
 )  # fmt: skip
-def test_other_paths_lead_nowhere(path: str, server: tuple[str, int, str]) -> None:
+def test_other_paths_lead_nowhere(path: str, server: tuple[int, str]) -> None:
     for verb in ("GET", "POST", "PUT", "DELETE", "TRACE", "CONNECT"):
-        status, body = spoken(server[1], head(verb, path, Authorization=f"Bearer {server[2]}"))
+        status, body = spoken(server[0], head(verb, path, Authorization=f"Bearer {server[1]}"))
         assert status in (0, 400, 404, 405, 411, 501)
         sane(body)
 
@@ -598,19 +518,24 @@ GARBAGE = {
 
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("name", GARBAGE)
-def test_what_is_no_request_is_no_trouble(name: str, server: tuple[str, int, str], capfd: Any) -> None:
-    status, body = spoken(server[1], GARBAGE[name])
+def test_what_is_no_request_is_no_trouble(name: str, server: tuple[int, str], capfd: Any) -> None:
+    status, body = spoken(server[0], GARBAGE[name])
     assert status in (0, 200, 400, 401, 408, 421, 431, 501, 505)
     sane(body.partition(b"\r\n")[0])
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_client_that_resets_its_connection_is_no_trouble(server: tuple[str, int, str], capfd: Any) -> None:
-    for piece in (b"", b"GET /", head("GET", "/health"), head("POST", path_of(server[0]), Content_Length="100") + b"{"):
-        with socket.create_connection(("127.0.0.1", server[1])) as client:
+def test_a_client_that_resets_its_connection_is_no_trouble(server: tuple[int, str], capfd: Any) -> None:
+    for piece in (
+        b"",
+        b"GET /",
+        head("GET", "/health"),
+        head("POST", "/v1/chat/completions", Content_Length="100") + b"{",
+    ):
+        with socket.create_connection(("127.0.0.1", server[0])) as client:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.sendall(piece)
-    assert spoken(server[1], head("GET", "/health", Authorization=f"Bearer {server[2]}"))[0] == 200
+    assert spoken(server[0], head("GET", "/health", Authorization=f"Bearer {server[1]}"))[0] == 200
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -625,7 +550,7 @@ def test_an_error_inside_is_told_by_number_and_its_rest_stands_in_the_log(
 
     monkeypatch.setattr(Live, "turn", broken)
     with serving(generator, Access()) as port:
-        status, body = posted(("serve", port, ""), chat())
+        status, body = posted((port, ""), chat())
     assert (status, b"secret" in body) == (500, False)
     sane(body)
     number = re.search(rb"error (\w{8})", body)
@@ -637,7 +562,7 @@ def test_an_error_inside_is_told_by_number_and_its_rest_stands_in_the_log(
 
 def test_the_log_has_every_refusal_and_nothing_a_terminal_obeys(serve_port: int, log: Path) -> None:
     spoken(serve_port, head("GET", "/v1/models", Idempotency_Key="a\x1bb", Host="evil.example"))
-    posted(("serve", serve_port, KEY), chat(model=ESCAPE))
+    posted((serve_port, KEY), chat(model=ESCAPE))
     text = log.read_text()
     assert "evil" not in text
     assert "\x1b" not in text
@@ -656,7 +581,7 @@ def test_a_queue_that_is_full_says_come_again(generator: LocalGenerator, monkeyp
     monkeypatch.setattr(Live, "turn", waiting)
     monkeypatch.setattr(batcher_module, "WAITING", 4)
     with serving(generator, Access()) as port, ThreadPoolExecutor(40) as pool:
-        asked = [pool.submit(posted, ("serve", port, ""), chat(seed=i)) for i in range(40)]
+        asked = [pool.submit(posted, (port, ""), chat(seed=i)) for i in range(40)]
         end = time.monotonic() + 20
         while sum(one.done() for one in asked) < 4 and time.monotonic() < end:
             time.sleep(0.05)
@@ -704,10 +629,10 @@ def test_serve_without_a_key_listens_to_this_machine_only(
 
 def test_key_files_that_others_can_read_or_that_are_none_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "key"
-    key = write_key(path)
-    assert read_key(path) == key
-    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
-    assert len(key) > 40
+    path.parent.mkdir()
+    path.write_text(f"{KEY}\n", encoding="ascii")
+    path.chmod(0o600)
+    assert read_key(path) == KEY
     for mode in (0o604, 0o640, 0o622, 0o777):
         path.chmod(mode)
         with pytest.raises(AccessError, match="so others can read the key"):
@@ -725,77 +650,3 @@ def test_key_files_that_others_can_read_or_that_are_none_are_refused(tmp_path: P
     for wrong in (link, empty, folder, tmp_path / "pipe", tmp_path / "long", tmp_path / "odd", tmp_path / "none"):
         with pytest.raises(AccessError):
             read_key(wrong)
-
-
-def test_a_server_started_again_has_another_key_and_its_clients_find_it(tmp_path: Path) -> None:
-    path = tmp_path / "key"
-    with EngineServer("127.0.0.1", 0, path) as first:
-        port, old = first.server_address[1], first.access.key
-    assert not path.exists()
-    path.write_text(f"{old}\n")  # a stale file
-    path.chmod(0o644)
-    with (
-        EngineServer("127.0.0.1", port, path) as second,
-        running(lambda: second.start(Fake()), second.shutdown),  # type: ignore[arg-type]
-        contextlib.closing(RemoteEngine.open(second.url, key_file=path, patience=5)) as client,
-    ):
-        assert second.access.key != old
-        assert client.version == 0
-        assert spoken(port, head("GET", "/health", Authorization=f"Bearer {old}"))[0] == 401
-
-
-def put(engine: EngineServer, path: str, body: bytes) -> int:
-    asked = head("PUT", path, Authorization=f"Bearer {engine.access.key}", Content_Length=str(len(body)))
-    return spoken(engine.server_address[1], asked + body)[0]
-
-
-def test_an_upload_that_is_never_finished_is_forgotten(engine: EngineServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "UPLOAD_SECONDS", 0.5)
-    assert put(engine, "/weights/abc/0", bytes(1 << 20)) == 200
-    assert len(engine.parts[1]) == 1
-    time.sleep(2.0)
-    assert engine.parts == ("", {})
-    body = b'{"update": "abc", "parts": 1, "in_flight": false}'
-    status, answer = posted(("engine", engine.server_address[1], engine.access.key), body, "/update")
-    assert (status, b"0 of an update's 1 parts are here" in answer) == (200, True)
-
-
-def test_an_upload_that_breaks_off_leaves_nothing(engine: EngineServer) -> None:
-    asked = head("PUT", "/weights/half/0", Authorization=f"Bearer {engine.access.key}", Content_Length="1000000")
-    with socket.create_connection(("127.0.0.1", engine.server_address[1])) as client:
-        client.sendall(asked + bytes(1000))
-    time.sleep(0.3)
-    assert engine.parts[0] != "half"
-
-
-@pytest.mark.parametrize(
-    "part",
-    [
-        b"", b"\xff" * 100, (1 << 62).to_bytes(8, "little") + b"{}", (100).to_bytes(8, "little") + b"{}",
-        save({"0 b": torch.ones(2, 2)}), save({"no number": torch.ones(2)}), save({"0 a": torch.ones(1)})[:-2],
-    ],
-    ids=["empty", "noise", "a head of exabytes", "a head cut short", "another name", "no place", "cut short"],
-)  # fmt: skip
-def test_weights_that_are_none_change_nothing(part: bytes, engine: EngineServer) -> None:
-    before = engine.engine.checksum()
-    assert put(engine, "/weights/w/0", part) == 200
-    body = b'{"update": "w", "parts": 1, "in_flight": false}'
-    status, answer = posted(("engine", engine.server_address[1], engine.access.key), body, "/update")
-    assert (status, b"error" in answer) == (200, True)
-    sane(answer.strip())
-    assert engine.engine.checksum() == before
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b'{"update": "x", "parts": 0, "in_flight": false}',
-        b'{"update": "x", "parts": 1e9, "in_flight": false}',
-        b'{"update": "x", "parts": 1, "in_flight": "no"}',
-        b'{"update": 1, "parts": 1, "in_flight": false}',
-        b'{"update": "' + b"x" * 100_000 + b'", "parts": 1, "in_flight": false}',
-        b"{}",
-    ],
-)
-def test_updates_that_cannot_be_are_refused(body: bytes, engine: EngineServer) -> None:
-    assert posted(("engine", engine.server_address[1], engine.access.key), body, "/update")[0] == 400

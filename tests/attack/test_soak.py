@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import http.client
 import json
 import os
@@ -12,7 +11,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,13 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 from tests.attack.scale import times
-from tests.attack.test_servers import Fake, running
 
-from tercet.models.vllm.client import RemoteEngine
-from tercet.models.vllm.server import EngineServer
-from tercet.rows import Sampling
 from tercet.sandbox.run import SandboxError, isolation, run_program
 
 GROWTH = 1.05 if times(100) == 100 else 1.10  # of resident memory after a beginning; caches fill longer than a tenth
@@ -167,34 +160,3 @@ def test_five_hundred_programs_leave_no_process_descriptor_or_folder(
         assert os.listdir(folder) == []
     assert set(found) == {"passed", "failed", "timeout"}
     check(f"sandbox ({level}), {count} programs", first, last, capsys)
-
-
-def test_two_hundred_updates_of_an_engine_leave_no_weights_behind(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fake = Fake()
-    fake.weights = {f"{i}": torch.zeros(512, 512) for i in range(8)}  # 8 MB
-    with (
-        EngineServer("127.0.0.1", 0, tmp_path / "key") as server,
-        running(lambda: server.start(fake), server.shutdown),  # type: ignore[arg-type]
-        contextlib.closing(RemoteEngine.open(server.url, key_file=tmp_path / "key", patience=5)) as client,
-    ):
-
-        def update(number: int) -> None:
-            weights = {name: torch.full((512, 512), float(number)) for name in fake.weights}
-            assert client.update(weights.items(), in_flight=number % 2 == 0) == client.checksum(weights.items())
-            assert client.write([[1, number]] * 4, Sampling(4, n=2))[3][1].token_ids == (number,)
-
-        count = times(200)
-        for number in range(count):
-            update(number)
-        gc.collect()
-        first = settled(os.getpid())
-        for number in range(count):
-            update(number)
-        gc.collect()
-        last = settled(os.getpid(), first)
-        assert client.version == 2 * count
-        assert server.parts == ("", {})
-    check(f"engine, {count} updates", first, last, capsys)
-    assert not [one for one in threading.enumerate() if "process_request_thread" in one.name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tercet.models.access import Access, AccessError, access, engine_key_file, is_loopback
+from tercet.models.access import Access, AccessError, access, is_loopback
 
 HOST = ("Host", "localhost:8000")
 
@@ -41,10 +41,3 @@ def test_without_a_key_only_this_machine_is_served():
         with pytest.raises(AccessError, match=r"set a key in TERCET_API_KEY or --key-file FILE"):
             access(host, [], "")
         assert access(host, [], "k").key == "k"
-
-
-def test_an_engine_on_this_machine_has_one_key_file_whatever_it_is_called(monkeypatch, tmp_path):
-    monkeypatch.setenv("TERCET_CACHE", str(tmp_path))
-    files = {engine_key_file(f"http://{host}:8001") for host in ("localhost", "127.0.0.1", "[::1]")}
-    assert len(files) == 1
-    assert engine_key_file("http://node7:8001") == tmp_path / "engines" / "node7-8001.key"

@@ -1,17 +1,11 @@
-"""Weights that go into an engine, in this process and over HTTP: with vLLM's layout, and with vLLM where it is."""
+"""Weights that go into an engine, in this process and as a Hugging Face folder names them: with vLLM's layout, and with vLLM where it is."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import json
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tercet.cli.main import main
-from tercet.models.access import write_key
 from tercet.models.generate import LocalGenerator
 from tercet.models.hf_folder import load_model
-from tercet.models.vllm import client as client_module
-from tercet.models.vllm import server as server_module
-from tercet.models.vllm.client import RemoteEngine, completion, packed, unpacked
-from tercet.models.vllm.requests import WriteBody, checked
-from tercet.models.vllm.server import EngineServer
 from tercet.models.vllm.weights import EngineError, checksum, replace, weights_of
-from tercet.rows import Completion, Message, Sampling, Seeded
+from tercet.rows import Message, Sampling
 
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys of engines lie in a cache of the test's own."""
-    monkeypatch.setenv("TERCET_CACHE", str(tmp_path / "cache"))
 
 
 PARTS = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}
@@ -165,207 +146,6 @@ def test_weights_that_were_packed_away_are_refused(tiny_folder):
         weights_of(fused)
 
 
-def test_parts_are_small_and_make_up_the_whole(tiny_folder):
-    sent = weights(tiny_folder)
-    parts = list(packed(sent.items(), "bfloat16", 5000))
-    assert len(parts) > 20
-    assert max(map(len, parts)) < 5000 + 2000  # with safetensors' headers
-    again = unpacked(parts)
-    assert checksum(again.items()) == checksum(sent.items(), "bfloat16")
-    assert {one.dtype for one in again.values()} == {torch.bfloat16}
-
-
-@pytest.mark.parametrize("sampling", [Sampling(8, 0.7, stop=("Q:",), n=2), Seeded(8, 1.0, seeds=(4, 5))])
-def test_sampling_and_completions_survive_the_journey(sampling):
-    from dataclasses import asdict
-
-    body = {"prompts": [[1], [2]], "sampling": asdict(sampling), "streams": None}
-    assert checked(WriteBody, json.dumps(body).encode()).sampling.sampling == sampling
-    written = Completion("ä", (1, 2), (-0.1, -1e-30), "eos")
-    assert completion(json.loads(json.dumps(asdict(written)))) == written
-
-
-class Ours:
-    """Our own generator as an engine that can be served, with what an engine may do wrong."""
-
-    def __init__(self, folder: Path) -> None:
-        self.local, self.dtype, self.version = LocalGenerator.open(folder, "float32"), "float32", 0
-        self.hold = threading.Event()
-        self.hold.set()
-
-    def write(self, prompts: Sequence[Sequence[int]], sampling: Sampling, done: Any = None, streams: Any = None) -> Any:
-        if not prompts:
-            raise RuntimeError("the engine choked")
-        self.hold.wait()
-        return self.local.write(prompts, sampling, done, streams)
-
-    def update(self, given: Iterable[tuple[str, Tensor]], *, in_flight: bool = False) -> str:
-        sent = dict(given)
-        have = dict(self.local.policy.model.named_parameters())
-        if sent.keys() != have.keys():
-            raise EngineError(f"{sorted(sent.keys() ^ have.keys())} do not fit")
-        with torch.no_grad():
-            for name, one in sent.items():
-                have[name].copy_(one)
-        self.version += 1
-        return self.checksum()
-
-    def checksum(self) -> str:
-        return checksum(self.local.policy.model.named_parameters())
-
-
-@contextlib.contextmanager
-def served(engine: Any) -> Iterator[EngineServer]:
-    with EngineServer("127.0.0.1", 0) as server:
-        thread = threading.Thread(target=server.start, args=(engine,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-@contextlib.contextmanager
-def client(url: str, **options: Any) -> Iterator[RemoteEngine]:
-    with contextlib.closing(RemoteEngine.open(url, **{"patience": 10.0, **options})) as found:
-        yield found
-
-
-def test_over_http_it_writes_what_it_would_write_here(sharp_folder):
-    engine = Ours(sharp_folder)
-    ids = engine.local.encode(ASKED)
-    sampling = Sampling(12, 1.0, n=2, seed=3)
-    wanted = engine.local.write(ids, sampling)
-    seen: dict[int, list[Completion]] = {}
-    with served(engine) as server, client(server.url) as remote:
-        assert remote.write(ids, sampling, seen.__setitem__) == wanted
-        assert [seen[i] for i in range(3)] == wanted
-        assert remote.write(ids[1:], sampling, streams=[1, 2]) == engine.local.write(ids[1:], sampling, None, [1, 2])
-        seeded = Seeded(12, 1.0, seeds=(7, 8, 9))
-        assert remote.write(ids, seeded) == engine.local.write(ids, seeded)
-
-
-def test_weights_arrive_in_parts_and_the_engine_writes_with_them(sharp_folder, monkeypatch):
-    monkeypatch.setattr(client_module, "PART", 10_000)
-    engine, trainer = Ours(sharp_folder), LocalGenerator.open(sharp_folder, "float32")
-    ids = trainer.encode(ASKED)
-    before = trainer.write(ids, Sampling(12))
-    with served(engine) as server, client(server.url) as remote:
-        for _ in range(3):
-            with torch.no_grad():
-                for one in trainer.policy.model.parameters():
-                    one *= 1 + 0.2 * torch.randn(one.shape)
-            now = trainer.policy.model.named_parameters
-            assert remote.update(now()) == remote.checksum(now()) == remote.checksum() == checksum(now())
-        assert remote.version == 3
-        assert remote.write(ids, Sampling(12)) == trainer.write(ids, Sampling(12)) != before
-
-
-def test_what_goes_wrong_in_the_engine_reaches_the_client(tiny_folder):
-    with served(Ours(tiny_folder)) as server, client(server.url) as remote:
-        with pytest.raises(EngineError, match=rf"{server.url}: .*'nonsense'.* do not fit"):
-            remote.update([("nonsense", torch.ones(2, 2))])
-        with pytest.raises(
-            EngineError, match=r"the engine failed: RuntimeError; the server's log says more under error \w{8}"
-        ):
-            remote.write([], Sampling(2))
-        with pytest.raises(EngineError, match=r"0 of an update's 2 parts are here.*send them again"):
-            remote._ask("update", {"update": "gone", "parts": 2, "in_flight": False})
-        assert len(remote.write([[1, 2]], Sampling(2))) == 1
-
-
-def test_a_server_that_was_started_again_is_not_taken_for_the_first(tiny_folder):
-    engine = Ours(tiny_folder)
-    with served(engine) as server, client(server.url) as remote:
-        server.name = "another"
-        with pytest.raises(EngineError, match="was started again and holds its first weights"):
-            remote.write([[1, 2]], Sampling(2))
-        remote.update(engine.local.policy.model.named_parameters())
-        assert len(remote.write([[1, 2]], Sampling(2))) == 1
-
-
-def test_the_key_is_read_from_the_servers_file_and_nothing_else_will_do(tiny_folder, tmp_path):
-    with served(Ours(tiny_folder)) as server:
-        assert server.key_file.stat().st_mode & 0o777 == 0o600
-        wrong = tmp_path / "key"
-        write_key(wrong)
-        with pytest.raises(EngineError, match=r"key is missing or wrong; it is in \S+\.key where the server runs"):
-            RemoteEngine.open(server.url, key_file=wrong)
-        wrong.chmod(0o640)
-        with pytest.raises(EngineError, match=r"mode 640, so others can read the key; make a new key, and chmod 600"):
-            RemoteEngine.open(server.url, key_file=wrong)
-        with pytest.raises(EngineError, match=r"cannot be read \(No such file.*placement.engine_key_file"):
-            RemoteEngine.open(server.url, key_file=tmp_path / "nowhere")
-        with client(server.url) as remote:
-            assert remote.version == 0
-    assert not server.key_file.exists()
-
-
-def test_a_busy_server_is_not_taken_for_a_dead_one(tiny_folder, monkeypatch):
-    """While nothing is finished, empty lines come more often than the client loses patience."""
-    monkeypatch.setattr(server_module, "BEAT", 0.05)
-    monkeypatch.setattr(client_module, "SILENCE", 1.0)
-    engine = Ours(tiny_folder)
-    engine.hold.clear()
-    with served(engine) as server, client(server.url) as remote:
-        threading.Timer(2.0, engine.hold.set).start()
-        assert len(remote.write([[1, 2]], Sampling(2))) == 1
-
-
-def test_nobody_there_gives_one_error_that_says_what_to_do():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    with pytest.raises(EngineError, match=rf"http://127.0.0.1:{port}: the engine server does not answer.*start it"):
-        RemoteEngine.open(f"http://127.0.0.1:{port}")
-    for url in ("127.0.0.1:8001", "ftp://x", "http://"):
-        with pytest.raises(EngineError):
-            RemoteEngine.open(url)
-
-
-ENDLESS = """
-import sys, time
-from tercet.models.vllm.requests import WriteBody, checked
-from tercet.models.vllm.server import EngineServer
-from tercet.rows import Completion
-
-class Engine:
-    dtype, version = "float32", 0
-    def write(self, prompts, sampling, done=None, streams=None):
-        done(0, [Completion("a", (1,), (-1.0,), "eos")])
-        time.sleep(600)
-
-with EngineServer("127.0.0.1", 0) as server:
-    sys.stdout.write(server.url + chr(10))
-    sys.stdout.flush()
-    server.start(Engine())
-"""
-
-
-def test_a_server_killed_while_it_writes_gives_one_error_at_once():
-    with subprocess.Popen([sys.executable, "-c", ENDLESS], stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout
-        url = server.stdout.readline().strip()
-
-        def kill(i: int, group: list[Completion]) -> None:
-            server.send_signal(signal.SIGKILL)
-
-        with client(url) as remote:
-            with pytest.raises(EngineError, match=rf"{url}: the engine server does not answer.*start it again"):
-                remote.write([[1], [2]], Sampling(2), kill)
-            with pytest.raises(EngineError, match="does not answer"):
-                remote.update([("a", torch.ones(2))])
-
-
-def test_the_verb_checks_port_and_options_before_the_model_loads(capsys):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        assert main(["engine", "tiny:", "--port", str(port)]) == 2
-        assert f"cannot listen on 127.0.0.1, port {port}" in capsys.readouterr().err
-    assert main(["engine", "tiny:", "--option", "max-len"]) == 2
-    assert "expected NAME=VALUE" in capsys.readouterr().err
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_VLLM, reason="vLLM is not installed")
 @pytest.mark.filterwarnings("default")
@@ -389,20 +169,16 @@ def test_vllm_writes_with_the_weights_it_was_given(smollm):
         assert fast.update(parameters()) == checksum(parameters())
     texts.append(fast.write(ids, Sampling(16)))
     assert fast.version == 10
-    with served(fast) as server, client(server.url) as remote:
-        learn(0.01)
-        assert remote.update(parameters()) == checksum(parameters()) == fast.checksum()
-        texts.append(remote.write(ids, Sampling(16)))
-        written: list[Any] = []
-        writer = threading.Thread(target=lambda: written.append(remote.write(ids, Sampling(150, 1.0, n=4, seed=1))))
-        writer.start()
-        while not fast.engine.has_unfinished_requests():
-            time.sleep(0.01)
-        learn(0.01)
-        assert remote.update(parameters(), in_flight=True) == checksum(parameters())
-        assert writer.is_alive()  # it did not wait for the end
-        writer.join()
-        assert [len(group) for group in written[0]] == [4, 4, 4]
+    learn(0.01)
+    written: list[Any] = []
+    writer = threading.Thread(target=lambda: written.append(fast.write(ids, Sampling(150, 1.0, n=4, seed=1))))
+    writer.start()
+    while not fast.engine.has_unfinished_requests():
+        time.sleep(0.01)
+    assert fast.update(parameters(), in_flight=True) == checksum(parameters())
+    assert writer.is_alive()  # it did not wait for the end
+    writer.join()
+    assert [len(group) for group in written[0]] == [4, 4, 4]
     texts.append(fast.write(ids, Sampling(16)))
     assert [one[0].token_ids for one in texts[-1]] == [one[0].token_ids for one in local.write(ids, Sampling(16))]
     assert len({str(one) for one in texts}) == len(texts)

@@ -261,7 +261,6 @@ VERBS: dict[str, Verb] = {
     "chat": models.chat,
     "serve": serving.serve,
     "play": play.play,
-    "engine": models.engine,
     "lineage": artifacts.lineage,
     "trace": trace.trace,
     "check": artifacts.check,

@@ -107,31 +107,6 @@ def chat(args: argparse.Namespace) -> int:
     return 0
 
 
-def engine(args: argparse.Namespace) -> int:
-    """The server that `engine_url` of a placement names; every start makes a new key, which the trainer reads."""
-    from tercet.models.vllm.generator import VllmGenerator
-    from tercet.models.vllm.server import EngineServer
-
-    options = dict(_setting(text) for text in args.option)
-    with EngineServer(args.host, args.port, args.key_file, args.allow_host) as server:  # ours before the model loads
-        generator = VllmGenerator.open(model_folder(args), resolve(args.dtype), **options)
-        say(f"an engine of {args.model} at {server.url}, its key in {server.key_file}; Ctrl-C ends it")
-        sys.stdout.flush()
-        server.start(generator)
-    return 0
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    """`max_model_len=4096` as a name and a value; what is no JSON is text."""
-    name, found, value = text.partition("=")
-    if not found or not name.isidentifier():
-        raise RecipeError(f"--option {text}: expected NAME=VALUE, e.g. max_model_len=4096")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
-
-
 def _lines(model: str) -> Iterator[str]:
     """The lines that are typed or come from a pipe, without empty ones."""
     if not sys.stdin.isatty():

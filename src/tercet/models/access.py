@@ -11,16 +11,13 @@ import logging
 import os
 import re
 import secrets
-import socket
 import stat
 import traceback
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from tercet.hub.downloads import cache_folder
 from tercet.outside import printable
 
 HEAD_BYTES = 16 << 10  # of a request: its first line and its headers
@@ -110,32 +107,6 @@ def read_key(path: Path) -> str:
     if not key or len(text) > LONGEST_KEY or not key.isascii() or not key.isprintable() or " " in key:
         raise AccessError(f"the key file {path} holds no key: expected one line of letters and digits")
     return key
-
-
-def write_key(path: Path) -> str:
-    """A new random key, in a file that only its owner can read, in the place of an older one."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    key, draft = secrets.token_urlsafe(32), path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(fd, "w", encoding="ascii") as file:
-        file.write(f"{key}\n")
-    os.replace(draft, path)
-    return key
-
-
-def remove_key(path: Path, key: str) -> None:
-    """Take a key away when its server ends, unless another server has put its own there."""
-    with suppress(AccessError, OSError):
-        if secrets.compare_digest(read_key(path), key):
-            path.unlink()
-
-
-def engine_key_file(url: str) -> Path:
-    """Where the engine at a URL has its key: in the cache, under the name of its machine and its port."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    machine = socket.gethostname() if is_loopback(host) else host
-    return cache_folder() / "engines" / f"{machine}-{parts.port or 80}.key"
 
 
 def internal_error(error: BaseException) -> str:

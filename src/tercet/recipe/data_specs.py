@@ -138,7 +138,9 @@ class AskingSpec(ComputeSpec):
     budget: float | None = Field(
         None, ge=0, description="Most that this stage's requests may cost in one store, in `placement.price`'s unit."
     )
-    engine: Literal["local", "vllm"] = Field("local", description="What runs local models: ours, or vLLM (an extra).")
+    engine: Literal["local", "vllm", "sglang"] = Field(
+        "local", description="What runs local models: ours, or vLLM or SGLang (docs/engines.md)."
+    )
 
 
 class PersonasSpec(AskingSpec):

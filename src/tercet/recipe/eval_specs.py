@@ -150,7 +150,9 @@ class EvalSpec(ComputeSpec):
     benchmark: str = Field(description="A stage of kind `benchmark`.")
     judge: str = Field("", description="LLM judge of the tasks that need one (a stage, usually of kind `model`).")
     embedder: str = Field("", description="Encoder for the tasks that compare embeddings (a stage of kind `model`).")
-    engine: Literal["local", "vllm"] = Field("local", description="What runs the model: ours, or vLLM (an extra).")
+    engine: Literal["local", "vllm", "sglang"] = Field(
+        "local", description="What runs the model: ours, or vLLM or SGLang (docs/engines.md)."
+    )
     repeats: int = Field(1, ge=1, description="Ask every item so often; the item's score is the mean.")
     sandbox: Literal["auto", "none"] = Field("auto", description="How programs run; none means unprotected.")
     temperature: float | None = Field(None, ge=0, description="Overrides every task's sampling temperature.")

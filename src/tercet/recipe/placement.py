@@ -142,10 +142,6 @@ class Placement(Spec):
     )
     compile: bool = Field(False, description="Compile the layers with torch.compile; the first steps take minutes.")
     engine: EnginePlacement = Field(EnginePlacement(), description="Where engines beside the trainer run.")
-    engine_url: str = Field(
-        "", description='Where `engine = "vllm"` of an RL stage is served, `http://HOST:PORT`; in-process when absent.'
-    )
-    engine_key_file: str = Field("", description="File with that engine's key; by default that of this machine's.")
     report_to: tuple[TrackerName, ...] = Field(
         (), description='Trackers that are told every step of training, e.g. `["wandb", "tensorboard"]`.'
     )

@@ -104,7 +104,9 @@ class RLSpec(TrainSpec):
     importance_cap: float = Field(
         0.0, ge=0, description="Multiply the loss by min(trainer / generator probability, this); 0: off (Yao 2025: 2)."
     )
-    engine: Literal["local", "vllm"] = Field("local", description="What writes completions: ours, or vLLM (an extra).")
+    engine: Literal["local", "vllm", "sglang"] = Field(
+        "local", description="What writes completions: ours, or vLLM or SGLang (docs/engines.md)."
+    )
     environment: str = Field(
         "",
         description="What answers the model in episodes of several turns: `calculator@1`, `guess@1`, a class in a file (`my_game.py:Game`) or of an installed package (`package.module:Game`).",

@@ -56,7 +56,7 @@ class ServedEngine(ABC):
     def __init__(self, url: str, chat: Chat, wire: Wire) -> None:
         """`open` makes one."""
         self.url = self.name = url
-        self.chat, self.context, self.version = chat, 0, UNSENT
+        self.chat, self.context, self.version, self.root = chat, 0, UNSENT, ""
         self._wire = wire
         self._waiting: set[Future[Any]] = set()
         self._lock = threading.Lock()

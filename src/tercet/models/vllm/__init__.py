@@ -1,1 +1,1 @@
-"""vLLM as a generator, in this process or in another."""
+"""vLLM as an engine: in this process, as actors of Ray, or behind a URL."""
