@@ -454,10 +454,24 @@ def test_a_preset_fills_in_what_the_recipe_does_not_say_and_show_says_it_all(wri
         ("stage.rlvr.in_flight=true", 'in_flight needs engine = "vllm" and lag of at least 1'),
         ("stage.rlvr.overlong_tokens=4096", "overlong_tokens = 4096 must be below max_new_tokens = 2048"),
         ("stage.rlvr.preset=grop", "dr_grpo"),
+        ("stage.rlvr.engine=sglang", "allowed: local, vllm"),
+        ("placement.engine_url=http://h:1", "unknown key 'engine_url' in [placement]: here `engine = { placement"),
+        ('placement.engine={ urls = ["http://h:1"] }', 'servers of their own; set engine.placement = "apart"'),
+        ('placement.engine={ placement = "apart", urls = ["h:1"] }', "'h:1' is no address of a server"),
     ],
 )
 def test_settings_of_rollouts_that_do_not_fit_are_refused(write, override, says):
     assert says in complaint(write(RL), override)
+
+
+def test_the_engine_of_the_placement_is_that_of_stages_that_name_none(write):
+    recipe = load(write(RL), ["placement.engine.kind=vllm"])
+    assert recipe.stage["rlvr"].engine == "vllm"
+    assert load(write(RL)).stage["rlvr"].engine == "local"
+    named = ["placement.engine.kind=vllm", "stage.rlvr.engine=local"]
+    assert load(write(RL), named).stage["rlvr"].engine == "local"
+    assert load(write(RL), ["placement.engine.kind=sglang"]).stage["rlvr"].engine == "local"  # it cannot have that
+    assert load(write(dump(recipe), "again.toml")) == recipe
 
 
 def test_scale_multiplies_rows_steps_and_rounds_and_leaves_benchmarks(write):

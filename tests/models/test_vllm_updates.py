@@ -1,4 +1,4 @@
-"""Weights that go into an engine, in this process and as a Hugging Face folder names them: with vLLM's layout, and with vLLM where it is."""
+"""Weights that go into an engine of this process: with vLLM's layout, and with vLLM where it is."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tercet.models.openai.wire import Wire
 from tercet.outside import without_userinfo
 from tercet.preflight import network
 from tercet.preflight.facts import Facts
-from tercet.recipe import URL, RLSpec
+from tercet.recipe import URL
 from tercet.recipe.wheel import PREFIX, read_wheel
 from tercet.records import OK, STOPS, UNTRIED, WARNING, CheckResult
 
@@ -31,8 +31,9 @@ def reached(facts: Facts, missing: Sequence[str], *, offline: bool) -> Iterator[
     asked: dict[str, Callable[[], CheckResult]] = {}
     for name in missing:
         spec = facts.recipe.spec(name)
-        if isinstance(spec, RLSpec) and spec.engine == "vllm" and (url := facts.recipe.placement.engine_url):
-            asked.setdefault(url, partial(_answers, url, name))
+        if getattr(spec, "engine", "local") != "local" and not facts.served(getattr(spec, "model", "")):
+            for url in facts.recipe.placement.engine.urls:
+                asked.setdefault(url, partial(_answers, url, name))
         if (model := str(getattr(spec, "model", ""))).startswith(URL):
             asked.setdefault(model, partial(_server, model, name))
         for _, what in network.addresses(facts, name):
@@ -72,7 +73,8 @@ def _answers(url: str, stage: str) -> CheckResult:
     status, why = _get(url, "", keyed=False)
     if status:
         return CheckResult("endpoints", OK, f"the engine {url} answers", stage=stage)
-    return CheckResult("endpoints", STOPS, f"the engine {url} does not answer ({why})", "start `tercet engine`", stage)
+    advice = "start it (docs/engines.md), or correct placement.engine.urls"
+    return CheckResult("endpoints", STOPS, f"the engine {url} does not answer ({why})", advice, stage)
 
 
 def _get(url: str, path: str, *, keyed: bool) -> tuple[int, str]:

@@ -15,15 +15,24 @@ from tercet.argv import command
 from tercet.launch.commands import NO_ALLOCATION, SLURM_NODES
 from tercet.precision import has_gpu
 from tercet.preflight.facts import Facts, Obstacle
-from tercet.recipe import URL, AskingSpec, ModelSource, RatedPairsSpec, TrainSpec
+from tercet.recipe import URL, AskingSpec, ModelSource, RatedPairsSpec, RLSpec, TrainSpec
 
 
 def packages(facts: Facts, name: str) -> Iterator[Obstacle]:
     """Engines, adapters and optimisers whose packages are extras."""
     spec = facts.recipe.spec(name)
     wanted = []
-    if getattr(spec, "engine", "local") == "vllm" and not facts.served(getattr(spec, "model", "")):
+    engine, where = getattr(spec, "engine", "local"), facts.recipe.placement.engine
+    if engine == "sglang" and not where.urls:
+        yield Obstacle(name, "engine", "SGLang runs behind URLs: set placement.engine.urls (docs/engines.md)")
+    # A trainer sends weights by vLLM's own code, also to servers.
+    if (
+        engine == "vllm"
+        and (not where.urls or isinstance(spec, RLSpec))
+        and not facts.served(getattr(spec, "model", ""))
+    ):
         wanted.append(("engine", "vllm", "vllm"))
+        wanted += [("placement.engine", "ray", "ray")] if where.placement == "apart" and not where.urls else []
     if isinstance(spec, TrainSpec):
         wanted += [("lora", "peft", "lora")] if spec.lora else []
         wanted += [("optimizer", "bitsandbytes", "bits")] if spec.optimizer == "adamw8bit" else []

@@ -21,7 +21,7 @@ from tercet.outside import printable, without_userinfo
 from tercet.recipe.library import located
 from tercet.recipe.limits import DEPTH, EXTENDED, LISTED, STAGES, STRING, check_values, parse, read_text
 from tercet.recipe.recipe import Recipe
-from tercet.recipe.specs import KINDS, Loc, RecipeError, StageSpec, kinds_of
+from tercet.recipe.specs import KINDS, URL, Loc, RecipeError, StageSpec, kinds_of
 
 SCALED = ("rows", "steps", "rounds")  # what a recipe's `scale` multiplies
 HINTS: dict[str, str] = tomllib.loads(Path(__file__).with_name("hints.toml").read_text(encoding="utf-8"))
@@ -35,6 +35,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         places = _override(document, places, override)
     _scale(document, places)
+    _name_engine(document)
     recipe = _validate(document, places)
     recipe._folder = path.parent
     return recipe
@@ -146,6 +147,18 @@ def _scale(document: dict[str, Any], places: Places) -> None:
                 for key in SCALED if isinstance(table, dict) else ():
                     if type(value := table.get(key)) is int and value > 0:  # `rows` may also name a stage
                         table[key] = max(1, round(value * scale))
+
+
+def _name_engine(document: dict[str, Any]) -> None:
+    """Write `placement.engine.kind` into every stage that could have that engine and names none."""
+    placement, stages = document.get("placement"), document.get("stage")
+    engine = placement.get("engine") if isinstance(placement, dict) else None
+    kind = engine.get("kind") if isinstance(engine, dict) else None
+    for stage in stages.values() if kind and isinstance(stages, dict) else ():
+        spec = KINDS.get(str(stage.get("kind"))) if isinstance(stage, dict) else None
+        field = spec.model_fields.get("engine") if spec else None
+        if field and kind in get_args(field.annotation) and not str(stage.get("model", "")).startswith(URL):
+            stage.setdefault("engine", kind)
 
 
 def _validate(document: dict[str, Any], places: Places) -> Recipe:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from tercet.outside import USERINFO, has_userinfo
 from tercet.recipe.specs import Spec, frozen
 
 BatchLayout = Literal["auto", "forest", "padded"]
@@ -57,6 +59,10 @@ class EnginePlacement(Spec):
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
+        if any(map(has_userinfo, self.urls)):
+            raise ValueError(f"engine.urls: {USERINFO}")
+        if wrong := [url for url in self.urls if not re.fullmatch(r"https?://[\w.\-\[\]:]+/?", url)]:
+            raise ValueError(f"engine.urls: {wrong[0][:200]!r} is no address of a server; expected http://HOST:PORT")
         if self.urls and self.placement == "colocated":
             raise ValueError('engine.urls are servers of their own; set engine.placement = "apart"')
         if self.urls and len(set(self.urls)) != len(self.urls):

@@ -104,8 +104,8 @@ class RLSpec(TrainSpec):
     importance_cap: float = Field(
         0.0, ge=0, description="Multiply the loss by min(trainer / generator probability, this); 0: off (Yao 2025: 2)."
     )
-    engine: Literal["local", "vllm", "sglang"] = Field(
-        "local", description="What writes completions: ours, or vLLM or SGLang (docs/engines.md)."
+    engine: Literal["local", "vllm"] = Field(
+        "local", description="What writes completions: ours, or vLLM (docs/engines.md)."
     )
     environment: str = Field(
         "",

@@ -25,7 +25,7 @@ from tercet.models.chat import Chat
 from tercet.models.engines.replica import EngineError, ReplicaDiedError, WrittenGroup
 from tercet.models.openai.payloads import PassingFailure
 from tercet.models.openai.wire import HttpAnswer, Wire
-from tercet.outside import USERINFO, has_userinfo
+from tercet.outside import has_userinfo, without_userinfo
 from tercet.rows import Completion, Likelihood, Sampling
 
 T = TypeVar("T")
@@ -69,10 +69,10 @@ class ServedEngine(ABC):
         """
         url = url.rstrip("/")
         parts = urlsplit(url)
-        if has_userinfo(url):
-            raise EngineError(f"engine.urls: {USERINFO}")
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query:
-            raise EngineError(f"engine.urls: {url!r:.200} is no address of a server; expected http://HOST:PORT")
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or has_userinfo(url):
+            raise EngineError(
+                f"engine.urls: {without_userinfo(url)!r:.200} is no address of a server; expected http://HOST:PORT"
+            )
         try:
             key = read_key(Path(key_file).expanduser()) if key_file else ""
         except AccessError as error:
@@ -187,14 +187,35 @@ class ServedEngine(ABC):
     def _get(self, path: str) -> Any:
         return self._read(path, self._sent(lambda: self._wire.get(path, seconds=ABOUT_SECONDS)))
 
-    def _post(self, path: str, body: Mapping[str, Any], seconds: float, tokens: int = MOST_TOKENS) -> Any:
+    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """One step of the control plane, which is never asked for twice."""
         data = json.dumps(body).encode()
-        return self._read(path, self._sent(lambda: self._wire.post(path, data, {}, seconds=seconds, tokens=tokens)))
+
+        def ask() -> HttpAnswer:
+            return self._wire.post(path, data, {}, seconds=CONTROL_SECONDS, tokens=MOST_TOKENS)
+
+        return self._read(path, self._sent(ask))
+
+    def _ask(self, path: str, body: Mapping[str, Any], tokens: int) -> Any:
+        """Completions or scores of about so many tokens; asked again where a connection broke and the server lives."""
+        data = json.dumps(body).encode()
+
+        def ask() -> HttpAnswer:
+            return self._wire.post(path, data, {}, seconds=ANSWER_SECONDS, tokens=tokens)
+
+        try:
+            return self._read(path, ask())
+        except PassingFailure as error:
+            if self._gone():
+                raise self._died(str(error)) from error
+        except RuntimeError as error:  # it was closed meanwhile
+            raise self._died(str(error)) from error
+        return self._read(path, self._sent(ask))
 
     def _sent(self, ask: Callable[[], HttpAnswer]) -> HttpAnswer:
         try:
             return ask()
-        except (PassingFailure, RuntimeError) as error:  # a RuntimeError: it was closed meanwhile
+        except (PassingFailure, RuntimeError) as error:
             raise self._died(str(error)) from error
 
     def _read(self, path: str, answer: HttpAnswer) -> Any:

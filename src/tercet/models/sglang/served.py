@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from tercet.models.engines.replica import EngineError
-from tercet.models.engines.served import ANSWER_SECONDS, CONTROL_SECONDS, FromServer, ServedEngine, version, versions
+from tercet.models.engines.served import FromServer, ServedEngine, version, versions
 from tercet.models.vllm.generator import scored, settings_of
 from tercet.rows import Likelihood, Sampling
 
@@ -39,7 +39,7 @@ class SglangServer(ServedEngine):
             known = ", ".join(sorted(VERBS))
             raise EngineError(f"{self.url}: SGLang has no {verb!r}; it takes weights from a folder (here {known})")
         path, defaults = VERBS[verb]
-        found = self._post(path, defaults | values, CONTROL_SECONDS)
+        found = self._post(path, defaults | values)
         if found.get("success") is False:
             raise EngineError(f"{self.url}{path}: SGLang refuses ({found.get('message')!s:.300})")
         return found
@@ -78,7 +78,7 @@ class SglangServer(ServedEngine):
             "sampling_params": [ours | {"sampling_seed": seed} for seed in seeds],
             "return_logprob": True,
         }
-        reply = self._post("/generate", body, ANSWER_SECONDS, len(seeds) * settings["max_tokens"])
+        reply = self._ask("/generate", body, len(seeds) * settings["max_tokens"])
         try:
             return [_written(one["meta_info"]) for one in reply]
         except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -92,7 +92,7 @@ class SglangServer(ServedEngine):
             "logprob_start_len": 0,
             "top_logprobs_num": 1,
         }
-        reply = self._post("/generate", body, ANSWER_SECONDS, 2 * (len(context) + len(ids)))
+        reply = self._ask("/generate", body, 2 * (len(context) + len(ids)))
         try:
             given, likeliest = (reply["meta_info"][name] for name in ("input_token_logprobs", "input_top_logprobs"))
             pairs = zip(given[len(context) :], likeliest[len(context) :], strict=True)

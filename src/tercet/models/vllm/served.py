@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from tercet.models.engines.replica import EngineError
-from tercet.models.engines.served import ANSWER_SECONDS, CONTROL_SECONDS, FromServer, ServedEngine, version, versions
+from tercet.models.engines.served import CONTROL_SECONDS, FromServer, ServedEngine, version, versions
 from tercet.models.vllm.generator import scored, settings_of
 from tercet.rows import Likelihood, Sampling
 
@@ -43,10 +43,10 @@ class VllmServer(ServedEngine):
             return found
         if verb in IN_ADDRESS:
             query = urlencode(IN_ADDRESS[verb] | values, doseq=True)
-            return self._post(f"/{verb}{'?' * bool(query)}{query}", {}, CONTROL_SECONDS)
+            return self._post(f"/{verb}{'?' * bool(query)}{query}", {})
         if "weight_version" in values:
             values["weight_version"] = str(values["weight_version"])
-        found = self._post(f"/{verb}", values, CONTROL_SECONDS)
+        found = self._post(f"/{verb}", values)
         if verb == "finish_weight_update":
             self.version = version(values.get("weight_version"))
         return found
@@ -97,7 +97,7 @@ class VllmServer(ServedEngine):
         settings = settings_of(sampling, stream, sorted(self.chat.stops))
         wanted = settings["n"] * settings["max_tokens"]
         body = {"token_ids": prompt, "sampling_params": settings}
-        reply = self._post(GENERATE, body, ANSWER_SECONDS, wanted)
+        reply = self._ask(GENERATE, body, wanted)
         try:
             choices = sorted(reply["choices"], key=lambda choice: choice["index"])
             return [_written(choice) for choice in choices]
@@ -107,7 +107,7 @@ class VllmServer(ServedEngine):
     def _scored(self, context: list[int], ids: list[int]) -> Likelihood:
         settings = {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0, "detokenize": False}
         body = {"token_ids": [*context, *ids], "sampling_params": settings}
-        reply = self._post(GENERATE, body, ANSWER_SECONDS, len(context) + len(ids))
+        reply = self._ask(GENERATE, body, len(context) + len(ids))
         try:
             tables = [
                 {int(token): SimpleNamespace(**one) for token, one in table.items()}

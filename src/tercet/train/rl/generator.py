@@ -45,7 +45,7 @@ class PolicyGenerator:
         self.copy: Policy | None = None
         self.engine: Any = None
         self.generator: Any = None
-        apart = bool(placement.engine_url) or placement.engine.placement == "apart"
+        apart = placement.engine.placement == "apart"
         self.shared = spec.engine != "local" and apart  # the first rank asks and updates the engines for all
         if spec.engine == "vllm":
             if not self.shared or trainable.mesh.first:
@@ -135,11 +135,6 @@ class PolicyGenerator:
 
 def _engine(source: Path, spec: RLSpec, placement: Placement) -> Any:
     with engine_errors():
-        if placement.engine_url:
-            from tercet.models.vllm.client import RemoteEngine
-
-            key_file = Path(placement.engine_key_file).expanduser() if placement.engine_key_file else None
-            return RemoteEngine.open(placement.engine_url, key_file=key_file)
         from tercet.models.engines.opening import opened
 
         return opened(source, spec.precision, placement.engine, spec.engine, taken=placement.per_node)
