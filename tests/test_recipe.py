@@ -455,7 +455,7 @@ def test_a_preset_fills_in_what_the_recipe_does_not_say_and_show_says_it_all(wri
         ("stage.rlvr.overlong_tokens=4096", "overlong_tokens = 4096 must be below max_new_tokens = 2048"),
         ("stage.rlvr.preset=grop", "dr_grpo"),
         ("stage.rlvr.engine=sglang", "allowed: local, vllm"),
-        ("placement.engine_url=http://h:1", "unknown key 'engine_url' in [placement]: here `engine = { placement"),
+        ("placement.engine_url=http://h:1", "unknown key 'engine_url' in [placement]: here `placement.engine.urls`"),
         ('placement.engine={ urls = ["http://h:1"] }', 'servers of their own; set engine.placement = "apart"'),
         ('placement.engine={ placement = "apart", urls = ["h:1"] }', "'h:1' is no address of a server"),
     ],

@@ -171,15 +171,17 @@ def test_a_vllm_that_was_started_otherwise_is_refused(kind, server, chat, settin
 def test_verbs_are_vllms_own_routes(engine, server):
     engine.control("pause")
     engine.control("init_weight_transfer_engine", init_info={"port": 5})
+    engine.control("expect", shapes={"a": [2]})
     engine.control("start_weight_update")
     engine.control("update_weights", update_info={"names": ["a"]})
     engine.control("finish_weight_update", weight_version=3)
     engine.control("wake_up", tags=["weights", "kv_cache"])
     engine.control("resume")
     assert engine.control("checksum") == "0123abcd"
-    assert server.asked[-8:] == [
+    assert server.asked[-9:] == [
         ("/pause?mode=keep", {}),
         ("/init_weight_transfer_engine", {"init_info": {"port": 5}}),
+        ("/collective_rpc", {"method": "expect", "kwargs": {"shapes": {"a": [2]}}}),
         ("/start_weight_update", {}),
         ("/update_weights", {"update_info": {"names": ["a"]}}),
         ("/finish_weight_update", {"weight_version": "3"}),

@@ -25,12 +25,8 @@ def packages(facts: Facts, name: str) -> Iterator[Obstacle]:
     engine, where = getattr(spec, "engine", "local"), facts.recipe.placement.engine
     if engine == "sglang" and not where.urls:
         yield Obstacle(name, "engine", "SGLang runs behind URLs: set placement.engine.urls (docs/engines.md)")
-    # A trainer sends weights by vLLM's own code, also to servers.
-    if (
-        engine == "vllm"
-        and (not where.urls or isinstance(spec, RLSpec))
-        and not facts.served(getattr(spec, "model", ""))
-    ):
+    needed = not where.urls or isinstance(spec, RLSpec)  # a trainer sends weights by vLLM's own code, also to servers
+    if engine == "vllm" and needed and not facts.served(getattr(spec, "model", "")):
         wanted.append(("engine", "vllm", "vllm"))
         wanted += [("placement.engine", "ray", "ray")] if where.placement == "apart" and not where.urls else []
     if isinstance(spec, TrainSpec):

@@ -1,7 +1,7 @@
 """A `vllm serve` as a replica: token ids in and out by `/inference/v1/generate`, weights by vLLM's own routes.
 
-Completions need `--enable-scale-out`, the routes of weights and sleep `VLLM_SERVER_DEV_MODE=1`; docs/engines.md has the
-whole command. The key guards completions alone: whoever reaches the port of a server in that mode may change its
+Completions need `--enable-scale-out`, the routes of weights and sleep `VLLM_SERVER_DEV_MODE=1`, checksums and the pair
+over gloo the workers of `worker.py`; docs/engines.md has the whole command. The key guards completions alone: whoever reaches the port of a server in that mode may change its
 weights, so it belongs into a private network.
 """
 
@@ -41,6 +41,8 @@ class VllmServer(ServedEngine):
         if verb == "checksum":
             (found,) = {str(one) for one in self.control("collective_rpc", method="checksum")["results"]}
             return found
+        if verb == "expect":
+            return self.control("collective_rpc", method=verb, kwargs=values)
         if verb in IN_ADDRESS:
             query = urlencode(IN_ADDRESS[verb] | values, doseq=True)
             return self._post(f"/{verb}{'?' * bool(query)}{query}", {})
