@@ -59,6 +59,8 @@ class VllmLike(EngineServer):
             return 200, {"vllm_config": {"model_config": self.settings, "device_config": {"device_type": self.device}}}
         if path == "/inference/v1/generate":
             return (200, self.generated(body)) if "token_ids" in body else (422, {"error": {"message": "token_ids"}})
+        if path == "/weight_info":
+            return 200, {"weight_version": self.label}
         if path == "/collective_rpc":
             return 200, {"results": ["0123abcd"] if body["method"] == "checksum" else [None]}
         if path == "/finish_weight_update":

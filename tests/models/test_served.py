@@ -112,6 +112,12 @@ def test_a_server_that_lost_its_weights_is_a_replica_that_died(engine, server, t
         engine.submit([60], Sampling(4), 0).result(WAIT)
 
 
+def test_a_folder_that_a_server_was_started_with_is_not_loaded_again(engine, server):
+    asked = len(server.asked)
+    engine.load(Path("/models/m"))
+    assert len(server.asked) == asked
+
+
 def test_a_key_is_read_from_its_file(kind, server, chat, tmp_path):
     server.key = "sesame"
     with pytest.raises(EngineError, match=r"name the file with its key in engine\.key_file"):

@@ -46,6 +46,8 @@ class SglangServer(ServedEngine):
 
     def load(self, folder: Path) -> None:
         """See `ServedEngine`."""
+        if Path(self.root).resolve() == folder.resolve():  # it moves with the weights
+            return
         self.control("update_weights_from_disk", model_path=str(folder.absolute()), weight_version="0")
         self.version = 0
 

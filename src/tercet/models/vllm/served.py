@@ -1,8 +1,8 @@
 """A `vllm serve` as a replica: token ids in and out by `/inference/v1/generate`, weights by vLLM's own routes.
 
 Completions need `--enable-scale-out`, the routes of weights and sleep `VLLM_SERVER_DEV_MODE=1`, checksums and the pair
-over gloo the workers of `worker.py`; docs/engines.md has the whole command. The key guards completions alone: whoever reaches the port of a server in that mode may change its
-weights, so it belongs into a private network.
+over gloo the workers of `worker.py`; docs/engines.md has the whole command. The key guards completions alone: whoever
+reaches the port of a server in that mode may change its weights, so it belongs into a private network.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from tercet.models.engines.replica import EngineError
-from tercet.models.engines.served import CONTROL_SECONDS, FromServer, ServedEngine, version, versions
+from tercet.models.engines.served import CONTROL_SECONDS, UNSENT, FromServer, ServedEngine, version, versions
 from tercet.models.vllm.generator import scored, settings_of
 from tercet.rows import Likelihood, Sampling
 
@@ -55,6 +55,8 @@ class VllmServer(ServedEngine):
 
     def load(self, folder: Path) -> None:
         """See `ServedEngine`."""
+        if self.version == UNSENT and Path(self.root).resolve() == folder.resolve():
+            return
         if self.on_cpu:
             raise EngineError(
                 f"{self.url}: vLLM on a CPU serves {self.root} and cannot load {folder}: it would keep the old copy of "
@@ -88,6 +90,7 @@ class VllmServer(ServedEngine):
         found = self._sent(lambda: self._wire.get("/server_info?config_format=json", seconds=CONTROL_SECONDS))
         if found.status != 200:
             return
+        self.version = version(self._get("/weight_info")["weight_version"])
         config = self._read("/server_info", found)["vllm_config"]
         model, self.on_cpu = config["model_config"], config["device_config"]["device_type"] == "cpu"
         for option, wanted in (("logprobs-mode", LOGPROBS), ("dtype", dtype)):
