@@ -131,7 +131,9 @@
 
   const completion = (sample, group) => {
     const about = [sample.outcome, `stopped by ${sample.stop}`, `${sample.length} tokens`];
-    if (sample.version !== null) about.push(`policy version ${sample.version}`);
+    const last = sample.version_last ?? sample.version;  // of a stream, weights may have come while it was written
+    if (last !== null) about.push(last === sample.version ? `policy version ${last}` : `policy versions ${sample.version} to ${last}`);
+    if (sample.replica) about.push(`by ${sample.replica}`);
     const card = make("section", `completion${group.fitting.has(sample) ? "" : " other"}`,
       make("div", "head", make("h3", "soft small", `#${sample.sample + 1}`), make("span", `pill ${tone(sample)}`, `reward ${number(sample.reward)}`)));
     card.querySelector("h3").style.margin = "0";

@@ -29,7 +29,10 @@ FILE = "tercet/rollouts.parquet"
 MOST_GROUPS, MOST_CHARACTERS = 600, 6_000_000  # of one page, whatever the number of stages
 MOST_TEXT = 20_000  # characters of one completion or prompt
 CHARACTERS = 4  # of a token, to guess how long a group is before its texts are read
-COLUMNS = ("sample", "reward", "score", "advantage", "answer", "outcome", "stop", "length", "version", "parts", "text")
+COLUMNS = (
+    *("sample", "reward", "score", "advantage", "answer", "outcome", "stop", "length", "version", "version_last"),
+    *("replica", "parts", "text"),
+)
 
 
 class Place(NamedTuple):

@@ -65,6 +65,7 @@ def completions(line: Object, rows: dict[str, Row]) -> Iterator[dict[str, Any]]:
                 "outcome": outcome,
                 "parts": json.dumps(one["parts"]),
                 "length": len(one["ids"]),
-                "version": closing["version"],
+                "version": group.get("first", closing["version"]),
+                **({"version_last": group["last"], "replica": group["replica"]} if "draw" in group else {}),
                 **{name: one[name] for name in ("text", "score", "reward", "stop")},
             }

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import random
+import shutil
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -11,18 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tercet.device.mesh import Mesh
 from tercet.models.engines.replica import EngineError, ReplicaDiedError, WrittenGroup
-from tercet.models.forest import Leaf, Tree
+from tercet.models.forest import Leaf, Tree, pack_forest
+from tercet.models.generate import LocalGenerator
 from tercet.recipe import GRPOSpec
-from tercet.rows import Completion, Message, Row, Sampling
+from tercet.rows import Completion, Message, Row, Sampling, read_table
+from tercet.store import payload_digest
+from tercet.track import read_metrics
+from tercet.train.batch import Batch, chosen_rows
 from tercet.train.loop import TrainingError
+from tercet.train.rl import generator as generator_module
+from tercet.train.rl.grpo import grpo_loss
 from tercet.train.rl.reward_fn import RewardFunction
 from tercet.train.rl.rollout import Prompts, Round
-from tercet.train.rl.rollout_log import RolloutLog
+from tercet.train.rl.rollout_log import LOG, RolloutLog
 from tercet.train.rl.stream import RolloutStream, staleness
 
 NUM_ROWS = 7
@@ -313,8 +323,6 @@ def test_prompts_that_lack_a_signal_are_drawn_on_as_active_rounds_allows(tmp_pat
 
 
 def test_a_pass_takes_every_prompt_once_in_the_order_of_rounds_in_turn(tmp_path):
-    from tercet.train.batch import chosen_rows
-
     run = Run(tmp_path / "log", spec(batch=7, rounds=4, lag=1), FakeEngine(random.Random(2)))
     run.rounds(4)
     run.end()
@@ -424,3 +432,106 @@ def test_versions_never_run_back_within_a_group(tmp_path):
     for made in rounds:
         assert all(group.origin.first <= group.origin.last <= made.number for group in made.groups)
     assert all(one.number < other.number for one, other in pairwise(rounds))
+
+
+class OwnEngine(FakeEngine):
+    """Writes with Tercet's own generator and the weights that it was given last."""
+
+    def __init__(self, folder: Path) -> None:
+        self.local = LocalGenerator.open(folder, "float32")
+        super().__init__(random.Random(0), held=1, slow=0.3)
+
+    def submit(self, prompt: Sequence[int], sampling: Sampling, stream: int) -> Future[WrittenGroup]:
+        done: Future[WrittenGroup] = Future()
+
+        def answer(held: Future[WrittenGroup]) -> None:
+            [group] = self.local.write([prompt], sampling, streams=[stream])
+            done.set_result(held.result()._replace(completions=group))
+
+        super().submit(prompt, sampling, stream).add_done_callback(answer)
+        return done
+
+    def update(self, version: int, weights: Any) -> None:
+        targets = dict(self.local.policy.model.named_parameters())
+        with torch.no_grad():
+            for name, value in weights:
+                targets[name.removeprefix("model.")].copy_(value)
+        self.take_weights(version)
+
+
+STREAMED = {"lag": 2, "in_flight": True, "engine": "vllm", "stale": "correct", "importance_cap": 2.0}
+SMALL = {"rounds": 4, "batch": 4, "num_generations": 4, "max_new_tokens": 16}
+
+
+@pytest.fixture
+def own_engine(monkeypatch):
+    """Our own generator takes vLLM's place, and weights go to it by reference; the engines that were opened."""
+    engines: list[OwnEngine] = []
+
+    def opened(source: Path, _spec: Any, _placement: Any) -> OwnEngine:
+        engines.append(OwnEngine(source))
+        return engines[-1]
+
+    def offer(generator: generator_module.PolicyGenerator, version: int) -> None:
+        generator.engine.update(version, generator.trainable.full_state(generator.part))
+
+    monkeypatch.setattr(generator_module, "_engine", opened)
+    monkeypatch.setattr(generator_module.PolicyGenerator, "offer", offer)
+    yield engines
+    for engine in engines:
+        engine.close()
+
+
+def test_a_stage_trains_on_a_stream_replays_it_bit_for_bit_and_goes_on_from_a_checkpoint(
+    workspace, tmp_path, own_engine
+):
+    settings = {"rlvr": STREAMED | SMALL, "placement": {"checkpoint_seconds": 0}}
+    whole = tmp_path / "whole"
+    workspace.run_stage("rlvr", whole, **settings)
+    rows = read_table(whole / "tercet" / "rollouts.parquet")
+    assert {row["replica"] for row in rows} == {"fake"}
+    assert all(row["version"] <= row["version_last"] <= row["step"] for row in rows)
+    assert {"lag_max", "dropped_groups", "corrected", "in_flight_updates"} <= set(curve(whole)[-1])
+    log = (tmp_path / "whole.draft" / "work" / LOG).read_bytes()
+
+    again = drafted(tmp_path / "again", log)  # the log alone: no engine writes
+    workspace.run_stage("rlvr", again, **settings)
+    assert not own_engine[1].asked
+    assert payload_digest(again) == payload_digest(whole)
+
+    other = tmp_path / "other" / "whole"  # killed with two rounds in the log: the newer checkpoints are gone with them
+    shutil.copytree(tmp_path / "whole.draft" / "work", other.with_name("whole.draft") / "work")
+    two = b"".join(log.splitlines(keepends=True)[:2])
+    workspace.run_stage("rlvr", drafted(other, two), **settings)
+    after = (other.with_name("whole.draft") / "work" / LOG).read_bytes()
+    assert after.startswith(two)
+    assert [line["step"] for line in curve(other)][-1] == 4
+    groups = [group for line in after.splitlines() for group in json.loads(line)["records"][:-1]]
+    assert sorted(group["draw"] for group in groups) == list(range(16))
+
+
+def drafted(out: Path, log: bytes) -> Path:
+    """A payload's place whose draft has this log of rollouts."""
+    work = out.with_name(f"{out.name}.draft") / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    (work / LOG).write_bytes(log)
+    return out
+
+
+def curve(out: Path) -> list[dict[str, Any]]:
+    return read_metrics(out.with_name(f"{out.name}.draft") / "metrics.jsonl")
+
+
+def test_the_loss_of_an_old_group_is_weighed_by_the_truncated_ratio_of_its_own_tokens():
+    """By hand: min(exp(trainer - engine), cap), token by token, whatever the version of each."""
+    trainer = torch.tensor([-1.0, -0.2, -3.0, -0.7], dtype=torch.float64, requires_grad=True)
+    engine = torch.tensor([-1.5, -0.1, -1.0, -2.0], dtype=torch.float64)
+    forest = pack_forest([Tree([1], [Leaf([2, 3, 4, 5], [True] * 4)])])
+    settings = spec(stale="correct", importance_cap=2.0, kl_beta=0.0)
+    advantages = torch.full((4,), 1.5, dtype=torch.float64)
+    batch = Batch(forest, {"advantages_P": advantages, "sampled_P": engine})
+    loss = grpo_loss(lambda *_args, **_kwargs: (trainer, None), batch, spec=settings)
+    loss.objective.total.backward()
+    weights = [min(math.exp(t - e), 2.0) for t, e in zip(trainer.tolist(), engine.tolist(), strict=True)]
+    assert weights[3] == 2.0
+    torch.testing.assert_close(trainer.grad, torch.tensor([-1.5 * w for w in weights], dtype=torch.float64))
