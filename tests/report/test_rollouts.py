@@ -250,7 +250,19 @@ def test_the_rollouts_of_a_stage_that_was_stopped_can_be_seen(
     assert (last["step"], last["id"], last["reference"]) == (1, "r3", "3")
     expected = {"sample": 1, "reward": 10.0, "score": 1.0, "advantage": None, "answer": "3", "outcome": "graded"}
     expected |= {"stop": "eos", "length": 3, "version": 0, "parts": {"gsm8k@1": 1.0}, "text": "It is 3."}
-    assert first["samples"][1] == expected
+    assert first["samples"][1] == expected | {"version_last": None, "replica": None}
+
+
+def test_a_stream_shows_the_versions_of_each_group(tmp_path: Path) -> None:
+    sample = {"ids": [5], "logps": [-0.1], "text": "It is 3.", "stop": "eos", "grade": [1.0, "3", "graded", ""]}
+    sample |= {"score": 1.0, "reward": 10.0, "parts": {}}
+    streamed = {"draw": 3, "tries": 0, "first": 1, "last": 2, "replica": "vllm-1", "place": 3, "prompt_id": "r3"}
+    done = {"done": True, "version": 1, "cursor": 1, "dropped": [0]}
+    folder = draft(tmp_path / "runs", [{"round": 2, "records": [streamed | {"samples": [sample]}, done]}])
+    assert main(["rollouts", str(folder), "--out", str(tmp_path / "page.html")]) == 0
+    (stage,) = data_of(tmp_path / "page.html")
+    shown = stage["groups"][0]["samples"][0]
+    assert (shown["version"], shown["version_last"], shown["replica"]) == (1, 2, "vllm-1")
 
 
 def test_a_draft_without_a_whole_round_says_so(tmp_path: Path) -> None:
