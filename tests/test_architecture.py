@@ -100,7 +100,7 @@ BUDGETS = {
     "play": 947,
     "preflight": 1_514,
     "recipe": 2_376,
-    "report": 2_223,
+    "report": 2_227,
     "sandbox": 2_471,
     "top": 4_859,
     "trace": 844,
