@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from threading import Event
 from typing import Any
 
 from tercet.evals.results import USAGE, ResultLog, log_usage, summed, with_grade
 from tercet.evals.task import Item, TaskError
 from tercet.recipe import EvalSpec
 from tercet.records import Result, TaskCard
+from tercet.rows_queue import as_finished, calls_of, lent
 from tercet.store import Artifact, Context, endpoint
 from tercet.verify import Grade, llm_judge, verifier
 from tercet.verify.llm_judges import Case, LLMJudge, graded, swapped
 
-GROUP = 128  # answers judged at once
+GROUP, PART = 128, 16  # answers judged at once; by each of the calls that an engine takes side by side
 Judged = tuple[Item, Result]
 Asked = tuple[LLMJudge[Case, Grade], Case]
 
@@ -55,9 +57,12 @@ def run(
         left = [part for group in groups if (part := _unjudged(group, log, spec, inputs))]
         if left:
             model = ctx.open_model(inputs[spec.judge].payload, spec.precision, spec.engine)
-            with log_usage(model, ctx.work / USAGE, "judge_"):
-                asking = partial(graded, model=model, embedder=_encoder(spec, inputs))
-                _judge(asking, left, log, by_name, ctx)
+            embedder = _encoder(spec, inputs)
+            calls = 1 if embedder else calls_of(model)
+            with lent(model), log_usage(model, ctx.work / USAGE, "judge_"):
+                asking = partial(graded, model=model, embedder=embedder)
+                parts = left if calls == 1 else _parts(left)
+                _judge(asking, parts, log, by_name, ctx, calls)
         return [log.results.get((item.task, item.item), r) for item, r in zip(benchmark, results, strict=True)]
 
 
@@ -67,12 +72,17 @@ def _judge(
     log: ResultLog,
     cards: Mapping[str, TaskCard],
     ctx: Context,
+    calls: int,
 ) -> None:
-    """Judge every answer, and keep each group's verdicts as they come."""
+    """Judge every answer, `calls` groups side by side, and keep each group's verdicts as they come."""
     done, total = 0, sum(map(len, groups))
-    for part in groups:
+
+    def judged(part: list[Judged]) -> tuple[list[dict[int, Asked]], list[Grade]]:
         asked = [_asked(item, result, ctx.seed, cards[item.task]) for item, result in part]
-        grades = iter(asking([one for own in asked for one in own.values()]))
+        return asked, asking([one for own in asked for one in own.values()])
+
+    for part, (asked, found) in as_finished(judged, groups, calls, Event()):
+        grades = iter(found)
         for (item, result), samples in zip(part, asked, strict=True):
             own = {sample: next(grades) for sample in samples}
             log.append(_with_grades(result, own, cards[item.task]))
@@ -82,17 +92,21 @@ def _judge(
 
 
 def _unjudged(group: Sequence[Judged], log: ResultLog, spec: EvalSpec, inputs: dict[str, Artifact]) -> list[Judged]:
-    """What is left to judge of a group. A server's verdict depends on nothing else; a local model's last digit depends
-    on its batch, so a group that was cut short is judged again whole.
+    """What is left to judge of a group. Our own generator's last digit depends on its batch, so a group that was cut
+    short is judged again whole; what servers and engines have in a batch is chance, so what they judged stays.
     """
     group = [(item, result) for item, result in group if result.outcome != "error"]
     missing = [(item, result) for item, result in group if not log.has(item.task, item.item)]
     if not missing:
         return []
-    server = endpoint(inputs[spec.judge].payload) is not None
-    return [
-        pair for pair in group if pair in missing or not server or llm_judge(pair[0].judge, pair[0].reference).embeds
-    ]
+    kept = spec.engine != "local" or endpoint(inputs[spec.judge].payload) is not None
+    return [pair for pair in group if pair in missing or not kept or llm_judge(pair[0].judge, pair[0].reference).embeds]
+
+
+def _parts(groups: list[list[Judged]]) -> list[list[Judged]]:
+    """The same answers in smaller parts, so that little is lost with a kill."""
+    waiting = [pair for group in groups for pair in group]
+    return [waiting[start : start + PART] for start in range(0, len(waiting), PART)]
 
 
 def _asked(item: Item, result: Result, seed: int, card: TaskCard) -> dict[int, Asked]:

@@ -1,8 +1,9 @@
 """The `eval` stage: ask a model every item of a benchmark, and write scores with their errors.
 
-Every finished item goes to an append-only log in the draft, so that a killed evaluation continues. Items are
-asked in fixed groups; in low precision a group that was cut short is asked again whole, because a different batch
-can change a token there, and a resumed evaluation must end in the same bytes.
+Every finished item goes to an append-only log in the draft, so that a killed evaluation continues. Our own generator
+is asked in fixed groups; in low precision a group that was cut short is asked again whole, because a different batch
+can change a token there, and a resumed evaluation must end in the same bytes. Engines and servers are asked everything
+at once; what runs beside an item there is chance in any case, so whatever is finished stays.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event, Lock
 from typing import Any
 
 from tercet import journal, machine
@@ -24,12 +26,14 @@ from tercet.evals.results import USAGE, ResultLog, asked, graded, log_usage, tot
 from tercet.evals.task import Item, TaskError, read_benchmark
 from tercet.recipe import DAY, EvalSpec, gate
 from tercet.records import UNREAD, Result, TaskCard
-from tercet.rows import PLAIN, Completion, Generator, Likelihood, Message, Messages, speed_of
+from tercet.rows import PLAIN, Completion, Generator, Likelihood, Message, Messages, Sampling, speed_of
+from tercet.rows_queue import Streamed, as_finished, calls_of, lent
 from tercet.sandbox.run import ready
 from tercet.store import Artifact, Context, endpoint
 from tercet.verify import custom_digest, verifier
 
-GROUP = 256  # items asked at once, and lost at most when killed
+GROUP = 256  # items that our own generator is asked at once, and that are lost at most when killed
+SCORED = 64  # the same of items that an engine or a server scores
 MAX_ERRORS = 0.01  # share of a task's answers that may be lost
 ARGUMENT = re.compile(r"\{% set (\w+) = \1 if \1 is defined else (.*?) \+%\}")  # as the base stage writes them
 NO_QUESTION = (Message(PLAIN, "Answer:"),)  # the context of an option's unconditional log-probability
@@ -42,11 +46,18 @@ class EvalError(RuntimeError):
 
 @dataclass(frozen=True)
 class ItemGroup:
-    """Items of one task that are asked together."""
+    """Items of one task that are asked together; in a queue each draws by a seed and a number of its own."""
 
     card: TaskCard
     items: list[Item]
     seed: int
+    streams: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def sampling(self) -> Sampling:
+        """How their answers are drawn."""
+        how = replace(self.card.sampling, seed=self.seed, fit=True)
+        return Streamed(**vars(how), streams=self.streams) if self.streams else how
 
 
 def run(spec: EvalSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) -> dict[str, float]:
@@ -60,10 +71,11 @@ def run(spec: EvalSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) ->
     with ResultLog(ctx.work / "results.jsonl", ctx.track.note) as log:
         free = {card.name for card in cards if _batch_free(spec, card, inputs)}
         groups = _groups(cards, benchmark, ctx.seed)
-        unfinished = _unfinished(groups, log, free)
+        queue = spec.engine != "local" or endpoint(inputs[spec.model].payload) is not None
+        unfinished = _queued(groups, log, free) if queue else _unfinished(groups, log, free)
         if unfinished:
             model = ctx.open_model(inputs[spec.model].payload, spec.precision, spec.engine)
-            with log_usage(model, ctx.work / USAGE):
+            with lent(model), log_usage(model, ctx.work / USAGE):
                 _evaluate(model, unfinished, len(groups), log, ctx)
             del model  # free its memory for the LLM judge
         results = [log.results[item.task, item.item] for item in benchmark]
@@ -159,12 +171,14 @@ def _groups(cards: list[TaskCard], benchmark: list[Item], seed: int) -> list[Ite
 def _batch_free(spec: EvalSpec, card: TaskCard, inputs: dict[str, Artifact]) -> bool:
     """Whether an answer does not depend on what else was asked with it, so that every finished item may be kept.
 
-    Greedy text in fp32 does not; a log-probability does, in its last digit.
+    Greedy text of our own generator in fp32 does not; a log-probability does, in its last digit. What engines and
+    servers have in a batch is chance, so that asking again would repeat nothing; but an episode needs its group.
     """
     if endpoint(inputs[spec.model].payload) is not None:
         return True
-    greedy = card.metric == "accuracy" and not card.sampling.temperature and not card.environment
-    return greedy and spec.precision == "float32" and spec.engine == "local"
+    if spec.engine != "local" or card.environment:
+        return not card.environment
+    return card.metric == "accuracy" and not card.sampling.temperature and spec.precision == "float32"
 
 
 def _unfinished(groups: list[ItemGroup], log: ResultLog, free: set[str]) -> list[ItemGroup]:
@@ -180,32 +194,68 @@ def _unfinished(groups: list[ItemGroup], log: ResultLog, free: set[str]) -> list
     return left
 
 
-def _evaluate(model: Generator, groups: list[ItemGroup], of: int, log: ResultLog, ctx: Context) -> None:
-    """Ask the groups that are left `of` all, keep every answer as it comes, stop after one with too many errors."""
-    done, total = len(log.results), len(log.results) + sum(len(group.items) for group in groups)
-    for number, group in enumerate(groups, 1 + of - len(groups)):
+def _queued(groups: list[ItemGroup], log: ResultLog, free: set[str]) -> list[ItemGroup]:
+    """What is left to ask, as few calls as possible: of a task that writes, all items at once; episodes by groups.
 
-        def emit(result: Result, note: str = group.card.name) -> None:
+    Each item draws as it would in its group, whatever else is left.
+    """
+    streams = {
+        (item.task, item.item): (group.seed, number) for group in groups for number, item in enumerate(group.items)
+    }
+    whole: dict[str, list[Item]] = {}
+    episodes_left: list[ItemGroup] = []
+    cards = {group.card.name: group.card for group in groups}
+    for group in _unfinished(groups, log, free):
+        if group.card.environment:
+            episodes_left.append(group)
+        else:
+            whole.setdefault(group.card.name, []).extend(group.items)
+    left = []
+    for name, items in whole.items():
+        size = len(items) if cards[name].metric == "accuracy" else SCORED
+        for start in range(0, len(items), size):
+            part = items[start : start + size]
+            left.append(ItemGroup(cards[name], part, 0, tuple(streams[item.task, item.item] for item in part)))
+    return left + episodes_left
+
+
+def _evaluate(model: Generator, groups: list[ItemGroup], of: int, log: ResultLog, ctx: Context) -> None:
+    """Ask the groups that are left `of` all, keep every answer as it comes, stop when there are too many errors."""
+    done, total = len(log.results), len(log.results) + sum(len(group.items) for group in groups)
+    lock, ended = Lock(), Event()
+
+    def ask(group: ItemGroup) -> None:
+        def emit(result: Result) -> None:
             nonlocal done
-            log.append(result)
-            done += 1
-            ctx.track.progress(done, total, note=note)
+            with lock:  # threads may ask side by side
+                if ended.is_set():
+                    raise EvalError(f"{group.card.name} was stopped; run again: finished items are kept")
+                log.append(result)
+                done += 1
+                ctx.track.progress(done, total, note=group.card.name)
+                if group.streams and result.lost:
+                    check_errors(group.card, _of_task(group.card, list(log.results.values())))
 
         ctx.track.progress(done, total, note=group.card.name)
         if group.card.environment:
             episodes.play(model, group.card, group.items, group.seed, emit)
         else:
-            ask = _generate if group.card.metric == "accuracy" else _score
-            ask(model, group, emit)
-        log.sync()
-        if measured := speed_of(model):
-            ctx.track.log(number, **measured)
-        check_errors(group.card, _of_task(group.card, list(log.results.values())))
+            (_generate if group.card.metric == "accuracy" else _score)(model, group, emit)
+
+    side_by_side = [group for group in groups if group.streams]
+    for part, calls in ((side_by_side, calls_of(model)), ([one for one in groups if not one.streams], 1)):
+        number = max(0, of - len(part))
+        for group, _ in as_finished(ask, part, calls, ended):
+            number += 1
+            with lock:
+                log.sync()
+                if measured := speed_of(model):
+                    ctx.track.log(number, **measured)
+                check_errors(group.card, _of_task(group.card, list(log.results.values())))
 
 
 def _generate(model: Generator, group: ItemGroup, emit: Emit) -> None:
     """Let the model write, and grade each answer as it finishes."""
-    sampling = replace(group.card.sampling, seed=group.seed, fit=True)
     prompts = [item.messages for item in group.items]
     ids = _prompt_ids(model, prompts)
     waiting = dict(enumerate(group.items))
@@ -222,7 +272,7 @@ def _generate(model: Generator, group: ItemGroup, emit: Emit) -> None:
                 emit(grading.popleft().result())
 
         # A generator may report answers early, in any order, or none of them: the rest is taken from what it returns.
-        for i, completions in enumerate(model.complete(prompts, sampling, finished)):
+        for i, completions in enumerate(model.complete(prompts, group.sampling, finished)):
             finished(i, completions)
         for future in grading:
             emit(future.result())

@@ -216,6 +216,7 @@ class OnPolicyPairsSpec(ComputeSpec):
     accepts = {"model": ("weights",), "prompts": ("rows",)}
     author = "model"
     grades = True
+    later = ("engine",)
     kind: Literal["on_policy_pairs"] = "on_policy_pairs"
     model: str = Field(description="The policy that writes both sides; usually the SFT stage.")
     prompts: str = Field(description="A stage of rows that carry verifiers: mix, synth or personas.")
@@ -225,6 +226,7 @@ class OnPolicyPairsSpec(ComputeSpec):
     max_pairs: int = Field(1, ge=1, description="Pairs kept per prompt.")
     temperature: float = Field(1.0, gt=0, description="Sampling temperature (paper pipeline: 1.0).")
     max_new_tokens: int = Field(160, ge=1, description="Longest completion, in tokens.")
+    engine: Literal["local", "vllm"] = Field("local", description="What runs the model: ours, or vLLM (an extra).")
 
     def forecast(self, rows: Mapping[str, int]) -> dict[str, int]:
         """The most pairs that the prompts may give, and what is drawn for them."""

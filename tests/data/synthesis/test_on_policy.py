@@ -92,7 +92,7 @@ class StageRun:
         self.opened: list[tuple[Path, str]] = []
 
     def run(self, writer: Writer, seed: int = 17, **spec: Any) -> dict[str, float]:
-        def open_model(path: Path, dtype: str) -> Writer:
+        def open_model(path: Path, dtype: str, engine: str = "local") -> Writer:
             self.opened.append((path, dtype))
             return writer
 

@@ -9,7 +9,8 @@ chosen is the answer that the row has, as in the paper, where it was an SFT answ
 
 Prompts are sampled in chunks. A finished chunk is one line of `samples.jsonl`, on disk before the next begins, and the
 random numbers of a chunk depend on the seed and its number alone: a killed run samples nothing twice and ends in the
-same bytes.
+same bytes. Engines and servers are asked all prompts at once, with the same random numbers; there each prompt's samples
+are a line, as they come.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
+from threading import Event, Lock
 from typing import Any
 
 from tercet import journal
@@ -27,8 +29,21 @@ from tercet.data.generators.constraints import drop_one
 from tercet.data.sources import check_verifiers, draw, lot
 from tercet.data.synthesis.requests import title
 from tercet.recipe import OnPolicyPairsSpec
-from tercet.rows import Completion, Generator, Message, Pair, Row, RowError, Sampling, read_rows, speed_of, write_table
-from tercet.store import Artifact, Context
+from tercet.rows import (
+    Completion,
+    Generator,
+    Message,
+    Messages,
+    Pair,
+    Row,
+    RowError,
+    Sampling,
+    read_rows,
+    speed_of,
+    write_table,
+)
+from tercet.rows_queue import Streamed, as_finished, calls_of, lent
+from tercet.store import Artifact, Context, endpoint
 from tercet.verify import verifier
 from tercet.verify.pins import check_hidden
 from tercet.verify.thoughts import answer_of
@@ -36,6 +51,7 @@ from tercet.verify.thoughts import answer_of
 CHUNK = 32  # prompts per line of samples.jsonl: what a killed run loses at most
 SEED = "prefs"  # in the seeds of samples: another word would draw other samples
 CONSTRAINED = "tulu_if@1"
+Request = tuple[int, Messages, tuple[int, int]]  # a prompt's number, what is asked, seed and number of its draws
 
 
 @dataclass(frozen=True)
@@ -93,7 +109,9 @@ def run(spec: OnPolicyPairsSpec, inputs: dict[str, Artifact], out: Path, ctx: Co
     model = title(policy)
     pairs: list[Pair] = []
     counts = PairCounts()
-    answers = sample_all(prompts, spec, ctx, lambda: ctx.open_model(policy.payload, spec.precision))
+    queue = spec.engine != "local" or endpoint(policy.payload) is not None
+    sample = sample_queued if queue else sample_all
+    answers = sample(prompts, spec, ctx, lambda: ctx.open_model(policy.payload, spec.precision, spec.engine))
     for prompt, samples in zip(prompts, answers, strict=True):
         graded = grade(prompt.row, samples)
         pairs += make_pairs(prompt, graded, spec=spec, seed=ctx.seed, model=model, counts=counts)
@@ -153,22 +171,80 @@ def draw_chunk(
     chunk: Sequence[Prompt], number: int, *, spec: OnPolicyPairsSpec, seed: int, generator: Generator
 ) -> list[list[GradedAnswer]]:
     """Sample every prompt of a chunk, then the weaker forms; each call has a seed of its own."""
-
-    def sampling(origin: str, n: int) -> Sampling:
-        own = int.from_bytes(lot(seed, SEED, origin, str(number))[:6], "big")
-        return Sampling(max_new_tokens=spec.max_new_tokens, temperature=spec.temperature, n=n, seed=own)
-
     if spec.num_generations:
-        full = generator.complete([prompt.row.prompt for prompt in chunk], sampling("full", spec.num_generations))
+        how = _sampling(spec, "full", _chunk_seed(seed, "full", number))
+        full = generator.complete([prompt.row.prompt for prompt in chunk], how)
         samples = [_samples(completions, "full") for completions in full]
     else:
-        samples = [[GradedAnswer(prompt.row.answer, 0, "", "row", 0)] if prompt.row.answer else [] for prompt in chunk]
+        samples = [_given(prompt) for prompt in chunk]
     weaker = [(i, prompt.weaker.prompt) for i, prompt in enumerate(chunk) if prompt.weaker is not None]
     if weaker:
-        dropped = generator.complete([turns for _, turns in weaker], sampling("dropped", spec.dropped_samples))
+        how = _sampling(spec, "dropped", _chunk_seed(seed, "dropped", number))
+        dropped = generator.complete([turns for _, turns in weaker], how)
         for (i, _), completions in zip(weaker, dropped, strict=True):
             samples[i] += _samples(completions, "dropped")
     return samples
+
+
+def sample_queued(
+    prompts: Sequence[Prompt], spec: OnPolicyPairsSpec, ctx: Context, open_model: Callable[[], Generator]
+) -> Iterator[list[GradedAnswer]]:
+    """The same from an engine or a server: all prompts at once, and each one's samples on disk as they come."""
+    path = ctx.work / "samples.jsonl"
+    journal.mend(path, ctx.track.note)
+    found = {
+        (line["origin"], line["prompt"]): [GradedAnswer(**one) for one in line["samples"]]
+        for line in journal.read(path)
+        if "prompt" in line
+    }
+    wanted = _wanted(prompts, spec, ctx.seed)
+    parts = [(origin, [one for one in asked if (origin, one[0]) not in found]) for origin, asked in wanted.items()]
+    if parts := [part for part in parts if part[1]]:
+        generator = open_model()
+        with lent(generator), journal.Journal(path, sync_every=CHUNK, checked=True) as log:
+            kept = SampleQueue(found, log, ctx, sum(map(len, wanted.values())))
+            for _ in as_finished(lambda part: kept.ask(generator, spec, *part), parts, calls_of(generator), kept.ended):
+                ctx.track.log(len(found), **speed_of(generator))
+    for number, prompt in enumerate(prompts):
+        full = found["full", number] if spec.num_generations else _given(prompt)
+        yield [*full, *found.get(("dropped", number), ())]
+
+
+@dataclass
+class SampleQueue:
+    """What is sampled so far, by origin and number of the prompt, and where more of it is kept, from any thread."""
+
+    found: dict[tuple[str, int], list[GradedAnswer]]
+    log: journal.Journal
+    ctx: Context
+    total: int
+    lock: Lock = field(default_factory=Lock)
+    ended: Event = field(default_factory=Event)
+
+    def ask(self, generator: Generator, spec: OnPolicyPairsSpec, origin: str, asked: list[Request]) -> None:
+        """Ask all prompts of an origin at once."""
+        how = Streamed(**vars(_sampling(spec, origin, 0)), streams=tuple(stream for _, _, stream in asked))
+
+        def keep(i: int, completions: list[Completion]) -> None:
+            self.keep((origin, asked[i][0]), completions)
+
+        # A generator may report answers early, in any order, or none of them.
+        for i, completions in enumerate(generator.complete([turns for _, turns, _ in asked], how, keep)):
+            keep(i, completions)
+
+    def keep(self, name: tuple[str, int], completions: list[Completion]) -> None:
+        """Put the samples of a prompt on disk; what failed is asked again by the next run."""
+        samples = _samples(completions, name[0])
+        with self.lock:
+            if self.ended.is_set():
+                raise RuntimeError("sampling was stopped; run again: what is sampled is kept")
+            if name in self.found:
+                return
+            self.found[name] = samples
+            if not any(one.error for one in completions):
+                stored = [asdict(sample) for sample in samples]
+                self.log.append({"prompt": name[1], "origin": name[0], "samples": stored})
+            self.ctx.track.progress(len(self.found), self.total, "prompts sampled")
 
 
 def grade(row: Row, samples: Sequence[GradedAnswer]) -> list[GradedAnswer]:
@@ -246,6 +322,33 @@ def read_chunks(path: Path) -> list[list[list[GradedAnswer]]]:
     if [line["chunk"] for line in lines] != list(range(len(lines))):
         raise RuntimeError(f"{path}: the chunks are not 0, 1, 2, ...; remove this unfinished folder and run again")
     return [[[GradedAnswer(**sample) for sample in own] for own in line["samples"]] for line in lines]
+
+
+def _wanted(prompts: Sequence[Prompt], spec: OnPolicyPairsSpec, seed: int) -> dict[str, list[Request]]:
+    """What is asked of each origin, with the random numbers that it has in its chunk."""
+    wanted: dict[str, list[Request]] = {"full": [], "dropped": []}
+    for number, start in enumerate(range(0, len(prompts), CHUNK)):
+        chunk = list(enumerate(prompts[start : start + CHUNK], start))
+        full = [(i, prompt.row.prompt) for i, prompt in chunk if spec.num_generations]
+        weaker = [(i, prompt.weaker.prompt) for i, prompt in chunk if prompt.weaker is not None]
+        for origin, asked in (("full", full), ("dropped", weaker)):
+            own = _chunk_seed(seed, origin, number)
+            wanted[origin] += [(i, turns, (own, place)) for place, (i, turns) in enumerate(asked)]
+    return wanted
+
+
+def _chunk_seed(seed: int, origin: str, number: int) -> int:
+    return int.from_bytes(lot(seed, SEED, origin, str(number))[:6], "big")
+
+
+def _sampling(spec: OnPolicyPairsSpec, origin: str, seed: int) -> Sampling:
+    n = spec.num_generations if origin == "full" else spec.dropped_samples
+    return Sampling(max_new_tokens=spec.max_new_tokens, temperature=spec.temperature, n=n, seed=seed)
+
+
+def _given(prompt: Prompt) -> list[GradedAnswer]:
+    """The row's own answer in the place of samples."""
+    return [GradedAnswer(prompt.row.answer, 0, "", "row", 0)] if prompt.row.answer else []
 
 
 def _with_weaker(row: Row, seed: int) -> Prompt:

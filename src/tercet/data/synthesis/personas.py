@@ -25,9 +25,10 @@ from tercet.data.synthesis import personas_checks as checks
 from tercet.data.synthesis.personas_checks import Accepted, AnswerPlan, PersonaCase, QuestionDraft
 from tercet.data.synthesis.personas_prompts import prompt_texts
 from tercet.rows import Completion, Generator, Message, Messages, Row, Sampling
+from tercet.rows_queue import in_turn
 from tercet.verify.thoughts import answer_of
 
-CHUNK = 256  # seeds in work at once
+CHUNK = 256  # seeds in work at once; an engine has several chunks ahead
 
 
 @dataclass
@@ -65,8 +66,9 @@ def synthesise(
     `template` the wording or category. What was not kept is counted in `counts`. A generator behind a request log
     (data/synthesis/request_log.py) lets a run that was killed ask only for what it lacks.
     """
-    for chunk in batched(_distinct(seeds, counts), CHUNK):
-        for text, made in zip(chunk, _chunk(kind, chunk, generator, seed, plan), strict=True):
+    chunks, ahead = batched(_distinct(seeds, counts), CHUNK), getattr(generator, "ahead", 1)
+    for chunk in in_turn(lambda texts: _chunk(kind, texts, generator, seed, plan), chunks, ahead):
+        for text, made in chunk:
             if isinstance(made, str):
                 counts.dropped[made] += 1
                 continue
@@ -94,8 +96,8 @@ def _distinct(seeds: Iterable[str], counts: SeedCounts) -> Iterator[str]:
 
 def _chunk(
     name: str, texts: Sequence[str], generator: Generator, seed: int, plan: AnswerPlan
-) -> list[tuple[PersonaCase, Accepted] | str]:
-    """For each seed a case with its accepted answer, or why there is none."""
+) -> list[tuple[str, tuple[PersonaCase, Accepted] | str]]:
+    """Each seed with a case and its accepted answer, or with why there is none."""
     kind = KINDS[name]
 
     def sampling(part: str, temperature: float, n: int = 1) -> Sampling:
@@ -114,7 +116,7 @@ def _chunk(
         if question:
             cases[i] = PersonaCase(drafts[i], question, plan)
     if not plan.answers:
-        return [_bare(cases[i]) if i in cases else made[i] for i in range(len(texts))]
+        return [(text, _bare(cases[i]) if i in cases else made[i]) for i, text in enumerate(texts)]
     if kind.probe:
         probes = [_user(prompt_texts().calls.format(question=case.question)) for case in cases.values()]
         for (i, case), (reply,) in zip(cases.items(), generator.complete(probes, sampling("probe", 0.0)), strict=True):
@@ -125,7 +127,7 @@ def _chunk(
         usable = [answer_of(answer.text).answer for answer in answers if not _unusable(answer)]
         verdict = kind.accept(case, usable) if usable else _unusable(answers[0])
         made[i] = verdict if isinstance(verdict, str) else (case, verdict)
-    return [made[i] for i in range(len(texts))]
+    return [(text, made[i]) for i, text in enumerate(texts)]
 
 
 def _user(text: str) -> Messages:

@@ -24,6 +24,7 @@ from tercet.data.synthesis.requests import PIECE, logged_model, open_log, title,
 from tercet.journal import write_json
 from tercet.recipe import RatedPairsSpec
 from tercet.rows import Pair, Row, RowError, Sampling, read_rows
+from tercet.rows_queue import in_turn
 from tercet.rows_table import TableWriter
 from tercet.store import Artifact, Context
 
@@ -123,8 +124,9 @@ def distinct_prompts(rows: Sequence[Row]) -> tuple[list[Row], int]:
 def ask(work: RatingWork, name: str, model: LoggedModel) -> None:
     """Put a model's prompts to it; the answers are in the request log then."""
     work.asked[name] = model
-    for rows in batched((row for row in work.rows if name in work.models[row.id]), PIECE):
-        model.complete([row.prompt for row in rows], work.sampling)
+    pieces = batched((row for row in work.rows if name in work.models[row.id]), PIECE)
+    for _ in in_turn(lambda rows: model.complete([row.prompt for row in rows], work.sampling), pieces, model.ahead):
+        pass  # the answers are on disk
 
 
 def answered(work: RatingWork, log: RequestLog) -> Iterator[tuple[Row, list[CandidateAnswer]]]:

@@ -25,10 +25,11 @@ from typing import Any
 from tercet.data.disk_list import batched
 from tercet.data.sources import lot
 from tercet.rows import Generator, Message, Messages, Pair, Row, Sampling
+from tercet.rows_queue import in_turn
 from tercet.verify.llm_judges import LLMJudge, ask
 from tercet.verify.thoughts import answer_of
 
-CHUNK = 256  # prompts rated at once
+CHUNK = 256  # prompts rated at once; an engine has several chunks ahead
 PAPER_RATINGS = 4
 HEAD = re.compile(r"^[#*\s]*text\s+(\d{1,6})[^\w\n]*$", re.IGNORECASE | re.MULTILINE)
 KEY = re.compile(
@@ -113,15 +114,9 @@ def judge(
 
     The provenance of a pair is JSON: judge, mode, seed, and of every answer its model, mean, ratings and outcomes.
     """
-    for chunk in batched(prompts, CHUNK):
-        ready = []
-        for row, answers in chunk:
-            counts.read += 1
-            if reason := _not_ready(answers):
-                counts.dropped[reason] += 1
-            else:
-                ready.append((row, answers))
-        for (row, answers), ratings in zip(ready, _ask(ready, generator, seed, plan), strict=True):
+    chunks, ahead = _ready(prompts, counts), getattr(generator, "ahead", 1)
+    for chunk in in_turn(lambda ready: zip(ready, _ask(ready, generator, seed, plan), strict=True), chunks, ahead):
+        for (row, answers), ratings in chunk:
             counts.outcomes.update(rating.outcome for own in ratings.values() for rating in own)
             rated = Rated(row, answers, ratings, mean_ratings(ratings, len(answers), paper=plan.paper))
             pair = binarise(rated.means, seed, row.id, ties=plan.ties, paper=plan.paper)
@@ -218,6 +213,15 @@ def statistics(counts: RatingCounts) -> dict[str, Any]:
         "mean_words": {side: fmean(words) if words else 0.0 for side, words in counts.words.items()},
         "aspect_agreement": {aspect: fmean(seen) for aspect, seen in sorted(counts.agreed.items()) if seen},
     }
+
+
+def _ready(prompts: Iterable[Candidates], counts: RatingCounts) -> Iterator[list[Candidates]]:
+    """What can be rated of each chunk of prompts; the others are counted."""
+    for chunk in batched(prompts, CHUNK):
+        counts.read += len(chunk)
+        reasons = [_not_ready(answers) for _, answers in chunk]
+        counts.dropped.update(filter(None, reasons))
+        yield [one for one, reason in zip(chunk, reasons, strict=True) if not reason]
 
 
 def _not_ready(answers: Sequence[CandidateAnswer]) -> str:

@@ -212,8 +212,8 @@ class LoggedModel:
     `at_once` are the calls of the generator that run at the same time, and the requests in one call. A drawn answer has
     a seed that follows from its key: so a run that was killed draws what it would have drawn. `price` is what a million
     prompt and a million completion tokens cost; `meter` says how many of each this generator has used. Where the meter
-    never moves an answer counts with the most it may have cost. `on_answers` is called in the caller's thread with the
-    number of answers that came.
+    never moves an answer counts with the most it may have cost. `on_answers` is called by one thread at a time with the
+    number of answers that came. `ahead`: how many calls of `complete` had better be under way at once.
     """
 
     def __init__(
@@ -231,8 +231,10 @@ class LoggedModel:
         self.log, self.model, self.generator, self.price, self.meter = log, model, generator, price, meter
         self.num_calls, self.call_size = at_once
         self.on_answers: Callable[[int], None] = lambda answers: None
+        self.ahead = 1
         self.keys: dict[str, None] = {}  # all that was asked for, known or not
-        self._slots, self._lock, self._metered = Semaphore(self.num_calls), Lock(), meter()
+        self._slots, self._lock, self._telling = Semaphore(self.num_calls), Lock(), Lock()
+        self._metered = meter()
         self._failing, self._failure = 0, ""
 
     def complete(self, prompts: Prompts, sampling: Sampling, done: Done | None = None) -> Completions:
@@ -242,12 +244,14 @@ class LoggedModel:
         for i, own in enumerate(keys):
             for key in own:
                 owners[key].append(i)
-        self.keys |= dict.fromkeys(owners)
+        with self._lock:
+            self.keys |= dict.fromkeys(owners)
         found: dict[str, Completion] = {}
         results: dict[int, list[Completion]] = {}
         for answers in self._answers({key: prompts[own[0]] for key, own in owners.items()}, sampling):
             found |= answers
-            self.on_answers(len(answers))
+            with self._telling:
+                self.on_answers(len(answers))
             for i in sorted({i for key in answers for i in owners[key]}):
                 if all(key in found for key in keys[i]):
                     results[i] = [found[key] for key in keys[i]]
@@ -265,9 +269,8 @@ class LoggedModel:
         known, mine, theirs = self.log.claim(list(asked))
         try:
             yield known
-            size = max(1, min(self.call_size, -(-len(mine) // self.num_calls)))
             with ThreadPoolExecutor(self.num_calls, thread_name_prefix="requests") as pool:
-                groups = batched(mine, size)
+                groups = batched(mine, self.call_size)
                 futures = [pool.submit(self._ask, {key: asked[key] for key in group}, sampling) for group in groups]
                 try:
                     for future in as_completed(futures):

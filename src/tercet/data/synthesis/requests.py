@@ -25,6 +25,7 @@ from tercet.rows_table import TableWriter
 from tercet.store import Artifact, Context, endpoint
 
 PIECE = 1024  # rows that are asked about, or written to a table, together
+AHEAD, SERVED = 8, 2  # chunks that an engine, or a server, is asked at once: none waits for the last of another
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class LazyModel:
     """A model that is loaded when it is first asked. Implements `tercet.rows.Generator`."""
 
     _model: Any = None
+    _closed = False
 
     def __init__(self, open_model: Callable[[], Any]) -> None:
         self._open, self._lock = open_model, Lock()
@@ -52,21 +54,23 @@ class LazyModel:
     def model(self) -> Any:
         """The model itself."""
         with self._lock:
+            if self._closed:
+                raise RequestLogError("the model was given back; run again")
             if self._model is None:
                 self._model = self._open()
             return self._model
 
     def close(self) -> None:
-        """Give back connections, or memory."""
-        if hasattr(self._model, "close"):
-            self._model.close()
-        self._model = None
+        """Give back connections, replicas or memory, for good: threads that still ask begin nothing."""
+        with self._lock:
+            model, self._model, self._closed = self._model, None, True
+        if hasattr(model, "close"):
+            model.close()
 
     def used(self) -> tuple[int, int]:
         """Tokens read and written so far, as a server counts them."""
-        if self._model is None:
-            return 0, 0
-        return self._model.usage.prompt_tokens, self._model.usage.completion_tokens
+        model = self._model
+        return (0, 0) if model is None else (model.usage.prompt_tokens, model.usage.completion_tokens)
 
     def complete(self, prompts: Prompts, sampling: Sampling, done: Done | None = None) -> Completions:
         """See `tercet.rows.Generator`."""
@@ -96,7 +100,8 @@ def logged_model(
     """A model behind the log: a server gets as many requests at once as it may, a local model gets batches.
 
     The log knows a model by its key (and a local one by its precision), whatever the stage is called. A local model
-    costs nothing; `placement.price` is that of every server. How a local model rounds depends a little on the batch,
+    costs nothing; `placement.price` is that of every server. An engine gets whole calls, as many as callers make; each
+    answer of them is kept as it comes. How a local model rounds depends a little on the batch,
     and a kill changes the next batch: what is in the log stays as it is, and with `placement.gen_rows = 1` what is
     still to come is the same to the last bit, too.
     """
@@ -111,9 +116,12 @@ def logged_model(
         if server:
             price, calls = placement.price or (0.0, 0.0), (placement.requests, 1)
             found = LoggedModel(log, model.key, lazy, price=price, meter=lazy.used, at_once=calls)
+            found.ahead = SERVED
+        elif spec.engine == "local":
+            found = LoggedModel(log, f"{model.key}/{spec.precision}", lazy, at_once=(1, placement.gen_rows))
         else:
-            how = spec.precision if spec.engine == "local" else f"{spec.precision}/{spec.engine}"
-            found = LoggedModel(log, f"{model.key}/{how}", lazy, at_once=(1, placement.gen_rows))
+            found = LoggedModel(log, f"{model.key}/{spec.precision}/{spec.engine}", lazy, at_once=(AHEAD, PIECE))
+            found.ahead = AHEAD
         found.on_answers = on_answers
         yield found
     finally:

@@ -22,6 +22,7 @@ from tercet.models.chat import Chat, ChatGenerator, Done, Ids
 from tercet.models.engines.replica import EngineError, Replica, ReplicaDiedError, WrittenGroup
 from tercet.rows import Completions, Likelihood, Likelihoods, Options, Prompts, Sampling
 
+CALLS = 16  # of threads at once: tasks of an evaluation, chunks of rows; the queue takes the prompts of all of them
 AT_ONCE = 256  # completions that a replica holds where nobody says: vLLM's own number on most machines
 DEATHS = 3  # a prompt that was out on so many replicas that died is not tried on another
 TRANSFER = ("start_weight_update", "update_weights", "finish_weight_update")  # verbs of replicas that share a group
@@ -69,6 +70,8 @@ class _Member:
 
 class EnginePool(ChatGenerator):
     """Writes and scores on several replicas; a `tercet.rows.Generator` and a `Submits`. From any thread."""
+
+    side_by_side = CALLS
 
     def __init__(
         self,
