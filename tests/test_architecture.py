@@ -82,7 +82,7 @@ TORCH_FREE = re.compile(
 # Kernels that are taken when somebody has installed them; nothing asks for them.
 WHEN_PRESENT = {"aiohttp", "flash_attn", "httpx", "liger_kernel", "lm_eval", "openenv", "verifiers"}
 
-MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 27
+MAX_FUNCTION, MAX_FILE, MAX_MODULES = 60, 400, 28
 # Lines of Python per package, `top` for the modules beside them. They fall; one rises only with a sentence in
 # docs/log.md that says what the lines buy.
 BUDGETS = {

@@ -1,4 +1,4 @@
-"""Engines and servers are asked every item at once, with the scores of groups, in any order and however often killed."""
+"""Engines and servers are asked every item at once, with the scores of groups, in any order and after any kill."""
 
 from __future__ import annotations
 

@@ -54,7 +54,8 @@ def outputs(stage: StageRun) -> list[bytes]:
 @pytest.mark.parametrize("num_generations", [0, 3])
 def test_an_engine_that_is_asked_at_once_makes_the_pairs_of_chunks(tmp_path, num_generations):
     given = (Message("assistant", "Eggs. Bye."),) if not num_generations else ()
-    rows = [replace(constrained(), id=f"eggs-{i}", messages=(*constrained().messages, *given)) for i in range(CHUNK + 3)]
+    turns = (*constrained().messages, *given)
+    rows = [replace(constrained(), id=f"eggs-{i}", messages=turns) for i in range(CHUNK + 3)]
     rows = [*sums(CHUNK if num_generations else 0), *rows]
     local, queue = stages(tmp_path, rows, "local", "queue")
 
