@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 from tercet.rows import Sampling
 
-P, R = TypeVar("P"), TypeVar("R")
+P = TypeVar("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
