@@ -102,7 +102,7 @@ BUDGETS = {
     "recipe": 2_378,
     "report": 2_227,
     "sandbox": 2_471,
-    "top": 4_940,
+    "top": 4_941,
     "trace": 844,
     "train": 5_145,
     "watch": 642,
