@@ -38,7 +38,8 @@ from tercet.models.tiny import write_tokenizer
 from tercet.recipe import BaseSpec, DPOSpec, Placement, Recipe, SFTSpec
 from tercet.rows import Sampling
 from tercet.store import Context
-from tercet.train.dpo import preference_loss
+from tercet.train.compared import Compared
+from tercet.train.dpo import answer_sums, preference
 from tercet.train.loop import LossFn, fit, start
 from tercet.train.sft import sft_loss
 from tercet_side import Notes, in_order
@@ -130,7 +131,7 @@ def dpo(scale: Scale, device: torch.device, *, padded: bool = False) -> dict[str
     leaves = [[Leaf(drawn(source, scale, half), [True] * half) for _ in "ab"] for _ in range(STEPS * scale.rows)]
     trees = [Tree(drawn(source, scale, half), pair) for pair in leaves]
     spec = DPOSpec(model="base", pairs="pairs", loss="dpo", max_length=scale.row, batch=scale.rows, **COMMON)
-    loss = partial(preference_loss, spec=spec)
+    loss = Compared(answer_sums, partial(preference, spec=spec))
     placement, ranks = Placement(micro_tokens=scale.micro), Mesh(device=device, padded=padded)
     return train(scale.config(scale.layers), spec, loss, trees, placement, ranks)
 

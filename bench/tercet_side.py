@@ -25,12 +25,13 @@ from tercet.rows import Row, Sampling, messages_from, write_table
 from tercet.store import Artifact, Context
 from tercet.track import Tracker
 from tercet.train.batch import Step, batches, chosen_rows
-from tercet.train.dpo import preference_loss
+from tercet.train.compared import Compared
+from tercet.train.dpo import answer_sums, preference
 from tercet.train.export import open_policy
 from tercet.train.loop import fit, start
 from tercet.train.packing import Budget
 from tercet.train.reference import answer_logps
-from tercet.train.reward_model import open_scorer, reward_loss
+from tercet.train.reward_model import compared, open_scorer, scores_of
 from tercet.train.rl.grpo import run as run_grpo
 from tercet.train.sft import sft_loss
 
@@ -101,7 +102,7 @@ def dpo(file: Path) -> None:
             return {"reference_L": reference[items].reshape(-1)}
 
         steps = in_order(trees, spec, ctx, ranks, values)
-        fit(state, steps, partial(preference_loss, spec=spec), spec, ctx, total=job["steps"])
+        fit(state, steps, Compared(answer_sums, partial(preference, spec=spec)), spec, ctx, total=job["steps"])
     write(job, notes, reference_seconds=seconds)
 
 
@@ -113,7 +114,7 @@ def reward(file: Path) -> None:
     source = Path(job["model"])
     with mesh() as ranks:
         state = start(open_scorer(source, load_tokenizer(source).pad_token_id, ctx.seed), spec, ranks, ctx)
-        fit(state, in_order(trees, spec, ctx, ranks), reward_loss, spec, ctx, total=job["steps"])
+        fit(state, in_order(trees, spec, ctx, ranks), Compared(scores_of, compared), spec, ctx, total=job["steps"])
     write(job, notes)
 
 

@@ -137,8 +137,11 @@ def test_the_reward_model(sharp_folder, seed):
     check(open_scorer(sharp_folder, 256, seed=0), related(seed, depth=5), reward_loss, ("margin_B",), 1e-4)
 
 
-@pytest.mark.parametrize("place", [Mesh(), Mesh(walks=False), Mesh(padded=True)], ids=["walked", "no walks", "padded"])
-@pytest.mark.parametrize("name", ["dpo", "dpo_norm", "orpo"])
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("dpo", Mesh()), ("orpo", Mesh()), ("dpo_norm", Mesh(walks=False)), ("dpo_norm", Mesh(padded=True))],
+    ids=["dpo", "orpo", "no walks", "padded"],
+)
 def test_pairs_by_branches(exact, name, place):
     anchor = {"sft_weight": 0.1} if name != "orpo" else {}
     spec = DPOSpec.model_validate({**COMMON, "pairs": "preference-data", "loss": name, **anchor})
