@@ -226,7 +226,9 @@ class OnPolicyPairsSpec(ComputeSpec):
     max_pairs: int = Field(1, ge=1, description="Pairs kept per prompt.")
     temperature: float = Field(1.0, gt=0, description="Sampling temperature (paper pipeline: 1.0).")
     max_new_tokens: int = Field(160, ge=1, description="Longest completion, in tokens.")
-    engine: Literal["local", "vllm"] = Field("local", description="What runs the model: ours, or vLLM (an extra).")
+    engine: Literal["local", "vllm", "sglang"] = Field(
+        "local", description="What runs the model: ours, or vLLM or SGLang (docs/engines.md)."
+    )
 
     def forecast(self, rows: Mapping[str, int]) -> dict[str, int]:
         """The most pairs that the prompts may give, and what is drawn for them."""
