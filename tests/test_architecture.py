@@ -99,7 +99,7 @@ BUDGETS = {
     "models": 15_159,
     "play": 947,
     "preflight": 1_514,
-    "recipe": 2_378,
+    "recipe": 2_380,
     "report": 2_227,
     "sandbox": 2_471,
     "top": 4_941,
