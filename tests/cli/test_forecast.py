@@ -70,3 +70,14 @@ def test_a_round_with_engines_is_shown_by_phase_within_eighty_columns(plan):
     phases = found["rlvr"]["phases"]
     assert phases.pop("round") == pytest.approx(sum(phases.values()))
     assert found["sft"]["phases"] == {}
+
+
+@pytest.mark.parametrize(("recipe", "where", "cards"), [("tulu3-70b", "h100x64", 4), ("tulu3-405b", "h100x256", 16)])
+def test_whole_large_recipes_are_planned_with_evaluations_on_engines_of_several_cards(plan, recipe, where, cards):
+    code, out, _ = plan(recipe, "--machine", where, "--json")
+    assert code == 0
+    stages = {one["name"]: one for one in json.loads(out)["stages"]}
+    evaluations = [one for one in stages.values() if one["kind"] == "eval"]
+    assert len(evaluations) == 10
+    assert {one["ranks"] for one in evaluations} == {cards}
+    assert not any(one["refused"] for one in stages.values())

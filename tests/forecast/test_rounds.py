@@ -169,8 +169,10 @@ def test_what_engines_cannot_hold_is_refused_with_what_does():
 
 
 def test_engines_leave_cards_to_train():
-    few = replace(ENGINES, replicas=8)
-    assert "take 8 cards of 8" in forecast(work(engines=few, ranks=1), machine("h100x8"), ASSUMED).refused
+    all_of_them = work(APART, engines=replace(ENGINES, replicas=8), ranks=1)
+    found = forecast(all_of_them, machine("h100x8"), ASSUMED)
+    assert "take 8 cards of 8" in found.refused
+    assert found.instead == "placement.engine.replicas = 4"
 
 
 def test_an_evaluation_of_a_70b_model_fits_an_engine_of_several_cards():

@@ -120,25 +120,31 @@ def nearest(work: Work, machine: Machine) -> str:
                 continue  # `device.optim` refuses both
             if not refusal(replace(work, setting=setting), machine):
                 return ", ".join(text for text, _ in chosen)
-    if larger := _larger_engines(work, machine):
-        return larger
+    if other := _other_engines(work, machine):
+        return other
     if not isinstance(work.spec, TrainSpec):
         return "serve the model on several cards and name its URL, http://HOST/v1#NAME"
     return ""
 
 
-def _larger_engines(work: Work, machine: Machine) -> str:
-    """Engines with fewer replicas of more cards, or, for a stage that only writes, with an engine at all."""
-    said = [] if work.engines else [f'stage.{work.name}.engine = "vllm"']
-    if not machine.card or (isinstance(work.spec, TrainSpec) and not work.engines) or not hasattr(work.spec, "engine"):
+def _other_engines(work: Work, machine: Machine) -> str:
+    """Engines of more cards, or fewer of them; for a stage that only writes, an engine at all."""
+    trains = isinstance(work.spec, TrainSpec)
+    if not machine.card or (trains and not work.engines) or not hasattr(work.spec, "engine"):
         return ""
+    said = [] if work.engines else [f'stage.{work.name}.engine = "vllm"']
     now = work.engines or Engines(1, 1, APART * machine.memory, int(ASSUMED["sequences"]), apart=True)
-    cards = 1
-    while (cards := cards * 2) <= min(machine.cards, machine.node):
-        replicas = max(1, now.replicas * now.tensor // cards)
-        if not refusal(replace(work, engines=replace(now, replicas=replicas, tensor=cards)), machine):
-            said += [f"placement.engine.replicas = {replicas}"] if replicas != now.replicas else []
-            return ", ".join([*said, f"placement.engine.tensor_parallel_size = {cards}"])
+    powers = [2**n for n in range(1, 11)]
+    found = [replace(now, replicas=max(1, now.replicas // n), tensor=now.tensor * n) for n in powers]
+    found = [one for one in found if one.tensor <= machine.node]
+    found += [replace(now, replicas=now.replicas // n) for n in powers if now.replicas // n]
+    for one in found:
+        ranks = max(1, machine.cards - one.cards)
+        setting = replace(work.setting, ranks=ranks, node=min(ranks, machine.node)) if trains else work.setting
+        if not refusal(replace(work, engines=one, setting=setting), machine):
+            said += [f"placement.engine.replicas = {one.replicas}"] if one.replicas != now.replicas else []
+            said += [f"placement.engine.tensor_parallel_size = {one.tensor}"] if one.tensor != now.tensor else []
+            return ", ".join(said)
     return ""
 
 
