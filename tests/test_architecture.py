@@ -92,7 +92,7 @@ BUDGETS = {
     "device": 2_426,
     "environments": 861,
     "evals": 3_934,
-    "forecast": 1_038,
+    "forecast": 1_044,
     "hub": 400,
     "kernels": 111,
     "launch": 1_417,
