@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tercet.device.shard import Trainable
 from tercet.models.chat import Chat
+from tercet.models.engines.batched import BatchedEngine
 from tercet.models.generate import LocalGenerator
 from tercet.models.opening import open_policy
 from tercet.models.policy import Policy
@@ -57,10 +58,16 @@ class PolicyGenerator:
         own = policy if self.copy is None else self.copy
         self.generator = LocalGenerator(own, chat, rows=placement.gen_rows, tokens=placement.gen_tokens)
 
-    def submits(self) -> bool:
-        """Whether one engine takes the prompts of all ranks, one by one. Every rank must ask."""
-        mesh = self.trainable.mesh
-        return (mesh.size == 1 or self.shared) and bool(mesh.gather(hasattr(self.engine, "submit"))[0])
+    @property
+    def for_all(self) -> bool:
+        """Whether one engine writes for all ranks."""
+        return self.trainable.mesh.size == 1 or self.shared
+
+    def submitting(self) -> Any:
+        """The engine as what takes prompts one by one; None on ranks that have none."""
+        if self.engine is None or hasattr(self.engine, "submit"):
+            return self.engine
+        return BatchedEngine(self.engine, lambda: self.version)
 
     @torch.no_grad()
     def offer(self, version: int) -> None:

@@ -93,8 +93,8 @@ class RLTrainer:
     def _rollouts(self, reward_fn: RewardFunction) -> RolloutPrefetcher | RolloutStream:
         """What hands out rounds: a stream where weights are given in flight, else rounds one after another."""
         spec, prompts, generator, seed = self.spec, self.prompts, self.generator, self.ctx.seed
-        if spec.in_flight and self.pool is None and generator.submits():
-            return RolloutStream(prompts, generator.engine, reward_fn, self.log, spec, seed)
+        if spec.in_flight and self.pool is None and generator.for_all:
+            return RolloutStream(prompts, generator.submitting(), reward_fn, self.log, spec, seed)
         channel = self.mesh.twin() if spec.lag else self.mesh  # collectives of two threads must not mix
         worker = RolloutWorker(prompts, generator, reward_fn, self.log, seed, channel)
         if self.pool is not None:
