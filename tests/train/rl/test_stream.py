@@ -438,22 +438,26 @@ class OwnEngine(FakeEngine):
     """Writes with Tercet's own generator and the weights that it was given last."""
 
     def __init__(self, folder: Path) -> None:
-        self.local = LocalGenerator.open(folder, "float32")
+        self.local, self.writing = LocalGenerator.open(folder, "float32"), threading.Lock()
         super().__init__(random.Random(0), held=1, slow=0.3)
 
     def submit(self, prompt: Sequence[int], sampling: Sampling, stream: int) -> Future[WrittenGroup]:
         done: Future[WrittenGroup] = Future()
 
         def answer(held: Future[WrittenGroup]) -> None:
-            [group] = self.local.write([prompt], sampling, streams=[stream])
-            done.set_result(held.result()._replace(completions=group))
+            try:
+                with self.writing:  # in whatever thread the answer came
+                    [group] = self.local.write([prompt], sampling, streams=[stream])
+                done.set_result(held.result()._replace(completions=group))
+            except Exception as error:
+                done.set_exception(error)
 
         super().submit(prompt, sampling, stream).add_done_callback(answer)
         return done
 
     def update(self, version: int, weights: Any) -> None:
         targets = dict(self.local.policy.model.named_parameters())
-        with torch.no_grad():
+        with torch.no_grad(), self.writing:
             for name, value in weights:
                 targets[name.removeprefix("model.")].copy_(value)
         self.take_weights(version)
