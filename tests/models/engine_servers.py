@@ -56,7 +56,7 @@ class VllmLike(EngineServer):
         if path == "/v1/models":
             return 200, {"data": [{"id": "m", "root": "/models/m", "max_model_len": 64}]}
         if path == "/server_info?config_format=json":
-            return 200, {"vllm_config": {"model_config": self.settings, "device_config": {"device_type": self.device}}}
+            return 200, {"vllm_config": {"model_config": self.settings, "device_config": {"device": self.device}}}
         if path == "/inference/v1/generate":
             return (200, self.generated(body)) if "token_ids" in body else (422, {"error": {"message": "token_ids"}})
         if path == "/weight_info":

@@ -92,7 +92,7 @@ class VllmServer(ServedEngine):
             return
         self.version = version(self._get("/weight_info")["weight_version"])
         config = self._read("/server_info", found)["vllm_config"]
-        model, self.on_cpu = config["model_config"], config["device_config"]["device_type"] == "cpu"
+        model, self.on_cpu = config["model_config"], str(config["device_config"]["device"]) == "cpu"
         for option, wanted in (("logprobs-mode", LOGPROBS), ("dtype", dtype)):
             has = str(model[option.replace("-", "_")]).removeprefix("torch.")
             if has != wanted:
