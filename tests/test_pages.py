@@ -3,28 +3,40 @@
 A fenced block `sh` holds commands; a block of toml, python or json whose first line is a comment with a file's name, or
 that has it as its `title`, is written to that file; a block without a language below commands is what they print, with
 `…` for what was left out. What cannot run here is in tests/not_run.toml with its reason (in docs/how it also stands
-below `<!-- not run: why -->`): it is parsed, and its recipe is planned. Words in capitals stand for what STANDS says.
+below `<!-- not run: why -->`): it is parsed, and its recipe is planned; what takes minutes is run with
+`TERCET_ATTACK=full`. Words in capitals stand for what STANDS says, the Hub is one of the tests, and what serves until
+Ctrl-C is ended by it as soon as it answers.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
+import sys
+import threading
 import tomllib
+import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
+from fake_hub import TOKEN, running
 from tercet import pipeline
 from tercet.cli import main
 from tercet.cli.parser import parser
 from tercet.recipe import load
 from tercet.store import Store
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own upload
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(
@@ -51,10 +63,13 @@ OTHERS = [
     for page in sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
     if page.name not in ("log.md", "CHANGELOG.md")
 ]
+FULL = os.environ.get("TERCET_ATTACK") == "full"
+MINUTES = "minutes, run with TERCET_ATTACK=full"
 NOT_RUN = {
     command: why
     for why, commands in tomllib.loads((ROOT / "tests" / "not_run.toml").read_text(encoding="utf-8")).items()
     for command in commands
+    if not (FULL and why == MINUTES)
 }
 STANDS = {
     "MODEL": "tiny:",
@@ -64,12 +79,18 @@ STANDS = {
     "B": "eval-rlvr",
     "DIR": "new-folder",
     "TASK=VERIFIER": "sums@1=gsm8k@2",
+    "TASK,…": "gsm8k@2",
+    "rows.jsonl": "chats.jsonl",
+    "eval-rlvr-2c5ee39e61f8": "eval-rlvr",
+    "eval-541b52eb251b": "eval-base",
     "mine": "another",  # mine.toml is the recipe of the how-tos
     "recipe.toml": "mine.toml",
     "tulu3-70b.toml": "tulu3-70b",
     "/shared/tulu3-70b.toml": "tulu3-70b",
     "/shared/recipes/tulu3-70b.toml": "tulu3-70b",
 }
+DATA = {"sft": "chats.jsonl", "dpo": "pairs.jsonl", "reward": "pairs.jsonl", "grpo": "sums.jsonl"}  # of a verb
+SERVES = {"play", "watch"}
 EXITS = {"tercet eval tiny: --tasks mmlu_pro@1": 2}  # where the page's text says so, and no comment
 
 
@@ -123,7 +144,7 @@ def words(command: str) -> tuple[dict[str, str], list[str]]:
 
 def expected(command: str) -> int:
     """The exit code that a command's comment speaks of, else 0."""
-    said = re.search(r"# exit code (\d)", command)
+    said = re.search(r"# exit code (\d)(?! when)", command)
     return int(said[1]) if said else EXITS.get(bare(command), 0)
 
 
@@ -152,13 +173,20 @@ def reader(
     """An empty folder in which somebody types."""
     monkeypatch.chdir(tmp_path)
     known = tomllib.loads((ROOT / "tests" / "mirror.toml").read_text(encoding="utf-8"))["mirror"]
-    files = {name: ROOT / "tests" / file for name, file in known.items() if "gsm8k" in name}  # all that is asked for
+    asked = (name for name in known if FULL or "gsm8k" in name)  # all that is asked for
+    files = {name: ROOT / "tests" / known[name] for name in asked}
     mirror = tmp_path.with_name("mirror.toml")
     mirror.write_text(
         "[mirror]\n" + "".join(f'"{name}" = "{file}"\n' for name, file in files.items()), encoding="utf-8"
     )
     monkeypatch.setenv("TERCET_MIRROR", str(mirror))
-    yield monkeypatch
+    with running() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        yield monkeypatch
     subprocess.run(["chmod", "-R", "u+w", str(tmp_path)], check=True)
 
 
@@ -193,9 +221,10 @@ def follow(page: str, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 
 def try_out(page: str, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Type the commands of another page in the folder of the how-tos, and remove what they leave beside the store."""
+    ran = {bare(line) for how in HOW for block in blocks(f"docs/how/{how}.md") for line in block.commands}
     for block in blocks(page):
         for command in block.commands:
-            if bare(command) in NOT_RUN:
+            if bare(command) in NOT_RUN or bare(command) in ran:
                 parse(command)
                 continue
             before = [entry.name for entry in Path().iterdir()]
@@ -229,17 +258,41 @@ def parse(command: str) -> None:
 
 def typed(command: str, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """Exit code and output of a command of ours."""
-    variables, (name, *rest) = words(command)
+    piped = re.sub(r"^cat \S+ \| ", "", command)
+    variables, (name, *rest) = words(piped)
     assert name == "tercet", f"{command}: this test runs tercet alone; name the command in tests/not_run.toml"
-    rest = [STANDS.get(word, word) for word in rest]
-    with patch.context() as given:
+    rest = [DATA[rest[0]] if word == "DATA" else STANDS.get(word, word) for word in rest]
+    with patch.context() as given, ended(rest[0] in SERVES and "--once" not in rest):
         for variable, value in variables.items():
             given.setenv(variable, value)
         given.setattr("sys.argv", ["tercet", *rest])
-        given.setattr("sys.stdin", io.StringIO(""))
+        given.setattr("sys.stdin", io.StringIO("" if piped == command else "What is 2 + 2? It is 4."))
         code = main.main(rest)
     said = capsys.readouterr()
     return code, said.out + said.err
+
+
+@contextmanager
+def ended(is_server: bool) -> Iterator[None]:
+    """Ctrl-C for what serves, once the address that it says answers."""
+    done = threading.Event()
+
+    def press() -> None:
+        while not done.wait(0.05):
+            said = sys.stdout.getvalue() if isinstance(sys.stdout, io.TextIOWrapper) else ""
+            if found := re.search(r"at http://127\.0\.0\.1:(\d+).*Ctrl-C", said):
+                with suppress(OSError):
+                    urllib.request.urlopen(f"http://127.0.0.1:{found[1]}/", timeout=20).close()
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    thread = threading.Thread(target=press, daemon=True)
+    if is_server:
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def write(block: Block) -> None:
