@@ -78,8 +78,14 @@ def arguments() -> argparse.Namespace:
 
 def learn(job: dict[str, Any]) -> None:
     """One side: write, take a step, update, compare; and once more with greedy answers at the end."""
+    from tercet.device.mesh import Mesh
+    from tercet.device.shard import Trainable
+    from tercet.models.engines.policy_source import PolicySource
     from tercet.models.generate import LocalGenerator
+    from tercet.models.hf_folder import load_config
     from tercet.models.vllm.generator import VllmGenerator
+    from tercet.models.vllm.sender import Sender
+    from tercet.models.vllm.weights import checksum
     from tercet.rows import Message, Sampling
 
     folder, dtype = Path(job["model"]), job["engine"]["dtype"]
@@ -87,21 +93,24 @@ def learn(job: dict[str, Any]) -> None:
     trainer, ours = LocalGenerator.open(folder, "float32"), LocalGenerator.open(folder, dtype)
     trainer.policy.requires_grad_(True)
     optimizer = torch.optim.AdamW(trainer.policy.model.parameters(), lr=3e-5, weight_decay=0.0)
+    trainable = Trainable(trainer.policy, torch.float32, Mesh())
+    source = PolicySource(trainable, "", load_config(folder), getattr(torch, dtype))
+    sender = Sender(engine, source, Mesh(), "process")
     ids = ours.encode([(Message("user", text),) for text in QUESTIONS])
     written = engine.write(ids, Sampling(48, 1.0, n=4, seed=0))
-    gaps, checksums, equal, seconds = [gap(ids, written, ours)], {engine.checksum()}, 0, []
+    gaps, checksums, equal, seconds = [gap(ids, written, ours)], {engine.control("checksum")}, 0, []
     for number in range(job["updates"]):
         step(trainer, optimizer, ids, written)
-        parameters = list(trainer.policy.model.named_parameters())
         began = time.perf_counter()
-        checksums.add(reported := engine.update(parameters))
+        sender.send(number + 1)
         seconds.append(time.perf_counter() - began)
-        equal += reported == engine.checksum(parameters)
+        checksums.add(found := engine.control("checksum"))
+        equal += found == checksum(source)
         ours.policy.model.load_state_dict(trainer.policy.model.state_dict())
         written = engine.write(ids, Sampling(48, 1.0, n=4, seed=number + 1))
         gaps.append(gap(ids, written, ours))
     greedy = [one.write(ids, Sampling(48)) for one in (engine, ours)]
-    found = {
+    results = {
         "updates": job["updates"],
         "equal_checksums": equal,
         "different_checksums": len(checksums),
@@ -113,7 +122,7 @@ def learn(job: dict[str, Any]) -> None:
         "greedy_answers": len(ids),
         "mean_length": statistics.mean(one.num_tokens for group in written for one in group),
     }
-    Path(job["out"]).write_text(json.dumps(found))
+    Path(job["out"]).write_text(json.dumps(results))
 
 
 def gap(ids: list[list[int]], written: Any, ours: Any) -> tuple[float, float]:

@@ -54,4 +54,8 @@ def test_sglang_runs_as_servers_alone(tiny_folder):
 
 def test_the_placements_own_numbers_reach_the_engine_and_options_stand_above_them():
     engine = EnginePlacement(max_model_len=128, max_num_seqs=8, options={"max_num_seqs": 4, "enforce_eager": True})
-    assert settings_of(engine) == {"max_model_len": 128, "max_num_seqs": 4, "enforce_eager": True}
+    own = {"gpu_memory_utilization": 0.9, "weight_transfer_config": {"backend": "process"}}
+    assert settings_of(engine) == {**own, "max_model_len": 128, "max_num_seqs": 4, "enforce_eager": True}
+    assert settings_of(engine, beside=True)["gpu_memory_utilization"] == 0.4
+    apart = EnginePlacement(placement="apart", gpu_memory_utilization=0.7)
+    assert settings_of(apart) == {"gpu_memory_utilization": 0.7, "weight_transfer_config": {"backend": "gloo"}}

@@ -13,9 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tercet.device.mesh import Mesh
+from tercet.device.shard import Trainable
+from tercet.models.engines.policy_source import PolicySource
 from tercet.models.generate import LocalGenerator
-from tercet.models.hf_folder import load_model
-from tercet.models.vllm.weights import EngineError, checksum, replace, weights_of
+from tercet.models.hf_folder import load_config, load_model
+from tercet.models.vllm.sender import Sender
+from tercet.models.vllm.weights import EngineError, check_names, checksum, weights_of
 from tercet.rows import Message, Sampling
 
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
@@ -75,13 +79,18 @@ class Fused(nn.Module):
             module.weight[start : start + len(one)].copy_(one)
 
 
+def load(model: Any, given: dict[str, Tensor]) -> None:
+    with torch.inference_mode():
+        model.load_weights(given.items())
+
+
 def test_what_went_into_the_fused_matrices_comes_out_under_its_own_names(tiny_folder):
     sent = weights(tiny_folder)
     fused = Fused(sent, tied=True)
     assert "model.layers.0.self_attn.qkv_proj.weight" in dict(fused.named_parameters())
     assert fused.get_submodule("model.embed_tokens").weight.shape[0] == 320
     assert checksum(weights_of(fused).items()) != checksum(sent.items())
-    replace(fused, sent.items())
+    load(fused, sent)
     assert {name: one.shape for name, one in weights_of(fused).items()} == {n: one.shape for n, one in sent.items()}
     assert checksum(weights_of(fused).items()) == checksum(sent.items())
 
@@ -91,7 +100,7 @@ def test_ten_updates_have_ten_checksums_each_equal_to_the_trainers(tiny_folder):
     found = []
     for seed in range(10):
         sent = weights(tiny_folder, seed)
-        replace(fused, sent.items())
+        load(fused, sent)
         found.append(checksum(weights_of(fused).items()))
         assert found[-1] == checksum(sent.items(), "bfloat16") != checksum(sent.items())
     assert len(set(found)) == 10
@@ -110,33 +119,26 @@ def test_a_tied_output_matrix_may_be_named_or_left_out(tiny_folder):
     sent = weights(tiny_folder)
     named = {**sent, "lm_head.weight": sent["model.embed_tokens.weight"].clone()}
     assert checksum(named.items()) == checksum(sent.items())
-    fused = Fused(named, tied=True)
-    replace(fused, named.items())
-    assert checksum(weights_of(fused).items()) == checksum(sent.items())
-    with pytest.raises(EngineError, match=r"lm_head.weight differs from model.embed_tokens.weight.*tie_word_embedd"):
-        replace(fused, {**named, "lm_head.weight": named["lm_head.weight"] + 1}.items())
     apart = {**named, "lm_head.weight": named["lm_head.weight"] * 2}
     untied = Fused(apart, tied=False)
-    replace(untied, apart.items())
+    load(untied, apart)
     assert checksum(weights_of(untied).items()) == checksum(apart.items()) != checksum(sent.items())
 
 
-def test_weights_that_do_not_fit_are_named_and_none_goes_in(tiny_folder):
-    sent = weights(tiny_folder)
-    fused = Fused(sent, tied=True)
-    replace(fused, sent.items())
-    before = checksum(weights_of(fused).items())
-    wrong = {**weights(tiny_folder, 3), "model.extra.weight": torch.ones(2), "model.norm.weight": torch.ones(3)}
+def test_weights_that_do_not_fit_are_named(tiny_folder):
+    have = weights_of(Fused(weights(tiny_folder), tied=True))
+    shapes = {name: list(one.shape) for name, one in have.items()}
+    check_names(shapes, have)
+    wrong = {**shapes, "model.extra.weight": [2], "model.norm.weight": [3]}
     del wrong["model.layers.1.mlp.up_proj.weight"]
     with pytest.raises(EngineError) as raised:
-        replace(fused, wrong.items())
+        check_names(wrong, have)
     for words in (
         "1 missing: model.layers.1.mlp.up_proj.weight",
         "1 unexpected: model.extra.weight",
         "1 of another shape: model.norm.weight [3] instead of [64]",
     ):
         assert words in str(raised.value)
-    assert checksum(weights_of(fused).items()) == before
 
 
 def test_weights_that_were_packed_away_are_refused(tiny_folder):
@@ -154,40 +156,41 @@ def test_vllm_writes_with_the_weights_it_was_given(smollm):
 
     fast = VllmGenerator.open(smollm, "float32", max_model_len=512, enforce_eager=True)
     local = LocalGenerator.open(smollm, "float32")
-    parameters = local.policy.model.named_parameters
+    source = PolicySource(Trainable(local.policy, torch.float32, Mesh()), "", load_config(smollm), torch.float32)
+    sender = Sender(fast, source, Mesh(), "process")
     ids = local.encode(ASKED)
     texts = [fast.write(ids, Sampling(16))]
-    assert fast.checksum() == checksum(parameters())
+    assert fast.control("checksum") == checksum(source)
 
-    def learn(size: float) -> None:
+    def learn() -> None:
         with torch.no_grad():
             for one in local.policy.model.parameters():
-                one *= 1 + size * torch.randn(one.shape)
+                one *= 1 + 0.01 * torch.randn(one.shape)
 
-    for _ in range(10):
-        learn(0.01)
-        assert fast.update(parameters()) == checksum(parameters())
+    for number in range(1, 11):
+        learn()
+        sender.send(number)
+        assert fast.control("checksum") == checksum(source)
+        again = fast.write(ids, Sampling(24, 1.0, n=4, seed=number))
+        assert logp_gap(ids, again, local.logps).largest < 0.01
     texts.append(fast.write(ids, Sampling(16)))
-    assert fast.version == 10
-    learn(0.01)
+    assert (fast.version, fast.engine.get_weight_version()) == (10, "10")
+    learn()
     written: list[Any] = []
     writer = threading.Thread(target=lambda: written.append(fast.write(ids, Sampling(150, 1.0, n=4, seed=1))))
     writer.start()
     while not fast.engine.has_unfinished_requests():
         time.sleep(0.01)
-    assert fast.update(parameters(), in_flight=True) == checksum(parameters())
+    sender.send(11)
     assert writer.is_alive()  # it did not wait for the end
     writer.join()
+    sender.verify()
     assert [len(group) for group in written[0]] == [4, 4, 4]
     texts.append(fast.write(ids, Sampling(16)))
     assert [one[0].token_ids for one in texts[-1]] == [one[0].token_ids for one in local.write(ids, Sampling(16))]
     assert len({str(one) for one in texts}) == len(texts)
-    chance = Sampling(24, 1.0, n=4, seed=3)
-    again = fast.write(ids, chance)
-    assert logp_gap(ids, again, local.logps).mean < 0.01
-    alone = fast.write(ids[1:], chance, streams=[1, 2])
+    again = fast.write(ids, Sampling(24, 1.0, n=4, seed=3))
+    alone = fast.write(ids[1:], Sampling(24, 1.0, n=4, seed=3), streams=[1, 2])
     assert [[one.token_ids for one in group] for group in alone] == [
         [one.token_ids for one in group] for group in again[1:]
     ]
-    with pytest.raises(EngineError, match="271 missing"):
-        fast.update([("model.norm.weight", torch.ones(576))])

@@ -13,9 +13,10 @@ from tercet.models.chat import Chat, ChatGenerator, open_chat
 from tercet.models.engines.pool import EnginePool
 from tercet.models.engines.replica import EngineError, Replica
 from tercet.models.engines.served import ServedEngine
+from tercet.models.vllm.sender import backend_of
 from tercet.recipe.placement import EnginePlacement
 
-APART = 0.9  # share of a card for an engine that has it for itself
+ALONE, BESIDE = 0.9, 0.4  # shares of a card for an engine that has it for itself, or beside a trainer
 PATIENCE = 900.0  # seconds for a server that died to be started again by whoever runs it
 Start = Callable[[str], Replica]
 
@@ -33,7 +34,7 @@ def opened(
             raise EngineError(f'engine = "{kind}" runs as servers: name them in engine.urls, with placement = "apart"')
         from tercet.models.vllm.generator import VllmGenerator
 
-        return VllmGenerator.open(folder, dtype, **settings_of(engine))
+        return VllmGenerator.open(folder, dtype, **settings_of(engine, taken is not None))
     chat = open_chat(folder)
     names: Sequence[str] = engine.urls or [f"replica {number}" for number in range(engine.replicas)]
     start, again = _starts(folder, dtype, engine, kind, chat, taken)
@@ -44,10 +45,13 @@ def opened(
     return pool
 
 
-def settings_of(engine: EnginePlacement) -> dict[str, Any]:
-    """What a placement says of vLLM's own settings."""
+def settings_of(engine: EnginePlacement, beside: bool = False) -> dict[str, Any]:
+    """What a placement says of vLLM's own settings; `beside` a trainer on the same card."""
     named = ("gpu_memory_utilization", "max_model_len", "max_num_seqs")
-    return {name: value for name in named if (value := getattr(engine, name)) is not None} | dict(engine.options)
+    given = {name: value for name in named if (value := getattr(engine, name)) is not None}
+    own: dict[str, Any] = {"gpu_memory_utilization": BESIDE if beside else ALONE}
+    own["weight_transfer_config"] = {"backend": backend_of(engine)}
+    return own | given | dict(engine.options)
 
 
 def _starts(
@@ -63,7 +67,7 @@ def _starts(
 
     ranks = engine.tensor_parallel_size
     ray_replicas.reach(dtype, engine.ray_address, taken or 0, engine.replicas * ranks)
-    options = {"gpu_memory_utilization": APART, **settings_of(engine)}
+    options = settings_of(engine)
     placed = ray_replicas.Replicas(folder, dtype, ranks, options, chat)
     return placed.start, placed.start
 

