@@ -32,6 +32,11 @@ def opened(
     if engine.placement == "colocated":
         if kind != "vllm":
             raise EngineError(f'engine = "{kind}" runs as servers: name them in engine.urls, with placement = "apart"')
+        if engine.tensor_parallel_size > 1:
+            raise EngineError(
+                f"engine.tensor_parallel_size = {engine.tensor_parallel_size}: an engine in a stage's own process has one "
+                'card; for more set engine.placement = "apart"'
+            )
         from tercet.models.vllm.generator import VllmGenerator
 
         return VllmGenerator.open(folder, dtype, **settings_of(engine, taken is not None))
