@@ -34,8 +34,8 @@ def opened(
             raise EngineError(f'engine = "{kind}" runs as servers: name them in engine.urls, with placement = "apart"')
         if engine.tensor_parallel_size > 1:
             raise EngineError(
-                f"engine.tensor_parallel_size = {engine.tensor_parallel_size}: an engine in a stage's own process has one "
-                'card; for more set engine.placement = "apart"'
+                f"engine.tensor_parallel_size = {engine.tensor_parallel_size}: an engine in the stage's process has "
+                'one card; for more set engine.placement = "apart"'
             )
         from tercet.models.vllm.generator import VllmGenerator
 
