@@ -96,7 +96,7 @@ BUDGETS = {
     "hub": 400,
     "kernels": 111,
     "launch": 1_417,
-    "models": 15_218,
+    "models": 15_166,
     "play": 947,
     "preflight": 1_514,
     "recipe": 2_380,
@@ -104,7 +104,7 @@ BUDGETS = {
     "sandbox": 2_471,
     "top": 4_941,
     "trace": 844,
-    "train": 5_152,
+    "train": 5_184,
     "watch": 642,
     "verify": 5_203,
 }
