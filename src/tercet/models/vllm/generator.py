@@ -74,6 +74,8 @@ class VllmGenerator(ChatGenerator):
         if on_cpu:
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_CACHE_GIB)
         own = {"weight_transfer_config": {"backend": "process"}, "enable_sleep_mode": not on_cpu}
+        if on_cpu:  # where a prompt that is read in parts, and has a seed, ends the engine
+            own["enable_chunked_prefill"] = False
         engine = vllm.LLM(model=str(folder), dtype=dtype, **(SETTINGS | own | options)).llm_engine
         return cls(engine, open_chat(folder), dtype, on_cpu=on_cpu)
 
