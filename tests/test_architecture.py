@@ -96,7 +96,7 @@ BUDGETS = {
     "hub": 400,
     "kernels": 111,
     "launch": 1_417,
-    "models": 15_166,
+    "models": 15_168,
     "play": 947,
     "preflight": 1_514,
     "recipe": 2_380,
