@@ -464,6 +464,14 @@ def test_settings_of_rollouts_that_do_not_fit_are_refused(write, override, says)
     assert says in complaint(write(RL), override)
 
 
+def test_an_engine_beside_a_trainer_has_one_card(write):
+    several = ["placement.engine.tensor_parallel_size=2"]
+    load(write(RL), several)  # nothing has an engine
+    with pytest.raises(RecipeError, match=r"stage 'rlvr': an engine beside a trainer has one card.*apart"):
+        load(write(RL), [*several, "stage.rlvr.engine=vllm"]).order()
+    load(write(RL), [*several, "stage.rlvr.engine=vllm", "placement.engine.placement=apart"]).order()
+
+
 def test_the_engine_of_the_placement_is_that_of_stages_that_name_none(write):
     recipe = load(write(RL), ["placement.engine.kind=vllm"])
     assert recipe.stage["rlvr"].engine == "vllm"

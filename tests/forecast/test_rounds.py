@@ -140,7 +140,6 @@ def test_hours_and_cost_are_those_of_all_rounds_and_of_all_cards():
     [
         ((APART, "placement.engine.replicas=3", "placement.engine.tensor_parallel_size=4"), (3, 4, 12, 0.9)),
         ((APART, 'placement.engine.urls=["http://a:1", "http://b:1"]'), (2, 1, 0, 0.9)),
-        (("placement.engine.tensor_parallel_size=2",), (32, 2, 0, 0.4)),
         (("placement.engine.gpu_memory_utilization=0.3",), (64, 1, 0, 0.3)),
     ],
 )
@@ -158,6 +157,14 @@ def test_an_engine_beside_a_trainer_is_counted_when_it_writes():
     assert found["engine"] == 0.4 * NODES.memory
     assert "engine" not in forecast(plain, NODES, ASSUMED).bytes
     assert found["peak"] >= found["engine"] + found["master weights"] + found["moments"]
+
+
+def test_an_engine_that_its_trainers_card_cannot_hold_is_offered_cards_of_its_own():
+    beside = work("placement.recompute=true", shape=LARGE, engines=replace(ENGINES, apart=False, replicas=64), ranks=64)
+    crowded = replace(beside, setting=replace(beside.setting, engine=0.95 * NODES.memory))
+    assert refusal(crowded, NODES)
+    offered = forecast(crowded, NODES, ASSUMED).instead
+    assert offered.startswith('placement.engine.placement = "apart", placement.engine.tensor_parallel_size = ')
 
 
 def test_what_engines_cannot_hold_is_refused_with_what_does():

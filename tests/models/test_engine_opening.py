@@ -59,8 +59,3 @@ def test_the_placements_own_numbers_reach_the_engine_and_options_stand_above_the
     assert settings_of(engine, beside=True)["gpu_memory_utilization"] == 0.4
     apart = EnginePlacement(placement="apart", gpu_memory_utilization=0.7)
     assert settings_of(apart) == {"gpu_memory_utilization": 0.7, "weight_transfer_config": {"backend": "gloo"}}
-
-
-def test_an_engine_in_the_stages_own_process_has_one_card(tmp_path):
-    with pytest.raises(EngineError, match=r'tensor_parallel_size = 2.*engine.placement = "apart"'):
-        opened(tmp_path, "float32", EnginePlacement(tensor_parallel_size=2))

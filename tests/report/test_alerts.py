@@ -32,7 +32,7 @@ def test_alerts_stand_at_the_top_and_beside_the_curves(rewarded: FakeRun, tmp_pa
     training = text_of(rest.split('id="training"')[1].split('id="samples"')[0])
     assert "rewarded without an answer hollow 21 to 27 0.31 above 0.2 `hollow` in round 21: the share" in training
     assert "hardly any variety entropy 34 0.014 below 0.02" in training
-    assert "No alert: all 10 monitored figures stayed within their thresholds" in training  # of rlvr
+    assert "No alert: all 11 monitored figures stayed within their thresholds" in training  # of rlvr
     assert 'href="rollouts.html#stage=ppo&amp;round=21"' in rest
 
 

@@ -31,6 +31,7 @@ from tercet.train.batch import (
 )
 from tercet.train.packing import Budget, pack, share
 from tercet.train.tokens import Tokens, write
+from tercet.train.tokens import batches as token_batches
 
 sizes = st.lists(st.integers(1, 400), max_size=60)
 budgets = st.integers(1, 400)
@@ -94,7 +95,7 @@ ROWS = [("a", "one", leaf(10)), ("b", "one", leaf(30)), ("c", "two", leaf(20)), 
 
 @pytest.fixture
 def kept_tokens(tmp_path) -> Tokens:
-    write(tmp_path / "rows.arrow", iter(ROWS))
+    write(tmp_path / "rows.arrow", token_batches(iter(ROWS)))
     return Tokens(tmp_path / "rows.arrow")
 
 

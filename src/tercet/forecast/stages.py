@@ -134,13 +134,21 @@ def _other_engines(work: Work, machine: Machine) -> str:
         return ""
     said = [] if work.engines else [f'stage.{work.name}.engine = "vllm"']
     now = work.engines or Engines(1, 1, APART * machine.memory, int(ASSUMED["sequences"]), apart=True)
-    powers = [2**n for n in range(1, 11)]
+    beside = trains and not now.apart  # which has one card, its trainer's
+    if beside:
+        said.append('placement.engine.placement = "apart"')
+        now = replace(now, replicas=1, room=APART * machine.memory, apart=True)
+    powers = [2**n for n in range(0 if beside else 1, 11)]
     found = [replace(now, replicas=max(1, now.replicas // n), tensor=now.tensor * n) for n in powers]
     found = [one for one in found if one.tensor <= machine.node]
     found += [replace(now, replicas=now.replicas // n) for n in powers if now.replicas // n]
     for one in found:
         ranks = max(1, machine.cards - one.cards)
-        setting = replace(work.setting, ranks=ranks, node=min(ranks, machine.node)) if trains else work.setting
+        setting = work.setting
+        if trains:
+            setting = replace(
+                setting, ranks=ranks, node=min(ranks, machine.node), engine=0.0 if beside else setting.engine
+            )
         if not refusal(replace(work, engines=one, setting=setting), machine):
             said += [f"placement.engine.replicas = {one.replicas}"] if one.replicas != now.replicas else []
             said += [f"placement.engine.tensor_parallel_size = {one.tensor}"] if one.tensor != now.tensor else []

@@ -49,13 +49,13 @@ class Work:
 
 
 def engines_of(spec: ArtifactSpec, recipe: Recipe, machine: Machine) -> Engines | None:
-    """The engines of a stage that names one, on cards; beside a trainer each of its ranks has a share of one."""
+    """The engines of a stage that names one, on cards; beside a trainer each of its ranks has one."""
     place = recipe.placement.engine
     if getattr(spec, "engine", "local") == "local" or not machine.card:
         return None
     trains = isinstance(spec, TrainSpec)
     apart = place.placement == "apart" or not trains
-    replicas = len(place.urls) or place.replicas if apart else max(1, machine.cards // place.tensor_parallel_size)
+    replicas = len(place.urls) or place.replicas if apart else machine.cards
     return Engines(
         replicas=replicas,
         tensor=place.tensor_parallel_size,

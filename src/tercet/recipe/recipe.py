@@ -86,6 +86,7 @@ class Recipe(Spec):
     def order(self) -> list[str]:
         """Every stage after what it needs, by its kind's `turn` and then as in the TOML; checks the graph."""
         _check_references(self)
+        _check_engines(self)
         needs = {name: self.needs(name) for name in self.stage}
         if not needs or any(BASE in needed for needed in needs.values()):
             needs = {BASE: [], **needs}
@@ -133,6 +134,20 @@ def _check_references(recipe: Recipe) -> None:
                     + (f" ({why})" if why else ""),
                     loc,
                 )
+
+
+def _check_engines(recipe: Recipe) -> None:
+    """An engine in a trainer's own process has that rank's card alone."""
+    engine = recipe.placement.engine
+    if engine.placement == "apart" or engine.tensor_parallel_size == 1:
+        return
+    for name, spec in recipe.stage.items():
+        if isinstance(spec, rl_specs.RLSpec) and spec.engine != "local":
+            raise RecipeError(
+                f"stage {name!r}: an engine beside a trainer has one card, but engine.tensor_parallel_size is "
+                f'{engine.tensor_parallel_size}; set engine.placement = "apart"',
+                ("placement", "engine"),
+            )
 
 
 def _check_name(name: str, first: str) -> None:

@@ -32,14 +32,10 @@ def opened(
     if engine.placement == "colocated":
         if kind != "vllm":
             raise EngineError(f'engine = "{kind}" runs as servers: name them in engine.urls, with placement = "apart"')
-        if engine.tensor_parallel_size > 1:
-            raise EngineError(
-                f"engine.tensor_parallel_size = {engine.tensor_parallel_size}: an engine in the stage's process has "
-                'one card; for more set engine.placement = "apart"'
-            )
         from tercet.models.vllm.generator import VllmGenerator
 
-        return VllmGenerator.open(folder, dtype, **settings_of(engine, taken is not None))
+        own = {"tensor_parallel_size": engine.tensor_parallel_size}  # one beside a trainer: `Recipe.order` says so
+        return VllmGenerator.open(folder, dtype, **own, **settings_of(engine, taken is not None))
     chat = open_chat(folder)
     names: Sequence[str] = engine.urls or [f"replica {number}" for number in range(engine.replicas)]
     start, again = _starts(folder, dtype, engine, kind, chat, taken)
