@@ -224,14 +224,21 @@ def trained(
     from tercet_side import Notes
 
     root = Path(job["folder"]) / name
-    for part in ("rows", "work", "out"):
-        (root / part).mkdir(parents=True)
-    (root / "base").symlink_to(job["model"])
+    inputs = {one: Artifact("bench", one, "", root / one, {}, {}) for one in ("base", "rows")}
+    for folder in (root / "base", root / "work", root / "out", inputs["rows"].payload):
+        folder.mkdir(parents=True)
+    inputs["base"].payload.symlink_to(job["model"])
     rows = [
-        Row(f"{i}", (Message("user", f"Write {2 + i // 10} lines about {topic}."),), "bench", "length@1", LENGTH)
+        Row(
+            f"{i}",
+            (Message("user", f"Write {2 + i // 10} lines about {topic}."),),
+            "bench",
+            verifier="length@1",
+            reference=LENGTH,
+        )
         for i, topic in enumerate(TOPICS * 4)
     ]
-    write_table(root / "rows" / "rows.parquet", rows)
+    write_table(inputs["rows"].payload / "rows.parquet", rows)
     spec = GRPOSpec(
         model="base",
         prompts="rows",
@@ -248,7 +255,6 @@ def trained(
     )
     placement = Placement(checkpoint_seconds=1e9, engine=ENGINE)
     recipe = Recipe(name="bench", base=BaseSpec(model=job["model"]), stage={}, placement=placement)
-    inputs = {one: Artifact("bench", one, "", root / one, {}, {}) for one in ("base", "rows")}
     notes = Notes()
     Compared.always()
     compared = Sender.send

@@ -89,7 +89,7 @@ BUDGETS = {
     "algos": 657,
     "cli": 3_511,
     "data": 7_126,
-    "device": 2_426,
+    "device": 2_427,
     "environments": 861,
     "evals": 3_934,
     "forecast": 1_052,

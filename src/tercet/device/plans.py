@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tercet.recipe import MeshShape
+if TYPE_CHECKING:  # the bench of cards runs without what recipes need
+    from tercet.recipe import MeshShape
 
 REFUSED = {
     "apertus": "its activation has weights of which each rank would have a part of the gradient",

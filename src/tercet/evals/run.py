@@ -233,7 +233,7 @@ def _evaluate(model: Generator, groups: list[ItemGroup], of: int, log: ResultLog
                 log.append(result)
                 done += 1
                 ctx.track.progress(done, total, note=group.card.name)
-                if group.streams and result.lost:
+                if group.streams and done % GROUP == 0:  # as often as where groups are asked one after another
                     check_errors(group.card, _of_task(group.card, list(log.results.values())))
 
         ctx.track.progress(done, total, note=group.card.name)
