@@ -15,9 +15,10 @@ from tercet.cli.forecast import SHOWN, assumptions, row, seconds, works_of
 from tercet.forecast.machines import ASSUMED, Machine, machine
 from tercet.forecast.rounds import round_of
 from tercet.forecast.stages import Forecast, forecast, needed, refusal, setting_of, settled, too_much
-from tercet.forecast.work import APART, Engines, Work, rows_of_step
+from tercet.forecast.work import Engines, Work, rows_of_step
 from tercet.pipeline import plan
 from tercet.recipe import Recipe, TrainSpec, library, load
+from tercet.recipe.placement import ALONE
 from tercet.store import Store
 
 PAGE = Path(__file__).with_name("forecast.md")
@@ -297,7 +298,7 @@ def _split(name: str, cards: int, engines: Engines, lag: int | None = None) -> t
     """An RL stage's work on so many cards with its engines', and the phases of its round; none where too small."""
     where = machine("h100x256").with_cards(cards)
     recipe, work = _published(name)
-    engines = replace(engines, room=APART * where.memory)
+    engines = replace(engines, room=ALONE * where.memory)
     spec = work.spec if lag is None else work.spec.model_copy(update={"lag": lag})
     setting = setting_of(spec, recipe, where.with_cards(cards - engines.cards))
     work = settled(replace(work, spec=spec, setting=setting, engines=engines), where)

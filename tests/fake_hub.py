@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from huggingface_hub import constants
+
 from hub_rules import faults
 
 COMMIT = "c0ffee" * 6 + "c0ff"  # the only one of each repository
@@ -180,3 +182,15 @@ def running():
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextmanager
+def in_the_hubs_place(monkeypatch):
+    """A hub that listens until the block ends, and that is asked instead of the real one."""
+    with running() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        yield hub

@@ -27,9 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
 
-from fake_hub import TOKEN, running
+from fake_hub import in_the_hubs_place
 from tercet import pipeline
 from tercet.cli import main
 from tercet.cli.parser import parser
@@ -180,12 +179,7 @@ def reader(
         "[mirror]\n" + "".join(f'"{name}" = "{file}"\n' for name, file in files.items()), encoding="utf-8"
     )
     monkeypatch.setenv("TERCET_MIRROR", str(mirror))
-    with running() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with in_the_hubs_place(monkeypatch):
         yield monkeypatch
     subprocess.run(["chmod", "-R", "u+w", str(tmp_path)], check=True)
 

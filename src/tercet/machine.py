@@ -22,6 +22,8 @@ from functools import cache
 from pathlib import Path
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What torchrun tells the ranks of a stage. Clusters set it for whatever they start, where it is not about stages."""
 PR_SET_PDEATHSIG = 1
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of glibc's malloc.h
 MONITOR_SECONDS = 0.5  # between two checks that the parent lives, where the kernel sends no signal

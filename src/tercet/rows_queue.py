@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Event
 from typing import Any, TypeVar
 
 from tercet.rows import Sampling
+from tercet.store import endpoint
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -29,6 +31,11 @@ class Streamed(Sampling):
     def stream(self, number: int) -> tuple[int, int]:
         """The prompt's own."""
         return self.streams[number]
+
+
+def elsewhere(engine: str, model: Path) -> bool:
+    """Whether an engine or a server answers for a model, and not our own generator."""
+    return engine != "local" or endpoint(model) is not None
 
 
 def calls_of(generator: Any) -> int:

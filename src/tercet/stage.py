@@ -29,8 +29,9 @@ from tercet.launch import shared_store
 from tercet.launch.beats import Heart, every
 from tercet.launch.commands import Started
 from tercet.launch.ending import DISK_FULL
-from tercet.launch.environment import JOINED, RANKS, environment
+from tercet.launch.environment import JOINED, environment
 from tercet.launch.start import parent, ranks
+from tercet.machine import RANKS
 from tercet.recipe import Placement, Recipe, SourceSpec
 from tercet.rows import Row
 from tercet.stats import GateError

@@ -7,10 +7,10 @@ import time
 
 import huggingface_hub
 import pytest
-from huggingface_hub import DatasetCard, ModelCard, constants
+from huggingface_hub import DatasetCard, ModelCard
 
 import tercet
-from fake_hub import TOKEN, running
+from fake_hub import TOKEN, in_the_hubs_place
 from tercet.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own upload
@@ -18,12 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 
 @pytest.fixture
 def hub(monkeypatch):
-    with running() as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with in_the_hubs_place(monkeypatch) as hub:
         monkeypatch.setattr(time, "sleep", lambda seconds: None)
         yield hub
 

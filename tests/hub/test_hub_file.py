@@ -10,7 +10,7 @@ import time
 import pytest
 from huggingface_hub import constants
 
-from fake_hub import COMMIT, TOKEN, running
+from fake_hub import COMMIT, TOKEN, in_the_hubs_place
 from tercet import hub
 from tercet.hub import downloads
 from tercet.rows import RowError, Source
@@ -22,14 +22,10 @@ SOURCE = Source("hf:me/rows/data/table.csv", revision=COMMIT)
 @pytest.fixture
 def served(monkeypatch, tmp_path):
     """A hub with one data set; what a token is for stands in the environment."""
-    with running() as one:
+    with in_the_hubs_place(monkeypatch) as one:
         one.repositories["datasets/me/rows"] = {}
         one.files["datasets/me/rows"] = {"data/table.csv": ROWS}
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "ENDPOINT", one.url)
         monkeypatch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", one.url + "/{repo_id}/resolve/{revision}/{filename}"
         )

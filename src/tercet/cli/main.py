@@ -38,7 +38,7 @@ from tercet.forecast import named_size
 from tercet.journal import replace
 from tercet.launch import dry_run, joining, surroundings
 from tercet.launch.ending import StageError
-from tercet.launch.environment import RANKS
+from tercet.machine import RANKS
 from tercet.outside import printable, printable_json, without_userinfo
 from tercet.preflight import revisions
 from tercet.recipe import Recipe, RecipeError, dump, library, load

@@ -14,8 +14,8 @@ from tercet.evals.results import USAGE, ResultLog, log_usage, summed, with_grade
 from tercet.evals.task import Item, TaskError
 from tercet.recipe import EvalSpec
 from tercet.records import Result, TaskCard
-from tercet.rows_queue import as_finished, calls_of, lent
-from tercet.store import Artifact, Context, endpoint
+from tercet.rows_queue import as_finished, calls_of, elsewhere, lent
+from tercet.store import Artifact, Context
 from tercet.verify import Grade, llm_judge, verifier
 from tercet.verify.llm_judges import Case, LLMJudge, graded, swapped
 
@@ -99,7 +99,7 @@ def _unjudged(group: Sequence[Judged], log: ResultLog, spec: EvalSpec, inputs: d
     missing = [(item, result) for item, result in group if not log.has(item.task, item.item)]
     if not missing:
         return []
-    kept = spec.engine != "local" or endpoint(inputs[spec.judge].payload) is not None
+    kept = elsewhere(spec.engine, inputs[spec.judge].payload)
     return [pair for pair in group if pair in missing or not kept or llm_judge(pair[0].judge, pair[0].reference).embeds]
 
 

@@ -27,7 +27,7 @@ from tercet.evals.task import Item, TaskError, read_benchmark
 from tercet.recipe import DAY, EvalSpec, gate
 from tercet.records import UNREAD, Result, TaskCard
 from tercet.rows import PLAIN, Completion, Generator, Likelihood, Message, Messages, Sampling, speed_of
-from tercet.rows_queue import Streamed, as_finished, calls_of, lent
+from tercet.rows_queue import Streamed, as_finished, calls_of, elsewhere, lent
 from tercet.sandbox.run import ready
 from tercet.store import Artifact, Context, endpoint
 from tercet.verify import custom_digest, verifier
@@ -71,7 +71,7 @@ def run(spec: EvalSpec, inputs: dict[str, Artifact], out: Path, ctx: Context) ->
     with ResultLog(ctx.work / "results.jsonl", ctx.track.note) as log:
         free = {card.name for card in cards if _batch_free(spec, card, inputs)}
         groups = _groups(cards, benchmark, ctx.seed)
-        queue = spec.engine != "local" or endpoint(inputs[spec.model].payload) is not None
+        queue = elsewhere(spec.engine, inputs[spec.model].payload)
         unfinished = _queued(groups, log, free) if queue else _unfinished(groups, log, free)
         if unfinished:
             model = ctx.open_model(inputs[spec.model].payload, spec.precision, spec.engine)

@@ -12,10 +12,10 @@ from tercet.forecast import memory
 from tercet.forecast.machines import ASSUMED, Machine
 from tercet.forecast.memory import Bytes, Setting
 from tercet.forecast.rounds import Phases, round_of, written
-from tercet.forecast.work import APART, WRITTEN, Engines, Texts, Work, answer_of, engines_of, rows_of_step
+from tercet.forecast.work import WRITTEN, Engines, Texts, Work, answer_of, engines_of, rows_of_step
 from tercet.precision import resolve
 from tercet.recipe import DPOSpec, OfflineSpec, PPOSpec, Recipe, RLSpec, TrainSpec
-from tercet.recipe.placement import Placement
+from tercet.recipe.placement import ALONE, Placement
 from tercet.recipe.specs import ArtifactSpec
 
 MOST_RANKS = 1024
@@ -133,11 +133,11 @@ def _other_engines(work: Work, machine: Machine) -> str:
     if not machine.card or (trains and not work.engines) or not hasattr(work.spec, "engine"):
         return ""
     said = [] if work.engines else [f'stage.{work.name}.engine = "vllm"']
-    now = work.engines or Engines(1, 1, APART * machine.memory, int(ASSUMED["sequences"]), apart=True)
+    now = work.engines or Engines(1, 1, ALONE * machine.memory, int(ASSUMED["sequences"]), apart=True)
     beside = trains and not now.apart  # which has one card, its trainer's
     if beside:
         said.append('placement.engine.placement = "apart"')
-        now = replace(now, replicas=1, room=APART * machine.memory, apart=True)
+        now = replace(now, replicas=1, room=ALONE * machine.memory, apart=True)
     powers = [2**n for n in range(0 if beside else 1, 11)]
     found = [replace(now, replicas=max(1, now.replicas // n), tensor=now.tensor * n) for n in powers]
     found = [one for one in found if one.tensor <= machine.node]

@@ -14,7 +14,6 @@ from tercet.recipe.specs import ArtifactSpec, ComputeSpec
 
 Texts = Mapping[str, float]  # mean tokens of a row, of a side of a pair, of a prompt and of an answer
 WRITTEN = 2048  # tokens of the longest completion, where a task decides
-APART, COLOCATED = 0.9, 0.4  # shares of a card that an engine takes where the recipe names none
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def engines_of(spec: ArtifactSpec, recipe: Recipe, machine: Machine) -> Engines 
     return Engines(
         replicas=replicas,
         tensor=place.tensor_parallel_size,
-        room=(place.gpu_memory_utilization or (APART if apart else COLOCATED)) * machine.memory,
+        room=place.share(beside=not apart) * machine.memory,
         sequences=place.max_num_seqs or int(ASSUMED["sequences"]),
         apart=apart,
         served=bool(place.urls),

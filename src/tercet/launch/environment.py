@@ -9,15 +9,13 @@ from pathlib import Path
 from tercet import machine
 from tercet.recipe import Placement
 
-RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What torchrun tells the ranks of a stage. Clusters set it for whatever they start, where it is not about stages."""
 JOINED = "TERCET_JOINED"  # set where a stage is started on a machine that has joined the run
 TORCHRUN = ("TORCHELASTIC_", "ROLE_", "GROUP_WORLD_SIZE", "PET_")
 
 
 def believed(found: Mapping[str, str]) -> dict[str, str]:
     """An environment without what a cluster says of ranks."""
-    return {name: value for name, value in found.items() if name not in RANKS and not name.startswith(TORCHRUN)}
+    return {name: value for name, value in found.items() if name not in machine.RANKS and not name.startswith(TORCHRUN)}
 
 
 def environment(placement: Placement, *, parallel: bool = False, records: Path | None = None) -> dict[str, str]:

@@ -9,7 +9,7 @@ import sys
 
 from tercet import machine
 from tercet.launch.commands import Started, argv
-from tercet.launch.environment import RANKS
+from tercet.machine import RANKS
 from tercet.recipe import Placement
 from tercet.stop import PARENT
 

@@ -29,6 +29,9 @@ class MeshShape(Spec):
     tensor: int = Field(1, ge=1, description="Ranks that compute a part each of every product, within a node.")
 
 
+ALONE, BESIDE = 0.9, 0.4  # shares of a card for an engine that has it for itself, or beside a trainer
+
+
 class EnginePlacement(Spec):
     """Where the engine of stages with `engine = "vllm"` or `"sglang"` runs, and how large it is."""
 
@@ -56,6 +59,10 @@ class EnginePlacement(Spec):
     key_file: str = Field("", description="File with the key of those servers, where they ask for one.")
     ray_address: str = Field("", description="Ray's cluster; the one of RAY_ADDRESS, or one of this machine's own.")
     options: dict[str, Any] = Field({}, description="Further arguments of the engine, as it calls them.")
+
+    def share(self, *, beside: bool) -> float:
+        """The part of a card that an engine takes, `beside` a trainer or alone on it."""
+        return self.gpu_memory_utilization or (BESIDE if beside else ALONE)
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:

@@ -42,8 +42,8 @@ from tercet.rows import (
     speed_of,
     write_table,
 )
-from tercet.rows_queue import Streamed, as_finished, calls_of, lent
-from tercet.store import Artifact, Context, endpoint
+from tercet.rows_queue import Streamed, as_finished, calls_of, elsewhere, lent
+from tercet.store import Artifact, Context
 from tercet.verify import verifier
 from tercet.verify.pins import check_hidden
 from tercet.verify.thoughts import answer_of
@@ -109,7 +109,7 @@ def run(spec: OnPolicyPairsSpec, inputs: dict[str, Artifact], out: Path, ctx: Co
     model = title(policy)
     pairs: list[Pair] = []
     counts = PairCounts()
-    queue = spec.engine != "local" or endpoint(policy.payload) is not None
+    queue = elsewhere(spec.engine, policy.payload)
     sample = sample_queued if queue else sample_all
     answers = sample(prompts, spec, ctx, lambda: ctx.open_model(policy.payload, spec.precision, spec.engine))
     for prompt, samples in zip(prompts, answers, strict=True):

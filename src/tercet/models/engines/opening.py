@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,6 @@ from tercet.models.engines.served import ServedEngine
 from tercet.models.vllm.sender import backend_of
 from tercet.recipe.placement import EnginePlacement
 
-ALONE, BESIDE = 0.9, 0.4  # shares of a card for an engine that has it for itself, or beside a trainer
 PATIENCE = 900.0  # seconds for a server that died to be started again by whoever runs it
 Start = Callable[[str], Replica]
 
@@ -35,7 +33,7 @@ def opened(
         from tercet.models.vllm.generator import VllmGenerator
 
         own = {"tensor_parallel_size": engine.tensor_parallel_size}  # one beside a trainer: `Recipe.order` says so
-        return VllmGenerator.open(folder, dtype, **own, **settings_of(engine, taken is not None))
+        return VllmGenerator.open(folder, dtype, **(own | settings_of(engine, taken is not None)))
     chat = open_chat(folder)
     names: Sequence[str] = engine.urls or [f"replica {number}" for number in range(engine.replicas)]
     start, again = _starts(folder, dtype, engine, kind, chat, taken)
@@ -48,9 +46,9 @@ def opened(
 
 def settings_of(engine: EnginePlacement, beside: bool = False) -> dict[str, Any]:
     """What a placement says of vLLM's own settings; `beside` a trainer on the same card."""
-    named = ("gpu_memory_utilization", "max_model_len", "max_num_seqs")
+    named = ("max_model_len", "max_num_seqs")
     given = {name: value for name in named if (value := getattr(engine, name)) is not None}
-    own: dict[str, Any] = {"gpu_memory_utilization": BESIDE if beside else ALONE}
+    own: dict[str, Any] = {"gpu_memory_utilization": engine.share(beside=beside)}
     own["weight_transfer_config"] = {"backend": backend_of(engine)}
     return own | given | dict(engine.options)
 
@@ -111,6 +109,6 @@ def _all(start: Start, names: Sequence[str]) -> list[Replica]:
     if failed is None:
         return [one.result() for one in waiting]
     for one in waiting:
-        with suppress(Exception):
+        if one.exception() is None:
             one.result().close()
     raise failed

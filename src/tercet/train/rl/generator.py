@@ -86,12 +86,8 @@ class PolicyGenerator:
         # A copy, as training moves on while older versions still write; every rank gathers, or the others would wait.
         state = self.trainable.full_state(self.part)
         whole = [(name, value.to(self.trainable.dtype, copy=True)) for name, value in state]
-        if self.spec.in_flight:
-            self._take(whole)
-            self.version = version
-        else:
-            with self.lock:
-                self.held[version] = whole
+        with self.lock:
+            self.held[version] = whole
 
     @torch.no_grad()
     def use(self, version: int) -> int:
@@ -101,8 +97,6 @@ class PolicyGenerator:
         if self.sender is not None:
             if not self.spec.lag:
                 self._send(version)
-            return self.version
-        if self.spec.in_flight:
             return self.version
         if not self.spec.lag:  # training waits for this round, so its weights do not change: no copy is kept
             state = self.trainable.full_state(self.part)
